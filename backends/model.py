@@ -1,0 +1,58 @@
+"""A loaded model as the rest of the project sees it, whatever runs it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from ..controller import Capabilities, Engine, Session, Tokenizer
+
+Backend = Literal["llama.cpp", "transformers"]
+
+
+class ModelTokenizer(Tokenizer, Protocol):
+    """A tokenizer that can also list its vocabulary, for the model's fingerprint."""
+
+    def pieces(self) -> Iterator[tuple[int, bytes]]:
+        """(id, bytes) of every token that text can produce, in ascending order; padding rows are left out."""
+
+
+class ModelEngine(Engine, Protocol):
+    """An engine that opens sessions."""
+
+    def session(self) -> Session:
+        """An empty sequence."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Engine, tokenizer and the facts that a probe's card records.
+
+    library: the llama_cpp.Llama or the transformers model, for those who call it directly.
+    width: hidden size; depth: number of blocks. template: the chat template, if there is one.
+    settings: what changes hidden states slightly (quantisation, dtype, flash attention).
+    prompt: a question as the prompt's tokens, through the chat template where there is one.
+    """
+
+    name: str
+    backend: Backend
+    library: Any
+    engine: ModelEngine
+    tokenizer: ModelTokenizer
+    eos: frozenset[int]
+    depth: int
+    width: int
+    context: int
+    template: str | None
+    settings: dict[str, str]
+    prompt: Callable[[str], list[int]]
+    can: Capabilities
+
+    def fingerprint(self) -> str:
+        """Equal for the same weights' vocabulary and shape in any format: depth, width, token bytes by id."""
+        digest = hashlib.sha256(f"{self.depth} {self.width}\n".encode())
+        for token, piece in self.tokenizer.pieces():
+            digest.update(f"{token} {piece.hex()}\n".encode())
+        return digest.hexdigest()

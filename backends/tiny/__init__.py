@@ -1,0 +1,1 @@
+"""The bundled reasoner: weights, tokenizer and template (package data)."""

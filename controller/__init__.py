@@ -1,0 +1,18 @@
+"""reasonctl's decoding loop and what it consults; knows neither torch nor llama.cpp."""
+
+from .controller import Call, Controller
+from .decode import NO_DRAFT, ROOT, Capabilities, Decode, Draft, Engine, Session, Step
+from .drafters import Drafter, PromptLookup
+from .drivers import drive, drive_batch
+from .errors import ControllerError
+from .exits import Boundary, ExitRule
+from .policy import Greedy, Policy, Row, Sampling, draw
+from .randomness import Keys
+from .thinking import Cue, Cues, Markers, Span, Tokenizer
+from .trace import Decision, Event, Trace
+
+__all__ = [
+    "NO_DRAFT", "ROOT", "Boundary", "Call", "Capabilities", "Controller", "ControllerError", "Cue", "Cues", "Decision",
+    "Decode", "Draft", "Drafter", "Engine", "Event", "ExitRule", "Greedy", "Keys", "Markers", "Policy", "PromptLookup",
+    "Row", "Sampling", "Session", "Span", "Step", "Tokenizer", "Trace", "draw", "drive", "drive_batch",
+]  # fmt: skip

@@ -1,0 +1,158 @@
+"""What the loop asks a model for: `Decode`, the token tree it may carry, and the `Step` that comes back.
+
+Owns the contract between the loop and the backends (`Session`, `Engine`, `Step`); runs no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating[Any]]
+
+ROOT = -1
+"""The node above a draft: the last pending token."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A tree of proposed tokens in topological order; a chain is a tree with one branch.
+
+    `parents[i]` is the node before node i, or ROOT. Siblings hold different tokens.
+
+    >>> tree = Draft(tokens=(7, 8, 9), parents=(ROOT, ROOT, 0))
+    >>> tree.child(ROOT, 8), tree.child(0, 9), tree.child(1, 9)
+    (1, 2, None)
+    >>> tree.depths()
+    (0, 0, 1)
+    """
+
+    tokens: tuple[int, ...] = ()
+    parents: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.tokens) != len(self.parents):
+            raise ValueError(f"a draft needs one parent per token: {len(self.tokens)} tokens, {len(self.parents)} parents")
+        if any(not ROOT <= parent < node for node, parent in enumerate(self.parents)):
+            raise ValueError(f"a draft's parents must come before their children: {self.parents}")
+        if len(set(zip(self.parents, self.tokens, strict=True))) != len(self.tokens):
+            raise ValueError("two siblings of a draft hold the same token: merge them")
+
+    @classmethod
+    def chain(cls, tokens: Sequence[int]) -> Draft:
+        """One branch."""
+        return cls(tuple(tokens), tuple(range(ROOT, len(tokens) - 1)))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def child(self, node: int, token: int) -> int | None:
+        """The child of `node` that holds `token`."""
+        for i, parent in enumerate(self.parents):
+            if parent == node and self.tokens[i] == token:
+                return i
+        return None
+
+    def depths(self) -> tuple[int, ...]:
+        """Distance of every node from the first drafted layer, which is 0."""
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(0 if parent == ROOT else depths[parent] + 1)
+        return tuple(depths)
+
+    def is_chain(self) -> bool:
+        """One branch only (an empty draft is a chain too)."""
+        return all(parent == node - 1 for node, parent in enumerate(self.parents))
+
+    def first_branch(self) -> Draft:
+        """The chain of first children, for sessions without branches."""
+        tokens, node = [], ROOT
+        for i, parent in enumerate(self.parents):
+            if parent == node:
+                tokens.append(self.tokens[i])
+                node = i
+        return Draft.chain(tokens)
+
+
+NO_DRAFT = Draft()
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a session can do; asked for before use.
+
+    rollback: committed tokens can be forgotten again (recurrent caches can't).
+    branches: most leaves a draft may have; 1 = chains only, 0 = no drafts at all.
+    fork: an independent copy of the sequence can be made.
+    layers: number of blocks whose output `Step.hidden` can give.
+    vocabulary: length of a logits row.
+    """
+
+    rollback: bool
+    branches: int
+    fork: bool
+    layers: int
+    vocabulary: int
+
+
+class Step(Protocol):
+    """A view of one forward pass; stale, and raising, after the next Decode on the same engine."""
+
+    def logits(self, node: int) -> Floats:
+        """Shape (vocabulary,): scores of the token after `node`; ROOT is the last pending token."""
+
+    def hidden(self, node: int, layer: int) -> Floats:
+        """Shape (width,): output of block `layer` (0-based, before the final norm) at `node`."""
+
+
+class Session(Protocol):
+    """One sequence on one engine: its tokens are in the cache, `length` of them."""
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def can(self) -> Capabilities: ...
+
+    @property
+    def length(self) -> int: ...
+
+    def keep(self, path: Sequence[int]) -> None:
+        """Commit these nodes of the last draft, from the root down; forget its other nodes."""
+
+    def rollback(self, n: int) -> None:
+        """Forget the last n committed tokens."""
+
+    def fork(self) -> Session:
+        """An independent sequence with the same committed tokens."""
+
+    def close(self) -> None:
+        """Give the sequence's memory back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """A request for one forward: feed `pending`, verify `draft` behind it, and give the rows.
+
+    `layers` names the blocks whose output the asker will read from the Step.
+    """
+
+    session: Session
+    pending: Sequence[int]
+    draft: Draft = NO_DRAFT
+    layers: tuple[int, ...] = ()
+
+
+class Engine(Protocol):
+    """Owns the weights and the forward pass."""
+
+    @property
+    def batch(self) -> int:
+        """Most requests that one `forward` takes."""
+
+    def forward(self, requests: Sequence[Decode]) -> Sequence[Step]:
+        """Run one forward for all requests (of different sessions); a Step for each, in order."""

@@ -1,0 +1,144 @@
+"""Policies: from one row of the target's logits to one token. Pure: state in, state out.
+
+Owns the sampling law; knows neither models nor drafts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from .decode import Floats, Step
+from .errors import ControllerError
+from .randomness import SAMPLE, Keys
+
+Phase = Literal["before", "think", "answer"]
+
+
+class Row:
+    """What a policy may look at: one verified row, and where it stands.
+
+    tokens: everything before the token to be drawn (prompt included); do not change it.
+    """
+
+    __slots__ = ("_node", "_step", "keys", "phase", "tokens")
+
+    def __init__(self, step: Step, node: int, tokens: Sequence[int], phase: Phase, keys: Keys) -> None:
+        self._step, self._node = step, node
+        self.tokens, self.phase, self.keys = tokens, phase, keys
+
+    @property
+    def logits(self) -> Floats:
+        """Shape (vocabulary,); a view: copy before changing it."""
+        return self._step.logits(self._node)
+
+    def hidden(self, layer: int) -> Floats:
+        """Shape (width,)."""
+        return self._step.hidden(self._node, layer)
+
+    def uniform(self, index: int = 0) -> float:
+        """The keyed uniforms of this position."""
+        return self.keys.uniform(len(self.tokens), SAMPLE, index)
+
+
+class Policy(Protocol):
+    """A sampling law with explicit state: what a rejected draft saw leaves no trace."""
+
+    def start(self) -> Any:
+        """State before the first token of a run."""
+
+    def step(self, state: Any, row: Row) -> tuple[Any, int]:
+        """The token at this row, and the state after it."""
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """The most probable token; the lowest id wins ties."""
+
+    def start(self) -> None:
+        return None
+
+    def step(self, state: None, row: Row) -> tuple[None, int]:
+        return None, int(row.logits.argmax())
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Temperature with top-k, top-p (Holtzman et al. 2020) and min-p (Nguyen et al. 2024).
+
+    top_k 0, top_p 1 and min_p 0 are off. `temperature_first` says whether truncation sees the
+    logits before or after temperature: transformers truncates after it, llama.cpp before it.
+    Order: top-k, top-p, min-p, as in both libraries. At least one token always survives.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    temperature_first: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.temperature < float("inf"):
+            raise ControllerError(f"temperature is {self.temperature}; it must be above 0 (for 0 use greedy)")
+        if self.top_k < 0:
+            raise ControllerError(f"top_k is {self.top_k}; it must be 0 (off) or more")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ControllerError(f"top_p is {self.top_p}; it must be above 0 and at most 1 (off)")
+        if not 0.0 <= self.min_p <= 1.0:
+            raise ControllerError(f"min_p is {self.min_p}; it must be between 0 (off) and 1")
+
+    def start(self) -> None:
+        return None
+
+    def step(self, state: None, row: Row) -> tuple[None, int]:
+        ids, probabilities = self.law(row.logits)
+        token = draw(probabilities, row.uniform())
+        return None, token if ids is None else int(ids[token])
+
+    def law(self, logits: Floats) -> tuple[Any, Floats]:
+        """(token ids, weights) of the survivors; ids None = all of them. Weights need no sum of 1."""
+        scale = self.temperature
+        shifted = logits.astype(np.float64) if logits.shape[0] < 4096 else logits - logits.max()
+        shifted = shifted - shifted.max()
+        if self.top_k == 0 and self.top_p >= 1.0 and self.min_p == 0.0:
+            return None, np.exp(shifted / scale)
+        if self.temperature_first:
+            shifted = shifted / scale
+        ids = self._survivors(shifted)
+        kept = shifted[ids]
+        return ids, np.exp(kept if self.temperature_first else kept / scale)
+
+    def _survivors(self, shifted: Floats) -> Any:
+        """Ids that survive truncation, in ascending order; `shifted` has its maximum at 0."""
+        ids = np.flatnonzero(shifted > -np.inf)
+        if 0 < self.top_k < len(ids):
+            # Ties at the k-th value: the lower ids stay, as in a stable sort.
+            values = shifted[ids]
+            order = np.argsort(-values, kind="stable")
+            ids = np.sort(ids[order[: self.top_k]])
+        if self.top_p < 1.0:
+            ids = self._nucleus(ids, shifted)
+        if self.min_p > 0.0:
+            ids = ids[shifted[ids] >= np.log(self.min_p)]
+        return ids
+
+    def _nucleus(self, ids: Any, shifted: Floats) -> Any:
+        weights = np.exp(shifted[ids].astype(np.float64))
+        order = np.argsort(-weights, kind="stable")
+        mass = np.cumsum(weights[order])
+        # Smallest prefix whose mass reaches top_p.
+        size = int(np.searchsorted(mass, self.top_p * mass[-1], side="left")) + 1
+        return np.sort(ids[order[:size]])
+
+
+def draw(weights: Floats, uniform: float) -> int:
+    """Index drawn from non-negative weights by inverting their cumulative sum at `uniform`."""
+    mass = np.cumsum(weights, dtype=np.float64)
+    total = mass[-1]
+    if not 0.0 < total < np.inf:
+        raise ControllerError(f"the sampling law is broken: its total mass is {total} (NaN or infinite logits?)")
+    # side="right": an index of zero weight can't be hit, not even by a uniform of exactly 0.
+    return min(int(mass.searchsorted(uniform * total, side="right")), len(weights) - 1)

@@ -1,0 +1,65 @@
+"""One way to open every backend's engine, for the contract suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from reasonctl.backends.toy import ToyEngine
+
+
+@dataclass(frozen=True)
+class Bench:
+    """An engine under test, and what equality means on it.
+
+    tolerance: largest difference of logits that counts as equal (0 = bit-exact); shape_tolerance: the same where
+    the two sides came from batches of another shape (None: only the argmax is compared).
+    """
+
+    engine: Any
+    tolerance: float
+    shape_tolerance: float | None
+
+
+def toy() -> Bench:
+    return Bench(ToyEngine(vocabulary=11, order=3, seed=5), 0.0, 0.0)
+
+
+def transformers(config: str) -> Callable[[], Bench]:
+    def make() -> Bench:
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+        from reasonctl.backends.hf import HFEngine
+
+        torch.manual_seed(0)
+        kinds = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
+        config_class, model_class = kinds[config]
+        small = config_class(
+            vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+            num_key_value_heads=2, max_position_embeddings=256,
+        )  # fmt: skip
+        return Bench(HFEngine(model_class(small).eval()), 1e-4, 1e-4)
+
+    return make
+
+
+def llama_cpp() -> Bench:
+    from importlib.resources import files
+
+    from llama_cpp import Llama
+
+    from reasonctl.backends.llama import LlamaEngine
+
+    path = files("reasonctl.backends.tiny") / "tiny.gguf"
+    llm = Llama(model_path=str(path), n_ctx=512, n_threads=1, n_threads_batch=1, verbose=False)
+    return Bench(LlamaEngine(llm, hidden=True), 0.0, None)
+
+
+ENGINES: dict[str, Callable[[], Bench]] = {
+    "toy": toy,
+    "hf-llama": transformers("llama"),
+    "hf-qwen2": transformers("qwen2"),
+    "llama.cpp": llama_cpp,
+}
