@@ -1,0 +1,93 @@
+"""Cues and thinking markers in a stream of tokens, whatever the tokens' boundaries."""
+
+import pytest
+from reasonctl.backends.toy import ToyTokenizer
+from reasonctl.controller import ControllerError, Cues, Markers, Span
+
+MARKERS = Markers("<think>", "</think>")
+
+
+def follow(pieces, prompt=(), cues=("wait", "hmm", "alternatively"), markers=MARKERS):
+    """[(name, first, last, before, number of tokens read when it was reported)], final span."""
+    texts = list(dict.fromkeys([*prompt, *pieces]))
+    span = Span(ToyTokenizer(texts), markers, Cues(list(cues)))
+    span.begin([texts.index(p) for p in prompt])
+    found = []
+    for n, piece in enumerate(pieces, 1):
+        cue = span.push(texts.index(piece))
+        if cue:
+            found.append((cue.name, cue.first - len(prompt), cue.last - len(prompt), cue.before, n))
+    return found, span
+
+
+OPEN = ("Q", "<think>")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        (["x ", "Wait", ",", " y"], [("wait", 1, 1, "", 3)]),
+        (["x", " Wait", ","], [("wait", 1, 1, " ", 3)]),
+        (["x", "\n\nWait", ","], [("wait", 1, 1, "\n\n", 3)]),
+        (["x ", "Wa", "it", " y"], [("wait", 1, 2, "", 4)]),
+        (["x ", "Altern", "atively", ","], [("alternatively", 1, 2, "", 4)]),
+        (["Wait, so", " it", " is"], [("wait", 0, 0, "", 2)]),
+        (["x ", "Wait", "ing ", "y "], []),
+        (["a", "wait", " y"], []),
+        (["x ", "await ", "y"], []),
+        (["h", "mm", "m", "m", "."], [("hmm", 0, 3, "", 5)]),
+        (["x ", "hm ", "y"], []),
+        (["WAIT", "!"], [("wait", 0, 0, "", 2)]),
+        (["\u201c", "Wait", "\u201d"], [("wait", 1, 1, "", 3)]),
+        (["\u00e9", "wait", " "], []),
+        (["Wait", " ", "Hmm", " "], [("wait", 0, 0, "", 2), ("hmm", 2, 2, "", 4)]),
+        (["x ", "Wait", "</think>", "Wait", " y"], [("wait", 1, 1, "", 3)]),
+        (["x ", "</thi", "nk> ", "Wait", " y", " z"], []),
+        (["x ", "</think> Wait", " y", "z"], []),
+    ],
+)
+def test_words(pieces, expected):
+    assert follow(pieces, OPEN)[0] == expected
+
+
+def test_phases_when_the_template_opens_the_span():
+    _, span = follow(["x ", "</think>", "y"], OPEN)
+    assert span.phase == "answer"
+    assert follow(["x "], OPEN)[1].phase == "think"
+    assert follow(["x "], ("<think>", "a", "</think>", "Q"))[1].phase == "before"
+
+
+def test_phases_when_the_model_opens_it_itself():
+    found, span = follow(["Wait", " ", "<thi", "nk>", "Wait", " y"], ("Q",))
+    assert found == [("wait", 4, 4, "", 6)]
+    assert span.phase == "think"
+
+
+def test_paragraphs_and_sentences():
+    found, _ = follow(["One.", "\n\n", "Two"], OPEN, ["paragraph"])
+    assert found == [("paragraph", 1, 1, "", 3)]
+    found, _ = follow(["One", ".\n\n", "Two"], OPEN, ["paragraph"])
+    assert found == [("paragraph", 1, 1, ".", 3)]
+    found, _ = follow(["One", ".", "\n", "\n", "Two"], OPEN, ["paragraph"])
+    assert found == [("paragraph", 2, 3, "", 5)]
+    found, _ = follow(["One", ".", " Two", " three"], OPEN, ["sentence"])
+    assert found == [("sentence", 2, 2, "", 4)]
+
+
+def test_without_markers_the_whole_completion_is_the_span():
+    assert follow(["a", "\n\n", "b"], ("Q",), ["paragraph"], None)[0] == [("paragraph", 1, 1, "", 3)]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "held"),
+    [(["x "], 0), (["x ", "W"], 1), (["x ", "Wa", "it"], 2), (["x ", "Wai", "ter"], 0), (["x ", "Wait, so"], 1)],
+)
+def test_held_tokens(pieces, held):
+    assert follow(pieces, OPEN)[1].held() == held
+
+
+def test_a_word_is_a_word():
+    with pytest.raises(ControllerError, match="no word"):
+        Cues(["so what"])
+    with pytest.raises(ControllerError, match="no cue"):
+        Cues([])
