@@ -8,6 +8,7 @@ from .errors import ControllerError
 from .exits import Boundary, ExitRule
 from .policy import Greedy, Policy, Row, Sampling, draw
 from .randomness import Keys
+from .text import parse_draft, parse_policy
 from .thinking import Cue, Cues, Markers, Span, Tokenizer
 from .trace import Decision, Event, Trace
 
@@ -15,4 +16,5 @@ __all__ = [
     "NO_DRAFT", "ROOT", "Boundary", "Call", "Capabilities", "Controller", "ControllerError", "Cue", "Cues", "Decision",
     "Decode", "Draft", "Drafter", "Engine", "Event", "ExitRule", "Greedy", "Keys", "Markers", "Policy", "PromptLookup",
     "Row", "Sampling", "Session", "Span", "Step", "Tokenizer", "Trace", "draw", "drive", "drive_batch",
+    "parse_draft", "parse_policy",
 ]  # fmt: skip

@@ -207,6 +207,8 @@ class Span:
             return None
         self._scanned = offset + found.end()
         cue = self._cue(found, offset)
+        # A second cue may end in this token ("Wait" + "\n\n"): the next push finds it, but its row is wanted now.
+        self.at_cue = self._cues.pattern.search(self._tail, self._scanned - offset, end - offset) is not None
         if cue.last < now - 1:
             return None  # its row is gone: two cues in one token, or text that took several tokens to appear
         self.met += 1

@@ -1,0 +1,28 @@
+"""`attach`: one call for every library. Imports only the library that the model comes from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..controller import Controller, ControllerError
+from .handle import Handle
+
+
+def attach(model_or_llm: Any, controller: Controller, *, tokenizer: Any = None) -> Handle:
+    """Control every later generate call of a transformers model or a llama_cpp.Llama.
+
+    tokenizer: the transformers tokenizer; needed for exit rules and stop strings, not used by llama.cpp.
+    """
+    libraries = {base.__module__.partition(".")[0] for base in type(model_or_llm).__mro__}
+    if "llama_cpp" in libraries:
+        from .llama_attach import attach_llama
+
+        return attach_llama(model_or_llm, controller)
+    if "transformers" in libraries:
+        from .hf_attach import attach_transformers
+
+        return attach_transformers(model_or_llm, controller, tokenizer=tokenizer)
+    kind = type(model_or_llm)
+    raise ControllerError(
+        f"can't attach to a {kind.__module__}.{kind.__qualname__}; give a transformers model or a llama_cpp.Llama"
+    )

@@ -1,0 +1,68 @@
+"""What `attach` gives back: the traces of the last call, and the way to give the model back.
+
+Owns no model; a backend tells it how to restore one and reports its runs to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from ..controller import Controller, Trace
+
+
+class Handle:
+    """An attached controller; as a context manager it detaches at the end of the block.
+
+    traces: one Trace per row of the last call. runs: runs that the controlled loop has started since attach.
+    custom_generate: for `model.generate(..., custom_generate=handle.custom_generate)`; None on llama.cpp.
+
+    >>> given_back = []
+    >>> with Handle(Controller(), restore=lambda: given_back.append("model")) as handle:
+    ...     handle.begin()
+    ...     handle.add(Trace(seed=7))
+    >>> handle.detach()
+    >>> given_back, handle.trace.seed, handle.runs
+    (['model'], 7, 1)
+    """
+
+    def __init__(self, controller: Controller, restore: Callable[[], None]) -> None:
+        self.controller = controller
+        self.traces: list[Trace] = []
+        self.runs = 0
+        self.custom_generate: Callable[..., Any] | None = None
+        self._restore: Callable[[], None] | None = restore
+
+    @property
+    def trace(self) -> Trace | None:
+        """The last run's record; None before the first run."""
+        return self.traces[-1] if self.traces else None
+
+    def begin(self) -> None:
+        """A call starts: the traces of the call before it are dropped."""
+        self.traces = []
+
+    def add(self, trace: Trace) -> None:
+        """A run starts; its trace fills while it runs."""
+        self.traces.append(trace)
+        self.runs += 1
+
+    def detach(self) -> None:
+        """Give the model back as it was; a second call does nothing."""
+        restore, self._restore = self._restore, None
+        if restore is not None:
+            restore()
+
+    @property
+    def attached(self) -> bool:
+        """False once detached."""
+        return self._restore is not None
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.detach()

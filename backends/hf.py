@@ -1,0 +1,282 @@
+"""transformers as an engine: one sequence per session, in a DynamicCache that can branch, roll back and fork.
+
+Owns the forward pass and the cache edits; knows no text and no generate call.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from ..controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Decode, Draft
+from ..controller.decode import Floats
+
+_CACHE_NAMES = ("past_key_values", "cache_params")
+"""What forward() calls its cache: attention models, state-space models."""
+
+_SHARED_BY_FORKS = (DynamicLayer, DynamicSlidingWindowLayer)
+"""Layers that grow by concatenation: nothing writes into tensors that a fork can see, so a fork copies no tensor."""
+
+
+class HFEngine:
+    """One transformers causal language model; one request per forward.
+
+    Device and dtype are the model's own, read when a session opens.
+    """
+
+    batch = 1
+
+    def __init__(self, model: Any) -> None:
+        if model.config.is_encoder_decoder:
+            raise ControllerError(f"{type(model).__name__} is an encoder-decoder; give a decoder-only model")
+        names = inspect.signature(type(model).forward).parameters
+        found = [name for name in _CACHE_NAMES if name in names]
+        if not found or not type(model)._supports_default_dynamic_cache():
+            raise ControllerError(f"{type(model).__name__} keeps a cache of its own kind; a DynamicCache is needed")
+        self.model = model
+        self.forwards = 0
+        self.cache_name = found[0]
+        self.takes_positions = "position_ids" in names
+        self.takes_logits_to_keep = "logits_to_keep" in names
+        self.blocks = find_blocks(model)
+        layers = self.new_cache().layers
+        self.recurrent = any(hasattr(layer, "recurrent_states") or not layer.is_croppable for layer in layers)
+        self.can = self._capabilities(layers)
+
+    def _capabilities(self, layers: Sequence[Any]) -> Capabilities:
+        output = self.model.get_output_embeddings()
+        config = self.model.config.get_text_config(decoder=True)
+        vocabulary = config.vocab_size if output is None else len(output.weight)
+        # A tree needs a 4D mask that the attention respects, explicit positions, and whole columns to gather.
+        attention = getattr(self.model.config, "_attn_implementation", None) in ("sdpa", "eager")
+        tree = self.takes_positions and attention and all(type(layer) is DynamicLayer for layer in layers)
+        return Capabilities(
+            rollback=not self.recurrent,
+            branches=0 if self.recurrent else 1 << 30 if tree else 1,
+            fork=True,
+            layers=len(self.blocks),
+            vocabulary=vocabulary,
+        )
+
+    def new_cache(self) -> Any:
+        """An empty cache; sliding layers keep their past, because a rollback may need it again."""
+        cache = DynamicCache(config=self.model.config)
+        for layer in cache.layers:
+            if isinstance(layer, DynamicSlidingWindowLayer):
+                layer.activate_past_recording()
+        return cache
+
+    def session(self) -> HFSession:
+        """An empty sequence."""
+        return HFSession(self, self.new_cache(), 0, self.model.device)
+
+    def forward(self, requests: Sequence[Decode]) -> list[HFStep]:
+        """One forward for one request. Raises ControllerError for more, or for another engine's session."""
+        if len(requests) != 1:
+            raise ControllerError(f"one forward takes 1 request here, not {len(requests)}; drive the loops in turn")
+        session = requests[0].session
+        if not isinstance(session, HFSession) or session.engine is not self:
+            raise ControllerError("this session belongs to another engine; decode it there")
+        return [session.feed(requests[0])]
+
+
+def find_blocks(model: Any) -> Sequence[torch.nn.Module]:
+    """The decoder's blocks in order: its first ModuleList as long as the configuration is deep; () if there is none."""
+    depth = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
+    for module in model.get_decoder().modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
+            return tuple(module)
+    return ()
+
+
+class HFStep:
+    """The rows of one forward: ROOT first, then the draft's nodes. Raises RuntimeError once stale."""
+
+    __slots__ = ("_engine", "_forward", "_hidden", "_numpy", "_rows")
+
+    def __init__(self, engine: HFEngine, rows: torch.Tensor, hidden: dict[int, torch.Tensor]) -> None:
+        self._engine, self._forward, self._rows, self._hidden = engine, engine.forwards, rows, hidden
+        self._numpy: Floats | None = None
+
+    def _check(self) -> None:
+        if self._engine.forwards != self._forward:
+            raise RuntimeError("stale Step: the engine has run another forward since; copy rows before it")
+
+    def logits(self, node: int) -> Floats:
+        """Shape (vocabulary,), float32."""
+        self._check()
+        if self._numpy is None:
+            self._numpy = as_numpy(self._rows)
+        row: Floats = self._numpy[node + 1]
+        return row
+
+    def hidden(self, node: int, layer: int) -> Floats:
+        """Shape (width,), float32. Raises ControllerError for a layer that the Decode did not ask for."""
+        self._check()
+        if layer not in self._hidden:
+            raise ControllerError(f"layer {layer} was not captured; name it in Decode.layers: {sorted(self._hidden)}")
+        row: Floats = as_numpy(self._hidden[layer][node + 1])
+        return row
+
+
+def as_numpy(tensor: torch.Tensor) -> Any:
+    """float32 numpy; a view where the tensor already is that."""
+    return tensor.float().cpu().numpy()
+
+
+class HFSession:
+    """One sequence: `length` committed tokens in the cache, then the rows of an unsettled draft."""
+
+    def __init__(self, engine: HFEngine, cache: Any, length: int, device: torch.device) -> None:
+        self.engine, self.cache, self.length, self.device = engine, cache, length, device
+        self._draft = NO_DRAFT
+        self._positions = torch.arange(0, device=device)
+
+    @property
+    def can(self) -> Capabilities:
+        return self.engine.can
+
+    def feed(self, request: Decode) -> HFStep:
+        """Run one forward; see `Decode`."""
+        pending, draft, engine = request.pending, request.draft, self.engine
+        if not pending:
+            raise ControllerError("a Decode needs at least one pending token")
+        if draft.tokens:
+            self._check_draft(draft)
+        if self._draft.tokens:
+            self.keep(())
+        if engine.recurrent and self.length and len(pending) > 1:
+            # Recurrent forwards continue a state one token at a time.
+            for token in pending[:-1]:
+                self._run([token], NO_DRAFT, ())
+            pending = pending[-1:]
+        return self._run([*pending, *draft.tokens], draft, request.layers)
+
+    def _check_draft(self, draft: Draft) -> None:
+        branches = self.can.branches
+        if branches == 0 or (branches == 1 and not draft.is_chain()):
+            raise ControllerError(f"this model's cache takes at most {branches} branches; give a smaller draft")
+
+    def _run(self, tokens: list[int], draft: Draft, layers: tuple[int, ...]) -> HFStep:
+        engine, start, size, rows = self.engine, self.length, len(tokens), 1 + len(draft.tokens)
+        hidden: dict[int, torch.Tensor] = {}
+        hooks = [self._hook(layer, rows, hidden) for layer in layers]
+        engine.forwards += 1
+        try:
+            with torch.inference_mode():
+                inputs: dict[str, Any] = {engine.cache_name: self.cache}
+                if engine.takes_logits_to_keep:
+                    inputs["logits_to_keep"] = rows
+                if draft.tokens and not draft.is_chain():
+                    inputs["attention_mask"], inputs["position_ids"] = self._tree_inputs(draft, size)
+                elif engine.takes_positions:
+                    inputs["position_ids"] = self._range(start, start + size)
+                ids = torch.tensor((tokens,), device=self.device)
+                out = engine.model(input_ids=ids, use_cache=True, return_dict=True, **inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self.length = start + size - len(draft.tokens)
+        self._draft = draft
+        logits = out.logits[0]
+        return HFStep(engine, logits if logits.shape[0] == rows else logits[-rows:], hidden)
+
+    def _range(self, start: int, end: int) -> torch.Tensor:
+        """Shape (1, end - start): positions, sliced from a table that doubles."""
+        if self._positions.shape[0] < end:
+            self._positions = torch.arange(max(256, 2 * end), device=self.device)
+        return self._positions[start:end][None]
+
+    def _tree_inputs(self, draft: Draft, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(additive mask (1, 1, size, length + size), positions (1, size)): a node sees its ancestors only."""
+        count, dtype = len(draft.tokens), self.engine.model.dtype
+        end = self.length + size - count
+        seen = torch.ones(size, self.length + size, dtype=torch.bool).tril_(self.length)
+        below = seen[size - count :, end:]
+        below[:] = torch.eye(count, dtype=torch.bool)
+        for node, parent in enumerate(draft.parents):
+            if parent != ROOT:
+                below[node] |= below[parent]
+        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+        positions = [*range(self.length, end), *(end + depth for depth in draft.depths())]
+        return mask[None, None].to(self.device), torch.tensor((positions,), device=self.device)
+
+    def _hook(self, layer: int, rows: int, hidden: dict[int, torch.Tensor]) -> Any:
+        blocks = self.engine.blocks
+        if not 0 <= layer < len(blocks):
+            raise ControllerError(f"layer {layer} was asked for; this model has {len(blocks)} readable blocks (from 0)")
+
+        def capture(module: Any, args: Any, output: Any) -> None:
+            state = output[0] if isinstance(output, tuple) else output
+            hidden[layer] = state[0, -rows:].clone()
+
+        return blocks[layer].register_forward_hook(capture)
+
+    def keep(self, path: Sequence[int]) -> None:
+        """Commit a path of the last draft. Raises ControllerError if it does not start at the root."""
+        draft = self._draft
+        if not path and not draft.tokens:
+            return
+        parent = ROOT
+        for node in path:
+            if not 0 <= node < len(draft.tokens) or draft.parents[node] != parent:
+                raise ControllerError(f"{list(path)} is no path from the draft's root")
+            parent = node
+        if any(node != i for i, node in enumerate(path)):
+            self._gather(path)
+        self._crop(len(draft.tokens) - len(path))
+        self.length += len(path)
+        self._draft = NO_DRAFT
+
+    def _gather(self, path: Sequence[int]) -> None:
+        """Move the path's columns to the draft's front, in place: no fork has the tensors of the last forward."""
+        with torch.inference_mode():
+            columns = torch.tensor(path, device=self.device) + self.length
+            for layer in self.cache.layers:
+                here = columns.to(layer.keys.device)
+                for states in (layer.keys, layer.values):
+                    states[..., self.length : self.length + len(path), :] = states[..., here, :]
+
+    def _crop(self, n: int) -> None:
+        if n == 0:
+            return
+        with torch.inference_mode():
+            for layer in self.cache.layers:
+                if isinstance(layer, DynamicSlidingWindowLayer) and layer.is_initialized:
+                    # Its own crop would drop the recorded past, and the next rollback with it.
+                    layer.keys, layer.values = layer.keys[..., :-n, :], layer.values[..., :-n, :]
+                    layer.cumulative_length -= n
+                else:
+                    layer.crop(-n)
+
+    def rollback(self, n: int) -> None:
+        """Forget n tokens. Raises ControllerError for more than there are, or on a recurrent cache."""
+        if not 0 <= n <= self.length:
+            raise ControllerError(f"can't roll back {n} of {self.length} tokens")
+        if n and self.engine.recurrent:
+            raise ControllerError(f"can't roll back {n} tokens: this model's cache is recurrent; decode without exits")
+        self.keep(())
+        self._crop(n)
+        self.length -= n
+
+    def fork(self) -> HFSession:
+        """An independent sequence; attention layers share their tensors with it until either one grows."""
+        if self._draft.tokens:
+            raise ControllerError("fork after keep: a draft's rows are not committed")
+        cache = copy.copy(self.cache)
+        with torch.inference_mode():
+            cache.layers = [
+                copy.copy(layer) if type(layer) in _SHARED_BY_FORKS else copy.deepcopy(layer)
+                for layer in self.cache.layers
+            ]
+        return HFSession(self.engine, cache, self.length, self.device)
+
+    def close(self) -> None:
+        """Drop the cache's tensors."""
+        self.cache, self.length, self._draft = None, 0, NO_DRAFT

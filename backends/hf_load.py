@@ -1,0 +1,106 @@
+"""Loads a transformers model as a `Model`: a local folder, a hub id, or a GGUF file dequantised."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from ..controller import ControllerError
+from .hf import HFEngine
+from .hf_tokenizer import HFTokenizer
+from .model import Model
+
+_BROKEN = (OSError, ValueError, KeyError, IndexError, RuntimeError, ImportError, SafetensorError, struct.error)
+"""What transformers raises for files that are missing, truncated, or of an unknown kind."""
+
+
+def load_transformers(name: str, *, gguf_file: str | None = None, dtype: torch.dtype | None = None) -> Model:
+    """A local folder or hub id (`gguf_file`: a file in it), or `hf:FILE.gguf`.
+
+    dtype: None keeps the checkpoint's. Raises ControllerError if there is no readable model.
+    """
+    source = name
+    if name.startswith("hf:"):
+        file = Path(name[3:]).expanduser()
+        source, gguf_file = str(file.parent), file.name
+    _check_files(name, Path(source).expanduser(), gguf_file)
+    options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        library = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **options).eval()
+    except _BROKEN as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ControllerError(f"can't load {name!r} with transformers: {reason}") from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    return wrap_transformers(name, library, tokenizer, gguf=gguf_file is not None)
+
+
+def wrap_transformers(name: str, library: Any, tokenizer: Any, *, gguf: bool = False) -> Model:
+    """A loaded transformers model and its tokenizer as a `Model`."""
+    engine = HFEngine(library)
+    config = library.config.get_text_config(decoder=True)
+    return Model(
+        name=name,
+        backend="transformers",
+        library=library,
+        engine=engine,
+        tokenizer=HFTokenizer(tokenizer),
+        eos=_eos(library, tokenizer),
+        depth=int(config.num_hidden_layers),
+        width=int(config.hidden_size),
+        context=int(getattr(config, "max_position_embeddings", None) or 1 << 30),
+        template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
+        settings={
+            "dtype": str(library.dtype).removeprefix("torch."),
+            "attention": str(getattr(library.config, "_attn_implementation", None)),
+            "format": _format(library, gguf),
+        },
+        prompt=lambda question: _prompt(tokenizer, question),
+        can=engine.can,
+    )
+
+
+def _check_files(name: str, folder: Path, gguf_file: str | None) -> None:
+    local = name.startswith(("hf:", "/", "./", "../", "~")) or folder.exists()
+    if gguf_file is not None and local and not (folder / gguf_file).is_file():
+        raise ControllerError(f"there is no file {str(folder / gguf_file)!r}; give the path of a GGUF file")
+    if local and not folder.is_dir():
+        raise ControllerError(f"there is no folder {str(folder)!r}; give a transformers folder or a hub id")
+    if local and gguf_file is None and not (folder / "config.json").is_file():
+        raise ControllerError(f"{str(folder)!r} holds no config.json; give a folder that save_pretrained wrote")
+
+
+def _eos(library: Any, tokenizer: Any) -> frozenset[int]:
+    eos = library.generation_config.eos_token_id
+    eos = tokenizer.eos_token_id if eos is None else eos
+    if eos is None:
+        return frozenset()
+    return frozenset(eos if isinstance(eos, list) else [eos])
+
+
+def _format(library: Any, gguf: bool) -> str:
+    if gguf:
+        return "gguf, dequantised"
+    quantisation = getattr(library.config, "quantization_config", None)
+    if quantisation is None:
+        return "safetensors"
+    method = quantisation.get("quant_method") if isinstance(quantisation, dict) else quantisation.quant_method
+    return str(getattr(method, "value", method))
+
+
+def _prompt(tokenizer: Any, question: str) -> list[int]:
+    if not tokenizer.chat_template:
+        return [int(token) for token in tokenizer.encode(question)]
+    messages = [{"role": "user", "content": question}]
+    tokens = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    return [int(token) for token in tokens]

@@ -1,0 +1,90 @@
+"""A transformers tokenizer as the loop's port: the exact bytes of each token, and text inside a sequence.
+
+Knows the alphabets that vocabularies are written in; adds no BOS and no chat template.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+_SPACE = "\u2581"
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_ANCHOR = "\n"
+
+
+@cache
+def _byte_alphabet() -> dict[str, int]:
+    """The printable character that byte-level BPE (GPT-2, Radford et al. 2019) writes for each byte, inverted."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    alphabet = {chr(byte): byte for byte in printable}
+    return alphabet | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+class HFTokenizer:
+    """Wraps any transformers tokenizer.
+
+    decode(a + b) = decode(a) + decode(b), wherever a character is not split: no space is stripped or cleaned up.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self._added = {token: entry.content for token, entry in tokenizer.added_tokens_decoder.items()}
+        self._bytes: dict[int, bytes] = {}
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._layout = str(backend.decoder) if backend is not None else ""
+        self._anchor = self._plain(_ANCHOR) if self._adds_space() else []
+
+    def text(self, token: int) -> str:
+        """The token decoded alone; broken UTF-8 as U+FFFD."""
+        return self._piece(token).decode("utf-8", errors="replace")
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The tokens' text; special tokens as they are written."""
+        return b"".join(map(self._piece, tokens)).decode("utf-8", errors="replace")
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text inside a sequence; the space that sentencepiece puts before a text is left out."""
+        if self._anchor:
+            tokens = self._plain(_ANCHOR + text)
+            rest = tokens[len(self._anchor) :]
+            if tokens[: len(self._anchor)] == self._anchor and self.decode(rest) == text:
+                return rest
+        return self._plain(text)
+
+    def pieces(self) -> Iterator[tuple[int, bytes]]:
+        """(id, bytes) of every token that the tokenizer defines, ascending; the model's padding rows have none."""
+        for token in sorted(set(self.tokenizer.get_vocab().values()) | set(self._added)):
+            yield token, self._piece(token)
+
+    def _plain(self, text: str) -> list[int]:
+        return [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]
+
+    def _adds_space(self) -> bool:
+        tokens = self._plain("a")
+        return self.decode(tokens).startswith(" ")
+
+    def _piece(self, token: int) -> bytes:
+        piece = self._bytes.get(token)
+        if piece is None:
+            piece = self._bytes[token] = self._spell(token)
+        return piece
+
+    def _spell(self, token: int) -> bytes:
+        if token in self._added:
+            return self._added[token].encode()
+        written = self.tokenizer.convert_ids_to_tokens(token)
+        if written is None:
+            return b""  # a padding row of the model: no text makes it
+        if "ByteLevel" in self._layout:
+            alphabet = _byte_alphabet()
+            known = all(character in alphabet for character in written)
+            return bytes(alphabet[character] for character in written) if known else str(written).encode()
+        if "WordPiece" in self._layout:
+            return (written[2:] if written.startswith("##") else " " + written).encode()
+        if byte := _BYTE.fullmatch(written):
+            return bytes([int(byte[1], 16)])
+        return str(written).replace(_SPACE, " ").encode()

@@ -1,0 +1,165 @@
+"""Attaching a controller to a llama_cpp.Llama: its `generate` becomes the controlled loop, all else stays.
+
+Every completion and chat call, streamed or not, goes through `generate`; no other method changes its result.
+"""
+
+from __future__ import annotations
+
+import inspect
+import secrets
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from llama_cpp import LLAMA_DEFAULT_SEED, Llama
+from llama_cpp import llama_cpp as C
+
+from ..controller import Call, Controller, ControllerError, Keys, Trace
+from .handle import Handle
+from .llama import LlamaEngine
+from .llama_sampling import call_policy, changed, refuse_unsupported
+from .llama_tokenizer import LlamaTokenizer, end_tokens
+
+
+def attach_llama(llm: Llama, controller: Controller) -> Handle:
+    """Control every later call of this Llama.
+
+    Its context is rebuilt (its cache is empty then); `detach` rebuilds the original one. Raises ControllerError
+    for a Llama that is attached already or has a draft model of its own.
+    """
+    if "generate" in vars(llm):
+        raise ControllerError("this Llama's generate is replaced already (attached twice?); detach first")
+    if llm.draft_model is not None:
+        raise ControllerError("this Llama has a draft_model; build it without one and give the Controller a drafter")
+    attached = _Attached(llm, controller)
+    handle = attached.handle = Handle(controller, restore=attached.detach)
+    return handle
+
+
+class _Attached:
+    """The replaced methods of one Llama."""
+
+    handle: Handle
+
+    def __init__(self, llm: Llama, controller: Controller) -> None:
+        self.llm, self.controller = llm, controller
+        depth, rule = int(C.llama_model_n_layer(llm.model)), controller.exit
+        self.engine = LlamaEngine(llm, hidden=rule is not None and bool(rule.layers(depth)))
+        self.tokenizer, self.eos = LlamaTokenizer(llm), end_tokens(llm)
+        self.session = self.engine.user_session()
+        self.max_tokens: int | None = None
+        self.warned = False
+        self.running: object = None
+        self._signature = inspect.signature(llm.generate)
+        self._create_completion = llm._create_completion
+        llm.generate, llm._create_completion = self.generate, self.create_completion
+
+    def detach(self) -> None:
+        """The Llama as it was, with an empty cache."""
+        del self.llm.generate, self.llm._create_completion
+        self.engine.close()
+
+    def create_completion(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """Stock, but `generate` gets to know the call's budget, which the library keeps to itself."""
+        if kwargs.get("logprobs") is not None:
+            raise ControllerError(f"logprobs is {kwargs['logprobs']}; it can't be honoured yet under a controller")
+        # Read by `generate` before anything else can run: the library calls it in the first step of its generator.
+        self.max_tokens = kwargs.get("max_tokens")
+        yield from self._create_completion(*args, **kwargs)
+
+    def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Generator[int, Sequence[int] | None, None]:
+        """`Llama.generate`: the same arguments, and the same tokens but for what the controller does."""
+        bound = self._signature.bind(tokens, *args, **kwargs)
+        bound.apply_defaults()
+        arguments = bound.arguments
+        budget, self.max_tokens = self.max_tokens, None
+        refuse_unsupported(arguments)
+        prompt = [int(token) for token in tokens]
+        if not arguments["reset"]:
+            prompt = self.llm._input_ids.tolist() + prompt
+        room = self.engine.context - len(prompt)
+        if room < 1:
+            raise ControllerError(
+                f"the prompt has {len(prompt)} tokens and the context {self.engine.context}; shorten it or raise n_ctx"
+            )
+        call = Call(
+            prompt=prompt,
+            max_new_tokens=min(budget, room) if budget is not None and budget > 0 else room,
+            eos=self.eos,
+            keys=Keys(seed=self._seed()),
+            policy=call_policy(arguments, prompt=len(prompt), window=self.llm.last_n_tokens_size),
+        )
+        return self._run(call, arguments)
+
+    def _run(self, call: Call, arguments: dict[str, Any]) -> Generator[int, Sequence[int] | None, None]:
+        trace = Trace()
+        self._note_policy(arguments, trace)
+        self.handle.begin()
+        self.handle.add(trace)
+        yield from self._stream(self.controller, call, arguments["stopping_criteria"], trace)
+        if trace.finish_reason != "length":
+            return
+        # The library asks beyond its own budget where that ends inside a UTF-8 character.
+        tokens = [*call.prompt, *trace.tokens]
+        room = self.engine.context - len(tokens)
+        if room < 1:
+            raise ControllerError(f"the context of {self.engine.context} tokens is full; load the model with a larger n_ctx")
+        rest, more = replace(self.controller, exit=None), replace(call, prompt=tokens, max_new_tokens=room)
+        yield from self._stream(rest, more, arguments["stopping_criteria"], Trace())
+
+    def _stream(
+        self, controller: Controller, call: Call, stop: Any, trace: Trace
+    ) -> Generator[int, Sequence[int] | None, None]:
+        """One run of the loop; the Llama's own record of its cache follows what is yielded."""
+        self._reuse_prefix(call.prompt)
+        llm, ids, position = self.llm, self.llm.input_ids, len(call.prompt)
+        running = self.running = object()
+        try:
+            for event in controller.stream(self.session, self.tokenizer, call, trace):
+                position = event.position
+                ids[position], llm.n_tokens = event.token, position
+                if stop is not None and stop(ids[:position], llm.scores[0]):
+                    return
+                if (yield event.token) is not None:
+                    raise ControllerError("tokens can't be sent into generate under a controller; detach for that")
+                if self.running is not running:
+                    raise RuntimeError("another call was made on this Llama before this stream had ended; read it first")
+        finally:
+            if self.running is running:
+                # The last token yielded is not in the cache, nor is an exit's suffix that was just forced.
+                llm.n_tokens = min(position, self.session.length)
+                llm._requires_eval = True
+
+    def _reuse_prefix(self, prompt: Sequence[int]) -> None:
+        """Keep what the cache shares with the prompt; the last prompt token is always fed, for its logits."""
+        llm, session = self.llm, self.session
+        if len(llm.input_ids) < self.engine.context:
+            # The library makes this array as long as the n_ctx asked for, which llama.cpp rounds up.
+            llm.input_ids = np.concatenate([llm.input_ids, np.zeros(self.engine.context, dtype=np.intc)])
+        n = min(session.adopt(llm.n_tokens), len(prompt) - 1)
+        shared = np.asarray(prompt[:n], dtype=np.intc) == llm.input_ids[:n]
+        common = n if shared.all() else int(shared.argmin())
+        if common < session.length:
+            if self.engine.editable:
+                session.rollback(session.length - common)
+            else:
+                common = session.adopt(0)
+        llm.input_ids[: len(prompt)] = prompt
+        llm.n_tokens = common
+
+    def _seed(self) -> int:
+        """The seed that the library has set for this call: the call's own, or the next of its chain."""
+        seed = int(self.llm._seed) & 0xFFFFFFFFFFFFFFFF
+        return secrets.randbits(32) if seed & 0xFFFFFFFF == LLAMA_DEFAULT_SEED else seed
+
+    def _note_policy(self, arguments: dict[str, Any], trace: Trace) -> None:
+        names = changed(arguments) if self.controller.policy is not None else []
+        if not names:
+            return
+        message = f"the controller's own policy decides the sampling; this call's {', '.join(names)} had no effect"
+        trace.warnings.append(message)
+        if not self.warned:
+            self.warned = True
+            warnings.warn(message, stacklevel=3)

@@ -1,0 +1,168 @@
+"""llama.cpp's native side: rebuilding a Llama's context, raw batches, and reading block outputs.
+
+Owns every ctypes structure that must outlive a call; knows nothing of sessions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+from llama_cpp import Llama, _internals
+from llama_cpp import llama_cpp as C
+
+from ..controller import ControllerError, Draft
+from ..controller.decode import Floats
+
+
+def rebuild(llm: Llama, **changes: Any) -> None:
+    """Replace the Llama's context by one with its own parameters and `changes`; its cache is empty then."""
+    params = type(llm.context_params).from_buffer_copy(llm.context_params)
+    for name, value in changes.items():
+        setattr(params, name, value)  # a callback is kept alive by the structure, which the context keeps
+    llm._ctx.close()
+    try:
+        llm._ctx = _internals.LlamaContext(model=llm._model, params=params, verbose=llm.verbose)
+    except ValueError:
+        if not changes:
+            raise ControllerError(f"llama.cpp can't make a context of {params.n_ctx} tokens; lower n_ctx") from None
+        rebuild(llm)
+        raise ControllerError(f"llama.cpp can't make a context of {params.n_ctx} tokens with {sorted(changes)}") from None
+    llm.n_tokens, llm._requires_eval = 0, True
+    if llm._lora_adapter is not None:
+        adapters = (C.llama_adapter_lora_p_ctypes * 1)(llm._lora_adapter)
+        if C.llama_set_adapters_lora(llm.ctx, adapters, 1, (ctypes.c_float * 1)(llm.lora_scale)):
+            raise ControllerError(f"llama.cpp can't apply the LoRA {llm.lora_path!r} to the new context; detach")
+
+
+def logits_function() -> Any:
+    """llama_get_logits_ith giving the address as an int: making an array of a pointer costs 5 us per row."""
+    function = C._lib["llama_get_logits_ith"]
+    function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_int32], ctypes.c_void_p
+    return function
+
+
+class Batch:
+    """A llama_batch over numpy arrays: filling a slice costs less than writing ctypes pointers one by one."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        self.token, self.pos = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+        self.n_ids, self.ids = np.ones(rows, np.int32), np.zeros((rows, width), np.int32)
+        self.wanted = np.zeros(rows, np.int8)
+        # llama.cpp takes one pointer per row, and a null pointer behind the last.
+        self._pointers = np.zeros(rows + 1, np.uintp)
+        self._pointers[:rows] = self.ids.ctypes.data + np.arange(rows, dtype=np.uintp) * np.uintp(self.ids.strides[0])
+        arrays = {
+            "token": self.token, "pos": self.pos, "n_seq_id": self.n_ids, "seq_id": self._pointers, "logits": self.wanted,
+        }  # fmt: skip
+        kinds = dict(C.llama_batch._fields_)
+        self.struct = C.llama_batch(
+            n_tokens=0, **{name: ctypes.cast(array.ctypes.data, kinds[name]) for name, array in arrays.items()}
+        )
+
+    def plain(self) -> None:
+        """One row with logits."""
+        self.struct.n_tokens, self.wanted[0] = 1, 1
+
+    def chain(self, tokens: Sequence[int], start: int, sequence: int) -> None:
+        """Rows of one sequence from position `start`, without logits."""
+        n = len(tokens)
+        self.struct.n_tokens = n
+        self.token[:n] = tokens
+        self.pos[:n] = np.arange(start, start + n, dtype=np.int32)
+        self.n_ids[:n] = 1
+        self.ids[:n, 0] = sequence
+        self.wanted[:n] = 0
+
+    def tree(
+        self, tokens: Sequence[int], start: int, draft: Draft, below: Sequence[Sequence[int]], ids: Sequence[int]
+    ) -> None:
+        """`tokens`, and behind them a draft: each row belongs to the sequences of the leaves below it."""
+        n = len(tokens)
+        self.chain(tokens, start, ids[0])
+        if len(ids) > 1:
+            self.n_ids[:n] = len(ids)
+            self.ids[:n, : len(ids)] = ids
+        for node, depth in enumerate(draft.depths()):
+            row, leaves = n + node, below[node + 1]
+            self.token[row], self.pos[row] = draft.tokens[node], start + n + depth
+            self.n_ids[row] = len(leaves)
+            self.ids[row, : len(leaves)] = [ids[leaf] for leaf in leaves]
+        self.struct.n_tokens = n + len(draft)
+        self.wanted[n - 1 : n + len(draft)] = 1
+
+    @staticmethod
+    def floats(address: int, n: int) -> Floats:
+        """A view of n float32 at an address."""
+        return np.frombuffer((ctypes.c_float * n).from_address(address), np.float32)
+
+
+def _ggml() -> Any:
+    """libggml-base, which is in the process already; llama_cpp's own handles don't export these names."""
+    folder = Path(llama_cpp.__file__).parent / "lib"
+    found = [path for pattern in ("libggml-base.*", "ggml-base.dll") for path in sorted(folder.glob(pattern))]
+    if not found:
+        raise ControllerError(f"no ggml-base library in {folder}: hidden states can't be read; reinstall llama-cpp-python")
+    lib = ctypes.CDLL(str(found[0]))
+    lib.ggml_get_name.argtypes, lib.ggml_get_name.restype = [ctypes.c_void_p], ctypes.c_char_p
+    lib.ggml_nbytes.argtypes, lib.ggml_nbytes.restype = [ctypes.c_void_p], ctypes.c_size_t
+    lib.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+    lib.ggml_backend_tensor_get.restype = None
+    return lib
+
+
+class Capture:
+    """Copies rows of block outputs (tensors `l_out-k`) out of a decode, through llama.cpp's eval callback."""
+
+    def __init__(self, width: int) -> None:
+        self._bytes, self._width, self._ggml = 4 * width, width, _ggml()
+        self._names: dict[bytes, int] = {}
+        self._rows, self._whole, self._interrupted = 0, True, False
+        self._parts: dict[int, list[Floats]] = {}
+        names, name_of, copy = self._names, self._ggml.ggml_get_name, self._copy
+
+        def callback(tensor: int, ask: bool, _: int | None) -> bool:
+            # Called for each of about 1000 nodes per token: the unarmed path must stay this short.
+            if not names:
+                return False
+            try:
+                return name_of(tensor) in names if ask else copy(tensor)
+            except KeyboardInterrupt:  # ctypes would swallow it
+                self._interrupted = True
+                return True
+
+        self.callback = C.ggml_backend_sched_eval_callback(callback)
+
+    def reading(self, layers: Sequence[int], rows: int, whole: bool, decode: Callable[[], None]) -> dict[int, Floats]:
+        """Run `decode`; by layer, the last `rows` rows, shape (rows, width). whole: the graph runs once in it."""
+        self._rows, self._whole, self._parts = rows, whole, {layer: [] for layer in layers}
+        self._names.update({b"l_out-%d" % layer: layer for layer in layers})
+        try:
+            decode()
+        finally:
+            self._names.clear()
+        if self._interrupted:
+            self._interrupted = False
+            raise KeyboardInterrupt
+        # A prompt longer than n_ubatch comes in several parts; the last block has rows for outputs only.
+        found = {layer: np.concatenate(parts)[-rows:] for layer, parts in self._parts.items() if parts}
+        if missing := [layer for layer in layers if layer not in found or len(found[layer]) < rows]:
+            raise ControllerError(f"llama.cpp gives no output of block {missing[0]} (l_out) for this architecture")
+        return found
+
+    def _copy(self, tensor: int) -> bool:
+        """True always: False would abort the rest of the graph."""
+        size = self._ggml.ggml_nbytes(tensor)
+        rows = min(self._rows, size // self._bytes)
+        if rows:
+            part = np.empty((rows, self._width), np.float32)
+            self._ggml.ggml_backend_tensor_get(tensor, part.ctypes.data, size - part.nbytes, part.nbytes)
+            name = self._ggml.ggml_get_name(tensor)
+            self._parts[self._names[name]].append(part)
+            if self._whole:
+                del self._names[name]  # the rest of the graph need not be asked about
+        return True

@@ -1,0 +1,113 @@
+"""Loading a GGUF file into a Model. Looks the file over first: llama.cpp's own complaints are noise or an abort."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llama_cpp import Llama
+from llama_cpp import llama_cpp as C
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+from ..controller import ControllerError
+from .gguf_header import read_header
+from .llama import LlamaEngine
+from .llama_tokenizer import LlamaTokenizer, end_tokens
+from .model import Model
+
+LARGEST_DEFAULT_CONTEXT = 8192
+"""Models are trained for up to a million tokens; a cache for all of them would not fit most machines."""
+
+_FILE_TYPES = {
+    getattr(C, name): name.removeprefix("LLAMA_FTYPE_").removeprefix("MOSTLY_")
+    for name in dir(C)
+    if name.startswith("LLAMA_FTYPE_")
+}
+
+
+def load_gguf(path: str | Path, *, context: int = 0, threads: int | None = None, hidden: bool = True) -> Model:
+    """Open a .gguf file with llama.cpp.
+
+    context: tokens of context; 0 = the model's own, at most LARGEST_DEFAULT_CONTEXT. threads: None = the library's
+    choice. hidden: the engine can give hidden states. Raises ControllerError for a file that is no whole GGUF model.
+    """
+    path = Path(path)
+    header = read_header(path)
+    if context < 0:
+        raise ControllerError(f"context is {context}; it must be 0 (the model's own) or more")
+    architecture = header.get("general.architecture", "?")
+    trained = int(header.get(f"{architecture}.context_length", 0)) or LARGEST_DEFAULT_CONTEXT
+    # llama.cpp rounds contexts up to this; asked for less, llama-cpp-python's own arrays would be shorter than its cache.
+    size = -(-(context or min(trained, LARGEST_DEFAULT_CONTEXT)) // 256) * 256
+    try:
+        with _without_amx():
+            llm = Llama(str(path), n_ctx=size, n_threads=threads, n_threads_batch=threads, verbose=False)
+    except ValueError as error:
+        raise ControllerError(
+            f"llama.cpp can't load {path} (architecture {architecture!r}, {size} tokens of context): {error}"
+        ) from None
+    engine = LlamaEngine(llm, hidden=hidden)
+    tokenizer = LlamaTokenizer(llm)
+    template = llm.metadata.get("tokenizer.chat_template")
+    file_type = header.get("general.file_type")
+    return Model(
+        name=path.name,
+        backend="llama.cpp",
+        library=llm,
+        engine=engine,
+        tokenizer=tokenizer,
+        eos=end_tokens(llm),
+        depth=engine.depth,
+        width=int(C.llama_model_n_embd(llm.model)),
+        context=engine.context,
+        template=template,
+        settings={"quantisation": _FILE_TYPES.get(file_type, "unknown"), "flash_attention": "off"},
+        prompt=_prompter(llm, tokenizer, template),
+        can=engine.capabilities(),
+    )
+
+
+def _prompter(llm: Llama, tokenizer: LlamaTokenizer, template: str | None) -> Callable[[str], list[int]]:
+    bos, eos = llm.token_bos(), llm.token_eos()
+    if template is None:
+        start = [bos] if llm._model.add_bos_token() and bos >= 0 else []
+        return lambda question: start + tokenizer.encode(question)
+    formatter = Jinja2ChatFormatter(
+        template=template,
+        bos_token=llm._model.token_get_text(bos) if bos >= 0 else "",
+        eos_token=llm._model.token_get_text(eos) if eos >= 0 else "",
+        add_generation_prompt=True,
+    )
+
+    def prompt(question: str) -> list[int]:
+        text = formatter(messages=[{"role": "user", "content": question}]).prompt
+        # The template writes its own BOS.
+        tokens: list[int] = llm.tokenize(text.encode("utf-8"), add_bos=False, special=True)
+        return tokens
+
+    return prompt
+
+
+@contextmanager
+def _without_amx() -> Iterator[None]:
+    """llama.cpp's AMX kernels crash on quantised batches (ggml-org/llama.cpp#20824): load without them.
+
+    Llama has no argument for it, so its default parameters are changed while it loads.
+    """
+    if b"AMX_INT8 = 1" not in C.llama_print_system_info():
+        yield
+        return
+    defaults = C.llama_model_default_params
+
+    def params() -> Any:
+        made = defaults()
+        made.use_extra_bufts = False
+        return made
+
+    C.llama_model_default_params = params
+    try:
+        yield
+    finally:
+        C.llama_model_default_params = defaults

@@ -1,0 +1,65 @@
+"""A Llama's vocabulary as the project's tokenizer: text, bytes and ids; no chat templates."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Sequence
+
+from llama_cpp import Llama
+from llama_cpp import llama_cpp as C
+
+_TEXT = C.LLAMA_TOKEN_ATTR_NORMAL | C.LLAMA_TOKEN_ATTR_USER_DEFINED | C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_BYTE
+
+
+class LlamaTokenizer:
+    """Special tokens are written and read as they stand (`<think>`), on every path."""
+
+    def __init__(self, llm: Llama) -> None:
+        self._model, self._vocab = llm._model, llm._model.vocab
+        self._size, self._buffer = 64, ctypes.create_string_buffer(64)
+        # SentencePiece models put a space before the first word of a text; inside a sequence that is wrong.
+        spaced = llm.metadata.get("tokenizer.ggml.add_space_prefix", "true") == "true"
+        sentencepiece = llm._model.vocab_type() == C.LLAMA_VOCAB_TYPE_SPM
+        self._anchor = self._ids("\n") if sentencepiece and spaced else []
+
+    def bytes_of(self, token: int) -> bytes:
+        """The token's bytes."""
+        n = C.llama_token_to_piece(self._vocab, token, self._buffer, self._size, 0, True)
+        if n < 0:
+            self._size, self._buffer = -n, ctypes.create_string_buffer(-n)
+            n = C.llama_token_to_piece(self._vocab, token, self._buffer, self._size, 0, True)
+        return self._buffer.raw[:n]
+
+    def text(self, token: int) -> str:
+        """The token decoded alone; broken UTF-8 as U+FFFD."""
+        return self.bytes_of(token).decode("utf-8", errors="replace")
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The tokens' text."""
+        return b"".join(map(self.bytes_of, tokens)).decode("utf-8", errors="replace")
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text inside a sequence: markers are recognised, no BOS is added."""
+        n = len(self._anchor)
+        if n:
+            anchored = self._ids("\n" + text)
+            if anchored[:n] == self._anchor:
+                return anchored[n:]
+        return self._ids(text)
+
+    def pieces(self) -> Iterator[tuple[int, bytes]]:
+        """(id, bytes) of every token that text can produce; unused and unknown rows are padding."""
+        for token in range(C.llama_vocab_n_tokens(self._vocab)):
+            attributes = C.llama_vocab_get_attr(self._vocab, token)
+            if attributes & _TEXT and not attributes & (C.LLAMA_TOKEN_ATTR_UNUSED | C.LLAMA_TOKEN_ATTR_UNKNOWN):
+                yield token, self.bytes_of(token)
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._model.tokenize(text.encode("utf-8"), add_bos=False, special=True)
+        return ids
+
+
+def end_tokens(llm: Llama) -> frozenset[int]:
+    """Every token that ends generation (EOS, EOT and their like)."""
+    vocab = llm._model.vocab
+    return frozenset(token for token in range(llm.n_vocab()) if C.llama_vocab_is_eog(vocab, token))

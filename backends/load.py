@@ -1,0 +1,56 @@
+"""Which loader a MODEL argument means: `tiny`, a .gguf file, `hf:FILE.gguf`, a transformers folder or hub id."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from ..controller import ControllerError
+from .model import Model
+
+Choice = Literal["llama.cpp", "transformers"]
+
+TINY = "tiny"
+
+
+def tiny_folder() -> Path:
+    """The bundled model's folder: tiny.gguf, and the same weights for transformers."""
+    return Path(str(files(__package__))) / "tiny"
+
+
+def load_model(
+    name: str, *, backend: Choice | None = None, context: int = 0, threads: int | None = None, hidden: bool = True
+) -> Model:
+    """Load a model by the CLI's MODEL argument.
+
+    backend: only `tiny` comes in both formats; elsewhere the name decides, and a contradiction is an error.
+    hidden: the engine can give hidden states (llama.cpp installs a callback for that only if asked).
+    context: tokens of context, 0 = the model's own. Raises ControllerError for what can't be loaded.
+    """
+    if name == TINY:
+        name = str(tiny_folder() if backend == "transformers" else tiny_folder() / "tiny.gguf")
+        return _relabel(load_model(name, context=context, threads=threads, hidden=hidden))
+    wanted: Choice = "llama.cpp" if name.endswith(".gguf") and not name.startswith("hf:") else "transformers"
+    if backend not in (None, wanted):
+        hint = "prefix it with hf: to run it in transformers" if wanted == "llama.cpp" else "give a .gguf file"
+        raise ControllerError(f"{name!r} runs in {wanted}, not in {backend}; {hint}")
+    if wanted == "llama.cpp":
+        from .llama_load import load_gguf
+
+        return load_gguf(Path(name), context=context, threads=threads, hidden=hidden)
+    from .hf_load import load_transformers
+
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    if name.startswith("hf:"):
+        path = Path(name.removeprefix("hf:"))
+        return load_transformers(str(path.parent), gguf_file=path.name)
+    return load_transformers(name)
+
+
+def _relabel(model: Model) -> Model:
+    return replace(model, name=TINY)

@@ -1,0 +1,170 @@
+"""What cheap rules would have done on the same recorded runs, thresholded by the same procedure as the probe.
+
+Owns the rules and their comparison; runs no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from ..controller import ControllerError
+from ..probes.risk import Grid, Mode, Threshold, choose_threshold, count_failures, upper_bound
+from ..probes.table import NO_EXIT, Bools, Ints, Table
+
+Extra = Sequence[npt.NDArray[Any]]
+"""One matrix per split (fitting, calibration, evaluation), each of shape (cues, m)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One rule on the evaluation runs.
+
+    saved: mean tokens saved per run, net of the exit's own; saved_share: of the full runs' mean. failed, failed_upper:
+    share of runs that fail in the mode asked for (of exited runs in `selective`), and its one-sided 90 % bound.
+    harm, help: shares of runs. accuracy: of the answers given. tokens: (runs,). threshold: None for rules without one.
+    """
+
+    name: str
+    threshold: Threshold | None
+    exit_rate: float
+    saved: float
+    saved_share: float
+    failed: float
+    failed_upper: float
+    harm: float
+    help: float
+    accuracy: float
+    tokens: Ints
+
+
+@dataclass(frozen=True)
+class Point:
+    """`always exit at cue k`: failing share and mean tokens saved. k is 0-based; NO_EXIT: never."""
+
+    cue: int
+    failed: float
+    saved: float
+
+
+def evaluate(name: str, table: Table, exits: Ints, mode: Mode, threshold: Threshold | None = None) -> Result:
+    """What a rule that exits run i at its cue `exits[i]` does on these runs."""
+    out = table.outcomes(exits)
+    failed, n = count_failures(out, mode)
+    full, tokens = float(table.full_tokens.mean()), float(out.tokens.mean())
+    harm, helped = float(out.harm.mean()), float(out.help.mean())
+    return Result(
+        name, threshold, float(out.exited.mean()), full - tokens, (full - tokens) / full if full else 0.0,
+        failed / n if n else 0.0, upper_bound(failed, n), harm, helped, float(table.full_right.mean()) - harm + helped,
+        out.tokens,
+    )  # fmt: skip
+
+
+def compare(
+    fitting: Table, calibration: Table, evaluation: Table, *, mode: Mode, risk: float, confidence: float | None,
+    extra: Extra | None = None,
+) -> list[Result]:  # fmt: skip
+    """The probe (the tables' own scores; held-out ones in `fitting`) and the cheap rules, in the order of this list:
+
+    probe; cue index (always exit at cue k, k calibrated); index + word (logistic regression); index + word + text
+    where `extra` is given (for example how often the current value was named before); oracle (earliest right cue).
+    Each is fitted on `fitting`, thresholded on `calibration` by `choose_threshold`, and judged on `evaluation`.
+    """
+    tables = (fitting, calibration, evaluation)
+    if any(table.runs == 0 or table.cues == 0 for table in tables):
+        raise ControllerError(
+            f"comparing rules needs runs with cues in every split, got {[t.cues for t in tables]} cues"
+        )
+    words = int(max(table.cue_name.max() for table in tables)) + 1
+    plain = [_index_and_word(table, words) for table in tables]
+    scored: dict[str, Callable[[], list[npt.NDArray[Any]]]] = {
+        "probe": lambda: [table.scores for table in tables],
+        "cue index": lambda: [table.cue_index.astype(np.float64) for table in tables],
+        "index + word": lambda: _regression(fitting, plain, mode),
+    }
+    if extra is not None:
+        both = [np.hstack([a, _checked(b, table)]) for a, b, table in zip(plain, extra, tables, strict=True)]
+        scored["index + word + text"] = lambda: _regression(fitting, both, mode)
+    results = []
+    for name, scores in scored.items():
+        fit, held, judged = (table.with_scores(s) for table, s in zip(tables, scores(), strict=True))
+        threshold = choose_threshold(held, Grid.of(fit), mode, risk, confidence)
+        results.append(evaluate(name, judged, judged.first_exit(threshold.value), mode, threshold))
+    oracle = evaluation.first_where(_target(evaluation, mode))
+    return [*results, evaluate("oracle", evaluation, oracle, mode)]
+
+
+def fixed_curve(table: Table, mode: Mode) -> list[Point]:
+    """Never exit, then always exit at cue k, from the last k that any run reaches down to the first."""
+    points = [Point(NO_EXIT, 0.0, 0.0)]
+    lengths = np.diff(table.offsets)
+    for k in range(int(lengths.max(initial=0)) - 1, -1, -1):
+        result = evaluate("", table, np.where(lengths > k, k, NO_EXIT), mode)
+        points.append(Point(k, result.failed, result.saved))
+    return points
+
+
+def fixed_at(curve: Sequence[Point], failed: float) -> float:
+    """Most mean tokens that a fixed cue saves at this failing share, a coin choosing between cue k and k + 1.
+
+    In expectation a coin's failures and savings lie on the line between its two points. For modes that count all
+    runs; `selective` divides by the exits, where the line is no more than a guide.
+    """
+    best = max((point.saved for point in curve if point.failed <= failed), default=0.0)
+    for a, b in zip(curve, curve[1:], strict=False):
+        low, high = sorted((a, b), key=lambda point: point.failed)
+        if low.failed <= failed < high.failed:
+            share = (failed - low.failed) / (high.failed - low.failed)
+            best = max(best, low.saved + share * (high.saved - low.saved))
+    return best
+
+
+def verdict(results: Sequence[Result]) -> str:
+    """One line: does the probe (first) save more than the best cheap rule? The oracle (last) is no rule to beat.
+
+    "More" = the paired mean difference in tokens is above 1.645 standard errors (one-sided 5 %).
+    """
+    probe, best = results[0], max(results[1:-1], key=lambda result: result.saved)
+    if probe.saved <= 0.0:
+        return f"no savings here: the probe saves {probe.saved:.1f} tokens per run"
+    gain = best.tokens.astype(np.float64) - probe.tokens
+    error = float(gain.std(ddof=1)) / len(gain) ** 0.5 if len(gain) > 1 else float("inf")
+    mean, much = float(gain.mean()), f"{probe.saved:.1f} tokens per run, {best.name!r} {best.saved:.1f}"
+    if mean > 1.645 * error:
+        return f"the probe saves more than every cheap rule: {much}"
+    return f"the probe does not clearly beat a cheap rule ({mean:+.1f} +- {error:.1f}): it saves {much}"
+
+
+def _target(table: Table, mode: Mode) -> Bools:
+    return np.asarray(table.same if mode == "disagree" else table.right)
+
+
+def _checked(extra: npt.NDArray[Any], table: Table) -> npt.NDArray[Any]:
+    if extra.ndim != 2 or len(extra) != table.cues or not np.isfinite(extra).all():
+        raise ControllerError(
+            f"text features have shape {extra.shape}; they need one finite row per cue: {table.cues} rows"
+        )
+    return extra
+
+
+def _index_and_word(table: Table, words: int) -> npt.NDArray[np.float64]:
+    """Shape (cues, 2 + words): index, its logarithm, and the cue's word as one-hot."""
+    index = table.cue_index.astype(np.float64)
+    return np.column_stack([index, np.log1p(index), np.eye(words)[table.cue_name]])
+
+
+def _regression(fitting: Table, features: list[npt.NDArray[Any]], mode: Mode) -> list[npt.NDArray[Any]]:
+    """Scores of every split by a logistic regression on the fitting split; a constant where it holds one label only."""
+    labels = _target(fitting, mode)
+    if labels.all() or not labels.any():
+        return [np.full(len(x), float(labels.any())) for x in features]
+    model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=500))
+    model.fit(features[0], labels)
+    return [model.predict_proba(x)[:, 1] for x in features]

@@ -1,0 +1,101 @@
+"""The command line `ctl`. Users' mistakes are one line and exit code 2; Ctrl-C leaves a resumable state and exits 130."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from ..controller import ControllerError
+from . import bench, demo, jobs
+from .options import Options, common
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="reasonctl", prog_name="ctl")
+def cli() -> None:
+    """Reasoning-time control for language models on your own machine.
+
+    MODEL is `tiny` (bundled), a .gguf file (llama.cpp), a transformers folder or hub id, or hf:FILE.gguf.
+    TASKS is `tiny`, reasoning-gym:NAME[,k=v...], or a .jsonl file of {"question", "answer"}.
+    """
+
+
+@cli.command("demo")
+@common
+def demo_command(options: Options) -> None:
+    """The main job, end to end, on the bundled model."""
+    demo.run(options)
+
+
+@cli.command("calibrate")
+@click.argument("model")
+@click.option("--tasks", required=True, help="Where problems come from.")
+@click.option("--out", required=True, type=click.Path(), help="The probe file to write (.safetensors).")
+@click.option("--think-open", help="Text that opens thinking [from the chat template].")
+@click.option("--think-close", help="Text that closes it.")
+@click.option("--suffix", help="Text that takes a cue's place on exit.")
+@click.option("--cues", help="Comma-separated words, 'paragraph', 'sentence'.")
+@click.option("--layers", help="Fractions of depth that the probe reads, e.g. 0.5,0.75,1.")
+@common
+def calibrate_command(model: str, options: Options, **overrides: Any) -> None:
+    """Collect runs, fit a probe, calibrate it. Resumable: run the same command again."""
+    jobs.calibrate(model, options, **overrides)
+
+
+@cli.command("eval")
+@click.argument("model")
+@click.option("--tasks", help="Where problems come from [the card's].")
+@click.option("--probe", help="Probe file [tiny: the bundled one].")
+@click.option("--baselines/--no-baselines", default=True, show_default=True, help="Also what cheap rules would do.")
+@common
+def eval_command(model: str, options: Options, tasks: str | None, probe: str | None, baselines: bool) -> None:
+    """Controlled against uncontrolled on the same fresh problems."""
+    jobs.evaluate(model, options, tasks=tasks, probe=probe, baselines=baselines)
+
+
+@cli.command("run")
+@click.argument("model")
+@click.argument("prompt", required=False)
+@click.option("--probe", help="Probe file [tiny: the bundled one]; 'none' for no exits.")
+@common
+def run_command(model: str, prompt: str | None, options: Options, probe: str | None) -> None:
+    """One streamed answer, with what the controller did."""
+    jobs.run(model, prompt, options, probe=probe)
+
+
+@cli.command("inspect")
+@click.argument("probe", type=click.Path())
+@common
+def inspect_command(probe: str, options: Options) -> None:
+    """The card of a probe file, and what it can promise at which risk."""
+    jobs.inspect(probe, options)
+
+
+@cli.command("bench")
+@click.argument("model")
+@click.option("--probe", help="Probe file [tiny: the bundled one]; 'none' for no exits.")
+@common
+def bench_command(model: str, options: Options, probe: str | None) -> None:
+    """Cost curve of a forward, and the speed of plain, drafted and controlled decoding."""
+    bench.run(model, options, probe=probe)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Entry point of `ctl`."""
+    try:
+        code = cli.main(args=arguments, prog_name="ctl", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except ControllerError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        click.echo(f"Error: {error.format_message()}", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted. What was collected is kept: run the same command again to go on.", err=True)
+        sys.exit(130)

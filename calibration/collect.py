@@ -1,0 +1,110 @@
+"""Collects runs: full ones, with a forced exit tried at every cue; resumable, spread over processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .graders import Grader
+from .runs import RunFile, unpack
+from .spread import spread
+from .tasks import Problem
+from .worker import Recipe, collect_run
+
+TEXT_FEATURES = 6
+
+Progress = Callable[[int, int], None]
+"""Called with (runs done, runs wanted)."""
+
+
+def settings_of(recipe: Recipe, task: str, grader: str, fingerprint: str, n: int) -> dict[str, Any]:
+    """What two jobs must share to share a file of runs: everything that changes a record."""
+    shared = asdict(recipe)
+    for machine in ("threads",):
+        shared.pop(machine)
+    return {**shared, "tasks": task, "grader": grader, "fingerprint": fingerprint, "n": n}
+
+
+def collect(
+    recipe: Recipe, problems: Sequence[Problem], grader: Grader, file: RunFile, *,
+    done: int, workers: int, progress: Progress, deadline: float | None = None,
+) -> bool:  # fmt: skip
+    """Append the runs that the file doesn't hold yet, in order; False if the deadline came first."""
+    jobs = [(recipe, i, problems[i].question) for i in range(done, len(problems))]
+    progress(done, len(problems))
+    results = spread(collect_run, jobs, workers=min(workers, max(1, len(jobs))))
+    try:
+        for i, record in enumerate(results, start=done):
+            file.append(graded(record, problems[i], grader))
+            progress(i + 1, len(problems))
+            if deadline is not None and time.monotonic() > deadline and i + 1 < len(problems):
+                return False
+    finally:
+        results.close()  # type: ignore[attr-defined]
+    return True
+
+
+def graded(record: dict[str, Any], problem: Problem, grader: Grader) -> dict[str, Any]:
+    """The record with `right` and `same`; without a gold answer nothing is right."""
+    known = problem.answer is not None
+    cues = [
+        {**cue, "right": known and grader.right(cue["answer"], problem), "same": grader.same(cue["answer"], record["answer"])}
+        for cue in record["cues"]
+    ]
+    right = known and grader.right(record["answer"], problem)
+    return {**record, "problem": problem.id, "gold": problem.answer, "right": right, "cues": cues}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Collected runs as arrays; cues of run i are offsets[i] : offsets[i + 1].
+
+    features: (cues, width) hidden states; text: (cues, 6) what a rule without hidden states could use.
+    """
+
+    records: list[dict[str, Any]]
+    offsets: npt.NDArray[np.int64]
+    features: npt.NDArray[np.float32]
+    text: npt.NDArray[np.float64]
+
+    def per_cue(self, name: str) -> list[Any]:
+        return [cue[name] for record in self.records for cue in record["cues"]]
+
+    def per_run(self, name: str) -> list[Any]:
+        return [record[name] for record in self.records]
+
+
+def cut(records: list[dict[str, Any]]) -> Cut:
+    """Arrays of some runs."""
+    lengths = [len(record["cues"]) for record in records]
+    features = [unpack(cue["hidden"]) for record in records for cue in record["cues"]]
+    text = [row for record in records for row in text_features(record["cues"])]
+    return Cut(
+        records,
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        np.stack(features) if features else np.zeros((0, 0), np.float32),
+        np.array(text, dtype=np.float64).reshape(len(features), TEXT_FEATURES),
+    )
+
+
+def text_features(cues: list[dict[str, Any]]) -> list[list[float]]:
+    """Per cue: log tokens so far, whether the last number written is that of the cue before, for how many cues it
+    has stood, how many cues hold it, how many different ones there were, and the cue's index."""
+    rows: list[list[float]] = []
+    values: list[str] = []
+    standing = 0
+    for index, cue in enumerate(cues):
+        value = cue["value"]
+        repeats = bool(values) and values[-1] == value
+        standing = standing + 1 if repeats else 0
+        values.append(value)
+        rows.append([
+            float(np.log1p(cue["position"])), float(repeats), float(standing),
+            float(values.count(value)), float(len(set(values))), float(index),
+        ])  # fmt: skip
+    return rows

@@ -1,0 +1,94 @@
+"""Controlled against uncontrolled on the same fresh problems, with the same keys; and what cheap rules would have done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..controller import ExitRule
+from ..probes.exit import ProbeExit
+from ..probes.risk import upper_bound
+from .collect import graded
+from .graders import Grader
+from .spread import spread
+from .tasks import Problem
+from .worker import Recipe, collect_run, compare_run
+
+EVALUATION_RUNS = 1 << 32
+"""Run numbers of evaluations start here: no uniform is shared with a run of the calibration."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One problem in both arms; `record` is the full run with a forced exit tried at every cue, if collected."""
+
+    baseline: dict[str, Any]
+    controlled: dict[str, Any]
+    record: dict[str, Any] | None
+
+
+def evaluate(
+    recipe: Recipe, problems: Sequence[Problem], grader: Grader, rule: ExitRule, *,
+    workers: int, cheap_rules: bool, progress: Callable[[int, int], None],
+) -> list[Pair]:  # fmt: skip
+    """Both arms of every problem, interleaved; `cheap_rules` also collects what the baselines need."""
+    jobs = [(recipe, EVALUATION_RUNS + i, p.question, rule, cheap_rules) for i, p in enumerate(problems)]
+    pairs = []
+    for i, (arms, record) in enumerate(spread(evaluate_run, jobs, workers=min(workers, len(jobs)))):
+        for arm in arms.values():
+            arm["right"] = problems[i].answer is not None and grader.right(arm["answer"], problems[i])
+        arms["controlled"]["same"] = grader.same(arms["controlled"]["answer"], arms["baseline"]["answer"])
+        pairs.append(Pair(arms["baseline"], arms["controlled"], record and graded(record, problems[i], grader)))
+        progress(i + 1, len(problems))
+    return pairs
+
+
+def evaluate_run(recipe: Recipe, index: int, question: str, rule: ExitRule, cheap_rules: bool) -> tuple[Any, Any]:
+    """One problem's arms, and its collected record or None."""
+    record = collect_run(recipe, index, question) if cheap_rules else None
+    return compare_run(recipe, index, question, rule), record
+
+
+def summary(pairs: Sequence[Pair], rule: ProbeExit | None, longest: int = 1000) -> dict[str, Any]:
+    """The figures of `ctl eval --json` that come from the runs."""
+    n = len(pairs)
+    exits = [p.controlled["exit"] for p in pairs]
+    counts = np.bincount([e for e in exits if e is not None], minlength=1) if n else np.zeros(1)
+    harm = sum(_harm(p) for p in pairs)
+    helped = sum(not p.baseline["right"] and p.controlled["right"] for p in pairs)
+    return {
+        "n": n,
+        "baseline": _arm([p.baseline for p in pairs]),
+        "controlled": _arm([p.controlled for p in pairs]),
+        "accuracy_difference": paired_difference(helped, sum(p.baseline["right"] and not p.controlled["right"] for p in pairs), n),
+        "exit_rate": sum(e is not None for e in exits) / n,
+        "exits_at": [int(count) for count in counts[:longest]],
+        "harm": {"count": harm, "rate": harm / n, "upper": upper_bound(harm, n)},
+        "help": {"count": helped, "rate": helped / n},
+        "drafted": sum(p.controlled["drafted"] for p in pairs),
+    }
+
+
+def _harm(pair: Pair) -> bool:
+    return pair.controlled["exit"] is not None and pair.baseline["right"] and not pair.controlled["right"]
+
+
+def _arm(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
+    return {
+        "accuracy": float(np.mean([run["right"] for run in runs])),
+        "tokens": float(np.mean([run["tokens"] for run in runs])),
+        "seconds": float(np.mean([run["seconds"] for run in runs])),
+    }
+
+
+def paired_difference(gained: int, lost: int, n: int) -> dict[str, float]:
+    """Accuracy difference of paired runs with its 95 % interval (Agresti & Min 2005: Wald on counts with 0.5 added)."""
+    size = n + 2
+    centre = (gained - lost) / size
+    variance = ((gained + lost + 1) - (gained - lost) ** 2 / size) / size**2
+    half = 1.959964 * math.sqrt(variance)
+    return {"mean": (gained - lost) / n, "low": centre - half, "high": centre + half}

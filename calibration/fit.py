@@ -1,0 +1,136 @@
+"""Fitting a probe: a scikit-learn pipeline chosen by cross-validation over whole problems, handed on as arrays.
+
+Owns the choice of model and its report; thresholds are none of its business (probes/risk.py).
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from ..controller import ControllerError
+from ..probes.probe import Probe
+
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Inverse strengths C of the logistic regression's penalty, strongest first: ties go to the simpler model."""
+HIDDEN = (16,)
+MLP_MARGIN = 0.01
+"""AUC by which the MLP must beat the logistic regression to be worth its weights."""
+FOLDS = 5
+
+Array = npt.NDArray[Any]
+
+
+class Fitted(NamedTuple):
+    """probe: refitted on everything. report: plain values. held_out: (n,) scores by models that never saw the problem.
+
+    Take the grid of thresholds from `held_out`: the probe's scores of its own training cues are too sure.
+    """
+
+    probe: Probe
+    report: dict[str, Any]
+    held_out: npt.NDArray[np.float64]
+
+
+def fit_probe(features: Array, labels: Array, problems: Array, *, seed: int) -> Fitted:
+    """Fit P(label | features): logistic regression, or a small MLP where cross-validation clearly prefers it.
+
+    features: (n, d) states at cues. labels: (n,) the forced answer was right (or agreed). problems: (n,) ids; a
+    problem is never split over folds, as LYNX's split by cue does (arXiv 2512.05325, train_probe.py). Classes are
+    balanced by weight. Deterministic in its inputs and the seed (one thread). The report's AUC is of held-out scores,
+    slightly optimistic as it also chose among the candidates. Raises ControllerError on too little or broken data.
+    """
+    x, y, groups = _checked(features, labels, problems)
+    with threadpool_limits(limits=1):
+        folds = _folds(x, y, groups, seed)
+        tried = [(f"C={c:g}", _logistic(c), _held_out(_logistic(c), x, y, folds)) for c in PENALTIES]
+        aucs = [float(roc_auc_score(y, scores)) for _, _, scores in tried]
+        best = int(np.argmax(aucs))
+        mlp = _held_out(_mlp(seed), x, y, folds)
+        mlp_auc = float(roc_auc_score(y, mlp))
+        wins = mlp_auc > aucs[best] + MLP_MARGIN
+        name, pipeline, held_out = (f"mlp{HIDDEN}", _mlp(seed), mlp) if wins else tried[best]
+        _fit(pipeline, x, y)
+    report = {
+        "model": name if wins else f"logistic {name}", "auc": mlp_auc if wins else aucs[best],
+        "auc_logistic": aucs[best], "auc_mlp": mlp_auc, "cues": len(y), "problems": len(np.unique(groups)),
+        "positive": int(y.sum()), "folds": len(folds), "seed": seed,
+    }  # fmt: skip
+    return Fitted(probe_of(pipeline), report, held_out)
+
+
+def probe_of(pipeline: Pipeline) -> Probe:
+    """The arrays of a fitted StandardScaler -> LogisticRegression or relu MLPClassifier, the scaler folded in."""
+    scaler, model = (step for _, step in pipeline.steps)
+    if hasattr(model, "coefs_"):
+        weights, biases = list(model.coefs_), list(model.intercepts_)
+    else:
+        weights, biases = [model.coef_.T], [model.intercept_]
+    scale = weights[0] / scaler.scale_[:, None]
+    return Probe((scale, *weights[1:]), (biases[0] - scaler.mean_ @ scale, *biases[1:]))
+
+
+def _checked(features: Array, labels: Array, problems: Array) -> tuple[Array, Array, Array]:
+    x, y, groups = np.asarray(features, dtype=np.float64), np.asarray(labels).astype(np.int64), np.asarray(problems)
+    if x.ndim != 2 or y.shape != (len(x),) or groups.shape != (len(x),):
+        raise ControllerError(f"features {x.shape}, labels {y.shape} and problems {groups.shape} don't fit together")
+    if not np.isfinite(x).all():
+        raise ControllerError("some hidden states hold NaN or infinite values; collect them again in float32")
+    for label, word in ((1, "right"), (0, "wrong")):
+        n = len(np.unique(groups[y == label]))
+        if n < 2:
+            raise ControllerError(
+                f"only {n} of {len(np.unique(groups))} problems have a cue whose forced answer is {word}; a probe "
+                f"needs at least 2: collect {'easier' if label else 'harder'} problems, or more"
+            )
+    return x, y, groups
+
+
+def _folds(x: Array, y: Array, groups: Array, seed: int) -> list[tuple[Array, Array]]:
+    """Folds of whole problems with both labels in every training part."""
+    least = min(len(np.unique(groups[y == label])) for label in (0, 1))
+    splitter = StratifiedGroupKFold(n_splits=min(FOLDS, least), shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "least populated class": fewer cues than folds is no harm
+        folds = [(train, test) for train, test in splitter.split(x, y, groups) if len(test)]
+    if any(len(np.unique(y[train])) < 2 for train, _ in folds):
+        raise ControllerError(f"{least} problems with the rarer label are too few to split into folds; collect more")
+    return folds
+
+
+def _held_out(pipeline: Pipeline, x: Array, y: Array, folds: list[tuple[Array, Array]]) -> npt.NDArray[np.float64]:
+    scores = np.full(len(y), np.nan)
+    for train, test in folds:
+        _fit(pipeline, x[train], y[train])
+        scores[test] = pipeline.predict_proba(x[test])[:, 1]
+    return scores
+
+
+def _fit(pipeline: Pipeline, x: Array, y: Array) -> None:
+    share = y.mean()
+    weight = np.where(y == 1, 0.5 / share, 0.5 / (1.0 - share))
+    name = pipeline.steps[-1][0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a fixed number of steps is the MLP's early stopping
+        pipeline.fit(x, y, **{f"{name}__sample_weight": weight})
+
+
+def _logistic(c: float) -> Pipeline:
+    return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=500, tol=1e-6))
+
+
+def _mlp(seed: int) -> Pipeline:
+    """No early stopping: scikit-learn's holds out cues, not problems, and so never stops in time."""
+    model = MLPClassifier(HIDDEN, alpha=1.0, max_iter=60, batch_size=256, learning_rate_init=2e-3, random_state=seed)
+    return make_pipeline(StandardScaler(), model)

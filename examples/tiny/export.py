@@ -1,0 +1,220 @@
+"""Write the bundled model: tokenizer, chat template, safetensors and GGUF, all from one training checkpoint.
+
+Owns the file formats; the weights come from train.py. Both formats must read alike, which evaluate.py checks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+CONTEXT = 1024
+PAD, EOS, THINK, CLOSE_THINK = "<pad>", "<eos>", "<think>", "</think>"
+SPECIALS = (PAD, EOS, THINK, CLOSE_THINK)
+WORDS = ("First", "Wait", "Hmm", "Alternatively", "The", " ok", " answer", " is", " a", " b", " c", " d", " e")
+
+# The template opens the thinking span, so a completion starts inside it. A past answer without its opening gets it back.
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{%- if message['role'] == 'user' -%}
+{{- 'Q: ' + message['content'] | trim + '\\n' -}}
+{%- elif message['role'] == 'assistant' -%}
+{%- if '</think>' in message['content'] and '<think>' not in message['content'] -%}
+{{- '<think>\\n' -}}
+{%- endif -%}
+{{- message['content'] + '<eos>' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<think>\\n' -}}
+{%- endif -%}
+"""
+
+
+def build_config() -> LlamaConfig:
+    """The architecture: small enough for thousands of tokens per second on one core."""
+    return LlamaConfig(
+        vocab_size=len(vocabulary()[0]),
+        hidden_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        intermediate_size=384,
+        max_position_embeddings=CONTEXT,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=SPECIALS.index(EOS),
+        pad_token_id=SPECIALS.index(PAD),
+    )
+
+
+def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """(pieces by byte-level spelling, merges): specials, bytes, two-digit numbers, then the words letter by letter.
+
+    Digit runs are pre-tokens of their own, so merging every pair leaves `77` and ` 77` no second reading.
+    """
+    spell = _byte_letters()
+    pieces = dict.fromkeys([*SPECIALS, *spell])
+    merges: list[tuple[str, str]] = []
+    space = spell[ord(" ")]
+    merges += [(str(number)[0], str(number)[1]) for number in range(10, 100)]
+    merges += [(space, str(number)) for number in range(10, 100)]
+    for word in WORDS:
+        letters = [spell[byte] for byte in word.encode()]
+        merges += [("".join(letters[:end]), letters[end]) for end in range(1, len(letters))]
+    merges = list(dict.fromkeys(merges))
+    pieces.update(dict.fromkeys(left + right for left, right in merges))
+    return {piece: index for index, piece in enumerate(pieces)}, merges
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer as transformers sees it: GPT-2's byte-level BPE with our own few merges, and no BOS."""
+    pieces, merges = vocabulary()
+    backend = Tokenizer(models.BPE(vocab=pieces, merges=merges, fuse_unk=False))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token=EOS,
+        pad_token=PAD,
+        additional_special_tokens=[THINK, CLOSE_THINK],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=CONTEXT,
+    )
+
+
+def export(model: LlamaForCausalLM, folder: Path) -> None:
+    """Write every file of the bundled model, each one complete before it replaces an old one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        scratch = Path(name)
+        model.generation_config = GenerationConfig(
+            do_sample=True,
+            temperature=0.6,
+            top_k=0,
+            max_new_tokens=700,
+            eos_token_id=SPECIALS.index(EOS),
+            pad_token_id=SPECIALS.index(PAD),
+        )
+        model.save_pretrained(scratch)
+        build_tokenizer().save_pretrained(scratch)
+        write_gguf(model, scratch / "tiny.gguf")
+        for path in sorted(scratch.iterdir()):
+            path.chmod(0o644)  # safetensors writes for the owner only; the package is for everybody
+            os.replace(path, folder / path.name)
+
+
+def write_gguf(model: LlamaForCausalLM, path: Path) -> None:
+    """Write the GGUF form: f16 matrices, f32 norms, tokenizer and chat template in the metadata."""
+    config = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("reasonctl tiny")
+    writer.add_context_length(CONTEXT)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    _add_vocabulary(writer)
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight":
+            continue  # tied to the embedding
+        array = tensor.detach().float().numpy()
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            array = _interleave_rope(array, config.num_attention_heads)
+        is_matrix = array.ndim == 2
+        writer.add_tensor(_gguf_name(name), array.astype(np.float16 if is_matrix else np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
+    pieces, merges = vocabulary()
+    kinds = {
+        PAD: gguf.TokenType.CONTROL,
+        EOS: gguf.TokenType.CONTROL,
+        THINK: gguf.TokenType.USER_DEFINED,  # shown when decoded: the thinking span must stay visible
+        CLOSE_THINK: gguf.TokenType.USER_DEFINED,
+    }
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(list(pieces))
+    writer.add_token_types([kinds.get(piece, gguf.TokenType.NORMAL) for piece in pieces])
+    writer.add_token_merges([f"{left} {right}" for left, right in merges])
+    writer.add_eos_token_id(SPECIALS.index(EOS))
+    writer.add_pad_token_id(SPECIALS.index(PAD))
+    writer.add_add_bos_token(False)
+    writer.add_add_eos_token(False)
+    writer.add_chat_template(CHAT_TEMPLATE)
+
+
+def _gguf_name(name: str) -> str:
+    """The GGUF name of a transformers tensor."""
+    plain = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
+    if name in plain:
+        return plain[name]
+    parts = {
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
+    _, _, layer, part = name.removesuffix(".weight").split(".", 3)
+    return f"blk.{layer}.{parts[part]}.weight"
+
+
+def _interleave_rope(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Reorder rows from transformers' rotary halves to the adjacent pairs that llama.cpp rotates."""
+    rows, columns = weight.shape
+    return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+def _byte_letters() -> list[str]:
+    """GPT-2's printable letter for each byte, in byte order."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = iter(range(256, 512))
+    return [chr(byte) if byte in printable else chr(next(rest)) for byte in range(256)]
+
+
+def load_checkpoint(path: Path) -> LlamaForCausalLM:
+    """The model of a checkpoint of train.py, in fp32."""
+    model = LlamaForCausalLM(build_config())
+    model.load_state_dict(torch.load(path, weights_only=True)["model"])
+    return model.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("backends/tiny"))
+    arguments = parser.parse_args()
+    export(load_checkpoint(arguments.checkpoint), arguments.out)
+    for path in sorted(arguments.out.iterdir()):
+        print(path.name, path.stat().st_size)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""The probe file: one .safetensors with the probe, its grid, its calibration table and a card. No pickle.
+
+Owns the card, what makes a file whole, and whether a model is the one it was fitted on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as pack
+
+from ..controller import ControllerError, Cues, Markers
+from .probe import Probe, layer_of
+from .risk import MODES, Grid
+from .table import Table
+
+FORMAT = 1
+_KEY = "reasonctl"
+_CHUNK = 1 << 20
+_PATH = re.compile(r"[/\\~]|[A-Za-z]:[/\\]")
+
+Scalar = str | int | float | bool | None
+Tensors = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a probe's promise was made for. Plain values only: no times, no paths of this machine.
+
+    fingerprint, depth, width: the model's (backends Model.fingerprint). template: `template_hash` of its chat template.
+    layers: fractions of depth. cues, markers (open, close; None: none), suffix, max_cues: the exit rule's.
+    sampler, max_new_tokens, tasks, seeds, grader (None: no gold answers), mode: how the runs were made and judged.
+    runs: how many, by split. settings: what changes hidden states slightly. versions: of the libraries. report: the
+    fit's figures.
+    """
+
+    fingerprint: str
+    depth: int
+    width: int
+    template: str
+    layers: tuple[float, ...]
+    cues: tuple[str, ...]
+    markers: tuple[str, str] | None
+    suffix: str
+    max_cues: int
+    sampler: dict[str, Scalar]
+    max_new_tokens: int
+    tasks: str
+    seeds: dict[str, int]
+    runs: dict[str, int]
+    grader: str | None
+    mode: str
+    settings: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    report: dict[str, Scalar] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, low in (("depth", 1), ("width", 1), ("max_cues", 1), ("max_new_tokens", 1)):
+            value = getattr(self, name)
+            if type(value) is not int or value < low:
+                raise ControllerError(f"the card's {name} is {value!r}; it must be a whole number of at least {low}")
+        for name in ("fingerprint", "template", "suffix", "tasks", "mode"):
+            if not isinstance(getattr(self, name), str):
+                raise ControllerError(f"the card's {name} is {getattr(self, name)!r}; it must be a text")
+        if self.mode not in MODES:
+            raise ControllerError(f"the card's mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
+        if not self.suffix.strip():
+            raise ControllerError("the card's suffix is empty; it must be the text that closes thinking")
+        blocks = [layer_of(fraction, self.depth) for fraction in self.layers]
+        if not blocks or len(set(blocks)) < len(blocks):
+            raise ControllerError(f"the card's layers are blocks {blocks} of {self.depth}; give one or more, each once")
+        Cues(self.cues)
+        if self.markers is not None:
+            Markers(*self.markers)
+        self._check_values()
+
+    def _check_values(self) -> None:
+        """Plain finite scalars in the card's maps, and nothing that looks like a path of this machine."""
+        texts: dict[str, Any] = {"tasks": self.tasks, "grader": self.grader}
+        for name in ("sampler", "seeds", "runs", "settings", "versions", "report"):
+            for key, value in getattr(self, name).items():
+                broken = isinstance(value, float) and not math.isfinite(value)
+                if broken or not (value is None or isinstance(value, str | int | float)):
+                    raise ControllerError(f"the card's {name}[{key!r}] is {value!r}; it must be a number or a text")
+                texts[f"{name}[{key!r}]"] = value
+        for name, value in texts.items():
+            if isinstance(value, str) and _PATH.match(value):
+                raise ControllerError(f"the card's {name} is {value!r}, a path; give a name or a hash instead")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Card:
+        """From parsed JSON; raises ControllerError on missing, foreign or ill-typed entries."""
+        names = {entry.name for entry in fields(cls)}
+        if set(values) != names:
+            raise ControllerError(f"the card's entries differ by {sorted(names ^ set(values))}; make the file again")
+        try:
+            markers = None if values["markers"] is None else tuple(values["markers"])
+            lists = {"layers": tuple(values["layers"]), "cues": tuple(values["cues"]), "markers": markers}
+            return cls(**{**values, **lists})
+        except (TypeError, AttributeError) as error:
+            raise ControllerError(f"the card is malformed ({error}); make the file again") from None
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeFile:
+    """Everything that one probe file holds."""
+
+    probe: Probe
+    grid: Grid
+    table: Table
+    card: Card
+
+    def __post_init__(self) -> None:
+        expected = len(self.card.layers) * self.card.width
+        if self.probe.size != expected:
+            raise ControllerError(
+                f"the probe reads {self.probe.size} features, the card says {len(self.card.layers)} layers of width "
+                f"{self.card.width}: {expected}"
+            )
+        named = int(self.table.cue_name.max(initial=-1))
+        if named >= len(self.card.cues):
+            raise ControllerError(f"the table names cue {named}; the card has {len(self.card.cues)} cues")
+
+
+def template_hash(template: str | None) -> str:
+    """A chat template's hash; empty where there is none."""
+    return "" if template is None else hashlib.sha256(template.encode()).hexdigest()
+
+
+def check_target(path: str | os.PathLike[str], force: bool) -> None:
+    """Raise ControllerError if a probe file can't be put at `path`; ask before the work, not after it."""
+    target = Path(path)
+    if target.is_dir():
+        raise ControllerError(f"{target} is a folder; give a file name such as {target / 'my.probe.safetensors'}")
+    if target.exists() and not force:
+        raise ControllerError(f"{target} exists already; overwrite it with --force (force=True) or give another name")
+    if not target.parent.is_dir():
+        raise ControllerError(f"{target.parent} is no folder; make it first")
+
+
+def save_probe(path: str | os.PathLike[str], content: ProbeFile, *, force: bool = False) -> None:
+    """Write the file whole or not at all; the same content gives the same bytes.
+
+    Raises ControllerError where the place is taken or can't be written; what was there before stays.
+    """
+    check_target(path, force)
+    tensors = _tensors(content)
+    card = asdict(content.card)
+    header = _canonical({"card": card, "format": FORMAT, "sha256": _digest(tensors, card)})
+    _write(Path(os.path.realpath(path)), pack(tensors, metadata={_KEY: header}))
+
+
+def load_probe(path: str | os.PathLike[str]) -> ProbeFile:
+    """Read and verify a file; raises ControllerError where it is missing, foreign, truncated or changed."""
+    if Path(path).is_dir():
+        raise ControllerError(f"{path} is a folder; give the .safetensors file in it")
+    try:
+        with safe_open(os.fspath(path), framework="np") as opened:
+            header = (opened.metadata() or {}).get(_KEY)
+            if header is None:
+                raise ControllerError(f"{path} is no probe file: it has no reasonctl card. Make one: ctl calibrate")
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        reason = "no such file" if missing else f"truncated or no safetensors file ({error})"
+        raise ControllerError(f"{path} can't be read as a probe file: {reason}".splitlines()[0]) from None
+    try:
+        return _verified(tensors, header)
+    except ControllerError as error:
+        raise ControllerError(f"{path}: {error}") from None
+
+
+def check_model(
+    card: Card, *, fingerprint: str, depth: int, width: int, template: str, settings: Mapping[str, str]
+) -> list[str]:
+    """Warnings about a model that differs slightly from the card's; ControllerError for another model.
+
+    fingerprint, depth, width, settings: of backends.Model. template: `template_hash` of its chat template.
+    """
+    if fingerprint != card.fingerprint:
+        same_shape = (depth, width) == (card.depth, card.width)
+        this = "the same shape but another vocabulary" if same_shape else f"{depth} layers of width {width}"
+        raise ControllerError(
+            f"probe was fitted on a {card.depth}-layer model of width {card.width}; this model has {this}. "
+            "Make a probe for it: ctl calibrate"
+        )
+    warnings = []
+    if template != card.template:
+        warnings.append("the chat template differs from the one of the calibration; check the probe with ctl eval")
+    for name in sorted(set(card.settings) | set(settings)):
+        ours, theirs = settings.get(name, "not set"), card.settings.get(name, "not set")
+        if ours != theirs:
+            warnings.append(f"{name} is {ours!r}, calibrated with {theirs!r}; check the probe with ctl eval")
+    return warnings
+
+
+def _tensors(content: ProbeFile) -> Tensors:
+    grid = {"thresholds": content.grid.thresholds, "exits": content.grid.exits}
+    groups = {"probe": content.probe.arrays(), "grid": grid, "table": content.table.arrays()}
+    pairs = ((f"{group}.{name}", array) for group, named in groups.items() for name, array in named.items())
+    return {name: np.ascontiguousarray(array) for name, array in pairs}
+
+
+def _verified(tensors: Tensors, header: str) -> ProbeFile:
+    try:
+        parsed = json.loads(header)
+        version, digest, card = parsed["format"], parsed["sha256"], parsed["card"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ControllerError("its card is broken; the file was changed. Make it again: ctl calibrate") from None
+    if version != FORMAT:
+        raise ControllerError(f"it has format {version!r}, this reasonctl reads {FORMAT}; upgrade, or calibrate again")
+    if digest != _digest(tensors, card):
+        raise ControllerError("hash mismatch: tensors or card were changed since. Make it again: ctl calibrate")
+    groups: dict[str, Tensors] = {"probe": {}, "grid": {}, "table": {}}
+    for name, array in tensors.items():
+        group, _, rest = name.partition(".")
+        if group not in groups:
+            raise ControllerError(f"it holds a tensor {name!r} that no probe has")
+        groups[group][rest] = array
+    if set(groups["grid"]) != {"thresholds", "exits"}:
+        raise ControllerError(f"its grid holds {sorted(groups['grid'])}; it needs exits and thresholds")
+    if not isinstance(card, dict):
+        raise ControllerError("its card is no JSON object. Make it again: ctl calibrate")
+    grid = Grid(**groups["grid"])
+    return ProbeFile(Probe.from_arrays(groups["probe"]), grid, Table.from_arrays(groups["table"]), Card.from_dict(card))
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _digest(tensors: Tensors, card: Any) -> str:
+    """sha256 over format, card, and every tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(f"{FORMAT}\n{json.dumps(card, sort_keys=True, separators=(',', ':'))}\n".encode())
+    for name in sorted(tensors):
+        array = tensors[name]
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _write(target: Path, data: bytes) -> None:
+    """Into a new file beside the target, then renamed over it; on any failure the new file goes away."""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(handle, view[:_CHUNK]) :]
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        os.replace(temporary, target)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ControllerError(f"{target} can't be written ({reason}); free space or give another place") from None
+    finally:
+        temporary.unlink(missing_ok=True)

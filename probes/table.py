@@ -1,0 +1,195 @@
+"""The calibration table: what every recorded run would have done, had it exited at each of its cues.
+
+Owns the flat arrays and what a threshold does to them; knows no statistics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..controller import ControllerError
+
+Floats64 = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.integer[Any]]
+Bools = npt.NDArray[np.bool_]
+
+NO_EXIT = -1
+"""Cue index of a run that doesn't exit."""
+
+_RUN = {"full_right": np.bool_, "full_tokens": np.int32, "problem": np.int64}
+_CUE = {
+    "positions": np.int32, "scores": np.float64, "right": np.bool_, "same": np.bool_, "exit_tokens": np.int32,
+    "cue_name": np.int32,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What a rule does to each run, each of shape (runs,).
+
+    cue: index of the exit's cue in its run, or NO_EXIT. tokens: the run's whole cost.
+    harm: the exit's answer is wrong and the full run's was right. help: the other way round.
+    """
+
+    cue: Ints
+    harm: Bools
+    help: Bools
+    wrong: Bools
+    disagree: Bools
+    tokens: Ints
+
+    @property
+    def exited(self) -> Bools:
+        """Shape (runs,)."""
+        return np.asarray(self.cue != NO_EXIT)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Table:
+    """Recorded runs without any exit, and at every cue the answer that an exit there would have given.
+
+    Cues of run i are offsets[i] : offsets[i + 1], in order; offsets has shape (runs + 1,).
+    Per cue, shape (cues,): positions (tokens generated before the cue), scores (of the stored probe), right (the
+    forced answer is right), same (it equals the full run's answer), exit_tokens (the run's whole cost in tokens if
+    it exited here), cue_name (index into the card's cues).
+    Per run, shape (runs,): full_right, full_tokens (its cost without an exit), problem (the unit of the promise).
+    graded False: there were no gold answers, so `right` and `full_right` mean nothing.
+
+    >>> table = Table(
+    ...     offsets=[0, 2, 2], positions=[5, 9], scores=[0.4, 0.8], right=[False, True], same=[False, True],
+    ...     exit_tokens=[8, 12], cue_name=[0, 0], full_right=[True, False], full_tokens=[20, 30], problem=[0, 1],
+    ... )
+    >>> table.first_exit(0.4).tolist(), table.first_exit(0.3).tolist()
+    ([1, -1], [0, -1])
+    >>> table.outcomes(table.first_exit(0.3)).harm.tolist()
+    [True, False]
+    """
+
+    offsets: Any
+    positions: Any
+    scores: Any
+    right: Any
+    same: Any
+    exit_tokens: Any
+    cue_name: Any
+    full_right: Any
+    full_tokens: Any
+    problem: Any
+    graded: bool = True
+
+    def __post_init__(self) -> None:
+        for name, kind in {"offsets": np.int64, **_RUN, **_CUE}.items():
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), dtype=kind))
+        offsets = self.offsets
+        if offsets.ndim != 1 or len(offsets) < 1 or offsets[0] != 0 or (np.diff(offsets) < 0).any():
+            raise ControllerError("the calibration table is broken: its offsets must start at 0 and never fall")
+        for names, length in ((_CUE, int(offsets[-1])), (_RUN, len(offsets) - 1)):
+            for name in names:
+                if getattr(self, name).shape != (length,):
+                    raise ControllerError(
+                        f"the calibration table is broken: {name} has shape {getattr(self, name).shape}, "
+                        f"the offsets ask for ({length},)"
+                    )
+        if not np.isfinite(self.scores).all():
+            raise ControllerError("the calibration table holds scores that are not finite; score its cues again")
+        for name in ("positions", "exit_tokens", "cue_name", "full_tokens"):
+            if (getattr(self, name) < 0).any():
+                raise ControllerError(f"the calibration table is broken: {name} holds a negative number")
+
+    @property
+    def runs(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def cues(self) -> int:
+        return int(self.offsets[-1])
+
+    @cached_property
+    def run_of(self) -> Ints:
+        """The run of every cue, shape (cues,)."""
+        return np.repeat(np.arange(self.runs), np.diff(self.offsets))
+
+    @cached_property
+    def cue_index(self) -> Ints:
+        """Index of every cue in its run, 0-based, shape (cues,)."""
+        return np.asarray(np.arange(self.cues) - self.offsets[:-1][self.run_of])
+
+    @cached_property
+    def _peaks(self) -> Ints:
+        """Cues that score above all earlier ones of their run: no other can be a first exit."""
+        order = np.unique(self.scores, return_inverse=True)[1] + self.run_of * (self.cues + 1)
+        return np.flatnonzero(np.diff(np.maximum.accumulate(order), prepend=-1))
+
+    def first_exit(self, threshold: float) -> Ints:
+        """Shape (runs,): index of each run's first cue with score > threshold (strictly), or NO_EXIT."""
+        return self._first(self._peaks[self.scores[self._peaks] > threshold])
+
+    def first_where(self, at: Bools) -> Ints:
+        """Shape (runs,): index of each run's first cue where `at`, of shape (cues,), is true, or NO_EXIT."""
+        return self._first(np.flatnonzero(at))
+
+    def _first(self, hits: Ints) -> Ints:
+        """Of these cues, in ascending order, each run's first; as index in the run, shape (runs,)."""
+        runs = self.run_of[hits]
+        first = np.ones(len(hits), dtype=bool)
+        first[1:] = runs[1:] != runs[:-1]
+        exits = np.full(self.runs, NO_EXIT)
+        exits[runs[first]] = self.cue_index[hits[first]]
+        return exits
+
+    def outcomes(self, exits: Ints) -> Outcomes:
+        """What becomes of the runs if run i exits at its cue `exits[i]` (NO_EXIT: it runs on)."""
+        exited = np.asarray(exits) != NO_EXIT
+        if self.cues == 0:
+            right = same = np.zeros(self.runs, dtype=bool)
+            tokens = self.full_tokens
+        else:
+            at = np.where(exited, self.offsets[:-1] + exits, 0)
+            right, same = self.right[at], self.same[at]
+            tokens = np.where(exited, self.exit_tokens[at], self.full_tokens)
+        wrong = exited & ~right
+        return Outcomes(
+            np.asarray(exits), wrong & self.full_right, exited & right & ~self.full_right, wrong, exited & ~same, tokens
+        )
+
+    def highest(self, at: Bools) -> Floats64:
+        """Shape (runs,): each run's highest score among its cues where `at` is true, -inf if there is none."""
+        highest = np.full(self.runs, -np.inf)
+        np.maximum.at(highest, self.run_of[at], self.scores[at])
+        return highest
+
+    def with_scores(self, scores: Any) -> Table:
+        """The same runs under another probe."""
+        return replace(self, scores=scores)
+
+    def select(self, runs: Any) -> Table:
+        """The runs with these indices, in this order."""
+        chosen = np.asarray(runs, dtype=np.int64)
+        lengths = np.diff(self.offsets)[chosen]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        cues = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][chosen] - offsets[:-1], lengths)
+        per_run = {name: getattr(self, name)[chosen] for name in _RUN}
+        per_cue = {name: getattr(self, name)[cues] for name in _CUE}
+        return Table(offsets=offsets, graded=self.graded, **per_run, **per_cue)
+
+    def one_per_problem(self) -> Table:
+        """The first run of every problem: runs of one problem are no independent evidence."""
+        return self.select(np.sort(np.unique(self.problem, return_index=True)[1]))
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The table as named arrays, for the probe file."""
+        return {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, npt.NDArray[Any]]) -> Table:
+        """The inverse of `arrays`; raises ControllerError on missing or foreign names."""
+        names = {field.name for field in fields(cls)}
+        if set(arrays) != names:
+            raise ControllerError(f"the calibration table is broken: arrays differ by {sorted(names ^ set(arrays))}")
+        values: dict[str, Any] = {**arrays, "graded": bool(arrays["graded"])}
+        return cls(**values)

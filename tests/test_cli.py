@@ -1,0 +1,162 @@
+"""The command line as its user meets it: results, and every mistake in one line with exit code 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from reasonctl.backends.load import tiny_folder
+from reasonctl.calibration.cli import main
+
+TINY = tiny_folder()
+
+
+def ctl(capfd, *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    out, err = capfd.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory) -> Path:
+    """A probe calibrated in a few seconds, and the runs it came from."""
+    path = tmp_path_factory.mktemp("probe") / "p.safetensors"
+    with pytest.raises(SystemExit) as ended:
+        main(["calibrate", "tiny", "--tasks", "tiny", "--out", str(path), "-n", "120", "--max-new-tokens", "300"])
+    assert not ended.value.code
+    return path
+
+
+def test_calibrate_says_what_it_wrote(probe, capfd):
+    code, out, _ = ctl(capfd, "inspect", str(probe), "--json")
+    assert code == 0
+    result = json.loads(out.splitlines()[-1])
+    assert result["card"]["runs"] == {"fit": 60, "calibrate": 60}
+    assert [level["risk"] for level in result["levels"]] == [0.01, 0.02, 0.05, 0.1, 0.2]
+    assert result["levels"][0]["threshold"] is None and result["levels"][0]["more_runs"] == 170
+
+
+def test_eval_prints_the_promised_json(probe, capfd):
+    arguments = ["eval", "tiny", "--probe", str(probe), "-n", "20", "--risk", "0.2", "--json", "--workers", "1"]
+    code, out, _ = ctl(capfd, *arguments)
+    assert code == 0
+    result = json.loads(out.splitlines()[-1])
+    wanted = {
+        "n", "seed", "model", "backend", "tasks", "mode", "risk", "confidence", "baseline", "controlled",
+        "accuracy_difference", "exit_rate", "exits_at", "harm", "help", "drafted", "guarantee", "baselines",
+    }  # fmt: skip
+    assert set(result) == wanted
+    assert result["guarantee"]["holds"] and result["guarantee"]["why_not"] == []
+    assert sum(result["exits_at"]) == round(result["exit_rate"] * 20)
+    again = json.loads(ctl(capfd, *arguments)[1].splitlines()[-1])
+    for arm in ("baseline", "controlled"):
+        del again[arm]["seconds"], result[arm]["seconds"]
+    assert again == result  # problems and randomness are keyed: only the clock differs
+
+
+def test_eval_says_why_nothing_is_promised(probe, capfd):
+    code, out, _ = ctl(
+        capfd, "eval", "tiny", "--probe", str(probe), "-n", "4", "--temperature", "1", "--json", "--no-baselines", "--workers", "1"
+    )
+    promise = json.loads(out.splitlines()[-1])["guarantee"]
+    assert code == 0 and not promise["holds"] and "policy" in promise["why_not"][0]
+
+
+@pytest.mark.parametrize("backend", ["llama", "hf"])
+def test_run_streams_a_closed_answer(probe, capfd, backend):
+    code, out, _ = ctl(
+        capfd, "run", "tiny", "48 a-9 b+6 c-3", "--probe", str(probe), "--risk", "0.2", "--json", "--backend", backend
+    )
+    result = json.loads(out.splitlines()[-1])
+    assert code == 0
+    assert result["text"].count("</think>") <= 1 and result["why"]
+    assert ctl(capfd, "run", "tiny", "--probe", "none")[0] == 0
+
+
+def test_bench_runs(capfd):
+    code, out, _ = ctl(capfd, "bench", "tiny", "--probe", "none", "--json")
+    assert code == 0 and set(json.loads(out.splitlines()[-1])["rows"]) == {"1", "2", "4", "8", "16"}
+
+
+def mistakes(folder: Path, probe: Path) -> dict[str, tuple[list[str], str]]:
+    good = folder / "good.jsonl"
+    good.write_text('{"question": "1+1", "answer": "2"}\n')
+    (folder / "noanswer.jsonl").write_text('{"question": "1+1", "answer": "2"}\n{"question": "2+2"}\n')
+    (folder / "empty.jsonl").write_text("\n")
+    (folder / "broken.jsonl").write_text("{nope\n")
+    corrupt = folder / "corrupt.gguf"
+    corrupt.write_bytes((TINY / "tiny.gguf").read_bytes()[:5000])
+    (folder / "notgguf.gguf").write_bytes(b"hello" * 100)
+    truncated, edited = folder / "truncated.safetensors", folder / "edited.safetensors"
+    data = probe.read_bytes()
+    truncated.write_bytes(data[: len(data) // 2])
+    edited.write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
+    new = str(folder / "new.safetensors")
+    calibrate = ["calibrate", "tiny", "--tasks", "tiny", "--out", new]
+    evaluate = ["eval", "tiny", "--probe", str(probe)]
+    return {
+        "missing model": (["run", str(folder / "nope.gguf"), "x", "--probe", "none"], "nope.gguf"),
+        "missing folder": (["run", str(folder / "nope"), "x", "--probe", "none"], "nope"),
+        "corrupt gguf": (["run", str(corrupt), "x", "--probe", "none"], "corrupt.gguf"),
+        "no gguf": (["run", str(folder / "notgguf.gguf"), "x", "--probe", "none"], "notgguf.gguf"),
+        "truncated probe": (["inspect", str(truncated)], "truncated"),
+        "edited probe": (["inspect", str(edited)], "changed"),
+        "missing probe": (["inspect", str(folder / "no.safetensors")], "no such file"),
+        "probe is a folder": (["inspect", str(folder)], "folder"),
+        "risk 0": ([*evaluate, "--risk", "0"], "above 0 and below 1"),
+        "risk 1": ([*evaluate, "--risk", "1"], "above 0 and below 1"),
+        "risk nan": ([*evaluate, "--risk", "nan"], "above 0 and below 1"),
+        "confidence 2": ([*evaluate, "--confidence", "2"], "below 1"),
+        "confidence word": ([*evaluate, "--confidence", "high"], "marginal"),
+        "no answer": (["calibrate", "tiny", "--tasks", str(folder / "noanswer.jsonl"), "--out", new], 'noanswer.jsonl:2'),
+        "broken task": (["calibrate", "tiny", "--tasks", str(folder / "broken.jsonl"), "--out", new], "broken.jsonl:1"),
+        "empty task": (["calibrate", "tiny", "--tasks", str(folder / "empty.jsonl"), "--out", new], "no problems"),
+        "missing task": (["calibrate", "tiny", "--tasks", str(folder / "no.jsonl"), "--out", new], "does not exist"),
+        "unknown task": (["calibrate", "tiny", "--tasks", "gsm9k", "--out", new], "unknown task"),
+        "unknown gym task": (["calibrate", "tiny", "--tasks", "reasoning-gym:nope", "--out", new], "nope"),
+        "gym option": (["calibrate", "tiny", "--tasks", "reasoning-gym:chain_sum,foo=1", "--out", new], "foo"),
+        "too few problems": (["calibrate", "tiny", "--tasks", str(good), "--out", new, "-n", "5"], "only 1"),
+        "unknown policy": ([*evaluate, "--policy", "tempratur(0.6)"], "did you mean temperature"),
+        "policy value": ([*evaluate, "--policy", "top_p(2)"], "top_p is 2"),
+        "unknown draft": ([*evaluate, "--draft", "medusa"], "unknown draft"),
+        "out is a folder": (["calibrate", "tiny", "--tasks", "tiny", "--out", str(folder)], "folder"),
+        "out exists": (["calibrate", "tiny", "--tasks", "tiny", "--out", str(probe)], "--force"),
+        "out nowhere": (["calibrate", "tiny", "--tasks", "tiny", "--out", str(folder / "no" / "p.safetensors")], "folder"),
+        "n 0": ([*calibrate, "-n", "0"], "0"),
+        "grader": ([*calibrate, "--grader", "nope"], "module:function"),
+        "cues": ([*calibrate, "--cues", "so what"], "no word"),
+        "layers": ([*calibrate, "--layers", "half"], "fractions"),
+        "suffix": (["run", "tiny", "x", "--suffix", "y"], "No such option"),
+        "no command": (["fly"], "No such command"),
+        "wrong backend": (["run", str(TINY / "tiny.gguf"), "x", "--probe", "none", "--backend", "hf"], "hf:"),
+        "no prompt": (["run", str(TINY / "tiny.gguf"), "--probe", "none"], "PROMPT is missing"),
+        "no probe": (["run", str(TINY / "tiny.gguf"), "x"], "--probe is missing"),
+    }
+
+
+def test_every_mistake_is_one_line(tmp_path, probe, capfd):
+    runs = probe.with_name(probe.name + ".runs.jsonl")
+    cases = mistakes(tmp_path, probe)
+    before = {path: path.read_bytes() for path in [*tmp_path.iterdir(), probe, runs]}
+    for name, (arguments, words) in cases.items():
+        code, out, err = ctl(capfd, *arguments)
+        assert code == 2, (name, out, err)
+        lines = err.strip().splitlines()
+        assert len(lines) == 1 and words in lines[0] and lines[0].startswith("Error: "), (name, err)
+        assert "Traceback" not in err + out
+        after = {path: path.read_bytes() for path in [*tmp_path.iterdir(), probe, runs]}
+        assert after == before, name
+
+
+def test_a_probe_of_another_model_is_refused(tmp_path, probe, capfd):
+    """The same weights' shape with another vocabulary, and another depth."""
+    other = tmp_path / "other"
+    shutil.copytree(TINY, other, ignore=shutil.ignore_patterns("*.gguf", "__pycache__", "*.py", "*.probe.*"))
+    text = (other / "tokenizer.json").read_text()
+    assert "Alternatively" in text
+    (other / "tokenizer.json").write_text(text.replace('"Hmm"', '"Hmn"').replace("H mm", "H mn").replace('"mm"', '"mn"'))
+    code, _, err = ctl(capfd, "run", str(other), "x", "--probe", str(probe))
+    assert code == 2 and len(err.strip().splitlines()) == 1 and "probe was fitted" in err

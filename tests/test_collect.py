@@ -1,0 +1,161 @@
+"""Collecting: what is recorded is what a deployed exit gives, and a killed job loses and doubles nothing."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from reasonctl.calibration.calibrate import split
+from reasonctl.calibration.collect import collect, cut, graded, text_features
+from reasonctl.calibration.graders import NUMBER
+from reasonctl.calibration.runs import RunFile, pack, unpack
+from reasonctl.calibration.tasks import Problem, load_task
+from reasonctl.calibration.worker import Recipe, _run, answer_text, collect_run
+from reasonctl.controller import ControllerError, Cues, Markers
+from reasonctl.probes.exit import FixedExit
+
+RECIPE = Recipe(
+    model="tiny", backend=None, threads=1, markers=("<think>", "</think>"), cues=("wait", "hmm", "alternatively"),
+    suffix="</think>\n", max_cues=50, layers=(1 / 3, 1.0), policy="temperature(0.6)", draft="none", seed=3,
+    max_new_tokens=300, answer_tokens=24,
+)  # fmt: skip
+PROBLEMS = load_task("tiny").problems(6, stream=6)
+
+
+@pytest.fixture(scope="module")
+def records():
+    return [collect_run(RECIPE, i, problem.question) for i, problem in enumerate(PROBLEMS)]
+
+
+@pytest.mark.parametrize("backend", ["llama.cpp", "transformers"])
+def test_a_trial_is_what_the_exit_itself_gives(backend):
+    """Same routine, same keys: the recorded answer and cost of every cue are those of a run that exits there."""
+    recipe = replace(RECIPE, backend=backend)
+    model = recipe.load()
+    checked = 0
+    for i, problem in enumerate(PROBLEMS[:2]):
+        record = collect_run(recipe, i, problem.question)
+        for k, cue in enumerate(record["cues"]):
+            rule = FixedExit(index=k, cues=Cues(recipe.cues), suffix=recipe.suffix, markers=Markers(*recipe.markers))
+            trace, _ = _run(recipe, model, i, problem.question, rule)
+            assert trace.exit is not None and trace.exit.position == cue["position"]
+            assert trace.cost == cue["tokens"]
+            assert answer_text(recipe, model, trace.tokens[trace.forced[0] :]) == cue["answer"]
+            assert model.tokenizer.decode(trace.tokens).count("</think>") == 1
+            checked += 1
+    assert checked >= 6
+
+
+def test_collecting_leaves_the_run_as_it_was(records):
+    model = RECIPE.load()
+    for i, problem in enumerate(PROBLEMS):
+        trace, _ = _run(RECIPE, model, i, problem.question, None)
+        assert records[i]["tokens"] == len(trace.tokens) == trace.cost
+        assert records[i]["answer"] == answer_text(RECIPE, model, trace.tokens)
+
+
+def test_a_run_depends_on_nothing_that_ran_before_it(records):
+    for i in (5, 0, 3):
+        assert collect_run(RECIPE, i, PROBLEMS[i].question) == records[i]
+
+
+def job(path, done=None, settings=None):
+    file = RunFile(path, settings or {"seed": 3})
+    done = file.open(force=False)
+    collect(RECIPE, PROBLEMS, NUMBER, file, done=done, workers=1, progress=lambda a, b: None)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_resuming_gives_the_same_bytes_wherever_it_was_cut(tmp_path):
+    whole = tmp_path / "whole.jsonl"
+    digest = job(whole)
+    data = whole.read_bytes()
+    assert len(RunFile(whole, {"seed": 3}).read()) == len(PROBLEMS)
+    rng = random.Random(1)
+    header = data.index(b"\n") + 1
+    for at in [header, header + 1, len(data) - 1, *(rng.randrange(header, len(data)) for _ in range(3))]:
+        torn = tmp_path / f"torn{at}.jsonl"
+        torn.write_bytes(data[:at])
+        assert job(torn) == digest
+
+
+def test_two_workers_write_what_one_writes(tmp_path):
+    alone, pair = tmp_path / "alone", tmp_path / "pair"
+    for path, workers in ((alone, 1), (pair, 2)):
+        file = RunFile(path, {})
+        collect(RECIPE, PROBLEMS, NUMBER, file, done=file.open(force=False), workers=workers, progress=lambda a, b: None)
+    assert alone.read_bytes() == pair.read_bytes()
+
+
+def test_another_jobs_file_is_refused_and_left_alone(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    job(path)
+    before = path.read_bytes()
+    with pytest.raises(ControllerError, match="another seed"):
+        RunFile(path, {"seed": 4}).open(force=False)
+    assert path.read_bytes() == before
+    for foreign in (b"hello\nworld", b"\x00\x01"):
+        other = tmp_path / "foreign"
+        other.write_bytes(foreign)
+        with pytest.raises(ControllerError, match="no file of collected runs"):
+            RunFile(other, {}).open(force=False)
+        assert other.read_bytes() == foreign
+    with pytest.raises(ControllerError, match="folder"):
+        RunFile(tmp_path, {}).open(force=False)
+
+
+@pytest.mark.parametrize("fail_at", range(4))
+def test_a_full_disk_loses_no_finished_run(tmp_path, monkeypatch, fail_at):
+    digest = job(tmp_path / "whole.jsonl")
+    path, calls, real = tmp_path / "runs.jsonl", [0], os.fsync
+
+    def fsync(handle):
+        calls[0] += 1
+        if calls[0] > fail_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(ControllerError, match="No space left on device; finished runs are safe"):
+        job(path)
+    monkeypatch.setattr(os, "fsync", real)
+    assert job(path) == digest
+
+
+def test_grading_and_arrays(records):
+    wrong = replace_answer(PROBLEMS[0], "0")
+    assert not graded(records[0], wrong, NUMBER)["right"]
+    told = [graded(r, p, NUMBER) for r, p in zip(records, PROBLEMS, strict=True)]
+    runs = cut(told)
+    assert runs.offsets[-1] == len(runs.features) == len(runs.text) == sum(len(r["cues"]) for r in told)
+    assert runs.features.shape[1] == 2 * 128
+    assert (runs.features[0] == unpack(told[0]["cues"][0]["hidden"])).all()
+    empty = cut([{**told[0], "cues": []}])
+    assert empty.text.shape == (0, 6) and list(empty.offsets) == [0, 0]
+
+
+def replace_answer(problem: Problem, answer: str) -> Problem:
+    return Problem(problem.question, answer)
+
+
+def test_text_features_count_repeats():
+    rows = text_features([{"value": v, "position": 10} for v in ("5", "5", "7", "5", "5", "5")])
+    assert [row[2] for row in rows] == [0, 1, 0, 0, 1, 2]
+    assert [row[3] for row in rows] == [1, 2, 1, 3, 4, 5]
+    assert [row[4] for row in rows] == [1, 1, 2, 2, 2, 2]
+
+
+def test_packing_is_exact():
+    values = np.random.default_rng(0).normal(size=50).astype(np.float32)
+    assert (unpack(pack(values)) == values).all()
+
+
+def test_splits_are_disjoint_and_whole():
+    fit, calibrate = split(101, 4)
+    assert sorted(fit + calibrate) == list(range(101))
+    assert split(101, 4) == (fit, calibrate) != split(101, 5)
