@@ -5,7 +5,7 @@ Owns the rules and their comparison; runs no model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,37 +68,37 @@ def evaluate(name: str, table: Table, exits: Ints, mode: Mode, threshold: Thresh
 
 
 def compare(
-    fitting: Table, calibration: Table, evaluation: Table, *, mode: Mode, risk: float, confidence: float | None,
-    extra: Extra | None = None,
+    fitting: Table | None, calibration: Table, evaluation: Table, *, mode: Mode, risk: float, confidence: float | None,
+    grid: Grid | None = None, extra: Extra | None = None,
 ) -> list[Result]:  # fmt: skip
-    """The probe (the tables' own scores; held-out ones in `fitting`) and the cheap rules, in the order of this list:
+    """The probe (the tables' own scores) and the cheap rules, in the order of this list:
 
     probe; cue index (always exit at cue k, k calibrated); index + word (logistic regression); index + word + text
     where `extra` is given (for example how often the current value was named before); oracle (earliest right cue).
-    Each is fitted on `fitting`, thresholded on `calibration` by `choose_threshold`, and judged on `evaluation`.
+    Each is fitted on `fitting` (None: the two regressions are left out), thresholded on `calibration` by
+    `choose_threshold`, and judged on `evaluation`. grid: the probe file's, so that the probe is judged at the very
+    threshold of its exit rule; without it `fitting` must hold held-out scores.
     """
-    tables = (fitting, calibration, evaluation)
+    tables = [calibration, evaluation] if fitting is None else [calibration, evaluation, fitting]
     if any(table.runs == 0 or table.cues == 0 for table in tables):
         raise ControllerError(
             f"comparing rules needs runs with cues in every split, got {[t.cues for t in tables]} cues"
         )
-    words = int(max(table.cue_name.max() for table in tables)) + 1
-    plain = [_index_and_word(table, words) for table in tables]
-    scored: dict[str, Callable[[], list[npt.NDArray[Any]]]] = {
-        "probe": lambda: [table.scores for table in tables],
-        "cue index": lambda: [table.cue_index.astype(np.float64) for table in tables],
-        "index + word": lambda: _regression(fitting, plain, mode),
-    }
-    if extra is not None:
-        both = [np.hstack([a, _checked(b, table)]) for a, b, table in zip(plain, extra, tables, strict=True)]
-        scored["index + word + text"] = lambda: _regression(fitting, both, mode)
+    if grid is None and fitting is None:
+        raise ControllerError("comparing rules needs the probe's grid or the fitting split; give one")
+    rules: list[tuple[str, Grid, Any, Any]] = []
+    if grid is None:
+        grid = Grid.of(tables[-1])
+    rules.append(("probe", grid, calibration.scores, evaluation.scores))
+    rules.append(("cue index", _index_grid(tables[-1]), calibration.cue_index, evaluation.cue_index))
+    if fitting is not None:
+        rules += _regressions(fitting, calibration, evaluation, mode, extra)
     results = []
-    for name, scores in scored.items():
-        fit, held, judged = (table.with_scores(s) for table, s in zip(tables, scores(), strict=True))
-        threshold = choose_threshold(held, Grid.of(fit), mode, risk, confidence)
-        results.append(evaluate(name, judged, judged.first_exit(threshold.value), mode, threshold))
-    oracle = evaluation.first_where(_target(evaluation, mode))
-    return [*results, evaluate("oracle", evaluation, oracle, mode)]
+    for name, candidates, held, judged in rules:
+        threshold = choose_threshold(calibration.with_scores(held), candidates, mode, risk, confidence)
+        exits = evaluation.with_scores(judged).first_exit(threshold.value)
+        results.append(evaluate(name, evaluation, exits, mode, threshold))
+    return [*results, evaluate("oracle", evaluation, evaluation.first_where(_target(evaluation, mode)), mode)]
 
 
 def fixed_curve(table: Table, mode: Mode) -> list[Point]:
@@ -158,6 +158,30 @@ def _index_and_word(table: Table, words: int) -> npt.NDArray[np.float64]:
     """Shape (cues, 2 + words): index, its logarithm, and the cue's word as one-hot."""
     index = table.cue_index.astype(np.float64)
     return np.column_stack([index, np.log1p(index), np.eye(words)[table.cue_name]])
+
+
+def _index_grid(table: Table) -> Grid:
+    """From `exit at the last cue` down to `exit at the first`; shares of a split that is not the calibration's."""
+    lengths = np.diff(table.offsets)
+    indices = np.arange(int(lengths.max()) - 1, -1, -1, dtype=np.float64)
+    return Grid(indices - 0.5, np.array([np.mean(lengths > k) for k in indices]))
+
+
+def _regressions(
+    fitting: Table, calibration: Table, evaluation: Table, mode: Mode, extra: Extra | None
+) -> list[tuple[str, Grid, Any, Any]]:
+    """(name, grid, calibration scores, evaluation scores) of the fitted cheap rules."""
+    tables = (fitting, calibration, evaluation)
+    words = int(max(table.cue_name.max() for table in tables)) + 1
+    features = {"index + word": [_index_and_word(table, words) for table in tables]}
+    if extra is not None:
+        pairs = zip(features["index + word"], extra, tables, strict=True)
+        features["index + word + text"] = [np.hstack([plain, _checked(text, table)]) for plain, text, table in pairs]
+    rules: list[tuple[str, Grid, Any, Any]] = []
+    for name, matrices in features.items():
+        own, held, judged = _regression(fitting, matrices, mode)
+        rules.append((name, Grid.of(fitting.with_scores(own)), held, judged))
+    return rules
 
 
 def _regression(fitting: Table, features: list[npt.NDArray[Any]], mode: Mode) -> list[npt.NDArray[Any]]:

@@ -31,7 +31,8 @@ def cheap_rules(
         fitting = make_table(parts[0], probe.scores(parts[0].features), cues)
         extra = [parts[0].text, parts[1].text, evaluation.text]
     results = compare(
-        fitting, content.table, judged, mode=options.mode, risk=options.risk, confidence=options.confidence, extra=extra
+        fitting, content.table, judged, mode=options.mode, risk=options.risk, confidence=options.confidence,
+        grid=content.grid, extra=extra,
     )
     curve = fixed_curve(judged, options.mode)
     fixed = fixed_at(curve, results[0].failed)

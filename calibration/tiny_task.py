@@ -1,6 +1,6 @@
 """Problems for the bundled reasoner: chains of small additions and subtractions on two-digit values.
 
-Owns the questions, their answers and the split into training and held-out; the written traces are examples/tiny/traces.py.
+Owns questions, answers and the split into training and held-out; the written traces are examples/tiny/traces.py.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ def _stream(seed: int) -> Iterator[Problem]:
 
 def _draw(rng: random.Random) -> Problem:
     """One problem of either side. Only rng.random() is used: its stream is the same in every Python version."""
-    length = _pick(rng, STEPS)
-    minus_share = _pick(rng, MINUS_SHARES)
+    length = STEPS[_below(rng, len(STEPS))]
+    minus_share = MINUS_SHARES[_below(rng, len(MINUS_SHARES))]
     while True:
-        value = _pick(rng, range(LOWEST, HIGHEST + 1))
+        value = LOWEST + _below(rng, HIGHEST - LOWEST + 1)
         signs = ["-" if rng.random() < minus_share else "+" for _ in range(length)]
-        operands = [_pick(rng, OPERANDS) for _ in range(length)]
+        operands = [OPERANDS[_below(rng, len(OPERANDS))] for _ in range(length)]
         steps = [operand if sign == "+" else -operand for sign, operand in zip(signs, operands, strict=True)]
         if "-" in signs and _stays_two_digit(value, steps):
             break
@@ -96,5 +96,5 @@ def _stays_two_digit(value: int, steps: list[int]) -> bool:
     return min(values) >= LOWEST and max(values) <= HIGHEST and max(misread) <= HIGHEST_MISREAD
 
 
-def _pick(rng: random.Random, options: range | tuple) -> int | float:
-    return options[int(rng.random() * len(options))]
+def _below(rng: random.Random, limit: int) -> int:
+    return int(rng.random() * limit)

@@ -423,6 +423,24 @@ def test_cheap_rules_on_a_law_where_the_probe_knows_more() -> None:
     assert "does not clearly beat" in verdict(compare(*noise, mode="harm", risk=RISK, confidence=CONFIDENCE))
 
 
+def test_without_a_fitting_split_the_probe_keeps_its_own_grid() -> None:
+    _, calibration, evaluation = (simulate(n, seed) for n, seed in ((5, 21), (400, 22), (500, 23)))
+    grid = Grid.of(simulate(300, 25))
+    results = compare(None, calibration, evaluation, mode="harm", risk=RISK, confidence=CONFIDENCE, grid=grid)
+    assert [result.name for result in results] == ["probe", "cue index", "oracle"]
+    assert results[0].threshold == choose_threshold(calibration, grid, "harm", RISK, CONFIDENCE)
+    with pytest.raises(ControllerError, match="grid or the fitting split"):
+        compare(None, calibration, evaluation, mode="harm", risk=RISK, confidence=CONFIDENCE)
+
+
+def test_the_cue_index_may_settle_for_the_first_cue() -> None:
+    right = one_run([0.5, 0.5], [True, True], runs=60)
+    (index,) = (
+        r for r in compare(right, right, right, mode="harm", risk=RISK, confidence=0.9) if r.name == "cue index"
+    )
+    assert index.exit_rate == 1.0 and index.saved == 48
+
+
 def test_text_features_are_used() -> None:
     tables = [simulate(n, seed) for n, seed in ((300, 21), (300, 22), (500, 23))]
     extra = [table.right[:, None] + np.random.default_rng(1).normal(0, 0.3, (table.cues, 1)) for table in tables]
