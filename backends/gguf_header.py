@@ -41,7 +41,7 @@ class _Reader:
     def header(self) -> dict[str, Any]:
         version = self._number("<I")
         if version not in (2, 3):
-            raise ControllerError(f"{self._path} is GGUF version {version}; versions 2 and 3 can be read: convert it again")
+            raise ControllerError(f"{self._path} is GGUF version {version}; only 2 and 3 can be read: convert it")
         tensors, keys = self._number("<Q"), self._number("<Q")
         found: dict[str, Any] = {}
         for _ in range(keys):
@@ -70,7 +70,8 @@ class _Reader:
         offset, count = self._number("<Q"), 1
         for length in shape:
             count *= length
-        return int(offset) + count // per_block * size
+        end: int = offset + count // per_block * size
+        return end
 
     def _skip_array(self) -> None:
         kind, count = self._number("<I"), self._number("<Q")

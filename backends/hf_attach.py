@@ -17,7 +17,7 @@ import torch
 from transformers import DynamicCache
 from transformers.generation import EosTokenCriteria, GenerateDecoderOnlyOutput, GenerationMode, MaxLengthCriteria
 
-from ..controller import Call, Controller, ControllerError, Greedy, Keys, Policy, Sampling, Tokenizer, Trace
+from ..controller import Call, Controller, ControllerError, Decode, Greedy, Keys, Policy, Sampling, Tokenizer, Trace
 from .handle import Handle
 from .hf import HFEngine, HFSession
 from .hf_policy import LAW, Processed, check_stateless, for_row
@@ -78,8 +78,8 @@ def _controlled_class(base: type, attachment: _Attachment) -> type:
 
     def reduce(self: Any, protocol: Any) -> Any:
         # Copies and pickles are of the base class: uncontrolled.
-        new, (_, *rest), *state = base.__reduce_ex__(self, protocol)
-        return (new, (base, *rest), *state)
+        made: Any = object.__reduce_ex__(self, protocol)
+        return (made[0], (base, *made[1][1:]), *made[2:])
 
     members = {
         "generate": generate, "_sample": sample, "_get_deprecated_gen_repo": check_mode, "__reduce_ex__": reduce,
@@ -100,6 +100,21 @@ class _Untold:
 
     def encode(self, text: str) -> list[int]:
         raise ControllerError("text is needed here; pass the model's tokenizer: attach(model, controller, tokenizer=…)")
+
+
+class _Shared:
+    """Feeds a prompt that several rows of a batch have in common (num_return_sequences) once."""
+
+    def __init__(self, engine: HFEngine) -> None:
+        self.engine, self.prompt, self.fed = engine, [-1], engine.session()
+
+    def session(self, prompt: list[int]) -> HFSession:
+        """A fork that waits for the prompt's last token."""
+        if prompt != self.prompt:
+            self.prompt, self.fed = prompt, self.engine.session()
+            if len(prompt) > 1:
+                self.engine.forward([Decode(self.fed, prompt[:-1])])
+        return self.fed.fork()
 
 
 class _Attachment:
@@ -149,18 +164,22 @@ class _Attachment:
         why = "running a batch row by row" if rows > 1 else "drafting" if controller.drafter else "an exit"
         if rows > 1 or controller.drafter or controller.exit:
             check_stateless(processors, why)
+        if rows > 1 and getattr(prepared.get(self.engine.cache_name), "_is_user_defined", False):
+            raise ControllerError(
+                f"{self.engine.cache_name} of a batch can't be honoured; leave it out, or detach first"
+            )
         notes = self._notes(config)
         random = config.do_sample or controller.policy is not None
         seed = int(torch.randint(0, 2**63 - 1, (1,))) if random else 0
         mask = prepared.get("attention_mask")
         self.handle.begin()
-        sequences = []
+        sequences, shared = [], _Shared(self.engine)
         for row, padded in enumerate(input_ids.tolist()):
-            prompt = padded if mask is None else [t for t, seen in zip(padded, mask[row].tolist(), strict=True) if seen]
+            prompt = padded if mask is None else self._unpadded(padded, mask[row].tolist())
             read = _reader(padded, len(prompt), input_ids.device)
             eos, limit, stop = _ends(criteria, len(padded), read)
             policy = self._policy(processors, config.do_sample, row, rows, read)
-            session = self._session(prepared, len(padded), rows, config)
+            session = shared.session(prompt) if rows > 1 else self._session(prepared, len(padded), config)
             trace = Trace(warnings=list(notes))
             self.handle.add(trace)
             call = Call(prompt, limit, eos, Keys(seed=seed, run=row), policy, stop)
@@ -171,6 +190,14 @@ class _Attachment:
             if rows > 1:
                 session.close()
         return _result(sequences, config, input_ids, session)
+
+    def _unpadded(self, padded: list[int], mask: list[int]) -> list[int]:
+        """The tokens that attention sees: it is blind to holes, and positions skip them."""
+        if self.engine.recurrent and 0 in mask[mask.index(1) if 1 in mask else 0 :]:
+            raise ControllerError(
+                "attention_mask has a hole; a recurrent state runs through holes: pass a mask of ones"
+            )
+        return [token for token, seen in zip(padded, mask, strict=True) if seen]
 
     def _policy(
         self, processors: Sequence[Any], do_sample: bool, row: int, rows: int, read: Callable[..., torch.Tensor]
@@ -193,14 +220,14 @@ class _Attachment:
             self._warned = True
         return [note]
 
-    def _session(self, prepared: dict[str, Any], length: int, rows: int, config: Any) -> HFSession:
+    def _session(self, prepared: dict[str, Any], length: int, config: Any) -> HFSession:
         """A new sequence, or the one in a cache that the user passed."""
-        cache = prepared.get(self.engine.cache_name)
+        cache: Any = prepared.get(self.engine.cache_name)
         if not getattr(cache, "_is_user_defined", False):
             return self.engine.session()
         told = getattr(config, "_mask_length", length)
         seen = cache.get_seq_length()
-        if type(cache) is not DynamicCache or rows > 1 or prepared.get("attention_mask") is not None or told != length:
+        if type(cache) is not DynamicCache or prepared.get("attention_mask") is not None or told != length:
             raise ControllerError(
                 f"{self.engine.cache_name} is honoured as a DynamicCache of one unpadded prompt whose tokens are all "
                 "in input_ids; leave it out, or detach first"

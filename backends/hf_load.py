@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from ..controller import ControllerError
+from .gguf_header import read_header
 from .hf import HFEngine
 from .hf_tokenizer import HFTokenizer
 from .model import Model
@@ -29,7 +30,7 @@ def load_transformers(name: str, *, gguf_file: str | None = None, dtype: torch.d
     if name.startswith("hf:"):
         file = Path(name[3:]).expanduser()
         source, gguf_file = str(file.parent), file.name
-    _check_files(name, Path(source).expanduser(), gguf_file)
+    header = _check_files(name, Path(source).expanduser(), gguf_file)
     options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -42,6 +43,10 @@ def load_transformers(name: str, *, gguf_file: str | None = None, dtype: torch.d
     finally:
         if bars:
             logging.enable_progress_bar()
+    if gguf_file:
+        name = f"hf:{Path(source) / gguf_file}"
+        # transformers leaves a GGUF's chat template behind.
+        tokenizer.chat_template = tokenizer.chat_template or header.get("tokenizer.chat_template")
     return wrap_transformers(name, library, tokenizer, gguf=gguf_file is not None)
 
 
@@ -70,14 +75,16 @@ def wrap_transformers(name: str, library: Any, tokenizer: Any, *, gguf: bool = F
     )
 
 
-def _check_files(name: str, folder: Path, gguf_file: str | None) -> None:
+def _check_files(name: str, folder: Path, gguf_file: str | None) -> dict[str, Any]:
+    """The header of a local GGUF file, else {}. Raises ControllerError for what is visibly no model."""
     local = name.startswith(("hf:", "/", "./", "../", "~")) or folder.exists()
-    if gguf_file is not None and local and not (folder / gguf_file).is_file():
-        raise ControllerError(f"there is no file {str(folder / gguf_file)!r}; give the path of a GGUF file")
     if local and not folder.is_dir():
         raise ControllerError(f"there is no folder {str(folder)!r}; give a transformers folder or a hub id")
-    if local and gguf_file is None and not (folder / "config.json").is_file():
+    if local and gguf_file is not None:
+        return read_header(folder / gguf_file)
+    if local and not (folder / "config.json").is_file():
         raise ControllerError(f"{str(folder)!r} holds no config.json; give a folder that save_pretrained wrote")
+    return {}
 
 
 def _eos(library: Any, tokenizer: Any) -> frozenset[int]:

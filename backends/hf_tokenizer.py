@@ -75,16 +75,16 @@ class HFTokenizer:
 
     def _spell(self, token: int) -> bytes:
         if token in self._added:
-            return self._added[token].encode()
-        written = self.tokenizer.convert_ids_to_tokens(token)
+            return str(self._added[token]).encode()
+        written: str | None = self.tokenizer.convert_ids_to_tokens(token)
         if written is None:
             return b""  # a padding row of the model: no text makes it
         if "ByteLevel" in self._layout:
             alphabet = _byte_alphabet()
             known = all(character in alphabet for character in written)
-            return bytes(alphabet[character] for character in written) if known else str(written).encode()
+            return bytes(alphabet[character] for character in written) if known else written.encode()
         if "WordPiece" in self._layout:
             return (written[2:] if written.startswith("##") else " " + written).encode()
         if byte := _BYTE.fullmatch(written):
             return bytes([int(byte[1], 16)])
-        return str(written).replace(_SPACE, " ").encode()
+        return written.replace(_SPACE, " ").encode()

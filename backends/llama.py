@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from llama_cpp import Llama
 from llama_cpp import llama_cpp as C
 
-from ..controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Decode, Draft, Session
+from ..controller import Capabilities, ControllerError, Decode, Draft
 from ..controller.decode import Floats
 from .llama_context import Batch, Capture, logits_function, rebuild
+from .llama_session import LlamaSession, leaves_below
 
 SEQUENCES = 16
 """Sequence ids of the context: live sessions and leaves of trees share them; id 0 is the user's own."""
@@ -34,7 +34,8 @@ class LlamaEngine:
         self.llm, model = llm, llm.model
         self.depth = int(C.llama_model_n_layer(model))
         self._capture = Capture(int(C.llama_model_n_embd(model))) if hidden else None
-        changes: dict[str, Any] = {"n_seq_max": SEQUENCES, "kv_unified": True}
+        self.sequences = min(SEQUENCES, llm.n_batch)  # llama.cpp aborts the process with more than n_batch
+        changes: dict[str, Any] = {"n_seq_max": self.sequences, "kv_unified": True}
         if self._capture is not None:
             changes["cb_eval"] = self._capture.callback
         rebuild(llm, **changes)
@@ -45,9 +46,9 @@ class LlamaEngine:
         windowed = C.llama_model_n_swa(model) > 0 and not llm.context_params.swa_full
         # Recurrent states and windows that forget can't take tokens back.
         self.editable = not (C.llama_model_is_recurrent(model) or C.llama_model_is_hybrid(model) or windowed)
-        self.free = list(range(SEQUENCES - 1, 0, -1))
+        self.free = list(range(self.sequences - 1, 0, -1))
         self.serial = 0
-        self._one, self._many = Batch(1, 1), Batch(self.rows, SEQUENCES)
+        self._one, self._many = Batch(1, 1), Batch(self.rows, self.sequences)
         self._logits_at, self._views = logits_function(), dict[int, Floats]()
         self._one.plain()
 
@@ -63,15 +64,20 @@ class LlamaEngine:
 
     def close(self) -> None:
         """Give the Llama its original context back."""
-        if self.llm._ctx is self._context:
+        if self.open:
             rebuild(self.llm)
         self.serial += 1
+
+    @property
+    def open(self) -> bool:
+        """False once the context is gone: closed, rebuilt by another engine, or closed by the user."""
+        return self.llm._ctx is self._context and self._context.ctx is not None
 
     def take(self, n: int) -> list[int]:
         """n free sequence ids."""
         if n > len(self.free):
             raise ControllerError(
-                f"{n} more sequences are needed and {len(self.free)} of {SEQUENCES} are free; "
+                f"{n} more sequences are needed and {len(self.free)} of {self.sequences} are free; "
                 "close sessions, or draft trees with fewer leaves"
             )
         return [self.free.pop() for _ in range(n)]
@@ -87,8 +93,8 @@ class LlamaEngine:
             raise ControllerError(f"llama.cpp takes one request per forward here, not {len(requests)}")
         request = requests[0]
         session, pending, draft = request.session, request.pending, request.draft
-        if self.llm._ctx is not self._context:
-            raise RuntimeError("this engine is closed: the Llama's context was rebuilt since")
+        if self.llm._ctx is not self._context or self._context.ctx is None:
+            raise RuntimeError("this engine is closed: the Llama was closed, or its context rebuilt")
         assert isinstance(session, LlamaSession)
         session.settle()
         self.serial += 1
@@ -124,20 +130,21 @@ class LlamaEngine:
         # The last decode holds the last pending row and all of the draft.
         last = min(n - (n - 1) // self.rows * self.rows, n)
         last = last if last + drafted <= self.rows else 1
-        at, fed = session.length, n - last
+        at, fed, below = session.length, n - last, leaves_below(draft)
+        session.branch(len(below[0]))
         for start in range(0, fed, self.rows):
             chunk = pending[start : min(start + self.rows, fed)]
             self._many.chain(chunk, at + start, session.id)
             self._decode(session, n + drafted)
-        below = leaves_below(draft)
-        session.branch(len(below[0]), at + fed)
+        session.spread(at + fed)
         self._many.tree(pending[fed:], at + fed, draft, below, session.ids)
         if layers:
             assert self._capture is not None
             whole = last + drafted <= self.parallel
             hidden = self._capture.reading(layers, 1 + drafted, whole, lambda: self._decode(session, n + drafted))
         else:
-            hidden = self._decode(session, n + drafted) or {}
+            self._decode(session, n + drafted)
+            hidden = {}
         session.length, session.draft, session.below = at + n, draft, below
         return LlamaStep(self, last - 1, hidden)
 
@@ -149,7 +156,9 @@ class LlamaEngine:
         if drafted and not self.editable:
             raise ControllerError("this model's cache can't forget rejected tokens (recurrent or windowed): no drafts")
         if 1 + drafted > self.rows:
-            raise ControllerError(f"a draft has {drafted} tokens; at most n_batch - 1 = {self.rows - 1} are verified at once")
+            raise ControllerError(
+                f"a draft has {drafted} tokens; at most n_batch - 1 = {self.rows - 1} fit one forward"
+            )
         if layers and self._capture is None:
             raise ControllerError("hidden states were asked of an engine without them; open it with hidden=True")
         if any(not 0 <= layer < self.depth for layer in layers):
@@ -170,7 +179,7 @@ class LlamaEngine:
         """llama_decode's return codes, said in words; the session stays as it was before the request."""
         session.drop()
         if code == 1:
-            live = SEQUENCES - len(self.free)
+            live = self.sequences - len(self.free)
             raise ControllerError(
                 f"no room for {wanted} more tokens in the context of {self.context}, shared by {live} sequences; "
                 "close other sessions, or load the model with a larger n_ctx"
@@ -204,113 +213,3 @@ class LlamaStep:
 
     def _stale(self) -> None:
         raise RuntimeError("stale Step: the engine has run another forward since; copy rows before it")
-
-
-class LlamaSession:
-    """One sequence id. What it forgets stays in the cache until the next forward needs the room."""
-
-    def __init__(self, engine: LlamaEngine, sequence: int) -> None:
-        self.engine, self.id, self.length = engine, sequence, 0
-        self.ids, self.draft, self.below = [sequence], NO_DRAFT, [[0]]
-        self._stale = self._closed = False
-
-    @property
-    def can(self) -> Capabilities:
-        return self.engine.capabilities()
-
-    def adopt(self, length: int) -> int:
-        """Take over what stands in the sequence, `length` tokens of it if it can; the number taken."""
-        present = int(C.llama_memory_seq_pos_max(self.engine.memory, self.id)) + 1
-        self.draft, self.length, self._stale = NO_DRAFT, length, present > length
-        if present < length or (self._stale and not self.engine.editable):
-            C.llama_memory_seq_rm(self.engine.memory, self.id, -1, -1)
-            self.length, self._stale = 0, False
-        return self.length
-
-    def settle(self) -> None:
-        """Bring the cache to exactly the committed tokens."""
-        if self._closed:
-            raise RuntimeError("this session is closed")
-        if self.draft.tokens:
-            self.keep(())
-        if self._stale:
-            if not C.llama_memory_seq_rm(self.engine.memory, self.id, self.length, -1):
-                raise RuntimeError(f"llama.cpp can't remove the tokens from {self.length} on of sequence {self.id}")
-            self._stale = False
-
-    def branch(self, leaves: int, base: int) -> None:
-        """One sequence id per leaf, all holding the first `base` tokens."""
-        self.ids = [self.id, *self.engine.take(leaves - 1)]
-        for leaf in self.ids[1:]:
-            C.llama_memory_seq_cp(self.engine.memory, self.id, leaf, 0, base)
-
-    def keep(self, path: Sequence[int]) -> None:
-        parent, parents = ROOT, self.draft.parents
-        for node in path:
-            if not 0 <= node < len(parents) or parents[node] != parent:
-                raise ControllerError(f"{list(path)} is no path from the draft's root")
-            parent = node
-        if not self.draft.tokens:
-            return
-        kept = self.length + len(path)
-        if len(self.ids) > 1:
-            leaf, memory = self.ids[self.below[parent + 1][0]], self.engine.memory
-            if leaf != self.id:
-                C.llama_memory_seq_rm(memory, self.id, self.length, -1)
-                C.llama_memory_seq_cp(memory, leaf, self.id, self.length, kept)
-            self.drop()
-        self.length, self.draft, self._stale = kept, NO_DRAFT, True
-
-    def rollback(self, n: int) -> None:
-        if not 0 <= n <= self.length:
-            raise ControllerError(f"can't roll back {n} of {self.length} tokens")
-        if self.draft.tokens:
-            self.keep(())
-        if n and not self.engine.editable:
-            raise ControllerError("this model's cache can't roll back tokens (recurrent or windowed); start a new session")
-        self.length, self._stale = self.length - n, self._stale or n > 0
-
-    def fork(self) -> Session:
-        if self.draft.tokens:
-            raise ControllerError("fork after keep: a draft's rows are not committed")
-        if not self.engine.editable:
-            raise ControllerError("this model's cache (recurrent or windowed) can't be forked; start a new session")
-        self.settle()
-        fork = self.engine.session()
-        C.llama_memory_seq_cp(self.engine.memory, self.id, fork.id, -1, -1)
-        fork.length = self.length
-        return fork
-
-    def drop(self) -> None:
-        """Forget the branches of a tree, and whatever else is not committed."""
-        for leaf in self.ids[:0:-1]:
-            C.llama_memory_seq_rm(self.engine.memory, leaf, -1, -1)
-            self.engine.free.append(leaf)
-        self.ids, self.draft, self._stale = [self.id], NO_DRAFT, True
-
-    def close(self) -> None:
-        if self._closed or self.engine.llm._ctx is not self.engine._context:
-            return
-        self.drop()
-        C.llama_memory_seq_rm(self.engine.memory, self.id, -1, -1)
-        if self.id:
-            self.engine.free.append(self.id)
-        self.length, self._closed = 0, True
-
-
-def leaves_below(draft: Draft) -> list[list[int]]:
-    """Leaves under the root (first) and under each node, numbered as they come; an empty draft is one leaf.
-
-    >>> leaves_below(Draft((5, 6, 7), (ROOT, ROOT, 0)))
-    [[0, 1], [1], [0], [1]]
-    """
-    inner = set(draft.parents)
-    leaves = [node for node in range(len(draft)) if node not in inner] or [ROOT]
-    below: list[list[int]] = [[] for _ in range(len(draft) + 1)]
-    for number, leaf in enumerate(leaves):
-        node = leaf
-        while node != ROOT:
-            below[node + 1].append(number)
-            node = draft.parents[node]
-        below[0].append(number)
-    return below

@@ -64,10 +64,13 @@ class _Attached:
     def create_completion(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         """Stock, but `generate` gets to know the call's budget, which the library keeps to itself."""
         if kwargs.get("logprobs") is not None:
-            raise ControllerError(f"logprobs is {kwargs['logprobs']}; it can't be honoured yet under a controller")
+            raise ControllerError(f"logprobs is {kwargs['logprobs']}; it can't be honoured yet: drop it or detach")
         # Read by `generate` before anything else can run: the library calls it in the first step of its generator.
         self.max_tokens = kwargs.get("max_tokens")
-        yield from self._create_completion(*args, **kwargs)
+        try:
+            yield from self._create_completion(*args, **kwargs)
+        finally:
+            self.max_tokens = None
 
     def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Generator[int, Sequence[int] | None, None]:
         """`Llama.generate`: the same arguments, and the same tokens but for what the controller does."""
@@ -105,7 +108,7 @@ class _Attached:
         tokens = [*call.prompt, *trace.tokens]
         room = self.engine.context - len(tokens)
         if room < 1:
-            raise ControllerError(f"the context of {self.engine.context} tokens is full; load the model with a larger n_ctx")
+            raise ControllerError(f"the context of {self.engine.context} tokens is full; give a larger n_ctx")
         rest, more = replace(self.controller, exit=None), replace(call, prompt=tokens, max_new_tokens=room)
         yield from self._stream(rest, more, arguments["stopping_criteria"], Trace())
 
@@ -121,11 +124,15 @@ class _Attached:
                 position = event.position
                 ids[position], llm.n_tokens = event.token, position
                 if stop is not None and stop(ids[:position], llm.scores[0]):
+                    trace.finish_reason = "stop"
                     return
                 if (yield event.token) is not None:
                     raise ControllerError("tokens can't be sent into generate under a controller; detach for that")
                 if self.running is not running:
-                    raise RuntimeError("another call was made on this Llama before this stream had ended; read it first")
+                    raise RuntimeError("another call was made on this Llama before this stream ended; read it first")
+        except GeneratorExit:
+            trace.finish_reason = trace.finish_reason or "stop"  # a stop string, or nobody reads on
+            raise
         finally:
             if self.running is running:
                 # The last token yielded is not in the cache, nor is an exit's suffix that was just forced.

@@ -12,6 +12,7 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
+import numpy.typing as npt
 from llama_cpp import Llama, _internals
 from llama_cpp import llama_cpp as C
 
@@ -31,7 +32,7 @@ def rebuild(llm: Llama, **changes: Any) -> None:
         if not changes:
             raise ControllerError(f"llama.cpp can't make a context of {params.n_ctx} tokens; lower n_ctx") from None
         rebuild(llm)
-        raise ControllerError(f"llama.cpp can't make a context of {params.n_ctx} tokens with {sorted(changes)}") from None
+        raise ControllerError(f"llama.cpp can't rebuild the context of {params.n_ctx} tokens; lower n_ctx") from None
     llm.n_tokens, llm._requires_eval = 0, True
     if llm._lora_adapter is not None:
         adapters = (C.llama_adapter_lora_p_ctypes * 1)(llm._lora_adapter)
@@ -56,8 +57,9 @@ class Batch:
         # llama.cpp takes one pointer per row, and a null pointer behind the last.
         self._pointers = np.zeros(rows + 1, np.uintp)
         self._pointers[:rows] = self.ids.ctypes.data + np.arange(rows, dtype=np.uintp) * np.uintp(self.ids.strides[0])
-        arrays = {
-            "token": self.token, "pos": self.pos, "n_seq_id": self.n_ids, "seq_id": self._pointers, "logits": self.wanted,
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "token": self.token, "pos": self.pos, "n_seq_id": self.n_ids, "seq_id": self._pointers,
+            "logits": self.wanted,
         }  # fmt: skip
         kinds = dict(C.llama_batch._fields_)
         self.struct = C.llama_batch(
@@ -98,7 +100,8 @@ class Batch:
     @staticmethod
     def floats(address: int, n: int) -> Floats:
         """A view of n float32 at an address."""
-        return np.frombuffer((ctypes.c_float * n).from_address(address), np.float32)
+        view: Floats = np.ctypeslib.as_array((ctypes.c_float * n).from_address(address))
+        return view
 
 
 def _ggml() -> Any:
@@ -106,7 +109,7 @@ def _ggml() -> Any:
     folder = Path(llama_cpp.__file__).parent / "lib"
     found = [path for pattern in ("libggml-base.*", "ggml-base.dll") for path in sorted(folder.glob(pattern))]
     if not found:
-        raise ControllerError(f"no ggml-base library in {folder}: hidden states can't be read; reinstall llama-cpp-python")
+        raise ControllerError(f"no ggml-base library in {folder}: no hidden states; reinstall llama-cpp-python")
     lib = ctypes.CDLL(str(found[0]))
     lib.ggml_get_name.argtypes, lib.ggml_get_name.restype = [ctypes.c_void_p], ctypes.c_char_p
     lib.ggml_nbytes.argtypes, lib.ggml_nbytes.restype = [ctypes.c_void_p], ctypes.c_size_t

@@ -39,7 +39,7 @@ def load_gguf(path: str | Path, *, context: int = 0, threads: int | None = None,
         raise ControllerError(f"context is {context}; it must be 0 (the model's own) or more")
     architecture = header.get("general.architecture", "?")
     trained = int(header.get(f"{architecture}.context_length", 0)) or LARGEST_DEFAULT_CONTEXT
-    # llama.cpp rounds contexts up to this; asked for less, llama-cpp-python's own arrays would be shorter than its cache.
+    # llama.cpp rounds contexts up to this, and llama-cpp-python's own arrays are as long as what is asked for.
     size = -(-(context or min(trained, LARGEST_DEFAULT_CONTEXT)) // 256) * 256
     try:
         with _without_amx():
@@ -49,7 +49,8 @@ def load_gguf(path: str | Path, *, context: int = 0, threads: int | None = None,
             f"llama.cpp can't load {path} (architecture {architecture!r}, {size} tokens of context): {error}"
         ) from None
     engine = LlamaEngine(llm, hidden=hidden)
-    tokenizer = LlamaTokenizer(llm)
+    tokenizer, session = LlamaTokenizer(llm), engine.session()
+    session.close()
     template = llm.metadata.get("tokenizer.chat_template")
     file_type = header.get("general.file_type")
     return Model(
@@ -65,7 +66,7 @@ def load_gguf(path: str | Path, *, context: int = 0, threads: int | None = None,
         template=template,
         settings={"quantisation": _FILE_TYPES.get(file_type, "unknown"), "flash_attention": "off"},
         prompt=_prompter(llm, tokenizer, template),
-        can=engine.capabilities(),
+        can=session.can,
     )
 
 

@@ -34,7 +34,7 @@ def refuse_unsupported(arguments: dict[str, Any]) -> None:
         if value != off:
             shown = value if isinstance(value, int | float) else "set"
             hint = " (response_format and tool_choice use one)" if name == "grammar" else ""
-            raise ControllerError(f"{name} is {shown}{hint}; it can't be honoured yet under a controller: drop it or detach")
+            raise ControllerError(f"{name} is {shown}{hint}; it can't be honoured yet: drop it or detach")
 
 
 def changed(arguments: dict[str, Any]) -> list[str]:

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from llama_cpp import Llama
 from llama_cpp import llama_cpp as C
 
-_TEXT = C.LLAMA_TOKEN_ATTR_NORMAL | C.LLAMA_TOKEN_ATTR_USER_DEFINED | C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_BYTE
+_WRITTEN = C.LLAMA_TOKEN_ATTR_NORMAL | C.LLAMA_TOKEN_ATTR_USER_DEFINED | C.LLAMA_TOKEN_ATTR_CONTROL
+_TEXT = _WRITTEN | C.LLAMA_TOKEN_ATTR_BYTE
 
 
 class LlamaTokenizer:

@@ -155,7 +155,7 @@ class Span:
         end = self._follow(len(text)) if self._markers else self._total
         if self._cues is None or self.phase == "before":
             return ready
-        return self._scan(end) or ready
+        return self._scan(end, ready)
 
     def held(self) -> int:
         """Number of last tokens that an exit at an unfinished cue would take back."""
@@ -194,28 +194,31 @@ class Span:
         self.phase = "answer"
         return offset + where
 
-    def _scan(self, end: int) -> Cue | None:
-        """The cue that ended in the token before the last one; one in the last token waits for its row."""
+    def _scan(self, end: int, ready: Cue | None) -> Cue | None:
+        """The cue that ended in the token before the last one; one in the last token waits for its row.
+
+        Both may happen in one push ("Wait" + "\\n\\n"). `ready` waited since the push before.
+        """
         assert self._cues is not None
         offset, now = self._total - len(self._tail), self._start + len(self._ends) - 2
-        found = self._cues.pattern.search(self._tail, max(0, self._scanned - offset), end - offset)
-        if found is None:
-            return None
-        if found.end() == len(self._tail) and not found.group().isspace():
-            # The word may go on ("Wait" -> "Waiting"): its row is kept, nothing is decided.
-            self.at_cue = True
-            return None
-        self._scanned = offset + found.end()
-        cue = self._cue(found, offset)
-        # A second cue may end in this token ("Wait" + "\n\n"): the next push finds it, but its row is wanted now.
-        self.at_cue = self._cues.pattern.search(self._tail, self._scanned - offset, end - offset) is not None
-        if cue.last < now - 1:
-            return None  # its row is gone: two cues in one token, or text that took several tokens to appear
-        self.met += 1
-        if cue.last == now:
-            self._waiting, self.at_cue = cue, True
-            return None
-        return cue
+        while self._waiting is None:
+            found = self._cues.pattern.search(self._tail, max(0, self._scanned - offset), end - offset)
+            if found is None:
+                break
+            if found.end() == len(self._tail) and not found.group().isspace():
+                # The word may go on ("Wait" -> "Waiting"): its row is kept, nothing is decided.
+                self.at_cue = True
+                break
+            self._scanned = offset + found.end()
+            cue = self._cue(found, offset)
+            if cue.last < now - 1 or (cue.last == now - 1 and ready is not None):
+                continue  # its row is gone or taken: two cues in one token, or text that took several tokens to appear
+            self.met += 1
+            if cue.last == now:
+                self._waiting, self.at_cue = cue, True
+            else:
+                ready = cue
+        return ready
 
     def _cue(self, found: re.Match[str], offset: int) -> Cue:
         assert self._cues is not None

@@ -22,9 +22,9 @@ from reasonctl.probes.exit import FixedExit
 RECIPE = Recipe(
     model="tiny", backend=None, threads=1, markers=("<think>", "</think>"), cues=("wait", "hmm", "alternatively"),
     suffix="</think>\n", max_cues=50, layers=(1 / 3, 1.0), policy="temperature(0.6)", draft="none", seed=3,
-    max_new_tokens=300, answer_tokens=24,
+    max_new_tokens=160, answer_tokens=24,
 )  # fmt: skip
-PROBLEMS = load_task("tiny").problems(6, stream=6)
+PROBLEMS = load_task("tiny").problems(4, stream=6)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_a_trial_is_what_the_exit_itself_gives(backend):
     checked = 0
     for i, problem in enumerate(PROBLEMS[:2]):
         record = collect_run(recipe, i, problem.question)
-        for k, cue in enumerate(record["cues"]):
+        for k, cue in enumerate(record["cues"][:4]):
             rule = FixedExit(index=k, cues=Cues(recipe.cues), suffix=recipe.suffix, markers=Markers(*recipe.markers))
             trace, _ = _run(recipe, model, i, problem.question, rule)
             assert trace.exit is not None and trace.exit.position == cue["position"]
@@ -48,7 +48,7 @@ def test_a_trial_is_what_the_exit_itself_gives(backend):
             assert answer_text(recipe, model, trace.tokens[trace.forced[0] :]) == cue["answer"]
             assert model.tokenizer.decode(trace.tokens).count("</think>") == 1
             checked += 1
-    assert checked >= 6
+    assert checked >= 4
 
 
 def test_collecting_leaves_the_run_as_it_was(records):
@@ -60,7 +60,7 @@ def test_collecting_leaves_the_run_as_it_was(records):
 
 
 def test_a_run_depends_on_nothing_that_ran_before_it(records):
-    for i in (5, 0, 3):
+    for i in (3, 0, 2):
         assert collect_run(RECIPE, i, PROBLEMS[i].question) == records[i]
 
 

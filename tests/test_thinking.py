@@ -74,6 +74,13 @@ def test_paragraphs_and_sentences():
     assert found == [("sentence", 2, 2, "", 4)]
 
 
+def test_neighbouring_cues_each_get_their_own_row():
+    found, _ = follow(["x ", "Wait", "\n\n", "y"], OPEN, ["wait", "paragraph"])
+    assert found == [("wait", 1, 1, "", 3), ("paragraph", 2, 2, "", 4)]
+    found, _ = follow(["x ", "Wait, wait", ",", " y"], OPEN, ["wait"])
+    assert found == [("wait", 1, 1, "", 3)]  # one row, one cue
+
+
 def test_without_markers_the_whole_completion_is_the_span():
     assert follow(["a", "\n\n", "b"], ("Q",), ["paragraph"], None)[0] == [("paragraph", 1, 1, "", 3)]
 

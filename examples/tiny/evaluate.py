@@ -1,6 +1,6 @@
 """Measure the bundled model: accuracy in full and at forced exits, what a probe on its states sees, and format parity.
 
-Owns these numbers only. Collecting here is a plain loop of its own, so that it can serve as a check of the real controller.
+Owns these numbers only. Collecting here is a plain loop of its own, so that it can check the real controller.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import llama_cpp
@@ -143,10 +143,9 @@ def piece_text(tokens: Sequence[int]) -> str:
     return tokenizer().decode(tokens, skip_special_tokens=False)
 
 
+@cache
 def tokenizer() -> AutoTokenizer:
-    if not hasattr(tokenizer, "loaded"):
-        tokenizer.loaded = AutoTokenizer.from_pretrained(FOLDER)
-    return tokenizer.loaded
+    return AutoTokenizer.from_pretrained(FOLDER)
 
 
 def mean(values: Sequence[float]) -> float:
@@ -171,8 +170,8 @@ def states(runs: Sequence[Run], folder: Path) -> tuple[dict[int, list[np.ndarray
     return found, verdicts
 
 
-def printed_mismatch(run: Run, cue: int) -> bool:
-    """Whether a reader who compares the last line's signs with the question's finds them equal (a text-only oracle)."""
+def signs_agree(run: Run, cue: int) -> bool:
+    """Whether a reader who compares the last line with the question finds the same signs and operands in both."""
     line = piece_text(run.tokens[: run.cues[cue]]).rstrip("\n").rsplit("\n", 1)[-1]
     return re.findall(r"[a-e][+-]\d", line) == re.findall(r"[a-e][+-]\d", run.question)
 
@@ -180,7 +179,8 @@ def printed_mismatch(run: Run, cue: int) -> bool:
 def auc(labels: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -> list[float]:
     """AUC over all cues, at the first, and from the second on."""
     picks: list[Callable[[np.ndarray], np.ndarray]] = [lambda x: x, lambda x: x[:1], lambda x: x[1:]]
-    return [round(roc_auc_score(*(np.concatenate([p(x) for x in side]) for side in (labels, scores))), 3) for p in picks]
+    parts = [[np.concatenate([pick(x) for x in side]) for side in (labels, scores)] for pick in picks]
+    return [round(float(roc_auc_score(*part)), 3) for part in parts]
 
 
 def fit_scores(vectors: Sequence[np.ndarray], labels: Sequence[np.ndarray], train: Sequence[int]) -> list[np.ndarray]:
@@ -220,13 +220,13 @@ def tuned_savings(
 
 
 def compare(runs: Sequence[Run], folder: Path, splits: int = 10) -> dict[str, object]:
-    """AUC and savings of probes, cue index, the model's own verdict and a text-only oracle, over random 3-way splits."""
+    """AUC and savings of probes, cue index, the model's own verdict and its text, over random three-way splits."""
     vectors, verdicts = states(runs, folder)
     labels = [np.array(run.forced_right) for run in runs]
     fixed = {
         "cue index": [np.arange(len(run.cues), dtype=float) for run in runs],
         "own P(ok)": verdicts,
-        "text: signs agree": [np.array([float(printed_mismatch(r, k)) for k in range(len(r.cues))]) for r in runs],
+        "text: signs agree": [np.array([float(signs_agree(r, k)) for k in range(len(r.cues))]) for r in runs],
     }
     rows: dict[str, list] = {}
     for split in range(splits):
@@ -240,12 +240,13 @@ def compare(runs: Sequence[Run], folder: Path, splits: int = 10) -> dict[str, ob
     oracle = savings(runs, [next((k for k, right in enumerate(run.forced_right) if right), None) for run in runs])
     always = [savings(runs, [k if len(r.cues) > k else None for r in runs]) for k in range(10)]
     shown = [[round(float(x), 3) for x in pair] for pair in [oracle, *always]]
-    return {"columns": "AUC all, cue 1, cue 2+, saved, harm", **table, "oracle": shown[0], "always cue 1..10": shown[1:]}
+    head = {"columns": "AUC all, cue 1, cue 2+, saved, harm (threshold tuned for harm <= 0.05)"}
+    return {**head, **table, "oracle": shown[0], "always cue 1..10": shown[1:]}
 
 
 @torch.no_grad()
 def parity(folder: Path, prompts: int = 20, length: int = 200) -> dict[str, object]:
-    """How many greedy completions agree between transformers in fp32 and llama.cpp, and the largest logit difference."""
+    """How many greedy completions of transformers (fp32) and llama.cpp agree, and the largest logit difference."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     llm = llama_cpp.Llama(str(folder / "tiny.gguf"), n_ctx=1024, n_threads=1, verbose=False, logits_all=True)
     equal, gap = 0, 0.0

@@ -21,13 +21,15 @@ PAD, EOS, THINK, CLOSE_THINK = "<pad>", "<eos>", "<think>", "</think>"
 SPECIALS = (PAD, EOS, THINK, CLOSE_THINK)
 WORDS = ("First", "Wait", "Hmm", "Alternatively", "The", " ok", " answer", " is", " a", " b", " c", " d", " e")
 
-# The template opens the thinking span, so a completion starts inside it. A past answer without its opening gets it back.
+# The template opens the thinking span, so a completion starts inside it; a past answer gets its opening back.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {%- if message['role'] == 'user' -%}
 {{- 'Q: ' + message['content'] | trim + '\\n' -}}
 {%- elif message['role'] == 'assistant' -%}
-{%- if '</think>' in message['content'] and '<think>' not in message['content'] -%}
+{%- if message.get('reasoning_content') -%}
+{{- '<think>\\n' + message['reasoning_content'] + '</think>\\n' -}}
+{%- elif '</think>' in message['content'] and '<think>' not in message['content'] -%}
 {{- '<think>\\n' -}}
 {%- endif -%}
 {{- message['content'] + '<eos>' -}}
@@ -97,6 +99,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def export(model: LlamaForCausalLM, folder: Path) -> None:
     """Write every file of the bundled model, each one complete before it replaces an old one."""
     folder.mkdir(parents=True, exist_ok=True)
+    for weight in model.parameters():
+        if weight.ndim > 1:  # both formats then hold the same numbers, and differ by arithmetic only
+            weight.data = weight.data.half().float()
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         scratch = Path(name)
         model.generation_config = GenerationConfig(

@@ -1,6 +1,6 @@
 """The written reasoning that the bundled model learns: lines of steps, slips, re-checks and when to stop.
 
-Owns the law of a trace and its preview at a temperature; problems are calibration/tiny_task.py, token ids the tokenizer's.
+Owns the law of a trace and its preview at a temperature; the problems are calibration/tiny_task.py.
 Run as a script, it prints what a perfect learner of this law would do.
 """
 
@@ -17,8 +17,10 @@ CUES = ("Wait", "Hmm", "Alternatively")
 CLOSE = ("</think>", "\n", "The", " answer", " is")
 
 VERDICT_WEIGHT = 5.0  # the one token that gives the model a reason to know whether its last line is right
+STOP_WEIGHT = 4.0  # whether to go on, where the law might stop: needs the number of 'ok' in a row to be counted
 DIGIT_WEIGHT = 4.0  # signs, operands and values that have to be worked out instead of copied from the line above
 COPY_WEIGHT = 1.0
+COPIED_VALUE_WEIGHT = 3.0  # a value that an 'ok' line repeats: it should be copied exactly, not worked out roughly
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,13 @@ def write_trace(
     while not trace.closed:
         trace.right.append(wrong is None)
         hazard = sharpen(law.stop[min(streak, len(law.stop) - 1)], temperature, len(CUES))
+        stop_weight = STOP_WEIGHT if hazard else COPY_WEIGHT
         if rng.random() < hazard or len(trace.right) >= max_lines:
-            _write_answer(trace, value, COPY_WEIGHT)
+            _write_answer(trace, value, stop_weight)
         elif max_checks is not None and len(trace.right) > max_checks:
             _write_answer(trace, value, 0.0)
         else:
-            trace.add(CUES[int(rng.random() * len(CUES))])
+            trace.add(CUES[int(rng.random() * len(CUES))], weight=stop_weight)
             verdict, wrong = _check(rng, signs, wrong, law, temperature)
             trace.add(" ok" if verdict is None else f" {'abcde'[verdict]}", weight=VERDICT_WEIGHT)
             streak = streak + 1 if verdict is None else 0
@@ -145,7 +148,8 @@ def _write_line(
         used = "+" if at == wrong else sign
         value += operand if used == "+" else -operand
         trace.add(f" {'abcde'[at]}")
-        trace.add(used, str(operand), f" {value}", weight=weight)
+        trace.add(used, str(operand), weight=weight)
+        trace.add(f" {value}", weight=max(weight, COPIED_VALUE_WEIGHT))
     trace.add("\n")
     return value
 

@@ -1,0 +1,30 @@
+"""An unchanged model.generate call under a controller: `python examples/attach_transformers.py [--probe FILE]`."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.resources import files
+
+from reasonctl.backends.attach import attach
+from reasonctl.controller import Controller, PromptLookup
+from reasonctl.probes import load_exit
+from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_seed
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--probe", help="a probe file; without one nothing exits early, and drafting alone is shown")
+parser.add_argument("--question", default="2+3*4", help="what the model is asked")
+options = parser.parse_args()
+
+folder = str(files("reasonctl.backends.tiny") / "")
+model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+inputs = tokenizer.apply_chat_template(
+    [{"role": "user", "content": options.question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+)
+
+exit_rule = load_exit(options.probe, risk=0.05) if options.probe else None
+handle = attach(model, Controller(exit=exit_rule, drafter=PromptLookup()), tokenizer=tokenizer)  # the one new line
+set_seed(0)
+model.generate(**inputs, max_new_tokens=400, do_sample=True, temperature=0.6, streamer=TextStreamer(tokenizer))
+
+trace = handle.trace
+print(f"\n{trace.why}; {len(trace.tokens)} tokens in {trace.forwards} forwards, {trace.accepted} drafted")
