@@ -5,6 +5,7 @@ Owns no model; a backend tells it how to restore one and reports its runs to it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -66,3 +67,13 @@ class Handle:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.detach()
+
+
+def check_rule(rule: Any, model: Any) -> None:
+    """Let a rule that was calibrated on a model look at the one it gets: an error for another one, warnings for others.
+
+    Rules that know no model (fixed exits) have no `check`.
+    """
+    check = getattr(rule, "check", None)
+    for message in check(model) if check is not None else ():
+        warnings.warn(message, stacklevel=4)

@@ -18,8 +18,9 @@ from transformers import DynamicCache
 from transformers.generation import EosTokenCriteria, GenerateDecoderOnlyOutput, GenerationMode, MaxLengthCriteria
 
 from ..controller import Call, Controller, ControllerError, Decode, Greedy, Keys, Policy, Sampling, Tokenizer, Trace
-from .handle import Handle
+from .handle import Handle, check_rule
 from .hf import HFEngine, HFSession
+from .hf_load import wrap_transformers
 from .hf_policy import LAW, Processed, check_stateless, for_row
 from .hf_tokenizer import HFTokenizer
 
@@ -50,6 +51,8 @@ def attach_transformers(model: Any, controller: Controller, *, tokenizer: Any = 
         raise ControllerError(f"{base.__name__} has no generate loop of transformers; attach the model inside it")
     if controller.exit is not None and tokenizer is None:
         raise ControllerError("an exit rule reads text; pass the tokenizer: attach(model, controller, tokenizer=…)")
+    if controller.exit is not None:
+        check_rule(controller.exit, wrap_transformers("this model", model, tokenizer))
     attachment = _Attachment(model, controller, tokenizer)
     model.__class__ = _controlled_class(base, attachment)
     return attachment.handle

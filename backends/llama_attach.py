@@ -17,8 +17,9 @@ from llama_cpp import LLAMA_DEFAULT_SEED, Llama
 from llama_cpp import llama_cpp as C
 
 from ..controller import Call, Controller, ControllerError, Keys, Trace
-from .handle import Handle
+from .handle import Handle, check_rule
 from .llama import LlamaEngine
+from .llama_load import wrap_llama
 from .llama_sampling import call_policy, changed, refuse_unsupported
 from .llama_tokenizer import LlamaTokenizer, end_tokens
 
@@ -48,6 +49,11 @@ class _Attached:
         depth, rule = int(C.llama_model_n_layer(llm.model)), controller.exit
         self.engine = LlamaEngine(llm, hidden=rule is not None and bool(rule.layers(depth)))
         self.tokenizer, self.eos = LlamaTokenizer(llm), end_tokens(llm)
+        try:
+            check_rule(rule, wrap_llama("this Llama", llm, self.engine, self.tokenizer))
+        except ControllerError:
+            self.engine.close()
+            raise
         self.session = self.engine.user_session()
         self.max_tokens: int | None = None
         self.warned = False

@@ -48,13 +48,19 @@ def load_gguf(path: str | Path, *, context: int = 0, threads: int | None = None,
         raise ControllerError(
             f"llama.cpp can't load {path} (architecture {architecture!r}, {size} tokens of context): {error}"
         ) from None
-    engine = LlamaEngine(llm, hidden=hidden)
-    tokenizer, session = LlamaTokenizer(llm), engine.session()
+    return wrap_llama(path.name, llm, LlamaEngine(llm, hidden=hidden), LlamaTokenizer(llm))
+
+
+def wrap_llama(name: str, llm: Llama, engine: LlamaEngine, tokenizer: LlamaTokenizer) -> Model:
+    """A loaded Llama under its engine as a `Model`."""
+    session = engine.session()
     session.close()
     template = llm.metadata.get("tokenizer.chat_template")
-    file_type = header.get("general.file_type")
+    file_type = int(llm.metadata.get("general.file_type", -1))
+    # -1 lets llama.cpp decide by the devices that the model is on.
+    flash = {0: "off", 1: "on"}.get(int(llm.context_params.flash_attn_type), "auto")
     return Model(
-        name=path.name,
+        name=name,
         backend="llama.cpp",
         library=llm,
         engine=engine,
@@ -64,7 +70,7 @@ def load_gguf(path: str | Path, *, context: int = 0, threads: int | None = None,
         width=int(C.llama_model_n_embd(llm.model)),
         context=engine.context,
         template=template,
-        settings={"quantisation": _FILE_TYPES.get(file_type, "unknown"), "flash_attention": "off"},
+        settings={"quantisation": _FILE_TYPES.get(file_type, "unknown"), "flash_attention": flash},
         prompt=_prompter(llm, tokenizer, template),
         can=session.can,
     )

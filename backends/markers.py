@@ -59,5 +59,7 @@ def chosen_markers(template: str | None, opening: str | None, closing: str | Non
     if opening is None and closing is None:
         return found
     if found is None and (opening is None or closing is None):
-        raise ControllerError("this model's template names no thinking markers; give both --think-open and --think-close")
+        raise ControllerError(
+            "this model's template names no thinking markers; give both --think-open and --think-close"
+        )
     return Markers(opening or (found.open if found else ""), closing or (found.close if found else ""))

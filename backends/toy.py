@@ -50,7 +50,9 @@ class ToyEngine:
         sessions = [request.session for request in requests]
         if len({id(session) for session in sessions}) != len(sessions):
             raise ControllerError("one forward takes one request per session")
-        return [session.feed(r) for session, r in zip(sessions, requests, strict=True) if isinstance(session, ToySession)]
+        return [
+            session.feed(r) for session, r in zip(sessions, requests, strict=True) if isinstance(session, ToySession)
+        ]
 
 
 @dataclass

@@ -30,7 +30,9 @@ def run(name: str, options: Options, *, probe: str | None) -> None:
     prompt = model.prompt(QUESTION if name != "tiny" else "48 a-9 b+6 c-3")
     costs = cost_curve(model, prompt)
     show.title("one forward of n rows (a chain draft), milliseconds")
-    show.table([[str(n), f"{1000 * s:.2f}", f"{s / costs[1]:.2f}"] for n, s in costs.items()], "rows", "ms", "times one row")
+    show.table(
+        [[str(n), f"{1000 * s:.2f}", f"{s / costs[1]:.2f}"] for n, s in costs.items()], "rows", "ms", "times one row"
+    )
     draft = options.draft if options.draft != "none" else "ngram"
     kinds = {"plain": Controller(), f"drafted ({draft})": Controller(drafter=parse_draft(draft))}
     if rule is not None:
@@ -50,7 +52,10 @@ def run(name: str, options: Options, *, probe: str | None) -> None:
         result[kind] = {"tokens_per_second": rate, "seconds": wall}
     show.table(rows, "decoding", "tokens/s", "ms/run")
     plain, drafted = (result[kind]["tokens_per_second"] for kind in list(kinds)[:2])
-    show.say(f"drafting {'pays' if drafted > 1.02 * plain else 'does not pay'} here: {drafted / plain:.2f} times plain", "bold")
+    show.say(
+        f"drafting {'pays' if drafted > 1.02 * plain else 'does not pay'} here: {drafted / plain:.2f} times plain",
+        "bold",
+    )
     show.result({"model": name, "backend": model.backend, "rows": costs, "decoding": result})
 
 

@@ -105,8 +105,8 @@ def _scores(probe: Probe, runs: Cut) -> Any:
 def _check_cues(plan: Plan, fitting: Cut) -> None:
     if fitting.offsets[-1] == 0:
         raise ControllerError(
-            f"no cue ({', '.join(plan.recipe.cues)}) was met while thinking in {len(fitting.records)} runs, so nothing can "
-            "be fitted; name cues that this model writes with --cues (words, 'paragraph', 'sentence')"
+            f"no cue ({', '.join(plan.recipe.cues)}) was met while thinking in {len(fitting.records)} runs, so "
+            "nothing can be fitted; name cues that this model writes with --cues (words, 'paragraph', 'sentence')"
         )
 
 
@@ -138,5 +138,3 @@ def _card(plan: Plan, model: Model, fitted: int, calibrated: int, report: dict[s
 def sampler_of(recipe: Recipe) -> dict[str, Any]:
     """What the card says of the sampling law; drafting doesn't change it."""
     return {"policy": recipe.policy, "answer_tokens": recipe.answer_tokens}
-
-

@@ -31,8 +31,14 @@ def cheap_rules(
         fitting = make_table(parts[0], probe.scores(parts[0].features), cues)
         extra = [parts[0].text, parts[1].text, evaluation.text]
     results = compare(
-        fitting, content.table, judged, mode=options.mode, risk=options.risk, confidence=options.confidence,
-        grid=content.grid, extra=extra,
+        fitting,
+        content.table,
+        judged,
+        mode=options.mode,
+        risk=options.risk,
+        confidence=options.confidence,
+        grid=content.grid,
+        extra=extra,
     )
     curve = fixed_curve(judged, options.mode)
     fixed = fixed_at(curve, results[0].failed)
@@ -51,5 +57,6 @@ def cheap_rules(
 
 def _row(result: Result) -> list[str]:
     return [
-        result.name, percent(result.saved_share), percent(result.harm), percent(result.exit_rate), percent(result.accuracy),
+        result.name, percent(result.saved_share), percent(result.harm), percent(result.exit_rate),
+        percent(result.accuracy),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The command line `ctl`. Users' mistakes are one line and exit code 2; Ctrl-C leaves a resumable state and exits 130."""
+"""The command line `ctl`: a mistake is one line and exit code 2; Ctrl-C leaves a resumable state and exits 130."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from ..controller import ControllerError
-from . import bench, demo, jobs
+from . import bench, demo, inspect, jobs
 from .options import Options, common
 
 
@@ -70,7 +70,7 @@ def run_command(model: str, prompt: str | None, options: Options, probe: str | N
 @common
 def inspect_command(probe: str, options: Options) -> None:
     """The card of a probe file, and what it can promise at which risk."""
-    jobs.inspect(probe, options)
+    inspect.run(probe, options)
 
 
 @cli.command("bench")

@@ -53,7 +53,11 @@ def graded(record: dict[str, Any], problem: Problem, grader: Grader) -> dict[str
     """The record with `right` and `same`; without a gold answer nothing is right."""
     known = problem.answer is not None
     cues = [
-        {**cue, "right": known and grader.right(cue["answer"], problem), "same": grader.same(cue["answer"], record["answer"])}
+        {
+            **cue,
+            "right": known and grader.right(cue["answer"], problem),
+            "same": grader.same(cue["answer"], record["answer"]),
+        }
         for cue in record["cues"]
     ]
     right = known and grader.right(record["answer"], problem)

@@ -14,7 +14,7 @@ from .options import Options, new_recipe, open_model
 from .show import Show, percent
 from .tasks import load_task
 
-CALIBRATION_RUNS = 800
+CALIBRATION_RUNS = 600
 EVALUATION_RUNS = 400
 
 
@@ -58,5 +58,7 @@ def run(options: Options) -> None:
         f"(one-sided exact test at 1 %). {show.elapsed():.0f} s in all.",
         "bold",
     )
-    show.say("The savings are a property of this model's training text as much as of the probe: examples/tiny/README.md.")
+    show.say(
+        "The savings are a property of this model's training text as much as of the probe: examples/tiny/README.md."
+    )
     show.result(result)

@@ -1,4 +1,4 @@
-"""Controlled against uncontrolled on the same fresh problems, with the same keys; and what cheap rules would have done."""
+"""Controlled against uncontrolled on the same fresh problems with the same keys, and what cheap rules would do."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def summary(pairs: Sequence[Pair], rule: ProbeExit | None, longest: int = 1000) 
         "n": n,
         "baseline": _arm([p.baseline for p in pairs]),
         "controlled": _arm([p.controlled for p in pairs]),
-        "accuracy_difference": paired_difference(helped, sum(p.baseline["right"] and not p.controlled["right"] for p in pairs), n),
+        "accuracy_difference": paired_difference(
+            helped, sum(p.baseline["right"] and not p.controlled["right"] for p in pairs), n
+        ),
         "exit_rate": sum(e is not None for e in exits) / n,
         "exits_at": [int(count) for count in counts[:longest]],
         "harm": {"count": harm, "rate": harm / n, "upper": upper_bound(harm, n)},

@@ -71,7 +71,7 @@ def stated_number(text: str) -> str:
     found = _NUMBER.findall(stated_answer(text))
     if not found:
         return ""
-    number = found[-1].replace(",", "")
+    number = str(found[-1]).replace(",", "")
     return number.rstrip("0").rstrip(".") if "." in number else number
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from .evaluate import evaluate as evaluate_pairs
 from .evaluate import summary
 from .options import Options, card_recipe, new_recipe, open_model, probe_path
 from .runs import RunFile
-from .show import Show, comparison, percent
+from .show import Show, comparison
 from .tasks import Problem, Task, load_task
 from .worker import Recipe, collect_run
 
@@ -85,10 +84,19 @@ def collected(
         workers = options.machine(plan.recipe.model)[0]
         with show.progress("collecting") as progress:
             whole = collect(
-                plan.recipe, problems, plan.task.grader, file, done=done, workers=workers, progress=progress, deadline=deadline
+                plan.recipe,
+                problems,
+                plan.task.grader,
+                file,
+                done=done,
+                workers=workers,
+                progress=progress,
+                deadline=deadline,
             )
         if not whole:
-            show.say(f"time limit reached; {file.path.name} holds what was collected: run the same command again to go on")
+            show.say(
+                f"time limit reached; {file.path.name} holds what was collected: run the same command again to go on"
+            )
             show.result({"n": plan.n, "complete": False})
             return None
     return file.read()
@@ -115,7 +123,8 @@ def report_fit(show: Show, plan: Plan, content: ProbeFile, options: Options) -> 
     show.say(f"written: {plan.out}")
     value = None if threshold.value == float("inf") else threshold.value
     show.result({
-        "out": str(plan.out), "complete": True, "calibration": {"n": content.table.runs, "auc": auc, "threshold": value},
+        "out": str(plan.out), "complete": True,
+        "calibration": {"n": content.table.runs, "auc": auc, "threshold": value},
         "why": threshold.why,
     })  # fmt: skip
 
@@ -138,7 +147,9 @@ def evaluate(name: str, options: Options, *, tasks: str | None, probe: str | Non
         return
     file = RunFile(path.with_name(path.name + ".runs.jsonl"), {})
     runs = file.read() if baselines and file.path.is_file() else None
-    result = compare(show, recipe, problems, task, rule, model, options, content=content, runs=runs, baselines=baselines)
+    result = compare(
+        show, recipe, problems, task, rule, model, options, content=content, runs=runs, baselines=baselines
+    )
     show.result(result)
 
 
@@ -193,7 +204,10 @@ def run(name: str, prompt: str | None, options: Options, *, probe: str | None) -
         recipe = card_recipe(name, rule.card, options)
     question = prompt or _fresh_question(name, options)
     trace = stream_run(show, model, recipe, question, rule, options.seed)
-    show.say(f"{len(trace.tokens)} tokens, {trace.forwards} forwards, {trace.accepted} of {trace.drafted} drafted tokens accepted")
+    show.say(
+        f"{len(trace.tokens)} tokens, {trace.forwards} forwards, "
+        f"{trace.accepted} of {trace.drafted} drafted tokens accepted"
+    )
     show.say(trace.why, "bold")
     text = model.tokenizer.decode([t for t in trace.tokens if t not in model.eos])
     show.result({**trace.to_dict(), "question": question, "text": text})
@@ -222,43 +236,3 @@ def _fresh_question(name: str, options: Options) -> str:
     if name != "tiny":
         raise ControllerError("PROMPT is missing; give the question to answer")
     return load_task("tiny").problems(1, stream=evaluation_stream(options.seed))[0].question
-
-
-def inspect(path: str, options: Options) -> None:
-    """The card, and risk -> threshold, savings, exit rate on the calibration runs, runs still needed."""
-    show = Show(as_json=options.json)
-    content = load_probe(path)
-    card, table = content.card, content.table
-    for label, value in _facts(card).items():
-        show.say(f"{label:>12}: {value}")
-    rows, levels = [], []
-    for risk in sorted({0.01, 0.02, 0.05, 0.1, 0.2, options.risk}):
-        limit = choose_threshold(table, content.grid, options.mode, risk, options.confidence)
-        out = table.outcomes(table.first_exit(limit.value))
-        saved = 1 - out.tokens.mean() / table.full_tokens.mean()
-        value = None if limit.value == float("inf") else limit.value
-        levels.append({"risk": risk, "threshold": value, "exit_rate": float(out.exited.mean()), "saved": float(saved),
-                       "more_runs": limit.more_runs})  # fmt: skip
-        more = "-" if not limit.more_runs else f"{limit.more_runs}"
-        shown = "never" if value is None else f"{value:.4f}"
-        rows.append([f"{risk:g}", shown, percent(float(out.exited.mean())), percent(float(saved)), more])
-    level = "marginal" if options.confidence is None else f"confidence {options.confidence:g}"
-    show.title(f"mode {options.mode}, {level}, {table.runs} calibration runs")
-    show.table(rows, "risk", "threshold", "exit rate", "tokens saved", "more runs needed")
-    show.say("Choose the risk before you look at the savings: one picked afterwards is valid for that one choice only.")
-    show.result({"card": vars(replace(card)), "levels": levels, "mode": options.mode, "confidence": options.confidence})
-
-
-def _facts(card: Any) -> dict[str, str]:
-    return {
-        "model": f"{card.depth} layers of width {card.width}, fingerprint {card.fingerprint[:12]}",
-        "layers": ", ".join(f"{fraction:.2f}" for fraction in card.layers) + " of depth",
-        "cues": f"{', '.join(card.cues)} (at most {card.max_cues} a run)",
-        "markers": " ... ".join(card.markers) if card.markers else "none",
-        "suffix": repr(card.suffix),
-        "sampler": ", ".join(f"{key} {value}" for key, value in card.sampler.items()),
-        "tasks": f"{card.tasks}, judged by {card.grader}, at most {card.max_new_tokens} new tokens",
-        "runs": ", ".join(f"{value} {key}" for key, value in card.runs.items()),
-        "fit": ", ".join(f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}" for key, value in card.report.items()),
-        "settings": ", ".join(f"{key} {value}" for key, value in card.settings.items()),
-    }

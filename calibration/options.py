@@ -84,12 +84,16 @@ _OPTIONS = [
     click.option("--draft", default="none", show_default=True, help="Drafter: none, ngram, ngram(8)."),
     click.option("--max-new-tokens", type=click.IntRange(1), help="Most tokens per run."),
     click.option("-n", "n", type=click.IntRange(1), help="Number of problems."),
-    click.option("--mode", type=click.Choice(list(MODES)), default="harm", show_default=True, help="What a risk bounds."),
+    click.option(
+        "--mode", type=click.Choice(list(MODES)), default="harm", show_default=True, help="What a risk bounds."
+    ),
     click.option("--risk", type=float, default=0.05, show_default=True, help="Accepted probability, per run."),
     click.option("--confidence", default="0.9", show_default=True, callback=confidence, help="Or 'marginal'."),
     click.option("--force", is_flag=True, help="Overwrite what exists."),
     click.option("--dry-run", is_flag=True, help="Say what would be done and what it costs; write nothing."),
-    click.option("--time-limit", type=click.FloatRange(0, min_open=True), help="Stop collecting after so many seconds."),
+    click.option(
+        "--time-limit", type=click.FloatRange(0, min_open=True), help="Stop collecting after so many seconds."
+    ),
     click.option("--backend", type=click.Choice(list(BACKENDS)), help="For the bundled model: llama [default] or hf."),
     click.option("--workers", type=click.IntRange(1), help="Processes; the bundled model uses one per core."),
     click.option("--threads", type=click.IntRange(1), help="Threads per process."),
@@ -127,7 +131,9 @@ def new_recipe(
 ) -> Recipe:  # fmt: skip
     """A recipe from what the model's template tells and the user overrides."""
     markers = chosen_markers(model.template, opening, closing)
-    names = tuple(part.strip() for part in cues.split(",") if part.strip()) if cues is not None else default_cues(markers)
+    names = (
+        tuple(part.strip() for part in cues.split(",") if part.strip()) if cues is not None else default_cues(markers)
+    )
     Cues(names)
     room = model.context * 3 // 4
     return Recipe(

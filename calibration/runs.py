@@ -1,9 +1,9 @@
 """The file of collected runs: a header line, then one JSON line per run, in order, append-only.
 
 A killed job leaves at most one torn line at the end, which is cut off when the file is opened again.
-Fields of a run: `run`, `problem`, `question`, `gold`, `tokens` (cost), `finish`, `answer` (text after thinking), `right`,
-`cues`: [`name`, `position` (tokens before the cue), `tokens` (cost of a run that exits here), `answer`, `right`, `same`,
-`value` (last number written so far), `hidden` (base64 of float32, the declared layers one after another)].
+Fields of a run: `run`, `problem`, `question`, `gold`, `tokens` (cost), `finish`, `answer` (text after thinking),
+`right`, and `cues`, each with `name`, `position` (tokens before the cue), `tokens` (cost of a run that exits here),
+`answer`, `right`, `same`, `value` (last number written so far), `hidden` (base64 of float32, layer after layer).
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class RunFile:
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
         if not data.startswith(b'{"format":'):
-            raise ControllerError(f"{str(self.path)!r} is no file of collected runs; move it away or give another --out")
+            raise ControllerError(
+                f"{str(self.path)!r} is no file of collected runs; move it away or give another --out"
+            )
         if whole < len(data):
             with self.path.open("r+b") as file:
                 file.truncate(whole)

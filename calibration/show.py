@@ -50,7 +50,8 @@ class Show:
     def progress(self, what: str) -> Iterator[Update]:
         """A bar on stderr while something long happens; lines now and then where there is no terminal."""
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(),
         )  # fmt: skip
         console = Console(stderr=True)
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -80,10 +81,20 @@ def percent(value: float, signed: bool = False) -> str:
 def comparison(show: Show, result: dict[str, Any]) -> None:
     """Both arms side by side, then harm and accuracy against what was promised."""
     base, control = result["baseline"], result["controlled"]
-    rows = [["without control", percent(base["accuracy"]), f"{base['tokens']:.1f}", f"{1000 * base['seconds']:.1f} ms", "", ""]]
+    rows = [
+        [
+            "without control",
+            percent(base["accuracy"]),
+            f"{base['tokens']:.1f}",
+            f"{1000 * base['seconds']:.1f} ms",
+            "",
+            "",
+        ]
+    ]
     saved = [1 - control[name] / base[name] if base[name] else 0.0 for name in ("tokens", "seconds")]
     rows.append([
-        "with reasonctl", percent(control["accuracy"]), f"{control['tokens']:.1f}", f"{1000 * control['seconds']:.1f} ms",
+        "with reasonctl", percent(control["accuracy"]), f"{control['tokens']:.1f}",
+        f"{1000 * control['seconds']:.1f} ms",
         percent(-saved[0], True), percent(-saved[1], True),
     ])  # fmt: skip
     show.table(rows, f"{result['n']} problems", "accuracy", "tokens/run", "time/run", "tokens", "time")
@@ -94,7 +105,8 @@ def comparison(show: Show, result: dict[str, Any]) -> None:
     word = "promised" if promise["holds"] else "not promised here"
     show.say(
         f"{word}: {promise['mode']} in at most {percent(promise['risk'])} of runs, {level}; "
-        f"measured harm: {harm['count']} of {result['n']} = {percent(harm['rate'])} (90 % upper bound {percent(harm['upper'])})",
+        f"measured harm: {harm['count']} of {result['n']} = {percent(harm['rate'])} "
+        f"(90 % upper bound {percent(harm['upper'])})",
         "bold",
     )
     for reason in promise["why_not"]:

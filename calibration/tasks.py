@@ -101,7 +101,11 @@ def _reasoning_gym(spec: str) -> Task:
     scorer = make(1, 0)
 
     def right(text: str, problem: Problem) -> bool:
-        entry = entries.get(problem.question) or {"question": problem.question, "answer": problem.answer, "metadata": {}}
+        entry = entries.get(problem.question) or {
+            "question": problem.question,
+            "answer": problem.answer,
+            "metadata": {},
+        }
         return float(scorer.score_answer(stated_answer(text), entry)) >= 0.99
 
     return Task(spec, Grader(f"reasoning-gym:{name}", stated_answer, right), draw)
@@ -130,7 +134,9 @@ def _jsonl(path: Path, gold: bool) -> Task:
             problem = _problem(line, f"{path}:{number}", gold)
             problems.setdefault(problem.question, problem)
     if not problems:
-        raise ControllerError(f"task file {str(path)!r} has no problems; each line is {{\"question\": ..., \"answer\": ...}}")
+        raise ControllerError(
+            f'task file {str(path)!r} has no problems; each line is {{"question": ..., "answer": ...}}'
+        )
     everything = list(problems.values())
 
     def draw(n: int, stream: int) -> list[Problem]:

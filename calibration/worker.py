@@ -16,7 +16,17 @@ import numpy as np
 from ..backends.load import load_model
 from ..backends.model import Model
 from ..controller import (
-    Boundary, Call, Controller, Cues, Decision, ExitRule, Keys, Markers, Trace, parse_draft, parse_policy,
+    Boundary,
+    Call,
+    Controller,
+    Cues,
+    Decision,
+    ExitRule,
+    Keys,
+    Markers,
+    Trace,
+    parse_draft,
+    parse_policy,
 )  # fmt: skip
 from ..probes.probe import layer_of
 from .runs import pack

@@ -89,5 +89,3 @@ class Controller:
     def stream(self, session: Session, tokenizer: Tokenizer, call: Call, trace: Trace | None = None) -> Iterator[Event]:
         """Run one call on one session; tokens come out when they can no longer be taken back."""
         return drive(self.loop(session, tokenizer, call, Trace() if trace is None else trace))
-
-

@@ -36,7 +36,9 @@ class Draft:
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.parents):
-            raise ValueError(f"a draft needs one parent per token: {len(self.tokens)} tokens, {len(self.parents)} parents")
+            raise ValueError(
+                f"a draft needs one parent per token: {len(self.tokens)} tokens, {len(self.parents)} parents"
+            )
         if any(not ROOT <= parent < node for node, parent in enumerate(self.parents)):
             raise ValueError(f"a draft's parents must come before their children: {self.parents}")
         if len(set(zip(self.parents, self.tokens, strict=True))) != len(self.tokens):

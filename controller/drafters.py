@@ -34,7 +34,9 @@ class PromptLookup:
 
     def __post_init__(self) -> None:
         if not 1 <= self.shortest <= self.longest:
-            raise ControllerError(f"n-gram lengths are {self.shortest}..{self.longest}; they need 1 <= shortest <= longest")
+            raise ControllerError(
+                f"n-gram lengths are {self.shortest}..{self.longest}; they need 1 <= shortest <= longest"
+            )
         if self.size < 1:
             raise ControllerError(f"draft size is {self.size}; it must be at least 1")
 

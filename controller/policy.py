@@ -113,25 +113,29 @@ class Sampling:
 
     def _survivors(self, shifted: Floats) -> Any:
         """Ids that survive truncation, in ascending order; `shifted` has its maximum at 0."""
-        ids = np.flatnonzero(shifted > -np.inf)
-        if 0 < self.top_k < len(ids):
-            # Ties at the k-th value: the lower ids stay, as in a stable sort.
-            values = shifted[ids]
-            order = np.argsort(-values, kind="stable")
-            ids = np.sort(ids[order[: self.top_k]])
-        if self.top_p < 1.0:
-            ids = self._nucleus(ids, shifted)
-        if self.min_p > 0.0:
-            ids = ids[shifted[ids] >= np.log(self.min_p)]
-        return ids
+        ids = np.flatnonzero(shifted >= np.log(self.min_p)) if self.min_p > 0.0 and self.temperature_first else None
+        if self.top_k or self.top_p < 1.0:
+            ids = self._sorted_survivors(shifted)
+        if ids is None:
+            ids = np.flatnonzero(shifted > -np.inf)
+        return ids if self.min_p == 0.0 else ids[shifted[ids] >= np.log(self.min_p)]
 
-    def _nucleus(self, ids: Any, shifted: Floats) -> Any:
-        weights = np.exp(shifted[ids].astype(np.float64))
-        order = np.argsort(-weights, kind="stable")
-        mass = np.cumsum(weights[order])
-        # Smallest prefix whose mass reaches top_p.
-        size = int(np.searchsorted(mass, self.top_p * mass[-1], side="left")) + 1
-        return np.sort(ids[order[:size]])
+    def _sorted_survivors(self, shifted: Floats) -> Any:
+        """top-k, then top-p. Only the head of the row is sorted: a full sort of 150,000 logits takes 20 ms."""
+        weights = np.exp(shifted) if self.top_p < 1.0 else shifted
+        wanted = self.top_p * float(weights.sum(dtype=np.float64)) if not self.top_k else 0.0
+        for depth in (3.0, 5.0, 8.0, 12.0, 16.0, 24.0, np.inf):
+            ids = np.flatnonzero(shifted > -depth)
+            if len(ids) >= self.top_k if self.top_k else weights[ids].sum(dtype=np.float64) >= wanted:
+                break
+        # Ties stay in order of id, as in a stable sort of the whole row.
+        kept = ids[np.argsort(-shifted[ids], kind="stable")][: self.top_k or None]
+        if self.top_p < 1.0:
+            mass = np.cumsum(weights[kept], dtype=np.float64)
+            # Smallest prefix whose mass reaches top_p of what top-k left (of everything, if it is off).
+            needed = self.top_p * mass[-1] if self.top_k else wanted
+            kept = kept[: int(np.searchsorted(mass, needed, side="left")) + 1]
+        return np.sort(kept)
 
 
 def draw(weights: Floats, uniform: float) -> int:

@@ -81,7 +81,9 @@ class Cues:
         if text.isspace():
             return "paragraph" if text == "\n\n" else "sentence"
         folded = text.lower()
-        return folded if folded in self._words else next(w for w in self._words if folded == w.ljust(len(folded), w[-1]))
+        return (
+            folded if folded in self._words else next(w for w in self._words if folded == w.ljust(len(folded), w[-1]))
+        )
 
     def open_word(self, tail: str) -> tuple[int, bool]:
         """(length, complete) of the word at the end of `tail` if it may still become a cue, else (0, False)."""
@@ -125,7 +127,8 @@ class Span:
         self.at_cue = False
         """A cue ends, or may end, in the last token: its row's hidden state may be wanted."""
         self._waiting: Cue | None = None
-        self._begin_at([], "")
+        self._start = self._total = self._scanned = 0
+        self._tail, self._ends = "", [0]
 
     def begin(self, prompt: Sequence[int]) -> None:
         """Read the prompt: a template may have opened the span."""

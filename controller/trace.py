@@ -79,7 +79,7 @@ class Trace:
             return "no exit: no cue was met while thinking"
         best = max(self.decisions, key=lambda decision: decision.score)
         if best.threshold == float("inf"):
-            return f"no exit: the threshold is +inf (too few calibration runs for this risk); {len(self.decisions)} cues met"
+            return f"no exit: threshold +inf, too few calibration runs for this risk; {len(self.decisions)} cues met"
         return f"no exit: {len(self.decisions)} cues, highest score {best.score:.3f} <= {best.threshold:.3f}"
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,8 +3,8 @@
     python examples/overhead.py MODEL [--exit] [--repeats 40] [--tokens 100]
 
 MODEL is what `ctl` takes. --exit adds an exit rule that reads hidden states at cues and never fires. Pairs are
-interleaved, CPU time of this process, one thread; the last line is one JSON object: the ratio stock / attached per pair,
-its median and a 95 % interval for the median from order statistics.
+interleaved, CPU time of this process, one thread. The last line is one JSON object: the median over pairs of the ratio
+stock / attached, with a 95 % interval for that median from order statistics.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from scipy.stats import binom
-
 from reasonctl.backends import Model, attach, load_model
 from reasonctl.controller import Boundary, Controller, Cues, Decision
 from reasonctl.probes import NeverExit
+from scipy.stats import binom
 
 PROMPT = "Explain step by step how to add 48 and 37, then check the result twice."
 
@@ -57,7 +56,9 @@ def caller(model: Model, tokens: int) -> Callable[[], list[int]]:
 
     ids = torch.tensor([prompt])
     settings = {"do_sample": False, "max_new_tokens": tokens, "min_new_tokens": None, "eos_token_id": -1}
-    return lambda: model.library.generate(ids, attention_mask=torch.ones_like(ids), **settings)[0, len(prompt) :].tolist()
+    return lambda: model.library.generate(ids, attention_mask=torch.ones_like(ids), **settings)[
+        0, len(prompt) :
+    ].tolist()
 
 
 def interval(values: list[float], level: float = 0.95) -> tuple[float, float]:

@@ -6,6 +6,6 @@ from .probe import Probe
 from .risk import choose_threshold, runs_needed
 
 __all__ = [
-    "Card", "FixedExit", "NeverExit", "Probe", "ProbeExit", "choose_threshold", "load_exit", "load_probe", "runs_needed",
-    "save_probe",
+    "Card", "FixedExit", "NeverExit", "Probe", "ProbeExit", "choose_threshold", "load_exit", "load_probe",
+    "runs_needed", "save_probe",
 ]  # fmt: skip

@@ -19,6 +19,9 @@ from .table import Bools, Floats64, Outcomes, Table
 Mode = Literal["harm", "wrong", "selective", "disagree", "event"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
+NEARLY = 0.97
+"""Share of the largest certified savings that a threshold must reach; the strictest such one is used."""
+
 _MEANS = {
     "harm": "P(exit wrong and full run right)",
     "wrong": "P(exit wrong)",
@@ -62,7 +65,7 @@ class Threshold:
 
     runs, failures: the calibration runs behind it (exited runs in `selective`) and how many of them fail at `value`.
     more_runs: how many more calibration runs a promise needs (0: it stands; None: no number of runs would do).
-    why: one line for people.
+    why: one line for people. loosest: with a confidence, the loosest threshold that holds the risk too.
     """
 
     value: float
@@ -73,6 +76,7 @@ class Threshold:
     failures: int
     more_runs: int | None
     why: str
+    loosest: float = math.inf
 
 
 def p_value(failures: int, n: int, risk: float) -> float:
@@ -185,20 +189,32 @@ def _learn_then_test(table: Table, grid: Grid, mode: Mode, risk: float, confiden
     if mode == "selective":
         enough = grid.exits * table.runs >= 2 * runs_needed(mode, risk, confidence)
         start = int(np.argmax(enough)) if enough.any() else len(grid.thresholds) - 1
-    value, passed = math.inf, (0, 0)
-    counts = passed
+    accepted: list[float] = []
+    counts = (0, 0)
     for candidate in grid.thresholds[start:]:
         counts = failures(table, mode, float(candidate))
         if p_value(*counts, risk) > 1 - confidence:
             break
-        value, passed = float(candidate), counts
-    if value == math.inf:
+        accepted.append(float(candidate))
+    if not accepted:
         return _never(table, grid, mode, risk, confidence, counts)
-    failed, n = passed
+    value = _worthwhile(table, accepted)
+    failed, n = failures(table, mode, value)
     what = "exited calibration runs" if mode == "selective" else "calibration runs"
     promise = f"{_MEANS[mode]} <= {risk} with confidence {confidence}"
     why = f"exit above {value:.4f}: {failed} failures in {n} {what}; {promise}"
-    return Threshold(value, mode, risk, confidence, n, failed, 0, why)
+    return Threshold(value, mode, risk, confidence, n, failed, 0, why, accepted[-1])
+
+
+def _worthwhile(table: Table, accepted: list[float]) -> float:
+    """The strictest accepted threshold that saves nearly what the best of them saves.
+
+    All accepted thresholds hold the risk at once (the sequence controls the family-wise error), so any of them may be
+    picked by what it does on the calibration runs. The last few tokens are where most of the failures are.
+    """
+    full = float(table.full_tokens.sum())
+    saved = [full - float(table.outcomes(table.first_exit(value)).tokens.sum()) for value in accepted]
+    return next(value for value, tokens in zip(accepted, saved, strict=True) if tokens >= NEARLY * max(saved))
 
 
 def _never(table: Table, grid: Grid, mode: Mode, risk: float, confidence: float, counts: tuple[int, int]) -> Threshold:

@@ -29,9 +29,8 @@ def toy() -> Bench:
 def transformers(config: str) -> Callable[[], Bench]:
     def make() -> Bench:
         import torch
-        from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
-
         from reasonctl.backends.hf import HFEngine
+        from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
         torch.manual_seed(0)
         kinds = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
@@ -49,7 +48,6 @@ def llama_cpp() -> Bench:
     from importlib.resources import files
 
     from llama_cpp import Llama
-
     from reasonctl.backends.llama import LlamaEngine
 
     path = files("reasonctl.backends.tiny") / "tiny.gguf"

@@ -10,7 +10,7 @@ from reasonctl.controller import Boundary, Cues, Decision, Draft, Markers
 
 @dataclass
 class Scripted:
-    """Exits where `act(boundary)` says so; keeps every boundary it saw. With `answer_tokens` it first tries the exit."""
+    """Exits where `act(boundary)` says so; keeps every boundary. With `answer_tokens` it first tries the exit."""
 
     act: Callable[[Boundary], bool]
     suffix: str = "</think>So "

@@ -59,7 +59,19 @@ def test_eval_prints_the_promised_json(probe, capfd):
 
 def test_eval_says_why_nothing_is_promised(probe, capfd):
     code, out, _ = ctl(
-        capfd, "eval", "tiny", "--probe", str(probe), "-n", "4", "--temperature", "1", "--json", "--no-baselines", "--workers", "1"
+        capfd,
+        "eval",
+        "tiny",
+        "--probe",
+        str(probe),
+        "-n",
+        "4",
+        "--temperature",
+        "1",
+        "--json",
+        "--no-baselines",
+        "--workers",
+        "1",
     )
     promise = json.loads(out.splitlines()[-1])["guarantee"]
     assert code == 0 and not promise["holds"] and "policy" in promise["why_not"][0]
@@ -111,7 +123,10 @@ def mistakes(folder: Path, probe: Path) -> dict[str, tuple[list[str], str]]:
         "risk nan": ([*evaluate, "--risk", "nan"], "above 0 and below 1"),
         "confidence 2": ([*evaluate, "--confidence", "2"], "below 1"),
         "confidence word": ([*evaluate, "--confidence", "high"], "marginal"),
-        "no answer": (["calibrate", "tiny", "--tasks", str(folder / "noanswer.jsonl"), "--out", new], 'noanswer.jsonl:2'),
+        "no answer": (
+            ["calibrate", "tiny", "--tasks", str(folder / "noanswer.jsonl"), "--out", new],
+            "noanswer.jsonl:2",
+        ),
         "broken task": (["calibrate", "tiny", "--tasks", str(folder / "broken.jsonl"), "--out", new], "broken.jsonl:1"),
         "empty task": (["calibrate", "tiny", "--tasks", str(folder / "empty.jsonl"), "--out", new], "no problems"),
         "missing task": (["calibrate", "tiny", "--tasks", str(folder / "no.jsonl"), "--out", new], "does not exist"),
@@ -124,7 +139,10 @@ def mistakes(folder: Path, probe: Path) -> dict[str, tuple[list[str], str]]:
         "unknown draft": ([*evaluate, "--draft", "medusa"], "unknown draft"),
         "out is a folder": (["calibrate", "tiny", "--tasks", "tiny", "--out", str(folder)], "folder"),
         "out exists": (["calibrate", "tiny", "--tasks", "tiny", "--out", str(probe)], "--force"),
-        "out nowhere": (["calibrate", "tiny", "--tasks", "tiny", "--out", str(folder / "no" / "p.safetensors")], "folder"),
+        "out nowhere": (
+            ["calibrate", "tiny", "--tasks", "tiny", "--out", str(folder / "no" / "p.safetensors")],
+            "folder",
+        ),
         "n 0": ([*calibrate, "-n", "0"], "0"),
         "grader": ([*calibrate, "--grader", "nope"], "module:function"),
         "cues": ([*calibrate, "--cues", "so what"], "no word"),
@@ -157,6 +175,8 @@ def test_a_probe_of_another_model_is_refused(tmp_path, probe, capfd):
     shutil.copytree(TINY, other, ignore=shutil.ignore_patterns("*.gguf", "__pycache__", "*.py", "*.probe.*"))
     text = (other / "tokenizer.json").read_text()
     assert "Alternatively" in text
-    (other / "tokenizer.json").write_text(text.replace('"Hmm"', '"Hmn"').replace("H mm", "H mn").replace('"mm"', '"mn"'))
+    (other / "tokenizer.json").write_text(
+        text.replace('"Hmm"', '"Hmn"').replace("H mm", "H mn").replace('"mm"', '"mn"')
+    )
     code, _, err = ctl(capfd, "run", str(other), "x", "--probe", str(probe))
     assert code == 2 and len(err.strip().splitlines()) == 1 and "probe was fitted" in err

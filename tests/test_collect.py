@@ -88,7 +88,9 @@ def test_two_workers_write_what_one_writes(tmp_path):
     alone, pair = tmp_path / "alone", tmp_path / "pair"
     for path, workers in ((alone, 1), (pair, 2)):
         file = RunFile(path, {})
-        collect(RECIPE, PROBLEMS, NUMBER, file, done=file.open(force=False), workers=workers, progress=lambda a, b: None)
+        collect(
+            RECIPE, PROBLEMS, NUMBER, file, done=file.open(force=False), workers=workers, progress=lambda a, b: None
+        )
     assert alone.read_bytes() == pair.read_bytes()
 
 

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.controller import (
-    Call, Controller, ControllerError, Cues, Draft, Greedy, Keys, PromptLookup, Sampling, Trace, drive_batch,
+    Call,
+    Controller,
+    ControllerError,
+    Cues,
+    Draft,
+    Greedy,
+    Keys,
+    PromptLookup,
+    Sampling,
+    Trace,
+    drive_batch,
 )  # fmt: skip
 from rules import RandomTree, Scripted
 from scipy.stats import chisquare
@@ -29,7 +39,19 @@ ENGINE = toy()
 PROMPT = [1, OPEN]
 
 
-def run(*, seed=0, drafter=None, rule=None, policy=None, prompt=PROMPT, most=60, eos=(), stop=None, engine=ENGINE, trace=None):
+def run(
+    *,
+    seed=0,
+    drafter=None,
+    rule=None,
+    policy=None,
+    prompt=PROMPT,
+    most=60,
+    eos=(),
+    stop=None,
+    engine=ENGINE,
+    trace=None,
+):
     controller = Controller(exit=rule, drafter=drafter)
     call = Call(prompt, most, frozenset(eos), Keys(seed=seed), policy or Sampling(), stop)
     trace = trace if trace is not None else Trace()
@@ -43,7 +65,12 @@ def run(*, seed=0, drafter=None, rule=None, policy=None, prompt=PROMPT, most=60,
     return trace.tokens, trace
 
 
-DRAFTERS = [PromptLookup(size=4), PromptLookup(longest=2, size=7), RandomTree(len(TEXTS)), RandomTree(len(TEXTS), roots=8, depth=2)]
+DRAFTERS = [
+    PromptLookup(size=4),
+    PromptLookup(longest=2, size=7),
+    RandomTree(len(TEXTS)),
+    RandomTree(len(TEXTS), roots=8, depth=2),
+]
 
 
 @pytest.mark.parametrize("drafter", DRAFTERS, ids=lambda d: f"{type(d).__name__}")

@@ -98,7 +98,7 @@ def test_fewest_runs_marginal(limit: float, n: int) -> None:
 def test_too_few_runs_never_exit_and_say_how_many_are_missing(mode: risk.Mode) -> None:
     table = one_run([0.2, 0.6], [True, True], runs=45)
     grid = Grid(np.array([0.5, 0.1]), np.array([1.0, 1.0]))
-    assert choose_threshold(table, grid, mode, 0.05, 0.9).value == 0.1
+    assert choose_threshold(table, grid, mode, 0.05, 0.9).loosest == 0.1
     few = choose_threshold(table.select(np.arange(40)), grid, mode, 0.05, 0.9)
     assert few.value == math.inf and few.more_runs is not None
     assert few.more_runs == 5 and "5 more runs" in few.why
@@ -120,6 +120,24 @@ def test_marginal_threshold_is_the_stated_order_statistic() -> None:
     assert choose_threshold(harmless, Grid.of(table), "harm", 0.05, None).value == -math.inf
 
 
+@pytest.mark.parametrize("separation", [0.9, 2.2])
+def test_the_threshold_in_use_is_certified_and_gives_up_little(separation: float) -> None:
+    """Stricter than the loosest certified one, with nearly its savings; it passed its own test."""
+    _, grid, draws = world(separation)
+    stricter = 0
+    for table in draws[:40]:
+        chosen = choose_threshold(table, grid, "harm", RISK, CONFIDENCE)
+        assert chosen.value >= chosen.loosest
+        saved, most = (
+            (table.full_tokens - table.outcomes(table.first_exit(v)).tokens).sum() for v in (chosen.value, chosen.loosest)
+        )
+        assert saved >= 0.97 * most
+        assert (chosen.failures, chosen.runs) == failures(table, "harm", chosen.value)
+        assert p_value(chosen.failures, chosen.runs, RISK) <= 1 - CONFIDENCE
+        stricter += chosen.value > chosen.loosest
+    assert stricter > 10
+
+
 def test_fixed_sequence_stops_at_its_first_failure() -> None:
     # 100 runs: above 0.5 twelve fail; from 0.4 on they exit rightly at an earlier cue. A later pass must not count.
     bad, good = one_run([0.45, 0.55], [True, False], runs=12), one_run([0.1, 0.2], [True, True], runs=88)
@@ -133,7 +151,7 @@ def test_fixed_sequence_stops_at_its_first_failure() -> None:
     )
     grid = Grid(np.array([0.7, 0.5, 0.4]), np.array([0.0, 0.1, 0.1]))
     assert failures(table, "harm", 0.5) == (12, 100) and failures(table, "harm", 0.4) == (0, 100)
-    assert choose_threshold(table, grid, "harm", 0.05, 0.9).value == 0.7
+    assert choose_threshold(table, grid, "harm", 0.05, 0.9).loosest == 0.7
 
 
 def test_an_exit_is_strictly_above_the_threshold() -> None:
@@ -221,7 +239,7 @@ def test_a_calibrated_threshold_keeps_its_promise(mode: risk.Mode, separation: f
     found = []
 
     def procedure(table: Table, grid: Grid) -> float:
-        found.append(choose_threshold(table, grid, mode, RISK, CONFIDENCE).value)
+        found.append(choose_threshold(table, grid, mode, RISK, CONFIDENCE).loosest)
         return found[-1]
 
     kept, count = keeps_promise(procedure, mode, separation)
@@ -260,12 +278,12 @@ def best_of_ten(table: Table, grid: Grid) -> float:
 @cache
 def thresholds_of_all_draws() -> list[float]:
     _, grid, draws = world(0.9)
-    return [choose_threshold(draw, grid, "harm", RISK, CONFIDENCE).value for draw in draws]
+    return [choose_threshold(draw, grid, "harm", RISK, CONFIDENCE).loosest for draw in draws]
 
 
 def deployed_inclusively(table: Table, grid: Grid) -> float:
     """Calibrated with >, deployed with >= (on rounded scores, where ties are common)."""
-    return math.nextafter(choose_threshold(table, grid, "harm", RISK, CONFIDENCE).value, -math.inf)
+    return math.nextafter(choose_threshold(table, grid, "harm", RISK, CONFIDENCE).loosest, -math.inf)
 
 
 @pytest.mark.parametrize("procedure", [per_event, no_bound, point_estimate, best_of_ten])
@@ -280,7 +298,7 @@ def test_an_inclusive_comparison_is_caught_on_ties(monkeypatch: pytest.MonkeyPat
     coarse = [t.with_scores(np.round(t.scores, 1)) for t in draws]
     tied = (truth.with_scores(np.round(truth.scores, 1)), Grid.of(coarse[0]), coarse[1:] + coarse[:1])
     monkeypatch.setattr(f"{__name__}.world", lambda separation: tied)
-    kept, count = keeps_promise(lambda t, g: choose_threshold(t, g, "harm", RISK, CONFIDENCE).value, "harm", 0.9)
+    kept, count = keeps_promise(lambda t, g: choose_threshold(t, g, "harm", RISK, CONFIDENCE).loosest, "harm", 0.9)
     assert kept
     kept, wrong = keeps_promise(deployed_inclusively, "harm", 0.9)
     print(f"ties: strict {count}, inclusive {wrong} of {DRAWS} draws above {RISK}")
@@ -360,7 +378,7 @@ def test_mapie_agrees_on_the_fixed_sequence() -> None:
         ours = np.array([p_value(k, n, RISK) for k, n in counts])
         valid = control_fwer(ours, 1 - CONFIDENCE, FWERFixedSequenceTesting())
         value = grid.thresholds[valid].min() if len(valid) else math.inf
-        assert choose_threshold(table, grid, "harm", RISK, CONFIDENCE).value == value
+        assert choose_threshold(table, grid, "harm", RISK, CONFIDENCE).loosest == value
         theirs = compute_hoeffding_bentkus_p_value(
             np.array([k / n for k, n in counts]), np.full(len(counts), RUNS), np.array([RISK]), True
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from engines import ENGINES, Bench
-from reasonctl.controller import ROOT, ControllerError, Decode, Draft
+from reasonctl.controller import NO_DRAFT, ROOT, ControllerError, Decode, Draft
 
 PROMPT = [3, 7, 1, 9, 4, 2, 8]
 TREE = Draft(tokens=(5, 6, 2, 9, 1, 4), parents=(ROOT, ROOT, 0, 0, 1, 2))
@@ -16,7 +16,7 @@ def bench(request: pytest.FixtureRequest) -> Bench:
     return ENGINES[request.param]()
 
 
-def feed(session, pending, draft=Draft(), layers=()):
+def feed(session, pending, draft=NO_DRAFT, layers=()):
     (step,) = session.engine.forward((Decode(session, pending, draft, layers),))
     return step
 

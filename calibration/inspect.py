@@ -1,0 +1,53 @@
+"""`ctl inspect`: the card of a probe file, and what it can promise at which risk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..probes.file import Card, load_probe
+from ..probes.risk import choose_threshold
+from .options import Options
+from .show import Show, percent
+
+
+def run(path: str, options: Options) -> None:
+    """The card, and risk -> threshold, savings, exit rate on the calibration runs, runs still needed."""
+    show = Show(as_json=options.json)
+    content = load_probe(path)
+    card, table = content.card, content.table
+    for label, fact in _facts(card).items():
+        show.say(f"{label:>12}: {fact}")
+    rows: list[list[str]] = []
+    levels: list[dict[str, Any]] = []
+    for risk in sorted({0.01, 0.02, 0.05, 0.1, 0.2, options.risk}):
+        limit = choose_threshold(table, content.grid, options.mode, risk, options.confidence)
+        out = table.outcomes(table.first_exit(limit.value))
+        saved = 1 - out.tokens.mean() / table.full_tokens.mean()
+        value = None if limit.value == float("inf") else limit.value
+        levels.append({"risk": risk, "threshold": value, "exit_rate": float(out.exited.mean()), "saved": float(saved),
+                       "more_runs": limit.more_runs})  # fmt: skip
+        more = "-" if not limit.more_runs else f"{limit.more_runs}"
+        shown = "never" if value is None else f"{value:.4f}"
+        rows.append([f"{risk:g}", shown, percent(float(out.exited.mean())), percent(float(saved)), more])
+    level = "marginal" if options.confidence is None else f"confidence {options.confidence:g}"
+    show.title(f"mode {options.mode}, {level}, {table.runs} calibration runs")
+    show.table(rows, "risk", "threshold", "exit rate", "tokens saved", "more runs needed")
+    show.say("Choose the risk before you look at the savings: one picked afterwards is valid for that one choice only.")
+    show.result({"card": vars(card), "levels": levels, "mode": options.mode, "confidence": options.confidence})
+
+
+def _facts(card: Card) -> dict[str, str]:
+    return {
+        "model": f"{card.depth} layers of width {card.width}, fingerprint {card.fingerprint[:12]}",
+        "layers": ", ".join(f"{fraction:.2f}" for fraction in card.layers) + " of depth",
+        "cues": f"{', '.join(card.cues)} (at most {card.max_cues} a run)",
+        "markers": " ... ".join(card.markers) if card.markers else "none",
+        "suffix": repr(card.suffix),
+        "sampler": ", ".join(f"{key} {value}" for key, value in card.sampler.items()),
+        "tasks": f"{card.tasks}, judged by {card.grader}, at most {card.max_new_tokens} new tokens",
+        "runs": ", ".join(f"{value} {key}" for key, value in card.runs.items()),
+        "fit": ", ".join(
+            f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}" for key, value in card.report.items()
+        ),
+        "settings": ", ".join(f"{key} {value}" for key, value in card.settings.items()),
+    }

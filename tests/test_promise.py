@@ -1,0 +1,78 @@
+"""The promise on the bundled model: with the real probe, and with one that was fitted on permuted labels."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reasonctl.backends.load import load_model
+from reasonctl.calibration.baselines import compare, fixed_at, fixed_curve
+from reasonctl.calibration.calibrate import Plan, evaluation_stream, fit_and_save, make_table, split
+from reasonctl.calibration.collect import collect, cut
+from reasonctl.calibration.runs import RunFile
+from reasonctl.calibration.tasks import load_task
+from reasonctl.calibration.worker import Recipe
+from reasonctl.probes.risk import refutes
+
+pytestmark = pytest.mark.slow
+N, EVALUATION, SEED = 800, 500, 21
+RECIPE = Recipe(
+    model="tiny", backend=None, threads=1, markers=("<think>", "</think>"), cues=("wait", "hmm", "alternatively"),
+    suffix="</think>\n", max_cues=200, layers=(1 / 3, 2 / 3, 1.0), policy="temperature(0.6)", draft="none", seed=SEED,
+    max_new_tokens=768, answer_tokens=64,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """(records for fitting and calibration, evaluation as arrays), collected live."""
+    task, folder = load_task("tiny"), tmp_path_factory.mktemp("runs")
+    problems = task.problems(N, stream=2 * SEED)
+    fresh = task.problems(EVALUATION, stream=evaluation_stream(SEED), exclude={p.id for p in problems})
+    parts = []
+    for name, part in (("calibration", problems), ("evaluation", fresh)):
+        file = RunFile(folder / name, {})
+        collect(RECIPE, part, task.grader, file, done=file.open(force=False), workers=2, progress=lambda a, b: None)
+        parts.append(file.read())
+    return parts[0], cut(parts[1])
+
+
+def measure(records, evaluation, folder: Path):
+    """Savings and harm on the evaluation runs of a probe made from these records by the pipeline of `ctl calibrate`."""
+    plan = Plan(RECIPE, load_task("tiny"), "harm", N, folder / "p.safetensors")
+    content = fit_and_save(plan, load_model("tiny", threads=1), records, force=True)
+    judged = make_table(evaluation, content.probe.scores(evaluation.features), RECIPE.cues)
+    results = compare(None, content.table, judged, mode="harm", risk=0.05, confidence=0.9, grid=content.grid)
+    return judged, results[0], results[1]
+
+
+def test_the_probe_keeps_its_promise_and_saves(runs, tmp_path):
+    judged, probe, index = measure(*runs, tmp_path)
+    print(f"probe saves {probe.saved_share:.3f} at harm {probe.harm:.3f}; calibrated cue index {index.saved_share:.3f}")
+    assert not refutes(round(probe.harm * EVALUATION), EVALUATION, 0.05)
+    assert probe.saved_share > 0.45
+    full = judged.full_tokens.mean()
+    assert probe.saved_share > fixed_at(fixed_curve(judged, "harm"), probe.failed) / full + 0.1
+
+
+def test_permuted_labels_keep_the_promise_and_save_nothing_a_fixed_cue_does_not(runs, tmp_path):
+    """The labels that the probe is fitted on are shuffled over all cues; those that calibrate it stay true.
+
+    False-alarm rate: 1 % for the promise, 0.15 % (3 standard errors) for the savings.
+    """
+    records, evaluation = runs
+    fitting, _ = split(N, SEED)
+    labels = [cue["right"] for i in fitting for cue in records[i]["cues"]]
+    random.Random(1).shuffle(labels)
+    shuffled = iter(labels)
+    permuted = list(records)
+    for i in fitting:
+        permuted[i] = {**records[i], "cues": [{**cue, "right": next(shuffled)} for cue in records[i]["cues"]]}
+    judged, probe, _ = measure(permuted, evaluation, tmp_path)
+    fixed = fixed_at(fixed_curve(judged, "harm"), probe.failed)
+    print(f"permuted probe saves {probe.saved:.1f} tokens at harm {probe.harm:.3f}; a fixed cue {fixed:.1f}")
+    assert not refutes(round(probe.harm * EVALUATION), EVALUATION, 0.05)
+    error = float(np.std(judged.full_tokens - probe.tokens)) / EVALUATION**0.5
+    assert probe.saved <= fixed + 3 * error
