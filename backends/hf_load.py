@@ -32,15 +32,21 @@ def load_transformers(name: str, *, gguf_file: str | None = None, dtype: torch.d
         source, gguf_file = str(file.parent), file.name
     header = _check_files(name, Path(source).expanduser(), gguf_file)
     options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
-    bars = logging.is_progress_bar_enabled()
+    # What goes wrong is said in one line below, not in the library's log.
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         library = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **options).eval()
-    except _BROKEN as error:
+    except Exception as error:
+        # The tokenizers library raises bare Exceptions; whatever isn't one of these kinds is a defect and stays loud.
+        if not isinstance(error, _BROKEN) and type(error) is not Exception:
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ControllerError(f"can't load {name!r} with transformers: {reason}") from error
     finally:
+        logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
     if gguf_file:

@@ -169,14 +169,28 @@ def test_every_mistake_is_one_line(tmp_path, probe, capfd):
         assert after == before, name
 
 
-def test_a_probe_of_another_model_is_refused(tmp_path, probe, capfd):
-    """The same weights' shape with another vocabulary, and another depth."""
-    other = tmp_path / "other"
-    shutil.copytree(TINY, other, ignore=shutil.ignore_patterns("*.gguf", "__pycache__", "*.py", "*.probe.*"))
-    text = (other / "tokenizer.json").read_text()
-    assert "Alternatively" in text
-    (other / "tokenizer.json").write_text(
-        text.replace('"Hmm"', '"Hmn"').replace("H mm", "H mn").replace('"mm"', '"mn"')
-    )
-    code, _, err = ctl(capfd, "run", str(other), "x", "--probe", str(probe))
-    assert code == 2 and len(err.strip().splitlines()) == 1 and "probe was fitted" in err
+@pytest.fixture
+def copied(tmp_path) -> Path:
+    """The bundled model's folder, to be damaged."""
+    folder = tmp_path / "other"
+    shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("*.gguf", "__pycache__", "*.py", "*.probe.*"))
+    return folder
+
+
+def test_a_probe_of_another_model_is_refused(copied, probe, capfd):
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    code, _, err = ctl(capfd, "run", str(copied), "x", "--probe", str(probe))
+    assert code == 2 and "probe was fitted on a 4-layer model of width 128; this model has 3 layers" in err
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors", "config.json"])
+def test_a_damaged_folder_is_one_line(copied, capfd, name):
+    data = (copied / name).read_bytes()
+    for damaged in (data[: len(data) // 2], data.replace(b"Hmm", b"Hmn", 1).replace(b'"llama"', b'"lama"'), b""):
+        if damaged == data:
+            continue
+        (copied / name).write_bytes(damaged)
+        code, _, err = ctl(capfd, "run", str(copied), "x", "--probe", "none")
+        errors = [line for line in err.splitlines() if line.startswith("Error: ")]
+        assert code == 2 and len(errors) == 1 and "Traceback" not in err, (name, err)

@@ -129,7 +129,8 @@ def test_the_threshold_in_use_is_certified_and_gives_up_little(separation: float
         chosen = choose_threshold(table, grid, "harm", RISK, CONFIDENCE)
         assert chosen.value >= chosen.loosest
         saved, most = (
-            (table.full_tokens - table.outcomes(table.first_exit(v)).tokens).sum() for v in (chosen.value, chosen.loosest)
+            (table.full_tokens - table.outcomes(table.first_exit(v)).tokens).sum()
+            for v in (chosen.value, chosen.loosest)
         )
         assert saved >= 0.97 * most
         assert (chosen.failures, chosen.runs) == failures(table, "harm", chosen.value)
