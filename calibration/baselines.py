@@ -96,7 +96,9 @@ def compare(
     results = []
     for name, candidates, held, judged in rules:
         threshold = choose_threshold(calibration.with_scores(held), candidates, mode, risk, confidence)
-        exits = evaluation.with_scores(judged).first_exit(threshold.value)
+        # Cheap rules get all that is certified; the probe is judged as it is deployed.
+        value = threshold.value if name == "probe" or confidence is None else threshold.loosest
+        exits = evaluation.with_scores(judged).first_exit(value)
         results.append(evaluate(name, evaluation, exits, mode, threshold))
     return [*results, evaluate("oracle", evaluation, evaluation.first_where(_target(evaluation, mode)), mode)]
 
