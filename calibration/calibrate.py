@@ -45,8 +45,7 @@ class Plan:
         return self.task.problems(self.n, stream=calibration_stream(self.recipe.seed))
 
     def run_file(self, model: Model) -> RunFile:
-        settings = settings_of(self.recipe, self.task.name, self.task.grader.name, model.fingerprint(), self.n)
-        return RunFile(self.runs_path, settings)
+        return RunFile(self.runs_path, settings_of(self.recipe, self.task, model, self.n))
 
 
 def calibration_stream(seed: int) -> int:

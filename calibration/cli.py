@@ -37,6 +37,9 @@ def demo_command(options: Options) -> None:
 @click.option("--think-close", help="Text that closes it.")
 @click.option("--suffix", help="Text that takes a cue's place on exit.")
 @click.option("--cues", help="Comma-separated words, 'paragraph', 'sentence'.")
+@click.option(
+    "--answer-tokens", type=click.IntRange(1), default=64, show_default=True, help="Most tokens of a trial answer."
+)
 @click.option("--layers", help="Fractions of depth that the probe reads, e.g. 0.5,0.75,1.")
 @common
 def calibrate_command(model: str, options: Options, **overrides: Any) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..backends.model import Model
 from .graders import Grader
 from .runs import RunFile, unpack
 from .spread import spread
-from .tasks import Problem
+from .tasks import Problem, Task
 from .worker import Recipe, collect_run
 
 TEXT_FEATURES = 6
@@ -22,12 +23,13 @@ Progress = Callable[[int, int], None]
 """Called with (runs done, runs wanted)."""
 
 
-def settings_of(recipe: Recipe, task: str, grader: str, fingerprint: str, n: int) -> dict[str, Any]:
-    """What two jobs must share to share a file of runs: everything that changes a record."""
+def settings_of(recipe: Recipe, task: Task, model: Model, n: int) -> dict[str, Any]:
+    """What two jobs must share to share a file of runs: everything that changes a record, and no path of a machine."""
     shared = asdict(recipe)
-    for machine in ("threads",):
+    for machine in ("model", "backend", "threads"):
         shared.pop(machine)
-    return {**shared, "tasks": task, "grader": grader, "fingerprint": fingerprint, "n": n}
+    identity = {"backend": model.backend, "fingerprint": model.fingerprint(), **model.settings}
+    return {**shared, "model": identity, "tasks": task.name, "grader": task.grader.name, "n": n}
 
 
 def collect(

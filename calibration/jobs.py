@@ -25,7 +25,9 @@ from .worker import Recipe, collect_run
 CALIBRATION_RUNS = 400
 
 
-def calibrate(name: str, options: Options, *, tasks: str, out: str, **overrides: str | None) -> None:
+def calibrate(
+    name: str, options: Options, *, tasks: str, out: str, answer_tokens: int, **overrides: str | None
+) -> None:
     """Collect, fit, calibrate; everything that can be refused is refused first."""
     show = Show(as_json=options.json)
     plan_out = Path(out)
@@ -35,6 +37,7 @@ def calibrate(name: str, options: Options, *, tasks: str, out: str, **overrides:
     recipe = new_recipe(
         name, model, options, opening=overrides["think_open"], closing=overrides["think_close"],
         suffix=overrides["suffix"], cues=overrides["cues"], layers=overrides["layers"],
+        answer_tokens=answer_tokens,
     )  # fmt: skip
     plan = Plan(recipe, task, options.mode, options.n or CALIBRATION_RUNS, plan_out)
     problems = plan.problems()

@@ -127,7 +127,7 @@ def open_model(name: str, options: Options) -> Model:
 def new_recipe(
     name: str, model: Model, options: Options, *,
     opening: str | None = None, closing: str | None = None, suffix: str | None = None, cues: str | None = None,
-    layers: str | None = None,
+    layers: str | None = None, answer_tokens: int = 64,
 ) -> Recipe:  # fmt: skip
     """A recipe from what the model's template tells and the user overrides."""
     markers = chosen_markers(model.template, opening, closing)
@@ -149,7 +149,7 @@ def new_recipe(
         draft=options.draft,
         seed=options.seed,
         max_new_tokens=options.max_new_tokens or min(MOST_NEW_TOKENS, room),
-        answer_tokens=64,
+        answer_tokens=answer_tokens,
     )
 
 

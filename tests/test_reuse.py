@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from reasonctl.backends.load import load_model, tiny_folder
@@ -11,7 +12,7 @@ from reasonctl.calibration.options import BUNDLED_PROBE
 from reasonctl.calibration.spread import spread
 from reasonctl.calibration.tasks import load_task
 from reasonctl.calibration.worker import Recipe, _run
-from reasonctl.probes import load_exit
+from reasonctl.probes import ProbeExit, load_exit, load_probe
 
 PROBE = tiny_folder() / BUNDLED_PROBE
 BACKENDS = ("llama.cpp", "transformers")
@@ -26,10 +27,19 @@ def recipe(backend: str) -> Recipe:
     )  # fmt: skip
 
 
+def rule() -> ProbeExit:
+    """The stored probe at a stricter threshold than it needs: at the calibrated one nearly every run exits."""
+    content = load_probe(PROBE)
+    strict = content.grid.thresholds[content.grid.exits >= 0.75][0]
+    made = load_exit(PROBE, risk=0.05)
+    assert strict > made.threshold.value
+    return ProbeExit(probe=made.probe, threshold=replace(made.threshold, value=float(strict)), card=made.card)
+
+
 def decided(backend: str, index: int, question: str) -> tuple[list[int], int | None, int]:
     """(tokens, index of the exit's cue, tokens before it or -1) of one controlled run."""
     shared = recipe(backend)
-    trace, _ = _run(shared, shared.load(), index, question, load_exit(PROBE, risk=0.05))
+    trace, _ = _run(shared, shared.load(), index, question, rule())
     left = trace.exit
     return trace.tokens, None if left is None else left.index, -1 if left is None else left.position
 
