@@ -19,8 +19,9 @@ from ..probes.risk import Grid, Mode
 from ..probes.table import Table
 from .collect import Cut, cut, settings_of
 from .fit import fit_probe
+from .problem import Problem
 from .runs import RunFile
-from .tasks import Problem, Task
+from .tasks import Task
 from .worker import Recipe
 
 LAYERS = (1 / 3, 2 / 3, 1.0)

@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from ..backends.model import Model
 from .graders import Grader
+from .problem import Problem
 from .runs import RunFile, unpack
 from .spread import spread
-from .tasks import Problem, Task
+from .tasks import Task
 from .worker import Recipe, collect_run
 
 TEXT_FEATURES = 6

@@ -14,8 +14,8 @@ from ..probes.exit import ProbeExit
 from ..probes.risk import upper_bound
 from .collect import graded
 from .graders import Grader
+from .problem import Problem
 from .spread import spread
-from .tasks import Problem
 from .worker import Recipe, collect_run, compare_run
 
 EVALUATION_RUNS = 1 << 32

@@ -9,12 +9,9 @@ import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..controller import ControllerError
-
-if TYPE_CHECKING:
-    from .tasks import Problem
+from .problem import Problem
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 _STATED = re.compile(r"(?:answer\s*(?:is|:)|####)\s*[:=]?\s*(.+)", re.IGNORECASE)

@@ -17,9 +17,10 @@ from .collect import collect
 from .evaluate import evaluate as evaluate_pairs
 from .evaluate import summary
 from .options import Options, card_recipe, new_recipe, open_model, probe_path
+from .problem import Problem
 from .runs import RunFile
 from .show import Show, comparison
-from .tasks import Problem, Task, load_task
+from .tasks import Task, load_task
 from .worker import Recipe, collect_run
 
 CALIBRATION_RUNS = 400

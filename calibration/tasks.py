@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections.abc import Callable, Collection
@@ -12,20 +11,8 @@ from typing import Any
 
 from ..controller import ControllerError
 from .graders import MATH, NUMBER, Grader, load_grader, stated_answer
+from .problem import Problem
 from .tiny_task import fresh_problems
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A question, and the gold answer where there is one."""
-
-    question: str
-    answer: str | None
-
-    @property
-    def id(self) -> int:
-        """63 bits of the question's hash: what keeps fitting, calibration and evaluation apart."""
-        return int.from_bytes(hashlib.sha256(self.question.encode()).digest()[:8], "big") >> 1
 
 
 @dataclass(frozen=True)

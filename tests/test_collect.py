@@ -13,8 +13,9 @@ import pytest
 from reasonctl.calibration.calibrate import split
 from reasonctl.calibration.collect import collect, cut, graded, text_features
 from reasonctl.calibration.graders import NUMBER
+from reasonctl.calibration.problem import Problem
 from reasonctl.calibration.runs import RunFile, pack, unpack
-from reasonctl.calibration.tasks import Problem, load_task
+from reasonctl.calibration.tasks import load_task
 from reasonctl.calibration.worker import Recipe, _run, answer_text, collect_run
 from reasonctl.controller import ControllerError, Cues, Markers
 from reasonctl.probes.exit import FixedExit
