@@ -37,6 +37,8 @@ def stated_answer(text: str) -> str:
 
     >>> stated_answer("So 3. The answer is 74."), stated_answer(r"= \boxed{\frac{1}{2}} done"), stated_answer("")
     ('74', '\\frac{1}{2}', '')
+    >>> stated_answer("First,\n15 - 3 = **12**."), stated_answer("x =")
+    ('12', 'x =')
     """
     boxes = [match.end() for match in _BOXED.finditer(text)]
     if boxes:
@@ -56,7 +58,9 @@ def _braced(text: str, start: int) -> str:
 
 
 def _plain(text: str) -> str:
-    return text.strip().strip("*$ ").rstrip(".").strip("*$ ")
+    # "2 + 2 = 4" states 4.
+    stated = text.rpartition("=")[2] if text.rpartition("=")[2].strip("*$. ") else text
+    return stated.strip().strip("*$ ").rstrip(".").strip("*$ ")
 
 
 def stated_number(text: str) -> str:

@@ -1,0 +1,93 @@
+"""Tasks and graders."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from reasonctl.calibration.graders import MATH, NUMBER, load_grader
+from reasonctl.calibration.problem import Problem
+from reasonctl.calibration.tasks import load_task
+from reasonctl.controller import ControllerError
+
+
+def test_streams_are_reproducible_distinct_and_excludable():
+    for name in ("tiny", "reasoning-gym:chain_sum,max_terms=2,max_digits=1,min_digits=1"):
+        task = load_task(name)
+        first = task.problems(20, stream=2)
+        assert first == load_task(name).problems(25, stream=2)[:20]
+        assert len({p.id for p in first}) == 20
+        assert task.problems(20, stream=3) != first
+        rest = task.problems(20, stream=2, exclude={p.id for p in first[:10]})
+        assert rest[:10] == first[10:] and not {p.id for p in rest} & {p.id for p in first[:10]}
+
+
+def test_a_file_is_drawn_without_repeats_and_runs_out(tmp_path):
+    path = tmp_path / "t.jsonl"
+    lines = [{"question": f"{i % 7}+1?", "answer": str(i % 7 + 1)} for i in range(20)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    task = load_task(str(path))
+    calibration = task.problems(4, stream=0)
+    evaluation = task.problems(3, stream=1, exclude={p.id for p in calibration})
+    assert len({p.id for p in calibration + evaluation}) == 7
+    with pytest.raises(ControllerError, match="only 3 distinct problems left of the 4"):
+        task.problems(4, stream=1, exclude={p.id for p in calibration})
+
+
+def test_answers_may_be_missing_where_none_is_needed(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"question": "a"}\n')
+    assert load_task(str(path), gold=False).problems(1, stream=0)[0].answer is None
+    with pytest.raises(ControllerError, match="--mode disagree"):
+        load_task(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "right"),
+    [
+        ("The answer is 74.", "74", True),
+        ("74 is wrong. The answer is 75.", "74", False),
+        ("The answer is 1,074.0", "1074", True),
+        ("no answer", "74", False),
+        ("", "74", False),
+        ("The answer is 7.", "74", False),
+    ],
+)
+def test_numbers(text, gold, right):
+    assert NUMBER.right(text, Problem("q", gold)) is right
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "right"),
+    [
+        (r"so \boxed{\frac{1}{2}}", "0.5", True),
+        (r"\boxed{3} then \boxed{4}", "3", False),  # any candidate in the text would do for a lenient grader
+        (r"\boxed{5\sqrt{2}}", r"3\sqrt{2}", False),  # nor is the last number enough
+        ("The answer is (5,3).", "(2,3)", False),
+        ("The answer is 2x+1", "1+2x", True),
+        ("", "3", False),
+    ],
+)
+def test_mathematics(text, gold, right):
+    assert MATH.right(text, Problem("q", gold)) is right
+
+
+def test_reasoning_gym_scores_with_its_own_scorer():
+    task = load_task("reasoning-gym:chain_sum")
+    problem = task.problems(1, stream=0)[0]
+    assert task.grader.right(f"The final answer is {problem.answer}.", problem)
+    assert not task.grader.right("The final answer is 1000000.", problem)
+
+
+def test_own_graders(tmp_path, monkeypatch):
+    (tmp_path / "my_grader.py").write_text("def ends(question, gold, text):\n    return text.endswith(gold)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    grader = load_grader("my_grader:ends")
+    assert grader.right("it is a", Problem("q", "a")) and not grader.right("a it is", Problem("q", "a"))
+    for broken in ("operator", "no_such_module:f", "operator:nope"):
+        with pytest.raises(ControllerError, match="--grader"):
+            load_grader(broken)
+
+
+def test_two_texts_without_an_answer_are_not_the_same():
+    assert not NUMBER.same("none", "none") and NUMBER.same("The answer is 4.", "so: 4")
