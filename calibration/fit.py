@@ -123,6 +123,7 @@ def _fit(pipeline: Pipeline, x: Array, y: Array) -> None:
     name = pipeline.steps[-1][0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a fixed number of steps is the MLP's early stopping
+        warnings.filterwarnings("ignore", message="Got `batch_size`")  # fewer cues than a batch: one batch
         pipeline.fit(x, y, **{f"{name}__sample_weight": weight})
 
 

@@ -47,3 +47,20 @@ def test_five_kills_leave_no_trace(tmp_path: Path) -> None:
     assert held == sorted(held) and held[-1] > 1
     assert sha(killed) == sha(whole)
     assert sha(Path(f"{killed}.runs.jsonl")) == sha(Path(f"{whole}.runs.jsonl"))
+
+
+def test_ctrl_c_leaves_a_resumable_state(tmp_path: Path) -> None:
+    out = tmp_path / "p.safetensors"
+    job = subprocess.Popen([*COMMAND, str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    runs = out.with_name(out.name + ".runs.jsonl")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (not runs.exists() or runs.read_bytes().count(b"\n") < 5):
+        time.sleep(0.05)
+    job.send_signal(signal.SIGINT)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == 130, err
+    assert "run the same command again" in err and "Traceback" not in err
+    held = runs.read_bytes()
+    again = subprocess.run([*COMMAND, str(out)], check=True, capture_output=True, text=True)
+    assert "resuming: " in again.stdout
+    assert runs.read_bytes().startswith(held[: held.rfind(b"\n") + 1])
