@@ -55,7 +55,8 @@ def caller(model: Model, tokens: int) -> Callable[[], list[int]]:
     import torch
 
     ids = torch.tensor([prompt])
-    settings = {"do_sample": False, "max_new_tokens": tokens, "min_new_tokens": None, "eos_token_id": -1}
+    settings = {"do_sample": False, "max_new_tokens": tokens}
+    model.library.generation_config.eos_token_id = None  # all of the tokens, whatever the model says
     return lambda: model.library.generate(ids, attention_mask=torch.ones_like(ids), **settings)[
         0, len(prompt) :
     ].tolist()
@@ -79,7 +80,11 @@ def main() -> None:
     stock_model, our_model = (
         load_model(options.model, backend=options.backend, threads=1, hidden=False, context=1024) for _ in range(2)
     )
-    rule = ReadsAndStays(cues=Cues(["paragraph", "sentence"]), suffix="\n\nAnswer:") if options.exit else None
+    rule = (
+        ReadsAndStays(cues=Cues(["paragraph", "sentence", "wait", "hmm", "alternatively"]), suffix="\n\nAnswer:")
+        if options.exit
+        else None
+    )
     library = our_model.library
     our_model.engine.close() if our_model.backend == "llama.cpp" else None
     stock_model.engine.close() if stock_model.backend == "llama.cpp" else None

@@ -171,7 +171,21 @@ def test_every_mistake_is_one_line(tmp_path, probe, capfd):
 
 def test_a_dry_run_writes_nothing_and_a_time_limit_leaves_a_job_to_go_on_with(tmp_path, capfd):
     out = tmp_path / "p.safetensors"
-    job = ["calibrate", "tiny", "--tasks", "tiny", "--out", str(out), "-n", "24", "--risk", "0.3", "--json", "--workers", "1"]
+    job = [
+        "calibrate",
+        "tiny",
+        "--tasks",
+        "tiny",
+        "--out",
+        str(out),
+        "-n",
+        "24",
+        "--risk",
+        "0.3",
+        "--json",
+        "--workers",
+        "1",
+    ]
     code, printed, told = ctl(capfd, *job, "--dry-run")
     assert code == 0 and not list(tmp_path.iterdir())
     assert json.loads(printed.splitlines()[-1])["runs_needed"] == 7 and "24 runs on tiny" in told
