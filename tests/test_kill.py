@@ -28,6 +28,27 @@ def lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+def children(parent: int) -> list[int]:
+    """Python processes below a process, from /proc."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            words = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue  # it ended meanwhile
+        if int(fields[1]) == parent and b"loky" in words and b"resource_tracker" not in words:
+            found.append(int(folder.name))
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def kill_after(command: list[str], runs: Path, more: int, delay: float) -> None:
     """SIGKILL once so many more runs are written, a random moment later."""
     job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -36,8 +57,12 @@ def kill_after(command: list[str], runs: Path, more: int, delay: float) -> None:
         time.sleep(0.01)
     time.sleep(delay)
     assert job.poll() is None, "the job ended before it was killed"
+    workers = children(job.pid)
+    assert len(workers) >= 2
     os.kill(job.pid, signal.SIGKILL)
     job.wait()
+    time.sleep(2.5)
+    assert not [pid for pid in workers if alive(pid)], "workers outlive a killed job"
 
 
 def test_five_kills_leave_no_trace(tmp_path: Path) -> None:
