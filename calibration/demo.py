@@ -32,6 +32,7 @@ def run(options: Options) -> None:
         show.title("2. Collect runs, try an exit at every cue, fit a probe on hidden states, calibrate it")
         describe(show, plan, model, options)
         if options.dry_run:
+            show.result({"n": plan.n, "dry_run": True})
             return
         records = collected(show, plan, model, replace(options, time_limit=None), plan.problems())
         assert records is not None
