@@ -6,6 +6,7 @@ A grader is `grade(answer_text, problem) -> bool` plus `extract(text) -> str`, w
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,7 +85,8 @@ def _is_number(text: str, problem: Problem) -> bool:
 def _is_equivalent(text: str, problem: Problem) -> bool:
     from math_verify import parse, verify
 
-    # No time limits of its own: they need signals, which workers don't have.
+    # No time limits of its own: they need signals, which workers don't have. It warns of that at every call.
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
     gold = parse(f"${problem.answer}$", parsing_timeout=None)
     answer = parse(f"${stated_answer(text)}$", parsing_timeout=None)
     return bool(verify(gold, answer, timeout_seconds=None))
