@@ -58,7 +58,10 @@ class HFTokenizer:
     def pieces(self) -> Iterator[tuple[int, bytes]]:
         """(id, bytes) of every token that the tokenizer defines, ascending; the model's padding rows have none."""
         for token in sorted(set(self.tokenizer.get_vocab().values()) | set(self._added)):
-            yield token, self._piece(token)
+            piece = self._piece(token)
+            # Converters to GGUF name padding rows so; llama.cpp marks them unused.
+            if piece != f"[PAD{token}]".encode():
+                yield token, piece
 
     def _plain(self, text: str) -> list[int]:
         return [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]
