@@ -31,7 +31,7 @@ def load_model(
     """
     if name == TINY:
         name = str(tiny_folder() if backend == "transformers" else tiny_folder() / "tiny.gguf")
-        return _relabel(load_model(name, context=context, threads=threads, hidden=hidden))
+        return replace(load_model(name, context=context, threads=threads, hidden=hidden), name=TINY)
     wanted: Choice = "llama.cpp" if name.endswith(".gguf") and not name.startswith("hf:") else "transformers"
     if backend not in (None, wanted):
         hint = "prefix it with hf: to run it in transformers" if wanted == "llama.cpp" else "give a .gguf file"
@@ -46,11 +46,4 @@ def load_model(
         import torch
 
         torch.set_num_threads(threads)
-    if name.startswith("hf:"):
-        path = Path(name.removeprefix("hf:"))
-        return load_transformers(str(path.parent), gguf_file=path.name)
     return load_transformers(name)
-
-
-def _relabel(model: Model) -> Model:
-    return replace(model, name=TINY)

@@ -38,15 +38,16 @@ class Plan:
     n: int
     out: Path
 
-    @property
-    def runs_path(self) -> Path:
-        return self.out.with_name(self.out.name + ".runs.jsonl")
-
     def problems(self) -> list[Problem]:
         return self.task.problems(self.n, stream=calibration_stream(self.recipe.seed))
 
     def run_file(self, model: Model) -> RunFile:
-        return RunFile(self.runs_path, settings_of(self.recipe, self.task, model, self.n))
+        return RunFile(runs_path(self.out), settings_of(self.recipe, self.task, model, self.n))
+
+
+def runs_path(probe: Path) -> Path:
+    """Where the runs behind a probe file are kept: beside it."""
+    return probe.with_name(probe.name + ".runs.jsonl")
 
 
 def calibration_stream(seed: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..probes.exit import load_exit
 from ..probes.risk import refutes
-from .calibrate import Plan, fit_and_save
+from .calibrate import Plan, evaluation_stream, fit_and_save
 from .jobs import collected, compare, describe, fresh, stream_run
 from .options import Options, new_recipe, open_model
 from .show import Show, percent
@@ -27,7 +27,7 @@ def run(options: Options) -> None:
     with tempfile.TemporaryDirectory(prefix="ctl-demo-") as folder:
         plan = Plan(recipe, task, options.mode, CALIBRATION_RUNS, Path(folder) / "demo.probe.safetensors")
         show.title("1. A small model thinks, and goes on long after it has the answer")
-        first = task.problems(1, stream=2 * options.seed + 1)[0].question
+        first = task.problems(1, stream=evaluation_stream(options.seed))[0].question
         before = stream_run(show, model, recipe, first, None, options.seed)
         show.title("2. Collect runs, try an exit at every cue, fit a probe on hidden states, calibrate it")
         describe(show, plan, model, options)

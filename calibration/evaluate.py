@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ..controller import ExitRule
-from ..probes.exit import ProbeExit
 from ..probes.risk import upper_bound
 from .collect import graded
 from .graders import Grader
@@ -53,7 +52,7 @@ def evaluate_run(recipe: Recipe, index: int, question: str, rule: ExitRule, chea
     return compare_run(recipe, index, question, rule), record
 
 
-def summary(pairs: Sequence[Pair], rule: ProbeExit | None, longest: int = 1000) -> dict[str, Any]:
+def summary(pairs: Sequence[Pair]) -> dict[str, Any]:
     """The figures of `ctl eval --json` that come from the runs."""
     n = len(pairs)
     exits = [p.controlled["exit"] for p in pairs]
@@ -68,7 +67,7 @@ def summary(pairs: Sequence[Pair], rule: ProbeExit | None, longest: int = 1000) 
             helped, sum(p.baseline["right"] and not p.controlled["right"] for p in pairs), n
         ),
         "exit_rate": sum(e is not None for e in exits) / n,
-        "exits_at": [int(count) for count in counts[:longest]],
+        "exits_at": [int(count) for count in counts],
         "harm": {"count": harm, "rate": harm / n, "upper": upper_bound(harm, n)},
         "help": {"count": helped, "rate": helped / n},
         "drafted": sum(p.controlled["drafted"] for p in pairs),

@@ -11,7 +11,7 @@ from ..controller import Call, Controller, ControllerError, Keys, Trace, parse_d
 from ..probes.exit import ProbeExit, load_exit
 from ..probes.file import ProbeFile, check_target, load_probe
 from ..probes.risk import choose_threshold, runs_needed
-from .calibrate import Plan, calibration_stream, evaluation_stream, fit_and_save, sampler_of
+from .calibrate import Plan, calibration_stream, evaluation_stream, fit_and_save, runs_path, sampler_of
 from .cheap import cheap_rules
 from .collect import collect
 from .evaluate import evaluate as evaluate_pairs
@@ -149,7 +149,7 @@ def evaluate(name: str, options: Options, *, tasks: str | None, probe: str | Non
     if options.dry_run:
         show.result({"n": len(problems), "dry_run": True})
         return
-    file = RunFile(path.with_name(path.name + ".runs.jsonl"), {})
+    file = RunFile(runs_path(path), {})
     runs = file.read() if baselines and file.path.is_file() else None
     result = compare(
         show, recipe, problems, task, rule, model, options, content=content, runs=runs, baselines=baselines
@@ -182,7 +182,7 @@ def compare(
     )
     result = {
         "seed": options.seed, "model": recipe.model, "backend": model.backend, "tasks": task.name, "mode": options.mode,
-        "risk": options.risk, "confidence": options.confidence, **summary(pairs, rule), "guarantee": promise,
+        "risk": options.risk, "confidence": options.confidence, **summary(pairs), "guarantee": promise,
     }  # fmt: skip
     comparison(show, result)
     if baselines:
