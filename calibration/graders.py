@@ -12,11 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..controller import ControllerError
+from ..probes.answers import stated_answer
 from .problem import Problem
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
-_STATED = re.compile(r"(?:answer\s*(?:is|:)|####)\s*[:=]?\s*(.+)", re.IGNORECASE)
-_BOXED = re.compile(r"\\boxed\s*\{")
 
 
 @dataclass(frozen=True)
@@ -31,37 +30,6 @@ class Grader:
         """Two texts state the same answer; two texts without one don't."""
         x, y = self.extract(a), self.extract(b)
         return bool(x) and x == y
-
-
-def stated_answer(text: str) -> str:
-    r"""The last answer that a text states: \boxed{...}, "answer is ...", "#### ...", else its last line.
-
-    >>> stated_answer("So 3. The answer is 74."), stated_answer(r"= \boxed{\frac{1}{2}} done"), stated_answer("")
-    ('74', '\\frac{1}{2}', '')
-    >>> stated_answer("First,\n15 - 3 = **12**."), stated_answer("x =")
-    ('12', 'x =')
-    """
-    boxes = [match.end() for match in _BOXED.finditer(text)]
-    if boxes:
-        return _braced(text, boxes[-1])
-    stated = _STATED.findall(text)
-    lines = stated or [line for line in text.splitlines() if line.strip()]
-    return _plain(lines[-1]) if lines else ""
-
-
-def _braced(text: str, start: int) -> str:
-    depth = 1
-    for end in range(start, len(text)):
-        depth += (text[end] == "{") - (text[end] == "}")
-        if depth == 0:
-            return text[start:end].strip()
-    return text[start:].strip()
-
-
-def _plain(text: str) -> str:
-    # "2 + 2 = 4" states 4.
-    stated = text.rpartition("=")[2] if text.rpartition("=")[2].strip("*$. ") else text
-    return stated.strip().strip("*$ ").rstrip(".").strip("*$ ")
 
 
 def stated_number(text: str) -> str:

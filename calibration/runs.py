@@ -3,7 +3,9 @@
 A killed job leaves at most one torn line at the end, which is cut off when the file is opened again.
 Fields of a run: `run`, `problem`, `question`, `gold`, `tokens` (cost), `finish`, `answer` (text after thinking),
 `right`, and `cues`, each with `name`, `position` (tokens before the cue), `tokens` (cost of a run that exits here),
-`answer`, `right`, `same`, `value` (last number written so far), `hidden` (base64 of float32, layer after layer).
+`trial` (tokens fed and sampled for its forced answer), `answer`, `right`, `same`, `logprobs` (of the answer's tokens,
+temperature 1), `entropy` (nats, of the law after the cue), `value` (last number written so far), `hidden` (base64 of
+float32, layer after layer).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import numpy.typing as npt
 
 from ..controller import ControllerError
 
-FORMAT = 1
+FORMAT = 2
 
 
 def pack(values: npt.NDArray[np.float32]) -> str:
@@ -81,11 +83,16 @@ class RunFile:
     def _check(self, header: bytes) -> None:
         try:
             found = json.loads(header)
-            settings = found["settings"]
+            settings, version = found["settings"], found["format"]
         except (json.JSONDecodeError, KeyError, TypeError):
             raise ControllerError(
                 f"{str(self.path)!r} is no file of collected runs; move it away, or start over with --force"
             ) from None
+        if version != FORMAT:
+            raise ControllerError(
+                f"{str(self.path)!r} holds runs in format {version!r}, this reasonctl writes {FORMAT}; "
+                "move it away, or start over with --force"
+            )
         wanted = json.loads(json.dumps(self.settings))
         different = sorted(k for k in wanted.keys() | settings.keys() if wanted.get(k) != settings.get(k))
         if different:

@@ -28,6 +28,7 @@ from ..controller import (
     parse_draft,
     parse_policy,
 )  # fmt: skip
+from ..probes.answers import after_thinking
 from ..probes.probe import layer_of
 from .runs import pack
 
@@ -82,7 +83,8 @@ class Collect:
         return tuple(dict.fromkeys(layer_of(f, depth) for f in self.recipe.layers))
 
     def decide(self, at: Boundary) -> Any:
-        answer = yield from at.answer(self.recipe.answer_tokens)
+        entropy = round(at.entropy(), 6)
+        trial = yield from at.answer(self.recipe.answer_tokens)
         position = at.cue.first - at.prompt
         states = [at.hidden[layer_of(f, self.model.depth)] for f in self.recipe.layers]
         text = self.model.tokenizer.decode(at.tokens[at.prompt : at.cue.first])
@@ -91,8 +93,11 @@ class Collect:
             "name": at.cue.name,
             "position": position,
             # Up to the cue's last token, the token sampled behind it, and the exit itself.
-            "tokens": at.cue.last + 2 - at.prompt + len(at.forced) + len(answer),
-            "answer": answer_text(self.recipe, self.model, [*at.forced, *answer]),
+            "tokens": at.cue.last + 2 - at.prompt + trial.cost,
+            "trial": trial.cost,
+            "answer": after_thinking(trial.text, self.markers),
+            "logprobs": [round(value, 5) for value in trial.logprobs],
+            "entropy": entropy,
             "value": values[-1] if values else "",
             "hidden": pack(np.concatenate(states).astype(np.float32)),
         })  # fmt: skip
@@ -102,10 +107,7 @@ class Collect:
 def answer_text(recipe: Recipe, model: Model, tokens: list[int]) -> str:
     """What the user reads as the answer: the text after thinking closed; all of it if there are no markers."""
     text = model.tokenizer.decode([token for token in tokens if token not in model.eos])
-    if recipe.markers is None:
-        return text.strip()
-    _, closed, answer = text.rpartition(recipe.markers[1])
-    return answer.strip() if closed else ""
+    return after_thinking(text, recipe.span())
 
 
 def _run(recipe: Recipe, model: Model, index: int, question: str, rule: ExitRule | None) -> tuple[Trace, float]:

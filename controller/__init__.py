@@ -5,7 +5,7 @@ from .decode import NO_DRAFT, ROOT, Capabilities, Decode, Draft, Engine, Session
 from .drafters import Drafter, PromptLookup
 from .drivers import drive, drive_batch
 from .errors import ControllerError
-from .exits import Boundary, ExitRule
+from .exits import Boundary, ExitRule, Trial, entropy
 from .policy import Greedy, Policy, Row, Sampling, draw
 from .randomness import Keys
 from .text import parse_draft, parse_policy
@@ -13,8 +13,8 @@ from .thinking import Cue, Cues, Markers, Span, Tokenizer
 from .trace import Decision, Event, Trace
 
 __all__ = [
-    "NO_DRAFT", "ROOT", "Boundary", "Call", "Capabilities", "Controller", "ControllerError", "Cue", "Cues", "Decision",
-    "Decode", "Draft", "Drafter", "Engine", "Event", "ExitRule", "Greedy", "Keys", "Markers", "Policy", "PromptLookup",
-    "Row", "Sampling", "Session", "Span", "Step", "Tokenizer", "Trace", "draw", "drive", "drive_batch",
-    "parse_draft", "parse_policy",
+    "Boundary", "Call", "Capabilities", "Controller", "ControllerError", "Cue", "Cues", "Decision", "Decode",
+    "Draft", "Drafter", "Engine", "Event", "ExitRule", "Greedy", "Keys", "Markers", "NO_DRAFT", "Policy",
+    "PromptLookup", "ROOT", "Row", "Sampling", "Session", "Span", "Step", "Tokenizer", "Trace", "Trial", "draw",
+    "drive", "drive_batch", "entropy", "parse_draft", "parse_policy",
 ]  # fmt: skip

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import numpy as np
 
 from .decode import Decode, Floats, Session, Step
 from .thinking import Cue, Cues, Markers
 from .trace import Decision
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The answer that an exit would have given, found on a fork.
+
+    tokens: the answer, end-of-sequence included. logprobs: of each of them under the model's own law (temperature 1,
+    nothing truncated), in nats. text: forced text and answer as the user would read them. cost: tokens fed or sampled.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    cost: int
 
 
 @dataclass(frozen=True)
@@ -19,6 +35,7 @@ class Boundary:
     tokens: the run's tokens; the cue is `tokens[cue.first : cue.last + 1]`, one sampled token follows.
     forced: what an exit here would feed in place of the cue.
     prompt: number of prompt tokens in `tokens`.
+    memory: the rule's own notes on this run, kept from cue to cue; empty at the first.
     """
 
     cue: Cue
@@ -27,8 +44,27 @@ class Boundary:
     forced: tuple[int, ...]
     prompt: int
     session: Session
-    answer: Any
-    """`answer(n)`: a generator that tries the exit on a fork and returns at most n answer tokens."""
+    memory: list[Any]
+    row: Callable[[], Floats]
+    """The logits after the cue's last token, shape (vocabulary,): a view, gone after the first trial."""
+    answer: Callable[[int], Generator[Decode, Step, Trial]]
+    """`answer(n)` tries the exit on a fork: a generator that returns a Trial of at most n answer tokens."""
+
+    def entropy(self) -> float:
+        """Entropy in nats of the next-token law after the cue, at temperature 1; ask before any trial."""
+        return entropy(self.row())
+
+
+def entropy(logits: Floats) -> float:
+    """Entropy in nats of softmax(logits); shape (vocabulary,). -inf entries count as impossible.
+
+    >>> round(entropy(np.zeros(8)), 4), entropy(np.array([0.0, -np.inf]))
+    (2.0794, 0.0)
+    """
+    shifted = logits.astype(np.float64) - logits.max()
+    weights = np.exp(shifted)
+    total = weights.sum()
+    return float(np.log(total) - (weights @ np.where(weights > 0, shifted, 0.0)) / total)
 
 
 class ExitRule(Protocol):

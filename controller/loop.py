@@ -9,9 +9,11 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from .decode import NO_DRAFT, ROOT, Decode, Draft, Session, Step
 from .drafters import Drafter
-from .exits import Boundary, ExitRule
+from .exits import Boundary, ExitRule, Trial
 from .policy import Policy, Row
 from .randomness import Keys
 from .thinking import Cue, Span, Tokenizer
@@ -60,6 +62,7 @@ class _Loop:
         self.rule = run.rule
         self.layers = run.rule.layers(session.can.layers) if run.rule else ()
         self.path: list[int] = []
+        self.memory: list[Any] = []
         self.finished = False
 
     def run(self) -> Request:
@@ -132,8 +135,10 @@ class _Loop:
         if rule.trials:
             # A fork must not see rows that are not committed.
             self._commit()
-        answer = _Trial(self, cue, forced)
-        at = Boundary(cue, hidden, self.tokens, tuple(forced), self.start, self.session, answer)
+        at = Boundary(
+            cue, hidden, self.tokens, tuple(forced), self.start, self.session, self.memory,
+            row=lambda: step.logits(node), answer=_Try(self, cue, forced),
+        )  # fmt: skip
         decision = yield from rule.decide(at)
         run.trace.decisions.append(decision)
         if decision.exit:
@@ -173,19 +178,20 @@ class _Loop:
 
 
 @dataclass
-class _Trial:
+class _Try:
     """Tries an exit on a fork, under the law and the keys that the exit itself would have."""
 
     loop: _Loop
     cue: Cue
     forced: list[int]
 
-    def __call__(self, longest: int) -> Generator[Decode, Step, list[int]]:
+    def __call__(self, longest: int) -> Generator[Decode, Step, Trial]:
         """At most `longest` answer tokens; their cost goes to the run's trace."""
         loop, cue = self.loop, self.cue
         tokens = loop.tokens[: cue.first] + self.forced
         limit = min(loop.r.limit, len(tokens) + longest)
-        run = replace(loop.r, rule=None, drafter=None, stop=None, limit=limit, trace=Trace())
+        policy = _Listening(loop.r.policy)
+        run = replace(loop.r, rule=None, drafter=None, stop=None, policy=policy, limit=limit, trace=Trace())
         run.span.close()
         fork = loop.session.fork()
         fork.rollback(len(loop.tokens) - 1 - cue.first)
@@ -201,8 +207,31 @@ class _Trial:
                     answer.append(item.token)
                     step = None
         except StopIteration:
-            return answer
+            return self._trial(answer, policy.logprobs)
         finally:
             fork.close()
             loop.r.trace.cost += run.trace.cost + len(self.forced)
             loop.r.trace.forwards += run.trace.forwards
+
+    def _trial(self, answer: list[int], logprobs: list[float]) -> Trial:
+        run = self.loop.r
+        text = run.tokenizer.decode([token for token in [*self.forced, *answer] if token not in run.eos])
+        return Trial(tuple(answer), tuple(logprobs), text, len(self.forced) + len(answer))
+
+
+class _Listening:
+    """A policy that also notes how probable the model itself found each token (a trial drafts nothing, so in order)."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self.logprobs: list[float] = []
+
+    def start(self) -> Any:
+        return self._policy.start()
+
+    def step(self, state: Any, row: Row) -> tuple[Any, int]:
+        state, token = self._policy.step(state, row)
+        logits = row.logits.astype(np.float64)
+        top = logits.max()
+        self.logprobs.append(float(logits[token] - top - np.log(np.exp(logits - top).sum())))
+        return state, token

@@ -103,7 +103,7 @@ class ExitAt:
     def decide(self, at):
         self.boundaries.append((list(at.tokens), at.cue, at.hidden))
         if self.trials:
-            self.answers.append((yield from at.answer(4)))
+            self.answers.append(list((yield from at.answer(4)).tokens))
         return Decision(at.cue.index >= self.at, at.cue.name, at.cue.index, at.cue.first - at.prompt, 1.0, 0.5)
 
 

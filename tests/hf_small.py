@@ -81,7 +81,7 @@ class Scripted:
     def decide(self, at):
         self.seen.append((list(at.tokens), at.cue, at.hidden))
         if self.trials:
-            self.answers.append((yield from at.answer(6)))
+            self.answers.append(list((yield from at.answer(6)).tokens))
         leave = at.cue.index == self.exit_at
         return Decision(leave, at.cue.name, at.cue.index, at.cue.first - at.prompt, float(leave), 0.5)
 

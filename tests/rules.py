@@ -32,7 +32,7 @@ class Scripted:
     def decide(self, at: Boundary):
         self.seen.append(at)
         if self.trials:
-            self.answers.append((yield from at.answer(self.answer_tokens)))
+            self.answers.append(list((yield from at.answer(self.answer_tokens)).tokens))
         exits = self.act(at)
         return Decision(exits, at.cue.name, at.cue.index, at.cue.first - at.prompt, float(exits), 0.5)
 
