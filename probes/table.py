@@ -21,7 +21,7 @@ Bools = npt.NDArray[np.bool_]
 NO_EXIT = -1
 """Cue index of a run that doesn't exit."""
 
-_RUN = {"full_right": np.bool_, "full_tokens": np.int32, "problem": np.int64}
+_RUN = {"full_right": np.bool_, "full_tokens": np.int32, "problem": np.int64, "domain": np.int32}
 _CUE = {
     "positions": np.int32, "scores": np.float64, "right": np.bool_, "same": np.bool_, "exit_tokens": np.int32,
     "cue_name": np.int32,
@@ -57,7 +57,8 @@ class Table:
     Per cue, shape (cues,): positions (tokens generated before the cue), scores (of the stored probe), right (the
     forced answer is right), same (it equals the full run's answer), exit_tokens (the run's whole cost in tokens if
     it exited here), cue_name (index into the card's cues).
-    Per run, shape (runs,): full_right, full_tokens (its cost without an exit), problem (the unit of the promise).
+    Per run, shape (runs,): full_right, full_tokens (its cost without an exit), problem (the unit of the promise),
+    domain (index of its problem's domain; 0 for every run unless given).
     graded False: there were no gold answers, so `right` and `full_right` mean nothing.
 
     >>> table = Table(
@@ -80,9 +81,12 @@ class Table:
     full_right: Any
     full_tokens: Any
     problem: Any
+    domain: Any = None
     graded: bool = True
 
     def __post_init__(self) -> None:
+        if self.domain is None:
+            object.__setattr__(self, "domain", np.zeros(len(self.problem)))
         for name, kind in {"offsets": np.int64, **_RUN, **_CUE}.items():
             object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), dtype=kind))
         offsets = self.offsets
@@ -97,7 +101,7 @@ class Table:
                     )
         if not np.isfinite(self.scores).all():
             raise ControllerError("the calibration table holds scores that are not finite; score its cues again")
-        for name in ("positions", "exit_tokens", "cue_name", "full_tokens"):
+        for name in ("positions", "exit_tokens", "cue_name", "full_tokens", "domain"):
             if (getattr(self, name) < 0).any():
                 raise ControllerError(f"the calibration table is broken: {name} holds a negative number")
 
@@ -132,6 +136,27 @@ class Table:
     def first_where(self, at: Bools) -> Ints:
         """Shape (runs,): index of each run's first cue where `at`, of shape (cues,), is true, or NO_EXIT."""
         return self._first(np.flatnonzero(at))
+
+    def first_of(self, threshold: float, low: Bools) -> tuple[Ints, Bools]:
+        """Two rules at once: exit at score > threshold, give up where `low`, of shape (cues,), is true.
+
+        Shape (runs,) each: the first cue where either fires, and whether it gives up there; both at once is an exit.
+        """
+        high = self.scores > threshold
+        first = self.first_where(high | low)
+        gave_up = first != NO_EXIT
+        gave_up[gave_up] = ~high[self.offsets[:-1][gave_up] + first[gave_up]]
+        return first, gave_up
+
+    def sum_at_exits(self, thresholds: Any, values: Any) -> npt.NDArray[Any]:
+        """Shape (len(thresholds),): the sum of `values`, of shape (cues,), over the first exits at each threshold."""
+        peaks, values = self._peaks, np.asarray(values)
+        scores = self.scores[peaks]
+        before = np.roll(scores, 1)
+        before[np.diff(self.run_of[peaks], prepend=-1) != 0] = -np.inf
+        # A peak is its run's first exit for the thresholds from the peak before it up to its own score.
+        ends = _sum_up_to(scores, values[peaks], thresholds)
+        return np.asarray(_sum_up_to(before, values[peaks], thresholds) - ends)
 
     def _first(self, hits: Ints) -> Ints:
         """Of these cues, in ascending order, each run's first; as index in the run, shape (runs,)."""
@@ -177,6 +202,10 @@ class Table:
         per_cue = {name: getattr(self, name)[cues] for name in _CUE}
         return Table(offsets=offsets, graded=self.graded, **per_run, **per_cue)
 
+    def in_domain(self, domain: int) -> Table:
+        """The runs of one domain; none is an empty table, which promises nothing."""
+        return self.select(np.flatnonzero(self.domain == domain))
+
     def one_per_problem(self) -> Table:
         """The first run of every problem: runs of one problem are no independent evidence."""
         return self.select(np.sort(np.unique(self.problem, return_index=True)[1]))
@@ -187,9 +216,17 @@ class Table:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, npt.NDArray[Any]]) -> Table:
-        """The inverse of `arrays`; raises ControllerError on missing or foreign names."""
+        """The inverse of `arrays`; `domain` may be missing. ControllerError on other missing or foreign names."""
         names = {field.name for field in fields(cls)}
-        if set(arrays) != names:
-            raise ControllerError(f"the calibration table is broken: arrays differ by {sorted(names ^ set(arrays))}")
+        if set(arrays) | {"domain"} != names:
+            different = sorted(names ^ (set(arrays) | {"domain"}))
+            raise ControllerError(f"the calibration table is broken: arrays differ by {different}")
         values: dict[str, Any] = {**arrays, "graded": bool(arrays["graded"])}
         return cls(**values)
+
+
+def _sum_up_to(edges: Floats64, values: npt.NDArray[Any], thresholds: Any) -> npt.NDArray[Any]:
+    """Shape (len(thresholds),): the sum of `values` over the edges <= each threshold; exact for whole numbers."""
+    order = np.argsort(edges, kind="stable")
+    sums = np.concatenate([[0], np.cumsum(values[order])])
+    return np.asarray(sums[np.searchsorted(edges[order], thresholds, side="right")])

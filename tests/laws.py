@@ -1,0 +1,58 @@
+"""Laws of recorded runs with known truth, for tests of tables and promises."""
+
+from __future__ import annotations
+
+import numpy as np
+from reasonctl.probes.table import Table
+
+
+def simulate(n: int, seed: int, separation: float = 2.2) -> Table:
+    """n runs: Poisson(20) cues, a solve time, 4 % lucky or unlucky forced answers, AR(1) and per-run probe errors.
+
+    The law of methods/golden/sim_lynx.py: cues of a run depend on each other, and its probe errors have a shared part.
+    """
+    rng = np.random.default_rng(seed)
+    lengths = np.maximum(1, rng.poisson(20, n))
+    width = lengths.max()
+    here = np.arange(width)[None] < lengths[:, None]
+    hard = rng.normal(size=n)
+    solvable = rng.random(n) < 1 / (1 + np.exp(-(1.6 - 0.8 * hard)))
+    solved = np.where(solvable, rng.beta(2 + 0.6 * np.maximum(hard, 0), 2.5), 2.0)
+    time = (np.arange(width)[None] + 1) / (lengths[:, None] + 1)
+    right = (time >= solved[:, None]) ^ (rng.random((n, width)) < 0.04)
+    full = solvable ^ (rng.random(n) < 0.03)
+    error = rng.normal(size=(n, width))
+    for k in range(1, width):
+        error[:, k] = 0.6 * error[:, k - 1] + 0.8 * error[:, k]
+    logit = separation * (2 * right - 1) + 0.9 * rng.normal(size=n)[:, None] + 0.9 * error + 0.8 * (time - 0.5)
+    same = np.where(right, full[:, None], ~full[:, None] & (rng.random((n, width)) < 0.5))
+    tokens = np.broadcast_to(10 * np.arange(width), (n, width))
+    offsets, scores = np.concatenate([[0], np.cumsum(lengths)]), 1 / (1 + np.exp(-logit[here]))
+    return Table(
+        offsets=offsets, positions=tokens[here], scores=scores,
+        right=right[here], same=same[here], exit_tokens=tokens[here] + 4, cue_name=(tokens[here] // 10) % 2,
+        full_right=full, full_tokens=10 * lengths + 4, problem=np.arange(n),
+    )  # fmt: skip
+
+
+def one_run(scores: list[float], right: list[bool], full_right: bool = True, runs: int = 1) -> Table:
+    """The same run `runs` times, as different problems."""
+    k = len(scores)
+    return Table(
+        offsets=np.arange(runs + 1) * k, positions=np.tile(np.arange(k), runs), scores=np.tile(scores, runs),
+        right=np.tile(right, runs), same=np.tile(np.array(right) == full_right, runs),
+        exit_tokens=np.tile(np.arange(k) + 2, runs), cue_name=np.zeros(k * runs), problem=np.arange(runs),
+        full_right=np.full(runs, full_right), full_tokens=np.full(runs, 50),
+    )  # fmt: skip
+
+
+def flat(scores: np.ndarray, right: np.ndarray, full_right: np.ndarray | None = None) -> Table:
+    """Runs of equal length: scores, right: (runs, cues). `same` means that the exit agrees with the full run."""
+    n, k = scores.shape
+    full = np.ones(n, dtype=bool) if full_right is None else full_right
+    position = np.tile(10 * np.arange(k), n)
+    return Table(
+        offsets=np.arange(n + 1) * k, positions=position, scores=scores.ravel(), right=right.ravel(),
+        same=(right == full[:, None]).ravel(), exit_tokens=position + 4, cue_name=np.zeros(n * k), full_right=full,
+        full_tokens=np.full(n, 10 * k + 4), problem=np.arange(n),
+    )  # fmt: skip
