@@ -8,8 +8,8 @@ from typing import Any
 
 from ..backends.model import Model
 from ..controller import Call, Controller, Decode, Draft, Keys, Trace, parse_draft, parse_policy
-from ..probes.exit import load_exit
-from .options import Options, card_recipe, new_recipe, open_model, probe_path
+from .options import Options, card_recipe, new_recipe, open_model
+from .rules import open_rule
 from .show import Show
 
 ROWS = (1, 2, 4, 8, 16)
@@ -22,10 +22,9 @@ def run(name: str, options: Options, *, probe: str | None) -> None:
     show = Show(as_json=options.json)
     rule = None
     if probe != "none" and (probe is not None or name == "tiny"):
-        rule = load_exit(probe_path(name, probe), risk=options.risk, confidence=options.confidence, mode=options.mode)
-    model = open_model(name, options)
-    if rule is not None:
-        rule.check(model)
+        rule, model = open_rule(show, name, options, probe)
+    else:
+        model = open_model(name, options)
     recipe = card_recipe(name, rule.card, options) if rule else new_recipe(name, model, options)
     prompt = model.prompt(QUESTION if name != "tiny" else "48 a-9 b+6 c-3")
     costs = cost_curve(model, prompt)

@@ -7,20 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..backends.model import Model
-from ..controller import ControllerError, Cues
-from ..probes.file import Card, ProbeFile, save_probe, template_hash
+from ..controller import ControllerError
+from ..probes.file import Card, Judged, ProbeFile, save_probe, template_hash
 from ..probes.probe import Probe
 from ..probes.risk import Grid, Mode
-from ..probes.table import Table
+from ..probes.signals import SIGNALS, Stack, make_signal
 from .collect import Cut, cut, settings_of
 from .fit import fit_probe
 from .problem import Problem
+from .replay import by_run, judged_table, looks_of, make_table
 from .runs import RunFile
+from .stacking import fit_stack
 from .tasks import Task
 from .worker import Recipe
 
@@ -66,40 +68,55 @@ def split(n: int, seed: int) -> tuple[list[int], list[int]]:
     return sorted(order[: n // 2]), sorted(order[n // 2 :])
 
 
-def make_table(runs: Cut, scores: Any, cues: Sequence[str]) -> Table:
-    """The table of some runs under a probe's scores."""
-    names = Cues(cues).names
-    return Table(
-        offsets=runs.offsets,
-        positions=runs.per_cue("position"),
-        scores=scores,
-        right=runs.per_cue("right"),
-        same=runs.per_cue("same"),
-        exit_tokens=runs.per_cue("tokens"),
-        cue_name=[names.index(name) for name in runs.per_cue("name")],
-        full_right=runs.per_run("right"),
-        full_tokens=runs.per_run("tokens"),
-        problem=runs.per_run("problem"),
-        graded=all(gold is not None for gold in runs.per_run("gold")),
-    )
-
-
 def fit_and_save(plan: Plan, model: Model, records: list[dict[str, Any]], *, force: bool) -> ProbeFile:
-    """Fit on one half of the runs, fill the table from the other, write the probe file."""
-    fitting, calibrating = (cut([records[i] for i in part]) for part in split(len(records), plan.recipe.seed))
-    _check_cues(plan, fitting)
-    labels = np.array(fitting.per_cue("same" if plan.mode == "disagree" else "right"))
-    problems = np.repeat(fitting.per_run("problem"), np.diff(fitting.offsets))
-    probe, report, held_out = fit_probe(fitting.features, labels, problems, seed=plan.recipe.seed)
-    cues = plan.recipe.cues
-    grid = Grid.of(make_table(fitting, held_out, cues))
-    table = make_table(calibrating, _scores(probe, calibrating), cues)
-    content = ProbeFile(probe, grid, table, _card(plan, model, len(fitting.records), table.runs, report))
+    """Fit on one half of the runs, fill the tables from the other, write the probe file."""
+    parts = [[records[i] for i in part] for part in split(len(records), plan.recipe.seed)]
+    _check_cues(plan, cut(parts[0]))
+    domains = tuple(sorted({record["domain"] for record in records}))
+    fitted = fit_signals(cut(parts[0]), cut(parts[1]), plan.recipe.cues, domains, plan.mode, seed=plan.recipe.seed)
+    runs = {"fit": len(parts[0]), "calibrate": len(parts[1])}
+    content = ProbeFile(
+        fitted.probe, fitted.judged["hidden"].grid, fitted.judged["hidden"].table,
+        _card(plan, model, runs, domains, fitted.report),
+        {name: judged for name, judged in fitted.judged.items() if name != "hidden"}, fitted.stack,
+    )  # fmt: skip
     save_probe(plan.out, content, force=force)
     return content
 
 
-def _scores(probe: Probe, runs: Cut) -> Any:
+class FittedSignals(NamedTuple):
+    """The probe, the stack (None: it could not be fitted), and every signal's grid and calibration table."""
+
+    probe: Probe
+    stack: Stack | None
+    judged: dict[str, Judged]
+    report: dict[str, Any]
+
+
+def fit_signals(
+    fitting: Cut, calibrating: Cut, cues: Sequence[str], domains: Sequence[str], mode: Mode, *, seed: int
+) -> FittedSignals:
+    """Every signal on the same two splits: fitted, and given its grid, on one; its table filled from the other."""
+    labels = np.array(fitting.per_cue("same" if mode == "disagree" else "right"))
+    problems = np.repeat(fitting.per_run("problem"), np.diff(fitting.offsets))
+    probe, report, held_out = fit_probe(fitting.features, labels, problems, seed=seed)
+    own = make_table(fitting, held_out, cues, domains)
+    table = make_table(calibrating, scores_of(probe, calibrating), cues, domains)
+    judged = {"hidden": Judged(Grid.of(own), table)}
+    for name in SIGNALS[1:-1]:
+        signal = make_signal(name, None)
+        grid = Grid.of(judged_table(signal, fitting, own))
+        judged[name] = Judged(grid, judged_table(signal, calibrating, table))
+    looks = [looks_of(record, part) for record, part in zip(fitting.records, by_run(own, held_out), strict=True)]
+    stacked = fit_stack(looks, labels, seed=seed)
+    if stacked is not None:
+        grid = Grid.of(own.with_scores(stacked.held_out))
+        judged["stack"] = Judged(grid, judged_table(stacked.stack, calibrating, table))
+    return FittedSignals(probe, stacked.stack if stacked else None, judged, report)
+
+
+def scores_of(probe: Probe, runs: Cut) -> Any:
+    """Shape (cues,): the probe's probabilities at the cues of some runs."""
     return probe.scores(runs.features) if len(runs.features) else np.zeros(0)
 
 
@@ -111,7 +128,7 @@ def _check_cues(plan: Plan, fitting: Cut) -> None:
         )
 
 
-def _card(plan: Plan, model: Model, fitted: int, calibrated: int, report: dict[str, Any]) -> Card:
+def _card(plan: Plan, model: Model, runs: dict[str, int], domains: tuple[str, ...], report: dict[str, Any]) -> Card:
     recipe = plan.recipe
     return Card(
         fingerprint=model.fingerprint(),
@@ -127,9 +144,10 @@ def _card(plan: Plan, model: Model, fitted: int, calibrated: int, report: dict[s
         max_new_tokens=recipe.max_new_tokens,
         tasks=plan.task.name,
         seeds={"seed": recipe.seed},
-        runs={"fit": fitted, "calibrate": calibrated},
+        runs=runs,
         grader=None if plan.mode == "disagree" else plan.task.grader.name,
         mode=plan.mode,
+        domains=domains,
         settings=model.settings,
         versions={name: version(name) for name in ("reasonctl", "scikit-learn", "numpy")},
         report=report,

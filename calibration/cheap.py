@@ -8,9 +8,10 @@ import numpy as np
 
 from ..probes.file import ProbeFile
 from .baselines import Result, compare, fixed_at, fixed_curve, verdict
-from .calibrate import make_table, split
+from .calibrate import split
 from .collect import cut
 from .options import Options
+from .replay import make_table
 from .show import Show, percent
 
 

@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 import click
 
 from ..controller import ControllerError
-from . import bench, demo, inspect, jobs
+from . import bench, demo, inspect, jobs, replay_command
+from .interrupt import CODE, interruptible
 from .options import Options, common
 
 
@@ -41,6 +42,7 @@ def demo_command(options: Options) -> None:
     "--answer-tokens", type=click.IntRange(1), default=64, show_default=True, help="Most tokens of a trial answer."
 )
 @click.option("--layers", help="Fractions of depth that the probe reads, e.g. 0.5,0.75,1.")
+@click.option("--dask", help="Collect on a cluster: its scheduler, e.g. tcp://host:8786, or local:2 to try it here.")
 @common
 def calibrate_command(model: str, options: Options, **overrides: Any) -> None:
     """Collect runs, fit a probe, calibrate it. Resumable: run the same command again."""
@@ -76,6 +78,16 @@ def inspect_command(probe: str, options: Options) -> None:
     inspect.run(probe, options)
 
 
+@cli.command("replay")
+@click.argument("runs", type=click.Path())
+@click.option("--cues", help="Look at these of the collected cues only.")
+@click.option("--splits", type=click.IntRange(1), default=5, show_default=True, help="Random re-splits to average.")
+@common
+def replay_command_(runs: str, options: Options, cues: str | None, splits: int) -> None:
+    """Collected runs (P.safetensors.runs.jsonl) re-judged under every signal, without a model."""
+    replay_command.run(runs, options, cues=cues, splits=splits)
+
+
 @cli.command("bench")
 @click.argument("model")
 @click.option("--probe", help="Probe file [tiny: the bundled one]; 'none' for no exits.")
@@ -88,7 +100,8 @@ def bench_command(model: str, options: Options, probe: str | None) -> None:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of `ctl`."""
     try:
-        code = cli.main(args=arguments, prog_name="ctl", standalone_mode=False)
+        with interruptible():
+            code = cli.main(args=arguments, prog_name="ctl", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except ControllerError as error:
         click.echo(f"Error: {error}", err=True)
@@ -101,4 +114,4 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted. What was collected is kept: run the same command again to go on.", err=True)
-        sys.exit(130)
+        sys.exit(CODE)

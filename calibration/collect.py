@@ -1,16 +1,21 @@
-"""Collects runs: full ones, with a forced exit tried at every cue; resumable, spread over processes."""
+"""Collects runs: full ones, with a forced exit tried at every cue; resumable, spread over processes or machines."""
 
 from __future__ import annotations
 
+import platform
 import time
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..backends.model import Model
+from ..controller import ControllerError
 from .graders import Grader
 from .problem import Problem
 from .runs import RunFile, unpack
@@ -29,27 +34,44 @@ def settings_of(recipe: Recipe, task: Task, model: Model, n: int) -> dict[str, A
     shared = asdict(recipe)
     for machine in ("model", "backend", "threads"):
         shared.pop(machine)
-    identity = {"backend": model.backend, "fingerprint": model.fingerprint(), **model.settings}
-    return {**shared, "model": identity, "tasks": task.name, "grader": task.grader.name, "n": n}
+    return {**shared, "model": identity_of(model), "tasks": task.name, "grader": task.grader.name, "n": n}
+
+
+def identity_of(model: Model) -> dict[str, str]:
+    """What tells models apart whose runs differ, as far as that can be seen without reading all weights."""
+    return {"backend": model.backend, "fingerprint": model.fingerprint(), **model.settings}
 
 
 def collect(
     recipe: Recipe, problems: Sequence[Problem], grader: Grader, file: RunFile, *,
-    done: int, workers: int, progress: Progress, deadline: float | None = None,
+    done: int, workers: int | str, progress: Progress, deadline: float | None = None,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> bool:  # fmt: skip
-    """Append the runs that the file doesn't hold yet, in order; False if the deadline came first."""
-    jobs = [(recipe, i, problems[i].question) for i in range(done, len(problems))]
+    """Append the runs that the file doesn't hold yet, in order; False if the deadline (monotonic) came first."""
+    identity = file.settings.get("model")
+    jobs = [(identity, recipe, i, problems[i].question) for i in range(done, len(problems))]
     progress(done, len(problems))
-    results = spread(collect_run, jobs, workers=min(workers, max(1, len(jobs))))
-    try:
+    with closing(spread(collect_checked, jobs, workers=workers, warn=warn)) as results:
         for i, record in enumerate(results, start=done):
             file.append(graded(record, problems[i], grader))
             progress(i + 1, len(problems))
             if deadline is not None and time.monotonic() > deadline and i + 1 < len(problems):
                 return False
-    finally:
-        results.close()  # type: ignore[attr-defined]
     return True
+
+
+def collect_checked(identity: dict[str, str] | None, recipe: Recipe, index: int, question: str) -> dict[str, Any]:
+    """`collect_run`, if the worker's model is the job's: another machine may hold another one under the same name."""
+    if identity is not None and _identity(recipe) != identity:
+        raise ControllerError(
+            f"the model {recipe.model!r} on {platform.node()} isn't the one that this job began with; copy it there"
+        )
+    return collect_run(recipe, index, question)
+
+
+@cache
+def _identity(recipe: Recipe) -> dict[str, str]:
+    return identity_of(recipe.load())
 
 
 def graded(record: dict[str, Any], problem: Problem, grader: Grader) -> dict[str, Any]:
@@ -64,7 +86,8 @@ def graded(record: dict[str, Any], problem: Problem, grader: Grader) -> dict[str
         for cue in record["cues"]
     ]
     right = known and grader.right(record["answer"], problem)
-    return {**record, "problem": problem.id, "gold": problem.answer, "right": right, "cues": cues}
+    named = {"problem": problem.id, "domain": problem.domain, "gold": problem.answer}
+    return {**record, **named, "right": right, "cues": cues}
 
 
 @dataclass(frozen=True)

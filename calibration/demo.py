@@ -6,11 +6,11 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from ..probes.exit import load_exit
 from ..probes.risk import refutes
 from .calibrate import Plan, evaluation_stream, fit_and_save
 from .jobs import collected, compare, describe, fresh, stream_run
 from .options import Options, new_recipe, open_model
+from .rules import rule_of
 from .show import Show, percent
 from .tasks import load_task
 
@@ -34,10 +34,17 @@ def run(options: Options) -> None:
         if options.dry_run:
             show.result({"n": plan.n, "dry_run": True})
             return
-        records = collected(show, plan, model, replace(options, time_limit=None), plan.problems())
+        records = collected(
+            show,
+            plan,
+            plan.run_file(model),
+            replace(options, time_limit=None),
+            plan.problems(),
+            options.machine("tiny")[0],
+        )
         assert records is not None
         content = fit_and_save(plan, model, records, force=False)
-        rule = load_exit(plan.out, risk=options.risk, confidence=options.confidence, mode=options.mode)
+        rule = rule_of(options, plan.out)
         rule.check(model)
         auc = float(str(content.card.report["auc"]))
         show.say(f"probe: {content.card.report['model']}, AUC {auc:.3f} on held-out problems; {rule.why}")

@@ -14,15 +14,16 @@ def run(path: str, options: Options) -> None:
     """The card, and risk -> threshold, savings, exit rate on the calibration runs, runs still needed."""
     show = Show(as_json=options.json)
     content = load_probe(path)
-    card, table = content.card, content.table
+    judged, card = content.judged(options.signal), content.card
+    table = judged.table
     for label, fact in _facts(card).items():
         show.say(f"{label:>12}: {fact}")
     rows: list[list[str]] = []
     levels: list[dict[str, Any]] = []
     for risk in sorted({0.01, 0.02, 0.05, 0.1, 0.2, options.risk}):
-        limit = choose_threshold(table, content.grid, options.mode, risk, options.confidence)
+        limit = choose_threshold(table, judged.grid, options.mode, risk, options.confidence)
         out = table.outcomes(table.first_exit(limit.value))
-        saved = 1 - out.tokens.mean() / table.full_tokens.mean()
+        saved = 1 - out.tokens.mean() / content.table.full_tokens.mean()
         value = None if limit.value == float("inf") else limit.value
         levels.append({"risk": risk, "threshold": value, "exit_rate": float(out.exited.mean()), "saved": float(saved),
                        "more_runs": limit.more_runs})  # fmt: skip

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from ..backends.model import Model
 from ..controller import Call, Controller, ControllerError, Keys, Trace, parse_draft, parse_policy
-from ..probes.exit import ProbeExit, load_exit
-from ..probes.file import ProbeFile, check_target, load_probe
+from ..probes.exit import ProbeExit
+from ..probes.file import ProbeFile, check_target
 from ..probes.risk import choose_threshold, runs_needed
 from .calibrate import Plan, calibration_stream, evaluation_stream, fit_and_save, runs_path, sampler_of
 from .cheap import cheap_rules
@@ -18,8 +19,10 @@ from .evaluate import evaluate as evaluate_pairs
 from .evaluate import summary
 from .options import Options, card_recipe, new_recipe, open_model, probe_path
 from .problem import Problem
+from .rules import open_rule
 from .runs import RunFile
 from .show import Show, comparison
+from .spread import check_cluster
 from .tasks import Task, load_task
 from .worker import Recipe, collect_run
 
@@ -32,6 +35,7 @@ def calibrate(
     """Collect, fit, calibrate; everything that can be refused is refused first."""
     show = Show(as_json=options.json)
     plan_out = Path(out)
+    workers = where(name, options, overrides["dask"])
     check_target(plan_out, options.force)
     task = load_task(tasks, grader=options.grader, gold=options.mode != "disagree")
     model = open_model(name, options)
@@ -46,11 +50,22 @@ def calibrate(
     if options.dry_run:
         show.result({"n": plan.n, "runs_needed": needed(options), "recipe": vars(recipe)})
         return
-    records = collected(show, plan, model, options, problems)
-    if records is None:
-        return
-    content = fit_and_save(plan, model, records, force=options.force)
+    with closing(plan.run_file(model)) as file:
+        records = collected(show, plan, file, options, problems, workers)
+        if records is None:
+            return
+        content = fit_and_save(plan, model, records, force=options.force)
     report_fit(show, plan, content, options)
+
+
+def where(name: str, options: Options, dask: str | None) -> int | str:
+    """The number of processes, or the cluster's address."""
+    if dask is None:
+        return options.machine(name)[0]
+    if options.workers is not None:
+        raise ControllerError("--dask and --workers were both given; a cluster brings its own workers")
+    check_cluster(dask)
+    return dask
 
 
 def needed(options: Options) -> int:
@@ -74,18 +89,16 @@ def describe(show: Show, plan: Plan, model: Model, options: Options) -> None:
 
 
 def collected(
-    show: Show, plan: Plan, model: Model, options: Options, problems: list[Problem]
+    show: Show, plan: Plan, file: RunFile, options: Options, problems: list[Problem], workers: int | str
 ) -> list[dict[str, Any]] | None:
     """All records, resumed where an earlier job left off; None if the time limit came first."""
-    file = plan.run_file(model)
     started = time.monotonic()
     done = file.open(force=options.force)
     if done:
         show.say(f"resuming: {done} of {plan.n} runs are in {file.path.name}")
     if done < plan.n:
-        estimate(show, plan, problems[done], plan.n - done, options)
+        estimate(show, plan, problems[done], plan.n - done, workers)
         deadline = started + options.time_limit if options.time_limit else None
-        workers = options.machine(plan.recipe.model)[0]
         with show.progress("collecting") as progress:
             whole = collect(
                 plan.recipe,
@@ -96,6 +109,7 @@ def collected(
                 workers=workers,
                 progress=progress,
                 deadline=deadline,
+                warn=lambda text: show.say(f"warning: {text}", "yellow"),
             )
         if not whole:
             show.say(
@@ -106,14 +120,16 @@ def collected(
     return file.read()
 
 
-def estimate(show: Show, plan: Plan, problem: Problem, runs: int, options: Options) -> None:
+def estimate(show: Show, plan: Plan, problem: Problem, runs: int, workers: int | str) -> None:
     """Time one run (it isn't kept) and say what the job will take."""
     start = time.monotonic()
     record = collect_run(plan.recipe, 0, problem.question)
-    seconds = (time.monotonic() - start) * runs / options.machine(plan.recipe.model)[0]
+    seconds = time.monotonic() - start
+    processes = 1 if isinstance(workers, str) else workers
     show.say(
-        f"one run took {time.monotonic() - start:.1f} s with {len(record['cues'])} cues tried, so {runs} runs take "
-        f"roughly {seconds / 60:.1f} minutes"
+        f"one run took {seconds:.1f} s with {len(record['cues'])} cues tried, so {runs} runs take "
+        f"roughly {seconds * runs / processes / 60:.1f} minutes"
+        + (", divided by the cluster's workers" if isinstance(workers, str) else "")
     )
 
 
@@ -136,20 +152,16 @@ def report_fit(show: Show, plan: Plan, content: ProbeFile, options: Options) -> 
 def evaluate(name: str, options: Options, *, tasks: str | None, probe: str | None, baselines: bool) -> None:
     """Both arms on problems that neither fitting nor calibration saw."""
     show = Show(as_json=options.json)
-    path = probe_path(name, probe)
-    content = load_probe(path)
+    rule, model = open_rule(show, name, options, probe)
+    content = rule.content
     task = load_task(tasks or content.card.tasks, grader=options.grader)
-    rule = load_exit(path, risk=options.risk, confidence=options.confidence, mode=options.mode)
-    model = open_model(name, options)
-    for warning in rule.check(model):
-        show.say(f"warning: {warning}", "yellow")
     recipe = card_recipe(name, content.card, options)
     problems = fresh(task, content, options.n or 400, options.seed)
     show.say(f"{len(problems)} problems of {task.name} that the probe never saw; {rule.why}")
     if options.dry_run:
         show.result({"n": len(problems), "dry_run": True})
         return
-    file = RunFile(runs_path(path), {})
+    file = RunFile(runs_path(probe_path(name, probe)), {})
     runs = file.read() if baselines and file.path.is_file() else None
     result = compare(
         show, recipe, problems, task, rule, model, options, content=content, runs=runs, baselines=baselines
@@ -200,11 +212,7 @@ def run(name: str, prompt: str | None, options: Options, *, probe: str | None) -
         model = open_model(name, options)
         recipe = new_recipe(name, model, options)
     else:
-        path = probe_path(name, probe)
-        rule = load_exit(path, risk=options.risk, confidence=options.confidence, mode=options.mode)
-        model = open_model(name, options)
-        for warning in rule.check(model):
-            show.say(f"warning: {warning}", "yellow")
+        rule, model = open_rule(show, name, options, probe)
         recipe = card_recipe(name, rule.card, options)
     question = prompt or _fresh_question(name, options)
     trace = stream_run(show, model, recipe, question, rule, options.seed)

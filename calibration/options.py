@@ -17,6 +17,7 @@ from ..controller import ControllerError, Cues, parse_draft, parse_policy
 from ..probes.file import Card
 from ..probes.probe import layer_of
 from ..probes.risk import MODES, Mode, check_request
+from ..probes.signals import SIGNALS, SignalName
 from .calibrate import LAYERS
 from .spread import cores
 from .worker import Recipe
@@ -48,6 +49,8 @@ class Options:
     workers: int | None
     threads: int | None
     grader: str | None
+    signal: SignalName
+    domain: str | None
 
     def policy_text(self, default: str = "temperature(0.6)") -> str:
         """--policy, or --temperature (0 = greedy), or the default; checked."""
@@ -89,6 +92,14 @@ _OPTIONS = [
     ),
     click.option("--risk", type=float, default=0.05, show_default=True, help="Accepted probability, per run."),
     click.option("--confidence", default="0.9", show_default=True, callback=confidence, help="Or 'marginal'."),
+    click.option(
+        "--signal",
+        type=click.Choice(list(SIGNALS)),
+        default="hidden",
+        show_default=True,
+        help="What is looked at at a cue.",
+    ),
+    click.option("--domain", help="Promise for problems of this domain only, from its own runs."),
     click.option("--force", is_flag=True, help="Overwrite what exists."),
     click.option("--dry-run", is_flag=True, help="Say what would be done and what it costs; write nothing."),
     click.option(

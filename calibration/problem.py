@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """A question, and the gold answer where there is one."""
+    """A question, the gold answer where there is one, and the domain that its promise may be made for."""
 
     question: str
     answer: str | None
+    domain: str = ""
 
     @property
     def id(self) -> int:

@@ -1,11 +1,7 @@
 """The file of collected runs: a header line, then one JSON line per run, in order, append-only.
 
-A killed job leaves at most one torn line at the end, which is cut off when the file is opened again.
-Fields of a run: `run`, `problem`, `question`, `gold`, `tokens` (cost), `finish`, `answer` (text after thinking),
-`right`, and `cues`, each with `name`, `position` (tokens before the cue), `tokens` (cost of a run that exits here),
-`trial` (tokens fed and sampled for its forced answer), `answer`, `right`, `same`, `logprobs` (of the answer's tokens,
-temperature 1), `entropy` (nats, of the law after the cue), `value` (last number written so far), `hidden` (base64 of
-float32, layer after layer).
+docs/runs-format.md says what each field means. A job holds the file for itself while it appends. A killed job leaves
+at most one torn line at the end, which is cut off when the file is opened again.
 """
 
 from __future__ import annotations
@@ -13,7 +9,9 @@ from __future__ import annotations
 import base64
 import json
 import os
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,11 @@ import numpy.typing as npt
 
 from ..controller import ControllerError
 
+if sys.platform != "win32":
+    import fcntl
+
 FORMAT = 2
+_START = b'{"format":'
 
 
 def pack(values: npt.NDArray[np.float32]) -> str:
@@ -41,43 +43,74 @@ class RunFile:
 
     path: Path
     settings: dict[str, Any]
+    _file: FileIO | None = field(default=None, init=False, repr=False)
 
     def open(self, *, force: bool) -> int:
-        """Create the file, or cut its torn tail; the number of runs it holds.
+        """Create the file, or cut its torn tail, and keep other jobs out until `close`; the number of runs it holds.
 
-        Raises if it is another job's; with `force` such a file is started over.
+        Raises if another job is at work on it, or if it is another job's; with `force` the latter is started over.
         """
         if self.path.is_dir():
             raise ControllerError(f"{str(self.path)!r} is a folder; the collected runs need a file there")
-        whole = self._cut_torn_tail() if self.path.exists() else []
+        self._lock()
         try:
+            whole = self._cut_torn_tail()
             if whole:
-                self._check(whole[0])
-                return len(whole) - 1
-        except ControllerError:
-            if not force:
-                raise
-        self._write("wb", {"format": FORMAT, "settings": self.settings})
-        return 0
+                try:
+                    self._check(whole[0])
+                    return len(whole) - 1
+                except ControllerError:
+                    if not force:
+                        raise
+            os.truncate(self.path, 0)
+            self._write({"format": FORMAT, "settings": self.settings})
+            return 0
+        except BaseException:
+            self.close()
+            raise
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one run and make sure that it is on the disk."""
-        self._write("ab", record)
+        self._write(record)
+
+    def close(self) -> None:
+        """Let other jobs in."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def read(self) -> list[dict[str, Any]]:
         """All runs, in order."""
-        return [json.loads(line) for line in self.path.read_bytes().splitlines()[1:]]
+        data = self.path.read_bytes()
+        return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()[1:]]
+
+    def _lock(self) -> None:
+        """The lock is the open file's, so that it ends with the process, however that ends. Not on Windows."""
+        self.close()
+        try:
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise ControllerError(f"can't write {str(self.path)!r}: {error.strerror}") from None
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                self.close()
+                raise ControllerError(
+                    f"another job is collecting into {str(self.path)!r}; wait for it, or give another --out"
+                    if isinstance(error, BlockingIOError)
+                    else f"can't lock {str(self.path)!r}: {error.strerror}; give an --out on a local disk"
+                ) from None
 
     def _cut_torn_tail(self) -> list[bytes]:
         data = self.path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if not data.startswith(b'{"format":'):
+        if not data.startswith(_START) and not _START.startswith(data):
             raise ControllerError(
                 f"{str(self.path)!r} is no file of collected runs; move it away or give another --out"
             )
+        whole = data.rfind(b"\n") + 1
         if whole < len(data):
-            with self.path.open("r+b") as file:
-                file.truncate(whole)
+            os.truncate(self.path, whole)
         return data[:whole].splitlines()
 
     def _check(self, header: bytes) -> None:
@@ -101,14 +134,20 @@ class RunFile:
                 "give the old settings to resume, another --out, or --force to start over"
             )
 
-    def _write(self, mode: str, record: dict[str, Any]) -> None:
+    def _write(self, record: dict[str, Any]) -> None:
+        """Append a line and sync it; a line that fails half-way, or is interrupted, is taken back."""
+        assert self._file is not None, "open() first"
         line = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+        whole = os.fstat(self._file.fileno()).st_size
         try:
-            with self.path.open(mode) as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+        except BaseException as error:
+            self._file.truncate(whole)
+            if not isinstance(error, OSError):
+                raise
             raise ControllerError(
                 f"can't write {str(self.path)!r}: {error.strerror}; finished runs are safe, "
                 "run the same command again when there is room"

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..controller import ControllerError
-from .graders import MATH, NUMBER, Grader, load_grader, stated_answer
+from ..probes.answers import stated_answer
+from .graders import MATH, NUMBER, Grader, load_grader
 from .problem import Problem
 from .tiny_task import fresh_problems
 
@@ -58,7 +59,7 @@ def load_task(spec: str, *, grader: str | None = None, gold: bool = True) -> Tas
 
 
 def _tiny(n: int, stream: int) -> list[Problem]:
-    return [Problem(p.question, p.answer) for p in fresh_problems(n, stream)]
+    return [Problem(p.question, p.answer, f"{len(p.question.split()) - 1} steps") for p in fresh_problems(n, stream)]
 
 
 def _reasoning_gym(spec: str) -> Task:
@@ -144,4 +145,7 @@ def _problem(line: str, where: str, gold: bool) -> Problem:
     answer = record.get("answer")
     if answer is None and gold:
         raise ControllerError(f'{where}: the line has no "answer"; add it, or use --mode disagree, which needs none')
-    return Problem(record["question"], None if answer is None else str(answer))
+    domain = record.get("domain", "")
+    if not isinstance(domain, str):
+        raise ControllerError(f'{where}: "domain" is {domain!r}; it must be a text')
+    return Problem(record["question"], None if answer is None else str(answer), domain)

@@ -83,7 +83,7 @@ class Collect:
         return tuple(dict.fromkeys(layer_of(f, depth) for f in self.recipe.layers))
 
     def decide(self, at: Boundary) -> Any:
-        entropy = round(at.entropy(), 6)
+        entropy = at.entropy()
         trial = yield from at.answer(self.recipe.answer_tokens)
         position = at.cue.first - at.prompt
         states = [at.hidden[layer_of(f, self.model.depth)] for f in self.recipe.layers]
@@ -96,7 +96,7 @@ class Collect:
             "tokens": at.cue.last + 2 - at.prompt + trial.cost,
             "trial": trial.cost,
             "answer": after_thinking(trial.text, self.markers),
-            "logprobs": [round(value, 5) for value in trial.logprobs],
+            "logprobs": list(trial.logprobs),
             "entropy": entropy,
             "value": values[-1] if values else "",
             "hidden": pack(np.concatenate(states).astype(np.float32)),

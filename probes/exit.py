@@ -8,13 +8,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, cast
 
 from ..controller import Boundary, ControllerError, Cues, Decision, Decode, Markers, Step
-from .file import Card, Scalar, check_model, load_probe, template_hash
-from .probe import Probe, features_at, layer_of
+from .answers import after_thinking, stated_answer
+from .file import Card, ProbeFile, Scalar, check_model, load_probe, template_hash
+from .looks import Look
+from .probe import features_at, layer_of
 from .risk import Mode, Threshold, check_request, choose_threshold
+from .signals import SignalName
 
 
 class LoadedModel(Protocol):
@@ -36,16 +39,32 @@ class LoadedModel(Protocol):
 
 
 class ProbeExit:
-    """Exit at the first cue where the probe scores above the calibrated threshold (an ExitRule)."""
+    """Exit at the first cue where a signal scores above the calibrated threshold (an ExitRule)."""
 
-    trials = False
-
-    def __init__(self, *, probe: Probe, threshold: Threshold, card: Card) -> None:
-        self.probe, self.threshold, self.card = probe, threshold, card
+    def __init__(
+        self, content: ProbeFile, threshold: Threshold, *, signal: SignalName = "hidden", domain: str | None = None
+    ) -> None:
+        card = content.card
+        self.content, self.threshold, self.card, self.domain = content, threshold, card, domain
+        self.name: SignalName = signal
+        self.signal = content.signal(signal)
+        self.trials = self.signal.trials
         self.markers = Markers(*card.markers) if card.markers is not None else None
         self.cues, self.suffix, self.max_cues = Cues(card.cues), card.suffix, card.max_cues
         self._layers = tuple(layer_of(fraction, card.depth) for fraction in card.layers)
+        self._answer_tokens = answer_tokens(card)
         self._warnings: list[str] | None = None
+
+    def at(self, *, risk: float | None = None, confidence: float | None | Literal["same"] = "same") -> ProbeExit:
+        """The same rule at another risk or confidence; nothing is fitted again. Raises as `load_exit` does."""
+        was = self.threshold
+        level = was.confidence if confidence == "same" else confidence
+        made = make_exit(
+            self.content, risk=was.risk if risk is None else risk, confidence=level, mode=was.mode,
+            signal=self.name, domain=self.domain,
+        )  # fmt: skip
+        made._warnings = self._warnings
+        return made
 
     @property
     def why(self) -> str:
@@ -53,19 +72,26 @@ class ProbeExit:
         return self.threshold.why
 
     def layers(self, depth: int) -> tuple[int, ...]:
-        """Blocks that the probe reads; raises ControllerError on a model of another depth."""
+        """Blocks that the signal reads; raises ControllerError on a model of another depth."""
         if depth != self.card.depth:
             raise ControllerError(
                 f"probe was fitted on a {self.card.depth}-layer model of width {self.card.width}; this model has "
                 f"{depth} layers. Make a probe for it: ctl calibrate"
             )
-        return self._layers
+        return self._layers if self.signal.hidden else ()
 
     def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
-        """Score the cue's hidden state; strictly above the threshold it exits. Asks for no forward."""
-        score = self.probe.score(features_at(at.hidden, self._layers))
-        return _decision(at, score, self.threshold.value)
-        yield  # a generator that needs no forward of its own
+        """Look at the cue, try an answer if the signal wants one; strictly above the threshold it exits."""
+        looks: list[Look] = at.memory
+        signal = self.signal
+        settled = self.content.probe.score(features_at(at.hidden, self._layers)) if signal.hidden else math.nan
+        entropy = at.entropy() if signal.law else math.nan
+        looks.append(Look(at.cue.index, at.cue.first - at.prompt, settled, entropy))
+        if signal.trials and signal.wants_trial(looks):
+            trial = yield from at.answer(self._answer_tokens)
+            answer = stated_answer(after_thinking(trial.text, self.markers))
+            looks[-1] = replace(looks[-1], answer=answer, logprobs=trial.logprobs)
+        return _decision(at, signal.score(looks), self.threshold.value)
 
     def check(self, model: LoadedModel) -> list[str]:
         """Warnings where the model differs slightly from the card's; ControllerError for another model."""
@@ -103,17 +129,38 @@ class ProbeExit:
 
 
 def load_exit(
-    path: str | os.PathLike[str], *, risk: float = 0.05, confidence: float | None = 0.9, mode: Mode = "harm"
-) -> ProbeExit:
+    path: str | os.PathLike[str], *, risk: float = 0.05, confidence: float | None = 0.9, mode: Mode = "harm",
+    signal: SignalName = "hidden", domain: str | None = None,
+) -> ProbeExit:  # fmt: skip
     """The exit rule of a probe file, at the threshold that its calibration table allows for this risk.
 
-    confidence None: the marginal form. Raises ControllerError on a bad request and on a file that is not whole; a risk
+    confidence None: the marginal form. signal: what is looked at (signals.py). domain: promise for problems of this
+    domain only, from its own runs. Raises ControllerError on a bad request and on a file that is not whole; a risk
     that the table can't promise is no error: the rule never exits, and `why` says how many runs are missing.
     """
     check_request(mode, risk, confidence)
-    content = load_probe(path)
-    threshold = choose_threshold(content.table, content.grid, mode, risk, confidence)
-    return ProbeExit(probe=content.probe, threshold=threshold, card=content.card)
+    return make_exit(load_probe(path), risk=risk, confidence=confidence, mode=mode, signal=signal, domain=domain)
+
+
+def make_exit(
+    content: ProbeFile, *, risk: float, confidence: float | None, mode: Mode, signal: SignalName = "hidden",
+    domain: str | None = None,
+) -> ProbeExit:  # fmt: skip
+    """`load_exit` for a file that is loaded already."""
+    judged = content.judged(signal)
+    table = judged.table
+    if domain is not None:
+        if domain not in content.card.domains:
+            known = ", ".join(map(repr, content.card.domains))
+            raise ControllerError(f"domain is {domain!r}; this probe was calibrated on {known}")
+        table = table.in_domain(content.card.domains.index(domain))
+    threshold = choose_threshold(table, judged.grid, mode, risk, confidence)
+    return ProbeExit(content, threshold, signal=signal, domain=domain)
+
+
+def answer_tokens(card: Card) -> int:
+    """Most tokens of a trial answer; the same in calibration and in use."""
+    return int(cast(int, card.sampler.get("answer_tokens", 64)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from safetensors.numpy import save as pack
 from ..controller import ControllerError, Cues, Markers
 from .probe import Probe, layer_of
 from .risk import MODES, Grid
+from .signals import Signal, Stack, make_signal
 from .table import Table
 
-FORMAT = 1
+FORMAT = 2
 _KEY = "reasonctl"
 _CHUNK = 1 << 20
 _PATH = re.compile(r"[/\\~]|[A-Za-z]:[/\\]")
@@ -42,6 +43,7 @@ class Card:
     fingerprint, depth, width: the model's (backends Model.fingerprint). template: `template_hash` of its chat template.
     layers: fractions of depth. cues, markers (open, close; None: none), suffix, max_cues: the exit rule's.
     sampler, max_new_tokens, tasks, seeds, grader (None: no gold answers), mode: how the runs were made and judged.
+    domains: the names of the table's domains; the problems of a task without domains are all in "".
     runs: how many, by split. settings: what changes hidden states slightly. versions: of the libraries. report: the
     fit's figures.
     """
@@ -62,6 +64,7 @@ class Card:
     runs: dict[str, int]
     grader: str | None
     mode: str
+    domains: tuple[str, ...] = ("",)
     settings: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     report: dict[str, Scalar] = field(default_factory=dict)
@@ -81,6 +84,8 @@ class Card:
         blocks = [layer_of(fraction, self.depth) for fraction in self.layers]
         if not blocks or len(set(blocks)) < len(blocks):
             raise ControllerError(f"the card's layers are blocks {blocks} of {self.depth}; give one or more, each once")
+        if not self.domains or len(set(self.domains)) < len(self.domains):
+            raise ControllerError(f"the card's domains are {self.domains}; give one or more, each once")
         Cues(self.cues)
         if self.markers is not None:
             Markers(*self.markers)
@@ -107,20 +112,44 @@ class Card:
             raise ControllerError(f"the card's entries differ by {sorted(names ^ set(values))}; make the file again")
         try:
             markers = None if values["markers"] is None else tuple(values["markers"])
-            lists = {"layers": tuple(values["layers"]), "cues": tuple(values["cues"]), "markers": markers}
-            return cls(**{**values, **lists})
+            lists: dict[str, Any] = {name: tuple(values[name]) for name in ("layers", "cues", "domains")}
+            return cls(**{**values, **lists, "markers": markers})
         except (TypeError, AttributeError) as error:
             raise ControllerError(f"the card is malformed ({error}); make the file again") from None
 
 
 @dataclass(frozen=True, eq=False)
+class Judged:
+    """The calibration runs under one signal: its grid, and the table with its scores and the cost of its trials."""
+
+    grid: Grid
+    table: Table
+
+
+@dataclass(frozen=True, eq=False)
 class ProbeFile:
-    """Everything that one probe file holds."""
+    """Everything that one probe file holds. grid, table: of the signal `hidden`; others: of the other signals."""
 
     probe: Probe
     grid: Grid
     table: Table
     card: Card
+    others: Mapping[str, Judged] = field(default_factory=dict)
+    stack: Stack | None = None
+
+    def judged(self, signal: str) -> Judged:
+        """Grid and table of a signal; ControllerError if the file has none for it."""
+        if signal == "hidden":
+            return Judged(self.grid, self.table)
+        if signal not in self.others:
+            known = ", ".join(["hidden", *sorted(self.others)])
+            raise ControllerError(f"this probe file has no signal {signal!r}; it has {known}")
+        return self.others[signal]
+
+    def signal(self, name: str) -> Signal:
+        """A signal of this file by name."""
+        self.judged(name)
+        return make_signal(name, self.stack)
 
     def __post_init__(self) -> None:
         expected = len(self.card.layers) * self.card.width
@@ -129,6 +158,8 @@ class ProbeFile:
                 f"the probe reads {self.probe.size} features, the card says {len(self.card.layers)} layers of width "
                 f"{self.card.width}: {expected}"
             )
+        if "hidden" in self.others or ("stack" in self.others) != (self.stack is not None):
+            raise ControllerError("the file's signals don't fit together. Make it again: ctl calibrate")
         named = int(self.table.cue_name.max(initial=-1))
         if named >= len(self.card.cues):
             raise ControllerError(f"the table names cue {named}; the card has {len(self.card.cues)} cues")
@@ -206,11 +237,23 @@ def check_model(
     return warnings
 
 
+_OWN = ("scores", "exit_tokens", "full_tokens")
+"""What a signal changes in the table; everything else is stored once."""
+
+
 def _tensors(content: ProbeFile) -> Tensors:
-    grid = {"thresholds": content.grid.thresholds, "exits": content.grid.exits}
-    groups = {"probe": content.probe.arrays(), "grid": grid, "table": content.table.arrays()}
+    groups = {"probe": content.probe.arrays(), "grid": _grid_arrays(content.grid), "table": content.table.arrays()}
+    for name, judged in content.others.items():
+        own = {key: getattr(judged.table, key) for key in _OWN}
+        groups[f"signal {name}"] = {**own, **_grid_arrays(judged.grid)}
+    if content.stack is not None:
+        groups["stack"] = content.stack.arrays()
     pairs = ((f"{group}.{name}", array) for group, named in groups.items() for name, array in named.items())
     return {name: np.ascontiguousarray(array) for name, array in pairs}
+
+
+def _grid_arrays(grid: Grid) -> Tensors:
+    return {"thresholds": grid.thresholds, "exits": grid.exits}
 
 
 def _verified(tensors: Tensors, header: str) -> ProbeFile:
@@ -223,18 +266,41 @@ def _verified(tensors: Tensors, header: str) -> ProbeFile:
         raise ControllerError(f"it has format {version!r}, this reasonctl reads {FORMAT}; upgrade, or calibrate again")
     if digest != _digest(tensors, card):
         raise ControllerError("hash mismatch: tensors or card were changed since. Make it again: ctl calibrate")
-    groups: dict[str, Tensors] = {"probe": {}, "grid": {}, "table": {}}
-    for name, array in tensors.items():
-        group, _, rest = name.partition(".")
-        if group not in groups:
-            raise ControllerError(f"it holds a tensor {name!r} that no probe has")
-        groups[group][rest] = array
-    if set(groups["grid"]) != {"thresholds", "exits"}:
-        raise ControllerError(f"its grid holds {sorted(groups['grid'])}; it needs exits and thresholds")
     if not isinstance(card, dict):
         raise ControllerError("its card is no JSON object. Make it again: ctl calibrate")
-    grid = Grid(**groups["grid"])
-    return ProbeFile(Probe.from_arrays(groups["probe"]), grid, Table.from_arrays(groups["table"]), Card.from_dict(card))
+    return _content(tensors, Card.from_dict(card))
+
+
+def _content(tensors: Tensors, card: Card) -> ProbeFile:
+    groups: dict[str, Tensors] = {"probe": {}, "grid": {}, "table": {}, "stack": {}}
+    others: dict[str, Tensors] = {}
+    for name, array in tensors.items():
+        group, _, rest = name.partition(".")
+        kind, _, signal = group.partition(" ")
+        if kind == "signal" and signal:
+            others.setdefault(signal, {})[rest] = array
+        elif group in groups:
+            groups[group][rest] = array
+        else:
+            raise ControllerError(f"it holds a tensor {name!r} that no probe has")
+    table = Table.from_arrays(groups["table"])
+    stack = Stack.from_arrays(groups["stack"]) if groups["stack"] else None
+    judged = {name: _judged(name, arrays, table) for name, arrays in others.items()}
+    return ProbeFile(Probe.from_arrays(groups["probe"]), _grid("grid", groups["grid"]), table, card, judged, stack)
+
+
+def _judged(name: str, arrays: Tensors, table: Table) -> Judged:
+    rest = {key: array for key, array in arrays.items() if key not in _OWN}
+    if any(key not in arrays for key in _OWN):
+        raise ControllerError(f"its signal {name!r} lacks arrays. Make it again: ctl calibrate")
+    own: dict[str, Any] = {key: arrays[key] for key in _OWN}
+    return Judged(_grid(f"signal {name!r}", rest), replace(table, **own))
+
+
+def _grid(what: str, arrays: Tensors) -> Grid:
+    if set(arrays) != {"thresholds", "exits"}:
+        raise ControllerError(f"its {what} holds {sorted(arrays)}; it needs exits and thresholds")
+    return Grid(**arrays)
 
 
 def _canonical(value: Any) -> str:

@@ -10,7 +10,8 @@ class Look:
     """One cue of a run.
 
     index: of the cue, 0-based. position: tokens generated before it. settled: the probe's P(the answer is right) from
-    the hidden state, in (0, 1). entropy: of the next-token law after the cue, in nats. answer: what a trial exit
+    the hidden state, in (0, 1). entropy: of the next-token law after the cue, in nats. Either is NaN where the signal
+    doesn't read it. answer: what a trial exit
     stated, None where none was tried. logprobs: of the trial's answer tokens, in nats, at temperature 1.
     """
 

@@ -112,8 +112,8 @@ def test_an_edited_card_is_a_hash_mismatch(path: Path) -> None:
 
 
 def test_a_newer_format_and_foreign_files_are_named(path: Path, tmp_path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b'\\"format\\":1', b'\\"format\\":2'))
-    assert "format 2" in one_line(lambda: load_probe(path))
+    path.write_bytes(path.read_bytes().replace(b'\\"format\\":2', b'\\"format\\":3'))
+    assert "format 3" in one_line(lambda: load_probe(path))
     save_file({"weight": np.zeros(3)}, tmp_path / "model.safetensors")
     assert "no reasonctl card" in one_line(lambda: load_probe(tmp_path / "model.safetensors"))
     (tmp_path / "text").write_text("hello, this is no safetensors file at all")
@@ -131,10 +131,10 @@ def test_a_card_with_a_right_hash_is_still_checked(path: Path, monkeypatch: pyte
     broken = [{**good, "depth": "4"}, {**good, "layers": 3}, {**good, "sampler": [1]}, {**good, "more": 1}, [], "x"]
     broken += [{**good, "cues": []}, {**good, "markers": ["a"]}, {**good, "width": 5}, {**good, "layers": [0.5, "1"]}]
     for values in broken:
-        header = file._canonical({"card": values, "format": 1, "sha256": file._digest(tensors, values)})
+        header = file._canonical({"card": values, "format": file.FORMAT, "sha256": file._digest(tensors, values)})
         path.write_bytes(file.pack(tensors, metadata={"reasonctl": header}))
         assert "hash mismatch" not in one_line(lambda: load_probe(path))
-    header = file._canonical({"card": good, "format": 1, "sha256": file._digest(tensors, good)})
+    header = file._canonical({"card": good, "format": file.FORMAT, "sha256": file._digest(tensors, good)})
     path.write_bytes(file.pack(tensors, metadata={"reasonctl": header}))
     assert load_probe(path).card == was.card
 
@@ -291,7 +291,7 @@ def test_bad_requests_come_before_the_file_is_read(tmp_path: Path) -> None:
 
 def boundary(hidden: dict, index: int = 0) -> Boundary:
     cue = Cue("wait", index, 9, 9, "")
-    return Boundary(cue, hidden, range(11), (1,), 5, SimpleNamespace(), None)
+    return Boundary(cue, hidden, range(11), (1,), 5, SimpleNamespace(), [], None, None)
 
 
 def decision(rule, at: Boundary):
@@ -306,7 +306,7 @@ def test_a_decision_is_the_probes_score_strictly_above_the_threshold() -> None:
     score = was.probe.score(np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], np.float32).astype(np.float64))
 
     def rule(value: float) -> ProbeExit:
-        return ProbeExit(probe=was.probe, threshold=SimpleNamespace(value=value), card=was.card)
+        return ProbeExit(was, SimpleNamespace(value=value))
 
     said = decision(rule(score), boundary(states, 3))
     assert (said.exit, said.score, said.index, said.position, said.cue) == (False, score, 3, 4, "wait")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from reasonctl.backends.load import load_model
 from reasonctl.calibration.baselines import compare, fixed_at, fixed_curve
-from reasonctl.calibration.calibrate import Plan, evaluation_stream, fit_and_save, make_table, split
+from reasonctl.calibration.calibrate import Plan, evaluation_stream, fit_and_save, split
 from reasonctl.calibration.collect import collect, cut
+from reasonctl.calibration.replay import make_table
 from reasonctl.calibration.runs import RunFile
 from reasonctl.calibration.tasks import load_task
 from reasonctl.calibration.worker import Recipe

@@ -33,7 +33,7 @@ def rule() -> ProbeExit:
     strict = content.grid.thresholds[content.grid.exits >= 0.75][0]
     made = load_exit(PROBE, risk=0.05)
     assert strict > made.threshold.value
-    return ProbeExit(probe=made.probe, threshold=replace(made.threshold, value=float(strict)), card=made.card)
+    return ProbeExit(content, replace(made.threshold, value=float(strict)))
 
 
 def decided(backend: str, index: int, question: str) -> tuple[list[int], int | None, int]:

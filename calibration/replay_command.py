@@ -1,0 +1,57 @@
+"""`ctl replay`: recorded runs re-judged under other risks, signals and cue sets, without a model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from ..controller import ControllerError
+from .options import Options
+from .runs import RunFile
+from .show import Show, percent
+from .signal_table import BUDGET, Comparison, compare_signals, with_cues
+
+RISKS = (0.02, 0.05, 0.10)
+
+
+def run(path: str, options: Options, *, cues: str | None, splits: int) -> None:
+    """The table signal x risk, and what `hidden` gains over the best fixed cue."""
+    show = Show(as_json=options.json)
+    if not Path(path).is_file():
+        raise ControllerError(f"{path!r} is no file; give the .runs.jsonl beside a probe file")
+    file = RunFile(Path(path), {})
+    records = file.read()
+    if cues is not None:
+        records = with_cues(records, [name.strip() for name in cues.split(",") if name.strip()])
+    if not any(record["cues"] for record in records):
+        raise ControllerError(f"{path!r} holds no cue, so there is nothing to judge")
+    risks = sorted({*RISKS, options.risk})
+    with show.progress("re-splitting") as progress:
+        found = compare_signals(
+            records, mode=options.mode, risks=risks, confidence=options.confidence, splits=splits, seed=options.seed,
+            progress=progress,
+        )  # fmt: skip
+    table(show, found, len(records), splits, options)
+    show.result({"runs": len(records), "splits": splits, "mode": options.mode, **asdict(found)})
+
+
+def table(show: Show, found: Comparison, runs: int, splits: int, options: Options) -> None:
+    """Net tokens saved by signal and risk, with what was measured on the runs that judge."""
+    risks = sorted({entry.risk for entry in found.entries})
+    cells = {(entry.signal, entry.risk): entry for entry in found.entries}
+    rows = []
+    for name in dict.fromkeys(entry.signal for entry in found.entries):
+        row = [name]
+        for risk in risks:
+            entry = cells[name, risk]
+            row.append(f"{percent(entry.saved)} ({percent(entry.failed)})" if entry.certified else "never exits")
+        rows.append(row)
+    level = "marginal" if options.confidence is None else f"confidence {options.confidence:g}"
+    show.title(f"net tokens saved (measured {options.mode}), {level}: {runs} runs, {splits} random splits")
+    show.table(rows, "signal", *(f"risk {risk:g}" for risk in risks))
+    show.say(f"Savings are net of trials and exits. {BUDGET!r}: close at the first cue after so many tokens.")
+    show.say(
+        f"hidden saves {percent(found.gain, True)} of the tokens more than the best fixed cue at its own failure rate "
+        f"(95 % interval {percent(found.gain_low, True)} to {percent(found.gain_high, True)}, {found.runs} runs)",
+        "bold",
+    )

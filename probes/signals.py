@@ -1,0 +1,225 @@
+"""Signals: from what was seen at a run's cues to one number that says how settled the answer is.
+
+Owns the formulas; every signal is a pure function of the run's looks so far, so that a recorded run is judged by the
+very rule that is deployed. Thresholds and promises don't care which signal feeds them (risk.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from ..controller import ControllerError
+from .looks import Look
+from .probe import Probe
+from .table import Floats64
+
+SMOOTHING = 0.5
+"""Weight of the newest cue in the smoothed entropy."""
+
+SignalName = Literal["hidden", "trial", "trial-geometric", "trial-least", "agreement", "entropy", "stack"]
+SIGNALS: tuple[SignalName, ...] = get_args(SignalName)
+
+
+class Signal(Protocol):
+    """How settled the answer is, at the last of a run's looks; larger is more settled."""
+
+    @property
+    def hidden(self) -> bool:
+        """It reads `Look.settled`, so that hidden states are wanted."""
+
+    @property
+    def law(self) -> bool:
+        """It reads `Look.entropy`, which takes a pass over the vocabulary."""
+
+    @property
+    def trials(self) -> bool:
+        """It may want trials."""
+
+    def wants_trial(self, looks: Sequence[Look]) -> bool:
+        """Whether a trial is worth its tokens at the last look, which has none yet."""
+
+    def score(self, looks: Sequence[Look]) -> float:
+        """Finite. The last look has a trial if one was wanted."""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """The probe's probability (LYNX, arXiv 2512.05325)."""
+
+    hidden: bool = True
+    law: bool = False
+    trials: bool = False
+
+    def wants_trial(self, looks: Sequence[Look]) -> bool:
+        return False
+
+    def score(self, looks: Sequence[Look]) -> float:
+        return looks[-1].settled
+
+
+@dataclass(frozen=True)
+class TrialConfidence:
+    """How probable the model finds a trial answer's tokens: their mean, geometric mean or least probability.
+
+    DEER (arXiv 2504.15895) takes the mean by default. All tokens count, the answer's first too; 0 without an answer.
+    """
+
+    kind: Literal["mean", "geometric", "least"] = "mean"
+    hidden: bool = False
+    law: bool = False
+    trials: bool = True
+
+    def wants_trial(self, looks: Sequence[Look]) -> bool:
+        return True
+
+    def score(self, looks: Sequence[Look]) -> float:
+        return confidence(looks[-1].logprobs, self.kind)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How many trial answers in a row, up to this one, are equal and not empty (Dynasor, arXiv 2412.20993)."""
+
+    hidden: bool = False
+    law: bool = False
+    trials: bool = True
+
+    def wants_trial(self, looks: Sequence[Look]) -> bool:
+        return True
+
+    def score(self, looks: Sequence[Look]) -> float:
+        return float(streak(looks))
+
+
+@dataclass(frozen=True)
+class Entropy:
+    """Minus the entropy of the next-token law at the run's cues, exponentially smoothed. Costs no token."""
+
+    hidden: bool = False
+    law: bool = True
+    trials: bool = False
+
+    def wants_trial(self, looks: Sequence[Look]) -> bool:
+        return False
+
+    def score(self, looks: Sequence[Look]) -> float:
+        return -smoothed_entropy(looks)
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """A logistic regression over all signals. Trials are run only where the probe leaves room for doubt.
+
+    low, high: the probe's probabilities between which a trial is tried. cheap: weights over `cheap_features`, used
+    where none was; full: over `full_features`, used where one was. Both give P(the answer is settled), so they compare.
+    """
+
+    low: float
+    high: float
+    cheap: Probe
+    full: Probe
+    hidden: bool = True
+    law: bool = True
+
+    def __post_init__(self) -> None:
+        if self.cheap.size != len(CHEAP) or self.full.size != len(FULL):
+            raise ControllerError(f"the stack reads {self.cheap.size} and {self.full.size} values; fit it again")
+
+    @property
+    def trials(self) -> bool:
+        return self.low <= self.high
+
+    def wants_trial(self, looks: Sequence[Look]) -> bool:
+        return self.low <= looks[-1].settled <= self.high
+
+    def score(self, looks: Sequence[Look]) -> float:
+        if looks[-1].answer is None:
+            return self.cheap.score(cheap_features(looks))
+        return self.full.score(full_features(looks))
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The stack as named arrays, for the probe file."""
+        parts = {"cheap": self.cheap, "full": self.full}
+        named = {f"{part}.{name}": array for part, probe in parts.items() for name, array in probe.arrays().items()}
+        return {"band": np.array([self.low, self.high]), **named}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Stack:
+        """The inverse of `arrays`; raises ControllerError on missing or foreign names."""
+        parts: dict[str, dict[str, Any]] = {"cheap": {}, "full": {}}
+        band = arrays.get("band")
+        for name, array in arrays.items():
+            part, _, rest = name.partition(".")
+            if part in parts:
+                parts[part][rest] = array
+            elif name != "band":
+                raise ControllerError(f"the stack holds an array {name!r} that no stack has")
+        if band is None or band.shape != (2,):
+            raise ControllerError("the stack's band is missing; fit it again")
+        return cls(float(band[0]), float(band[1]), Probe.from_arrays(parts["cheap"]), Probe.from_arrays(parts["full"]))
+
+
+CHEAP = ("logit of settled", "smoothed entropy", "log index")
+FULL = (*CHEAP, "mean logprob", "least logprob", "streak")
+
+
+def cheap_features(looks: Sequence[Look]) -> Floats64:
+    """Shape (3,): what costs no token, in the order of CHEAP."""
+    last = looks[-1]
+    logit = math.log(last.settled) - math.log1p(-last.settled) if last.settled < 1.0 else 36.0
+    return np.array([logit, smoothed_entropy(looks), math.log1p(last.index)])
+
+
+def full_features(looks: Sequence[Look]) -> Floats64:
+    """Shape (6,): `cheap_features` and the trial's, in the order of FULL."""
+    logprobs = looks[-1].logprobs or (-36.0,)
+    trial = [sum(logprobs) / len(logprobs), min(logprobs), float(streak(looks))]
+    return np.concatenate([cheap_features(looks), trial])
+
+
+def confidence(logprobs: Sequence[float], kind: Literal["mean", "geometric", "least"]) -> float:
+    """Of an answer's tokens, in 0..1; 0 without any.
+
+    >>> [round(confidence([0.0, math.log(0.25)], kind), 3) for kind in ("mean", "geometric", "least")]
+    [0.625, 0.5, 0.25]
+    """
+    if not logprobs:
+        return 0.0
+    if kind == "mean":
+        return sum(map(math.exp, logprobs)) / len(logprobs)
+    return math.exp(min(logprobs) if kind == "least" else sum(logprobs) / len(logprobs))
+
+
+def streak(looks: Sequence[Look]) -> int:
+    """Length of the run of equal, non-empty answers at the end, over the looks that had a trial."""
+    answers = [look.answer for look in looks if look.answer is not None]
+    last = answers[-1] if answers else ""
+    return next((i for i, answer in enumerate(reversed(answers)) if answer != last), len(answers)) if last else 0
+
+
+def smoothed_entropy(looks: Sequence[Look]) -> float:
+    """In nats, newest cue first."""
+    value = looks[0].entropy
+    for look in looks[1:]:
+        value = SMOOTHING * look.entropy + (1 - SMOOTHING) * value
+    return value
+
+
+def make_signal(name: str, stack: Stack | None) -> Signal:
+    """A signal by name; ControllerError for an unknown one, and for a stack that was not fitted."""
+    plain: dict[str, Signal] = {
+        "hidden": Hidden(), "trial": TrialConfidence("mean"), "trial-geometric": TrialConfidence("geometric"),
+        "trial-least": TrialConfidence("least"), "agreement": Agreement(), "entropy": Entropy(),
+    }  # fmt: skip
+    if name == "stack" and stack is not None:
+        return stack
+    if name not in plain:
+        known = ", ".join([*plain, *(["stack"] if stack else [])])
+        raise ControllerError(f"signal is {name!r}; this probe file has {known}")
+    return plain[name]
