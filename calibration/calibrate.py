@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from ..probes.probe import Probe
 from ..probes.risk import Grid, Mode
 from ..probes.signals import SIGNALS, Stack, make_signal
 from .collect import Cut, cut, settings_of
+from .cue_sets import choose_cues, with_cues
 from .fit import fit_probe
 from .problem import Problem
 from .replay import by_run, judged_table, looks_of, make_table
@@ -32,13 +33,19 @@ LAYERS = (1 / 3, 2 / 3, 1.0)
 
 @dataclass(frozen=True)
 class Plan:
-    """A calibration job, checked before any work."""
+    """A calibration job, checked before any work.
+
+    choose_cues: keep the best of the collected cue sets, by savings at this risk and confidence on the fitting runs.
+    """
 
     recipe: Recipe
     task: Task
     mode: Mode
     n: int
     out: Path
+    risk: float = 0.05
+    confidence: float | None = 0.9
+    choose_cues: bool = False
 
     def problems(self) -> list[Problem]:
         return self.task.problems(self.n, stream=calibration_stream(self.recipe.seed))
@@ -71,6 +78,10 @@ def split(n: int, seed: int) -> tuple[list[int], list[int]]:
 def fit_and_save(plan: Plan, model: Model, records: list[dict[str, Any]], *, force: bool) -> ProbeFile:
     """Fit on one half of the runs, fill the tables from the other, write the probe file."""
     parts = [[records[i] for i in part] for part in split(len(records), plan.recipe.seed)]
+    if plan.choose_cues:
+        cues, _ = choose_cues(parts[0], plan.mode, plan.risk, plan.confidence, seed=plan.recipe.seed)
+        plan = replace(plan, recipe=replace(plan.recipe, cues=cues))
+        parts = [with_cues(part, cues) for part in parts]
     _check_cues(plan, cut(parts[0]))
     domains = tuple(sorted({record["domain"] for record in records}))
     fitted = fit_signals(cut(parts[0]), cut(parts[1]), plan.recipe.cues, domains, plan.mode, seed=plan.recipe.seed)

@@ -10,6 +10,7 @@ from ..probes.file import ProbeFile
 from .baselines import Result, compare, fixed_at, fixed_curve, verdict
 from .calibrate import split
 from .collect import cut
+from .cue_sets import with_cues
 from .options import Options
 from .replay import make_table
 from .show import Show, percent
@@ -28,7 +29,8 @@ def cheap_rules(
     judged = make_table(evaluation, probe.scores(evaluation.features), cues)
     fitting, extra = None, None
     if runs is not None:
-        parts = [cut([runs[i] for i in part]) for part in split(len(runs), content.card.seeds["seed"])]
+        seen = with_cues(runs, cues)
+        parts = [cut([seen[i] for i in part]) for part in split(len(seen), content.card.seeds["seed"])]
         fitting = make_table(parts[0], probe.scores(parts[0].features), cues)
         extra = [parts[0].text, parts[1].text, evaluation.text]
     results = compare(

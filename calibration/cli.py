@@ -37,7 +37,7 @@ def demo_command(options: Options) -> None:
 @click.option("--think-open", help="Text that opens thinking [from the chat template].")
 @click.option("--think-close", help="Text that closes it.")
 @click.option("--suffix", help="Text that takes a cue's place on exit.")
-@click.option("--cues", help="Comma-separated words, 'paragraph', 'sentence'.")
+@click.option("--cues", help="Words, 'paragraph', 'sentence', comma-separated; or 'auto'.")
 @click.option(
     "--answer-tokens", type=click.IntRange(1), default=64, show_default=True, help="Most tokens of a trial answer."
 )

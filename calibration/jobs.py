@@ -15,6 +15,7 @@ from ..probes.risk import choose_threshold, runs_needed
 from .calibrate import Plan, calibration_stream, evaluation_stream, fit_and_save, runs_path, sampler_of
 from .cheap import cheap_rules
 from .collect import collect
+from .cue_sets import AUTO, EVERYTHING
 from .evaluate import evaluate as evaluate_pairs
 from .evaluate import summary
 from .options import Options, card_recipe, new_recipe, open_model, probe_path
@@ -41,10 +42,14 @@ def calibrate(
     model = open_model(name, options)
     recipe = new_recipe(
         name, model, options, opening=overrides["think_open"], closing=overrides["think_close"],
-        suffix=overrides["suffix"], cues=overrides["cues"], layers=overrides["layers"],
+        suffix=overrides["suffix"], cues=",".join(EVERYTHING) if overrides["cues"] == AUTO else overrides["cues"],
+        layers=overrides["layers"],
         answer_tokens=answer_tokens,
     )  # fmt: skip
-    plan = Plan(recipe, task, options.mode, options.n or CALIBRATION_RUNS, plan_out)
+    plan = Plan(
+        recipe, task, options.mode, options.n or CALIBRATION_RUNS, plan_out, options.risk, options.confidence,
+        choose_cues=overrides["cues"] == AUTO,
+    )  # fmt: skip
     problems = plan.problems()
     describe(show, plan, model, options)
     if options.dry_run:
@@ -138,6 +143,8 @@ def report_fit(show: Show, plan: Plan, content: ProbeFile, options: Options) -> 
     card = content.card
     threshold = choose_threshold(content.table, content.grid, options.mode, options.risk, options.confidence)
     auc = float(str(card.report["auc"]))
+    if plan.choose_cues:
+        show.say(f"cues chosen on the fitting runs: {', '.join(card.cues)}")
     show.say(f"probe: {card.report['model']}, AUC {auc:.3f} on held-out problems ({card.report['cues']} cues)")
     show.say(threshold.why, "bold")
     show.say(f"written: {plan.out}")

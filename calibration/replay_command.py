@@ -6,10 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..controller import ControllerError
+from .cue_sets import with_cues
 from .options import Options
 from .runs import RunFile
 from .show import Show, percent
-from .signal_table import BUDGET, Comparison, compare_signals, with_cues
+from .signal_table import BUDGET, Comparison, compare_signals
 
 RISKS = (0.02, 0.05, 0.10)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..controller import ControllerError, Cues
+from ..controller import ControllerError
 from ..probes.risk import Grid, Mode, choose_threshold, count_failures
 from ..probes.signals import make_signal
 from ..probes.table import NO_EXIT, Outcomes, Table
@@ -55,17 +55,6 @@ class Comparison:
     gain_low: float
     gain_high: float
     runs: int
-
-
-def with_cues(records: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The records as if only these cues had been looked at. Raises if a name was not collected."""
-    known = {cue["name"] for record in records for cue in record["cues"]}
-    wanted = set(Cues(names).names)
-    if not wanted & known:
-        raise ControllerError(
-            f"these runs were collected at the cues {', '.join(sorted(known))}; none of {', '.join(sorted(wanted))}"
-        )
-    return [{**record, "cues": [cue for cue in record["cues"] if cue["name"] in wanted]} for record in records]
 
 
 def compare_signals(
