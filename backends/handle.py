@@ -1,16 +1,22 @@
 """What `attach` gives back: the traces of the last call, and the way to give the model back.
 
-Owns no model; a backend tells it how to restore one and reports its runs to it.
+Owns no model; a backend tells it how to restore one and reports its runs to it. Owns the keywords that an attached
+model's calls take beyond the library's own.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from ..controller import Controller, Trace
+from ..controller import Controller, Thinking, Trace
+from .markers import exit_suffix, find_markers
+
+ASKED = ("risk", "thinking_budget", "min_thinking", "continue_times")
+"""Keywords of one call under a controller; None = as the controller is set."""
 
 
 class Handle:
@@ -77,3 +83,26 @@ def check_rule(rule: Any, model: Any) -> None:
     check = getattr(rule, "check", None)
     for message in check(model) if check is not None else ():
         warnings.warn(message, stacklevel=4)
+
+
+def take_asked(named: dict[str, Any]) -> dict[str, Any]:
+    """Take the keywords that are meant for the controller off a call's."""
+    asked = {name: named.pop(name) for name in ASKED if name in named}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def thinking_of(template: str | None) -> Thinking:
+    """Markers and closing suffix as a chat template has them; without a template the whole completion is the span.
+
+    >>> thinking_of("{{ '<think>\\n' }}").suffix
+    '</think>\\n\\n'
+    """
+    markers = find_markers(template)
+    return Thinking(markers, exit_suffix(template, markers))
+
+
+def for_call(controller: Controller, thinking: Thinking | None, asked: dict[str, Any]) -> Controller:
+    """The controller of one call; `thinking`, from the template, steps in where neither it nor its rule says more."""
+    if controller.exit is None and controller.thinking is None:
+        controller = replace(controller, thinking=thinking)
+    return controller.under(**asked)

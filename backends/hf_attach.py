@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,11 +19,11 @@ from transformers import DynamicCache
 from transformers.generation import EosTokenCriteria, GenerateDecoderOnlyOutput, GenerationMode, MaxLengthCriteria
 
 from ..controller import Call, Controller, ControllerError, Decode, Greedy, Keys, Policy, Sampling, Tokenizer, Trace
-from .handle import Handle, check_rule
+from .handle import Handle, check_rule, for_call, take_asked, thinking_of
 from .hf import HFEngine, HFSession
 from .hf_load import wrap_transformers
 from .hf_policy import LAW, Processed, check_stateless, for_row
-from .hf_tokenizer import HFTokenizer
+from .hf_tokenizer import HFTokenizer, NoTokenizer
 
 _MODES = {
     GenerationMode.BEAM_SEARCH: "num_beams", GenerationMode.BEAM_SAMPLE: "num_beams",
@@ -49,11 +50,14 @@ def attach_transformers(model: Any, controller: Controller, *, tokenizer: Any = 
         raise ControllerError(f"this {base.__name__} is attached already; detach its handle first")
     if not hasattr(model, "generation_config") or not hasattr(base, "_sample"):
         raise ControllerError(f"{base.__name__} has no generate loop of transformers; attach the model inside it")
-    if controller.exit is not None and tokenizer is None:
-        raise ControllerError("an exit rule reads text; pass the tokenizer: attach(model, controller, tokenizer=…)")
+    if controller.reads_text and tokenizer is None:
+        raise ControllerError(
+            "exit rules and thinking budgets read text; pass the tokenizer: attach(model, controller, tokenizer=…)"
+        )
     if controller.exit is not None:
         check_rule(controller.exit, wrap_transformers("this model", model, tokenizer))
     attachment = _Attachment(model, controller, tokenizer)
+    for_call(controller, attachment.thinking, {})
     model.__class__ = _controlled_class(base, attachment)
     return attachment.handle
 
@@ -92,19 +96,6 @@ def _controlled_class(base: type, attachment: _Attachment) -> type:
     return type(base.__name__, (base,), members)
 
 
-class _Untold:
-    """Stands in for the tokenizer of a call that reads no text."""
-
-    def text(self, token: int) -> str:
-        return ""
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        return ""
-
-    def encode(self, text: str) -> list[int]:
-        raise ControllerError("text is needed here; pass the model's tokenizer: attach(model, controller, tokenizer=…)")
-
-
 class _Shared:
     """Feeds a prompt that several rows of a batch have in common (num_return_sequences) once."""
 
@@ -126,7 +117,11 @@ class _Attachment:
     def __init__(self, model: Any, controller: Controller, tokenizer: Any) -> None:
         self.model, self.base, self.library_tokenizer = model, type(model), tokenizer
         self.engine = HFEngine(model)
-        self.tokenizer: Tokenizer = _Untold() if tokenizer is None else HFTokenizer(tokenizer)
+        self.tokenizer: Tokenizer = NoTokenizer() if tokenizer is None else HFTokenizer(tokenizer)
+        template = getattr(tokenizer, "chat_template", None)
+        self.thinking = None if tokenizer is None else thinking_of(template if isinstance(template, str) else None)
+        # generate() hands the call's own wishes to sample() past the library, which would refuse them.
+        self._call = threading.local()
         self.handle = Handle(controller, self._restore)
         self.handle.custom_generate = self._custom_generate
         self._arguments = list(inspect.signature(self.base.generate).parameters)[1:]
@@ -144,6 +139,13 @@ class _Attachment:
         named = dict(zip(self._arguments, args, strict=False)) | named
         streamer = named.get("streamer")
         try:
+            asked = take_asked(named)
+            controller = for_call(self.handle.controller, self.thinking, asked)
+            if controller.reads_text and self.library_tokenizer is None:
+                raise ControllerError(
+                    f"{', '.join(asked)} needs text; attach with the tokenizer: attach(…, tokenizer=…)"
+                )
+            self._call.asked, self._call.controller = asked, controller
             # With this argument transformers drops streamer and tokenizer; the swapped class needs no such detour.
             if named.pop("custom_generate", None) not in (None, self.handle.custom_generate):
                 raise ControllerError("custom_generate brings a loop of its own; leave it out, or detach first")
@@ -162,10 +164,10 @@ class _Attachment:
         self, input_ids: Any, processors: Any, criteria: Any, config: Any, streamer: Any, prepared: dict[str, Any]
     ) -> Any:
         """What generate() calls in place of its own loop: the rows run one after another."""
-        rows, controller = len(input_ids), self.handle.controller
+        rows, controller, asked = len(input_ids), self._call.controller, self._call.asked
         _check_config(config, prepared, self.engine.cache_name)
-        why = "running a batch row by row" if rows > 1 else "drafting" if controller.drafter else "an exit"
-        if rows > 1 or controller.drafter or controller.exit:
+        why = "running a batch row by row" if rows > 1 else "drafting" if controller.drafter else "an exit or a budget"
+        if rows > 1 or controller.drafter or controller.rewrites:
             check_stateless(processors, why)
         if rows > 1 and getattr(prepared.get(self.engine.cache_name), "_is_user_defined", False):
             raise ControllerError(
@@ -183,7 +185,7 @@ class _Attachment:
             eos, limit, stop = _ends(criteria, len(padded), read)
             policy = self._policy(processors, config.do_sample, row, rows, read)
             session = shared.session(prompt) if rows > 1 else self._session(prepared, len(padded), config)
-            trace = Trace(warnings=list(notes))
+            trace = Trace(warnings=list(notes), asked=asked)
             self.handle.add(trace)
             call = Call(prompt, limit, eos, Keys(seed=seed, run=row), policy, stop)
             for event in replace(controller, policy=None).stream(session, self.tokenizer, call, trace):

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
+from ..controller import ControllerError
+
 _SPACE = "\u2581"
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _ANCHOR = "\n"
@@ -91,3 +93,16 @@ class HFTokenizer:
         if byte := _BYTE.fullmatch(written):
             return bytes([int(byte[1], 16)])
         return written.replace(_SPACE, " ").encode()
+
+
+class NoTokenizer:
+    """Stands in for the tokenizer of a call that reads no text."""
+
+    def text(self, token: int) -> str:
+        return ""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return ""
+
+    def encode(self, text: str) -> list[int]:
+        raise ControllerError("text is needed here; pass the model's tokenizer: attach(model, controller, tokenizer=…)")

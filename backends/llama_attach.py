@@ -5,10 +5,13 @@ Every completion and chat call, streamed or not, goes through `generate`; no oth
 
 from __future__ import annotations
 
+import functools
 import inspect
 import secrets
+import threading
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +20,7 @@ from llama_cpp import LLAMA_DEFAULT_SEED, Llama
 from llama_cpp import llama_cpp as C
 
 from ..controller import Call, Controller, ControllerError, Keys, Trace
-from .handle import Handle, check_rule
+from .handle import Handle, check_rule, for_call, take_asked, thinking_of
 from .llama import LlamaEngine
 from .llama_load import wrap_llama
 from .llama_sampling import call_policy, changed, refuse_unsupported
@@ -39,6 +42,29 @@ def attach_llama(llm: Llama, controller: Controller) -> Handle:
     return handle
 
 
+def _controlled_class(base: type, attached: _Attached) -> type:
+    """A subclass that goes by its base's name, whose public calls take the controller's keywords too."""
+
+    def taking(name: str) -> Callable[..., Any]:
+        stock = getattr(base, name)
+
+        @functools.wraps(stock)
+        def call(self: Any, *args: Any, **named: Any) -> Any:
+            with attached.asking(named):
+                return stock(self, *args, **named)
+
+        return call
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        # Copies and pickles are of the base class: uncontrolled.
+        made: Any = object.__reduce_ex__(self, protocol)
+        return (made[0], (base, *made[1][1:]), *made[2:])
+
+    members = {name: taking(name) for name in ("__call__", "create_completion", "create_chat_completion")}
+    named = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
+    return type(base.__name__, (base,), {**members, **named, "__reduce_ex__": reduce})
+
+
 class _Attached:
     """The replaced methods of one Llama."""
 
@@ -49,37 +75,62 @@ class _Attached:
         depth, rule = int(C.llama_model_n_layer(llm.model)), controller.exit
         self.engine = LlamaEngine(llm, hidden=rule is not None and bool(rule.layers(depth)))
         self.tokenizer, self.eos = LlamaTokenizer(llm), end_tokens(llm)
+        self.thinking = thinking_of(llm.metadata.get("tokenizer.chat_template"))
         try:
+            for_call(controller, self.thinking, {})
             check_rule(rule, wrap_llama("this Llama", llm, self.engine, self.tokenizer))
         except ControllerError:
             self.engine.close()
             raise
         self.session = self.engine.user_session()
         self.max_tokens: int | None = None
+        self.asked: dict[str, Any] = {}
+        self._asking = threading.local()
         self.warned = False
         self.running: object = None
         self._signature = inspect.signature(llm.generate)
         self._create_completion = llm._create_completion
         llm.generate, llm._create_completion = self.generate, self.create_completion
+        self.base = type(llm)
+        llm.__class__ = _controlled_class(self.base, self)
 
     def detach(self) -> None:
         """The Llama as it was, with an empty cache."""
         del self.llm.generate, self.llm._create_completion
+        self.llm.__class__ = self.base
         self.engine.close()
 
+    @contextmanager
+    def asking(self, named: dict[str, Any]) -> Iterator[None]:
+        """Keep a public call's own wishes, taken off `named`, for the completion that it leads to."""
+        outer = getattr(self._asking, "asked", {})
+        asked = outer | take_asked(named)
+        for_call(self.controller, self.thinking, asked)
+        self._asking.asked = asked
+        try:
+            yield
+        finally:
+            self._asking.asked = outer
+
     def create_completion(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        """Stock, but `generate` gets to know the call's budget, which the library keeps to itself."""
+        """Stock, but `generate` gets to know the call's wishes and its limit, which the library keeps to itself."""
+        # A stream is read after the call that asked for it has returned.
+        return self._complete(getattr(self._asking, "asked", {}), args, kwargs)
+
+    def _complete(self, asked: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         if kwargs.get("logprobs") is not None:
             raise ControllerError(f"logprobs is {kwargs['logprobs']}; it can't be honoured yet: drop it or detach")
         # Read by `generate` before anything else can run: the library calls it in the first step of its generator.
-        self.max_tokens = kwargs.get("max_tokens")
+        self.max_tokens, self.asked = kwargs.get("max_tokens"), asked
         try:
             yield from self._create_completion(*args, **kwargs)
         finally:
-            self.max_tokens = None
+            self.max_tokens, self.asked = None, {}
 
     def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Generator[int, Sequence[int] | None, None]:
         """`Llama.generate`: the same arguments, and the same tokens but for what the controller does."""
+        asked, self.asked = self.asked | take_asked(kwargs), {}
+        controller = for_call(self.controller, self.thinking, asked)
         bound = self._signature.bind(tokens, *args, **kwargs)
         bound.apply_defaults()
         arguments = bound.arguments
@@ -100,14 +151,15 @@ class _Attached:
             keys=Keys(seed=self._seed()),
             policy=call_policy(arguments, prompt=len(prompt), window=self.llm.last_n_tokens_size),
         )
-        return self._run(call, arguments)
+        return self._run(controller, call, arguments, Trace(asked=asked))
 
-    def _run(self, call: Call, arguments: dict[str, Any]) -> Generator[int, Sequence[int] | None, None]:
-        trace = Trace()
+    def _run(
+        self, controller: Controller, call: Call, arguments: dict[str, Any], trace: Trace
+    ) -> Generator[int, Sequence[int] | None, None]:
         self._note_policy(arguments, trace)
         self.handle.begin()
         self.handle.add(trace)
-        yield from self._stream(self.controller, call, arguments["stopping_criteria"], trace)
+        yield from self._stream(controller, call, arguments["stopping_criteria"], trace)
         if trace.finish_reason != "length":
             return
         # The library asks beyond its own budget where that ends inside a UTF-8 character.
@@ -115,7 +167,10 @@ class _Attached:
         room = self.engine.context - len(tokens)
         if room < 1:
             raise ControllerError(f"the context of {self.engine.context} tokens is full; give a larger n_ctx")
-        rest, more = replace(self.controller, exit=None), replace(call, prompt=tokens, max_new_tokens=room)
+        rest, more = (
+            Controller(policy=controller.policy, drafter=controller.drafter),
+            replace(call, prompt=tokens, max_new_tokens=room),
+        )
         yield from self._stream(rest, more, arguments["stopping_criteria"], Trace())
 
     def _stream(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from .decode import Session
 from .drafters import Drafter
 from .drivers import drive
 from .errors import ControllerError
 from .exits import ExitRule
-from .loop import Request, Run, decode_loop
+from .lengths import Lengths
+from .loop import Request, decode_loop
 from .policy import Policy
 from .randomness import Keys
-from .thinking import Tokenizer
+from .run import Run
+from .thinking import Thinking, Tokenizer
 from .trace import Event, Trace
 
 
@@ -35,42 +38,125 @@ class Call:
 
 @dataclass
 class Controller:
-    """Exit rule, sampling policy and drafter under one decoding loop; each may be absent.
+    """Exit rule, sampling policy, drafter and limits of thinking under one decoding loop; each may be absent.
 
     A policy of the controller's own wins over the sampling arguments of the call.
+
+    thinking: where the model thinks and what closes it; None = the exit rule's, else what `attach` finds in the chat
+    template. budget: most thinking tokens; then `wrap_up` and the closing suffix are fed to the model (a character
+    that is split over tokens is finished first). min_thinking: no end of thinking before so many tokens; a close of
+    the model's own is taken back and `continue_text` is fed in its place. continue_times: so many later closes are
+    continued as well; with an exit rule each only where the rule, asked at the continue text's cue, doesn't exit.
+    shadow: the exit rule decides and is recorded, and never acts.
     """
 
     exit: ExitRule | None = None
     policy: Policy | None = None
     drafter: Drafter | None = None
+    thinking: Thinking | None = None
+    budget: int | None = None
+    wrap_up: str = ""
+    min_thinking: int = 0
+    continue_times: int = 0
+    continue_text: str = "Wait"
+    shadow: bool = False
 
     def __post_init__(self) -> None:
-        rule = self.exit
+        lengths, rule, span = self.lengths, self.exit, self.span
+        if span is not None:
+            lengths.check(span)
         if rule is None:
+            if self.shadow:
+                raise ControllerError("shadow mode watches an exit rule, and there is none; give one")
             return
-        if not rule.suffix.strip():
-            raise ControllerError("the exit suffix is empty; give the text that closes thinking, e.g. '</think>\\n\\n'")
-        if rule.markers is not None and rule.suffix.count(rule.markers.close) != 1:
+        if self.thinking is not None and self.thinking.markers != rule.markers:
             raise ControllerError(
-                f"the exit suffix {rule.suffix!r} must hold the closing marker {rule.markers.close!r} exactly once"
+                f"thinking has the markers {self.thinking.markers} and the exit rule {rule.markers}; leave thinking out"
+            )
+        self._check_suppression(self.policy)
+        if self.continue_times and not rule.cues.pattern.match(self.continue_text.lstrip() + " "):
+            raise ControllerError(
+                f"continue_text {self.continue_text!r} begins with none of the exit rule's cues "
+                f"({', '.join(rule.cues.names)}), so its probe can't be asked there; begin it with a cue word"
+            )
+
+    @property
+    def lengths(self) -> Lengths:
+        """The limits of thinking; raises ControllerError for impossible ones."""
+        return Lengths(
+            budget=self.budget, wrap_up=self.wrap_up, min_thinking=self.min_thinking,
+            continue_times=self.continue_times, continue_text=self.continue_text,
+        )  # fmt: skip
+
+    @property
+    def span(self) -> Thinking | None:
+        """Markers and suffix: the exit rule's, which was calibrated with them, or `thinking`."""
+        return self.thinking if self.exit is None else Thinking(self.exit.markers, self.exit.suffix)
+
+    @property
+    def reads_text(self) -> bool:
+        """A tokenizer is needed."""
+        return self.exit is not None or self.lengths.any
+
+    @property
+    def rewrites(self) -> bool:
+        """Tokens may be taken back, fed or tried: what reads them must not keep a state of its own."""
+        return self.lengths.any or (self.exit is not None and (self.exit.trials or not self.shadow))
+
+    def under(
+        self, *, risk: float | None = None, thinking_budget: int | None = None, min_thinking: int | None = None,
+        continue_times: int | None = None,
+    ) -> Controller:  # fmt: skip
+        """The same controller with one call's own wishes; None keeps what is set here. Raises ControllerError."""
+        changes: dict[str, Any] = {
+            "budget": thinking_budget, "min_thinking": min_thinking, "continue_times": continue_times
+        }  # fmt: skip
+        if risk is not None:
+            changes["exit"] = self._rule_at(risk)
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+    def _rule_at(self, risk: float) -> ExitRule:
+        if self.exit is None:
+            raise ControllerError(f"risk is {risk}, and the controller has no exit rule to hold it; give one")
+        at = getattr(self.exit, "at", None)
+        if at is None:
+            raise ControllerError(
+                f"risk is {risk}, and a {type(self.exit).__name__} promises none; use a calibrated rule (load_exit)"
+            )
+        if isinstance(risk, bool) or not isinstance(risk, float | int) or not 0 < risk < 1:
+            raise ControllerError(f"risk is {risk!r}; it must lie between 0 and 1, e.g. 0.05")
+        rule: ExitRule = at(risk=risk)
+        return rule
+
+    def _check_suppression(self, policy: Policy | None) -> None:
+        words = sorted(self.exit.cues.words) if self.exit is not None else []
+        if words and getattr(policy, "suppresses_cues", False):
+            raise ControllerError(
+                f"the policy suppresses cue words and the exit rule waits for them ({', '.join(words)}), so it would "
+                "never be asked; use one of the two, or a rule on 'paragraph', 'sentence' or 'every(k)'"
             )
 
     def loop(self, session: Session, tokenizer: Tokenizer, call: Call, trace: Trace) -> Request:
         """The run as a generator of Decodes and Events; tokens already in the session's cache are not fed again."""
-        prompt = list(call.prompt)
+        prompt, lengths, span = list(call.prompt), self.lengths, self.span
         if not prompt:
             raise ControllerError("the prompt has no tokens; give at least one")
         if call.max_new_tokens < 1:
             raise ControllerError(f"max_new_tokens is {call.max_new_tokens}; it must be at least 1")
-        if self.exit is not None and not session.can.rollback:
+        if lengths.any and span is None:
             raise ControllerError(
-                "this model's cache can't forget a cue (recurrent or sliding layers), so early exits are refused; "
-                "run it without an exit rule"
+                "a budget, min_thinking or continue_times needs to know how thinking is closed; give "
+                "thinking=Thinking(Markers('<think>', '</think>'), '</think>\\n\\n')"
             )
-        if self.exit is not None and self.exit.trials and not session.can.fork:
-            raise ControllerError("this exit rule tries answers on a fork, and this model's cache can't be forked")
-        trace.prompt_tokens, trace.controlled = len(prompt), self.exit is not None
+        self._check_session(session, lengths)
+        self._check_suppression(call.policy if self.policy is None else self.policy)
+        trace.prompt_tokens, trace.controlled, trace.shadow = len(prompt), self.exit is not None, self.shadow
         trace.seed, trace.run = call.keys.seed, call.keys.run
+        trace.rule, trace.budget = str(getattr(self.exit, "why", "")), self.budget
+        if self.exit is not None and lengths.any:
+            trace.warnings.append(
+                "a budget, min_thinking or continue_times changes the run: the exit rule's promise was made without"
+            )
         run = Run(
             policy=self.policy or call.policy,
             tokenizer=tokenizer,
@@ -81,10 +167,24 @@ class Controller:
             drafter=self.drafter,
             rule=self.exit,
             stop=call.stop,
+            thinking=span,
+            lengths=lengths,
+            shadow=self.shadow,
         )
-        if self.exit is not None:
+        if span is not None:
             run.span.begin(prompt)
         return decode_loop(run, session, prompt, prompt[session.length :])
+
+    def _check_session(self, session: Session, lengths: Lengths) -> None:
+        can, exits = session.can, self.exit is not None and not self.shadow
+        if not can.rollback and (exits or lengths.reopens):
+            what = "early exits are" if exits else "min_thinking and continue_times are"
+            raise ControllerError(
+                f"this model's cache can't forget tokens (recurrent or sliding layers), so {what} refused; "
+                "run it without, or in shadow mode"
+            )
+        if self.exit is not None and self.exit.trials and not (can.fork and can.rollback):
+            raise ControllerError("this exit rule tries answers on a fork, and this model's cache can't be forked")
 
     def stream(self, session: Session, tokenizer: Tokenizer, call: Call, trace: Trace | None = None) -> Iterator[Event]:
         """Run one call on one session; tokens come out when they can no longer be taken back."""

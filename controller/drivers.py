@@ -27,14 +27,14 @@ def drive(request: Request) -> Iterator[Event]:
 
 
 def drive_batch(requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
-    """Run many loops over sessions of one engine; the Decodes of a round share one forward.
+    """Run many loops over sessions of one engine; up to `engine.batch` Decodes share one forward, first come first.
 
     Yields (index of the loop, event).
     """
-    replies: dict[int, Step | None] = dict.fromkeys(range(len(requests)))
-    while replies:
-        waiting: dict[int, Decode] = {}
-        for i, reply in replies.items():
+    replies: list[tuple[int, Step | None]] = [(i, None) for i in range(len(requests))]
+    waiting: dict[int, Decode] = {}
+    while True:
+        for i, reply in replies:
             try:
                 item = requests[i].send(reply)
                 while not isinstance(item, Decode):
@@ -46,4 +46,7 @@ def drive_batch(requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
         if not waiting:
             return
         engine = next(iter(waiting.values())).session.engine
-        replies = dict(zip(waiting, engine.forward(tuple(waiting.values())), strict=True))
+        # Every loop reads its Step before the next forward makes it stale.
+        turn = list(waiting)[: engine.batch]
+        steps = engine.forward(tuple(waiting.pop(i) for i in turn))
+        replies = list(zip(turn, steps, strict=True))

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .cues import Cue, Cues
 from .decode import Decode, Floats, Session, Step
-from .thinking import Cue, Cues, Markers
+from .thinking import Markers
 from .trace import Decision
 
 
@@ -32,7 +33,8 @@ class Boundary:
     """A cue inside the thinking span, all of its tokens verified and in the cache.
 
     hidden: by layer, the state at the cue's last token, shape (width,); copies, safe to keep.
-    tokens: the run's tokens; the cue is `tokens[cue.first : cue.last + 1]`, one sampled token follows.
+    tokens: the run's tokens; the cue is `tokens[cue.first : cue.last + 1]`, one more token follows (sampled; where a
+        forced text goes on behind its cue word, the next forced one).
     forced: what an exit here would feed in place of the cue.
     prompt: number of prompt tokens in `tokens`.
     memory: the rule's own notes on this run, kept from cue to cue; empty at the first.

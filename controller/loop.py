@@ -5,41 +5,22 @@ Prefill, plain steps, verified drafts, exit suffixes and trial answers are all t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator
 from typing import Any
 
-import numpy as np
-
+from .cues import Cue
 from .decode import NO_DRAFT, ROOT, Decode, Draft, Session, Step
-from .drafters import Drafter
-from .exits import Boundary, ExitRule, Trial
-from .policy import Policy, Row
-from .randomness import Keys
-from .thinking import Cue, Span, Tokenizer
-from .trace import Event, Source, Trace
+from .exits import Boundary, ExitRule
+from .policy import Row
+from .run import Run
+from .thinking import Mark
+from .trace import Closer, Event, Source
+from .trial import Try
+
+_LONGEST_CHARACTER = 4
+"""Bytes, and so tokens, of a character in UTF-8."""
 
 Request = Generator[Decode | Event, Step | None, None]
-
-
-@dataclass
-class Run:
-    """Everything that one run of the loop consults. `limit` = most tokens, prompt included."""
-
-    policy: Policy
-    tokenizer: Tokenizer
-    keys: Keys
-    limit: int
-    eos: frozenset[int]
-    trace: Trace
-    drafter: Drafter | None = None
-    rule: ExitRule | None = None
-    stop: Callable[[Sequence[int]], bool] | None = None
-    span: Span = field(init=False)
-
-    def __post_init__(self) -> None:
-        rule = self.rule
-        self.span = Span(self.tokenizer, rule.markers if rule else None, rule.cues if rule else None)
 
 
 def decode_loop(run: Run, session: Session, tokens: list[int], pending: list[int], state: Any = None) -> Request:
@@ -47,10 +28,10 @@ def decode_loop(run: Run, session: Session, tokens: list[int], pending: list[int
 
     `pending` are the last tokens of `tokens`, not yet in the session's cache.
     """
-    return (yield from _Loop(run, session, tokens, pending, state).run())
+    return (yield from Loop(run, session, tokens, pending, state).run())
 
 
-class _Loop:
+class Loop:
     """The state of one loop: the walk needs too much of it to pass around."""
 
     def __init__(self, run: Run, session: Session, tokens: list[int], pending: list[int], state: Any) -> None:
@@ -63,9 +44,13 @@ class _Loop:
         self.layers = run.rule.layers(session.can.layers) if run.rule else ()
         self.path: list[int] = []
         self.memory: list[Any] = []
+        # Forced tokens that wait until the row before them was looked at.
+        self.queue: list[int] = []
+        self.budget, self.continued = run.lengths.budget, 0
         self.finished = False
 
     def run(self) -> Request:
+        self._check_budget()
         while not self.finished:
             draft = yield from self._propose()
             wanted = self.layers if self.layers and (self.r.span.at_cue or draft.tokens) else ()
@@ -75,6 +60,8 @@ class _Loop:
             self.pending, self.path = [], []
             accepted = yield from self._walk(step, draft)
             self.session.keep(self.path)
+            if self.finished and self.pending[:-1]:
+                yield Decode(self.session, self.pending[:-1])  # the cache ends before the last token, as always
             if draft.tokens and self.r.drafter is not None:
                 self.r.trace.accepted += accepted
                 self.r.drafter.observe(len(draft), accepted)
@@ -82,7 +69,7 @@ class _Loop:
 
     def _propose(self) -> Generator[Decode, Step, Draft]:
         drafter, room = self.r.drafter, self.r.limit - len(self.tokens) - 1
-        if drafter is None or room < 1 or self.session.can.branches < 1:
+        if drafter is None or room < 1 or self.queue or self.session.can.branches < 1:
             return NO_DRAFT
         draft = yield from drafter.propose(self.tokens, room)
         if self.session.can.branches == 1 and not draft.is_chain():
@@ -92,26 +79,43 @@ class _Loop:
 
     def _walk(self, step: Step, draft: Draft) -> Generator[Decode, Step, int]:
         """Sample from the root down while the draft holds the sampled token; number of nodes accepted."""
-        run, tokens, node, accepted = self.r, self.tokens, ROOT, 0
+        node, accepted = ROOT, 0
         while True:
-            state, token = run.policy.step(self.states[-1], Row(step, node, tokens, run.span.phase, run.keys))
-            child = draft.child(node, token) if draft.tokens else None
-            tokens.append(token)
-            self.states.append(state)
-            self.sources.append("model" if child is None else "draft")
-            run.trace.cost += 1
-            cue = run.span.push(token)
-            self._check_finish(token)
+            token, child = self._next(step, node, draft)
+            cue = self.r.span.push(token)
+            early = self._early_close(token)
+            if early is None and self.sources[-1] != "forced":
+                self._check_finish(token)
             if cue is not None and self.rule is not None and not self.finished:
                 ended = yield from self._at_cue(self.rule, cue, step, node)
-                if self.pending:
-                    return accepted
                 child = None if ended else child
+            if early is not None and not self.pending:
+                self._replace(*early)
+            elif not self.finished:
+                self._check_budget()
+            if self.pending:
+                return accepted
             if self.finished or child is None:
                 self.pending = [token]
+                self._feed()
                 return accepted
             self.path.append(child)
             node, accepted = child, accepted + 1
+
+    def _next(self, step: Step, node: int, draft: Draft) -> tuple[int, int | None]:
+        """The token behind `node`, forced or sampled, and the drafted node that holds it."""
+        run = self.r
+        if self.queue:
+            token = self.queue.pop(0)
+            self._append(token)
+            return token, None
+        state, token = run.policy.step(self.states[-1], Row(step, node, self.tokens, run.span.phase, run.keys))
+        child = draft.child(node, token) if draft.tokens else None
+        self.tokens.append(token)
+        self.states.append(state)
+        self.sources.append("model" if child is None else "draft")
+        run.trace.cost += 1
+        return token, child
 
     def _check_finish(self, token: int) -> None:
         run = self.r
@@ -137,27 +141,120 @@ class _Loop:
             self._commit()
         at = Boundary(
             cue, hidden, self.tokens, tuple(forced), self.start, self.session, self.memory,
-            row=lambda: step.logits(node), answer=_Try(self, cue, forced),
+            row=lambda: step.logits(node), answer=Try(self, decode_loop, cue, forced),
         )  # fmt: skip
         decision = yield from rule.decide(at)
         run.trace.decisions.append(decision)
-        if decision.exit:
-            self._exit(cue, forced)
+        if decision.exit and not run.shadow and self._thought(cue.first) >= run.lengths.min_thinking:
+            self._close("exit", cue.first, forced)
         return rule.trials
 
-    def _exit(self, cue: Cue, forced: list[int]) -> None:
-        self._commit()
-        # The token sampled after the cue was never fed.
-        self.session.rollback(len(self.tokens) - 1 - cue.first)
-        del self.tokens[cue.first :], self.states[cue.first - self.start + 1 :], self.sources[cue.first - self.start :]
-        self.tokens += forced
-        self.states += self.states[-1:] * len(forced)
-        self.sources += ["forced"] * len(forced)
-        self.pending = forced
-        self.r.trace.cost += len(forced)
-        self.r.trace.forced = (cue.first - self.start, len(forced))
-        self.r.span.close()
+    def _check_budget(self) -> None:
+        """Close thinking once its budget is used up; a half-written marker goes, a character is finished first."""
+        run, span, thinking = self.r, self.r.span, self.r.thinking
+        if self.budget is None or thinking is None or span.phase != "think":
+            return
+        over = self._thought(len(self.tokens)) - self.budget
+        if over < 0 or (over < _LONGEST_CHARACTER - 1 and not span.whole):
+            return
+        mark = span.half_closed() if self.session.can.rollback else None
+        first, before = (mark.first, mark.before) if mark else (len(self.tokens), "")
+        forced = run.tokenizer.encode(before + run.lengths.wrap_up + thinking.suffix)
+        if first + len(forced) >= run.limit:
+            run.trace.note = f"no room for the budget's {len(forced)} closing tokens below the limit of {run.limit}"
+            self.budget = None
+            return
+        self._close("budget", first, forced)
+
+    def _early_close(self, token: int) -> tuple[Mark, list[int]] | None:
+        """Thinking closes in this token, and shouldn't: where, and what goes in the close's place."""
+        run, span, mark = self.r, self.r.span, self.r.span.closed
+        if run.thinking is not None and mark is not None and run.trace.closed_by in ("exit", "budget"):
+            again = run.tokenizer.encode(mark.before + run.thinking.behind)
+            return (mark, again) if self.session.can.rollback else None
+        if mark is None and token in run.eos and span.phase == "think" and run.lengths.reopens:
+            mark = span.end()
+        forced = None if mark is None else self._continuation(mark)
+        if mark is None or forced is None:
+            if span.closed is not None:
+                self._note_end("model", span.closed.first)
+            return None
+        return mark, forced
+
+    def _continuation(self, mark: Mark) -> list[int] | None:
+        """The tokens that continue thinking at `mark`; None if it ends there."""
+        run, lengths, thought = self.r, self.r.lengths, self._thought(mark.first)
+        early = thought < lengths.min_thinking
+        # An exit rule's probe is asked at the continue text's cue; where it can't be asked any more, the close stands.
+        asked = run.rule is None or run.shadow or self.rule is not None
+        if mark.first < self.start or not (early or (asked and self.continued < lengths.continue_times)):
+            return None
+        forced = run.tokenizer.encode(mark.before + ("" if mark.spaced else " ") + lengths.continue_text)
+        if mark.first + len(forced) >= run.limit:
+            run.trace.note = f"no room to continue by {len(forced)} tokens below the limit of {run.limit}"
+            return None
+        if self.budget is not None and thought + len(forced) >= self.budget:
+            return None
+        self.continued += not early
+        return forced
+
+    def _replace(self, mark: Mark, forced: list[int]) -> None:
+        """Take a close back and feed `forced` in its place: thinking goes on, or the answer that it stood in."""
+        trace, room = self.r.trace, self.r.limit - mark.first
+        self._take_back(mark.first)
+        self.r.span.rewind(self.tokens)
+        self.queue = forced[:room]
+        self._feed()
+        if trace.closed_by is None:
+            trace.reopened.append(mark.first - self.start)
+            return
+        trace.repeated += 1
+        if len(forced) >= room:
+            self.finished, trace.finish_reason = True, "length"
+
+    def _close(self, closer: Closer, first: int, forced: list[int]) -> None:
+        """End thinking at token `first`, for good."""
+        self._take_back(first)
+        for token in forced:
+            self._append(token)
+        self.pending += forced
+        self.r.trace.forced = (first - self.start, len(forced))
+        self._note_end(closer, first)
+        self.r.span.close(len(self.tokens))
         self.rule, self.layers = None, ()
+
+    def _take_back(self, first: int) -> None:
+        """The run without its tokens from `first` on; those before that the cache lacks are pending again."""
+        self._commit()
+        # In a walk that is the token just sampled.
+        fed = len(self.tokens) - max(1, len(self.pending))
+        self.pending, self.queue = self.tokens[fed:first], []
+        self.session.rollback(max(0, fed - first))
+        del self.tokens[first:], self.states[first - self.start + 1 :], self.sources[first - self.start :]
+
+    def _append(self, token: int) -> None:
+        self.tokens.append(token)
+        self.states.append(self.states[-1])
+        self.sources.append("forced")
+        self.r.trace.cost += 1
+
+    def _feed(self) -> None:
+        """Make queued tokens pending, up to one whose row the exit rule may want."""
+        while self.queue and not self.r.span.at_cue:
+            token = self.queue.pop(0)
+            self._append(token)
+            self.r.span.push(token)
+            self.pending.append(token)
+
+    def _thought(self, end: int) -> int:
+        """Thinking tokens before token `end`."""
+        opened = self.r.span.opened
+        return end - (self.start if opened is None else opened)
+
+    def _note_end(self, closer: Closer | None, end: int) -> None:
+        opened, trace = self.r.span.opened, self.r.trace
+        if opened is not None:
+            trace.closed_by, trace.thinking = closer, (opened - self.start, end - self.start)
 
     def _retire(self) -> None:
         self.r.span.stop_cues()
@@ -167,71 +264,23 @@ class _Loop:
         self.session.keep(self.path)
         self.path = []
 
+    def _held(self) -> int:
+        """Number of last tokens that may be taken back."""
+        run, span, closer = self.r, self.r.span, self.r.trace.closed_by
+        if self.finished:
+            return 0
+        held = span.held() if self.rule is not None and not run.shadow else 0
+        if closer == "model" or not (closer or run.lengths.any) or not self.session.can.rollback:
+            return held
+        mark = span.half_closed()
+        return max(held, len(self.tokens) - mark.first) if mark else held
+
     def _show(self) -> Generator[Event, None, None]:
-        held = self.r.span.held() if self.rule is not None and not self.finished else 0
-        safe = len(self.tokens) - held
+        safe, trace = len(self.tokens) - self._held(), self.r.trace
+        if trace.closed_by is None:
+            self._note_end(None, len(self.tokens) - (self.tokens[-1] in self.r.eos))
         while self.shown < safe:
             event = Event(self.tokens[self.shown], self.sources[self.shown - self.start], self.shown)
-            self.r.trace.tokens.append(event.token)
+            trace.tokens.append(event.token)
             self.shown += 1
             yield event
-
-
-@dataclass
-class _Try:
-    """Tries an exit on a fork, under the law and the keys that the exit itself would have."""
-
-    loop: _Loop
-    cue: Cue
-    forced: list[int]
-
-    def __call__(self, longest: int) -> Generator[Decode, Step, Trial]:
-        """At most `longest` answer tokens; their cost goes to the run's trace."""
-        loop, cue = self.loop, self.cue
-        tokens = loop.tokens[: cue.first] + self.forced
-        limit = min(loop.r.limit, len(tokens) + longest)
-        policy = _Listening(loop.r.policy)
-        run = replace(loop.r, rule=None, drafter=None, stop=None, policy=policy, limit=limit, trace=Trace())
-        run.span.close()
-        fork = loop.session.fork()
-        fork.rollback(len(loop.tokens) - 1 - cue.first)
-        request = decode_loop(run, fork, tokens, list(self.forced), loop.states[cue.first - loop.start])
-        answer: list[int] = []
-        step: Step | None = None
-        try:
-            while True:
-                item = request.send(step)
-                if isinstance(item, Decode):
-                    step = yield item
-                else:
-                    answer.append(item.token)
-                    step = None
-        except StopIteration:
-            return self._trial(answer, policy.logprobs)
-        finally:
-            fork.close()
-            loop.r.trace.cost += run.trace.cost + len(self.forced)
-            loop.r.trace.forwards += run.trace.forwards
-
-    def _trial(self, answer: list[int], logprobs: list[float]) -> Trial:
-        run = self.loop.r
-        text = run.tokenizer.decode([token for token in [*self.forced, *answer] if token not in run.eos])
-        return Trial(tuple(answer), tuple(logprobs), text, len(self.forced) + len(answer))
-
-
-class _Listening:
-    """A policy that also notes how probable the model itself found each token (a trial drafts nothing, so in order)."""
-
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self.logprobs: list[float] = []
-
-    def start(self) -> Any:
-        return self._policy.start()
-
-    def step(self, state: Any, row: Row) -> tuple[Any, int]:
-        state, token = self._policy.step(state, row)
-        logits = row.logits.astype(np.float64)
-        top = logits.max()
-        self.logprobs.append(float(logits[token] - top - np.log(np.exp(logits - top).sum())))
-        return state, token

@@ -1,6 +1,6 @@
 """Follows the text of one run: where thinking opens and closes, and which cues stand in it.
 
-Owns markers, cues and their mapping from characters to tokens; decides nothing.
+Owns markers and the mapping from characters to tokens; decides nothing.
 """
 
 from __future__ import annotations
@@ -8,20 +8,12 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from .cues import TAIL, Cue, Cues
 from .errors import ControllerError
 from .policy import Phase
-
-_LETTER = "A-Za-z\u00c0-\u024f"
-"""Latin letters only: in scripts without spaces a cue may touch its neighbours."""
-
-_NAMED = {"paragraph": r"\n\n", "sentence": r"(?<=[.!?])[ \n]"}
-"""Cues that are not words; a paragraph's break may be longer than what is matched."""
-
-_TAIL = 96
-"""Characters kept behind the end of the text; longer than any marker or cue."""
 
 
 class Tokenizer(Protocol):
@@ -46,68 +38,48 @@ class Markers:
 
     def __post_init__(self) -> None:
         for text in (self.open, self.close):
-            if not 0 < len(text) < _TAIL // 2:
-                raise ControllerError(f"a thinking marker is {text!r}; it must have 1 to {_TAIL // 2 - 1} characters")
-
-
-class Cues:
-    """Where an exit may happen: words (case-insensitive, word-bounded), `paragraph`, `sentence`.
-
-    A word that ends in a doubled letter matches longer runs of it too ("hmm" finds "Hmmm").
-    LYNX (arXiv 2512.05325) matches substrings; "await" and "Waiting" are not cues here.
-
-    >>> Cues(["wait", "hmm"]).pattern.findall("await. Wait, Hmmm")
-    ['Wait', 'Hmmm']
-    """
-
-    def __init__(self, names: Sequence[str]) -> None:
-        if not names:
-            raise ControllerError("no cue was given; name at least one word, 'paragraph' or 'sentence'")
-        self.names = tuple(names)
-        self._words = {name.lower() for name in names if name not in _NAMED}
-        for word in self._words:
-            if not re.fullmatch(f"[{_LETTER}]+", word) or len(word) > _TAIL // 4:
-                raise ControllerError(f"cue {word!r} is no word; use letters only, or 'paragraph' or 'sentence'")
-        words = [re.escape(w) + ("+" if len(w) > 1 and w[-1] == w[-2] else "") for w in sorted(self._words)]
-        parts = [f"(?<![{_LETTER}])(?:{'|'.join(words)})(?![{_LETTER}])"] if words else []
-        parts += [_NAMED[name] for name in names if name in _NAMED]
-        self.pattern = re.compile("|".join(parts), re.IGNORECASE)
-        self._run = re.compile(f"(?<![{_LETTER}])[{_LETTER}]+$")
-        self._whole = re.compile("|".join(words), re.IGNORECASE) if words else None
-        self._prefixes = {word[:n] for word in self._words for n in range(1, len(word) + 1)}
-
-    def name(self, text: str) -> str:
-        """The declared name of a matched text."""
-        if text.isspace():
-            return "paragraph" if text == "\n\n" else "sentence"
-        folded = text.lower()
-        return (
-            folded if folded in self._words else next(w for w in self._words if folded == w.ljust(len(folded), w[-1]))
-        )
-
-    def open_word(self, tail: str) -> tuple[int, bool]:
-        """(length, complete) of the word at the end of `tail` if it may still become a cue, else (0, False)."""
-        found = self._run.search(tail)
-        if not found or not self._whole:
-            return 0, False
-        word = found.group()
-        complete = bool(self._whole.fullmatch(word))
-        return (len(word), complete) if complete or word.lower() in self._prefixes else (0, False)
-
-    def open_break(self, tail: str) -> int:
-        """Length of a half-written paragraph break at the end of `tail`."""
-        return 1 if "paragraph" in self.names and tail.endswith("\n") and not tail.endswith("\n\n") else 0
+            if not 0 < len(text) < TAIL // 2:
+                raise ControllerError(f"a thinking marker is {text!r}; it must have 1 to {TAIL // 2 - 1} characters")
 
 
 @dataclass(frozen=True)
-class Cue:
-    """A cue in a run: tokens first..last hold it (absolute indices); `before` = text ahead of it in `first`."""
+class Thinking:
+    """Where a model thinks, and how thinking is closed for it.
 
-    name: str
-    index: int
+    markers: None for a model without them: its whole completion is the span. suffix: the text that closes the span
+    and opens the answer; it holds the closing marker exactly once.
+
+    >>> Thinking(Markers("<think>", "</think>"), "</think>\\nSo ").behind
+    '\\nSo '
+    """
+
+    markers: Markers | None
+    suffix: str
+
+    def __post_init__(self) -> None:
+        if not self.suffix.strip():
+            raise ControllerError("the exit suffix is empty; give the text that closes thinking, e.g. '</think>\\n\\n'")
+        if self.markers is not None and self.suffix.count(self.markers.close) != 1:
+            raise ControllerError(
+                f"the exit suffix {self.suffix!r} must hold the closing marker {self.markers.close!r} exactly once"
+            )
+
+    @property
+    def behind(self) -> str:
+        """What the suffix puts behind the closing marker; a paragraph's break where that is nothing."""
+        return (self.suffix.partition(self.markers.close)[2] if self.markers else "") or "\n\n"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where a closing marker, whole or half-written, begins: in token `first`, behind the text `before`.
+
+    spaced: what stands in front of it ends in a space, or is nothing.
+    """
+
     first: int
-    last: int
     before: str
+    spaced: bool
 
 
 class Span:
@@ -118,6 +90,11 @@ class Span:
     the count before token `_start + i`.
     """
 
+    opened: int | None = None
+    """Absolute index of the first thinking token that is generated."""
+    closed: Mark | None = None
+    """The last token completed a closing marker; set after the controller's own close too: a second one."""
+
     def __init__(self, tokenizer: Tokenizer, markers: Markers | None, cues: Cues | None) -> None:
         self._tokenizer, self._markers, self._cues = tokenizer, markers, cues
         self._texts: dict[int, str] = {}
@@ -127,38 +104,82 @@ class Span:
         self.at_cue = False
         """A cue ends, or may end, in the last token: its row's hidden state may be wanted."""
         self._waiting: Cue | None = None
+        self._owed = self._due = False
+        self._forced = False
         self._start = self._total = self._scanned = 0
         self._tail, self._ends = "", [0]
 
     def begin(self, prompt: Sequence[int]) -> None:
         """Read the prompt: a template may have opened the span."""
         text = "".join(map(self._text, prompt)) if self._markers else ""
-        self._begin_at(prompt, text[-_TAIL:])
+        self._begin_at(prompt, text[-TAIL:])
         if self._markers and text.rfind(self._markers.open) > text.rfind(self._markers.close):
             self.phase = "think"
+        if self.phase == "think":
+            self.opened = len(prompt)
 
-    def close(self) -> None:
-        """The controller closed the span."""
-        self.phase = "answer"
+    def close(self, length: int) -> None:
+        """The controller closed the span: the answer begins at token `length`."""
+        self.phase, self._forced, self.closed = "answer", True, None
+        self._start, self._tail = length, ""
+        self._total = self._scanned = 0
+        self._ends = [0]
         self.stop_cues()
+
+    def rewind(self, tokens: Sequence[int]) -> None:
+        """Forget what came behind `tokens`, the run's tokens up to a point before the last closing marker."""
+        del self._ends[len(tokens) - self._start + 1 :]
+        self._total, i = self._ends[-1], len(tokens)
+        texts: list[str] = []
+        while i and sum(map(len, texts)) < min(TAIL, self._total):
+            i -= 1
+            texts.insert(0, self._text(tokens[i]))
+        self._tail = "".join(texts)[-min(TAIL, self._total) :] if self._total else ""
+        self._scanned = min(self._scanned, self._total)
+        self._waiting, self._due, self.at_cue, self.closed = None, False, False, None
+        self.phase = "answer" if self._forced else "think"
 
     def stop_cues(self) -> None:
         """No cue is wanted any more; the phase is still followed."""
-        self._cues, self._waiting, self.at_cue = None, None, False
+        self._cues, self._waiting, self._due, self.at_cue = None, None, False, False
 
     def push(self, token: int) -> Cue | None:
         """Take the next token in; give the cue that ended in the token *before* it, if any."""
         text = self._text(token)
         self._total += len(text)
         self._ends.append(self._total)
-        self._tail = (self._tail + text)[-(_TAIL + len(text)) :]
-        ready, self._waiting, self.at_cue = self._waiting, None, False
+        self._tail = (self._tail + text)[-(TAIL + len(text)) :]
+        ready, self._waiting, self.at_cue, self.closed = self._waiting, None, False, None
         if self.phase == "answer":
+            if self._forced and self._markers:
+                self._follow_close(self._markers, len(text))
             return ready
         end = self._follow(len(text)) if self._markers else self._total
         if self._cues is None or self.phase == "before":
             return ready
-        return self._scan(end, ready)
+        ready = self._scan(end, ready)
+        self._count(text)
+        return ready
+
+    def half_closed(self) -> Mark | None:
+        """A closing marker that is half-written at the end of the text."""
+        if self._markers is None or self.phase == "before":
+            return None
+        close, written = self._markers.close, self._total - self._ends[0]
+        for length in range(min(len(close) - 1, written), 0, -1):
+            if self._tail.endswith(close[:length]):
+                return self._mark(self._total - length)
+        return None
+
+    def end(self) -> Mark:
+        """The last token, as the place where thinking ends: an end-of-sequence."""
+        char = self._ends[-2] - (self._total - len(self._tail))
+        return Mark(self._start + len(self._ends) - 2, "", char <= 0 or self._tail[char - 1].isspace())
+
+    @property
+    def whole(self) -> bool:
+        """The text doesn't end inside a character."""
+        return not self._tail.endswith("\ufffd")
 
     def held(self) -> int:
         """Number of last tokens that an exit at an unfinished cue would take back."""
@@ -190,17 +211,41 @@ class Span:
             if where < 0:
                 return self._total
             self.phase, self._scanned = "think", offset + where + len(self._markers.open)
-        window = len(self._tail) - fresh - len(self._markers.close)
-        where = self._tail.find(self._markers.close, max(0, window))
+            self.opened = self._start + len(self._ends) - 1
+        end = self._follow_close(self._markers, fresh)
+        if self.closed is not None:
+            self.phase = "answer"
+        return end
+
+    def _follow_close(self, markers: Markers, fresh: int) -> int:
+        """Note a closing marker that ends in the last token; the character count at which it begins, or all."""
+        where = self._tail.find(markers.close, max(0, len(self._tail) - fresh - len(markers.close) + 1))
         if where < 0:
             return self._total
-        self.phase = "answer"
-        return offset + where
+        char = self._total - len(self._tail) + where
+        self.closed = self._mark(char)
+        return char
+
+    def _mark(self, char: int) -> Mark:
+        offset = self._total - len(self._tail)
+        first = self._token_at(char)
+        before = self._tail[max(0, self._ends[first - self._start] - offset) : char - offset]
+        return Mark(first, before, char <= offset or self._tail[char - offset - 1].isspace())
+
+    def _count(self, text: str) -> None:
+        """every(k) falls due behind each k-th thinking token, or behind the character or marker that it would split."""
+        assert self._cues is not None
+        if not self._cues.every or self.phase != "think" or self.opened is None:
+            return
+        thought = self._start + len(self._ends) - 1 - self.opened
+        self._owed |= thought > 0 and thought % self._cues.every == 0
+        if self._owed and self.whole and self.half_closed() is None:
+            self._owed, self._due, self.at_cue = False, True, True
 
     def _scan(self, end: int, ready: Cue | None) -> Cue | None:
         """The cue that ended in the token before the last one; one in the last token waits for its row.
 
-        Both may happen in one push ("Wait" + "\\n\\n"). `ready` waited since the push before.
+        Both may happen in one push ("Wait" + "\n\n"). `ready` waited since the push before.
         """
         assert self._cues is not None
         offset, now = self._total - len(self._tail), self._start + len(self._ends) - 2
@@ -216,19 +261,31 @@ class Span:
             cue = self._cue(found, offset)
             if cue.last < now - 1 or (cue.last == now - 1 and ready is not None):
                 continue  # its row is gone or taken: two cues in one token, or text that took several tokens to appear
-            self.met += 1
             if cue.last == now:
-                self._waiting, self.at_cue = cue, True
+                ready = ready or self._behind(now - 1)
+                self._waiting, self.at_cue = self._meet(cue), True
             else:
-                ready = cue
+                ready = self._meet(cue)
+        ready = ready or self._behind(now - 1)
+        self._due = False
         return ready
+
+    def _behind(self, last: int) -> Cue | None:
+        """The every(k) cue behind token `last`, if it is due."""
+        assert self._cues is not None
+        due, self._due = self._due, False
+        return self._meet(Cue(self._cues.spaced, 0, last + 1, last, "")) if due else None
+
+    def _meet(self, cue: Cue) -> Cue:
+        self.met += 1
+        return replace(cue, index=self.met - 1)
 
     def _cue(self, found: re.Match[str], offset: int) -> Cue:
         assert self._cues is not None
         start = offset + found.start()
         first, last = self._token_at(start), self._token_at(offset + found.end() - 1)
         before = self._tail[self._ends[first - self._start] - offset : found.start()]
-        return Cue(self._cues.name(found.group()), self.met, first, last, before)
+        return Cue(self._cues.name(found.group()), 0, first, last, before)
 
     def _token_at(self, char: int) -> int:
         return self._start + bisect_right(self._ends, char) - 1

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 Source = Literal["model", "draft", "forced"]
 Finish = Literal["stop", "length"]
+Closer = Literal["model", "exit", "budget"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,14 @@ class Decision:
     score: float
     threshold: float
 
-    def __str__(self) -> str:
-        verdict = "exited" if self.exit else "went on"
+    @property
+    def at(self) -> str:
+        """The cue and what its score was."""
         sign = ">" if self.score > self.threshold else "<="
-        return f"{verdict} at cue {self.index + 1} ({self.cue!r}): score {self.score:.3f} {sign} {self.threshold:.3f}"
+        return f"at cue {self.index + 1} ({self.cue!r}): score {self.score:.3f} {sign} {self.threshold:.3f}"
+
+    def __str__(self) -> str:
+        return f"{'exited' if self.exit else 'went on'} {self.at}"
 
 
 @dataclass
@@ -40,8 +45,9 @@ class Trace:
     """The record of one run.
 
     tokens: what the run generated, forced tokens included, the end-of-sequence token too.
-    cost: tokens generated or fed for the run's sake beyond the prompt: tokens of `tokens`, cues taken
-        back, trial answers. Rejected draft rows are not in it; they are in `drafted`.
+    cost: tokens generated or fed for the run's sake beyond the prompt: tokens of `tokens`, cues and closing
+        markers taken back, trial answers. Rejected draft rows are not in it; they are in `drafted`.
+    asked: what the call itself asked for, e.g. {"risk": 0.02}; the controller's settings hold for the rest.
     """
 
     prompt_tokens: int = 0
@@ -53,34 +59,84 @@ class Trace:
     seed: int = 0
     run: int = 0
     controlled: bool = False
+    shadow: bool = False
+    """The exit rule decided and didn't act."""
+    rule: str = ""
+    """What the exit rule says about itself: its promise, or why it never exits."""
+    asked: dict[str, float] = field(default_factory=dict)
+    budget: int | None = None
+    """Most thinking tokens."""
     decisions: list[Decision] = field(default_factory=list)
+    closed_by: Closer | None = None
+    """Who ended thinking; None: it didn't end, or never began."""
+    thinking: tuple[int, int] | None = None
+    """First thinking token in `tokens`, and the one behind the last; None: thinking never began."""
     forced: tuple[int, int] | None = None
-    """Start and length of the exit's forced tokens in `tokens`."""
+    """Start and length of the forced tokens in `tokens` that closed thinking: an exit's, or a budget's."""
+    reopened: list[int] = field(default_factory=list)
+    """Where in `tokens` a close of the model's own was taken back and thinking was continued."""
+    repeated: int = 0
+    """Closing markers that the model wrote again in its answer and that were taken back."""
     finish_reason: Finish | None = None
     note: str = ""
-    """Why the rule could not act, where it could not."""
+    """Why the controller could not act, where it could not."""
     warnings: list[str] = field(default_factory=list)
 
     @property
     def exit(self) -> Decision | None:
         """The decision that ended thinking, if one did."""
-        return self.decisions[-1] if self.decisions and self.decisions[-1].exit else None
+        return self.decisions[-1] if self.closed_by == "exit" else None
+
+    @property
+    def would_exit(self) -> Decision | None:
+        """The first decision to exit that wasn't acted on: in shadow mode, or before `min_thinking`."""
+        return next((decision for decision in self.decisions if decision.exit and decision is not self.exit), None)
+
+    @property
+    def would_save(self) -> int:
+        """Thinking tokens that came after the first exit that wasn't acted on."""
+        if self.would_exit is None or self.thinking is None:
+            return 0
+        return self.thinking[1] - self.would_exit.position
+
+    @property
+    def thinking_tokens(self) -> int:
+        """Thinking tokens in `tokens`: markers don't count, forced texts inside the span do."""
+        return self.thinking[1] - self.thinking[0] if self.thinking else 0
 
     @property
     def why(self) -> str:
-        """One line: why the run exited early, or why it didn't."""
+        """One line: why thinking ended where it did."""
+        parts = [self._end()]
+        if self.reopened:
+            parts.append(f"re-opened {len(self.reopened)} time{'s' if len(self.reopened) > 1 else ''}")
+        return "; ".join(parts)
+
+    def _end(self) -> str:
+        if self.closed_by == "budget":
+            used = f"budget of {self.budget} thinking tokens used up"
+            return f"{used}; {self._rule()}" if self.controlled else used
+        return self._rule()
+
+    def _rule(self) -> str:
         if not self.controlled:
-            return "no exit rule was set"
+            return f"no exit rule was set{f'; {self.note}' if self.note else ''}"
         if self.exit:
             return str(self.exit)
+        if self.would_exit and self.shadow:
+            return f"shadow: would have exited {self.would_exit.at}; {self.would_save} thinking tokens came after it"
+        kept = "shadow: no exit" if self.shadow else "no exit"
         if self.note:
-            return f"no exit: {self.note}"
+            return f"{kept}: {self.note}"
+        if self.would_exit:
+            return f"{kept}: min_thinking forbade the one {self.would_exit.at}"
         if not self.decisions:
-            return "no exit: no cue was met while thinking"
-        best = max(self.decisions, key=lambda decision: decision.score)
+            return f"{kept}: no cue was met while thinking"
+        cues, best = len(self.decisions), max(self.decisions, key=lambda decision: decision.score)
         if best.threshold == float("inf"):
-            return f"no exit: threshold +inf, too few calibration runs for this risk; {len(self.decisions)} cues met"
-        return f"no exit: {len(self.decisions)} cues, highest score {best.score:.3f} <= {best.threshold:.3f}"
+            why = self.rule or "threshold +inf, too few calibration runs for this risk"
+            return f"{kept}: {why}; {cues} cues met"
+        return f"{kept}: {cues} cues, highest score {best.score:.3f} <= {best.threshold:.3f}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for one JSON line per run."""

@@ -204,7 +204,8 @@ def test_an_exit_replaces_the_cue_and_the_answer_is_that_of_a_fresh_call(model, 
 
 
 def test_a_greedy_answer_after_an_exit_is_the_stock_answer(model):
-    call = GREEDY | {"max_new_tokens": 80, "no_repeat_ngram_size": 2}
+    closing = [[TOKENIZER.convert_tokens_to_ids("</think>")]]  # a second one would be taken back
+    call = GREEDY | {"max_new_tokens": 80, "no_repeat_ngram_size": 2, "bad_words_ids": closing}
     tokens, handle = controlled(model, Controller(exit=Scripted(0)), **call)
     start, length = handle.trace.forced
     cut = PROMPT.input_ids.shape[1] + start + length

@@ -1,0 +1,37 @@
+"""What one run of the loop consults: its law, its text, its limits and its record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from .drafters import Drafter
+from .exits import ExitRule
+from .lengths import NO_LIMITS, Lengths
+from .policy import Policy
+from .randomness import Keys
+from .thinking import Span, Thinking, Tokenizer
+from .trace import Trace
+
+
+@dataclass
+class Run:
+    """Everything that one run of the loop consults. `limit` = most tokens, prompt included."""
+
+    policy: Policy
+    tokenizer: Tokenizer
+    keys: Keys
+    limit: int
+    eos: frozenset[int]
+    trace: Trace
+    drafter: Drafter | None = None
+    rule: ExitRule | None = None
+    stop: Callable[[Sequence[int]], bool] | None = None
+    thinking: Thinking | None = None
+    lengths: Lengths = NO_LIMITS
+    shadow: bool = False
+    span: Span = field(init=False)
+
+    def __post_init__(self) -> None:
+        thinking, rule = self.thinking, self.rule
+        self.span = Span(self.tokenizer, thinking.markers if thinking else None, rule.cues if rule else None)

@@ -1,0 +1,84 @@
+"""A trial answer: what an exit at a cue would give, tried on a fork under the law and the keys of the exit itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .cues import Cue
+from .decode import Decode, Session, Step
+from .exits import Trial
+from .lengths import NO_LIMITS
+from .policy import Policy, Row
+from .run import Run
+from .trace import Trace
+
+if TYPE_CHECKING:
+    from .loop import Loop, Request
+
+
+@dataclass
+class Try:
+    """Tries an exit on a fork, under the law and the keys that the exit itself would have."""
+
+    loop: Loop
+    decode: Callable[[Run, Session, list[int], list[int], Any], Request]
+    cue: Cue
+    forced: list[int]
+
+    def __call__(self, longest: int) -> Generator[Decode, Step, Trial]:
+        """At most `longest` answer tokens; their cost goes to the run's trace."""
+        loop, cue = self.loop, self.cue
+        tokens = loop.tokens[: cue.first] + self.forced
+        limit = min(loop.r.limit, len(tokens) + longest)
+        policy = _Listening(loop.r.policy)
+        run = replace(
+            loop.r, rule=None, drafter=None, stop=None, policy=policy, limit=limit, lengths=NO_LIMITS,
+            trace=Trace(closed_by="exit"),
+        )  # fmt: skip
+        run.span.close(len(tokens))
+        fork = loop.session.fork()
+        fork.rollback(len(loop.tokens) - 1 - cue.first)
+        request = self.decode(run, fork, tokens, list(self.forced), loop.states[cue.first - loop.start])
+        answer: list[int] = []
+        step: Step | None = None
+        try:
+            while True:
+                item = request.send(step)
+                if isinstance(item, Decode):
+                    step = yield item
+                else:
+                    answer.append(item.token)
+                    step = None
+        except StopIteration:
+            return self._trial(answer, policy.logprobs)
+        finally:
+            fork.close()
+            loop.r.trace.cost += run.trace.cost + len(self.forced)
+            loop.r.trace.forwards += run.trace.forwards
+
+    def _trial(self, answer: list[int], logprobs: list[float]) -> Trial:
+        run = self.loop.r
+        text = run.tokenizer.decode([token for token in [*self.forced, *answer] if token not in run.eos])
+        return Trial(tuple(answer), tuple(logprobs), text, len(self.forced) + len(answer))
+
+
+class _Listening:
+    """A policy that also notes how probable the model itself found each token (a trial drafts nothing, so in order)."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self.logprobs: list[float] = []
+
+    def start(self) -> Any:
+        return self._policy.start()
+
+    def step(self, state: Any, row: Row) -> tuple[Any, int]:
+        state, token = self._policy.step(state, row)
+        logits = row.logits.astype(np.float64)
+        top = logits.max()
+        self.logprobs.append(float(logits[token] - top - np.log(np.exp(logits - top).sum())))
+        return state, token
