@@ -10,10 +10,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from .pace import Pace
+
 Update = Callable[[int, int], None]
+SECONDS_BETWEEN_LINES = 10
 
 
 class Show:
@@ -49,21 +52,22 @@ class Show:
     @contextmanager
     def progress(self, what: str) -> Iterator[Update]:
         """A bar on stderr while something long happens; lines now and then where there is no terminal."""
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )  # fmt: skip
         console = Console(stderr=True)
+        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}")
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task(what, total=None)
-            shown = [0.0]
+            task = bar.add_task(what, total=None, state="")
+            pace = Pace(time.monotonic)
+            shown = -float("inf")
 
             def update(done: int, total: int) -> None:
-                bar.update(task, completed=done, total=total)
+                nonlocal shown
+                pace.mark(done)
+                state = f"{done} of {total}{pace.told(total)}"
+                bar.update(task, completed=done, total=total, state=state)
                 now = time.monotonic()
-                if not console.is_terminal and (now - shown[0] > 10 or done == total):
-                    shown[0] = now
-                    console.print(f"{what}: {done} of {total}", highlight=False)
+                if not console.is_terminal and (now - shown > SECONDS_BETWEEN_LINES or done == total):
+                    shown = now
+                    console.print(f"{what}: {state}", highlight=False)
 
             yield update
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import random
+import re
+import time
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from reasonctl.calibration.calibrate import split
-from reasonctl.calibration.collect import collect, cut, graded, text_features
+from reasonctl.calibration.collect import collect, cut, graded, identity_of, settings_of, text_features
 from reasonctl.calibration.graders import NUMBER
 from reasonctl.calibration.problem import Problem
-from reasonctl.calibration.runs import RunFile, pack, unpack
+from reasonctl.calibration.runs import FORMAT, RunFile, pack, unpack
 from reasonctl.calibration.tasks import load_task
 from reasonctl.calibration.worker import Recipe, _run, answer_text, collect_run
 from reasonctl.controller import ControllerError, Cues, Markers
@@ -65,10 +71,10 @@ def test_a_run_depends_on_nothing_that_ran_before_it(records):
         assert collect_run(RECIPE, i, PROBLEMS[i].question) == records[i]
 
 
-def job(path, done=None, settings=None):
-    file = RunFile(path, settings or {"seed": 3})
-    done = file.open(force=False)
-    collect(RECIPE, PROBLEMS, NUMBER, file, done=done, workers=1, progress=lambda a, b: None)
+def job(path, settings=None, **more):
+    with closing(RunFile(path, settings or {"seed": 3})) as file:
+        done = file.open(force=False)
+        assert collect(RECIPE, PROBLEMS, NUMBER, file, done=done, workers=1, progress=lambda a, b: None, **more)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -110,6 +116,66 @@ def test_another_jobs_file_is_refused_and_left_alone(tmp_path):
         assert other.read_bytes() == foreign
     with pytest.raises(ControllerError, match="folder"):
         RunFile(tmp_path, {}).open(force=False)
+
+
+def test_clocks_that_jump_change_nothing(tmp_path, monkeypatch):
+    """The wall clock goes back by a year at every look; the deadline lies ten minutes ahead on the monotonic one."""
+    digest = job(tmp_path / "whole.jsonl")
+    for year in (3.2e7, -3.2e7):
+        now = [time.time()]
+
+        def jumping(now=now, year=year):
+            now[0] += year
+            return now[0]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", jumping)
+            assert job(tmp_path / f"jumped{year}.jsonl", deadline=time.monotonic() + 600) == digest
+
+
+def test_another_model_under_the_same_name_is_refused(tmp_path):
+    right = identity_of(RECIPE.load())
+    with closing(RunFile(tmp_path / "right", {"model": right})) as file:
+        job_of = partial(collect, RECIPE, PROBLEMS[:1], NUMBER, workers=1, progress=lambda a, b: None)
+        assert job_of(file, done=file.open(force=False))
+    with closing(RunFile(tmp_path / "wrong", {"model": {**right, "fingerprint": "0"}})) as file:
+        done = file.open(force=False)
+        with pytest.raises(ControllerError, match="model 'tiny' on .* isn't the one"):
+            job_of(file, done=done)
+
+
+def documented(part: str) -> dict[str, str]:
+    """Field and type of every row of a table of docs/runs-format.md."""
+    text = (Path(__file__).parents[1] / "docs/runs-format.md").read_text()
+    section = text.split(f"\n## {part}")[1].split("\n## ")[0]
+    return dict(re.findall(r"^\| `(\w+)` \| ([\w ]+) \| [^|]* \| [^|]+ \|$", section, re.MULTILINE))
+
+
+TYPES = {
+    "integer": int, "number": float, "boolean": bool, "text": str, "array": list, "object": dict,
+    "text or null": str | None, "array or null": list | None,
+}  # fmt: skip
+
+
+def test_the_documented_format_is_the_written_one(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    model, task = RECIPE.load(), load_task("tiny")
+    job(path, settings_of(RECIPE, task, model, len(PROBLEMS)))
+    header, *runs = [json.loads(line) for line in path.read_text().splitlines()]
+    cues = [cue for run in runs for cue in run["cues"]]
+    written = {"Header": [header], "Settings": [header["settings"]], "Run": runs, "Cue": cues}
+    for part, objects in written.items():
+        fields = documented(part)
+        assert objects
+        for found in objects:
+            assert set(found) == set(fields), part
+            for name, kind in fields.items():
+                assert isinstance(found[name], TYPES[kind]), (part, name)
+                assert kind == "boolean" or not isinstance(found[name], bool), (part, name)
+    assert f"{FORMAT}" == str(header["format"])
+    sizes = {len(unpack(cue["hidden"])) for cue in cues}
+    assert sizes == {len(RECIPE.layers) * model.width}
+    assert [run["run"] for run in runs] == list(range(len(runs)))
 
 
 @pytest.mark.parametrize("fail_at", range(4))

@@ -1,0 +1,39 @@
+"""Ctrl-C: once stops in an orderly way, twice at once. Neither loses a finished run or leaves a worker behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+CODE = 130
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """KeyboardInterrupt at the first Ctrl-C; a second one ends the process, whatever it is doing then.
+
+    After a first one the second stays armed, for the clean-up that follows. Runs are written whole, and workers
+    end when their parent is gone, so that nothing has to be done at the second.
+    """
+
+    def first(*_: Any) -> NoReturn:
+        signal.signal(signal.SIGINT, second)
+        os.write(2, b"\nStopping. Ctrl-C again stops at once.\n")
+        raise KeyboardInterrupt
+
+    def second(*_: Any) -> NoReturn:
+        os.write(2, b"\nStopped at once. What was collected is kept: run the same command again to go on.\n")
+        os._exit(CODE)
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield  # in the background, or under a program with its own idea of Ctrl-C
+        return
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is first:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
