@@ -1,6 +1,6 @@
 """From a calibration table and a named risk to a threshold, with the exact procedures and nothing asymptotic.
 
-Owns the statistics (methods F1, F2, F4, F5 and LYNX's own); the unit is one run of one problem, except in `event`.
+Owns the procedures (methods F1, F2, F4, F5 and LYNX's own); the unit is one run of one problem, except in `event`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from fractions import Fraction
 from typing import Literal, get_args
 
 import numpy as np
-from scipy.special import bdtr, bdtrc, betaincinv
 
 from ..controller import ControllerError
-from .table import Bools, Floats64, Outcomes, Table
+from .bounds import accepted, conformal_quantile, fewest, shortfall
+from .bounds import p_value as p_value
+from .bounds import refutes as refutes
+from .bounds import upper_bound as upper_bound
+from .table import Bools, Floats64, Ints, Outcomes, Table
 
 Mode = Literal["harm", "wrong", "selective", "disagree", "event"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -79,33 +82,6 @@ class Threshold:
     loosest: float = math.inf
 
 
-def p_value(failures: int, n: int, risk: float) -> float:
-    """P(Binomial(n, risk) <= failures): exact p-value of "the risk is above `risk`" (F4); 1 where n = 0."""
-    return float(bdtr(failures, n, risk)) if n else 1.0
-
-
-def upper_bound(count: int, n: int, confidence: float = 0.9) -> float:
-    """One-sided Clopper-Pearson upper bound of a rate, from `count` of `n`.
-
-    >>> round(upper_bound(0, 45), 4), upper_bound(3, 3), upper_bound(0, 0)
-    (0.0499, 1.0, 1.0)
-    """
-    if not 0 <= count <= n:
-        raise ControllerError(f"count is {count} of {n}; it must be between 0 and {n}")
-    return 1.0 if count == n else float(betaincinv(count + 1, n - count, confidence))
-
-
-def refutes(count: int, n: int, risk: float, level: float = 0.01) -> bool:
-    """Whether `count` failures in `n` runs contradict "the risk is at most `risk`" (one-sided exact binomial test).
-
-    >>> refutes(6, 100, 0.05), refutes(12, 100, 0.05)
-    (False, True)
-    """
-    if not 0 <= count <= n:
-        raise ControllerError(f"count is {count} of {n}; it must be between 0 and {n}")
-    return count > 0 and float(bdtrc(count - 1, n, risk)) <= level
-
-
 def runs_needed(mode: Mode, risk: float, confidence: float | None) -> int:
     """Fewest calibration runs, all without a failure, that can promise anything at all.
 
@@ -118,10 +94,7 @@ def runs_needed(mode: Mode, risk: float, confidence: float | None) -> int:
     check_request(mode, risk, confidence)
     if confidence is None or mode == "event":
         return math.ceil(1 / Fraction(str(float(risk)))) - 1
-    n = max(1, math.ceil(math.log(1 - confidence) / math.log1p(-risk)) - 1)
-    while p_value(0, n, risk) > 1 - confidence:
-        n += 1
-    return n
+    return fewest(risk, confidence)
 
 
 def check_request(mode: str, risk: float, confidence: float | None) -> None:
@@ -136,6 +109,15 @@ def check_request(mode: str, risk: float, confidence: float | None) -> None:
         raise ControllerError("mode 'selective' has no marginal form; give a confidence, for example 0.9")
 
 
+def check_evidence(table: Table) -> None:
+    """Raise ControllerError where the table holds several runs of one problem."""
+    if len(np.unique(table.problem)) < table.runs:
+        raise ControllerError(
+            f"the table holds {table.runs} runs of {len(np.unique(table.problem))} problems; runs of one problem are "
+            "no independent evidence: keep one each (Table.one_per_problem)"
+        )
+
+
 def choose_threshold(table: Table, grid: Grid, mode: Mode, risk: float, confidence: float | None) -> Threshold:
     """The loosest threshold that the table can promise `risk` for; +inf where it can promise nothing.
 
@@ -146,11 +128,7 @@ def choose_threshold(table: Table, grid: Grid, mode: Mode, risk: float, confiden
     check_request(mode, risk, confidence)
     if mode != "disagree" and not table.graded:
         raise ControllerError(f"mode {mode!r} needs gold answers and these runs have none; use mode 'disagree'")
-    if len(np.unique(table.problem)) < table.runs:
-        raise ControllerError(
-            f"the table holds {table.runs} runs of {len(np.unique(table.problem))} problems; runs of one problem are "
-            "no independent evidence: keep one each (Table.one_per_problem)"
-        )
+    check_evidence(table)
     if mode == "event":
         return _event(table, risk)
     if confidence is None:
@@ -168,7 +146,15 @@ def failing_cues(table: Table, mode: Mode) -> Bools:
 
 def failures(table: Table, mode: Mode, threshold: float) -> tuple[int, int]:
     """(failing runs, runs that count): first exits above `threshold`; `selective` counts exited runs only."""
-    return count_failures(table.outcomes(table.first_exit(threshold)), mode)
+    failed, n = failures_at(table, mode, np.array([threshold]))
+    return int(failed[0]), int(n[0])
+
+
+def failures_at(table: Table, mode: Mode, thresholds: Floats64) -> tuple[Ints, Ints]:
+    """`failures` at every threshold, of shape (m,): two arrays of shape (m,)."""
+    failed = table.sum_at_exits(thresholds, failing_cues(table, mode))
+    exited = table.sum_at_exits(thresholds, np.ones(table.cues, dtype=bool))
+    return failed, exited if mode == "selective" else np.full(len(failed), table.runs)
 
 
 def count_failures(out: Outcomes, mode: Mode) -> tuple[int, int]:
@@ -189,67 +175,37 @@ def _learn_then_test(table: Table, grid: Grid, mode: Mode, risk: float, confiden
     if mode == "selective":
         enough = grid.exits * table.runs >= 2 * runs_needed(mode, risk, confidence)
         start = int(np.argmax(enough)) if enough.any() else len(grid.thresholds) - 1
-    accepted: list[float] = []
-    counts = (0, 0)
-    for candidate in grid.thresholds[start:]:
-        counts = failures(table, mode, float(candidate))
-        if p_value(*counts, risk) > 1 - confidence:
-            break
-        accepted.append(float(candidate))
-    if not accepted:
-        return _never(table, grid, mode, risk, confidence, counts)
-    value = _worthwhile(table, accepted)
-    failed, n = failures(table, mode, value)
-    what = "exited calibration runs" if mode == "selective" else "calibration runs"
+    candidates = grid.thresholds[start:]
+    failed, n = failures_at(table, mode, candidates)
+    held = accepted(failed, n, risk, confidence)
+    share, what = (float(grid.exits.max()), "exited runs") if mode == "selective" else (1.0, "runs")
     promise = f"{_MEANS[mode]} <= {risk} with confidence {confidence}"
-    why = f"exit above {value:.4f}: {failed} failures in {n} {what}; {promise}"
-    return Threshold(value, mode, risk, confidence, n, failed, 0, why, accepted[-1])
+    if held == 0:
+        first = int(failed[0]), int(n[0])
+        more, why = shortfall(*first, risk, confidence, what=what, promise=promise, share=share)
+        return Threshold(math.inf, mode, risk, confidence, first[1], first[0], more, f"never exit: {why}")
+    at = worthwhile(table, candidates[:held])
+    value, count, of = float(candidates[at]), int(failed[at]), int(n[at])
+    calibration = what.replace("runs", "calibration runs")
+    why = f"exit above {value:.4f}: {count} failures in {of} {calibration}; {promise}"
+    return Threshold(value, mode, risk, confidence, of, count, 0, why, float(candidates[held - 1]))
 
 
-def _worthwhile(table: Table, accepted: list[float]) -> float:
-    """The strictest accepted threshold that saves nearly what the best of them saves.
+def worthwhile(table: Table, thresholds: Floats64) -> int:
+    """Index of the strictest accepted threshold that saves nearly what the best of them saves.
 
     All accepted thresholds hold the risk at once (the sequence controls the family-wise error), so any of them may be
     picked by what it does on the calibration runs. The last few tokens are where most of the failures are.
     """
-    full = float(table.full_tokens.sum())
-    saved = [full - float(table.outcomes(table.first_exit(value)).tokens.sum()) for value in accepted]
-    return next(value for value, tokens in zip(accepted, saved, strict=True) if tokens >= NEARLY * max(saved))
-
-
-def _never(table: Table, grid: Grid, mode: Mode, risk: float, confidence: float, counts: tuple[int, int]) -> Threshold:
-    """+inf from a fixed sequence, and what would help: more runs where runs are missing, else a better probe."""
-    failed, n = counts
-    least, more = runs_needed(mode, risk, confidence), None
-    what, share = "runs", 1.0
-    if mode == "selective":
-        what, share = "exited runs", max(float(grid.exits.max()), 1e-9)
-    if n < least:
-        more = math.ceil((least - n) / share)
-        why = (
-            f"never exit: {n} calibration {what} can't promise {_MEANS[mode]} <= {risk} with confidence {confidence} "
-            f"(it takes {least} without a failure): {more} more runs are needed"
-        )
-        return Threshold(math.inf, mode, risk, confidence, n, failed, more, why)
-    total = next((m for m in _doubling(n) if p_value(math.ceil(failed * m / n), m, risk) <= 1 - confidence), None)
-    more = None if total is None else math.ceil((total - n) / share)
-    hope = "no number of runs would do" if more is None else f"at this rate about {more} more runs"
-    why = (
-        f"never exit: {failed} failures in {n} calibration {what} at the strictest threshold are too many for "
-        f"{_MEANS[mode]} <= {risk} with confidence {confidence}; a better probe or a higher risk is needed ({hope})"
-    )
-    return Threshold(math.inf, mode, risk, confidence, n, failed, more, why)
-
-
-def _doubling(n: int) -> list[int]:
-    """Sample sizes from n to 1024 n, in steps of 5 %."""
-    return [math.ceil(n * 1.05**i) for i in range(143)]
+    saved = table.sum_at_exits(thresholds, table.full_tokens[table.run_of] - table.exit_tokens)
+    most = float(saved.max())
+    return int(np.argmax(saved >= min(most, NEARLY * most)))
 
 
 def _conformal(table: Table, mode: Mode, risk: float) -> Threshold:
     """F1, F2: P(some failing cue of a run scores above L) <= risk, on average over calibration draws."""
     highest, n = table.highest(failing_cues(table, mode)), table.runs
-    value = _quantile(highest, risk)
+    value = conformal_quantile(highest, risk)
     if value == math.inf:
         more = runs_needed(mode, risk, None) - n
         why = f"never exit: {n} calibration runs can't promise {_MEANS[mode]} <= {risk}: {more} more runs are needed"
@@ -259,21 +215,15 @@ def _conformal(table: Table, mode: Mode, risk: float) -> Threshold:
     return Threshold(value, mode, risk, None, n, failed, 0, why)
 
 
-def _quantile(scores: Floats64, risk: float) -> float:
-    """The ceil((n + 1)(1 - risk))-th smallest score; +inf, not the largest, where that index is above n."""
-    n = len(scores)
-    index = n + 1 - math.floor((n + 1) * Fraction(str(float(risk))))  # the decimal that was typed, not its float
-    return math.inf if index > n else float(np.partition(scores, index - 1)[index - 1])
-
-
 def _event(table: Table, risk: float) -> Threshold:
     """LYNX as published: exit iff the label-conditional set is {right}: score > q_wrong and 1 - score <= q_right.
 
     Without its clamp of the quantile's index: too few wrong cues give +inf, too few right ones no second condition.
     """
     wrong, right = table.scores[~table.right], table.scores[table.right]
-    leg = -_quantile(-right, risk)  # 1 - score <= q_right, said of scores; inclusive, hence the next float below
-    value = max(_quantile(wrong, risk), float(np.nextafter(leg, -math.inf)))
+    # 1 - score <= q_right, said of scores; inclusive, hence the next float below.
+    leg = -conformal_quantile(-right, risk)
+    value = max(conformal_quantile(wrong, risk), float(np.nextafter(leg, -math.inf)))
     failed, n = int((wrong > value).sum()), len(wrong)
     if value == math.inf:
         least = runs_needed("event", risk, None)

@@ -150,13 +150,24 @@ class Table:
 
     def sum_at_exits(self, thresholds: Any, values: Any) -> npt.NDArray[Any]:
         """Shape (len(thresholds),): the sum of `values`, of shape (cues,), over the first exits at each threshold."""
-        peaks, values = self._peaks, np.asarray(values)
-        scores = self.scores[peaks]
-        before = np.roll(scores, 1)
-        before[np.diff(self.run_of[peaks], prepend=-1) != 0] = -np.inf
-        # A peak is its run's first exit for the thresholds from the peak before it up to its own score.
-        ends = _sum_up_to(scores, values[peaks], thresholds)
-        return np.asarray(_sum_up_to(before, values[peaks], thresholds) - ends)
+        sums = []
+        for cues, edges in self._ranges:
+            sums.append(
+                np.concatenate([[0], np.cumsum(values[cues])])[np.searchsorted(edges, thresholds, side="right")]
+            )
+        return np.asarray(sums[0] - sums[1])
+
+    @cached_property
+    def _ranges(self) -> tuple[tuple[Ints, Floats64], tuple[Ints, Floats64]]:
+        """Where the thresholds that stop at each peak start, and where they end: (cues, edges), by rising edge.
+
+        A peak is its run's first exit for the thresholds from the peak before it up to its own score.
+        """
+        ends = self.scores[self._peaks]
+        starts = np.concatenate([[-np.inf], ends])[:-1]
+        starts[np.diff(self.run_of[self._peaks], prepend=-1) != 0] = -np.inf
+        first, last = np.argsort(starts), np.argsort(ends)
+        return (self._peaks[first], starts[first]), (self._peaks[last], ends[last])
 
     def _first(self, hits: Ints) -> Ints:
         """Of these cues, in ascending order, each run's first; as index in the run, shape (runs,)."""
@@ -223,10 +234,3 @@ class Table:
             raise ControllerError(f"the calibration table is broken: arrays differ by {different}")
         values: dict[str, Any] = {**arrays, "graded": bool(arrays["graded"])}
         return cls(**values)
-
-
-def _sum_up_to(edges: Floats64, values: npt.NDArray[Any], thresholds: Any) -> npt.NDArray[Any]:
-    """Shape (len(thresholds),): the sum of `values` over the edges <= each threshold; exact for whole numbers."""
-    order = np.argsort(edges, kind="stable")
-    sums = np.concatenate([[0], np.cumsum(values[order])])
-    return np.asarray(sums[np.searchsorted(edges[order], thresholds, side="right")])

@@ -56,3 +56,34 @@ def flat(scores: np.ndarray, right: np.ndarray, full_right: np.ndarray | None = 
         same=(right == full[:, None]).ravel(), exit_tokens=position + 4, cue_name=np.zeros(n * k), full_right=full,
         full_tokens=np.full(n, 10 * k + 4), problem=np.arange(n),
     )  # fmt: skip
+
+
+A, B, FULL = 0.3, 0.2, 0.8
+"""Shares of runs that are wrong at their first cue only, and at their second only; of full runs that are right."""
+
+
+def two_cues(n: int, seed: int) -> Table:
+    """Two independent cues a run: right ones score U, wrong ones min(U, U')."""
+    rng = np.random.default_rng(seed)
+    kind = rng.random(n)
+    right = np.column_stack([kind >= A, (kind < A) | (kind >= A + B)])
+    scores = np.where(right, rng.random((n, 2)), rng.random((2, n, 2)).min(axis=0))
+    return flat(scores, right, rng.random(n) < FULL)
+
+
+def two_cues_risk(mode: str, threshold: np.ndarray) -> np.ndarray:
+    """The true risk of `two_cues`, in closed form: shape as threshold's."""
+    t = np.clip(threshold, 0.0, 1.0)
+    fires = (1 - t) ** 2  # at a wrong cue; at a right one 1 - t
+    wrong = A * fires + B * t * fires
+    exits = (A + B) * (1 - t * (1 - fires)) + (1 - A - B) * (1 - t**2)
+    if mode == "selective":
+        return np.divide(wrong, exits, out=np.zeros_like(t), where=exits > 0)
+    if mode == "event":
+        return fires
+    return {"harm": FULL * wrong, "wrong": wrong, "disagree": FULL * wrong + (1 - FULL) * (exits - wrong)}[mode]
+
+
+def two_cues_envelope(mode: str, threshold: np.ndarray) -> np.ndarray:
+    """P(some cue where an exit would fail scores above the threshold), for `harm` and `wrong`."""
+    return (FULL if mode == "harm" else 1.0) * (A + B) * (1 - np.clip(threshold, 0.0, 1.0)) ** 2

@@ -16,7 +16,7 @@ MAY_IMPORT = {
 }
 FORBIDDEN = {
     "controller": {"torch", "transformers", "llama_cpp", "sklearn", "mapie"},
-    "probes": {"torch", "transformers", "llama_cpp", "sklearn", "mapie", "pickle", "joblib"},
+    "probes": {"torch", "transformers", "llama_cpp", "sklearn", "pickle", "joblib"},
 }
 
 

@@ -1,0 +1,122 @@
+"""Do promises hold? Calibration sets drawn again and again, with replacement, from a pool of recorded runs.
+
+The pool's own rate is then the truth, exactly. Owns the draws, the count of violations and its bound; runs no model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..controller import ControllerError
+from ..probes.risk import MODES, Grid, Mode, choose_threshold, failures_at
+from ..probes.table import Table
+
+Floats = npt.NDArray[np.float64]
+Procedure = Callable[[Table], float]
+"""From a calibration table to a threshold."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How often a promise was broken over `draws` re-draws.
+
+    With a confidence: violations = share of draws whose true rate is above the risk; nominal = 1 - confidence.
+    Marginal: violations = the mean true rate; nominal = the risk. bound: nominal + 3 standard errors, so that a true
+    promise at its very limit is called broken with probability 0.0013.
+    """
+
+    violations: float
+    nominal: float
+    bound: float
+    draws: int
+
+    @property
+    def kept(self) -> bool:
+        return self.violations <= self.bound
+
+
+@dataclass(frozen=True)
+class Row:
+    """One mode and form: our procedure, and LYNX's per-cue threshold on the same draws against the same promise.
+
+    `event`: verdict is of its own promise, per cue; lynx is what its runs suffer, P(exit wrong).
+    exit_rate, saved: mean over draws of our share of pool runs that exit and of tokens saved. never: share of draws
+    whose threshold is +inf.
+    """
+
+    mode: Mode
+    confidence: float | None
+    verdict: Verdict
+    lynx: Verdict
+    exit_rate: float
+    saved: float
+    never: float
+
+
+def redraw(pool: Table, runs: int, draws: int, seed: int) -> Iterator[Table]:
+    """Calibration tables of so many runs each. Copies of a run are independent draws: each gets its own problem."""
+    if pool.runs == 0 or runs < 1:
+        raise ControllerError(f"can't draw {runs} runs from a pool of {pool.runs}; both must be at least 1")
+    rng = np.random.default_rng(seed)
+    for _ in range(draws):
+        yield replace(pool.select(rng.integers(pool.runs, size=runs)), problem=np.arange(runs))
+
+
+def judge(rates: Any, risk: float, confidence: float | None) -> Verdict:
+    """The verdict on a promise of `risk` whose true rates over the re-draws were these, shape (draws,)."""
+    rates = np.asarray(rates, dtype=np.float64)
+    draws = len(rates)
+    if confidence is None:
+        error = float(rates.std(ddof=1)) / math.sqrt(draws)
+        return Verdict(float(rates.mean()), risk, risk + 3 * error, draws)
+    nominal = 1 - confidence
+    error = math.sqrt(nominal * confidence / draws)
+    return Verdict(float(np.mean(rates > risk)), nominal, nominal + 3 * error, draws)
+
+
+def true_rates(pool: Table, mode: Mode, thresholds: Any) -> Floats:
+    """Shape (m,): the pool's own risk at each threshold; `event`: the share of its wrong cues that score above."""
+    thresholds = np.asarray(thresholds, dtype=np.float64)
+    if mode == "event":
+        wrong = np.sort(pool.scores[~pool.right])
+        return np.asarray(1 - np.searchsorted(wrong, thresholds, side="right") / max(len(wrong), 1))
+    failed, n = failures_at(pool, mode, thresholds)
+    return np.asarray(failed / np.maximum(n, 1))
+
+
+def check(pool: Table, procedure: Procedure, mode: Mode, risk: float, confidence: float | None, *,
+          runs: int, draws: int = 500, seed: int = 0) -> Verdict:  # fmt: skip
+    """The verdict on any procedure that promises `risk` in this mode."""
+    thresholds = [procedure(table) for table in redraw(pool, runs, draws, seed)]
+    return judge(true_rates(pool, mode, thresholds), risk, confidence)
+
+
+def check_all(
+    pool: Table, grid: Grid, risk: float, confidence: float, *, runs: int, draws: int = 500, seed: int = 0
+) -> list[Row]:
+    """Every mode in every form that exists, all on the same draws; the pool must have had no part in the grid."""
+    forms: list[tuple[Mode, float | None]] = [(mode, confidence) for mode in MODES if mode != "event"]
+    forms += [(mode, None) for mode in MODES if mode != "selective"]
+    chosen = np.array([
+        [choose_threshold(table, grid, mode, risk, form).value for mode, form in forms]
+        for table in redraw(pool, runs, draws, seed)
+    ])  # fmt: skip
+    lynx = chosen[:, forms.index(("event", None))]
+    return [_row(pool, mode, form, risk, chosen[:, i], lynx) for i, (mode, form) in enumerate(forms)]
+
+
+def _row(pool: Table, mode: Mode, confidence: float | None, risk: float, chosen: Floats, lynx: Floats) -> Row:
+    per_run: Mode = "wrong" if mode == "event" else mode
+    saved = pool.sum_at_exits(chosen, pool.full_tokens[pool.run_of] - pool.exit_tokens)
+    exits = pool.sum_at_exits(chosen, np.ones(pool.cues, dtype=bool))
+    return Row(
+        mode, confidence, judge(true_rates(pool, mode, chosen), risk, confidence),
+        judge(true_rates(pool, per_run, lynx), risk, confidence),
+        float(exits.mean()) / pool.runs, float(saved.mean() / pool.full_tokens.sum()), float(np.isinf(chosen).mean()),
+    )  # fmt: skip
