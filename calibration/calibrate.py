@@ -14,6 +14,7 @@ import numpy as np
 from ..backends.model import Model
 from ..controller import ControllerError
 from ..probes.file import Card, Judged, ProbeFile, save_probe, template_hash
+from ..probes.giveup import LowerGrid
 from ..probes.probe import Probe
 from ..probes.risk import Grid, Mode
 from ..probes.signals import SIGNALS, Stack, make_signal
@@ -89,17 +90,21 @@ def fit_and_save(plan: Plan, model: Model, records: list[dict[str, Any]], *, for
     content = ProbeFile(
         fitted.probe, fitted.judged["hidden"].grid, fitted.judged["hidden"].table,
         _card(plan, model, runs, domains, fitted.report),
-        {name: judged for name, judged in fitted.judged.items() if name != "hidden"}, fitted.stack,
+        {name: judged for name, judged in fitted.judged.items() if name != "hidden"}, fitted.stack, fitted.lower,
     )  # fmt: skip
     save_probe(plan.out, content, force=force)
     return content
 
 
 class FittedSignals(NamedTuple):
-    """The probe, the stack (None: it could not be fitted), and every signal's grid and calibration table."""
+    """The probe, the stack (None: it could not be fitted), and every signal's grid and calibration table.
+
+    lower: curves for giving up, by the probe's scores; None without gold answers.
+    """
 
     probe: Probe
     stack: Stack | None
+    lower: LowerGrid | None
     judged: dict[str, Judged]
     report: dict[str, Any]
 
@@ -123,7 +128,8 @@ def fit_signals(
     if stacked is not None:
         grid = Grid.of(own.with_scores(stacked.held_out))
         judged["stack"] = Judged(grid, judged_table(stacked.stack, calibrating, table))
-    return FittedSignals(probe, stacked.stack if stacked else None, judged, report)
+    lower = LowerGrid.of(own) if own.graded else None
+    return FittedSignals(probe, stacked.stack if stacked else None, lower, judged, report)
 
 
 def scores_of(probe: Probe, runs: Cut) -> Any:

@@ -51,6 +51,7 @@ class Options:
     grader: str | None
     signal: SignalName
     domain: str | None
+    give_up: float | None
 
     def policy_text(self, default: str = "temperature(0.6)") -> str:
         """--policy, or --temperature (0 = greedy), or the default; checked."""
@@ -100,6 +101,7 @@ _OPTIONS = [
         help="What is looked at at a cue.",
     ),
     click.option("--domain", help="Promise for problems of this domain only, from its own runs."),
+    click.option("--give-up", type=float, help="Also leave runs that look hopeless, at this risk [off]."),
     click.option("--force", is_flag=True, help="Overwrite what exists."),
     click.option("--dry-run", is_flag=True, help="Say what would be done and what it costs; write nothing."),
     click.option(
@@ -121,6 +123,8 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
         shared["backend"] = BACKENDS.get(shared["backend"])
         options = Options(**shared)
         check_request(options.mode, options.risk, options.confidence)
+        if options.give_up is not None:
+            check_request("harm", options.give_up, options.confidence)
         options.policy_text()
         parse_draft(options.draft)
         return command(options=options, **values)

@@ -22,5 +22,5 @@ def rule_of(options: Options, path: object) -> ProbeExit:
     """The rule of a probe file under the options' risk, confidence, mode, signal and domain."""
     return make_exit(
         load_probe(str(path)), risk=options.risk, confidence=options.confidence, mode=options.mode,
-        signal=options.signal, domain=options.domain,
+        signal=options.signal, domain=options.domain, give_up=options.give_up,
     )  # fmt: skip

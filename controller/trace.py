@@ -29,6 +29,8 @@ class Decision:
     position: int
     score: float
     threshold: float
+    gave_up: bool = False
+    """Thinking ended because the run looked hopeless."""
 
     @property
     def at(self) -> str:
@@ -37,7 +39,7 @@ class Decision:
         return f"at cue {self.index + 1} ({self.cue!r}): score {self.score:.3f} {sign} {self.threshold:.3f}"
 
     def __str__(self) -> str:
-        return f"{'exited' if self.exit else 'went on'} {self.at}"
+        return f"{'gave up' if self.gave_up else 'exited' if self.exit else 'went on'} {self.at}"
 
 
 @dataclass

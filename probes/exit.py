@@ -14,10 +14,12 @@ from typing import Any, Literal, Protocol, cast
 from ..controller import Boundary, ControllerError, Cues, Decision, Decode, Markers, Step
 from .answers import after_thinking, stated_answer
 from .file import Card, ProbeFile, Scalar, check_model, load_probe, template_hash
+from .giveup import GiveUp, choose_lower
 from .looks import Look
 from .probe import features_at, layer_of
 from .risk import Mode, Threshold, check_request, choose_threshold
 from .signals import SignalName
+from .table import Table
 
 
 class LoadedModel(Protocol):
@@ -42,11 +44,13 @@ class ProbeExit:
     """Exit at the first cue where a signal scores above the calibrated threshold (an ExitRule)."""
 
     def __init__(
-        self, content: ProbeFile, threshold: Threshold, *, signal: SignalName = "hidden", domain: str | None = None
-    ) -> None:
+        self, content: ProbeFile, threshold: Threshold, *, signal: SignalName = "hidden", domain: str | None = None,
+        lower: GiveUp | None = None,
+    ) -> None:  # fmt: skip
         card = content.card
         self.content, self.threshold, self.card, self.domain = content, threshold, card, domain
         self.name: SignalName = signal
+        self.lower = lower
         self.signal = content.signal(signal)
         self.trials = self.signal.trials
         self.markers = Markers(*card.markers) if card.markers is not None else None
@@ -61,7 +65,7 @@ class ProbeExit:
         level = was.confidence if confidence == "same" else confidence
         made = make_exit(
             self.content, risk=was.risk if risk is None else risk, confidence=level, mode=was.mode,
-            signal=self.name, domain=self.domain,
+            signal=self.name, domain=self.domain, give_up=self.lower.risk if self.lower else None,
         )  # fmt: skip
         made._warnings = self._warnings
         return made
@@ -69,7 +73,7 @@ class ProbeExit:
     @property
     def why(self) -> str:
         """One line: where it exits and what that promises, or why it never exits and how many runs are missing."""
-        return self.threshold.why
+        return self.threshold.why if self.lower is None else f"{self.threshold.why}; {self.lower.why}"
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """Blocks that the signal reads; raises ControllerError on a model of another depth."""
@@ -91,7 +95,10 @@ class ProbeExit:
             trial = yield from at.answer(self._answer_tokens)
             answer = stated_answer(after_thinking(trial.text, self.markers))
             looks[-1] = replace(looks[-1], answer=answer, logprobs=trial.logprobs)
-        return _decision(at, signal.score(looks), self.threshold.value)
+        decision = _decision(at, signal.score(looks), self.threshold.value)
+        if self.lower is not None and not decision.exit and self.lower.curve.below(decision.score, decision.position):
+            return replace(decision, exit=True, gave_up=True)
+        return decision
 
     def check(self, model: LoadedModel) -> list[str]:
         """Warnings where the model differs slightly from the card's; ControllerError for another model."""
@@ -124,27 +131,30 @@ class ProbeExit:
             why_not.append("mode 'event' is per cue: nothing is promised for a run")
         return {
             "holds": not why_not, "mode": limit.mode, "risk": limit.risk, "confidence": limit.confidence,
-            "why_not": why_not,
+            "why_not": why_not, **({} if self.lower is None else {"give_up": self.lower.risk}),
         }  # fmt: skip
 
 
 def load_exit(
     path: str | os.PathLike[str], *, risk: float = 0.05, confidence: float | None = 0.9, mode: Mode = "harm",
-    signal: SignalName = "hidden", domain: str | None = None,
+    signal: SignalName = "hidden", domain: str | None = None, give_up: float | None = None,
 ) -> ProbeExit:  # fmt: skip
     """The exit rule of a probe file, at the threshold that its calibration table allows for this risk.
 
     confidence None: the marginal form. signal: what is looked at (signals.py). domain: promise for problems of this
-    domain only, from its own runs. Raises ControllerError on a bad request and on a file that is not whole; a risk
-    that the table can't promise is no error: the rule never exits, and `why` says how many runs are missing.
+    domain only, from its own runs. give_up: a risk of its own for leaving runs that look hopeless (giveup.py).
+    Raises ControllerError on a bad request and on a file that is not whole; a risk that the table can't promise is no
+    error: the rule never exits, and `why` says how many runs are missing.
     """
     check_request(mode, risk, confidence)
-    return make_exit(load_probe(path), risk=risk, confidence=confidence, mode=mode, signal=signal, domain=domain)
+    return make_exit(
+        load_probe(path), risk=risk, confidence=confidence, mode=mode, signal=signal, domain=domain, give_up=give_up
+    )
 
 
 def make_exit(
     content: ProbeFile, *, risk: float, confidence: float | None, mode: Mode, signal: SignalName = "hidden",
-    domain: str | None = None,
+    domain: str | None = None, give_up: float | None = None,
 ) -> ProbeExit:  # fmt: skip
     """`load_exit` for a file that is loaded already."""
     judged = content.judged(signal)
@@ -155,7 +165,23 @@ def make_exit(
             raise ControllerError(f"domain is {domain!r}; this probe was calibrated on {known}")
         table = table.in_domain(content.card.domains.index(domain))
     threshold = choose_threshold(table, judged.grid, mode, risk, confidence)
-    return ProbeExit(content, threshold, signal=signal, domain=domain)
+    return ProbeExit(
+        content, threshold, signal=signal, domain=domain, lower=_lower(content, table, signal, threshold, give_up)
+    )
+
+
+def _lower(
+    content: ProbeFile, table: Table, signal: SignalName, threshold: Threshold, give_up: float | None
+) -> GiveUp | None:
+    if give_up is None:
+        return None
+    if signal != "hidden" or content.lower is None:
+        raise ControllerError(
+            f"giving up needs the signal 'hidden' of a file with gold answers; the signal is {signal!r}"
+        )
+    if threshold.mode == "selective":
+        raise ControllerError("give_up and mode 'selective' don't go together: give-ups change which runs exit")
+    return choose_lower(table, content.lower, give_up, threshold.confidence)
 
 
 def answer_tokens(card: Card) -> int:

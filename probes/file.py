@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as pack
 
 from ..controller import ControllerError, Cues, Markers
+from .giveup import LowerGrid
 from .probe import Probe, layer_of
 from .risk import MODES, Grid
 from .signals import Signal, Stack, make_signal
@@ -128,7 +129,10 @@ class Judged:
 
 @dataclass(frozen=True, eq=False)
 class ProbeFile:
-    """Everything that one probe file holds. grid, table: of the signal `hidden`; others: of the other signals."""
+    """Everything that one probe file holds.
+
+    grid, table: of the signal `hidden`; others: of the other signals. lower: candidate curves for giving up.
+    """
 
     probe: Probe
     grid: Grid
@@ -136,6 +140,7 @@ class ProbeFile:
     card: Card
     others: Mapping[str, Judged] = field(default_factory=dict)
     stack: Stack | None = None
+    lower: LowerGrid | None = None
 
     def judged(self, signal: str) -> Judged:
         """Grid and table of a signal; ControllerError if the file has none for it."""
@@ -248,6 +253,8 @@ def _tensors(content: ProbeFile) -> Tensors:
         groups[f"signal {name}"] = {**own, **_grid_arrays(judged.grid)}
     if content.stack is not None:
         groups["stack"] = content.stack.arrays()
+    if content.lower is not None:
+        groups["lower"] = {"c": np.array([content.lower.c]), "starts": content.lower.starts}
     pairs = ((f"{group}.{name}", array) for group, named in groups.items() for name, array in named.items())
     return {name: np.ascontiguousarray(array) for name, array in pairs}
 
@@ -272,7 +279,7 @@ def _verified(tensors: Tensors, header: str) -> ProbeFile:
 
 
 def _content(tensors: Tensors, card: Card) -> ProbeFile:
-    groups: dict[str, Tensors] = {"probe": {}, "grid": {}, "table": {}, "stack": {}}
+    groups: dict[str, Tensors] = {"probe": {}, "grid": {}, "table": {}, "stack": {}, "lower": {}}
     others: dict[str, Tensors] = {}
     for name, array in tensors.items():
         group, _, rest = name.partition(".")
@@ -286,7 +293,16 @@ def _content(tensors: Tensors, card: Card) -> ProbeFile:
     table = Table.from_arrays(groups["table"])
     stack = Stack.from_arrays(groups["stack"]) if groups["stack"] else None
     judged = {name: _judged(name, arrays, table) for name, arrays in others.items()}
-    return ProbeFile(Probe.from_arrays(groups["probe"]), _grid("grid", groups["grid"]), table, card, judged, stack)
+    probe, grid = Probe.from_arrays(groups["probe"]), _grid("grid", groups["grid"])
+    return ProbeFile(probe, grid, table, card, judged, stack, _lower(groups["lower"]))
+
+
+def _lower(arrays: Tensors) -> LowerGrid | None:
+    if not arrays:
+        return None
+    if set(arrays) != {"c", "starts"} or arrays["c"].shape != (1,):
+        raise ControllerError(f"its lower grid holds {sorted(arrays)}; it needs c and starts")
+    return LowerGrid(float(arrays["c"][0]), arrays["starts"])
 
 
 def _judged(name: str, arrays: Tensors, table: Table) -> Judged:
