@@ -72,10 +72,11 @@ def run_command(model: str, prompt: str | None, options: Options, probe: str | N
 
 @cli.command("inspect")
 @click.argument("probe", type=click.Path())
+@click.option("--traces", type=click.Path(), help="Traces of runs in use, one JSON line each: tested for drift.")
 @common
-def inspect_command(probe: str, options: Options) -> None:
+def inspect_command(probe: str, options: Options, traces: str | None) -> None:
     """The card of a probe file, and what it can promise at which risk."""
-    inspect.run(probe, options)
+    inspect.run(probe, options, traces=traces)
 
 
 @cli.command("replay")

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+from ..controller import ControllerError
+from ..probes.drift import DriftMonitor
 from ..probes.file import Card, load_probe
 from ..probes.risk import choose_threshold
 from .options import Options
 from .show import Show, percent
 
 
-def run(path: str, options: Options) -> None:
-    """The card, and risk -> threshold, savings, exit rate on the calibration runs, runs still needed."""
+def run(path: str, options: Options, *, traces: str | None) -> None:
+    """The card, and risk -> threshold, savings, exit rate on the calibration runs, runs still needed.
+
+    traces: a file of Trace.to_dict() lines, in the order of the runs; they are tested for drift.
+    """
     show = Show(as_json=options.json)
     content = load_probe(path)
     judged, card = content.judged(options.signal), content.card
@@ -34,7 +41,26 @@ def run(path: str, options: Options) -> None:
     show.title(f"mode {options.mode}, {level}, {table.runs} calibration runs")
     show.table(rows, "risk", "threshold", "exit rate", "tokens saved", "more runs needed")
     show.say("Choose the risk before you look at the savings: one picked afterwards is valid for that one choice only.")
-    show.result({"card": vars(card), "levels": levels, "mode": options.mode, "confidence": options.confidence})
+    drift = None if traces is None else _drift(show, DriftMonitor.of(table), Path(traces))
+    show.result({
+        "card": vars(card), "levels": levels, "mode": options.mode, "confidence": options.confidence, "drift": drift,
+    })  # fmt: skip
+
+
+def _drift(show: Show, monitor: DriftMonitor, path: Path) -> dict[str, Any]:
+    """What the monitor says after these runs."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ControllerError(f"{str(path)!r} can't be read as traces: {error}") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            scores = [float(decision["score"]) for decision in json.loads(line)["decisions"]]
+        except (ValueError, TypeError, KeyError):
+            raise ControllerError(f"{path}:{number} is no trace; write json.dumps(handle.trace.to_dict())") from None
+        monitor.update(scores)
+    show.say(f"{monitor.why}; false alarms, ever: at most {percent(monitor.level)}", "bold")
+    return {"runs": monitor.runs, "evidence": monitor.evidence, "alarm": monitor.alarm, "level": monitor.level}
 
 
 def _facts(card: Card) -> dict[str, str]:

@@ -13,12 +13,9 @@ from .decode import NO_DRAFT, ROOT, Decode, Draft, Session, Step
 from .exits import Boundary, ExitRule
 from .policy import Row
 from .run import Run
-from .thinking import Mark
+from .thinking import LONGEST_CHARACTER, Mark
 from .trace import Closer, Event, Source
 from .trial import Try
-
-_LONGEST_CHARACTER = 4
-"""Bytes, and so tokens, of a character in UTF-8."""
 
 Request = Generator[Decode | Event, Step | None, None]
 
@@ -66,6 +63,10 @@ class Loop:
                 self.r.trace.accepted += accepted
                 self.r.drafter.observe(len(draft), accepted)
             yield from self._show()
+        # Rules that learn nothing from a run (fixed exits) have no `finish`.
+        finish = getattr(self.r.rule, "finish", None)
+        if finish is not None:
+            finish(self.r.trace)
 
     def _propose(self) -> Generator[Decode, Step, Draft]:
         drafter, room = self.r.drafter, self.r.limit - len(self.tokens) - 1
@@ -155,7 +156,7 @@ class Loop:
         if self.budget is None or thinking is None or span.phase != "think":
             return
         over = self._thought(len(self.tokens)) - self.budget
-        if over < 0 or (over < _LONGEST_CHARACTER - 1 and not span.whole):
+        if over < 0 or (over < LONGEST_CHARACTER - 1 and not span.whole):
             return
         mark = span.half_closed() if self.session.can.rollback else None
         first, before = (mark.first, mark.before) if mark else (len(self.tokens), "")

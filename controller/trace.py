@@ -83,6 +83,8 @@ class Trace:
     note: str = ""
     """Why the controller could not act, where it could not."""
     warnings: list[str] = field(default_factory=list)
+    drift: dict[str, Any] | None = None
+    """What the rule's drift monitor knows after this run; None where nothing is monitored."""
 
     @property
     def exit(self) -> Decision | None:

@@ -11,8 +11,9 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, cast
 
-from ..controller import Boundary, ControllerError, Cues, Decision, Decode, Markers, Step
+from ..controller import Boundary, ControllerError, Cues, Decision, Decode, Markers, Step, Trace
 from .answers import after_thinking, stated_answer
+from .drift import DriftMonitor
 from .file import Card, ProbeFile, Scalar, check_model, load_probe, template_hash
 from .giveup import GiveUp, choose_lower
 from .looks import Look
@@ -58,6 +59,7 @@ class ProbeExit:
         self._layers = tuple(layer_of(fraction, card.depth) for fraction in card.layers)
         self._answer_tokens = answer_tokens(card)
         self._warnings: list[str] | None = None
+        self.monitor = DriftMonitor.of(content.judged(signal).table)
 
     def at(self, *, risk: float | None = None, confidence: float | None | Literal["same"] = "same") -> ProbeExit:
         """The same rule at another risk or confidence; nothing is fitted again. Raises as `load_exit` does."""
@@ -67,7 +69,7 @@ class ProbeExit:
             self.content, risk=was.risk if risk is None else risk, confidence=level, mode=was.mode,
             signal=self.name, domain=self.domain, give_up=self.lower.risk if self.lower else None,
         )  # fmt: skip
-        made._warnings = self._warnings
+        made._warnings, made.monitor = self._warnings, self.monitor
         return made
 
     @property
@@ -99,6 +101,16 @@ class ProbeExit:
         if self.lower is not None and not decision.exit and self.lower.curve.below(decision.score, decision.position):
             return replace(decision, exit=True, gave_up=True)
         return decision
+
+    def finish(self, trace: Trace) -> None:
+        """A run is over: the drift monitor takes it in, and the trace says what it knows (drift.py)."""
+        monitor = self.monitor
+        monitor.update([decision.score for decision in trace.decisions])
+        trace.drift = {
+            "runs": monitor.runs, "evidence": monitor.evidence, "alarm": monitor.alarm, "level": monitor.level,
+        }  # fmt: skip
+        if monitor.alarm:
+            trace.warnings.append(f"{monitor.why}; the promise may not hold here: calibrate on runs like these")
 
     def check(self, model: LoadedModel) -> list[str]:
         """Warnings where the model differs slightly from the card's; ControllerError for another model."""
