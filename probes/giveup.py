@@ -1,0 +1,156 @@
+"""The lower exit: giving up on runs that look hopeless for how long they have been thinking. Off by default.
+
+Owns the rising curve (Conformal Thinking, arXiv 2602.03814) and a promise of its own: P(the full run is right and
+this rule alone would have given up at some cue) <= risk. That loss knows nothing of an upper threshold, so the same
+runs may serve for both, in any order: an exit of the pair is one that the upper rule alone would make, or a give-up.
+P(harm) of the pair is at most the sum of both risks (with confidences, both hold at once with 2 * confidence - 1 at
+least). `selective` is the exception: give-ups take runs out of those that exit, so its promise does not survive.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..controller import ControllerError
+from .bounds import accepted, conformal_quantile, shortfall
+from .risk import check_evidence, check_request, runs_needed, worthwhile
+from .table import Bools, Floats64, Table
+
+_MEANS = "P(full run right and given up)"
+_STEEPNESS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+"""Slopes that are tried, in logits per median length of a run."""
+_FAR = 1e300
+
+
+@dataclass(frozen=True)
+class LowerCurve:
+    """Give up at a cue whose score is below sigma(c (t - t0)); t = tokens before the cue. t0 = +inf: never.
+
+    >>> curve = LowerCurve(c=0.01, t0=500.0)
+    >>> curve.below(0.4, 500), curve.below(0.4, 450), curve.below(0.9, 750)
+    (True, False, True)
+    """
+
+    c: float
+    t0: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.c < math.inf or math.isnan(self.t0):
+            raise ControllerError(f"the curve's slope is {self.c} and its start {self.t0}; the slope must be above 0")
+
+    def below(self, score: float, position: int) -> bool:
+        """Whether a run gives up at this cue; score in 0..1, position in tokens."""
+        return bool(_crossings(self.c, score, position) > self.t0)
+
+    def cues(self, table: Table) -> Bools:
+        """Shape (cues,): `below` at every cue of recorded runs."""
+        return np.asarray(_crossings(self.c, table.scores, table.positions) > self.t0)
+
+
+@dataclass(frozen=True, eq=False)
+class LowerGrid:
+    """Candidate curves of one slope, latest start (strictest) first, fixed by the fitting split.
+
+    starts: (size,), tokens, strictly falling.
+    """
+
+    c: float
+    starts: Floats64
+
+    def __post_init__(self) -> None:
+        starts = self.starts
+        if not 0.0 < self.c < math.inf or starts.ndim != 1 or len(starts) == 0:
+            raise ControllerError(f"a lower grid needs a slope above 0 and starts, got {self.c} and {starts.shape}")
+        if not np.isfinite(starts).all() or (np.diff(starts) >= 0).any():
+            raise ControllerError("a lower grid's starts must be finite and strictly fall")
+
+    @classmethod
+    def of(cls, fitting: Table, size: int = 200, risk: float = 0.05) -> LowerGrid:
+        """The slope that saves most on the fitting runs where `risk` of them are right and given up; and its starts.
+
+        Any other risk may be asked for later. Give it scores from held-out folds.
+        """
+        if size < 2 or fitting.cues == 0:
+            raise ControllerError(f"a lower grid needs at least 2 starts of 1 cue, got {size} of {fitting.cues}")
+        length = max(float(np.median(fitting.full_tokens)), 1.0)
+        slopes = [steepness / length for steepness in _STEEPNESS]
+        c = max(slopes, key=lambda slope: _savings(_late(fitting, slope), risk))
+        latest = _late(fitting, c).highest(np.ones(fitting.cues, dtype=bool))
+        levels = np.linspace(0.0, 1.0, size)
+        starts = np.unique(np.quantile(latest[np.isfinite(latest)], levels, method="inverted_cdf"))
+        return cls(c, starts[::-1].copy())
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """The lower exit in use: its curve and what that promises.
+
+    runs, failures: the calibration runs and how many of them are right and given up. more_runs, why: as in Threshold.
+    """
+
+    curve: LowerCurve
+    risk: float
+    confidence: float | None
+    runs: int
+    failures: int
+    more_runs: int | None
+    why: str
+
+
+def choose_lower(table: Table, grid: LowerGrid, risk: float, confidence: float | None) -> GiveUp:
+    """The curve that gives up nearly as early as the table can promise `risk` for; never where it can't.
+
+    With a confidence: Learn-then-Test from the latest start to the earliest. None: split conformal on each run's latest
+    crossing. Raises ControllerError on a bad request, ungraded runs, several runs of a problem, scores beyond 0..1.
+    """
+    check_request("harm", risk, confidence)
+    if not table.graded:
+        raise ControllerError("giving up needs gold answers and these runs have none; leave it off")
+    check_evidence(table)
+    late, hopeful, n = _late(table, grid.c), table.full_right[table.run_of], table.runs
+    if confidence is None:
+        highest = late.highest(hopeful)
+        t0, promise = conformal_quantile(highest, risk), f"{_MEANS} <= {risk} on average over calibrations"
+        failed, more = int((highest > t0).sum()), 0
+        if t0 == math.inf:
+            more = runs_needed("harm", risk, None) - n
+            why = f"never give up: {n} calibration runs can't promise {promise}: {more} more runs are needed"
+            return GiveUp(LowerCurve(grid.c, t0), risk, None, n, 0, more, why)
+    else:
+        promise = f"{_MEANS} <= {risk} with confidence {confidence}"
+        counts = late.sum_at_exits(grid.starts, hopeful)
+        held = accepted(counts, np.full(len(counts), n), risk, confidence)
+        if held == 0:
+            missing, why = shortfall(int(counts[0]), n, risk, confidence, what="runs", promise=promise)
+            never = LowerCurve(grid.c, math.inf)
+            return GiveUp(never, risk, confidence, n, int(counts[0]), missing, f"never give up: {why}")
+        at = worthwhile(late, grid.starts[:held])
+        t0, failed = float(grid.starts[at]), int(counts[at])
+    why = f"give up below a curve that starts at {t0:.0f} tokens: {failed} failures in {n} calibration runs; {promise}"
+    return GiveUp(LowerCurve(grid.c, t0), risk, confidence, n, failed, 0, why)
+
+
+def _crossings(c: float, scores: Any, positions: Any) -> Any:
+    """The start whose curve passes through each cue: t - logit(score) / c. A curve is above the cue iff t0 is less."""
+    scores = np.asarray(scores, dtype=np.float64)
+    if not ((scores >= 0.0) & (scores <= 1.0)).all():
+        raise ControllerError("giving up needs scores between 0 and 1; use a signal that gives a probability")
+    with np.errstate(divide="ignore"):
+        logits = np.log(scores) - np.log1p(-scores)
+    return np.clip(positions - logits / c, -_FAR, _FAR)
+
+
+def _late(table: Table, c: float) -> Table:
+    """The table with crossings for scores: giving up is its first exit above t0."""
+    return table.with_scores(_crossings(c, table.scores, table.positions))
+
+
+def _savings(late: Table, risk: float) -> float:
+    """Tokens saved on these runs where at most this share of them is right and given up."""
+    highest = np.sort(late.highest(late.full_right[late.run_of]))[::-1]
+    t0 = highest[min(math.floor(risk * late.runs), late.runs - 1)]
+    return float(late.sum_at_exits([t0], late.full_tokens[late.run_of] - late.exit_tokens)[0])
