@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from ..controller import ControllerError
-from . import bench, demo, inspect, jobs, replay_command
+from . import bench, demo, inspect, jobs, replay_command, run
 from .interrupt import CODE, interruptible
 from .options import Options, common
 
@@ -64,10 +64,15 @@ def eval_command(model: str, options: Options, tasks: str | None, probe: str | N
 @click.argument("model")
 @click.argument("prompt", required=False)
 @click.option("--probe", help="Probe file [tiny: the bundled one]; 'none' for no exits.")
+@click.option("--budget", type=int, help="Most thinking tokens.")
+@click.option("--wrap-up", default="", help="Text that the model reads when the budget is used up.")
+@click.option("--min-thinking", type=int, default=0, help="No end of thinking before so many tokens.")
+@click.option("--continue-times", type=int, default=0, help="Re-open thinking that closes too early, so many times.")
+@click.option("--shadow", is_flag=True, help="Decide and record at every cue, and never act.")
 @common
-def run_command(model: str, prompt: str | None, options: Options, probe: str | None) -> None:
+def run_command(model: str, prompt: str | None, options: Options, probe: str | None, **lengths: Any) -> None:
     """One streamed answer, with what the controller did."""
-    jobs.run(model, prompt, options, probe=probe)
+    run.run(model, prompt, options, probe=probe, **lengths)
 
 
 @cli.command("inspect")

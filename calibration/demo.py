@@ -6,11 +6,13 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from ..controller import Controller
 from ..probes.risk import refutes
 from .calibrate import Plan, evaluation_stream, fit_and_save
-from .jobs import collected, compare, describe, fresh, stream_run
+from .jobs import collected, compare, describe, fresh
 from .options import Options, new_recipe, open_model
 from .rules import rule_of
+from .run import stream_run
 from .show import Show, percent
 from .tasks import load_task
 
@@ -28,7 +30,7 @@ def run(options: Options) -> None:
         plan = Plan(recipe, task, options.mode, CALIBRATION_RUNS, Path(folder) / "demo.probe.safetensors")
         show.title("1. A small model thinks, and goes on long after it has the answer")
         first = task.problems(1, stream=evaluation_stream(options.seed))[0].question
-        before = stream_run(show, model, recipe, first, None, options.seed)
+        before = stream_run(show, model, recipe, first, Controller(), options.seed)
         show.title("2. Collect runs, try an exit at every cue, fit a probe on hidden states, calibrate it")
         describe(show, plan, model, options)
         if options.dry_run:
@@ -49,7 +51,7 @@ def run(options: Options) -> None:
         auc = float(str(content.card.report["auc"]))
         show.say(f"probe: {content.card.report['model']}, AUC {auc:.3f} on held-out problems; {rule.why}")
         show.title("3. The same problem, with the probe in charge")
-        after = stream_run(show, model, recipe, first, rule, options.seed)
+        after = stream_run(show, model, recipe, first, Controller(exit=rule), options.seed)
         show.say(f"{after.cost} tokens instead of {before.cost}. {after.why}", "bold")
         show.title("4. Promised and measured, on problems that neither fitting nor calibration saw")
         problems = fresh(task, content, options.n or EVALUATION_RUNS, options.seed)

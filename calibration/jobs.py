@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backends.model import Model
-from ..controller import Call, Controller, ControllerError, Keys, Trace, parse_draft, parse_policy
+from ..controller import ControllerError
 from ..probes.exit import ProbeExit
 from ..probes.file import ProbeFile, check_target
 from ..probes.risk import choose_threshold, runs_needed
@@ -208,50 +208,3 @@ def compare(
         records = [pair.record for pair in pairs if pair.record is not None]
         result["baselines"] = cheap_rules(show, content, runs, records, options)
     return result
-
-
-def run(name: str, prompt: str | None, options: Options, *, probe: str | None) -> None:
-    """One streamed answer."""
-    show = Show(as_json=options.json)
-    rule = None
-    model: Model
-    if probe == "none":
-        model = open_model(name, options)
-        recipe = new_recipe(name, model, options)
-    else:
-        rule, model = open_rule(show, name, options, probe)
-        recipe = card_recipe(name, rule.card, options)
-    question = prompt or _fresh_question(name, options)
-    trace = stream_run(show, model, recipe, question, rule, options.seed)
-    show.say(
-        f"{len(trace.tokens)} tokens, {trace.forwards} forwards, "
-        f"{trace.accepted} of {trace.drafted} drafted tokens accepted"
-    )
-    show.say(trace.why, "bold")
-    text = model.tokenizer.decode([t for t in trace.tokens if t not in model.eos])
-    show.result({**trace.to_dict(), "question": question, "text": text})
-
-
-def stream_run(show: Show, model: Model, recipe: Recipe, question: str, rule: ProbeExit | None, seed: int) -> Trace:
-    """Print a run as it comes: forced tokens stand out, cues' scores follow the answer."""
-    controller = Controller(exit=rule, drafter=parse_draft(recipe.draft))
-    prompt = model.prompt(question)
-    keys = Keys(seed=seed)
-    call = Call(prompt, recipe.max_new_tokens, model.eos, keys, parse_policy(recipe.policy))
-    trace = Trace()
-    session = model.engine.session()
-    show.say(question, "cyan")
-    for event in controller.stream(session, model.tokenizer, call, trace):
-        if event.token not in model.eos:
-            show.stream(model.tokenizer.text(event.token), "magenta" if event.source == "forced" else None)
-    show.say()
-    session.close()
-    for decision in trace.decisions:
-        show.say(f"  {decision}", "dim")
-    return trace
-
-
-def _fresh_question(name: str, options: Options) -> str:
-    if name != "tiny":
-        raise ControllerError("PROMPT is missing; give the question to answer")
-    return load_task("tiny").problems(1, stream=evaluation_stream(options.seed))[0].question

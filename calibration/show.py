@@ -108,7 +108,8 @@ def comparison(show: Show, result: dict[str, Any]) -> None:
     level = "on average" if promise["confidence"] is None else f"with confidence {promise['confidence']:g}"
     word = "promised" if promise["holds"] else "not promised here"
     show.say(
-        f"{word}: {promise['mode']} in at most {percent(promise['risk'])} of runs, {level}; "
+        f"{word}: {promise['mode']} in at most {percent(promise['risk'])} of runs, {level}"
+        f"{_given_up(promise)}; "
         f"measured harm: {harm['count']} of {result['n']} = {percent(harm['rate'])} "
         f"(90 % upper bound {percent(harm['upper'])})",
         "bold",
@@ -119,3 +120,7 @@ def comparison(show: Show, result: dict[str, Any]) -> None:
         f"accuracy difference {percent(gap['mean'], True)} (95 % interval {percent(gap['low'], True)} to "
         f"{percent(gap['high'], True)}); help {result['help']['count']} of {result['n']}"
     )
+
+
+def _given_up(promise: dict[str, Any]) -> str:
+    return f", and right runs given up in at most {percent(promise['give_up'])}" if "give_up" in promise else ""

@@ -1,0 +1,65 @@
+"""`ctl run`: one streamed answer, with what the controller did."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..backends.model import Model
+from ..controller import Call, Controller, ControllerError, Keys, Thinking, Trace, parse_draft, parse_policy
+from ..probes.exit import ProbeExit
+from .calibrate import evaluation_stream
+from .options import Options, card_recipe, new_recipe, open_model
+from .rules import open_rule
+from .show import Show
+from .tasks import load_task
+from .worker import Recipe
+
+
+def run(name: str, prompt: str | None, options: Options, *, probe: str | None, **lengths: Any) -> None:
+    """One streamed answer. lengths: the Controller's limits of thinking."""
+    show = Show(as_json=options.json)
+    rule: ProbeExit | None = None
+    model: Model
+    if probe == "none":
+        model = open_model(name, options)
+        recipe = new_recipe(name, model, options)
+    else:
+        rule, model = open_rule(show, name, options, probe)
+        recipe = card_recipe(name, rule.card, options)
+    question = prompt or _fresh_question(name, options)
+    thinking = None if rule else Thinking(recipe.span(), recipe.suffix)
+    controller = Controller(exit=rule, drafter=parse_draft(recipe.draft), thinking=thinking, **lengths)
+    trace = stream_run(show, model, recipe, question, controller, options.seed)
+    show.say(
+        f"{len(trace.tokens)} tokens, {trace.forwards} forwards, "
+        f"{trace.accepted} of {trace.drafted} drafted tokens accepted"
+    )
+    show.say(trace.why, "bold")
+    for warning in trace.warnings:
+        show.say(f"warning: {warning}", "yellow")
+    text = model.tokenizer.decode([t for t in trace.tokens if t not in model.eos])
+    show.result({**trace.to_dict(), "question": question, "text": text})
+
+
+def stream_run(show: Show, model: Model, recipe: Recipe, question: str, controller: Controller, seed: int) -> Trace:
+    """Print a run as it comes: forced tokens stand out, cues' scores follow the answer."""
+    prompt = model.prompt(question)
+    keys = Keys(seed=seed)
+    call = Call(prompt, recipe.max_new_tokens, model.eos, keys, parse_policy(recipe.policy))
+    trace = Trace()
+    session = model.engine.session()
+    show.say(question, "cyan")
+    for event in controller.stream(session, model.tokenizer, call, trace):
+        if event.token not in model.eos:
+            show.stream(model.tokenizer.text(event.token), "magenta" if event.source == "forced" else None)
+    show.say()
+    session.close()
+    for decision in trace.decisions:
+        show.say(f"  {decision}", "dim")
+    return trace
+
+
+def _fresh_question(name: str, options: Options) -> str:
+    if name != "tiny":
+        raise ControllerError("PROMPT is missing; give the question to answer")
+    return load_task("tiny").problems(1, stream=evaluation_stream(options.seed))[0].question
