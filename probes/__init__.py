@@ -1,11 +1,13 @@
 """What a hidden state says: the probe, its file, the thresholds that its table allows, and exit rules."""
 
+from .drift import DriftMonitor
 from .exit import FixedExit, NeverExit, ProbeExit, load_exit
 from .file import Card, load_probe, save_probe
+from .giveup import GiveUp, LowerCurve, LowerGrid, choose_lower
 from .probe import Probe
 from .risk import choose_threshold, runs_needed
 
 __all__ = [
-    "Card", "FixedExit", "NeverExit", "Probe", "ProbeExit", "choose_threshold", "load_exit", "load_probe",
-    "runs_needed", "save_probe",
+    "Card", "DriftMonitor", "FixedExit", "GiveUp", "LowerCurve", "LowerGrid", "NeverExit", "Probe", "ProbeExit",
+    "choose_lower", "choose_threshold", "load_exit", "load_probe", "runs_needed", "save_probe",
 ]  # fmt: skip

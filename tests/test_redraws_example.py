@@ -1,0 +1,64 @@
+"""The example that re-draws calibration sets: its table on the bundled probe, and which recorded runs are its pool."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reasonctl.calibration.runs import RunFile, pack
+from reasonctl.probes.file import ProbeFile, load_probe
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE, PROBE = ROOT / "examples/redraws.py", ROOT / "backends/tiny/tiny.probe.safetensors"
+
+
+@pytest.fixture(scope="module")
+def content() -> ProbeFile:
+    return load_probe(PROBE)
+
+
+def run_file(path: Path, content: ProbeFile, problems: list[int]) -> Path:
+    """Runs of two cues with random hidden states."""
+    rng, file = np.random.default_rng(0), RunFile(path, {})
+    file.open(force=False)
+    for run, problem in enumerate(problems):
+        cues = [
+            {"name": content.card.cues[0], "position": 5 + 4 * k, "tokens": 9 + 4 * k, "trial": 3, "answer": "7",
+             "right": True, "same": True, "logprobs": [-0.1], "entropy": 0.2, "value": "7",
+             "hidden": pack(rng.normal(size=content.probe.size).astype(np.float32))}
+            for k in range(2)
+        ]  # fmt: skip
+        file.append({"run": run, "problem": problem, "question": "", "gold": "7", "domain": "", "tokens": 40,
+                     "finish": "stop", "answer": "7", "right": True, "cues": cues})  # fmt: skip
+    file.close()
+    return path
+
+
+def test_runs_that_fitted_the_probe_are_left_out(content: ProbeFile, tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("redraws_example", EXAMPLE)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    calibrated = content.table.problem[:6].tolist()
+    strange = [problem for problem in range(10**6, 10**6 + 8) if problem not in content.table.problem]
+    mixed = example.pool_of(content, run_file(tmp_path / "a", content, strange[:3] + calibrated), "hidden")
+    assert mixed.problem.tolist() == calibrated and mixed.cues == 12
+    fresh = example.pool_of(content, run_file(tmp_path / "b", content, strange + strange[:2]), "hidden")
+    assert fresh.problem.tolist() == strange
+    assert example.pool_of(content, None, "hidden").runs == len(np.unique(content.table.problem))
+
+
+def test_the_table_of_the_bundled_probe() -> None:
+    command = [sys.executable, str(EXAMPLE), str(PROBE), "--draws", "20", "--runs", "100", "--risk", "0.1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert [(row["mode"], row["confidence"]) for row in result["rows"]] == [
+        ("harm", 0.9), ("wrong", 0.9), ("selective", 0.9), ("disagree", 0.9),
+        ("harm", None), ("wrong", None), ("disagree", None), ("event", None),
+    ]  # fmt: skip
+    assert all(0 <= row["violations"] <= 1 for row in result["rows"])
+    assert "LYNX" in done.stderr and "harm, 0.9" in done.stderr
