@@ -15,6 +15,9 @@ from .cues import TAIL, Cue, Cues
 from .errors import ControllerError
 from .policy import Phase
 
+LONGEST_CHARACTER = 4
+"""Bytes, and so tokens, of a character in UTF-8."""
+
 
 class Tokenizer(Protocol):
     """Token ids to text and back, the same on every backend."""
@@ -98,6 +101,8 @@ class Span:
     def __init__(self, tokenizer: Tokenizer, markers: Markers | None, cues: Cues | None) -> None:
         self._tokenizer, self._markers, self._cues = tokenizer, markers, cues
         self._texts: dict[int, str] = {}
+        self._recent: list[int] = []
+        """As many of the last tokens as a character may be split over."""
         self.phase: Phase = "think" if markers is None else "before"
         self.met = 0
         """Cues met so far."""
@@ -137,6 +142,7 @@ class Span:
         self._tail = "".join(texts)[-min(TAIL, self._total) :] if self._total else ""
         self._scanned = min(self._scanned, self._total)
         self._waiting, self._due, self.at_cue, self.closed = None, False, False, None
+        self._recent = list(tokens[-LONGEST_CHARACTER:])
         self.phase = "answer" if self._forced else "think"
 
     def stop_cues(self) -> None:
@@ -145,7 +151,7 @@ class Span:
 
     def push(self, token: int) -> Cue | None:
         """Take the next token in; give the cue that ended in the token *before* it, if any."""
-        text = self._text(token)
+        text, self._recent = self._text(token), [*self._recent[1 - LONGEST_CHARACTER :], token]
         self._total += len(text)
         self._ends.append(self._total)
         self._tail = (self._tail + text)[-(TAIL + len(text)) :]
@@ -158,7 +164,7 @@ class Span:
         if self._cues is None or self.phase == "before":
             return ready
         ready = self._scan(end, ready)
-        self._count(text)
+        self._count()
         return ready
 
     def half_closed(self) -> Mark | None:
@@ -179,7 +185,7 @@ class Span:
     @property
     def whole(self) -> bool:
         """The text doesn't end inside a character."""
-        return not self._tail.endswith("\ufffd")
+        return not (self._tail.endswith("\ufffd") and self._tokenizer.decode(self._recent).endswith("\ufffd"))
 
     def held(self) -> int:
         """Number of last tokens that an exit at an unfinished cue would take back."""
@@ -232,7 +238,7 @@ class Span:
         before = self._tail[max(0, self._ends[first - self._start] - offset) : char - offset]
         return Mark(first, before, char <= offset or self._tail[char - offset - 1].isspace())
 
-    def _count(self, text: str) -> None:
+    def _count(self) -> None:
         """every(k) falls due behind each k-th thinking token, or behind the character or marker that it would split."""
         assert self._cues is not None
         if not self._cues.every or self.phase != "think" or self.opened is None:
