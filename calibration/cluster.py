@@ -36,15 +36,28 @@ def over_machines(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]],
             raise ControllerError(
                 f"no worker is at {address} after {SECONDS} s; start some: dask worker {address} --nthreads 1"
             ) from None
-        except KilledWorker as error:
-            raise ControllerError(
-                f"one run ended {error.allowed_failures + 1} dask workers, most likely for want of memory; "
-                "start fewer on a machine"
-            ) from None
+        except _GivenUp as error:
+            raise ControllerError(_why(error.cause)) from None
         except (CancelledError, CommClosedError):
             raise ControllerError(
                 f"the scheduler at {address} is gone; finished runs are kept, run the same command again"
             ) from None
+
+
+class _GivenUp(Exception):
+    """The cluster, not the job, failed."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def _why(cause: BaseException) -> str:
+    if isinstance(cause, KilledWorker):
+        deaths = cause.allowed_failures + 1
+        return f"one run ended {deaths} dask workers, most likely for want of memory; start fewer on a machine"
+    told = str(cause.__cause__ or cause).strip().partition("\n")[0]
+    return f"a dask worker can't load the job: {told}; install the same reasonctl on every machine"
 
 
 @contextmanager
@@ -86,5 +99,10 @@ class _Backend(DaskDistributedBackend):  # type: ignore[misc]
     def submit(self, func: Any, callback: Callable[[Any], None]) -> Any:
         """Report a task that the cluster gave up, too: joblib would wait for it for ever."""
         future = super().submit(func, callback)
-        future.add_done_callback(lambda ended: callback(ended.exception()) if ended.exception() else None)
+
+        def told(ended: Any) -> None:
+            if cause := ended.exception():
+                callback(_GivenUp(cause))
+
+        future.add_done_callback(told)
         return future

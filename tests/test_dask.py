@@ -23,6 +23,7 @@ from reasonctl.calibration.runs import RunFile
 from reasonctl.calibration.spread import spread
 from reasonctl.calibration.tasks import load_task
 from reasonctl.controller import ControllerError
+from remote import deadly, fails, lonely
 from test_collect import RECIPE
 
 PROBLEMS = load_task("tiny").problems(10, stream=6)
@@ -71,27 +72,14 @@ def test_a_killed_worker_costs_a_retry(cluster, alone, tmp_path):
     assert cluster.workers[0].pid != before[0]  # it was killed indeed, and another one took its place
 
 
-def deadly(i: int) -> int:
-    if i == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return i
-
-
-def test_a_run_that_always_kills_its_worker_ends_the_job(cluster):
+def test_a_run_that_always_kills_its_worker_ends_the_job(cluster, tmp_path):
     with pytest.raises(ControllerError, match="one run ended 2 dask workers"):
-        list(spread(deadly, [(i,) for i in range(6)], workers=cluster.scheduler_address))
-    assert list(spread(deadly, [(0,), (1,)], workers=cluster.scheduler_address)) == [0, 1]
-
-
-def fails(i: int) -> int:
-    if i == 1:
-        raise ControllerError("1 is too much")
-    return i
+        list(spread(deadly, [(tmp_path, i, 99) for i in range(8)], workers=cluster.scheduler_address))
 
 
 def test_a_failing_run_says_why(cluster):
-    with pytest.raises(ControllerError, match="1 is too much"):
-        list(spread(fails, [(i,) for i in range(4)], workers=cluster.scheduler_address))
+    with pytest.raises(ControllerError, match="3 is too much"):
+        list(spread(fails, [(i,) for i in range(6)], workers=cluster.scheduler_address))
 
 
 def test_another_version_is_refused(cluster, monkeypatch):
@@ -106,18 +94,6 @@ def test_a_worker_that_lacks_the_code_is_named(cluster, monkeypatch, tmp_path):
     function = importlib.import_module("onlyhere").double
     with pytest.raises(ControllerError, match="a dask worker can't load .*onlyhere"):
         list(spread(function, [(2,), (3,)], workers=cluster.scheduler_address))
-
-
-busy = 0
-
-
-def lonely(i: int) -> tuple[int, int]:
-    """The worker's process, and how many runs are in it."""
-    global busy
-    busy += 1
-    time.sleep(0.02)
-    seen, busy = busy, busy - 1
-    return os.getpid(), seen
 
 
 @pytest.mark.parametrize("threads", [1, 3])

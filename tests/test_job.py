@@ -13,19 +13,11 @@ from pathlib import Path
 import pytest
 from reasonctl.calibration import spread as spread_module
 from reasonctl.calibration.pace import Pace, span
-from reasonctl.calibration.runs import RunFile
+from reasonctl.calibration.runs import FORMAT, RunFile
 from reasonctl.calibration.show import Show
 from reasonctl.calibration.spread import check_cluster, spread
 from reasonctl.controller import ControllerError
-
-
-def deadly(folder: Path, i: int, deaths: int) -> tuple[int, int]:
-    """Job 5 kills its worker so many times, as the system does when memory runs out."""
-    died = len(list(folder.iterdir()))
-    if i == 5 and died < deaths:
-        (folder / f"death{died}").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return i, died
+from remote import deadly, fails
 
 
 @pytest.mark.parametrize("deaths", [1, 2])
@@ -43,12 +35,6 @@ def test_a_run_that_always_kills_its_worker_ends_the_job(tmp_path):
         for i, _ in spread(deadly, [(tmp_path, i, 99) for i in range(12)], workers=2, warn=lambda text: None):
             got.append(i)
     assert got == list(range(len(got))) and len(got) <= 5
-
-
-def fails(i: int) -> int:
-    if i == 3:
-        raise ControllerError("3 is too much")
-    return i
 
 
 def test_a_failing_run_is_no_dead_worker():
@@ -121,11 +107,11 @@ def test_a_failed_opening_keeps_no_lock(tmp_path):
 
 def test_a_job_killed_in_its_first_write_starts_over(tmp_path):
     path = tmp_path / "runs.jsonl"
-    for torn in (b"", b'{"fo', b'{"format":', b'{"format":2,"settings":{"se'):
+    for torn in (b"", b'{"fo', b'{"format":', b'{"format":1,"settings":{"se'):
         path.write_bytes(torn)
         file = RunFile(path, {"seed": 1})
         assert file.open(force=False) == 0
-        assert path.read_bytes() == b'{"format":2,"settings":{"seed":1}}\n'
+        assert path.read_bytes() == b'{"format":%d,"settings":{"seed":1}}\n' % FORMAT
         file.close()
 
 

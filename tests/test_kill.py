@@ -1,35 +1,63 @@
-"""SIGKILL during `ctl calibrate`, then the same command again: the file is the one of a job that nobody killed."""
+"""What `ctl calibrate` survives: SIGKILL at random moments, dead workers, Ctrl-C, a full disk, a second job.
+
+In the end the files are those of a job that nobody disturbed, byte for byte.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+from test_job import wait_for
 
 pytestmark = pytest.mark.slow
+KILLS = 20
+RUNS = 240
 COMMAND = [
     sys.executable, "-c", "from reasonctl.calibration.cli import main; main()",
-    "calibrate", "tiny", "--tasks", "tiny", "-n", "100", "--seed", "5", "--workers", "2", "--out",
+    "calibrate", "tiny", "--tasks", "tiny", "-n", str(RUNS), "--seed", "5", "--max-new-tokens", "300",
 ]  # fmt: skip
+PAIR = ["--workers", "2"]
 
 
 def sha(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def runs_of(out: Path) -> Path:
+    return out.with_name(out.name + ".runs.jsonl")
+
+
 def lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def children(parent: int) -> list[int]:
-    """Python processes below a process, from /proc."""
+def start(out: Path, *more: str, **how) -> subprocess.Popen[str]:
+    """A job in a session of its own, as a terminal would start it: Ctrl-C reaches its workers too."""
+    return subprocess.Popen(
+        [*COMMAND, "--out", str(out), *(more or PAIR)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True, **how,
+    )  # fmt: skip
+
+
+def finish(out: Path, *more: str) -> str:
+    job = start(out, *more)
+    told, _ = job.communicate(timeout=600)
+    assert job.returncode == 0, told
+    return told
+
+
+def workers(job: subprocess.Popen[str]) -> list[int]:
+    """Living processes of the job's session but itself and the trackers, which end by themselves."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -37,60 +65,106 @@ def children(parent: int) -> list[int]:
             words = (folder / "cmdline").read_bytes()
         except OSError:
             continue  # it ended meanwhile
-        if int(fields[1]) == parent and b"loky" in words and b"resource_tracker" not in words:
+        if int(fields[3]) == job.pid != int(folder.name) and fields[0] != "Z" and b"resource_tracker" not in words:
             found.append(int(folder.name))
     return found
 
 
-def alive(pid: int) -> bool:
-    try:
-        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+def after(job: subprocess.Popen[str], out: Path, more: int) -> None:
+    """Wait until so many more runs are written, with all workers at work."""
+    goal = lines(runs_of(out)) + more
+    assert wait_for(lambda: job.poll() is not None or lines(runs_of(out)) >= goal, 300)
+    assert job.poll() is None, "the job ended before it was disturbed"
 
 
-def kill_after(command: list[str], runs: Path, more: int, delay: float) -> None:
-    """SIGKILL once so many more runs are written, a random moment later."""
-    job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    goal = lines(runs) + more
-    while job.poll() is None and lines(runs) < goal:
-        time.sleep(0.01)
-    time.sleep(delay)
-    assert job.poll() is None, "the job ended before it was killed"
-    workers = children(job.pid)
-    assert len(workers) >= 2
-    os.kill(job.pid, signal.SIGKILL)
-    job.wait()
-    time.sleep(2.5)
-    assert not [pid for pid in workers if alive(pid)], "workers outlive a killed job"
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """What a job leaves that nobody disturbs."""
+    out = tmp_path_factory.mktemp("whole") / "p.safetensors"
+    finish(out)
+    return out
 
 
-def test_five_kills_leave_no_trace(tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
-    subprocess.run([*COMMAND, str(whole)], check=True, capture_output=True)
-    runs = killed.with_name(killed.name + ".runs.jsonl")
-    rng, held = random.Random(3), []
-    for _ in range(5):
-        kill_after([*COMMAND, str(killed)], runs, rng.randrange(2, 15), rng.uniform(0, 0.2))
-        held.append(lines(runs))
-    subprocess.run([*COMMAND, str(killed)], check=True, capture_output=True)
+def same(out: Path, whole: Path) -> bool:
+    return sha(out) == sha(whole) and sha(runs_of(out)) == sha(runs_of(whole))
+
+
+def test_twenty_kills_leave_no_trace(tmp_path: Path, whole: Path) -> None:
+    """Moments from the start of the process to late in the collecting, seeded; the last run finishes the job."""
+    out, rng, held = tmp_path / "p.safetensors", random.Random(3), []
+    for kill in range(KILLS):
+        job = start(out)
+        if kill % 4 == 0:
+            time.sleep(rng.uniform(0, 3))  # imports, loading, the estimate, workers on their way
+        else:
+            after(job, out, rng.randrange(1, 6))
+            time.sleep(rng.uniform(0, 0.3))
+        assert job.poll() is None, "the job ended before it was killed"
+        os.kill(job.pid, signal.SIGKILL)
+        job.communicate()
+        assert wait_for(partial(lambda ended: not workers(ended), job), 5), "workers outlive a killed job"
+        held.append(lines(runs_of(out)))
+    assert held == sorted(held) and held[-1] < RUNS
+    assert "resuming: " in finish(out)
     print(f"lines in the file of runs after each kill: {held}")
-    assert sha(killed) == sha(whole)
-    assert sha(runs) == sha(Path(f"{whole}.runs.jsonl"))
+    assert same(out, whole)
 
 
-def test_ctrl_c_leaves_a_resumable_state(tmp_path: Path) -> None:
+def test_killed_workers_cost_a_retry_each(tmp_path: Path, whole: Path) -> None:
     out = tmp_path / "p.safetensors"
-    job = subprocess.Popen([*COMMAND, str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    runs = out.with_name(out.name + ".runs.jsonl")
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and (not runs.exists() or runs.read_bytes().count(b"\n") < 5):
+    job = start(out)
+    for _ in range(2):
+        after(job, out, 10)
+        os.kill(random.Random(1).choice(workers(job)), signal.SIGKILL)
+    told, _ = job.communicate(timeout=600)
+    assert job.returncode == 0 and told.count("warning: a worker process died") == 2, told
+    assert same(out, whole)
+
+
+@pytest.mark.parametrize("how", [PAIR, ["--workers", "1"], ["--dask", "local:2"]], ids=" ".join)
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_leaves_a_resumable_state(tmp_path: Path, whole: Path, how: list[str], times: int) -> None:
+    out = tmp_path / "p.safetensors"
+    job = start(out, *how)
+    after(job, out, 5)
+    for _ in range(times):
+        os.killpg(job.pid, signal.SIGINT)
         time.sleep(0.05)
-    job.send_signal(signal.SIGINT)
-    _, err = job.communicate(timeout=60)
-    assert job.returncode == 130, err
-    assert "run the same command again" in err and "Traceback" not in err
-    held = runs.read_bytes()
-    again = subprocess.run([*COMMAND, str(out)], check=True, capture_output=True, text=True)
-    assert "resuming: " in again.stdout
-    assert runs.read_bytes().startswith(held[: held.rfind(b"\n") + 1])
+    told, _ = job.communicate(timeout=60)
+    assert job.returncode == 130 and "run the same command again" in told and "Traceback" not in told, told
+    assert wait_for(lambda: not workers(job), 5), "workers outlive the job"
+    held = runs_of(out).read_bytes()
+    assert held.endswith(b"\n") and runs_of(whole).read_bytes().startswith(held)
+    assert "resuming: " in finish(out)
+    assert same(out, whole)
+
+
+def test_a_second_job_on_the_same_output_is_refused(tmp_path: Path, whole: Path) -> None:
+    out = tmp_path / "p.safetensors"
+    job = start(out)
+    after(job, out, 5)
+    for more in ([], ["--force"]):
+        second = start(out, *PAIR, *more)
+        told, _ = second.communicate(timeout=120)
+        errors = [line for line in told.splitlines() if line.startswith("Error: ")]
+        assert second.returncode == 2 and len(errors) == 1 and "another job is collecting into" in errors[0], told
+        assert "Traceback" not in told
+    assert job.wait(600) == 0
+    assert same(out, whole)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path, whole: Path) -> None:
+    """A limit on the size of files stands in for the disk: the write that crosses it is cut short, then refused."""
+    out, limit = tmp_path / "p.safetensors", runs_of(whole).stat().st_size // 3
+
+    def small() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    job = start(out, "--workers", "1", preexec_fn=small)
+    told, _ = job.communicate(timeout=600)
+    assert job.returncode == 2 and "finished runs are safe" in told and "Traceback" not in told, told
+    held = runs_of(out).read_bytes()
+    assert held.endswith(b"\n") and runs_of(whole).read_bytes().startswith(held)
+    finish(out)
+    assert same(out, whole)
