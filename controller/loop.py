@@ -230,7 +230,8 @@ class Loop:
         # In a walk that is the token just sampled.
         fed = len(self.tokens) - max(1, len(self.pending))
         self.pending, self.queue = self.tokens[fed:first], []
-        self.session.rollback(max(0, fed - first))
+        if first < fed:
+            self.session.rollback(fed - first)
         del self.tokens[first:], self.states[first - self.start + 1 :], self.sources[first - self.start :]
 
     def _append(self, token: int) -> None:

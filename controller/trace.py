@@ -128,7 +128,8 @@ class Trace:
         if self.exit:
             return str(self.exit)
         if self.would_exit and self.shadow:
-            return f"shadow: would have exited {self.would_exit.at}; {self.would_save} thinking tokens came after it"
+            did = "given up" if self.would_exit.gave_up else "exited"
+            return f"shadow: would have {did} {self.would_exit.at}; {self.would_save} thinking tokens came after it"
         kept = "shadow: no exit" if self.shadow else "no exit"
         if self.note:
             return f"{kept}: {self.note}"
