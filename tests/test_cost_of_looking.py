@@ -1,0 +1,77 @@
+"""What looking costs in tokens, counted where they are fed: at the engine, on both backends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from reasonctl.backends.load import tiny_folder
+from reasonctl.calibration.tasks import load_task
+from reasonctl.calibration.worker import Recipe, _run, collect_run
+from reasonctl.probes import load_exit
+
+RECIPE = Recipe(
+    model="tiny", backend=None, threads=1, markers=("<think>", "</think>"), cues=("wait", "hmm", "alternatively"),
+    suffix="</think>\n", max_cues=50, layers=(1 / 3, 2 / 3, 1.0), policy="temperature(0.6)", draft="none", seed=3,
+    max_new_tokens=160, answer_tokens=24,
+)  # fmt: skip
+QUESTION = load_task("tiny").problems(1, stream=6)[0].question
+
+
+@dataclass
+class Meter:
+    """Stands in for an engine's forward: which session was fed how many tokens, request by request."""
+
+    forward: Any
+    sessions: list[Any]
+    fed: list[list[int]]
+
+    def __call__(self, requests):
+        for request in requests:
+            # By identity, and kept alive: a closed session's id may come again.
+            at = next((i for i, one in enumerate(self.sessions) if one is request.session), None)
+            if at is None:
+                at = len(self.sessions)
+                self.sessions.append(request.session)
+                self.fed.append([])
+            self.fed[at].append(len(request.pending) + len(request.draft))
+        return self.forward(requests)
+
+
+@pytest.fixture(params=["llama.cpp", "transformers"])
+def metered(request, monkeypatch):
+    recipe = replace(RECIPE, backend=request.param)
+    model = recipe.load()
+    meter = Meter(model.engine.forward, [], [])
+    monkeypatch.setattr(model.engine, "forward", meter)
+    return recipe, model, meter
+
+
+def test_a_forced_exit_feeds_its_suffix_and_its_answer_and_never_the_prefix(metered):
+    recipe, model, meter = metered
+    record = collect_run(recipe, 0, QUESTION)
+    prompt, suffix = model.prompt(QUESTION), len(model.tokenizer.encode(recipe.suffix))
+    run, *forks = meter.fed
+    assert len(forks) == len(record["cues"]) >= 3
+    for fork, cue in zip(forks, record["cues"], strict=True):
+        answer = len(cue["logprobs"])
+        # A cue's token may carry text ahead of the cue ("\nWait"): one more token of suffix.
+        assert suffix <= fork[0] <= suffix + 1 < len(prompt) + cue["position"]
+        assert cue["trial"] == fork[0] + answer
+        assert sum(fork) <= fork[0] + answer
+        assert fork[1:] == [1] * (answer - 1)
+    assert sum(run) <= len(prompt) + record["tokens"]  # nor does the run itself see anything twice
+
+
+def test_looking_at_hidden_states_feeds_nothing(metered):
+    recipe, model, meter = metered
+    never = load_exit(tiny_folder() / "tiny.probe.safetensors", risk=1e-6)
+    assert never.threshold.value == float("inf") and never.name == "hidden"
+    counts = {}
+    for name, rule in (("plain", None), ("looking", never)):
+        meter.sessions.clear(), meter.fed.clear()
+        trace, _ = _run(recipe, model, 0, QUESTION, rule)
+        counts[name] = meter.fed[:]
+    assert len(trace.decisions) >= 3
+    assert counts["looking"] == counts["plain"] and len(counts["plain"]) == 1
