@@ -13,7 +13,8 @@ import numpy as np
 
 from ..backends.model import Model
 from ..controller import ControllerError
-from ..probes.file import Card, Judged, ProbeFile, save_probe, template_hash
+from ..probes.card import Card, template_hash
+from ..probes.file import Judged, ProbeFile, save_probe
 from ..probes.giveup import LowerGrid
 from ..probes.probe import Probe
 from ..probes.risk import Grid, Mode

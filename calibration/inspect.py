@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..controller import ControllerError
+from ..probes.card import Card
 from ..probes.drift import DriftMonitor
-from ..probes.file import Card, load_probe
+from ..probes.file import load_probe
 from ..probes.risk import choose_threshold
 from .options import Options
 from .show import Show, percent
@@ -23,7 +24,7 @@ def run(path: str, options: Options, *, traces: str | None) -> None:
     content = load_probe(path)
     judged, card = content.judged(options.signal), content.card
     table = judged.table
-    for label, fact in _facts(card).items():
+    for label, fact in facts(card).items():
         show.say(f"{label:>12}: {fact}")
     rows: list[list[str]] = []
     levels: list[dict[str, Any]] = []
@@ -63,7 +64,8 @@ def _drift(show: Show, monitor: DriftMonitor, path: Path) -> dict[str, Any]:
     return {"runs": monitor.runs, "evidence": monitor.evidence, "alarm": monitor.alarm, "level": monitor.level}
 
 
-def _facts(card: Card) -> dict[str, str]:
+def facts(card: Card) -> dict[str, str]:
+    """The card in words."""
     return {
         "model": f"{card.depth} layers of width {card.width}, fingerprint {card.fingerprint[:12]}",
         "layers": ", ".join(f"{fraction:.2f}" for fraction in card.layers) + " of depth",

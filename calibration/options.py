@@ -14,7 +14,7 @@ from ..backends.load import TINY, load_model, tiny_folder
 from ..backends.markers import chosen_markers, default_cues, exit_suffix
 from ..backends.model import Model
 from ..controller import ControllerError, Cues, parse_draft, parse_policy
-from ..probes.file import Card
+from ..probes.card import Card
 from ..probes.probe import layer_of
 from ..probes.risk import MODES, Mode, check_request
 from ..probes.signals import SIGNALS, SignalName

@@ -1,8 +1,9 @@
 """What a hidden state says: the probe, its file, the thresholds that its table allows, and exit rules."""
 
+from .card import Card
 from .drift import DriftMonitor
 from .exit import FixedExit, NeverExit, ProbeExit, load_exit
-from .file import Card, load_probe, save_probe
+from .file import load_probe, save_probe
 from .giveup import GiveUp, LowerCurve, LowerGrid, choose_lower
 from .probe import Probe
 from .risk import choose_threshold, runs_needed

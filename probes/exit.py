@@ -13,8 +13,9 @@ from typing import Any, Literal, Protocol, cast
 
 from ..controller import Boundary, ControllerError, Cues, Decision, Decode, Markers, Step, Trace
 from .answers import after_thinking, stated_answer
+from .card import Card, Scalar, check_model, template_hash
 from .drift import DriftMonitor
-from .file import Card, ProbeFile, Scalar, check_model, load_probe, template_hash
+from .file import ProbeFile, load_probe
 from .giveup import GiveUp, choose_lower
 from .looks import Look
 from .probe import features_at, layer_of

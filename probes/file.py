@@ -1,18 +1,16 @@
-"""The probe file: one .safetensors with the probe, its grid, its calibration table and a card. No pickle.
+"""The probe file: one .safetensors with the probe, its grids, its calibration table and a card. No pickle.
 
-Owns the card, what makes a file whole, and whether a model is the one it was fitted on.
+Owns what makes a file whole; what the card says is card.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,102 +19,19 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as pack
 
-from ..controller import ControllerError, Cues, Markers
+from ..controller import ControllerError
+from .card import Card
 from .giveup import LowerGrid
-from .probe import Probe, layer_of
-from .risk import MODES, Grid
+from .probe import Probe
+from .risk import Grid
 from .signals import Signal, Stack, make_signal
 from .table import Table
 
 FORMAT = 2
 _KEY = "reasonctl"
 _CHUNK = 1 << 20
-_PATH = re.compile(r"[/\\~]|[A-Za-z]:[/\\]")
 
-Scalar = str | int | float | bool | None
 Tensors = dict[str, npt.NDArray[Any]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """What a probe's promise was made for. Plain values only: no times, no paths of this machine.
-
-    fingerprint, depth, width: the model's (backends Model.fingerprint). template: `template_hash` of its chat template.
-    layers: fractions of depth. cues, markers (open, close; None: none), suffix, max_cues: the exit rule's.
-    sampler, max_new_tokens, tasks, seeds, grader (None: no gold answers), mode: how the runs were made and judged.
-    domains: the names of the table's domains; the problems of a task without domains are all in "".
-    runs: how many, by split. settings: what changes hidden states slightly. versions: of the libraries. report: the
-    fit's figures.
-    """
-
-    fingerprint: str
-    depth: int
-    width: int
-    template: str
-    layers: tuple[float, ...]
-    cues: tuple[str, ...]
-    markers: tuple[str, str] | None
-    suffix: str
-    max_cues: int
-    sampler: dict[str, Scalar]
-    max_new_tokens: int
-    tasks: str
-    seeds: dict[str, int]
-    runs: dict[str, int]
-    grader: str | None
-    mode: str
-    domains: tuple[str, ...] = ("",)
-    settings: dict[str, str] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    report: dict[str, Scalar] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name, low in (("depth", 1), ("width", 1), ("max_cues", 1), ("max_new_tokens", 1)):
-            value = getattr(self, name)
-            if type(value) is not int or value < low:
-                raise ControllerError(f"the card's {name} is {value!r}; it must be a whole number of at least {low}")
-        for name in ("fingerprint", "template", "suffix", "tasks", "mode"):
-            if not isinstance(getattr(self, name), str):
-                raise ControllerError(f"the card's {name} is {getattr(self, name)!r}; it must be a text")
-        if self.mode not in MODES:
-            raise ControllerError(f"the card's mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
-        if not self.suffix.strip():
-            raise ControllerError("the card's suffix is empty; it must be the text that closes thinking")
-        blocks = [layer_of(fraction, self.depth) for fraction in self.layers]
-        if not blocks or len(set(blocks)) < len(blocks):
-            raise ControllerError(f"the card's layers are blocks {blocks} of {self.depth}; give one or more, each once")
-        if not self.domains or len(set(self.domains)) < len(self.domains):
-            raise ControllerError(f"the card's domains are {self.domains}; give one or more, each once")
-        Cues(self.cues)
-        if self.markers is not None:
-            Markers(*self.markers)
-        self._check_values()
-
-    def _check_values(self) -> None:
-        """Plain finite scalars in the card's maps, and nothing that looks like a path of this machine."""
-        texts: dict[str, Any] = {"tasks": self.tasks, "grader": self.grader}
-        for name in ("sampler", "seeds", "runs", "settings", "versions", "report"):
-            for key, value in getattr(self, name).items():
-                broken = isinstance(value, float) and not math.isfinite(value)
-                if broken or not (value is None or isinstance(value, str | int | float)):
-                    raise ControllerError(f"the card's {name}[{key!r}] is {value!r}; it must be a number or a text")
-                texts[f"{name}[{key!r}]"] = value
-        for name, value in texts.items():
-            if isinstance(value, str) and _PATH.match(value):
-                raise ControllerError(f"the card's {name} is {value!r}, a path; give a name or a hash instead")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Card:
-        """From parsed JSON; raises ControllerError on missing, foreign or ill-typed entries."""
-        names = {entry.name for entry in fields(cls)}
-        if set(values) != names:
-            raise ControllerError(f"the card's entries differ by {sorted(names ^ set(values))}; make the file again")
-        try:
-            markers = None if values["markers"] is None else tuple(values["markers"])
-            lists: dict[str, Any] = {name: tuple(values[name]) for name in ("layers", "cues", "domains")}
-            return cls(**{**values, **lists, "markers": markers})
-        except (TypeError, AttributeError) as error:
-            raise ControllerError(f"the card is malformed ({error}); make the file again") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,11 +85,6 @@ class ProbeFile:
             raise ControllerError(f"the table names cue {named}; the card has {len(self.card.cues)} cues")
 
 
-def template_hash(template: str | None) -> str:
-    """A chat template's hash; empty where there is none."""
-    return "" if template is None else hashlib.sha256(template.encode()).hexdigest()
-
-
 def check_target(path: str | os.PathLike[str], force: bool) -> None:
     """Raise ControllerError if a probe file can't be put at `path`; ask before the work, not after it."""
     target = Path(path)
@@ -216,30 +126,6 @@ def load_probe(path: str | os.PathLike[str]) -> ProbeFile:
         return _verified(tensors, header)
     except ControllerError as error:
         raise ControllerError(f"{path}: {error}") from None
-
-
-def check_model(
-    card: Card, *, fingerprint: str, depth: int, width: int, template: str, settings: Mapping[str, str]
-) -> list[str]:
-    """Warnings about a model that differs slightly from the card's; ControllerError for another model.
-
-    fingerprint, depth, width, settings: of backends.Model. template: `template_hash` of its chat template.
-    """
-    if fingerprint != card.fingerprint:
-        same_shape = (depth, width) == (card.depth, card.width)
-        this = "the same shape but another vocabulary" if same_shape else f"{depth} layers of width {width}"
-        raise ControllerError(
-            f"probe was fitted on a {card.depth}-layer model of width {card.width}; this model has {this}. "
-            "Make a probe for it: ctl calibrate"
-        )
-    warnings = []
-    if template != card.template:
-        warnings.append("the chat template differs from the one of the calibration; check the probe with ctl eval")
-    for name in sorted(set(card.settings) | set(settings)):
-        ours, theirs = settings.get(name, "not set"), card.settings.get(name, "not set")
-        if ours != theirs:
-            warnings.append(f"{name} is {ours!r}, calibrated with {theirs!r}; check the probe with ctl eval")
-    return warnings
 
 
 _OWN = ("scores", "exit_tokens", "full_tokens")

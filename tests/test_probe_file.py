@@ -15,8 +15,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from reasonctl.controller import Boundary, ControllerError, Cue, Cues
+from reasonctl.probes.card import Card, template_hash
 from reasonctl.probes.exit import FixedExit, NeverExit, ProbeExit, load_exit
-from reasonctl.probes.file import Card, ProbeFile, check_target, load_probe, save_probe, template_hash
+from reasonctl.probes.file import ProbeFile, check_target, load_probe, save_probe
 from reasonctl.probes.probe import Probe, layer_of
 from reasonctl.probes.risk import Grid
 from reasonctl.probes.table import Table

@@ -1,0 +1,129 @@
+"""The card of a probe file: what its promise was made for, and whether a model is the one that it was fitted on."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ..controller import ControllerError, Cues, Markers
+from .probe import layer_of
+from .risk import MODES
+
+_PATH = re.compile(r"[/\\~]|[A-Za-z]:[/\\]")
+
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a probe's promise was made for. Plain values only: no times, no paths of this machine.
+
+    fingerprint, depth, width: the model's (backends Model.fingerprint). template: `template_hash` of its chat template.
+    layers: fractions of depth. cues, markers (open, close; None: none), suffix, max_cues: the exit rule's.
+    sampler, max_new_tokens, tasks, seeds, grader (None: no gold answers), mode: how the runs were made and judged.
+    domains: the names of the table's domains; the problems of a task without domains are all in "".
+    runs: how many, by split. settings: what changes hidden states slightly. versions: of the libraries. report: the
+    fit's figures.
+    """
+
+    fingerprint: str
+    depth: int
+    width: int
+    template: str
+    layers: tuple[float, ...]
+    cues: tuple[str, ...]
+    markers: tuple[str, str] | None
+    suffix: str
+    max_cues: int
+    sampler: dict[str, Scalar]
+    max_new_tokens: int
+    tasks: str
+    seeds: dict[str, int]
+    runs: dict[str, int]
+    grader: str | None
+    mode: str
+    domains: tuple[str, ...] = ("",)
+    settings: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    report: dict[str, Scalar] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, low in (("depth", 1), ("width", 1), ("max_cues", 1), ("max_new_tokens", 1)):
+            value = getattr(self, name)
+            if type(value) is not int or value < low:
+                raise ControllerError(f"the card's {name} is {value!r}; it must be a whole number of at least {low}")
+        for name in ("fingerprint", "template", "suffix", "tasks", "mode"):
+            if not isinstance(getattr(self, name), str):
+                raise ControllerError(f"the card's {name} is {getattr(self, name)!r}; it must be a text")
+        if self.mode not in MODES:
+            raise ControllerError(f"the card's mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
+        if not self.suffix.strip():
+            raise ControllerError("the card's suffix is empty; it must be the text that closes thinking")
+        blocks = [layer_of(fraction, self.depth) for fraction in self.layers]
+        if not blocks or len(set(blocks)) < len(blocks):
+            raise ControllerError(f"the card's layers are blocks {blocks} of {self.depth}; give one or more, each once")
+        if not self.domains or len(set(self.domains)) < len(self.domains):
+            raise ControllerError(f"the card's domains are {self.domains}; give one or more, each once")
+        Cues(self.cues)
+        if self.markers is not None:
+            Markers(*self.markers)
+        self._check_values()
+
+    def _check_values(self) -> None:
+        """Plain finite scalars in the card's maps, and nothing that looks like a path of this machine."""
+        texts: dict[str, Any] = {"tasks": self.tasks, "grader": self.grader}
+        for name in ("sampler", "seeds", "runs", "settings", "versions", "report"):
+            for key, value in getattr(self, name).items():
+                broken = isinstance(value, float) and not math.isfinite(value)
+                if broken or not (value is None or isinstance(value, str | int | float)):
+                    raise ControllerError(f"the card's {name}[{key!r}] is {value!r}; it must be a number or a text")
+                texts[f"{name}[{key!r}]"] = value
+        for name, value in texts.items():
+            if isinstance(value, str) and _PATH.match(value):
+                raise ControllerError(f"the card's {name} is {value!r}, a path; give a name or a hash instead")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Card:
+        """From parsed JSON; raises ControllerError on missing, foreign or ill-typed entries."""
+        names = {entry.name for entry in fields(cls)}
+        if set(values) != names:
+            raise ControllerError(f"the card's entries differ by {sorted(names ^ set(values))}; make the file again")
+        try:
+            markers = None if values["markers"] is None else tuple(values["markers"])
+            lists: dict[str, Any] = {name: tuple(values[name]) for name in ("layers", "cues", "domains")}
+            return cls(**{**values, **lists, "markers": markers})
+        except (TypeError, AttributeError) as error:
+            raise ControllerError(f"the card is malformed ({error}); make the file again") from None
+
+
+def template_hash(template: str | None) -> str:
+    """A chat template's hash; empty where there is none."""
+    return "" if template is None else hashlib.sha256(template.encode()).hexdigest()
+
+
+def check_model(
+    card: Card, *, fingerprint: str, depth: int, width: int, template: str, settings: Mapping[str, str]
+) -> list[str]:
+    """Warnings about a model that differs slightly from the card's; ControllerError for another model.
+
+    fingerprint, depth, width, settings: of backends.Model. template: `template_hash` of its chat template.
+    """
+    if fingerprint != card.fingerprint:
+        same_shape = (depth, width) == (card.depth, card.width)
+        this = "the same shape but another vocabulary" if same_shape else f"{depth} layers of width {width}"
+        raise ControllerError(
+            f"probe was fitted on a {card.depth}-layer model of width {card.width}; this model has {this}. "
+            "Make a probe for it: ctl calibrate"
+        )
+    warnings = []
+    if template != card.template:
+        warnings.append("the chat template differs from the one of the calibration; check the probe with ctl eval")
+    for name in sorted(set(card.settings) | set(settings)):
+        ours, theirs = settings.get(name, "not set"), card.settings.get(name, "not set")
+        if ours != theirs:
+            warnings.append(f"{name} is {ours!r}, calibrated with {theirs!r}; check the probe with ctl eval")
+    return warnings
