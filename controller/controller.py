@@ -119,7 +119,7 @@ class Controller:
         if self.exit is None:
             raise ControllerError(f"risk is {risk}, and the controller has no exit rule to hold it; give one")
         at = getattr(self.exit, "at", None)
-        if at is None:
+        if not callable(at):
             raise ControllerError(
                 f"risk is {risk}, and a {type(self.exit).__name__} promises none; use a calibrated rule (load_exit)"
             )

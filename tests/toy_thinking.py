@@ -1,0 +1,117 @@
+"""A toy reasoner that closes thinking early, in one token or several, and a slow, separate account of its control."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from reasonctl.backends.toy import ToyEngine, ToyTokenizer
+from reasonctl.controller import Call, Controller, Keys, Markers, Sampling, Thinking, Trace, draw
+from reasonctl.controller.randomness import SAMPLE
+
+TEXTS = [
+    "<eos>", "a ", "b ", "Wait", "ing ", ", ", "</think>", "</th", "ink>", "x</th", "<think>", "So ", " Wait", " ",
+    "Enough. ", "\n\n", "<", "x",
+]  # fmt: skip
+OPEN, CLOSE, HALF, REST = TEXTS.index("<think>"), TEXTS.index("</think>"), TEXTS.index("</th"), TEXTS.index("ink>")
+EOS = TEXTS.index("<eos>")
+TOKENIZER = ToyTokenizer(TEXTS)
+THINKING = Thinking(Markers("<think>", "</think>"), "</think>So ")
+BARE = Thinking(None, "\n\nSo ")
+PROMPT = (1, OPEN)
+
+
+def _engine() -> ToyEngine:
+    engine = ToyEngine(vocabulary=len(TEXTS), order=2, seed=11)
+    weights = np.ones(len(TEXTS))
+    weights[[EOS, REST, CLOSE, HALF, TEXTS.index("Wait"), TEXTS.index(" Wait")]] = 0.1, 0.1, 0.3, 0.3, 2, 2
+    engine.table = engine.table * weights
+    for half in (HALF, TEXTS.index("x</th")):
+        # Behind half a marker its other half is likely.
+        engine.table[half :: len(TEXTS), REST] = 1.5 * engine.table[half :: len(TEXTS)].sum(1)
+    engine.table /= engine.table.sum(1, keepdims=True)
+    return engine
+
+
+ENGINE = _engine()
+
+
+def run(*, seed=0, prompt=PROMPT, most=60, eos=(EOS,), engine=ENGINE, tokenizer=TOKENIZER, trace=None, **settings):
+    """(tokens, trace) of one controlled run; what was shown is what stayed, and the cache holds it."""
+    trace = Trace() if trace is None else trace
+    session = engine.session()
+    call = Call(list(prompt), most, frozenset(eos), Keys(seed=seed), Sampling())
+    events = list(Controller(**settings).stream(session, tokenizer, call, trace))
+    assert [event.token for event in events] == trace.tokens
+    assert [event.position for event in events] == list(range(len(prompt), len(prompt) + len(events)))
+    assert session.tokens == (list(prompt) + trace.tokens)[: session.length]
+    assert session.length >= len(prompt) + len(trace.tokens) - 1
+    return trace.tokens, trace
+
+
+def _next(prompt, tokens, seed):
+    before = [*prompt, *tokens]
+    weights = np.exp(np.log(ENGINE.law(before)))
+    return draw(weights / weights.max(), Keys(seed=seed).uniform(len(before), SAMPLE))
+
+
+@cache
+def account(
+    *, seed, prompt=PROMPT, most=60, eos=(EOS,), thinking=THINKING, budget=None, wrap_up="", min_thinking=0,
+    continue_times=0, continue_text="Wait",
+):  # fmt: skip
+    """(tokens, closed by) of a controlled run, told from its text alone: every token is drawn from the whole text."""
+    markers, text = thinking.markers, TOKENIZER.decode
+    out: list[int] = []
+    opened = None if markers and text(prompt).rfind(markers.open) < 0 else 0
+    closed, answer, continued = None, 0, 0
+
+    def found(marker, since):
+        """(token that the marker begins in, text before it there)"""
+        char = text(out[since:]).find(marker)
+        if char < 0:
+            return None
+        first = max(n for n in range(since, len(out)) if len(text(out[since:n])) <= char)
+        return first, text(out[since:])[len(text(out[since:first])) : char]
+
+    def over_budget():
+        nonlocal out, closed, answer
+        if closed or opened is None or budget is None or len(out) - opened < budget:
+            return
+        halves = [markers.close[:n] for n in range(len(markers.close) - 1, 0, -1)] if markers else []
+        half = next((h for h in halves if text(out[opened:]).endswith(h)), "")
+        first, before = len(out), ""
+        while half and len(text(out[first:])) < len(half):
+            first -= 1
+        if half:
+            before = text(out[first:])[: -len(half)]
+        forced = TOKENIZER.encode(before + wrap_up + thinking.suffix)
+        if first + len(forced) < most:
+            out, closed = out[:first] + forced, "budget"
+            answer = len(out)
+
+    over_budget()
+    while len(out) < most:
+        out.append(_next(prompt, out, seed))
+        if closed == "budget":
+            if markers and (again := found(markers.close, answer)):
+                out = out[: again[0]] + TOKENIZER.encode(again[1] + thinking.behind)
+        elif closed is None and opened is not None:
+            ends = found(markers.close, opened) if markers else None
+            place = ends or ((len(out) - 1, "") if out[-1] in eos else None)
+            if place:
+                first, before = place
+                early, kept = first - opened < min_thinking, text([*prompt, *out[:first]]) + before
+                gap = "" if kept[-1].isspace() else " "
+                forced = TOKENIZER.encode(before + gap + continue_text)
+                fits = first + len(forced) < most and (budget is None or first - opened + len(forced) < budget)
+                if fits and (early or continued < continue_times):
+                    out, continued = out[:first] + forced, continued + (not early)
+                    continue
+                closed = "model" if ends else None
+        elif markers and opened is None and markers.open in text(out):
+            opened = len(out)
+        if out[-1] in eos:
+            break
+        over_budget()
+    return tuple(out[:most]), closed
