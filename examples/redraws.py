@@ -36,7 +36,9 @@ def pool_of(content: ProbeFile, path: Path | None, signal: str) -> Table:
     if signal != "hidden":
         table = judged_table(content.signal(signal), runs, table)
     own = np.isin(table.problem, content.table.problem)
-    return (table.select(np.flatnonzero(own)) if own.any() else table).one_per_problem()
+    # The file beside the probe holds all of its calibration runs; another seed's may share a problem by chance.
+    beside = len(np.unique(table.problem[own])) == len(np.unique(content.table.problem))
+    return (table.select(np.flatnonzero(own)) if beside else table).one_per_problem()
 
 
 def main() -> None:
