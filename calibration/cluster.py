@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, closing, contextmanager
+from importlib import metadata
 from importlib.metadata import version
 from typing import Any
 
@@ -20,14 +21,19 @@ from .spread import ctrl_c_is_ours, in_order
 SECONDS = 10
 """How long a scheduler may take to answer, and then its first worker to appear."""
 
+LIMITS = {"distributed.scheduler.worker-ttl": None, "distributed.scheduler.no-workers-timeout": "120s"}
+"""Of a cluster here: a silent worker may be in a long run, but none at all for so long won't come back."""
+
+PACKAGE = "reasonctl"
 _ONE = threading.Lock()
 
 
 def over_machines(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], address: str) -> Iterator[Any]:
     """function(*job) for every job, in order, on the cluster at an address; dask moves a dead worker's jobs itself."""
-    remote = [(version("reasonctl"), function, job) for job in jobs]
+    remote = [(version(PACKAGE), function, job) for job in jobs]
     with _connected(address) as client:
         try:
+            client.run(metadata.version, PACKAGE)  # a job that a worker can't load would end the worker
             with closing(
                 in_order(_work, remote, backend=_Backend(client=client, wait_for_workers_timeout=SECONDS))
             ) as results:
@@ -35,6 +41,10 @@ def over_machines(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]],
         except TimeoutError:
             raise ControllerError(
                 f"no worker is at {address} after {SECONDS} s; start some: dask worker {address} --nthreads 1"
+            ) from None
+        except metadata.PackageNotFoundError:
+            raise ControllerError(
+                f"a dask worker has no {PACKAGE}; install {version(PACKAGE)} on every machine"
             ) from None
         except _GivenUp as error:
             raise ControllerError(_why(error.cause)) from None
@@ -56,8 +66,8 @@ def _why(cause: BaseException) -> str:
     if isinstance(cause, KilledWorker):
         deaths = cause.allowed_failures + 1
         return f"one run ended {deaths} dask workers, most likely for want of memory; start fewer on a machine"
-    told = str(cause.__cause__ or cause).strip().partition("\n")[0]
-    return f"a dask worker can't load the job: {told}; install the same reasonctl on every machine"
+    told = str(cause).strip().partition("\n")[0]
+    return f"the cluster gave a run up: {told}; finished runs are kept, run the same command again"
 
 
 @contextmanager
@@ -67,10 +77,9 @@ def _connected(address: str) -> Iterator[Client]:
         with ctrl_c_is_ours():
             where: Any = address
             if kind == "local":
-                # No limits: what dask takes for a leak is the model, and what it takes for dead may be a long run.
-                stack.enter_context(dask.config.set({"distributed.scheduler.worker-ttl": None}))
+                stack.enter_context(dask.config.set(LIMITS))
                 where = stack.enter_context(
-                    LocalCluster(n_workers=int(count), threads_per_worker=1, memory_limit=0, dashboard_address=None)
+                    LocalCluster(n_workers=int(count), threads_per_worker=1, memory_limit=0, dashboard_address=":0")
                 )
             try:
                 client = stack.enter_context(Client(where, timeout=SECONDS, set_as_default=False))
@@ -83,8 +92,8 @@ def _connected(address: str) -> Iterator[Client]:
 
 def _work(ours: str, function: Callable[..., Any], job: tuple[Any, ...]) -> Any:
     """A job on a worker. A model serves one run at a time, however many threads the worker has."""
-    if (theirs := version("reasonctl")) != ours:
-        raise ControllerError(f"a dask worker has reasonctl {theirs}, this machine has {ours}; install the same")
+    if (theirs := version(PACKAGE)) != ours:
+        raise ControllerError(f"a dask worker has {PACKAGE} {theirs}, this machine has {ours}; install the same")
     with _ONE:
         return function(*job)
 
