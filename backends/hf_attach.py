@@ -17,11 +17,13 @@ import torch
 from transformers import DynamicCache
 from transformers.generation import EosTokenCriteria, GenerateDecoderOnlyOutput, GenerationMode, MaxLengthCriteria
 
-from ..controller import Call, Controller, ControllerError, Decode, Greedy, Keys, Policy, Sampling, Tokenizer, Trace
+from ..controller import (
+    Call, Constrained, Controller, ControllerError, Decode, Greedy, Keys, Policy, Sampling, Tokenizer, Trace,
+)  # fmt: skip
 from .handle import Handle, check_rule
 from .hf import HFEngine, HFSession
 from .hf_load import wrap_transformers
-from .hf_policy import LAW, Processed, check_stateless, for_row
+from .hf_policy import LAW, Processors, check_stateless, for_row
 from .hf_tokenizer import HFTokenizer
 
 _MODES = {
@@ -51,6 +53,8 @@ def attach_transformers(model: Any, controller: Controller, *, tokenizer: Any = 
         raise ControllerError(f"{base.__name__} has no generate loop of transformers; attach the model inside it")
     if controller.exit is not None and tokenizer is None:
         raise ControllerError("an exit rule reads text; pass the tokenizer: attach(model, controller, tokenizer=…)")
+    if getattr(controller.policy, "reads_text", False) and tokenizer is None:
+        raise ControllerError(f"policy {controller.policy} reads text; pass the tokenizer: attach(…, tokenizer=…)")
     if controller.exit is not None:
         check_rule(controller.exit, wrap_transformers("this model", model, tokenizer))
     attachment = _Attachment(model, controller, tokenizer)
@@ -209,7 +213,7 @@ class _Attachment:
         own = self.handle.controller.policy
         inner = own or (Sampling() if do_sample else Greedy())
         applied = [for_row(p, row, rows) for p in processors if own is None or not isinstance(p, LAW)]
-        return Processed(tuple(applied), inner, read) if applied else inner
+        return Constrained([Processors(tuple(applied), read)], inner) if applied else inner
 
     def _notes(self, config: Any) -> list[str]:
         """Warn, once, that the call's sampling arguments give way to the controller's policy."""

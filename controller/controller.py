@@ -11,7 +11,7 @@ from .drivers import drive
 from .errors import ControllerError
 from .exits import ExitRule
 from .loop import Request, Run, decode_loop
-from .policy import Policy
+from .policy import Frame, Policy
 from .randomness import Keys
 from .thinking import Tokenizer
 from .trace import Event, Trace
@@ -81,6 +81,7 @@ class Controller:
             drafter=self.drafter,
             rule=self.exit,
             stop=call.stop,
+            frame=Frame(len(prompt), call.eos, tokenizer, session.engine),
         )
         if self.exit is not None:
             run.span.begin(prompt)

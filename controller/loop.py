@@ -14,7 +14,7 @@ import numpy as np
 from .decode import NO_DRAFT, ROOT, Decode, Draft, Session, Step
 from .drafters import Drafter
 from .exits import Boundary, ExitRule, Trial
-from .policy import Policy, Row
+from .policy import Frame, Outlasting, Policy, Row, asks, end, prepared
 from .randomness import Keys
 from .thinking import Cue, Span, Tokenizer
 from .trace import Event, Source, Trace
@@ -35,6 +35,7 @@ class Run:
     drafter: Drafter | None = None
     rule: ExitRule | None = None
     stop: Callable[[Sequence[int]], bool] | None = None
+    frame: Frame = field(default_factory=Frame)
     span: Span = field(init=False)
 
     def __post_init__(self) -> None:
@@ -47,7 +48,12 @@ def decode_loop(run: Run, session: Session, tokens: list[int], pending: list[int
 
     `pending` are the last tokens of `tokens`, not yet in the session's cache.
     """
-    return (yield from _Loop(run, session, tokens, pending, state).run())
+    loop = _Loop(run, session, tokens, pending, state)
+    try:
+        return (yield from loop.run())
+    finally:
+        if state is None:
+            end(run.policy, loop.states[0])
 
 
 class _Loop:
@@ -63,6 +69,7 @@ class _Loop:
         self.layers = run.rule.layers(session.can.layers) if run.rule else ()
         self.path: list[int] = []
         self.memory: list[Any] = []
+        self.asks = asks(run.policy)
         self.finished = False
 
     def run(self) -> Request:
@@ -71,6 +78,7 @@ class _Loop:
             wanted = self.layers if self.layers and (self.r.span.at_cue or draft.tokens) else ()
             step = yield Decode(self.session, self.pending, draft, wanted)
             assert step is not None
+            step = Outlasting(step, len(draft), wanted) if self.asks else step
             self.r.trace.forwards += 1
             self.pending, self.path = [], []
             accepted = yield from self._walk(step, draft)
@@ -94,7 +102,9 @@ class _Loop:
         """Sample from the root down while the draft holds the sampled token; number of nodes accepted."""
         run, tokens, node, accepted = self.r, self.tokens, ROOT, 0
         while True:
-            state, token = run.policy.step(self.states[-1], Row(step, node, tokens, run.span.phase, run.keys))
+            row = Row(step, node, tokens, run.span.phase, run.keys, run.frame, run.trace.score)
+            state = (yield from prepared(run.policy, self.states[-1], row)) if self.asks else self.states[-1]
+            state, token = run.policy.step(state, row)
             child = draft.child(node, token) if draft.tokens else None
             tokens.append(token)
             self.states.append(state)
@@ -223,11 +233,17 @@ class _Listening:
     """A policy that also notes how probable the model itself found each token (a trial drafts nothing, so in order)."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+        self._policy, self.asks = policy, asks(policy)
         self.logprobs: list[float] = []
 
     def start(self) -> Any:
         return self._policy.start()
+
+    def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
+        return (yield from prepared(self._policy, state, row))
+
+    def end(self, state: Any) -> None:
+        end(self._policy, state)
 
     def step(self, state: Any, row: Row) -> tuple[Any, int]:
         state, token = self._policy.step(state, row)

@@ -67,6 +67,11 @@ class Trace:
         return self.decisions[-1] if self.decisions and self.decisions[-1].exit else None
 
     @property
+    def score(self) -> float | None:
+        """What the exit rule said at the last cue."""
+        return self.decisions[-1].score if self.decisions else None
+
+    @property
     def why(self) -> str:
         """One line: why the run exited early, or why it didn't."""
         if not self.controlled:
