@@ -17,13 +17,11 @@ import torch
 from transformers import DynamicCache
 from transformers.generation import EosTokenCriteria, GenerateDecoderOnlyOutput, GenerationMode, MaxLengthCriteria
 
-from ..controller import (
-    Call, Constrained, Controller, ControllerError, Decode, Greedy, Keys, Policy, Sampling, Tokenizer, Trace,
-)  # fmt: skip
+from ..controller import Call, Controller, ControllerError, Decode, Greedy, Keys, Policy, Sampling, Tokenizer, Trace
 from .handle import Handle, check_rule
 from .hf import HFEngine, HFSession
 from .hf_load import wrap_transformers
-from .hf_policy import LAW, Processors, check_stateless, for_row
+from .hf_policy import LAW, behind, check_stateless, for_row
 from .hf_tokenizer import HFTokenizer
 
 _MODES = {
@@ -213,7 +211,7 @@ class _Attachment:
         own = self.handle.controller.policy
         inner = own or (Sampling() if do_sample else Greedy())
         applied = [for_row(p, row, rows) for p in processors if own is None or not isinstance(p, LAW)]
-        return Constrained([Processors(tuple(applied), read)], inner) if applied else inner
+        return behind(applied, inner, read)
 
     def _notes(self, config: Any) -> list[str]:
         """Warn, once, that the call's sampling arguments give way to the controller's policy."""

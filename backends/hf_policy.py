@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers.generation import logits_process as hf
 
-from ..controller import ControllerError, Row, Scores, Stage
+from ..controller import Constrained, ControllerError, Policy, Row, Scores, Stage
 
 LAW = (
     hf.TemperatureLogitsWarper, hf.TopKLogitsWarper, hf.TopPLogitsWarper, hf.TopHLogitsWarper, hf.MinPLogitsWarper,
@@ -100,3 +100,8 @@ class Processors(Stage):
 
 def _forks(processor: Any) -> bool:
     return callable(getattr(processor, "fork", None))
+
+
+def behind(processors: Sequence[Any], inner: Policy, ids: Callable[[Sequence[int]], torch.Tensor]) -> Policy:
+    """A policy behind the call's processors."""
+    return Constrained([Processors(tuple(processors), ids)], inner) if processors else inner

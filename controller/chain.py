@@ -191,15 +191,18 @@ def _clash(first: Stage, then: Stage) -> str | None:
 class PerPhase:
     """One policy while thinking (and before), another one for the answer; each keeps its own state.
 
+    Where a phase ends is read from the text: by the exit rule's markers, or by the controller's.
+
     >>> from reasonctl.controller import parse_policy
     >>> print(parse_policy("think: temperature(1) | min_p(0.05); answer: greedy"))
     think: temperature(1) | min_p(0.05) ; answer: greedy
     """
 
+    phased = reads_text = True
+
     def __init__(self, think: Policy, answer: Policy) -> None:
         self.think, self.answer = think, answer
         self.asks = asks(think) or asks(answer)
-        self.reads_text = any(getattr(policy, "reads_text", False) for policy in (think, answer))
 
     def start(self) -> Any:
         return self.think.start(), self.answer.start()
@@ -243,6 +246,10 @@ class Constrained:
 
     def __init__(self, constraints: Sequence[Stage], inner: Policy) -> None:
         self.constraints, self.inner, self.asks = tuple(constraints), inner, asks(inner)
+        self.phased = getattr(inner, "phased", False)
+
+    def __str__(self) -> str:
+        return " | ".join(map(str, (*self.constraints, self.inner)))
 
     def start(self) -> Any:
         return tuple(stage.start() for stage in self.constraints), self.inner.start()

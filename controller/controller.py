@@ -13,7 +13,7 @@ from .exits import ExitRule
 from .loop import Request, Run, decode_loop
 from .policy import Frame, Policy
 from .randomness import Keys
-from .thinking import Tokenizer
+from .thinking import Markers, Tokenizer
 from .trace import Event, Trace
 
 
@@ -37,12 +37,14 @@ class Call:
 class Controller:
     """Exit rule, sampling policy and drafter under one decoding loop; each may be absent.
 
-    A policy of the controller's own wins over the sampling arguments of the call.
+    A policy of the controller's own wins over the sampling arguments of the call. markers: of the thinking span, for
+    policies with phases; an exit rule brings its own.
     """
 
     exit: ExitRule | None = None
     policy: Policy | None = None
     drafter: Drafter | None = None
+    markers: Markers | None = None
 
     def __post_init__(self) -> None:
         rule = self.exit
@@ -69,10 +71,13 @@ class Controller:
             )
         if self.exit is not None and self.exit.trials and not session.can.fork:
             raise ControllerError("this exit rule tries answers on a fork, and this model's cache can't be forked")
+        policy = self.policy or call.policy
+        if getattr(policy, "phased", False) and self.exit is None and self.markers is None:
+            raise ControllerError(f"policy {policy} has phases; name the markers of thinking: Controller(markers=…)")
         trace.prompt_tokens, trace.controlled = len(prompt), self.exit is not None
         trace.seed, trace.run = call.keys.seed, call.keys.run
         run = Run(
-            policy=self.policy or call.policy,
+            policy=policy,
             tokenizer=tokenizer,
             keys=call.keys,
             limit=len(prompt) + call.max_new_tokens,
@@ -80,10 +85,11 @@ class Controller:
             trace=trace,
             drafter=self.drafter,
             rule=self.exit,
+            markers=self.markers,
             stop=call.stop,
             frame=Frame(len(prompt), call.eos, tokenizer, session.engine),
         )
-        if self.exit is not None:
+        if self.exit is not None or self.markers is not None:
             run.span.begin(prompt)
         return decode_loop(run, session, prompt, prompt[session.length :])
 

@@ -16,7 +16,7 @@ from .drafters import Drafter
 from .exits import Boundary, ExitRule, Trial
 from .policy import Frame, Outlasting, Policy, Row, asks, end, prepared
 from .randomness import Keys
-from .thinking import Cue, Span, Tokenizer
+from .thinking import Cue, Markers, Span, Tokenizer
 from .trace import Event, Source, Trace
 
 Request = Generator[Decode | Event, Step | None, None]
@@ -36,11 +36,12 @@ class Run:
     rule: ExitRule | None = None
     stop: Callable[[Sequence[int]], bool] | None = None
     frame: Frame = field(default_factory=Frame)
+    markers: Markers | None = None
     span: Span = field(init=False)
 
     def __post_init__(self) -> None:
         rule = self.rule
-        self.span = Span(self.tokenizer, rule.markers if rule else None, rule.cues if rule else None)
+        self.span = Span(self.tokenizer, rule.markers if rule else self.markers, rule.cues if rule else None)
 
 
 def decode_loop(run: Run, session: Session, tokens: list[int], pending: list[int], state: Any = None) -> Request:
