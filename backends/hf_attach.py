@@ -22,7 +22,7 @@ from ..controller import Call, Controller, ControllerError, Decode, Greedy, Keys
 from .handle import Handle, check_rule, for_call, take_asked, thinking_of
 from .hf import HFEngine, HFSession
 from .hf_load import wrap_transformers
-from .hf_policy import LAW, Processed, check_stateless, for_row
+from .hf_policy import LAW, behind, check_stateless, for_row
 from .hf_tokenizer import HFTokenizer, NoTokenizer
 
 _MODES = {
@@ -54,6 +54,8 @@ def attach_transformers(model: Any, controller: Controller, *, tokenizer: Any = 
         raise ControllerError(
             "exit rules and thinking budgets read text; pass the tokenizer: attach(model, controller, tokenizer=…)"
         )
+    if getattr(controller.policy, "reads_text", False) and tokenizer is None:
+        raise ControllerError(f"policy {controller.policy} reads text; pass the tokenizer: attach(…, tokenizer=…)")
     if controller.exit is not None:
         check_rule(controller.exit, wrap_transformers("this model", model, tokenizer))
     attachment = _Attachment(model, controller, tokenizer)
@@ -211,7 +213,7 @@ class _Attachment:
         own = self.handle.controller.policy
         inner = own or (Sampling() if do_sample else Greedy())
         applied = [for_row(p, row, rows) for p in processors if own is None or not isinstance(p, LAW)]
-        return Processed(tuple(applied), inner, read) if applied else inner
+        return behind(applied, inner, read)
 
     def _notes(self, config: Any) -> list[str]:
         """Warn, once, that the call's sampling arguments give way to the controller's policy."""

@@ -1,4 +1,4 @@
-"""The sampling arguments of a transformers call as a policy: its own logits processors, then a keyed draw.
+"""The logits processors of a transformers call as a constraint in front of a policy.
 
 Owns which processors may run under rollbacks, and how a batch's processors become one row's.
 """
@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from transformers.generation import logits_process as hf
 
-from ..controller import ROOT, ControllerError, Policy, Row
-from ..controller.decode import Floats
+from ..controller import Constrained, ControllerError, Policy, Row, Scores, Stage
 
 LAW = (
     hf.TemperatureLogitsWarper, hf.TopKLogitsWarper, hf.TopPLogitsWarper, hf.TopHLogitsWarper, hf.MinPLogitsWarper,
@@ -35,12 +34,14 @@ _STATELESS = (
 
 
 def check_stateless(processors: Sequence[Any], why: str) -> None:
-    """Raises ControllerError for the first processor that may remember what a rejected token did to it."""
+    """Raises ControllerError for the first processor that may remember tokens taken back, and can't be copied."""
     for processor in processors:
-        if type(processor) not in _STATELESS and not getattr(processor, "stateless", False):
+        known = type(processor) in _STATELESS or getattr(processor, "stateless", False)
+        if not known and not _forks(processor):
             raise ControllerError(
-                f"logits processor {type(processor).__name__} may keep state, which {why} would break; "
-                "leave it out, or set `stateless = True` on it if its output depends on its arguments only"
+                f"logits processor {type(processor).__name__} may keep state, which {why} would break; leave it out, "
+                "set `stateless = True` on it if its output depends on its arguments only, or give it a `fork()` that "
+                "returns a copy"
             )
 
 
@@ -68,14 +69,16 @@ def _changed(processor: Any, **attributes: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Processed:
-    """`inner` over logits that transformers' processors have changed.
+class Processors(Stage):
+    """transformers' processors as one constraint. Those with a `fork()` are the state: each token has its own copies.
 
     ids: the run's tokens as the processors expect them, padding included, shape (1, length).
     """
 
+    name = "logits_processor"
+    kind = "constraint"
+    stateful = True
     processors: tuple[Any, ...]
-    inner: Policy
     ids: Callable[[Sequence[int]], torch.Tensor]
 
     @property
@@ -83,27 +86,22 @@ class Processed:
         """No processor looks at the tokens."""
         return all(type(processor) in _BLIND for processor in self.processors)
 
-    def start(self) -> Any:
-        return self.inner.start()
+    def start(self) -> tuple[Any, ...]:
+        return self.processors
 
-    def step(self, state: Any, row: Row) -> tuple[Any, int]:
+    def step(self, state: tuple[Any, ...], scores: Scores, row: Row) -> tuple[Any, Scores]:
         ids = self.ids(() if self.blind else row.tokens)
-        scores = torch.from_numpy(row.logits.copy())[None].to(ids.device)
-        for processor in self.processors:
-            scores = processor(ids, scores)
-        logits = scores[0].float().cpu().numpy()
-        return self.inner.step(state, Row(_Scored(row, logits), ROOT, row.tokens, row.phase, row.keys))
+        state = tuple(processor.fork() if _forks(processor) else processor for processor in state)
+        values = torch.from_numpy(scores.logits.copy())[None].to(ids.device)
+        for processor in state:
+            values = processor(ids, values)
+        return state, Scores(values[0].float().cpu().numpy())
 
 
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    """A Step of one row whose logits were replaced."""
+def _forks(processor: Any) -> bool:
+    return callable(getattr(processor, "fork", None))
 
-    row: Row
-    scores: Floats
 
-    def logits(self, node: int) -> Floats:
-        return self.scores
-
-    def hidden(self, node: int, layer: int) -> Floats:
-        return self.row.hidden(layer)
+def behind(processors: Sequence[Any], inner: Policy, ids: Callable[[Sequence[int]], torch.Tensor]) -> Policy:
+    """A policy behind the call's processors."""
+    return Constrained([Processors(tuple(processors), ids)], inner) if processors else inner

@@ -23,7 +23,7 @@ from ..controller import Call, Controller, ControllerError, Keys, Trace
 from .handle import Handle, check_rule, for_call, take_asked, thinking_of
 from .llama import LlamaEngine
 from .llama_load import wrap_llama
-from .llama_sampling import call_policy, changed, refuse_unsupported
+from .llama_sampling import call_policy, changed
 from .llama_tokenizer import LlamaTokenizer, end_tokens
 
 
@@ -135,7 +135,6 @@ class _Attached:
         bound.apply_defaults()
         arguments = bound.arguments
         budget, self.max_tokens = self.max_tokens, None
-        refuse_unsupported(arguments)
         prompt = [int(token) for token in tokens]
         if not arguments["reset"]:
             prompt = self.llm._input_ids.tolist() + prompt
@@ -149,7 +148,13 @@ class _Attached:
             max_new_tokens=min(budget, room) if budget is not None and budget > 0 else room,
             eos=self.eos,
             keys=Keys(seed=self._seed()),
-            policy=call_policy(arguments, prompt=len(prompt), window=self.llm.last_n_tokens_size),
+            policy=call_policy(
+                arguments,
+                prompt=len(prompt),
+                window=self.llm.last_n_tokens_size,
+                model=self.llm.model,
+                own=self.controller.policy,
+            ),
         )
         return self._run(controller, call, arguments, Trace(asked=asked))
 
@@ -159,7 +164,7 @@ class _Attached:
         self._note_policy(arguments, trace)
         self.handle.begin()
         self.handle.add(trace)
-        yield from self._stream(controller, call, arguments["stopping_criteria"], trace)
+        yield from self._stream(replace(controller, policy=None), call, arguments["stopping_criteria"], trace)
         if trace.finish_reason != "length":
             return
         # The library asks beyond its own budget where that ends inside a UTF-8 character.
@@ -167,10 +172,7 @@ class _Attached:
         room = self.engine.context - len(tokens)
         if room < 1:
             raise ControllerError(f"the context of {self.engine.context} tokens is full; give a larger n_ctx")
-        rest, more = (
-            Controller(policy=controller.policy, drafter=controller.drafter),
-            replace(call, prompt=tokens, max_new_tokens=room),
-        )
+        rest, more = Controller(drafter=controller.drafter), replace(call, prompt=tokens, max_new_tokens=room)
         yield from self._stream(rest, more, arguments["stopping_criteria"], Trace())
 
     def _stream(

@@ -1,5 +1,6 @@
 """reasonctl's decoding loop and what it consults; knows neither torch nor llama.cpp."""
 
+from .chain import Chain, Constrained, Greedy, PerPhase, Sampling
 from .controller import Call, Controller
 from .cues import Cue, Cues
 from .decode import NO_DRAFT, ROOT, Capabilities, Decode, Draft, Engine, Session, Step
@@ -7,16 +8,26 @@ from .drafters import Drafter, PromptLookup
 from .drivers import drive, drive_batch
 from .errors import ControllerError
 from .exits import Boundary, ExitRule, Trial, entropy
+from .feedback import Mirostat, MirostatV2
+from .guided import KLGuided
 from .lengths import Lengths
-from .policy import Greedy, Policy, Row, Sampling, draw
+from .penalties import DRY, BadWords, LogitBias, MinNewTokens, Penalties
+from .policy import Frame, Policy, Row, draw
 from .randomness import Keys
+from .scores import Scores
+from .stage import Pure, Stage
+from .temperature import EAD, EDT, Dynatemp, Temperature
 from .text import parse_draft, parse_policy
 from .thinking import Mark, Markers, Span, Thinking, Tokenizer
 from .trace import Decision, Event, Trace
+from .truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, TopNSigma, TopP, Typical
 
 __all__ = [
-    "Boundary", "Call", "Capabilities", "Controller", "ControllerError", "Cue", "Cues", "Decision", "Decode",
-    "Draft", "Drafter", "Engine", "Event", "ExitRule", "Greedy", "Keys", "Lengths", "Mark", "Markers", "NO_DRAFT",
-    "Policy", "PromptLookup", "ROOT", "Row", "Sampling", "Session", "Span", "Step", "Thinking", "Tokenizer", "Trace",
-    "Trial", "draw", "drive", "drive_batch", "entropy", "parse_draft", "parse_policy",
+    "BadWords", "Boundary", "Call", "Capabilities", "Chain", "Constrained", "Controller", "ControllerError", "Cue",
+    "Cues", "DRY", "Decision", "Decode", "Draft", "Drafter", "Dynatemp", "EAD", "EDT", "Engine", "Epsilon", "Eta",
+    "Event", "ExitRule", "Frame", "Greedy", "KLGuided", "Keys", "Lengths", "LogitBias", "Mark", "Markers",
+    "MinNewTokens", "MinP", "Mirostat", "MirostatV2", "NO_DRAFT", "Penalties", "PerPhase", "Policy", "PromptLookup",
+    "Pure", "ROOT", "Row", "Sampling", "Scores", "Session", "Span", "Stage", "Step", "Temperature", "Thinking",
+    "Tokenizer", "TopH", "TopK", "TopNSigma", "TopP", "Trace", "Trial", "Typical", "XTC", "draw", "drive",
+    "drive_batch", "entropy", "parse_draft", "parse_policy",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from .errors import ControllerError
 from .exits import ExitRule
 from .lengths import Lengths
 from .loop import Request, decode_loop
-from .policy import Policy
+from .policy import Frame, Policy
 from .randomness import Keys
 from .run import Run
 from .thinking import Thinking, Tokenizer
@@ -149,7 +149,13 @@ class Controller:
                 "thinking=Thinking(Markers('<think>', '</think>'), '</think>\\n\\n')"
             )
         self._check_session(session, lengths)
-        self._check_suppression(call.policy if self.policy is None else self.policy)
+        policy = call.policy if self.policy is None else self.policy
+        self._check_suppression(policy)
+        if getattr(policy, "phased", False) and span is None:
+            raise ControllerError(
+                f"policy {policy} has phases; say how thinking is marked: "
+                "Controller(thinking=Thinking(Markers('<think>', '</think>'), '</think>\\n\\n'))"
+            )
         trace.prompt_tokens, trace.controlled, trace.shadow = len(prompt), self.exit is not None, self.shadow
         trace.seed, trace.run = call.keys.seed, call.keys.run
         trace.rule, trace.budget = str(getattr(self.exit, "why", "")), self.budget
@@ -158,7 +164,7 @@ class Controller:
                 "a budget, min_thinking or continue_times changes the run: the exit rule's promise was made without"
             )
         run = Run(
-            policy=self.policy or call.policy,
+            policy=policy,
             tokenizer=tokenizer,
             keys=call.keys,
             limit=len(prompt) + call.max_new_tokens,
@@ -170,6 +176,7 @@ class Controller:
             thinking=span,
             lengths=lengths,
             shadow=self.shadow,
+            frame=Frame(len(prompt), call.eos, tokenizer, session.engine),
         )
         if span is not None:
             run.span.begin(prompt)

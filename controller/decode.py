@@ -156,5 +156,8 @@ class Engine(Protocol):
     def batch(self) -> int:
         """Most requests that one `forward` takes."""
 
+    def session(self) -> Session:
+        """An empty sequence."""
+
     def forward(self, requests: Sequence[Decode]) -> Sequence[Step]:
         """Run one forward for all requests (of different sessions); a Step for each, in order."""

@@ -11,7 +11,7 @@ from typing import Any
 from .cues import Cue
 from .decode import NO_DRAFT, ROOT, Decode, Draft, Session, Step
 from .exits import Boundary, ExitRule
-from .policy import Row
+from .policy import Outlasting, Row, asks, end, prepared
 from .run import Run
 from .thinking import LONGEST_CHARACTER, Mark
 from .trace import Closer, Event, Source
@@ -25,7 +25,12 @@ def decode_loop(run: Run, session: Session, tokens: list[int], pending: list[int
 
     `pending` are the last tokens of `tokens`, not yet in the session's cache.
     """
-    return (yield from Loop(run, session, tokens, pending, state).run())
+    loop = Loop(run, session, tokens, pending, state)
+    try:
+        return (yield from loop.run())
+    finally:
+        if state is None:
+            end(run.policy, loop.states[0])
 
 
 class Loop:
@@ -44,6 +49,7 @@ class Loop:
         # Forced tokens that wait until the row before them was looked at.
         self.queue: list[int] = []
         self.budget, self.continued = run.lengths.budget, 0
+        self.asks = asks(run.policy)
         self.finished = False
 
     def run(self) -> Request:
@@ -53,6 +59,7 @@ class Loop:
             wanted = self.layers if self.layers and (self.r.span.at_cue or draft.tokens) else ()
             step = yield Decode(self.session, self.pending, draft, wanted)
             assert step is not None
+            step = Outlasting(step, len(draft), wanted) if self.asks else step
             self.r.trace.forwards += 1
             self.pending, self.path = [], []
             accepted = yield from self._walk(step, draft)
@@ -82,7 +89,7 @@ class Loop:
         """Sample from the root down while the draft holds the sampled token; number of nodes accepted."""
         node, accepted = ROOT, 0
         while True:
-            token, child = self._next(step, node, draft)
+            token, child = yield from self._next(step, node, draft)
             cue = self.r.span.push(token)
             early = self._early_close(token)
             if early is None and self.sources[-1] != "forced":
@@ -103,14 +110,16 @@ class Loop:
             self.path.append(child)
             node, accepted = child, accepted + 1
 
-    def _next(self, step: Step, node: int, draft: Draft) -> tuple[int, int | None]:
+    def _next(self, step: Step, node: int, draft: Draft) -> Generator[Decode, Step, tuple[int, int | None]]:
         """The token behind `node`, forced or sampled, and the drafted node that holds it."""
         run = self.r
         if self.queue:
             token = self.queue.pop(0)
             self._append(token)
             return token, None
-        state, token = run.policy.step(self.states[-1], Row(step, node, self.tokens, run.span.phase, run.keys))
+        row = Row(step, node, self.tokens, run.span.phase, run.keys, run.frame, run.trace.score)
+        state = (yield from prepared(run.policy, self.states[-1], row)) if self.asks else self.states[-1]
+        state, token = run.policy.step(state, row)
         child = draft.child(node, token) if draft.tokens else None
         self.tokens.append(token)
         self.states.append(state)

@@ -1,34 +1,60 @@
-"""Policies: from one row of the target's logits to one token. Pure: state in, state out.
+"""The contract of a policy: from one row of the target's logits to one token. Pure: state in, state out.
 
-Owns the sampling law; knows neither models nor drafts.
+Owns the row that a policy looks at and the draw; the laws are chains of stages (`chain.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from .decode import Floats, Step
+from .decode import ROOT, Decode, Engine, Floats, Step
 from .errors import ControllerError
 from .randomness import SAMPLE, Keys
 
+if TYPE_CHECKING:
+    from .thinking import Tokenizer
+
 Phase = Literal["before", "think", "answer"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What stays the same in a run: where the prompt ends, what ends the run, and the model behind it."""
+
+    start: int = 0
+    eos: frozenset[int] = frozenset()
+    tokenizer: Tokenizer | None = None
+    engine: Engine | None = None
+
+    def read(self, why: str) -> Tokenizer:
+        """The tokenizer; ControllerError if there is none."""
+        if self.tokenizer is None:
+            raise ControllerError(f"{why} reads text; pass the model's tokenizer")
+        return self.tokenizer
+
+
+_NO_FRAME = Frame()
 
 
 class Row:
     """What a policy may look at: one verified row, and where it stands.
 
     tokens: everything before the token to be drawn (prompt included); do not change it.
+    score: what the exit rule said at the last cue; None before the first one.
     """
 
-    __slots__ = ("_node", "_step", "keys", "phase", "tokens")
+    __slots__ = ("_node", "_step", "frame", "keys", "phase", "score", "tokens")
 
-    def __init__(self, step: Step, node: int, tokens: Sequence[int], phase: Phase, keys: Keys) -> None:
+    def __init__(
+        self, step: Step, node: int, tokens: Sequence[int], phase: Phase, keys: Keys,
+        frame: Frame = _NO_FRAME, score: float | None = None,
+    ) -> None:  # fmt: skip
         self._step, self._node = step, node
-        self.tokens, self.phase, self.keys = tokens, phase, keys
+        self.tokens, self.phase, self.keys, self.frame, self.score = tokens, phase, keys, frame, score
 
     @property
     def logits(self) -> Floats:
@@ -40,12 +66,36 @@ class Row:
         return self._step.hidden(self._node, layer)
 
     def uniform(self, index: int = 0) -> float:
-        """The keyed uniforms of this position."""
+        """The keyed uniforms of this position: 0 draws the token, 1 is for stages with a choice of their own."""
         return self.keys.uniform(len(self.tokens), SAMPLE, index)
+
+    def replaced(self, logits: Floats) -> Row:
+        """The same row with other logits."""
+        step = _Replaced(self._step, self._node, logits)
+        return Row(step, ROOT, self.tokens, self.phase, self.keys, self.frame, self.score)
+
+
+@dataclass(frozen=True, slots=True)
+class _Replaced:
+    """A Step of one row whose logits were replaced."""
+
+    step: Step
+    node: int
+    scores: Floats
+
+    def logits(self, node: int) -> Floats:
+        return self.scores
+
+    def hidden(self, node: int, layer: int) -> Floats:
+        return self.step.hidden(self.node, layer)
 
 
 class Policy(Protocol):
-    """A sampling law with explicit state: what a rejected draft saw leaves no trace."""
+    """A sampling law with explicit state: what a rejected draft saw leaves no trace.
+
+    A policy that needs a forward of its own has `asks = True` and two more methods: `prepare(state, row)`, a generator
+    that yields Decodes and returns the state for `step`; and `end(state)`, called once when the run is over.
+    """
 
     def start(self) -> Any:
         """State before the first token of a run."""
@@ -54,88 +104,35 @@ class Policy(Protocol):
         """The token at this row, and the state after it."""
 
 
-@dataclass(frozen=True)
-class Greedy:
-    """The most probable token; the lowest id wins ties."""
-
-    def start(self) -> None:
-        return None
-
-    def step(self, state: None, row: Row) -> tuple[None, int]:
-        return None, int(row.logits.argmax())
+def asks(policy: Any) -> bool:
+    """Whether a policy asks for forwards of its own."""
+    return bool(getattr(policy, "asks", False))
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """Temperature with top-k, top-p (Holtzman et al. 2020) and min-p (Nguyen et al. 2024).
+def prepared(policy: Any, state: Any, row: Row) -> Generator[Decode, Step, Any]:
+    """The state for `policy.step`, after the forwards that the policy asks for."""
+    return (yield from policy.prepare(state, row)) if asks(policy) else state
 
-    top_k 0, top_p 1 and min_p 0 are off. `temperature_first` says whether truncation sees the
-    logits before or after temperature: transformers truncates after it, llama.cpp before it.
-    Order: top-k, top-p, min-p, as in both libraries. At least one token always survives.
-    """
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    temperature_first: bool = True
+def end(policy: Any, state: Any) -> None:
+    """Give back what a policy held for a run."""
+    if asks(policy):
+        policy.end(state)
 
-    def __post_init__(self) -> None:
-        if not 0.0 < self.temperature < float("inf"):
-            raise ControllerError(f"temperature is {self.temperature}; it must be above 0 (for 0 use greedy)")
-        if self.top_k < 0:
-            raise ControllerError(f"top_k is {self.top_k}; it must be 0 (off) or more")
-        if not 0.0 < self.top_p <= 1.0:
-            raise ControllerError(f"top_p is {self.top_p}; it must be above 0 and at most 1 (off)")
-        if not 0.0 <= self.min_p <= 1.0:
-            raise ControllerError(f"min_p is {self.min_p}; it must be between 0 (off) and 1")
 
-    def start(self) -> None:
-        return None
+class Outlasting:
+    """A Step's rows copied, so that they survive the forwards that a policy asks for."""
 
-    def step(self, state: None, row: Row) -> tuple[None, int]:
-        ids, probabilities = self.law(row.logits)
-        token = draw(probabilities, row.uniform())
-        return None, token if ids is None else int(ids[token])
+    def __init__(self, step: Step, drafted: int, layers: Sequence[int]) -> None:
+        nodes = range(ROOT, drafted)
+        self._logits = {node: step.logits(node).copy() for node in nodes}
+        self._hidden = {(node, layer): step.hidden(node, layer).copy() for node in nodes for layer in layers}
 
-    def law(self, logits: Floats) -> tuple[Any, Floats]:
-        """(token ids, weights) of the survivors; ids None = all of them. Weights need no sum of 1."""
-        scale = self.temperature
-        shifted = logits.astype(np.float64) if logits.shape[0] < 4096 else logits - logits.max()
-        shifted = shifted - shifted.max()
-        if self.top_k == 0 and self.top_p >= 1.0 and self.min_p == 0.0:
-            return None, np.exp(shifted / scale)
-        if self.temperature_first:
-            shifted = shifted / scale
-        ids = self._survivors(shifted)
-        kept = shifted[ids]
-        return ids, np.exp(kept if self.temperature_first else kept / scale)
+    def logits(self, node: int) -> Floats:
+        return self._logits[node]
 
-    def _survivors(self, shifted: Floats) -> Any:
-        """Ids that survive truncation, in ascending order; `shifted` has its maximum at 0."""
-        ids = np.flatnonzero(shifted >= np.log(self.min_p)) if self.min_p > 0.0 and self.temperature_first else None
-        if self.top_k or self.top_p < 1.0:
-            ids = self._sorted_survivors(shifted)
-        if ids is None:
-            ids = np.flatnonzero(shifted > -np.inf)
-        return ids if self.min_p == 0.0 else ids[shifted[ids] >= np.log(self.min_p)]
-
-    def _sorted_survivors(self, shifted: Floats) -> Any:
-        """top-k, then top-p. Only the head of the row is sorted: a full sort of 150,000 logits takes 20 ms."""
-        weights = np.exp(shifted) if self.top_p < 1.0 else shifted
-        wanted = self.top_p * float(weights.sum(dtype=np.float64)) if not self.top_k else 0.0
-        for depth in (3.0, 5.0, 8.0, 12.0, 16.0, 24.0, np.inf):
-            ids = np.flatnonzero(shifted > -depth)
-            if len(ids) >= self.top_k if self.top_k else weights[ids].sum(dtype=np.float64) >= wanted:
-                break
-        # Ties stay in order of id, as in a stable sort of the whole row.
-        kept = ids[np.argsort(-shifted[ids], kind="stable")][: self.top_k or None]
-        if self.top_p < 1.0:
-            mass = np.cumsum(weights[kept], dtype=np.float64)
-            # Smallest prefix whose mass reaches top_p of what top-k left (of everything, if it is off).
-            needed = self.top_p * mass[-1] if self.top_k else wanted
-            kept = kept[: int(np.searchsorted(mass, needed, side="left")) + 1]
-        return np.sort(kept)
+    def hidden(self, node: int, layer: int) -> Floats:
+        return self._hidden[node, layer]
 
 
 def draw(weights: Floats, uniform: float) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from .drafters import Drafter
 from .exits import ExitRule
 from .lengths import NO_LIMITS, Lengths
-from .policy import Policy
+from .policy import Frame, Policy
 from .randomness import Keys
 from .thinking import Span, Thinking, Tokenizer
 from .trace import Trace
@@ -30,6 +30,7 @@ class Run:
     thinking: Thinking | None = None
     lengths: Lengths = NO_LIMITS
     shadow: bool = False
+    frame: Frame = field(default_factory=Frame)
     span: Span = field(init=False)
 
     def __post_init__(self) -> None:

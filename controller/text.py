@@ -1,47 +1,178 @@
-"""Policies and drafters as short texts, for the command line: `temperature(0.6) | top_p(0.95)`, `ngram(8)`."""
+"""Policies and drafters as short texts: `edt(t0=0.8,theta=0.4) | min_p(0.05)`, `ngram(8)`. Owns the grammar.
+
+A policy is stages from left to right; `think: ... ; answer: ...` gives each phase its own; `str(policy)` writes it.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+import types
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from difflib import get_close_matches
+from typing import Any, get_args, get_origin, get_type_hints
 
+from .chain import Chain, Greedy, PerPhase
 from .drafters import Drafter, PromptLookup
 from .errors import ControllerError
-from .policy import Greedy, Policy, Sampling
+from .feedback import Mirostat, MirostatV2
+from .guided import KLGuided
+from .penalties import DRY, BadWords, LogitBias, MinNewTokens, Penalties
+from .policy import Policy
+from .stage import Stage
+from .temperature import EAD, EDT, Dynatemp, Temperature
+from .truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, TopNSigma, TopP, Typical
 
-_STEP = re.compile(r"\s*([a-z_0-9]+)\s*(?:\(\s*([^()]*?)\s*\))?\s*")
-_STEPS = ("temperature", "top_k", "top_p", "min_p")
-_POLICIES = ("greedy", *_STEPS)
+STAGES: dict[str, type[Stage]] = {
+    stage.name: stage
+    for stage in (
+        Temperature, EDT, Dynatemp, EAD, KLGuided,
+        TopK, TopP, MinP, Typical, Epsilon, Eta, TopNSigma, TopH, XTC,
+        Mirostat, MirostatV2,
+        Penalties, LogitBias, BadWords, MinNewTokens, DRY,
+    )
+}  # fmt: skip
+"""Every stage that a text can name."""
+
+_POLICIES = ("greedy", *STAGES)
 _DRAFTS = ("none", "ngram")
+_STEP = re.compile(r"\s*([a-z_0-9]+)\s*(?:\(\s*([^()]*?)\s*\))?\s*")
+_NAME = re.compile(r"\s*([a-z_0-9]+)\s*")
+_WORD = re.compile(r"[\w.+-]+")
 
 
 def parse_policy(text: str) -> Policy:
-    """A sampling policy; truncation acts after temperature, in the order top-k, top-p, min-p.
+    """The policy that a text names; `str()` of it is a text again. Raises ControllerError, in one line, for mistakes.
 
     >>> parse_policy("temperature(0.6) | top_p(0.95)")
-    Sampling(temperature=0.6, top_k=0, top_p=0.95, min_p=0.0, temperature_first=True)
+    Chain('temperature(0.6) | top_p(0.95)')
     """
-    values: dict[str, float] = {}
-    for part in text.split("|"):
-        name, argument = _split(part, "policy", _POLICIES)
-        if name == "greedy":
-            if "|" in text or argument is not None:
-                raise ControllerError(f"policy {text.strip()!r}: greedy stands alone and takes no value")
-            return Greedy()
-        if name in values:
-            raise ControllerError(f"policy {text.strip()!r} names {name} twice")
-        values[name] = _number(argument, name)
-    if values.get("temperature") == 0:
-        raise ControllerError("policy temperature(0) divides by zero; use greedy")
-    top_k = values.get("top_k", 0)
-    if top_k != int(top_k):
-        raise ControllerError(f"top_k is {top_k}; it must be a whole number")
-    return Sampling(
-        temperature=values.get("temperature", 1.0),
-        top_k=int(top_k),
-        top_p=values.get("top_p", 1.0),
-        min_p=values.get("min_p", 0.0),
-    )
+    parts = list(_split_top(text, ";"))
+    phases: dict[str, Policy] = {}
+    for part in parts:
+        phase, colon, chain = part.partition(":")
+        if not colon or "(" in phase:
+            if len(parts) > 1:
+                raise ControllerError(f"policy {text.strip()!r}: name the phase of {part.strip()!r}, think: or answer:")
+            return _chain(text)
+        phase = phase.strip()
+        if phase not in ("think", "answer") or phase in phases:
+            what = f"names {phase} twice" if phase in phases else f"names a phase {phase!r}"
+            raise ControllerError(f"policy {text.strip()!r} {what}; the phases are think and answer")
+        phases[phase] = _chain(chain)
+    if len(phases) < 2:
+        missing = "answer" if "think" in phases else "think"
+        raise ControllerError(f"policy {text.strip()!r} says nothing about the phase {missing}; give one for each")
+    return PerPhase(phases["think"], phases["answer"])
+
+
+def _chain(text: str) -> Chain:
+    stages: list[Stage] = []
+    parts = [part.strip() for part in _split_top(text, "|")]
+    for i, part in enumerate(parts):
+        name, arguments = _call(part)
+        if name != "greedy":
+            stages.append(_build(STAGES[name], arguments))
+        elif arguments is not None or i < len(parts) - 1:
+            raise ControllerError(f"policy {text.strip()!r}: greedy stands alone, comes last and takes no value")
+    return Greedy(*stages) if parts[-1] == "greedy" else Chain(*stages)
+
+
+def _split_top(text: str, mark: str) -> Iterator[str]:
+    """Parts between marks that stand outside of strings and brackets."""
+    start, depth, at = 0, 0, 0
+    while at < len(text):
+        character = text[at]
+        if character == '"':
+            at += 1
+            while at < len(text) and text[at] != '"':
+                at += 2 if text[at] == "\\" else 1
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif character == mark and depth == 0:
+            yield text[start:at]
+            start = at + 1
+        at += 1
+    yield text[start:]
+
+
+def _call(part: str) -> tuple[str, list[tuple[str | None, Any]] | None]:
+    """`name` or `name(value, key=value)` as a name and its arguments."""
+    match = _NAME.match(part)
+    name, rest = (match.group(1), part[match.end() :]) if match else (part, "")
+    if match is None or name not in _POLICIES or (rest and not (rest[0] == "(" and rest[-1] == ")")):
+        _unknown(part if match is None or rest[:1] not in ("", "(") else name, part, "policy", _POLICIES)
+    if not rest:
+        return name, None
+    arguments: list[tuple[str | None, Any]] = []
+    for piece in _split_top(rest[1:-1], ","):
+        key, equals, value = piece.partition("=")
+        named = bool(equals) and key.strip().isidentifier()
+        if piece.strip() or arguments:
+            arguments.append((key.strip() if named else None, _value((value if named else piece).strip())))
+    return name, arguments
+
+
+def _value(text: str) -> Any:
+    """A JSON value, a float as Python writes it, or a bare word."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _build(stage: type[Stage], arguments: list[tuple[str | None, Any]] | None) -> Stage:
+    known = {field.name: field for field in fields(stage)}  # type: ignore[arg-type]
+    hints, given = get_type_hints(stage), dict[str, Any]()
+    for place, (key, value) in enumerate(arguments or ()):
+        name = key if key is not None else (list(known)[place] if place < len(known) else None)
+        if name is None or name not in known:
+            near = get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
+            raise ControllerError(f"{stage.name} takes no {name or 'argument number ' + str(place + 1)}; {hint}")
+        if name in given:
+            raise ControllerError(f"{stage.name} is given {name} twice; keep one")
+        given[name] = _coerced(value, hints[name], stage.name, name)
+    for name, field in known.items():
+        if name not in given and field.default is MISSING:
+            _coerced(None, hints[name], stage.name, name)
+    return stage(**given)
+
+
+def _coerced(value: Any, hint: Any, stage: str, name: str) -> Any:
+    """The value as its field's type; a ControllerError that shows how to write it."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and number:
+        return float(value)
+    if hint is int and number:
+        if not float(value).is_integer():
+            raise ControllerError(f"{stage} is {value}; {name} must be a whole number")
+        return int(value)
+    if hint in (float, int):
+        raise ControllerError(f"{stage} needs a number in parentheses, e.g. {stage}({name}=1), not {value!r}")
+    if get_origin(hint) is tuple and isinstance(value, list):
+        inner = get_args(hint)
+        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
+        if len(kinds) == len(value):
+            return tuple(_coerced(v, kind, stage, name) for v, kind in zip(value, kinds, strict=True))
+    plain = hint if isinstance(hint, type) else str
+    if not isinstance(hint, types.GenericAlias) and isinstance(value, plain):
+        return value
+    wanted = "a list" if get_origin(hint) is tuple else "true or false" if hint is bool else 'a "text"'
+    raise ControllerError(f"{stage}'s {name} is {value!r}; it must be {wanted}, e.g. {stage}({name}=...)")
+
+
+def _unknown(name: str, part: str, kind: str, known: tuple[str, ...]) -> None:
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near and near[0] != part else f"known: {', '.join(known)}"
+    raise ControllerError(f"unknown {kind} {part.strip()!r}; {hint}")
 
 
 def parse_draft(text: str) -> Drafter | None:

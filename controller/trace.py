@@ -109,6 +109,11 @@ class Trace:
         return self.thinking[1] - self.thinking[0] if self.thinking else 0
 
     @property
+    def score(self) -> float | None:
+        """What the exit rule said at the last cue."""
+        return self.decisions[-1].score if self.decisions else None
+
+    @property
     def why(self) -> str:
         """One line: why thinking ended where it did."""
         parts = [self._end()]

@@ -12,7 +12,7 @@ from .cues import Cue
 from .decode import Decode, Session, Step
 from .exits import Trial
 from .lengths import NO_LIMITS
-from .policy import Policy, Row
+from .policy import Policy, Row, asks, end, prepared
 from .run import Run
 from .trace import Trace
 
@@ -70,11 +70,17 @@ class _Listening:
     """A policy that also notes how probable the model itself found each token (a trial drafts nothing, so in order)."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+        self._policy, self.asks = policy, asks(policy)
         self.logprobs: list[float] = []
 
     def start(self) -> Any:
         return self._policy.start()
+
+    def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
+        return (yield from prepared(self._policy, state, row))
+
+    def end(self, state: Any) -> None:
+        end(self._policy, state)
 
     def step(self, state: Any, row: Row) -> tuple[Any, int]:
         state, token = self._policy.step(state, row)

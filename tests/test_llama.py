@@ -205,7 +205,7 @@ def test_no_callback_is_installed_unless_states_are_read(llm):
 
 @pytest.mark.parametrize(
     "more",
-    [{"typical_p": 0.5}, {"mirostat_mode": 2}, {"grammar": object()}, {"logprobs": 3}],
+    [{"grammar": object()}, {"logprobs": 3}],
     ids=lambda more: next(iter(more)),
 )
 def test_what_cannot_be_honoured_is_refused_by_name(llm, more):

@@ -1,0 +1,267 @@
+"""Chains: a policy as a list of stages, in the order in which they act, ending in a draw from the keyed uniforms.
+
+Owns how stages are put together and which orders make no sense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import numpy as np
+
+from .decode import Decode, Floats, Step
+from .errors import ControllerError
+from .policy import Policy, Row, asks, draw, end, prepared
+from .scores import Indices, Scores
+from .stage import Stage
+from .temperature import Temperature
+from .truncation import MinP, TopK, TopNSigma, TopP, Truncation
+
+
+class Chain:
+    """A sampling policy: stages from left to right, then a draw. Raises ControllerError for an order without sense.
+
+    >>> from reasonctl.controller import EDT, TopH
+    >>> print(Chain(EDT(t0=0.8, theta=0.4), TopH(0.4)))
+    edt(t0=0.8,theta=0.4) | top_h(0.4)
+    """
+
+    def __init__(self, *stages: Stage) -> None:
+        check_order(stages)
+        self.stages = stages
+        self.stateful = any(stage.stateful for stage in stages)
+        self.asks = any(stage.asks for stage in stages)
+        self.reads_text = any(stage.reads_text for stage in stages)
+
+    def start(self) -> Any:
+        return tuple(stage.start() for stage in self.stages) if self.stateful else None
+
+    def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
+        held = []
+        for stage, own in zip(self.stages, state, strict=True):
+            held.append((yield from stage.prepare(own, row)) if stage.asks else own)
+        return tuple(held)
+
+    def end(self, state: Any) -> None:
+        for stage, own in zip(self.stages, state, strict=True):
+            if stage.asks:
+                stage.end(own)
+
+    def step(self, state: Any, row: Row) -> tuple[Any, int]:
+        held, scores = self.scores(state, row)
+        token = self.choose(scores, row)
+        if not self.stateful:
+            return None, token
+        return tuple(
+            stage.accept(own, scores, token) if stage.stateful else own
+            for stage, own in zip(self.stages, held, strict=True)
+        ), token
+
+    def scores(self, state: Any, row: Row) -> tuple[Sequence[Any], Scores]:
+        """What the stages leave of a row, and their states half-way: `accept` takes them on."""
+        return run_stages(self.stages, state, row)
+
+    def choose(self, scores: Scores, row: Row) -> int:
+        """The token that this position's first uniform draws."""
+        return scores.token(draw(scores.weights, row.uniform()))
+
+    def law(self, logits: Floats, row: Any = None) -> tuple[Indices | None, Floats]:
+        """(token ids, weights) of the survivors; ids None = all of them. Weights need no sum of 1.
+
+        Without a row only stages that look at nothing but the logits can be asked.
+        """
+        scores = Scores(logits)
+        for stage, state in zip(self.stages, self.start() or [None] * len(self.stages), strict=True):
+            _, scores = stage.step(state, scores, row)
+        return scores.ids, scores.weights
+
+    def explain(self) -> list[str]:
+        """One line per stage, in order: what it is, and on which side of the temperature a truncation acts."""
+        at = next((i for i, stage in enumerate(self.stages) if stage.kind == "temperature"), None)
+        lines = []
+        for i, stage in enumerate(self.stages):
+            side = (
+                "" if at is None or stage.kind != "truncation" else f", {'after' if i > at else 'before'} temperature"
+            )
+            lines.append(f"{stage} ({stage.kind}{side})")
+        return lines
+
+    def __str__(self) -> str:
+        return " | ".join(map(str, self.stages)) or "temperature(1)"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Chain) and self._kind() == other._kind() and self.stages == other.stages
+
+    def __hash__(self) -> int:
+        return hash((self._kind(), self.stages))
+
+    def _kind(self) -> bool:
+        return isinstance(self, Greedy)
+
+
+def run_stages(stages: Sequence[Stage], state: Any, row: Row) -> tuple[Sequence[Any], Scores]:
+    """A row's candidates after all stages, and the stages' states."""
+    scores = Scores(row.logits)
+    if state is None:
+        for stage in stages:
+            _, scores = stage.step(None, scores, row)
+        return (), scores
+    held = []
+    for stage, own in zip(stages, state, strict=True):
+        own, scores = stage.step(own, scores, row)
+        held.append(own)
+    return held, scores
+
+
+class Sampling(Chain):
+    """Temperature with top-k, top-p and min-p, in this order: what both libraries offer.
+
+    top_k 0, top_p 1 and min_p 0 are off. `temperature_first` says whether truncation sees the logits before or after
+    temperature: transformers truncates after it, llama.cpp before it.
+    """
+
+    def __init__(
+        self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
+        temperature_first: bool = True,
+    ) -> None:  # fmt: skip
+        tempering, cuts = (Temperature(temperature),), (TopK(top_k), TopP(top_p), MinP(min_p))
+        kept = tuple(cut for cut in cuts if cut not in (TopK(0), TopP(1.0), MinP(0.0)))
+        super().__init__(*(tempering + kept if temperature_first else kept + tempering))
+
+    def __repr__(self) -> str:
+        return f"Chain({str(self)!r})"
+
+
+class Greedy(Chain):
+    """The most probable token; the lowest id wins ties. Constraints may come before it."""
+
+    def __init__(self, *constraints: Stage) -> None:
+        for stage in constraints:
+            if stage.kind != "constraint":
+                raise ControllerError(
+                    f"greedy stands alone: {stage} changes nothing about the most probable token; drop one of them"
+                )
+        super().__init__(*constraints)
+
+    def choose(self, scores: Scores, row: Row) -> int:
+        token = int(scores.logits.argmax())
+        if not -np.inf < scores.logits[token] < np.inf:
+            _ = scores.shifted  # says why
+        return token
+
+    def __str__(self) -> str:
+        return " | ".join([*map(str, self.stages), "greedy"])
+
+
+def check_order(stages: Sequence[Stage]) -> None:
+    """Raises ControllerError for a chain that makes no sense, with the reason."""
+    seen: list[Stage] = []
+    for stage in stages:
+        for earlier in seen:
+            reason = _clash(earlier, stage)
+            if reason:
+                raise ControllerError(f"policy {' | '.join(map(str, stages))!r}: {reason}")
+        seen.append(stage)
+
+
+def _clash(first: Stage, then: Stage) -> str | None:
+    """Why `then` can't stand behind `first`."""
+    kinds = (first.kind, then.kind)
+    if type(first) is type(then):
+        return f"it names {first.name} twice; keep one"
+    if then.kind == "constraint" and first.kind != "constraint":
+        return f"{then.name} acts on the model's own logits; put it before {first.name}"
+    if kinds == ("temperature", "temperature"):
+        return f"{first.name} and {then.name} both set the temperature; keep one"
+    if kinds == ("feedback", "feedback") or set(kinds) == {"feedback", "truncation"}:
+        own = first if first.kind == "feedback" else then
+        other = then if own is first else first
+        return f"{own.name} sets the truncation itself, and {other.name} would take it off its target; keep one"
+    if kinds == ("feedback", "temperature"):
+        return f"{then.name} would change the law whose surprise {first.name} steers; put it before"
+    if isinstance(then, TopNSigma) and isinstance(first, Truncation):
+        return f"top_n_sigma measures the spread of the whole row; put it before {first.name}"
+    return None
+
+
+class PerPhase:
+    """One policy while thinking (and before), another one for the answer; each keeps its own state.
+
+    Where a phase ends is read from the text: by the exit rule's markers, or by the controller's.
+
+    >>> from reasonctl.controller import parse_policy
+    >>> print(parse_policy("think: temperature(1) | min_p(0.05); answer: greedy"))
+    think: temperature(1) | min_p(0.05) ; answer: greedy
+    """
+
+    phased = reads_text = True
+
+    def __init__(self, think: Policy, answer: Policy) -> None:
+        self.think, self.answer = think, answer
+        self.asks = asks(think) or asks(answer)
+
+    def start(self) -> Any:
+        return self.think.start(), self.answer.start()
+
+    def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
+        if row.phase == "answer":
+            return state[0], (yield from prepared(self.answer, state[1], row))
+        return (yield from prepared(self.think, state[0], row)), state[1]
+
+    def end(self, state: Any) -> None:
+        end(self.think, state[0])
+        end(self.answer, state[1])
+
+    def step(self, state: Any, row: Row) -> tuple[Any, int]:
+        if row.phase == "answer":
+            own, token = self.answer.step(state[1], row)
+            return (state[0], own), token
+        own, token = self.think.step(state[0], row)
+        return (own, state[1]), token
+
+    def explain(self) -> list[str]:
+        """One line per stage, in order."""
+        parts = (("think", self.think), ("answer", self.answer))
+        return [f"{name}: {line}" for name, policy in parts if isinstance(policy, Chain) for line in policy.explain()]
+
+    def __str__(self) -> str:
+        return f"think: {self.think} ; answer: {self.answer}"
+
+    def __repr__(self) -> str:
+        return f"PerPhase({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PerPhase) and (self.think, self.answer) == (other.think, other.answer)
+
+    def __hash__(self) -> int:
+        return hash((self.think, self.answer))
+
+
+class Constrained:
+    """Any policy behind constraints: it sees the row with changed logits. Their states travel with the node too."""
+
+    def __init__(self, constraints: Sequence[Stage], inner: Policy) -> None:
+        self.constraints, self.inner, self.asks = tuple(constraints), inner, asks(inner)
+        self.phased = getattr(inner, "phased", False)
+
+    def __str__(self) -> str:
+        return " | ".join(map(str, (*self.constraints, self.inner)))
+
+    def start(self) -> Any:
+        return tuple(stage.start() for stage in self.constraints), self.inner.start()
+
+    def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
+        return state[0], (yield from prepared(self.inner, state[1], row))
+
+    def end(self, state: Any) -> None:
+        end(self.inner, state[1])
+
+    def step(self, state: Any, row: Row) -> tuple[Any, int]:
+        held, scores = run_stages(self.constraints, state[0], row)
+        own, token = self.inner.step(state[1], row.replaced(scores.logits))
+        stages = zip(self.constraints, held, strict=True)
+        return (tuple(stage.accept(half, scores, token) for stage, half in stages), own), token

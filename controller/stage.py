@@ -1,0 +1,91 @@
+"""A stage of a chain: one pure step on the candidates of a row. Its fields are its text form.
+
+Owns the contract of a stage and how one is written and checked; the stages themselves stand beside.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from dataclasses import MISSING, fields
+from typing import Any, ClassVar, Literal
+
+from .decode import Decode, Step
+from .errors import ControllerError
+from .policy import Row
+from .scores import Scores
+
+Kind = Literal["constraint", "temperature", "truncation", "feedback"]
+
+
+class Stage(ABC):
+    """One step of a chain, a frozen dataclass. State travels with the node, so it must be a value.
+
+    kind: what the stage does, which decides where it may stand. stateful: it has a state of its own.
+    asks: it wants forwards, see `prepare`. reads_text: it needs the run's tokenizer.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[Kind]
+    stateful: ClassVar[bool] = False
+    asks: ClassVar[bool] = False
+    reads_text: ClassVar[bool] = False
+
+    def start(self) -> Any:
+        """State before the first token of a run."""
+        return None
+
+    @abstractmethod
+    def step(self, state: Any, scores: Scores, row: Row) -> tuple[Any, Scores]:
+        """The candidates after this stage, and what `accept` needs to know."""
+
+    def accept(self, state: Any, scores: Scores, token: int) -> Any:
+        """The state after `token` was drawn from `scores`, what the whole chain left; `state` is `step`'s."""
+        return state
+
+    def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
+        """Forwards that `step` depends on; only asked of stages that ask."""
+        return state
+        yield  # a generator
+
+    def end(self, state: Any) -> None:
+        """The run is over; only told to stages that ask."""
+        return None
+
+    def __str__(self) -> str:
+        """The text form: `min_p(0.05)`, `edt(t0=0.8,theta=0.4)`."""
+        given = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if field.default is MISSING or value != field.default:
+                given[field.name] = value
+        if list(given) == [fields(self)[0].name]:  # type: ignore[arg-type]
+            return f"{self.name}({_written(*given.values())})"
+        inside = ",".join(f"{name}={_written(value)}" for name, value in given.items())
+        return f"{self.name}({inside})" if inside else self.name
+
+
+class Pure(Stage):
+    """A stage without state."""
+
+    def step(self, state: Any, scores: Scores, row: Row) -> tuple[Any, Scores]:
+        return state, self.apply(scores, row)
+
+    @abstractmethod
+    def apply(self, scores: Scores, row: Row) -> Scores:
+        """The candidates after this stage."""
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, str) and value.isidentifier():
+        return value
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    return json.dumps(value, separators=(",", ":"))
+
+
+def require(ok: bool, name: str, value: Any, rule: str) -> None:
+    """ControllerError unless `ok`: the value, and what it must be."""
+    if not ok:
+        raise ControllerError(f"{name} is {value}; it must be {rule}")

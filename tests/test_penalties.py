@@ -1,0 +1,168 @@
+"""Penalties, bans, DRY and XTC against the libraries' own, on random rows and texts."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import pytest
+import torch
+from attached import open_llama
+from llama_cpp import llama_cpp as C
+from reasonctl.backends.llama_tokenizer import LlamaTokenizer
+from reasonctl.controller import (
+    DRY,
+    XTC,
+    BadWords,
+    Chain,
+    ControllerError,
+    Frame,
+    Keys,
+    LogitBias,
+    MinNewTokens,
+    Penalties,
+    Row,
+    Scores,
+)
+from transformers.generation import logits_process as hf
+
+
+class Plain:
+    def __init__(self, logits):
+        self._logits = logits
+
+    def logits(self, node):
+        return self._logits
+
+
+class Letters:
+    """Token i is the letter i; 0 is a line break."""
+
+    def text(self, token: int) -> str:
+        return "\n" if token == 0 else chr(96 + token)
+
+
+def row(tokens, start=0, eos=(), keys=None) -> Row:
+    return Row(Plain(None), -1, tokens, "think", keys or Keys(seed=0), Frame(start, frozenset(eos), Letters()))
+
+
+def after(stage, logits, tokens, **more) -> np.ndarray:
+    _, scores = stage.step(None, Scores(logits), row(tokens, **more))
+    return scores.logits
+
+
+def sampled(sampler, logits, tokens) -> np.ndarray:
+    """What one of llama.cpp's samplers makes of the logits after it has read `tokens`."""
+    kind = np.dtype([("id", np.intc), ("logit", np.single), ("p", np.single)], align=True)
+    data = np.zeros(len(logits), dtype=kind)
+    data["id"], data["logit"] = np.arange(len(logits)), logits
+    pointer = ctypes.cast(data.ctypes.data, ctypes.POINTER(C.llama_token_data))
+    array = C.llama_token_data_array(data=pointer, size=len(data), selected=-1, sorted=False)
+    for token in tokens:
+        C.llama_sampler_accept(sampler, token)
+    C.llama_sampler_apply(sampler, ctypes.byref(array))
+    C.llama_sampler_free(sampler)
+    return data["logit"][np.argsort(data["id"])]
+
+
+def test_penalties_are_llama_cpp_s():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        logits = (3 * rng.normal(size=30)).astype(np.float32)
+        tokens = rng.integers(0, 30, size=int(rng.integers(0, 40))).tolist()
+        repeat, frequency, presence = (float(rng.choice(v)) for v in ([1, 1.3, 0.8], [0, 0.4], [0, -0.5]))
+        last = int(rng.choice([5, 64]))
+        theirs = sampled(C.llama_sampler_init_penalties(30, last, repeat, frequency, presence), logits, tokens)
+        ours = after(Penalties(repeat, frequency, presence, last_n=last), logits, tokens)
+        assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-6)
+
+
+def test_the_repetition_penalty_is_transformers():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        logits, tokens = (3 * rng.normal(size=30)).astype(np.float32), rng.integers(0, 30, size=12).tolist()
+        theirs = hf.RepetitionPenaltyLogitsProcessor(1.4)(torch.tensor([tokens]), torch.tensor(logits)[None])[0].numpy()
+        assert after(Penalties(repeat=1.4), logits, tokens) == pytest.approx(theirs, rel=1e-6)
+
+
+def test_the_prompt_counts_only_if_asked():
+    logits = np.ones(4)
+    assert after(Penalties(presence=0.5, prompt=False), logits, [0, 1, 2], start=2).tolist() == [1, 1, 0.5, 1]
+    assert after(Penalties(presence=0.5), logits, [0, 1, 2], start=2).tolist() == [0.5, 0.5, 0.5, 1]
+    assert after(Penalties(presence=0.5, last_n=1), logits, [0, 1, 2]).tolist() == [1, 1, 0.5, 1]
+
+
+def test_bans_and_biases_are_transformers():
+    rng = np.random.default_rng(2)
+    words = ((3,), (1, 2), (4, 4, 5))
+    theirs_bad = hf.NoBadWordsLogitsProcessor([list(word) for word in words])
+    theirs_bias = hf.SequenceBiasLogitsProcessor([[[7], 1.5], [[8], -2.0]])
+    for _ in range(100):
+        logits, tokens = rng.normal(size=9).astype(np.float32), rng.choice([1, 4, 6], size=5).tolist()
+        ids, scores = torch.tensor([tokens]), torch.tensor(logits)[None]
+        assert after(BadWords(words), logits, tokens).tolist() == theirs_bad(ids, scores)[0].tolist()
+        ours = after(LogitBias(((7, 1.5), (8, -2.0))), logits, tokens)
+        assert ours == pytest.approx(theirs_bias(ids, scores)[0].numpy(), rel=1e-6)
+    with pytest.raises(ControllerError, match="token is 99"):
+        after(LogitBias(((99, 1.0),)), np.zeros(9), [1])
+
+
+def test_no_end_before_enough_tokens():
+    logits = np.zeros(4)
+    assert after(MinNewTokens(2), logits, [0, 1], start=1, eos=(2,)).tolist() == [0, 0, -np.inf, 0]
+    assert after(MinNewTokens(2), logits, [0, 1, 1], start=1, eos=(2,)).tolist() == [0, 0, 0, 0]
+
+
+def test_dry_is_llama_cpp_s():
+    """On the bundled model's vocabulary, with texts that repeat themselves and a breaker that is one token."""
+    llm = open_llama()
+    tokenizer = LlamaTokenizer(llm)
+    lines = tokenizer.encode("\n")
+    assert len(lines) == 1
+    alphabet = [lines[0], *tokenizer.encode("a b c")]
+    breakers = (ctypes.c_char_p * 1)(b"\n")
+    vocabulary, n = C.llama_model_get_vocab(llm.model), llm.n_vocab()
+    rng, penalised = np.random.default_rng(3), 0
+    for _ in range(300):
+        logits = rng.normal(size=n).astype(np.float32)
+        weights = [0.06, *[0.94 / (len(alphabet) - 1)] * (len(alphabet) - 1)]
+        tokens = rng.choice(alphabet, size=int(rng.integers(1, 60)), p=weights).tolist()
+        tokens += tokens[-int(rng.integers(1, 6)) :]
+        multiplier, base, allowed = (
+            float(rng.choice([0.8, 2.0])),
+            float(rng.choice([1.0, 1.75, 3.0])),
+            int(rng.integers(1, 5)),
+        )
+        last = int(rng.choice([12, 500]))
+        sampler = C.llama_sampler_init_dry(vocabulary, multiplier, base, allowed, last, breakers, 1)
+        theirs = sampled(sampler, logits, tokens)
+        stage = DRY(multiplier, base, allowed, last, breakers=("\n",))
+        frame = Frame(0, frozenset(), tokenizer)
+        _, scores = stage.step(None, Scores(logits), Row(Plain(None), -1, tokens, "think", Keys(seed=0), frame))
+        assert scores.logits == pytest.approx(theirs, rel=1e-5, abs=1e-5), tokens
+        penalised += int((theirs != logits).any())
+    assert penalised > 100
+    llm.close()
+
+
+def test_dry_by_hand():
+    """a b c d a b c: d would make the repetition four long; a line break in between ends it."""
+    stage = DRY(multiplier=1.0, base=2.0, allowed_length=2)
+    assert stage.repeats(row([1, 2, 3, 4, 1, 2, 3])) == {4: 3}
+    assert after(stage, np.zeros(6), [1, 2, 3, 4, 1, 2, 3]).tolist() == [0, 0, 0, 0, -2, 0]
+    assert stage.repeats(row([1, 2, 3, 4, 1, 0, 3])) == {}
+    assert stage.repeats(row([5, 5, 5, 5])) == {5: 3}
+    with pytest.raises(ControllerError, match="pass the model's tokenizer"):
+        stage.repeats(Row(Plain(None), -1, [1, 1], "think", Keys(seed=0)))
+
+
+def test_xtc_acts_as_often_as_it_says():
+    """4,000 positions, probability 0.3: a count off by more than 4.5 standard deviations has odds of 7e-6."""
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
+    chain, kept = Chain(XTC(0.3, 0.1)), []
+    keys = Keys(seed=4)
+    for position in range(4_000):
+        _, scores = chain.scores(None, Row(Plain(logits), -1, [0] * (position + 1), "think", keys))
+        kept.append(len(scores.logits))
+    assert set(kept) == {4, 2}
+    assert abs(kept.count(2) - 1_200) < 4.5 * (4_000 * 0.3 * 0.7) ** 0.5

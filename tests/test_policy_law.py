@@ -1,0 +1,342 @@
+"""Drafted equals plain in law, for every kind of policy, on models whose law is known; and what a test must catch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+from reasonctl.backends.toy import ToyEngine, ToyTokenizer
+from reasonctl.controller import (
+    Call,
+    Controller,
+    Cues,
+    Decision,
+    Decode,
+    Draft,
+    Frame,
+    Greedy,
+    Keys,
+    Markers,
+    PerPhase,
+    Row,
+    Thinking,
+    Trace,
+    parse_policy,
+)
+from reasonctl.controller.policy import prepared
+from scipy.stats import chisquare
+
+# Five tokens: exact enumeration. Forty: chi-square.
+TEXTS = ToyTokenizer(["a", "b", "c", "</think>", "Wait"])
+SMALL = ToyEngine(vocabulary=5, order=3, seed=7, concentration=1.5)
+LARGE = ToyEngine(vocabulary=40, order=2, seed=8, concentration=0.3)
+LARGE_TEXTS = ToyTokenizer([chr(0x4E00 + i) for i in range(40)])
+PROMPT, LENGTH, CLOSE = [0, 1, 2, 1, 0], 4, 3
+
+POLICIES = [
+    "temperature(0.7) | top_p(0.9)",
+    "min_p(0.2) | temperature(1.5)",
+    "edt(t0=1.2,theta=0.5) | top_h(0.7)",
+    "top_n_sigma(1) | dynatemp(t=0.9,range=0.6)",
+    "ead(d=3,warmup=1)",
+    "ead(d=2,warmup=0) | top_k(3)",
+    "typical(0.8)",
+    "eta(0.2) | temperature(0.8)",
+    "epsilon(0.15)",
+    "xtc(probability=0.5,threshold=0.2)",
+    "mirostat(tau=1.2,eta=0.5)",
+    "mirostat_v2(tau=1.2,eta=0.5)",
+    "temperature(1.3) | mirostat_v2(tau=1,eta=0.9,feedback=llama)",
+    "penalties(repeat=1.3,frequency=0.4,presence=0.2) | temperature(0.8)",
+    "dry(multiplier=2,base=1.5,allowed_length=1,breakers=[]) | min_p(0.05)",
+    "bad_words([[2,1],[0]]) | logit_bias([[1,0.5]]) | temperature(0.9)",
+    'kl_guided(source="bcb",t0=1.3,sigma=0.5)',
+    "think: mirostat_v2(tau=1.5,eta=0.8) ; answer: ead(d=4,warmup=2)",
+    "penalties(repeat=1.2) | greedy",
+]
+
+
+class Tree:
+    """Drafts the same bushy tree at every place: every token is a child of the root, two of them go on."""
+
+    def __init__(self, vocabulary: int) -> None:
+        self.vocabulary = vocabulary
+
+    def propose(self, tokens: Sequence[int], room: int):
+        v = min(self.vocabulary, 5)
+        nodes = [*range(v), *range(v), *range(2), 3 % v]
+        parents = [-1] * v + [1] * v + [2] * 2 + [v]
+        if room < 3:
+            nodes, parents = nodes[:-1], parents[:-1]
+        return Draft(tuple(nodes), tuple(parents)) if room >= 2 else Draft()
+        yield
+
+    def observe(self, drafted: int, accepted: int) -> None:
+        pass
+
+
+class Told(Keys):
+    """Uniforms of the test's own choosing."""
+
+    def __init__(self, uniforms: Sequence[float], other: float = 0.25) -> None:
+        super().__init__(seed=0)
+        self.told, self.other = uniforms, other
+
+    def uniform(self, position: int, purpose: int = 0, index: int = 0) -> float:
+        return self.told[position - len(PROMPT)] if index == 0 else self.other
+
+
+def run(engine: ToyEngine, policy, keys: Keys, drafter=None, length: int = LENGTH) -> tuple[list[int], Trace]:
+    texts = TEXTS if engine is SMALL else LARGE_TEXTS
+    call, trace = Call(PROMPT, length, frozenset(), keys, policy), Trace()
+    controller = Controller(drafter=drafter, thinking=Thinking(Markers("cba", "</think>"), "</think>"))
+    tokens = [event.token for event in controller.stream(engine.session(), texts, call, trace)]
+    return tokens, trace
+
+
+def settled(generator, engine: ToyEngine):
+    """The value of a generator whose Decodes are answered."""
+    step = None
+    try:
+        while True:
+            item = generator.send(step)
+            assert isinstance(item, Decode)
+            (step,) = engine.forward((item,))
+    except StopIteration as stop:
+        return stop.value
+
+
+class Plain:
+    """A Step that holds one row."""
+
+    def __init__(self, logits):
+        self._logits = logits
+
+    def logits(self, node):
+        return self._logits
+
+
+def law_of(policy, state, row: Row) -> np.ndarray:
+    """Probability of every token at a row: the law that the stages leave, before any draw."""
+    if isinstance(policy, PerPhase):
+        policy, state = (policy.answer, state[1]) if row.phase == "answer" else (policy.think, state[0])
+    _, scores = policy.scores(state, row)
+    weights = np.zeros(SMALL.vocabulary)
+    if isinstance(policy, Greedy):
+        weights[int(scores.logits.argmax())] = 1.0
+    else:
+        weights[slice(None) if scores.ids is None else scores.ids] = scores.weights
+    return weights / weights.sum()
+
+
+def walk(policy, length: int) -> Iterator[tuple[list[int], list[tuple[float, float]]]]:
+    """Every sequence that the policy can write, with the interval of uniforms of each of its tokens.
+
+    Written without the loop: stages, then the next state for each token that is possible.
+    """
+    frame = Frame(len(PROMPT), frozenset(), TEXTS, SMALL)
+
+    def deeper(state, tokens, cells):
+        if len(tokens) == len(PROMPT) + length:
+            yield tokens[len(PROMPT) :], cells
+            return
+        told = Told([0.0] * length)
+        phase = "answer" if CLOSE in tokens[len(PROMPT) :] else "think"
+        row = Row(Plain(np.log(SMALL.law(tokens))), -1, tokens, phase, told, frame)
+        state = settled(prepared(policy, state, row), SMALL)
+        law = law_of(policy, state, row)
+        ends = np.cumsum(law)
+        for token in np.flatnonzero(law):
+            low, high = ends[token] - law[token], ends[token]
+            told.told = [(low + high) / 2] * length
+            after, drawn = policy.step(state, row)
+            assert drawn == token
+            yield from deeper(after, [*tokens, int(token)], [*cells, (low, high)])
+
+    yield from deeper(policy.start(), list(PROMPT), [])
+
+
+@pytest.mark.parametrize("text", POLICIES)
+def test_drafted_is_plain_by_exact_enumeration(text):
+    """Every sequence of three tokens is drawn from the box of uniforms whose volume is its probability.
+
+    Points near opposite corners of each box are tried: the boxes fill the cube, so that equal maps have equal laws.
+    """
+    policy = parse_policy(text)
+    total, accepted = 0.0, 0
+    for tokens, cells in walk(policy, 3):
+        total += float(np.prod([high - low for low, high in cells]))
+        for share in (0.01, 0.99):
+            keys = Told([low + share * (high - low) for low, high in cells])
+            drafted, trace = run(SMALL, policy, keys, Tree(5), 3)
+            assert drafted == run(SMALL, policy, keys, None, 3)[0] == tokens
+            accepted += trace.accepted
+    assert total == pytest.approx(1.0, abs=1e-9)
+    assert accepted > 0 or "greedy" in text
+
+
+N, ALPHA = 1_000, 1e-4
+"""False-alarm rate 1e-4 per policy."""
+
+QUICK = [POLICIES[i] for i in (2, 4, 11)]
+OTHERS = [t for t in POLICIES if t not in QUICK and "kl_guided" not in t and "bad_words" not in t]
+
+
+@pytest.mark.parametrize("text", [*QUICK, *(pytest.param(t, marks=pytest.mark.slow) for t in OTHERS)])
+def test_drafted_is_plain_by_chi_square(text):
+    """Forty tokens: drafted runs against plain runs with other keys, on the pair of the second and third token."""
+    policy = parse_policy(text)
+    counts = np.zeros((2, 16))
+    for i in range(N):
+        for side, (drafter, seed) in enumerate(((None, 5), (Tree(40), 6))):
+            tokens, _ = run(LARGE, policy, Keys(seed=seed, run=i), drafter, 3)
+            counts[side, tokens[1] % 4 * 4 + tokens[2] % 4] += 1
+    assert same_law(*counts) > ALPHA
+
+
+def same_law(a: np.ndarray, b: np.ndarray) -> float:
+    """p-value of two samples of one law; cells with few counts are merged."""
+    many = a + b >= 10
+    table = np.array([[*side[many], side[~many].sum()] for side in (a, b)])
+    table = table[:, table.sum(0) > 0]
+    if table.shape[1] < 2:
+        return 1.0
+    expected = table.sum(1, keepdims=True) * table.sum(0) / table.sum()
+    return float(chisquare(table.ravel(), expected.ravel(), ddof=table.shape[1]).pvalue)
+
+
+# What the chi-square must catch: six wrong ways to verify a draft at one node, with a target P and a draft law Q.
+P, Q = np.array([0.40, 0.30, 0.15, 0.10, 0.05]), np.array([0.10, 0.50, 0.25, 0.05, 0.10])
+NODE = 200_000
+
+
+def residual(r: np.ndarray, q: np.ndarray) -> np.ndarray:
+    left = np.maximum(r - q, 0)
+    return left / left.sum() if left.sum() > 0 else r
+
+
+def output(error: str, rng: np.random.Generator) -> int:
+    """One token from a verifier with an error; "none" is right."""
+    p, q = P, Q.copy()
+    if error == "untruncated target":  # N6
+        tempered = P ** (1 / 0.7)
+        tempered /= tempered.sum()
+        p = np.where(np.cumsum(tempered) - tempered < 0.9, tempered, 0)
+        p = tempered if error else p
+    drafts = 3 if error in ("mixed draws", "sorted children") else 1
+    r, available, children = p.copy(), q.copy(), []
+    for _ in range(drafts):
+        children.append((int(rng.choice(5, p=available / available.sum())), available / available.sum()))
+        if drafts > 1:
+            available = available.copy()
+            available[children[-1][0]] = 0
+    if error == "argmax draft":
+        children = [(int(q.argmax()), q)]
+    if error == "sorted children":
+        order = sorted((token for token, _ in children), key=lambda t: -q[t])
+        laws, left = [], q.copy()
+        for token in order:
+            laws.append((token, left / left.sum()))
+            left = left.copy()
+            left[token] = 0
+        children = laws
+    for token, law in children:
+        tested = Q if error == "mixed draws" else law
+        if error == "low tokens dropped" and tested[token] < 0.2:
+            return int(rng.choice(5, p=p))
+        if rng.random() * tested[token] < r[token]:
+            return token
+        r = p if error == "no residual" else residual(r, tested)
+    return int(rng.choice(5, p=r))
+
+
+ERRORS = ["no residual", "low tokens dropped", "mixed draws", "argmax draft", "sorted children", "untruncated target"]
+
+
+def node_p_value(error: str) -> float:
+    rng = np.random.default_rng(11)
+    target = P
+    if error == "untruncated target":
+        tempered = P ** (1 / 0.7)
+        tempered /= tempered.sum()
+        target = np.where(np.cumsum(tempered) - tempered < 0.9, tempered, 0)
+        target = target / target.sum()
+    counts = np.bincount([output(error, rng) for _ in range(NODE)], minlength=5)
+    if counts[target == 0].any():
+        return 0.0
+    return float(chisquare(counts[target > 0], NODE * target[target > 0]).pvalue)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", ERRORS)
+def test_the_six_wrong_verifiers_are_caught(error):
+    assert node_p_value(error) < ALPHA
+
+
+@pytest.mark.slow
+def test_the_right_verifier_passes():
+    assert node_p_value("none") > ALPHA
+
+
+class Forgets:
+    """Mirostat with its state outside: what a rejected or retracted token did to it stays."""
+
+    def __init__(self) -> None:
+        self.inner = parse_policy("mirostat_v2(tau=1,eta=0.9)")
+        self.state = self.inner.start()
+
+    def start(self):
+        return None
+
+    def step(self, state, row):
+        self.state, token = self.inner.step(self.state, row)
+        return None, token
+
+
+class ExitAtFirst:
+    """Leaves thinking at the first cue."""
+
+    markers, cues, suffix, max_cues, trials = Markers("<t>", "</think>"), Cues(["wait"]), "</think>", 9, False
+
+    def layers(self, depth):
+        return ()
+
+    def decide(self, at):
+        return Decision(True, at.cue.name, at.cue.index, at.cue.first - at.prompt, 1.0, 0.5)
+        yield
+
+
+OPEN = ToyTokenizer(["a", "b", "Wait", "</think>", " ", "<t>"])
+CUED = ToyEngine(vocabulary=6, order=1, seed=2, concentration=2.0)
+
+
+def exits(policy) -> list[tuple[list[int], list[int]]]:
+    """(tokens, those of a fresh run from the same prefix and state) for runs that exited."""
+    found = []
+    for seed in range(30):
+        call, trace = Call([5, 0], 25, frozenset(), Keys(seed=seed), policy()), Trace()
+        list(Controller(exit=ExitAtFirst()).stream(CUED.session(), OPEN, call, trace))
+        if trace.exit is not None:
+            start, length = trace.forced
+            # Plain steps over the same tokens: the state before the cue, then on from behind the suffix.
+            chain, tokens = parse_policy("mirostat_v2(tau=1,eta=0.9)"), [5, 0, *trace.tokens[:start]]
+            state, keys = chain.start(), Keys(seed=seed)
+            for at in range(2, len(tokens)):
+                row = Row(Plain(np.log(CUED.law(tokens[:at]))), -1, tokens[:at], "think", keys)
+                state, token = chain.step(state, row)
+                assert token == tokens[at]
+            tokens += trace.tokens[start : start + length]
+            while len(tokens) < 27:
+                row = Row(Plain(np.log(CUED.law(tokens))), -1, tokens, "answer", keys)
+                state, token = chain.step(state, row)
+                tokens.append(token)
+            found.append((trace.tokens, tokens[2:]))
+    return found
+
+
+def test_an_exit_takes_the_state_back_with_the_cue():
+    right = exits(lambda: parse_policy("mirostat_v2(tau=1,eta=0.9)"))
+    assert len(right) > 10 and all(got == expected for got, expected in right)
+    wrong = exits(Forgets)
+    assert any(got != expected for got, expected in wrong)

@@ -1,0 +1,141 @@
+"""Temperatures: the specification's golden values, and llama.cpp's dynamic temperature on random rows."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+
+import numpy as np
+import pytest
+from llama_cpp import llama_cpp as C
+from reasonctl.controller import (
+    EAD,
+    EDT,
+    Chain,
+    ControllerError,
+    Dynatemp,
+    KLGuided,
+    MinP,
+    Scores,
+    Temperature,
+    TopNSigma,
+)
+from reasonctl.controller.guided import divergence
+
+L = np.array([5.0, 4.2, 4.0, 3.1, 2.5, 1.0, 0.3, 0.0, -1.0, -3.0])
+WITH, WITHOUT = np.array([4.0, 1.0, 0.5, 0.0]), np.array([1.0, 1.5, 0.5, 0.2])
+
+
+def law(chain: Chain, logits) -> np.ndarray:
+    ids, weights = chain.law(logits)
+    full = np.zeros(len(logits))
+    full[slice(None) if ids is None else ids] = weights / weights.sum()
+    return full
+
+
+@pytest.fixture(params=[np.float32, np.float64])
+def kind(request):
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("stage", "logits", "temperature", "top"),
+    [
+        (EDT(1.0, 0.1), L, 0.9842, 0.4845), (EDT(1.0, 1.0), L, 0.8525, 0.5323), (EDT(0.7, 0.5), L, 0.6463, 0.6329),
+        (EDT(1.0, 1.0), np.zeros(4), 0.8513, 0.25), (EDT(1.0, 0.1), np.array([10.0, 0, 0, 0]), 0.0, 1.0),
+        (EDT(1.0, 1.0), np.array([10.0, 0, 0, 0]), 0.0, 1.0), (EDT(0.7, 0.0), L, 0.7, None),
+        (Dynatemp(0.8, 0.5, 1.0), L, 0.9074, 0.5111), (Dynatemp(0.8, 0.5, 2.0), L, 0.6690, 0.6199),
+        (Dynatemp(0.8, 0.8, 0.5), L, 1.2470, 0.4134), (Dynatemp(0.8), L, 0.8, None),
+    ],
+    ids=lambda value: str(value) if hasattr(value, "name") else "",
+)  # fmt: skip
+def test_golden_temperatures(stage, logits, temperature, top, kind):
+    scores = Scores(logits.astype(kind))
+    assert stage.temperature(scores, None) == pytest.approx(temperature, abs=5.1e-5)
+    if top is not None:
+        assert law(Chain(stage), logits.astype(kind))[0] == pytest.approx(top, abs=5.1e-5)
+
+
+def test_the_golden_law_of_dynatemp(kind):
+    assert law(Chain(Dynatemp(0.8, 0.5)), L.astype(kind))[:4] == pytest.approx(
+        [0.5111, 0.2117, 0.1698, 0.0630], abs=5.1e-5
+    )
+
+
+def test_entropy_is_read_before_truncation_and_ignores_what_is_impossible():
+    """After min-p four candidates are left; EDT still takes the entropy of the whole row, dynatemp theirs."""
+    scores = Scores(L)
+    _, cut = MinP(0.1).step(None, scores, None)
+    assert EDT(1.0, 1.0).temperature(cut, None) == EDT(1.0, 1.0).temperature(scores, None)
+    assert Dynatemp(0.8, 0.5).temperature(cut, None) == Dynatemp(0.8, 0.5).temperature(Scores(L[:4]), None)
+    masked = np.concatenate([L, np.full(90, -np.inf)])
+    for stage in (EDT(1.0, 1.0), Dynatemp(0.8, 0.5)):
+        assert stage.temperature(Scores(masked), None) == pytest.approx(stage.temperature(scores, None), rel=1e-12)
+    assert law(Chain(TopNSigma(1), Temperature(3)), L) == pytest.approx(law(Chain(Temperature(3), TopNSigma(1)), L))
+
+
+def test_dynatemp_is_llama_cpp_s():
+    rng = np.random.default_rng(0)
+    kind = np.dtype([("id", np.intc), ("logit", np.single), ("p", np.single)], align=True)
+    for _ in range(300):
+        logits = (rng.normal(size=int(rng.integers(2, 400))) * rng.choice([0.3, 2, 6])).astype(np.float32)
+        t, spread, exponent = (
+            float(rng.uniform(0.3, 1.5)),
+            float(rng.choice([0, 0.2, 1.0])),
+            float(rng.choice([0.5, 1, 3])),
+        )
+        data = np.zeros(len(logits), dtype=kind)
+        data["id"], data["logit"] = np.arange(len(logits)), logits
+        pointer = ctypes.cast(data.ctypes.data, ctypes.POINTER(C.llama_token_data))
+        array = C.llama_token_data_array(data=pointer, size=len(data), selected=-1, sorted=False)
+        sampler = C.llama_sampler_init_temp_ext(t, spread, exponent)
+        C.llama_sampler_apply(sampler, ctypes.byref(array))
+        C.llama_sampler_free(sampler)
+        order = np.argsort(data["id"])
+        theirs = data["logit"][order] - data["logit"].max()
+        _, ours = Dynatemp(t, spread, exponent).step(None, Scores(logits), None)
+        assert ours.shifted == pytest.approx(theirs, rel=2e-4, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (EAD(d=500), {0: 1, 9: 1, 10: 1.1798, 50: 1.0948, 100: 0.9786, 200: 0.7082, 300: 0.3779, 370: 0.1041, 371: 0.1,
+                      1000: 0.1, 10**9: 0.1}),
+        (EAD(d=1500), {10: 1.1933, 100: 1.1311, 500: 0.8044, 1000: 0.2523}),
+        (EAD(d=75), {10: 1.0574, 50: 0.2523, 55: 0.1180, 56: 0.1}),
+    ],
+)  # fmt: skip
+def test_golden_schedule(schedule, expected):
+    assert {t: round(schedule.at(t), 4) for t in expected} == expected
+
+
+def test_a_schedule_sized_by_the_median_answer_reaches_its_floor_at_half_of_it():
+    schedule = EAD(median=300)
+    assert schedule.at(150) == schedule.t_min < schedule.at(148)
+    for wrong in ({}, {"d": 5, "median": 5}):
+        with pytest.raises(ControllerError, match="one of the two"):
+            EAD(**wrong)
+
+
+@pytest.mark.parametrize(("t0", "sigma", "temperature"), [(1.0, 1.0, 0.5280), (1.0, 0.5, 0.2788), (0.7, 2.0, 0.5087)])
+def test_golden_kl_guided(t0, sigma, temperature, kind):
+    scores = Scores(WITH.astype(kind))
+    assert divergence(scores, WITHOUT.astype(kind)) == pytest.approx(0.9213, abs=5.1e-5)
+    reverse = divergence(Scores(WITHOUT), WITH)
+    assert abs(reverse - 0.9213) > 0.01  # the direction matters
+    stage = KLGuided("source", t0=t0, sigma=sigma)
+    assert stage.temperature(scores, WITHOUT.astype(kind)) == pytest.approx(temperature, abs=5.1e-5)
+    assert stage.temperature(scores, WITH) == t0
+
+
+def test_golden_kl_guided_law(kind):
+    _, tempered = KLGuided("source").step((None, WITHOUT.astype(kind)), Scores(WITH.astype(kind)), None)
+    got = tempered.weights / tempered.weights.sum()
+    assert got == pytest.approx([0.9948, 0.0034, 0.0013, 0.0005], abs=5.1e-5)
+
+
+def test_a_divergence_is_bounded_and_masks_count_for_both():
+    assert divergence(Scores(np.array([100.0, 0.0])), np.array([0.0, 100.0])) < math.log(1e7) + 1e-6
+    masked = divergence(Scores(np.array([4.0, 1.0, -np.inf])), np.array([1.0, 1.5, 9.0]))
+    assert masked == pytest.approx(divergence(Scores(np.array([4.0, 1.0])), np.array([1.0, 1.5])), abs=1e-5)
