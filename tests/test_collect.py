@@ -148,7 +148,7 @@ def documented(part: str) -> dict[str, str]:
     """Field and type of every row of a table of docs/runs-format.md."""
     text = (Path(__file__).parents[1] / "docs/runs-format.md").read_text()
     section = text.split(f"\n## {part}")[1].split("\n## ")[0]
-    return dict(re.findall(r"^\| `(\w+)` \| ([\w ]+) \| [^|]* \| [^|]+ \|$", section, re.MULTILINE))
+    return dict(re.findall(r"^\| `(\w+)` \| ([\w ]+) \|[^|]*\|[^|]+\|$", section, re.MULTILINE))
 
 
 TYPES = {

@@ -10,6 +10,7 @@ from reasonctl.controller import (
     Controller,
     ControllerError,
     Cues,
+    Decision,
     Draft,
     Greedy,
     Keys,
@@ -211,6 +212,45 @@ def test_many_loops_share_a_forward():
         call = Call(PROMPT, 40 + row, frozenset(), Keys(seed=9, run=row), Sampling())
         alone = [e.token for e in Controller(exit=rule).stream(ENGINE.session(), TOKENIZER, call)]
         assert got[row] == alone
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_forward_holds_no_more_than_the_engine_takes(batch):
+    engine, sizes = toy(), []
+    engine.batch, forward = batch, engine.forward
+    engine.forward = lambda requests: sizes.append(len(requests)) or forward(requests)
+    calls = [Call(PROMPT, 12 + row, frozenset(), Keys(seed=9, run=row), Sampling()) for row in range(5)]
+    loops = [Controller(drafter=RandomTree(len(TEXTS))).loop(engine.session(), TOKENIZER, c, Trace()) for c in calls]
+    got = [
+        [event.token for row, event in batched if row == i] for batched in [list(drive_batch(loops))] for i in range(5)
+    ]
+    assert max(sizes) == batch
+    for call, tokens in zip(calls, got, strict=True):
+        assert tokens == [event.token for event in Controller().stream(ENGINE.session(), TOKENIZER, call)]
+
+
+def test_a_policy_without_cue_words_and_a_rule_that_waits_for_them_exclude_each_other():
+    class Silent(Greedy):
+        suppresses_cues = True
+
+    with pytest.raises(ControllerError, match="suppresses cue words and the exit rule waits for them \\(wait\\)"):
+        Controller(exit=Scripted(act=lambda at: False), policy=Silent())
+    with pytest.raises(ControllerError, match="would never be asked"):
+        run(rule=Scripted(act=lambda at: False), policy=Silent())
+    Controller(exit=Scripted(act=lambda at: False, cues=Cues(["paragraph", "every(8)"])), policy=Silent())
+    assert run(policy=Silent())[0] == run(policy=Greedy())[0]
+
+
+def test_a_rule_without_a_threshold_says_what_is_missing():
+    class Short(Scripted):
+        why = "never exit: 40 calibration runs can't promise it: 5 more runs are needed"
+
+        def decide(self, at):
+            return Decision(False, at.cue.name, at.cue.index, at.cue.first - at.prompt, 0.3, float("inf"))
+            yield
+
+    why = next(t.why for seed in range(20) if (t := run(seed=seed, rule=Short(act=bool))[1]).decisions)
+    assert "5 more runs are needed" in why and "cues met" in why and "\n" not in why
 
 
 def test_bad_requests_are_refused_before_work():

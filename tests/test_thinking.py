@@ -85,6 +85,23 @@ def test_without_markers_the_whole_completion_is_the_span():
     assert follow(["a", "\n\n", "b"], ("Q",), ["paragraph"], None)[0] == [("paragraph", 1, 1, "", 3)]
 
 
+def test_every_k_tokens():
+    found, span = follow(["a", "b", "c", "d", "e"], OPEN, ["every(2)"])
+    assert found == [("every(2)", 2, 1, "", 3), ("every(2)", 4, 3, "", 5)] and span.held() == 0
+    found, _ = follow(["a", "b", "<think>", "c", "d", "e"], ("Q",), ["every(2)"])
+    assert found == [("every(2)", 5, 4, "", 6)]  # only what is thought counts
+    found, _ = follow(["a ", "Wait", ",", "b"], OPEN, ["every(2)", "wait"])
+    assert found == [("wait", 1, 1, "", 3)]  # one row, one cue: the word
+    found, _ = follow(["a", "\ufffd", "b", "c", "d"], OPEN, ["every(2)"])
+    assert found == [("every(2)", 3, 2, "", 4), ("every(2)", 4, 3, "", 5)]  # no character is cut
+    found, _ = follow(["a", "</th", "b", "c"], OPEN, ["every(2)"])
+    assert found == [("every(2)", 3, 2, "", 4)]  # nor a marker
+    found, _ = follow(["a", "b", "</think>", "c", "d", "e"], OPEN, ["every(2)"])
+    assert found == [("every(2)", 2, 1, "", 3)]
+    found, span = follow(["Wait", "\n\n", "x"], OPEN, ["every(1)", "wait", "paragraph"])
+    assert [cue[0] for cue in found] == ["wait", "paragraph"] and span.met == 2
+
+
 @pytest.mark.parametrize(
     ("pieces", "held"),
     [(["x "], 0), (["x ", "W"], 1), (["x ", "Wa", "it"], 2), (["x ", "Wai", "ter"], 0), (["x ", "Wait, so"], 1)],
