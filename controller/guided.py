@@ -121,7 +121,7 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     """Length of the common prefix."""
     if list(b[: len(a)]) == list(a):
         return len(a)
-    return next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def source_span(tokenizer: Tokenizer, prompt: Sequence[int], source: str) -> tuple[int, int]:

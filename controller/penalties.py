@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,8 +148,9 @@ class DRY(Constraint):
     def repeats(self, row: Row) -> dict[int, int]:
         """For each token that would go on with a repetition: the length of the longest one that it would prolong."""
         tokens = np.asarray(row.tokens[-self.last_n :] if self.last_n else row.tokens)
+        breaks = self._breaks(row)
         end = len(tokens) - 1
-        reach = self._reach(tokens, row)
+        reach = next((n for n in range(end + 1) if breaks(int(tokens[end - n]))), end + 1)
         if reach < self.allowed_length:
             return {}
         longest: dict[int, int] = {}
@@ -156,23 +158,22 @@ class DRY(Constraint):
             n = 1
             while n < reach and n <= at and tokens[at - n] == tokens[end - n]:
                 n += 1
-            if n >= self.allowed_length:
-                token = int(tokens[at + 1])
-                longest[token] = max(n, longest.get(token, 0))
+            token = int(tokens[at + 1])
+            if n >= self.allowed_length and n > longest.get(token, 0) and not breaks(token):
+                longest[token] = n
         return longest
 
-    def _reach(self, tokens: np.ndarray, row: Row) -> int:
-        """Number of last tokens without a breaker."""
-        read = row.frame.read("dry").text
-        known: dict[int, bool] = {}
-        for n in range(len(tokens)):
-            token = int(tokens[-1 - n])
+    def _breaks(self, row: Row) -> Callable[[int], bool]:
+        """Whether a token ends a sequence; it is never penalised itself."""
+        read, known = row.frame.read("dry").text, dict[int, bool]()
+
+        def breaks(token: int) -> bool:
             if token not in known:
                 text = read(token)
                 known[token] = any(breaker in text for breaker in self.breakers)
-            if known[token]:
-                return n
-        return len(tokens)
+            return known[token]
+
+        return breaks
 
 
 def _banned(scores: Scores, tokens: list[int] | frozenset[int]) -> Scores:

@@ -104,7 +104,7 @@ def _call(part: str) -> tuple[str, list[tuple[str | None, Any]] | None]:
     match = _NAME.match(part)
     name, rest = (match.group(1), part[match.end() :]) if match else (part, "")
     if match is None or name not in _POLICIES or (rest and not (rest[0] == "(" and rest[-1] == ")")):
-        _unknown(part if match is None or rest[:1] not in ("", "(") else name, part, "policy", _POLICIES)
+        _unknown(part.partition("(")[0].strip(), part, "policy", _POLICIES)
     if not rest:
         return name, None
     arguments: list[tuple[str | None, Any]] = []
@@ -171,7 +171,9 @@ def _coerced(value: Any, hint: Any, stage: str, name: str) -> Any:
 
 def _unknown(name: str, part: str, kind: str, known: tuple[str, ...]) -> None:
     near = get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near and near[0] != part else f"known: {', '.join(known)}"
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    if name in known:
+        hint = f"write {name}(value) or {name}(name=value,...)"
     raise ControllerError(f"unknown {kind} {part.strip()!r}; {hint}")
 
 

@@ -20,6 +20,7 @@ from reasonctl.controller import (
     Controller,
     ControllerError,
     KLGuided,
+    Markers,
     MinP,
     PromptLookup,
     Row,
@@ -27,6 +28,8 @@ from reasonctl.controller import (
     parse_policy,
 )
 from transformers import LogitsProcessor, LogitsProcessorList
+
+MARKERS = Markers("<think>", "</think>")
 
 CHAINS = [
     "edt(t0=0.9,theta=0.3) | top_h(0.5)",
@@ -67,8 +70,9 @@ class Known:
 @pytest.mark.parametrize("text", CHAINS)
 def test_a_chain_runs_on_transformers_and_drafting_changes_no_token(model, text):
     policy = parse_policy(text)
-    plain, _ = controlled(model, Controller(policy=policy), max_new_tokens=40)
-    drafted, handle = controlled(model, Controller(policy=policy, drafter=Known(plain)), max_new_tokens=40)
+    plain, _ = controlled(model, Controller(policy=policy, markers=MARKERS), max_new_tokens=40)
+    both = Controller(policy=policy, markers=MARKERS, drafter=Known(plain))
+    drafted, handle = controlled(model, both, max_new_tokens=40)
     assert drafted == plain and handle.trace.accepted > 5
 
 
@@ -78,7 +82,7 @@ def test_a_chain_runs_on_llama_cpp_and_drafting_changes_no_token(text):
     plain, drafted = open_llama(type_k=0, type_v=0), open_llama(type_k=0, type_v=0)
     policy, written = parse_policy(text), []
     for one, drafter in ((plain, None), (drafted, PromptLookup(size=4))):
-        handle = attach(one, Controller(policy=policy, drafter=drafter))
+        handle = attach(one, Controller(policy=policy, drafter=drafter, markers=MARKERS))
         one(PROMPT, max_tokens=40, seed=3)
         written.append(list(handle.trace.tokens))
     common = next((i for i, pair in enumerate(zip(*written, strict=False)) if pair[0] != pair[1]), len(written[0]))

@@ -279,11 +279,14 @@ def test_the_right_verifier_passes():
     assert node_p_value("none") > ALPHA
 
 
+STEERED = "mirostat_v2(tau=2,eta=0.9)"
+
+
 class Forgets:
     """Mirostat with its state outside: what a rejected or retracted token did to it stays."""
 
     def __init__(self) -> None:
-        self.inner = parse_policy("mirostat_v2(tau=1,eta=0.9)")
+        self.inner = parse_policy(STEERED)
         self.state = self.inner.start()
 
     def start(self):
@@ -307,8 +310,8 @@ class ExitAtFirst:
         yield
 
 
-OPEN = ToyTokenizer(["a", "b", "Wait", "</think>", " ", "<t>"])
-CUED = ToyEngine(vocabulary=6, order=1, seed=2, concentration=2.0)
+OPEN = ToyTokenizer(["1 ", "2 ", "Wait", "</think>", " ", "<t>"])
+CUED = ToyEngine(vocabulary=6, order=1, seed=2, concentration=8.0)
 
 
 def exits(policy) -> list[tuple[list[int], list[int]]]:
@@ -320,7 +323,7 @@ def exits(policy) -> list[tuple[list[int], list[int]]]:
         if trace.exit is not None:
             start, length = trace.forced
             # Plain steps over the same tokens: the state before the cue, then on from behind the suffix.
-            chain, tokens = parse_policy("mirostat_v2(tau=1,eta=0.9)"), [5, 0, *trace.tokens[:start]]
+            chain, tokens = parse_policy(STEERED), [5, 0, *trace.tokens[:start]]
             state, keys = chain.start(), Keys(seed=seed)
             for at in range(2, len(tokens)):
                 row = Row(Plain(np.log(CUED.law(tokens[:at]))), -1, tokens[:at], "think", keys)
@@ -336,7 +339,7 @@ def exits(policy) -> list[tuple[list[int], list[int]]]:
 
 
 def test_an_exit_takes_the_state_back_with_the_cue():
-    right = exits(lambda: parse_policy("mirostat_v2(tau=1,eta=0.9)"))
+    right = exits(lambda: parse_policy(STEERED))
     assert len(right) > 10 and all(got == expected for got, expected in right)
     wrong = exits(Forgets)
     assert any(got != expected for got, expected in wrong)
