@@ -45,14 +45,10 @@ def transformers(config: str) -> Callable[[], Bench]:
 
 
 def llama_cpp() -> Bench:
-    from importlib.resources import files
+    """As `ctl` loads it. Stock llama.cpp also sums in other orders where a fork's cells lie elsewhere (AMX buffers)."""
+    from reasonctl.backends.load import load_model
 
-    from llama_cpp import Llama
-    from reasonctl.backends.llama import LlamaEngine
-
-    path = files("reasonctl.backends.tiny") / "tiny.gguf"
-    llm = Llama(model_path=str(path), n_ctx=512, n_threads=1, n_threads_batch=1, verbose=False)
-    return Bench(LlamaEngine(llm, hidden=True), 1e-4, None)  # a fork's cells lie elsewhere: other sums
+    return Bench(load_model("tiny", threads=1).engine, 0.0, None)
 
 
 ENGINES: dict[str, Callable[[], Bench]] = {
