@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from transformers.generation import logits_process as hf
 
-from ..controller import ROOT, ControllerError, Policy, Row
-from ..controller.decode import Floats
+from ..controller import ControllerError, Policy, Row
 
 LAW = (
     hf.TemperatureLogitsWarper, hf.TopKLogitsWarper, hf.TopPLogitsWarper, hf.TopHLogitsWarper, hf.MinPLogitsWarper,
@@ -92,18 +91,4 @@ class Processed:
         for processor in self.processors:
             scores = processor(ids, scores)
         logits = scores[0].float().cpu().numpy()
-        return self.inner.step(state, Row(_Scored(row, logits), ROOT, row.tokens, row.phase, row.keys))
-
-
-@dataclass(frozen=True, slots=True)
-class _Scored:
-    """A Step of one row whose logits were replaced."""
-
-    row: Row
-    scores: Floats
-
-    def logits(self, node: int) -> Floats:
-        return self.scores
-
-    def hidden(self, node: int, layer: int) -> Floats:
-        return self.row.hidden(layer)
+        return self.inner.step(state, row.scored(logits))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..controller import ControllerError, Greedy, Policy, Row, Sampling, draw
+from ..controller import ControllerError, Greedy, Policy, Row, Sampling
 from ..controller.decode import Floats
 
 Processor = Callable[[Any, Any], Any]
@@ -93,8 +93,7 @@ class CallPolicy:
         if self.law is None:
             return None, int(logits.argmax())
         ids, weights = self.law.law(logits)
-        token = draw(weights, row.uniform())
-        return None, token if ids is None else int(ids[token])
+        return None, row.draw(weights, ids)
 
     def _process(self, tokens: Sequence[int], logits: Floats) -> Floats:
         ids = np.asarray(tokens, dtype=np.intc)

@@ -1,8 +1,8 @@
 """reasonctl's decoding loop and what it consults; knows neither torch nor llama.cpp."""
 
 from .controller import Call, Controller
-from .decode import NO_DRAFT, ROOT, Capabilities, Decode, Draft, Engine, Session, Step
-from .drafters import Drafter, PromptLookup
+from .decode import NO_DRAFT, ROOT, Capabilities, Decode, Draft, Engine, Proposal, Session, Step
+from .drafters import Drafter, Drafting, PromptLookup, Stateless, Target
 from .drivers import drive, drive_batch
 from .errors import ControllerError
 from .exits import Boundary, ExitRule, Trial, entropy
@@ -14,7 +14,7 @@ from .trace import Decision, Event, Trace
 
 __all__ = [
     "Boundary", "Call", "Capabilities", "Controller", "ControllerError", "Cue", "Cues", "Decision", "Decode",
-    "Draft", "Drafter", "Engine", "Event", "ExitRule", "Greedy", "Keys", "Markers", "NO_DRAFT", "Policy",
-    "PromptLookup", "ROOT", "Row", "Sampling", "Session", "Span", "Step", "Tokenizer", "Trace", "Trial", "draw",
-    "drive", "drive_batch", "entropy", "parse_draft", "parse_policy",
+    "Draft", "Drafter", "Drafting", "Engine", "Event", "ExitRule", "Greedy", "Keys", "Markers", "NO_DRAFT", "Policy",
+    "PromptLookup", "Proposal", "ROOT", "Row", "Sampling", "Session", "Span", "Stateless", "Step", "Target",
+    "Tokenizer", "Trace", "Trial", "draw", "drive", "drive_batch", "entropy", "parse_draft", "parse_policy",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .decode import Session
-from .drafters import Drafter
+from .drafters import Drafter, Target
 from .drivers import drive
 from .errors import ControllerError
 from .exits import ExitRule
@@ -71,14 +71,16 @@ class Controller:
             raise ControllerError("this exit rule tries answers on a fork, and this model's cache can't be forked")
         trace.prompt_tokens, trace.controlled = len(prompt), self.exit is not None
         trace.seed, trace.run = call.keys.seed, call.keys.run
+        policy = self.policy or call.policy
+        target = Target(session, tokenizer, call.keys, policy)
         run = Run(
-            policy=self.policy or call.policy,
+            policy=policy,
             tokenizer=tokenizer,
             keys=call.keys,
             limit=len(prompt) + call.max_new_tokens,
             eos=call.eos,
             trace=trace,
-            drafter=self.drafter,
+            drafter=None if self.drafter is None else self.drafter.start(target),
             rule=self.exit,
             stop=call.stop,
         )

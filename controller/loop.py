@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .decode import NO_DRAFT, ROOT, Decode, Draft, Session, Step
-from .drafters import Drafter
+from .drafters import Drafting
 from .exits import Boundary, ExitRule, Trial
 from .policy import Policy, Row
 from .randomness import Keys
@@ -32,7 +32,7 @@ class Run:
     limit: int
     eos: frozenset[int]
     trace: Trace
-    drafter: Drafter | None = None
+    drafter: Drafting | None = None
     rule: ExitRule | None = None
     stop: Callable[[Sequence[int]], bool] | None = None
     span: Span = field(init=False)
@@ -47,7 +47,11 @@ def decode_loop(run: Run, session: Session, tokens: list[int], pending: list[int
 
     `pending` are the last tokens of `tokens`, not yet in the session's cache.
     """
-    return (yield from _Loop(run, session, tokens, pending, state).run())
+    try:
+        yield from _Loop(run, session, tokens, pending, state).run()
+    finally:
+        if run.drafter is not None:
+            run.drafter.close()
 
 
 class _Loop:
@@ -76,8 +80,8 @@ class _Loop:
             accepted = yield from self._walk(step, draft)
             self.session.keep(self.path)
             if draft.tokens and self.r.drafter is not None:
-                self.r.trace.accepted += accepted
-                self.r.drafter.observe(len(draft), accepted)
+                self.r.trace.accepted += len(accepted)
+                self.r.drafter.observe(draft, accepted)
             yield from self._show()
 
     def _propose(self) -> Generator[Decode, Step, Draft]:
@@ -90,11 +94,13 @@ class _Loop:
         self.r.trace.drafted += len(draft)
         return draft
 
-    def _walk(self, step: Step, draft: Draft) -> Generator[Decode, Step, int]:
-        """Sample from the root down while the draft holds the sampled token; number of nodes accepted."""
-        run, tokens, node, accepted = self.r, self.tokens, ROOT, 0
+    def _walk(self, step: Step, draft: Draft) -> Generator[Decode, Step, list[int]]:
+        """Sample from the root down while the draft holds the sampled token; the nodes accepted."""
+        run, tokens, node = self.r, self.tokens, ROOT
+        accepted: list[int] = []
         while True:
-            state, token = run.policy.step(self.states[-1], Row(step, node, tokens, run.span.phase, run.keys))
+            row = Row(step, node, tokens, run.span.phase, run.keys, draft.proposals.get(node))
+            state, token = run.policy.step(self.states[-1], row)
             child = draft.child(node, token) if draft.tokens else None
             tokens.append(token)
             self.states.append(state)
@@ -111,7 +117,8 @@ class _Loop:
                 self.pending = [token]
                 return accepted
             self.path.append(child)
-            node, accepted = child, accepted + 1
+            accepted.append(child)
+            node = child
 
     def _check_finish(self, token: int) -> None:
         run = self.r

@@ -11,9 +11,10 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from .decode import Floats, Step
+from .decode import ROOT, Floats, Proposal, Step
 from .errors import ControllerError
-from .randomness import SAMPLE, Keys
+from .randomness import SAMPLE, VERIFY, Keys
+from .verify import verify
 
 Phase = Literal["before", "think", "answer"]
 
@@ -22,13 +23,16 @@ class Row:
     """What a policy may look at: one verified row, and where it stands.
 
     tokens: everything before the token to be drawn (prompt included); do not change it.
+    proposal: how the draft's tokens at this place were drawn, if they were.
     """
 
-    __slots__ = ("_node", "_step", "keys", "phase", "tokens")
+    __slots__ = ("_node", "_step", "keys", "phase", "proposal", "tokens")
 
-    def __init__(self, step: Step, node: int, tokens: Sequence[int], phase: Phase, keys: Keys) -> None:
+    def __init__(
+        self, step: Step, node: int, tokens: Sequence[int], phase: Phase, keys: Keys, proposal: Proposal | None = None
+    ) -> None:
         self._step, self._node = step, node
-        self.tokens, self.phase, self.keys = tokens, phase, keys
+        self.tokens, self.phase, self.keys, self.proposal = tokens, phase, keys, proposal
 
     @property
     def logits(self) -> Floats:
@@ -42,6 +46,40 @@ class Row:
     def uniform(self, index: int = 0) -> float:
         """The keyed uniforms of this position."""
         return self.keys.uniform(len(self.tokens), SAMPLE, index)
+
+    def draw(self, weights: Floats, ids: Any = None) -> int:
+        """A token of this law, the draft's if it may be: how every policy that samples ends.
+
+        weights: non-negative, no sum of 1 needed. ids: the tokens they belong to; None = all, in order.
+        """
+        if self.proposal is not None:
+            token, weights, ids = verify(weights, ids, self.proposal, self._test)
+            if token is not None:
+                return token
+        index = draw(weights, self.uniform())
+        return index if ids is None else int(ids[index])
+
+    def scored(self, logits: Floats) -> Row:
+        """The same place with other logits: for what changes them before the law is taken."""
+        return Row(_Scored(self, logits), ROOT, self.tokens, self.phase, self.keys, self.proposal)
+
+    def _test(self, index: int) -> float:
+        return self.keys.uniform(len(self.tokens), VERIFY, index)
+
+
+class _Scored:
+    """A Step of one row whose logits were replaced."""
+
+    __slots__ = ("_logits", "_row")
+
+    def __init__(self, row: Row, logits: Floats) -> None:
+        self._row, self._logits = row, logits
+
+    def logits(self, node: int) -> Floats:
+        return self._logits
+
+    def hidden(self, node: int, layer: int) -> Floats:
+        return self._row.hidden(layer)
 
 
 class Policy(Protocol):
@@ -94,9 +132,8 @@ class Sampling:
         return None
 
     def step(self, state: None, row: Row) -> tuple[None, int]:
-        ids, probabilities = self.law(row.logits)
-        token = draw(probabilities, row.uniform())
-        return None, token if ids is None else int(ids[token])
+        ids, weights = self.law(row.logits)
+        return None, row.draw(weights, ids)
 
     def law(self, logits: Floats) -> tuple[Any, Floats]:
         """(token ids, weights) of the survivors; ids None = all of them. Weights need no sum of 1."""
