@@ -156,11 +156,13 @@ def test_the_call_s_law_is_the_library_s(llm, arguments, length):
     policy = call_policy({**DEFAULTS, **arguments}, prompt=len(prompt), window=64)
     ids, expected = library_law(llm, logits, generated, **arguments)
 
+    scores = logits
+
     class Placed(Row):
         """A row whose uniform is given."""
 
         __slots__ = ("given",)
-        logits = logits
+        logits = scores
 
         def __init__(self, uniform):
             self.tokens, self.proposal, self.given = prompt + generated, None, uniform
