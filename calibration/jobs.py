@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..backends.load import load_drafter
 from ..backends.model import Model
-from ..controller import Call, Controller, ControllerError, Keys, Trace, parse_draft, parse_policy
+from ..controller import Call, Controller, ControllerError, Keys, Trace, parse_policy
 from ..probes.exit import ProbeExit, load_exit
 from ..probes.file import ProbeFile, check_target, load_probe
 from ..probes.risk import choose_threshold, runs_needed
@@ -219,7 +220,7 @@ def run(name: str, prompt: str | None, options: Options, *, probe: str | None) -
 
 def stream_run(show: Show, model: Model, recipe: Recipe, question: str, rule: ProbeExit | None, seed: int) -> Trace:
     """Print a run as it comes: forced tokens stand out, cues' scores follow the answer."""
-    controller = Controller(exit=rule, drafter=parse_draft(recipe.draft))
+    controller = Controller(exit=rule, drafter=load_drafter(recipe.draft, threads=recipe.threads))
     prompt = model.prompt(question)
     keys = Keys(seed=seed)
     call = Call(prompt, recipe.max_new_tokens, model.eos, keys, parse_policy(recipe.policy))

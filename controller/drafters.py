@@ -33,7 +33,7 @@ class Drafting(Protocol):
         """
 
     def observe(self, draft: Draft, accepted: Sequence[int]) -> None:
-        """What became of the last proposal: the nodes accepted, from the root down."""
+        """What became of the last proposal, an empty one too: the nodes accepted, from the root down."""
 
     def close(self) -> None:
         """The run is over."""

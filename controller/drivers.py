@@ -27,7 +27,7 @@ def drive(request: Request) -> Iterator[Event]:
 
 
 def drive_batch(requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
-    """Run many loops over sessions of one engine; the Decodes of a round share one forward.
+    """Run many loops; the Decodes of a round share one forward per engine.
 
     Yields (index of the loop, event).
     """
@@ -45,5 +45,9 @@ def drive_batch(requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
                 pass
         if not waiting:
             return
-        engine = next(iter(waiting.values())).session.engine
-        replies = dict(zip(waiting, engine.forward(tuple(waiting.values())), strict=True))
+        # A loop may wait for its draft model while others wait for the target.
+        engines = {id(decode.session.engine): decode.session.engine for decode in waiting.values()}
+        replies = {}
+        for key, engine in engines.items():
+            here = [i for i, decode in waiting.items() if id(decode.session.engine) == key]
+            replies |= zip(here, engine.forward([waiting[i] for i in here]), strict=True)

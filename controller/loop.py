@@ -79,7 +79,7 @@ class _Loop:
             self.pending, self.path = [], []
             accepted = yield from self._walk(step, draft)
             self.session.keep(self.path)
-            if draft.tokens and self.r.drafter is not None:
+            if self.r.drafter is not None:
                 self.r.trace.accepted += len(accepted)
                 self.r.drafter.observe(draft, accepted)
             yield from self._show()

@@ -61,7 +61,7 @@ class Row:
 
     def scored(self, logits: Floats) -> Row:
         """The same place with other logits: for what changes them before the law is taken."""
-        return Row(_Scored(self, logits), ROOT, self.tokens, self.phase, self.keys, self.proposal)
+        return type(self)(_Scored(self, logits), ROOT, self.tokens, self.phase, self.keys, self.proposal)
 
     def _test(self, index: int) -> float:
         return self.keys.uniform(len(self.tokens), VERIFY, index)

@@ -1,18 +1,24 @@
-"""Policies and drafters as short texts, for the command line: `temperature(0.6) | top_p(0.95)`, `ngram(8)`."""
+"""Policies and drafters as short texts, for the command line: `temperature(0.6) | top_p(0.95)`, `hierarchy(16)`."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from difflib import get_close_matches
+from pathlib import Path
 
 from .drafters import Drafter, PromptLookup
 from .errors import ControllerError
+from .hierarchy import Hierarchy
+from .model_draft import DraftModel, Kind, ModelDrafter
+from .ngrams import load_table
 from .policy import Greedy, Policy, Sampling
 
 _STEP = re.compile(r"\s*([a-z_0-9]+)\s*(?:\(\s*([^()]*?)\s*\))?\s*")
 _STEPS = ("temperature", "top_k", "top_p", "min_p")
 _POLICIES = ("greedy", *_STEPS)
-_DRAFTS = ("none", "ngram")
+_MODEL_DRAFTS: dict[str, Kind] = {"model": "chain", "sequoia": "sequoia", "dyspec": "dyspec"}
+_DRAFTS = ("none", "ngram", "hierarchy", *_MODEL_DRAFTS)
 
 
 def parse_policy(text: str) -> Policy:
@@ -44,15 +50,55 @@ def parse_policy(text: str) -> Policy:
     )
 
 
-def parse_draft(text: str) -> Drafter | None:
-    """`none`, `ngram` or `ngram(size)`."""
+def parse_draft(text: str, load: Callable[[str], DraftModel] | None = None) -> Drafter | None:
+    """`none`, `ngram(8)`, `hierarchy(24, model=FILE, corpus=FILE)`; what stands in parentheses may be left out.
+
+    With a smaller model: `model(MODEL, 8)` drafts chains, `sequoia(MODEL, 16)` and `dyspec(MODEL, 16)` trees;
+    `load` opens MODEL.
+
+    >>> parse_draft("ngram(4)")
+    PromptLookup(longest=3, shortest=1, size=4)
+    """
     name, argument = _split(text, "draft", _DRAFTS)
     if name == "none":
         return None
-    size = _number(argument, name) if argument is not None else PromptLookup.size
-    if size != int(size):
-        raise ControllerError(f"draft size is {size}; it must be a whole number")
-    return PromptLookup(size=int(size))
+    if name in _MODEL_DRAFTS:
+        return _model_drafter(name, argument, load)
+    size, files = _arguments(argument, name, ("model", "corpus") if name == "hierarchy" else ())
+    if name == "ngram":
+        return PromptLookup(size=size or PromptLookup.size)
+    tables = {key: load_table(Path(value)) for key, value in files.items()}
+    return Hierarchy(size=size or Hierarchy.size, model=tables.get("model"), corpus=tables.get("corpus"))
+
+
+def _model_drafter(name: str, argument: str | None, load: Callable[[str], DraftModel] | None) -> ModelDrafter:
+    model, _, rest = (argument or "").partition(",")
+    if not model.strip():
+        raise ControllerError(f"draft {name} needs a smaller model: {name}(MODEL) or {name}(MODEL, 16)")
+    if load is None:
+        raise ControllerError(f"draft {name} needs a model, which can't be opened here; make a ModelDrafter yourself")
+    size, _ = _arguments(rest or None, name, ())
+    chain = _MODEL_DRAFTS[name] == "chain"
+    return ModelDrafter(load(model.strip()), kind=_MODEL_DRAFTS[name], size=size or (8 if chain else 16))
+
+
+def _arguments(argument: str | None, name: str, keys: tuple[str, ...]) -> tuple[int | None, dict[str, str]]:
+    """(size, named values) of `name(8, key=value)`."""
+    size, named = None, {}
+    for part in argument.split(",") if argument is not None else ():
+        key, sign, value = (side.strip() for side in part.partition("="))
+        if not sign:
+            number = _number(key, name)
+            if number != int(number) or number < 1:
+                raise ControllerError(f"draft size is {key}; it must be a whole number, at least 1")
+            size = int(number)
+        elif key in keys and value:
+            named[key] = value
+        else:
+            raise ControllerError(
+                f"draft {name} takes a size{''.join(f', {k}=FILE' for k in keys)}; not {part.strip()!r}"
+            )
+    return size, named
 
 
 def _split(part: str, kind: str, known: tuple[str, ...]) -> tuple[str, str | None]:
