@@ -91,7 +91,7 @@ class ModelRun:
             self.session.close()
             raise ControllerError(f"{drafter.model.name!r} can't take rejected tokens back, so it can't draft")
         self.fed: list[int] = []
-        self.shape = Shape((), (), 1.0)
+        self.shape = Shape()
         self.steps = self.pause = 0
         self.next_pause = PAUSE
         self.samples: bool | None = None
@@ -174,7 +174,7 @@ class ModelRun:
             sizes=[n for n in SIZES if n <= self.d.size + 1], layers=self.d.depth + 1, leaves=leaves,
         )  # fmt: skip
         if rate * target.now(1, context) < MARGIN:
-            self.shape, self.pause = Shape((), (), 1.0), self.next_pause
+            self.shape, self.pause = Shape(), self.next_pause
             self.next_pause = min(2 * self.next_pause, LONGEST_PAUSE)
 
     def feed(self, tokens: Sequence[int]) -> list[int]:
@@ -249,4 +249,4 @@ def _cut(shape: Shape, depth: int) -> Shape:
     if len(kept) == len(deep):
         return shape
     place = {node: i for i, node in enumerate(kept)} | {ROOT: ROOT}
-    return Shape(tuple(place[shape.parents[i]] for i in kept), tuple(shape.ranks[i] for i in kept), shape.gain)
+    return Shape(tuple(place[shape.parents[i]] for i in kept), tuple(shape.ranks[i] for i in kept))

@@ -22,12 +22,21 @@ Laws = Callable[[Draft, Sequence[int]], Generator[Any, Any, Sequence[Floats]]]
 class Shape:
     """A tree without tokens: node i hangs below `parents[i]` (or ROOT) as its child number `ranks[i]`, from 0.
 
-    gain: expected number of emitted tokens, the root's own token included.
+    gains[i]: expected number of emitted tokens of the first i nodes, the root's own token included.
     """
 
-    parents: tuple[int, ...]
-    ranks: tuple[int, ...]
-    gain: float
+    parents: tuple[int, ...] = ()
+    ranks: tuple[int, ...] = ()
+    gains: tuple[float, ...] = (1.0,)
+
+    @property
+    def gain(self) -> float:
+        """Expected number of emitted tokens."""
+        return self.gains[-1]
+
+    def first(self, n: int) -> Shape:
+        """Its first n nodes: parents stand before their children."""
+        return Shape(self.parents[:n], self.ranks[:n], self.gains[: n + 1])
 
     def depth(self) -> int:
         """Drafted layers."""
@@ -77,13 +86,14 @@ def sequoia(acceptance: Sequence[float], nodes: int, layers: int, leaves: int = 
     heap = [(-acceptance[0], 0, ROOT, 0, 1)] if acceptance and layers > 1 and acceptance[0] > 0 else []
     parents: list[int] = []
     ranks: list[int] = []
-    gain, order, ends = 1.0, 1, 1
+    gains, order, ends = [1.0], 1, 1
     while heap and len(parents) + 1 < nodes:
         value, _, parent, rank, depth = heapq.heappop(heap)
         if rank and ends == leaves:
             continue
         ends += rank > 0
-        node, gain = len(parents), gain - value
+        node = len(parents)
+        gains.append(gains[-1] - value)
         parents.append(parent)
         ranks.append(rank)
         if depth + 1 < layers:
@@ -92,7 +102,7 @@ def sequoia(acceptance: Sequence[float], nodes: int, layers: int, leaves: int = 
             sibling = value / acceptance[rank] * acceptance[rank + 1]
             heapq.heappush(heap, (sibling, order + 1, parent, rank + 1, depth))
         order += 2
-    return Shape(tuple(parents), tuple(ranks), gain)
+    return Shape(tuple(parents), tuple(ranks), tuple(gains))
 
 
 def best_shape(
@@ -103,15 +113,15 @@ def best_shape(
 
     seconds(n): the target's time for n rows. layer_seconds: the draft model's time for a layer, the root's included.
     """
-    best, rate = Shape((), (), 1.0), 1.0 / seconds(1)
-    for size in sizes:
-        for depth in range(2, layers + 1):
-            shape = sequoia(acceptance, size, depth, leaves)
-            if len(shape.parents) + 1 < size:
-                continue
-            found = shape.gain / (seconds(size) + depth * layer_seconds)
-            if found > rate:
-                best, rate = shape, found
+    best, rate, prices = Shape(), 1.0 / seconds(1), {size: seconds(size) for size in sizes}
+    for depth in range(2, layers + 1):
+        # The best tree of n nodes is the first n nodes of a larger one.
+        shape = sequoia(acceptance, max(prices), depth, leaves)
+        for size, price in prices.items():
+            if size <= len(shape.gains):
+                found = shape.gains[size - 1] / (price + depth * layer_seconds)
+                if found > rate:
+                    best, rate = shape.first(size - 1), found
     return best, rate
 
 
