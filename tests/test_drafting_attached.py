@@ -147,3 +147,22 @@ def test_a_corpus_becomes_a_database(capfd, tmp_path):
     ]:
         code, _, err = ctl(capfd, *arguments)
         assert code == 2 and word in err and len(err.strip().splitlines()) == 1, arguments
+
+
+def test_first_use_measures_and_changes_no_token(tmp_path, monkeypatch):
+    monkeypatch.setenv("REASONCTL_CACHE", str(tmp_path))
+    texts = []
+    for drafter in (None, Hierarchy()):
+        llm = llama()
+        with attach(llm, Controller(drafter=drafter)):
+            texts += [llm(PROMPT, max_tokens=60, temperature=0.0)["choices"][0]["text"] for _ in range(2)]
+        llm.close()
+    assert len(set(texts)) == 1
+    assert len(list(tmp_path.glob("costs/*.json"))) == 1
+    model = load_model("tiny", backend="transformers", threads=1)
+    ids = model.library.dummy_inputs["input_ids"][:1, :3] % 20
+    plain = model.library.generate(ids, max_new_tokens=30, do_sample=False)
+    with attach(model.library, Controller(drafter=Hierarchy()), tokenizer=model.tokenizer.tokenizer):
+        drafted = model.library.generate(ids, max_new_tokens=30, do_sample=False)
+    assert plain.tolist() == drafted.tolist()
+    assert len(list(tmp_path.glob("costs/*.json"))) == 2

@@ -11,6 +11,7 @@ from reasonctl.controller import (
     Call,
     Controller,
     ControllerError,
+    Cues,
     Greedy,
     Keys,
     ModelDrafter,
@@ -20,6 +21,7 @@ from reasonctl.controller import (
     parse_draft,
 )
 from reasonctl.controller.cost import CostCurve
+from rules import Scripted
 from test_verify import exact_three, merged_p_value
 
 ALPHA = 1e-4
@@ -195,3 +197,22 @@ def test_many_loops_share_the_forwards_of_both_models():
     list(drive_batch(loops))
     alone = [run(drafter("sequoia", size=5, adaptive=False), run=i, most=30, seed=1) for i in range(3)]
     assert [t.tokens for t in traces] == [t.tokens for t in alone]
+
+
+def test_exits_inside_drafted_blocks():
+    """A cue inside an accepted block ends the block there, and the draft model follows the run that goes on."""
+    letters = Words([f"{c} " for c in "abcde"])
+    near = ToyEngine(vocabulary=5)
+    near.table = 0.7 * TARGET.table + 0.3 * SMALL.table
+    exits = 0
+    for seed in range(20):
+        traces = []
+        for used in (None, ModelDrafter(small(near, letters), kind="sequoia", size=6, adaptive=False)):
+            rule = Scripted(act=lambda at: at.cue.index == 1, suffix="a b a b ", markers=None, cues=Cues(["d"]))
+            trace = Trace()
+            call = Call([0, seed % 5], 50, frozenset(), Keys(seed=seed), Greedy())
+            list(Controller(drafter=used, exit=rule).stream(TARGET.session(), letters, call, trace))
+            traces.append(trace)
+        assert traces[0].tokens == traces[1].tokens and traces[0].forced == traces[1].forced
+        exits += traces[0].forced is not None
+    assert exits > 0 and traces[1].forwards < traces[0].forwards
