@@ -64,6 +64,13 @@ class HFEngine:
             vocabulary=vocabulary,
         )
 
+    @property
+    def identity(self) -> str:
+        """What a forward's cost depends on, besides the machine."""
+        model, attention = self.model, getattr(self.model.config, "_attn_implementation", None)
+        shape = f"{type(model).__name__} {model.num_parameters()} {model.dtype} {model.device} {attention}"
+        return f"transformers {shape} threads {torch.get_num_threads()}"
+
     def new_cache(self) -> Any:
         """An empty cache; sliding layers keep their past, because a rollback may need it again."""
         cache = DynamicCache(config=self.model.config)

@@ -6,6 +6,7 @@ Owns the rebuilt context of the user's Llama; loads no model and samples nothing
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from llama_cpp import Llama
@@ -67,6 +68,14 @@ class LlamaEngine:
         if self.open:
             rebuild(self.llm)
         self.serial += 1
+
+    @property
+    def identity(self) -> str:
+        """What a forward's cost depends on, besides the machine."""
+        llm, params = self.llm, self.llm.context_params
+        weights = f"{Path(llm.model_path).name} {C.llama_model_size(llm.model)}"
+        cache = f"{params.type_k} {params.type_v} {params.flash_attn_type}"
+        return f"llama.cpp {weights} threads {llm.n_threads} {llm.n_threads_batch} cache {cache} ubatch {self.parallel}"
 
     @property
     def open(self) -> bool:

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from ..controller import ControllerError
+from ..controller import ControllerError, Drafter, parse_draft
 from .model import Model
 
 Choice = Literal["llama.cpp", "transformers"]
@@ -47,3 +47,8 @@ def load_model(
 
         torch.set_num_threads(threads)
     return load_transformers(name)
+
+
+def load_drafter(text: str, *, threads: int | None = None) -> Drafter | None:
+    """The drafter of `--draft`; opens the draft model where the text names one. Raises ControllerError."""
+    return parse_draft(text, lambda name: load_model(name, threads=threads, hidden=False))

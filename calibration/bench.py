@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from ..backends.load import load_drafter
 from ..backends.model import Model
-from ..controller import Call, Controller, Decode, Draft, Keys, Trace, parse_draft, parse_policy
+from ..controller import Call, Controller, Decode, Keys, Trace, parse_policy
+from ..controller.cost import CostCurve, cost_path, measure, save_curve
 from .options import Options, card_recipe, new_recipe, open_model
 from .rules import open_rule
 from .show import Show
 
-ROWS = (1, 2, 4, 8, 16)
 ROUNDS = 7
+CONTEXTS = (64, 512, 2048)
+"""Lengths of context at which the cost curve is taken, as far as the model's context goes."""
+SECONDS = 6.0
+"""Spent on each of them, prefill apart."""
 QUESTION = "Write the numbers from 1 to 40, then write them again, and check that both lists are the same."
+
+
+@dataclass
+class Arm:
+    """Runs of one way of decoding: (seconds, trace) each."""
+
+    runs: list[tuple[float, Trace]] = field(default_factory=list)
+
+    def result(self) -> dict[str, float]:
+        """Medians over runs; emitted_per_step counts the forwards of the target."""
+        return {
+            "tokens_per_second": median(len(trace.tokens) / seconds for seconds, trace in self.runs),
+            "seconds": median(seconds for seconds, _ in self.runs),
+            "emitted_per_step": sum(len(t.tokens) for _, t in self.runs) / sum(t.forwards for _, t in self.runs),
+        }
 
 
 def run(name: str, options: Options, *, probe: str | None) -> None:
@@ -27,62 +49,108 @@ def run(name: str, options: Options, *, probe: str | None) -> None:
         model = open_model(name, options)
     recipe = card_recipe(name, rule.card, options) if rule else new_recipe(name, model, options)
     prompt = model.prompt(QUESTION if name != "tiny" else "48 a-9 b+6 c-3")
-    costs = cost_curve(model, prompt)
-    show.title("one forward of n rows (a chain draft), milliseconds")
-    show.table(
-        [[str(n), f"{1000 * s:.2f}", f"{s / costs[1]:.2f}"] for n, s in costs.items()], "rows", "ms", "times one row"
-    )
-    draft = options.draft if options.draft != "none" else "ngram"
-    kinds = {"plain": Controller(), f"drafted ({draft})": Controller(drafter=parse_draft(draft))}
+    curve = cost_curve(model, prompt)
+    show_curve(show, curve)
+    draft = options.draft if options.draft != "none" else "hierarchy"
+    drafter = load_drafter(draft, threads=options.machine(name)[1])
+    kinds = {"plain": Controller(), "drafted": Controller(drafter=drafter)}
     if rule is not None:
         kinds["controlled"] = Controller(exit=rule)
-    speeds: dict[str, list[tuple[float, int]]] = {kind: [] for kind in kinds}
     most = min(recipe.max_new_tokens, 128)
-    for turn in range(ROUNDS):
-        for kind, controller in kinds.items():
-            call = Call(prompt, most, model.eos, Keys(seed=options.seed, run=turn), parse_policy(recipe.policy))
-            speeds[kind].append(timed(model, controller, call))
-    show.title(f"decoding, {ROUNDS} interleaved rounds, medians")
-    rows, result = [], {}
-    for kind, taken in speeds.items():
-        rate = median(tokens / seconds for seconds, tokens in taken)
-        wall = median(seconds for seconds, _ in taken)
-        rows.append([kind, f"{rate:.1f}", f"{1000 * wall:.1f}"])
-        result[kind] = {"tokens_per_second": rate, "seconds": wall}
-    show.table(rows, "decoding", "tokens/s", "ms/run")
-    plain, drafted = (result[kind]["tokens_per_second"] for kind in list(kinds)[:2])
-    show.say(
-        f"drafting {'pays' if drafted > 1.02 * plain else 'does not pay'} here: {drafted / plain:.2f} times plain",
-        "bold",
+    calls = [
+        Call(prompt, most, model.eos, Keys(seed=options.seed, run=turn), parse_policy(recipe.policy))
+        for turn in range(options.n or ROUNDS)
+    ]
+    arms = interleaved(model, kinds, calls)
+    results = {kind: arm.result() for kind, arm in arms.items()}
+    ratio = results["drafted"]["tokens_per_second"] / results["plain"]["tokens_per_second"]
+    identical = same_tokens(arms["plain"], arms["drafted"])
+    show.title(f"decoding, {len(calls)} interleaved rounds, medians; drafted: {draft}")
+    show.table(
+        [
+            [kind, f"{r['tokens_per_second']:.1f}", f"{1000 * r['seconds']:.1f}", f"{r['emitted_per_step']:.2f}"]
+            for kind, r in results.items()
+        ],
+        "decoding", "tokens/s", "ms/run", "tokens/step",
+    )  # fmt: skip
+    show.say(verdict(ratio), "bold")
+    show.result(
+        {"model": name, "backend": model.backend, "draft": draft, **results, "ratio": ratio, "identical": identical}
+        | {"cost_curve": {str(context): dict(rows) for context, rows in curve.seconds.items()}}
     )
-    show.result({"model": name, "backend": model.backend, "rows": costs, "decoding": result})
 
 
-def cost_curve(model: Model, prompt: list[int]) -> dict[int, float]:
-    """Median seconds of a forward by its number of rows, interleaved."""
-    session = model.engine.session()
-    model.engine.forward((Decode(session, prompt),))
-    taken: dict[int, list[float]] = {n: [] for n in ROWS if n == 1 or session.can.branches}
-    for turn in range(ROUNDS + 1):
-        for n, seconds in taken.items():
-            start = time.perf_counter()
-            (step,) = model.engine.forward((Decode(session, prompt[-1:], Draft.chain([prompt[0]] * (n - 1))),))
-            step.logits(-1)
-            if turn:
-                seconds.append(time.perf_counter() - start)
-            session.keep([])
-            session.rollback(1)
-    session.close()
-    return {n: median(seconds) for n, seconds in taken.items()}
+def verdict(ratio: float) -> str:
+    """One line; what lies within two hundredths is no difference."""
+    word = "pays" if ratio > 1.02 else "costs" if ratio < 0.98 else "makes no difference"
+    return f"drafting {word} here: {ratio:.2f} times plain"
 
 
-def timed(model: Model, controller: Controller, call: Call) -> tuple[float, int]:
-    """(seconds, tokens) of one run."""
-    session = model.engine.session()
-    trace: Any = Trace()
+def same_tokens(plain: Arm, drafted: Arm) -> bool:
+    """Whether every drafted run has the tokens of the plain run with its keys."""
+    return all(a.tokens == b.tokens for (_, a), (_, b) in zip(plain.runs, drafted.runs, strict=True))
+
+
+def interleaved(model: Model, kinds: dict[str, Controller], calls: Sequence[Call]) -> dict[str, Arm]:
+    """Every call under every controller, in turn; one short run of each first, so that none pays for a first use."""
+    arms = {kind: Arm() for kind in kinds}
+    first = calls[0]
+    for controller in kinds.values():
+        timed(model, controller, Call(first.prompt, min(8, first.max_new_tokens), first.eos, first.keys, first.policy))
+    for turn, call in enumerate(calls):
+        order = list(kinds) if turn % 2 == 0 else list(reversed(kinds))
+        for kind in order:
+            arms[kind].runs.append(timed(model, kinds[kind], call))
+    return arms
+
+
+def cost_curve(model: Model, prompt: Sequence[int], *, contexts: Sequence[int] = CONTEXTS) -> CostCurve:
+    """Seconds of a forward by its rows, at several lengths of context; kept for the drafters' plans."""
+    seconds: dict[int, dict[int, float]] = {}
+    for context in contexts:
+        if context > contexts[0] and context + 64 > model.context:
+            break
+        fed = (list(prompt) * (1 + context // len(prompt)))[:context]
+        session = model.engine.session()
+        seconds[context] = _driven(measure(session, fed, budget=SECONDS))
+        session.close()
+    curve = CostCurve(seconds)
+    identity = getattr(model.engine, "identity", "")
+    if identity:
+        save_curve(cost_path(identity), curve, identity)
+    return curve
+
+
+def _driven(measuring: Any) -> dict[int, float]:
+    reply: Any = None
+    while True:
+        try:
+            request: Decode = measuring.send(reply)
+        except StopIteration as end:
+            found: dict[int, float] = end.value
+            return found
+        (reply,) = request.session.engine.forward((request,))
+
+
+def show_curve(show: Show, curve: CostCurve) -> None:
+    """Milliseconds and multiples of one row."""
+    show.title("one forward of n rows (a chain draft): milliseconds, and times one row, by tokens of context")
+    contexts = list(curve.seconds)
+
+    def cell(context: int, n: int) -> str:
+        seconds = curve.seconds[context]
+        return f"{1000 * seconds[n]:.2f} ({seconds[n] / seconds[1]:.2f})"
+
+    table = [[str(n), *(cell(context, n) for context in contexts)] for n in curve.seconds[contexts[0]]]
+    show.table(table, "rows", *(f"at {context}" for context in contexts))
+
+
+def timed(model: Model, controller: Controller, call: Call) -> tuple[float, Trace]:
+    """(seconds, trace) of one run, prefill included."""
+    session, trace = model.engine.session(), Trace()
     start = time.perf_counter()
     for _ in controller.stream(session, model.tokenizer, call, trace):
         pass
     seconds = time.perf_counter() - start
     session.close()
-    return seconds, len(trace.tokens)
+    return seconds, trace

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from ..controller import ControllerError
-from . import bench, demo, inspect, jobs, replay_command, run
+from . import advise_draft, bench, demo, inspect, jobs, make_ngrams, replay_command, run
 from .interrupt import CODE, interruptible
 from .options import Options, common
 
@@ -101,6 +101,31 @@ def replay_command_(runs: str, options: Options, cues: str | None, splits: int) 
 def bench_command(model: str, options: Options, probe: str | None) -> None:
     """Cost curve of a forward, and the speed of plain, drafted and controlled decoding."""
     bench.run(model, options, probe=probe)
+
+
+@cli.group("advise")
+def advise() -> None:
+    """What pays on this machine and this model, from measurements."""
+
+
+@advise.command("draft")
+@click.argument("model")
+@click.option("--drafts", "first", required=True, metavar="DRAFT...", help="Smaller models of the same family.")
+@click.argument("more", nargs=-1, metavar="")
+@common
+def advise_draft_command(model: str, first: str, more: tuple[str, ...], options: Options) -> None:
+    """Which draft model pays, if any: ctl advise draft MODEL --drafts A B C."""
+    advise_draft.run(model, (first, *more), options)
+
+
+@cli.command("ngrams")
+@click.argument("model")
+@click.argument("texts", nargs=-1, required=True, type=click.Path())
+@click.option("--out", required=True, type=click.Path(), help="The database to write.")
+@common
+def ngrams_command(model: str, texts: tuple[str, ...], out: str, options: Options) -> None:
+    """An n-gram database for --draft 'hierarchy(corpus=FILE)', from text files or .jsonl files of {"text"}."""
+    make_ngrams.run(model, texts, out, options)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

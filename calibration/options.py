@@ -14,6 +14,7 @@ from ..backends.load import TINY, load_model, tiny_folder
 from ..backends.markers import chosen_markers, default_cues, exit_suffix
 from ..backends.model import Model
 from ..controller import ControllerError, Cues, parse_draft, parse_policy
+from ..controller.model_draft import DraftModel
 from ..probes.card import Card
 from ..probes.probe import layer_of
 from ..probes.risk import MODES, Mode, check_request
@@ -85,7 +86,9 @@ _OPTIONS = [
     click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Problems and sampling."),
     click.option("--temperature", type=click.FloatRange(0), help="Sampling temperature [0.6]; 0 is greedy."),
     click.option("--policy", help="Sampling chain, e.g. 'temperature(0.6) | top_p(0.95)'."),
-    click.option("--draft", default="none", show_default=True, help="Drafter: none, ngram, ngram(8)."),
+    click.option(
+        "--draft", default="none", show_default=True, help="none, ngram(8), hierarchy, model(M), sequoia(M), dyspec(M)."
+    ),
     click.option("--max-new-tokens", type=click.IntRange(1), help="Most tokens per run."),
     click.option("-n", "n", type=click.IntRange(1), help="Number of problems."),
     click.option(
@@ -126,7 +129,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
         if options.give_up is not None:
             check_request("harm", options.give_up, options.confidence)
         options.policy_text()
-        parse_draft(options.draft)
+        parse_draft(options.draft, lambda name: cast(DraftModel, None))  # opened when the model is
         return command(options=options, **values)
 
     for option in reversed(_OPTIONS):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..backends.load import load_drafter
 from ..backends.model import Model
-from ..controller import Call, Controller, ControllerError, Keys, Thinking, Trace, parse_draft, parse_policy
+from ..controller import Call, Controller, ControllerError, Keys, Thinking, Trace, parse_policy
 from ..probes.exit import ProbeExit
 from .calibrate import evaluation_stream
 from .options import Options, card_recipe, new_recipe, open_model
@@ -28,7 +29,8 @@ def run(name: str, prompt: str | None, options: Options, *, probe: str | None, *
         recipe = card_recipe(name, rule.card, options)
     question = prompt or _fresh_question(name, options)
     thinking = None if rule else Thinking(recipe.span(), recipe.suffix)
-    controller = Controller(exit=rule, drafter=parse_draft(recipe.draft), thinking=thinking, **lengths)
+    drafter = load_drafter(recipe.draft, threads=recipe.threads)
+    controller = Controller(exit=rule, drafter=drafter, thinking=thinking, **lengths)
     trace = stream_run(show, model, recipe, question, controller, options.seed)
     show.say(
         f"{len(trace.tokens)} tokens, {trace.forwards} forwards, "

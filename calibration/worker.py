@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..backends.load import load_model
+from ..backends.load import load_drafter, load_model
 from ..backends.model import Model
 from ..controller import (
     Boundary,
@@ -21,11 +21,11 @@ from ..controller import (
     Controller,
     Cues,
     Decision,
+    Drafter,
     ExitRule,
     Keys,
     Markers,
     Trace,
-    parse_draft,
     parse_policy,
 )  # fmt: skip
 from ..probes.answers import after_thinking
@@ -64,6 +64,11 @@ class Recipe:
 @cache
 def _load(name: str, backend: Literal["llama.cpp", "transformers"] | None, threads: int | None, hidden: bool) -> Model:
     return load_model(name, backend=backend, threads=threads, hidden=hidden)
+
+
+@cache
+def _drafter(text: str, threads: int | None) -> Drafter | None:
+    return load_drafter(text, threads=threads)
 
 
 @dataclass
@@ -112,7 +117,7 @@ def answer_text(recipe: Recipe, model: Model, tokens: list[int]) -> str:
 
 def _run(recipe: Recipe, model: Model, index: int, question: str, rule: ExitRule | None) -> tuple[Trace, float]:
     """One run of the loop and its wall-clock seconds, prefill included."""
-    controller = Controller(exit=rule, drafter=parse_draft(recipe.draft))
+    controller = Controller(exit=rule, drafter=_drafter(recipe.draft, recipe.threads))
     prompt = model.prompt(question)
     keys = Keys(seed=recipe.seed, run=index)
     call = Call(prompt, recipe.max_new_tokens, model.eos, keys, parse_policy(recipe.policy))

@@ -12,7 +12,7 @@ import numpy as np
 
 from .decode import Decode, Floats, Step
 from .errors import ControllerError
-from .policy import Policy, Row, asks, draw, end, prepared
+from .policy import Policy, Row, asks, end, prepared
 from .scores import Indices, Scores
 from .stage import Stage
 from .temperature import Temperature
@@ -64,7 +64,7 @@ class Chain:
 
     def choose(self, scores: Scores, row: Row) -> int:
         """The token that this position's first uniform draws."""
-        return scores.token(draw(scores.weights, row.uniform()))
+        return row.draw(scores.weights, scores.ids)
 
     def law(self, logits: Floats, row: Any = None) -> tuple[Indices | None, Floats]:
         """(token ids, weights) of the survivors; ids None = all of them. Weights need no sum of 1.

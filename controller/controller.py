@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .decode import Session
-from .drafters import Drafter
+from .drafters import Drafter, Target
 from .drivers import drive
 from .errors import ControllerError
 from .exits import ExitRule
@@ -163,6 +163,7 @@ class Controller:
             trace.warnings.append(
                 "a budget, min_thinking or continue_times changes the run: the exit rule's promise was made without"
             )
+        target = Target(session, tokenizer, call.keys, policy)
         run = Run(
             policy=policy,
             tokenizer=tokenizer,
@@ -170,7 +171,7 @@ class Controller:
             limit=len(prompt) + call.max_new_tokens,
             eos=call.eos,
             trace=trace,
-            drafter=self.drafter,
+            drafter=None if self.drafter is None else self.drafter.start(target),
             rule=self.exit,
             stop=call.stop,
             thinking=span,

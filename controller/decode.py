@@ -5,8 +5,8 @@ Owns the contract between the loop and the backends (`Session`, `Engine`, `Step`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,10 +19,25 @@ ROOT = -1
 
 
 @dataclass(frozen=True)
+class Proposal:
+    """How the children of one node were drawn: what a verifier needs to accept as often as it may.
+
+    law: shape (draft vocabulary,), sums to 1: the distribution of the first draw. draws: the tokens in draw order.
+    replacement: every draw from `law` itself; otherwise each from what `law` leaves of it once the tokens
+    drawn before are struck out.
+    """
+
+    law: Floats
+    draws: tuple[int, ...]
+    replacement: bool = False
+
+
+@dataclass(frozen=True)
 class Draft:
     """A tree of proposed tokens in topological order; a chain is a tree with one branch.
 
-    `parents[i]` is the node before node i, or ROOT. Siblings hold different tokens.
+    `parents[i]` is the node before node i, or ROOT. Siblings hold different tokens. `proposals` says by node how its
+    children were drawn; a node without one has children that were not drawn but are a function of the past.
 
     >>> tree = Draft(tokens=(7, 8, 9), parents=(ROOT, ROOT, 0))
     >>> tree.child(ROOT, 8), tree.child(0, 9), tree.child(1, 9)
@@ -33,6 +48,7 @@ class Draft:
 
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
+    proposals: Mapping[int, Proposal] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.parents):
@@ -72,12 +88,17 @@ class Draft:
 
     def first_branch(self) -> Draft:
         """The chain of first children, for sessions without branches."""
-        tokens, node = [], ROOT
+        tokens: list[int] = []
+        proposals: dict[int, Proposal] = {}
+        node = ROOT
         for i, parent in enumerate(self.parents):
             if parent == node:
+                if (drawn := self.proposals.get(node)) is not None:
+                    # Always the first draw, whatever it is: the choice of siblings must not look at their tokens.
+                    proposals[len(tokens) - 1] = replace(drawn, draws=drawn.draws[:1])
                 tokens.append(self.tokens[i])
                 node = i
-        return Draft.chain(tokens)
+        return replace(Draft.chain(tokens), proposals=proposals)
 
 
 NO_DRAFT = Draft()

@@ -4,24 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
-from .decode import NO_DRAFT, Decode, Draft, Step
+from .decode import NO_DRAFT, Decode, Draft, Session, Step
 from .errors import ControllerError
+from .policy import Policy
+from .randomness import Keys
+from .thinking import Tokenizer
+
+
+@dataclass(frozen=True)
+class Target:
+    """The run that is drafted for: what a drafter may consult when it starts."""
+
+    session: Session
+    tokenizer: Tokenizer
+    keys: Keys
+    policy: Policy
+
+
+class Drafting(Protocol):
+    """One run's drafter."""
+
+    def propose(self, tokens: Sequence[int], room: int) -> Generator[Decode, Step, Draft]:
+        """A draft of depth `room` at most behind `tokens`; NO_DRAFT decodes plainly. May ask for forwards of its own.
+
+        It may depend on the past only: whether another sibling is drawn must not depend on the token of the last draw.
+        """
+
+    def observe(self, draft: Draft, accepted: Sequence[int]) -> None:
+        """What became of the last proposal, an empty one too: the nodes accepted, from the root down."""
+
+    def close(self) -> None:
+        """The run is over."""
 
 
 class Drafter(Protocol):
-    """Proposes continuations of `tokens`; may ask for forwards of its own (`yield Decode`)."""
+    """What a user configures; shared by all runs of a controller."""
 
-    def propose(self, tokens: Sequence[int], room: int) -> Generator[Decode, Step, Draft]:
-        """A draft of depth `room` at most; NO_DRAFT decodes plainly."""
+    def start(self, target: Target) -> Drafting:
+        """The drafter of one run. Raises ControllerError if it can't draft for this target."""
 
-    def observe(self, drafted: int, accepted: int) -> None:
-        """What became of the last proposal: its number of nodes, and how many were accepted."""
+
+class Stateless:
+    """A drafter that keeps nothing of a run: all runs share it."""
+
+    def start(self, target: Target) -> Self:
+        return self
+
+    def observe(self, draft: Draft, accepted: Sequence[int]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 @dataclass
-class PromptLookup:
+class PromptLookup(Stateless):
     """The continuation of the latest earlier occurrence of the last n-gram, longest n first.
 
     Saxena 2023 (prompt lookup decoding), with the most recent match instead of the first.
@@ -61,6 +100,3 @@ class PromptLookup:
                 if n == self.longest:
                     break
         return tokens[found : found + size] if found else []
-
-    def observe(self, drafted: int, accepted: int) -> None:
-        pass

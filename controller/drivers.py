@@ -27,7 +27,7 @@ def drive(request: Request) -> Iterator[Event]:
 
 
 def drive_batch(requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
-    """Run many loops over sessions of one engine; up to `engine.batch` Decodes share one forward, first come first.
+    """Run many loops; up to `engine.batch` Decodes of one engine share one forward, first come first.
 
     Yields (index of the loop, event).
     """
@@ -45,8 +45,10 @@ def drive_batch(requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
                 pass
         if not waiting:
             return
+        # A loop may wait for its draft model while others wait for the target.
         engine = next(iter(waiting.values())).session.engine
+        here = [i for i, decode in waiting.items() if decode.session.engine is engine]
         # Every loop reads its Step before the next forward makes it stale.
-        turn = list(waiting)[: engine.batch]
+        turn = here[: engine.batch]
         steps = engine.forward(tuple(waiting.pop(i) for i in turn))
         replies = list(zip(turn, steps, strict=True))

@@ -31,6 +31,8 @@ def decode_loop(run: Run, session: Session, tokens: list[int], pending: list[int
     finally:
         if state is None:
             end(run.policy, loop.states[0])
+        if run.drafter is not None:
+            run.drafter.close()
 
 
 class Loop:
@@ -66,9 +68,9 @@ class Loop:
             self.session.keep(self.path)
             if self.finished and self.pending[:-1]:
                 yield Decode(self.session, self.pending[:-1])  # the cache ends before the last token, as always
-            if draft.tokens and self.r.drafter is not None:
-                self.r.trace.accepted += accepted
-                self.r.drafter.observe(len(draft), accepted)
+            if self.r.drafter is not None:
+                self.r.trace.accepted += len(accepted)
+                self.r.drafter.observe(draft, accepted)
             yield from self._show()
         # Rules that learn nothing from a run (fixed exits) have no `finish`.
         finish = getattr(self.r.rule, "finish", None)
@@ -85,9 +87,9 @@ class Loop:
         self.r.trace.drafted += len(draft)
         return draft
 
-    def _walk(self, step: Step, draft: Draft) -> Generator[Decode, Step, int]:
-        """Sample from the root down while the draft holds the sampled token; number of nodes accepted."""
-        node, accepted = ROOT, 0
+    def _walk(self, step: Step, draft: Draft) -> Generator[Decode, Step, list[int]]:
+        """Sample from the root down while the draft holds the sampled token; the nodes accepted."""
+        node, accepted = ROOT, list[int]()
         while True:
             token, child = yield from self._next(step, node, draft)
             cue = self.r.span.push(token)
@@ -108,7 +110,8 @@ class Loop:
                 self._feed()
                 return accepted
             self.path.append(child)
-            node, accepted = child, accepted + 1
+            accepted.append(child)
+            node = child
 
     def _next(self, step: Step, node: int, draft: Draft) -> Generator[Decode, Step, tuple[int, int | None]]:
         """The token behind `node`, forced or sampled, and the drafted node that holds it."""
@@ -117,7 +120,8 @@ class Loop:
             token = self.queue.pop(0)
             self._append(token)
             return token, None
-        row = Row(step, node, self.tokens, run.span.phase, run.keys, run.frame, run.trace.score)
+        drawn, score = draft.proposals.get(node), run.trace.score
+        row = Row(step, node, self.tokens, run.span.phase, run.keys, run.frame, score, drawn)
         state = (yield from prepared(run.policy, self.states[-1], row)) if self.asks else self.states[-1]
         state, token = run.policy.step(state, row)
         child = draft.child(node, token) if draft.tokens else None

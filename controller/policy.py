@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from .decode import ROOT, Decode, Engine, Floats, Step
+from .decode import ROOT, Decode, Engine, Floats, Proposal, Step
 from .errors import ControllerError
-from .randomness import SAMPLE, Keys
+from .randomness import SAMPLE, VERIFY, Keys
+from .verify import verify
 
 if TYPE_CHECKING:
     from .thinking import Tokenizer
@@ -45,16 +46,17 @@ class Row:
 
     tokens: everything before the token to be drawn (prompt included); do not change it.
     score: what the exit rule said at the last cue; None before the first one.
+    proposal: how the draft's tokens at this place were drawn, if they were.
     """
 
-    __slots__ = ("_node", "_step", "frame", "keys", "phase", "score", "tokens")
+    __slots__ = ("_node", "_step", "frame", "keys", "phase", "proposal", "score", "tokens")
 
     def __init__(
         self, step: Step, node: int, tokens: Sequence[int], phase: Phase, keys: Keys,
-        frame: Frame = _NO_FRAME, score: float | None = None,
+        frame: Frame = _NO_FRAME, score: float | None = None, proposal: Proposal | None = None,
     ) -> None:  # fmt: skip
-        self._step, self._node = step, node
-        self.tokens, self.phase, self.keys, self.frame, self.score = tokens, phase, keys, frame, score
+        self._step, self._node, self.tokens = step, node, tokens
+        self.phase, self.keys, self.frame, self.score, self.proposal = phase, keys, frame, score, proposal
 
     @property
     def logits(self) -> Floats:
@@ -69,10 +71,25 @@ class Row:
         """The keyed uniforms of this position: 0 draws the token, 1 is for stages with a choice of their own."""
         return self.keys.uniform(len(self.tokens), SAMPLE, index)
 
+    def draw(self, weights: Floats, ids: Any = None) -> int:
+        """A token of this law, the draft's if it may be: how every policy that samples ends.
+
+        weights: non-negative, no sum of 1 needed. ids: the tokens they belong to; None = all, in order.
+        """
+        if self.proposal is not None:
+            token, weights, ids = verify(weights, ids, self.proposal, self._test)
+            if token is not None:
+                return token
+        index = draw(weights, self.uniform())
+        return index if ids is None else int(ids[index])
+
     def replaced(self, logits: Floats) -> Row:
         """The same row with other logits."""
         step = _Replaced(self._step, self._node, logits)
-        return Row(step, ROOT, self.tokens, self.phase, self.keys, self.frame, self.score)
+        return type(self)(step, ROOT, self.tokens, self.phase, self.keys, self.frame, self.score, self.proposal)
+
+    def _test(self, index: int) -> float:
+        return self.keys.uniform(len(self.tokens), VERIFY, index)
 
 
 @dataclass(frozen=True, slots=True)

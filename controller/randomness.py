@@ -11,8 +11,8 @@ BLOCK = 256
 PER_POSITION = 4
 """One Philox4x64 counter gives four uniforms; a counter is a position."""
 
-SAMPLE, DRAFT = 0, 1
-"""Purposes: the draw of the emitted token; draws that a drafter makes for itself."""
+SAMPLE, DRAFT, VERIFY = 0, 1, 2
+"""Purposes: the draw of the emitted token; draws that a drafter makes for itself; tests of drawn tokens."""
 
 _LIMIT = 1 << 64
 
@@ -34,15 +34,15 @@ class Keys:
             if not 0 <= value < _LIMIT:
                 raise ControllerError(f"{name} is {value}; it must be between 0 and 2^64 - 1")
         self.seed, self.run = seed, run
-        self._blocks: dict[tuple[int, int], npt.NDArray[np.float64]] = {}
+        self._blocks: dict[tuple[int, int, int], npt.NDArray[np.float64]] = {}
 
     def uniform(self, position: int, purpose: int = SAMPLE, index: int = 0) -> float:
-        """Uniform number `index` (0..3) in [0, 1) of a position."""
-        where = (purpose, position // BLOCK)
+        """Uniform number `index` (0, 1, 2 ...) in [0, 1) of a position."""
+        where = (purpose, index // PER_POSITION, position // BLOCK)
         block = self._blocks.get(where)
         if block is None:
-            counter = [where[1] * BLOCK, purpose, 0, 0]
+            counter = [where[2] * BLOCK, purpose, where[1], 0]
             philox = np.random.Philox(key=[self.seed, self.run], counter=counter)
             raw = philox.random_raw(BLOCK * PER_POSITION)
             block = self._blocks[where] = (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
-        return float(block[position % BLOCK * PER_POSITION + index])
+        return float(block[position % BLOCK * PER_POSITION + index % PER_POSITION])

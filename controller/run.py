@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from .drafters import Drafter
+from .drafters import Drafting
 from .exits import ExitRule
 from .lengths import NO_LIMITS, Lengths
 from .policy import Frame, Policy
@@ -24,7 +24,7 @@ class Run:
     limit: int
     eos: frozenset[int]
     trace: Trace
-    drafter: Drafter | None = None
+    drafter: Drafting | None = None
     rule: ExitRule | None = None
     stop: Callable[[Sequence[int]], bool] | None = None
     thinking: Thinking | None = None

@@ -1,4 +1,4 @@
-"""Policies and drafters as short texts: `edt(t0=0.8,theta=0.4) | min_p(0.05)`, `ngram(8)`. Owns the grammar.
+"""Policies and drafters as short texts: `edt(t0=0.8,theta=0.4) | min_p(0.05)`, `hierarchy(16)`. Owns the grammar.
 
 A policy is stages from left to right; `think: ... ; answer: ...` gives each phase its own; `str(policy)` writes it.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from .chain import Chain, Greedy, PerPhase
@@ -18,6 +19,9 @@ from .drafters import Drafter, PromptLookup
 from .errors import ControllerError
 from .feedback import Mirostat, MirostatV2
 from .guided import KLGuided
+from .hierarchy import Hierarchy
+from .model_draft import DraftModel, Kind, ModelDrafter
+from .ngrams import load_table
 from .penalties import DRY, BadWords, LogitBias, MinNewTokens, Penalties
 from .policy import Policy
 from .stage import Stage
@@ -36,7 +40,8 @@ STAGES: dict[str, type[Stage]] = {
 """Every stage that a text can name."""
 
 _POLICIES = ("greedy", *STAGES)
-_DRAFTS = ("none", "ngram")
+_MODEL_DRAFTS: dict[str, Kind] = {"model": "chain", "sequoia": "sequoia", "dyspec": "dyspec"}
+_DRAFTS = ("none", "ngram", "hierarchy", *_MODEL_DRAFTS)
 _STEP = re.compile(r"\s*([a-z_0-9]+)\s*(?:\(\s*([^()]*?)\s*\))?\s*")
 _NAME = re.compile(r"\s*([a-z_0-9]+)\s*")
 _WORD = re.compile(r"[\w.+-]+")
@@ -177,15 +182,55 @@ def _unknown(name: str, part: str, kind: str, known: tuple[str, ...]) -> None:
     raise ControllerError(f"unknown {kind} {part.strip()!r}; {hint}")
 
 
-def parse_draft(text: str) -> Drafter | None:
-    """`none`, `ngram` or `ngram(size)`."""
+def parse_draft(text: str, load: Callable[[str], DraftModel] | None = None) -> Drafter | None:
+    """`none`, `ngram(8)`, `hierarchy(24, model=FILE, corpus=FILE)`; what stands in parentheses may be left out.
+
+    With a smaller model: `model(MODEL, 8)` drafts chains, `sequoia(MODEL, 16)` and `dyspec(MODEL, 16)` trees;
+    `load` opens MODEL.
+
+    >>> parse_draft("ngram(4)")
+    PromptLookup(longest=3, shortest=1, size=4)
+    """
     name, argument = _split(text, "draft", _DRAFTS)
     if name == "none":
         return None
-    size = _number(argument, name) if argument is not None else PromptLookup.size
-    if size != int(size):
-        raise ControllerError(f"draft size is {size}; it must be a whole number")
-    return PromptLookup(size=int(size))
+    if name in _MODEL_DRAFTS:
+        return _model_drafter(name, argument, load)
+    size, files = _arguments(argument, name, ("model", "corpus") if name == "hierarchy" else ())
+    if name == "ngram":
+        return PromptLookup(size=size or PromptLookup.size)
+    tables = {key: load_table(Path(value)) for key, value in files.items()}
+    return Hierarchy(size=size or Hierarchy.size, model=tables.get("model"), corpus=tables.get("corpus"))
+
+
+def _model_drafter(name: str, argument: str | None, load: Callable[[str], DraftModel] | None) -> ModelDrafter:
+    model, _, rest = (argument or "").partition(",")
+    if not model.strip():
+        raise ControllerError(f"draft {name} needs a smaller model: {name}(MODEL) or {name}(MODEL, 16)")
+    if load is None:
+        raise ControllerError(f"draft {name} needs a model, which can't be opened here; make a ModelDrafter yourself")
+    size, _ = _arguments(rest or None, name, ())
+    chain = _MODEL_DRAFTS[name] == "chain"
+    return ModelDrafter(load(model.strip()), kind=_MODEL_DRAFTS[name], size=size or (8 if chain else 16))
+
+
+def _arguments(argument: str | None, name: str, keys: tuple[str, ...]) -> tuple[int | None, dict[str, str]]:
+    """(size, named values) of `name(8, key=value)`."""
+    size, named = None, {}
+    for part in argument.split(",") if argument is not None else ():
+        key, sign, value = (side.strip() for side in part.partition("="))
+        if not sign:
+            number = _number(key, name)
+            if number != int(number) or number < 1:
+                raise ControllerError(f"draft size is {key}; it must be a whole number, at least 1")
+            size = int(number)
+        elif key in keys and value:
+            named[key] = value
+        else:
+            raise ControllerError(
+                f"draft {name} takes a size{''.join(f', {k}=FILE' for k in keys)}; not {part.strip()!r}"
+            )
+    return size, named
 
 
 def _split(part: str, kind: str, known: tuple[str, ...]) -> tuple[str, str | None]:

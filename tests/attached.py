@@ -9,7 +9,7 @@ from llama_cpp import Llama
 from reasonctl.backends.llama import LlamaEngine
 from reasonctl.backends.llama_tokenizer import LlamaTokenizer
 from reasonctl.backends.load import tiny_folder
-from reasonctl.controller import ROOT, Controller, Cues, Decision, Decode, Draft, Markers
+from reasonctl.controller import ROOT, Controller, Cues, Decision, Decode, Draft, Markers, Stateless
 
 TINY = tiny_folder() / "tiny.gguf"
 PROMPT = "Q: 52 a+3 b-6 c+8\n<think>\n"
@@ -51,7 +51,7 @@ def margin(llm: Llama, tokens) -> float:
     return float(first - second)
 
 
-class Prophet:
+class Prophet(Stateless):
     """Drafts what the plain run wrote, with a wrong end; as a tree with wrong siblings too."""
 
     def __init__(self, tree: bool) -> None:
@@ -67,9 +67,6 @@ class Prophet:
             return Draft((wrong[0], right[0], right[1], wrong[1], wrong[2]), (ROOT, ROOT, 1, 1, 2))
         return Draft.chain((right[0], right[1], wrong[2]))
         yield
-
-    def observe(self, drafted, accepted):
-        pass
 
 
 class Scripted:

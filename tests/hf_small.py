@@ -11,6 +11,7 @@ from reasonctl.controller import (
     Decision,
     Draft,
     Markers,
+    Stateless,
 )  # fmt: skip
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -86,7 +87,7 @@ class Scripted:
         return Decision(leave, at.cue.name, at.cue.index, at.cue.first - at.prompt, float(leave), 0.5)
 
 
-class Twigs:
+class Twigs(Stateless):
     """A tree whose first branch is wrong and whose second one repeats what an earlier run generated."""
 
     def __init__(self, known):
@@ -100,9 +101,6 @@ class Twigs:
         tokens = (wrong, right[0], wrong, *right[1:])
         return Draft(tokens, (ROOT, ROOT, 0, *([1, *range(3, len(tokens) - 1)] if right[1:] else [])))
         yield
-
-    def observe(self, drafted, accepted):
-        pass
 
 
 def both(model, controller=None, tokenizer=TOKENIZER, inputs=PROMPT, seed=0, **arguments):

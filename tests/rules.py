@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from reasonctl.controller import Boundary, Cues, Decision, Draft, Markers
+from reasonctl.controller import Boundary, Cues, Decision, Draft, Markers, Stateless
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Scripted:
 
 
 @dataclass
-class RandomTree:
+class RandomTree(Stateless):
     """A tree of guesses that depends on the past only; deterministic, so runs must equal plain ones."""
 
     vocabulary: int
@@ -63,6 +63,3 @@ class RandomTree:
         grow(-1, 1, self.roots)
         return Draft(tuple(nodes), tuple(parents))
         yield
-
-    def observe(self, drafted: int, accepted: int) -> None:
-        pass

@@ -88,9 +88,13 @@ def test_run_streams_a_closed_answer(probe, capfd, backend):
     assert ctl(capfd, "run", "tiny", "--probe", "none")[0] == 0
 
 
-def test_bench_runs(capfd):
-    code, out, _ = ctl(capfd, "bench", "tiny", "--probe", "none", "--json")
-    assert code == 0 and set(json.loads(out.splitlines()[-1])["rows"]) == {"1", "2", "4", "8", "16"}
+def test_bench_runs(capfd, tmp_path, monkeypatch):
+    monkeypatch.setenv("REASONCTL_CACHE", str(tmp_path))
+    code, out, _ = ctl(capfd, "bench", "tiny", "--probe", "none", "--json", "-n", "2")
+    result = json.loads(out.splitlines()[-1])
+    assert code == 0 and result["ratio"] > 0 and isinstance(result["identical"], bool)
+    assert result["plain"]["tokens_per_second"] > 0 and result["drafted"]["emitted_per_step"] >= 1
+    assert set(result["cost_curve"]["64"]) >= {"1", "2", "4", "8", "16"}
 
 
 def mistakes(folder: Path, probe: Path) -> dict[str, tuple[list[str], str]]:

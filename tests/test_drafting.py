@@ -13,13 +13,27 @@ import pytest
 from reasonctl.backends.load import load_model
 from reasonctl.backends.model import Model
 from reasonctl.calibration.tasks import load_task
-from reasonctl.controller import ROOT, Call, Controller, Decode, Greedy, Keys, Policy, PromptLookup, Sampling, Trace
+from reasonctl.controller import (
+    ROOT,
+    Call,
+    Controller,
+    Decode,
+    Drafter,
+    Greedy,
+    Hierarchy,
+    Keys,
+    Policy,
+    PromptLookup,
+    Sampling,
+    Trace,
+)
+from reasonctl.controller.cost import CostCurve
 
 NOISE = {"transformers": 1e-4, "llama.cpp": 2e-2}
 """Largest distance of a uniform from its edge (or of two logits, when greedy) that rounding explains."""
 
 
-def tokens_of(model: Model, prompt: list[int], policy: Policy, run: int, drafter: PromptLookup | None) -> Trace:
+def tokens_of(model: Model, prompt: list[int], policy: Policy, run: int, drafter: Drafter | None) -> Trace:
     trace, session = Trace(), model.engine.session()
     call = Call(prompt, 200, model.eos, Keys(seed=4, run=run), policy)
     list(Controller(drafter=drafter).stream(session, model.tokenizer, call, trace))
@@ -41,13 +55,16 @@ def on_an_edge(model: Model, tokens: list[int], policy: Policy, run: int, noise:
     return bool(np.abs(edges - Keys(seed=4, run=run).uniform(len(tokens))).min() < noise)
 
 
-def count(backend: str, n: int) -> dict[str, int]:
+DRAFTERS = {"ngram": PromptLookup(size=6), "hierarchy": Hierarchy(curve=CostCurve({0: {1: 1.0, 32: 1.6}}))}
+
+
+def count(backend: str, n: int, name: str) -> dict[str, int]:
     model = load_model("tiny", backend=backend, threads=1)
     noise, splits, accepted, saved = NOISE[backend], 0, 0, 0
     for i, problem in enumerate(load_task("tiny").problems(n, stream=31)):
         prompt = model.prompt(problem.question)
         for policy in (Greedy(), Sampling(temperature=0.6)):
-            plain, drafted = (tokens_of(model, prompt, policy, i, d) for d in (None, PromptLookup(size=6)))
+            plain, drafted = (tokens_of(model, prompt, policy, i, d) for d in (None, DRAFTERS[name]))
             accepted, saved = accepted + drafted.accepted, saved + plain.forwards - drafted.forwards
             if drafted.tokens != plain.tokens:
                 pairs = zip(plain.tokens, drafted.tokens, strict=False)
@@ -57,18 +74,20 @@ def count(backend: str, n: int) -> dict[str, int]:
     return {"runs": 2 * n, "splits_on_an_edge": splits, "accepted": accepted, "forwards_saved": saved}
 
 
+@pytest.mark.parametrize("name", DRAFTERS)
 @pytest.mark.parametrize("backend", list(NOISE))
-def test_drafted_is_plain(backend):
-    result = count(backend, 5)
+def test_drafted_is_plain(backend, name):
+    result = count(backend, 4, name)
     assert result["accepted"] > 100 and result["forwards_saved"] > 50
     assert result["splits_on_an_edge"] <= 1
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", DRAFTERS)
 @pytest.mark.parametrize("backend", list(NOISE))
-def test_drafted_is_plain_on_many_runs(backend):
-    result = count(backend, 100)
-    print(backend, json.dumps(result))
+def test_drafted_is_plain_on_many_runs(backend, name):
+    result = count(backend, 100, name)
+    print(backend, name, json.dumps(result))
     assert result["splits_on_an_edge"] <= (0 if backend == "transformers" else 10)
 
 

@@ -13,7 +13,7 @@ from reasonctl.backends.attach import attach
 from reasonctl.backends.llama import LlamaEngine
 from reasonctl.backends.llama_sampling import DEFAULTS, call_policy
 from reasonctl.backends.llama_tokenizer import LlamaTokenizer
-from reasonctl.controller import ROOT, Controller, Decode, PromptLookup
+from reasonctl.controller import ROOT, Controller, Decode, PromptLookup, Row
 
 
 @pytest.fixture(scope="module")
@@ -156,17 +156,22 @@ def test_the_call_s_law_is_the_library_s(llm, arguments, length):
     policy = call_policy({**DEFAULTS, **arguments}, prompt=len(prompt), window=64)
     ids, expected = library_law(llm, logits, generated, **arguments)
 
-    class Row:
-        tokens = prompt + generated
+    scores = logits
+
+    class Placed(Row):
+        """A row whose uniform is given."""
+
+        __slots__ = ("given",)
+        logits = scores
 
         def __init__(self, uniform):
-            self._uniform, self.logits = uniform, logits
+            self.tokens, self.proposal, self.given = prompt + generated, None, uniform
 
-        def uniform(self):
-            return self._uniform
+        def uniform(self, index=0):
+            return self.given
 
     grid = (np.arange(4000) + 0.5) / 4000
-    drawn = [policy.step(None, Row(uniform))[1] for uniform in grid]
+    drawn = [policy.step(None, Placed(uniform))[1] for uniform in grid]
     assert set(drawn) <= set(ids)
     counts = np.array([drawn.count(token) for token in ids]) / len(grid)
     assert np.abs(counts - expected).max() < 1 / 1000

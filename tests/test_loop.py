@@ -16,6 +16,7 @@ from reasonctl.controller import (
     Keys,
     PromptLookup,
     Sampling,
+    Stateless,
     Trace,
     drive_batch,
 )  # fmt: skip
@@ -276,15 +277,12 @@ LAW_TEXTS = ToyTokenizer(list("abcd"))
 LAW = Sampling(temperature=0.7, top_p=0.9)
 
 
-class Guess:
+class Guess(Stateless):
     """Always drafts the same small tree, right often enough to matter."""
 
     def propose(self, tokens, room):
         return Draft((1, 2, 0, 3, 1), (-1, -1, 0, 0, 1)) if room >= 2 else Draft()
         yield
-
-    def observe(self, drafted, accepted):
-        pass
 
 
 def exact_law(policy) -> np.ndarray:

@@ -1,0 +1,64 @@
+"""The law that a policy would draw from at a row, without drawing: what a draft model's tokens are drawn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .decode import ROOT, Floats
+from .errors import ControllerError
+from .policy import Policy, Row
+from .randomness import Keys
+
+
+def softmax(logits: Floats, temperature: float) -> Floats:
+    """Shape (vocabulary,); sums to 1."""
+    shifted = (logits.astype(np.float64) - float(logits.max())) / temperature
+    weights = np.exp(shifted)
+    law: Floats = weights / weights.sum()
+    return law
+
+
+class _Law(Exception):
+    """Carries the law out of a policy at the moment it would draw."""
+
+
+class HeardRow(Row):
+    """A row of the draft model on which a policy shows its law and draws nothing."""
+
+    __slots__ = ()
+
+    def draw(self, weights: Floats, ids: Any = None) -> int:
+        law = np.zeros(len(self.logits))
+        law[slice(len(weights)) if ids is None else ids] = weights
+        raise _Law(law / law.sum())
+
+
+@dataclass(frozen=True)
+class _Flat:
+    """A step whose rows say nothing: for asking a policy whether it samples at all."""
+
+    vocabulary: int
+
+    def logits(self, node: int) -> Floats:
+        return np.zeros(self.vocabulary, np.float32)
+
+    def hidden(self, node: int, layer: int) -> Floats:
+        raise ControllerError("this policy reads hidden states, which a draft model doesn't have; use another drafter")
+
+
+def law_of(policy: Policy, row: HeardRow) -> Floats | None:
+    """The policy's law at a row, from its first state; None for one that takes the largest."""
+    try:
+        policy.step(policy.start(), row)
+    except _Law as law:
+        found: Floats = law.args[0]
+        return found
+    return None
+
+
+def samples(policy: Policy, vocabulary: int, keys: Keys) -> bool:
+    """Whether the policy draws at all."""
+    return law_of(policy, HeardRow(_Flat(vocabulary), ROOT, (0,), "answer", keys)) is not None

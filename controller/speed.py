@@ -1,0 +1,95 @@
+"""Whether and how much to draft: expected tokens per second, from recent acceptance and the cost curve.
+
+Everything here looks at the past only, so the law of what is emitted is untouched.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .cost import CostCurve
+from .decode import ROOT, Draft
+
+MARGIN = 1.03
+"""Drafting must promise this much more than plain decoding: what is gained below it is noise."""
+FORGET = 0.98
+"""Weight of the past at each new outcome: about fifty outcomes are remembered."""
+
+
+@dataclass
+class Rates:
+    """Success rates by kind, with exponential forgetting and a prior worth `strength` outcomes.
+
+    >>> rates = Rates({"long": 0.9}); rates.note("long", False); round(rates.of("long"), 3)
+    0.75
+    """
+
+    prior: dict[str, float]
+    strength: float = 5.0
+    default: float = 0.1
+    _seen: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def note(self, kind: str, hit: bool) -> None:
+        """One outcome."""
+        hits, n = self._seen.get(kind, (0.0, 0.0))
+        self._seen[kind] = FORGET * hits + hit, FORGET * n + 1.0
+
+    def relax(self) -> None:
+        """Half of what was seen is forgotten: for what could not be watched for a while."""
+        self._seen = {kind: (hits / 2, n / 2) for kind, (hits, n) in self._seen.items()}
+
+    def of(self, kind: str) -> float:
+        """The current estimate."""
+        hits, n = self._seen.get(kind, (0.0, 0.0))
+        return (hits + self.strength * self.prior.get(kind, self.default)) / (n + self.strength)
+
+    def weight(self, kind: str) -> float:
+        """Outcomes behind the estimate, the prior's among them."""
+        return self._seen.get(kind, (0.0, 0.0))[1] + self.strength
+
+
+def best_part(draft: Draft, values: Sequence[float], curve: CostCurve, context: int, leaves: int) -> Draft:
+    """The nodes worth verifying: most expected tokens per second; an empty draft where plain decoding is as good.
+
+    values[i]: probability that node i is accepted, at most its parent's. Only for drafts that are a function of the
+    past: leaving drawn tokens out by their value would change the law.
+    """
+    order = sorted(range(len(draft)), key=lambda i: (-values[i], i))
+    plain = 1.0 / curve.now(1, context)
+    best, rate, gain, ends = 0, plain * MARGIN, 1.0, 1
+    taken: list[int] = []
+    known, inner = {ROOT}, set[int]()
+    for node in order:
+        parent = draft.parents[node]
+        branches = parent in inner
+        if parent not in known or (branches and ends == leaves):
+            continue
+        ends += branches
+        inner.add(parent)
+        known.add(node)
+        taken.append(node)
+        gain += values[node]
+        found = gain / curve.now(1 + len(taken), context)
+        if found > rate:
+            best, rate = len(taken), found
+    kept = sorted(taken[:best])
+    place = {node: i for i, node in enumerate(kept)} | {ROOT: ROOT}
+    return Draft(tuple(draft.tokens[n] for n in kept), tuple(place[draft.parents[n]] for n in kept))
+
+
+class Stopwatch:
+    """Times the target's forwards between a proposal and what became of it, for the curve's correction."""
+
+    def __init__(self, curve: CostCurve) -> None:
+        self.curve, self._start, self._rows = curve, 0.0, 0
+
+    def begin(self, rows: int) -> None:
+        self._start, self._rows = time.perf_counter(), rows
+
+    def end(self) -> None:
+        """The walk over the rows is in it too: it belongs to the price."""
+        if self._rows:
+            self.curve.note(self._rows, time.perf_counter() - self._start)
+            self._rows = 0

@@ -1,0 +1,218 @@
+"""Drafts of a smaller model: the law under every tree, plans that pay, sessions that stay in step."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from reasonctl.backends.toy import ToyEngine, ToyTokenizer
+from reasonctl.controller import (
+    Call,
+    Controller,
+    ControllerError,
+    Cues,
+    Greedy,
+    Keys,
+    ModelDrafter,
+    Sampling,
+    Trace,
+    drive_batch,
+    parse_draft,
+)
+from reasonctl.controller.cost import CostCurve
+from rules import Scripted
+from test_verify import exact_three, merged_p_value
+
+ALPHA = 1e-4
+"""False alarms of each randomised test; seeds are fixed."""
+
+
+class Fixed(CostCurve):
+    """A curve that no measured time corrects: the toy's own forwards take no time."""
+
+    def note(self, rows, seconds):
+        pass
+
+
+FLAT, DEAR = Fixed({0: {1: 1.0, 32: 1.0}}), Fixed({0: {1: 1.0, 32: 32.0}})
+CHEAP = Fixed({0: {1: 0.05, 32: 0.05}})
+
+
+class Words(ToyTokenizer):
+    def pieces(self):
+        return enumerate(text.encode() for text in self.texts)
+
+
+TOKENS = Words(list("abcde"))
+rng = np.random.default_rng(20240517)
+TARGET, SMALL = ToyEngine(vocabulary=5), ToyEngine(vocabulary=5)
+TARGET.table, SMALL.table = (rng.dirichlet(np.ones(5) * 0.7, size=5) for _ in range(2))
+TARGET.table[0], SMALL.table[0] = [0.40, 0.30, 0.15, 0.10, 0.05], [0.10, 0.50, 0.25, 0.05, 0.10]
+KINDS = ["chain", "sequoia", "dyspec", "dyspec-greedy"]
+
+
+def small(engine=SMALL, tokenizer=TOKENS):
+    return SimpleNamespace(name="small", engine=engine, tokenizer=tokenizer)
+
+
+def drafter(kind, *, engine=SMALL, curves=(FLAT, CHEAP), **more):
+    return ModelDrafter(small(engine), kind=kind, curves=curves, **more)
+
+
+def run(drafter, *, engine=TARGET, policy=None, run=0, most=60, seed=9):
+    trace = Trace()
+    call = Call([0], most, frozenset(), Keys(seed=seed, run=run), policy or Sampling())
+    events = list(Controller(drafter=drafter).stream(engine.session(), TOKENS, call, trace))
+    assert [e.token for e in events] == trace.tokens
+    return trace
+
+
+def three_tokens(made, policy, n):
+    """Counts of the first three tokens after the prompt; the run goes on, so that drafts of them are not cut short."""
+    counts, accepted = np.zeros((5, 5, 5)), 0
+    for i in range(n):
+        trace = run(made, policy=policy, run=i, most=5)
+        counts[tuple(trace.tokens[:3])] += 1
+        accepted += trace.accepted
+    return counts, accepted
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("policy", [Sampling(), Sampling(temperature=0.7, top_p=0.9)], ids=["whole", "truncated"])
+@pytest.mark.parametrize("n", [250, pytest.param(30_000, marks=pytest.mark.slow)])
+def test_the_law_is_the_target_s(kind, policy, n):
+    counts, accepted = three_tokens(drafter(kind, size=5, depth=3, adaptive=False), policy, n)
+    assert accepted > n
+    assert merged_p_value(counts, exact_three(policy)) > ALPHA
+
+
+def test_a_draft_under_another_law_than_it_says_is_caught(monkeypatch):
+    from reasonctl.controller import trees
+
+    honest = trees.Growth.give
+
+    def dishonest(self, node, law):
+        honest(self, node, law)
+        self._laws[node] = np.roll(law, 1)
+
+    monkeypatch.setattr(trees.Growth, "give", dishonest)
+    counts, _ = three_tokens(drafter("sequoia", size=5, depth=3, adaptive=False), Sampling(), 500)
+    assert merged_p_value(counts, exact_three(Sampling())) < ALPHA
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_greedy_runs_are_plain_runs(kind, adaptive):
+    target = ToyEngine(vocabulary=5, order=3, seed=2, concentration=0.2)
+    near = ToyEngine(vocabulary=5, order=3, seed=2, concentration=0.2)
+    near.table = 0.6 * target.table + 0.4 * rng.dirichlet(np.ones(5), size=len(target.table))
+    made = drafter(kind, engine=near, adaptive=adaptive, size=6)
+    plain, drafted = run(None, engine=target, policy=Greedy()), run(made, engine=target, policy=Greedy())
+    assert drafted.tokens == plain.tokens
+    assert drafted.accepted > 20 and drafted.forwards < 0.7 * plain.forwards
+
+
+def test_the_draft_session_follows_what_was_accepted():
+    made = drafter("sequoia", size=6, adaptive=False)
+    seen = []
+    start = made.start
+
+    def watched(target):
+        run = start(target)
+        propose = run.propose
+
+        def checked(tokens, room):
+            draft = yield from propose(tokens, room)
+            committed = run.session.tokens[: len(tokens)]
+            assert committed == list(tokens)[: len(committed)]
+            seen.append(len(draft))
+            return draft
+
+        run.propose = checked
+        return run
+
+    made.start = watched
+    run(made, most=40)
+    assert len(seen) > 5 and max(seen) == 6
+
+
+def test_plans_follow_cost_and_acceptance():
+    twin = drafter("sequoia", engine=TARGET)  # drafts its own law: everything is accepted
+    good = [run(twin, run=i) for i in range(4)]
+    assert good[-1].forwards < 60 / 3
+    dear = drafter("sequoia", curves=(DEAR, CHEAP))
+    assert sum(run(dear, run=i).drafted for i in range(4)) == 0
+    slow = drafter("sequoia", curves=(FLAT, FLAT))  # the draft costs as much as the target
+    assert sum(run(slow, run=i).drafted for i in range(4)) == 0
+    bad = ToyEngine(vocabulary=5)
+    bad.table = np.roll(TARGET.table, 2, axis=1) ** 3 + 1e-9
+    bad.table /= bad.table.sum(1, keepdims=True)
+    poor = drafter("chain", engine=bad, curves=(Fixed({0: {1: 1.0, 2: 1.4, 32: 13.0}}), Fixed({0: {1: 0.1}})))
+    drafted = [run(poor, run=i).drafted for i in range(8)]
+    assert drafted[0] > 0 and sum(drafted[4:]) <= 32
+
+
+def test_other_vocabularies_and_models_without_rollback_are_refused():
+    other = ModelDrafter(small(tokenizer=Words(list("abcdf"))), curves=(FLAT, CHEAP))
+    with pytest.raises(ControllerError, match="'small' has other token ids"):
+        run(other)
+
+    class Recurrent(ToyEngine):
+        def session(self):
+            from dataclasses import replace
+
+            session = super().session()
+            session.can = replace(session.can, rollback=False)
+            return session
+
+    with pytest.raises(ControllerError, match="can't take rejected tokens back"):
+        run(drafter("chain", engine=Recurrent(vocabulary=5)))
+    with pytest.raises(ControllerError, match="depth 0"):
+        drafter("chain", depth=0)
+
+
+def test_the_text_form_opens_the_model():
+    opened = []
+
+    def load(name):
+        opened.append(name)
+        return small()
+
+    made = parse_draft("sequoia(small.gguf, 12)", load)
+    assert opened == ["small.gguf"] and (made.kind, made.size) == ("sequoia", 12)
+    assert parse_draft("model(small.gguf)", load).kind == "chain"
+    for text in ("sequoia", "sequoia(x, y)", "model(x, 0)"):
+        with pytest.raises(ControllerError):
+            parse_draft(text, load)
+    with pytest.raises(ControllerError, match="can't be opened here"):
+        parse_draft("dyspec(small.gguf)")
+
+
+def test_many_loops_share_the_forwards_of_both_models():
+    controller = Controller(drafter=drafter("sequoia", size=5, adaptive=False))
+    traces = [Trace() for _ in range(3)]
+    calls = [Call([0], 30, frozenset(), Keys(seed=1, run=i), Sampling()) for i in range(3)]
+    loops = [controller.loop(TARGET.session(), TOKENS, c, t) for c, t in zip(calls, traces, strict=True)]
+    list(drive_batch(loops))
+    alone = [run(drafter("sequoia", size=5, adaptive=False), run=i, most=30, seed=1) for i in range(3)]
+    assert [t.tokens for t in traces] == [t.tokens for t in alone]
+
+
+def test_exits_inside_drafted_blocks():
+    """A cue inside an accepted block ends the block there, and the draft model follows the run that goes on."""
+    letters = Words([f"{c} " for c in "abcde"])
+    near = ToyEngine(vocabulary=5)
+    near.table = 0.7 * TARGET.table + 0.3 * SMALL.table
+    exits = 0
+    for seed in range(20):
+        traces = []
+        for used in (None, ModelDrafter(small(near, letters), kind="sequoia", size=6, adaptive=False)):
+            rule = Scripted(act=lambda at: at.cue.index == 1, suffix="a b a b ", markers=None, cues=Cues(["d"]))
+            trace = Trace()
+            call = Call([0, seed % 5], 50, frozenset(), Keys(seed=seed), Greedy())
+            list(Controller(drafter=used, exit=rule).stream(TARGET.session(), letters, call, trace))
+            traces.append(trace)
+        assert traces[0].tokens == traces[1].tokens and traces[0].forced == traces[1].forced
+        exits += traces[0].forced is not None
+    assert exits > 0 and traces[1].forwards < traces[0].forwards
