@@ -72,10 +72,8 @@ class Loop:
                 self.r.trace.accepted += len(accepted)
                 self.r.drafter.observe(draft, accepted)
             yield from self._show()
-        # Rules that learn nothing from a run (fixed exits) have no `finish`.
-        finish = getattr(self.r.rule, "finish", None)
-        if finish is not None:
-            finish(self.r.trace)
+        if self.r.rule is not None and hasattr(self.r.rule, "finish"):  # fixed exits learn nothing from a run
+            self.r.rule.finish(self.r.trace)
 
     def _propose(self) -> Generator[Decode, Step, Draft]:
         drafter, room = self.r.drafter, self.r.limit - len(self.tokens) - 1

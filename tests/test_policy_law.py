@@ -20,6 +20,7 @@ from reasonctl.controller import (
     Markers,
     PerPhase,
     Row,
+    Stateless,
     Thinking,
     Trace,
     parse_policy,
@@ -57,7 +58,7 @@ POLICIES = [
 ]
 
 
-class Tree:
+class Tree(Stateless):
     """Drafts the same bushy tree at every place: every token is a child of the root, two of them go on."""
 
     def __init__(self, vocabulary: int) -> None:
@@ -71,9 +72,6 @@ class Tree:
             nodes, parents = nodes[:-1], parents[:-1]
         return Draft(tuple(nodes), tuple(parents)) if room >= 2 else Draft()
         yield
-
-    def observe(self, drafted: int, accepted: int) -> None:
-        pass
 
 
 class Told(Keys):
