@@ -10,6 +10,7 @@ from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.controller import (
     Call,
     Controller,
+    ControllerError,
     Cues,
     Decision,
     Decode,
@@ -21,6 +22,7 @@ from reasonctl.controller import (
     PerPhase,
     Row,
     Trace,
+    drive_batch,
     parse_policy,
 )
 from reasonctl.controller.policy import prepared
@@ -352,3 +354,26 @@ def test_an_exit_takes_the_state_back_with_the_cue():
     assert len(right) > 10 and all(got == expected for got, expected in right)
     wrong = exits(Forgets)
     assert any(got != expected for got, expected in wrong)
+
+
+def test_a_policy_s_own_forwards_share_a_batch():
+    """Two guided loops in one driver write what each writes alone."""
+    policy = parse_policy('kl_guided(source="bcb",t0=1.3,sigma=0.5) | min_p(0.01)')
+    engine = ToyEngine(vocabulary=5, order=3, seed=7, concentration=1.5)
+
+    def call(run: int) -> Call:
+        return Call(PROMPT, 8 + run, frozenset(), Keys(seed=3, run=run), policy)
+
+    loops = [Controller().loop(engine.session(), TEXTS, call(run), Trace()) for run in range(2)]
+    got: list[list[int]] = [[], []]
+    for run, event in drive_batch(loops):
+        got[run].append(event.token)
+    assert engine.forwards == 2 * 9  # one forward for the row and one without the source, for both loops at once
+    assert got == [[e.token for e in Controller().stream(SMALL.session(), TEXTS, call(run))] for run in range(2)]
+
+
+def test_phases_need_markers():
+    policy = parse_policy("think: temperature(1); answer: greedy")
+    call = Call(PROMPT, 3, frozenset(), Keys(seed=0), policy)
+    with pytest.raises(ControllerError, match="name the markers of thinking"):
+        list(Controller().stream(SMALL.session(), TEXTS, call))
