@@ -84,7 +84,10 @@ class Scores:
     def entropy(self) -> float:
         """In nats; candidates of probability 0 count as absent."""
         if self._entropy is None:
-            inner = float(self.weights @ np.maximum(self.shifted, _FLOOR))
+            with np.errstate(invalid="ignore"):
+                inner = float(self.weights @ self.shifted)
+            if inner != inner:  # 0 times -inf
+                inner = float(self.weights @ np.maximum(self.shifted, _FLOOR))
             self._entropy = max(float(np.log(self.mass)) - inner / self.mass, 0.0)
         return self._entropy
 

@@ -82,7 +82,7 @@ def _written(value: Any) -> str:
         return value
     if isinstance(value, float):
         return repr(value).removesuffix(".0")
-    return json.dumps(value, separators=(",", ":"))
+    return json.dumps(value, separators=(",", ":"), default=repr)
 
 
 def require(ok: bool, name: str, value: Any, rule: str) -> None:

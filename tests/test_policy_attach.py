@@ -14,6 +14,7 @@ from hf_small import PROMPT as HF_PROMPT
 from hf_small import Scripted as HFExit
 from llama_cpp import LlamaGrammar
 from reasonctl.backends.attach import attach
+from reasonctl.backends.llama_sampling import DEFAULTS, call_policy
 from reasonctl.backends.llama_tokenizer import LlamaTokenizer
 from reasonctl.controller import (
     Chain,
@@ -95,6 +96,18 @@ def test_sampling_arguments_that_the_chain_brings_are_honoured(llm, more):
     attach(llm, Controller())
     texts = [llm(PROMPT, max_tokens=20, temperature=1.5, seed=seed, **more)["choices"][0]["text"] for seed in (1, 1, 2)]
     assert texts[0] == texts[1]
+
+
+def test_the_call_s_chain_can_be_shown(llm):
+    """In the order of llama-cpp-python, whatever its stages hold."""
+    grammar = LlamaGrammar.from_string(GRAMMAR, verbose=False)
+    arguments = DEFAULTS | {"logits_processor": [print], "grammar": grammar, "repeat_penalty": 1.2, "typical_p": 0.9}
+    policy = call_policy(arguments, prompt=3, window=64, model=llm.model)
+    names = ["logits_processor", "penalties", "grammar", "top_k", "typical", "top_p", "min_p", "temperature"]
+    assert [stage.name for stage in policy.stages] == names
+    assert all(name in repr(policy) for name in names)
+    assert str(call_policy(DEFAULTS | {"mirostat_mode": 2}, prompt=3, window=64)) == "mirostat_v2(feedback=llama)"
+    assert str(call_policy(DEFAULTS | {"temp": 0.0}, prompt=3, window=64)) == "greedy"
 
 
 def test_typical_narrows_a_call(llm):
