@@ -17,7 +17,7 @@ from .policy import Greedy, Policy, Sampling
 _STEP = re.compile(r"\s*([a-z_0-9]+)\s*(?:\(\s*([^()]*?)\s*\))?\s*")
 _STEPS = ("temperature", "top_k", "top_p", "min_p")
 _POLICIES = ("greedy", *_STEPS)
-_MODEL_DRAFTS: dict[str, Kind] = {"model": "chain", "sequoia": "sequoia", "dyspec": "dyspec"}
+_MODEL_DRAFTS: dict[str, Kind] = {"model": "chain", "cascade": "chain", "sequoia": "sequoia", "dyspec": "dyspec"}
 _DRAFTS = ("none", "ngram", "hierarchy", *_MODEL_DRAFTS)
 
 
@@ -53,8 +53,8 @@ def parse_policy(text: str) -> Policy:
 def parse_draft(text: str, load: Callable[[str], DraftModel] | None = None) -> Drafter | None:
     """`none`, `ngram(8)`, `hierarchy(24, model=FILE, corpus=FILE)`; what stands in parentheses may be left out.
 
-    With a smaller model: `model(MODEL, 8)` drafts chains, `sequoia(MODEL, 16)` and `dyspec(MODEL, 16)` trees;
-    `load` opens MODEL.
+    With a smaller model: `model(MODEL, 8)` drafts chains, `cascade(MODEL, 8)` chains that n-grams draft for,
+    `sequoia(MODEL, 16)` and `dyspec(MODEL, 16)` trees; `load` opens MODEL.
 
     >>> parse_draft("ngram(4)")
     PromptLookup(longest=3, shortest=1, size=4)
@@ -79,7 +79,9 @@ def _model_drafter(name: str, argument: str | None, load: Callable[[str], DraftM
         raise ControllerError(f"draft {name} needs a model, which can't be opened here; make a ModelDrafter yourself")
     size, _ = _arguments(rest or None, name, ())
     chain = _MODEL_DRAFTS[name] == "chain"
-    return ModelDrafter(load(model.strip()), kind=_MODEL_DRAFTS[name], size=size or (8 if chain else 16))
+    below = PromptLookup() if name == "cascade" else None
+    size = size or (8 if chain else 16)
+    return ModelDrafter(load(model.strip()), kind=_MODEL_DRAFTS[name], size=size, below=below)
 
 
 def _arguments(argument: str | None, name: str, keys: tuple[str, ...]) -> tuple[int | None, dict[str, str]]:
