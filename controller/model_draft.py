@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from .cost import CostCurve, known_curve
-from .decode import NO_DRAFT, ROOT, Decode, Draft, Engine, Floats, Session, Step
-from .drafters import Target
+from .decode import NO_DRAFT, ROOT, Decode, Draft, Engine, Floats, Proposal, Session, Step
+from .drafters import PromptLookup, Target
 from .errors import ControllerError
 from .laws import HeardRow, law_of, samples, softmax
 from .ngrams import vocabulary_hash
@@ -56,17 +56,20 @@ class ModelDrafter:
     Size, depth and branching are planned from recent acceptance by rank and from both models' measured forward times;
     where no plan beats plain decoding nothing is drafted, and it is tried again now and then. `adaptive` False: one
     shape of `size` tokens, so that a run depends on its keys only. With a greedy target a draft is a function of the
-    past; else it is drawn, by the run's own keys.
+    past; else it is drawn, by the run's own keys. below: chains of the draft model are themselves drafted for by
+    n-grams (two levels, as in TriForce); what the middle level hands up follows its own law exactly.
     """
 
     def __init__(
         self, model: DraftModel, *, kind: Kind = "sequoia", size: int = 16, depth: int = 8, adaptive: bool = True,
-        curves: tuple[CostCurve, CostCurve] | None = None,
+        curves: tuple[CostCurve, CostCurve] | None = None, below: PromptLookup | None = None,
     ) -> None:  # fmt: skip
         if size < 1 or depth < 1:
             raise ControllerError(f"draft size is {size} and depth {depth}; both must be at least 1")
         self.model, self.kind, self.size, self.depth = model, kind, size, depth
-        self.adaptive, self.curves = adaptive, curves
+        if below is not None and kind != "chain":
+            raise ControllerError(f"a level below drafts chains; kind is {kind!r}")
+        self.adaptive, self.curves, self.below = adaptive, curves, below
         self.rates = Rates(dict(PRIOR), strength=10.0)
         self._checked: object = None
 
@@ -114,6 +117,11 @@ class ModelRun:
         laws = _Laws(self, tokens)
         depth = min(room, self.d.depth)
         size = len(self.shape.parents) if self.d.adaptive else self.d.size
+        if self.d.below is not None:
+            draft = yield from self._two_levels(self.d.below, tokens, min(size, depth))
+            if self.watch is not None:
+                self.watch.begin(1 + len(draft))
+            return draft
         if self.d.kind == "dyspec":
             threshold = 1.0 / (1 + size)
             yield from draw_threshold(growth, laws, threshold=threshold, nodes=size, layers=depth, leaves=leaves)
@@ -125,6 +133,36 @@ class ModelRun:
         if self.watch is not None:
             self.watch.begin(1 + len(growth))
         return growth.draft()
+
+    def _two_levels(self, below: PromptLookup, tokens: Sequence[int], size: int) -> Generator[Decode, Step, Draft]:
+        """A chain of the draft model, whose forwards verify n-gram drafts.
+
+        A token is drawn from the draft model's law first and the guess that holds it is followed, so that the law of
+        every token is that law and the target may test against it. (Redrawing after a rejection would not do.)
+        """
+        choose = self._chooser(tokens) if self.samples else None
+        path: list[int] = []
+        proposals: dict[int, Proposal] = {}
+        while len(path) < size:
+            here = [*tokens, *path]
+            guess = (yield from below.propose(here, size - len(path) - 1)) if len(path) < size - 1 else NO_DRAFT
+            laws = _Laws(self, tokens)
+            step = yield Decode(self.session, self.feed(here), guess)
+            node, walked = ROOT, list[int]()
+            while len(path) < size:
+                law = laws.law(step, node, path)
+                token = int(law.argmax()) if choose is None else choose(law)
+                if choose is not None:
+                    proposals[len(path) - 1] = Proposal(law, (token,))
+                path.append(token)
+                child = guess.child(node, token)
+                if child is None:
+                    break
+                walked.append(child)
+                node = child
+            self.session.keep(walked)
+            self.fed += [guess.tokens[child] for child in walked]
+        return Draft(tuple(path), tuple(range(-1, len(path) - 1)), proposals)
 
     def _fixed(self, size: int, leaves: int) -> Shape:
         acceptance = tuple(PRIOR.values()) if self.d.kind == "sequoia" and leaves > 1 else (1.0,)
@@ -220,14 +258,14 @@ class _Laws:
         if draft.is_chain():
             # A chain is fed as it grows, one row at a time; the next proposal takes back what was rejected.
             step = yield Decode(run.session, run.feed([*self.tokens, *draft.tokens]))
-            return [self._law(step, ROOT, draft.tokens)]
+            return [self.law(step, ROOT, draft.tokens)]
         pending = run.feed(self.tokens)
         step = yield Decode(run.session, pending, Draft(draft.tokens, draft.parents))
-        laws = [self._law(step, node, _path(draft, node)) for node in nodes]
+        laws = [self.law(step, node, _path(draft, node)) for node in nodes]
         run.session.keep(())
         return laws
 
-    def _law(self, step: Step, node: int, path: Sequence[int]) -> Floats:
+    def law(self, step: Step, node: int, path: Sequence[int]) -> Floats:
         target = self.run.target
         row = HeardRow(step, node, [*self.tokens, *path], "answer", target.keys)
         law = law_of(target.policy, row)

@@ -40,7 +40,7 @@ STAGES: dict[str, type[Stage]] = {
 """Every stage that a text can name."""
 
 _POLICIES = ("greedy", *STAGES)
-_MODEL_DRAFTS: dict[str, Kind] = {"model": "chain", "sequoia": "sequoia", "dyspec": "dyspec"}
+_MODEL_DRAFTS: dict[str, Kind] = {"model": "chain", "cascade": "chain", "sequoia": "sequoia", "dyspec": "dyspec"}
 _DRAFTS = ("none", "ngram", "hierarchy", *_MODEL_DRAFTS)
 _STEP = re.compile(r"\s*([a-z_0-9]+)\s*(?:\(\s*([^()]*?)\s*\))?\s*")
 _NAME = re.compile(r"\s*([a-z_0-9]+)\s*")
@@ -185,8 +185,8 @@ def _unknown(name: str, part: str, kind: str, known: tuple[str, ...]) -> None:
 def parse_draft(text: str, load: Callable[[str], DraftModel] | None = None) -> Drafter | None:
     """`none`, `ngram(8)`, `hierarchy(24, model=FILE, corpus=FILE)`; what stands in parentheses may be left out.
 
-    With a smaller model: `model(MODEL, 8)` drafts chains, `sequoia(MODEL, 16)` and `dyspec(MODEL, 16)` trees;
-    `load` opens MODEL.
+    With a smaller model: `model(MODEL, 8)` drafts chains, `cascade(MODEL, 8)` chains that n-grams draft for,
+    `sequoia(MODEL, 16)` and `dyspec(MODEL, 16)` trees; `load` opens MODEL.
 
     >>> parse_draft("ngram(4)")
     PromptLookup(longest=3, shortest=1, size=4)
@@ -211,7 +211,9 @@ def _model_drafter(name: str, argument: str | None, load: Callable[[str], DraftM
         raise ControllerError(f"draft {name} needs a model, which can't be opened here; make a ModelDrafter yourself")
     size, _ = _arguments(rest or None, name, ())
     chain = _MODEL_DRAFTS[name] == "chain"
-    return ModelDrafter(load(model.strip()), kind=_MODEL_DRAFTS[name], size=size or (8 if chain else 16))
+    below = PromptLookup() if name == "cascade" else None
+    size = size or (8 if chain else 16)
+    return ModelDrafter(load(model.strip()), kind=_MODEL_DRAFTS[name], size=size, below=below)
 
 
 def _arguments(argument: str | None, name: str, keys: tuple[str, ...]) -> tuple[int | None, dict[str, str]]:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from exact import node_law
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.controller import (
     Call,
@@ -15,6 +16,8 @@ from reasonctl.controller import (
     Greedy,
     Keys,
     ModelDrafter,
+    PromptLookup,
+    Proposal,
     Sampling,
     Trace,
     drive_batch,
@@ -216,3 +219,45 @@ def test_exits_inside_drafted_blocks():
         assert traces[0].tokens == traces[1].tokens and traces[0].forced == traces[1].forced
         exits += traces[0].forced is not None
     assert exits > 0 and traces[1].forwards < traces[0].forwards
+
+
+@pytest.mark.parametrize("n", [400, pytest.param(30_000, marks=pytest.mark.slow)])
+def test_two_levels_keep_the_law(n):
+    made = drafter("chain", size=5, depth=5, adaptive=False, below=PromptLookup(size=3))
+    counts, accepted = three_tokens(made, Sampling(), n)
+    assert accepted > n
+    assert merged_p_value(counts, exact_three(Sampling())) > ALPHA
+
+
+def test_two_levels_give_the_draft_model_s_own_chain_in_fewer_forwards():
+    """The middle level's tokens are those that it would have drawn alone, by the same keys."""
+    target = ToyEngine(vocabulary=5, order=3, seed=2, concentration=0.03)
+    near = ToyEngine(vocabulary=5, order=3, seed=2, concentration=0.03)
+    near.table = 0.9 * target.table + 0.1 / 5
+    for policy in (Greedy(), Sampling()):
+        alone, two = (
+            drafter("chain", engine=near, size=6, depth=6, adaptive=False, below=b) for b in (None, PromptLookup())
+        )
+        near.forwards = 0
+        first = run(alone, engine=target, policy=policy)
+        plain = near.forwards
+        second = run(two, engine=target, policy=policy)
+        assert second.tokens == first.tokens and second.accepted == first.accepted
+        assert near.forwards - plain < 0.7 * plain
+    with pytest.raises(ControllerError, match="chains"):
+        drafter("sequoia", below=PromptLookup())
+
+
+def test_a_middle_level_that_redraws_after_a_rejection_is_biased():
+    """TriForce's toy: without the residual at the middle level the emitted law is wrong by 0.08; with it, exact."""
+    q, m, p = np.array([0.7, 0.2, 0.1]), np.array([0.3, 0.4, 0.3]), np.array([0.2, 0.3, 0.5])
+    least = np.minimum(q, m)
+    residual = np.maximum(m - q, 0) / np.maximum(m - q, 0).sum()
+    wrong, right = least + (1 - least.sum()) * m, least + (1 - least.sum()) * residual
+    assert wrong == pytest.approx([0.42, 0.36, 0.22]) and right == pytest.approx(m)
+
+    def final(proposed):
+        return sum(proposed[x] * node_law(p, Proposal(m, (x,)))[0] for x in range(3))
+
+    assert 0.5 * np.abs(final(wrong) - p).sum() == pytest.approx(0.08)
+    assert final(right) == pytest.approx(p, abs=1e-12)

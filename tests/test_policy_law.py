@@ -310,7 +310,7 @@ class Forgets:
 class ExitAtFirst:
     """Leaves thinking at the first cue."""
 
-    markers, cues, suffix, max_cues, trials = Markers("<t>", "</think>"), Cues(["wait"]), "</think>", 9, False
+    markers, cues, suffix, max_cues, trials = Markers("<t>", "</think>"), Cues(["wait"]), "</think> ", 9, False
 
     def layers(self, depth):
         return ()
@@ -330,7 +330,7 @@ def exits(policy) -> list[tuple[list[int], list[int]]]:
     for seed in range(30):
         call, trace = Call([5, 0], 25, frozenset(), Keys(seed=seed), policy()), Trace()
         list(Controller(exit=ExitAtFirst()).stream(CUED.session(), OPEN, call, trace))
-        if trace.exit is not None:
+        if trace.exit is not None and not trace.repeated:  # a second close would be taken back
             start, length = trace.forced
             # Plain steps over the same tokens: the state before the cue, then on from behind the suffix.
             chain, tokens = parse_policy(STEERED), [5, 0, *trace.tokens[:start]]
