@@ -23,7 +23,7 @@ from ..controller import ControllerError
 if sys.platform != "win32":
     import fcntl
 
-FORMAT = 2
+FORMAT = 3
 _START = b'{"format":'
 
 

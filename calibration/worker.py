@@ -97,6 +97,7 @@ class Collect:
         self.seen.append({
             "name": at.cue.name,
             "position": position,
+            "offset": len(text),
             # Up to the cue's last token, the token sampled behind it, and the exit itself.
             "tokens": at.cue.last + 2 - at.prompt + trial.cost,
             "trial": trial.cost,
@@ -109,10 +110,14 @@ class Collect:
         return Decision(False, at.cue.name, at.cue.index, position, 0.0, float("inf"))
 
 
+def plain_text(model: Model, tokens: list[int]) -> str:
+    """The tokens' text without the end of the sequence."""
+    return model.tokenizer.decode([token for token in tokens if token not in model.eos])
+
+
 def answer_text(recipe: Recipe, model: Model, tokens: list[int]) -> str:
     """What the user reads as the answer: the text after thinking closed; all of it if there are no markers."""
-    text = model.tokenizer.decode([token for token in tokens if token not in model.eos])
-    return after_thinking(text, recipe.span())
+    return after_thinking(plain_text(model, tokens), recipe.span())
 
 
 def _run(recipe: Recipe, model: Model, index: int, question: str, rule: ExitRule | None) -> tuple[Trace, float]:
@@ -141,6 +146,7 @@ def collect_run(recipe: Recipe, index: int, question: str) -> dict[str, Any]:
         "question": question,
         "tokens": len(trace.tokens),
         "finish": trace.finish_reason,
+        "text": plain_text(model, trace.tokens),
         "answer": answer_text(recipe, model, trace.tokens),
         "cues": rule.seen,
     }

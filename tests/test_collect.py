@@ -178,6 +178,16 @@ def test_the_documented_format_is_the_written_one(tmp_path):
     assert [run["run"] for run in runs] == list(range(len(runs)))
 
 
+def test_cues_are_found_in_the_text(records):
+    cues = 0
+    for record in records:
+        assert record["text"].endswith(record["answer"])
+        for cue in record["cues"]:
+            assert record["text"][cue["offset"] :].lstrip().lower().startswith(cue["name"])
+            cues += 1
+    assert cues >= 4
+
+
 @pytest.mark.parametrize("fail_at", range(4))
 def test_a_full_disk_loses_no_finished_run(tmp_path, monkeypatch, fail_at):
     digest = job(tmp_path / "whole.jsonl")
