@@ -14,6 +14,7 @@ from ..backends.model import Model
 from ..controller import (
     ROOT,
     Call,
+    Chain,
     Controller,
     ControllerError,
     Decode,
@@ -22,7 +23,6 @@ from ..controller import (
     Keys,
     Policy,
     Proposal,
-    Sampling,
     Trace,
     parse_policy,
 )  # fmt: skip
@@ -126,7 +126,7 @@ def rows(model: Model, prompt: Sequence[int], text: Sequence[int]) -> Iterator[F
     session.close()
 
 
-def law(logits: Floats, policy: Sampling | None) -> Floats:
+def law(logits: Floats, policy: Chain | None) -> Floats:
     """Shape (vocabulary,): the policy's law; greedy is a point mass."""
     if policy is None:
         out = np.zeros(len(logits))
@@ -154,7 +154,7 @@ def written(model: Model, prompts: Sequence[Sequence[int]], policy: Policy, most
 
 def measure_draft(
     target: Model, draft: Model, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]],
-    policy: Sampling | None, *, curve: CostCurve, own: CostCurve, seed: int,
+    policy: Chain | None, *, curve: CostCurve, own: CostCurve, seed: int,
 ) -> Advice:  # fmt: skip
     """One draft model against the target, on the target's own texts."""
     if vocabulary_hash(draft.tokenizer) != vocabulary_hash(target.tokenizer):
@@ -208,7 +208,7 @@ def parameters_of(model: Model) -> int:
 
 def advise(
     target: Model, drafts: Sequence[str], prompts: Sequence[Sequence[int]], *,
-    policy: Sampling | None, most: int, seed: int, threads: int | None,
+    policy: Chain | None, most: int, seed: int, threads: int | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything measured, the law over sizes where there are three, and the best draft (None = don't)."""
     curve = cost_curve(target, prompts[0], contexts=(64,))
@@ -233,7 +233,7 @@ def run(name: str, drafts: Sequence[str], options: Options) -> None:
     """Print the table and the verdict."""
     show = Show(as_json=options.json)
     policy = parse_policy(options.policy_text())
-    if not isinstance(policy, Sampling | Greedy):
+    if not isinstance(policy, Chain) or policy.stateful:
         raise ControllerError(
             "advice on drafts needs a policy without state; use temperature, top_k, top_p, min_p or greedy"
         )
@@ -241,7 +241,7 @@ def run(name: str, drafts: Sequence[str], options: Options) -> None:
     questions = [question for kind in KINDS.values() for question in kind][: options.n or 12]
     result = advise(
         target, drafts, [target.prompt(question) for question in questions],
-        policy=policy if isinstance(policy, Sampling) else None,
+        policy=None if isinstance(policy, Greedy) else policy,
         most=options.max_new_tokens or TOKENS, seed=options.seed, threads=options.machine(name)[1],
     )  # fmt: skip
     show.title(f"drafting for {name}, {result['positions']} positions of its own text")

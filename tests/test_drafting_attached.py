@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from attached import CHAT, PROMPT, TINY
 from llama_cpp import Llama
 from reasonctl.backends.attach import attach
@@ -160,7 +161,7 @@ def test_first_use_measures_and_changes_no_token(tmp_path, monkeypatch):
     assert len(set(texts)) == 1
     assert len(list(tmp_path.glob("costs/*.json"))) == 1
     model = load_model("tiny", backend="transformers", threads=1)
-    ids = model.library.dummy_inputs["input_ids"][:1, :3] % 20
+    ids = torch.tensor([model.prompt("48 a-9 b+6 c-3")])
     plain = model.library.generate(ids, max_new_tokens=30, do_sample=False)
     with attach(model.library, Controller(drafter=Hierarchy()), tokenizer=model.tokenizer.tokenizer):
         drafted = model.library.generate(ids, max_new_tokens=30, do_sample=False)

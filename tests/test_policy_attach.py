@@ -26,12 +26,14 @@ from reasonctl.controller import (
     PromptLookup,
     Row,
     Stateless,
+    Thinking,
     Temperature,
     parse_policy,
 )
 from transformers import LogitsProcessor, LogitsProcessorList
 
 MARKERS = Markers("<think>", "</think>")
+THINKING = Thinking(MARKERS, MARKERS.close + "\n")
 
 CHAINS = [
     "edt(t0=0.9,theta=0.3) | top_h(0.5)",
@@ -69,8 +71,8 @@ class Known(Stateless):
 @pytest.mark.parametrize("text", CHAINS)
 def test_a_chain_runs_on_transformers_and_drafting_changes_no_token(model, text):
     policy = parse_policy(text)
-    plain, _ = controlled(model, Controller(policy=policy, markers=MARKERS), max_new_tokens=40)
-    both = Controller(policy=policy, markers=MARKERS, drafter=Known(plain))
+    plain, _ = controlled(model, Controller(policy=policy, thinking=THINKING), max_new_tokens=40)
+    both = Controller(policy=policy, thinking=THINKING, drafter=Known(plain))
     drafted, handle = controlled(model, both, max_new_tokens=40)
     assert drafted == plain and handle.trace.accepted > 5
 
@@ -81,7 +83,7 @@ def test_a_chain_runs_on_llama_cpp_and_drafting_changes_no_token(text):
     plain, drafted = open_llama(type_k=0, type_v=0), open_llama(type_k=0, type_v=0)
     policy, written = parse_policy(text), []
     for one, drafter in ((plain, None), (drafted, PromptLookup(size=4))):
-        handle = attach(one, Controller(policy=policy, drafter=drafter, markers=MARKERS))
+        handle = attach(one, Controller(policy=policy, drafter=drafter, thinking=THINKING))
         one(PROMPT, max_tokens=40, seed=3)
         written.append(list(handle.trace.tokens))
     common = next((i for i, pair in enumerate(zip(*written, strict=False)) if pair[0] != pair[1]), len(written[0]))
@@ -152,7 +154,7 @@ def test_a_grammar_that_forbids_the_exit_is_one_clear_error(llm):
     attach(llm, Controller(exit=ExitAt(0)))
     grammar = LlamaGrammar.from_string('root ::= ("Wait" | " " | ",")+', verbose=False)
     with pytest.raises(ControllerError, match="grammar doesn't admit the forced token"):
-        for seed in range(5):
+        for seed in range(40):
             llm(PROMPT, max_tokens=60, temperature=1.0, seed=seed, grammar=grammar)
 
 

@@ -327,7 +327,7 @@ CUED = ToyEngine(vocabulary=6, order=1, seed=2, concentration=8.0)
 def exits(policy) -> list[tuple[list[int], list[int]]]:
     """(tokens, those of a fresh run from the same prefix and state) for runs that exited."""
     found = []
-    for seed in range(30):
+    for seed in range(60):
         call, trace = Call([5, 0], 25, frozenset(), Keys(seed=seed), policy()), Trace()
         list(Controller(exit=ExitAtFirst()).stream(CUED.session(), OPEN, call, trace))
         if trace.exit is not None and not trace.repeated:  # a second close would be taken back
