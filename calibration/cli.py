@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from ..controller import ControllerError
-from . import advise_draft, bench, demo, inspect, jobs, make_ngrams, replay_command, run
+from . import advise_draft, bench, demo, inspect, jobs, make_ngrams, replay_command, report, run
 from .interrupt import CODE, interruptible
 from .options import Options, common
 
@@ -43,6 +43,7 @@ def demo_command(options: Options) -> None:
 )
 @click.option("--layers", help="Fractions of depth that the probe reads, e.g. 0.5,0.75,1.")
 @click.option("--dask", help="Collect on a cluster: its scheduler, e.g. tcp://host:8786, or local:2 to try it here.")
+@click.option("--report/--no-report", default=True, show_default=True, help="Write the page P.html beside it.")
 @common
 def calibrate_command(model: str, options: Options, **overrides: Any) -> None:
     """Collect runs, fit a probe, calibrate it. Resumable: run the same command again."""
@@ -54,10 +55,21 @@ def calibrate_command(model: str, options: Options, **overrides: Any) -> None:
 @click.option("--tasks", help="Where problems come from [the card's].")
 @click.option("--probe", help="Probe file [tiny: the bundled one].")
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Also what cheap rules would do.")
+@click.option("--report", type=click.Path(), help="Write a page about it (.html).")
 @common
-def eval_command(model: str, options: Options, tasks: str | None, probe: str | None, baselines: bool) -> None:
+def eval_command(model: str, options: Options, **what: Any) -> None:
     """Controlled against uncontrolled on the same fresh problems."""
-    jobs.evaluate(model, options, tasks=tasks, probe=probe, baselines=baselines)
+    jobs.evaluate(model, options, **what)
+
+
+@cli.command("report")
+@click.argument("probe", type=click.Path())
+@click.option("--eval", "evaluation", type=click.Path(), help="What ctl eval --json wrote; its promise is reported.")
+@click.option("--out", type=click.Path(), help="The page to write [P.html].")
+@common
+def report_command(probe: str, options: Options, evaluation: str | None, out: str | None) -> None:
+    """A page about a probe file: promised, measured, and five runs. It reads the collected runs beside the file."""
+    report.run(probe, options, evaluation=evaluation, out=out)
 
 
 @cli.command("run")

@@ -20,6 +20,7 @@ from .evaluate import evaluate as evaluate_pairs
 from .evaluate import summary
 from .options import Options, card_recipe, new_recipe, open_model, probe_path
 from .problem import Problem
+from .report import Request, report_path, write_report
 from .rules import open_rule
 from .runs import RunFile
 from .show import Show, comparison
@@ -31,13 +32,14 @@ CALIBRATION_RUNS = 400
 
 
 def calibrate(
-    name: str, options: Options, *, tasks: str, out: str, answer_tokens: int, **overrides: str | None
+    name: str, options: Options, *, tasks: str, out: str, answer_tokens: int, report: bool, **overrides: str | None
 ) -> None:
     """Collect, fit, calibrate; everything that can be refused is refused first."""
     show = Show(as_json=options.json)
     plan_out = Path(out)
     workers = where(name, options, overrides["dask"])
-    check_target(plan_out, options.force)
+    for target in [plan_out, *([report_path(plan_out)] if report else [])]:
+        check_target(target, options.force)
     task = load_task(tasks, grader=options.grader, gold=options.mode != "disagree")
     model = open_model(name, options)
     recipe = new_recipe(
@@ -60,7 +62,7 @@ def calibrate(
         if records is None:
             return
         content = fit_and_save(plan, model, records, force=options.force)
-    report_fit(show, plan, content, options)
+    report_fit(show, plan, content, options, records if report else None)
 
 
 def where(name: str, options: Options, dask: str | None) -> int | str:
@@ -138,8 +140,10 @@ def estimate(show: Show, plan: Plan, problem: Problem, runs: int, workers: int |
     )
 
 
-def report_fit(show: Show, plan: Plan, content: ProbeFile, options: Options) -> None:
-    """What was fitted, what it can promise, and the JSON."""
+def report_fit(
+    show: Show, plan: Plan, content: ProbeFile, options: Options, records: list[dict[str, Any]] | None
+) -> None:
+    """What was fitted, what it can promise, the page with it if the records are given, and the JSON."""
     card = content.card
     threshold = choose_threshold(content.table, content.grid, options.mode, options.risk, options.confidence)
     auc = float(str(card.report["auc"]))
@@ -147,7 +151,12 @@ def report_fit(show: Show, plan: Plan, content: ProbeFile, options: Options) -> 
         show.say(f"cues chosen on the fitting runs: {', '.join(card.cues)}")
     show.say(f"probe: {card.report['model']}, AUC {auc:.3f} on held-out problems ({card.report['cues']} cues)")
     show.say(threshold.why, "bold")
-    show.say(f"written: {plan.out}")
+    written = [plan.out]
+    if records is not None:
+        written.append(report_path(plan.out))
+        asked = Request(options.mode, options.risk, options.confidence, "hidden")
+        write_report(written[-1], content, asked, records, None, force=options.force)
+    show.say(f"written: {', '.join(map(str, written))}")
     value = None if threshold.value == float("inf") else threshold.value
     show.result({
         "out": str(plan.out), "complete": True,
@@ -156,9 +165,13 @@ def report_fit(show: Show, plan: Plan, content: ProbeFile, options: Options) -> 
     })  # fmt: skip
 
 
-def evaluate(name: str, options: Options, *, tasks: str | None, probe: str | None, baselines: bool) -> None:
-    """Both arms on problems that neither fitting nor calibration saw."""
+def evaluate(
+    name: str, options: Options, *, tasks: str | None, probe: str | None, baselines: bool, report: str | None
+) -> None:
+    """Both arms on problems that neither fitting nor calibration saw; `report`: the page to write."""
     show = Show(as_json=options.json)
+    if report is not None:
+        check_target(report, options.force)
     rule, model = open_rule(show, name, options, probe)
     content = rule.content
     task = load_task(tasks or content.card.tasks, grader=options.grader)
@@ -169,11 +182,14 @@ def evaluate(name: str, options: Options, *, tasks: str | None, probe: str | Non
         show.result({"n": len(problems), "dry_run": True})
         return
     file = RunFile(runs_path(probe_path(name, probe)), {})
-    runs = file.read() if baselines and file.path.is_file() else None
+    runs = file.read() if file.path.is_file() else None
     result = compare(
         show, recipe, problems, task, rule, model, options, content=content, runs=runs, baselines=baselines
     )
     show.result(result)
+    if report is not None:
+        write_report(Path(report), content, Request.of(options, result), runs, result, force=options.force)
+        show.say(f"written: {report}")
 
 
 def fresh(task: Task, content: ProbeFile, n: int, seed: int) -> list[Problem]:

@@ -37,9 +37,11 @@ def test_calibrate_says_what_it_wrote(probe, capfd):
     assert result["card"]["runs"] == {"fit": 60, "calibrate": 60}
     assert [level["risk"] for level in result["levels"]] == [0.01, 0.02, 0.05, 0.1, 0.2]
     assert result["levels"][0]["threshold"] is None and result["levels"][0]["more_runs"] == 170
+    page = probe.with_suffix(".html").read_text()
+    assert "Not measured on fresh problems yet" in page and "&lt;/think&gt;" in page
 
 
-def test_eval_prints_the_promised_json(probe, capfd):
+def test_eval_prints_the_promised_json(probe, tmp_path, capfd):
     arguments = ["eval", "tiny", "--probe", str(probe), "-n", "20", "--risk", "0.2", "--json", "--workers", "1"]
     code, out, _ = ctl(capfd, *arguments)
     assert code == 0
@@ -51,7 +53,9 @@ def test_eval_prints_the_promised_json(probe, capfd):
     assert set(result) == wanted
     assert result["guarantee"]["holds"] and result["guarantee"]["why_not"] == []
     assert sum(result["exits_at"]) == round(result["exit_rate"] * 20)
-    again = json.loads(ctl(capfd, *arguments)[1].splitlines()[-1])
+    page = tmp_path / "e.html"
+    again = json.loads(ctl(capfd, *arguments, "--report", str(page))[1].splitlines()[-1])
+    assert "Measured on 20 fresh problems" in page.read_text()
     for arm in ("baseline", "controlled"):
         del again[arm]["seconds"], result[arm]["seconds"]
     assert again == result  # problems and randomness are keyed: only the clock differs

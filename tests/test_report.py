@@ -1,0 +1,376 @@
+"""The report: the same bytes from the same files, nothing but their numbers, everything escaped, failures shown."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import laws
+import numpy as np
+import pytest
+from reasonctl.calibration.calibrate import runs_path, split
+from reasonctl.calibration.cli import main
+from reasonctl.calibration.examples import AFTER, BEFORE, Judgement, pick, pieces
+from reasonctl.calibration.report import NARROW, Request, _Subject, render
+from reasonctl.controller import ControllerError
+from reasonctl.probes.file import Judged, ProbeFile, save_probe
+from reasonctl.probes.risk import Grid, failing_cues
+from reasonctl.probes.table import Table
+from test_probe_file import card, content
+
+EVIL = "</code></div><script>alert(1)</script><img src=x onerror=alert(1)>\"'{{ 7 * 7 }}"
+HARM = Request("harm", 0.05, 0.9, "hidden")
+TRIAL = 8
+"""Tokens that the signal `entropy` pays for at every cue here."""
+
+
+def probe_file(table: Table | None = None, runs: int = 120, **changes: object) -> ProbeFile:
+    """A probe of the simulated law, with a second signal that is no better and pays for trials."""
+    table = laws.simulate(runs, seed=1) if table is None else table
+    costs = TRIAL * (table.cue_index + 1)
+    paid = replace(
+        table, scores=table.scores**3, exit_tokens=table.exit_tokens + costs,
+        full_tokens=table.full_tokens + TRIAL * np.diff(table.offsets),
+    )  # fmt: skip
+    probe = content().probe
+    others = {"entropy": Judged(Grid.of(paid, 100), paid)}
+    return ProbeFile(probe, Grid.of(table, 100), table, card(seeds={"seed": 0}, **changes), others)
+
+
+def records_of(file: ProbeFile, evil: str = "") -> list[dict]:
+    """Collected runs that fit the table, in the order of the job; the fitting half holds nothing."""
+    table, names = file.table, file.card.cues
+    records: list[dict] = [{"problem": -1, "cues": []} for _ in range(2 * table.runs)]
+    for i, run in enumerate(split(len(records), 0)[1]):
+        part = range(int(table.offsets[i]), int(table.offsets[i + 1]))
+        cues = [
+            {"name": names[table.cue_name[c]], "position": int(table.positions[c]), "offset": int(table.positions[c]),
+             "answer": f"tried {c}{evil}"}
+            for c in part
+        ]  # fmt: skip
+        records[run] = {
+            "problem": int(table.problem[i]), "question": f"question {i}{evil}", "gold": f"gold {i}{evil}",
+            "answer": f"answer {i}{evil}", "text": "thinking, " * len(part) + evil, "cues": cues,
+        }  # fmt: skip
+    return records
+
+
+def evaluation(harm: int = 3, **changes: object) -> dict:
+    """What `ctl eval --json` gives."""
+    arms = {"baseline": (0.93, 200.0, 0.4), "controlled": (0.94, 80.0, 0.2)}
+    found = {
+        "n": 200, "seed": 7, "model": "some model", "backend": "toy", "tasks": "tiny", "mode": "harm", "risk": 0.05,
+        "confidence": 0.9, "harm": {"count": harm, "rate": harm / 200, "upper": 0.033}, "exit_rate": 0.8,
+        "help": {"count": 5, "rate": 0.025}, "exits_at": [1], "drafted": 0,
+        "guarantee": {"holds": True, "mode": "harm", "risk": 0.05, "confidence": 0.9, "why_not": []},
+        **{arm: dict(zip(("accuracy", "tokens", "seconds"), values, strict=True)) for arm, values in arms.items()},
+        "baselines": [
+            {"name": "probe", "saved": 0.6, "harm": 0.015, "exit_rate": 0.8, "accuracy": 0.94},
+            {"name": "cue index", "saved": 0.71, "harm": 0.02, "exit_rate": 0.5, "accuracy": 0.9},
+            {"name": "oracle", "saved": 0.65, "harm": 0.0, "exit_rate": 0.9, "accuracy": 0.97},
+            {"name": "fixed cue at the probe's failure rate", "saved": 0.2, "curve": []},
+        ],
+    }  # fmt: skip
+    return {**found, **changes}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; raises where tags aren't closed in order."""
+
+    VOID = ("meta", "link", "br", "hr", "input", "img", "path", "rect", "circle", "use")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split()).replace(NARROW, " ")
+
+
+@pytest.fixture(scope="module")
+def file() -> ProbeFile:
+    return probe_file()
+
+
+@pytest.fixture(scope="module")
+def page(file) -> str:
+    return render(file, HARM, records_of(file), evaluation())
+
+
+def test_the_same_files_give_the_same_bytes(file, page):
+    assert render(file, HARM, records_of(file), evaluation()) == page
+    assert not re.search(r"20\d\d-\d\d-\d\d|/work|/tmp|/home", page)
+
+
+def test_the_page_stands_alone(page):
+    parsed = Page(page)
+    assert not parsed.tags & {"script", "img", "iframe", "object", "embed", "audio", "video", "base"}
+    for name, value in parsed.attributes:
+        assert not name.startswith("on")
+        if name in ("href", "src", "xlink:href", "action", "data", "srcset"):
+            assert value == "data:," or value.startswith("#"), (name, value)
+    assert set(re.findall(r"url\((.)", page)) <= {"#"} and "@import" not in page and "http" not in page
+    colours = re.findall(r"(?:fill|stroke): ?(#[0-9a-f]{3,6})", page)
+    assert not colours  # figures take their colours from the page, in light and dark
+
+
+def test_everything_is_escaped(file):
+    hostile = replace(file, card=card(seeds={"seed": 0}, tasks=EVIL, report={"auc": 0.9, "model": EVIL}))
+    measured = evaluation(
+        model=EVIL, tasks=EVIL, backend=EVIL, guarantee={"holds": False, "why_not": [EVIL]},
+        baselines=[{**row, "name": row["name"] + EVIL} for row in evaluation()["baselines"]],
+    )  # fmt: skip
+    parsed = Page(render(hostile, HARM, records_of(hostile, EVIL), measured))
+    assert not parsed.tags & {"script", "img"}
+    assert not any(name.startswith("on") for name, _ in parsed.attributes)
+    assert parsed.text.count("alert(1)") > 20 and "{{ 7 * 7 }}" in parsed.text
+
+
+def test_promised_and_measured_are_the_files_numbers(page):
+    text = Page(page).text
+    assert "At most 5 % of runs lose a right answer by stopping early." in text
+    assert "3 of 200 runs (1.5 %) lost a right answer by stopping early, and 60.0 % of the tokens were saved" in text
+    assert "the true share is below 3.3 %" in text and "does not contradict the promise" in text
+    assert "94.0 % right answers, 93.0 % without control" in text
+    assert "A cheap rule (cue index) saves as much as the probe." in text
+
+
+def test_a_broken_promise_is_said(file):
+    text = Page(render(file, HARM, None, evaluation(harm=30))).text
+    assert "The measurement contradicts the promise" in text
+    text = Page(render(file, HARM, None, evaluation(guarantee={"holds": False, "why_not": ["another task"]}))).text
+    assert "nothing was promised: another task" in text
+
+
+def test_without_an_evaluation_it_says_so(file):
+    text = Page(render(file, HARM, records_of(file), None)).text
+    assert "Not measured on fresh problems yet" in text and "no independent check" in text
+    assert "Measured on" not in text
+    out = _Subject(file, HARM, list(range(file.table.runs))).judgement().out
+    assert f"{int(out.harm.sum())} of {file.table.runs} lose a right answer" in text
+
+
+@pytest.mark.parametrize(
+    ("mode", "confidence", "words"),
+    [
+        ("wrong", None, "On average over calibrations"),
+        ("selective", 0.9, "Of the runs that stop early, at most 20 % give a wrong answer"),
+        ("disagree", 0.9, "another answer than the full run's"),
+        ("event", None, "Nothing is promised for a run"),
+    ],
+)
+def test_every_mode(mode, confidence, words):
+    table = laws.simulate(60, seed=2)
+    file = probe_file(replace(table, graded=mode != "disagree"))
+    parsed = Page(render(file, Request(mode, 0.2, confidence, "entropy"), records_of(file), None))
+    assert words in parsed.text
+
+
+def test_never_exiting_is_said(file):
+    text = Page(render(file, Request("harm", 0.001, 0.9, "hidden"), records_of(file), None)).text
+    assert "the rule never exits" in text and "more runs are needed" in text
+    assert f"0 of {file.table.runs} calibration runs exit" in text
+    assert "There is no biggest saving to show" in text
+
+
+def test_runs_without_cues_and_records(file):
+    table = laws.simulate(3, seed=0)
+    bare = Table(**{
+        **dict.fromkeys(("positions", "scores", "right", "same", "exit_tokens", "cue_name"), []), "offsets": [0] * 4,
+        "full_right": table.full_right, "full_tokens": table.full_tokens, "problem": table.problem,
+    })  # fmt: skip
+    assert "0 of 3 calibration runs exit" in Page(render(replace(file, table=bare, others={}), HARM, None, None)).text
+    with pytest.raises(ControllerError, match="no calibration run"):
+        render(replace(file, table=table.select([]), others={}), HARM, None, None)
+
+
+def test_savings_are_net_of_trials(file):
+    """Of the plain run's tokens, whatever the signal: one that pays for trials can cost more than it saves."""
+    request = Request("harm", 0.2, 0.9, "entropy")
+    subject = _Subject(file, request, list(range(file.table.runs)))
+    judged, plain = subject.judgement(), file.table.full_tokens
+    assert judged.out.exited.any()
+    assert judged.saved_share == pytest.approx(1 - judged.out.tokens.sum() / plain.sum())
+    x, y = subject._curve(file.others["entropy"])
+    assert x[0] == 0 and y[0] == pytest.approx(-TRIAL * file.table.cues / plain.sum())
+    for at in (10, 50, 90):
+        table = file.others["entropy"].table
+        out = table.outcomes(table.first_exit(file.others["entropy"].grid.thresholds[at - 1]))
+        assert x[at] == pytest.approx(out.harm.mean())
+        assert y[at] == pytest.approx(1 - out.tokens.mean() / plain.mean())
+
+
+def test_one_domain_only():
+    table = laws.simulate(120, seed=1)
+    file = probe_file(replace(table, domain=np.arange(120) % 2), domains=("group 0", "group 1"))
+    whole, odd = (Page(render(file, replace(HARM, domain=d), records_of(file), None)).text for d in (None, "group 1"))
+    assert "On the 120 calibration runs" in whole and "On the 60 calibration runs" in odd
+    assert re.search(r"group 0 \d+ of 60", whole) and "group 0" not in odd
+    with pytest.raises(ControllerError, match="'prime'"):
+        render(file, replace(HARM, domain="prime"), None, None)
+
+
+def test_foreign_records_are_refused(file):
+    other = records_of(probe_file(laws.simulate(120, seed=9)))
+    with pytest.raises(ControllerError, match="aren't the ones"):
+        render(file, HARM, other, None)
+
+
+def judgement(rows: list[tuple[list[float], list[bool], bool]], threshold: float = 0.5) -> Judgement:
+    """Runs given as (scores, right, full_right); cue k sits at token 10 k, exits cost 2 more, a run 10 per cue + 10."""
+    lengths = [len(scores) for scores, _, _ in rows]
+    positions = np.concatenate([10 * np.arange(k) for k in lengths])
+    right, full = np.concatenate([r for _, r, _ in rows]).astype(bool), np.array([f for _, _, f in rows])
+    table = Table(
+        offsets=np.concatenate([[0], np.cumsum(lengths)]), positions=positions,
+        scores=np.concatenate([s for s, _, _ in rows]), right=right, same=right == np.repeat(full, lengths),
+        exit_tokens=positions + 2, cue_name=np.zeros(len(positions)), full_right=full,
+        full_tokens=10 * np.array(lengths) + 10, problem=np.arange(len(rows)),
+    )  # fmt: skip
+    out = table.outcomes(table.first_exit(threshold))
+    return Judgement(table, threshold, out, table.right, failing_cues(table, "harm"), table.full_tokens)
+
+
+ROWS = [
+    ([0.9], [True], True),  # a short exit
+    ([0.1, 0.9, 0.9], [False, True, True], True),  # the typical one: the fourth of six by savings
+    ([0.9, 0.9, 0.9, 0.9, 0.9], [True] * 5, True),  # the biggest saving
+    ([0.6, 0.1, 0.1], [False, True, True], True),  # a failure
+    ([0.8, 0.1, 0.1, 0.1], [False, True, True, True], True),  # a failure of a higher score
+    ([0.1, 0.2], [False, True], True),  # a missed exit
+    ([0.2, 0.1, 0.1, 0.1], [True, True, True, True], True),  # one that wastes more
+    ([0.7], [True], False),  # an exit that helps
+]
+
+
+def test_the_examples_follow_their_rules():
+    examples, absent = pick(judgement(ROWS))
+    assert not absent
+    assert {example.title: (example.run, example.focus, example.failure) for example in examples} == {
+        "The biggest saving": (2, 0, False),
+        "A typical exit": (1, 1, False),
+        "A failure": (4, 0, True),
+        "A missed exit": (6, 0, True),
+        "An exit that helped": (7, 0, False),
+    }
+
+
+def test_without_failures_the_nearest_miss_and_the_latest_exit_are_shown():
+    rows = [*ROWS[:3], ([0.1, 0.4, 0.9], [False, False, True], True), ([0.1, 0.3, 0.9], [True, True, True], True)]
+    examples, absent = pick(judgement(rows))
+    picked = {example.title: (example.run, example.focus) for example in examples}
+    assert picked["The nearest miss"] == (3, 1) and picked["The latest exit"] == (4, 2)
+    assert len(absent) == 1 and "no missed exit" in absent[0]
+
+
+def test_no_run_is_shown_twice():
+    for seed in range(5):
+        table = laws.simulate(30, seed)
+        out = table.outcomes(table.first_exit(0.7))
+        examples, _ = pick(Judgement(table, 0.7, out, table.right, failing_cues(table, "harm"), table.full_tokens))
+        assert len({example.run for example in examples}) == len(examples) > 2
+
+
+def test_failures_are_on_the_page(file):
+    loose = Request("harm", 0.3, 0.9, "hidden")
+    judged = _Subject(file, loose, list(range(file.table.runs))).judgement()
+    failed = int(judged.failed.sum())
+    assert failed > 0
+    text = Page(render(file, loose, records_of(file), None)).text
+    assert f"A failure ✗ exit fails Exits that fail: {failed} of {file.table.runs}" in text
+
+
+def test_pieces_give_the_text_back():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        text = "".join(rng.choice(list("ab \n<é"), size=int(rng.integers(1, 4000))))
+        offsets = sorted(rng.choice(len(text), size=min(len(text), int(rng.integers(1, 9))), replace=False).tolist())
+        focus = int(rng.integers(len(offsets)))
+        before, shown, after = pieces(text, offsets, focus, focus)
+        assert text[:before] + "".join(piece.text for piece in shown) + text[len(text) - after :] == text
+        assert focus in [piece.cue for piece in shown]
+        assert [piece.unwritten for piece in shown if piece.cue is not None] == [
+            piece.cue >= focus for piece in shown if piece.cue is not None
+        ]
+        assert before <= max(0, offsets[focus] - BEFORE) and len(text) - after <= offsets[focus] + AFTER
+
+
+def ctl(capfd, *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    out, err = capfd.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+@pytest.fixture
+def saved(tmp_path: Path, file: ProbeFile) -> Path:
+    """A probe file without the signal that this test made up, and the runs beside it."""
+    path = tmp_path / "p.safetensors"
+    save_probe(path, replace(file, others={}))
+    lines = [json.dumps(record) for record in ({"format": 3, "settings": {}}, *records_of(file))]
+    runs_path(path).write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_the_command(saved, capfd):
+    code, out, _ = ctl(capfd, "report", saved, "--json")
+    page = saved.with_suffix(".html")
+    assert code == 0 and json.loads(out.splitlines()[-1]) == {"out": str(page), "runs": True, "evaluation": False}
+    before = page.read_bytes()
+    code, _, err = ctl(capfd, "report", saved)
+    assert code == 2 and "exists already" in err and len(err.splitlines()) == 1
+    measured = saved.with_name("e.json")
+    measured.write_text(json.dumps(evaluation(risk=0.1)) + "\n")
+    assert ctl(capfd, "report", saved, "--eval", measured, "--force")[0] == 0
+    assert page.read_bytes() != before
+    text = Page(page.read_text()).text
+    assert "At most 10 % of runs" in text and "Measured on 200 fresh problems" in text
+
+
+@pytest.mark.parametrize("written", ["", "{}", "nonsense", '{"mode": "harm", "risk": 2, "confidence": 0.9}', "[1]"])
+def test_a_file_that_is_no_evaluation(saved, capfd, written):
+    measured = saved.with_name("e.json")
+    measured.write_text(written)
+    code, _, err = ctl(capfd, "report", saved, "--eval", measured)
+    assert code == 2 and len(err.splitlines()) == 1 and "e.json" in err or "risk is 2" in err
+    assert not saved.with_suffix(".html").exists()
+
+
+def test_mistakes(saved, capfd):
+    folder = saved.parent
+    for arguments, words in (
+        (["report", folder / "no.safetensors"], "no such file"),
+        (["report", saved, "--eval", folder / "no.json"], "no.json"),
+        (["report", saved, "--out", folder / "no" / "x.html"], "no folder"),
+        (["report", saved, "--signal", "trial"], "trial"),
+        (["report", saved, "--domain", "x"], "domain is 'x'"),
+    ):
+        code, _, err = ctl(capfd, *arguments)
+        assert code == 2 and words in err and len(err.splitlines()) == 1, err
