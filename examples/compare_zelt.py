@@ -1,13 +1,15 @@
 """Against zelt-ai 0.2.2: its own features, trainer, threshold and simulator on our recorded runs, beside our signals.
 
     pip install --no-deps --target DIR zelt-ai==0.2.2
-    PYTHONPATH=DIR python examples/compare_zelt.py P.safetensors.runs.jsonl [--model MODEL] [--splits 5] [--entropy cue]
+    PYTHONPATH=DIR python examples/compare_zelt.py P.safetensors.runs.jsonl [--model MODEL [--exact]] [--splits 5]
 
 Same runs, same splits as `ctl replay --signals` (a quarter fits, a quarter calibrates, half judges), same risks, same
 confidence, harm. zelt's probes are our trial answers, at our cues: at all of them, or spaced as it spaces them
 (48 tokens, 24 after a probability of 0.6). It is spared what ours pay: it exits with the trial's answer, and needs no
 cue to be sampled and taken back. What the records don't hold is filled, see `probe`. --model names the tokenizer that
-tells the answer's own tokens from the words around it; then zelt is fed both ways. The last line is one JSON object.
+tells the answer's own tokens from the words around it; then zelt is fed both ways. --exact repeats the runs with that
+model and their own keys, and measures at every cue what zelt measures, so that nothing is filled. --entropy cue gives
+zelt the entropy behind the cue instead of its own: a signal that it doesn't have. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -28,13 +30,15 @@ from reasonctl.calibration.calibrate import fit_signals, scores_of
 from reasonctl.calibration.collect import Cut
 from reasonctl.calibration.replay import judged_table, make_table
 from reasonctl.calibration.signal_table import _parts
+from reasonctl.calibration.worker import Collect, Recipe, _run
+from reasonctl.controller import ROOT, Boundary, Decision, Decode, Step, entropy
 from reasonctl.probes.answers import stated_answer
 from reasonctl.probes.risk import choose_threshold, upper_bound
 from reasonctl.probes.signals import make_signal
 
 VERSION = "0.2.2"
-CHUNK, SURE = 48, 0.6
-"""zelt's probe interval in tokens, and the probability beyond which it is halved (EarlyStopper.run)."""
+CHUNK, SURE, LONGEST = 48, 0.6, 16
+"""zelt's probe interval in tokens, the probability beyond which it is halved, and the longest answer (EarlyStopper)."""
 GRID = np.unique(np.concatenate([np.arange(0.50, 0.99, 0.01), [0.99, 0.995, 0.999]]))
 """zelt's thresholds (fit_and_report keeps them in a local)."""
 RESAMPLES = 2000
@@ -81,15 +85,16 @@ def answer_reader(model: str, longest: int) -> Reading:
     return read
 
 
-def probe(cue: Record, reading: Reading, entropy: str) -> Record:
+def probe(cue: Record, reading: Reading, law: str) -> Record:
     """A trial as zelt records one.
 
-    Not as zelt has it: our answers are sampled at the runs' temperature, so `gm`, `mean`, `minp` are the probabilities
-    (at temperature 1) of the sampled tokens, not of the greedy ones; our exit text and answers' wording, not its own.
-    `ent`, the entropy of the answer's first token, isn't recorded: that token's surprisal stands in, or the entropy
-    behind the cue. Labels are our grader's, handed over as texts that zelt's grader tells apart.
+    Always ours: the exit text, the answer's wording, and labels by our grader, handed over as texts that zelt's grader
+    tells apart. Unless measured (`exact`) also not as zelt has it: recorded answers are sampled at the runs'
+    temperature, so `gm`, `mean`, `minp` are probabilities (at temperature 1) of the sampled tokens, not of the greedy
+    ones; and `ent`, the entropy of the answer's first token, is not recorded: that token's surprisal stands in.
     """
-    logprobs = cue["logprobs"][reading(cue)] or cue["logprobs"]
+    part = reading(cue) if cue["logprobs"][reading(cue)] else slice(None)
+    logprobs = cue["logprobs"][part]
     stated = stated_answer(cue["answer"])
     shown = {"t": cue["position"], "ptok": cue["trial"]}
     if not stated or not logprobs:
@@ -101,8 +106,45 @@ def probe(cue: Record, reading: Reading, entropy: str) -> Record:
         "gm": math.exp(np.mean(logprobs)),
         "mean": float(probabilities.mean()),
         "minp": float(probabilities.min()),
-        "ent": -logprobs[0] if entropy == "answer" else cue["entropy"],
+        "ent": cue["entropy"] if law == "cue" else cue["laws"][part][0] if "laws" in cue else -logprobs[0],
     }
+
+
+@dataclass
+class Greedily(Collect):
+    """At every cue a greedy answer of at most zelt's length on a fork; notes top log-probabilities and entropies."""
+
+    def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
+        fork, pending, logprobs, laws = at.session.fork(), list(at.forced), [], []
+        position = at.cue.first - at.prompt
+        fork.rollback(len(at.tokens) - 1 - at.cue.first)
+        while len(laws) < LONGEST and not (laws and pending[0] in self.model.eos):
+            step = yield Decode(fork, pending)
+            logits = step.logits(ROOT).astype(np.float64)
+            laws.append(entropy(logits))
+            pending = [int(logits.argmax())]
+            logprobs.append(float(logits.max() - np.logaddexp.reduce(logits)))
+        fork.close()
+        self.seen.append({"position": position, "logprobs": logprobs, "laws": laws})
+        return Decision(False, at.cue.name, at.cue.index, position, 0.0, math.inf)
+
+
+def exact(settings: Record, records: Sequence[Record], name: str) -> list[Record]:
+    """The records with zelt's own measurements; raises where this model doesn't repeat the runs."""
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    own = {field.name for field in fields(Recipe)} & given.keys()
+    recipe = Recipe(**{key: given[key] for key in own} | {
+        "model": name, "backend": settings["model"]["backend"], "threads": 1
+    })  # fmt: skip
+    model, repeated = recipe.load(), []
+    for record in records:
+        rule = Greedily(recipe, model)
+        _run(recipe, model, record["run"], record["question"], rule)
+        if [seen["position"] for seen in rule.seen] != [cue["position"] for cue in record["cues"]]:
+            sys.exit(f"run {record['run']} is another one under {name!r}: these runs come from another model")
+        cues = [{**cue, **seen} for cue, seen in zip(record["cues"], rule.seen, strict=True)]
+        repeated.append({**record, "cues": cues})
+    return repeated
 
 
 def spaced(probes: Sequence[Record]) -> list[Record]:
@@ -116,11 +158,11 @@ def spaced(probes: Sequence[Record]) -> list[Record]:
     return tried
 
 
-def examples(runs: Cut, reading: Reading, entropy: str, sparse: bool) -> list[Record]:
+def examples(records: Sequence[Record], reading: Reading, law: str, sparse: bool) -> list[Record]:
     """Our runs in zelt's format."""
     rows = []
-    for record in runs.records:
-        probes = [probe(cue, reading, entropy) for cue in record["cues"]]
+    for record in records:
+        probes = [probe(cue, reading, law) for cue in record["cues"]]
         rows.append({
             "gold": "right", "full_ans": "right" if record["right"] else "not", "full_correct": record["right"],
             "full_tokens": record["tokens"], "probes": spaced(probes) if sparse else probes,
@@ -186,7 +228,10 @@ def main() -> None:
     parser.add_argument("--risk", type=float, nargs="+", default=[0.02, 0.05, 0.10])
     parser.add_argument("--confidence", type=float, default=0.9)
     parser.add_argument("--entropy", choices=["answer", "cue"], default="answer")
+    parser.add_argument("--exact", action="store_true", help="repeat the runs and measure as zelt does")
     options = parser.parse_args()
+    if options.exact and not options.model:
+        parser.error("--exact repeats the runs: name their --model")
     check_zelt()
     with open(options.runs, encoding="utf-8") as file:
         header, *records = (json.loads(line) for line in file if line.endswith("\n"))
@@ -195,6 +240,9 @@ def main() -> None:
         readings["answer tokens"] = answer_reader(options.model, header["settings"]["answer_tokens"])
     cues = sorted({cue["name"] for record in records for cue in record["cues"]})
     domains = sorted({record["domain"] for record in records})
+    measured = {record["run"]: record for record in records}
+    if options.exact:
+        measured = {record["run"]: record for record in exact(header["settings"], records, options.model)}
     found: dict[tuple[str, float], list[Judged]] = {}
     plain = []
     for turn in range(options.splits):
@@ -204,7 +252,10 @@ def main() -> None:
             found.setdefault((name, risk), []).append(judged)
         for read, reading in readings.items():
             for sparse in (False, True):
-                rows = [examples(part, reading, options.entropy, sparse) for part in parts]
+                rows = [
+                    examples([measured[run] for run in part.per_run("run")], reading, options.entropy, sparse)
+                    for part in parts
+                ]
                 for rule, risk, judged in their_rules(rows, options.risk, options.confidence):
                     name = f"zelt {rule}, {'spaced' if sparse else 'every cue'}, {read}"
                     found.setdefault((name, risk), []).append(judged)
@@ -259,7 +310,7 @@ def report(found: dict[tuple[str, float], list[Judged]], plain: list[npt.NDArray
             f"(first split {100 * whole:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}])"
         )
     shown = {
-        "runs": sum(len(full) for full in plain[:1]), "splits": len(plain), "confidence": options.confidence,
+        "test_runs": len(plain[0]), "splits": len(plain), "confidence": options.confidence, "exact": options.exact,
         "entropy": options.entropy, "tokens": round(float(plain[0].mean()), 2), "rows": rows, "gains": gains,
     }  # fmt: skip
     print(json.dumps(shown))
