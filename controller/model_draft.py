@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 from .cost import CostCurve, known_curve
@@ -89,17 +90,28 @@ class ModelRun:
 
     def __init__(self, drafter: ModelDrafter, target: Target) -> None:
         self.d, self.target = drafter, target
-        self.engine, self.session = drafter.model.engine, drafter.model.engine.session()
-        if not self.session.can.rollback or not self.session.can.branches:
-            self.session.close()
-            raise ControllerError(f"{drafter.model.name!r} can't take rejected tokens back, so it can't draft")
+        self.engine = drafter.model.engine
         self.fed: list[int] = []
         self.shape = Shape()
         self.steps = self.pause = 0
         self.next_pause = PAUSE
         self.samples: bool | None = None
         self.watch: Stopwatch | None = None
-        self.trees = target.session.can.branches > 1 and self.session.can.branches > 1
+
+    @cached_property
+    def session(self) -> Session:
+        """Opened when first needed: a run that never begins holds nothing."""
+        session = self.engine.session()
+        if not session.can.rollback or not session.can.branches:
+            session.close()
+            raise ControllerError(f"{self.d.model.name!r} can't take rejected tokens back, so it can't draft")
+        return session
+
+    @property
+    def leaves(self) -> int:
+        """Most leaves of a tree that both models take now."""
+        chain = self.d.kind == "chain"
+        return 1 if chain else min(self.target.session.can.branches, self.session.can.branches)
 
     def propose(self, tokens: Sequence[int], room: int) -> Generator[Decode, Step, Draft]:
         """A tree drawn from the draft model, as large as it pays."""
@@ -109,7 +121,7 @@ class ModelRun:
             yield from self._plan(tokens)
             if not self.shape.parents:
                 return NO_DRAFT
-        leaves = min(self.target.session.can.branches, self.session.can.branches) if self.trees else 1
+        leaves = self.leaves
         if self.samples is None:
             # A greedy policy is drafted for largest first.
             self.samples = samples(self.target.policy, self.target.session.can.vocabulary, self.target.keys)
@@ -129,7 +141,7 @@ class ModelRun:
             yield from draw_greedy(growth, laws, nodes=size, layers=depth, leaves=leaves)
         else:
             shape = self.shape if self.d.adaptive else self._fixed(size, leaves)
-            yield from draw_shape(growth, laws, _cut(shape, depth))
+            yield from draw_shape(growth, laws, shape.above(depth))
         if self.watch is not None:
             self.watch.begin(1 + len(growth))
         return growth.draft()
@@ -202,9 +214,8 @@ class ModelRun:
         target, own = self.d.curves
         self.watch = self.watch or Stopwatch(target)
         context = self.target.session.length
-        chain = self.d.kind == "chain" or not self.trees
+        chain, leaves = self.leaves == 1, self.leaves
         acceptance = self._acceptance()[: 1 if chain else RANKS]
-        leaves = 1 if chain else min(self.target.session.can.branches, self.session.can.branches)
         layer = own.now(1 if chain else 4, context)
         self.shape, rate = best_shape(
             # Behind the last layer the draft model isn't asked.
@@ -243,7 +254,8 @@ class ModelRun:
 
     def close(self) -> None:
         """Give the draft session's memory back."""
-        self.session.close()
+        if "session" in vars(self):
+            self.session.close()
 
 
 @dataclass
@@ -278,13 +290,3 @@ def _path(draft: Draft, node: int) -> list[int]:
         path.append(draft.tokens[node])
         node = draft.parents[node]
     return path[::-1]
-
-
-def _cut(shape: Shape, depth: int) -> Shape:
-    """The shape without layers below `depth`."""
-    deep = Draft(tuple(range(len(shape.parents))), shape.parents).depths()
-    kept = [i for i, at in enumerate(deep) if at < depth]
-    if len(kept) == len(deep):
-        return shape
-    place = {node: i for i, node in enumerate(kept)} | {ROOT: ROOT}
-    return Shape(tuple(place[shape.parents[i]] for i in kept), tuple(shape.ranks[i] for i in kept))

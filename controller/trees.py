@@ -38,6 +38,15 @@ class Shape:
         """Its first n nodes: parents stand before their children."""
         return Shape(self.parents[:n], self.ranks[:n], self.gains[: n + 1])
 
+    def above(self, depth: int) -> Shape:
+        """Its first `depth` drafted layers; their gain is not worked out."""
+        if self.depth() <= depth:
+            return self
+        deep = Draft(tuple(range(len(self.parents))), self.parents).depths()
+        kept = [i for i, at in enumerate(deep) if at < depth]
+        place = {node: i for i, node in enumerate(kept)} | {ROOT: ROOT}
+        return Shape(tuple(place[self.parents[i]] for i in kept), tuple(self.ranks[i] for i in kept))
+
     def depth(self) -> int:
         """Drafted layers."""
         depths = Draft(tuple(range(len(self.parents))), self.parents).depths()

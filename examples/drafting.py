@@ -36,6 +36,8 @@ from reasonctl.controller import (
     Sampling,
     Trace,
 )  # fmt: skip
+from reasonctl.controller.model_draft import PRIOR
+from reasonctl.controller.trees import Shape, sequoia
 from reasonctl.controller.verify import node_tests
 
 LOOKUPS = (3, 5, 10, 20)
@@ -276,12 +278,36 @@ def steps(target: Model, small: Model | None, a: argparse.Namespace) -> list[dic
                     tokens, forwards = tokens + len(trace.tokens) - 1, forwards + trace.forwards - 1
                     drafted += trace.drafted
                 seconds = time.perf_counter() - start
+                rates = [drafter.rates.of(str(k)) for k in range(4)]
+                expected = expected_emitted(drafter, rates) if kind in ("chain", "sequoia") else None
                 out.append({
                     "policy": str(policy), "size": size, "kind": kind, "emitted_per_step": tokens / forwards,
                     "drafted_per_step": drafted / forwards, "tokens_per_second": tokens / seconds,
-                    "acceptance": [drafter.rates.of(str(k)) for k in range(4)],
+                    "acceptance": rates, "expected_per_step": expected,
+                    "expected_tokens_per_second": expected and expected_rate(drafter, expected),
                 })  # fmt: skip
     return out
+
+
+def static_shape(drafter: ModelDrafter) -> Shape:
+    acceptance = tuple(PRIOR.values()) if drafter.kind == "sequoia" else (1.0,)
+    return sequoia(acceptance, drafter.size + 1, drafter.depth + 1)
+
+
+def expected_emitted(drafter: ModelDrafter, acceptance: list[float]) -> float:
+    """What the fixed tree emits a step if child k of an accepted node is accepted with probability acceptance[k]."""
+    shape = static_shape(drafter)
+    values: list[float] = []
+    for parent, rank in zip(shape.parents, shape.ranks, strict=True):
+        values.append((values[parent] if parent >= 0 else 1.0) * acceptance[rank])
+    return 1.0 + sum(values)
+
+
+def expected_rate(drafter: ModelDrafter, emitted: float) -> float:
+    assert drafter.curves is not None
+    target, own = drafter.curves
+    shape = static_shape(drafter)
+    return emitted / (target.at(1 + len(shape.parents)) + shape.depth() * own.at(1))
 
 
 if __name__ == "__main__":

@@ -110,6 +110,13 @@ def test_earlier_runs_are_a_database():
     assert run(REPEATING, alone, policy=Greedy(), most=30).forwards >= first.forwards - 2
 
 
+def test_all_tokens_of_a_block_are_learnt_from():
+    drafter = Hierarchy(curve=fixed(FLAT))
+    for _ in range(2):
+        run(REPEATING, drafter, policy=Greedy(), most=30)
+    assert {"recent", "recent+"} <= set(drafter.rates._seen)
+
+
 def test_a_model_s_database_helps_and_must_fit(tmp_path):
     texts = [run(REPEATING, None, seed=s).tokens for s in range(20)]
     table = build_table(texts, vocabulary=vocabulary_hash(WORDS), source="toy")

@@ -261,3 +261,21 @@ def test_a_middle_level_that_redraws_after_a_rejection_is_biased():
 
     assert 0.5 * np.abs(final(wrong) - p).sum() == pytest.approx(0.08)
     assert final(right) == pytest.approx(p, abs=1e-12)
+
+
+def test_a_run_that_never_begins_holds_no_session():
+    opened = []
+
+    class Counting(ToyEngine):
+        def session(self):
+            opened.append(super().session())
+            return opened[-1]
+
+    made = drafter("chain", engine=Counting(vocabulary=5), adaptive=False)
+    call = Call([0], 9, frozenset(), Keys(seed=1), Sampling())
+    stream = Controller(drafter=made).stream(TARGET.session(), TOKENS, call)
+    assert opened == []
+    next(stream), next(stream)
+    assert len(opened) == 1 and opened[0].tokens
+    stream.close()
+    assert opened[0].tokens == []  # closed, though the run was left in the middle

@@ -245,3 +245,16 @@ def law_of_wrong(way):
         return growth.draft()
 
     return sum(weight * emitted(draft, target_law, 2) for weight, draft in outcomes(growing))
+
+
+def test_the_upper_layers_of_a_shape():
+    shape = sequoia(A, 16, 10)
+    for depth in range(1, 6):
+        cut = shape.above(depth)
+        assert cut.depth() == min(depth, shape.depth())
+        assert sorted(cut.ranks) == sorted(
+            rank
+            for rank, at in zip(shape.ranks, Draft(tuple(range(15)), shape.parents).depths(), strict=True)
+            if at < depth
+        )
+    assert shape.first(7) == sequoia(A, 8, 10)
