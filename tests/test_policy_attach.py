@@ -26,8 +26,8 @@ from reasonctl.controller import (
     PromptLookup,
     Row,
     Stateless,
-    Thinking,
     Temperature,
+    Thinking,
     parse_policy,
 )
 from transformers import LogitsProcessor, LogitsProcessorList
