@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -21,6 +22,7 @@ def interruptible() -> Iterator[None]:
 
     def first(*_: Any) -> NoReturn:
         signal.signal(signal.SIGINT, second)
+        threading.excepthook = lambda _: None  # what a thread says from now on comes of being stopped
         os.write(2, b"\nStopping. Ctrl-C again stops at once.\n")
         raise KeyboardInterrupt
 

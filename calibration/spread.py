@@ -68,11 +68,24 @@ def in_order(
         tasks = Parallel(return_as="generator", pre_dispatch="4 * n_jobs", batch_size=1, **parallel)
         results = tasks(delayed(function)(*job) for job in jobs)
     try:
-        yield from results
+        for result in results:  # noqa: UP028 (`yield from` would close them before we are quiet)
+            yield result
     finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # joblib warns of results that nobody took: we stopped on purpose
+        with _quietly():
             results.close()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """What joblib says when it is stopped on purpose: of results that nobody took, of a thread that lost its queue."""
+    before = threading.excepthook
+    threading.excepthook = lambda _: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        threading.excepthook = before
 
 
 @contextmanager
