@@ -20,7 +20,8 @@ from .evaluate import evaluate as evaluate_pairs
 from .evaluate import summary
 from .options import Options, card_recipe, new_recipe, open_model, probe_path
 from .problem import Problem
-from .report import Request, report_path, write_report
+from .report import report_path, write_report
+from .report_parts import Request
 from .rules import open_rule
 from .runs import RunFile
 from .show import Show, comparison

@@ -19,55 +19,27 @@ from markupsafe import Markup
 from ..controller import ControllerError
 from ..probes.file import Judged, ProbeFile, check_target, load_probe
 from ..probes.risk import (
-    Mode,
     Threshold,
     check_request,
     choose_threshold,
     count_failures,
     failing_cues,
     failures_at,
-    refutes,
 )
 from ..probes.signals import SIGNALS
-from ..probes.table import NO_EXIT, Table
 from . import figures
-from .baselines import fixed_at, fixed_curve
+from . import report_parts as parts
+from .baselines import fixed_curve
 from .calibrate import runs_path, split
 from .cue_sets import with_cues
-from .examples import Example, Judgement, Piece, pick, pieces
+from .examples import Judgement, pick
 from .inspect import facts
 from .options import Options
+from .report_parts import Request
 from .runs import RunFile
-from .show import Show, percent
+from .show import Show
 
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
-NARROW = "\u202f"
-"""A space that doesn't break: a number stays with its unit."""
-
-_FAIL = {
-    "harm": "lose a right answer by stopping early",
-    "wrong": "stop early with a wrong answer",
-    "selective": "give a wrong answer",
-    "disagree": "stop early with another answer than the full run's",
-    "event": "stop early with a wrong answer",
-}
-
-
-@dataclass(frozen=True)
-class Request:
-    """The promise that a report is about."""
-
-    mode: Mode
-    risk: float
-    confidence: float | None
-    signal: str
-    domain: str | None = None
-
-    @classmethod
-    def of(cls, options: Options, evaluation: Mapping[str, Any] | None) -> Request:
-        """The options' promise; with an evaluation its mode, risk and confidence."""
-        asked = vars(options) if evaluation is None else evaluation
-        return cls(asked["mode"], asked["risk"], asked["confidence"], options.signal, options.domain)
 
 
 def run(probe: str, options: Options, *, evaluation: str | None, out: str | None) -> None:
@@ -131,18 +103,19 @@ def render(
     subject = _Subject(content, request, rows)
     judged = subject.judgement()
     picked, absent = pick(judged)
-    examples = [_example(judged, content, one, None if told is None else told[rows[one.run]]) for one in picked]
+    examples = [parts.example(judged, content, one, None if told is None else told[rows[one.run]]) for one in picked]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=_percent, share=_share, number=_number)
+    environment.filters.update(percent=parts.percentage, share=parts.share_of, number=parts.number)
     template = environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
         card=content.card, facts=facts(content.card), auc=content.card.report.get("auc"),
-        request=request, promise=_promise(request), level=_level(request), fail=_FAIL[request.mode],
-        rule=_rule(judged, subject.threshold, request), levels=subject.levels(),
-        evaluation=evaluation, measured=None if evaluation is None else _measured(evaluation, request),
+        request=request, promise=parts.promise(request), level=parts.level(request), fail=parts.FAIL[request.mode],
+        rule=parts.rule(judged, subject.threshold, request), levels=subject.levels(),
+        evaluation=evaluation, measured=None if evaluation is None else parts.measured(evaluation, request),
         signals=figures.legend(subject.signals), figures=subject.drawn(judged, evaluation),
-        context=_context(judged, subject.judged("hidden").table, request),
-        domains=_domains(content, judged, rows, request), examples=examples, absent=absent, with_runs=told is not None,
+        context=parts.context(judged, subject.judged("hidden").table, request),
+        domains=parts.domains(content, judged, rows, request), examples=examples, absent=absent,
+        with_runs=told is not None,
     )  # fmt: skip
 
 
@@ -237,7 +210,7 @@ class _Subject:
         here = (failed / n, 1 - float(judged.out.tokens.mean()) / self.plain) if n else None
         measured = None
         if evaluation is not None and mode == "harm":
-            measured = evaluation["harm"]["count"] / evaluation["n"], _saved(evaluation, "tokens")
+            measured = evaluation["harm"]["count"] / evaluation["n"], parts.saved(evaluation, "tokens")
         return figures.trade_off(
             curves, fixed, 1 - float(best.tokens.mean()) / self.plain, signal=self.request.signal,
             risk=self.request.risk, here=here, measured=measured,
@@ -268,157 +241,3 @@ def _rows(content: ProbeFile, domain: str | None) -> list[int]:
         known = ", ".join(map(repr, content.card.domains))
         raise ControllerError(f"domain is {domain!r}; this probe was calibrated on {known}")
     return [int(i) for i in np.flatnonzero(content.table.domain == content.card.domains.index(domain))]
-
-
-def _promise(request: Request) -> str:
-    """The promise as one sentence."""
-    share = _share(request.risk)
-    if request.mode == "event":
-        return f"Of all cues with a wrong answer, at most {share} are let through. Nothing is promised for a run."
-    of = "Of the runs that stop early, at most" if request.mode == "selective" else "At most"
-    runs = "" if request.mode == "selective" else " of runs"
-    return f"{of} {share}{runs} {_FAIL[request.mode]}."
-
-
-def _level(request: Request) -> str:
-    """What the confidence means."""
-    if request.confidence is None or request.mode == "event":
-        return "On average over calibrations: this one may lie a little above or below."
-    return (
-        f"With confidence {_share(request.confidence)}: of all calibrations made this way, at least "
-        f"{_share(request.confidence)} keep what they promise."
-    )
-
-
-def _rule(judged: Judgement, threshold: Threshold, request: Request) -> dict[str, Any]:
-    """The rule on the calibration runs."""
-    table, out = judged.table, judged.out
-    failed, n = count_failures(out, request.mode)
-    exits = threshold.value < np.inf
-    return {
-        "exits": exits, "threshold": threshold.value if exits else None, "why": threshold.why, "runs": table.runs,
-        "failed": failed, "n": n, "exited": int(out.exited.sum()), "wrong": int(out.wrong.sum()),
-        "saved": judged.saved_share, "tokens": float(out.tokens.mean()), "full_tokens": float(judged.plain.mean()),
-        "graded": table.graded, "help": int(out.help.sum()), "accuracy": float(table.full_right.mean()),
-        "accuracy_after": float(table.full_right.mean() - out.harm.mean() + out.help.mean()),
-    }  # fmt: skip
-
-
-def _measured(evaluation: Mapping[str, Any], request: Request) -> dict[str, Any]:
-    """What an evaluation says, and whether it contradicts the promise."""
-    harm, n = int(evaluation["harm"]["count"]), int(evaluation["n"])
-    return {
-        "n": n, "harm": harm, "rate": harm / n, "upper": evaluation["harm"]["upper"],
-        "saved": _saved(evaluation, "tokens"), "faster": _saved(evaluation, "seconds"),
-        "refuted": refutes(harm, n, request.risk) if request.mode == "harm" else None,
-        "saves_most": _verdict(evaluation.get("baselines", [])),
-    }  # fmt: skip
-
-
-def _saved(evaluation: Mapping[str, Any], what: str) -> float:
-    before = float(evaluation["baseline"][what])
-    return 1 - float(evaluation["controlled"][what]) / before if before else 0.0
-
-
-def _verdict(baselines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The probe beside the cheap rule that saves the most."""
-    rules = {row["name"]: row for row in baselines if "harm" in row}
-    cheap = [row for name, row in rules.items() if name not in ("probe", "oracle")]
-    if "probe" not in rules or not cheap:
-        return None
-    return {"probe": rules["probe"], "best": max(cheap, key=lambda row: float(row["saved"]))}
-
-
-def _context(judged: Judgement, hidden: Table, request: Request) -> dict[str, float]:
-    """The fixed cue at the rule's own failing share and at the risk, and the oracle; they run no trials (`hidden`)."""
-    failed, n = count_failures(judged.out, request.mode)
-    full = max(float(judged.plain.mean()), 1.0)
-    oracle = hidden.outcomes(hidden.first_where(judged.target))
-    curve = fixed_curve(hidden, request.mode)
-    return {
-        "fixed": fixed_at(curve, failed / n if n else 0.0) / full,
-        "fixed_at_risk": fixed_at(curve, request.risk) / full,
-        "oracle": 1 - float(oracle.tokens.mean()) / full,
-        "cues": hidden.cues / hidden.runs,
-    }
-
-
-def _domains(content: ProbeFile, judged: Judgement, rows: Sequence[int], request: Request) -> list[dict[str, Any]]:
-    """The rule in every domain, where there are several."""
-    domain = content.table.domain[list(rows)]
-    found = []
-    for i, name in enumerate(content.card.domains):
-        runs = np.flatnonzero(domain == i)
-        if 0 < len(runs) < judged.table.runs:
-            part = judged.table.select(runs)
-            failed, n = count_failures(part.outcomes(part.first_exit(judged.threshold)), request.mode)
-            saved = float(judged.saved[runs].sum() / max(judged.plain[runs].sum(), 1))
-            found.append({"name": name, "failed": failed, "n": n, "saved": saved})
-    return found
-
-
-def _example(
-    judged: Judgement, content: ProbeFile, example: Example, record: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """What the page shows of one run."""
-    table, run = judged.table, example.run
-    part = slice(int(table.offsets[run]), int(table.offsets[run + 1]))
-    exit_at = None if judged.out.cue[run] == NO_EXIT else int(judged.out.cue[run])
-    length = max(int(judged.plain[run]), 1)
-    low, high = _span(table, judged.threshold)
-    shown = ".3f" if (low, high) == (0.0, 1.0) else ".4g"
-    names = [content.card.cues[i] for i in table.cue_name[part]]
-    cues = [
-        {
-            "name": name, "score": f"{score:{shown}}", "ok": bool(ok), "left": 100 * int(position) / length,
-            "up": _height(float(score), low, high), "unwritten": exit_at is not None and i > exit_at,
-            "exit": i == exit_at,
-        }
-        for i, (name, score, ok, position) in enumerate(
-            zip(names, table.scores[part], judged.target[part], table.positions[part], strict=True)
-        )
-    ]  # fmt: skip
-    before, after = 0, 0
-    text: list[Piece] = []
-    if record is not None and "text" in record:
-        offsets = [cue["offset"] for cue in record["cues"]]
-        before, text, after = pieces(record["text"], offsets, exit_at, example.focus)
-    at = part.start + (exit_at or 0)
-    return {
-        "title": example.title, "why": example.why, "failure": example.failure, "cues": cues, "exit_at": exit_at,
-        "focus": example.focus, "length": length, "pieces": text, "left_out": (before, after), "record": record,
-        "position": int(table.positions[at]) if exit_at is not None else None,
-        "cost": int(judged.out.tokens[run]), "saved": float(judged.saved[run]) / length,
-        "failed": bool(judged.failed[run]), "exit_right": exit_at is not None and bool(judged.target[at]),
-        "full_right": bool(table.full_right[run]), "graded": table.graded,
-        "exit_answer": record["cues"][exit_at]["answer"] if record is not None and exit_at is not None else None,
-        "focus_answer": record["cues"][example.focus]["answer"] if record is not None else None,
-        "level": _height(judged.threshold, low, high) if judged.threshold < np.inf else None,
-    }  # fmt: skip
-
-
-def _span(table: Table, threshold: float) -> tuple[float, float]:
-    """What an example's scores are drawn between: 0..1 for probabilities, the range of the table's for others."""
-    values = [*table.scores.tolist(), *([threshold] if np.isfinite(threshold) else [])]
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    if low >= 0.0 and high <= 1.0:
-        return 0.0, 1.0
-    return (low, high) if high > low else (low, low + 1.0)
-
-
-def _height(score: float, low: float, high: float) -> float:
-    """In percent of the strip, with room for a dot at both ends."""
-    return 8 + 84 * (score - low) / (high - low)
-
-
-def _percent(value: float) -> str:
-    return percent(value).replace(" ", NARROW).replace("-", "\u2212")
-
-
-def _share(value: float) -> str:
-    """A share in whole or tenth percent: 5 %, 0.6 %."""
-    return f"{round(100 * value, 1):g}{NARROW}%"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}"

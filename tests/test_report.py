@@ -14,7 +14,8 @@ import pytest
 from reasonctl.calibration.calibrate import runs_path, split
 from reasonctl.calibration.cli import main
 from reasonctl.calibration.examples import AFTER, BEFORE, Judgement, pick, pieces
-from reasonctl.calibration.report import NARROW, Request, _Subject, render
+from reasonctl.calibration.report import _Subject, render
+from reasonctl.calibration.report_parts import NARROW, Request
 from reasonctl.controller import ControllerError
 from reasonctl.probes.file import Judged, ProbeFile, save_probe
 from reasonctl.probes.risk import Grid, failing_cues

@@ -1,0 +1,199 @@
+"""The parts of a report: numbers of its files put into words and plain values for the page (report.html.jinja)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..probes.file import ProbeFile
+from ..probes.risk import Mode, Threshold, count_failures, refutes
+from ..probes.table import NO_EXIT, Table
+from .baselines import fixed_at, fixed_curve
+from .examples import Example, Judgement, Piece, pieces
+from .options import Options
+from .show import percent
+
+NARROW = "\u202f"
+"""A space that doesn't break: a number stays with its unit."""
+
+FAIL = {
+    "harm": "lose a right answer by stopping early",
+    "wrong": "stop early with a wrong answer",
+    "selective": "give a wrong answer",
+    "disagree": "stop early with another answer than the full run's",
+    "event": "stop early with a wrong answer",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """The promise that a report is about."""
+
+    mode: Mode
+    risk: float
+    confidence: float | None
+    signal: str
+    domain: str | None = None
+
+    @classmethod
+    def of(cls, options: Options, evaluation: Mapping[str, Any] | None) -> Request:
+        """The options' promise; with an evaluation its mode, risk and confidence."""
+        asked = vars(options) if evaluation is None else evaluation
+        return cls(asked["mode"], asked["risk"], asked["confidence"], options.signal, options.domain)
+
+
+def promise(request: Request) -> str:
+    """The promise as one sentence."""
+    share = share_of(request.risk)
+    if request.mode == "event":
+        return f"Of all cues with a wrong answer, at most {share} are let through. Nothing is promised for a run."
+    of = "Of the runs that stop early, at most" if request.mode == "selective" else "At most"
+    runs = "" if request.mode == "selective" else " of runs"
+    return f"{of} {share}{runs} {FAIL[request.mode]}."
+
+
+def level(request: Request) -> str:
+    """What the confidence means."""
+    if request.confidence is None or request.mode == "event":
+        return "On average over calibrations: this one may lie a little above or below."
+    return (
+        f"With confidence {share_of(request.confidence)}: of all calibrations made this way, at least "
+        f"{share_of(request.confidence)} keep what they promise."
+    )
+
+
+def rule(judged: Judgement, threshold: Threshold, request: Request) -> dict[str, Any]:
+    """The rule on the calibration runs."""
+    table, out = judged.table, judged.out
+    failed, n = count_failures(out, request.mode)
+    exits = threshold.value < np.inf
+    return {
+        "exits": exits, "threshold": threshold.value if exits else None, "why": threshold.why, "runs": table.runs,
+        "failed": failed, "n": n, "exited": int(out.exited.sum()), "wrong": int(out.wrong.sum()),
+        "saved": judged.saved_share, "tokens": float(out.tokens.mean()), "full_tokens": float(judged.plain.mean()),
+        "graded": table.graded, "help": int(out.help.sum()), "accuracy": float(table.full_right.mean()),
+        "accuracy_after": float(table.full_right.mean() - out.harm.mean() + out.help.mean()),
+    }  # fmt: skip
+
+
+def measured(evaluation: Mapping[str, Any], request: Request) -> dict[str, Any]:
+    """What an evaluation says, and whether it contradicts the promise."""
+    harm, n = int(evaluation["harm"]["count"]), int(evaluation["n"])
+    return {
+        "n": n, "harm": harm, "rate": harm / n, "upper": evaluation["harm"]["upper"],
+        "saved": saved(evaluation, "tokens"), "faster": saved(evaluation, "seconds"),
+        "refuted": refutes(harm, n, request.risk) if request.mode == "harm" else None,
+        "saves_most": verdict(evaluation.get("baselines", [])),
+    }  # fmt: skip
+
+
+def saved(evaluation: Mapping[str, Any], what: str) -> float:
+    before = float(evaluation["baseline"][what])
+    return 1 - float(evaluation["controlled"][what]) / before if before else 0.0
+
+
+def verdict(baselines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The probe beside the cheap rule that saves the most."""
+    rules = {row["name"]: row for row in baselines if "harm" in row}
+    cheap = [row for name, row in rules.items() if name not in ("probe", "oracle")]
+    if "probe" not in rules or not cheap:
+        return None
+    return {"probe": rules["probe"], "best": max(cheap, key=lambda row: float(row["saved"]))}
+
+
+def context(judged: Judgement, hidden: Table, request: Request) -> dict[str, float]:
+    """The fixed cue at the rule's own failing share and at the risk, and the oracle; they run no trials (`hidden`)."""
+    failed, n = count_failures(judged.out, request.mode)
+    full = max(float(judged.plain.mean()), 1.0)
+    oracle = hidden.outcomes(hidden.first_where(judged.target))
+    curve = fixed_curve(hidden, request.mode)
+    return {
+        "fixed": fixed_at(curve, failed / n if n else 0.0) / full,
+        "fixed_at_risk": fixed_at(curve, request.risk) / full,
+        "oracle": 1 - float(oracle.tokens.mean()) / full,
+        "cues": hidden.cues / hidden.runs,
+    }
+
+
+def domains(content: ProbeFile, judged: Judgement, rows: Sequence[int], request: Request) -> list[dict[str, Any]]:
+    """The rule in every domain, where there are several."""
+    domain = content.table.domain[list(rows)]
+    found = []
+    for i, name in enumerate(content.card.domains):
+        runs = np.flatnonzero(domain == i)
+        if 0 < len(runs) < judged.table.runs:
+            part = judged.table.select(runs)
+            failed, n = count_failures(part.outcomes(part.first_exit(judged.threshold)), request.mode)
+            saved = float(judged.saved[runs].sum() / max(judged.plain[runs].sum(), 1))
+            found.append({"name": name, "failed": failed, "n": n, "saved": saved})
+    return found
+
+
+def example(
+    judged: Judgement, content: ProbeFile, example: Example, record: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What the page shows of one run."""
+    table, run = judged.table, example.run
+    part = slice(int(table.offsets[run]), int(table.offsets[run + 1]))
+    exit_at = None if judged.out.cue[run] == NO_EXIT else int(judged.out.cue[run])
+    length = max(int(judged.plain[run]), 1)
+    low, high = span(table, judged.threshold)
+    shown = ".3f" if (low, high) == (0.0, 1.0) else ".4g"
+    names = [content.card.cues[i] for i in table.cue_name[part]]
+    cues = [
+        {
+            "name": name, "score": f"{score:{shown}}", "ok": bool(ok), "left": 100 * int(position) / length,
+            "up": height(float(score), low, high), "unwritten": exit_at is not None and i > exit_at,
+            "exit": i == exit_at,
+        }
+        for i, (name, score, ok, position) in enumerate(
+            zip(names, table.scores[part], judged.target[part], table.positions[part], strict=True)
+        )
+    ]  # fmt: skip
+    before, after = 0, 0
+    text: list[Piece] = []
+    if record is not None and "text" in record:
+        offsets = [cue["offset"] for cue in record["cues"]]
+        before, text, after = pieces(record["text"], offsets, exit_at, example.focus)
+    at = part.start + (exit_at or 0)
+    return {
+        "title": example.title, "why": example.why, "failure": example.failure, "cues": cues, "exit_at": exit_at,
+        "focus": example.focus, "length": length, "pieces": text, "left_out": (before, after), "record": record,
+        "position": int(table.positions[at]) if exit_at is not None else None,
+        "cost": int(judged.out.tokens[run]), "saved": float(judged.saved[run]) / length,
+        "failed": bool(judged.failed[run]), "exit_right": exit_at is not None and bool(judged.target[at]),
+        "full_right": bool(table.full_right[run]), "graded": table.graded,
+        "exit_answer": record["cues"][exit_at]["answer"] if record is not None and exit_at is not None else None,
+        "focus_answer": record["cues"][example.focus]["answer"] if record is not None else None,
+        "level": height(judged.threshold, low, high) if judged.threshold < np.inf else None,
+    }  # fmt: skip
+
+
+def span(table: Table, threshold: float) -> tuple[float, float]:
+    """What an example's scores are drawn between: 0..1 for probabilities, the range of the table's for others."""
+    values = [*table.scores.tolist(), *([threshold] if np.isfinite(threshold) else [])]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    if low >= 0.0 and high <= 1.0:
+        return 0.0, 1.0
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def height(score: float, low: float, high: float) -> float:
+    """In percent of the strip, with room for a dot at both ends."""
+    return 8 + 84 * (score - low) / (high - low)
+
+
+def percentage(value: float) -> str:
+    return percent(value).replace(" ", NARROW).replace("-", "\u2212")
+
+
+def share_of(value: float) -> str:
+    """A share in whole or tenth percent: 5 %, 0.6 %."""
+    return f"{round(100 * value, 1):g}{NARROW}%"
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}"
