@@ -29,7 +29,8 @@ class Chain:
 
     def __init__(self, *stages: Stage) -> None:
         check_order(stages)
-        self.stages = stages
+        # No stage at all is the model's own law, which has a text too.
+        self.stages: tuple[Stage, ...] = stages or (() if self._kind() else (Temperature(1.0),))
         self.stateful = any(stage.stateful for stage in stages)
         self.asks = any(stage.asks for stage in stages)
         self.reads_text = any(stage.reads_text for stage in stages)
@@ -88,7 +89,7 @@ class Chain:
         return lines
 
     def __str__(self) -> str:
-        return " | ".join(map(str, self.stages)) or "temperature(1)"
+        return " | ".join(map(str, self.stages))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"

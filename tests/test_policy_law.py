@@ -374,5 +374,5 @@ def test_a_policy_s_own_forwards_share_a_batch():
 def test_phases_need_markers():
     policy = parse_policy("think: temperature(1); answer: greedy")
     call = Call(PROMPT, 3, frozenset(), Keys(seed=0), policy)
-    with pytest.raises(ControllerError, match="name the markers of thinking"):
+    with pytest.raises(ControllerError, match="say how thinking is marked"):
         list(Controller().stream(SMALL.session(), TEXTS, call))
