@@ -81,6 +81,7 @@ def report_command(probe: str, options: Options, evaluation: str | None, out: st
 @click.option("--min-thinking", type=int, default=0, help="No end of thinking before so many tokens.")
 @click.option("--continue-times", type=int, default=0, help="Re-open thinking that closes too early, so many times.")
 @click.option("--shadow", is_flag=True, help="Decide and record at every cue, and never act.")
+@click.option("-v", "--verbose", is_flag=True, help="Also the policy, stage by stage in the order of its chain.")
 @common
 def run_command(model: str, prompt: str | None, options: Options, probe: str | None, **lengths: Any) -> None:
     """One streamed answer, with what the controller did."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..backends.load import load_drafter
 from ..backends.model import Model
-from ..controller import Call, Controller, ControllerError, Keys, Thinking, Trace, parse_policy
+from ..controller import Call, Chain, Controller, ControllerError, Keys, PerPhase, Thinking, Trace, parse_policy
 from ..probes.exit import ProbeExit
 from .calibrate import evaluation_stream
 from .options import Options, card_recipe, new_recipe, open_model
@@ -16,7 +16,9 @@ from .tasks import load_task
 from .worker import Recipe
 
 
-def run(name: str, prompt: str | None, options: Options, *, probe: str | None, **lengths: Any) -> None:
+def run(
+    name: str, prompt: str | None, options: Options, *, probe: str | None, verbose: bool = False, **lengths: Any
+) -> None:
     """One streamed answer. lengths: the Controller's limits of thinking."""
     show = Show(as_json=options.json)
     rule: ProbeExit | None = None
@@ -27,6 +29,11 @@ def run(name: str, prompt: str | None, options: Options, *, probe: str | None, *
     else:
         rule, model = open_rule(show, name, options, probe)
         recipe = card_recipe(name, rule.card, options)
+    if verbose:
+        policy = parse_policy(recipe.policy)
+        assert isinstance(policy, Chain | PerPhase)
+        for line in policy.explain():
+            show.say(f"  {line}", "dim")
     question = prompt or _fresh_question(name, options)
     thinking = None if rule else Thinking(recipe.span(), recipe.suffix)
     drafter = load_drafter(recipe.draft, threads=recipe.threads)

@@ -230,3 +230,23 @@ def test_a_damaged_folder_is_one_line(copied, capfd, name):
         code, _, err = ctl(capfd, "run", str(copied), "x", "--probe", "none")
         errors = [line for line in err.splitlines() if line.startswith("Error: ")]
         assert code == 2 and len(errors) == 1 and "Traceback" not in err, (name, err)
+
+
+def test_run_v_prints_the_chain_in_its_order(capfd):
+    policy = "top_k(5) | temperature(0.6) | min_p(0.05)"
+    short = ["--probe", "none", "--max-new-tokens", "4"]
+    code, out, _ = ctl(capfd, "run", "tiny", "-v", "--policy", policy, *short)
+    lines = [line.strip() for line in out.splitlines()[:3]]
+    assert code == 0 and lines == [
+        "top_k(5) (truncation, before temperature)", "temperature(0.6) (temperature)",
+        "min_p(0.05) (truncation, after temperature)",
+    ]  # fmt: skip
+    assert "truncation" not in ctl(capfd, "run", "tiny", "--policy", policy, *short)[1]
+
+
+def test_run_takes_limits_of_thinking(capfd):
+    code, out, _ = ctl(capfd, "run", "tiny", "--probe", "none", "--budget", "30", "--json")
+    trace = json.loads(out.splitlines()[-1])
+    assert code == 0 and trace["why"] == "budget of 30 thinking tokens used up" and trace["text"].count("</think>") == 1
+    code, _, err = ctl(capfd, "run", "tiny", "--budget", "-3")
+    assert code == 2 and "budget is -3" in err and len(err.strip().splitlines()) == 1
