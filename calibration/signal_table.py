@@ -109,7 +109,9 @@ def _outcomes(
         tested = judged if name == "hidden" else judged_table(make_signal(name, fitted.stack), test, judged)
         for risk in risks:
             value = choose_threshold(calibrated.table, calibrated.grid, mode, risk, confidence).value
-            rows.append((name, risk, tested.outcomes(tested.first_exit(value)), value < np.inf))
+            # A rule that never exits tries nothing: its runs cost what plain ones do.
+            used = tested if value < np.inf else judged
+            rows.append((name, risk, used.outcomes(tested.first_exit(value)), value < np.inf))
     base = fitted.judged["hidden"].table
     budget = base.with_scores(base.positions)
     grid = Grid.of(make_table(fitting, fitting.per_cue("position"), _names(fitting)))

@@ -54,7 +54,8 @@ class ProbeExit:
         self.name: SignalName = signal
         self.lower = lower
         self.signal = content.signal(signal)
-        self.trials = self.signal.trials
+        # A rule that never exits tries nothing.
+        self.trials = self.signal.trials and threshold.value < math.inf
         self.markers = Markers(*card.markers) if card.markers is not None else None
         self.cues, self.suffix, self.max_cues = Cues(card.cues), card.suffix, card.max_cues
         self._layers = tuple(layer_of(fraction, card.depth) for fraction in card.layers)
@@ -94,7 +95,7 @@ class ProbeExit:
         settled = self.content.probe.score(features_at(at.hidden, self._layers)) if signal.hidden else math.nan
         entropy = at.entropy() if signal.law else math.nan
         looks.append(Look(at.cue.index, at.cue.first - at.prompt, settled, entropy))
-        if signal.trials and signal.wants_trial(looks):
+        if self.trials and signal.wants_trial(looks):
             trial = yield from at.answer(self._answer_tokens)
             answer = stated_answer(after_thinking(trial.text, self.markers))
             looks[-1] = replace(looks[-1], answer=answer, logprobs=trial.logprobs)

@@ -147,6 +147,17 @@ def test_a_recorded_run_is_judged_as_a_live_one(records, signal, tmp_path):
         assert trace.cost == out.tokens[i]
 
 
+def test_a_rule_that_never_exits_tries_nothing(records):
+    content = fitted(records)
+    never = Threshold(math.inf, "harm", 0.05, 0.9, 12, 0, 33, "too few runs")
+    for record in records[12:15]:
+        rule = ProbeExit(content, never, signal="trial")
+        trace, _ = _run(RECIPE, RECIPE.load(), record["run"], record["question"], rule)
+        assert trace.cost == record["tokens"] == len(trace.tokens) and trace.exit is None
+        some = ProbeExit(content, replace(never, value=2.0), signal="trial")
+        assert _run(RECIPE, RECIPE.load(), record["run"], record["question"], some)[0].cost > record["tokens"]
+
+
 def test_domains_have_thresholds_of_their_own(records):
     content = fitted(records)
     names = [record["domain"] for record in records[12:]]
