@@ -1,6 +1,8 @@
 # Everything on a fresh machine: `make demo` sets up and runs the main job, `make test` sets up and passes the tests.
 PYTHON ?= python3
 BIN := .venv/bin
+# Small models: a second thread of torch mostly waits, and on a busy machine it waits for long.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 STAMP := .venv/.installed
 TREE := build/tree
 
@@ -10,10 +12,10 @@ demo: setup
 	$(BIN)/ctl demo $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 # mypy sees the packages under their installed names through links.
 check: setup
