@@ -16,7 +16,8 @@ class LlamaTokenizer:
     """Special tokens are written and read as they stand (`<think>`), on every path."""
 
     def __init__(self, llm: Llama) -> None:
-        self._model, self._vocab = llm._model, llm._model.vocab
+        # A Llama frees its model when it is collected, whoever else still holds that.
+        self._llm, self._vocab = llm, llm._model.vocab
         self._size, self._buffer = 64, ctypes.create_string_buffer(64)
         # SentencePiece models put a space before the first word of a text; inside a sequence that is wrong.
         spaced = llm.metadata.get("tokenizer.ggml.add_space_prefix", "true") == "true"
@@ -56,7 +57,7 @@ class LlamaTokenizer:
                 yield token, self.bytes_of(token)
 
     def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self._model.tokenize(text.encode("utf-8"), add_bos=False, special=True)
+        ids: list[int] = self._llm._model.tokenize(text.encode("utf-8"), add_bos=False, special=True)
         return ids
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +194,13 @@ def test_a_missing_file_and_a_folder_are_one_line(tmp_path):
         load_gguf(tmp_path)
     with pytest.raises(ControllerError, match="-1"):
         load_gguf(TINY, context=-1)
+
+
+def test_a_tokenizer_keeps_its_model_alive():
+    """A freed model is a segmentation fault, so another process is asked."""
+    code = (
+        "import gc; from reasonctl.backends.load import load_model; "
+        "t = load_model('tiny', threads=1).tokenizer; gc.collect(); print(t.decode(t.encode('Wait ok')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "Wait ok")
