@@ -134,7 +134,9 @@ def test_ctrl_c_leaves_a_resumable_state(tmp_path: Path, whole: Path, how: list[
         os.killpg(job.pid, signal.SIGINT)
         time.sleep(0.05)
     told, _ = job.communicate(timeout=60)
-    assert job.returncode == 130 and "run the same command again" in told and "Traceback" not in told, told
+    # A second Ctrl-C may come when Python has already let go of its handlers; a shell says 130 then, too.
+    assert job.returncode in (130, -signal.SIGINT), told
+    assert "run the same command again" in told and "Traceback" not in told, told
     assert wait_for(lambda: not workers(job), 5), "workers outlive the job"
     held = runs_of(out).read_bytes()
     assert held.endswith(b"\n") and runs_of(whole).read_bytes().startswith(held)
