@@ -117,6 +117,12 @@ def test_a_job_killed_in_its_first_write_starts_over(tmp_path):
 
 # Ctrl-C
 
+
+def hear_ctrl_c() -> None:
+    """A test run in the background ignores SIGINT, and its children would too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 SLEEPER = """
 import sys, time
 from reasonctl.calibration.interrupt import interruptible
@@ -140,7 +146,7 @@ def sleeper(*arguments: str) -> subprocess.Popen[str]:
     """A job of two sleeping workers, in a group of its own as a terminal would start it."""
     job = subprocess.Popen(
         [sys.executable, "-c", SLEEPER, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+        start_new_session=True, preexec_fn=hear_ctrl_c,
     )  # fmt: skip
     assert job.stdout is not None and job.stdout.readline() == "working\n"
     return job

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from test_job import wait_for
+from test_job import hear_ctrl_c, wait_for
 
 pytestmark = pytest.mark.slow
 KILLS = 20
@@ -47,7 +47,7 @@ def start(out: Path, *more: str, **how) -> subprocess.Popen[str]:
     """A job in a session of its own, as a terminal would start it: Ctrl-C reaches its workers too."""
     return subprocess.Popen(
         [*COMMAND, "--out", str(out), *(more or PAIR)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True, **how,
+        start_new_session=True, **{"preexec_fn": hear_ctrl_c, **how},
     )  # fmt: skip
 
 
