@@ -88,7 +88,7 @@ def test_drafted_is_plain(backend, name):
 def test_drafted_is_plain_on_many_runs(backend, name):
     result = count(backend, 100, name)
     print(backend, name, json.dumps(result))
-    assert result["splits_on_an_edge"] <= (0 if backend == "transformers" else 10)
+    assert result["splits_on_an_edge"] <= (2 if backend == "transformers" else 10)
 
 
 def test_the_edge_check_can_fail():
