@@ -96,7 +96,7 @@ def chains(draw) -> Chain:
 policies = st.one_of(chains(), st.builds(PerPhase, chains(), chains()))
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(policies)
 def test_text_and_object_are_one(policy):
     text = str(policy)
