@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from .chain import Chain, Greedy, PerPhase
 from .drafters import Drafter, PromptLookup
@@ -37,14 +37,23 @@ STAGES: dict[str, type[Stage]] = {
         Penalties, LogitBias, BadWords, MinNewTokens, DRY,
     )
 }  # fmt: skip
-"""Every stage that a text can name."""
+"""Every stage that a text can name; packages that import this one add theirs with `register_stage`."""
 
-_POLICIES = ("greedy", *STAGES)
+_ELSEWHERE = {"autodeco": "reasonctl.probes"}
+"""Stages of other packages: they can be named once their package is imported."""
+
 _MODEL_DRAFTS: dict[str, Kind] = {"model": "chain", "cascade": "chain", "sequoia": "sequoia", "dyspec": "dyspec"}
 _DRAFTS = ("none", "ngram", "hierarchy", *_MODEL_DRAFTS)
+S = TypeVar("S", bound=Stage)
 _STEP = re.compile(r"\s*([a-z_0-9]+)\s*(?:\(\s*([^()]*?)\s*\))?\s*")
 _NAME = re.compile(r"\s*([a-z_0-9]+)\s*")
 _WORD = re.compile(r"[\w.+-]+")
+
+
+def register_stage(stage: type[S]) -> type[S]:
+    """Let texts name a stage of another package."""
+    STAGES[stage.name] = stage
+    return stage
 
 
 def parse_policy(text: str) -> Policy:
@@ -108,8 +117,9 @@ def _call(part: str) -> tuple[str, list[tuple[str | None, Any]] | None]:
     """`name` or `name(value, key=value)` as a name and its arguments."""
     match = _NAME.match(part)
     name, rest = (match.group(1), part[match.end() :]) if match else (part, "")
-    if match is None or name not in _POLICIES or (rest and not (rest[0] == "(" and rest[-1] == ")")):
-        _unknown(part.partition("(")[0].strip(), part, "policy", _POLICIES)
+    known = ("greedy", *STAGES)
+    if match is None or name not in known or (rest and not (rest[0] == "(" and rest[-1] == ")")):
+        _unknown(part.partition("(")[0].strip(), part, "policy", known)
     if not rest:
         return name, None
     arguments: list[tuple[str | None, Any]] = []
@@ -177,6 +187,8 @@ def _coerced(value: Any, hint: Any, stage: str, name: str) -> Any:
 def _unknown(name: str, part: str, kind: str, known: tuple[str, ...]) -> None:
     near = get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    if name in _ELSEWHERE:
+        hint = f"import {_ELSEWHERE[name]} first"
     if name in known:
         hint = f"write {name}(value) or {name}(name=value,...)"
     raise ControllerError(f"unknown {kind} {part.strip()!r}; {hint}")
