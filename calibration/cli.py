@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from ..controller import ControllerError
-from . import advise_draft, bench, demo, inspect, jobs, make_ngrams, replay_command, report, run
+from . import advise_draft, bench, demo, inspect, jobs, make_heads, make_ngrams, replay_command, report, run
 from .interrupt import CODE, interruptible
 from .options import Options, common
 
@@ -44,10 +44,16 @@ def demo_command(options: Options) -> None:
 @click.option("--layers", help="Fractions of depth that the probe reads, e.g. 0.5,0.75,1.")
 @click.option("--dask", help="Collect on a cluster: its scheduler, e.g. tcp://host:8786, or local:2 to try it here.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Write the page P.html beside it.")
+@click.option("--heads", is_flag=True, help="Train AutoDeco's heads on the right runs, in place of a probe.")
+@click.option("--unweighted", is_flag=True, help="With --heads: every token counts the same, see docs/policies.md.")
 @common
-def calibrate_command(model: str, options: Options, **overrides: Any) -> None:
+def calibrate_command(model: str, options: Options, heads: bool, unweighted: bool, **overrides: Any) -> None:
     """Collect runs, fit a probe, calibrate it. Resumable: run the same command again."""
-    jobs.calibrate(model, options, **overrides)
+    if heads:
+        given = {name: overrides[name] for name in ("tasks", "out", "dask")}
+        make_heads.run(model, options, weighted=not unweighted, **given)
+    else:
+        jobs.calibrate(model, options, **overrides)
 
 
 @cli.command("eval")

@@ -25,9 +25,11 @@ from ..controller import (
     ExitRule,
     Keys,
     Markers,
+    Policy,
     Trace,
     parse_policy,
 )  # fmt: skip
+from ..controller.policy import checked, layers_of
 from ..probes.answers import after_thinking
 from ..probes.probe import layer_of
 from .runs import pack
@@ -110,6 +112,14 @@ class Collect:
         return Decision(False, at.cue.name, at.cue.index, position, 0.0, float("inf"))
 
 
+@cache
+def _policy(recipe: Recipe) -> Policy:
+    """The recipe's policy, compared with the model once per process; raises ControllerError for another model."""
+    policy = parse_policy(recipe.policy)
+    checked((policy,), recipe.load())
+    return policy
+
+
 def plain_text(model: Model, tokens: list[int]) -> str:
     """The tokens' text without the end of the sequence."""
     return model.tokenizer.decode([token for token in tokens if token not in model.eos])
@@ -125,7 +135,7 @@ def _run(recipe: Recipe, model: Model, index: int, question: str, rule: ExitRule
     controller = Controller(exit=rule, drafter=_drafter(recipe.draft, recipe.threads))
     prompt = model.prompt(question)
     keys = Keys(seed=recipe.seed, run=index)
-    call = Call(prompt, recipe.max_new_tokens, model.eos, keys, parse_policy(recipe.policy))
+    call = Call(prompt, recipe.max_new_tokens, model.eos, keys, _policy(recipe))
     trace = Trace()
     session = model.engine.session()
     start = time.perf_counter()
@@ -139,7 +149,8 @@ def _run(recipe: Recipe, model: Model, index: int, question: str, rule: ExitRule
 def collect_run(recipe: Recipe, index: int, question: str) -> dict[str, Any]:
     """A full run, with the answer that an exit would have given at every cue. Its record holds no times."""
     model = recipe.load()
-    rule = Collect(recipe, model)
+    # Without cues to look at (runs for training heads) nothing is tried, and no cache needs a fork.
+    rule = Collect(recipe, model) if recipe.max_cues else None
     trace, _ = _run(recipe, model, index, question, rule)
     return {
         "run": index,
@@ -148,16 +159,17 @@ def collect_run(recipe: Recipe, index: int, question: str) -> dict[str, Any]:
         "finish": trace.finish_reason,
         "text": plain_text(model, trace.tokens),
         "answer": answer_text(recipe, model, trace.tokens),
-        "cues": rule.seen,
+        "cues": rule.seen if rule else [],
     }
 
 
 def compare_run(recipe: Recipe, index: int, question: str, rule: ExitRule) -> dict[str, Any]:
     """The same run with nothing switched on and under control, one after the other; which goes first alternates."""
     arms: dict[str, Any] = {}
+    reads = bool(layers_of((_policy(recipe),), recipe.load().depth))
     order = ["baseline", "controlled"] if index % 2 == 0 else ["controlled", "baseline"]
     for arm in order:
-        model = recipe.load(hidden=arm == "controlled")
+        model = recipe.load(hidden=arm == "controlled" or reads)
         plain = Recipe(**{**vars(recipe), "draft": "none"}) if arm == "baseline" else recipe
         trace, seconds = _run(plain, model, index, question, rule if arm == "controlled" else None)
         exited = trace.exit
