@@ -223,7 +223,7 @@ def _part(rows: Rows, random: np.random.Generator) -> Rows:
     if len(rows.labels) <= most:
         return rows
     chosen = np.sort(random.permutation(len(rows.labels))[:most])
-    return Rows(*(array[chosen] for array in rows))
+    return Rows(rows.hidden[chosen], rows.logits[chosen], rows.labels[chosen])
 
 
 def order(runs: int, training: Training) -> Iterator[int]:
