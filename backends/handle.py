@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from ..controller import Controller, Thinking, Trace
+from ..controller.policy import checked
 from .markers import exit_suffix, find_markers
 
 ASKED = ("risk", "thinking_budget", "min_thinking", "continue_times")
@@ -75,13 +76,12 @@ class Handle:
         self.detach()
 
 
-def check_rule(rule: Any, model: Any) -> None:
-    """Let a rule that was calibrated on a model look at the one it gets: an error for another one, warnings for others.
+def check_parts(controller: Controller, model: Any) -> None:
+    """Let what was made for a model look at the one it gets: an error for another one, warnings for small differences.
 
-    Rules that know no model (fixed exits) have no `check`.
+    Rules and policies that know no model (fixed exits, a temperature) have no `check`, or nothing to say.
     """
-    check = getattr(rule, "check", None)
-    for message in check(model) if check is not None else ():
+    for message in checked((controller.exit, controller.policy), model):
         warnings.warn(message, stacklevel=4)
 
 

@@ -19,7 +19,7 @@ from transformers import DynamicCache
 from transformers.generation import EosTokenCriteria, GenerateDecoderOnlyOutput, GenerationMode, MaxLengthCriteria
 
 from ..controller import Call, Controller, ControllerError, Decode, Greedy, Keys, Policy, Sampling, Tokenizer, Trace
-from .handle import Handle, check_rule, for_call, take_asked, thinking_of
+from .handle import Handle, check_parts, for_call, take_asked, thinking_of
 from .hf import HFEngine, HFSession
 from .hf_load import wrap_transformers
 from .hf_policy import LAW, behind, check_stateless, for_row
@@ -56,8 +56,8 @@ def attach_transformers(model: Any, controller: Controller, *, tokenizer: Any = 
         )
     if getattr(controller.policy, "reads_text", False) and tokenizer is None:
         raise ControllerError(f"policy {controller.policy} reads text; pass the tokenizer: attach(…, tokenizer=…)")
-    if controller.exit is not None:
-        check_rule(controller.exit, wrap_transformers("this model", model, tokenizer))
+    if controller.exit is not None or getattr(controller.policy, "reads_text", False):
+        check_parts(controller, wrap_transformers("this model", model, tokenizer))
     attachment = _Attachment(model, controller, tokenizer)
     for_call(controller, attachment.thinking, {})
     model.__class__ = _controlled_class(base, attachment)

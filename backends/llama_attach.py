@@ -20,7 +20,8 @@ from llama_cpp import LLAMA_DEFAULT_SEED, Llama
 from llama_cpp import llama_cpp as C
 
 from ..controller import Call, Controller, ControllerError, Keys, Trace
-from .handle import Handle, check_rule, for_call, take_asked, thinking_of
+from ..controller.policy import layers_of
+from .handle import Handle, check_parts, for_call, take_asked, thinking_of
 from .llama import LlamaEngine
 from .llama_load import wrap_llama
 from .llama_sampling import call_policy, changed
@@ -73,12 +74,13 @@ class _Attached:
     def __init__(self, llm: Llama, controller: Controller) -> None:
         self.llm, self.controller = llm, controller
         depth, rule = int(C.llama_model_n_layer(llm.model)), controller.exit
-        self.engine = LlamaEngine(llm, hidden=rule is not None and bool(rule.layers(depth)))
+        read = layers_of((rule, controller.policy), depth)
+        self.engine = LlamaEngine(llm, hidden=bool(read))
         self.tokenizer, self.eos = LlamaTokenizer(llm), end_tokens(llm)
         self.thinking = thinking_of(llm.metadata.get("tokenizer.chat_template"))
         try:
             for_call(controller, self.thinking, {})
-            check_rule(rule, wrap_llama("this Llama", llm, self.engine, self.tokenizer))
+            check_parts(controller, wrap_llama("this Llama", llm, self.engine, self.tokenizer))
         except ControllerError:
             self.engine.close()
             raise

@@ -48,12 +48,20 @@ def demo_command(options: Options) -> None:
 @click.option("--layers", help="Fractions of depth that the probe reads, e.g. 0.5,0.75,1.")
 @click.option("--dask", help="Collect on a cluster: its scheduler, e.g. tcp://host:8786, or local:2 to try it here.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Write the page P.html beside it.")
+@click.option("--heads", is_flag=True, help="Train AutoDeco's heads on the right runs, in place of a probe.")
+@click.option("--unweighted", is_flag=True, help="With --heads: every token counts the same, see docs/policies.md.")
 @common
-def calibrate_command(model: str, options: Options, **overrides: Any) -> None:
+def calibrate_command(model: str, options: Options, heads: bool, unweighted: bool, **overrides: Any) -> None:
     """Collect runs, fit a probe, calibrate it. Resumable: run the same command again."""
-    from . import jobs
+    if heads:
+        from . import make_heads
 
-    jobs.calibrate(model, options, **overrides)
+        given = {name: overrides[name] for name in ("tasks", "out", "dask")}
+        make_heads.run(model, options, weighted=not unweighted, **given)
+    else:
+        from . import jobs
+
+        jobs.calibrate(model, options, **overrides)
 
 
 @cli.command("eval")

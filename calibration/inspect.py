@@ -10,6 +10,7 @@ from ..controller import ControllerError
 from ..probes.card import Card
 from ..probes.drift import DriftMonitor
 from ..probes.file import load_probe
+from ..probes.heads import SEALED, load_heads
 from ..probes.risk import choose_threshold
 from .options import Options
 from .show import Show, percent
@@ -21,6 +22,8 @@ def run(path: str, options: Options, *, traces: str | None) -> None:
     traces: a file of Trace.to_dict() lines, in the order of the runs; they are tested for drift.
     """
     show = Show(as_json=options.json)
+    if SEALED.holds(path):
+        return _heads(show, path)
     content = load_probe(path)
     judged, card = content.judged(options.signal), content.card
     table = judged.table
@@ -46,6 +49,17 @@ def run(path: str, options: Options, *, traces: str | None) -> None:
     show.result({
         "card": vars(card), "levels": levels, "mode": options.mode, "confidence": options.confidence, "drift": drift,
     })  # fmt: skip
+
+
+def _heads(show: Show, path: str) -> None:
+    """The card of AutoDeco heads."""
+    card = load_heads(path).card
+    show.say(f"AutoDeco heads for {card.depth} layers of width {card.width}, fingerprint {card.fingerprint[:12]}")
+    for name in ("tasks", "grader", "sampler", "runs", "training", "report", "settings"):
+        value = getattr(card, name)
+        told = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        show.say(f"{name:>12}: {told}")
+    show.result({"heads": vars(card)})
 
 
 def _drift(show: Show, monitor: DriftMonitor, path: Path) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import Any
 from ..backends.model import Model
 from ..controller import ControllerError
 from ..probes.exit import ProbeExit
-from ..probes.file import ProbeFile, check_target
+from ..probes.file import ProbeFile
 from ..probes.risk import choose_threshold, runs_needed
+from ..probes.sealed import check_target
 from .calibrate import Plan, calibration_stream, evaluation_stream, fit_and_save, report_path, runs_path, sampler_of
 from .cheap import cheap_rules
 from .collect import collect

@@ -15,6 +15,7 @@ from ..backends.markers import chosen_markers, default_cues, exit_suffix
 from ..backends.model import Model
 from ..controller import ControllerError, Cues, parse_draft, parse_policy
 from ..controller.model_draft import DraftModel
+from ..controller.policy import checked
 from ..probes.card import Card
 from ..probes.probe import layer_of
 from ..probes.risk import MODES, Mode, check_request
@@ -136,8 +137,11 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def open_model(name: str, options: Options) -> Model:
-    """The parent's copy of the model: its template, tokenizer and fingerprint."""
-    return load_model(name, backend=options.backend, threads=options.machine(name)[1])
+    """The parent's copy of the model: its template, tokenizer and fingerprint. A policy of another model is refused."""
+    model = load_model(name, backend=options.backend, threads=options.machine(name)[1])
+    for warning in checked((parse_policy(options.policy_text()),), model):
+        click.echo(f"warning: {warning}", err=True)
+    return model
 
 
 def new_recipe(

@@ -8,7 +8,8 @@ from typing import Literal
 
 from ..backends.load import load_drafter, load_model
 from ..backends.model import Model
-from ..controller import Call, Drafter, Keys, Markers, parse_policy
+from ..controller import Call, Drafter, Keys, Markers, Policy, parse_policy
+from ..controller.policy import checked
 
 Backend = Literal["llama.cpp", "transformers"]
 
@@ -48,7 +49,11 @@ class Recipe:
     def call(self, model: Model, question: str, run: int = 0) -> Call:
         """The question as the model's prompt, with the recipe's policy and the keys of that run."""
         keys = Keys(seed=self.seed, run=run)
-        return Call(model.prompt(question), self.max_new_tokens, model.eos, keys, parse_policy(self.policy))
+        return Call(model.prompt(question), self.max_new_tokens, model.eos, keys, self.checked_policy())
+
+    def checked_policy(self) -> Policy:
+        """The policy, compared with the model once per process; raises ControllerError for another model."""
+        return _policy(self)
 
 
 @cache
@@ -59,3 +64,10 @@ def _load(name: str, backend: Backend | None, threads: int | None, hidden: bool)
 @cache
 def _drafter(text: str, threads: int | None) -> Drafter | None:
     return load_drafter(text, threads=threads)
+
+
+@cache
+def _policy(recipe: Recipe) -> Policy:
+    policy = parse_policy(recipe.policy)
+    checked((policy,), recipe.load())
+    return policy

@@ -17,7 +17,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ..controller import ControllerError
-from ..probes.file import Judged, ProbeFile, check_target, load_probe
+from ..probes.file import Judged, ProbeFile, load_probe
 from ..probes.risk import (
     Threshold,
     check_request,
@@ -26,6 +26,7 @@ from ..probes.risk import (
     failing_cues,
     failures_at,
 )
+from ..probes.sealed import check_target
 from ..probes.signals import SIGNALS
 from . import figures
 from . import report_parts as parts

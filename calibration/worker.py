@@ -13,6 +13,7 @@ import numpy as np
 
 from ..backends.model import Model
 from ..controller import Boundary, Controller, Cues, Decision, ExitRule, Trace
+from ..controller.policy import layers_of
 from ..probes.answers import after_thinking
 from ..probes.probe import layer_of
 from .play import play
@@ -79,7 +80,8 @@ def one_run(recipe: Recipe, model: Model, index: int, question: str, rule: ExitR
 def collect_run(recipe: Recipe, index: int, question: str) -> dict[str, Any]:
     """A full run, with the answer that an exit would have given at every cue. Its record holds no times."""
     model = recipe.load()
-    rule = Collect(recipe, model)
+    # Without cues to look at (runs for training heads) nothing is tried, and no cache needs a fork.
+    rule = Collect(recipe, model) if recipe.max_cues else None
     trace, _ = one_run(recipe, model, index, question, rule)
     return {
         "run": index,
@@ -88,16 +90,17 @@ def collect_run(recipe: Recipe, index: int, question: str) -> dict[str, Any]:
         "finish": trace.finish_reason,
         "text": plain_text(model, trace.tokens),
         "answer": answer_text(recipe, model, trace.tokens),
-        "cues": rule.seen,
+        "cues": rule.seen if rule else [],
     }
 
 
 def compare_run(recipe: Recipe, index: int, question: str, rule: ExitRule) -> dict[str, Any]:
     """The same run with nothing switched on and under control, one after the other; which goes first alternates."""
     arms: dict[str, Any] = {}
+    reads = bool(layers_of((recipe.checked_policy(),), recipe.load().depth))
     order = ["baseline", "controlled"] if index % 2 == 0 else ["controlled", "baseline"]
     for arm in order:
-        model = recipe.load(hidden=arm == "controlled")
+        model = recipe.load(hidden=arm == "controlled" or reads)
         plain = replace(recipe, draft="none") if arm == "baseline" else recipe
         trace, seconds = one_run(plain, model, index, question, rule if arm == "controlled" else None)
         exited = trace.exit

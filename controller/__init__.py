@@ -19,7 +19,7 @@ from .randomness import Keys
 from .scores import Scores
 from .stage import Pure, Stage
 from .temperature import EAD, EDT, Dynatemp, Temperature
-from .text import parse_draft, parse_policy
+from .text import parse_draft, parse_policy, register_stage
 from .thinking import Mark, Markers, Span, Thinking, Tokenizer
 from .trace import Decision, Event, Trace
 from .truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, TopNSigma, TopP, Typical
@@ -32,5 +32,5 @@ __all__ = [
     "Penalties", "PerPhase", "Policy", "PromptLookup", "Proposal", "Pure", "ROOT", "Row", "Sampling", "Scores",
     "Session", "Span", "Stage", "Stateless", "Step", "Target", "Temperature", "Thinking", "Tokenizer", "TopH",
     "TopK", "TopNSigma", "TopP", "Trace", "Trial", "Typical", "XTC", "draw", "drive", "drive_batch", "entropy",
-    "parse_draft", "parse_policy",
+    "parse_draft", "parse_policy", "register_stage",
 ]  # fmt: skip

@@ -12,11 +12,11 @@ import numpy as np
 
 from .decode import Decode, Floats, Step
 from .errors import ControllerError
-from .policy import Policy, Row, asks, end, prepared
+from .policy import Policy, Row, asks, checked, end, layers_of, prepared
 from .scores import Indices, Scores
 from .stage import Stage
 from .temperature import Temperature
-from .truncation import MinP, TopK, TopNSigma, TopP, Truncation
+from .truncation import MinP, TopK, TopNSigma, TopP
 
 
 class Chain:
@@ -48,6 +48,12 @@ class Chain:
         for stage, own in zip(self.stages, state, strict=True):
             if stage.asks:
                 stage.end(own)
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        return layers_of(self.stages, depth)
+
+    def check(self, model: Any) -> list[str]:
+        return checked(self.stages, model)
 
     def step(self, state: Any, row: Row) -> tuple[Any, int]:
         held, scores = self.scores(state, row)
@@ -178,13 +184,13 @@ def _clash(first: Stage, then: Stage) -> str | None:
         return f"{then.name} acts on the model's own logits; put it before {first.name}"
     if kinds == ("temperature", "temperature"):
         return f"{first.name} and {then.name} both set the temperature; keep one"
-    if kinds == ("feedback", "feedback") or set(kinds) == {"feedback", "truncation"}:
+    if "feedback" in kinds and (set(kinds) == {"feedback"} or first.truncates or then.truncates):
         own = first if first.kind == "feedback" else then
         other = then if own is first else first
         return f"{own.name} sets the truncation itself, and {other.name} would take it off its target; keep one"
     if kinds == ("feedback", "temperature"):
         return f"{then.name} would change the law whose surprise {first.name} steers; put it before"
-    if isinstance(then, TopNSigma) and isinstance(first, Truncation):
+    if isinstance(then, TopNSigma) and first.truncates:
         return f"top_n_sigma measures the spread of the whole row; put it before {first.name}"
     return None
 
@@ -216,6 +222,12 @@ class PerPhase:
     def end(self, state: Any) -> None:
         end(self.think, state[0])
         end(self.answer, state[1])
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        return layers_of((self.think, self.answer), depth)
+
+    def check(self, model: Any) -> list[str]:
+        return checked((self.think, self.answer), model)
 
     def step(self, state: Any, row: Row) -> tuple[Any, int]:
         if row.phase == "answer":
@@ -260,6 +272,12 @@ class Constrained:
 
     def end(self, state: Any) -> None:
         end(self.inner, state[1])
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        return layers_of((*self.constraints, self.inner), depth)
+
+    def check(self, model: Any) -> list[str]:
+        return checked((*self.constraints, self.inner), model)
 
     def step(self, state: Any, row: Row) -> tuple[Any, int]:
         held, scores = run_stages(self.constraints, state[0], row)

@@ -11,7 +11,7 @@ from typing import Any
 from .cues import Cue
 from .decode import NO_DRAFT, ROOT, Decode, Draft, Session, Step
 from .exits import Boundary, ExitRule
-from .policy import Outlasting, Row, asks, end, prepared
+from .policy import Outlasting, Row, asks, end, layers_of, prepared
 from .run import Run
 from .thinking import LONGEST_CHARACTER, Mark
 from .trace import Closer, Event, Source
@@ -46,19 +46,20 @@ class Loop:
         self.states: list[Any] = [run.policy.start() if state is None else state]
         self.rule = run.rule
         self.layers = run.rule.layers(session.can.layers) if run.rule else ()
+        self.reads = layers_of((run.policy,), session.can.layers)
         self.path: list[int] = []
         self.memory: list[Any] = []
         # Forced tokens that wait until the row before them was looked at.
         self.queue: list[int] = []
         self.budget, self.continued = run.lengths.budget, 0
-        self.asks = asks(run.policy)
-        self.finished = False
+        self.asks, self.finished = asks(run.policy), False
 
     def run(self) -> Request:
         self._check_budget()
         while not self.finished:
             draft = yield from self._propose()
-            wanted = self.layers if self.layers and (self.r.span.at_cue or draft.tokens) else ()
+            cued = self.layers if self.layers and (self.r.span.at_cue or draft.tokens) else ()
+            wanted = tuple(dict.fromkeys(self.reads + cued)) if self.reads else cued
             step = yield Decode(self.session, self.pending, draft, wanted)
             assert step is not None
             step = Outlasting(step, len(draft), wanted) if self.asks else step

@@ -5,7 +5,7 @@ Owns the row that a policy looks at and the draw; the laws are chains of stages 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -112,6 +112,8 @@ class Policy(Protocol):
 
     A policy that needs a forward of its own has `asks = True` and two more methods: `prepare(state, row)`, a generator
     that yields Decodes and returns the state for `step`; and `end(state)`, called once when the run is over.
+    One that reads `row.hidden` has `layers(depth)`, the blocks that it reads in a model of so many; one that was made
+    for a model has `check(model)`, which gives warnings, and raises ControllerError for another model.
     """
 
     def start(self) -> Any:
@@ -135,6 +137,17 @@ def end(policy: Any, state: Any) -> None:
     """Give back what a policy held for a run."""
     if asks(policy):
         policy.end(state)
+
+
+def layers_of(policies: Iterable[Any], depth: int) -> tuple[int, ...]:
+    """Blocks that policies or stages read at every row, each once; () for those that say nothing."""
+    found = (block for policy in policies if hasattr(policy, "layers") for block in policy.layers(depth))
+    return tuple(dict.fromkeys(found))
+
+
+def checked(policies: Iterable[Any], model: Any) -> list[str]:
+    """What policies or stages say about a model (`backends.Model`): warnings, or ControllerError for another model."""
+    return [warning for policy in policies if hasattr(policy, "check") for warning in policy.check(model)]
 
 
 class Outlasting:

@@ -23,7 +23,8 @@ class Stage(ABC):
     """One step of a chain, a frozen dataclass. State travels with the node, so it must be a value.
 
     kind: what the stage does, which decides where it may stand. stateful: it has a state of its own.
-    asks: it wants forwards, see `prepare`. reads_text: it needs the run's tokenizer.
+    asks: it wants forwards, see `prepare`. reads_text: it needs the run's tokenizer. truncates: it may drop candidates
+    for being improbable.
     """
 
     name: ClassVar[str]
@@ -31,6 +32,7 @@ class Stage(ABC):
     stateful: ClassVar[bool] = False
     asks: ClassVar[bool] = False
     reads_text: ClassVar[bool] = False
+    truncates: ClassVar[bool] = False
 
     def start(self) -> Any:
         """State before the first token of a run."""
@@ -43,6 +45,14 @@ class Stage(ABC):
     def accept(self, state: Any, scores: Scores, token: int) -> Any:
         """The state after `token` was drawn from `scores`, what the whole chain left; `state` is `step`'s."""
         return state
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        """Blocks whose output `step` reads, in a model of `depth` blocks."""
+        return ()
+
+    def check(self, model: Any) -> list[str]:
+        """Warnings about the model that the stage will run on; ControllerError for one that it wasn't made for."""
+        return []
 
     def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
         """Forwards that `step` depends on; only asked of stages that ask."""

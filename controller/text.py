@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from .chain import Chain, Greedy, PerPhase
 from .drafters import Drafter, PromptLookup
@@ -37,15 +37,24 @@ STAGES: dict[str, type[Stage]] = {
         Penalties, LogitBias, BadWords, MinNewTokens, DRY,
     )
 }  # fmt: skip
-"""Every stage that a text can name."""
+"""Every stage that a text can name; packages that import this one add theirs with `register_stage`."""
 
-_POLICIES = ("greedy", *STAGES)
+_ELSEWHERE = {"autodeco": "reasonctl.probes"}
+"""Stages of other packages: they can be named once their package is imported."""
+
 _MODEL_DRAFTS: dict[str, Kind] = {"model": "chain", "cascade": "chain", "sequoia": "sequoia", "dyspec": "dyspec"}
 _DRAFTS = ("none", "ngram", "hierarchy", *_MODEL_DRAFTS)
+S = TypeVar("S", bound=Stage)
 _NAME = re.compile(r"\s*([a-z_0-9]+)\s*")
 
 _Arguments = list[tuple[str | None, Any]]
 """(key or None, value) each."""
+
+
+def register_stage(stage: type[S]) -> type[S]:
+    """Let texts name a stage of another package."""
+    STAGES[stage.name] = stage
+    return stage
 
 
 def parse_policy(text: str) -> Policy:
@@ -77,7 +86,7 @@ def _chain(text: str) -> Chain:
     stages: list[Stage] = []
     parts = [part.strip() for part in _split_top(text, "|")]
     for i, part in enumerate(parts):
-        name, arguments = _call(part, "policy", _POLICIES)
+        name, arguments = _call(part, "policy", ("greedy", *STAGES))
         if name != "greedy":
             stages.append(_build(STAGES[name], arguments))
         elif arguments is not None or i < len(parts) - 1:
@@ -179,6 +188,8 @@ def _unknown(part: str, kind: str, known: tuple[str, ...]) -> NoReturn:
     name = part.partition("(")[0].strip()
     near = get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    if name in _ELSEWHERE:
+        hint = f"import {_ELSEWHERE[name]} first"
     if name in known:
         hint = f"write {name}(value) or {name}(name=value,...)"
     raise ControllerError(f"unknown {kind} {part.strip()!r}; {hint}")

@@ -12,7 +12,7 @@ from .cues import Cue
 from .decode import Decode, Session, Step
 from .exits import Trial
 from .lengths import NO_LIMITS
-from .policy import Policy, Row, asks, end, prepared
+from .policy import Policy, Row, asks, end, layers_of, prepared
 from .run import Run
 from .trace import Trace
 
@@ -78,6 +78,9 @@ class _Listening:
 
     def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
         return (yield from prepared(self._policy, state, row))
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        return layers_of((self._policy,), depth)
 
     def end(self, state: Any) -> None:
         end(self._policy, state)

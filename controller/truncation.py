@@ -21,6 +21,7 @@ Rule = Literal["renormalised", "partial"]
 
 class Truncation(Pure):
     kind = "truncation"
+    truncates = True
 
 
 @dataclass(frozen=True)

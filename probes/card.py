@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Protocol
 
 from ..controller import ControllerError, Cues, Markers
 from .probe import layer_of
@@ -52,13 +52,11 @@ class Card:
     report: dict[str, Scalar] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, low in (("depth", 1), ("width", 1), ("max_cues", 1), ("max_new_tokens", 1)):
-            value = getattr(self, name)
-            if type(value) is not int or value < low:
-                raise ControllerError(f"the card's {name} is {value!r}; it must be a whole number of at least {low}")
-        for name in ("fingerprint", "template", "suffix", "tasks", "mode"):
-            if not isinstance(getattr(self, name), str):
-                raise ControllerError(f"the card's {name} is {getattr(self, name)!r}; it must be a text")
+        check_plain(
+            self, numbers=("depth", "width", "max_cues", "max_new_tokens"),
+            texts=("fingerprint", "template", "suffix", "mode"), named=("tasks", "grader"),
+            maps=("sampler", "seeds", "runs", "settings", "versions", "report"),
+        )  # fmt: skip
         if self.mode not in MODES:
             raise ControllerError(f"the card's mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
         if not self.suffix.strip():
@@ -71,27 +69,11 @@ class Card:
         Cues(self.cues)
         if self.markers is not None:
             Markers(*self.markers)
-        self._check_values()
-
-    def _check_values(self) -> None:
-        """Plain finite scalars in the card's maps, and nothing that looks like a path of this machine."""
-        texts: dict[str, Any] = {"tasks": self.tasks, "grader": self.grader}
-        for name in ("sampler", "seeds", "runs", "settings", "versions", "report"):
-            for key, value in getattr(self, name).items():
-                broken = isinstance(value, float) and not math.isfinite(value)
-                if broken or not (value is None or isinstance(value, str | int | float)):
-                    raise ControllerError(f"the card's {name}[{key!r}] is {value!r}; it must be a number or a text")
-                texts[f"{name}[{key!r}]"] = value
-        for name, value in texts.items():
-            if isinstance(value, str) and _PATH.match(value):
-                raise ControllerError(f"the card's {name} is {value!r}, a path; give a name or a hash instead")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Card:
         """From parsed JSON; raises ControllerError on missing, foreign or ill-typed entries."""
-        names = {entry.name for entry in fields(cls)}
-        if set(values) != names:
-            raise ControllerError(f"the card's entries differ by {sorted(names ^ set(values))}; make the file again")
+        check_entries(cls, values)
         try:
             markers = None if values["markers"] is None else tuple(values["markers"])
             lists: dict[str, Any] = {name: tuple(values[name]) for name in ("layers", "cues", "domains")}
@@ -100,30 +82,84 @@ class Card:
             raise ControllerError(f"the card is malformed ({error}); make the file again") from None
 
 
+def check_entries(kind: type[Any], values: Mapping[str, Any]) -> None:
+    """Raise ControllerError unless `values` names the fields of a card's class, all and no other."""
+    names = {entry.name for entry in fields(kind)}
+    if set(values) != names:
+        raise ControllerError(f"the card's entries differ by {sorted(names ^ set(values))}; make the file again")
+
+
+def check_plain(
+    card: Any, *, numbers: Sequence[str], texts: Sequence[str], named: Sequence[str], maps: Sequence[str]
+) -> None:
+    """Raise ControllerError unless numbers are whole and positive, texts are texts, and maps hold finite scalars.
+
+    named, and texts in maps, must not look like a path of this machine; named may be None.
+    """
+    for name in numbers:
+        value = getattr(card, name)
+        if type(value) is not int or value < 1:
+            raise ControllerError(f"the card's {name} is {value!r}; it must be a whole number of at least 1")
+    for name in (*texts, *named):
+        value = getattr(card, name)
+        if not (isinstance(value, str) or (value is None and name == "grader")):
+            raise ControllerError(f"the card's {name} is {value!r}; it must be a text")
+    found: dict[str, Any] = {name: getattr(card, name) for name in named}
+    for name in maps:
+        for key, value in getattr(card, name).items():
+            broken = isinstance(value, float) and not math.isfinite(value)
+            if broken or not (value is None or isinstance(value, str | int | float)):
+                raise ControllerError(f"the card's {name}[{key!r}] is {value!r}; it must be a number or a text")
+            found[f"{name}[{key!r}]"] = value
+    for name, value in found.items():
+        if isinstance(value, str) and _PATH.match(value):
+            raise ControllerError(f"the card's {name} is {value!r}, a path; give a name or a hash instead")
+
+
+class Origin(Protocol):
+    """What a card says of the model that something was made on."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def depth(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def template(self) -> str: ...
+
+    @property
+    def settings(self) -> Mapping[str, str]: ...
+
+
 def template_hash(template: str | None) -> str:
     """A chat template's hash; empty where there is none."""
     return "" if template is None else hashlib.sha256(template.encode()).hexdigest()
 
 
 def check_model(
-    card: Card, *, fingerprint: str, depth: int, width: int, template: str, settings: Mapping[str, str]
-) -> list[str]:
+    card: Origin, *, fingerprint: str, depth: int, width: int, template: str, settings: Mapping[str, str],
+    what: str = "probe was", make: str = "Make a probe for it: ctl calibrate", again: str = "the probe with ctl eval",
+) -> list[str]:  # fmt: skip
     """Warnings about a model that differs slightly from the card's; ControllerError for another model.
 
     fingerprint, depth, width, settings: of backends.Model. template: `template_hash` of its chat template.
+    what, make, again: how messages speak of it.
     """
     if fingerprint != card.fingerprint:
         same_shape = (depth, width) == (card.depth, card.width)
         this = "the same shape but another vocabulary" if same_shape else f"{depth} layers of width {width}"
         raise ControllerError(
-            f"probe was fitted on a {card.depth}-layer model of width {card.width}; this model has {this}. "
-            "Make a probe for it: ctl calibrate"
+            f"{what} fitted on a {card.depth}-layer model of width {card.width}; this model has {this}. {make}"
         )
     warnings = []
     if template != card.template:
-        warnings.append("the chat template differs from the one of the calibration; check the probe with ctl eval")
+        warnings.append(f"the chat template differs from the one of the calibration; check {again}")
     for name in sorted(set(card.settings) | set(settings)):
         ours, theirs = settings.get(name, "not set"), card.settings.get(name, "not set")
         if ours != theirs:
-            warnings.append(f"{name} is {ours!r}, calibrated with {theirs!r}; check the probe with ctl eval")
+            warnings.append(f"{name} is {ours!r}, calibrated with {theirs!r}; check {again}")
     return warnings

@@ -1,37 +1,27 @@
-"""The probe file: one .safetensors with the probe, its grids, its calibration table and a card. No pickle.
+"""The probe file: one sealed .safetensors with the probe, its grids, its calibration table and a card.
 
-Owns what makes a file whole; what the card says is card.py.
+Owns what it holds; what makes it whole is sealed.py, what the card says card.py.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as pack
 
 from ..controller import ControllerError
 from .card import Card
 from .giveup import LowerGrid
 from .probe import Probe
 from .risk import Grid
+from .sealed import Sealed, Tensors, check_target
 from .signals import Signal, Stack, make_signal
 from .table import Table
 
-FORMAT = 2
-_KEY = "reasonctl"
-_CHUNK = 1 << 20
-
-Tensors = dict[str, npt.NDArray[Any]]
+SEALED = Sealed("reasonctl", 2, "probe file", "ctl calibrate")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,47 +75,18 @@ class ProbeFile:
             raise ControllerError(f"the table names cue {named}; the card has {len(self.card.cues)} cues")
 
 
-def check_target(path: str | os.PathLike[str], force: bool) -> None:
-    """Raise ControllerError if a probe file can't be put at `path`; ask before the work, not after it."""
-    target = Path(path)
-    if target.is_dir():
-        raise ControllerError(f"{target} is a folder; give a file name such as {target / 'my.probe.safetensors'}")
-    if target.exists() and not force:
-        raise ControllerError(f"{target} exists already; overwrite it with --force (force=True) or give another name")
-    if not target.parent.is_dir():
-        raise ControllerError(f"{target.parent} is no folder; make it first")
-
-
 def save_probe(path: str | os.PathLike[str], content: ProbeFile, *, force: bool = False) -> None:
     """Write the file whole or not at all; the same content gives the same bytes.
 
     Raises ControllerError where the place is taken or can't be written; what was there before stays.
     """
     check_target(path, force)
-    tensors = _tensors(content)
-    card = asdict(content.card)
-    header = _canonical({"card": card, "format": FORMAT, "sha256": _digest(tensors, card)})
-    _write(Path(os.path.realpath(path)), pack(tensors, metadata={_KEY: header}))
+    SEALED.save(path, _tensors(content), asdict(content.card))
 
 
 def load_probe(path: str | os.PathLike[str]) -> ProbeFile:
     """Read and verify a file; raises ControllerError where it is missing, foreign, truncated or changed."""
-    if Path(path).is_dir():
-        raise ControllerError(f"{path} is a folder; give the .safetensors file in it")
-    try:
-        with safe_open(os.fspath(path), framework="np") as opened:
-            header = (opened.metadata() or {}).get(_KEY)
-            if header is None:
-                raise ControllerError(f"{path} is no probe file: it has no reasonctl card. Make one: ctl calibrate")
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
-        missing = isinstance(error, FileNotFoundError)
-        reason = "no such file" if missing else f"truncated or no safetensors file ({error})"
-        raise ControllerError(f"{path} can't be read as a probe file: {reason}".splitlines()[0]) from None
-    try:
-        return _verified(tensors, header)
-    except ControllerError as error:
-        raise ControllerError(f"{path}: {error}") from None
+    return SEALED.load(path, _content)
 
 
 _OWN = ("scores", "exit_tokens", "full_tokens")
@@ -141,30 +102,15 @@ def _tensors(content: ProbeFile) -> Tensors:
         groups["stack"] = content.stack.arrays()
     if content.lower is not None:
         groups["lower"] = {"c": np.array([content.lower.c]), "starts": content.lower.starts}
-    pairs = ((f"{group}.{name}", array) for group, named in groups.items() for name, array in named.items())
-    return {name: np.ascontiguousarray(array) for name, array in pairs}
+    return {f"{group}.{name}": array for group, named in groups.items() for name, array in named.items()}
 
 
 def _grid_arrays(grid: Grid) -> Tensors:
     return {"thresholds": grid.thresholds, "exits": grid.exits}
 
 
-def _verified(tensors: Tensors, header: str) -> ProbeFile:
-    try:
-        parsed = json.loads(header)
-        version, digest, card = parsed["format"], parsed["sha256"], parsed["card"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise ControllerError("its card is broken; the file was changed. Make it again: ctl calibrate") from None
-    if version != FORMAT:
-        raise ControllerError(f"it has format {version!r}, this reasonctl reads {FORMAT}; upgrade, or calibrate again")
-    if digest != _digest(tensors, card):
-        raise ControllerError("hash mismatch: tensors or card were changed since. Make it again: ctl calibrate")
-    if not isinstance(card, dict):
-        raise ControllerError("its card is no JSON object. Make it again: ctl calibrate")
-    return _content(tensors, Card.from_dict(card))
-
-
-def _content(tensors: Tensors, card: Card) -> ProbeFile:
+def _content(tensors: Tensors, values: dict[str, Any]) -> ProbeFile:
+    card = Card.from_dict(values)
     groups: dict[str, Tensors] = {"probe": {}, "grid": {}, "table": {}, "stack": {}, "lower": {}}
     others: dict[str, Tensors] = {}
     for name, array in tensors.items():
@@ -203,37 +149,3 @@ def _grid(what: str, arrays: Tensors) -> Grid:
     if set(arrays) != {"thresholds", "exits"}:
         raise ControllerError(f"its {what} holds {sorted(arrays)}; it needs exits and thresholds")
     return Grid(**arrays)
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _digest(tensors: Tensors, card: Any) -> str:
-    """sha256 over format, card, and every tensor's name, type, shape and bytes."""
-    digest = hashlib.sha256(f"{FORMAT}\n{json.dumps(card, sort_keys=True, separators=(',', ':'))}\n".encode())
-    for name in sorted(tensors):
-        array = tensors[name]
-        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _write(target: Path, data: bytes) -> None:
-    """Into a new file beside the target, then renamed over it; on any failure the new file goes away."""
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(handle, view[:_CHUNK]) :]
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        os.replace(temporary, target)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ControllerError(f"{target} can't be written ({reason}); free space or give another place") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
+from heads import heads_file, made_up
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.controller import (
     Call,
@@ -108,13 +109,16 @@ def settled(generator, engine: ToyEngine):
 
 
 class Plain:
-    """A Step that holds one row."""
+    """A Step that holds one row; its hidden state is the toy model's."""
 
-    def __init__(self, logits):
-        self._logits = logits
+    def __init__(self, logits, tokens=(0,)):
+        self._logits, self._tokens = logits, tokens
 
     def logits(self, node):
         return self._logits
+
+    def hidden(self, node, layer):
+        return np.array([self._tokens[-1], len(self._tokens) - 1, layer], dtype=np.float32)
 
 
 def law_of(policy, state, row: Row) -> np.ndarray:
@@ -143,7 +147,7 @@ def walk(policy, length: int) -> Iterator[tuple[list[int], list[tuple[float, flo
             return
         told = Told([0.0] * length)
         phase = "answer" if CLOSE in tokens[len(PROMPT) :] else "think"
-        row = Row(Plain(np.log(SMALL.law(tokens))), -1, tokens, phase, told, frame)
+        row = Row(Plain(np.log(SMALL.law(tokens)), tokens), -1, tokens, phase, told, frame)
         state = settled(prepared(policy, state, row), SMALL)
         law = law_of(policy, state, row)
         ends = np.cumsum(law)
@@ -163,7 +167,22 @@ def test_drafted_is_plain_by_exact_enumeration(text):
 
     Points near opposite corners of each box are tried: the boxes fill the cube, so that equal maps have equal laws.
     """
-    policy = parse_policy(text)
+    accepted = enumerate_drafted(parse_policy(text))
+    assert accepted > 0 or "greedy" in text
+
+
+def test_heads_read_each_drafted_row_s_own_state(tmp_path):
+    """The same enumeration for AutoDeco, whose temperatures differ by the hidden state of the row."""
+    path = heads_file(tmp_path / "h.safetensors")
+    heads = made_up(3)
+    told = [heads.at(np.array([token, 5.0, 2.0]), np.log(SMALL.law([token]))) for token in range(5)]
+    assert np.ptp(told, axis=0).min() > 0.05
+    for text in ("autodeco(H)", "think: autodeco(H) ; answer: bad_words([[2]]) | autodeco(H)"):
+        assert enumerate_drafted(parse_policy(text.replace("H", str(path)))) > 0
+
+
+def enumerate_drafted(policy) -> int:
+    """Asserts that drafted and plain runs are equal at every box of uniforms; the number of accepted tokens."""
     total, accepted = 0.0, 0
     for tokens, cells in walk(policy, 3):
         total += float(np.prod([high - low for low, high in cells]))
@@ -173,7 +192,7 @@ def test_drafted_is_plain_by_exact_enumeration(text):
             assert drafted == run(SMALL, policy, keys, None, 3)[0] == tokens
             accepted += trace.accepted
     assert total == pytest.approx(1.0, abs=1e-9)
-    assert accepted > 0 or "greedy" in text
+    return accepted
 
 
 N, ALPHA = 1_000, 1e-4

@@ -17,9 +17,10 @@ import pytest
 from reasonctl.controller import Boundary, ControllerError, Cue, Cues
 from reasonctl.probes.card import Card, template_hash
 from reasonctl.probes.exit import FixedExit, NeverExit, ProbeExit, load_exit
-from reasonctl.probes.file import ProbeFile, check_target, load_probe, save_probe
+from reasonctl.probes.file import ProbeFile, load_probe, save_probe
 from reasonctl.probes.probe import Probe, layer_of
 from reasonctl.probes.risk import Grid
+from reasonctl.probes.sealed import check_target
 from reasonctl.probes.table import Table
 from safetensors.numpy import save_file
 
@@ -132,11 +133,9 @@ def test_a_card_with_a_right_hash_is_still_checked(path: Path, monkeypatch: pyte
     broken = [{**good, "depth": "4"}, {**good, "layers": 3}, {**good, "sampler": [1]}, {**good, "more": 1}, [], "x"]
     broken += [{**good, "cues": []}, {**good, "markers": ["a"]}, {**good, "width": 5}, {**good, "layers": [0.5, "1"]}]
     for values in broken:
-        header = file._canonical({"card": values, "format": file.FORMAT, "sha256": file._digest(tensors, values)})
-        path.write_bytes(file.pack(tensors, metadata={"reasonctl": header}))
+        file.SEALED.save(path, tensors, values)
         assert "hash mismatch" not in one_line(lambda: load_probe(path))
-    header = file._canonical({"card": good, "format": file.FORMAT, "sha256": file._digest(tensors, good)})
-    path.write_bytes(file.pack(tensors, metadata={"reasonctl": header}))
+    file.SEALED.save(path, tensors, good)
     assert load_probe(path).card == was.card
 
 
@@ -144,7 +143,7 @@ def test_a_card_with_a_right_hash_is_still_checked(path: Path, monkeypatch: pyte
 def test_a_failing_write_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch, force: bool) -> None:
     target = path if force else path.with_name("new.safetensors")
     before = sorted(path.parent.iterdir()), path.read_bytes()
-    monkeypatch.setattr("reasonctl.probes.file._CHUNK", 4096)
+    monkeypatch.setattr("reasonctl.probes.sealed._CHUNK", 4096)
     calls = failing(monkeypatch, at=None)
     save_probe(target, content(max_cues=9), force=force)
     writes = len(calls)
@@ -153,7 +152,7 @@ def test_a_failing_write_leaves_what_was_there(path: Path, monkeypatch: pytest.M
         target.unlink()
         path.write_bytes(before[1])
         monkeypatch.undo()
-        monkeypatch.setattr("reasonctl.probes.file._CHUNK", 4096)
+        monkeypatch.setattr("reasonctl.probes.sealed._CHUNK", 4096)
         failing(monkeypatch, at=at)
         said = one_line(lambda: save_probe(target, content(max_cues=9), force=force))
         assert "can't be written" in said and "No space left" in said

@@ -1,0 +1,206 @@
+"""AutoDeco: temperature and top-p of every token from two small heads on the model's last hidden state.
+
+After AutoDeco (arXiv 2510.26697, "The End of Manual Decoding", as far as its released code says: heads of 256 hidden
+units, 2 * sigmoid and sigmoid). Owns the heads' numbers, their file, and the stage of a chain that asks them; they are
+trained in calibration/heads.py. The method's control by instructions ("be creative" in the prompt) is out of scope:
+heads trained on a task's right answers learn that task's sampling and nothing about wishes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..controller import ControllerError, Row, Scores, TopP, register_stage
+from ..controller.stage import Pure
+from ..controller.temperature import tempered
+from .card import Scalar, check_entries, check_model, check_plain, template_hash
+from .probe import Probe
+from .sealed import Sealed, Tensors, check_target
+from .table import Floats64
+
+SEALED = Sealed("reasonctl-heads", 1, "heads file", "ctl calibrate MODEL --tasks T --heads")
+COOLEST = 1e-2
+"""Lowest temperature that the heads may set."""
+STATISTICS = 4
+_TINY = 1e-8
+
+
+def unit(hidden: npt.NDArray[Any]) -> Floats64:
+    """Shape (..., width): states divided by their root mean square.
+
+    A block's output so scaled is what the LM head sees, up to the final norm's weights, which the heads' first layer
+    takes in: every backend gives it, and none gives the normed state itself.
+    """
+    x = np.asarray(hidden, dtype=np.float64)
+    scaled: Floats64 = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + _TINY)
+    return scaled
+
+
+def statistics(logits: npt.NDArray[Any], temperature: float) -> Floats64:
+    """Shape (4,): largest probability, entropy in nats, unbiased variance and mass of the top 5 of softmax(logits / T).
+
+    logits: shape (vocabulary,), -inf where impossible.
+    """
+    shifted = (logits.astype(np.float64) - float(logits.max())) / (temperature + _TINY)
+    p = np.exp(shifted)
+    p /= p.sum()
+    top = np.partition(p, -5)[-5:] if len(p) > 5 else p
+    spread = p.var(ddof=1) if len(p) > 1 else 0.0
+    return np.array([p.max(), -(p * np.log(p + _TINY)).sum(), spread, top.sum()])
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """temperature: T = 2 * sigmoid(MLP(h)), below 2. top_p: sigmoid(MLP([h, T, statistics])). h: see `unit`."""
+
+    temperature: Probe
+    top_p: Probe
+
+    def __post_init__(self) -> None:
+        if self.top_p.size != self.width + 1 + STATISTICS:
+            raise ControllerError(
+                f"the top-p head reads {self.top_p.size} values; beside a temperature head of {self.width} it must "
+                f"read {self.width + 1 + STATISTICS}. Make the file again: {SEALED.make}"
+            )
+
+    @property
+    def width(self) -> int:
+        """Length of a hidden state."""
+        return self.temperature.size
+
+    def at(self, hidden: npt.NDArray[Any], logits: npt.NDArray[Any]) -> tuple[float, float]:
+        """(temperature, top-p) of one row. hidden: (width,), the last block's output. logits: (vocabulary,).
+
+        Raises ControllerError for a state of another width, or one that isn't finite.
+        """
+        if hidden.shape != (self.width,):
+            raise ControllerError(
+                f"the heads read a state of {self.width} values, this model's has shape {hidden.shape}; they were "
+                f"trained on another model. Make some for it: {SEALED.make}"
+            )
+        x = unit(hidden)
+        temperature = 2.0 * self.temperature.score(x)
+        return temperature, self.top_p.score(np.concatenate([x, [temperature], statistics(logits, temperature)]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadsCard:
+    """What heads were trained on: plain values, no times, no paths. Entries as in a probe's Card."""
+
+    fingerprint: str
+    depth: int
+    width: int
+    template: str
+    sampler: dict[str, Scalar]
+    tasks: str
+    grader: str
+    seeds: dict[str, int]
+    runs: dict[str, int]
+    training: dict[str, Scalar]
+    settings: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    report: dict[str, Scalar] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_plain(
+            self, numbers=("depth", "width"), texts=("fingerprint", "template"), named=("tasks", "grader"),
+            maps=("sampler", "seeds", "runs", "training", "settings", "versions", "report"),
+        )  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> HeadsCard:
+        """From parsed JSON; raises ControllerError on missing, foreign or ill-typed entries."""
+        check_entries(cls, values)
+        try:
+            return cls(**values)
+        except (TypeError, AttributeError) as error:
+            raise ControllerError(f"the card is malformed ({error}); make the file again") from None
+
+
+@dataclass(frozen=True, eq=False)
+class HeadsFile:
+    """Everything that one heads file holds."""
+
+    heads: Heads
+    card: HeadsCard
+
+    def __post_init__(self) -> None:
+        if self.heads.width != self.card.width:
+            raise ControllerError(f"the heads read {self.heads.width} values, the card says {self.card.width}")
+
+
+def save_heads(path: str | os.PathLike[str], content: HeadsFile, *, force: bool = False) -> None:
+    """Write the file whole or not at all; the same content gives the same bytes. Raises ControllerError."""
+    check_target(path, force)
+    groups = {"temperature": content.heads.temperature.arrays(), "top_p": content.heads.top_p.arrays()}
+    tensors = {f"{group}.{name}": array for group, arrays in groups.items() for name, array in arrays.items()}
+    SEALED.save(path, tensors, asdict(content.card))
+
+
+def load_heads(path: str | os.PathLike[str]) -> HeadsFile:
+    """Read and verify a file; raises ControllerError where it is missing, foreign, truncated or changed."""
+    return SEALED.load(path, _content)
+
+
+def _content(tensors: Tensors, values: dict[str, Any]) -> HeadsFile:
+    groups: dict[str, Tensors] = {"temperature": {}, "top_p": {}}
+    for name, array in tensors.items():
+        group, _, rest = name.partition(".")
+        if group not in groups:
+            raise ControllerError(f"it holds a tensor {name!r} that no heads have")
+        groups[group][rest] = array
+    heads = Heads(Probe.from_arrays(groups["temperature"]), Probe.from_arrays(groups["top_p"]))
+    return HeadsFile(heads, HeadsCard.from_dict(values))
+
+
+@register_stage
+@dataclass(frozen=True)
+class AutoDeco(Pure):
+    """Temperature and top-p of each token from the heads in `file`; reads the last block's state at every row.
+
+    The logits are those that the constraints leave. Temperatures below COOLEST are raised to it; at least the most
+    probable token stays. `ctl calibrate MODEL --tasks T --heads --out FILE` makes a file.
+    """
+
+    name = "autodeco"
+    kind = "temperature"
+    truncates = True
+    reads_text = True  # a model is known by its vocabulary
+    file: str
+
+    def __post_init__(self) -> None:
+        _ = self.content  # a missing or broken file is said at once
+
+    @cached_property
+    def content(self) -> HeadsFile:
+        """The file's heads and card."""
+        return load_heads(self.file)
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        """The last block. Raises ControllerError for a model of another depth."""
+        card = self.content.card
+        if depth != card.depth:
+            raise ControllerError(
+                f"heads were fitted on a {card.depth}-layer model of width {card.width}; this model has {depth} "
+                f"layers. Make some for it: {SEALED.make}"
+            )
+        return (depth - 1,)
+
+    def check(self, model: Any) -> list[str]:
+        """Warnings where the model differs slightly from the card's; ControllerError for another model."""
+        return check_model(
+            self.content.card, fingerprint=model.fingerprint(), depth=model.depth, width=model.width,
+            template=template_hash(model.template), settings=model.settings,
+            what="heads were", make=f"Make some for it: {SEALED.make}", again="the heads on your task",
+        )  # fmt: skip
+
+    def apply(self, scores: Scores, row: Row) -> Scores:
+        temperature, top_p = self.content.heads.at(row.hidden(self.content.card.depth - 1), scores.shifted)
+        return TopP(top_p).apply(tempered(scores, max(temperature, COOLEST)), row)

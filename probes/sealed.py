@@ -1,0 +1,139 @@
+"""A sealed file: one .safetensors with tensors and a JSON card under a digest, written whole or not at all. No pickle.
+
+Owns what makes a file whole; what it holds is file.py's (probes) and heads.py's (AutoDeco heads).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as pack
+
+from ..controller import ControllerError
+
+_CHUNK = 1 << 20
+
+Tensors = dict[str, npt.NDArray[Any]]
+Content = TypeVar("Content")
+
+
+def check_target(path: str | os.PathLike[str], force: bool) -> None:
+    """Raise ControllerError if a file can't be put at `path`; ask before the work, not after it."""
+    target = Path(path)
+    if target.is_dir():
+        raise ControllerError(f"{target} is a folder; give a file name such as {target / 'my.probe.safetensors'}")
+    if target.exists() and not force:
+        raise ControllerError(f"{target} exists already; overwrite it with --force (force=True) or give another name")
+    if not target.parent.is_dir():
+        raise ControllerError(f"{target.parent} is no folder; make it first")
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """One kind of file. key: of its metadata. what, make: how messages call it, and the command that makes one."""
+
+    key: str
+    format: int
+    what: str
+    make: str
+
+    def save(self, path: str | os.PathLike[str], tensors: Tensors, card: dict[str, Any]) -> None:
+        """Write the file whole or not at all; the same content gives the same bytes.
+
+        Raises ControllerError where it can't be written; what was there before stays.
+        """
+        tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+        header = canonical({"card": card, "format": self.format, "sha256": self.digest(tensors, card)})
+        _write(Path(os.path.realpath(path)), pack(tensors, metadata={self.key: header}))
+
+    def load(self, path: str | os.PathLike[str], content: Callable[[Tensors, dict[str, Any]], Content]) -> Content:
+        """`content(tensors, card)` of a whole file; ControllerError where it is missing, foreign or changed.
+
+        Errors of `content` get the path in front.
+        """
+        if Path(path).is_dir():
+            raise ControllerError(f"{path} is a folder; give the .safetensors file in it")
+        try:
+            with safe_open(os.fspath(path), framework="np") as opened:
+                header = (opened.metadata() or {}).get(self.key)
+                if header is None:
+                    raise ControllerError(f"{path} is no {self.what}: it has no {self.key} card. Make one: {self.make}")
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+        except (SafetensorError, OSError, KeyError, TypeError) as error:
+            missing = isinstance(error, FileNotFoundError)
+            reason = "no such file" if missing else f"truncated or no safetensors file ({error})"
+            raise ControllerError(f"{path} can't be read as a {self.what}: {reason}".splitlines()[0]) from None
+        try:
+            return content(tensors, self._verified(tensors, header))
+        except ControllerError as error:
+            raise ControllerError(f"{path}: {error}") from None
+
+    def holds(self, path: str | os.PathLike[str]) -> bool:
+        """Whether a readable file is of this kind; whole or not."""
+        try:
+            with safe_open(os.fspath(path), framework="np") as opened:
+                return self.key in (opened.metadata() or {})
+        except (SafetensorError, OSError):
+            return False
+
+    def digest(self, tensors: Mapping[str, npt.NDArray[Any]], card: Any) -> str:
+        """sha256 over format, card, and every tensor's name, type, shape and bytes."""
+        written = json.dumps(card, sort_keys=True, separators=(",", ":"))
+        digest = hashlib.sha256(f"{self.format}\n{written}\n".encode())
+        for name in sorted(tensors):
+            array = tensors[name]
+            digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def _verified(self, tensors: Tensors, header: str) -> dict[str, Any]:
+        again = f"Make it again: {self.make}"
+        try:
+            parsed = json.loads(header)
+            version, digest, card = parsed["format"], parsed["sha256"], parsed["card"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise ControllerError(f"its card is broken; the file was changed. {again}") from None
+        if version != self.format:
+            raise ControllerError(
+                f"it has format {version!r}, this reasonctl reads {self.format}; upgrade, or calibrate again"
+            )
+        if digest != self.digest(tensors, card):
+            raise ControllerError(f"hash mismatch: tensors or card were changed since. {again}")
+        if not isinstance(card, dict):
+            raise ControllerError(f"its card is no JSON object. {again}")
+        return card
+
+
+def canonical(value: Any) -> str:
+    """JSON with one spelling per value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _write(target: Path, data: bytes) -> None:
+    """Into a new file beside the target, then renamed over it; on any failure the new file goes away."""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(handle, view[:_CHUNK]) :]
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        os.replace(temporary, target)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ControllerError(f"{target} can't be written ({reason}); free space or give another place") from None
+    finally:
+        temporary.unlink(missing_ok=True)
