@@ -12,10 +12,11 @@ import numpy as np
 
 from .decode import Decode, Floats, Step
 from .errors import ControllerError
-from .policy import Policy, Row, asks, end, prepared
+from .policy import Frame, Policy, Row, asks, check, end, finish, prepared
 from .scores import Indices, Scores
 from .stage import Stage
 from .temperature import Temperature
+from .trace import Trace
 from .truncation import MinP, TopK, TopNSigma, TopP, Truncation
 
 
@@ -38,6 +39,10 @@ class Chain:
     def start(self) -> Any:
         return tuple(stage.start() for stage in self.stages) if self.stateful else None
 
+    def check(self, frame: Frame) -> None:
+        for stage in self.stages:
+            stage.check(frame)
+
     def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
         held = []
         for stage, own in zip(self.stages, state, strict=True):
@@ -50,9 +55,12 @@ class Chain:
                 stage.end(own)
 
     def step(self, state: Any, row: Row) -> tuple[Any, int]:
-        held, scores = self.scores(state, row)
+        return self.drawn(*self.scores(state, row), row)
+
+    def drawn(self, held: Sequence[Any] | None, scores: Scores, row: Row) -> tuple[Any, int]:
+        """The states after a draw from what the stages left, and the token; `held` are their states half-way."""
         token = self.choose(scores, row)
-        if not self.stateful:
+        if not self.stateful or held is None:
             return None, token
         return tuple(
             stage.accept(own, scores, token) if stage.stateful else own
@@ -208,6 +216,10 @@ class PerPhase:
     def start(self) -> Any:
         return self.think.start(), self.answer.start()
 
+    def check(self, frame: Frame) -> None:
+        check(self.think, frame)
+        check(self.answer, frame)
+
     def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
         if row.phase == "answer":
             return state[0], (yield from prepared(self.answer, state[1], row))
@@ -216,6 +228,10 @@ class PerPhase:
     def end(self, state: Any) -> None:
         end(self.think, state[0])
         end(self.answer, state[1])
+
+    def finish(self, state: Any, trace: Trace) -> None:
+        finish(self.think, state[0], trace)
+        finish(self.answer, state[1], trace)
 
     def step(self, state: Any, row: Row) -> tuple[Any, int]:
         if row.phase == "answer":
@@ -255,11 +271,19 @@ class Constrained:
     def start(self) -> Any:
         return tuple(stage.start() for stage in self.constraints), self.inner.start()
 
+    def check(self, frame: Frame) -> None:
+        for stage in self.constraints:
+            stage.check(frame)
+        check(self.inner, frame)
+
     def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
         return state[0], (yield from prepared(self.inner, state[1], row))
 
     def end(self, state: Any) -> None:
         end(self.inner, state[1])
+
+    def finish(self, state: Any, trace: Trace) -> None:
+        finish(self.inner, state[1], trace)
 
     def step(self, state: Any, row: Row) -> tuple[Any, int]:
         held, scores = run_stages(self.constraints, state[0], row)
