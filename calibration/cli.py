@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from ..controller import ControllerError
-from . import advise_draft, bench, demo, inspect, jobs, make_ngrams, replay_command, report, run
+from . import advise_draft, advise_policy, bench, demo, inspect, jobs, make_ngrams, replay_command, report, run
 from .interrupt import CODE, interruptible
 from .options import Options, common
 
@@ -129,6 +129,18 @@ def advise() -> None:
 def advise_draft_command(model: str, first: str, more: tuple[str, ...], options: Options) -> None:
     """Which draft model pays, if any: ctl advise draft MODEL --drafts A B C."""
     advise_draft.run(model, (first, *more), options)
+
+
+@advise.command("policy")
+@click.argument("model")
+@click.option("--tasks", help="Learn from the model's own right answers to these problems.")
+@click.option("--texts", multiple=True, type=click.Path(), help="Learn from your own texts: text files, .jsonl, runs.")
+@click.option("--at", default="1,5,15", show_default=True, help="Risks at which truncations are compared.")
+@click.option("--out", type=click.Path(), help="A page (.html) or the figure (.svg, .png, .pdf).")
+@common
+def advise_policy_command(model: str, options: Options, **what: Any) -> None:
+    """Truncations at equal risk, and the one that keeps the most: ctl advise policy MODEL --texts FILE."""
+    advise_policy.run(model, options, **what)
 
 
 @cli.command("ngrams")
