@@ -30,6 +30,7 @@ from ..probes.file import check_target
 from .advice_page import SUFFIXES, write_page
 from .equal_risk import Curve, Judged, Place, families, recommended
 from .options import Options, open_model
+from .play import play
 from .prefixes import Fork, PrefixTrie, check_files, fork_rows, text_trie
 from .problem import Problem
 from .show import Show, Update
@@ -144,10 +145,7 @@ def _check_out(out: str, force: bool) -> None:
 
 def sample(model: Model, prompt: Sequence[int], policy: Policy, most: int, keys: Keys) -> Trace:
     """One plain run."""
-    session, trace = model.engine.session(), Trace()
-    for _ in Controller().stream(session, model.tokenizer, Call(prompt, most, model.eos, keys, policy), trace):
-        pass
-    session.close()
+    trace, _ = play(model, Controller(), Call(prompt, most, model.eos, keys, policy))
     return trace
 
 

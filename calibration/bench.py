@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -13,6 +12,7 @@ from ..backends.model import Model
 from ..controller import Call, Controller, Decode, Keys, Trace, parse_policy
 from ..controller.cost import CostCurve, cost_path, measure, save_curve
 from .options import Options, card_recipe, new_recipe, open_model
+from .play import play
 from .rules import open_rule
 from .show import Show
 
@@ -26,16 +26,16 @@ QUESTION = "Write the numbers from 1 to 40, then write them again, and check tha
 
 @dataclass
 class Arm:
-    """Runs of one way of decoding: (seconds, trace) each."""
+    """Runs of one way of decoding: (trace, seconds) each."""
 
-    runs: list[tuple[float, Trace]] = field(default_factory=list)
+    runs: list[tuple[Trace, float]] = field(default_factory=list)
 
     def result(self) -> dict[str, float]:
         """Medians over runs; emitted_per_step counts the forwards of the target."""
         return {
-            "tokens_per_second": median(len(trace.tokens) / seconds for seconds, trace in self.runs),
-            "seconds": median(seconds for seconds, _ in self.runs),
-            "emitted_per_step": sum(len(t.tokens) for _, t in self.runs) / sum(t.forwards for _, t in self.runs),
+            "tokens_per_second": median(len(trace.tokens) / seconds for trace, seconds in self.runs),
+            "seconds": median(seconds for _, seconds in self.runs),
+            "emitted_per_step": sum(len(t.tokens) for t, _ in self.runs) / sum(t.forwards for t, _ in self.runs),
         }
 
 
@@ -88,7 +88,7 @@ def verdict(ratio: float) -> str:
 
 def same_tokens(plain: Arm, drafted: Arm) -> bool:
     """Whether every drafted run has the tokens of the plain run with its keys."""
-    return all(a.tokens == b.tokens for (_, a), (_, b) in zip(plain.runs, drafted.runs, strict=True))
+    return all(a.tokens == b.tokens for (a, _), (b, _) in zip(plain.runs, drafted.runs, strict=True))
 
 
 def interleaved(model: Model, kinds: dict[str, Controller], calls: Sequence[Call]) -> dict[str, Arm]:
@@ -96,11 +96,11 @@ def interleaved(model: Model, kinds: dict[str, Controller], calls: Sequence[Call
     arms = {kind: Arm() for kind in kinds}
     first = calls[0]
     for controller in kinds.values():
-        timed(model, controller, Call(first.prompt, min(8, first.max_new_tokens), first.eos, first.keys, first.policy))
+        play(model, controller, Call(first.prompt, min(8, first.max_new_tokens), first.eos, first.keys, first.policy))
     for turn, call in enumerate(calls):
         order = list(kinds) if turn % 2 == 0 else list(reversed(kinds))
         for kind in order:
-            arms[kind].runs.append(timed(model, kinds[kind], call))
+            arms[kind].runs.append(play(model, kinds[kind], call))
     return arms
 
 
@@ -143,14 +143,3 @@ def show_curve(show: Show, curve: CostCurve) -> None:
 
     table = [[str(n), *(cell(context, n) for context in contexts)] for n in curve.seconds[contexts[0]]]
     show.table(table, "rows", *(f"at {context}" for context in contexts))
-
-
-def timed(model: Model, controller: Controller, call: Call) -> tuple[float, Trace]:
-    """(seconds, trace) of one run, prefill included."""
-    session, trace = model.engine.session(), Trace()
-    start = time.perf_counter()
-    for _ in controller.stream(session, model.tokenizer, call, trace):
-        pass
-    seconds = time.perf_counter() - start
-    session.close()
-    return seconds, trace

@@ -23,14 +23,11 @@ from .collect import Cut, cut, settings_of
 from .cue_sets import choose_cues, with_cues
 from .fit import fit_probe
 from .problem import Problem
+from .recipe import Recipe
 from .replay import by_run, judged_table, looks_of, make_table
 from .runs import RunFile
 from .stacking import fit_stack
 from .tasks import Task
-from .worker import Recipe
-
-LAYERS = (1 / 3, 2 / 3, 1.0)
-"""Fractions of depth that a probe reads; fewer where a shallow model makes them equal."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,11 @@ class Plan:
 def runs_path(probe: Path) -> Path:
     """Where the runs behind a probe file are kept: beside it."""
     return probe.with_name(probe.name + ".runs.jsonl")
+
+
+def report_path(probe: Path) -> Path:
+    """Beside the probe file: P.safetensors has P.html."""
+    return probe.with_suffix(".html")
 
 
 def calibration_stream(seed: int) -> int:

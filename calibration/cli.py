@@ -1,4 +1,7 @@
-"""The command line `ctl`: a mistake is one line and exit code 2; Ctrl-C leaves a resumable state and exits 130."""
+"""The command line `ctl`: a mistake is one line and exit code 2; Ctrl-C leaves a resumable state and exits 130.
+
+Commands import their work when they are called, so that `ctl --help` needs neither scikit-learn nor matplotlib.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from typing import Any, NoReturn
 import click
 
 from ..controller import ControllerError
-from . import advise_draft, advise_policy, bench, demo, inspect, jobs, make_ngrams, replay_command, report, run
 from .interrupt import CODE, interruptible
 from .options import Options, common
 
@@ -27,6 +29,8 @@ def cli() -> None:
 @common
 def demo_command(options: Options) -> None:
     """The main job, end to end, on the bundled model."""
+    from . import demo
+
     demo.run(options)
 
 
@@ -47,6 +51,8 @@ def demo_command(options: Options) -> None:
 @common
 def calibrate_command(model: str, options: Options, **overrides: Any) -> None:
     """Collect runs, fit a probe, calibrate it. Resumable: run the same command again."""
+    from . import jobs
+
     jobs.calibrate(model, options, **overrides)
 
 
@@ -59,6 +65,8 @@ def calibrate_command(model: str, options: Options, **overrides: Any) -> None:
 @common
 def eval_command(model: str, options: Options, **what: Any) -> None:
     """Controlled against uncontrolled on the same fresh problems."""
+    from . import jobs
+
     jobs.evaluate(model, options, **what)
 
 
@@ -69,6 +77,8 @@ def eval_command(model: str, options: Options, **what: Any) -> None:
 @common
 def report_command(probe: str, options: Options, evaluation: str | None, out: str | None) -> None:
     """A page about a probe file: promised, measured, and five runs. It reads the collected runs beside the file."""
+    from . import report
+
     report.run(probe, options, evaluation=evaluation, out=out)
 
 
@@ -85,6 +95,8 @@ def report_command(probe: str, options: Options, evaluation: str | None, out: st
 @common
 def run_command(model: str, prompt: str | None, options: Options, probe: str | None, **lengths: Any) -> None:
     """One streamed answer, with what the controller did."""
+    from . import run
+
     run.run(model, prompt, options, probe=probe, **lengths)
 
 
@@ -94,6 +106,8 @@ def run_command(model: str, prompt: str | None, options: Options, probe: str | N
 @common
 def inspect_command(probe: str, options: Options, traces: str | None) -> None:
     """The card of a probe file, and what it can promise at which risk."""
+    from . import inspect
+
     inspect.run(probe, options, traces=traces)
 
 
@@ -104,6 +118,8 @@ def inspect_command(probe: str, options: Options, traces: str | None) -> None:
 @common
 def replay_command_(runs: str, options: Options, cues: str | None, splits: int) -> None:
     """Collected runs (P.safetensors.runs.jsonl) re-judged under every signal, without a model."""
+    from . import replay_command
+
     replay_command.run(runs, options, cues=cues, splits=splits)
 
 
@@ -113,6 +129,8 @@ def replay_command_(runs: str, options: Options, cues: str | None, splits: int) 
 @common
 def bench_command(model: str, options: Options, probe: str | None) -> None:
     """Cost curve of a forward, and the speed of plain, drafted and controlled decoding."""
+    from . import bench
+
     bench.run(model, options, probe=probe)
 
 
@@ -128,6 +146,8 @@ def advise() -> None:
 @common
 def advise_draft_command(model: str, first: str, more: tuple[str, ...], options: Options) -> None:
     """Which draft model pays, if any: ctl advise draft MODEL --drafts A B C."""
+    from . import advise_draft
+
     advise_draft.run(model, (first, *more), options)
 
 
@@ -140,6 +160,8 @@ def advise_draft_command(model: str, first: str, more: tuple[str, ...], options:
 @common
 def advise_policy_command(model: str, options: Options, **what: Any) -> None:
     """Truncations at equal risk, and the one that keeps the most: ctl advise policy MODEL --texts FILE."""
+    from . import advise_policy
+
     advise_policy.run(model, options, **what)
 
 
@@ -150,6 +172,8 @@ def advise_policy_command(model: str, options: Options, **what: Any) -> None:
 @common
 def ngrams_command(model: str, texts: tuple[str, ...], out: str, options: Options) -> None:
     """An n-gram database for --draft 'hierarchy(corpus=FILE)', from text files or .jsonl files of {"text"}."""
+    from . import make_ngrams
+
     make_ngrams.run(model, texts, out, options)
 
 

@@ -18,10 +18,11 @@ from ..backends.model import Model
 from ..controller import ControllerError
 from .graders import Grader
 from .problem import Problem
+from .recipe import Recipe
 from .runs import RunFile, unpack
 from .spread import spread
 from .tasks import Task
-from .worker import Recipe, collect_run
+from .worker import collect_run
 
 TEXT_FEATURES = 6
 

@@ -30,7 +30,7 @@ def run(options: Options) -> None:
         plan = Plan(recipe, task, options.mode, CALIBRATION_RUNS, Path(folder) / "demo.probe.safetensors")
         show.title("1. A small model thinks, and goes on long after it has the answer")
         first = task.problems(1, stream=evaluation_stream(options.seed))[0].question
-        before = stream_run(show, model, recipe, first, Controller(), options.seed)
+        before = stream_run(show, model, recipe, first, Controller())
         show.title("2. Collect runs, try an exit at every cue, fit a probe on hidden states, calibrate it")
         describe(show, plan, model, options)
         if options.dry_run:
@@ -51,7 +51,7 @@ def run(options: Options) -> None:
         auc = float(str(content.card.report["auc"]))
         show.say(f"probe: {content.card.report['model']}, AUC {auc:.3f} on held-out problems; {rule.why}")
         show.title("3. The same problem, with the probe in charge")
-        after = stream_run(show, model, recipe, first, Controller(exit=rule), options.seed)
+        after = stream_run(show, model, recipe, first, Controller(exit=rule))
         show.say(f"{after.cost} tokens instead of {before.cost}. {after.why}", "bold")
         show.title("4. Promised and measured, on problems that neither fitting nor calibration saw")
         problems = fresh(task, content, options.n or EVALUATION_RUNS, options.seed)

@@ -14,8 +14,9 @@ from ..probes.risk import upper_bound
 from .collect import graded
 from .graders import Grader
 from .problem import Problem
+from .recipe import Recipe
 from .spread import spread
-from .worker import Recipe, collect_run, compare_run
+from .worker import collect_run, compare_run
 
 EVALUATION_RUNS = 1 << 32
 """Run numbers of evaluations start here: no uniform is shared with a run of the calibration."""

@@ -12,7 +12,7 @@ from ..controller import ControllerError
 from ..probes.exit import ProbeExit
 from ..probes.file import ProbeFile, check_target
 from ..probes.risk import choose_threshold, runs_needed
-from .calibrate import Plan, calibration_stream, evaluation_stream, fit_and_save, runs_path, sampler_of
+from .calibrate import Plan, calibration_stream, evaluation_stream, fit_and_save, report_path, runs_path, sampler_of
 from .cheap import cheap_rules
 from .collect import collect
 from .cue_sets import AUTO, EVERYTHING
@@ -20,14 +20,14 @@ from .evaluate import evaluate as evaluate_pairs
 from .evaluate import summary
 from .options import Options, card_recipe, new_recipe, open_model, probe_path
 from .problem import Problem
-from .report import report_path, write_report
+from .recipe import Recipe
 from .report_parts import Request
 from .rules import open_rule
 from .runs import RunFile
 from .show import Show, comparison
 from .spread import check_cluster
 from .tasks import Task, load_task
-from .worker import Recipe, collect_run
+from .worker import collect_run
 
 CALIBRATION_RUNS = 400
 
@@ -154,6 +154,8 @@ def report_fit(
     show.say(threshold.why, "bold")
     written = [plan.out]
     if records is not None:
+        from .report import write_report  # matplotlib is read only where a page is wanted
+
         written.append(report_path(plan.out))
         asked = Request(options.mode, options.risk, options.confidence, "hidden")
         write_report(written[-1], content, asked, records, None, force=options.force)
@@ -189,6 +191,8 @@ def evaluate(
     )
     show.result(result)
     if report is not None:
+        from .report import write_report
+
         write_report(Path(report), content, Request.of(options, result), runs, result, force=options.force)
         show.say(f"written: {report}")
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import click
 
@@ -19,11 +19,9 @@ from ..probes.card import Card
 from ..probes.probe import layer_of
 from ..probes.risk import MODES, Mode, check_request
 from ..probes.signals import SIGNALS, SignalName
-from .calibrate import LAYERS
+from .recipe import LAYERS, Backend, Recipe
 from .spread import cores
-from .worker import Recipe
 
-Backend = Literal["llama.cpp", "transformers"]
 BACKENDS: dict[str, Backend] = {"llama": "llama.cpp", "hf": "transformers"}
 BUNDLED_PROBE = "tiny.probe.safetensors"
 MOST_NEW_TOKENS = 2048

@@ -30,7 +30,7 @@ from ..probes.signals import SIGNALS
 from . import figures
 from . import report_parts as parts
 from .baselines import fixed_curve
-from .calibrate import runs_path, split
+from .calibrate import report_path, runs_path, split
 from .cue_sets import with_cues
 from .examples import Judgement, pick
 from .inspect import facts
@@ -54,11 +54,6 @@ def run(probe: str, options: Options, *, evaluation: str | None, out: str | None
     write_report(target, content, Request.of(options, measured), records, measured, force=options.force)
     show.say(f"written: {target}")
     show.result({"out": str(target), "runs": records is not None, "evaluation": measured is not None})
-
-
-def report_path(probe: Path) -> Path:
-    """Beside the probe file: P.safetensors has P.html."""
-    return probe.with_suffix(".html")
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..backends.load import load_drafter
 from ..backends.model import Model
-from ..controller import Call, Chain, Controller, ControllerError, Keys, PerPhase, Thinking, Trace, parse_policy
+from ..controller import Chain, Controller, ControllerError, Event, PerPhase, Thinking, Trace, parse_policy
 from ..probes.exit import ProbeExit
 from .calibrate import evaluation_stream
 from .options import Options, card_recipe, new_recipe, open_model
+from .play import play
+from .recipe import Recipe
 from .rules import open_rule
 from .show import Show
 from .tasks import load_task
-from .worker import Recipe
 
 
 def run(
@@ -36,9 +36,8 @@ def run(
             show.say(f"  {line}", "dim")
     question = prompt or _fresh_question(name, options)
     thinking = None if rule else Thinking(recipe.span(), recipe.suffix)
-    drafter = load_drafter(recipe.draft, threads=recipe.threads)
-    controller = Controller(exit=rule, drafter=drafter, thinking=thinking, **lengths)
-    trace = stream_run(show, model, recipe, question, controller, options.seed)
+    controller = Controller(exit=rule, drafter=recipe.drafter(), thinking=thinking, **lengths)
+    trace = stream_run(show, model, recipe, question, controller)
     show.say(
         f"{len(trace.tokens)} tokens, {trace.forwards} forwards, "
         f"{trace.accepted} of {trace.drafted} drafted tokens accepted"
@@ -50,19 +49,16 @@ def run(
     show.result({**trace.to_dict(), "question": question, "text": text})
 
 
-def stream_run(show: Show, model: Model, recipe: Recipe, question: str, controller: Controller, seed: int) -> Trace:
+def stream_run(show: Show, model: Model, recipe: Recipe, question: str, controller: Controller) -> Trace:
     """Print a run as it comes: forced tokens stand out, cues' scores follow the answer."""
-    prompt = model.prompt(question)
-    keys = Keys(seed=seed)
-    call = Call(prompt, recipe.max_new_tokens, model.eos, keys, parse_policy(recipe.policy))
-    trace = Trace()
-    session = model.engine.session()
     show.say(question, "cyan")
-    for event in controller.stream(session, model.tokenizer, call, trace):
+
+    def each(event: Event) -> None:
         if event.token not in model.eos:
             show.stream(model.tokenizer.text(event.token), "magenta" if event.source == "forced" else None)
+
+    trace, _ = play(model, controller, recipe.call(model, question), each)
     show.say()
-    session.close()
     for decision in trace.decisions:
         show.say(f"  {decision}", "dim")
     return trace

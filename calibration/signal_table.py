@@ -67,7 +67,7 @@ def compare_signals(
     cues = sorted({cue["name"] for record in records for cue in record["cues"]})
     found: dict[tuple[str, float], list[tuple[float, float, float, bool]]] = {}
     for turn in range(splits):
-        fitting, calibrating, test = _parts(records, f"signals {seed} {turn}")
+        fitting, calibrating, test = three_parts(records, f"signals {seed} {turn}")
         fitted = fit_signals(fitting, calibrating, cues, _domains(records), mode, seed=seed)
         judged = make_table(test, scores_of(fitted.probe, test), cues)
         plain = float(judged.full_tokens.mean())
@@ -91,7 +91,7 @@ def _domains(records: Sequence[dict[str, Any]]) -> list[str]:
     return sorted({record["domain"] for record in records})
 
 
-def _parts(records: Sequence[dict[str, Any]], key: str) -> tuple[Cut, Cut, Cut]:
+def three_parts(records: Sequence[dict[str, Any]], key: str) -> tuple[Cut, Cut, Cut]:
     order = random.Random(key).sample(range(len(records)), len(records))
     quarter = len(order) // 4
     parts = order[:quarter], order[quarter : 2 * quarter], order[2 * quarter :]

@@ -6,69 +6,20 @@ A run depends on the recipe, its index and its question alone, so that jobs resu
 from __future__ import annotations
 
 import re
-import time
-from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from ..backends.load import load_drafter, load_model
 from ..backends.model import Model
-from ..controller import (
-    Boundary,
-    Call,
-    Controller,
-    Cues,
-    Decision,
-    Drafter,
-    ExitRule,
-    Keys,
-    Markers,
-    Trace,
-    parse_policy,
-)  # fmt: skip
+from ..controller import Boundary, Controller, Cues, Decision, ExitRule, Trace
 from ..probes.answers import after_thinking
 from ..probes.probe import layer_of
+from .play import play
+from .recipe import Recipe
 from .runs import pack
 
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What all runs of a job share. layers: fractions of depth. answer_tokens: most tokens of a trial answer."""
-
-    model: str
-    backend: Literal["llama.cpp", "transformers"] | None
-    threads: int | None
-    markers: tuple[str, str] | None
-    cues: tuple[str, ...]
-    suffix: str
-    max_cues: int
-    layers: tuple[float, ...]
-    policy: str
-    draft: str
-    seed: int
-    max_new_tokens: int
-    answer_tokens: int
-
-    def span(self) -> Markers | None:
-        return Markers(*self.markers) if self.markers else None
-
-    def load(self, *, hidden: bool = True) -> Model:
-        """The model, loaded once per process."""
-        return _load(self.model, self.backend, self.threads, hidden or self.backend == "transformers")
-
-
-@cache
-def _load(name: str, backend: Literal["llama.cpp", "transformers"] | None, threads: int | None, hidden: bool) -> Model:
-    return load_model(name, backend=backend, threads=threads, hidden=hidden)
-
-
-@cache
-def _drafter(text: str, threads: int | None) -> Drafter | None:
-    return load_drafter(text, threads=threads)
 
 
 @dataclass
@@ -120,27 +71,16 @@ def answer_text(recipe: Recipe, model: Model, tokens: list[int]) -> str:
     return after_thinking(plain_text(model, tokens), recipe.span())
 
 
-def _run(recipe: Recipe, model: Model, index: int, question: str, rule: ExitRule | None) -> tuple[Trace, float]:
-    """One run of the loop and its wall-clock seconds, prefill included."""
-    controller = Controller(exit=rule, drafter=_drafter(recipe.draft, recipe.threads))
-    prompt = model.prompt(question)
-    keys = Keys(seed=recipe.seed, run=index)
-    call = Call(prompt, recipe.max_new_tokens, model.eos, keys, parse_policy(recipe.policy))
-    trace = Trace()
-    session = model.engine.session()
-    start = time.perf_counter()
-    for _ in controller.stream(session, model.tokenizer, call, trace):
-        pass
-    seconds = time.perf_counter() - start
-    session.close()
-    return trace, seconds
+def one_run(recipe: Recipe, model: Model, index: int, question: str, rule: ExitRule | None) -> tuple[Trace, float]:
+    """Run number `index` of a job under `rule`, and its seconds."""
+    return play(model, Controller(exit=rule, drafter=recipe.drafter()), recipe.call(model, question, index))
 
 
 def collect_run(recipe: Recipe, index: int, question: str) -> dict[str, Any]:
     """A full run, with the answer that an exit would have given at every cue. Its record holds no times."""
     model = recipe.load()
     rule = Collect(recipe, model)
-    trace, _ = _run(recipe, model, index, question, rule)
+    trace, _ = one_run(recipe, model, index, question, rule)
     return {
         "run": index,
         "question": question,
@@ -158,8 +98,8 @@ def compare_run(recipe: Recipe, index: int, question: str, rule: ExitRule) -> di
     order = ["baseline", "controlled"] if index % 2 == 0 else ["controlled", "baseline"]
     for arm in order:
         model = recipe.load(hidden=arm == "controlled")
-        plain = Recipe(**{**vars(recipe), "draft": "none"}) if arm == "baseline" else recipe
-        trace, seconds = _run(plain, model, index, question, rule if arm == "controlled" else None)
+        plain = replace(recipe, draft="none") if arm == "baseline" else recipe
+        trace, seconds = one_run(plain, model, index, question, rule if arm == "controlled" else None)
         exited = trace.exit
         answer = trace.tokens[trace.forced[0] :] if trace.forced else trace.tokens
         arms[arm] = {

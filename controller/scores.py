@@ -19,7 +19,8 @@ Indices = npt.NDArray[np.intp]
 _SHORT = 4096
 """Rows below this length are computed in float64: it costs nothing there."""
 
-_DEPTHS = (3.0, 5.0, 8.0, 12.0, 16.0, 24.0, np.inf)
+_DEPTHS = (3.0, 5.0, 8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 32.0, 48.0, 104.0, np.inf)
+"""At 104 the weights of float32 have underflowed to 0."""
 
 _FLOOR = -1000.0
 """Stands in for -inf where it is multiplied by a weight of 0: exp(-1000) is 0 in float64 too."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from .chain import Chain, Greedy, PerPhase
 from .drafters import Drafter, PromptLookup
@@ -43,9 +43,10 @@ STAGES: dict[str, type[Stage]] = {
 _POLICIES = ("greedy", *STAGES)
 _MODEL_DRAFTS: dict[str, Kind] = {"model": "chain", "cascade": "chain", "sequoia": "sequoia", "dyspec": "dyspec"}
 _DRAFTS = ("none", "ngram", "hierarchy", *_MODEL_DRAFTS)
-_STEP = re.compile(r"\s*([a-z_0-9]+)\s*(?:\(\s*([^()]*?)\s*\))?\s*")
 _NAME = re.compile(r"\s*([a-z_0-9]+)\s*")
-_WORD = re.compile(r"[\w.+-]+")
+
+_Arguments = list[tuple[str | None, Any]]
+"""(key or None, value) each."""
 
 
 def parse_policy(text: str) -> Policy:
@@ -77,7 +78,7 @@ def _chain(text: str) -> Chain:
     stages: list[Stage] = []
     parts = [part.strip() for part in _split_top(text, "|")]
     for i, part in enumerate(parts):
-        name, arguments = _call(part)
+        name, arguments = _call(part, "policy", _POLICIES)
         if name != "greedy":
             stages.append(_build(STAGES[name], arguments))
         elif arguments is not None or i < len(parts) - 1:
@@ -105,15 +106,15 @@ def _split_top(text: str, mark: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _call(part: str) -> tuple[str, list[tuple[str | None, Any]] | None]:
+def _call(part: str, kind: str, known: tuple[str, ...]) -> tuple[str, _Arguments | None]:
     """`name` or `name(value, key=value)` as a name and its arguments."""
     match = _NAME.match(part)
-    name, rest = (match.group(1), part[match.end() :]) if match else (part, "")
-    if match is None or name not in _POLICIES or (rest and not (rest[0] == "(" and rest[-1] == ")")):
-        _unknown(part.partition("(")[0].strip(), part, "policy", _POLICIES)
+    name, rest = (match.group(1), part[match.end() :].rstrip()) if match else (part, "")
+    if match is None or name not in known or (rest and not (rest[0] == "(" and rest[-1] == ")")):
+        _unknown(part, kind, known)
     if not rest:
         return name, None
-    arguments: list[tuple[str | None, Any]] = []
+    arguments: _Arguments = []
     for piece in _split_top(rest[1:-1], ","):
         key, equals, value = piece.partition("=")
         named = bool(equals) and key.strip().isidentifier()
@@ -134,7 +135,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _build(stage: type[Stage], arguments: list[tuple[str | None, Any]] | None) -> Stage:
+def _build(stage: type[Stage], arguments: _Arguments | None) -> Stage:
     known = {field.name: field for field in fields(stage)}  # type: ignore[arg-type]
     hints, given = get_type_hints(stage), dict[str, Any]()
     for place, (key, value) in enumerate(arguments or ()):
@@ -175,7 +176,8 @@ def _coerced(value: Any, hint: Any, stage: str, name: str) -> Any:
     raise ControllerError(f"{stage}'s {name} is {value!r}; it must be {wanted}, e.g. {stage}({name}=...)")
 
 
-def _unknown(name: str, part: str, kind: str, known: tuple[str, ...]) -> None:
+def _unknown(part: str, kind: str, known: tuple[str, ...]) -> NoReturn:
+    name = part.partition("(")[0].strip()
     near = get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
     if name in known:
@@ -192,62 +194,40 @@ def parse_draft(text: str, load: Callable[[str], DraftModel] | None = None) -> D
     >>> parse_draft("ngram(4)")
     PromptLookup(longest=3, shortest=1, size=4)
     """
-    name, argument = _split(text, "draft", _DRAFTS)
+    name, arguments = _call(text, "draft", _DRAFTS)
     if name == "none":
         return None
     if name in _MODEL_DRAFTS:
-        return _model_drafter(name, argument, load)
-    size, files = _arguments(argument, name, ("model", "corpus") if name == "hierarchy" else ())
+        return _model_drafter(name, arguments or [], load)
+    size, files = _size_and_files(name, arguments or [], ("model", "corpus") if name == "hierarchy" else ())
     if name == "ngram":
         return PromptLookup(size=size or PromptLookup.size)
     tables = {key: load_table(Path(value)) for key, value in files.items()}
     return Hierarchy(size=size or Hierarchy.size, model=tables.get("model"), corpus=tables.get("corpus"))
 
 
-def _model_drafter(name: str, argument: str | None, load: Callable[[str], DraftModel] | None) -> ModelDrafter:
-    model, _, rest = (argument or "").partition(",")
-    if not model.strip():
+def _model_drafter(name: str, arguments: _Arguments, load: Callable[[str], DraftModel] | None) -> ModelDrafter:
+    if not arguments or arguments[0][0] is not None or not arguments[0][1]:
         raise ControllerError(f"draft {name} needs a smaller model: {name}(MODEL) or {name}(MODEL, 16)")
     if load is None:
         raise ControllerError(f"draft {name} needs a model, which can't be opened here; make a ModelDrafter yourself")
-    size, _ = _arguments(rest or None, name, ())
-    chain = _MODEL_DRAFTS[name] == "chain"
+    size, _ = _size_and_files(name, arguments[1:], ())
+    kind = _MODEL_DRAFTS[name]
     below = PromptLookup() if name == "cascade" else None
-    size = size or (8 if chain else 16)
-    return ModelDrafter(load(model.strip()), kind=_MODEL_DRAFTS[name], size=size, below=below)
+    return ModelDrafter(load(str(arguments[0][1])), kind=kind, size=size or (8 if kind == "chain" else 16), below=below)
 
 
-def _arguments(argument: str | None, name: str, keys: tuple[str, ...]) -> tuple[int | None, dict[str, str]]:
-    """(size, named values) of `name(8, key=value)`."""
-    size, named = None, {}
-    for part in argument.split(",") if argument is not None else ():
-        key, sign, value = (side.strip() for side in part.partition("="))
-        if not sign:
-            number = _number(key, name)
-            if number != int(number) or number < 1:
-                raise ControllerError(f"draft size is {key}; it must be a whole number, at least 1")
-            size = int(number)
-        elif key in keys and value:
-            named[key] = value
+def _size_and_files(name: str, arguments: _Arguments, keys: tuple[str, ...]) -> tuple[int | None, dict[str, str]]:
+    """(size, named files) of `name(8, key=FILE)`."""
+    size, files = None, {}
+    for key, value in arguments:
+        if key is None:
+            size = _coerced(value, int, f"draft {name}", "its size")
+            if size < 1:
+                raise ControllerError(f"draft size is {size}; it must be a whole number, at least 1")
+        elif key in keys and value != "":
+            files[key] = str(value)
         else:
-            raise ControllerError(
-                f"draft {name} takes a size{''.join(f', {k}=FILE' for k in keys)}; not {part.strip()!r}"
-            )
-    return size, named
-
-
-def _split(part: str, kind: str, known: tuple[str, ...]) -> tuple[str, str | None]:
-    match = _STEP.fullmatch(part)
-    name = match.group(1) if match else part.strip()
-    if match is None or name not in known:
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-        raise ControllerError(f"unknown {kind} {part.strip()!r}; {hint}")
-    return name, match.group(2)
-
-
-def _number(argument: str | None, name: str) -> float:
-    try:
-        return float(argument or "")
-    except ValueError:
-        raise ControllerError(f"{name} needs a number in parentheses, e.g. {name}(0.9), not {argument!r}") from None
+            takes = "".join(f", {k}=FILE" for k in keys)
+            raise ControllerError(f"draft {name} takes a size{takes}; not {key}={value}")
+    return size, files

@@ -176,7 +176,8 @@ class TopH(Truncation):
 
         def enough(found: Indices) -> bool:
             mass = weights[found].sum(dtype=np.float64)
-            return bool(np.log(mass) - weights[found] @ shifted[found] / mass > budget)
+            # Not "above": a law without entropy is its first token, and more would be all that underflowed to 0.
+            return bool(np.log(mass) - weights[found] @ shifted[found] / mass >= budget)
 
         order = head(shifted, enough)
         # H(prefix) = ln mass - sum(w ln w) / mass grows with every token: the first violation ends it.

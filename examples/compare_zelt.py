@@ -28,9 +28,10 @@ import numpy.typing as npt
 from reasonctl.backends import load_model
 from reasonctl.calibration.calibrate import fit_signals, scores_of
 from reasonctl.calibration.collect import Cut
+from reasonctl.calibration.recipe import Recipe
 from reasonctl.calibration.replay import judged_table, make_table
-from reasonctl.calibration.signal_table import _parts
-from reasonctl.calibration.worker import Collect, Recipe, _run
+from reasonctl.calibration.signal_table import three_parts
+from reasonctl.calibration.worker import Collect, one_run
 from reasonctl.controller import ROOT, Boundary, Decision, Decode, Step, entropy
 from reasonctl.probes.answers import stated_answer
 from reasonctl.probes.risk import choose_threshold, upper_bound
@@ -139,7 +140,7 @@ def exact(settings: Record, records: Sequence[Record], name: str) -> list[Record
     model, repeated = recipe.load(), []
     for record in records:
         rule = Greedily(recipe, model)
-        _run(recipe, model, record["run"], record["question"], rule)
+        one_run(recipe, model, record["run"], record["question"], rule)
         if [seen["position"] for seen in rule.seen] != [cue["position"] for cue in record["cues"]]:
             sys.exit(f"run {record['run']} is another one under {name!r}: these runs come from another model")
         cues = [{**cue, **seen} for cue, seen in zip(record["cues"], rule.seen, strict=True)]
@@ -246,7 +247,7 @@ def main() -> None:
     found: dict[tuple[str, float], list[Judged]] = {}
     plain = []
     for turn in range(options.splits):
-        parts = _parts(records, f"signals {options.seed} {turn}")
+        parts = three_parts(records, f"signals {options.seed} {turn}")
         plain.append(np.array(parts[2].per_run("tokens")))
         for name, risk, judged in our_rules(parts, cues, domains, options.risk, options.confidence, options.seed):
             found.setdefault((name, risk), []).append(judged)

@@ -32,9 +32,9 @@ import numpy as np
 from overhead import PROMPT, interval
 from reasonctl.backends import Model, load_model
 from reasonctl.backends.markers import default_cues, exit_suffix, find_markers
-from reasonctl.calibration.calibrate import LAYERS
 from reasonctl.calibration.fit import HIDDEN
-from reasonctl.calibration.worker import Collect, Recipe
+from reasonctl.calibration.recipe import LAYERS, Recipe
+from reasonctl.calibration.worker import Collect
 from reasonctl.controller import (
     Boundary,
     Call,

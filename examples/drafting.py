@@ -37,6 +37,7 @@ from reasonctl.controller import (
     Trace,
 )  # fmt: skip
 from reasonctl.controller.model_draft import PRIOR
+from reasonctl.controller.ngrams import Recent
 from reasonctl.controller.trees import Shape, sequoia
 from reasonctl.controller.verify import node_tests
 
@@ -95,7 +96,8 @@ def opened(name: str, dtype: str | None, threads: int | None) -> Model:
 
 def speed(target: Model, small: Model | None, a: argparse.Namespace) -> list[dict[str, Any]]:
     """Median tokens per second of each arm on each kind, and its ratio to plain."""
-    arms = transformers_arms(target, small) if target.backend == "transformers" else llama_arms(target, small, a)
+    own = drafters(small)
+    arms = transformers_arms(target, small, own) if target.backend == "transformers" else llama_arms(target, own)
     if a.only is not None:
         arms = {n: arm for n, arm in arms.items() if n == "plain" or n.startswith(tuple(a.only))}
     out = []
@@ -104,8 +106,9 @@ def speed(target: Model, small: Model | None, a: argparse.Namespace) -> list[dic
         rates: dict[str, list[float]] = {name: [] for name in arms}
         same = dict.fromkeys(arms, 0)
         for arm in arms.values():
-            arm(prompts[0], 8)  # whatever happens at first use happens here
+            arm(target.prompt("Hello."), 8)  # whatever happens at first use happens here
         for turn in range(a.rounds):
+            forget(own)
             for prompt in prompts:
                 texts = {}
                 for name in list(arms)[:: 1 if turn % 2 == 0 else -1]:
@@ -134,7 +137,14 @@ def drafters(small: Model | None) -> dict[str, Drafter]:
     return out
 
 
-def transformers_arms(target: Model, small: Model | None) -> dict[str, Arm]:
+def forget(own: dict[str, Drafter]) -> None:
+    """A new round asks the old questions: what was answered before must not be drafted from."""
+    for drafter in own.values():
+        if isinstance(drafter, Hierarchy):
+            drafter.recent = Recent()
+
+
+def transformers_arms(target: Model, small: Model | None, own: dict[str, Drafter]) -> dict[str, Arm]:
     import torch
 
     library = target.library
@@ -164,7 +174,7 @@ def transformers_arms(target: Model, small: Model | None) -> dict[str, Arm]:
     if small is not None:
         for n in ASSISTED:
             arms[f"assistant {n}"] = assisted(stock, small, n)
-    return arms | {name: ours(drafter) for name, drafter in drafters(small).items()}
+    return arms | {name: ours(drafter) for name, drafter in own.items()}
 
 
 def assisted(stock: Callable[..., Arm], small: Model, n: int) -> Arm:
@@ -175,7 +185,7 @@ def assisted(stock: Callable[..., Arm], small: Model, n: int) -> Arm:
     return run
 
 
-def llama_arms(target: Model, small: Model | None, a: argparse.Namespace) -> dict[str, Arm]:
+def llama_arms(target: Model, own: dict[str, Drafter]) -> dict[str, Arm]:
     from llama_cpp import Llama
     from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
@@ -203,7 +213,7 @@ def llama_arms(target: Model, small: Model | None, a: argparse.Namespace) -> dic
     arms = {"plain": stock(another(), target.eos)}
     for k in (2, 5, 10):
         arms[f"lookup {k}"] = stock(another(LlamaPromptLookupDecoding(num_pred_tokens=k)), target.eos)
-    for name, drafter in drafters(small).items():
+    for name, drafter in own.items():
         llm = another()
         attach(llm, Controller(drafter=drafter))
         arms[name] = stock(llm, target.eos)

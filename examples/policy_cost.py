@@ -2,10 +2,11 @@
 
     python examples/policy_cost.py [--model MODEL.gguf] [--repeats 60]
 
-Rows are drawn from a made-up law at 49,152 and 151,936 tokens; with a GGUF model also its logits after 60 tokens, and
-the share of its decode step. Ours: penalties, EDT, top-H and the draw. transformers: min-p, top-p and its draw.
-llama.cpp: its native chain of penalties, top-p, min-p, temperature and draw. One thread; medians of CPU time over
-interleaved repetitions. The last line is one JSON object.
+Rows are drawn from a made-up law at 49,152 and 151,936 tokens; with a GGUF model also 20 rows of a text that it writes
+at temperature 1, sure ones and unsure ones, and the share of its decode step. Ours: penalties, EDT, top-H and the
+draw. transformers: min-p, top-p and its draw. llama.cpp: its native chain of penalties, top-p, min-p, temperature and
+draw. One thread; medians of CPU time over interleaved repetitions, and the mean of the rows' medians. The last line is
+one JSON object.
 """
 
 from __future__ import annotations
@@ -15,20 +16,24 @@ import ctypes
 import json
 import time
 from collections.abc import Callable
-from statistics import median
+from statistics import mean, median
 
 import numpy as np
 import torch
 from llama_cpp import llama_cpp as C
 from reasonctl.backends import load_model
-from reasonctl.controller import ROOT, Decode, Keys, Row, parse_policy
+from reasonctl.controller import ROOT, Decode, Keys, Row, Sampling, parse_policy
 from transformers import MinPLogitsWarper, TopPLogitsWarper
 
 SIZES = (49_152, 151_936)
+ROWS, APART = 20, 5
 OURS = {
     "ours, EDT + top-H + penalties": "penalties(repeat=1.1,last_n=64) | edt(t0=0.8,theta=0.4) | top_h(0.4)",
     "ours, min-p + top-p": "min_p(0.05) | top_p(0.95)",
 }
+
+
+Rows = list[tuple[np.ndarray, list[int]]]
 
 
 class Plain:
@@ -90,8 +95,8 @@ def our_step(text: str, logits: np.ndarray, recent: list[int]) -> Callable[[], o
     return lambda: policy.step(policy.start(), row)
 
 
-def times(steps: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median CPU microseconds of each, interleaved."""
+def times(steps: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """CPU microseconds of each, interleaved."""
     found: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(repeats + 3):
         for name, step in steps.items():
@@ -99,24 +104,25 @@ def times(steps: dict[str, Callable[[], object]], repeats: int) -> dict[str, flo
             step()
             if turn >= 3:
                 found[name].append(1e6 * (time.process_time() - start))
-    return {name: round(median(values), 1) for name, values in found.items()}
+    return found
 
 
-def real_row(path: str) -> tuple[np.ndarray, list[int], float]:
-    """(logits, recent tokens, median CPU microseconds of a decode step) of a model."""
+def real_rows(path: str) -> tuple[list[tuple[np.ndarray, list[int]]], float]:
+    """([(logits, recent tokens)] along a text, median CPU microseconds of a decode step) of a model."""
     model = load_model(path, context=512, threads=1, hidden=False)
     session = model.engine.session()
     tokens = model.tokenizer.encode("Explain step by step how to add 48 and 37, then check the result twice.")
-    pending, spent = list(tokens), []
-    for _ in range(60):
+    pending, spent, rows, policy = list(tokens), list[float](), [], Sampling()
+    for _ in range(ROWS * APART):
         start = time.process_time()
         (step,) = model.engine.forward((Decode(session, pending),))
         logits = step.logits(ROOT).copy()
         spent.append(1e6 * (time.process_time() - start))
-        pending = [int(logits.argmax())]
+        rows.append((logits, tokens[-64:]))
+        pending = [policy.step(None, Row(Plain(logits), ROOT, tokens, "think", Keys(seed=0)))[1]]
         tokens.append(pending[0])
     session.close()
-    return logits, tokens[-64:], median(spent[1:])
+    return rows[::APART], median(spent[1:])
 
 
 def main() -> None:
@@ -125,15 +131,21 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=60)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    cases = [(f"made up, {size}", made_up(size, 1), list(range(64)), None) for size in SIZES]
+    cases: list[tuple[str, Rows, float | None]] = [
+        (f"made up, {size}", [(made_up(size, 1), list(range(64)))], None) for size in SIZES
+    ]
     if options.model:
-        logits, recent, decode = real_row(options.model)
-        cases.append((f"{options.model}, {len(logits)}", logits, recent, decode))
+        rows, decode = real_rows(options.model)
+        cases.append((f"{options.model}, {len(rows)} rows of {len(rows[0][0])}", rows, decode))
     results = []
-    for name, logits, recent, decode in cases:
-        steps = {label: our_step(text, logits, recent) for label, text in OURS.items()}
-        steps |= {"transformers": transformers_step(logits), "llama.cpp": llama_step(logits, recent)}
-        spent = times(steps, options.repeats)
+    for name, rows, decode in cases:
+        every: dict[str, list[float]] = {}
+        for logits, recent in rows:
+            steps = {label: our_step(text, logits, recent) for label, text in OURS.items()}
+            steps |= {"transformers": transformers_step(logits), "llama.cpp": llama_step(logits, recent)}
+            for label, found in times(steps, max(options.repeats // len(rows), 5)).items():
+                every.setdefault(label, []).append(median(found))
+        spent = {label: round(mean(found), 1) for label, found in every.items()}
         ours = spent[next(iter(OURS))]
         ratios = {f"{other} / ours": round(spent[other] / ours, 2) for other in ("transformers", "llama.cpp")}
         share = {"share of a decode step": round(ours / decode, 4)} if decode else {}

@@ -1,19 +1,26 @@
 """Writes reasoning-gym's chain_sum with a request to think in steps, as a task file for `ctl calibrate`.
 
-python examples/steps_task.py steps.jsonl
+python examples/steps_task.py steps.jsonl [--terms 2 3] [--digits 1 1] [--size 400]
 """
 
+import argparse
 import json
-import sys
 
 import reasoning_gym
 
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("out")
+parser.add_argument("--terms", type=int, nargs=2, default=(2, 3), help="fewest and most")
+parser.add_argument("--digits", type=int, nargs=2, default=(1, 1), help="of each term")
+parser.add_argument("--size", type=int, default=400)
+options = parser.parse_args()
 entries = reasoning_gym.create_dataset(
-    "chain_sum", size=400, seed=0, min_terms=2, max_terms=3, min_digits=1, max_digits=1
-)
+    "chain_sum", size=options.size, seed=0, min_terms=options.terms[0], max_terms=options.terms[1],
+    min_digits=options.digits[0], max_digits=options.digits[1],
+)  # fmt: skip
 problems = {}
 for entry in entries:
     question = "Think step by step, one short sentence per step.\n" + entry["question"]
     problems.setdefault(question, {"question": question, "answer": entry["answer"]})
-with open(sys.argv[1], "w", encoding="utf-8") as file:
+with open(options.out, "w", encoding="utf-8") as file:
     file.write("\n".join(map(json.dumps, problems.values())) + "\n")

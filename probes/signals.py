@@ -7,9 +7,10 @@ very rule that is deployed. Thresholds and promises don't care which signal feed
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,94 +27,69 @@ SignalName = Literal["hidden", "trial", "trial-geometric", "trial-least", "agree
 SIGNALS: tuple[SignalName, ...] = get_args(SignalName)
 
 
-class Signal(Protocol):
-    """How settled the answer is, at the last of a run's looks; larger is more settled."""
+class Signal(ABC):
+    """How settled the answer is, at the last of a run's looks; larger is more settled.
 
-    @property
-    def hidden(self) -> bool:
-        """It reads `Look.settled`, so that hidden states are wanted."""
+    hidden, law, trials: whether it reads `Look.settled`, which takes hidden states; `Look.entropy`, which takes a pass
+    over the vocabulary; and whether it may want trials, which take tokens.
+    """
 
-    @property
-    def law(self) -> bool:
-        """It reads `Look.entropy`, which takes a pass over the vocabulary."""
-
-    @property
-    def trials(self) -> bool:
-        """It may want trials."""
+    hidden = False
+    law = False
+    trials = False
 
     def wants_trial(self, looks: Sequence[Look]) -> bool:
         """Whether a trial is worth its tokens at the last look, which has none yet."""
+        return self.trials
 
+    @abstractmethod
     def score(self, looks: Sequence[Look]) -> float:
         """Finite. The last look has a trial if one was wanted."""
 
 
-@dataclass(frozen=True)
-class Hidden:
+class Hidden(Signal):
     """The probe's probability (LYNX, arXiv 2512.05325)."""
 
-    hidden: bool = True
-    law: bool = False
-    trials: bool = False
-
-    def wants_trial(self, looks: Sequence[Look]) -> bool:
-        return False
+    hidden = True
 
     def score(self, looks: Sequence[Look]) -> float:
         return looks[-1].settled
 
 
 @dataclass(frozen=True)
-class TrialConfidence:
+class TrialConfidence(Signal):
     """How probable the model finds a trial answer's tokens: their mean, geometric mean or least probability.
 
     DEER (arXiv 2504.15895) takes the mean by default. All tokens count, the answer's first too; 0 without an answer.
     """
 
+    trials = True
     kind: Literal["mean", "geometric", "least"] = "mean"
-    hidden: bool = False
-    law: bool = False
-    trials: bool = True
-
-    def wants_trial(self, looks: Sequence[Look]) -> bool:
-        return True
 
     def score(self, looks: Sequence[Look]) -> float:
         return confidence(looks[-1].logprobs, self.kind)
 
 
-@dataclass(frozen=True)
-class Agreement:
+class Agreement(Signal):
     """How many trial answers in a row, up to this one, are equal and not empty (Dynasor, arXiv 2412.20993)."""
 
-    hidden: bool = False
-    law: bool = False
-    trials: bool = True
-
-    def wants_trial(self, looks: Sequence[Look]) -> bool:
-        return True
+    trials = True
 
     def score(self, looks: Sequence[Look]) -> float:
         return float(streak(looks))
 
 
-@dataclass(frozen=True)
-class Entropy:
+class Entropy(Signal):
     """Minus the entropy of the next-token law at the run's cues, exponentially smoothed. Costs no token."""
 
-    hidden: bool = False
-    law: bool = True
-    trials: bool = False
-
-    def wants_trial(self, looks: Sequence[Look]) -> bool:
-        return False
+    law = True
 
     def score(self, looks: Sequence[Look]) -> float:
         return -smoothed_entropy(looks)
 
 
 @dataclass(frozen=True, eq=False)
-class Stack:
+class Stack(Signal):
     """A logistic regression over all signals. Trials are run only where the probe leaves room for doubt.
 
     low, high: the probe's probabilities between which a trial is tried. cheap: weights over `cheap_features`, used
@@ -124,16 +100,13 @@ class Stack:
     high: float
     cheap: Probe
     full: Probe
-    hidden: bool = True
-    law: bool = True
+    hidden = True
+    law = True
 
     def __post_init__(self) -> None:
         if self.cheap.size != len(CHEAP) or self.full.size != len(FULL):
             raise ControllerError(f"the stack reads {self.cheap.size} and {self.full.size} values; fit it again")
-
-    @property
-    def trials(self) -> bool:
-        return self.low <= self.high
+        object.__setattr__(self, "trials", self.low <= self.high)
 
     def wants_trial(self, looks: Sequence[Look]) -> bool:
         return self.low <= looks[-1].settled <= self.high

@@ -20,9 +20,10 @@ from reasonctl.calibration.calibrate import split
 from reasonctl.calibration.collect import collect, cut, graded, identity_of, settings_of, text_features
 from reasonctl.calibration.graders import NUMBER
 from reasonctl.calibration.problem import Problem
+from reasonctl.calibration.recipe import Recipe
 from reasonctl.calibration.runs import FORMAT, RunFile, pack, unpack
 from reasonctl.calibration.tasks import load_task
-from reasonctl.calibration.worker import Recipe, _run, answer_text, collect_run
+from reasonctl.calibration.worker import answer_text, collect_run, one_run
 from reasonctl.controller import ControllerError, Cues, Markers
 from reasonctl.probes.exit import FixedExit
 
@@ -49,7 +50,7 @@ def test_a_trial_is_what_the_exit_itself_gives(backend):
         record = collect_run(recipe, i, problem.question)
         for k, cue in enumerate(record["cues"][:4]):
             rule = FixedExit(index=k, cues=Cues(recipe.cues), suffix=recipe.suffix, markers=Markers(*recipe.markers))
-            trace, _ = _run(recipe, model, i, problem.question, rule)
+            trace, _ = one_run(recipe, model, i, problem.question, rule)
             assert trace.exit is not None and trace.exit.position == cue["position"]
             assert trace.cost == cue["tokens"]
             assert answer_text(recipe, model, trace.tokens[trace.forced[0] :]) == cue["answer"]
@@ -61,7 +62,7 @@ def test_a_trial_is_what_the_exit_itself_gives(backend):
 def test_collecting_leaves_the_run_as_it_was(records):
     model = RECIPE.load()
     for i, problem in enumerate(PROBLEMS):
-        trace, _ = _run(RECIPE, model, i, problem.question, None)
+        trace, _ = one_run(RECIPE, model, i, problem.question, None)
         assert records[i]["tokens"] == len(trace.tokens) == trace.cost
         assert records[i]["answer"] == answer_text(RECIPE, model, trace.tokens)
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from reasonctl.backends.load import tiny_folder
+from reasonctl.calibration.recipe import Recipe
 from reasonctl.calibration.tasks import load_task
-from reasonctl.calibration.worker import Recipe, _run, collect_run
+from reasonctl.calibration.worker import collect_run, one_run
 from reasonctl.probes import load_exit
 
 RECIPE = Recipe(
@@ -71,7 +72,7 @@ def test_looking_at_hidden_states_feeds_nothing(metered):
     counts = {}
     for name, rule in (("plain", None), ("looking", never)):
         meter.sessions.clear(), meter.fed.clear()
-        trace, _ = _run(recipe, model, 0, QUESTION, rule)
+        trace, _ = one_run(recipe, model, 0, QUESTION, rule)
         counts[name] = meter.fed[:]
     assert len(trace.decisions) >= 3
     assert counts["looking"] == counts["plain"] and len(counts["plain"]) == 1

@@ -10,9 +10,9 @@ import pytest
 from reasonctl.backends.load import load_model
 from reasonctl.calibration.calibrate import Plan, fit_and_save, split
 from reasonctl.calibration.cue_sets import EVERYTHING, choose_cues, with_cues
+from reasonctl.calibration.recipe import Recipe
 from reasonctl.calibration.runs import pack
 from reasonctl.calibration.tasks import load_task
-from reasonctl.calibration.worker import Recipe
 from reasonctl.controller import ControllerError
 
 

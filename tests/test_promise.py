@@ -11,10 +11,10 @@ from reasonctl.backends.load import load_model
 from reasonctl.calibration.baselines import compare, fixed_at, fixed_curve
 from reasonctl.calibration.calibrate import Plan, evaluation_stream, fit_and_save, split
 from reasonctl.calibration.collect import collect, cut
+from reasonctl.calibration.recipe import Recipe
 from reasonctl.calibration.replay import make_table
 from reasonctl.calibration.runs import RunFile
 from reasonctl.calibration.tasks import load_task
-from reasonctl.calibration.worker import Recipe
 from reasonctl.probes.risk import refutes
 
 pytestmark = pytest.mark.slow

@@ -9,9 +9,10 @@ import pytest
 from reasonctl.backends.load import load_model, tiny_folder
 from reasonctl.calibration.calibrate import evaluation_stream
 from reasonctl.calibration.options import BUNDLED_PROBE
+from reasonctl.calibration.recipe import Recipe
 from reasonctl.calibration.spread import spread
 from reasonctl.calibration.tasks import load_task
-from reasonctl.calibration.worker import Recipe, _run
+from reasonctl.calibration.worker import one_run
 from reasonctl.probes import ProbeExit, load_exit, load_probe
 
 PROBE = tiny_folder() / BUNDLED_PROBE
@@ -39,7 +40,7 @@ def rule() -> ProbeExit:
 def decided(backend: str, index: int, question: str) -> tuple[list[int], int | None, int]:
     """(tokens, index of the exit's cue, tokens before it or -1) of one controlled run."""
     shared = recipe(backend)
-    trace, _ = _run(shared, shared.load(), index, question, rule())
+    trace, _ = one_run(shared, shared.load(), index, question, rule())
     left = trace.exit
     return trace.tokens, None if left is None else left.index, -1 if left is None else left.position
 

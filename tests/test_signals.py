@@ -10,10 +10,11 @@ import pytest
 from reasonctl.backends.load import load_model
 from reasonctl.calibration.calibrate import fit_signals
 from reasonctl.calibration.collect import cut, graded
+from reasonctl.calibration.recipe import Recipe
 from reasonctl.calibration.replay import by_run, judge, judged_table, looks_of, make_table
 from reasonctl.calibration.stacking import fit_stack
 from reasonctl.calibration.tasks import load_task
-from reasonctl.calibration.worker import Recipe, _run, collect_run
+from reasonctl.calibration.worker import collect_run, one_run
 from reasonctl.controller import ControllerError
 from reasonctl.probes.exit import ProbeExit, make_exit
 from reasonctl.probes.file import ProbeFile, load_probe, save_probe
@@ -139,7 +140,7 @@ def test_a_recorded_run_is_judged_as_a_live_one(records, signal, tmp_path):
     assert out.exited.sum() > 0
     for i, record in enumerate(part.records):
         rule = ProbeExit(content, threshold, signal=signal)
-        trace, _ = _run(RECIPE, model, record["run"], record["question"], rule)
+        trace, _ = one_run(RECIPE, model, record["run"], record["question"], rule)
         scores = [decision.score for decision in trace.decisions]
         expected = by_run(table, table.scores)[i]
         assert scores == pytest.approx(expected[: len(scores)], abs=1e-12)
@@ -152,10 +153,10 @@ def test_a_rule_that_never_exits_tries_nothing(records):
     never = Threshold(math.inf, "harm", 0.05, 0.9, 12, 0, 33, "too few runs")
     for record in records[12:15]:
         rule = ProbeExit(content, never, signal="trial")
-        trace, _ = _run(RECIPE, RECIPE.load(), record["run"], record["question"], rule)
+        trace, _ = one_run(RECIPE, RECIPE.load(), record["run"], record["question"], rule)
         assert trace.cost == record["tokens"] == len(trace.tokens) and trace.exit is None
         some = ProbeExit(content, replace(never, value=2.0), signal="trial")
-        assert _run(RECIPE, RECIPE.load(), record["run"], record["question"], some)[0].cost > record["tokens"]
+        assert one_run(RECIPE, RECIPE.load(), record["run"], record["question"], some)[0].cost > record["tokens"]
 
 
 def test_domains_have_thresholds_of_their_own(records):

@@ -1,0 +1,61 @@
+"""What all runs of a job share, as a value that travels to every worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from ..backends.load import load_drafter, load_model
+from ..backends.model import Model
+from ..controller import Call, Drafter, Keys, Markers, parse_policy
+
+Backend = Literal["llama.cpp", "transformers"]
+
+LAYERS = (1 / 3, 2 / 3, 1.0)
+"""Fractions of depth that a probe reads by default; fewer where a shallow model makes them equal."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the runs of a job are made. layers: fractions of depth. answer_tokens: most tokens of a trial answer."""
+
+    model: str
+    backend: Backend | None
+    threads: int | None
+    markers: tuple[str, str] | None
+    cues: tuple[str, ...]
+    suffix: str
+    max_cues: int
+    layers: tuple[float, ...]
+    policy: str
+    draft: str
+    seed: int
+    max_new_tokens: int
+    answer_tokens: int
+
+    def span(self) -> Markers | None:
+        return Markers(*self.markers) if self.markers else None
+
+    def load(self, *, hidden: bool = True) -> Model:
+        """The model, loaded once per process."""
+        return _load(self.model, self.backend, self.threads, hidden or self.backend == "transformers")
+
+    def drafter(self) -> Drafter | None:
+        """What drafts, loaded once per process."""
+        return _drafter(self.draft, self.threads)
+
+    def call(self, model: Model, question: str, run: int = 0) -> Call:
+        """The question as the model's prompt, with the recipe's policy and the keys of that run."""
+        keys = Keys(seed=self.seed, run=run)
+        return Call(model.prompt(question), self.max_new_tokens, model.eos, keys, parse_policy(self.policy))
+
+
+@cache
+def _load(name: str, backend: Backend | None, threads: int | None, hidden: bool) -> Model:
+    return load_model(name, backend=backend, threads=threads, hidden=hidden)
+
+
+@cache
+def _drafter(text: str, threads: int | None) -> Drafter | None:
+    return load_drafter(text, threads=threads)
