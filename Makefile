@@ -28,9 +28,11 @@ check: setup
 setup: $(STAMP)
 
 # torch first and pinned: on a CPU-only machine a bare `torch` brings gigabytes of CUDA.
+# xgrammar (the extra `grammar`) without its dependency triton, 200 MB of GPU compiler that a CPU never loads.
 # llama-cpp-python is compiled here (about 10 minutes on 2 cores); pip keeps the wheel.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt torch==2.13.0
 	$(BIN)/pip install -q -c constraints.txt -e '.[llama,test]'
+	$(BIN)/pip install -q -c constraints.txt --no-deps xgrammar apache-tvm-ffi
 	touch $(STAMP)

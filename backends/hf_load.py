@@ -78,6 +78,7 @@ def wrap_transformers(name: str, library: Any, tokenizer: Any, *, gguf: bool = F
         },
         prompt=lambda question: _prompt(tokenizer, question),
         can=engine.can,
+        start=tuple(token for token in tokenizer.encode("") if token == tokenizer.bos_token_id),
     )
 
 

@@ -11,6 +11,8 @@ from functools import cache
 from typing import Any
 
 from ..controller import ControllerError
+from ..controller.grammar import Kind, Matcher
+from .grammar import Compiler
 
 _SPACE = "\u2581"
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -35,7 +37,9 @@ class HFTokenizer:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self._added = {token: entry.content for token, entry in tokenizer.added_tokens_decoder.items()}
+        self._special = {token for token, entry in tokenizer.added_tokens_decoder.items() if entry.special}
         self._bytes: dict[int, bytes] = {}
+        self._grammars = Compiler(lambda: ((i, piece) for i, piece in self.pieces() if i not in self._special))
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self._layout = str(backend.decoder) if backend is not None else ""
         self._anchor = self._plain(_ANCHOR) if self._adds_space() else []
@@ -64,6 +68,10 @@ class HFTokenizer:
             # Converters to GGUF name padding rows so; llama.cpp marks them unused.
             if piece != f"[PAD{token}]".encode():
                 yield token, piece
+
+    def matcher(self, text: str, kind: Kind, eos: frozenset[int]) -> Matcher:
+        """The beginning of a grammar; special tokens are no text in it."""
+        return self._grammars.matcher(text, kind, eos)
 
     def _plain(self, text: str) -> list[int]:
         return [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]

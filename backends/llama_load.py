@@ -73,14 +73,18 @@ def wrap_llama(name: str, llm: Llama, engine: LlamaEngine, tokenizer: LlamaToken
         settings={"quantisation": _FILE_TYPES.get(file_type, "unknown"), "flash_attention": flash},
         prompt=_prompter(llm, tokenizer, template),
         can=session.can,
+        start=_beginning(llm),
     )
+
+
+def _beginning(llm: Llama) -> tuple[int, ...]:
+    return (llm.token_bos(),) if llm._model.add_bos_token() and llm.token_bos() >= 0 else ()
 
 
 def _prompter(llm: Llama, tokenizer: LlamaTokenizer, template: str | None) -> Callable[[str], list[int]]:
     bos, eos = llm.token_bos(), llm.token_eos()
     if template is None:
-        start = [bos] if llm._model.add_bos_token() and bos >= 0 else []
-        return lambda question: start + tokenizer.encode(question)
+        return lambda question: [*_beginning(llm), *tokenizer.encode(question)]
     formatter = Jinja2ChatFormatter(
         template=template,
         bos_token=llm._model.token_get_text(bos) if bos >= 0 else "",

@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 from llama_cpp import Llama
 from llama_cpp import llama_cpp as C
 
+from ..controller.grammar import Kind, Matcher
+from .grammar import Compiler
+
 _WRITTEN = C.LLAMA_TOKEN_ATTR_NORMAL | C.LLAMA_TOKEN_ATTR_USER_DEFINED | C.LLAMA_TOKEN_ATTR_CONTROL
 _TEXT = _WRITTEN | C.LLAMA_TOKEN_ATTR_BYTE
 
@@ -23,6 +26,7 @@ class LlamaTokenizer:
         spaced = llm.metadata.get("tokenizer.ggml.add_space_prefix", "true") == "true"
         sentencepiece = llm._model.vocab_type() == C.LLAMA_VOCAB_TYPE_SPM
         self._anchor = self._ids("\n") if sentencepiece and spaced else []
+        self._grammars = Compiler(self._spellings)
 
     def bytes_of(self, token: int) -> bytes:
         """The token's bytes."""
@@ -55,6 +59,15 @@ class LlamaTokenizer:
             attributes = C.llama_vocab_get_attr(self._vocab, token)
             if attributes & _TEXT and not attributes & (C.LLAMA_TOKEN_ATTR_UNUSED | C.LLAMA_TOKEN_ATTR_UNKNOWN):
                 yield token, self.bytes_of(token)
+
+    def matcher(self, text: str, kind: Kind, eos: frozenset[int]) -> Matcher:
+        """The beginning of a grammar; control tokens are no text in it."""
+        return self._grammars.matcher(text, kind, eos)
+
+    def _spellings(self) -> Iterator[tuple[int, bytes]]:
+        for token, piece in self.pieces():
+            if not C.llama_vocab_get_attr(self._vocab, token) & C.LLAMA_TOKEN_ATTR_CONTROL:
+                yield token, piece
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._llm._model.tokenize(text.encode("utf-8"), add_bos=False, special=True)

@@ -34,6 +34,7 @@ class Model:
     width: hidden size; depth: number of blocks. template: the chat template, if there is one.
     settings: what changes hidden states slightly (quantisation, dtype, flash attention).
     prompt: a question as the prompt's tokens, through the chat template where there is one.
+    start: what precedes a text that is no prompt: the token of its beginning, or nothing.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Model:
     settings: dict[str, str]
     prompt: Callable[[str], list[int]]
     can: Capabilities
+    start: tuple[int, ...] = ()
 
     def fingerprint(self) -> str:
         """Equal for the same weights' vocabulary and shape in any format: depth, width, token bytes by id."""

@@ -12,6 +12,8 @@ import numpy as np
 
 from ..controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Decode, Draft, Session
 from ..controller.decode import Floats
+from ..controller.grammar import Kind, Matcher
+from .grammar import Compiler
 
 
 class ToyEngine:
@@ -130,6 +132,7 @@ class ToyTokenizer:
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = list(texts)
+        self._grammars = Compiler(lambda: enumerate(text.encode() for text in self.texts))
 
     def text(self, token: int) -> str:
         return self.texts[token]
@@ -148,3 +151,7 @@ class ToyTokenizer:
             tokens.append(best)
             text = text[len(self.texts[best]) :]
         return tokens
+
+    def matcher(self, text: str, kind: Kind, eos: frozenset[int]) -> Matcher:
+        """The beginning of a grammar."""
+        return self._grammars.matcher(text, kind, eos)

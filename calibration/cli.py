@@ -159,6 +159,20 @@ def advise_draft_command(model: str, first: str, more: tuple[str, ...], options:
     advise_draft.run(model, (first, *more), options)
 
 
+@advise.command("policy")
+@click.argument("model")
+@click.option("--tasks", help="Learn from the model's own right answers to these problems.")
+@click.option("--texts", multiple=True, type=click.Path(), help="Learn from your own texts: text files, .jsonl, runs.")
+@click.option("--at", default="1,5,15", show_default=True, help="Risks at which truncations are compared.")
+@click.option("--out", type=click.Path(), help="A page (.html) or the figure (.svg, .png, .pdf).")
+@common
+def advise_policy_command(model: str, options: Options, **what: Any) -> None:
+    """Truncations at equal risk, and the one that keeps the most: ctl advise policy MODEL --texts FILE."""
+    from . import advise_policy
+
+    advise_policy.run(model, options, **what)
+
+
 @cli.command("ngrams")
 @click.argument("model")
 @click.argument("texts", nargs=-1, required=True, type=click.Path())

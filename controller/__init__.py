@@ -1,14 +1,17 @@
 """reasonctl's decoding loop and what it consults; knows neither torch nor llama.cpp."""
 
-from .chain import Chain, Constrained, Greedy, PerPhase, Sampling
+from .chain import Chain, Greedy, Sampling
+from .composed import Constrained, PerPhase
 from .controller import Call, Controller
 from .cues import Cue, Cues
 from .decode import NO_DRAFT, ROOT, Capabilities, Decode, Draft, Engine, Proposal, Session, Step
+from .distortion import Distortion, Weighed, distortion, importance_weights, log_z
 from .drafters import Drafter, Drafting, PromptLookup, Stateless, Target
 from .drivers import drive, drive_batch
 from .errors import ControllerError
 from .exits import Boundary, ExitRule, Trial, entropy
 from .feedback import Mirostat, MirostatV2
+from .grammar import Grammar
 from .guided import KLGuided
 from .hierarchy import Hierarchy
 from .lengths import Lengths
@@ -26,11 +29,11 @@ from .truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, TopNSigma, TopP, Ty
 
 __all__ = [
     "BadWords", "Boundary", "Call", "Capabilities", "Chain", "Constrained", "Controller", "ControllerError", "Cue",
-    "Cues", "DRY", "Decision", "Decode", "Draft", "Drafter", "Drafting", "Dynatemp", "EAD", "EDT", "Engine",
-    "Epsilon", "Eta", "Event", "ExitRule", "Frame", "Greedy", "Hierarchy", "KLGuided", "Keys", "Lengths",
-    "LogitBias", "Mark", "Markers", "MinNewTokens", "MinP", "Mirostat", "MirostatV2", "ModelDrafter", "NO_DRAFT",
-    "Penalties", "PerPhase", "Policy", "PromptLookup", "Proposal", "Pure", "ROOT", "Row", "Sampling", "Scores",
-    "Session", "Span", "Stage", "Stateless", "Step", "Target", "Temperature", "Thinking", "Tokenizer", "TopH",
-    "TopK", "TopNSigma", "TopP", "Trace", "Trial", "Typical", "XTC", "draw", "drive", "drive_batch", "entropy",
-    "parse_draft", "parse_policy", "register_stage",
+    "Cues", "DRY", "Decision", "Decode", "Distortion", "Draft", "Drafter", "Drafting", "Dynatemp", "EAD", "EDT",
+    "Engine", "Epsilon", "Eta", "Event", "ExitRule", "Frame", "Grammar", "Greedy", "Hierarchy", "KLGuided", "Keys",
+    "Lengths", "LogitBias", "Mark", "Markers", "MinNewTokens", "MinP", "Mirostat", "MirostatV2", "ModelDrafter",
+    "NO_DRAFT", "Penalties", "PerPhase", "Policy", "PromptLookup", "Proposal", "Pure", "ROOT", "Row", "Sampling",
+    "Scores", "Session", "Span", "Stage", "Stateless", "Step", "Target", "Temperature", "Thinking", "Tokenizer",
+    "TopH", "TopK", "TopNSigma", "TopP", "Trace", "Trial", "Typical", "Weighed", "XTC", "distortion", "draw", "drive",
+    "drive_batch", "entropy", "importance_weights", "log_z", "parse_draft", "parse_policy", "register_stage",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 
 from .decode import Decode, Floats, Step
 from .errors import ControllerError
-from .policy import Policy, Row, asks, checked, end, layers_of, prepared
+from .policy import Frame, Row, checked, layers_of
 from .scores import Indices, Scores
 from .stage import Stage
 from .temperature import Temperature
@@ -38,6 +38,10 @@ class Chain:
     def start(self) -> Any:
         return tuple(stage.start() for stage in self.stages) if self.stateful else None
 
+    def check_run(self, frame: Frame) -> None:
+        for stage in self.stages:
+            stage.check_run(frame)
+
     def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
         held = []
         for stage, own in zip(self.stages, state, strict=True):
@@ -56,9 +60,12 @@ class Chain:
         return checked(self.stages, model)
 
     def step(self, state: Any, row: Row) -> tuple[Any, int]:
-        held, scores = self.scores(state, row)
+        return self.drawn(*self.scores(state, row), row)
+
+    def drawn(self, held: Sequence[Any] | None, scores: Scores, row: Row) -> tuple[Any, int]:
+        """The states after a draw from what the stages left, and the token; `held` are their states half-way."""
         token = self.choose(scores, row)
-        if not self.stateful:
+        if not self.stateful or held is None:
             return None, token
         return tuple(
             stage.accept(own, scores, token) if stage.stateful else own
@@ -193,94 +200,3 @@ def _clash(first: Stage, then: Stage) -> str | None:
     if isinstance(then, TopNSigma) and first.truncates:
         return f"top_n_sigma measures the spread of the whole row; put it before {first.name}"
     return None
-
-
-class PerPhase:
-    """One policy while thinking (and before), another one for the answer; each keeps its own state.
-
-    Where a phase ends is read from the text: by the exit rule's markers, or by the controller's.
-
-    >>> from reasonctl.controller import parse_policy
-    >>> print(parse_policy("think: temperature(1) | min_p(0.05); answer: greedy"))
-    think: temperature(1) | min_p(0.05) ; answer: greedy
-    """
-
-    phased = reads_text = True
-
-    def __init__(self, think: Policy, answer: Policy) -> None:
-        self.think, self.answer = think, answer
-        self.asks = asks(think) or asks(answer)
-
-    def start(self) -> Any:
-        return self.think.start(), self.answer.start()
-
-    def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
-        if row.phase == "answer":
-            return state[0], (yield from prepared(self.answer, state[1], row))
-        return (yield from prepared(self.think, state[0], row)), state[1]
-
-    def end(self, state: Any) -> None:
-        end(self.think, state[0])
-        end(self.answer, state[1])
-
-    def layers(self, depth: int) -> tuple[int, ...]:
-        return layers_of((self.think, self.answer), depth)
-
-    def check(self, model: Any) -> list[str]:
-        return checked((self.think, self.answer), model)
-
-    def step(self, state: Any, row: Row) -> tuple[Any, int]:
-        if row.phase == "answer":
-            own, token = self.answer.step(state[1], row)
-            return (state[0], own), token
-        own, token = self.think.step(state[0], row)
-        return (own, state[1]), token
-
-    def explain(self) -> list[str]:
-        """One line per stage, in order."""
-        parts = (("think", self.think), ("answer", self.answer))
-        return [f"{name}: {line}" for name, policy in parts if isinstance(policy, Chain) for line in policy.explain()]
-
-    def __str__(self) -> str:
-        return f"think: {self.think} ; answer: {self.answer}"
-
-    def __repr__(self) -> str:
-        return f"PerPhase({str(self)!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, PerPhase) and (self.think, self.answer) == (other.think, other.answer)
-
-    def __hash__(self) -> int:
-        return hash((self.think, self.answer))
-
-
-class Constrained:
-    """Any policy behind constraints: it sees the row with changed logits. Their states travel with the node too."""
-
-    def __init__(self, constraints: Sequence[Stage], inner: Policy) -> None:
-        self.constraints, self.inner, self.asks = tuple(constraints), inner, asks(inner)
-        self.phased = getattr(inner, "phased", False)
-
-    def __str__(self) -> str:
-        return " | ".join(map(str, (*self.constraints, self.inner)))
-
-    def start(self) -> Any:
-        return tuple(stage.start() for stage in self.constraints), self.inner.start()
-
-    def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
-        return state[0], (yield from prepared(self.inner, state[1], row))
-
-    def end(self, state: Any) -> None:
-        end(self.inner, state[1])
-
-    def layers(self, depth: int) -> tuple[int, ...]:
-        return layers_of((*self.constraints, self.inner), depth)
-
-    def check(self, model: Any) -> list[str]:
-        return checked((*self.constraints, self.inner), model)
-
-    def step(self, state: Any, row: Row) -> tuple[Any, int]:
-        held, scores = run_stages(self.constraints, state[0], row)
-        own, token = self.inner.step(state[1], row.replaced(scores.logits))
-        stages = zip(self.constraints, held, strict=True)
-        return (tuple(stage.accept(half, scores, token) for stage, half in stages), own), token

@@ -13,7 +13,7 @@ from .errors import ControllerError
 from .exits import ExitRule
 from .lengths import Lengths
 from .loop import Request, decode_loop
-from .policy import Frame, Policy
+from .policy import Frame, Policy, check_run
 from .randomness import Keys
 from .run import Run
 from .thinking import Thinking, Tokenizer
@@ -156,6 +156,8 @@ class Controller:
                 f"policy {policy} has phases; say how thinking is marked: "
                 "Controller(thinking=Thinking(Markers('<think>', '</think>'), '</think>\\n\\n'))"
             )
+        frame = Frame(len(prompt), call.eos, tokenizer, session.engine)
+        check_run(policy, frame)
         trace.prompt_tokens, trace.controlled, trace.shadow = len(prompt), self.exit is not None, self.shadow
         trace.seed, trace.run = call.keys.seed, call.keys.run
         trace.rule, trace.budget = str(getattr(self.exit, "why", "")), self.budget
@@ -177,7 +179,7 @@ class Controller:
             thinking=span,
             lengths=lengths,
             shadow=self.shadow,
-            frame=Frame(len(prompt), call.eos, tokenizer, session.engine),
+            frame=frame,
         )
         if span is not None:
             run.span.begin(prompt)

@@ -73,8 +73,7 @@ class Loop:
                 self.r.trace.accepted += len(accepted)
                 self.r.drafter.observe(draft, accepted)
             yield from self._show()
-        if self.r.rule is not None and hasattr(self.r.rule, "finish"):  # fixed exits learn nothing from a run
-            self.r.rule.finish(self.r.trace)
+        self.r.finish(self.states[-1])
 
     def _propose(self) -> Generator[Decode, Step, Draft]:
         drafter, room = self.r.drafter, self.r.limit - len(self.tokens) - 1

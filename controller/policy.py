@@ -14,6 +14,7 @@ import numpy as np
 from .decode import ROOT, Decode, Engine, Floats, Proposal, Step
 from .errors import ControllerError
 from .randomness import SAMPLE, VERIFY, Keys
+from .trace import Trace
 from .verify import verify
 
 if TYPE_CHECKING:
@@ -131,6 +132,18 @@ def asks(policy: Any) -> bool:
 def prepared(policy: Any, state: Any, row: Row) -> Generator[Decode, Step, Any]:
     """The state for `policy.step`, after the forwards that the policy asks for."""
     return (yield from policy.prepare(state, row)) if asks(policy) else state
+
+
+def check_run(policy: Any, frame: Frame) -> None:
+    """Raises ControllerError, before any forward, if a run can't have this policy; few policies can be asked."""
+    if hasattr(policy, "check_run"):
+        policy.check_run(frame)
+
+
+def finish(policy: Any, state: Any, trace: Trace) -> None:
+    """Let a policy that has something to say about a finished run say it; `state` is the one after the last token."""
+    if hasattr(policy, "finish"):
+        policy.finish(state, trace)
 
 
 def end(policy: Any, state: Any) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from .drafters import Drafting
 from .exits import ExitRule
 from .lengths import NO_LIMITS, Lengths
-from .policy import Frame, Policy
+from .policy import Frame, Policy, finish
 from .randomness import Keys
 from .thinking import Span, Thinking, Tokenizer
 from .trace import Trace
@@ -36,3 +37,9 @@ class Run:
     def __post_init__(self) -> None:
         thinking, rule = self.thinking, self.rule
         self.span = Span(self.tokenizer, thinking.markers if thinking else None, rule.cues if rule else None)
+
+    def finish(self, state: Any) -> None:
+        """The run is over: the policy, with its last state, and the rule may add to its record."""
+        finish(self.policy, state, self.trace)
+        if self.rule is not None and hasattr(self.rule, "finish"):  # fixed exits learn nothing from a run
+            self.rule.finish(self.trace)

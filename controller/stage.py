@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from .decode import Decode, Step
 from .errors import ControllerError
-from .policy import Row
+from .policy import Frame, Row
 from .scores import Scores
 
 Kind = Literal["constraint", "temperature", "truncation", "feedback"]
@@ -37,6 +37,11 @@ class Stage(ABC):
     def start(self) -> Any:
         """State before the first token of a run."""
         return None
+
+    def check_run(self, frame: Frame) -> None:
+        """Raises ControllerError, before any forward, if this run can't have the stage."""
+        if self.reads_text:
+            frame.read(self.name)
 
     @abstractmethod
     def step(self, state: Any, scores: Scores, row: Row) -> tuple[Any, Scores]:

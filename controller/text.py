@@ -14,10 +14,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-from .chain import Chain, Greedy, PerPhase
+from .chain import Chain, Greedy
+from .composed import PerPhase
 from .drafters import Drafter, PromptLookup
 from .errors import ControllerError
 from .feedback import Mirostat, MirostatV2
+from .grammar import Grammar
 from .guided import KLGuided
 from .hierarchy import Hierarchy
 from .model_draft import DraftModel, Kind, ModelDrafter
@@ -34,7 +36,7 @@ STAGES: dict[str, type[Stage]] = {
         Temperature, EDT, Dynatemp, EAD, KLGuided,
         TopK, TopP, MinP, Typical, Epsilon, Eta, TopNSigma, TopH, XTC,
         Mirostat, MirostatV2,
-        Penalties, LogitBias, BadWords, MinNewTokens, DRY,
+        Penalties, LogitBias, BadWords, MinNewTokens, DRY, Grammar,
     )
 }  # fmt: skip
 """Every stage that a text can name; packages that import this one add theirs with `register_stage`."""

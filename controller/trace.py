@@ -83,6 +83,8 @@ class Trace:
     note: str = ""
     """Why the controller could not act, where it could not."""
     warnings: list[str] = field(default_factory=list)
+    log_z: float | None = None
+    """Under a `Weighed` policy: the sum of ln Z over the drawn tokens, the run's importance weight as a logarithm."""
     drift: dict[str, Any] | None = None
     """What the rule's drift monitor knows after this run; None where nothing is monitored."""
 

@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "calibration": {"controller", "backends", "probes"},
 }
 FORBIDDEN = {
-    "controller": {"torch", "transformers", "llama_cpp", "sklearn", "mapie"},
+    "controller": {"torch", "transformers", "llama_cpp", "xgrammar", "sklearn", "mapie"},
     "probes": {"torch", "transformers", "llama_cpp", "sklearn", "pickle", "joblib"},
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +23,7 @@ from reasonctl.controller import (
     Trace,
     drive_batch,
     parse_draft,
+    parse_policy,
 )
 from reasonctl.controller.cost import CostCurve
 from rules import Scripted
@@ -279,3 +281,14 @@ def test_a_run_that_never_begins_holds_no_session():
     assert len(opened) == 1 and opened[0].tokens
     stream.close()
     assert opened[0].tokens == []  # closed, though the run was left in the middle
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_under_a_grammar_drafts_of_a_model_are_verified_by_it(kind):
+    """The draft model's laws know no grammar; what is written keeps to it."""
+    policy, accepted = parse_policy(r'grammar("root ::= (\"a\" | \"b\" \"c\"+ \"d\")+") | temperature(1.2)'), 0
+    for i in range(10):
+        trace = run(drafter(kind), policy=policy, run=i, most=30)
+        assert re.fullmatch("(a|bc+d)*(b|bc+)?", TOKENS.decode(trace.tokens))
+        accepted += trace.accepted
+    assert accepted > 5

@@ -58,6 +58,8 @@ POLICIES = [
     'kl_guided(source="bcb",t0=1.3,sigma=0.5)',
     "think: mirostat_v2(tau=1.5,eta=0.8) ; answer: ead(d=4,warmup=2)",
     "penalties(repeat=1.2) | greedy",
+    r'grammar("root ::= (\"ab\" | \"c\" \"a\"+ | [ab] \"</think>\")+") | temperature(1.4)',
+    r'think: top_k(4) ; answer: grammar("root ::= (\"b\" | \"a\" \"c\")+")',
 ]
 
 

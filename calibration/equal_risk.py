@@ -1,0 +1,177 @@
+"""Recall and risk of truncations at places whose reasonable continuations are known, and parameters of equal risk.
+
+The method of "Balancing Diversity and Risk in LLM Sampling" (its published code): at a place K* is the rank of the
+worst reasonable token; a sampler that keeps K tokens there has recall min(1, K/K*) and risk max(0, K/K* - 1). Counts
+only, so no temperature. Ours: sets that are no prefix of the ranking are counted inside and outside of the K* best
+tokens, which is the same for prefixes; and min-p, top-n-sigma, top-H and typical stand beside the method's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..controller import (
+    ControllerError,
+    Epsilon,
+    Eta,
+    MinP,
+    Mirostat,
+    MirostatV2,
+    Scores,
+    Stage,
+    TopH,
+    TopK,
+    TopNSigma,
+    TopP,
+    Typical,
+)
+from ..controller.decode import Floats
+
+GRID = 17
+HALVINGS = 12
+
+
+class Place:
+    """A row with its reasonable tokens. needed: K*. shape of logits: (vocabulary,)."""
+
+    def __init__(self, logits: Floats, tokens: Collection[int]) -> None:
+        if not tokens:
+            raise ControllerError("a place without a reasonable token has no recall; leave it out")
+        self.scores = Scores(logits)
+        # Ranked by logit, ties by id: the worst of the reasonable tokens ends the best ones.
+        worst = max(tokens, key=lambda token: (-logits[token], token))
+        ids = np.arange(len(logits))
+        self.best = (logits > logits[worst]) | ((logits == logits[worst]) & (ids <= worst))
+        self.needed = int(self.best.sum())
+
+    def judge(self, stage: Stage) -> tuple[float, float, float]:
+        """(recall, risk, ln of the mass that is kept)."""
+        # Feedback starts where a run does; no stage that is asked here looks at anything but the logits.
+        state, row = stage.start(), None
+        _, after = stage.step(state, self.scores, row)  # type: ignore[arg-type]
+        ids = self.scores.candidates if after.ids is None else after.ids
+        inside = int(self.best[ids].sum())
+        kept = 0.0 if after is self.scores else float(np.logaddexp.reduce(after.logits.astype(np.float64)))
+        log_z = 0.0 if after is self.scores else kept - math.log(self.scores.mass)
+        return inside / self.needed, (len(ids) - inside) / self.needed, log_z
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A truncation at many places; errors are standard errors of the mean over places (ddof 0, as published).
+
+    distortion: mean of -ln Z in nats; spread: its standard deviation, which is what distorts.
+    """
+
+    policy: str
+    recall: float
+    recall_error: float
+    risk: float
+    risk_error: float
+    distortion: float
+    spread: float
+    recalls: tuple[float, ...]
+
+
+def judge(stage: Stage, places: Sequence[Place]) -> Judged:
+    """Mean recall and risk of a truncation."""
+    values: npt.NDArray[Any] = np.array([place.judge(stage) for place in places])
+    recall, risk, log_z = values.mean(axis=0)
+    errors = values.std(axis=0) / math.sqrt(len(values))
+    return Judged(
+        str(stage), float(recall), float(errors[0]), float(risk), float(errors[1]), float(-log_z) + 0.0,
+        float(values[:, 2].std()), tuple(values[:, 0].tolist()),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Family:
+    """Truncations of one kind, from the smallest set (0) to the largest (1). adapts: its sets move during a run."""
+
+    name: str
+    make: Callable[[float], Stage]
+    parameter: Callable[[float], float]
+    adapts: bool = False
+
+    def at(self, u: float) -> Stage:
+        """The truncation at u, its parameter as short as it is told to users."""
+        return self.make(self.parameter(u))
+
+
+def _share(u: float) -> float:
+    """From 1e-4 to 1 - 1e-6, fine at both ends."""
+    return float(f"{1 / (1 + math.exp(-(-9.2 + 23.0 * u))):.6f}")
+
+
+def _cut(u: float) -> float:
+    return float(f"{10 ** (-0.001 - 9.999 * u):.4g}")
+
+
+def families(vocabulary: int) -> tuple[Family, ...]:
+    """Every truncation with one parameter and nested sets."""
+
+    def count(u: float) -> float:
+        return float(round(vocabulary**u))
+
+    def wide(u: float) -> float:
+        return float(f"{10 ** (-2 + 4 * u):.4g}")
+
+    def bits(u: float) -> float:
+        return float(f"{0.01 * 3000**u:.4g}")
+
+    return (
+        Family("top_k", lambda v: TopK(int(v)), count),
+        Family("top_p", TopP, _share), Family("min_p", MinP, _cut), Family("typical", Typical, _share),
+        Family("epsilon", Epsilon, _cut), Family("eta", Eta, _cut), Family("top_n_sigma", TopNSigma, wide),
+        Family("top_h", TopH, _share),
+        Family("mirostat", Mirostat, bits, adapts=True), Family("mirostat_v2", MirostatV2, bits, adapts=True),
+    )  # fmt: skip
+
+
+class Curve:
+    """A family at some places, judged once per parameter."""
+
+    def __init__(self, family: Family, places: Sequence[Place]) -> None:
+        self.family, self.places = family, places
+        self._known: dict[Stage, Judged] = {}
+        self.grid = [self.judged(u) for u in np.linspace(0, 1, GRID)]
+
+    def judged(self, u: float) -> Judged:
+        stage = self.family.at(float(u))
+        if stage not in self._known:
+            self._known[stage] = judge(stage, self.places)
+        return self._known[stage]
+
+    def at_risk(self, target: float) -> Judged | None:
+        """The truncation whose mean risk is nearest to the target; None if no parameter's risk reaches it.
+
+        Sets are nested, so risk rises with u: halving between two points of the grid finds where it crosses.
+        """
+        above = next((i for i, found in enumerate(self.grid) if found.risk >= target), None)
+        if above is None:
+            return None
+        low, high = max(above - 1, 0) / (GRID - 1), above / (GRID - 1)
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.judged(middle).risk >= target else (middle, high)
+        return min((self.judged(low), self.judged(high)), key=lambda found: abs(found.risk - target))
+
+
+def recommended(found: Sequence[Judged]) -> Judged:
+    """At equal risk: the highest recall; of those that can't be told from it, the steadiest (least risk error).
+
+    Told apart: by more than one standard error of the difference over the same places.
+    """
+    best = max(found, key=lambda one: one.recall)
+
+    def as_good(one: Judged) -> bool:
+        gaps = np.array(best.recalls) - np.array(one.recalls)
+        return bool(gaps.mean() <= gaps.std() / math.sqrt(len(gaps)))
+
+    return min((one for one in found if as_good(one)), key=lambda one: one.risk_error)

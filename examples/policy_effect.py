@@ -1,0 +1,187 @@
+"""What policies do to answers: accuracy and distinct answers at several temperatures, same problems and keys.
+
+    python examples/policy_effect.py [MODEL] [TASKS] [-n 40] [--samples 6] [--temperatures 0.6,1,1.5,2] [--out FILE]
+
+Each policy answers every problem several times. `accuracy` is the share of right answers; `distinct` the number of
+different answers (of those that state one) per problem; `any right` the share of problems with a right answer among
+the samples; `voted` the share whose most frequent answer is right. Intervals are 95 % bootstrap intervals over
+problems; `difference` is to the plain law at the same temperature, on the same problems. Truncations stand behind the
+temperature, where transformers has them; mirostat and EAD set their own. One line of JSON per row goes to --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from reasonctl.backends import load_model
+from reasonctl.backends.markers import chosen_markers
+from reasonctl.backends.model import Model
+from reasonctl.calibration.advise_policy import sample
+from reasonctl.calibration.problem import Problem
+from reasonctl.calibration.tasks import Task, load_task
+from reasonctl.controller import Keys, parse_policy
+from reasonctl.probes.answers import after_thinking
+
+BEHIND = {
+    "plain": "", "top_k(20)": "top_k(20)", "top_p(0.9)": "top_p(0.9)", "min_p(0.1)": "min_p(0.1)",
+    "top_n_sigma(1)": "top_n_sigma(1)", "top_h(0.4)": "top_h(0.4)", "typical(0.9)": "typical(0.9)",
+    "eta(2e-3)": "eta(0.002)",
+}  # fmt: skip
+OWN = {
+    "edt(t0=T)": "edt(t0={t},theta=0.1)", "edt(t0=T,theta=0.4)": "edt(t0={t},theta=0.4)",
+    "ead(t_max=T)": "ead(median={median},t_max={high})", "mirostat_v2(tau=T)": "mirostat_v2(tau={t})",
+}  # fmt: skip
+"""T is their own parameter: t0, t_max (at least 1.2), tau in bits."""
+
+
+HEAD = (
+    "| T | policy | accuracy | difference | distinct | any right | voted | tokens |\n|---|---|---|---|---|---|---|---|"
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One policy at one temperature; intervals are (low, high)."""
+
+    temperature: float
+    name: str
+    policy: str
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    difference: float
+    difference_interval: tuple[float, float]
+    distinct: float
+    distinct_interval: tuple[float, float]
+    any_right: float
+    voted: float
+    stated: float
+    tokens: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Of one policy on all problems: right, shape (problems, samples); the stated answers; tokens a run."""
+
+    right: np.ndarray
+    stated: list[list[str]]
+    tokens: float
+    seconds: float
+
+    def distinct(self) -> np.ndarray:
+        return np.array([len({answer for answer in answers if answer}) for answers in self.stated])
+
+    def voted(self, task: Task, problems: list[Problem]) -> float:
+        """Share of problems whose most frequent answer is right; the earliest of equally frequent ones counts."""
+        winners = [Counter(answer for answer in answers if answer).most_common(1) for answers in self.stated]
+        return float(np.mean([
+            bool(win) and any(
+                self.right[i, k] for k, answer in enumerate(self.stated[i]) if answer == win[0][0]
+            ) for i, win in enumerate(winners)
+        ]))  # fmt: skip
+
+
+def policies(t: float, median: int) -> Iterator[tuple[str, str]]:
+    for name, cut in BEHIND.items():
+        yield name, f"temperature({t}){' | ' if cut else ''}{cut}"
+    for name, text in OWN.items():
+        yield name, text.format(t=t, high=max(t, 1.2), median=median)
+
+
+def answers(model: Model, task: Task, problems: list[Problem], text: str, given: argparse.Namespace) -> Answers:
+    """All runs of one policy; run numbers, and so keys, are the same for every policy."""
+    markers, policy, started = chosen_markers(model.template, None, None), parse_policy(text), time.process_time()
+    right, stated, tokens = [], [], []
+    for i, problem in enumerate(problems):
+        prompt = model.prompt(problem.question)
+        texts = []
+        for k in range(given.samples):
+            trace = sample(
+                model, prompt, policy, given.max_new_tokens, Keys(seed=given.seed, run=given.samples * i + k)
+            )
+            whole = model.tokenizer.decode([token for token in trace.tokens if token not in model.eos])
+            texts.append(after_thinking(whole, markers))
+            tokens.append(len(trace.tokens))
+        right.append([task.grader.right(answer, problem) for answer in texts])
+        stated.append([task.grader.extract(answer) for answer in texts])
+    return Answers(np.array(right), stated, float(np.mean(tokens)), time.process_time() - started)
+
+
+def interval(values: np.ndarray, rng: np.random.Generator, draws: int = 2000) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean over problems."""
+    means = values[rng.integers(0, len(values), (draws, len(values)))].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def summary(
+    t: float, name: str, text: str, found: Answers, plain: Answers, task: Task, problems: list[Problem], seed: int
+) -> Row:
+    rng = np.random.default_rng(seed)
+    accuracy, gap = found.right.mean(axis=1), (found.right.mean(axis=1) - plain.right.mean(axis=1))
+    distinct = found.distinct()
+    return Row(
+        t, name, text, float(accuracy.mean()), interval(accuracy, rng), float(gap.mean()), interval(gap, rng),
+        float(distinct.mean()), interval(distinct, rng), float(found.right.any(axis=1).mean()),
+        found.voted(task, problems), float(np.mean([bool(a) for one in found.stated for a in one])),
+        found.tokens, found.seconds,
+    )  # fmt: skip
+
+
+def line(row: Row) -> str:
+    (low, high), (worse, better), (few, many) = row.accuracy_interval, row.difference_interval, row.distinct_interval
+    return (
+        f"| {row.temperature:g} | {row.name} | {row.accuracy:.3f} ({low:.3f}-{high:.3f}) | {row.difference:+.3f} "
+        f"({worse:+.3f} to {better:+.3f}) | {row.distinct:.2f} ({few:.2f}-{many:.2f}) | {row.any_right:.3f} "
+        f"| {row.voted:.3f} | {row.tokens:.0f} |"
+    )
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="tiny")
+    parser.add_argument("tasks", nargs="?", default="tiny")
+    parser.add_argument("-n", type=int, default=40, help="problems")
+    parser.add_argument("--samples", type=int, default=6)
+    parser.add_argument("--temperatures", default="0.6,1,1.5,2")
+    parser.add_argument("--max-new-tokens", type=int, default=400)
+    parser.add_argument("--median", type=int, default=0, help="tokens of an answer, for EAD [measured at 0.6]")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", help="a line of JSON per row")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    task, model = load_task(given.tasks), load_model(given.model, threads=given.threads, hidden=False)
+    problems = task.problems(given.n, stream=900 + given.seed)
+    median = given.median or round(answers(model, task, problems[:8], "temperature(0.6)", given).tokens)
+    print(
+        f"{given.model}, {given.tasks}: {given.n} problems, {given.samples} samples each, EAD's median {median} tokens"
+    )
+    print(HEAD)
+    file = Path(given.out).open("w", encoding="utf-8") if given.out else None  # noqa: SIM115
+    for t in map(float, given.temperatures.split(",")):
+        plain: Answers | None = None
+        for name, text in policies(t, median):
+            found = answers(model, task, problems, text, given)
+            plain = plain or found
+            row = summary(t, name, text, found, plain, task, problems, given.seed)
+            print(line(row), flush=True)
+            if file is not None:
+                print(json.dumps(asdict(row)), file=file, flush=True)
+    if file is not None:
+        file.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
