@@ -22,6 +22,7 @@ from .temperature import EAD, EDT, Dynatemp, Temperature
 from .text import parse_draft, parse_policy
 from .thinking import Mark, Markers, Span, Thinking, Tokenizer
 from .trace import Decision, Event, Trace
+from .triforce import TriForce
 from .truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, TopNSigma, TopP, Typical
 
 __all__ = [
@@ -31,6 +32,6 @@ __all__ = [
     "LogitBias", "Mark", "Markers", "MinNewTokens", "MinP", "Mirostat", "MirostatV2", "ModelDrafter", "NO_DRAFT",
     "Penalties", "PerPhase", "Policy", "PromptLookup", "Proposal", "Pure", "ROOT", "Row", "Sampling", "Scores",
     "Session", "Span", "Stage", "Stateless", "Step", "Target", "Temperature", "Thinking", "Tokenizer", "TopH",
-    "TopK", "TopNSigma", "TopP", "Trace", "Trial", "Typical", "XTC", "draw", "drive", "drive_batch", "entropy",
-    "parse_draft", "parse_policy",
+    "TopK", "TopNSigma", "TopP", "Trace", "TriForce", "Trial", "Typical", "XTC", "draw", "drive", "drive_batch",
+    "entropy", "parse_draft", "parse_policy",
 ]  # fmt: skip

@@ -20,12 +20,14 @@ from .errors import ControllerError
 from .feedback import Mirostat, MirostatV2
 from .guided import KLGuided
 from .hierarchy import Hierarchy
-from .model_draft import DraftModel, Kind, ModelDrafter
+from .model_draft import DraftModel, ModelDrafter
 from .ngrams import load_table
 from .penalties import DRY, BadWords, LogitBias, MinNewTokens, Penalties
+from .planned import Kind
 from .policy import Policy
 from .stage import Stage
 from .temperature import EAD, EDT, Dynatemp, Temperature
+from .triforce import TriForce
 from .truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, TopNSigma, TopP, Typical
 
 STAGES: dict[str, type[Stage]] = {
@@ -41,7 +43,7 @@ STAGES: dict[str, type[Stage]] = {
 
 _POLICIES = ("greedy", *STAGES)
 _MODEL_DRAFTS: dict[str, Kind] = {"model": "chain", "cascade": "chain", "sequoia": "sequoia", "dyspec": "dyspec"}
-_DRAFTS = ("none", "ngram", "hierarchy", *_MODEL_DRAFTS)
+_DRAFTS = ("none", "ngram", "hierarchy", "triforce", *_MODEL_DRAFTS)
 _STEP = re.compile(r"\s*([a-z_0-9]+)\s*(?:\(\s*([^()]*?)\s*\))?\s*")
 _NAME = re.compile(r"\s*([a-z_0-9]+)\s*")
 _WORD = re.compile(r"[\w.+-]+")
@@ -186,7 +188,8 @@ def parse_draft(text: str, load: Callable[[str], DraftModel] | None = None) -> D
     """`none`, `ngram(8)`, `hierarchy(24, model=FILE, corpus=FILE)`; what stands in parentheses may be left out.
 
     With a smaller model: `model(MODEL, 8)` drafts chains, `cascade(MODEL, 8)` chains that n-grams draft for,
-    `sequoia(MODEL, 16)` and `dyspec(MODEL, 16)` trees; `load` opens MODEL.
+    `sequoia(MODEL, 16)` and `dyspec(MODEL, 16)` trees; `load` opens MODEL. `triforce(6, budget=1024, model=MODEL)`: the
+    model itself with a part of its cache, drafted for by n-grams, or by MODEL.
 
     >>> parse_draft("ngram(4)")
     PromptLookup(longest=3, shortest=1, size=4)
@@ -196,6 +199,8 @@ def parse_draft(text: str, load: Callable[[str], DraftModel] | None = None) -> D
         return None
     if name in _MODEL_DRAFTS:
         return _model_drafter(name, argument, load)
+    if name == "triforce":
+        return _triforce(argument, load)
     size, files = _arguments(argument, name, ("model", "corpus") if name == "hierarchy" else ())
     if name == "ngram":
         return PromptLookup(size=size or PromptLookup.size)
@@ -207,13 +212,32 @@ def _model_drafter(name: str, argument: str | None, load: Callable[[str], DraftM
     model, _, rest = (argument or "").partition(",")
     if not model.strip():
         raise ControllerError(f"draft {name} needs a smaller model: {name}(MODEL) or {name}(MODEL, 16)")
-    if load is None:
-        raise ControllerError(f"draft {name} needs a model, which can't be opened here; make a ModelDrafter yourself")
     size, _ = _arguments(rest or None, name, ())
     chain = _MODEL_DRAFTS[name] == "chain"
     below = PromptLookup() if name == "cascade" else None
     size = size or (8 if chain else 16)
-    return ModelDrafter(load(model.strip()), kind=_MODEL_DRAFTS[name], size=size, below=below)
+    return ModelDrafter(_opened(model.strip(), name, load), kind=_MODEL_DRAFTS[name], size=size, below=below)
+
+
+def _triforce(argument: str | None, load: Callable[[str], DraftModel] | None) -> TriForce:
+    size, named = _arguments(argument, "triforce", ("budget", "model"))
+    below: Drafter | None = None
+    if "model" in named:
+        below = ModelDrafter(_opened(named["model"], "triforce", load), kind="chain", size=8, below=PromptLookup())
+    budget = _whole(named["budget"], "triforce's budget") if "budget" in named else 1024
+    return TriForce(below, size=size or 6, budget=budget)
+
+
+def _opened(model: str, name: str, load: Callable[[str], DraftModel] | None) -> DraftModel:
+    if load is None:
+        raise ControllerError(f"draft {name} needs a model, which can't be opened here; make the drafter yourself")
+    return load(model)
+
+
+def _whole(text: str, what: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ControllerError(f"{what} is {text}; it must be a whole number, at least 1")
+    return int(text)
 
 
 def _arguments(argument: str | None, name: str, keys: tuple[str, ...]) -> tuple[int | None, dict[str, str]]:
@@ -230,7 +254,7 @@ def _arguments(argument: str | None, name: str, keys: tuple[str, ...]) -> tuple[
             named[key] = value
         else:
             raise ControllerError(
-                f"draft {name} takes a size{''.join(f', {k}=FILE' for k in keys)}; not {part.strip()!r}"
+                f"draft {name} takes a size{''.join(f', {k}=...' for k in keys)}; not {part.strip()!r}"
             )
     return size, named
 

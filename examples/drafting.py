@@ -36,7 +36,7 @@ from reasonctl.controller import (
     Sampling,
     Trace,
 )  # fmt: skip
-from reasonctl.controller.model_draft import PRIOR
+from reasonctl.controller.planned import PRIOR
 from reasonctl.controller.trees import Shape, sequoia
 from reasonctl.controller.verify import node_tests
 
