@@ -14,7 +14,7 @@ from .cost import CostCurve, known_curve
 from .decode import NO_DRAFT, ROOT, Decode, Draft, Engine, Floats, Session, Step
 from .drafters import Drafter, Drafting, Target
 from .errors import ControllerError
-from .laws import HeardRow, law_of, samples, softmax
+from .laws import HeardRow, for_drafts, law_of, samples, softmax
 from .levels import Draws, middle_chain
 from .ngrams import vocabulary_hash
 from .planned import PRIOR, RANKS, Kind, Plan, Planned
@@ -79,6 +79,7 @@ class ModelRun:
 
     def __init__(self, drafter: Planned, target: Target, engine: SessionEngine, name: str) -> None:
         self.d, self.target, self.engine, self.name = drafter, target, engine, name
+        self.policy = for_drafts(target.policy)
         self.fed: list[int] = []
         self.plan = Plan(drafter)
         self.samples: bool | None = None
@@ -124,7 +125,7 @@ class ModelRun:
                 return NO_DRAFT
         if self.samples is None:
             # A greedy policy is drafted for largest first.
-            self.samples = samples(self.target.policy, self.target.session.can.vocabulary, self.target.keys)
+            self.samples = samples(self.policy, self.target.session.can.vocabulary, self.target.keys)
         draws = Draws(self.target.keys, len(tokens)) if self.samples else None
         size = len(self.plan.shape.parents) if self.d.adaptive else self.d.size
         if self.d.below is not None:
@@ -188,7 +189,7 @@ class ModelRun:
     def law(self, step: Step, node: int, tokens: Sequence[int]) -> Floats:
         """The law of the token behind `tokens`, which end at `node`: the run's policy on the draft model's logits."""
         row = HeardRow(step, node, tokens, "answer", self.target.keys)
-        law = law_of(self.target.policy, row)
+        law = law_of(self.policy, row)
         return softmax(row.logits, DRAFT_TEMPERATURE) if law is None else law
 
     def observe(self, draft: Draft, accepted: Sequence[int]) -> None:

@@ -23,7 +23,8 @@ class Stage(ABC):
     """One step of a chain, a frozen dataclass. State travels with the node, so it must be a value.
 
     kind: what the stage does, which decides where it may stand. stateful: it has a state of its own.
-    asks: it wants forwards, see `prepare`. reads_text: it needs the run's tokenizer.
+    asks: it wants forwards, see `prepare`. reads_text: it needs the run's tokenizer. drafts: it may be asked about a
+    draft model's rows too; False for what counts its calls, or takes every token it is shown for a written one.
     """
 
     name: ClassVar[str]
@@ -31,6 +32,7 @@ class Stage(ABC):
     stateful: ClassVar[bool] = False
     asks: ClassVar[bool] = False
     reads_text: ClassVar[bool] = False
+    drafts: ClassVar[bool] = True
 
     def start(self) -> Any:
         """State before the first token of a run."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from attached import CHAT, PROMPT, TINY
-from llama_cpp import Llama
+from llama_cpp import Llama, LlamaGrammar, LogitsProcessorList
 from reasonctl.backends.attach import attach
 from reasonctl.backends.load import load_model
 from reasonctl.calibration.advise_draft import LogLine, fit_line, rank_acceptance
@@ -22,6 +22,7 @@ from reasonctl.controller import (
     Hierarchy,
     Keys,
     ModelDrafter,
+    PromptLookup,
     Sampling,
     Trace,
 )  # fmt: skip
@@ -77,6 +78,40 @@ def test_draft_models_on_real_engines(backend, kind):
             assert traces[1].tokens == traces[0].tokens
     free = getattr(small.engine, "free", None)
     assert free is None or len(free) == 15  # the draft's sessions are closed
+
+
+@pytest.mark.parametrize("drafter", ["chain", "sequoia", "dyspec", "cascade", "hierarchy"])
+def test_a_call_s_processors_and_grammar_see_the_target_s_rows_only(drafter):
+    """A function that counts its calls, and a grammar that admits few tokens: as in plain runs, whatever drafts."""
+    small = load_model("tiny", threads=1)
+    below, kind = PromptLookup(size=3) if drafter == "cascade" else None, "chain" if drafter == "cascade" else drafter
+    made = (
+        Hierarchy(curve=FLAT) if drafter == "hierarchy"
+        else ModelDrafter(small, kind=kind, size=4, depth=4, adaptive=False, below=below)
+    )  # fmt: skip
+
+    class Counting:
+        def __init__(self):
+            self.calls = 0
+
+        def __call__(self, ids, scores):
+            self.calls += 1
+            scores = scores.copy()
+            scores[5 + self.calls % 7] += 3.0
+            return scores
+
+    found = []
+    for used in (None, made):
+        llm, counting = llama(), Counting()
+        with attach(llm, Controller(drafter=used)) as handle:
+            texts = [
+                llm(PROMPT, max_tokens=40, temperature=0.0, logits_processor=LogitsProcessorList([counting])),
+                llm(PROMPT, max_tokens=40, temperature=0.0, grammar=LlamaGrammar.from_string("root ::= [0-9 a-d+-]*")),
+            ]
+            found.append([[text["choices"][0]["text"] for text in texts], counting.calls])
+            accepted = handle.trace.accepted
+        llm.close()
+    assert found[0] == found[1] and found[0][1] > 30 and accepted > 0
 
 
 def test_the_log_line():
