@@ -56,12 +56,14 @@ class HFEngine:
         # A tree needs a 4D mask that the attention respects, explicit positions, and whole columns to gather.
         attention = getattr(self.model.config, "_attn_implementation", None) in ("sdpa", "eager")
         tree = self.takes_positions and attention and all(type(layer) is DynamicLayer for layer in layers)
+        shows_queries = config._attn_implementation == "sdpa" and type(self.model).is_backend_compatible()
         return Capabilities(
             rollback=not self.recurrent,
             branches=0 if self.recurrent else 1 << 30 if tree else 1,
             fork=True,
             layers=len(self.blocks),
             vocabulary=vocabulary,
+            sparse=tree and shows_queries,
         )
 
     @property
@@ -142,6 +144,7 @@ class HFSession:
 
     def __init__(self, engine: HFEngine, cache: Any, length: int, device: torch.device) -> None:
         self.engine, self.cache, self.length, self.device = engine, cache, length, device
+        self.left_out = 0  # of the first `length` columns: none, but in a sparse view
         self._draft = NO_DRAFT
         self._positions = torch.arange(0, device=device)
 
@@ -203,14 +206,15 @@ class HFSession:
     def _tree_inputs(self, draft: Draft, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(additive mask (1, 1, size, length + size), positions (1, size)): a node sees its ancestors only."""
         count, dtype = len(draft.tokens), self.engine.model.dtype
-        end = self.length + size - count
-        seen = torch.ones(size, self.length + size, dtype=torch.bool).tril_(self.length)
-        below = seen[size - count :, end:]
+        past = self.length - self.left_out
+        seen = torch.ones(size, past + size, dtype=torch.bool).tril_(past)
+        below = seen[size - count :, past + size - count :]
         below[:] = torch.eye(count, dtype=torch.bool)
         for node, parent in enumerate(draft.parents):
             if parent != ROOT:
                 below[node] |= below[parent]
         mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+        end = self.length + size - count
         positions = [*range(self.length, end), *(end + depth for depth in draft.depths())]
         return mask[None, None].to(self.device), torch.tensor((positions,), device=self.device)
 
@@ -244,11 +248,12 @@ class HFSession:
     def _gather(self, path: Sequence[int]) -> None:
         """Move the path's columns to the draft's front, in place: no fork has the tensors of the last forward."""
         with torch.inference_mode():
-            columns = torch.tensor(path, device=self.device) + self.length
+            end = self.length - self.left_out
+            columns = torch.tensor(path, device=self.device) + end
             for layer in self.cache.layers:
                 here = columns.to(layer.keys.device)
                 for states in (layer.keys, layer.values):
-                    states[..., self.length : self.length + len(path), :] = states[..., here, :]
+                    states[..., end : end + len(path), :] = states[..., here, :]
 
     def _crop(self, n: int) -> None:
         if n == 0:
@@ -283,6 +288,12 @@ class HFSession:
                 for layer in self.cache.layers
             ]
         return HFSession(self.engine, cache, self.length, self.device)
+
+    def sparse(self, budget: int, chunk: int) -> HFSession:
+        """A view that reads `budget` tokens of the past; see `hf_sparse`."""
+        from .hf_sparse import SparseSession
+
+        return SparseSession(self, budget, chunk)
 
     def close(self) -> None:
         """Drop the cache's tensors."""

@@ -114,6 +114,7 @@ class Processors(Pure):
 
     name = "logits_processor"
     kind = "constraint"
+    drafts = False  # a user's function may count its calls
     processors: tuple[Processor, ...]
 
     def apply(self, scores: Scores, row: Row) -> Scores:
@@ -134,6 +135,7 @@ class Grammar(Stage):
     name = "grammar"
     kind = "constraint"
     stateful = True
+    drafts = False
     text: str
     root: str
     vocabulary: Any

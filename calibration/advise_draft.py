@@ -29,8 +29,8 @@ from ..controller import (
 from ..controller.cost import CostCurve
 from ..controller.decode import Floats
 from ..controller.laws import softmax
-from ..controller.model_draft import SIZES
 from ..controller.ngrams import vocabulary_hash
+from ..controller.planned import SIZES
 from ..controller.trees import best_shape, monotone
 from ..controller.verify import node_tests
 from .bench import cost_curve

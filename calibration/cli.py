@@ -50,6 +50,7 @@ def demo_command(options: Options) -> None:
 @click.option("--report/--no-report", default=True, show_default=True, help="Write the page P.html beside it.")
 @click.option("--heads", is_flag=True, help="Train AutoDeco's heads on the right runs, in place of a probe.")
 @click.option("--unweighted", is_flag=True, help="With --heads: every token counts the same, see docs/policies.md.")
+@click.option("--ngrams", type=click.Path(), help="Also write the runs' n-grams, for --draft 'hierarchy(model=FILE)'.")
 @common
 def calibrate_command(model: str, options: Options, heads: bool, unweighted: bool, **overrides: Any) -> None:
     """Collect runs, fit a probe, calibrate it. Resumable: run the same command again."""

@@ -19,6 +19,7 @@ from .collect import collect
 from .cue_sets import AUTO, EVERYTHING
 from .evaluate import evaluate as evaluate_pairs
 from .evaluate import summary
+from .make_ngrams import keep_ngrams
 from .options import Options, card_recipe, new_recipe, open_model, probe_path
 from .problem import Problem
 from .recipe import Recipe
@@ -34,14 +35,14 @@ CALIBRATION_RUNS = 400
 
 
 def calibrate(
-    name: str, options: Options, *, tasks: str, out: str, answer_tokens: int, report: bool, **overrides: str | None
-) -> None:
+    name: str, options: Options, *, tasks: str, out: str, answer_tokens: int, report: bool, ngrams: str | None,
+    **overrides: str | None,
+) -> None:  # fmt: skip
     """Collect, fit, calibrate; everything that can be refused is refused first."""
     show = Show(as_json=options.json)
     plan_out = Path(out)
     workers = where(name, options, overrides["dask"])
-    for target in [plan_out, *([report_path(plan_out)] if report else [])]:
-        check_target(target, options.force)
+    check_targets(plan_out, report, ngrams, options.force)
     task = load_task(tasks, grader=options.grader, gold=options.mode != "disagree")
     model = open_model(name, options)
     recipe = new_recipe(
@@ -64,7 +65,20 @@ def calibrate(
         if records is None:
             return
         content = fit_and_save(plan, model, records, force=options.force)
+    if ngrams is not None:
+        keep_ngrams(show, model, records, Path(ngrams), source=task.name, force=options.force)
     report_fit(show, plan, content, options, records if report else None)
+
+
+def check_targets(out: Path, report: bool, ngrams: str | None, force: bool) -> None:
+    """Raises ControllerError if a file of the job can't be put where it is wanted."""
+    targets = [out, *([report_path(out)] if report else [])]
+    if ngrams is not None:
+        if Path(ngrams).resolve() in {path.resolve() for path in (*targets, runs_path(out))}:
+            raise ControllerError(f"--ngrams is {ngrams}, which the job itself writes; give another name")
+        targets.append(Path(ngrams))
+    for target in targets:
+        check_target(target, force)
 
 
 def where(name: str, options: Options, dask: str | None) -> int | str:

@@ -86,7 +86,10 @@ _OPTIONS = [
     click.option("--temperature", type=click.FloatRange(0), help="Sampling temperature [0.6]; 0 is greedy."),
     click.option("--policy", help="Sampling chain, e.g. 'temperature(0.6) | top_p(0.95)'."),
     click.option(
-        "--draft", default="none", show_default=True, help="none, ngram(8), hierarchy, model(M), sequoia(M), dyspec(M)."
+        "--draft",
+        default="none",
+        show_default=True,
+        help="none, ngram(8), hierarchy, model(M), sequoia(M), dyspec(M), triforce.",
     ),
     click.option("--max-new-tokens", type=click.IntRange(1), help="Most tokens per run."),
     click.option("-n", "n", type=click.IntRange(1), help="Number of problems."),

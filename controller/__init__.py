@@ -6,6 +6,7 @@ from .controller import Call, Controller
 from .cues import Cue, Cues
 from .decode import NO_DRAFT, ROOT, Capabilities, Decode, Draft, Engine, Proposal, Session, Step
 from .distortion import Distortion, Weighed, distortion, importance_weights, log_z
+from .draft_text import parse_draft
 from .drafters import Drafter, Drafting, PromptLookup, Stateless, Target
 from .drivers import drive, drive_batch
 from .errors import ControllerError
@@ -22,9 +23,10 @@ from .randomness import Keys
 from .scores import Scores
 from .stage import Pure, Stage
 from .temperature import EAD, EDT, Dynatemp, Temperature
-from .text import parse_draft, parse_policy, register_stage
+from .text import parse_policy, register_stage
 from .thinking import Mark, Markers, Span, Thinking, Tokenizer
 from .trace import Decision, Event, Trace
+from .triforce import TriForce
 from .truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, TopNSigma, TopP, Typical
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "Lengths", "LogitBias", "Mark", "Markers", "MinNewTokens", "MinP", "Mirostat", "MirostatV2", "ModelDrafter",
     "NO_DRAFT", "Penalties", "PerPhase", "Policy", "PromptLookup", "Proposal", "Pure", "ROOT", "Row", "Sampling",
     "Scores", "Session", "Span", "Stage", "Stateless", "Step", "Target", "Temperature", "Thinking", "Tokenizer",
-    "TopH", "TopK", "TopNSigma", "TopP", "Trace", "Trial", "Typical", "Weighed", "XTC", "distortion", "draw", "drive",
-    "drive_batch", "entropy", "importance_weights", "log_z", "parse_draft", "parse_policy", "register_stage",
+    "TopH", "TopK", "TopNSigma", "TopP", "Trace", "TriForce", "Trial", "Typical", "Weighed", "XTC", "distortion",
+    "draw", "drive", "drive_batch", "entropy", "importance_weights", "log_z", "parse_draft", "parse_policy",
+    "register_stage",
 ]  # fmt: skip

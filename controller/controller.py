@@ -165,7 +165,7 @@ class Controller:
             trace.warnings.append(
                 "a budget, min_thinking or continue_times changes the run: the exit rule's promise was made without"
             )
-        target = Target(session, tokenizer, call.keys, policy)
+        target = Target(session, tokenizer, call.keys, policy, trace.warnings)
         run = Run(
             policy=policy,
             tokenizer=tokenizer,

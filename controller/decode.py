@@ -113,6 +113,7 @@ class Capabilities:
     fork: an independent copy of the sequence can be made.
     layers: number of blocks whose output `Step.hidden` can give.
     vocabulary: length of a logits row.
+    sparse: the session is a `Retrieving` one: it can open a view of itself with a part of its cache.
     """
 
     rollback: bool
@@ -120,6 +121,7 @@ class Capabilities:
     fork: bool
     layers: int
     vocabulary: int
+    sparse: bool = False
 
 
 class Step(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from .decode import NO_DRAFT, Decode, Draft, Session, Step
@@ -15,12 +15,20 @@ from .thinking import Tokenizer
 
 @dataclass(frozen=True)
 class Target:
-    """The run that is drafted for: what a drafter may consult when it starts."""
+    """The run that is drafted for: what a drafter may consult when it starts.
+
+    warnings: where it says what it can't do here.
+    """
 
     session: Session
     tokenizer: Tokenizer
     keys: Keys
     policy: Policy
+    warnings: list[str] = field(default_factory=list)
+
+    def behind(self, tokens: Sequence[int]) -> bool:
+        """A prompt or a suffix is yet to be fed: no step like others. A middle level may lag by one token."""
+        return self.session.length < len(tokens) - 2
 
 
 class Drafting(Protocol):

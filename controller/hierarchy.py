@@ -65,7 +65,7 @@ class HierarchyRun:
     """One run's candidates: a tree with the kind of each edge and the chance of each node."""
 
     def __init__(self, drafter: Hierarchy, target: Target) -> None:
-        self.d, self.session, self.rates = drafter, target.session, drafter.rates
+        self.d, self.target, self.session, self.rates = drafter, target, target.session, drafter.rates
         self.curve: CostCurve | None = drafter.curve
         self.watch: Stopwatch | None = None
         self.context = Context()
@@ -88,14 +88,13 @@ class HierarchyRun:
             self.start = len(tokens)
         self._learn(tokens)
         self.tokens, self.at = tokens, len(tokens)
-        length = self.session.length
-        if length < len(tokens) - 1:
+        if self.target.behind(tokens):
             return NO_DRAFT  # the prompt or a suffix is fed: its price says nothing about a step
         self._collect(tokens, min(room, self.d.size))
         draft = NO_DRAFT
         if self.values:
             found = Draft(tuple(token for _, token in self.nodes), tuple(parent for parent, _ in self.nodes))
-            draft = best_part(found, self.values, self.curve, length, self.session.can.branches)
+            draft = best_part(found, self.values, self.curve, self.session.length, self.session.can.branches)
         self.watch.begin(1 + len(draft))
         return draft
 

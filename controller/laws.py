@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .chain import Chain, Greedy
+from .composed import Constrained, PerPhase
 from .decode import ROOT, Floats
 from .errors import ControllerError
 from .policy import Policy, Row
@@ -47,6 +49,19 @@ class _Flat:
 
     def hidden(self, node: int, layer: int) -> Floats:
         raise ControllerError("this policy reads hidden states, which a draft model doesn't have; use another drafter")
+
+
+def for_drafts(policy: Policy) -> Policy:
+    """The policy without stages that must see the target's rows only. Drafts may follow any law, if it is told."""
+    if isinstance(policy, Constrained):
+        kept = [stage for stage in policy.constraints if stage.drafts]
+        return Constrained(kept, for_drafts(policy.inner))
+    if isinstance(policy, PerPhase):
+        return PerPhase(for_drafts(policy.think), for_drafts(policy.answer))
+    if isinstance(policy, Chain) and not all(stage.drafts for stage in policy.stages):
+        kept = [stage for stage in policy.stages if stage.drafts]
+        return Greedy(*kept) if isinstance(policy, Greedy) else Chain(*kept)
+    return policy
 
 
 def law_of(policy: Policy, row: HeardRow) -> Floats | None:

@@ -191,14 +191,21 @@ def vocabulary_hash(tokenizer: Tokenizer) -> str:
 
 
 def save_table(path: Path, table: Table, *, force: bool = False) -> None:
-    """One safetensors file: two arrays, and a card with their digest. Raises ControllerError if it exists."""
+    """One safetensors file: two arrays, and a card with their digest; written whole or not at all.
+
+    Raises ControllerError if it exists, or can't be written.
+    """
     if path.exists() and not force:
         raise ControllerError(f"{path} exists; give another name, or --force to overwrite it")
     arrays = {"keys": table.keys, "rest": table.rest}
     card = {"format": FORMAT, "vocabulary": table.vocabulary, "source": table.source, "sha256": _digest(table)}
     part = path.with_name(path.name + ".part")
-    save_file(arrays, part, metadata={"card": json.dumps(card, sort_keys=True)})
-    part.replace(path)
+    try:
+        save_file(arrays, part, metadata={"card": json.dumps(card, sort_keys=True)})
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise ControllerError(f"can't write {path}: {error}; give a name in a folder with room") from None
 
 
 def load_table(path: Path) -> Table:

@@ -15,6 +15,7 @@ SAMPLE, DRAFT, VERIFY = 0, 1, 2
 """Purposes: the draw of the emitted token; draws that a drafter makes for itself; tests of drawn tokens."""
 
 _LIMIT = 1 << 64
+_PURPOSES, _FAR = 3, 1 << 12
 
 
 class Keys:
@@ -46,3 +47,17 @@ class Keys:
             raw = philox.random_raw(BLOCK * PER_POSITION)
             block = self._blocks[where] = (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
         return float(block[position % BLOCK * PER_POSITION + index % PER_POSITION])
+
+
+class KeysBelow(Keys):
+    """The keys of a drafter that drafts for a drafter: none of the run's own uniforms, and none of them twice.
+
+    `root`: length of the text that the target has, which grows with every proposal of the level above. The same place
+    may be drafted for again behind another root, and gets new uniforms then.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self.seed, self.run, self._keys, self.root = keys.seed, keys.run, keys, 0
+
+    def uniform(self, position: int, purpose: int = SAMPLE, index: int = 0) -> float:
+        return self._keys.uniform(self.root, _PURPOSES + purpose, (position - self.root) * _FAR + index)

@@ -24,7 +24,8 @@ class Stage(ABC):
 
     kind: what the stage does, which decides where it may stand. stateful: it has a state of its own.
     asks: it wants forwards, see `prepare`. reads_text: it needs the run's tokenizer. truncates: it may drop candidates
-    for being improbable.
+    for being improbable. drafts: it may be asked about a draft model's rows too; False for what counts its calls, or
+    takes every token it is shown for a written one.
     """
 
     name: ClassVar[str]
@@ -33,6 +34,7 @@ class Stage(ABC):
     asks: ClassVar[bool] = False
     reads_text: ClassVar[bool] = False
     truncates: ClassVar[bool] = False
+    drafts: ClassVar[bool] = True
 
     def start(self) -> Any:
         """State before the first token of a run."""

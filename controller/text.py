@@ -1,4 +1,4 @@
-"""Policies and drafters as short texts: `edt(t0=0.8,theta=0.4) | min_p(0.05)`, `hierarchy(16)`. Owns the grammar.
+"""Policies as short texts: `edt(t0=0.8,theta=0.4) | min_p(0.05)`. Owns the grammar, which drafters' texts share.
 
 A policy is stages from left to right; `think: ... ; answer: ...` gives each phase its own; `str(policy)` writes it.
 """
@@ -8,22 +8,17 @@ from __future__ import annotations
 import json
 import re
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from .chain import Chain, Greedy
 from .composed import PerPhase
-from .drafters import Drafter, PromptLookup
 from .errors import ControllerError
 from .feedback import Mirostat, MirostatV2
 from .grammar import Grammar
 from .guided import KLGuided
-from .hierarchy import Hierarchy
-from .model_draft import DraftModel, Kind, ModelDrafter
-from .ngrams import load_table
 from .penalties import DRY, BadWords, LogitBias, MinNewTokens, Penalties
 from .policy import Policy
 from .stage import Stage
@@ -44,12 +39,10 @@ STAGES: dict[str, type[Stage]] = {
 _ELSEWHERE = {"autodeco": "reasonctl.probes"}
 """Stages of other packages: they can be named once their package is imported."""
 
-_MODEL_DRAFTS: dict[str, Kind] = {"model": "chain", "cascade": "chain", "sequoia": "sequoia", "dyspec": "dyspec"}
-_DRAFTS = ("none", "ngram", "hierarchy", *_MODEL_DRAFTS)
 S = TypeVar("S", bound=Stage)
 _NAME = re.compile(r"\s*([a-z_0-9]+)\s*")
 
-_Arguments = list[tuple[str | None, Any]]
+Arguments = list[tuple[str | None, Any]]
 """(key or None, value) each."""
 
 
@@ -88,7 +81,7 @@ def _chain(text: str) -> Chain:
     stages: list[Stage] = []
     parts = [part.strip() for part in _split_top(text, "|")]
     for i, part in enumerate(parts):
-        name, arguments = _call(part, "policy", ("greedy", *STAGES))
+        name, arguments = call_in(part, "policy", ("greedy", *STAGES))
         if name != "greedy":
             stages.append(_build(STAGES[name], arguments))
         elif arguments is not None or i < len(parts) - 1:
@@ -116,15 +109,15 @@ def _split_top(text: str, mark: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _call(part: str, kind: str, known: tuple[str, ...]) -> tuple[str, _Arguments | None]:
+def call_in(part: str, kind: str, known: tuple[str, ...]) -> tuple[str, Arguments | None]:
     """`name` or `name(value, key=value)` as a name and its arguments."""
     match = _NAME.match(part)
     name, rest = (match.group(1), part[match.end() :].rstrip()) if match else (part, "")
     if match is None or name not in known or (rest and not (rest[0] == "(" and rest[-1] == ")")):
-        _unknown(part, kind, known)
+        unknown(part, kind, known)
     if not rest:
         return name, None
-    arguments: _Arguments = []
+    arguments: Arguments = []
     for piece in _split_top(rest[1:-1], ","):
         key, equals, value = piece.partition("=")
         named = bool(equals) and key.strip().isidentifier()
@@ -145,7 +138,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _build(stage: type[Stage], arguments: _Arguments | None) -> Stage:
+def _build(stage: type[Stage], arguments: Arguments | None) -> Stage:
     known = {field.name: field for field in fields(stage)}  # type: ignore[arg-type]
     hints, given = get_type_hints(stage), dict[str, Any]()
     for place, (key, value) in enumerate(arguments or ()):
@@ -156,14 +149,14 @@ def _build(stage: type[Stage], arguments: _Arguments | None) -> Stage:
             raise ControllerError(f"{stage.name} takes no {name or 'argument number ' + str(place + 1)}; {hint}")
         if name in given:
             raise ControllerError(f"{stage.name} is given {name} twice; keep one")
-        given[name] = _coerced(value, hints[name], stage.name, name)
+        given[name] = coerced(value, hints[name], stage.name, name)
     for name, field in known.items():
         if name not in given and field.default is MISSING:
-            _coerced(None, hints[name], stage.name, name)
+            coerced(None, hints[name], stage.name, name)
     return stage(**given)
 
 
-def _coerced(value: Any, hint: Any, stage: str, name: str) -> Any:
+def coerced(value: Any, hint: Any, stage: str, name: str) -> Any:
     """The value as its field's type; a ControllerError that shows how to write it."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is float and number:
@@ -178,7 +171,7 @@ def _coerced(value: Any, hint: Any, stage: str, name: str) -> Any:
         inner = get_args(hint)
         kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
         if len(kinds) == len(value):
-            return tuple(_coerced(v, kind, stage, name) for v, kind in zip(value, kinds, strict=True))
+            return tuple(coerced(v, kind, stage, name) for v, kind in zip(value, kinds, strict=True))
     plain = hint if isinstance(hint, type) else str
     if not isinstance(hint, types.GenericAlias) and isinstance(value, plain):
         return value
@@ -186,7 +179,7 @@ def _coerced(value: Any, hint: Any, stage: str, name: str) -> Any:
     raise ControllerError(f"{stage}'s {name} is {value!r}; it must be {wanted}, e.g. {stage}({name}=...)")
 
 
-def _unknown(part: str, kind: str, known: tuple[str, ...]) -> NoReturn:
+def unknown(part: str, kind: str, known: tuple[str, ...]) -> NoReturn:
     name = part.partition("(")[0].strip()
     near = get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
@@ -195,51 +188,3 @@ def _unknown(part: str, kind: str, known: tuple[str, ...]) -> NoReturn:
     if name in known:
         hint = f"write {name}(value) or {name}(name=value,...)"
     raise ControllerError(f"unknown {kind} {part.strip()!r}; {hint}")
-
-
-def parse_draft(text: str, load: Callable[[str], DraftModel] | None = None) -> Drafter | None:
-    """`none`, `ngram(8)`, `hierarchy(24, model=FILE, corpus=FILE)`; what stands in parentheses may be left out.
-
-    With a smaller model: `model(MODEL, 8)` drafts chains, `cascade(MODEL, 8)` chains that n-grams draft for,
-    `sequoia(MODEL, 16)` and `dyspec(MODEL, 16)` trees; `load` opens MODEL.
-
-    >>> parse_draft("ngram(4)")
-    PromptLookup(longest=3, shortest=1, size=4)
-    """
-    name, arguments = _call(text, "draft", _DRAFTS)
-    if name == "none":
-        return None
-    if name in _MODEL_DRAFTS:
-        return _model_drafter(name, arguments or [], load)
-    size, files = _size_and_files(name, arguments or [], ("model", "corpus") if name == "hierarchy" else ())
-    if name == "ngram":
-        return PromptLookup(size=size or PromptLookup.size)
-    tables = {key: load_table(Path(value)) for key, value in files.items()}
-    return Hierarchy(size=size or Hierarchy.size, model=tables.get("model"), corpus=tables.get("corpus"))
-
-
-def _model_drafter(name: str, arguments: _Arguments, load: Callable[[str], DraftModel] | None) -> ModelDrafter:
-    if not arguments or arguments[0][0] is not None or not arguments[0][1]:
-        raise ControllerError(f"draft {name} needs a smaller model: {name}(MODEL) or {name}(MODEL, 16)")
-    if load is None:
-        raise ControllerError(f"draft {name} needs a model, which can't be opened here; make a ModelDrafter yourself")
-    size, _ = _size_and_files(name, arguments[1:], ())
-    kind = _MODEL_DRAFTS[name]
-    below = PromptLookup() if name == "cascade" else None
-    return ModelDrafter(load(str(arguments[0][1])), kind=kind, size=size or (8 if kind == "chain" else 16), below=below)
-
-
-def _size_and_files(name: str, arguments: _Arguments, keys: tuple[str, ...]) -> tuple[int | None, dict[str, str]]:
-    """(size, named files) of `name(8, key=FILE)`."""
-    size, files = None, {}
-    for key, value in arguments:
-        if key is None:
-            size = _coerced(value, int, f"draft {name}", "its size")
-            if size < 1:
-                raise ControllerError(f"draft size is {size}; it must be a whole number, at least 1")
-        elif key in keys and value != "":
-            files[key] = str(value)
-        else:
-            takes = "".join(f", {k}=FILE" for k in keys)
-            raise ControllerError(f"draft {name} takes a size{takes}; not {key}={value}")
-    return size, files

@@ -36,8 +36,8 @@ from reasonctl.controller import (
     Sampling,
     Trace,
 )  # fmt: skip
-from reasonctl.controller.model_draft import PRIOR
 from reasonctl.controller.ngrams import Recent
+from reasonctl.controller.planned import PRIOR
 from reasonctl.controller.trees import Shape, sequoia
 from reasonctl.controller.verify import node_tests
 

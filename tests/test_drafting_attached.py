@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from attached import CHAT, PROMPT, TINY
-from llama_cpp import Llama
+from llama_cpp import Llama, LlamaGrammar, LogitsProcessorList
 from reasonctl.backends.attach import attach
 from reasonctl.backends.load import load_model
 from reasonctl.calibration.advise_draft import LogLine, fit_line, rank_acceptance
@@ -22,10 +22,12 @@ from reasonctl.controller import (
     Hierarchy,
     Keys,
     ModelDrafter,
+    PromptLookup,
     Sampling,
     Trace,
 )  # fmt: skip
 from reasonctl.controller.cost import CostCurve
+from reasonctl.controller.ngrams import load_table
 from test_verify import P, Q
 
 FLAT = CostCurve({0: {1: 1.0, 32: 1.0}})
@@ -76,6 +78,40 @@ def test_draft_models_on_real_engines(backend, kind):
             assert traces[1].tokens == traces[0].tokens
     free = getattr(small.engine, "free", None)
     assert free is None or len(free) == 15  # the draft's sessions are closed
+
+
+@pytest.mark.parametrize("drafter", ["chain", "sequoia", "dyspec", "cascade", "hierarchy"])
+def test_a_call_s_processors_and_grammar_see_the_target_s_rows_only(drafter):
+    """A function that counts its calls, and a grammar that admits few tokens: as in plain runs, whatever drafts."""
+    small = load_model("tiny", threads=1)
+    below, kind = PromptLookup(size=3) if drafter == "cascade" else None, "chain" if drafter == "cascade" else drafter
+    made = (
+        Hierarchy(curve=FLAT) if drafter == "hierarchy"
+        else ModelDrafter(small, kind=kind, size=4, depth=4, adaptive=False, below=below)
+    )  # fmt: skip
+
+    class Counting:
+        def __init__(self):
+            self.calls = 0
+
+        def __call__(self, ids, scores):
+            self.calls += 1
+            scores = scores.copy()
+            scores[5 + self.calls % 7] += 3.0
+            return scores
+
+    found = []
+    for used in (None, made):
+        llm, counting = llama(), Counting()
+        with attach(llm, Controller(drafter=used)) as handle:
+            texts = [
+                llm(PROMPT, max_tokens=40, temperature=0.0, logits_processor=LogitsProcessorList([counting])),
+                llm(PROMPT, max_tokens=40, temperature=0.0, grammar=LlamaGrammar.from_string("root ::= [0-9 a-d+-]*")),
+            ]
+            found.append([[text["choices"][0]["text"] for text in texts], counting.calls])
+            accepted = handle.trace.accepted
+        llm.close()
+    assert found[0] == found[1] and found[0][1] > 30 and accepted > 0
 
 
 def test_the_log_line():
@@ -148,6 +184,37 @@ def test_a_corpus_becomes_a_database(capfd, tmp_path):
     ]:
         code, _, err = ctl(capfd, *arguments)
         assert code == 2 and word in err and len(err.strip().splitlines()) == 1, arguments
+
+
+def test_calibration_s_runs_become_a_database(capfd, tmp_path):
+    """Of runs just collected and of finished ones; what can't be written is refused before any run."""
+    probe, out, again = (tmp_path / name for name in ("p.safetensors", "p.ngrams", "q.ngrams"))
+    job = ("calibrate", "tiny", "--tasks", "tiny", "--out", str(probe), "-n", "40", "--workers", "1", "--no-report")
+    runs = tmp_path / "p.safetensors.runs.jsonl"
+    (tmp_path / "taken").touch()
+    for wrong, word in [
+        (tmp_path / "taken", "exists"), (tmp_path, "is a folder"), (tmp_path / "no" / "x", "is no folder"),
+        (probe, "the job itself writes"), (runs, "the job itself writes"),
+    ]:  # fmt: skip
+        code, _, err = ctl(capfd, *job, "--ngrams", str(wrong))
+        assert code == 2 and word in err and len(err.strip().splitlines()) == 1, wrong
+        assert not runs.exists()
+    code, printed, _ = ctl(capfd, *job, "--max-new-tokens", "300", "--ngrams", str(out))
+    assert code == 0 and f"hierarchy(model={out})" in printed.replace("\n", "")
+    collected = runs.read_bytes()
+    assert ctl(capfd, *job, "--max-new-tokens", "300", "--ngrams", str(again), "--force")[0] == 0
+    assert runs.read_bytes() == collected and again.read_bytes() == out.read_bytes()
+
+    table, model = load_table(out), load_model("tiny", threads=1)
+    written = [json.loads(line)["text"] for line in collected.splitlines()[1:]]
+    grams = {tuple(t[i : i + 6]) for t in map(model.tokenizer.encode, written) for i in range(len(t) - 5)}
+    pairs = [(int(key) >> 32, int(key) & 0xFFFFFFFF) for key in table.keys]
+    assert len(pairs) > 100 and {(*pair, *rest) for pair, rest in zip(pairs, table.rest.tolist(), strict=True)} <= grams
+    drafter = Hierarchy(curve=FLAT, model=table, recent=None)
+    trace, session = Trace(), model.engine.session()
+    call = Call(model.prompt("48 a-9 b+6 c-3"), 80, model.eos, Keys(seed=2), Greedy())
+    list(Controller(drafter=drafter).stream(session, model.tokenizer, call, trace))
+    assert drafter.rates.weight("model") > 5.0 and trace.accepted > 0
 
 
 def test_first_use_measures_and_changes_no_token(tmp_path, monkeypatch):
