@@ -3,6 +3,7 @@
     python examples/drafting.py speed MODEL [--draft-model SMALLER] [--dtype bfloat16] [--tokens 128] [--rounds 3]
     python examples/drafting.py acceptance MODEL --draft-model SMALLER [--tokens 100]
     python examples/drafting.py steps MODEL --draft-model SMALLER [--tokens 128]
+    python examples/drafting.py triforce MODEL [--context 8000] [--budget 512]       (see triforce.py)
 
 MODEL is what `ctl` takes. Greedy in `speed`; arms interleaved; every arm has the same prompts (calibration/kinds.py).
 One JSON object per line goes to --out; keep that file beside the table that is made from it.
@@ -40,6 +41,7 @@ from reasonctl.controller.ngrams import Recent
 from reasonctl.controller.planned import PRIOR
 from reasonctl.controller.trees import Shape, sequoia
 from reasonctl.controller.verify import node_tests
+from triforce import triforce
 
 LOOKUPS = (3, 5, 10, 20)
 ASSISTED = (3, 5, 10)
@@ -50,7 +52,7 @@ Arm = Callable[[list[int], int], list[int]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "acceptance", "steps"])
+    parser.add_argument("what", choices=["speed", "acceptance", "steps", "triforce"])
     parser.add_argument("model")
     parser.add_argument("--draft-model")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"])
@@ -59,12 +61,14 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=4, help="of each kind")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--only", nargs="*", help="arms of `speed` whose names begin so, besides plain")
+    parser.add_argument("--context", type=int, default=8000, help="most tokens of context, for `triforce`")
+    parser.add_argument("--budget", type=int, default=512, help="tokens that its middle level reads")
     parser.add_argument("--out", type=Path, default=Path("drafting.jsonl"))
     a = parser.parse_args()
     target = opened(a.model, a.dtype, a.threads)
     small = opened(a.draft_model, a.dtype, a.threads) if a.draft_model else None
     record = {"what": a.what, "model": a.model, "dtype": a.dtype, "draft": a.draft_model, "machine": machine()}
-    found = {"speed": speed, "acceptance": acceptance, "steps": steps}[a.what](target, small, a)
+    found = {"speed": speed, "acceptance": acceptance, "steps": steps, "triforce": triforce}[a.what](target, small, a)
     with a.out.open("a", encoding="utf-8") as file:
         for row in found:
             line = json.dumps(record | row)
