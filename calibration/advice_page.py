@@ -27,8 +27,8 @@ def draw(advice: Advice) -> Figure:
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.subplots()
     lowest = min(advice.found) / 20
-    for i, (name, grid) in enumerate(advice.curves.items()):
-        shown = [one for one in grid if one.risk >= lowest]
+    for i, (name, points) in enumerate(advice.curves.items()):
+        shown = [one for one in points if one.risk >= lowest]
         line, *_ = axes.plot(
             [one.risk for one in shown], [one.recall for one in shown], linestyle=_DASHES[i // 5], label=name
         )

@@ -43,13 +43,16 @@ PROBLEMS = 24
 PROMPTS = 6
 MOST_NEW_TOKENS = 512
 WEIGHED_TOKENS = 64
+ALIEN = 10
+"""Texts whose median K* is more than this part of the vocabulary say nothing about truncation."""
 
 
 @dataclass(frozen=True)
 class Advice:
     """What was found. found: by risk target, then by family, None where the family can't reach the target.
 
-    chains: the recommended policy's text by risk target. weighed: its runs' distortion at the first target.
+    curves: what was judged of each family, by risk. chains: the recommended policy's text by risk target.
+    weighed: its runs' distortion at the first target. needed: median K*; vocabulary: number of tokens there are.
     """
 
     places: int
@@ -59,6 +62,8 @@ class Advice:
     chains: dict[float, str]
     weighed: Distortion
     tokens: float
+    needed: float
+    vocabulary: int
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for --json."""
@@ -71,6 +76,7 @@ class Advice:
             "places": self.places, "texts": self.texts, "table": rows,
             "recommended": [{"target": target, "policy": chain} for target, chain in self.chains.items()],
             "distortion": {**asdict(self.weighed), "tokens": self.tokens},
+            "needed": self.needed, "vocabulary": self.vocabulary,
         }  # fmt: skip
 
 
@@ -109,8 +115,10 @@ def run(name: str, options: Options, *, tasks: str | None, texts: Sequence[str],
         weighed, tokens = weigh(
             model, first, prompts, min(WEIGHED_TOKENS, options.max_new_tokens or WEIGHED_TOKENS), options.seed, progress
         )
-    grids = {name: curve.grid for name, curve in curves.items()}
-    advice = Advice(len(forks), trie.texts, grids, found, chains, weighed, tokens)
+    points = {name: curve.points() for name, curve in curves.items()}
+    places = next(iter(curves.values())).places
+    needed, size = float(np.median([place.needed for place in places])), len(places[0].best)
+    advice = Advice(len(forks), trie.texts, points, found, chains, weighed, tokens, needed, size)
     tell(show, name, advice)
     if out is not None:
         write_page(Path(out), name, advice)
@@ -226,6 +234,13 @@ def weigh(
 def tell(show: Show, name: str, advice: Advice) -> None:
     """A table per risk target, then the advice with its evidence."""
     show.title(f"truncations for {name} at equal risk: {advice.places} places of {advice.texts} texts")
+    show.say(
+        f"the tokens that these texts go on with: K* is {advice.needed:g} of {advice.vocabulary} at half of the places"
+    )
+    if advice.needed > advice.vocabulary / ALIEN:
+        show.say(
+            "the model would hardly write such texts: no truncation is made for them; give texts of its kind", "yellow"
+        )
     for target, by in advice.found.items():
         rows = [_row(name, one) for name, one in by.items()]
         show.table(rows, f"risk {target:g}", "recall (diversity)", "risk", "-ln Z", "its spread")

@@ -148,6 +148,10 @@ class Curve:
             self._known[stage] = judge(stage, self.places)
         return self._known[stage]
 
+    def points(self) -> list[Judged]:
+        """Everything judged so far, by risk."""
+        return sorted(self._known.values(), key=lambda found: (found.risk, found.recall))
+
     def at_risk(self, target: float) -> Judged | None:
         """The truncation whose mean risk is nearest to the target; None if no parameter's risk reaches it.
 
