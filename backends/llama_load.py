@@ -42,7 +42,7 @@ def load_gguf(path: str | Path, *, context: int = 0, threads: int | None = None,
     # llama.cpp rounds contexts up to this, and llama-cpp-python's own arrays are as long as what is asked for.
     size = -(-(context or min(trained, LARGEST_DEFAULT_CONTEXT)) // 256) * 256
     try:
-        with _without_amx():
+        with without_amx():
             llm = Llama(str(path), n_ctx=size, n_threads=threads, n_threads_batch=threads, verbose=False)
     except ValueError as error:
         raise ControllerError(
@@ -102,7 +102,7 @@ def _prompter(llm: Llama, tokenizer: LlamaTokenizer, template: str | None) -> Ca
 
 
 @contextmanager
-def _without_amx() -> Iterator[None]:
+def without_amx() -> Iterator[None]:
     """llama.cpp's AMX kernels crash on quantised batches (ggml-org/llama.cpp#20824): load without them.
 
     Llama has no argument for it, so its default parameters are changed while it loads.

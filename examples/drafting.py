@@ -192,6 +192,7 @@ def assisted(stock: Callable[..., Arm], small: Model, n: int) -> Arm:
 def llama_arms(target: Model, own: dict[str, Drafter]) -> dict[str, Arm]:
     from llama_cpp import Llama
     from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
+    from reasonctl.backends.llama_load import without_amx
 
     def stock(llm: Any, eos: frozenset[int]) -> Arm:
         def run(prompt: list[int], most: int) -> list[int]:
@@ -210,9 +211,10 @@ def llama_arms(target: Model, own: dict[str, Drafter]) -> dict[str, Arm]:
     def another(draft: Any = None) -> Any:
         # The library keeps logits of n_ctx rows for a draft model, but makes room for them only if it is told.
         all_rows = draft is not None
-        return Llama(
-            path, n_ctx=1024, n_threads=n, n_threads_batch=n, draft_model=draft, logits_all=all_rows, verbose=False
-        )
+        with without_amx():
+            return Llama(
+                path, n_ctx=1024, n_threads=n, n_threads_batch=n, draft_model=draft, logits_all=all_rows, verbose=False
+            )
 
     arms = {"plain": stock(another(), target.eos)}
     for k in (2, 5, 10):
