@@ -15,7 +15,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -73,6 +73,7 @@ def main() -> None:
         for row in found:
             line = json.dumps(record | row)
             file.write(line + "\n")
+            file.flush()
             print(json.dumps(row))
 
 
@@ -98,13 +99,12 @@ def opened(name: str, dtype: str | None, threads: int | None) -> Model:
 # speed
 
 
-def speed(target: Model, small: Model | None, a: argparse.Namespace) -> list[dict[str, Any]]:
+def speed(target: Model, small: Model | None, a: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Median tokens per second of each arm on each kind, and its ratio to plain."""
     own = drafters(small)
     arms = transformers_arms(target, small, own) if target.backend == "transformers" else llama_arms(target, own)
     if a.only is not None:
         arms = {n: arm for n, arm in arms.items() if n == "plain" or n.startswith(tuple(a.only))}
-    out = []
     for kind, questions in KINDS.items():
         prompts = [target.prompt(question) for question in questions[: a.prompts]]
         rates: dict[str, list[float]] = {name: [] for name in arms}
@@ -124,11 +124,10 @@ def speed(target: Model, small: Model | None, a: argparse.Namespace) -> list[dic
         plain = median(rates["plain"])
         for name, found in rates.items():
             rate = median(found)
-            out.append({
+            yield {
                 "kind": kind, "arm": name, "tokens_per_second": rate, "ratio": rate / plain, "runs": len(found),
                 "identical": same[name], "all": found,
-            })  # fmt: skip
-    return out
+            }  # fmt: skip
 
 
 def drafters(small: Model | None) -> dict[str, Drafter]:
