@@ -55,6 +55,7 @@ class Grammar(Stage):
     name = "grammar"
     kind = "constraint"
     stateful = reads_text = True
+    drafts = False
     source: str
 
     def __post_init__(self) -> None:
@@ -67,8 +68,6 @@ class Grammar(Stage):
         self._begin(frame)
 
     def step(self, state: Any, scores: Scores, row: Row) -> tuple[Any, Scores]:
-        if row.frame.tokenizer is None:  # the law of a draft model's row, which stands in no run
-            return state, scores
         matcher, seen = state or (self._begin(row.frame), len(row.tokens))
         for token in row.tokens[seen:]:  # written without having been drawn here: an exit's suffix, a wrap-up
             matcher = matcher.after(token)
