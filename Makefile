@@ -12,7 +12,7 @@ demo: setup
 	$(BIN)/ctl demo $(ARGS)
 
 test: setup
-	$(PYTEST)
+	$(PYTEST) -n auto --dist loadfile
 
 slow: setup
 	$(PYTEST) -m slow

@@ -26,7 +26,7 @@ from ..controller import (
     parse_policy,
 )
 from ..probes.answers import after_thinking
-from ..probes.file import check_target
+from ..probes.sealed import check_target
 from .advice_page import SUFFIXES, write_page
 from .equal_risk import Curve, Judged, Place, families, recommended
 from .options import Options, open_model

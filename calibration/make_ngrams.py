@@ -10,7 +10,7 @@ from typing import Any
 from ..backends.model import Model
 from ..controller import ControllerError
 from ..controller.ngrams import Table, build_table, save_table, vocabulary_hash
-from ..probes.file import check_target
+from ..probes.sealed import check_target
 from .options import Options, open_model
 from .show import Show
 
