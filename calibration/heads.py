@@ -51,7 +51,7 @@ class Training:
     rate: float = 3e-4
     weighted: bool = True
     seed: int = 0
-    every: int = 50
+    every: int = 20
     """Steps between two checkpoints."""
 
 

@@ -116,10 +116,12 @@ def test_the_example_s_likelihood_is_the_chain_s_law():
 
 
 @pytest.mark.slow
-def test_a_kill_in_training_leaves_no_trace(tmp_path: Path, made: Path) -> None:
-    out = tmp_path / "h.safetensors"
+def test_a_kill_in_training_leaves_no_trace(tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole.safetensors", tmp_path / "h.safetensors"
     checkpoint = tmp_path / "h.safetensors.training"
-    command = [sys.executable, "-c", "from reasonctl.calibration.cli import main; main()", *COMMAND, "--out", str(out)]
+    start = [sys.executable, "-c", "from reasonctl.calibration.cli import main; main()", *COMMAND, "-n", "120", "--out"]
+    subprocess.run([*start, str(whole)], capture_output=True, check=True)
+    command = [*start, str(out)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as job:
         assert wait_for(lambda: checkpoint.exists() or job.poll() is not None, 300)
         assert job.poll() is None, "the job ended before it was killed"
@@ -127,4 +129,4 @@ def test_a_kill_in_training_leaves_no_trace(tmp_path: Path, made: Path) -> None:
     assert checkpoint.exists() and not out.exists()
     told = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "training: 0 of" not in told.stderr  # it began behind its checkpoint
-    assert out.read_bytes() == made.read_bytes() and not checkpoint.exists()
+    assert out.read_bytes() == whole.read_bytes() and not checkpoint.exists()
