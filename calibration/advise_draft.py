@@ -23,7 +23,6 @@ from ..controller import (
     Keys,
     Policy,
     Proposal,
-    Trace,
     parse_policy,
 )  # fmt: skip
 from ..controller.cost import CostCurve
@@ -36,6 +35,7 @@ from ..controller.verify import node_tests
 from .bench import cost_curve
 from .kinds import KINDS
 from .options import Options, open_model
+from .play import play
 from .show import Show
 
 RANKS = 8
@@ -141,15 +141,8 @@ def law(logits: Floats, policy: Chain | None) -> Floats:
 
 def written(model: Model, prompts: Sequence[Sequence[int]], policy: Policy, most: int, seed: int) -> list[list[int]]:
     """The target's own texts: acceptance is measured on what it writes."""
-    out = []
-    for i, prompt in enumerate(prompts):
-        session, trace = model.engine.session(), Trace()
-        call = Call(prompt, most, model.eos, Keys(seed=seed, run=i), policy)
-        for _ in Controller().stream(session, model.tokenizer, call, trace):
-            pass
-        session.close()
-        out.append(trace.tokens)
-    return out
+    calls = [Call(prompt, most, model.eos, Keys(seed=seed, run=i), policy) for i, prompt in enumerate(prompts)]
+    return [play(model, Controller(), call)[0].tokens for call in calls]
 
 
 def measure_draft(

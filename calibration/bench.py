@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
 from ..backends.load import load_drafter
 from ..backends.model import Model
-from ..controller import Call, Controller, Decode, Keys, Trace, parse_policy
+from ..controller import Call, Controller, Decode, Trace
 from ..controller.cost import CostCurve, cost_path, measure, save_curve
 from .options import Options, card_recipe, new_recipe, open_model
 from .play import play
@@ -48,19 +48,16 @@ def run(name: str, options: Options, *, probe: str | None) -> None:
     else:
         model = open_model(name, options)
     recipe = card_recipe(name, rule.card, options) if rule else new_recipe(name, model, options)
-    prompt = model.prompt(QUESTION if name != "tiny" else "48 a-9 b+6 c-3")
-    curve = cost_curve(model, prompt)
+    short = replace(recipe, max_new_tokens=min(recipe.max_new_tokens, 128))
+    question = QUESTION if name != "tiny" else "48 a-9 b+6 c-3"
+    curve = cost_curve(model, model.prompt(question))
     show_curve(show, curve)
     draft = options.draft if options.draft != "none" else "hierarchy"
     drafter = load_drafter(draft, threads=options.machine(name)[1])
     kinds = {"plain": Controller(), "drafted": Controller(drafter=drafter)}
     if rule is not None:
         kinds["controlled"] = Controller(exit=rule)
-    most = min(recipe.max_new_tokens, 128)
-    calls = [
-        Call(prompt, most, model.eos, Keys(seed=options.seed, run=turn), parse_policy(recipe.policy))
-        for turn in range(options.n or ROUNDS)
-    ]
+    calls = [short.call(model, question, turn) for turn in range(options.n or ROUNDS)]
     arms = interleaved(model, kinds, calls)
     results = {kind: arm.result() for kind, arm in arms.items()}
     ratio = results["drafted"]["tokens_per_second"] / results["plain"]["tokens_per_second"]

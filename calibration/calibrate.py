@@ -13,7 +13,7 @@ import numpy as np
 
 from ..backends.model import Model
 from ..controller import ControllerError
-from ..probes.card import Card, template_hash
+from ..probes.card import Card, origin_of
 from ..probes.file import Judged, ProbeFile, save_probe
 from ..probes.giveup import LowerGrid
 from ..probes.probe import Probe
@@ -151,10 +151,7 @@ def _check_cues(plan: Plan, fitting: Cut) -> None:
 def _card(plan: Plan, model: Model, runs: dict[str, int], domains: tuple[str, ...], report: dict[str, Any]) -> Card:
     recipe = plan.recipe
     return Card(
-        fingerprint=model.fingerprint(),
-        depth=model.depth,
-        width=model.width,
-        template=template_hash(model.template),
+        **origin_of(model),
         layers=recipe.layers,
         cues=recipe.cues,
         markers=recipe.markers,
@@ -168,7 +165,6 @@ def _card(plan: Plan, model: Model, runs: dict[str, int], domains: tuple[str, ..
         grader=None if plan.mode == "disagree" else plan.task.grader.name,
         mode=plan.mode,
         domains=domains,
-        settings=model.settings,
         versions={name: version(name) for name in ("reasonctl", "scikit-learn", "numpy")},
         report=report,
     )

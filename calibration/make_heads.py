@@ -13,7 +13,7 @@ import torch
 
 from ..backends.model import Model
 from ..controller import ControllerError
-from ..probes.card import template_hash
+from ..probes.card import origin_of
 from ..probes.heads import Heads, HeadsCard, HeadsFile, save_heads
 from ..probes.sealed import check_target
 from .calibrate import Plan
@@ -120,17 +120,13 @@ def right_runs(model: Model, records: list[dict[str, Any]]) -> list[Written]:
 def _card(plan: Plan, model: Model, training: Training, counts: dict[str, int], report: dict[str, Any]) -> HeadsCard:
     recipe = plan.recipe
     return HeadsCard(
-        fingerprint=model.fingerprint(),
-        depth=model.depth,
-        width=model.width,
-        template=template_hash(model.template),
+        **origin_of(model),
         sampler={"policy": recipe.policy, "max_new_tokens": recipe.max_new_tokens},
         tasks=plan.task.name,
         grader=plan.task.grader.name,
         seeds={"seed": recipe.seed},
         runs=counts,
         training=asdict(training),
-        settings=model.settings,
         versions={name: version(name) for name in ("reasonctl", "torch", "numpy")},
         report=report,
     )

@@ -39,8 +39,8 @@ class Recipe:
         return Markers(*self.markers) if self.markers else None
 
     def load(self, *, hidden: bool = True) -> Model:
-        """The model, loaded once per process."""
-        return _load(self.model, self.backend, self.threads, hidden or self.backend == "transformers")
+        """The model, loaded and compared with the policy once per process; raises ControllerError for another model."""
+        return _suiting(self, hidden or self.backend == "transformers")
 
     def drafter(self) -> Drafter | None:
         """What drafts, loaded once per process."""
@@ -49,11 +49,11 @@ class Recipe:
     def call(self, model: Model, question: str, run: int = 0) -> Call:
         """The question as the model's prompt, with the recipe's policy and the keys of that run."""
         keys = Keys(seed=self.seed, run=run)
-        return Call(model.prompt(question), self.max_new_tokens, model.eos, keys, self.checked_policy())
+        return Call(model.prompt(question), self.max_new_tokens, model.eos, keys, self.law())
 
-    def checked_policy(self) -> Policy:
-        """The policy, compared with the model once per process; raises ControllerError for another model."""
-        return _policy(self)
+    def law(self) -> Policy:
+        """The policy, read once per process: it may name files."""
+        return _policy(self.policy)
 
 
 @cache
@@ -67,7 +67,12 @@ def _drafter(text: str, threads: int | None) -> Drafter | None:
 
 
 @cache
-def _policy(recipe: Recipe) -> Policy:
-    policy = parse_policy(recipe.policy)
-    checked((policy,), recipe.load())
-    return policy
+def _policy(text: str) -> Policy:
+    return parse_policy(text)
+
+
+@cache
+def _suiting(recipe: Recipe, hidden: bool) -> Model:
+    model = _load(recipe.model, recipe.backend, recipe.threads, hidden)
+    checked((recipe.law(),), model)
+    return model

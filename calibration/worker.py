@@ -97,7 +97,7 @@ def collect_run(recipe: Recipe, index: int, question: str) -> dict[str, Any]:
 def compare_run(recipe: Recipe, index: int, question: str, rule: ExitRule) -> dict[str, Any]:
     """The same run with nothing switched on and under control, one after the other; which goes first alternates."""
     arms: dict[str, Any] = {}
-    reads = bool(layers_of((recipe.checked_policy(),), recipe.load().depth))
+    reads = bool(layers_of((recipe.law(),), recipe.load().depth))
     order = ["baseline", "controlled"] if index % 2 == 0 else ["controlled", "baseline"]
     for arm in order:
         model = recipe.load(hidden=arm == "controlled" or reads)

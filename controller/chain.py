@@ -74,7 +74,7 @@ class Chain:
 
     def scores(self, state: Any, row: Row) -> tuple[Sequence[Any], Scores]:
         """What the stages leave of a row, and their states half-way: `accept` takes them on."""
-        return run_stages(self.stages, state, row)
+        return run_stages(self.stages, state, row.logits, row)
 
     def choose(self, scores: Scores, row: Row) -> int:
         """The token that this position's first uniform draws."""
@@ -85,9 +85,7 @@ class Chain:
 
         Without a row only stages that look at nothing but the logits can be asked.
         """
-        scores = Scores(logits)
-        for stage, state in zip(self.stages, self.start() or [None] * len(self.stages), strict=True):
-            _, scores = stage.step(state, scores, row)
+        _, scores = run_stages(self.stages, self.start(), logits, row)
         return scores.ids, scores.weights
 
     def explain(self) -> list[str]:
@@ -117,9 +115,9 @@ class Chain:
         return isinstance(self, Greedy)
 
 
-def run_stages(stages: Sequence[Stage], state: Any, row: Row) -> tuple[Sequence[Any], Scores]:
+def run_stages(stages: Sequence[Stage], state: Any, logits: Floats, row: Any) -> tuple[Sequence[Any], Scores]:
     """A row's candidates after all stages, and the stages' states."""
-    scores = Scores(row.logits)
+    scores = Scores(logits)
     if state is None:
         for stage in stages:
             _, scores = stage.step(None, scores, row)

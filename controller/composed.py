@@ -113,7 +113,7 @@ class Constrained:
         finish(self.inner, state[1], trace)
 
     def step(self, state: Any, row: Row) -> tuple[Any, int]:
-        held, scores = run_stages(self.constraints, state[0], row)
+        held, scores = run_stages(self.constraints, state[0], row.logits, row)
         own, token = self.inner.step(state[1], row.replaced(scores.logits))
         stages = zip(self.constraints, held, strict=True)
         return (tuple(stage.accept(half, scores, token) for stage, half in stages), own), token

@@ -63,6 +63,12 @@ class Weighed:
     def check_run(self, frame: Frame) -> None:
         self.chain.check_run(frame)
 
+    def layers(self, depth: int) -> tuple[int, ...]:
+        return self.chain.layers(depth)
+
+    def check(self, model: Any) -> list[str]:
+        return self.chain.check(model)
+
     def step(self, state: Any, row: Row) -> tuple[Any, int]:
         own, total = state
         held, scores, here = _followed(self.chain, own, row.logits, row)

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from ..controller import ControllerError, Cues, Markers
 from .probe import layer_of
@@ -140,23 +140,60 @@ def template_hash(template: str | None) -> str:
     return "" if template is None else hashlib.sha256(template.encode()).hexdigest()
 
 
+class OriginEntries(TypedDict):
+    """The entries of a card that name its model."""
+
+    fingerprint: str
+    depth: int
+    width: int
+    template: str
+    settings: dict[str, str]
+
+
+class LoadedModel(Protocol):
+    """What a card is compared with; backends.Model is one."""
+
+    @property
+    def depth(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def template(self) -> str | None: ...
+
+    @property
+    def settings(self) -> dict[str, str]: ...
+
+    def fingerprint(self) -> str: ...
+
+
+def origin_of(model: LoadedModel) -> OriginEntries:
+    """What a card says of this model."""
+    return {
+        "fingerprint": model.fingerprint(), "depth": model.depth, "width": model.width,
+        "template": template_hash(model.template), "settings": model.settings,
+    }  # fmt: skip
+
+
 def check_model(
-    card: Origin, *, fingerprint: str, depth: int, width: int, template: str, settings: Mapping[str, str],
+    card: Origin, model: LoadedModel, *,
     what: str = "probe was", make: str = "Make a probe for it: ctl calibrate", again: str = "the probe with ctl eval",
 ) -> list[str]:  # fmt: skip
     """Warnings about a model that differs slightly from the card's; ControllerError for another model.
 
-    fingerprint, depth, width, settings: of backends.Model. template: `template_hash` of its chat template.
     what, make, again: how messages speak of it.
     """
-    if fingerprint != card.fingerprint:
+    own = origin_of(model)
+    depth, width, settings = own["depth"], own["width"], own["settings"]
+    if own["fingerprint"] != card.fingerprint:
         same_shape = (depth, width) == (card.depth, card.width)
         this = "the same shape but another vocabulary" if same_shape else f"{depth} layers of width {width}"
         raise ControllerError(
             f"{what} fitted on a {card.depth}-layer model of width {card.width}; this model has {this}. {make}"
         )
     warnings = []
-    if template != card.template:
+    if own["template"] != card.template:
         warnings.append(f"the chat template differs from the one of the calibration; check {again}")
     for name in sorted(set(card.settings) | set(settings)):
         ours, theirs = settings.get(name, "not set"), card.settings.get(name, "not set")

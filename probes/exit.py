@@ -9,11 +9,11 @@ import math
 import os
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 from ..controller import Boundary, ControllerError, Cues, Decision, Decode, Markers, Step, Trace
 from .answers import after_thinking, stated_answer
-from .card import Card, Scalar, check_model, template_hash
+from .card import Card, LoadedModel, Scalar, check_model
 from .drift import DriftMonitor
 from .file import ProbeFile, load_probe
 from .giveup import GiveUp, choose_lower
@@ -22,24 +22,6 @@ from .probe import features_at, layer_of
 from .risk import Mode, Threshold, check_request, choose_threshold
 from .signals import SignalName
 from .table import Table
-
-
-class LoadedModel(Protocol):
-    """What a card is compared with; backends.Model is one."""
-
-    @property
-    def depth(self) -> int: ...
-
-    @property
-    def width(self) -> int: ...
-
-    @property
-    def template(self) -> str | None: ...
-
-    @property
-    def settings(self) -> dict[str, str]: ...
-
-    def fingerprint(self) -> str: ...
 
 
 class ProbeExit:
@@ -116,10 +98,7 @@ class ProbeExit:
 
     def check(self, model: LoadedModel) -> list[str]:
         """Warnings where the model differs slightly from the card's; ControllerError for another model."""
-        self._warnings = check_model(
-            self.card, fingerprint=model.fingerprint(), depth=model.depth, width=model.width,
-            template=template_hash(model.template), settings=model.settings,
-        )  # fmt: skip
+        self._warnings = check_model(self.card, model)
         return self._warnings
 
     def guarantee(

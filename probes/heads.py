@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ..controller import ControllerError, Row, Scores, TopP, register_stage
 from ..controller.stage import Pure
 from ..controller.temperature import tempered
-from .card import Scalar, check_entries, check_model, check_plain, template_hash
+from .card import Scalar, check_entries, check_model, check_plain
 from .probe import Probe
 from .sealed import Sealed, Tensors, check_target
 from .table import Floats64
@@ -196,8 +196,7 @@ class AutoDeco(Pure):
     def check(self, model: Any) -> list[str]:
         """Warnings where the model differs slightly from the card's; ControllerError for another model."""
         return check_model(
-            self.content.card, fingerprint=model.fingerprint(), depth=model.depth, width=model.width,
-            template=template_hash(model.template), settings=model.settings,
+            self.content.card, model,
             what="heads were", make=f"Make some for it: {SEALED.make}", again="the heads on your task",
         )  # fmt: skip
 

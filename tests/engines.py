@@ -9,6 +9,16 @@ from typing import Any
 from reasonctl.backends.toy import ToyEngine
 
 
+class Plain:
+    """A Step that holds one row."""
+
+    def __init__(self, logits: Any) -> None:
+        self._logits = logits
+
+    def logits(self, node: int) -> Any:
+        return self._logits
+
+
 @dataclass(frozen=True)
 class Bench:
     """An engine under test, and what equality means on it.

@@ -36,6 +36,7 @@ from reasonctl.controller import (
     Row,
     Temperature,
     TopP,
+    Weighed,
     parse_policy,
 )
 from reasonctl.probes import load_probe
@@ -306,6 +307,13 @@ def test_only_policies_that_read_hidden_states_ask_for_them(tmp_path):
         list(Controller().stream(engine.session(), LARGE_TEXTS, call))
         asked[text.partition("(")[0]] = set(engine.layers_asked)
     assert asked == {"temperature": {()}, "autodeco": {(2,)}}
+
+
+def test_weighing_a_policy_hides_neither_its_layers_nor_its_model(tmp_path, tiny):
+    weighed = Weighed(parse_policy(f"autodeco({heads_file(tmp_path / 'h.safetensors')})"))
+    assert weighed.layers(3) == (2,)
+    with pytest.raises(ControllerError, match="state.*--heads|3-layer model"):
+        weighed.check(tiny["hf"])
 
 
 # Training

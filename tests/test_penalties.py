@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from attached import open_llama
+from engines import Plain
 from llama_cpp import llama_cpp as C
 from reasonctl.backends.llama_tokenizer import LlamaTokenizer
 from reasonctl.controller import (
@@ -25,14 +26,6 @@ from reasonctl.controller import (
     Scores,
 )
 from transformers.generation import logits_process as hf
-
-
-class Plain:
-    def __init__(self, logits):
-        self._logits = logits
-
-    def logits(self, node):
-        return self._logits
 
 
 class Letters:

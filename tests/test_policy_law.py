@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
+from engines import Plain
 from heads import heads_file, made_up
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.controller import (
@@ -110,14 +111,12 @@ def settled(generator, engine: ToyEngine):
         return stop.value
 
 
-class Plain:
-    """A Step that holds one row; its hidden state is the toy model's."""
+class WithState(Plain):
+    """One row whose hidden state is the toy model's."""
 
     def __init__(self, logits, tokens=(0,)):
-        self._logits, self._tokens = logits, tokens
-
-    def logits(self, node):
-        return self._logits
+        super().__init__(logits)
+        self._tokens = tokens
 
     def hidden(self, node, layer):
         return np.array([self._tokens[-1], len(self._tokens) - 1, layer], dtype=np.float32)
@@ -149,7 +148,7 @@ def walk(policy, length: int) -> Iterator[tuple[list[int], list[tuple[float, flo
             return
         told = Told([0.0] * length)
         phase = "answer" if CLOSE in tokens[len(PROMPT) :] else "think"
-        row = Row(Plain(np.log(SMALL.law(tokens)), tokens), -1, tokens, phase, told, frame)
+        row = Row(WithState(np.log(SMALL.law(tokens)), tokens), -1, tokens, phase, told, frame)
         state = settled(prepared(policy, state, row), SMALL)
         law = law_of(policy, state, row)
         ends = np.cumsum(law)
@@ -357,12 +356,12 @@ def exits(policy) -> list[tuple[list[int], list[int]]]:
             chain, tokens = parse_policy(STEERED), [5, 0, *trace.tokens[:start]]
             state, keys = chain.start(), Keys(seed=seed)
             for at in range(2, len(tokens)):
-                row = Row(Plain(np.log(CUED.law(tokens[:at]))), -1, tokens[:at], "think", keys)
+                row = Row(WithState(np.log(CUED.law(tokens[:at]))), -1, tokens[:at], "think", keys)
                 state, token = chain.step(state, row)
                 assert token == tokens[at]
             tokens += trace.tokens[start : start + length]
             while len(tokens) < 27:
-                row = Row(Plain(np.log(CUED.law(tokens))), -1, tokens, "answer", keys)
+                row = Row(WithState(np.log(CUED.law(tokens))), -1, tokens, "answer", keys)
                 state, token = chain.step(state, row)
                 tokens.append(token)
             found.append((trace.tokens, tokens[2:]))

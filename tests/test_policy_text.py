@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from engines import Plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reasonctl.controller import (
@@ -168,14 +169,6 @@ def test_the_chain_says_on_which_side_of_the_temperature_it_truncates():
         "think: min_p(0.1) (truncation)",
         "answer: edt (temperature)",
     ]
-
-
-class Plain:
-    def __init__(self, logits):
-        self._logits = logits
-
-    def logits(self, node):
-        return self._logits
 
 
 class Letters:
