@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ..controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Decode, Draft
 from ..controller.decode import Floats
+from .hf_attention import MOST_ROWS, folded, groups
 
 _CACHE_NAMES = ("past_key_values", "cache_params")
 """What forward() calls its cache: attention models, state-space models."""
@@ -48,6 +50,7 @@ class HFEngine:
         layers = self.new_cache().layers
         self.recurrent = any(hasattr(layer, "recurrent_states") or not layer.is_croppable for layer in layers)
         self.can = self._capabilities(layers)
+        self.groups = groups(model) if self.can.sparse else 0
 
     def _capabilities(self, layers: Sequence[Any]) -> Capabilities:
         output = self.model.get_output_embeddings()
@@ -179,11 +182,11 @@ class HFSession:
         hooks = [self._hook(layer, rows, hidden) for layer in layers]
         engine.forwards += 1
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), self._attention(size):
                 inputs: dict[str, Any] = {engine.cache_name: self.cache}
                 if engine.takes_logits_to_keep:
                     inputs["logits_to_keep"] = rows
-                if draft.tokens and not draft.is_chain():
+                if (size > 1 and self._folds(size)) or not draft.is_chain():
                     inputs["attention_mask"], inputs["position_ids"] = self._tree_inputs(draft, size)
                 elif engine.takes_positions:
                     inputs["position_ids"] = self._range(start, start + size)
@@ -197,6 +200,13 @@ class HFSession:
         logits = out.logits[0]
         return HFStep(engine, logits if logits.shape[0] == rows else logits[-rows:], hidden)
 
+    def _folds(self, size: int) -> bool:
+        """Whether query heads are folded into the rows: where there is a past, and no prompt is fed."""
+        return 0 < self.length - self.left_out and self.engine.groups > 0 and size <= MOST_ROWS
+
+    def _attention(self, size: int) -> AbstractContextManager[None]:
+        return folded(self.engine.model) if self._folds(size) else nullcontext()
+
     def _range(self, start: int, end: int) -> torch.Tensor:
         """Shape (1, end - start): positions, sliced from a table that doubles."""
         if self._positions.shape[0] < end:
@@ -204,7 +214,10 @@ class HFSession:
         return self._positions[start:end][None]
 
     def _tree_inputs(self, draft: Draft, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(additive mask (1, 1, size, length + size), positions (1, size)): a node sees its ancestors only."""
+        """(additive mask, positions (1, size)): a node sees its ancestors only.
+
+        The mask's shape is (1, 1, size, length + size), its rows once for every group where heads are folded.
+        """
         count, dtype = len(draft.tokens), self.engine.model.dtype
         past = self.length - self.left_out
         seen = torch.ones(size, past + size, dtype=torch.bool).tril_(past)
@@ -216,6 +229,8 @@ class HFSession:
         mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
         end = self.length + size - count
         positions = [*range(self.length, end), *(end + depth for depth in draft.depths())]
+        if self._folds(size):
+            mask = mask.repeat(self.engine.groups, 1)
         return mask[None, None].to(self.device), torch.tensor((positions,), device=self.device)
 
     def _hook(self, layer: int, rows: int, hidden: dict[int, torch.Tensor]) -> Any:

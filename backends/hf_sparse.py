@@ -6,22 +6,12 @@ The retrieval cache of TriForce (Sun et al. 2024, section 4.1), for attention ov
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from ..controller import ControllerError, Draft
 from .hf import HFSession, HFStep
-
-_NAME = "reasonctl_retrieval"
-_See = Callable[[int, torch.Tensor, torch.Tensor], None]
-_SEE: ContextVar[_See] = ContextVar("see")
+from .hf_attention import folded
 
 
 class SparseSession(HFSession):
@@ -50,7 +40,7 @@ class SparseSession(HFSession):
         def see(layer: int, query: torch.Tensor, key: torch.Tensor) -> None:
             columns[layer] = choose(query[0, :, row], key[0, :, :before], self.budget, self.chunk)
 
-        with _watched(self.engine.model, see):
+        with folded(self.engine.model, see):
             step = super()._run(tokens, draft, layers)
         self._leave_out(columns, before)
         return step
@@ -96,25 +86,3 @@ def choose(query: torch.Tensor, keys: torch.Tensor, budget: int, chunk: int) -> 
     chunks = torch.cat([torch.zeros_like(best[:, :1]), best], dim=1).sort(dim=1).values
     inside = (chunks[..., None] * chunk + torch.arange(chunk, device=keys.device)).flatten(1)
     return torch.cat([inside, everything[:, count * chunk :]], dim=1)
-
-
-@contextmanager
-def _watched(model: Any, see: _See) -> Iterator[None]:
-    """Forwards inside show `see` every layer's queries and keys, as attention gets them."""
-    config = model.config.get_text_config(decoder=True)
-    before, config._attn_implementation = config._attn_implementation, _NAME
-    token = _SEE.set(see)
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
-        _SEE.reset(token)
-
-
-def _attention(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **more: Any) -> Any:
-    _SEE.get()(module.layer_idx, query, key)
-    return sdpa_attention_forward(module, query, key, value, mask, **more)
-
-
-AttentionInterface.register(_NAME, _attention)
-AttentionMaskInterface.register(_NAME, sdpa_mask)

@@ -1,0 +1,71 @@
+"""Attention of a few rows over a past: query heads that share a key head are folded into the rows.
+
+The library repeats the cache for every query head there, or takes a slow kernel; folding reads it once as it is.
+Owns the switch to it and who may watch queries; masks and caches are the session's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+_NAME = "reasonctl_folded"
+See = Callable[[int, torch.Tensor, torch.Tensor], None]
+"""Is shown (layer, query, key); shapes (1, heads, rows, width) and (1, key heads, columns, width)."""
+_SEE: ContextVar[See | None] = ContextVar("see", default=None)
+
+MOST_ROWS = 128
+"""More rows than that are a prompt: the library's own kernels are as good, and a folded mask would be large."""
+
+
+@contextmanager
+def folded(model: Any, see: See | None = None) -> Iterator[None]:
+    """Forwards inside fold; `see` is shown every layer's queries and keys, as attention gets them."""
+    config = model.config.get_text_config(decoder=True)
+    before, config._attn_implementation = config._attn_implementation, _NAME
+    token = _SEE.set(see or _SEE.get())
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+        _SEE.reset(token)
+
+
+def groups(model: Any) -> int:
+    """Query heads that share a key head."""
+    config = model.config.get_text_config(decoder=True)
+    heads = int(config.num_attention_heads)
+    return heads // int(getattr(config, "num_key_value_heads", None) or heads)
+
+
+def _attention(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None,
+    scaling: float | None = None, **more: Any,
+) -> tuple[torch.Tensor, None]:  # fmt: skip
+    """mask: shape (1, 1, groups * rows, columns), additive: folded already; None = every row sees everything."""
+    see = _SEE.get()
+    if see is not None:
+        see(module.layer_idx, query, key)
+    batch, heads, rows, _ = query.shape
+    below = query.reshape(batch, key.shape[1], -1, query.shape[-1])
+    biased = any(more.get(name) is not None for name in ("position_bias", "softcap"))
+    unfolded = rows > 1 if mask is None else mask.shape[2] != below.shape[2]  # a prompt, with the library's own mask
+    if biased or unfolded:
+        first = None if mask is None else mask[:, :, :rows]
+        found: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, first, scaling=scaling, **more
+        )
+        return found
+    out = torch.nn.functional.scaled_dot_product_attention(below, key, value, attn_mask=mask, scale=scaling)
+    return out.reshape(batch, heads, rows, -1).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(_NAME, _attention)
+AttentionMaskInterface.register(_NAME, sdpa_mask)
