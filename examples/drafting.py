@@ -1,11 +1,14 @@
 """The tables of docs/drafting.md: speed against the libraries' own drafting, acceptance, expected and measured steps.
 
-    python examples/drafting.py speed MODEL [--draft-model SMALLER] [--dtype bfloat16] [--tokens 128] [--rounds 3]
-    python examples/drafting.py acceptance MODEL --draft-model SMALLER [--tokens 100]
-    python examples/drafting.py steps MODEL --draft-model SMALLER [--tokens 128]
+    python examples/drafting.py speed MODEL [--ngrams FILE] [--dtype bfloat16] [--tokens 96] [--rounds 2]
+    python examples/drafting.py speed MODEL --draft-model SMALLER [SMALLER.gguf] [--dtype bfloat16] [--tokens 64]
+    python examples/drafting.py acceptance MODEL --draft-model SMALLER [--tokens 60] [--figure FILE.svg]
+    python examples/drafting.py steps MODEL --draft-model SMALLER [--tokens 64]
     python examples/drafting.py triforce MODEL [--context 8000] [--budget 512]       (see triforce.py)
 
 MODEL is what `ctl` takes. Greedy in `speed`; arms interleaved; every arm has the same prompts (calibration/kinds.py).
+--ngrams: a database of what the model wrote for other prompts (drafting_texts.py). Where an arm's tokens part from
+plain decoding's, `splits` has the difference of the two tokens' logits there: how near a tie it was.
 One JSON object per line goes to --out; keep that file beside the table that is made from it.
 """
 
@@ -17,35 +20,28 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
-import numpy as np
+from drafting_trees import acceptance, steps
 from reasonctl.backends import Model, attach, load_model
-from reasonctl.calibration.advise_draft import law, rank_acceptance, rows, written
-from reasonctl.calibration.bench import cost_curve
 from reasonctl.calibration.kinds import KINDS
 from reasonctl.controller import (
-    Call,
+    ROOT,
     Controller,
+    Decode,
     Drafter,
-    Greedy,
     Hierarchy,
-    Keys,
     ModelDrafter,
-    Proposal,
-    Sampling,
-    Trace,
+    PromptLookup,
 )  # fmt: skip
-from reasonctl.controller.ngrams import Recent
-from reasonctl.controller.planned import PRIOR
-from reasonctl.controller.trees import Shape, sequoia
-from reasonctl.controller.verify import node_tests
+from reasonctl.controller.ngrams import Recent, Table, load_table
 from triforce import triforce
 
 LOOKUPS = (3, 5, 10, 20)
+LONGEST = 3
+"""Tokens of the n-grams that transformers' lookup matches at most: 3 is at least as good as its default of 2 here."""
 ASSISTED = (3, 5, 10)
-TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 
 Arm = Callable[[list[int], int], list[int]]
 
@@ -54,7 +50,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["speed", "acceptance", "steps", "triforce"])
     parser.add_argument("model")
-    parser.add_argument("--draft-model")
+    parser.add_argument("--draft-model", nargs="*", default=[], help="each in the format that its name says")
+    parser.add_argument("--ngrams", type=Path, help="a database of the model's own texts")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"])
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
@@ -63,10 +60,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="arms of `speed` whose names begin so, besides plain")
     parser.add_argument("--context", type=int, default=8000, help="most tokens of context, for `triforce`")
     parser.add_argument("--budget", type=int, default=512, help="tokens that its middle level reads")
+    parser.add_argument("--figure", type=Path, help="of `acceptance`")
     parser.add_argument("--out", type=Path, default=Path("drafting.jsonl"))
     a = parser.parse_args()
     target = opened(a.model, a.dtype, a.threads)
-    small = opened(a.draft_model, a.dtype, a.threads) if a.draft_model else None
+    small = [opened(name, a.dtype, a.threads) for name in a.draft_model]
     record = {"what": a.what, "model": a.model, "dtype": a.dtype, "draft": a.draft_model, "machine": machine()}
     found = {"speed": speed, "acceptance": acceptance, "steps": steps, "triforce": triforce}[a.what](target, small, a)
     with a.out.open("a", encoding="utf-8") as file:
@@ -99,18 +97,18 @@ def opened(name: str, dtype: str | None, threads: int | None) -> Model:
 # speed
 
 
-def speed(target: Model, small: Model | None, a: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def speed(target: Model, small: list[Model], a: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Median tokens per second of each arm on each kind, and its ratio to plain."""
-    own = drafters(small)
+    own = drafters(small, load_table(a.ngrams) if a.ngrams else None)
     arms = transformers_arms(target, small, own) if target.backend == "transformers" else llama_arms(target, own)
     if a.only is not None:
         arms = {n: arm for n, arm in arms.items() if n == "plain" or n.startswith(tuple(a.only))}
+    for arm in arms.values():
+        arm(target.prompt("Hello."), 8)  # whatever happens at first use happens here
     for kind, questions in KINDS.items():
         prompts = [target.prompt(question) for question in questions[: a.prompts]]
         rates: dict[str, list[float]] = {name: [] for name in arms}
-        same = dict.fromkeys(arms, 0)
-        for arm in arms.values():
-            arm(target.prompt("Hello."), 8)  # whatever happens at first use happens here
+        splits: dict[str, list[float]] = {name: [] for name in arms}
         for turn in range(a.rounds):
             forget(own)
             for prompt in prompts:
@@ -120,23 +118,42 @@ def speed(target: Model, small: Model | None, a: argparse.Namespace) -> Iterator
                     texts[name] = arms[name](prompt, a.tokens)
                     rates[name].append(len(texts[name]) / (time.perf_counter() - start))
                 for name, text in texts.items():
-                    same[name] += text == texts["plain"]
-        plain = median(rates["plain"])
+                    if text != texts["plain"]:
+                        splits[name].append(split(target, prompt, texts["plain"], text))
         for name, found in rates.items():
-            rate = median(found)
+            rate, pairs = median(found), [x / y for x, y in zip(found, rates["plain"], strict=True)]
             yield {
-                "kind": kind, "arm": name, "tokens_per_second": rate, "ratio": rate / plain, "runs": len(found),
-                "identical": same[name], "all": found,
+                "kind": kind, "arm": name, "tokens_per_second": rate, "ratio": rate / median(rates["plain"]),
+                "ratio_of_pairs": median(pairs), "runs": len(found), "identical": len(found) - len(splits[name]),
+                "splits": splits[name], "all": found,
             }  # fmt: skip
 
 
-def drafters(small: Model | None) -> dict[str, Drafter]:
-    out: dict[str, Drafter] = {"hierarchy": Hierarchy()}
-    if small is not None:
+def split(target: Model, prompt: list[int], plain: list[int], other: list[int]) -> float:
+    """How much likelier, in nats of logits, plain decoding's token was than the other's where they part."""
+    at = next((i for i, (x, y) in enumerate(zip(plain, other, strict=False)) if x != y), None)
+    if at is None:
+        return float("inf")  # one text is the other's beginning: no tie, but an end that came too early
+    session = target.engine.session()
+    (step,) = target.engine.forward([Decode(session, [*prompt, *plain[:at]])])
+    row = step.logits(ROOT)
+    gap = float(row[plain[at]] - row[other[at]])
+    session.close()
+    return gap
+
+
+def drafters(small: list[Model], table: Table | None) -> dict[str, Drafter]:
+    out: dict[str, Drafter] = {} if small else {"hierarchy": Hierarchy()}
+    if table is not None:
+        out["hierarchy, database"] = Hierarchy(model=table)
+    for model in small:
+        where = f", {model.backend}"
         out |= {
-            "model": ModelDrafter(small, kind="chain", size=8), "sequoia": ModelDrafter(small, kind="sequoia"),
-            "dyspec": ModelDrafter(small, kind="dyspec"),
-        }  # fmt: skip
+            f"model{where}": ModelDrafter(model, kind="chain", size=8),
+            f"sequoia{where}": ModelDrafter(model, kind="sequoia"),
+            f"dyspec{where}": ModelDrafter(model, kind="dyspec"),
+            f"cascade{where}": ModelDrafter(model, kind="chain", size=8, below=PromptLookup()),
+        }
     return out
 
 
@@ -147,7 +164,7 @@ def forget(own: dict[str, Drafter]) -> None:
             drafter.recent = Recent()
 
 
-def transformers_arms(target: Model, small: Model | None, own: dict[str, Drafter]) -> dict[str, Arm]:
+def transformers_arms(target: Model, small: list[Model], own: dict[str, Drafter]) -> dict[str, Arm]:
     import torch
 
     library = target.library
@@ -173,10 +190,13 @@ def transformers_arms(target: Model, small: Model | None, own: dict[str, Drafter
 
         return run
 
-    arms = {"plain": stock()} | {f"lookup {n}": stock(prompt_lookup_num_tokens=n) for n in LOOKUPS}
-    if small is not None:
+    arms = {"plain": stock()}
+    assistant = next((model for model in small if model.backend == "transformers"), None)
+    if assistant is not None:
         for n in ASSISTED:
-            arms[f"assistant {n}"] = assisted(stock, small, n)
+            arms[f"assistant {n}"] = assisted(stock, assistant, n)
+    else:
+        arms |= {f"lookup {n}": stock(prompt_lookup_num_tokens=n, max_matching_ngram_size=LONGEST) for n in LOOKUPS}
     return arms | {name: ours(drafter) for name, drafter in own.items()}
 
 
@@ -223,106 +243,6 @@ def llama_arms(target: Model, own: dict[str, Drafter]) -> dict[str, Arm]:
         attach(llm, Controller(drafter=drafter))
         arms[name] = stock(llm, target.eos)
     return arms
-
-
-# acceptance
-
-
-def acceptance(target: Model, small: Model | None, a: argparse.Namespace) -> list[dict[str, Any]]:
-    """Acceptance of three siblings drawn with and without replacement, and taken largest first, by temperature."""
-    assert small is not None, "--draft-model is missing"
-    questions = [q for kind in KINDS.values() for q in kind[: a.prompts]]
-    prompts = [target.prompt(question) for question in questions]
-    out = []
-    for temperature in TEMPERATURES:
-        policy = Sampling(temperature=temperature)
-        texts = written(target, prompts, policy, a.tokens, 0)
-        rng = np.random.default_rng(0)
-        sums: dict[str, list[float]] = {"chain": [], "with": [], "without": [], "largest": []}
-        for prompt, text in zip(prompts, texts, strict=True):
-            for p_row, q_row in zip(rows(target, prompt, text), rows(small, prompt, text), strict=True):
-                size = min(len(p_row), len(q_row))
-                p, q = law(p_row[:size], policy), law(q_row[:size], policy)
-                sums["chain"].append(float(np.minimum(p, q).sum()))
-                again = [int(t) for t in np.searchsorted(np.cumsum(q), rng.random(3) * q.sum())]
-                sums["with"].append(accepted(p, Proposal(q, tuple(again), True)))
-                with np.errstate(divide="ignore"):
-                    keys = np.where(q > 0, np.log(rng.random(size)) / np.maximum(q, 1e-300), -np.inf)
-                draws = [int(t) for t in np.argsort(-keys)[:3] if q[t] > 0]
-                sums["without"].append(sum(rank_acceptance(p, q, draws)))
-                sums["largest"].append(float(p[np.argsort(-q)[:3]].sum()))
-        n = len(sums["chain"])
-        row = {name: mean(values) for name, values in sums.items()}
-        errors = {f"{name}_error": float(np.std(values) / np.sqrt(n)) for name, values in sums.items()}
-        out.append({"temperature": temperature, "positions": n, **row, **errors})
-    return out
-
-
-def accepted(target: Any, proposal: Proposal) -> float:
-    reach, total = 1.0, 0.0
-    for token, left, q in node_tests(target, proposal):
-        if token is not None:
-            chance = min(1.0, float(left[token] / q[token])) if q[token] > 0 else 0.0
-            total, reach = total + reach * chance, reach * (1.0 - chance)
-    return total
-
-
-# steps
-
-
-def steps(target: Model, small: Model | None, a: argparse.Namespace) -> list[dict[str, Any]]:
-    """Emitted tokens per step and seconds per token of each tree at equal size: expected by the plan, and measured."""
-    assert small is not None, "--draft-model is missing"
-    questions = [q for kind in KINDS.values() for q in kind[: a.prompts]]
-    prompts = [target.prompt(question) for question in questions]
-    curves = cost_curve(target, prompts[0], contexts=(64,)), cost_curve(small, prompts[0], contexts=(64,))
-    out = []
-    for policy in (Greedy(), Sampling(temperature=0.6), Sampling(temperature=1.0)):
-        for size in (4, 8, 16):
-            for kind in ("chain", "sequoia", "dyspec", "dyspec-greedy"):
-                drafter = ModelDrafter(small, kind=kind, size=size, depth=8, adaptive=False, curves=curves)
-                tokens = forwards = drafted = 0
-                start = time.perf_counter()
-                for i, prompt in enumerate(prompts):
-                    trace, session = Trace(), target.engine.session()
-                    call = Call(prompt, a.tokens, target.eos, Keys(seed=1, run=i), policy)
-                    for _ in Controller(drafter=drafter).stream(session, target.tokenizer, call, trace):
-                        pass
-                    session.close()
-                    # The prefill's token is plain.
-                    tokens, forwards = tokens + len(trace.tokens) - 1, forwards + trace.forwards - 1
-                    drafted += trace.drafted
-                seconds = time.perf_counter() - start
-                rates = [drafter.rates.of(str(k)) for k in range(4)]
-                expected = expected_emitted(drafter, rates) if kind in ("chain", "sequoia") else None
-                out.append({
-                    "policy": str(policy), "size": size, "kind": kind, "emitted_per_step": tokens / forwards,
-                    "drafted_per_step": drafted / forwards, "tokens_per_second": tokens / seconds,
-                    "acceptance": rates, "expected_per_step": expected,
-                    "expected_tokens_per_second": expected and expected_rate(drafter, expected),
-                })  # fmt: skip
-    return out
-
-
-def static_shape(drafter: ModelDrafter) -> Shape:
-    acceptance = tuple(PRIOR.values()) if drafter.kind == "sequoia" else (1.0,)
-    return sequoia(acceptance, drafter.size + 1, drafter.depth + 1)
-
-
-def expected_emitted(drafter: ModelDrafter, acceptance: list[float]) -> float:
-    """What the fixed tree emits a step if child k of an accepted node is accepted with probability acceptance[k]."""
-    shape = static_shape(drafter)
-    values: list[float] = []
-    for parent, rank in zip(shape.parents, shape.ranks, strict=True):
-        values.append((values[parent] if parent >= 0 else 1.0) * acceptance[rank])
-    return 1.0 + sum(values)
-
-
-def expected_rate(drafter: ModelDrafter, emitted: float) -> float:
-    assert drafter.curves is not None
-    target, own = drafter.curves
-    shape = static_shape(drafter)
-    return emitted / (target.at(1 + len(shape.parents)) + shape.depth() * own.at(1))
 
 
 if __name__ == "__main__":

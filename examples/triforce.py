@@ -57,7 +57,7 @@ class Counted:
         return type("Run", (), {"propose": run.propose, "observe": staticmethod(counted), "close": run.close})()
 
 
-def triforce(target: Model, small: Model | None, a: argparse.Namespace) -> list[dict[str, Any]]:
+def triforce(target: Model, drafts: list[Model], a: argparse.Namespace) -> list[dict[str, Any]]:
     assert target.can.sparse, "TriForce's middle level needs transformers: hf:FILE.gguf"
     tokens = target.tokenizer.encode(documentation())
     most = min(target.context, len(tokens), a.context + a.tokens + 8) - a.tokens - 8
@@ -73,7 +73,7 @@ def triforce(target: Model, small: Model | None, a: argparse.Namespace) -> list[
         part[n] = forward_times(session.sparse(a.budget, CHUNK), last)
         out.append({"context": n, "budget": a.budget, "whole": whole[n], "part": part[n]})
     below = {"n-grams": PromptLookup(size=4)}
-    if small is not None:
+    for small in drafts:
         below["small model"] = ModelDrafter(small, kind="chain", size=4, adaptive=False)
     for policy in (Greedy(), Sampling(temperature=0.6)):
         call = Call(tokens[: most + 1], a.tokens, frozenset(), Keys(seed=1), policy)

@@ -1,0 +1,76 @@
+"""What a model writes about code and numbers, for an n-gram database; none of it about the prompts that are timed.
+
+    python examples/drafting_texts.py MODEL --out texts.jsonl [--tokens 200] [--batch 16]
+    ctl ngrams MODEL texts.jsonl --out model.ngrams
+
+Greedy answers to 48 requests for code (drafting_prompts.txt) and 48 of reasoning-gym's sums in words. transformers
+answers a batch at a time, in bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import reasoning_gym
+import torch
+from reasonctl.backends import Model, load_model
+from reasonctl.backends.hf_load import load_transformers
+from reasonctl.calibration.kinds import KINDS
+from reasonctl.controller import Call, Controller, Greedy, Keys, Trace
+
+SUMS = 48
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--threads", type=int)
+    a = parser.parse_args()
+    transformers = a.model.startswith("hf:") or not a.model.endswith(".gguf")
+    model = load_transformers(a.model, dtype=torch.bfloat16) if transformers else load_model(a.model, threads=a.threads)
+    write = in_batches if transformers else one_by_one
+    with a.out.open("w", encoding="utf-8") as file:
+        for question, answer in write(model, questions(), a.tokens, a.batch):
+            text = model.tokenizer.decode([token for token in answer if token not in model.eos])
+            file.write(json.dumps({"question": question, "text": text}) + "\n")
+            file.flush()
+
+
+def questions() -> list[str]:
+    code = (Path(__file__).parent / "drafting_prompts.txt").read_text(encoding="utf-8").split("\n")
+    sums = reasoning_gym.create_dataset("gsm_symbolic", size=SUMS, seed=11)
+    found = [line for line in code if line] + [f"{entry['question']} Think step by step." for entry in sums]
+    timed = {question for kind in KINDS.values() for question in kind}
+    return [question for question in found if question not in timed]
+
+
+def in_batches(model: Model, asked: Sequence[str], tokens: int, batch: int) -> Iterator[tuple[str, list[int]]]:
+    library, pad = model.library, min(model.eos)
+    for start in range(0, len(asked), batch):
+        part = asked[start : start + batch]
+        prompts = [model.prompt(question) for question in part]
+        width = max(map(len, prompts))
+        ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        made = library.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=tokens, pad_token_id=pad)
+        yield from zip(part, made[:, width:].tolist(), strict=True)
+
+
+def one_by_one(model: Model, asked: Sequence[str], tokens: int, batch: int) -> Iterator[tuple[str, list[int]]]:
+    for i, question in enumerate(asked):
+        session, trace = model.engine.session(), Trace()
+        call = Call(model.prompt(question), tokens, model.eos, Keys(seed=0, run=i), Greedy())
+        for _ in Controller().stream(session, model.tokenizer, call, trace):
+            pass
+        session.close()
+        yield question, trace.tokens
+
+
+if __name__ == "__main__":
+    main()
