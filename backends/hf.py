@@ -110,11 +110,11 @@ def find_blocks(model: Any) -> Sequence[torch.nn.Module]:
 class HFStep:
     """The rows of one forward: ROOT first, then the draft's nodes. Raises RuntimeError once stale."""
 
-    __slots__ = ("_engine", "_forward", "_hidden", "_numpy", "_rows")
+    __slots__ = ("_engine", "_forward", "_hidden", "_read", "_rows")
 
     def __init__(self, engine: HFEngine, rows: torch.Tensor, hidden: dict[int, torch.Tensor]) -> None:
         self._engine, self._forward, self._rows, self._hidden = engine, engine.forwards, rows, hidden
-        self._numpy: Floats | None = None
+        self._read: dict[int, Floats] = {}
 
     def _check(self) -> None:
         if self._engine.forwards != self._forward:
@@ -123,10 +123,10 @@ class HFStep:
     def logits(self, node: int) -> Floats:
         """Shape (vocabulary,), float32."""
         self._check()
-        if self._numpy is None:
-            self._numpy = as_numpy(self._rows)
-        row: Floats = self._numpy[node + 1]
-        return row
+        # A walk visits few of a tree's rows: only those are converted, each once.
+        if node not in self._read:
+            self._read[node] = as_numpy(self._rows[node + 1])
+        return self._read[node]
 
     def hidden(self, node: int, layer: int) -> Floats:
         """Shape (width,), float32. Raises ControllerError for a layer that the Decode did not ask for."""
