@@ -83,9 +83,10 @@ def fit_and_save(plan: Plan, model: Model, records: list[dict[str, Any]], *, for
     """Fit on one half of the runs, fill the tables from the other, write the probe file."""
     parts = [[records[i] for i in part] for part in split(len(records), plan.recipe.seed)]
     if plan.choose_cues:
-        cues, _ = choose_cues(parts[0], plan.mode, plan.risk, plan.confidence, seed=plan.recipe.seed)
+        most = plan.recipe.max_cues
+        cues, _ = choose_cues(parts[0], plan.mode, plan.risk, plan.confidence, seed=plan.recipe.seed, max_cues=most)
         plan = replace(plan, recipe=replace(plan.recipe, cues=cues))
-        parts = [with_cues(part, cues) for part in parts]
+        parts = [with_cues(part, cues, most) for part in parts]
     _check_cues(plan, cut(parts[0]))
     domains = tuple(sorted({record["domain"] for record in records}))
     fitted = fit_signals(cut(parts[0]), cut(parts[1]), plan.recipe.cues, domains, plan.mode, seed=plan.recipe.seed)

@@ -29,7 +29,7 @@ def cheap_rules(
     judged = make_table(evaluation, probe.scores(evaluation.features), cues)
     fitting, extra = None, None
     if runs is not None:
-        seen = with_cues(runs, cues)
+        seen = with_cues(runs, cues, content.card.max_cues)
         parts = [cut([seen[i] for i in part]) for part in split(len(seen), content.card.seeds["seed"])]
         fitting = make_table(parts[0], probe.scores(parts[0].features), cues)
         extra = [parts[0].text, parts[1].text, evaluation.text]

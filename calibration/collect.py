@@ -78,17 +78,20 @@ def _identity(recipe: Recipe) -> dict[str, str]:
 def graded(record: dict[str, Any], problem: Problem, grader: Grader) -> dict[str, Any]:
     """The record with `right` and `same`; without a gold answer nothing is right."""
     known = problem.answer is not None
-    cues = [
-        {
-            **cue,
-            "right": known and grader.right(cue["answer"], problem),
-            "same": grader.same(cue["answer"], record["answer"]),
-        }
-        for cue in record["cues"]
-    ]
+    looks = {
+        part: [
+            {
+                **cue,
+                "right": known and grader.right(cue["answer"], problem),
+                "same": grader.same(cue["answer"], record["answer"]),
+            }
+            for cue in record[part]
+        ]
+        for part in ("cues", "others")
+    }
     right = known and grader.right(record["answer"], problem)
     named = {"problem": problem.id, "domain": problem.domain, "gold": problem.answer}
-    return {**record, **named, "right": right, "cues": cues}
+    return {**record, **named, "right": right, **looks}
 
 
 @dataclass(frozen=True)

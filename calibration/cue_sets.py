@@ -26,29 +26,46 @@ class Tried(NamedTuple):
     saved: float | None
 
 
-def with_cues(records: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The records as if only these cues had been looked at. Raises ControllerError if none of them was collected."""
-    known = {cue["name"] for record in records for cue in record["cues"]}
-    wanted = set(Cues(names).names)
-    if not wanted & known:
+def with_cues(records: Sequence[dict[str, Any]], names: Sequence[str], max_cues: int) -> list[dict[str, Any]]:
+    """The records as they would have been collected at these cues, of those that they were collected at."""
+    wanted = Cues(names).names
+    return [_looked_at(record, wanted, max_cues) for record in records]
+
+
+def check_collected(names: Sequence[str], collected: Sequence[str]) -> None:
+    """Raises ControllerError if one of the cues wasn't looked for when runs were collected at `collected`."""
+    known = Cues(collected).names
+    strange = [name for name in Cues(names).names if name not in known]
+    if strange:
         raise ControllerError(
-            f"these runs were collected at the cues {', '.join(sorted(known))}; none of {', '.join(sorted(wanted))}"
+            f"these runs were collected at the cues {', '.join(known)}; nothing is known of {', '.join(strange)}"
         )
-    return [{**record, "cues": [cue for cue in record["cues"] if cue["name"] in wanted]} for record in records]
+
+
+def _looked_at(record: dict[str, Any], wanted: Sequence[str], max_cues: int) -> dict[str, Any]:
+    """A row is looked at once, at the wanted cue that begins furthest to the left: looks of a row are in that order."""
+    chosen: list[dict[str, Any]] = []
+    left: list[dict[str, Any]] = []
+    for look in sorted([*record["cues"], *record["others"]], key=lambda look: look["row"]):
+        name = next((name for name in look["names"] if name in wanted), None)
+        taken = bool(chosen) and chosen[-1]["row"] == look["row"]
+        if name is None or taken or len(chosen) == max_cues:
+            left.append(look)
+        else:
+            chosen.append({**look, "name": name})
+    return {**record, "cues": chosen, "others": left}
 
 
 def choose_cues(
-    fitting: Sequence[dict[str, Any]], mode: Mode, risk: float, confidence: float | None, *, seed: int,
+    fitting: Sequence[dict[str, Any]], mode: Mode, risk: float, confidence: float | None, *, seed: int, max_cues: int,
     candidates: Sequence[tuple[str, ...]] = CANDIDATES,
 ) -> tuple[tuple[str, ...], list[Tried]]:  # fmt: skip
     """The first candidate with nearly the largest net savings at this risk, by held-out scores on the fitting runs.
 
     Also gives all as they were tried. Candidates go from few cues to many; more must pay by more than chance.
-
-    Cues that end in one token count as one when everything is collected, so a run may have a few cues more once the
-    set is small: the promise is made for the runs as they were recorded.
     """
-    tried = [Tried(cues, _saved(fitting, cues, mode, risk, confidence, seed)) for cues in candidates]
+    seen = {cues: with_cues(fitting, cues, max_cues) for cues in candidates}
+    tried = [Tried(cues, _saved(runs, cues, mode, risk, confidence, seed)) for cues, runs in seen.items()]
     best = max((one.saved for one in tried if one.saved is not None), default=None)
     if best is None:
         raise ControllerError(
@@ -67,7 +84,7 @@ def _saved(
     seed: int,
 ) -> float | None:
     try:
-        runs = cut(with_cues(records, cues))
+        runs = cut(list(records))
         labels = np.array(runs.per_cue("same" if mode == "disagree" else "right"))
         problems = np.repeat(runs.per_run("problem"), np.diff(runs.offsets))
         held_out = fit_probe(runs.features, labels, problems, seed=seed).held_out

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..controller import ControllerError
-from .cue_sets import with_cues
+from .cue_sets import check_collected, with_cues
 from .options import Options
 from .runs import RunFile
 from .show import Show, percent
@@ -23,7 +23,9 @@ def run(path: str, options: Options, *, cues: str | None, splits: int) -> None:
     file = RunFile(Path(path), {})
     records = file.read()
     if cues is not None:
-        records = with_cues(records, [name.strip() for name in cues.split(",") if name.strip()])
+        wanted, collected = [name.strip() for name in cues.split(",") if name.strip()], file.stored_settings()
+        check_collected(wanted, collected["cues"])
+        records = with_cues(records, wanted, collected["max_cues"])
     if not any(record["cues"] for record in records):
         raise ControllerError(f"{path!r} holds no cue, so there is nothing to judge")
     risks = sorted({*RISKS, options.risk})

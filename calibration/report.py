@@ -119,8 +119,7 @@ def calibration_records(content: ProbeFile, records: Sequence[dict[str, Any]]) -
     """The records behind the calibration table, in its order and with its cues."""
     part = split(len(records), content.card.seeds["seed"])[1]
     found = [records[i] for i in part]
-    if any(record["cues"] for record in found):
-        found = with_cues(found, content.card.cues)
+    found = with_cues(found, content.card.cues, content.card.max_cues)
     same = [record["problem"] for record in found] == content.table.problem.tolist()
     positions = [cue["position"] for record in found for cue in record["cues"]]
     if not same or positions != content.table.positions.tolist():

@@ -23,7 +23,7 @@ from ..controller import ControllerError
 if sys.platform != "win32":
     import fcntl
 
-FORMAT = 3
+FORMAT = 4
 _START = b'{"format":'
 
 
@@ -80,9 +80,16 @@ class RunFile:
             self._file = None
 
     def read(self) -> list[dict[str, Any]]:
-        """All runs, in order."""
+        """All runs, in order; raises ControllerError if they are in another format."""
         data = self.path.read_bytes()
-        return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()[1:]]
+        header, *runs = data[: data.rfind(b"\n") + 1].splitlines() or [b""]
+        self._header(header)
+        return [json.loads(line) for line in runs]
+
+    def stored_settings(self) -> dict[str, Any]:
+        """What the file says of the job that wrote it."""
+        with self.path.open("rb") as file:
+            return self._header(file.readline())
 
     def _lock(self) -> None:
         """The lock is the open file's, so that it ends with the process, however that ends. Not on Windows."""
@@ -113,7 +120,8 @@ class RunFile:
             os.truncate(self.path, whole)
         return data[:whole].splitlines()
 
-    def _check(self, header: bytes) -> None:
+    def _header(self, header: bytes) -> dict[str, Any]:
+        """The settings in a header line of this format."""
         try:
             found = json.loads(header)
             settings, version = found["settings"], found["format"]
@@ -126,6 +134,10 @@ class RunFile:
                 f"{str(self.path)!r} holds runs in format {version!r}, this reasonctl writes {FORMAT}; "
                 "move it away, or start over with --force"
             )
+        return dict(settings)
+
+    def _check(self, header: bytes) -> None:
+        settings = self._header(header)
         wanted = json.loads(json.dumps(self.settings))
         different = sorted(k for k in wanted.keys() | settings.keys() if wanted.get(k) != settings.get(k))
         if different:

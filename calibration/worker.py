@@ -6,13 +6,15 @@ A run depends on the recipe, its index and its question alone, so that jobs resu
 from __future__ import annotations
 
 import re
+import sys
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ..backends.model import Model
-from ..controller import Boundary, Controller, Cues, Decision, ExitRule, Trace
+from ..controller import Boundary, Controller, Cue, Cues, Decision, ExitRule, Trace, Trial
 from ..controller.policy import layers_of
 from ..probes.answers import after_thinking
 from ..probes.probe import layer_of
@@ -25,41 +27,58 @@ _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
 
 @dataclass
 class Collect:
-    """The exit rule that never exits: at every cue it tries the exit on a fork and writes down what came of it."""
+    """The exit rule that never exits: at every cue it tries the exit on a fork and writes down what came of it.
+
+    seen: what the rule deployed at all of these cues looks at. others: what is looked at with fewer of them only: a cue
+    that another one in its row hides, and those past the most cues of a run, until each name had its own share of them.
+    """
 
     recipe: Recipe
     model: Model
     seen: list[dict[str, Any]] = field(default_factory=list)
+    others: list[dict[str, Any]] = field(default_factory=list)
     trials: bool = True
+    max_cues = sys.maxsize
+    """Never reached: a smaller set of cues has its first ones later."""
 
     def __post_init__(self) -> None:
         self.markers, self.cues = self.recipe.span(), Cues(self.recipe.cues)
-        self.suffix, self.max_cues = self.recipe.suffix, self.recipe.max_cues
+        self.suffix = self.recipe.suffix
+        self.met: Counter[str] = Counter()
 
     def layers(self, depth: int) -> tuple[int, ...]:
         return tuple(dict.fromkeys(layer_of(f, depth) for f in self.recipe.layers))
 
     def decide(self, at: Boundary) -> Any:
-        entropy = at.entropy()
-        trial = yield from at.answer(self.recipe.answer_tokens)
-        position = at.cue.first - at.prompt
+        entropy, row = at.entropy(), (at.cue, *at.cue.also)
+        for cue in row:
+            # The first of a set's cues are among the first of at least one of its names.
+            if any(self.met[name] < self.recipe.max_cues for name in cue.names):
+                trial = yield from at.answer(self.recipe.answer_tokens, cue)
+                first = cue is at.cue and cue.index < self.recipe.max_cues
+                (self.seen if first else self.others).append(self._look(at, cue, entropy, trial))
+        self.met.update({name for cue in row for name in cue.names})
+        return Decision(False, at.cue.name, at.cue.index, at.cue.first - at.prompt, 0.0, float("inf"))
+
+    def _look(self, at: Boundary, cue: Cue, entropy: float, trial: Trial) -> dict[str, Any]:
         states = [at.hidden[layer_of(f, self.model.depth)] for f in self.recipe.layers]
-        text = self.model.tokenizer.decode(at.tokens[at.prompt : at.cue.first])
+        text = self.model.tokenizer.decode(at.tokens[at.prompt : cue.first])
         values = _NUMBER.findall(text)
-        self.seen.append({
-            "name": at.cue.name,
-            "position": position,
+        return {
+            "name": cue.name,
+            "names": list(cue.names),
+            "position": cue.first - at.prompt,
+            "row": cue.last - at.prompt,
             "offset": len(text),
             # Up to the cue's last token, the token sampled behind it, and the exit itself.
-            "tokens": at.cue.last + 2 - at.prompt + trial.cost,
+            "tokens": cue.last + 2 - at.prompt + trial.cost,
             "trial": trial.cost,
             "answer": after_thinking(trial.text, self.markers),
             "logprobs": list(trial.logprobs),
             "entropy": entropy,
             "value": values[-1] if values else "",
             "hidden": pack(np.concatenate(states).astype(np.float32)),
-        })  # fmt: skip
-        return Decision(False, at.cue.name, at.cue.index, position, 0.0, float("inf"))
+        }
 
 
 def plain_text(model: Model, tokens: list[int]) -> str:
@@ -91,6 +110,7 @@ def collect_run(recipe: Recipe, index: int, question: str) -> dict[str, Any]:
         "text": plain_text(model, trace.tokens),
         "answer": answer_text(recipe, model, trace.tokens),
         "cues": rule.seen if rule else [],
+        "others": rule.others if rule else [],
     }
 
 

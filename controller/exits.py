@@ -49,8 +49,10 @@ class Boundary:
     memory: list[Any]
     row: Callable[[], Floats]
     """The logits after the cue's last token, shape (vocabulary,): a view, gone after the first trial."""
-    answer: Callable[[int], Generator[Decode, Step, Trial]]
-    """`answer(n)` tries the exit on a fork: a generator that returns a Trial of at most n answer tokens."""
+    answer: Callable[..., Generator[Decode, Step, Trial]]
+    """`answer(n)` tries the exit on a fork: a generator that returns a Trial of at most n answer tokens.
+
+    `answer(n, cue)` tries it at another cue of this row, one of `cue.also`."""
 
     def entropy(self) -> float:
         """Entropy in nats of the next-token law after the cue, at temperature 1; ask before any trial."""

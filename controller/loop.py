@@ -15,7 +15,7 @@ from .policy import Outlasting, Row, asks, end, layers_of, prepared
 from .run import Run
 from .thinking import LONGEST_CHARACTER, Mark
 from .trace import Closer, Event, Source
-from .trial import Try
+from .trial import Try, fitting_exit
 
 Request = Generator[Decode | Event, Step | None, None]
 
@@ -52,6 +52,8 @@ class Loop:
         # Forced tokens that wait until the row before them was looked at.
         self.queue: list[int] = []
         self.budget, self.continued = run.lengths.budget, 0
+        # Cues at which the exit rule was asked; whether an exit at the last cue found no room.
+        self.looks, self.crowded = 0, False
         self.asks, self.finished = asks(run.policy), False
 
     def run(self) -> Request:
@@ -139,14 +141,16 @@ class Loop:
     def _at_cue(self, rule: ExitRule, cue: Cue, step: Step, node: int) -> Generator[Decode, Step, bool]:
         """Ask the rule; on exit `pending` holds the suffix. True if the walk must end here."""
         run = self.r
-        if cue.index >= rule.max_cues:
-            self._retire()
+        if self.looks >= rule.max_cues:
+            run.span.stop_cues()
+            self.rule, self.layers = None, ()
             return False
-        forced = run.tokenizer.encode(cue.before + rule.suffix)
-        if cue.first + len(forced) >= run.limit:
-            run.trace.note = f"no room for the exit's {len(forced)} tokens below the limit of {run.limit}"
-            self._retire()
+        fitting = fitting_exit(run, rule.suffix, cue, self.looks)
+        self.crowded = fitting is None
+        if fitting is None:
             return False
+        cue, forced = fitting
+        self.looks += 1
         hidden = {layer: step.hidden(node, layer).copy() for layer in self.layers}
         if rule.trials:
             # A fork must not see rows that are not committed.
@@ -198,7 +202,7 @@ class Loop:
         run, lengths, thought = self.r, self.r.lengths, self._thought(mark.first)
         early = thought < lengths.min_thinking
         # An exit rule's probe is asked at the continue text's cue; where it can't be asked any more, the close stands.
-        asked = run.rule is None or run.shadow or self.rule is not None
+        asked = run.rule is None or run.shadow or (self.rule is not None and not self.crowded)
         if mark.first < self.start or not (early or (asked and self.continued < lengths.continue_times)):
             return None
         forced = run.tokenizer.encode(mark.before + ("" if mark.spaced else " ") + lengths.continue_text)
@@ -268,10 +272,6 @@ class Loop:
         opened, trace = self.r.span.opened, self.r.trace
         if opened is not None:
             trace.closed_by, trace.thinking = closer, (opened - self.start, end - self.start)
-
-    def _retire(self) -> None:
-        self.r.span.stop_cues()
-        self.rule, self.layers = None, ()
 
     def _commit(self) -> None:
         self.session.keep(self.path)

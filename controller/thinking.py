@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
-from .cues import TAIL, Cue, Cues
+from .cues import TAIL, Cue, Cues, Found, first_of
 from .errors import ControllerError
 from .policy import Phase
 
@@ -104,14 +104,15 @@ class Span:
         self._recent: list[int] = []
         """As many of the last tokens as a character may be split over."""
         self.phase: Phase = "think" if markers is None else "before"
-        self.met = 0
-        """Cues met so far."""
         self.at_cue = False
         """A cue ends, or may end, in the last token: its row's hidden state may be wanted."""
-        self._waiting: Cue | None = None
+        self._waiting: list[Found] = []
+        """Cues that end in the last token; they are reported once its row is there."""
         self._owed = self._due = False
         self._forced = False
-        self._start = self._total = self._scanned = 0
+        self._start = self._total = 0
+        self._scanned = [0] * (len(cues.kinds) if cues else 0)
+        """Characters searched so far, by kind of cue."""
         self._tail, self._ends = "", [0]
 
     def begin(self, prompt: Sequence[int]) -> None:
@@ -127,7 +128,7 @@ class Span:
         """The controller closed the span: the answer begins at token `length`."""
         self.phase, self._forced, self.closed = "answer", True, None
         self._start, self._tail = length, ""
-        self._total = self._scanned = 0
+        self._total = 0
         self._ends = [0]
         self.stop_cues()
 
@@ -140,32 +141,32 @@ class Span:
             i -= 1
             texts.insert(0, self._text(tokens[i]))
         self._tail = "".join(texts)[-min(TAIL, self._total) :] if self._total else ""
-        self._scanned = min(self._scanned, self._total)
-        self._waiting, self._due, self.at_cue, self.closed = None, False, False, None
+        self._scanned = [min(count, self._total) for count in self._scanned]
+        self._waiting, self._due, self.at_cue, self.closed = [], False, False, None
         self._recent = list(tokens[-LONGEST_CHARACTER:])
         self.phase = "answer" if self._forced else "think"
 
     def stop_cues(self) -> None:
         """No cue is wanted any more; the phase is still followed."""
-        self._cues, self._waiting, self._due, self.at_cue = None, None, False, False
+        self._cues, self._waiting, self._due, self.at_cue = None, [], False, False
 
     def push(self, token: int) -> Cue | None:
-        """Take the next token in; give the cue that ended in the token *before* it, if any."""
+        """Take the next token in; give the cue that ended in the token *before* it, if any. The loop numbers it."""
         text, self._recent = self._text(token), [*self._recent[1 - LONGEST_CHARACTER :], token]
         self._total += len(text)
         self._ends.append(self._total)
         self._tail = (self._tail + text)[-(TAIL + len(text)) :]
-        ready, self._waiting, self.at_cue, self.closed = self._waiting, None, False, None
+        ready, self._waiting, self.at_cue, self.closed = self._waiting, [], False, None
         if self.phase == "answer":
             if self._forced and self._markers:
                 self._follow_close(self._markers, len(text))
-            return ready
+            return first_of(ready)
         end = self._follow(len(text)) if self._markers else self._total
         if self._cues is None or self.phase == "before":
-            return ready
-        ready = self._scan(end, ready)
+            return first_of(ready)
+        self._scan(end, ready)
         self._count()
-        return ready
+        return first_of(ready)
 
     def half_closed(self) -> Mark | None:
         """A closing marker that is half-written at the end of the text."""
@@ -192,14 +193,15 @@ class Span:
         if self._cues is None or self.phase != "think":
             return 0
         now = self._start + len(self._ends) - 1
-        if self._waiting is not None:
-            return now - self._waiting.first
+        if self._waiting:
+            return now - min(found.cue.first for found in self._waiting)
         length = max(self._cues.open_word(self._tail)[0], self._cues.open_break(self._tail))
         return min(now - self._token_at(self._total - length), now - self._start) if length else 0
 
     def _begin_at(self, prompt: Sequence[int], tail: str) -> None:
         self._start, self._tail = len(prompt), tail
-        self._total = self._scanned = len(tail)
+        self._total = len(tail)
+        self._scanned = [len(tail)] * len(self._scanned)
         self._ends = [len(tail)]
 
     def _text(self, token: int) -> str:
@@ -216,7 +218,8 @@ class Span:
             where = self._tail.find(self._markers.open, max(0, len(self._tail) - fresh - len(self._markers.open)))
             if where < 0:
                 return self._total
-            self.phase, self._scanned = "think", offset + where + len(self._markers.open)
+            self.phase = "think"
+            self._scanned = [offset + where + len(self._markers.open)] * len(self._scanned)
             self.opened = self._start + len(self._ends) - 1
         end = self._follow_close(self._markers, fresh)
         if self.closed is not None:
@@ -248,50 +251,37 @@ class Span:
         if self._owed and self.whole and self.half_closed() is None:
             self._owed, self._due, self.at_cue = False, True, True
 
-    def _scan(self, end: int, ready: Cue | None) -> Cue | None:
-        """The cue that ended in the token before the last one; one in the last token waits for its row.
+    def _scan(self, end: int, ready: list[Found]) -> None:
+        """Add to `ready` the cues that ended in the token before the last one; those in the last one wait for its row.
 
-        Both may happen in one push ("Wait" + "\n\n"). `ready` waited since the push before.
+        Both may happen in one push ("Wait" + "\n\n"). One whose row is gone is left out: its text took several tokens.
         """
         assert self._cues is not None
         offset, now = self._total - len(self._tail), self._start + len(self._ends) - 2
-        while self._waiting is None:
-            found = self._cues.pattern.search(self._tail, max(0, self._scanned - offset), end - offset)
-            if found is None:
-                break
-            if found.end() == len(self._tail) and not found.group().isspace():
-                # The word may go on ("Wait" -> "Waiting"): its row is kept, nothing is decided.
-                self.at_cue = True
-                break
-            self._scanned = offset + found.end()
-            cue = self._cue(found, offset)
-            if cue.last < now - 1 or (cue.last == now - 1 and ready is not None):
-                continue  # its row is gone or taken: two cues in one token, or text that took several tokens to appear
-            if cue.last == now:
-                ready = ready or self._behind(now - 1)
-                self._waiting, self.at_cue = self._meet(cue), True
-            else:
-                ready = self._meet(cue)
-        ready = ready or self._behind(now - 1)
-        self._due = False
-        return ready
-
-    def _behind(self, last: int) -> Cue | None:
-        """The every(k) cue behind token `last`, if it is due."""
-        assert self._cues is not None
-        due, self._due = self._due, False
-        return self._meet(Cue(self._cues.spaced, 0, last + 1, last, "")) if due else None
-
-    def _meet(self, cue: Cue) -> Cue:
-        self.met += 1
-        return replace(cue, index=self.met - 1)
+        for kind, pattern in enumerate(self._cues.kinds):
+            for match in pattern.finditer(self._tail, max(0, self._scanned[kind] - offset), end - offset):
+                if match.end() == len(self._tail) and not match.group().isspace():
+                    # The word may go on ("Wait" -> "Waiting"): its row is kept, nothing is decided.
+                    self.at_cue = True
+                    break
+                self._scanned[kind] = offset + match.end()
+                found = Found(offset + match.start(), kind, self._cue(match, offset))
+                if found.cue.last == now:
+                    self._waiting.append(found)
+                    self.at_cue = True
+                elif found.cue.last == now - 1:
+                    ready.append(found)
+        if self._due:
+            # No text of its own: behind all that have one.
+            ready.append(Found(self._total, len(self._cues.kinds), Cue((self._cues.spaced,), 0, now, now - 1, "")))
+            self._due = False
 
     def _cue(self, found: re.Match[str], offset: int) -> Cue:
         assert self._cues is not None
         start = offset + found.start()
         first, last = self._token_at(start), self._token_at(offset + found.end() - 1)
         before = self._tail[self._ends[first - self._start] - offset : found.start()]
-        return Cue(self._cues.name(found.group()), 0, first, last, before)
+        return Cue(self._cues.names_of(found.group()), 0, first, last, before)
 
     def _token_at(self, char: int) -> int:
         return self._start + bisect_right(self._ends, char) - 1

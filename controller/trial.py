@@ -20,6 +20,20 @@ if TYPE_CHECKING:
     from .loop import Loop, Request
 
 
+def fitting_exit(run: Run, suffix: str, cue: Cue, index: int) -> tuple[Cue, list[int]] | None:
+    """The first cue of a row whose exit has room below the limit, as number `index`, with the exit's tokens.
+
+    Each is judged by itself: what a rule may act on depends on no cue that it doesn't look at.
+    """
+    exits = [(one, run.tokenizer.encode(one.before + suffix)) for one in (cue, *cue.also)]
+    fitting = [(one, forced) for one, forced in exits if one.first + len(forced) < run.limit]
+    if not fitting:
+        run.trace.note = f"no room for the exit's {len(exits[0][1])} tokens below the limit of {run.limit}"
+        return None
+    (first, forced), *others = fitting
+    return replace(first, index=index, also=tuple(one for one, _ in others)), forced
+
+
 @dataclass
 class Try:
     """Tries an exit on a fork, under the law and the keys that the exit itself would have."""
@@ -29,10 +43,13 @@ class Try:
     cue: Cue
     forced: list[int]
 
-    def __call__(self, longest: int) -> Generator[Decode, Step, Trial]:
-        """At most `longest` answer tokens; their cost goes to the run's trace."""
-        loop, cue = self.loop, self.cue
-        tokens = loop.tokens[: cue.first] + self.forced
+    def __call__(self, longest: int, other: Cue | None = None) -> Generator[Decode, Step, Trial]:
+        """At most `longest` answer tokens; their cost goes to the run's trace. other: of the same row, instead."""
+        loop, cue, forced = self.loop, other or self.cue, self.forced
+        if other is not None:
+            assert loop.rule is not None
+            forced = loop.r.tokenizer.encode(other.before + loop.rule.suffix)
+        tokens = loop.tokens[: cue.first] + forced
         limit = min(loop.r.limit, len(tokens) + longest)
         policy = _Listening(loop.r.policy)
         run = replace(
@@ -42,7 +59,7 @@ class Try:
         run.span.close(len(tokens))
         fork = loop.session.fork()
         fork.rollback(len(loop.tokens) - 1 - cue.first)
-        request = self.decode(run, fork, tokens, list(self.forced), loop.states[cue.first - loop.start])
+        request = self.decode(run, fork, tokens, list(forced), loop.states[cue.first - loop.start])
         answer: list[int] = []
         step: Step | None = None
         try:
@@ -54,16 +71,16 @@ class Try:
                     answer.append(item.token)
                     step = None
         except StopIteration:
-            return self._trial(answer, policy.logprobs)
+            return self._trial(forced, answer, policy.logprobs)
         finally:
             fork.close()
-            loop.r.trace.cost += run.trace.cost + len(self.forced)
+            loop.r.trace.cost += run.trace.cost + len(forced)
             loop.r.trace.forwards += run.trace.forwards
 
-    def _trial(self, answer: list[int], logprobs: list[float]) -> Trial:
+    def _trial(self, forced: list[int], answer: list[int], logprobs: list[float]) -> Trial:
         run = self.loop.r
-        text = run.tokenizer.decode([token for token in [*self.forced, *answer] if token not in run.eos])
-        return Trial(tuple(answer), tuple(logprobs), text, len(self.forced) + len(answer))
+        text = run.tokenizer.decode([token for token in [*forced, *answer] if token not in run.eos])
+        return Trial(tuple(answer), tuple(logprobs), text, len(forced) + len(answer))
 
 
 class _Listening:

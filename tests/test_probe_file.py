@@ -290,7 +290,7 @@ def test_bad_requests_come_before_the_file_is_read(tmp_path: Path) -> None:
 
 
 def boundary(hidden: dict, index: int = 0) -> Boundary:
-    cue = Cue("wait", index, 9, 9, "")
+    cue = Cue(("wait",), index, 9, 9, "")
     return Boundary(cue, hidden, range(11), (1,), 5, SimpleNamespace(), [], None, None)
 
 

@@ -16,6 +16,7 @@ from reasonctl.calibration.cli import main
 from reasonctl.calibration.examples import AFTER, BEFORE, Judgement, pick, pieces
 from reasonctl.calibration.report import _Subject, render
 from reasonctl.calibration.report_parts import NARROW, Request
+from reasonctl.calibration.runs import FORMAT
 from reasonctl.controller import ControllerError
 from reasonctl.probes.file import Judged, ProbeFile, save_probe
 from reasonctl.probes.risk import Grid, failing_cues
@@ -38,23 +39,26 @@ def probe_file(table: Table | None = None, runs: int = 120, **changes: object) -
     )  # fmt: skip
     probe = content().probe
     others = {"entropy": Judged(Grid.of(paid, 100), paid)}
-    return ProbeFile(probe, Grid.of(table, 100), table, card(seeds={"seed": 0}, **changes), others)
+    return ProbeFile(
+        probe, Grid.of(table, 100), table, card(**{"seeds": {"seed": 0}, "max_cues": 100, **changes}), others
+    )
 
 
 def records_of(file: ProbeFile, evil: str = "") -> list[dict]:
     """Collected runs that fit the table, in the order of the job; the fitting half holds nothing."""
     table, names = file.table, file.card.cues
-    records: list[dict] = [{"problem": -1, "cues": []} for _ in range(2 * table.runs)]
+    records: list[dict] = [{"problem": -1, "cues": [], "others": []} for _ in range(2 * table.runs)]
     for i, run in enumerate(split(len(records), 0)[1]):
         part = range(int(table.offsets[i]), int(table.offsets[i + 1]))
         cues = [
-            {"name": names[table.cue_name[c]], "position": int(table.positions[c]), "offset": int(table.positions[c]),
-             "answer": f"tried {c}{evil}"}
+            {"name": names[table.cue_name[c]], "names": [names[table.cue_name[c]]], "position": int(table.positions[c]),
+             "row": int(table.positions[c]), "offset": int(table.positions[c]), "answer": f"tried {c}{evil}"}
             for c in part
         ]  # fmt: skip
         records[run] = {
             "problem": int(table.problem[i]), "question": f"question {i}{evil}", "gold": f"gold {i}{evil}",
             "answer": f"answer {i}{evil}", "text": "thinking, " * len(part) + evil, "cues": cues,
+            "others": [],
         }  # fmt: skip
     return records
 
@@ -143,7 +147,7 @@ def test_the_page_stands_alone(page):
 
 
 def test_everything_is_escaped(file):
-    hostile = replace(file, card=card(seeds={"seed": 0}, tasks=EVIL, report={"auc": 0.9, "model": EVIL}))
+    hostile = replace(file, card=card(seeds={"seed": 0}, max_cues=100, tasks=EVIL, report={"auc": 0.9, "model": EVIL}))
     measured = evaluation(
         model=EVIL, tasks=EVIL, backend=EVIL, guarantee={"holds": False, "why_not": [EVIL]},
         baselines=[{**row, "name": row["name"] + EVIL} for row in evaluation()["baselines"]],
@@ -335,7 +339,7 @@ def saved(tmp_path: Path, file: ProbeFile) -> Path:
     """A probe file without the signal that this test made up, and the runs beside it."""
     path = tmp_path / "p.safetensors"
     save_probe(path, replace(file, others={}))
-    lines = [json.dumps(record) for record in ({"format": 3, "settings": {}}, *records_of(file))]
+    lines = [json.dumps(record) for record in ({"format": FORMAT, "settings": {}}, *records_of(file))]
     runs_path(path).write_text("\n".join(lines) + "\n")
     return path
 
