@@ -1,6 +1,8 @@
 """Writes reasoning-gym's chain_sum with a request to think in steps, as a task file for `ctl calibrate`.
 
-python examples/steps_task.py steps.jsonl [--terms 2 3] [--digits 1 1] [--size 400]
+python examples/steps_task.py steps.jsonl [--terms 2 3] [--digits 1 1] [--size 400] [--check]
+
+--check asks for a second look at every step, so that an instruct model goes on after it has its answer.
 """
 
 import argparse
@@ -13,14 +15,20 @@ parser.add_argument("out")
 parser.add_argument("--terms", type=int, nargs=2, default=(2, 3), help="fewest and most")
 parser.add_argument("--digits", type=int, nargs=2, default=(1, 1), help="of each term")
 parser.add_argument("--size", type=int, default=400)
+parser.add_argument("--check", action="store_true", help="ask the model to check its steps")
 options = parser.parse_args()
+ASKED = (
+    "{}\nWork it out step by step, then check every step again before you state the answer."
+    if options.check
+    else "Think step by step, one short sentence per step.\n{}"
+)
 entries = reasoning_gym.create_dataset(
     "chain_sum", size=options.size, seed=0, min_terms=options.terms[0], max_terms=options.terms[1],
     min_digits=options.digits[0], max_digits=options.digits[1],
 )  # fmt: skip
 problems = {}
 for entry in entries:
-    question = "Think step by step, one short sentence per step.\n" + entry["question"]
+    question = ASKED.format(entry["question"])
     problems.setdefault(question, {"question": question, "answer": entry["answer"]})
 with open(options.out, "w", encoding="utf-8") as file:
     file.write("\n".join(map(json.dumps, problems.values())) + "\n")
