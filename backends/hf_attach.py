@@ -180,7 +180,7 @@ class _Attachment:
         seed = int(torch.randint(0, 2**63 - 1, (1,))) if random else 0
         mask = prepared.get("attention_mask")
         self.handle.begin()
-        sequences, shared = [], _Shared(self.engine)
+        sequences, shared, met = [], _Shared(self.engine), set[tuple[int, ...]]()
         for row, padded in enumerate(input_ids.tolist()):
             prompt = padded if mask is None else self._unpadded(padded, mask[row].tolist())
             read = _reader(padded, len(prompt), input_ids.device)
@@ -189,7 +189,8 @@ class _Attachment:
             session = shared.session(prompt) if rows > 1 else self._session(prepared, len(padded), config)
             trace = Trace(warnings=list(notes), asked=asked)
             self.handle.add(trace)
-            call = Call(prompt, limit, eos, Keys(seed=seed, run=row), policy, stop)
+            call = Call(prompt, limit, eos, Keys(seed=seed, run=row), policy, stop, tuple(prompt) in met)
+            met.add(tuple(prompt))
             for event in replace(controller, policy=None).stream(session, self.tokenizer, call, trace):
                 if streamer is not None:
                     streamer.put(torch.tensor([event.token]))

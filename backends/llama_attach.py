@@ -11,7 +11,7 @@ import secrets
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -184,17 +184,24 @@ class _Attached:
         self._reuse_prefix(call.prompt)
         llm, ids, position = self.llm, self.llm.input_ids, len(call.prompt)
         running = self.running = object()
+        stopped = False
         try:
-            for event in controller.stream(self.session, self.tokenizer, call, trace):
-                position = event.position
-                ids[position], llm.n_tokens = event.token, position
-                if stop is not None and stop(ids[:position], llm.scores[0]):
-                    trace.finish_reason = "stop"
-                    return
-                if (yield event.token) is not None:
-                    raise ControllerError("tokens can't be sent into generate under a controller; detach for that")
-                if self.running is not running:
-                    raise RuntimeError("another call was made on this Llama before this stream ended; read it first")
+            # Closed at once, not when it is collected: that ends the run where nobody reads on.
+            with closing(controller.stream(self.session, self.tokenizer, call, trace)) as events:
+                for event in events:
+                    position = event.position
+                    ids[position], llm.n_tokens = event.token, position
+                    stopped = stop is not None and stop(ids[:position], llm.scores[0])
+                    if stopped:
+                        break
+                    if (yield event.token) is not None:
+                        raise ControllerError("tokens can't be sent into generate under a controller; detach for that")
+                    if self.running is not running:
+                        raise RuntimeError(
+                            "another call was made on this Llama before this stream ended; read it first"
+                        )
+            if stopped:
+                trace.finish_reason = "stop"
         except GeneratorExit:
             trace.finish_reason = trace.finish_reason or "stop"  # a stop string, or nobody reads on
             raise

@@ -70,10 +70,12 @@ def _drift(show: Show, monitor: DriftMonitor, path: Path) -> dict[str, Any]:
         raise ControllerError(f"{str(path)!r} can't be read as traces: {error}") from None
     for number, line in enumerate(lines, 1):
         try:
-            scores = [float(decision["score"]) for decision in json.loads(line)["decisions"]]
+            trace = json.loads(line)
+            scores = [float(decision["score"]) for decision in trace["decisions"]]
         except (ValueError, TypeError, KeyError):
             raise ControllerError(f"{path}:{number} is no trace; write json.dumps(handle.trace.to_dict())") from None
-        monitor.update(scores)
+        if not trace.get("repeat"):
+            monitor.update(scores)
     show.say(f"{monitor.why}; false alarms, ever: at most {percent(monitor.level)}", "bold")
     return {"runs": monitor.runs, "evidence": monitor.evidence, "alarm": monitor.alarm, "level": monitor.level}
 

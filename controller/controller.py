@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ class Call:
     """One generate call: the prompt's tokens and what ends the run.
 
     max_new_tokens: most tokens after the prompt. policy: the call's own sampling arguments.
-    stop: asked after every token with all tokens so far.
+    stop: asked after every token with all tokens so far. repeat: another sample of a prompt that was run in this call.
     """
 
     prompt: Sequence[int]
@@ -34,6 +34,7 @@ class Call:
     keys: Keys
     policy: Policy
     stop: Callable[[Sequence[int]], bool] | None = None
+    repeat: bool = False
 
 
 @dataclass
@@ -159,7 +160,7 @@ class Controller:
         frame = Frame(len(prompt), call.eos, tokenizer, session.engine)
         check_run(policy, frame)
         trace.prompt_tokens, trace.controlled, trace.shadow = len(prompt), self.exit is not None, self.shadow
-        trace.seed, trace.run = call.keys.seed, call.keys.run
+        trace.seed, trace.run, trace.repeat = call.keys.seed, call.keys.run, call.repeat
         trace.rule, trace.budget = str(getattr(self.exit, "why", "")), self.budget
         if self.exit is not None and lengths.any:
             trace.warnings.append(
@@ -196,6 +197,8 @@ class Controller:
         if self.exit is not None and self.exit.trials and not (can.fork and can.rollback):
             raise ControllerError("this exit rule tries answers on a fork, and this model's cache can't be forked")
 
-    def stream(self, session: Session, tokenizer: Tokenizer, call: Call, trace: Trace | None = None) -> Iterator[Event]:
+    def stream(
+        self, session: Session, tokenizer: Tokenizer, call: Call, trace: Trace | None = None
+    ) -> Generator[Event, None, None]:
         """Run one call on one session; tokens come out when they can no longer be taken back."""
         return drive(self.loop(session, tokenizer, call, Trace() if trace is None else trace))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 from .decode import Decode, Step
 from .loop import Request
 from .trace import Event
 
 
-def drive(request: Request) -> Iterator[Event]:
+def drive(request: Request) -> Generator[Event, None, None]:
     """Run one loop; each Decode is one forward."""
     reply: Step | None = None
     try:

@@ -54,7 +54,7 @@ class Loop:
         self.budget, self.continued = run.lengths.budget, 0
         # Cues at which the exit rule was asked; whether an exit at the last cue found no room.
         self.looks, self.crowded = 0, False
-        self.asks, self.finished = asks(run.policy), False
+        self.asks, self.finished, self.over = asks(run.policy), False, False
 
     def run(self) -> Request:
         self._check_budget()
@@ -75,7 +75,7 @@ class Loop:
                 self.r.trace.accepted += len(accepted)
                 self.r.drafter.observe(draft, accepted)
             yield from self._show()
-        self.r.finish(self.states[-1])
+        self._finish()
 
     def _propose(self) -> Generator[Decode, Step, Draft]:
         drafter, room = self.r.drafter, self.r.limit - len(self.tokens) - 1
@@ -95,7 +95,7 @@ class Loop:
             cue = self.r.span.push(token)
             early = self._early_close(token)
             if early is None and self.sources[-1] != "forced":
-                self._check_finish(token)
+                self.finished = self.r.ends(self.tokens)
             if cue is not None and self.rule is not None and not self.finished:
                 ended = yield from self._at_cue(self.rule, cue, step, node)
                 child = None if ended else child
@@ -130,13 +130,6 @@ class Loop:
         self.sources.append("model" if child is None else "draft")
         run.trace.cost += 1
         return token, child
-
-    def _check_finish(self, token: int) -> None:
-        run = self.r
-        if token in run.eos or (run.stop is not None and run.stop(self.tokens)):
-            self.finished, run.trace.finish_reason = True, "stop"
-        elif len(self.tokens) >= run.limit:
-            self.finished, run.trace.finish_reason = True, "length"
 
     def _at_cue(self, rule: ExitRule, cue: Cue, step: Step, node: int) -> Generator[Decode, Step, bool]:
         """Ask the rule; on exit `pending` holds the suffix. True if the walk must end here."""
@@ -277,23 +270,26 @@ class Loop:
         self.session.keep(self.path)
         self.path = []
 
-    def _held(self) -> int:
-        """Number of last tokens that may be taken back."""
-        run, span, closer = self.r, self.r.span, self.r.trace.closed_by
-        if self.finished:
-            return 0
-        held = span.held() if self.rule is not None and not run.shadow else 0
-        if closer == "model" or not (closer or run.lengths.any) or not self.session.can.rollback:
-            return held
-        mark = span.half_closed()
-        return max(held, len(self.tokens) - mark.first) if mark else held
-
     def _show(self) -> Generator[Event, None, None]:
-        safe, trace = len(self.tokens) - self._held(), self.r.trace
+        safe, trace = len(self.tokens), self.r.trace
+        if not self.finished:
+            safe -= self.r.held(safe, asked=self.rule is not None, rollback=self.session.can.rollback)
         if trace.closed_by is None:
             self._note_end(None, len(self.tokens) - (self.tokens[-1] in self.r.eos))
         while self.shown < safe:
             event = Event(self.tokens[self.shown], self.sources[self.shown - self.start], self.shown)
             trace.tokens.append(event.token)
             self.shown += 1
-            yield event
+            if self.finished and self.shown == len(self.tokens):
+                self._finish()  # who has the last token need not ask for more
+            try:
+                yield event
+            except GeneratorExit:
+                self._finish()  # stopped by whoever reads: over, with what was shown
+                raise
+
+    def _finish(self) -> None:
+        """The run is over: once, with the policy's state behind the last token shown."""
+        if not self.over:
+            self.over = True
+            self.r.finish(self.states[self.shown - self.start])

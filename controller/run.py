@@ -38,6 +38,25 @@ class Run:
         thinking, rule = self.thinking, self.rule
         self.span = Span(self.tokenizer, thinking.markers if thinking else None, rule.cues if rule else None)
 
+    def ends(self, tokens: Sequence[int]) -> bool:
+        """Whether the last of `tokens` ends the run; the trace says by what."""
+        if tokens[-1] in self.eos or (self.stop is not None and self.stop(tokens)):
+            self.trace.finish_reason = "stop"
+            return True
+        if len(tokens) >= self.limit:
+            self.trace.finish_reason = "length"
+            return True
+        return False
+
+    def held(self, length: int, *, asked: bool, rollback: bool) -> int:
+        """How many of the last of `length` tokens may still be taken back. asked: the exit rule still is."""
+        span, closer = self.span, self.trace.closed_by
+        held = span.held() if asked and not self.shadow else 0
+        if closer == "model" or not (closer or self.lengths.any) or not rollback:
+            return held
+        mark = span.half_closed()
+        return max(held, length - mark.first) if mark else held
+
     def finish(self, state: Any) -> None:
         """The run is over: the policy, with its last state, and the rule may add to its record."""
         finish(self.policy, state, self.trace)

@@ -60,6 +60,8 @@ class Trace:
     accepted: int = 0
     seed: int = 0
     run: int = 0
+    repeat: bool = False
+    """Another sample of a prompt that was run in the same call: the two depend on each other."""
     controlled: bool = False
     shadow: bool = False
     """The exit rule decided and didn't act."""

@@ -7,7 +7,8 @@ chosen on the calibration runs, so that "highest score so far" would not be exch
 Every run is ranked among the calibration runs *and all runs met before it*. If all of them are exchangeable, these
 smoothed conformal p-values are independent and uniform for any number of calibration runs (Vovk, Gammerman, Shafer
 2005); the product of bets on them is a test martingale, and by Ville's inequality it ever reaches 1 / level with
-probability `level` at most. All of that is exact. Ranks among a *fixed* reference would not do: they share its
+probability `level` at most. All of that is exact. Several samples of one prompt in one
+call depend on each other: the first of them counts. Ranks among a *fixed* reference would not do: they share its
 sampling error, and a bettor learns it. The price: a drift that lasts becomes the new normal, so an alarm is kept.
 
 The bettor follows the best of nine Beta densities (the switching of the Simple Jumper). The linear bets of MAPIE's

@@ -29,8 +29,9 @@ class ProbeExit:
 
     def __init__(
         self, content: ProbeFile, threshold: Threshold, *, signal: SignalName = "hidden", domain: str | None = None,
-        lower: GiveUp | None = None,
+        lower: GiveUp | None = None, table: Table | None = None,
     ) -> None:  # fmt: skip
+        """table: the calibration runs that the threshold comes from; None: all of the signal's."""
         card = content.card
         self.content, self.threshold, self.card, self.domain = content, threshold, card, domain
         self.name: SignalName = signal
@@ -43,7 +44,9 @@ class ProbeExit:
         self._layers = tuple(layer_of(fraction, card.depth) for fraction in card.layers)
         self._answer_tokens = answer_tokens(card)
         self._warnings: list[str] | None = None
-        self.monitor = DriftMonitor.of(content.judged(signal).table)
+        table = content.judged(signal).table if table is None else table
+        self.monitor = DriftMonitor.of(table) if table.runs else None
+        """None: no calibration run to compare with."""
 
     def at(self, *, risk: float | None = None, confidence: float | None | Literal["same"] = "same") -> ProbeExit:
         """The same rule at another risk or confidence; nothing is fitted again. Raises as `load_exit` does."""
@@ -87,9 +90,16 @@ class ProbeExit:
         return decision
 
     def finish(self, trace: Trace) -> None:
-        """A run is over: the drift monitor takes it in, and the trace says what it knows (drift.py)."""
-        monitor = self.monitor
-        monitor.update([decision.score for decision in trace.decisions])
+        """A run is over: the drift monitor takes it in, and the trace says what it knows (drift.py).
+
+        A rule that has switched its trials off scores nothing; the other samples of a prompt are no news of their own;
+        and of a run that was left before its first cue nothing is known.
+        """
+        monitor, left = self.monitor, trace.finish_reason is None and trace.closed_by is None
+        if monitor is None or (self.signal.trials and not self.trials):
+            return
+        if not trace.repeat and (trace.decisions or not left):
+            monitor.update([decision.score for decision in trace.decisions])
         trace.drift = {
             "runs": monitor.runs, "evidence": monitor.evidence, "alarm": monitor.alarm, "level": monitor.level,
         }  # fmt: skip
@@ -158,9 +168,8 @@ def make_exit(
             raise ControllerError(f"domain is {domain!r}; this probe was calibrated on {known}")
         table = table.in_domain(content.card.domains.index(domain))
     threshold = choose_threshold(table, judged.grid, mode, risk, confidence)
-    return ProbeExit(
-        content, threshold, signal=signal, domain=domain, lower=_lower(content, table, signal, threshold, give_up)
-    )
+    lower = _lower(content, table, signal, threshold, give_up)
+    return ProbeExit(content, threshold, signal=signal, domain=domain, lower=lower, table=table)
 
 
 def _lower(

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from reasonctl.backends.load import load_model, tiny_folder
 from reasonctl.calibration.cli import main
 from reasonctl.calibration.options import BUNDLED_PROBE
 from reasonctl.calibration.tasks import load_task
-from reasonctl.controller import Call, Controller, Keys, Trace, parse_policy
+from reasonctl.controller import Call, Controller, Decision, Keys, Trace, parse_policy
 from reasonctl.probes import load_exit
+from reasonctl.probes.exit import ProbeExit, make_exit
+from reasonctl.probes.file import Judged
+from reasonctl.probes.risk import Grid
+from test_domains import two_domains
+from test_probe_file import card, content
 
 PROBE = tiny_folder() / BUNDLED_PROBE
 
@@ -43,6 +50,56 @@ def test_runs_like_the_calibrations_raise_no_alarm_and_others_do(tmp_path, capfd
         assert left.value.code == 0
         told = json.loads(capfd.readouterr().out.splitlines()[-1])["drift"]
         assert told == made[-1].drift and told["alarm"] is alarm
+
+
+def exit_of(table, domain, **asked) -> ProbeExit:
+    """A rule on simulated runs of two domains; the signal `entropy` is what tells."""
+    made = content()
+    file = replace(made, table=table, grid=Grid.of(table, 50), card=card(domains=("easy", "hard")))
+    file = replace(file, others={name: Judged(file.grid, table) for name in ("entropy", "trial")})
+    return make_exit(file, confidence=0.9, mode="harm", domain=domain, **asked)
+
+
+def first_scores(table) -> list[float]:
+    starts = table.offsets[:-1][np.diff(table.offsets) > 0]
+    return [float(score) for score in table.scores[starts]]
+
+
+def ended(scores: list[float], **more) -> Trace:
+    decisions = [Decision(False, "wait", k, 9, score, 1.0) for k, score in enumerate(scores)]
+    return Trace(decisions=decisions, finish_reason="stop", **more)
+
+
+def test_a_domains_runs_are_compared_with_its_own():
+    """300 runs of the hard domain alone: no alarm against its own runs (wrong once in 100), one against all."""
+    table, fresh = two_domains(400, 5), two_domains(600, 77).in_domain(1)
+    own, common = exit_of(table, "hard", risk=0.1), exit_of(table, None, risk=0.1)
+    assert sorted(own.monitor.reference) == sorted(first_scores(table.in_domain(1)))
+    for score in first_scores(fresh):
+        own.finish(ended([score]))
+        common.finish(ended([score]))
+    assert own.monitor.runs > 250 and not own.monitor.alarm and common.monitor.alarm
+    nothing = two_domains(400, 5).in_domain(0)
+    assert exit_of(nothing, "hard", risk=0.1).monitor is None
+    exit_of(nothing, "hard", risk=0.1).finish(trace := ended([0.5]))
+    assert trace.drift is None
+
+
+def test_trials_that_are_off_score_nothing():
+    """At a risk that can't be promised a trial signal never exits and tries nothing: its scores are no news."""
+    rule = exit_of(two_domains(400, 5), None, risk=0.3, signal="trial")
+    never = rule.at(risk=0.0001)
+    assert rule.trials and not never.trials and never.monitor is rule.monitor
+    for made, runs in ((rule, 1), (never, 1), (rule, 2)):
+        made.finish(trace := ended([0.0] if made is never else [0.7]))
+        assert rule.monitor.runs == runs and (trace.drift is None) == (made is never)
+
+
+def test_samples_of_one_prompt_count_once():
+    rule = exit_of(two_domains(400, 5), None, risk=0.3)
+    for repeat in (False, True, True):
+        rule.finish(trace := ended([0.7], repeat=repeat))
+        assert trace.drift["runs"] == rule.monitor.runs == 1
 
 
 def test_a_file_that_holds_no_traces_is_one_line(tmp_path, capfd):
