@@ -127,7 +127,9 @@ class RunFile:
                 "move it away, or start over with --force"
             )
         wanted = json.loads(json.dumps(self.settings))
-        different = sorted(k for k in wanted.keys() | settings.keys() if wanted.get(k) != settings.get(k))
+        # `n` is what the first job asked for: the first problems of a stream, and so the runs, are the same for any.
+        names = (wanted.keys() | settings.keys()) - {"n"}
+        different = sorted(name for name in names if wanted.get(name) != settings.get(name))
         if different:
             raise ControllerError(
                 f"{str(self.path)!r} holds runs collected with another {', '.join(different)}; "

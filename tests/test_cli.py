@@ -49,6 +49,7 @@ def test_eval_prints_the_promised_json(probe, tmp_path, capfd):
     wanted = {
         "n", "seed", "model", "backend", "tasks", "mode", "risk", "confidence", "baseline", "controlled",
         "accuracy_difference", "exit_rate", "exits_at", "harm", "help", "drafted", "guarantee", "baselines",
+        "failure", "signal", "domain", "give_up", "probe",
     }  # fmt: skip
     assert set(result) == wanted
     assert result["guarantee"]["holds"] and result["guarantee"]["why_not"] == []
