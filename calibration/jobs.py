@@ -79,7 +79,8 @@ def calibrate(
         if records is None:
             return
         if content is None:
-            content = fit_and_save(plan, model, records, force=options.force)
+            fit_and_save(plan, model, records, force=options.force)
+            content = load_probe(plan.out)  # what is said and drawn is the file's, to the byte
         else:
             halves(content, records)
     if ngrams is not None and not (again and Path(ngrams).exists()):

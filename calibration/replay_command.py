@@ -74,6 +74,6 @@ def table(show: Show, found: Comparison, runs: int, splits: int, options: Option
     )
     show.say(
         f"hidden saves {percent(found.gain, True)} of the tokens more than the best fixed cue at its own failure rate "
-        f"(95 % interval {percent(found.gain_low, True)} to {percent(found.gain_high, True)}, {found.runs} runs)",
+        f"(95 % interval {percent(found.gain_low, True)} to {percent(found.gain_high, True)}, {found.judged} runs)",
         "bold",
     )

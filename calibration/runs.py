@@ -80,9 +80,14 @@ class RunFile:
             self._file = None
 
     def read(self) -> list[dict[str, Any]]:
-        """All runs, in order."""
+        """All runs, in order; ControllerError if it is another kind of file."""
         data = self.path.read_bytes()
-        return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()[1:]]
+        header, *lines = data[: data.rfind(b"\n") + 1].splitlines() or [b""]
+        if not header.startswith(_START):
+            raise ControllerError(
+                f"{str(self.path)!r} is no file of collected runs; give a .runs.jsonl of ctl calibrate"
+            )
+        return [json.loads(line) for line in lines]
 
     def _lock(self) -> None:
         """The lock is the open file's, so that it ends with the process, however that ends. Not on Windows."""

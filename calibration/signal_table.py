@@ -48,13 +48,13 @@ class Entry:
 @dataclass(frozen=True)
 class Comparison:
     """entries: signal by risk. gain: of `hidden` over the best fixed cue at equal failure, first risk, share of tokens;
-    gain_low, gain_high: its 95 % bootstrap interval over the test runs of the first split, of which there are runs."""
+    gain_low, gain_high: its 95 % bootstrap interval over the first split's test runs; judged: how many those are."""
 
     entries: list[Entry]
     gain: float
     gain_low: float
     gain_high: float
-    runs: int
+    judged: int
 
 
 def compare_signals(
