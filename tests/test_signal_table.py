@@ -109,6 +109,10 @@ def test_a_coin_between_two_budgets_meets_the_cost_exactly():
     assert half.exit_rate == pytest.approx(0.5) and half.failed == 0.0 and half.accuracy == 1.0
     late = budget_of_cost(table, (first + second) / 2, "selective")
     assert late.failed == pytest.approx(0.5)
+    wrong = one_run([0.5], [False], runs=10)
+    costs = wrong.exit_tokens.mean(), wrong.full_tokens.mean()
+    sometimes = budget_of_cost(wrong, sum(costs) / 2, "selective")  # half of the runs exit, and all of those fail
+    assert (sometimes.exit_rate, sometimes.failed) == pytest.approx((0.5, 1.0))
 
 
 def test_costs_out_of_reach_take_the_nearest_budget():
