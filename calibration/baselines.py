@@ -6,7 +6,7 @@ Owns the rules and their comparison; runs no model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,15 @@ from sklearn.preprocessing import StandardScaler
 
 from ..controller import ControllerError
 from ..probes.risk import Grid, Mode, Threshold, choose_threshold, count_failures, upper_bound
-from ..probes.table import NO_EXIT, Bools, Ints, Table
+from ..probes.table import NO_EXIT, Bools, Ints, Outcomes, Table
+
+EQUAL_COST = "budget, equal cost"
 
 Extra = Sequence[npt.NDArray[Any]]
 """One matrix per split (fitting, calibration, evaluation), each of shape (cues, m)."""
+
+Scored = tuple[str, Grid, Any, Any]
+"""A rule with a threshold: its name, its grid, its scores on the calibration and on the evaluation runs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +34,8 @@ class Result:
 
     saved: mean tokens saved per run, net of the exit's own; saved_share: of the full runs' mean. failed, failed_upper:
     share of runs that fail in the mode asked for (of exited runs in `selective`), and its one-sided 90 % bound.
-    harm, help: shares of runs. accuracy: of the answers given. tokens: (runs,). threshold: None for rules without one.
+    harm, help: shares of runs. accuracy: of the answers given. tokens: (runs,), expected where a coin chooses.
+    threshold: None for rules without one.
     """
 
     name: str
@@ -42,7 +48,7 @@ class Result:
     harm: float
     help: float
     accuracy: float
-    tokens: Ints
+    tokens: npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -54,9 +60,9 @@ class Point:
     saved: float
 
 
-def evaluate(name: str, table: Table, exits: Ints, mode: Mode, threshold: Threshold | None = None) -> Result:
-    """What a rule that exits run i at its cue `exits[i]` does on these runs."""
-    out = table.outcomes(exits)
+def evaluate(name: str, table: Table, rule: Ints | Outcomes, mode: Mode, threshold: Threshold | None = None) -> Result:
+    """What a rule does on these runs. rule: the cue at which it exits each of them, shape (runs,), or the outcomes."""
+    out = rule if isinstance(rule, Outcomes) else table.outcomes(rule)
     failed, n = count_failures(out, mode)
     full, tokens = float(table.full_tokens.mean()), float(out.tokens.mean())
     harm, helped = float(out.harm.mean()), float(out.help.mean())
@@ -86,13 +92,10 @@ def compare(
         )
     if grid is None and fitting is None:
         raise ControllerError("comparing rules needs the probe's grid or the fitting split; give one")
-    rules: list[tuple[str, Grid, Any, Any]] = []
     if grid is None:
         grid = Grid.of(tables[-1])
-    rules.append(("probe", grid, calibration.scores, evaluation.scores))
-    rules.append(("cue index", _index_grid(tables[-1]), calibration.cue_index, evaluation.cue_index))
-    if fitting is not None:
-        rules += _regressions(fitting, calibration, evaluation, mode, extra)
+    rules: list[Scored] = [("probe", grid, calibration.scores, evaluation.scores)]
+    rules += cheap_signals(fitting, calibration, evaluation, mode, extra)
     results = []
     for name, candidates, held, judged in rules:
         threshold = choose_threshold(calibration.with_scores(held), candidates, mode, risk, confidence)
@@ -101,6 +104,49 @@ def compare(
         exits = evaluation.with_scores(judged).first_exit(value)
         results.append(evaluate(name, evaluation, exits, mode, threshold))
     return [*results, evaluate("oracle", evaluation, evaluation.first_where(_target(evaluation, mode)), mode)]
+
+
+def cheap_signals(
+    fitting: Table | None, calibration: Table, evaluation: Table, mode: Mode, extra: Extra | None = None
+) -> list[Scored]:
+    """The cheap rules of `compare` that have a threshold, as scores."""
+    rules: list[Scored] = [
+        ("cue index", _index_grid(fitting or calibration), calibration.cue_index, evaluation.cue_index)
+    ]
+    return rules if fitting is None else rules + _regressions(fitting, calibration, evaluation, mode, extra)
+
+
+def budget_of_cost(table: Table, tokens: float, mode: Mode) -> Result:
+    """The fixed budget that costs `tokens` a run on average: exit at the first cue behind so many tokens.
+
+    A coin chooses between the loosest budget that costs no more and the next one, so that the mean is met exactly.
+    Where even an exit at every first cue costs more, that is what is given. It is fitted to these very runs, and
+    promises nothing.
+    """
+    timed = table.with_scores(table.positions)
+    budgets = np.concatenate([[-1.0], np.unique(timed.scores)])
+    spared = timed.sum_at_exits(budgets, table.full_tokens[table.run_of] - table.exit_tokens)
+    costs = (table.full_tokens.sum() - spared) / table.runs
+    at = int(np.flatnonzero(costs <= tokens).max(initial=0))
+    after = min(at + 1, len(budgets) - 1)
+    a, b = (evaluate(EQUAL_COST, table, timed.first_exit(float(budgets[i])), mode) for i in (at, after))
+    between = costs[at] <= tokens < costs[after]
+    share = float((costs[after] - tokens) / (costs[after] - costs[at])) if between else 1.0
+    return _mixed(a, b, share, mode)
+
+
+def _mixed(a: Result, b: Result, share: float, mode: Mode) -> Result:
+    """In expectation, with probability `share` of rule `a` in every run; `selective` counts the exits of both."""
+
+    def mean(name: str) -> Any:
+        return share * getattr(a, name) + (1 - share) * getattr(b, name)
+
+    weight = share
+    if mode == "selective":
+        weight = share * a.exit_rate / mean("exit_rate") if mean("exit_rate") else 1.0
+    failed, upper = (weight * getattr(a, name) + (1 - weight) * getattr(b, name) for name in ("failed", "failed_upper"))
+    rest = ("exit_rate", "saved", "saved_share", "harm", "help", "accuracy", "tokens")
+    return replace(a, failed=failed, failed_upper=upper, **{name: mean(name) for name in rest})
 
 
 def fixed_curve(table: Table, mode: Mode) -> list[Point]:
@@ -129,19 +175,22 @@ def fixed_at(curve: Sequence[Point], failed: float) -> float:
 
 
 def verdict(results: Sequence[Result]) -> str:
-    """One line: does the probe (first) save more than the best cheap rule? The oracle (last) is no rule to beat.
+    """One line: does the probe (first) save more than the best cheap rule? The oracle (last) is no rule to beat, and
+    neither is a budget of equal cost, which saves the same by its making.
 
     "More" = the paired mean difference in tokens is above 1.645 standard errors (one-sided 5 %).
     """
-    probe, best = results[0], max(results[1:-1], key=lambda result: result.saved)
+    probe = results[0]
+    best = max((r for r in results[1:-1] if r.name != EQUAL_COST), key=lambda result: result.saved)
+    who = "the probe" if probe.name == "probe" else f"the signal {probe.name!r}"
     if probe.saved <= 0.0:
-        return f"no savings here: the probe saves {probe.saved:.1f} tokens per run"
+        return f"no savings here: {who} saves {probe.saved:.1f} tokens per run"
     gain = best.tokens.astype(np.float64) - probe.tokens
     error = float(gain.std(ddof=1)) / len(gain) ** 0.5 if len(gain) > 1 else float("inf")
     mean, much = float(gain.mean()), f"{probe.saved:.1f} tokens per run, {best.name!r} {best.saved:.1f}"
     if mean > 1.645 * error:
-        return f"the probe saves more than every cheap rule: {much}"
-    return f"the probe does not clearly beat a cheap rule ({mean:+.1f} +- {error:.1f}): it saves {much}"
+        return f"{who} saves more than every cheap rule: {much}"
+    return f"{who} does not clearly beat a cheap rule ({mean:+.1f} +- {error:.1f}): it saves {much}"
 
 
 def _target(table: Table, mode: Mode) -> Bools:
@@ -171,15 +220,15 @@ def _index_grid(table: Table) -> Grid:
 
 def _regressions(
     fitting: Table, calibration: Table, evaluation: Table, mode: Mode, extra: Extra | None
-) -> list[tuple[str, Grid, Any, Any]]:
-    """(name, grid, calibration scores, evaluation scores) of the fitted cheap rules."""
+) -> list[Scored]:
+    """The fitted cheap rules."""
     tables = (fitting, calibration, evaluation)
     words = int(max(table.cue_name.max() for table in tables)) + 1
     features = {"index + word": [_index_and_word(table, words) for table in tables]}
     if extra is not None:
         pairs = zip(features["index + word"], extra, tables, strict=True)
         features["index + word + text"] = [np.hstack([plain, _checked(text, table)]) for plain, text, table in pairs]
-    rules: list[tuple[str, Grid, Any, Any]] = []
+    rules: list[Scored] = []
     for name, matrices in features.items():
         own, held, judged = _regression(fitting, matrices, mode)
         rules.append((name, Grid.of(fitting.with_scores(own)), held, judged))

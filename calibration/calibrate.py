@@ -100,6 +100,13 @@ def fit_and_save(plan: Plan, model: Model, records: list[dict[str, Any]], *, for
     return content
 
 
+def made_by(plan: Plan, model: Model, card: Card) -> bool:
+    """Whether a probe with this card is what the plan makes, as far as its settings tell."""
+    recipe = replace(plan.recipe, cues=card.cues) if plan.choose_cues else plan.recipe
+    mine = _card(replace(plan, recipe=recipe), model, card.runs, card.domains, card.report)
+    return replace(mine, versions=card.versions) == card and sum(card.runs.values()) == plan.n
+
+
 class FittedSignals(NamedTuple):
     """The probe, the stack (None: it could not be fitted), and every signal's grid and calibration table.
 

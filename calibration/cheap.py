@@ -1,4 +1,4 @@
-"""Prints what cheap rules would have done on the evaluated runs, next to the probe; the fitting is in baselines.py."""
+"""Prints what cheap rules would have done on the evaluated runs, next to the rule; the fitting is in baselines.py."""
 
 from __future__ import annotations
 
@@ -6,60 +6,76 @@ from typing import Any
 
 import numpy as np
 
-from ..probes.file import ProbeFile
-from .baselines import Result, compare, fixed_at, fixed_curve, verdict
-from .calibrate import split
-from .collect import cut
-from .cue_sets import with_cues
-from .options import Options
-from .replay import make_table
+from ..probes.exit import ProbeExit
+from ..probes.table import Table
+from .baselines import EQUAL_COST, Result, budget_of_cost, compare, evaluate, fixed_at, fixed_curve, verdict
+from .calibrate import scores_of
+from .collect import Cut, cut
+from .kept import halves
+from .replay import judged_table, make_table, outcomes_of
 from .show import Show, percent
 
 
 def cheap_rules(
-    show: Show, content: ProbeFile, runs: list[dict[str, Any]] | None, records: list[dict[str, Any]], options: Options
+    show: Show, rule: ProbeExit, runs: list[dict[str, Any]] | None, records: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Table and JSON of the probe's replay, fixed cues, cue index + word, text features (if the collected runs are
-    at hand) and the oracle, on the same runs, under the same promise."""
-    cues, probe = content.card.cues, content.probe
+    """Table and JSON of the rule, replayed (first), fixed cues, cue index + word, text features (if the collected runs
+    are at hand), a budget of the rule's own cost, and the oracle; on the same runs, under the same promise."""
+    content, asked = rule.content, rule.threshold
+    cues, mode = content.card.cues, asked.mode
     evaluation = cut(records)
     if evaluation.offsets[-1] == 0:
         show.say("no cue was met in these runs: nothing to compare")
         return []
-    judged = make_table(evaluation, probe.scores(evaluation.features), cues)
+    plain = make_table(evaluation, scores_of(content.probe, evaluation), cues)
+    own = _replayed(rule, evaluation, plain)
     fitting, extra = None, None
     if runs is not None:
-        seen = with_cues(runs, cues, content.card.max_cues)
-        parts = [cut([seen[i] for i in part]) for part in split(len(seen), content.card.seeds["seed"])]
-        fitting = make_table(parts[0], probe.scores(parts[0].features), cues)
-        extra = [parts[0].text, parts[1].text, evaluation.text]
-    results = compare(
-        fitting,
-        content.table,
-        judged,
-        mode=options.mode,
-        risk=options.risk,
-        confidence=options.confidence,
-        grid=content.grid,
+        parts = [cut(part) for part in halves(content, runs)]
+        calibrated = (
+            parts[1] if rule.domain is None else cut([r for r in parts[1].records if r["domain"] == rule.domain])
+        )
+        fitting = make_table(parts[0], scores_of(content.probe, parts[0]), cues)
+        extra = [parts[0].text, calibrated.text, evaluation.text]
+    calibration = content.table
+    if rule.domain is not None:
+        calibration = calibration.in_domain(content.card.domains.index(rule.domain))
+    results = [own] + compare(
+        fitting, calibration, plain, mode=mode, risk=asked.risk, confidence=asked.confidence, grid=content.grid,
         extra=extra,
-    )
-    curve = fixed_curve(judged, options.mode)
-    fixed = fixed_at(curve, results[0].failed)
+    )[1:]  # fmt: skip
+    results.insert(-1, budget_of_cost(plain, float(own.tokens.mean()), mode))
+    curve = fixed_curve(plain, mode)
+    fixed, full = fixed_at(curve, own.failed), float(np.mean(plain.full_tokens))
     show.title("what cheap rules would have done on the same runs, under the same promise")
-    show.table([_row(result) for result in results], "rule", "tokens saved", "harm", "exit rate", "accuracy")
-    full = float(np.mean(judged.full_tokens))
-    show.say(f"best fixed cue at the probe's own failure rate (interpolated): {percent(fixed / full)}")
+    show.table([_row(result, plain) for result in results], "rule", "tokens saved", mode, "exit rate", "accuracy")
+    show.say(f"{EQUAL_COST!r}: closed after so many tokens that it costs what the rule does; it promises nothing.")
+    show.say(f"best fixed cue at the rule's own failure rate (interpolated): {percent(fixed / full)}")
     show.say(verdict(results), "bold")
-    named = [
-        {"name": r.name, "saved": r.saved_share, "harm": r.harm, "exit_rate": r.exit_rate, "accuracy": r.accuracy}
-        for r in results
-    ]
     points = [{"cue": p.cue, "failed": p.failed, "saved": p.saved / full} for p in curve]
-    return [*named, {"name": "fixed cue at the probe's failure rate", "saved": fixed / full, "curve": points}]
-
-
-def _row(result: Result) -> list[str]:
     return [
-        result.name, percent(result.saved_share), percent(result.harm), percent(result.exit_rate),
-        percent(result.accuracy),
+        *(_named(result, plain) for result in results),
+        {"name": "fixed cue at the probe's failure rate", "saved": fixed / full, "curve": points},
+    ]
+
+
+def _replayed(rule: ProbeExit, runs: Cut, plain: Table) -> Result:
+    """What the rule itself does to these runs: its signal, its threshold, its trials, its giving up."""
+    judged = plain if rule.name == "hidden" else judged_table(rule.signal, runs, plain)
+    out = outcomes_of(judged, plain, rule.threshold.value, rule.lower.curve if rule.lower else None)
+    return evaluate("probe" if rule.name == "hidden" else rule.name, plain, out, rule.threshold.mode, rule.threshold)
+
+
+def _named(result: Result, table: Table) -> dict[str, Any]:
+    known = table.graded
+    return {
+        "name": result.name, "saved": result.saved_share, "failed": result.failed, "exit_rate": result.exit_rate,
+        "harm": result.harm if known else None, "accuracy": result.accuracy if known else None,
+    }  # fmt: skip
+
+
+def _row(result: Result, table: Table) -> list[str]:
+    return [
+        result.name, percent(result.saved_share), percent(result.failed), percent(result.exit_rate),
+        percent(result.accuracy if table.graded else None),
     ]  # fmt: skip

@@ -9,11 +9,11 @@ from pathlib import Path
 from ..controller import Controller
 from ..probes.risk import refutes
 from .calibrate import Plan, evaluation_stream, fit_and_save
-from .jobs import collected, compare, describe, fresh
+from .jobs import collected, compare, describe, fresh, threshold_json
 from .options import Options, new_recipe, open_model
 from .rules import rule_of
 from .run import stream_run
-from .show import Show, percent
+from .show import Show, bound_of, percent
 from .tasks import load_task
 
 CALIBRATION_RUNS = 600
@@ -54,14 +54,11 @@ def run(options: Options) -> None:
         after = stream_run(show, model, recipe, first, Controller(exit=rule))
         show.say(f"{after.cost} tokens instead of {before.cost}. {after.why}", "bold")
         show.title("4. Promised and measured, on problems that neither fitting nor calibration saw")
-        problems = fresh(task, content, options.n or EVALUATION_RUNS, options.seed)
-        result = compare(
-            show, recipe, problems, task, rule, model, options, content=content, runs=records, baselines=True
-        )
-    value = rule.threshold.value
-    result["calibration"] = {"n": content.table.runs, "auc": auc, "threshold": None if value == float("inf") else value}
-    harm = result["harm"]
-    refuted = refutes(harm["count"], result["n"], options.risk)
+        problems = fresh(task, content, options.n or EVALUATION_RUNS, options.seed, options.domain)
+        result = compare(show, recipe, problems, task, rule, model, options, runs=records, baselines=True)
+    result["calibration"] = {"n": rule.threshold.runs, "auc": auc, **threshold_json(rule)}
+    failure = result["failure"]
+    refuted = refutes(failure["count"], failure["n"], bound_of(result["guarantee"]))
     saved = 1 - result["controlled"]["tokens"] / result["baseline"]["tokens"]
     show.say(
         f"\n{percent(saved)} fewer tokens; the evaluation {'REFUTES' if refuted else 'does not refute'} the promise "

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..controller import ExitRule
-from ..probes.risk import upper_bound
+from ..probes.risk import Mode, upper_bound
 from .collect import graded
 from .graders import Grader
 from .problem import Problem
@@ -53,35 +53,54 @@ def evaluate_run(recipe: Recipe, index: int, question: str, rule: ExitRule, chea
     return compare_run(recipe, index, question, rule), record
 
 
-def summary(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """The figures of `ctl eval --json` that come from the runs."""
+def summary(pairs: Sequence[Pair], mode: Mode, *, graded: bool = True) -> dict[str, Any]:
+    """The figures of `ctl eval --json` that come from the runs.
+
+    `failure` is what the mode promises about, and harm the same whatever the mode. graded False: there were no gold
+    answers, so that accuracy, harm and help are None.
+    """
     n = len(pairs)
     exits = [p.controlled["exit"] for p in pairs]
     counts = np.bincount([e for e in exits if e is not None], minlength=1) if n else np.zeros(1)
-    harm = sum(_harm(p) for p in pairs)
+    exited = n - exits.count(None)
     helped = sum(not p.baseline["right"] and p.controlled["right"] for p in pairs)
+    lost = sum(p.baseline["right"] and not p.controlled["right"] for p in pairs)
     return {
         "n": n,
-        "baseline": _arm([p.baseline for p in pairs]),
-        "controlled": _arm([p.controlled for p in pairs]),
-        "accuracy_difference": paired_difference(
-            helped, sum(p.baseline["right"] and not p.controlled["right"] for p in pairs), n
-        ),
-        "exit_rate": sum(e is not None for e in exits) / n,
+        "baseline": _arm([p.baseline for p in pairs], graded),
+        "controlled": _arm([p.controlled for p in pairs], graded),
+        "accuracy_difference": paired_difference(helped, lost, n) if graded else None,
+        "exit_rate": exited / n,
         "exits_at": [int(count) for count in counts],
-        "harm": {"count": harm, "rate": harm / n, "upper": upper_bound(harm, n)},
-        "help": {"count": helped, "rate": helped / n},
+        "harm": _share(sum(failed(p, "harm") for p in pairs), n) if graded else None,
+        "help": {"count": helped, "rate": helped / n} if graded else None,
+        "failure": {
+            "mode": mode, **_share(sum(failed(p, mode) for p in pairs), exited if mode == "selective" else n)
+        },
         "drafted": sum(p.controlled["drafted"] for p in pairs),
-    }
+    }  # fmt: skip
 
 
-def _harm(pair: Pair) -> bool:
-    return pair.controlled["exit"] is not None and pair.baseline["right"] and not pair.controlled["right"]
+def failed(pair: Pair, mode: Mode) -> bool:
+    """Whether the controlled run failed in the sense of the mode; only a run that exits can.
+
+    `event` promises nothing of a run: there it is whether the run exits with a wrong answer, as in `wrong`.
+    """
+    if pair.controlled["exit"] is None:
+        return False
+    if mode == "disagree":
+        return not pair.controlled["same"]
+    return not pair.controlled["right"] and (mode != "harm" or pair.baseline["right"])
 
 
-def _arm(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
+def _share(count: int, n: int) -> dict[str, Any]:
+    """n: the runs that count. upper: the one-sided 90 % Clopper-Pearson bound."""
+    return {"count": count, "n": n, "rate": count / n if n else 0.0, "upper": upper_bound(count, n)}
+
+
+def _arm(runs: Sequence[dict[str, Any]], graded: bool) -> dict[str, float | None]:
     return {
-        "accuracy": float(np.mean([run["right"] for run in runs])),
+        "accuracy": float(np.mean([run["right"] for run in runs])) if graded else None,
         "tokens": float(np.mean([run["tokens"] for run in runs])),
         "seconds": float(np.mean([run["seconds"] for run in runs])),
     }

@@ -97,7 +97,7 @@ def reliability(scores: Array, target: Array, threshold: float, word: str) -> st
         for x, count in zip(centres, counts, strict=True):
             _count(below, float(x), int(count))
         for axes in (top, below):
-            if threshold <= 1:
+            if 0 <= threshold <= 1:
                 axes.axvline(threshold, color=PAINT["exit"], linewidth=1.2)
         top.set(ylim=(-0.03, 1.03), xlim=(0, 1.005), ylabel=f"cues {word}")
         top.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..controller import ControllerError
 from ..probes.card import Card
 from ..probes.drift import DriftMonitor
-from ..probes.file import load_probe
+from ..probes.exit import ProbeExit, make_exit
+from ..probes.file import Judged, ProbeFile, load_probe
 from ..probes.heads import SEALED, load_heads
-from ..probes.risk import choose_threshold
+from ..probes.table import Table
 from .options import Options
-from .show import Show, percent
+from .replay import outcomes_of
+from .show import Show, exits_where, missing_runs, percent
+
+RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 def run(path: str, options: Options, *, traces: str | None) -> None:
@@ -25,30 +31,69 @@ def run(path: str, options: Options, *, traces: str | None) -> None:
     if SEALED.holds(path):
         return _heads(show, path)
     content = load_probe(path)
-    judged, card = content.judged(options.signal), content.card
-    table = judged.table
-    for label, fact in facts(card).items():
+    risks = sorted({*RISKS, options.risk})
+    rules = [
+        make_exit(
+            content, risk=risk, confidence=options.confidence, mode=options.mode, signal=options.signal,
+            domain=options.domain, give_up=options.give_up,
+        )
+        for risk in risks
+    ]  # fmt: skip
+    for label, fact in facts(content.card).items():
         show.say(f"{label:>12}: {fact}")
-    rows: list[list[str]] = []
-    levels: list[dict[str, Any]] = []
-    for risk in sorted({0.01, 0.02, 0.05, 0.1, 0.2, options.risk}):
-        limit = choose_threshold(table, judged.grid, options.mode, risk, options.confidence)
-        out = table.outcomes(table.first_exit(limit.value))
-        saved = 1 - out.tokens.mean() / content.table.full_tokens.mean()
-        value = None if limit.value == float("inf") else limit.value
-        levels.append({"risk": risk, "threshold": value, "exit_rate": float(out.exited.mean()), "saved": float(saved),
-                       "more_runs": limit.more_runs})  # fmt: skip
-        more = "-" if not limit.more_runs else f"{limit.more_runs}"
-        shown = "never" if value is None else f"{value:.4f}"
-        rows.append([f"{risk:g}", shown, percent(float(out.exited.mean())), percent(float(saved)), more])
+    judged, plain = tables_of(content, options.signal, options.domain)
+    levels = [_level(rule, judged.table, plain) for rule in rules]
     level = "marginal" if options.confidence is None else f"confidence {options.confidence:g}"
-    show.title(f"mode {options.mode}, {level}, {table.runs} calibration runs")
-    show.table(rows, "risk", "threshold", "exit rate", "tokens saved", "more runs needed")
+    show.title(f"{options.mode}, {options.signal}{_of(options)}, {level}: {judged.table.runs} calibration runs")
+    show.table([_row(one) for one in levels], "risk", "threshold", "exit rate", "tokens saved", "more runs needed")
+    if (lower := rules[0].lower) is not None:
+        show.say(f"{lower.why}; the exit rates and savings above include it, and its risk adds to theirs")
     show.say("Choose the risk before you look at the savings: one picked afterwards is valid for that one choice only.")
-    drift = None if traces is None else _drift(show, DriftMonitor.of(table), Path(traces))
+    drift = None if traces is None else _drift(show, DriftMonitor.of(judged.table), Path(traces))
     show.result({
-        "card": vars(card), "levels": levels, "mode": options.mode, "confidence": options.confidence, "drift": drift,
+        "card": vars(content.card), "levels": levels, "mode": options.mode, "confidence": options.confidence,
+        "signal": options.signal, "domain": options.domain, "give_up": options.give_up, "drift": drift,
     })  # fmt: skip
+
+
+def tables_of(content: ProbeFile, signal: str, domain: str | None) -> tuple[Judged, Table]:
+    """The calibration runs of a domain [all] under a signal, and the same runs without trials."""
+    judged, plain = content.judged(signal), content.table
+    if domain is None:
+        return judged, plain
+    index = domain_index(content, domain)
+    return replace(judged, table=judged.table.in_domain(index)), plain.in_domain(index)
+
+
+def domain_index(content: ProbeFile, domain: str) -> int:
+    """Of a domain that the probe was calibrated on; ControllerError for any other."""
+    if domain not in content.card.domains:
+        known = ", ".join(map(repr, content.card.domains))
+        raise ControllerError(f"domain is {domain!r}; this probe was calibrated on {known}")
+    return content.card.domains.index(domain)
+
+
+def _level(rule: ProbeExit, table: Table, plain: Table) -> dict[str, Any]:
+    """A rule on its calibration runs; threshold None: `exits` says whether it never exits or always does."""
+    limit = rule.threshold
+    out = outcomes_of(table, plain, limit.value, rule.lower.curve if rule.lower else None)
+    return {
+        "risk": limit.risk, "threshold": limit.value if math.isfinite(limit.value) else None,
+        "exits": exits_where(limit.value), "exit_rate": float(out.exited.mean()),
+        "saved": float(1 - out.tokens.mean() / plain.full_tokens.mean()), "more_runs": limit.more_runs,
+    }  # fmt: skip
+
+
+def _row(level: dict[str, Any]) -> list[str]:
+    shown = level["exits"] if level["threshold"] is None else f"{level['threshold']:.4f}"
+    return [
+        f"{level['risk']:g}", shown, percent(level["exit_rate"]), percent(level["saved"]),
+        missing_runs(level["more_runs"]),
+    ]  # fmt: skip
+
+
+def _of(options: Options) -> str:
+    return "" if options.domain is None else f", domain {options.domain!r}"
 
 
 def _heads(show: Show, path: str) -> None:

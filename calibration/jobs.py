@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..backends.model import Model
 from ..controller import ControllerError
-from ..probes.exit import ProbeExit
-from ..probes.file import ProbeFile
-from ..probes.risk import choose_threshold, runs_needed
+from ..probes.exit import ProbeExit, make_exit
+from ..probes.file import ProbeFile, digest_of, load_probe
+from ..probes.risk import runs_needed
 from ..probes.sealed import check_target
-from .calibrate import Plan, calibration_stream, evaluation_stream, fit_and_save, report_path, runs_path, sampler_of
+from .calibrate import (
+    Plan,
+    calibration_stream,
+    evaluation_stream,
+    fit_and_save,
+    made_by,
+    report_path,
+    runs_path,
+    sampler_of,
+)  # fmt: skip
 from .cheap import cheap_rules
 from .collect import collect
 from .cue_sets import AUTO, EVERYTHING
 from .evaluate import evaluate as evaluate_pairs
 from .evaluate import summary
+from .kept import halves, kept_runs
 from .make_ngrams import keep_ngrams
 from .options import Options, card_recipe, new_recipe, open_model, probe_path
 from .problem import Problem
@@ -26,7 +38,7 @@ from .recipe import Recipe
 from .report_parts import Request
 from .rules import open_rule
 from .runs import RunFile
-from .show import Show, comparison
+from .show import Show, comparison, exits_where
 from .spread import check_cluster
 from .tasks import Task, load_task
 from .worker import collect_run
@@ -42,7 +54,7 @@ def calibrate(
     show = Show(as_json=options.json)
     plan_out = Path(out)
     workers = where(name, options, overrides["dask"])
-    check_targets(plan_out, report, ngrams, options.force)
+    again = check_targets(plan_out, report, ngrams, options.force)
     task = load_task(tasks, grader=options.grader, gold=options.mode != "disagree")
     model = open_model(name, options)
     recipe = new_recipe(
@@ -56,6 +68,8 @@ def calibrate(
         choose_cues=overrides["cues"] == AUTO,
     )  # fmt: skip
     problems = plan.problems()
+    check_domain(options, problems)
+    content = made_already(plan, model) if again else None
     describe(show, plan, model, options)
     if options.dry_run:
         show.result({"n": plan.n, "runs_needed": needed(options), "recipe": vars(recipe)})
@@ -64,21 +78,51 @@ def calibrate(
         records = collected(show, plan, file, options, problems, workers)
         if records is None:
             return
-        content = fit_and_save(plan, model, records, force=options.force)
-    if ngrams is not None:
+        if content is None:
+            fit_and_save(plan, model, records, force=options.force)
+            content = load_probe(plan.out)  # what is said and drawn is the file's, to the byte
+        else:
+            halves(content, records)
+    if ngrams is not None and not (again and Path(ngrams).exists()):
         keep_ngrams(show, model, records, Path(ngrams), source=task.name, force=options.force)
-    report_fit(show, plan, content, options, records if report else None)
+    wanted = report and not (again and report_path(plan_out).exists())
+    report_fit(show, plan, content, options, records if wanted else None)
 
 
-def check_targets(out: Path, report: bool, ngrams: str | None, force: bool) -> None:
-    """Raises ControllerError if a file of the job can't be put where it is wanted."""
+def check_targets(out: Path, report: bool, ngrams: str | None, force: bool) -> bool:
+    """Whether the job seems to have been stopped between its probe and its last file: then what exists is kept.
+
+    Raises ControllerError if a file of the job can't be put where it is wanted.
+    """
     targets = [out, *([report_path(out)] if report else [])]
+    if report_path(out) == out:
+        raise ControllerError(f"--out is {out}, a page's name; give the probe file one that ends in .safetensors")
     if ngrams is not None:
         if Path(ngrams).resolve() in {path.resolve() for path in (*targets, runs_path(out))}:
             raise ControllerError(f"--ngrams is {ngrams}, which the job itself writes; give another name")
         targets.append(Path(ngrams))
-    for target in targets:
+    missing = [target for target in targets if not target.exists()]
+    again = not force and out.is_file() and runs_path(out).is_file() and bool(missing)
+    for target in missing if again else targets:
         check_target(target, force)
+    return again
+
+
+def made_already(plan: Plan, model: Model) -> ProbeFile:
+    """The probe of this very job, which is there already; ControllerError if it is another job's."""
+    content = load_probe(plan.out)
+    if not made_by(plan, model, content.card):
+        raise ControllerError(
+            f"{plan.out} exists already, made with other settings; overwrite it with --force or give another name"
+        )
+    return content
+
+
+def check_domain(options: Options, problems: list[Problem]) -> None:
+    """Raise ControllerError if no problem is of the domain that the promise is asked for."""
+    known = sorted({problem.domain for problem in problems})
+    if options.domain is not None and options.domain not in known:
+        raise ControllerError(f"--domain is {options.domain!r}; the problems are of {', '.join(map(repr, known))}")
 
 
 def where(name: str, options: Options, dask: str | None) -> int | str:
@@ -114,7 +158,10 @@ def describe(show: Show, plan: Plan, model: Model, options: Options) -> None:
 def collected(
     show: Show, plan: Plan, file: RunFile, options: Options, problems: list[Problem], workers: int | str
 ) -> list[dict[str, Any]] | None:
-    """All records, resumed where an earlier job left off; None if the time limit came first."""
+    """All records, resumed where an earlier job left off; None if the time limit came first.
+
+    A file that holds more runs than the plan wants serves too: the first problems of a stream are always the same.
+    """
     started = time.monotonic()
     done = file.open(force=options.force)
     if done:
@@ -140,7 +187,7 @@ def collected(
             )
             show.result({"n": plan.n, "complete": False})
             return None
-    return file.read()
+    return file.read()[: plan.n]
 
 
 def estimate(show: Show, plan: Plan, problem: Problem, runs: int, workers: int | str) -> None:
@@ -160,27 +207,34 @@ def report_fit(
     show: Show, plan: Plan, content: ProbeFile, options: Options, records: list[dict[str, Any]] | None
 ) -> None:
     """What was fitted, what it can promise, the page with it if the records are given, and the JSON."""
-    card = content.card
-    threshold = choose_threshold(content.table, content.grid, options.mode, options.risk, options.confidence)
+    card, asked = content.card, Request.of(options, None)
+    rule = make_exit(content, **asdict(asked))
     auc = float(str(card.report["auc"]))
     if plan.choose_cues:
         show.say(f"cues chosen on the fitting runs: {', '.join(card.cues)}")
     show.say(f"probe: {card.report['model']}, AUC {auc:.3f} on held-out problems ({card.report['cues']} cues)")
-    show.say(threshold.why, "bold")
+    show.say(rule.why, "bold")
+    if rule.threshold.more_runs and asked.domain is None:
+        enough = plan.n + 2 * rule.threshold.more_runs
+        show.say(f"to go on from here: the same command with -n {enough} --force; the {plan.n} runs are kept")
     written = [plan.out]
     if records is not None:
         from .report import write_report  # matplotlib is read only where a page is wanted
 
         written.append(report_path(plan.out))
-        asked = Request(options.mode, options.risk, options.confidence, "hidden")
         write_report(written[-1], content, asked, records, None, force=options.force)
     show.say(f"written: {', '.join(map(str, written))}")
-    value = None if threshold.value == float("inf") else threshold.value
     show.result({
         "out": str(plan.out), "complete": True,
-        "calibration": {"n": content.table.runs, "auc": auc, "threshold": value},
-        "why": threshold.why,
+        "calibration": {"n": rule.threshold.runs, "auc": auc, **threshold_json(rule)},
+        "why": rule.why,
     })  # fmt: skip
+
+
+def threshold_json(rule: ProbeExit) -> dict[str, Any]:
+    """The threshold, None where it isn't finite: `exits` says whether that means never or always."""
+    value = rule.threshold.value
+    return {"threshold": value if math.isfinite(value) else None, "exits": exits_where(value)}
 
 
 def evaluate(
@@ -189,42 +243,39 @@ def evaluate(
     """Both arms on problems that neither fitting nor calibration saw; `report`: the page to write."""
     show = Show(as_json=options.json)
     if report is not None:
-        check_target(report, options.force)
+        from .report import check_page, write_report
+
+        check_page(Path(report), probe_path(name, probe), options.force)
     rule, model = open_rule(show, name, options, probe)
     content = rule.content
-    task = load_task(tasks or content.card.tasks, grader=options.grader)
+    task = load_task(tasks or content.card.tasks, grader=options.grader, gold=options.mode != "disagree")
     recipe = card_recipe(name, content.card, options)
-    problems = fresh(task, content, options.n or 400, options.seed)
+    runs = kept_runs(probe_path(name, probe), content)
+    problems = fresh(task, content, options.n or 400, options.seed, options.domain)
     show.say(f"{len(problems)} problems of {task.name} that the probe never saw; {rule.why}")
     if options.dry_run:
         show.result({"n": len(problems), "dry_run": True})
         return
-    file = RunFile(runs_path(probe_path(name, probe)), {})
-    runs = file.read() if file.path.is_file() else None
-    result = compare(
-        show, recipe, problems, task, rule, model, options, content=content, runs=runs, baselines=baselines
-    )
+    result = compare(show, recipe, problems, task, rule, model, options, runs=runs, baselines=baselines)
     show.result(result)
     if report is not None:
-        from .report import write_report
-
         write_report(Path(report), content, Request.of(options, result), runs, result, force=options.force)
         show.say(f"written: {report}")
 
 
-def fresh(task: Task, content: ProbeFile, n: int, seed: int) -> list[Problem]:
-    """Problems that are in neither split of the probe."""
+def fresh(task: Task, content: ProbeFile, n: int, seed: int, domain: str | None = None) -> list[Problem]:
+    """Problems that are in neither split of the probe; of one domain, if the promise is."""
     card = content.card
     seen = set(content.table.problem.tolist())
     if card.tasks == task.name:
         drawn = task.problems(sum(card.runs.values()), stream=calibration_stream(card.seeds["seed"]))
         seen |= {problem.id for problem in drawn}
-    return task.problems(n, stream=evaluation_stream(seed), exclude=seen)
+    return task.problems(n, stream=evaluation_stream(seed), exclude=seen, domain=domain)
 
 
 def compare(
     show: Show, recipe: Recipe, problems: list[Problem], task: Task, rule: ProbeExit, model: Model, options: Options, *,
-    content: ProbeFile, runs: list[dict[str, Any]] | None, baselines: bool,
+    runs: list[dict[str, Any]] | None, baselines: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Run both arms, print the comparison and the cheap rules; the JSON of `ctl eval`."""
     workers = options.machine(recipe.model)[0]
@@ -235,12 +286,15 @@ def compare(
     promise = rule.guarantee(
         sampler=sampler_of(recipe), max_new_tokens=recipe.max_new_tokens, tasks=task.name, grader=task.grader.name
     )
+    if rule.domain is not None:
+        promise["domain"] = rule.domain
+    asked, graded = Request.of(options, None), all(problem.answer is not None for problem in problems)
     result = {
-        "seed": options.seed, "model": recipe.model, "backend": model.backend, "tasks": task.name, "mode": options.mode,
-        "risk": options.risk, "confidence": options.confidence, **summary(pairs), "guarantee": promise,
+        "seed": options.seed, "model": recipe.model, "backend": model.backend, "tasks": task.name, **asdict(asked),
+        "probe": digest_of(rule.content), **summary(pairs, options.mode, graded=graded), "guarantee": promise,
     }  # fmt: skip
     comparison(show, result)
     if baselines:
         records = [pair.record for pair in pairs if pair.record is not None]
-        result["baselines"] = cheap_rules(show, content, runs, records, options)
+        result["baselines"] = cheap_rules(show, rule, runs, records)
     return result

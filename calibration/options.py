@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import click
+from click.core import ParameterSource
 
 from ..backends.load import TINY, load_model, tiny_folder
 from ..backends.markers import chosen_markers, default_cues, exit_suffix
@@ -26,6 +28,7 @@ from .spread import cores
 BACKENDS: dict[str, Backend] = {"llama": "llama.cpp", "hf": "transformers"}
 BUNDLED_PROBE = "tiny.probe.safetensors"
 MOST_NEW_TOKENS = 2048
+_ESCAPE = re.compile(r"\\(?:[\\'\"nrt]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,14 @@ class Options:
     signal: SignalName
     domain: str | None
     give_up: float | None
+    given: frozenset[str] = frozenset()
+    """Names of those that stand on the command line, whatever their value."""
+
+    def refuse(self, command: str, **reasons: str) -> None:
+        """Raise ControllerError if an option was given that the command can't honour. reasons: by option, and why."""
+        for name, reason in reasons.items():
+            if name in self.given:
+                raise ControllerError(f"--{name.replace('_', '-')} means nothing to {command}: {reason}; leave it out")
 
     def policy_text(self, default: str = "temperature(0.6)") -> str:
         """--policy, or --temperature (0 = greedy), or the default; checked."""
@@ -124,7 +135,11 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def wrapped(**values: Any) -> Any:
-        shared = {name: values.pop(name) for name in Options.__dataclass_fields__}
+        shared = {name: values.pop(name) for name in Options.__dataclass_fields__ if name != "given"}
+        context = click.get_current_context()
+        shared["given"] = frozenset(
+            name for name in shared if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        )
         shared["backend"] = BACKENDS.get(shared["backend"])
         options = Options(**shared)
         check_request(options.mode, options.risk, options.confidence)
@@ -165,7 +180,7 @@ def new_recipe(
         threads=options.machine(name)[1],
         markers=(markers.open, markers.close) if markers else None,
         cues=names,
-        suffix=suffix.encode().decode("unicode_escape") if suffix else exit_suffix(model.template, markers),
+        suffix=unescaped(suffix) if suffix else exit_suffix(model.template, markers),
         max_cues=200,
         layers=_layers(layers, model.depth),
         policy=options.policy_text(),
@@ -174,6 +189,15 @@ def new_recipe(
         max_new_tokens=options.max_new_tokens or min(MOST_NEW_TOKENS, room),
         answer_tokens=answer_tokens,
     )
+
+
+def unescaped(text: str) -> str:
+    r"""Text from a command line, where a new line is written \n and a character may be written by its number.
+
+    >>> unescaped(r"Réponse :\n\u2192 1 \\n")
+    'Réponse :\n→ 1 \\n'
+    """
+    return _ESCAPE.sub(lambda found: found.group().encode("ascii").decode("unicode_escape"), text)
 
 
 def card_recipe(name: str, card: Card, options: Options) -> Recipe:

@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from ..controller import Cues
 from ..probes.answers import stated_answer
+from ..probes.giveup import LowerCurve
 from ..probes.looks import Look
 from ..probes.signals import Signal
-from ..probes.table import Table
+from ..probes.table import Outcomes, Table
 from .collect import Cut
 
 Floats = npt.NDArray[np.float64]
@@ -82,3 +83,12 @@ def judged_table(signal: Signal, runs: Cut, table: Table) -> Table:
     met = np.diff(table.offsets) > 0
     whole = np.where(met, costs[np.maximum(last, 0)] if table.cues else 0, 0)
     return replace(table, scores=scores, exit_tokens=table.exit_tokens + costs, full_tokens=table.full_tokens + whole)
+
+
+def outcomes_of(judged: Table, plain: Table, threshold: float, lower: LowerCurve | None = None) -> Outcomes:
+    """What a rule does to recorded runs. judged: under its signal, trials paid for; plain: the same runs without them.
+
+    A rule that never exits tries nothing: its runs cost what plain ones do. lower: it gives up below this curve too.
+    """
+    exits = judged.first_exit(threshold) if lower is None else judged.first_of(threshold, lower.cues(judged))[0]
+    return (judged if threshold < np.inf else plain).outcomes(exits)

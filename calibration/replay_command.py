@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ..controller import ControllerError
+from .baselines import EQUAL_COST
 from .cue_sets import check_collected, with_cues
 from .options import Options
 from .runs import RunFile
@@ -17,6 +19,7 @@ RISKS = (0.02, 0.05, 0.10)
 
 def run(path: str, options: Options, *, cues: str | None, splits: int) -> None:
     """The table signal x risk, and what `hidden` gains over the best fixed cue."""
+    options.refuse("ctl replay", signal="it compares all of them", give_up="it compares signals, without giving up")
     show = Show(as_json=options.json)
     if not Path(path).is_file():
         raise ControllerError(f"{path!r} is no file; give the .runs.jsonl beside a probe file")
@@ -26,6 +29,8 @@ def run(path: str, options: Options, *, cues: str | None, splits: int) -> None:
         wanted, collected = [name.strip() for name in cues.split(",") if name.strip()], file.stored_settings()
         check_collected(wanted, collected["cues"])
         records = with_cues(records, wanted, collected["max_cues"])
+    if options.domain is not None:
+        records = of_domain(records, options.domain)
     if not any(record["cues"] for record in records):
         raise ControllerError(f"{path!r} holds no cue, so there is nothing to judge")
     risks = sorted({*RISKS, options.risk})
@@ -35,7 +40,19 @@ def run(path: str, options: Options, *, cues: str | None, splits: int) -> None:
             progress=progress,
         )  # fmt: skip
     table(show, found, len(records), splits, options)
-    show.result({"runs": len(records), "splits": splits, "mode": options.mode, **asdict(found)})
+    show.result({
+        "runs": len(records), "splits": splits, "mode": options.mode, "confidence": options.confidence,
+        "domain": options.domain, **asdict(found),
+    })  # fmt: skip
+
+
+def of_domain(records: list[dict[str, Any]], domain: str) -> list[dict[str, Any]]:
+    """The runs of one domain; ControllerError if there is none."""
+    found = [record for record in records if record["domain"] == domain]
+    if not found:
+        known = ", ".join(map(repr, sorted({record["domain"] for record in records})))
+        raise ControllerError(f"domain is {domain!r}; these runs are of {known}")
+    return found
 
 
 def table(show: Show, found: Comparison, runs: int, splits: int, options: Options) -> None:
@@ -51,10 +68,14 @@ def table(show: Show, found: Comparison, runs: int, splits: int, options: Option
         rows.append(row)
     level = "marginal" if options.confidence is None else f"confidence {options.confidence:g}"
     show.title(f"net tokens saved (measured {options.mode}), {level}: {runs} runs, {splits} random splits")
-    show.table(rows, "signal", *(f"risk {risk:g}" for risk in risks))
-    show.say(f"Savings are net of trials and exits. {BUDGET!r}: close at the first cue after so many tokens.")
+    show.table(rows, "signal or rule", *(f"risk {risk:g}" for risk in risks))
+    show.say(
+        f"Savings are net of trials and exits. The budgets close at the first cue after so many tokens: {BUDGET!r} is "
+        f"certified for the risk like a signal; {EQUAL_COST!r} costs what hidden does on the very runs that judge, by "
+        "a coin between two budgets, and promises nothing: compare what is measured."
+    )
     show.say(
         f"hidden saves {percent(found.gain, True)} of the tokens more than the best fixed cue at its own failure rate "
-        f"(95 % interval {percent(found.gain_low, True)} to {percent(found.gain_high, True)}, {found.runs} runs)",
+        f"(95 % interval {percent(found.gain_low, True)} to {percent(found.gain_high, True)}, {found.judged} runs)",
         "bold",
     )

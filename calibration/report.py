@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ..controller import ControllerError
-from ..probes.file import Judged, ProbeFile, load_probe
+from ..probes.exit import make_exit
+from ..probes.file import Judged, ProbeFile, digest_of, load_probe
+from ..probes.giveup import GiveUp
 from ..probes.risk import (
     Threshold,
     check_request,
@@ -26,18 +29,19 @@ from ..probes.risk import (
     failing_cues,
     failures_at,
 )
-from ..probes.sealed import check_target
+from ..probes.sealed import check_target, write_whole
 from ..probes.signals import SIGNALS
+from ..probes.table import Ints
 from . import figures
 from . import report_parts as parts
 from .baselines import fixed_curve
-from .calibrate import report_path, runs_path, split
-from .cue_sets import with_cues
+from .calibrate import report_path, runs_path
 from .examples import Judgement, pick
-from .inspect import facts
+from .inspect import domain_index, facts
+from .kept import halves, kept_runs
 from .options import Options
+from .replay import outcomes_of
 from .report_parts import Request
-from .runs import RunFile
 from .show import Show
 
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -47,12 +51,15 @@ def run(probe: str, options: Options, *, evaluation: str | None, out: str | None
     """`ctl report`: write the page beside the probe file, or where `out` says."""
     show = Show(as_json=options.json)
     target = Path(out) if out is not None else report_path(Path(probe))
-    check_target(target, options.force)
+    check_page(target, Path(probe), options.force, *([] if evaluation is None else [Path(evaluation)]))
     content = load_probe(probe)
     measured = None if evaluation is None else read_evaluation(Path(evaluation))
-    file = RunFile(runs_path(Path(probe)), {})
-    records = file.read() if file.path.is_file() else None
-    write_report(target, content, Request.of(options, measured), records, measured, force=options.force)
+    if measured is not None and measured["probe"] != digest_of(content):
+        raise ControllerError(
+            f"{evaluation!r} was made with another probe than {probe!r}; give that one, or evaluate again"
+        )
+    request, records = Request.of(options, measured), kept_runs(Path(probe), content)
+    write_report(target, content, request, records, measured, force=options.force)
     show.say(f"written: {target}")
     show.result({"out": str(target), "runs": records is not None, "evaluation": measured is not None})
 
@@ -63,13 +70,14 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8").rstrip().rpartition("\n")[2])
         check_request(found["mode"], float(found["risk"]), found["confidence"])
         for arm in ("baseline", "controlled"):
-            float(found[arm]["accuracy"]), float(found[arm]["tokens"]), float(found[arm]["seconds"])
-        int(found["n"]), int(found["harm"]["count"]), found["guarantee"]["holds"]
+            float(found[arm]["accuracy"] or 0), float(found[arm]["tokens"]), float(found[arm]["seconds"])
+        int(found["n"]), int(found["failure"]["count"]), int(found["failure"]["n"]), found["guarantee"]["holds"]
+        found["harm"], found["probe"], found["signal"], found["domain"], found["give_up"]
     except OSError as error:
         raise ControllerError(f"can't read {str(path)!r}: {error.strerror}; give what ctl eval --json wrote") from None
     except (ValueError, KeyError, TypeError):
         raise ControllerError(
-            f"{str(path)!r} is no result of ctl eval; make it: ctl eval ... --json > E.json"
+            f"{str(path)!r} is no result of this version's ctl eval; make it: ctl eval ... --json > E.json"
         ) from None
     return dict(found)
 
@@ -78,13 +86,17 @@ def write_report(
     path: Path, content: ProbeFile, request: Request, records: Sequence[dict[str, Any]] | None,
     evaluation: Mapping[str, Any] | None, *, force: bool,
 ) -> None:  # fmt: skip
-    """Write the page. records: the collected runs, fitting half and calibration half, if they are at hand."""
+    """Write the page, whole or not at all. records: the collected runs, both halves, if they are at hand."""
     check_target(path, force)
-    page = render(content, request, records, evaluation)
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ControllerError(f"can't write {str(path)!r}: {error.strerror}; give another --out") from None
+    write_whole(path, render(content, request, records, evaluation).encode())
+
+
+def check_page(page: Path, probe: Path, force: bool, *others: Path) -> None:
+    """Raise ControllerError if the page can't be put there, or would take the place of a file that it is made from."""
+    for taken in (probe, runs_path(probe), *others):
+        if page.resolve() == taken.resolve():
+            raise ControllerError(f"the page would take the place of {str(taken)!r}, which it is made from; rename one")
+    check_target(page, force)
 
 
 def render(
@@ -93,9 +105,9 @@ def render(
 ) -> str:  # fmt: skip
     """The page. Raises ControllerError if the records aren't those behind the probe file."""
     rows = _rows(content, request.domain)
-    if not rows:
+    if not len(rows):
         raise ControllerError("the probe file holds no calibration run to report on; calibrate with more -n")
-    told = None if records is None else calibration_records(content, records)
+    told = None if records is None else halves(content, records)[1]
     subject = _Subject(content, request, rows)
     judged = subject.judgement()
     picked, absent = pick(judged)
@@ -106,7 +118,8 @@ def render(
     return template.render(
         card=content.card, facts=facts(content.card), auc=content.card.report.get("auc"),
         request=request, promise=parts.promise(request), level=parts.level(request), fail=parts.FAIL[request.mode],
-        rule=parts.rule(judged, subject.threshold, request), levels=subject.levels(),
+        failed=parts.FAILED[request.mode],
+        rule=parts.rule(judged, subject.threshold, subject.lower, request), levels=subject.levels(),
         evaluation=evaluation, measured=None if evaluation is None else parts.measured(evaluation, request),
         signals=figures.legend(subject.signals), figures=subject.drawn(judged, evaluation),
         context=parts.context(judged, subject.judged("hidden").table, request),
@@ -115,28 +128,13 @@ def render(
     )  # fmt: skip
 
 
-def calibration_records(content: ProbeFile, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records behind the calibration table, in its order and with its cues."""
-    part = split(len(records), content.card.seeds["seed"])[1]
-    found = [records[i] for i in part]
-    found = with_cues(found, content.card.cues, content.card.max_cues)
-    same = [record["problem"] for record in found] == content.table.problem.tolist()
-    positions = [cue["position"] for record in found for cue in record["cues"]]
-    if not same or positions != content.table.positions.tolist():
-        raise ControllerError(
-            "the collected runs beside the probe file aren't the ones that it was made from; move them away, or make "
-            "the probe again with ctl calibrate"
-        )
-    return found
-
-
 @dataclass(frozen=True, eq=False)
 class _Subject:
     """A probe file under a request. rows: the calibration runs that the promise is about."""
 
     content: ProbeFile
     request: Request
-    rows: list[int]
+    rows: Ints
 
     @property
     def signals(self) -> list[str]:
@@ -153,12 +151,23 @@ class _Subject:
     def threshold(self) -> Threshold:
         return self._threshold(self.request.signal, self.request.risk)
 
+    @cached_property
+    def lower(self) -> GiveUp | None:
+        asked = self.request
+        if asked.give_up is None:
+            return None
+        return make_exit(
+            self.content, risk=asked.risk, confidence=asked.confidence, mode=asked.mode, signal=asked.signal,
+            domain=asked.domain, give_up=asked.give_up,
+        ).lower  # fmt: skip
+
     def judgement(self) -> Judgement:
         table, mode = self.judged(self.request.signal).table, self.request.mode
         value = self.threshold.value
         target = np.asarray(table.same if mode == "disagree" else table.right)
-        out, plain = table.outcomes(table.first_exit(value)), self.judged("hidden").table.full_tokens
-        return Judgement(table, value, out, target, failing_cues(table, mode), plain)
+        plain = self.judged("hidden").table
+        out = outcomes_of(table, plain, value, self.lower.curve if self.lower else None)
+        return Judgement(table, value, out, target, failing_cues(table, mode), plain.full_tokens)
 
     def levels(self) -> list[dict[str, Any]]:
         """Every signal at every risk: what it saves on the calibration runs, or how many more runs it needs."""
@@ -168,7 +177,7 @@ class _Subject:
             cells = []
             for risk in risks:
                 limit, table = self._threshold(name, risk), self.judged(name).table
-                out = table.outcomes(table.first_exit(limit.value))
+                out = outcomes_of(table, self.judged("hidden").table, limit.value)
                 failed, n = count_failures(out, self.request.mode)
                 cells.append({
                     "risk": risk, "saved": 1 - float(out.tokens.mean()) / self.plain, "failed": failed, "n": n,
@@ -204,11 +213,12 @@ class _Subject:
         failed, n = count_failures(judged.out, mode)
         here = (failed / n, 1 - float(judged.out.tokens.mean()) / self.plain) if n else None
         measured = None
-        if evaluation is not None and mode == "harm":
-            measured = evaluation["harm"]["count"] / evaluation["n"], parts.saved(evaluation, "tokens")
+        if evaluation is not None and evaluation["failure"]["n"]:
+            failure = evaluation["failure"]
+            measured = failure["count"] / failure["n"], parts.saved(evaluation, "tokens")
         return figures.trade_off(
             curves, fixed, 1 - float(best.tokens.mean()) / self.plain, signal=self.request.signal,
-            risk=self.request.risk, here=here, measured=measured,
+            risk=self.request.bound, here=here, measured=measured,
         )  # fmt: skip
 
     def _curve(self, judged: Judged) -> tuple[Any, Any]:
@@ -229,10 +239,7 @@ class _Subject:
         return choose_threshold(judged.table, judged.grid, asked.mode, risk, asked.confidence)
 
 
-def _rows(content: ProbeFile, domain: str | None) -> list[int]:
+def _rows(content: ProbeFile, domain: str | None) -> Ints:
     if domain is None:
-        return list(range(content.table.runs))
-    if domain not in content.card.domains:
-        known = ", ".join(map(repr, content.card.domains))
-        raise ControllerError(f"domain is {domain!r}; this probe was calibrated on {known}")
-    return [int(i) for i in np.flatnonzero(content.table.domain == content.card.domains.index(domain))]
+        return np.arange(content.table.runs)
+    return np.flatnonzero(content.table.domain == domain_index(content, domain))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
+from ..controller import ControllerError
 from ..probes.file import ProbeFile
+from ..probes.giveup import GiveUp
 from ..probes.risk import Mode, Threshold, count_failures, refutes
-from ..probes.table import NO_EXIT, Table
-from .baselines import fixed_at, fixed_curve
+from ..probes.signals import SignalName
+from ..probes.table import NO_EXIT, Ints, Table
+from .baselines import EQUAL_COST, fixed_at, fixed_curve
 from .examples import Example, Judgement, Piece, pieces
 from .options import Options
 from .show import percent
@@ -28,6 +31,15 @@ FAIL = {
 }
 
 
+FAILED = {
+    "harm": "lost a right answer by stopping early",
+    "wrong": "stopped early with a wrong answer",
+    "selective": "gave a wrong answer",
+    "disagree": "stopped early with another answer than the full run's",
+    "event": "stopped early with a wrong answer",
+}
+
+
 @dataclass(frozen=True)
 class Request:
     """The promise that a report is about."""
@@ -35,14 +47,27 @@ class Request:
     mode: Mode
     risk: float
     confidence: float | None
-    signal: str
+    signal: SignalName
     domain: str | None = None
+    give_up: float | None = None
 
     @classmethod
     def of(cls, options: Options, evaluation: Mapping[str, Any] | None) -> Request:
-        """The options' promise; with an evaluation its mode, risk and confidence."""
+        """The options' promise, or the evaluation's; ControllerError where the command line asks for another one."""
+        names = [entry.name for entry in fields(cls)]
         asked = vars(options) if evaluation is None else evaluation
-        return cls(asked["mode"], asked["risk"], asked["confidence"], options.signal, options.domain)
+        for name in names:
+            if evaluation is not None and name in options.given and getattr(options, name) != evaluation[name]:
+                raise ControllerError(
+                    f"--{name.replace('_', '-')} is {getattr(options, name)!r}, the evaluation was made with "
+                    f"{evaluation[name]!r}; leave the option out, or evaluate again with it"
+                )
+        return cls(**{name: asked[name] for name in names})
+
+    @property
+    def bound(self) -> float:
+        """Most failures that the promise allows: of a rule that also gives up, the sum of both risks."""
+        return self.risk + (self.give_up or 0.0)
 
 
 def promise(request: Request) -> str:
@@ -52,7 +77,12 @@ def promise(request: Request) -> str:
         return f"Of all cues with a wrong answer, at most {share} are let through. Nothing is promised for a run."
     of = "Of the runs that stop early, at most" if request.mode == "selective" else "At most"
     runs = "" if request.mode == "selective" else " of runs"
-    return f"{of} {share}{runs} {FAIL[request.mode]}."
+    if request.give_up is None:
+        return f"{of} {share}{runs} {FAIL[request.mode]}."
+    return (
+        f"{of} {share}{runs} {FAIL[request.mode]}, and at most {share_of(request.give_up)} more by giving up on runs "
+        f"that look hopeless: at most {share_of(request.bound)} together."
+    )
 
 
 def level(request: Request) -> str:
@@ -65,13 +95,13 @@ def level(request: Request) -> str:
     )
 
 
-def rule(judged: Judgement, threshold: Threshold, request: Request) -> dict[str, Any]:
+def rule(judged: Judgement, threshold: Threshold, lower: GiveUp | None, request: Request) -> dict[str, Any]:
     """The rule on the calibration runs."""
     table, out = judged.table, judged.out
     failed, n = count_failures(out, request.mode)
-    exits = threshold.value < np.inf
     return {
-        "exits": exits, "threshold": threshold.value if exits else None, "why": threshold.why, "runs": table.runs,
+        "exits": threshold.value < np.inf, "why": threshold.why if lower is None else f"{threshold.why}; {lower.why}",
+        "runs": table.runs,
         "failed": failed, "n": n, "exited": int(out.exited.sum()), "wrong": int(out.wrong.sum()),
         "saved": judged.saved_share, "tokens": float(out.tokens.mean()), "full_tokens": float(judged.plain.mean()),
         "graded": table.graded, "help": int(out.help.sum()), "accuracy": float(table.full_right.mean()),
@@ -81,12 +111,14 @@ def rule(judged: Judgement, threshold: Threshold, request: Request) -> dict[str,
 
 def measured(evaluation: Mapping[str, Any], request: Request) -> dict[str, Any]:
     """What an evaluation says, and whether it contradicts the promise."""
-    harm, n = int(evaluation["harm"]["count"]), int(evaluation["n"])
+    failure = evaluation["failure"]
+    failed, of = int(failure["count"]), int(failure["n"])
     return {
-        "n": n, "harm": harm, "rate": harm / n, "upper": evaluation["harm"]["upper"],
-        "saved": saved(evaluation, "tokens"), "faster": saved(evaluation, "seconds"),
-        "refuted": refutes(harm, n, request.risk) if request.mode == "harm" else None,
-        "saves_most": verdict(evaluation.get("baselines", [])),
+        "n": int(evaluation["n"]), "failed": failed, "of": of, "rate": failed / of if of else 0.0,
+        "upper": failure["upper"], "saved": saved(evaluation, "tokens"), "faster": saved(evaluation, "seconds"),
+        # Per cue, not per run: runs can't contradict what `event` promises.
+        "refuted": None if request.mode == "event" else refutes(failed, of, request.bound),
+        "graded": evaluation["harm"] is not None, "saves_most": verdict(evaluation.get("baselines", [])),
     }  # fmt: skip
 
 
@@ -96,12 +128,10 @@ def saved(evaluation: Mapping[str, Any], what: str) -> float:
 
 
 def verdict(baselines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The probe beside the cheap rule that saves the most."""
-    rules = {row["name"]: row for row in baselines if "harm" in row}
-    cheap = [row for name, row in rules.items() if name not in ("probe", "oracle")]
-    if "probe" not in rules or not cheap:
-        return None
-    return {"probe": rules["probe"], "best": max(cheap, key=lambda row: float(row["saved"]))}
+    """The rule, which is the first row, beside the cheap rule that saves the most."""
+    own, *rules = [row for row in baselines if "harm" in row] or [{}]
+    cheap = [row for row in rules if row["name"] not in ("oracle", EQUAL_COST)]
+    return {"rule": own, "best": max(cheap, key=lambda row: float(row["saved"]))} if cheap else None
 
 
 def context(judged: Judgement, hidden: Table, request: Request) -> dict[str, float]:
@@ -118,9 +148,9 @@ def context(judged: Judgement, hidden: Table, request: Request) -> dict[str, flo
     }
 
 
-def domains(content: ProbeFile, judged: Judgement, rows: Sequence[int], request: Request) -> list[dict[str, Any]]:
+def domains(content: ProbeFile, judged: Judgement, rows: Ints, request: Request) -> list[dict[str, Any]]:
     """The rule in every domain, where there are several."""
-    domain = content.table.domain[list(rows)]
+    domain = content.table.domain[rows]
     found = []
     for i, name in enumerate(content.card.domains):
         runs = np.flatnonzero(domain == i)
@@ -168,7 +198,7 @@ def example(
         "full_right": bool(table.full_right[run]), "graded": table.graded,
         "exit_answer": record["cues"][exit_at]["answer"] if record is not None and exit_at is not None else None,
         "focus_answer": record["cues"][example.focus]["answer"] if record is not None else None,
-        "level": height(judged.threshold, low, high) if judged.threshold < np.inf else None,
+        "level": height(judged.threshold, low, high) if np.isfinite(judged.threshold) else None,
     }  # fmt: skip
 
 

@@ -139,7 +139,9 @@ class RunFile:
     def _check(self, header: bytes) -> None:
         settings = self._header(header)
         wanted = json.loads(json.dumps(self.settings))
-        different = sorted(k for k in wanted.keys() | settings.keys() if wanted.get(k) != settings.get(k))
+        # `n` is what the first job asked for: the first problems of a stream, and so the runs, are the same for any.
+        names = (wanted.keys() | settings.keys()) - {"n"}
+        different = sorted(name for name in names if wanted.get(name) != settings.get(name))
         if different:
             raise ControllerError(
                 f"{str(self.path)!r} holds runs collected with another {', '.join(different)}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -74,12 +75,34 @@ class Show:
     def result(self, value: dict[str, Any]) -> None:
         """The JSON object, as the last line of stdout, if it was asked for."""
         if self.as_json:
-            sys.stdout.write(json.dumps(value) + "\n")
+            sys.stdout.write(json.dumps(_finite(value), allow_nan=False) + "\n")
             sys.stdout.flush()
 
 
-def percent(value: float, signed: bool = False) -> str:
+def _finite(value: Any) -> Any:
+    """The value without infinities and NaN, which JSON doesn't have: null in their place."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def percent(value: float | None, signed: bool = False) -> str:
+    """None: not known, for want of gold answers."""
+    if value is None:
+        return "not known"
     return f"{100 * value:+.1f} %" if signed else f"{100 * value:.1f} %"
+
+
+def exits_where(threshold: float) -> str:
+    """In a word: `never`, `always` (at the first cue), or `above` the threshold."""
+    return "never" if threshold == math.inf else "always" if threshold == -math.inf else "above"
+
+
+def missing_runs(more: int | None) -> str:
+    """What a table says of the runs that a promise still needs: none, how many, or that no number would do."""
+    return "no number would do" if more is None else f"{more}" if more else "-"
 
 
 def comparison(show: Show, result: dict[str, Any]) -> None:
@@ -104,23 +127,53 @@ def comparison(show: Show, result: dict[str, Any]) -> None:
     show.table(rows, f"{result['n']} problems", "accuracy", "tokens/run", "time/run", "tokens", "time")
     exits = [f"{i + 1}:{count}" for i, count in enumerate(result["exits_at"]) if count]
     show.say(f"exit rate {percent(result['exit_rate'])}; exits at cue (cue:runs) {' '.join(exits[:14]) or 'none'}")
-    harm, promise, gap = result["harm"], result["guarantee"], result["accuracy_difference"]
+    _measured(show, result)
+    harm, gap, helped = result["harm"], result["accuracy_difference"], result["help"]
+    if gap is None:
+        show.say("there are no gold answers, so nothing is said of accuracy")
+        return
+    show.say(
+        f"accuracy difference {percent(gap['mean'], True)} (95 % interval {percent(gap['low'], True)} to "
+        f"{percent(gap['high'], True)}); harm {harm['count']} of {result['n']}, help {helped['count']} of {result['n']}"
+    )
+
+
+FAILURES = {
+    "harm": "right answers lost by an exit",
+    "wrong": "exits with a wrong answer",
+    "selective": "wrong answers among the exits",
+    "disagree": "exits with another answer than the full run's",
+    "event": "exits with a wrong answer (nothing is promised of a run)",
+}
+
+
+def _measured(show: Show, result: dict[str, Any]) -> None:
+    """What the mode promises, and the same measured."""
+    promise, failure = result["guarantee"], result["failure"]
     level = "on average" if promise["confidence"] is None else f"with confidence {promise['confidence']:g}"
     word = "promised" if promise["holds"] else "not promised here"
+    of = {"selective": "exited runs", "event": "wrong cues"}.get(promise["mode"], "runs")
+    domain = f" of the domain {promise['domain']!r}" if "domain" in promise else ""
     show.say(
-        f"{word}: {promise['mode']} in at most {percent(promise['risk'])} of runs, {level}"
+        f"{word}: {promise['mode']} in at most {percent(promise['risk'])} of {of}{domain}, {level}"
         f"{_given_up(promise)}; "
-        f"measured harm: {harm['count']} of {result['n']} = {percent(harm['rate'])} "
-        f"(90 % upper bound {percent(harm['upper'])})",
+        f"measured {FAILURES[failure['mode']]}: {failure['count']} of {failure['n']} = {percent(failure['rate'])} "
+        f"(90 % upper bound {percent(failure['upper'])})",
         "bold",
     )
     for reason in promise["why_not"]:
         show.say(f"  no guarantee: {reason}")
-    show.say(
-        f"accuracy difference {percent(gap['mean'], True)} (95 % interval {percent(gap['low'], True)} to "
-        f"{percent(gap['high'], True)}); help {result['help']['count']} of {result['n']}"
-    )
+
+
+def bound_of(promise: dict[str, Any]) -> float:
+    """Most failures that a promise allows: of a rule that also gives up, the sum of both risks."""
+    return float(promise["risk"]) + float(promise.get("give_up", 0.0))
 
 
 def _given_up(promise: dict[str, Any]) -> str:
-    return f", and right runs given up in at most {percent(promise['give_up'])}" if "give_up" in promise else ""
+    if "give_up" not in promise:
+        return ""
+    return (
+        f", and right runs given up in at most {percent(promise['give_up'])}: in at most {percent(bound_of(promise))} "
+        "of runs together"
+    )

@@ -6,7 +6,7 @@ Owns the re-splitting of a file of runs and its comparison; runs no model and wr
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,22 +14,22 @@ import numpy as np
 import numpy.typing as npt
 
 from ..controller import ControllerError
-from ..probes.risk import Grid, Mode, choose_threshold, count_failures
+from ..probes.risk import Grid, Mode, choose_threshold
 from ..probes.signals import make_signal
 from ..probes.table import NO_EXIT, Outcomes, Table
-from .baselines import Point, fixed_at
+from .baselines import Point, Result, Scored, budget_of_cost, cheap_signals, evaluate, fixed_at
 from .calibrate import FittedSignals, fit_signals, scores_of
 from .collect import Cut, cut
-from .replay import judged_table, make_table
+from .replay import judged_table, make_table, outcomes_of
 
-BUDGET = "fixed budget"
+BUDGET = "budget, same risk"
 ORACLE = "oracle"
 RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One signal at one risk, means over the splits.
+    """One signal, cheap rule or reference at one risk, means over the splits.
 
     saved: share of the plain runs' tokens, net of trials and exits. low, high: least and largest over the splits.
     failed: share of test runs that fail in the mode. certified: share of the splits where the risk could be promised.
@@ -48,13 +48,13 @@ class Entry:
 @dataclass(frozen=True)
 class Comparison:
     """entries: signal by risk. gain: of `hidden` over the best fixed cue at equal failure, first risk, share of tokens;
-    gain_low, gain_high: its 95 % bootstrap interval over the test runs of the first split, of which there are runs."""
+    gain_low, gain_high: its 95 % bootstrap interval over the first split's test runs; judged: how many those are."""
 
     entries: list[Entry]
     gain: float
     gain_low: float
     gain_high: float
-    runs: int
+    judged: int
 
 
 def compare_signals(
@@ -70,18 +70,29 @@ def compare_signals(
         fitting, calibrating, test = three_parts(records, f"signals {seed} {turn}")
         fitted = fit_signals(fitting, calibrating, cues, _domains(records), mode, seed=seed)
         judged = make_table(test, scores_of(fitted.probe, test), cues)
-        plain = float(judged.full_tokens.mean())
-        for name, risk, out, certified in _outcomes(fitted, fitting, test, judged, mode, risks, confidence):
-            failed, n = count_failures(out, mode)
-            row = (1 - float(out.tokens.mean()) / plain, failed / max(n, 1), float(out.exited.mean()), certified)
-            found.setdefault((name, risk), []).append(row)
-            if turn == 0 and name == "hidden" and risk == risks[0]:
-                gain = gain_over_fixed(judged, out, mode, seed)
+        cheap = _cheap_signals(fitted, (fitting, calibrating, test), judged, cues, mode)
+        tested = {
+            name: judged if name == "hidden" else judged_table(make_signal(name, fitted.stack), test, judged)
+            for name in fitted.judged
+        }
+        for risk in risks:
+            asked = mode, risk, confidence
+            rows = _signals(fitted, tested, *asked)
+            hidden = rows[0][1]
+            if turn == 0 and risk == risks[0]:
+                gain = gain_over_fixed(judged, hidden, mode, seed)
                 runs = judged.runs
+            rows += _cheap(cheap, fitted.judged["hidden"].table, judged, *asked)
+            results = [(evaluate(name, judged, out, mode), certified) for name, out, certified in rows]
+            results.append((budget_of_cost(judged, float(hidden.tokens.mean()), mode), rows[0][2]))
+            results.append((_oracle(judged, mode), True))
+            for result, certified in results:
+                figures = result.saved_share, result.failed, result.exit_rate, certified
+                found.setdefault((result.name, risk), []).append(figures)
         progress(turn + 1, splits)
     entries = []
-    for (name, risk), rows in found.items():
-        saved, *means = np.array(rows, dtype=np.float64).T
+    for (name, risk), measured in found.items():
+        saved, *means = np.array(measured, dtype=np.float64).T
         low, high = float(saved.min()), float(saved.max())
         entries.append(Entry(name, risk, float(saved.mean()), low, high, *(float(mean.mean()) for mean in means)))
     return Comparison(entries, *gain, runs)
@@ -99,33 +110,44 @@ def three_parts(records: Sequence[dict[str, Any]], key: str) -> tuple[Cut, Cut, 
     return fitting, calibrating, test
 
 
-def _outcomes(
-    fitted: FittedSignals, fitting: Cut, test: Cut, judged: Table, mode: Mode, risks: Sequence[float],
-    confidence: float | None,
-) -> list[tuple[str, float, Outcomes, bool]]:  # fmt: skip
-    """(signal, risk, what it does to the test runs, whether certified); with the fixed budget and the oracle."""
+Rows = list[tuple[str, Outcomes, bool]]
+"""(rule, what it does to the test runs, whether its risk could be certified)"""
+
+
+def _signals(
+    fitted: FittedSignals, tested: Mapping[str, Table], mode: Mode, risk: float, confidence: float | None
+) -> Rows:
+    """Every signal, `hidden` first."""
     rows = []
     for name, calibrated in fitted.judged.items():
-        tested = judged if name == "hidden" else judged_table(make_signal(name, fitted.stack), test, judged)
-        for risk in risks:
-            value = choose_threshold(calibrated.table, calibrated.grid, mode, risk, confidence).value
-            # A rule that never exits tries nothing: its runs cost what plain ones do.
-            used = tested if value < np.inf else judged
-            rows.append((name, risk, used.outcomes(tested.first_exit(value)), value < np.inf))
-    base = fitted.judged["hidden"].table
-    budget = base.with_scores(base.positions)
-    grid = Grid.of(make_table(fitting, fitting.per_cue("position"), _names(fitting)))
-    for risk in risks:
-        value = choose_threshold(budget, grid, mode, risk, confidence).value
-        tested = judged.with_scores(judged.positions)
-        rows.append((BUDGET, risk, tested.outcomes(tested.first_exit(value)), value < np.inf))
-        target = judged.same if mode == "disagree" else judged.right
-        rows.append((ORACLE, risk, judged.outcomes(judged.first_where(target)), True))
+        value = choose_threshold(calibrated.table, calibrated.grid, mode, risk, confidence).value
+        rows.append((name, outcomes_of(tested[name], tested["hidden"], value), value < np.inf))
     return rows
 
 
-def _names(runs: Cut) -> list[str]:
-    return sorted(set(runs.per_cue("name")))
+def _cheap_signals(
+    fitted: FittedSignals, parts: tuple[Cut, Cut, Cut], judged: Table, cues: Sequence[str], mode: Mode
+) -> list[Scored]:
+    """What a threshold can be put on without hidden states and trials: cue index, word, text, tokens so far."""
+    fitting, calibration = make_table(parts[0], np.zeros(parts[0].offsets[-1]), cues), fitted.judged["hidden"].table
+    scored = cheap_signals(fitting, calibration, judged, mode, [part.text for part in parts])
+    grid = Grid.of(fitting.with_scores(fitting.positions))
+    return [*scored, (BUDGET, grid, calibration.positions, judged.positions)]
+
+
+def _cheap(
+    scored: Sequence[Scored], calibration: Table, judged: Table, mode: Mode, risk: float, confidence: float | None
+) -> Rows:
+    rows = []
+    for name, grid, held, tested in scored:
+        value = choose_threshold(calibration.with_scores(held), grid, mode, risk, confidence).value
+        rows.append((name, judged.outcomes(judged.with_scores(tested).first_exit(value)), value < np.inf))
+    return rows
+
+
+def _oracle(judged: Table, mode: Mode) -> Result:
+    """It exits at the earliest right cue of every run."""
+    return evaluate(ORACLE, judged, judged.first_where(judged.same if mode == "disagree" else judged.right), mode)
 
 
 def gain_over_fixed(table: Table, out: Outcomes, mode: Mode, seed: int) -> tuple[float, float, float]:

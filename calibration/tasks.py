@@ -15,6 +15,9 @@ from .graders import MATH, NUMBER, Grader, load_grader
 from .problem import Problem
 from .tiny_task import fresh_problems
 
+RAREST = 256
+"""Problems that are drawn for each one wanted, before a domain counts as one that the task doesn't have."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -27,22 +30,24 @@ class Task:
     grader: Grader
     draw: Callable[[int, int], list[Problem]]
 
-    def problems(self, n: int, *, stream: int, exclude: Collection[int] = ()) -> list[Problem]:
-        """n problems of a stream whose ids aren't in `exclude`."""
+    def problems(
+        self, n: int, *, stream: int, exclude: Collection[int] = (), domain: str | None = None
+    ) -> list[Problem]:
+        """n problems of a stream whose ids aren't in `exclude`; of one domain, if it is given."""
         if n < 1:
             raise ControllerError(f"-n is {n}; it must be at least 1")
-        want = n
+        want, of = n, "" if domain is None else f" of the domain {domain!r}"
         while True:
             drawn = self.draw(want, stream)
-            kept = [p for p in drawn if p.id not in exclude]
+            kept = [p for p in drawn if p.id not in exclude and domain in (None, p.domain)]
             if len(kept) >= n:
                 return kept[:n]
-            if len(drawn) < want:
+            if len(drawn) < want or (domain is not None and want > RAREST * n):
                 raise ControllerError(
-                    f"task {self.name!r} has only {len(kept)} distinct problems left of the {n} asked for; "
+                    f"task {self.name!r} has only {len(kept)} distinct problems{of} left of the {n} asked for; "
                     f"lower -n to {len(kept)} or give a larger task"
                 )
-            want += n - len(kept) + 8
+            want = want + n - len(kept) + 8 if domain is None else 2 * want + 8
 
 
 def load_task(spec: str, *, grader: str | None = None, gold: bool = True) -> Task:

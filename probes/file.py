@@ -89,6 +89,11 @@ def load_probe(path: str | os.PathLike[str]) -> ProbeFile:
     return SEALED.load(path, _content)
 
 
+def digest_of(content: ProbeFile) -> str:
+    """The sha256 that a file of this content carries: tells probes apart, and one from its own older version."""
+    return SEALED.digest(_tensors(content), asdict(content.card))
+
+
 _OWN = ("scores", "exit_tokens", "full_tokens")
 """What a signal changes in the table; everything else is stored once."""
 

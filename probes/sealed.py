@@ -52,9 +52,9 @@ class Sealed:
 
         Raises ControllerError where it can't be written; what was there before stays.
         """
-        tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+        tensors = _stored(tensors)
         header = canonical({"card": card, "format": self.format, "sha256": self.digest(tensors, card)})
-        _write(Path(os.path.realpath(path)), pack(tensors, metadata={self.key: header}))
+        write_whole(path, pack(tensors, metadata={self.key: header}))
 
     def load(self, path: str | os.PathLike[str], content: Callable[[Tensors, dict[str, Any]], Content]) -> Content:
         """`content(tensors, card)` of a whole file; ControllerError where it is missing, foreign or changed.
@@ -88,7 +88,7 @@ class Sealed:
 
     def digest(self, tensors: Mapping[str, npt.NDArray[Any]], card: Any) -> str:
         """sha256 over format, card, and every tensor's name, type, shape and bytes."""
-        written = json.dumps(card, sort_keys=True, separators=(",", ":"))
+        written, tensors = json.dumps(card, sort_keys=True, separators=(",", ":")), _stored(tensors)
         digest = hashlib.sha256(f"{self.format}\n{written}\n".encode())
         for name in sorted(tensors):
             array = tensors[name]
@@ -114,13 +114,22 @@ class Sealed:
         return card
 
 
+def _stored(tensors: Mapping[str, npt.NDArray[Any]]) -> Tensors:
+    """As a file holds them: contiguous, and a single number as an array of one."""
+    return {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+
+
 def canonical(value: Any) -> str:
     """JSON with one spelling per value."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _write(target: Path, data: bytes) -> None:
-    """Into a new file beside the target, then renamed over it; on any failure the new file goes away."""
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Into a new file beside the target, then renamed over it; on any failure the new file goes away.
+
+    Raises ControllerError where it can't be written; what was there before stays.
+    """
+    target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)

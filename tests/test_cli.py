@@ -49,6 +49,7 @@ def test_eval_prints_the_promised_json(probe, tmp_path, capfd):
     wanted = {
         "n", "seed", "model", "backend", "tasks", "mode", "risk", "confidence", "baseline", "controlled",
         "accuracy_difference", "exit_rate", "exits_at", "harm", "help", "drafted", "guarantee", "baselines",
+        "failure", "signal", "domain", "give_up", "probe",
     }  # fmt: skip
     assert set(result) == wanted
     assert result["guarantee"]["holds"] and result["guarantee"]["why_not"] == []
@@ -79,6 +80,32 @@ def test_eval_says_why_nothing_is_promised(probe, capfd):
     )
     promise = json.loads(out.splitlines()[-1])["guarantee"]
     assert code == 0 and not promise["holds"] and "policy" in promise["why_not"][0]
+
+
+def test_replay_compares_signals_and_cheap_rules_on_the_collected_runs(probe, capfd):
+    runs = f"{probe}.runs.jsonl"
+    code, out, told = ctl(capfd, "replay", runs, "--splits", "1", "--confidence", "marginal", "--json")
+    result = json.loads(out.splitlines()[-1])
+    assert code == 0 and result["runs"] == 120 and result["judged"] == 60
+    assert {entry["risk"] for entry in result["entries"]} == {0.02, 0.05, 0.1}
+    rows = [entry["signal"] for entry in result["entries"] if entry["risk"] == 0.1]
+    assert rows[:1] == ["hidden"] and rows[-6:] == [
+        "cue index", "index + word", "index + word + text", "budget, same risk", "budget, equal cost", "oracle"
+    ]  # fmt: skip
+    assert all(name in told for name in rows) and "promises nothing" in told
+    part = json.loads(ctl(capfd, "replay", runs, "--splits", "1", "--domain", "3 steps", "--json")[1].splitlines()[-1])
+    assert part["domain"] == "3 steps" and 20 < part["runs"] < 60
+    for arguments, words in (
+        (["--domain", "algebra"], "domain is 'algebra'; these runs are of '3 steps'"),
+        (["--signal", "hidden"], "--signal means nothing to ctl replay"),
+        (["--give-up", "0.1"], "--give-up means nothing to ctl replay"),
+        (["--cues", "sentence"], "sentence"),
+    ):
+        code, _, err = ctl(capfd, "replay", runs, *arguments)
+        assert code == 2 and words in err and len(err.splitlines()) == 1
+    for path in (str(probe), str(probe) + ".no", str(probe.with_suffix(".html"))):
+        code, _, err = ctl(capfd, "replay", path)
+        assert code == 2 and len(err.splitlines()) == 1 and "runs" in err
 
 
 @pytest.mark.parametrize("backend", ["llama", "hf"])

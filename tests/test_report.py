@@ -18,7 +18,7 @@ from reasonctl.calibration.report import _Subject, render
 from reasonctl.calibration.report_parts import NARROW, Request
 from reasonctl.calibration.runs import FORMAT
 from reasonctl.controller import ControllerError
-from reasonctl.probes.file import Judged, ProbeFile, save_probe
+from reasonctl.probes.file import Judged, ProbeFile, digest_of, load_probe, save_probe
 from reasonctl.probes.risk import Grid, failing_cues
 from reasonctl.probes.table import Table
 from test_probe_file import card, content
@@ -39,9 +39,8 @@ def probe_file(table: Table | None = None, runs: int = 120, **changes: object) -
     )  # fmt: skip
     probe = content().probe
     others = {"entropy": Judged(Grid.of(paid, 100), paid)}
-    return ProbeFile(
-        probe, Grid.of(table, 100), table, card(**{"seeds": {"seed": 0}, "max_cues": 100, **changes}), others
-    )
+    described = card(**{"seeds": {"seed": 0}, "runs": {"fit": table.runs, "calibrate": table.runs}, "max_cues": 100, **changes})
+    return ProbeFile(probe, Grid.of(table, 100), table, described, others)
 
 
 def records_of(file: ProbeFile, evil: str = "") -> list[dict]:
@@ -68,14 +67,16 @@ def evaluation(harm: int = 3, **changes: object) -> dict:
     arms = {"baseline": (0.93, 200.0, 0.4), "controlled": (0.94, 80.0, 0.2)}
     found = {
         "n": 200, "seed": 7, "model": "some model", "backend": "toy", "tasks": "tiny", "mode": "harm", "risk": 0.05,
-        "confidence": 0.9, "harm": {"count": harm, "rate": harm / 200, "upper": 0.033}, "exit_rate": 0.8,
+        "confidence": 0.9, "signal": "hidden", "domain": None, "give_up": None, "probe": "ab" * 32, "exit_rate": 0.8,
+        "harm": {"count": harm, "n": 200, "rate": harm / 200, "upper": 0.033},
+        "failure": {"mode": "harm", "count": harm, "n": 200, "rate": harm / 200, "upper": 0.033},
         "help": {"count": 5, "rate": 0.025}, "exits_at": [1], "drafted": 0,
         "guarantee": {"holds": True, "mode": "harm", "risk": 0.05, "confidence": 0.9, "why_not": []},
         **{arm: dict(zip(("accuracy", "tokens", "seconds"), values, strict=True)) for arm, values in arms.items()},
         "baselines": [
-            {"name": "probe", "saved": 0.6, "harm": 0.015, "exit_rate": 0.8, "accuracy": 0.94},
-            {"name": "cue index", "saved": 0.71, "harm": 0.02, "exit_rate": 0.5, "accuracy": 0.9},
-            {"name": "oracle", "saved": 0.65, "harm": 0.0, "exit_rate": 0.9, "accuracy": 0.97},
+            {"name": "probe", "saved": 0.6, "failed": 0.015, "harm": 0.015, "exit_rate": 0.8, "accuracy": 0.94},
+            {"name": "cue index", "saved": 0.71, "failed": 0.02, "harm": 0.02, "exit_rate": 0.5, "accuracy": 0.9},
+            {"name": "oracle", "saved": 0.65, "failed": 0.0, "harm": 0.0, "exit_rate": 0.9, "accuracy": 0.97},
             {"name": "fixed cue at the probe's failure rate", "saved": 0.2, "curve": []},
         ],
     }  # fmt: skip
@@ -147,7 +148,7 @@ def test_the_page_stands_alone(page):
 
 
 def test_everything_is_escaped(file):
-    hostile = replace(file, card=card(seeds={"seed": 0}, max_cues=100, tasks=EVIL, report={"auc": 0.9, "model": EVIL}))
+    hostile = replace(file, card=replace(file.card, tasks=EVIL, report={"auc": 0.9, "model": EVIL}))
     measured = evaluation(
         model=EVIL, tasks=EVIL, backend=EVIL, guarantee={"holds": False, "why_not": [EVIL]},
         baselines=[{**row, "name": row["name"] + EVIL} for row in evaluation()["baselines"]],
@@ -178,7 +179,7 @@ def test_without_an_evaluation_it_says_so(file):
     text = Page(render(file, HARM, records_of(file), None)).text
     assert "Not measured on fresh problems yet" in text and "no independent check" in text
     assert "Measured on" not in text
-    out = _Subject(file, HARM, list(range(file.table.runs))).judgement().out
+    out = _Subject(file, HARM, np.arange(file.table.runs)).judgement().out
     assert f"{int(out.harm.sum())} of {file.table.runs} lose a right answer" in text
 
 
@@ -219,7 +220,7 @@ def test_runs_without_cues_and_records(file):
 def test_savings_are_net_of_trials(file):
     """Of the plain run's tokens, whatever the signal: one that pays for trials can cost more than it saves."""
     request = Request("harm", 0.2, 0.9, "entropy")
-    subject = _Subject(file, request, list(range(file.table.runs)))
+    subject = _Subject(file, request, np.arange(file.table.runs))
     judged, plain = subject.judgement(), file.table.full_tokens
     assert judged.out.exited.any()
     assert judged.saved_share == pytest.approx(1 - judged.out.tokens.sum() / plain.sum())
@@ -305,7 +306,7 @@ def test_no_run_is_shown_twice():
 
 def test_failures_are_on_the_page(file):
     loose = Request("harm", 0.3, 0.9, "hidden")
-    judged = _Subject(file, loose, list(range(file.table.runs))).judgement()
+    judged = _Subject(file, loose, np.arange(file.table.runs)).judgement()
     failed = int(judged.failed.sum())
     assert failed > 0
     text = Page(render(file, loose, records_of(file), None)).text
@@ -352,7 +353,7 @@ def test_the_command(saved, capfd):
     code, _, err = ctl(capfd, "report", saved)
     assert code == 2 and "exists already" in err and len(err.splitlines()) == 1
     measured = saved.with_name("e.json")
-    measured.write_text(json.dumps(evaluation(risk=0.1)) + "\n")
+    measured.write_text(json.dumps(evaluation(risk=0.1, probe=digest_of(load_probe(saved)))) + "\n")
     assert ctl(capfd, "report", saved, "--eval", measured, "--force")[0] == 0
     assert page.read_bytes() != before
     text = Page(page.read_text()).text
