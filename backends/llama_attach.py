@@ -24,7 +24,7 @@ from ..controller.policy import layers_of
 from .handle import Handle, check_parts, for_call, take_asked, thinking_of
 from .llama import LlamaEngine
 from .llama_load import wrap_llama
-from .llama_sampling import call_policy, changed
+from .llama_sampling import call_policy, changed, check_processors
 from .llama_tokenizer import LlamaTokenizer, end_tokens
 
 
@@ -136,6 +136,9 @@ class _Attached:
         bound = self._signature.bind(tokens, *args, **kwargs)
         bound.apply_defaults()
         arguments = bound.arguments
+        if controller.drafter or controller.rewrites:
+            why = "drafting" if controller.drafter else "an exit or a budget"
+            check_processors(arguments["logits_processor"], why)
         budget, self.max_tokens = self.max_tokens, None
         prompt = [int(token) for token in tokens]
         if not arguments["reset"]:

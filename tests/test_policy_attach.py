@@ -12,7 +12,8 @@ from attached import CHAT, PROMPT, ExitAt, open_llama
 from hf_small import EOS, TOKENIZER, Twigs, controlled, small
 from hf_small import PROMPT as HF_PROMPT
 from hf_small import Scripted as HFExit
-from llama_cpp import LlamaGrammar
+from llama_cpp import LlamaGrammar, MinTokensLogitsProcessor
+from llama_cpp import LogitsProcessorList as LlamaProcessors
 from reasonctl.backends.attach import attach
 from reasonctl.backends.llama_sampling import DEFAULTS, call_policy
 from reasonctl.backends.llama_tokenizer import LlamaTokenizer
@@ -203,6 +204,74 @@ def test_a_stateful_processor_with_a_copy_of_its_own_is_never_corrupted(model, e
     exited, handle = controlled(model, Controller(exit=rule), logits_processor=LogitsProcessorList([Counts()]), **call)
     cut = handle.trace.forced[0] if handle.trace.forced else len(exited)
     assert exited[: HF_PROMPT.input_ids.shape[1] + cut] == plain[: HF_PROMPT.input_ids.shape[1] + cut]
+
+
+class Cycle:
+    """The same for llama-cpp-python: its n-th call lets four tokens through. With `fork` it can be copied."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, ids, logits):
+        self.count += 1
+        at = 40 * self.count % 300 + 20
+        out = np.full_like(logits, -np.inf)
+        out[at : at + 4] = logits[at : at + 4]
+        return out
+
+
+class Forking(Cycle):
+    def fork(self):
+        return copy.copy(self)
+
+
+REWRITING = {
+    "exit": lambda: Controller(exit=ExitAt(0, trials=True)),
+    "budget": lambda: Controller(thinking=THINKING, budget=3),
+    "drafts": lambda: Controller(drafter=PromptLookup(size=3)),
+}
+
+
+@pytest.mark.parametrize("name", REWRITING)
+def test_a_processor_that_may_keep_state_is_refused_by_name_on_llama_cpp(llm, name):
+    attach(llm, REWRITING[name]())
+    call = {"max_tokens": 8, "seed": 1}
+    with pytest.raises(ControllerError, match="logits processor Cycle may keep state, which"):
+        llm(PROMPT, logits_processor=LlamaProcessors([Cycle()]), **call)
+    with pytest.raises(ControllerError, match="logits processor keep may keep state"):
+        llm(PROMPT, logits_processor=LlamaProcessors([keep]), **call)
+    stateless = Cycle()
+    stateless.stateless = True
+    for known in (stateless, Forking(), MinTokensLogitsProcessor(2, llm.token_eos())):
+        llm(PROMPT, logits_processor=LlamaProcessors([known]), **call)
+    llm(PROMPT, logit_bias={60: 1.0}, **call)  # the library's own closure
+
+
+def keep(ids, logits):
+    return logits
+
+
+def test_a_stateful_processor_with_a_copy_is_never_corrupted_on_llama_cpp(llm):
+    """Its mask depends on how many tokens were drawn before: what an exit or a draft made of it would show."""
+    call = {"max_tokens": 24, "seed": 1, "temperature": 1.0}
+
+    def run(controller, processor):
+        with attach(llm, controller) as handle:
+            llm(PROMPT, logits_processor=LlamaProcessors([processor]), **call)
+            return list(handle.trace.tokens), handle.trace
+
+    kept = Forking()
+    plain, _ = run(Controller(), kept)
+    assert kept.count == 0  # each token has its own copy
+    start = len(llm.tokenize(PROMPT.encode(), special=True))
+    drafted, trace = run(Controller(drafter=Known([0] * start + plain)), Forking())
+    assert drafted == plain and trace.accepted > 5
+    cut, trace = run(Controller(thinking=THINKING, budget=5), Forking())
+    first, length = trace.forced
+    # Behind the forced tokens the count goes on from the tokens that were drawn.
+    for i, token in enumerate(cut[first + length :]):
+        at = 40 * (first + i + 1) % 300 + 20
+        assert at <= token < at + 4
 
 
 # KL-guided: a second decode without the source.
