@@ -345,18 +345,20 @@ def test_a_source_that_is_not_there_is_named(llm, model):
     handle = attach(llm, Controller(policy=policy))
     with pytest.raises(ControllerError, match="isn't in the prompt"):
         llm(PROMPT, max_tokens=3)
-    assert handle.runs == 1
+    assert handle.runs == 0  # said before any forward
     with pytest.raises(ControllerError, match="pass the tokenizer"):
         attach(model, Controller(policy=policy))
 
 
 def test_source_spans_are_whole_tokens(llm):
-    from reasonctl.controller.guided import source_span
+    from reasonctl.controller.guided import source_spans
 
     tokenizer = LlamaTokenizer(llm)
     prompt = tokenizer.encode("Q: 52 a+3 b-6 c+8\n<think>\n")
-    for source in ("52 a+3", "b-6", "Q: 52 a+3 b-6 c+8\n", "\n"):
-        first, end = source_span(tokenizer, prompt, source)
+    for source, count in (("52 a+3", 1), ("b-6", 1), ("Q: 52 a+3 b-6 c+8\n", 1), ("\n", 2)):
+        spans = source_spans(tokenizer, prompt, source)
+        assert len(spans) == count
+        first, end = spans[0]
         assert source in tokenizer.decode(prompt[first:end])
         assert source not in tokenizer.decode(prompt[first + 1 : end]) and source not in tokenizer.decode(
             prompt[first : end - 1]

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from engines import Plain
 from llama_cpp import llama_cpp as C
 from reasonctl.controller import (
     EAD,
@@ -14,8 +15,10 @@ from reasonctl.controller import (
     Chain,
     ControllerError,
     Dynatemp,
+    Keys,
     KLGuided,
     MinP,
+    Row,
     Scores,
     Temperature,
     TopNSigma,
@@ -130,7 +133,8 @@ def test_golden_kl_guided(t0, sigma, temperature, kind):
 
 
 def test_golden_kl_guided_law(kind):
-    _, tempered = KLGuided("source").step((None, WITHOUT.astype(kind)), Scores(WITH.astype(kind)), None)
+    row = Row(Plain(WITH.astype(kind)), -1, [0], "think", Keys(seed=0))
+    _, tempered = KLGuided("source").step((None, WITHOUT.astype(kind)), Scores(WITH.astype(kind)), row)
     got = tempered.weights / tempered.weights.sum()
     assert got == pytest.approx([0.9948, 0.0034, 0.0013, 0.0005], abs=5.1e-5)
 
