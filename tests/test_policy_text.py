@@ -39,6 +39,7 @@ from reasonctl.controller import (
     TopNSigma,
     TopP,
     Typical,
+    log_z,
     parse_policy,
 )
 from reasonctl.controller.text import STAGES
@@ -50,7 +51,7 @@ ids = st.integers(0, 9)
 CONSTRAINTS = [
     st.builds(
         Penalties, repeat=positive, frequency=st.floats(-2, 2), presence=st.floats(-2, 2), last_n=st.integers(0, 99),
-        prompt=st.booleans(),
+        prompt=st.booleans(), skip=st.integers(0, 9),
     ),
     st.builds(LogitBias, st.lists(st.tuples(ids, st.floats(-9, 9)), max_size=3).map(tuple)),
     st.builds(BadWords, st.lists(st.lists(ids, min_size=1, max_size=3).map(tuple), min_size=1, max_size=3).map(tuple)),
@@ -106,12 +107,35 @@ def test_text_and_object_are_one(policy):
     assert "\n" not in text
 
 
-@pytest.mark.parametrize("source", ['a | b ; c) "quoted" \\ {', "think: x", "naïve\n|"])
+@pytest.mark.parametrize(
+    "source",
+    ['a | b ; c) "quoted" \\ {', "think: x", "naïve\n|", "true", "null", "nan", "NaN", "inf", "Infinity", "none", "x1"],
+)
 def test_any_source_text_survives(source):
     policy = Chain(KLGuided(source, sigma=0.5), MinP(0.1))
     assert parse_policy(str(policy)) == policy
     phases = PerPhase(policy, Greedy())
     assert parse_policy(str(phases)) == phases
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.text(min_size=1, max_size=8))
+def test_any_source_at_all_survives(source):
+    policy = Chain(KLGuided(source), MinP(0.1))
+    assert parse_policy(str(policy)) == policy
+
+
+@pytest.mark.parametrize(
+    "stage", [XTC(0.5), EAD(d=3), MinNewTokens(3), Penalties(repeat=2.0), BadWords(((2, 1),)), MinP(0.1)], ids=str
+)
+def test_a_law_without_a_row_is_one_clear_error_where_the_row_matters(stage):
+    chain, logits = Chain(stage), np.zeros(5)
+    if isinstance(stage, MinP):
+        assert chain.law(logits)[1].tolist() == [1.0] * 5 and log_z(chain, logits) == 0.0
+        return
+    for asked in (chain.law, lambda row: log_z(chain, row)):
+        with pytest.raises(ControllerError, match="looks at more than logits"):
+            asked(logits)
 
 
 def test_every_stage_has_a_text_and_defaults_are_left_out():

@@ -113,9 +113,22 @@ def test_golden_schedule(schedule, expected):
     assert {t: round(schedule.at(t), 4) for t in expected} == expected
 
 
+def test_golden_ends_of_schedules_and_the_released_code_s():
+    assert EAD(d=500).end == pytest.approx(370.9687, abs=5.1e-5)
+    assert EAD.from_repo(200).end == pytest.approx(2967.75, abs=5.1e-3)
+    assert EAD.from_repo(25) == EAD(d=500) and EAD.from_repo(25, step=10) == EAD(d=1500)
+    assert EAD.from_repo(25, step=10**6).d == 800_000
+    for schedule in (EAD(d=500), EAD(median=81), EAD(d=30, t_max=2.0, t_min=0.5)):
+        assert schedule.at(int(schedule.end) + 1) == schedule.t_min < schedule.at(int(schedule.end))
+    with pytest.raises(ControllerError, match="ead's step is -1"):
+        EAD.from_repo(25, step=-1)
+
+
 def test_a_schedule_sized_by_the_median_answer_reaches_its_floor_at_half_of_it():
     schedule = EAD(median=300)
     assert schedule.at(150) == schedule.t_min < schedule.at(148)
+    assert EAD(median=30, t_max=0.7, t_min=0.7, warmup=2).at(1) == 1.0
+    assert [EAD(median=30, t_max=0.7, t_min=0.7, warmup=2).at(i) for i in (2, 15, 99)] == [0.7] * 3
     for wrong in ({}, {"d": 5, "median": 5}):
         with pytest.raises(ControllerError, match="one of the two"):
             EAD(**wrong)
