@@ -150,7 +150,13 @@ class _Attached:
             model=self.llm.model,
             own=self.controller.policy,
         )
-        room = self._room(prompt, policy)
+        others, room = self._room(prompt, policy)
+        if room < 1:
+            more = f" ({sum(others)} more on the policy's second sequence)" if others else ""
+            raise ControllerError(
+                f"the prompt has {len(prompt)} tokens{more} and the context {self.engine.context}; "
+                "shorten it or raise n_ctx"
+            )
         limit = min(budget, room) if budget is not None and budget > 0 else room
         call = Call(prompt=prompt, max_new_tokens=limit, eos=self.eos, keys=Keys(seed=self._seed()), policy=policy)
         return self._run(controller, call, arguments, Trace(asked=asked))
@@ -166,21 +172,18 @@ class _Attached:
             return
         # The library asks beyond its own budget where that ends inside a UTF-8 character.
         tokens = [*call.prompt, *trace.tokens]
-        room = self._room(tokens, call.policy)
+        others, room = self._room(tokens, call.policy)
+        if room < 1 and others:
+            return  # the library knows nothing of a second sequence, and asks for what the context could hold without
+        if room < 1:
+            raise ControllerError(f"the context of {self.engine.context} tokens is full; give a larger n_ctx")
         rest, more = Controller(drafter=controller.drafter), replace(call, prompt=tokens, max_new_tokens=room)
         yield from self._stream(rest, more, arguments["stopping_criteria"], Trace())
 
-    def _room(self, tokens: Sequence[int], policy: Policy) -> int:
-        """Most tokens to come: sequences that a policy keeps beside the run's own grow with it, in the same context."""
+    def _room(self, tokens: Sequence[int], policy: Policy) -> tuple[tuple[int, ...], int]:
+        """(lengths of the sequences that a policy keeps beside the run's, most tokens to come): all share the context."""
         others = beside((policy,), self.tokenizer, tokens)
-        room = (self.engine.context - len(tokens) - sum(others)) // (1 + len(others))
-        if room < 1:
-            more = f" ({sum(others)} more on the policy's second sequence)" if others else ""
-            raise ControllerError(
-                f"the prompt has {len(tokens)} tokens{more} and the context {self.engine.context}; shorten it or raise "
-                "n_ctx"
-            )
-        return room
+        return others, (self.engine.context - len(tokens) - sum(others)) // (1 + len(others))
 
     def _stream(
         self, controller: Controller, call: Call, stop: Any, trace: Trace

@@ -28,10 +28,9 @@ from reasonctl.controller import (
     TopK,
     Trace,
     Weighed,
-
+    model_draft,
     parse_policy,
 )
-from reasonctl.controller import model_draft
 from test_composition import NEAR
 from test_model_draft import TARGET, TOKENS, small
 from test_triforce import LONG, PREFIX, triforce
@@ -117,7 +116,7 @@ def proposed(policy, kind, choose, monkeypatch) -> Draft:
 def test_drawn_drafts_keep_the_law_exactly(text, kind, monkeypatch):
     """Every draft that the model can draw, every test on it, every token of two: probabilities add up to the plain law.
 
-    The draft's law may differ from the target's as it likes: XTC's coin is the position's, so one and the same for both.
+    The draft's law may differ from the target's as it likes; XTC's coin is the position's, one for both.
     """
     policy, known = parse_policy(text), {}
 

@@ -9,25 +9,19 @@ import numpy as np
 import pytest
 import torch
 from attached import CHAT, PROMPT, ExitAt, open_llama
-from hf_small import EOS, TOKENIZER, Twigs, controlled, small
 from hf_small import PROMPT as HF_PROMPT
 from hf_small import Scripted as HFExit
+from hf_small import Twigs, controlled, small
 from llama_cpp import LlamaGrammar, MinTokensLogitsProcessor
 from llama_cpp import LogitsProcessorList as LlamaProcessors
 from reasonctl.backends.attach import attach
 from reasonctl.backends.llama_sampling import DEFAULTS, call_policy
-from reasonctl.backends.llama_tokenizer import LlamaTokenizer
 from reasonctl.controller import (
-    Chain,
     Controller,
     ControllerError,
-    KLGuided,
     Markers,
-    MinP,
     PromptLookup,
-    Row,
     Stateless,
-    Temperature,
     Thinking,
     parse_policy,
 )
@@ -272,94 +266,3 @@ def test_a_stateful_processor_with_a_copy_is_never_corrupted_on_llama_cpp(llm):
     for i, token in enumerate(cut[first + length :]):
         at = 40 * (first + i + 1) % 300 + 20
         assert at <= token < at + 4
-
-
-# KL-guided: a second decode without the source.
-SOURCE = " the cat"
-
-
-class Recording(KLGuided):
-    """Also keeps the logits of the second decode and the tokens they belong to."""
-
-    seen: list = []  # noqa: RUF012
-
-    def step(self, state, scores, row: Row):
-        self.seen.append((list(row.tokens), scores.whole.logits.copy(), state[1].copy()))
-        return super().step(state, scores, row)
-
-
-def test_kl_guided_on_transformers_reads_the_prompt_without_its_source(model):
-    Recording.seen = []
-    policy = Chain(Recording(SOURCE, sigma=0.5), MinP(0.05))
-    tokens, handle = controlled(model, Controller(policy=policy), max_new_tokens=12)
-    prompt = HF_PROMPT.input_ids[0].tolist()
-    removed = TOKENIZER.encode(SOURCE)
-    at = next(i for i in range(len(prompt)) if prompt[i : i + len(removed)] == removed)
-    assert len(Recording.seen) == 12 == handle.trace.forwards
-    with torch.no_grad():
-        for seen, given, without in Recording.seen:
-            less = seen[:at] + seen[at + len(removed) :]
-            for ids, logits in ((seen, given), (less, without)):
-                assert np.abs(model(torch.tensor([ids])).logits[0, -1].numpy() - logits).max() < 1e-4
-    drafted, handle = controlled(model, Controller(policy=policy, drafter=Known(tokens)), max_new_tokens=12)
-    assert drafted == tokens and handle.trace.accepted > 3
-
-
-def test_kl_guided_survives_exits_and_trials(model):
-    policy = Chain(KLGuided(SOURCE, sigma=0.5, t0=1.5))
-    call = {
-        "max_new_tokens": 60,
-        "bad_words_ids": [[EOS]],
-        "sequence_bias": [[[TOKENIZER.convert_tokens_to_ids(" Wait")], 3.0]],
-    }
-    plain, _ = controlled(model, Controller(policy=policy), **call)
-    stayed, handle = controlled(model, Controller(policy=policy, exit=HFExit(None, trials=True)), **call)
-    assert stayed == plain and handle.trace.decisions
-    rule = HFExit(1, trials=True)
-    left, handle = controlled(model, Controller(policy=policy, exit=rule), **call)
-    start, length = handle.trace.forced
-    n = HF_PROMPT.input_ids.shape[1]
-    assert left[: n + start] == plain[: n + start]
-    assert rule.answers[-1] == left[n + start + length :][:6]
-
-
-def test_kl_guided_on_llama_cpp(llm):
-    policy = Chain(KLGuided("52 a+3", sigma=0.5), MinP(0.02))
-    handle = attach(llm, Controller(policy=policy))
-    free = len(handle_engine(llm, handle).free)
-    for _ in range(20):  # more calls than sequences: each gives its own back
-        first = llm(PROMPT, max_tokens=6, seed=2)["choices"][0]["text"]
-    assert len(handle_engine(llm, handle).free) == free
-    assert llm.create_chat_completion(CHAT, max_tokens=6, seed=2)["choices"][0]["message"]["content"] is not None
-    handle.detach()
-    handle = attach(llm, Controller(policy=Chain(Temperature(1.0), MinP(0.02))))
-    assert isinstance(first, str)
-
-
-def handle_engine(llm, handle):
-    return llm.generate.__self__.engine
-
-
-def test_a_source_that_is_not_there_is_named(llm, model):
-    policy = Chain(KLGuided("no such text"))
-    handle = attach(llm, Controller(policy=policy))
-    with pytest.raises(ControllerError, match="isn't in the prompt"):
-        llm(PROMPT, max_tokens=3)
-    assert handle.runs == 0  # said before any forward
-    with pytest.raises(ControllerError, match="pass the tokenizer"):
-        attach(model, Controller(policy=policy))
-
-
-def test_source_spans_are_whole_tokens(llm):
-    from reasonctl.controller.guided import source_spans
-
-    tokenizer = LlamaTokenizer(llm)
-    prompt = tokenizer.encode("Q: 52 a+3 b-6 c+8\n<think>\n")
-    for source, count in (("52 a+3", 1), ("b-6", 1), ("Q: 52 a+3 b-6 c+8\n", 1), ("\n", 2)):
-        spans = source_spans(tokenizer, prompt, source)
-        assert len(spans) == count
-        first, end = spans[0]
-        assert source in tokenizer.decode(prompt[first:end])
-        assert source not in tokenizer.decode(prompt[first + 1 : end]) and source not in tokenizer.decode(
-            prompt[first : end - 1]
-        )
