@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import copy
 import math
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from attached import CHAT, PROMPT, ExitAt, open_llama
+from hf_small import EOS, TOKENIZER, Twigs, controlled, small
 from hf_small import PROMPT as HF_PROMPT
 from hf_small import Scripted as HFExit
-from hf_small import Twigs, controlled, small
 from llama_cpp import LlamaGrammar, MinTokensLogitsProcessor
 from llama_cpp import LogitsProcessorList as LlamaProcessors
 from reasonctl.backends.attach import attach
+from reasonctl.backends.hf import HFEngine
+from reasonctl.backends.hf_tokenizer import HFTokenizer
 from reasonctl.backends.llama_sampling import DEFAULTS, call_policy
 from reasonctl.controller import (
     Controller,
     ControllerError,
     Markers,
+    ModelDrafter,
     PromptLookup,
     Stateless,
     Thinking,
@@ -200,8 +205,60 @@ def test_a_stateful_processor_with_a_copy_of_its_own_is_never_corrupted(model, e
     assert exited[: HF_PROMPT.input_ids.shape[1] + cut] == plain[: HF_PROMPT.input_ids.shape[1] + cut]
 
 
+class Asked(LogitsProcessor):
+    """Remembers the texts that it was asked about, and changes nothing."""
+
+    stateless = True
+
+    def __init__(self):
+        self.texts = []
+
+    def __call__(self, ids, scores):
+        self.texts.append(ids[0].tolist())
+        return scores
+
+
+def test_a_draft_model_drafts_under_the_call_s_law_and_is_never_shown_to_the_user_s_processors(model):
+    """It is the target here, under temperature, top-k and bans of the call: nothing is rejected."""
+    drafts = SimpleNamespace(name="same", engine=HFEngine(model), tokenizer=HFTokenizer(TOKENIZER))
+    drafter = ModelDrafter(drafts, kind="chain", size=3, adaptive=False)
+    asked = Asked()
+    call = {"do_sample": True, "temperature": 0.7, "top_k": 9, "bad_words_ids": [[EOS]], "max_new_tokens": 30}
+    _, handle = controlled(model, Controller(drafter=drafter), logits_processor=LogitsProcessorList([asked]), **call)
+    trace, start = handle.trace, HF_PROMPT.input_ids.shape[1]
+    assert [len(text) - start for text in asked.texts] == list(range(30))
+    assert trace.accepted > 15 and trace.accepted >= trace.drafted - 3  # the last draft may be cut by the limit
+
+
+def test_xgrammar_s_own_processor_works_in_a_call_and_is_refused_by_name_where_tokens_are_taken_back(model):
+    xgrammar = pytest.importorskip("xgrammar")
+    from xgrammar.contrib.hf import LogitsProcessor as Theirs
+
+    known = xgrammar.TokenizerInfo(
+        [piece for _, piece in pieces(model)], vocab_type=xgrammar.VocabType.RAW, stop_token_ids=[EOS]
+    )
+    compiled = xgrammar.GrammarCompiler(known, max_threads=1).compile_grammar('root ::= "ab" [0-9]{3} "."')
+    call = {"max_new_tokens": 12, "do_sample": True, "top_k": 0, "eos_token_id": EOS}
+    for seed in range(3):
+        tokens, handle = controlled(
+            model, Controller(), seed=seed, logits_processor=LogitsProcessorList([Theirs(compiled)]), **call
+        )
+        text = TOKENIZER.decode(tokens[HF_PROMPT.input_ids.shape[1] :], skip_special_tokens=True)
+        assert re.fullmatch(r"ab\d{3}\.", text) and handle.trace.finish_reason == "stop"
+    for controller in (Controller(drafter=PromptLookup()), Controller(thinking=THINKING, budget=5)):
+        with pytest.raises(ControllerError, match="logits processor LogitsProcessor may keep state"):
+            controlled(model, controller, logits_processor=LogitsProcessorList([Theirs(compiled)]), **call)
+
+
+def pieces(model):
+    """(id, bytes) of every row of the model; those without a text have none."""
+    spelt = dict(HFTokenizer(TOKENIZER).pieces())
+    special = set(TOKENIZER.all_special_ids)
+    return [(i, b"" if i in special else spelt.get(i, b"")) for i in range(model.config.vocab_size)]
+
+
 class Cycle:
-    """The same for llama-cpp-python: its n-th call lets four tokens through. With `fork` it can be copied."""
+    """For llama-cpp-python: its n-th call lets four tokens through. With `fork` it can be copied."""
 
     def __init__(self):
         self.count = 0
