@@ -92,8 +92,8 @@ class BadWords(Constraint):
         require(all(min(word) >= 0 for word in self.words), "bad_words", self.words, "of token ids from 0 on")
 
     def apply(self, scores: Scores, row: Row) -> Scores:
-        largest = max(word[-1] for word in self.words)
-        require(largest < len(scores.logits), "bad_words's token", largest, f"below the vocabulary's {len(scores.logits)}")
+        largest, size = max(word[-1] for word in self.words), len(scores.logits)
+        require(largest < size, "bad_words's token", largest, f"below the vocabulary's {size}")
         ended = [
             word[-1] for word in self.words if len(word) == 1 or tuple(row.tokens[-(len(word) - 1) :]) == word[:-1]
         ]

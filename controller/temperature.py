@@ -146,7 +146,7 @@ class EAD(Tempering):
 
     @property
     def end(self) -> float:
-        """Generated tokens at which t_min is reached: d ln(1 + t_max - t_min), or half the median; 0 if t_max is t_min."""
+        """Generated tokens at which t_min is reached: d ln(1 + t_max - t_min), or half the median."""
         drop = math.log(1 + self.t_max - self.t_min)
         return self.d * drop if self.d or not drop else self.median / 2
 
