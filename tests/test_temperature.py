@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 
 import numpy as np
 import pytest
 from engines import Plain
 from golden import FORMS, TO_4_DECIMALS, WITH, WITHOUT, L, law
-from llama_cpp import llama_cpp as C
 from reasonctl.controller import (
     EAD,
     EDT,
@@ -75,29 +73,6 @@ def test_entropy_is_read_before_truncation_and_ignores_what_is_impossible():
     for stage in (EDT(1.0, 1.0), Dynatemp(0.8, 0.5)):
         assert stage.temperature(Scores(masked), None) == pytest.approx(stage.temperature(scores, None), rel=1e-12)
     assert law(Chain(TopNSigma(1), Temperature(3)), L) == pytest.approx(law(Chain(Temperature(3), TopNSigma(1)), L))
-
-
-def test_dynatemp_is_llama_cpp_s():
-    rng = np.random.default_rng(0)
-    kind = np.dtype([("id", np.intc), ("logit", np.single), ("p", np.single)], align=True)
-    for _ in range(300):
-        logits = (rng.normal(size=int(rng.integers(2, 400))) * rng.choice([0.3, 2, 6])).astype(np.float32)
-        t, spread, exponent = (
-            float(rng.uniform(0.3, 1.5)),
-            float(rng.choice([0, 0.2, 1.0])),
-            float(rng.choice([0.5, 1, 3])),
-        )
-        data = np.zeros(len(logits), dtype=kind)
-        data["id"], data["logit"] = np.arange(len(logits)), logits
-        pointer = ctypes.cast(data.ctypes.data, ctypes.POINTER(C.llama_token_data))
-        array = C.llama_token_data_array(data=pointer, size=len(data), selected=-1, sorted=False)
-        sampler = C.llama_sampler_init_temp_ext(t, spread, exponent)
-        C.llama_sampler_apply(sampler, ctypes.byref(array))
-        C.llama_sampler_free(sampler)
-        order = np.argsort(data["id"])
-        theirs = data["logit"][order] - data["logit"].max()
-        _, ours = Dynatemp(t, spread, exponent).step(None, Scores(logits), None)
-        assert ours.shifted == pytest.approx(theirs, rel=2e-4, abs=2e-4)
 
 
 @pytest.mark.parametrize(
