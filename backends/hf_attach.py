@@ -22,7 +22,7 @@ from ..controller import Call, Controller, ControllerError, Decode, Greedy, Keys
 from .handle import Handle, check_parts, for_call, take_asked, thinking_of
 from .hf import HFEngine, HFSession
 from .hf_load import wrap_transformers
-from .hf_policy import LAW, behind, check_stateless, for_row
+from .hf_policy import LAW, behind, check_processors, for_row
 from .hf_tokenizer import HFTokenizer, NoTokenizer
 
 _MODES = {
@@ -170,7 +170,7 @@ class _Attachment:
         _check_config(config, prepared, self.engine.cache_name)
         why = "running a batch row by row" if rows > 1 else "drafting" if controller.drafter else "an exit or a budget"
         if rows > 1 or controller.drafter or controller.rewrites:
-            check_stateless(processors, why)
+            check_processors(processors, why)
         if rows > 1 and getattr(prepared.get(self.engine.cache_name), "_is_user_defined", False):
             raise ControllerError(
                 f"{self.engine.cache_name} of a batch can't be honoured; leave it out, or detach first"

@@ -8,12 +8,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
 from transformers.generation import logits_process as hf
 
-from ..controller import Constrained, ControllerError, Policy, Row, Scores, Stage
+from ..controller import Constrained, Policy, Row, Scores, Stage
+from .processors import check_stateless, forked
 
 LAW = (
     hf.TemperatureLogitsWarper, hf.TopKLogitsWarper, hf.TopPLogitsWarper, hf.TopHLogitsWarper, hf.MinPLogitsWarper,
@@ -33,16 +35,9 @@ _STATELESS = (
 )  # fmt: skip
 
 
-def check_stateless(processors: Sequence[Any], why: str) -> None:
-    """Raises ControllerError for the first processor that may remember tokens taken back, and can't be copied."""
-    for processor in processors:
-        known = type(processor) in _STATELESS or getattr(processor, "stateless", False)
-        if not known and not _forks(processor):
-            raise ControllerError(
-                f"logits processor {type(processor).__name__} may keep state, which {why} would break; leave it out, "
-                "set `stateless = True` on it if its output depends on its arguments only, or give it a `fork()` that "
-                "returns a copy"
-            )
+def check_processors(processors: Sequence[Any], why: str) -> None:
+    """Raises ControllerError for the first of the call's processors that may remember tokens taken back."""
+    check_stateless([processor for processor in processors if type(processor) not in _STATELESS], why)
 
 
 def for_row(processor: Any, row: int, rows: int) -> Any:
@@ -91,17 +86,24 @@ class Processors(Stage):
 
     def step(self, state: tuple[Any, ...], scores: Scores, row: Row) -> tuple[Any, Scores]:
         ids = self.ids(() if self.blind else row.tokens)
-        state = tuple(processor.fork() if _forks(processor) else processor for processor in state)
+        state = forked(state)
         values = torch.from_numpy(scores.logits.copy())[None].to(ids.device)
         for processor in state:
             values = processor(ids, values)
         return state, Scores(values[0].float().cpu().numpy())
 
 
-def _forks(processor: Any) -> bool:
-    return callable(getattr(processor, "fork", None))
+@dataclass(frozen=True)
+class UserProcessors(Processors):
+    """Processors that the library doesn't know: they may count their calls, so only the target's rows ask them."""
+
+    drafts = False
 
 
 def behind(processors: Sequence[Any], inner: Policy, ids: Callable[[Sequence[int]], torch.Tensor]) -> Policy:
-    """A policy behind the call's processors."""
-    return Constrained([Processors(tuple(processors), ids)], inner) if processors else inner
+    """A policy behind the call's processors, in their order."""
+    stages = [
+        (Processors if known else UserProcessors)(tuple(group), ids)
+        for known, group in groupby(processors, lambda processor: type(processor) in _STATELESS)
+    ]
+    return Constrained(stages, inner) if stages else inner

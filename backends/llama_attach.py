@@ -19,12 +19,12 @@ import numpy as np
 from llama_cpp import LLAMA_DEFAULT_SEED, Llama
 from llama_cpp import llama_cpp as C
 
-from ..controller import Call, Controller, ControllerError, Keys, Trace
-from ..controller.policy import layers_of
+from ..controller import Call, Controller, ControllerError, Keys, Policy, Trace
+from ..controller.policy import beside, layers_of
 from .handle import Handle, check_parts, for_call, take_asked, thinking_of
 from .llama import LlamaEngine
 from .llama_load import wrap_llama
-from .llama_sampling import call_policy, changed
+from .llama_sampling import call_policy, changed, check_processors
 from .llama_tokenizer import LlamaTokenizer, end_tokens
 
 
@@ -136,28 +136,29 @@ class _Attached:
         bound = self._signature.bind(tokens, *args, **kwargs)
         bound.apply_defaults()
         arguments = bound.arguments
+        if controller.drafter or controller.rewrites:
+            why = "drafting" if controller.drafter else "an exit or a budget"
+            check_processors(arguments["logits_processor"], why)
         budget, self.max_tokens = self.max_tokens, None
         prompt = [int(token) for token in tokens]
         if not arguments["reset"]:
             prompt = self.llm._input_ids.tolist() + prompt
-        room = self.engine.context - len(prompt)
-        if room < 1:
-            raise ControllerError(
-                f"the prompt has {len(prompt)} tokens and the context {self.engine.context}; shorten it or raise n_ctx"
-            )
-        call = Call(
-            prompt=prompt,
-            max_new_tokens=min(budget, room) if budget is not None and budget > 0 else room,
-            eos=self.eos,
-            keys=Keys(seed=self._seed()),
-            policy=call_policy(
-                arguments,
-                prompt=len(prompt),
-                window=self.llm.last_n_tokens_size,
-                model=self.llm.model,
-                own=self.controller.policy,
-            ),
+        policy = call_policy(
+            arguments,
+            prompt=len(prompt),
+            window=self.llm.last_n_tokens_size,
+            model=self.llm.model,
+            own=self.controller.policy,
         )
+        others, room = self._room(prompt, policy)
+        if room < 1:
+            more = f" ({sum(others)} more on the policy's second sequence)" if others else ""
+            raise ControllerError(
+                f"the prompt has {len(prompt)} tokens{more} and the context {self.engine.context}; "
+                "shorten it or raise n_ctx"
+            )
+        limit = min(budget, room) if budget is not None and budget > 0 else room
+        call = Call(prompt=prompt, max_new_tokens=limit, eos=self.eos, keys=Keys(seed=self._seed()), policy=policy)
         return self._run(controller, call, arguments, Trace(asked=asked))
 
     def _run(
@@ -171,11 +172,18 @@ class _Attached:
             return
         # The library asks beyond its own budget where that ends inside a UTF-8 character.
         tokens = [*call.prompt, *trace.tokens]
-        room = self.engine.context - len(tokens)
+        others, room = self._room(tokens, call.policy)
+        if room < 1 and others:
+            return  # the library knows nothing of a second sequence, and asks for what the context could hold without
         if room < 1:
             raise ControllerError(f"the context of {self.engine.context} tokens is full; give a larger n_ctx")
         rest, more = Controller(drafter=controller.drafter), replace(call, prompt=tokens, max_new_tokens=room)
         yield from self._stream(rest, more, arguments["stopping_criteria"], Trace())
+
+    def _room(self, tokens: Sequence[int], policy: Policy) -> tuple[tuple[int, ...], int]:
+        """(lengths of the sequences that a policy keeps beside the run's, most tokens to come): all share the context."""
+        others = beside((policy,), self.tokenizer, tokens)
+        return others, (self.engine.context - len(tokens) - sum(others)) // (1 + len(others))
 
     def _stream(
         self, controller: Controller, call: Call, stop: Any, trace: Trace

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from llama_cpp import MinTokensLogitsProcessor
 from llama_cpp import llama_cpp as C
 
 from ..controller import (
@@ -24,7 +25,6 @@ from ..controller import (
     MirostatV2,
     Penalties,
     Policy,
-    Pure,
     Row,
     Scores,
     Stage,
@@ -33,6 +33,7 @@ from ..controller import (
     TopP,
     Typical,
 )
+from .processors import check_stateless, forked
 
 Processor = Callable[[Any, Any], Any]
 
@@ -109,19 +110,37 @@ def _share(value: float) -> float:
 
 
 @dataclass(frozen=True)
-class Processors(Pure):
-    """The call's logits processors: functions (ids, logits) -> logits."""
+class Processors(Stage):
+    """The call's logits processors: functions (ids, logits) -> logits. Those with a `fork()` are the state: each token
+    has its own copies."""
 
     name = "logits_processor"
     kind = "constraint"
+    stateful = True
     drafts = False  # a user's function may count its calls
     processors: tuple[Processor, ...]
 
-    def apply(self, scores: Scores, row: Row) -> Scores:
+    def start(self) -> tuple[Processor, ...]:
+        return self.processors
+
+    def step(self, state: tuple[Processor, ...], scores: Scores, row: Row) -> tuple[Any, Scores]:
         ids, logits = np.asarray(row.tokens, dtype=np.intc), scores.logits.copy()
-        for processor in self.processors:
+        state = forked(state)
+        for processor in state:
             logits[:] = processor(ids, logits)
-        return Scores(logits)
+        return state, Scores(logits)
+
+
+def check_processors(processors: Sequence[Processor] | None, why: str) -> None:
+    """Raises ControllerError for the first of the call's processors that may remember tokens taken back."""
+    check_stateless([p for p in processors or () if not _library_s(p)], why)
+
+
+def _library_s(processor: Any) -> bool:
+    """Made by the library: the closure behind a call's `logit_bias`, and its least number of tokens."""
+    where = (getattr(processor, "__module__", ""), getattr(processor, "__name__", ""))
+    # The latter remembers its first call only, which is the prompt's row.
+    return where == ("llama_cpp.llama", "logit_bias_processor") or type(processor) is MinTokensLogitsProcessor
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ import numpy as np
 
 from .decode import Decode, Floats, Step
 from .errors import ControllerError
-from .policy import Frame, Row, checked, layers_of
+from .policy import NO_ROW, Frame, Row, beside, checked, layers_of
 from .scores import Indices, Scores
 from .stage import Stage
 from .temperature import Temperature
+from .thinking import Tokenizer
 from .truncation import MinP, TopK, TopNSigma, TopP
 
 
@@ -59,6 +60,9 @@ class Chain:
     def check(self, model: Any) -> list[str]:
         return checked(self.stages, model)
 
+    def beside(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> tuple[int, ...]:
+        return beside(self.stages, tokenizer, prompt)
+
     def step(self, state: Any, row: Row) -> tuple[Any, int]:
         return self.drawn(*self.scores(state, row), row)
 
@@ -83,9 +87,9 @@ class Chain:
     def law(self, logits: Floats, row: Any = None) -> tuple[Indices | None, Floats]:
         """(token ids, weights) of the survivors; ids None = all of them. Weights need no sum of 1.
 
-        Without a row only stages that look at nothing but the logits can be asked.
+        Without a row only stages that look at nothing but the logits can be asked; others raise ControllerError.
         """
-        _, scores = run_stages(self.stages, self.start(), logits, row)
+        _, scores = run_stages(self.stages, self.start(), logits, NO_ROW if row is None else row)
         return scores.ids, scores.weights
 
     def explain(self) -> list[str]:

@@ -7,8 +7,9 @@ from typing import Any
 
 from .chain import Chain, run_stages
 from .decode import Decode, Step
-from .policy import Frame, Policy, Row, asks, check_run, checked, end, finish, layers_of, prepared
+from .policy import Frame, Policy, Row, asks, beside, check_run, checked, end, finish, layers_of, prepared
 from .stage import Stage
+from .thinking import Tokenizer
 from .trace import Trace
 
 
@@ -49,6 +50,9 @@ class PerPhase:
 
     def check(self, model: Any) -> list[str]:
         return checked((self.think, self.answer), model)
+
+    def beside(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> tuple[int, ...]:
+        return beside((self.think, self.answer), tokenizer, prompt)
 
     def finish(self, state: Any, trace: Trace) -> None:
         finish(self.think, state[0], trace)
@@ -108,6 +112,9 @@ class Constrained:
 
     def check(self, model: Any) -> list[str]:
         return checked((*self.constraints, self.inner), model)
+
+    def beside(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> tuple[int, ...]:
+        return beside((self.inner,), tokenizer, prompt)
 
     def finish(self, state: Any, trace: Trace) -> None:
         finish(self.inner, state[1], trace)

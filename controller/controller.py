@@ -166,7 +166,6 @@ class Controller:
             trace.warnings.append(
                 "a budget, min_thinking or continue_times changes the run: the exit rule's promise was made without"
             )
-        target = Target(session, tokenizer, call.keys, policy, trace.warnings)
         run = Run(
             policy=policy,
             tokenizer=tokenizer,
@@ -174,7 +173,6 @@ class Controller:
             limit=len(prompt) + call.max_new_tokens,
             eos=call.eos,
             trace=trace,
-            drafter=None if self.drafter is None else self.drafter.start(target),
             rule=self.exit,
             stop=call.stop,
             thinking=span,
@@ -182,6 +180,10 @@ class Controller:
             shadow=self.shadow,
             frame=frame,
         )
+        if self.drafter is not None:
+            run.drafter = self.drafter.start(
+                Target(session, tokenizer, call.keys, policy, trace.warnings, frame, lambda: run.span.phase)
+            )
         if span is not None:
             run.span.begin(prompt)
         return decode_loop(run, session, prompt, prompt[session.length :])

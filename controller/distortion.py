@@ -17,10 +17,10 @@ import numpy as np
 from .chain import Chain, Greedy
 from .decode import Floats
 from .errors import ControllerError
-from .policy import Frame, Policy, Row
+from .policy import NO_ROW, Frame, Policy, Row
 from .scores import Scores
 from .stage import Stage
-from .temperature import COLDEST, Tempering
+from .temperature import COLDEST
 from .trace import Trace
 
 
@@ -33,7 +33,7 @@ def log_z(chain: Chain, logits: Floats, row: Row | None = None) -> float:
     >>> round(log_z(Chain(TopK(2)), np.log([0.5, 0.3, 0.2])), 4)
     -0.2231
     """
-    return _followed(weighable(chain), chain.start(), logits, row)[2]
+    return _followed(weighable(chain), chain.start(), logits, NO_ROW if row is None else row)[2]
 
 
 def weighable(policy: Policy) -> Chain:
@@ -86,29 +86,29 @@ class Weighed:
         return str(self.chain)
 
 
-def _followed(chain: Chain, state: Any, logits: Floats, row: Row | None) -> tuple[Sequence[Any] | None, Scores, float]:
+def _followed(chain: Chain, state: Any, logits: Floats, row: Row) -> tuple[Sequence[Any] | None, Scores, float]:
     """(states half-way, candidates, ln Z) after all stages of a chain."""
     scores, total, held = Scores(logits), 0.0, []
     for stage, own in zip(chain.stages, state or [None] * len(chain.stages), strict=True):
-        own, after = stage.step(own, scores, row)  # type: ignore[arg-type]
+        own, after = stage.step(own, scores, row)
         held.append(own)
         total = _through(stage, total, scores, after, row)
         scores = after
     return (held if chain.stateful else None), scores, total
 
 
-def _through(stage: Stage, total: float, before: Scores, after: Scores, row: Row | None) -> float:
+def _through(stage: Stage, total: float, before: Scores, after: Scores, row: Row) -> float:
     """ln Z behind a stage, from ln Z before it.
 
-    A cut to the share s of the law adds ln s. With ln q = a ln p - ln Z, dividing by T gives ln Z / T + ln sum q^(1/T).
+    With ln q = a ln p - ln Z, dividing by T and keeping a set A gives ln Z / T + ln sum_A q^(1/T).
     """
     if after is before or stage.kind == "constraint":
         return total
-    t = stage.temperature(before, row) if isinstance(stage, Tempering) else 1.0  # type: ignore[arg-type]
-    if stage.kind == "temperature" and t > COLDEST:
-        return total / t + math.log(after.mass) - math.log(before.mass) / t
-    kept = after.logits.astype(np.float64)  # relative to the largest before the cut, which may be gone
-    return total + float(np.logaddexp.reduce(kept)) - math.log(before.mass)
+    t = stage.divisor(before, row)
+    t = t if t > COLDEST else 1.0  # so cold that it is a cut to one token
+    # after.logits are relative to the largest before, which a cut may have dropped.
+    kept = math.log(after.mass) + float(after.logits.max())
+    return total / t + kept - math.log(before.mass) / t
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from .decode import NO_DRAFT, Decode, Draft, Session, Step
 from .errors import ControllerError
-from .policy import Policy
+from .policy import Frame, Phase, Policy
 from .randomness import Keys
 from .thinking import Tokenizer
 
@@ -17,7 +17,7 @@ from .thinking import Tokenizer
 class Target:
     """The run that is drafted for: what a drafter may consult when it starts.
 
-    warnings: where it says what it can't do here.
+    warnings: where it says what it can't do here. frame: the run's. phase: asks where the run stands now.
     """
 
     session: Session
@@ -25,6 +25,8 @@ class Target:
     keys: Keys
     policy: Policy
     warnings: list[str] = field(default_factory=list)
+    frame: Frame = field(default_factory=Frame)
+    phase: Callable[[], Phase] = lambda: "answer"
 
     def behind(self, tokens: Sequence[int]) -> bool:
         """A prompt or a suffix is yet to be fed: no step like others. A middle level may lag by one token."""

@@ -19,6 +19,10 @@ _LOWEST, _HIGHEST = -20.0, 60.0
 """Bounds of mu, in bits: below, mirostat takes the top token anyway; above, 2^mu says nothing any more."""
 
 
+_LARGEST = 700.0
+"""exp of more is no number."""
+
+
 @dataclass(frozen=True)
 class Steering(Stage):
     """Keeps the surprise of the drawn tokens near tau bits: mu starts at 2 tau, then mu <- mu - eta (surprise - tau).
@@ -72,20 +76,23 @@ class Mirostat(Steering):
 
     def count(self, scores: Scores, mu: float) -> int:
         """Number of tokens that stay."""
+        k, n = self.size(scores, mu), len(scores.candidates)
+        if k > n + 1:
+            return n
+        return min(max(round(k) + 1 if self.feedback == "model" else int(k), 1), n)
+
+    def size(self, scores: Scores, mu: float) -> float:
+        """k before it is rounded; infinite for a row without a falling tail."""
         ratios = 100 if self.feedback == "model" else 99
         order = head(scores.shifted, lambda found: len(found) > ratios)[: ratios + 1]
-        exponent, n = _zipf(scores.shifted[order].astype(np.float64)), len(scores.candidates)
+        exponent = _zipf(scores.shifted[order].astype(np.float64))
         if not 0.0 < exponent < math.inf:
-            return n
-        excess = exponent - 1.0
-        size = len(scores.logits)
-        factor = 1 / math.log(size) if abs(excess) < 1e-9 else excess / -math.expm1(-excess * math.log(size))
-        # In logs: (…)^(1/s) overflows for a small s.
+            return math.inf
+        excess, log_size = exponent - 1.0, math.log(len(scores.logits))
+        factor = 1 / log_size if abs(excess) < 1e-9 else excess / -math.expm1(-excess * log_size)
+        # In logs: (...)^(1/s) overflows for a small s.
         log = (math.log(factor) + mu * math.log(2)) / exponent
-        if log > math.log(n + 1.0):
-            return n
-        k = math.exp(log)
-        return min(max(round(k) + 1 if self.feedback == "model" else int(k), 1), n)
+        return math.exp(log) if log < _LARGEST else math.inf
 
 
 def _zipf(sorted_logs: np.ndarray) -> float:

@@ -29,8 +29,9 @@ _LEAST = 1e-7
 class KLGuided(Stage):
     """Cooler where the token depends on `source`, a text that the prompt holds; t0 where it doesn't.
 
-    sigma: the KL, in nats, that halves the temperature. Costs a second forward per token and a second cache. Laws are
-    compared at temperature 1 over the tokens that the constraints allow.
+    sigma: the KL, in nats, that halves the temperature. Costs a second forward per token and a second cache. What is
+    compared are the model's own two laws, at temperature 1, over the tokens that the constraints allow: penalties and
+    biases change neither. Every occurrence of the source in the prompt is left out of the second.
     """
 
     name = "kl_guided"
@@ -38,6 +39,7 @@ class KLGuided(Stage):
     stateful = True
     asks = True
     reads_text = True
+    drafts = False  # its second forward is the target's
     source: str
     t0: float = 1.0
     sigma: float = 1.0
@@ -58,13 +60,18 @@ class KLGuided(Stage):
         without, other = state
         if other is None:
             raise ControllerError("kl_guided needs a second forward per token, which this caller doesn't make")
-        return (without, None), tempered(scores, self.temperature(scores.whole, other))
+        raw = np.where(scores.whole.logits > -np.inf, row.raw, -np.inf)
+        return (without, None), tempered(scores, self.temperature(Scores(raw), other))
 
     def end(self, state: Any) -> None:
         state[0].close()
 
+    def beside(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> tuple[int, ...]:
+        spans = source_spans(tokenizer, prompt, self.source)
+        return (len(prompt) - sum(end - first for first, end in spans),)
+
     def temperature(self, scores: Scores, without: Floats) -> float:
-        """From the row and the logits without the source, shape (vocabulary,)."""
+        """From the model's own row, masked, and the logits without the source, shape (vocabulary,)."""
         return self.t0 * math.pow(2.0, -divergence(scores, without) / self.sigma)
 
 
@@ -81,15 +88,17 @@ class _Without:
 
     def __init__(self, source: str) -> None:
         self._source = source
-        self._span: tuple[int, int] | None = None
+        self._kept: list[int] | None = None
         self._session: Session | None = None
         self._fed: list[int] = []
 
     def row(self, tokens: Sequence[int], frame: Frame) -> Generator[Decode, Step, Floats]:
         """Logits after `tokens`, shape (vocabulary,); a copy."""
-        if self._span is None:
-            self._span = source_span(frame.read("kl_guided"), tokens[: frame.start], self._source)
-        wanted = [*tokens[: self._span[0]], *tokens[self._span[1] :]]
+        if self._kept is None:
+            prompt = tokens[: frame.start]
+            spans = source_spans(frame.read("kl_guided"), prompt, self._source)
+            self._kept = [t for i, t in enumerate(prompt) if not any(first <= i < end for first, end in spans)]
+        wanted = [*self._kept, *tokens[frame.start :]]
         if not wanted:
             raise ControllerError("kl_guided: the prompt is nothing but its source; add an instruction to it")
         session = self._at(min(_common(self._fed, wanted), len(wanted) - 1), frame)
@@ -124,11 +133,13 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def source_span(tokenizer: Tokenizer, prompt: Sequence[int], source: str) -> tuple[int, int]:
-    """(first, end): the prompt's tokens that hold a part of `source`. Raises ControllerError if it isn't there."""
+def source_spans(tokenizer: Tokenizer, prompt: Sequence[int], source: str) -> list[tuple[int, int]]:
+    """(first, end) each: the prompt's tokens that hold a part of `source`, wherever it stands.
+
+    Raises ControllerError if it isn't there.
+    """
     text = tokenizer.decode(prompt)
-    at = text.find(source)
-    if at < 0:
+    if source not in text:
         raise ControllerError(f"kl_guided's source {source[:40]!r} isn't in the prompt; give it as it stands there")
 
     def tokens_within(characters: int) -> int:
@@ -139,7 +150,11 @@ def source_span(tokenizer: Tokenizer, prompt: Sequence[int], source: str) -> tup
             low, high = (middle, high) if len(tokenizer.decode(prompt[:middle])) <= characters else (low, middle - 1)
         return low
 
-    last = at + len(source)
-    end = tokens_within(last)
-    whole = len(tokenizer.decode(prompt[:end])) >= last
-    return tokens_within(at), end if whole else end + 1
+    spans, at = list[tuple[int, int]](), text.find(source)
+    while at >= 0:
+        last = at + len(source)
+        end = tokens_within(last)
+        whole = len(tokenizer.decode(prompt[:end])) >= last
+        spans.append((tokens_within(at), end if whole else end + 1))
+        at = text.find(source, last)
+    return spans

@@ -9,10 +9,10 @@ import numpy as np
 
 from .chain import Chain, Greedy
 from .composed import Constrained, PerPhase
-from .decode import ROOT, Floats
+from .decode import Floats
+from .distortion import Weighed
 from .errors import ControllerError
 from .policy import Policy, Row
-from .randomness import Keys
 
 
 def softmax(logits: Floats, temperature: float) -> Floats:
@@ -39,7 +39,7 @@ class HeardRow(Row):
 
 
 @dataclass(frozen=True)
-class _Flat:
+class Flat:
     """A step whose rows say nothing: for asking a policy whether it samples at all."""
 
     vocabulary: int
@@ -56,6 +56,8 @@ def for_drafts(policy: Policy) -> Policy:
     if isinstance(policy, Constrained):
         kept = [stage for stage in policy.constraints if stage.drafts]
         return Constrained(kept, for_drafts(policy.inner))
+    if isinstance(policy, Weighed):
+        return for_drafts(policy.chain)
     if isinstance(policy, PerPhase):
         return PerPhase(for_drafts(policy.think), for_drafts(policy.answer))
     if isinstance(policy, Chain) and not all(stage.drafts for stage in policy.stages):
@@ -72,8 +74,3 @@ def law_of(policy: Policy, row: HeardRow) -> Floats | None:
         found: Floats = law.args[0]
         return found
     return None
-
-
-def samples(policy: Policy, vocabulary: int, keys: Keys) -> bool:
-    """Whether the policy draws at all."""
-    return law_of(policy, HeardRow(_Flat(vocabulary), ROOT, (0,), "answer", keys)) is not None

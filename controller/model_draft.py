@@ -6,7 +6,7 @@ The draft follows the run's own policy on the draft model's logits: truncation a
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -14,10 +14,11 @@ from .cost import CostCurve, known_curve
 from .decode import NO_DRAFT, ROOT, Decode, Draft, Engine, Floats, Session, Step
 from .drafters import Drafter, Drafting, Target
 from .errors import ControllerError
-from .laws import HeardRow, for_drafts, law_of, samples, softmax
+from .laws import Flat, HeardRow, for_drafts, law_of, softmax
 from .levels import Draws, middle_chain
 from .ngrams import vocabulary_hash
 from .planned import PRIOR, RANKS, Kind, Plan, Planned
+from .policy import Phase
 from .randomness import KeysBelow
 from .thinking import Tokenizer
 from .trees import Growth, Shape, draw_greedy, draw_shape, draw_threshold, sequoia
@@ -82,7 +83,7 @@ class ModelRun:
         self.policy = for_drafts(target.policy)
         self.fed: list[int] = []
         self.plan = Plan(drafter)
-        self.samples: bool | None = None
+        self.samples: dict[Phase, bool] = {}
         self.keys_below = KeysBelow(target.keys)
         self.below: Drafting | None = None
 
@@ -123,10 +124,12 @@ class ModelRun:
                 self.plan.choose(target, own, context=self.target.session.length, leaves=self.leaves)
             if not self.plan.shape.parents:
                 return NO_DRAFT
-        if self.samples is None:
+        phase, target = self.target.phase(), self.target
+        if phase not in self.samples:
             # A greedy policy is drafted for largest first.
-            self.samples = samples(self.policy, self.target.session.can.vocabulary, self.target.keys)
-        draws = Draws(self.target.keys, len(tokens)) if self.samples else None
+            row = HeardRow(Flat(target.session.can.vocabulary), ROOT, tokens, phase, target.keys, target.frame)
+            self.samples[phase] = law_of(self.policy, row) is not None
+        draws = Draws(target.keys, len(tokens)) if self.samples[phase] else None
         size = len(self.plan.shape.parents) if self.d.adaptive else self.d.size
         if self.d.below is not None:
             draft = yield from self.chain(self.d.below, tokens, min(size, room, self.d.depth), draws)
@@ -156,9 +159,7 @@ class ModelRun:
         """A chain of the draft model whose forwards verify the drafts of a level below."""
         if self.below is None:
             target = self.target
-            self.below = below.start(
-                Target(self.session, target.tokenizer, self.keys_below, target.policy, target.warnings)
-            )
+            self.below = below.start(replace(target, session=self.session, keys=self.keys_below))
         self.keys_below.root = len(tokens)
         return (yield from middle_chain(self, self.below, tokens, size, draws))
 
@@ -188,7 +189,8 @@ class ModelRun:
 
     def law(self, step: Step, node: int, tokens: Sequence[int]) -> Floats:
         """The law of the token behind `tokens`, which end at `node`: the run's policy on the draft model's logits."""
-        row = HeardRow(step, node, tokens, "answer", self.target.keys)
+        target = self.target
+        row = HeardRow(step, node, tokens, target.phase(), target.keys, target.frame)
         law = law_of(self.policy, row)
         return softmax(row.logits, DRAFT_TEMPERATURE) if law is None else law
 

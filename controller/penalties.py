@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,7 @@ class Penalties(Constraint):
         for name, value in (("frequency", self.frequency), ("presence", self.presence)):
             require(math.isfinite(value), f"penalties' {name}", value, "a finite number (0 = off)")
         require(self.last_n >= 0, "penalties' last_n", self.last_n, "0 (all) or more")
+        require(self.skip >= 0, "penalties' skip", self.skip, "0 or more")
 
     def apply(self, scores: Scores, row: Row) -> Scores:
         first = self.skip if self.prompt else max(self.skip, row.frame.start)
@@ -88,8 +89,11 @@ class BadWords(Constraint):
 
     def __post_init__(self) -> None:
         require(all(self.words) and bool(self.words), "bad_words", self.words, "lists of one token id or more")
+        require(all(min(word) >= 0 for word in self.words), "bad_words", self.words, "of token ids from 0 on")
 
     def apply(self, scores: Scores, row: Row) -> Scores:
+        largest, size = max(word[-1] for word in self.words), len(scores.logits)
+        require(largest < size, "bad_words's token", largest, f"below the vocabulary's {size}")
         ended = [
             word[-1] for word in self.words if len(word) == 1 or tuple(row.tokens[-(len(word) - 1) :]) == word[:-1]
         ]
@@ -107,7 +111,10 @@ class MinNewTokens(Constraint):
         require(self.n >= 0, "min_new_tokens", self.n, "0 or more")
 
     def apply(self, scores: Scores, row: Row) -> Scores:
-        return _banned(scores, row.frame.eos) if len(row.tokens) - row.frame.start < self.n else scores
+        if len(row.tokens) - row.frame.start >= self.n:
+            return scores
+        # An end that has no row in the model can't be drawn: -1 and the like switch it off in calls.
+        return _banned(scores, [token for token in row.frame.eos if 0 <= token < len(scores.logits)])
 
 
 @dataclass(frozen=True)
@@ -147,25 +154,22 @@ class DRY(Constraint):
 
     def repeats(self, row: Row) -> dict[int, int]:
         """For each token that would go on with a repetition: the length of the longest one that it would prolong."""
-        tokens = np.asarray(row.tokens[-self.last_n :] if self.last_n else row.tokens)
+        back = list(row.tokens[-self.last_n :] if self.last_n else row.tokens)[::-1]
         breaks = self._breaks(row)
-        end = len(tokens) - 1
-        reach = next((n for n in range(end + 1) if breaks(int(tokens[end - n]))), end + 1)
+        reach = next((n for n, token in enumerate(back) if breaks(token)), len(back))
         if reach < self.allowed_length:
             return {}
         longest: dict[int, int] = {}
-        for at in np.flatnonzero(tokens[:end] == tokens[end]):
-            n = 1
-            while n < reach and n <= at and tokens[at - n] == tokens[end - n]:
-                n += 1
-            token = int(tokens[at + 1])
+        for at, n in common_prefixes(back, reach):
+            token = back[at - 1]
             if n >= self.allowed_length and n > longest.get(token, 0) and not breaks(token):
                 longest[token] = n
         return longest
 
     def _breaks(self, row: Row) -> Callable[[int], bool]:
         """Whether a token ends a sequence; it is never penalised itself."""
-        read, known = row.frame.read("dry").text, dict[int, bool]()
+        read = row.frame.read("dry").text
+        known: dict[int, bool] = row.frame.known.setdefault((self.name, self.breakers), {})
 
         def breaks(token: int) -> bool:
             if token not in known:
@@ -176,9 +180,28 @@ class DRY(Constraint):
         return breaks
 
 
-def _banned(scores: Scores, tokens: list[int] | frozenset[int]) -> Scores:
+def common_prefixes(tokens: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """(i, n): tokens[i:] begins with the first n tokens of `tokens`, n at most `most`; for each i > 0 where n > 0.
+
+    The Z-function: every token is compared successfully once, so that repetitive texts take no longer than others.
+
+    >>> list(common_prefixes([7, 7, 7, 5, 7, 7], 9))
+    [(1, 2), (2, 1), (4, 2), (5, 1)]
+    """
+    found, left, right = [0] * len(tokens), 0, 0  # tokens[left:right] is the known prefix that ends last
+    for i in np.flatnonzero(np.asarray(tokens) == tokens[0])[1:].tolist() if len(tokens) else ():
+        n = min(found[i - left], right - i) if i < right else 0
+        while n < most and i + n < len(tokens) and tokens[n] == tokens[i + n]:
+            n += 1
+        found[i] = n = min(n, most)
+        if i + n > right:
+            left, right = i, i + n
+        yield i, n
+
+
+def _banned(scores: Scores, tokens: list[int]) -> Scores:
     if not tokens:
         return scores
     logits = scores.logits.copy()
-    logits[list(tokens)] = -np.inf
+    logits[tokens] = -np.inf
     return Scores(logits)

@@ -6,7 +6,7 @@ Owns the row that a policy looks at and the draw; the laws are chains of stages 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -25,12 +25,16 @@ Phase = Literal["before", "think", "answer"]
 
 @dataclass(frozen=True)
 class Frame:
-    """What stays the same in a run: where the prompt ends, what ends the run, and the model behind it."""
+    """What stays the same in a run: where the prompt ends, what ends the run, and the model behind it.
+
+    known: where stages keep what they have read of the tokenizer, so that each token is read once a run.
+    """
 
     start: int = 0
     eos: frozenset[int] = frozenset()
     tokenizer: Tokenizer | None = None
     engine: Engine | None = None
+    known: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def read(self, why: str) -> Tokenizer:
         """The tokenizer; ControllerError if there is none."""
@@ -89,8 +93,26 @@ class Row:
         step = _Replaced(self._step, self._node, logits)
         return type(self)(step, ROOT, self.tokens, self.phase, self.keys, self.frame, self.score, self.proposal)
 
+    @property
+    def raw(self) -> Floats:
+        """Shape (vocabulary,): the model's own logits, before the constraints of a call; a view."""
+        step, node = self._step, self._node
+        while isinstance(step, _Replaced):
+            step, node = step.step, step.node
+        return step.logits(node)
+
     def _test(self, index: int) -> float:
         return self.keys.uniform(len(self.tokens), VERIFY, index)
+
+
+class _NoRow:
+    """In the place of a Row where a policy is asked about logits alone."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ControllerError(f"this policy looks at more than logits (at the row's {name}); give it a row")
+
+
+NO_ROW: Any = _NoRow()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +178,11 @@ def layers_of(policies: Iterable[Any], depth: int) -> tuple[int, ...]:
     """Blocks that policies or stages read at every row, each once; () for those that say nothing."""
     found = (block for policy in policies if hasattr(policy, "layers") for block in policy.layers(depth))
     return tuple(dict.fromkeys(found))
+
+
+def beside(policies: Iterable[Any], tokenizer: Tokenizer, prompt: Sequence[int]) -> tuple[int, ...]:
+    """Tokens of the prompt on each sequence that policies or stages keep beside the run's own: they share its room."""
+    return tuple(n for policy in policies if hasattr(policy, "beside") for n in policy.beside(tokenizer, prompt))
 
 
 def checked(policies: Iterable[Any], model: Any) -> list[str]:

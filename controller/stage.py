@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import MISSING, fields
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from .decode import Decode, Step
 from .errors import ControllerError
 from .policy import Frame, Row
 from .scores import Scores
+
+if TYPE_CHECKING:
+    from .thinking import Tokenizer
 
 Kind = Literal["constraint", "temperature", "truncation", "feedback"]
 
@@ -53,6 +56,10 @@ class Stage(ABC):
         """The state after `token` was drawn from `scores`, what the whole chain left; `state` is `step`'s."""
         return state
 
+    def divisor(self, scores: Scores, row: Row) -> float:
+        """What `step` divides the logits by at this row, before it truncates."""
+        return 1.0
+
     def layers(self, depth: int) -> tuple[int, ...]:
         """Blocks whose output `step` reads, in a model of `depth` blocks."""
         return ()
@@ -65,6 +72,10 @@ class Stage(ABC):
         """Forwards that `step` depends on; only asked of stages that ask."""
         return state
         yield  # a generator
+
+    def beside(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> tuple[int, ...]:
+        """Tokens of the prompt on each sequence that the stage keeps beside the run's own."""
+        return ()
 
     def end(self, state: Any) -> None:
         """The run is over; only told to stages that ask."""
@@ -94,8 +105,21 @@ class Pure(Stage):
         """The candidates after this stage."""
 
 
+def read_value(text: str) -> Any:
+    """What a text says as an argument: a JSON value, a float as Python writes it, or a bare word."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def _written(value: Any) -> str:
-    if isinstance(value, str) and value.isidentifier():
+    """As an argument, so that `read_value` gives it back; words like true and nan need their quotes."""
+    if isinstance(value, str) and value.isidentifier() and read_value(value) == value:
         return value
     if isinstance(value, float):
         return repr(value).removesuffix(".0")

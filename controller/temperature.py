@@ -23,6 +23,9 @@ class Tempering(Pure):
     def temperature(self, scores: Scores, row: Row) -> float:
         """At this row."""
 
+    def divisor(self, scores: Scores, row: Row) -> float:
+        return self.temperature(scores, row)
+
     def apply(self, scores: Scores, row: Row) -> Scores:
         return tempered(scores, self.temperature(scores, row))
 
@@ -136,6 +139,23 @@ class EAD(Tempering):
         """
         if position < self.warmup:
             return 1.0
+        if position >= self.end:
+            return self.t_min
         drop = math.log(1 + self.t_max - self.t_min)
-        d = self.d or self.median / (2 * drop)
-        return self.t_min if position >= d * drop else max(1 + self.t_max - math.exp(position / d), self.t_min)
+        return max(1 + self.t_max - math.exp(position * drop / self.end), self.t_min)
+
+    @property
+    def end(self) -> float:
+        """Generated tokens at which t_min is reached: d ln(1 + t_max - t_min), or half the median."""
+        drop = math.log(1 + self.t_max - self.t_min)
+        return self.d * drop if self.d or not drop else self.median / 2
+
+    @classmethod
+    def from_repo(cls, decay_freq: float, *, step: int = 0, **others: float) -> EAD:
+        """The schedule of the authors' released roll-out code: d = 20 min(decay_freq + 5 step, 40000).
+
+        >>> str(EAD.from_repo(25)), EAD.from_repo(25, step=10).d
+        ('ead(500)', 1500.0)
+        """
+        require(step >= 0, "ead's step", step, "0 or more")
+        return cls(d=20.0 * min(decay_freq + 5 * step, 40_000), **others)  # type: ignore[arg-type]

@@ -5,7 +5,6 @@ A policy is stages from left to right; `think: ... ; answer: ...` gives each pha
 
 from __future__ import annotations
 
-import json
 import re
 import types
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from .grammar import Grammar
 from .guided import KLGuided
 from .penalties import DRY, BadWords, LogitBias, MinNewTokens, Penalties
 from .policy import Policy
-from .stage import Stage
+from .stage import Stage, read_value
 from .temperature import EAD, EDT, Dynatemp, Temperature
 from .truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, TopNSigma, TopP, Typical
 
@@ -122,20 +121,8 @@ def call_in(part: str, kind: str, known: tuple[str, ...]) -> tuple[str, Argument
         key, equals, value = piece.partition("=")
         named = bool(equals) and key.strip().isidentifier()
         if piece.strip() or arguments:
-            arguments.append((key.strip() if named else None, _value((value if named else piece).strip())))
+            arguments.append((key.strip() if named else None, read_value((value if named else piece).strip())))
     return name, arguments
-
-
-def _value(text: str) -> Any:
-    """A JSON value, a float as Python writes it, or a bare word."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _build(stage: type[Stage], arguments: Arguments | None) -> Stage:

@@ -142,9 +142,12 @@ class TopNSigma(Truncation):
         require(0.0 < self.n < math.inf, "top_n_sigma", self.n, "above 0")
 
     def apply(self, scores: Scores, row: Row | None) -> Scores:
+        return scores.keep(np.flatnonzero(scores.shifted >= -self.n * self.deviation(scores)))
+
+    def deviation(self, scores: Scores) -> float:
+        """Of the logits of possible tokens."""
         shifted = scores.shifted
-        possible = shifted[shifted > -np.inf]
-        return scores.keep(np.flatnonzero(shifted >= -self.n * float(possible.std(dtype=np.float64))))
+        return float(shifted[shifted > -np.inf].std(dtype=np.float64))
 
 
 _SLACK = 1e-9

@@ -1,12 +1,15 @@
 """What policies do to answers: accuracy and distinct answers at several temperatures, same problems and keys.
 
-    python examples/policy_effect.py [MODEL] [TASKS] [-n 40] [--samples 6] [--temperatures 0.6,1,1.5,2] [--out FILE]
+    python examples/policy_effect.py [MODEL] [TASKS] [-n 40] [--samples 6] [--temperatures 0.6,1,1.5,2] [--only ROW ...]
 
 Each policy answers every problem several times. `accuracy` is the share of right answers; `distinct` the number of
 different answers (of those that state one) per problem; `any right` the share of problems with a right answer among
-the samples; `voted` the share whose most frequent answer is right. Intervals are 95 % bootstrap intervals over
-problems; `difference` is to the plain law at the same temperature, on the same problems. Truncations stand behind the
-temperature, where transformers has them; mirostat and EAD set their own. One line of JSON per row goes to --out.
+the samples; `voted` the share whose most frequent answer is right; `weighed` the same where each sample counts with its
+importance weight under the globally normalised law (local normalization distortion undone), and `ess` the effective
+share of samples that these weights leave. Intervals are 95 % bootstrap intervals over problems; `difference` is to the
+plain law at the same temperature, on the same problems. Truncations stand behind the temperature, where transformers
+has them; mirostat and EAD set their own. --only names rows, those of MORE too, which take no part otherwise; plain is
+always there, as the reference. One line of JSON per row goes to --out.
 """
 
 from __future__ import annotations
@@ -15,8 +18,7 @@ import argparse
 import json
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from reasonctl.backends.model import Model
 from reasonctl.calibration.advise_policy import sample
 from reasonctl.calibration.problem import Problem
 from reasonctl.calibration.tasks import Task, load_task
-from reasonctl.controller import Keys, parse_policy
+from reasonctl.controller import Keys, Weighed, distortion, importance_weights, parse_policy
 from reasonctl.probes.answers import after_thinking
 
 BEHIND = {
@@ -41,9 +43,16 @@ OWN = {
 }  # fmt: skip
 """T is their own parameter: t0, t_max (at least 1.2), tau in bits."""
 
+MORE = {
+    "dynatemp(t=T)": "dynatemp(t={t},range=0.5)", "xtc": "temperature({t}) | xtc(probability=0.5,threshold=0.1)",
+    "mirostat(tau=T)": "mirostat(tau={t})", "mirostat_v2(3) behind T": "temperature({t}) | mirostat_v2(tau=3)",
+}  # fmt: skip
+"""Rows that are asked for by name."""
+
 
 HEAD = (
-    "| T | policy | accuracy | difference | distinct | any right | voted | tokens |\n|---|---|---|---|---|---|---|---|"
+    "| T | policy | accuracy | difference | distinct | any right | voted | weighed | ess | tokens |\n"
+    "|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
@@ -62,6 +71,8 @@ class Row:
     distinct_interval: tuple[float, float]
     any_right: float
     voted: float
+    weighed: float
+    ess: float
     stated: float
     tokens: float
     seconds: float
@@ -69,37 +80,49 @@ class Row:
 
 @dataclass(frozen=True)
 class Answers:
-    """Of one policy on all problems: right, shape (problems, samples); the stated answers; tokens a run."""
+    """Of one policy on all problems: right and log_z, shape (problems, samples); the stated answers; tokens a run."""
 
     right: np.ndarray
     stated: list[list[str]]
+    log_z: np.ndarray
     tokens: float
     seconds: float
 
     def distinct(self) -> np.ndarray:
         return np.array([len({answer for answer in answers if answer}) for answers in self.stated])
 
-    def voted(self, task: Task, problems: list[Problem]) -> float:
-        """Share of problems whose most frequent answer is right; the earliest of equally frequent ones counts."""
-        winners = [Counter(answer for answer in answers if answer).most_common(1) for answers in self.stated]
-        return float(np.mean([
-            bool(win) and any(
-                self.right[i, k] for k, answer in enumerate(self.stated[i]) if answer == win[0][0]
-            ) for i, win in enumerate(winners)
-        ]))  # fmt: skip
+    def voted(self, weights: np.ndarray) -> float:
+        """Share of problems whose answer of most weight is right; the earliest of equally heavy ones counts."""
+        right = 0
+        for i, answers in enumerate(self.stated):
+            votes: dict[str, float] = {}
+            for k, answer in enumerate(answers):
+                if answer:
+                    votes[answer] = votes.get(answer, 0.0) + weights[i, k]
+            winner = max(votes, key=lambda answer: votes[answer], default="")
+            right += any(self.right[i, k] for k, answer in enumerate(answers) if winner and answer == winner)
+        return right / len(self.stated)
+
+    def weights(self) -> np.ndarray:
+        """Importance weights of each problem's samples."""
+        return np.array([importance_weights(logs) for logs in self.log_z])
+
+    def ess(self) -> float:
+        """Effective share of a problem's samples under these weights, mean over problems."""
+        return float(np.mean([distortion(logs).ess for logs in self.log_z]))
 
 
-def policies(t: float, median: int) -> Iterator[tuple[str, str]]:
-    for name, cut in BEHIND.items():
-        yield name, f"temperature({t}){' | ' if cut else ''}{cut}"
-    for name, text in OWN.items():
-        yield name, text.format(t=t, high=max(t, 1.2), median=median)
+def policies(t: float, median: int, only: Sequence[str] | None) -> Iterator[tuple[str, str]]:
+    rows = {name: f"temperature({{t}}){' | ' if cut else ''}{cut}" for name, cut in BEHIND.items()} | OWN
+    names = list(rows) if only is None else dict.fromkeys(["plain", *only])
+    for name in names:
+        yield name, (rows | MORE)[name].format(t=t, high=max(t, 1.2), median=median)
 
 
 def answers(model: Model, task: Task, problems: list[Problem], text: str, given: argparse.Namespace) -> Answers:
     """All runs of one policy; run numbers, and so keys, are the same for every policy."""
-    markers, policy, started = chosen_markers(model.template, None, None), parse_policy(text), time.process_time()
-    right, stated, tokens = [], [], []
+    markers, policy = chosen_markers(model.template, None, None), Weighed(parse_policy(text))
+    started, right, stated, logs, tokens = time.process_time(), [], [], [], []
     for i, problem in enumerate(problems):
         prompt = model.prompt(problem.question)
         texts = []
@@ -110,9 +133,11 @@ def answers(model: Model, task: Task, problems: list[Problem], text: str, given:
             whole = model.tokenizer.decode([token for token in trace.tokens if token not in model.eos])
             texts.append(after_thinking(whole, markers))
             tokens.append(len(trace.tokens))
+            logs.append(trace.log_z)
         right.append([task.grader.right(answer, problem) for answer in texts])
         stated.append([task.grader.extract(answer) for answer in texts])
-    return Answers(np.array(right), stated, float(np.mean(tokens)), time.process_time() - started)
+    log_z = np.array(logs, dtype=float).reshape(len(problems), given.samples)
+    return Answers(np.array(right), stated, log_z, float(np.mean(tokens)), time.process_time() - started)
 
 
 def interval(values: np.ndarray, rng: np.random.Generator, draws: int = 2000) -> tuple[float, float]:
@@ -122,16 +147,15 @@ def interval(values: np.ndarray, rng: np.random.Generator, draws: int = 2000) ->
     return float(low), float(high)
 
 
-def summary(
-    t: float, name: str, text: str, found: Answers, plain: Answers, task: Task, problems: list[Problem], seed: int
-) -> Row:
+def summary(t: float, name: str, text: str, found: Answers, plain: Answers, seed: int) -> Row:
     rng = np.random.default_rng(seed)
     accuracy, gap = found.right.mean(axis=1), (found.right.mean(axis=1) - plain.right.mean(axis=1))
     distinct = found.distinct()
     return Row(
         t, name, text, float(accuracy.mean()), interval(accuracy, rng), float(gap.mean()), interval(gap, rng),
         float(distinct.mean()), interval(distinct, rng), float(found.right.any(axis=1).mean()),
-        found.voted(task, problems), float(np.mean([bool(a) for one in found.stated for a in one])),
+        found.voted(np.ones_like(found.log_z)), found.voted(found.weights()), found.ess(),
+        float(np.mean([bool(a) for one in found.stated for a in one])),
         found.tokens, found.seconds,
     )  # fmt: skip
 
@@ -141,7 +165,7 @@ def line(row: Row) -> str:
     return (
         f"| {row.temperature:g} | {row.name} | {row.accuracy:.3f} ({low:.3f}-{high:.3f}) | {row.difference:+.3f} "
         f"({worse:+.3f} to {better:+.3f}) | {row.distinct:.2f} ({few:.2f}-{many:.2f}) | {row.any_right:.3f} "
-        f"| {row.voted:.3f} | {row.tokens:.0f} |"
+        f"| {row.voted:.3f} | {row.weighed:.3f} | {row.ess:.2f} | {row.tokens:.0f} |"
     )
 
 
@@ -152,6 +176,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("-n", type=int, default=40, help="problems")
     parser.add_argument("--samples", type=int, default=6)
     parser.add_argument("--temperatures", default="0.6,1,1.5,2")
+    parser.add_argument("--only", nargs="+", choices=[*BEHIND, *OWN, *MORE], metavar="ROW", help="names of rows")
     parser.add_argument("--max-new-tokens", type=int, default=400)
     parser.add_argument("--median", type=int, default=0, help="tokens of an answer, for EAD [measured at 0.6]")
     parser.add_argument("--seed", type=int, default=0)
@@ -172,10 +197,10 @@ def main() -> None:
     file = Path(given.out).open("w", encoding="utf-8") if given.out else None  # noqa: SIM115
     for t in map(float, given.temperatures.split(",")):
         plain: Answers | None = None
-        for name, text in policies(t, median):
+        for name, text in policies(t, median, given.only):
             found = answers(model, task, problems, text, given)
             plain = plain or found
-            row = summary(t, name, text, found, plain, task, problems, given.seed)
+            row = summary(t, name, text, found, plain, given.seed)
             print(line(row), flush=True)
             if file is not None:
                 print(json.dumps(asdict(row)), file=file, flush=True)

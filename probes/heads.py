@@ -173,6 +173,7 @@ class AutoDeco(Pure):
     kind = "temperature"
     truncates = True
     reads_text = True  # a model is known by its vocabulary
+    drafts = False  # a draft model has other states
     file: str
 
     def __post_init__(self) -> None:
@@ -200,6 +201,15 @@ class AutoDeco(Pure):
             what="heads were", make=f"Make some for it: {SEALED.make}", again="the heads on your task",
         )  # fmt: skip
 
+    def divisor(self, scores: Scores, row: Row) -> float:
+        return self._at(scores, row)[0]
+
     def apply(self, scores: Scores, row: Row) -> Scores:
-        temperature, top_p = self.content.heads.at(row.hidden(self.content.card.depth - 1), scores.shifted)
-        return TopP(top_p).apply(tempered(scores, max(temperature, COOLEST)), row)
+        temperature, top_p = self._at(scores, row)
+        return TopP(top_p).apply(tempered(scores, temperature), row)
+
+    def _at(self, scores: Scores, row: Row) -> tuple[float, float]:
+        """(temperature, top-p) of this row: the heads see the whole of it, whatever stands before this stage."""
+        hidden = row.hidden(self.content.card.depth - 1)
+        temperature, top_p = self.content.heads.at(hidden, scores.whole.shifted)
+        return max(temperature, COOLEST), top_p

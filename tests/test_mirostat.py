@@ -6,24 +6,26 @@ import math
 
 import numpy as np
 import pytest
+from golden import FORMS, TO_4_DECIMALS, L
 from reasonctl.controller import Chain, Keys, Mirostat, MirostatV2, Row, Scores, Temperature
 from reasonctl.controller.feedback import _zipf
-
-L = np.array([5.0, 4.2, 4.0, 3.1, 2.5, 1.0, 0.3, 0.0, -1.0, -3.0])
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_golden_fit(kind):
     logits = L.astype(kind)
-    assert _zipf(np.sort(Scores(logits).shifted)[::-1]) == pytest.approx(2.0273, abs=5.1e-5)
-    for mu, script, llama in ((6.0, 9, 8), (3.0, 4, 2), (2.0, 3, 2)):
+    assert _zipf(np.sort(Scores(logits).shifted)[::-1]) == pytest.approx(2.0273, abs=TO_4_DECIMALS)
+    for mu, size, script, llama in ((6.0, 8.2762, 9, 8), (3.0, 2.9673, 4, 2), (2.0, 2.1080, 3, 2)):
+        for feedback in ("model", "llama"):
+            assert Mirostat(feedback=feedback).size(Scores(logits), mu) == pytest.approx(size, abs=TO_4_DECIMALS)
         assert Mirostat().count(Scores(logits), mu) == script
         assert Mirostat(feedback="llama").count(Scores(logits), mu) == llama
 
 
 def test_golden_fit_of_a_zipf_law():
     logits = -1.1 * np.log(np.arange(1, 1001))
-    assert _zipf(logits[:101]) == pytest.approx(1.1, abs=5.1e-5)
+    assert _zipf(logits[:101]) == pytest.approx(1.1, abs=TO_4_DECIMALS)
+    assert Mirostat().size(Scores(logits), 6.0) == pytest.approx(10.1740, abs=TO_4_DECIMALS)
     assert Mirostat().count(Scores(logits), 6.0) == round(10.1740) + 1
 
 
@@ -35,14 +37,14 @@ def test_rows_without_a_falling_tail_keep_what_there_is():
     assert Mirostat().count(Scores(np.zeros(10)), 6.0) == 10
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize(("feedback", "surprise", "mu"), [("model", 2.5033, 2.9497), ("llama", 2.3044, 2.9696)])
-def test_golden_update(feedback, surprise, mu, kind):
+def test_golden_update(feedback, surprise, mu, form):
     stage = MirostatV2(tau=2.0, eta=0.1, feedback=feedback)
-    half, scores = stage.step(3.0, Scores(L.astype(kind)), None)
+    half, scores = stage.step(3.0, Scores(form(L)), None)
     assert scores.ids.tolist() == [0, 1, 2]
     after = stage.accept(half, scores, 2)
-    assert after == pytest.approx(mu, abs=5.1e-5)
+    assert after == pytest.approx(mu, abs=TO_4_DECIMALS)
     assert 2.0 + (3.0 - after) / 0.1 == pytest.approx(surprise, abs=1e-3)
 
 

@@ -78,6 +78,27 @@ def test_the_repetition_penalty_is_transformers():
         assert after(Penalties(repeat=1.4), logits, tokens) == pytest.approx(theirs, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: BadWords(((99,),)), "bad_words's token is 99; it must be below the vocabulary's 10"),
+        (lambda: BadWords(((3, -1),)), "bad_words is ((3, -1),); it must be of token ids from 0 on"),
+        (lambda: LogitBias(((99, 1.0),)), "logit_bias's token is 99"),
+        (lambda: Penalties(skip=-1), "penalties' skip is -1; it must be 0 or more"),
+    ],
+)
+def test_tokens_that_the_vocabulary_lacks_are_one_line(make, words):
+    with pytest.raises(ControllerError) as error:
+        after(make(), np.zeros(10), [1, 2, 3])
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_end_that_the_model_has_no_row_for_needs_no_ban():
+    """-1 and ids beyond the row can't be drawn; they must not ban another token."""
+    assert after(MinNewTokens(5), np.zeros(4), [0], eos=(-1, 2, 9)).tolist() == [0, 0, -np.inf, 0]
+    assert after(MinNewTokens(5), np.zeros(4), [0], eos=(-1,)).tolist() == [0, 0, 0, 0]
+
+
 def test_the_prompt_counts_only_if_asked():
     logits = np.ones(4)
     assert after(Penalties(presence=0.5, prompt=False), logits, [0, 1, 2], start=2).tolist() == [1, 1, 0.5, 1]
@@ -116,17 +137,19 @@ def test_dry_is_llama_cpp_s():
     breakers = (ctypes.c_char_p * 1)(b"\n")
     vocabulary, n = C.llama_model_get_vocab(llm.model), llm.n_vocab()
     rng, penalised = np.random.default_rng(3), 0
-    for _ in range(300):
+    for i in range(220):
         logits = rng.normal(size=n).astype(np.float32)
         weights = [0.06, *[0.94 / (len(alphabet) - 1)] * (len(alphabet) - 1)]
         tokens = rng.choice(alphabet, size=int(rng.integers(1, 60)), p=weights).tolist()
         tokens += tokens[-int(rng.integers(1, 6)) :]
+        if i % 11 == 0:  # long, and repeating itself all over
+            tokens = (tokens * 40)[:2_000] + tokens[-int(rng.integers(1, 6)) :]
         multiplier, base, allowed = (
             float(rng.choice([0.8, 2.0])),
             float(rng.choice([1.0, 1.75, 3.0])),
             int(rng.integers(1, 5)),
         )
-        last = int(rng.choice([12, 500]))
+        last = int(rng.choice([12, 500, 2_500]))
         sampler = C.llama_sampler_init_dry(vocabulary, multiplier, base, allowed, last, breakers, 1)
         theirs = sampled(sampler, logits, tokens)
         stage = DRY(multiplier, base, allowed, last, breakers=("\n",))
@@ -136,6 +159,71 @@ def test_dry_is_llama_cpp_s():
         penalised += int((theirs != logits).any())
     assert penalised > 100
     llm.close()
+
+
+def by_definition(tokens, allowed: int, reads) -> dict[int, int]:
+    """Every earlier place of the last token, compared backwards one by one: what DRY says, in quadratic time."""
+    end = len(tokens) - 1
+    reach = next((n for n in range(end + 1) if reads(tokens[end - n])), end + 1)
+    longest: dict[int, int] = {}
+    for at in range(end):
+        n = 0
+        while n < reach and n <= at and tokens[at - n] == tokens[end - n]:
+            n += 1
+        token = tokens[at + 1]
+        if n >= allowed and n > longest.get(token, 0) and not reads(token):
+            longest[token] = n
+    return longest if reach >= allowed else {}
+
+
+def test_dry_is_what_its_definition_says_on_repetitive_texts():
+    rng, found = np.random.default_rng(7), 0
+    for _ in range(600):
+        size, breaking = int(rng.integers(1, 4)), rng.random() < 0.5
+        tokens = rng.integers(0 if breaking else 1, size + 1, size=int(rng.integers(0, 60))).tolist()
+        tokens += tokens[-int(rng.integers(1, 30)) :] * int(rng.integers(1, 4))
+        allowed = int(rng.integers(1, 5))
+        ours = DRY(allowed_length=allowed).repeats(row(tokens))
+        assert ours == by_definition(tokens, allowed, lambda token: token == 0)
+        found += bool(ours)
+    assert found > 300
+
+
+class Counted(int):
+    """A token that counts how often tokens are compared."""
+
+    compared = 0
+
+    def __eq__(self, other):
+        Counted.compared += 1
+        return int(self) == int(other)
+
+    __hash__ = int.__hash__
+
+
+@pytest.mark.parametrize("period", [[1], [1, 2], [1, 1, 2], [1, 2, 1, 1, 2, 1, 2]])
+def test_dry_compares_as_many_tokens_as_there_are_not_their_square(period):
+    tokens = [Counted(token) for token in period * (2_000 // len(period))]
+    Counted.compared = 0
+    longest = DRY().repeats(row(tokens))
+    assert max(longest.values()) >= 1_990 - len(period)
+    assert 0 < Counted.compared <= 4 * len(tokens)
+
+
+def test_dry_reads_each_token_once_a_run():
+    class Reading(Letters):
+        read: list = []  # noqa: RUF012
+
+        def text(self, token):
+            self.read.append(token)
+            return super().text(token)
+
+    frame = Frame(0, frozenset(), Reading())
+    for end in range(1, 40):
+        DRY().repeats(Row(Plain(None), -1, [1, 2, 3, 2][: end % 4 + 1] * 9, "think", Keys(seed=0), frame))
+    assert sorted(Reading.read) == [1, 2, 3]
+    DRY(breakers=("b",)).repeats(Row(Plain(None), -1, [1, 2, 1, 2, 1], "think", Keys(seed=0), frame))
+    assert len(Reading.read) == 5  # other breakers, other answers
 
 
 def test_dry_by_hand():

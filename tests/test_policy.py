@@ -7,18 +7,9 @@ import re
 import numpy as np
 import pytest
 import torch
+from golden import FORMS, TO_4_DECIMALS, L, law
 from reasonctl.controller import ControllerError, Greedy, PromptLookup, Sampling, draw, parse_draft, parse_policy
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
-
-# The test vector and golden values of the methods' specification (min-p section), to 4 decimals.
-L = np.array([5.0, 4.2, 4.0, 3.1, 2.5, 1.0, 0.3, 0.0, -1.0, -3.0], dtype=np.float32)
-
-
-def law(policy: Sampling, logits) -> np.ndarray:
-    ids, weights = policy.law(logits)
-    full = np.zeros(len(logits))
-    full[slice(None) if ids is None else ids] = weights / weights.sum()
-    return full
 
 
 @pytest.mark.parametrize(
@@ -31,10 +22,10 @@ def law(policy: Sampling, logits) -> np.ndarray:
         (Sampling(temperature=2, min_p=0.1, temperature_first=False), [0.3754, 0.2517, 0.2277, 0.1452]),
     ],
 )
-@pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_golden_laws(policy, expected, kind):
-    got = law(policy, L.astype(kind))
-    assert np.round(got[: len(expected)], 4) == pytest.approx(expected, abs=1.01e-4)
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_golden_laws(policy, expected, form):
+    got = law(policy, form(L))
+    assert got[: len(expected)] == pytest.approx(expected, abs=TO_4_DECIMALS)
     assert (got[len(expected) :] == 0).all()
 
 

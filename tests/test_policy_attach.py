@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,21 +14,19 @@ from attached import CHAT, PROMPT, ExitAt, open_llama
 from hf_small import EOS, TOKENIZER, Twigs, controlled, small
 from hf_small import PROMPT as HF_PROMPT
 from hf_small import Scripted as HFExit
-from llama_cpp import LlamaGrammar
+from llama_cpp import LlamaGrammar, MinTokensLogitsProcessor
+from llama_cpp import LogitsProcessorList as LlamaProcessors
 from reasonctl.backends.attach import attach
+from reasonctl.backends.hf import HFEngine
+from reasonctl.backends.hf_tokenizer import HFTokenizer
 from reasonctl.backends.llama_sampling import DEFAULTS, call_policy
-from reasonctl.backends.llama_tokenizer import LlamaTokenizer
 from reasonctl.controller import (
-    Chain,
     Controller,
     ControllerError,
-    KLGuided,
     Markers,
-    MinP,
+    ModelDrafter,
     PromptLookup,
-    Row,
     Stateless,
-    Temperature,
     Thinking,
     parse_policy,
 )
@@ -205,90 +205,121 @@ def test_a_stateful_processor_with_a_copy_of_its_own_is_never_corrupted(model, e
     assert exited[: HF_PROMPT.input_ids.shape[1] + cut] == plain[: HF_PROMPT.input_ids.shape[1] + cut]
 
 
-# KL-guided: a second decode without the source.
-SOURCE = " the cat"
+class Asked(LogitsProcessor):
+    """Remembers the texts that it was asked about, and changes nothing."""
+
+    stateless = True
+
+    def __init__(self):
+        self.texts = []
+
+    def __call__(self, ids, scores):
+        self.texts.append(ids[0].tolist())
+        return scores
 
 
-class Recording(KLGuided):
-    """Also keeps the logits of the second decode and the tokens they belong to."""
-
-    seen: list = []  # noqa: RUF012
-
-    def step(self, state, scores, row: Row):
-        self.seen.append((list(row.tokens), scores.whole.logits.copy(), state[1].copy()))
-        return super().step(state, scores, row)
-
-
-def test_kl_guided_on_transformers_reads_the_prompt_without_its_source(model):
-    Recording.seen = []
-    policy = Chain(Recording(SOURCE, sigma=0.5), MinP(0.05))
-    tokens, handle = controlled(model, Controller(policy=policy), max_new_tokens=12)
-    prompt = HF_PROMPT.input_ids[0].tolist()
-    removed = TOKENIZER.encode(SOURCE)
-    at = next(i for i in range(len(prompt)) if prompt[i : i + len(removed)] == removed)
-    assert len(Recording.seen) == 12 == handle.trace.forwards
-    with torch.no_grad():
-        for seen, given, without in Recording.seen:
-            less = seen[:at] + seen[at + len(removed) :]
-            for ids, logits in ((seen, given), (less, without)):
-                assert np.abs(model(torch.tensor([ids])).logits[0, -1].numpy() - logits).max() < 1e-4
-    drafted, handle = controlled(model, Controller(policy=policy, drafter=Known(tokens)), max_new_tokens=12)
-    assert drafted == tokens and handle.trace.accepted > 3
+def test_a_draft_model_drafts_under_the_call_s_law_and_is_never_shown_to_the_user_s_processors(model):
+    """It is the target here, under temperature, top-k and bans of the call: nothing is rejected."""
+    drafts = SimpleNamespace(name="same", engine=HFEngine(model), tokenizer=HFTokenizer(TOKENIZER))
+    drafter = ModelDrafter(drafts, kind="chain", size=3, adaptive=False)
+    asked = Asked()
+    call = {"do_sample": True, "temperature": 0.7, "top_k": 9, "bad_words_ids": [[EOS]], "max_new_tokens": 30}
+    _, handle = controlled(model, Controller(drafter=drafter), logits_processor=LogitsProcessorList([asked]), **call)
+    trace, start = handle.trace, HF_PROMPT.input_ids.shape[1]
+    assert [len(text) - start for text in asked.texts] == list(range(30))
+    assert trace.accepted > 15 and trace.accepted >= trace.drafted - 3  # the last draft may be cut by the limit
 
 
-def test_kl_guided_survives_exits_and_trials(model):
-    policy = Chain(KLGuided(SOURCE, sigma=0.5, t0=1.5))
-    call = {
-        "max_new_tokens": 60,
-        "bad_words_ids": [[EOS]],
-        "sequence_bias": [[[TOKENIZER.convert_tokens_to_ids(" Wait")], 3.0]],
-    }
-    plain, _ = controlled(model, Controller(policy=policy), **call)
-    stayed, handle = controlled(model, Controller(policy=policy, exit=HFExit(None, trials=True)), **call)
-    assert stayed == plain and handle.trace.decisions
-    rule = HFExit(1, trials=True)
-    left, handle = controlled(model, Controller(policy=policy, exit=rule), **call)
-    start, length = handle.trace.forced
-    n = HF_PROMPT.input_ids.shape[1]
-    assert left[: n + start] == plain[: n + start]
-    assert rule.answers[-1] == left[n + start + length :][:6]
+def test_xgrammar_s_own_processor_works_in_a_call_and_is_refused_by_name_where_tokens_are_taken_back(model):
+    xgrammar = pytest.importorskip("xgrammar")
+    from xgrammar.contrib.hf import LogitsProcessor as Theirs
 
-
-def test_kl_guided_on_llama_cpp(llm):
-    policy = Chain(KLGuided("52 a+3", sigma=0.5), MinP(0.02))
-    handle = attach(llm, Controller(policy=policy))
-    free = len(handle_engine(llm, handle).free)
-    for _ in range(20):  # more calls than sequences: each gives its own back
-        first = llm(PROMPT, max_tokens=6, seed=2)["choices"][0]["text"]
-    assert len(handle_engine(llm, handle).free) == free
-    assert llm.create_chat_completion(CHAT, max_tokens=6, seed=2)["choices"][0]["message"]["content"] is not None
-    handle.detach()
-    handle = attach(llm, Controller(policy=Chain(Temperature(1.0), MinP(0.02))))
-    assert isinstance(first, str)
-
-
-def handle_engine(llm, handle):
-    return llm.generate.__self__.engine
-
-
-def test_a_source_that_is_not_there_is_named(llm, model):
-    policy = Chain(KLGuided("no such text"))
-    handle = attach(llm, Controller(policy=policy))
-    with pytest.raises(ControllerError, match="isn't in the prompt"):
-        llm(PROMPT, max_tokens=3)
-    assert handle.runs == 1
-    with pytest.raises(ControllerError, match="pass the tokenizer"):
-        attach(model, Controller(policy=policy))
-
-
-def test_source_spans_are_whole_tokens(llm):
-    from reasonctl.controller.guided import source_span
-
-    tokenizer = LlamaTokenizer(llm)
-    prompt = tokenizer.encode("Q: 52 a+3 b-6 c+8\n<think>\n")
-    for source in ("52 a+3", "b-6", "Q: 52 a+3 b-6 c+8\n", "\n"):
-        first, end = source_span(tokenizer, prompt, source)
-        assert source in tokenizer.decode(prompt[first:end])
-        assert source not in tokenizer.decode(prompt[first + 1 : end]) and source not in tokenizer.decode(
-            prompt[first : end - 1]
+    known = xgrammar.TokenizerInfo(
+        [piece for _, piece in pieces(model)], vocab_type=xgrammar.VocabType.RAW, stop_token_ids=[EOS]
+    )
+    compiled = xgrammar.GrammarCompiler(known, max_threads=1).compile_grammar('root ::= "ab" [0-9]{3} "."')
+    call = {"max_new_tokens": 12, "do_sample": True, "top_k": 0, "eos_token_id": EOS}
+    for seed in range(3):
+        tokens, handle = controlled(
+            model, Controller(), seed=seed, logits_processor=LogitsProcessorList([Theirs(compiled)]), **call
         )
+        text = TOKENIZER.decode(tokens[HF_PROMPT.input_ids.shape[1] :], skip_special_tokens=True)
+        assert re.fullmatch(r"ab\d{3}\.", text) and handle.trace.finish_reason == "stop"
+    for controller in (Controller(drafter=PromptLookup()), Controller(thinking=THINKING, budget=5)):
+        with pytest.raises(ControllerError, match="logits processor LogitsProcessor may keep state"):
+            controlled(model, controller, logits_processor=LogitsProcessorList([Theirs(compiled)]), **call)
+
+
+def pieces(model):
+    """(id, bytes) of every row of the model; those without a text have none."""
+    spelt = dict(HFTokenizer(TOKENIZER).pieces())
+    special = set(TOKENIZER.all_special_ids)
+    return [(i, b"" if i in special else spelt.get(i, b"")) for i in range(model.config.vocab_size)]
+
+
+class Cycle:
+    """For llama-cpp-python: its n-th call lets four tokens through. With `fork` it can be copied."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, ids, logits):
+        self.count += 1
+        at = 40 * self.count % 300 + 20
+        out = np.full_like(logits, -np.inf)
+        out[at : at + 4] = logits[at : at + 4]
+        return out
+
+
+class Forking(Cycle):
+    def fork(self):
+        return copy.copy(self)
+
+
+REWRITING = {
+    "exit": lambda: Controller(exit=ExitAt(0, trials=True)),
+    "budget": lambda: Controller(thinking=THINKING, budget=3),
+    "drafts": lambda: Controller(drafter=PromptLookup(size=3)),
+}
+
+
+@pytest.mark.parametrize("name", REWRITING)
+def test_a_processor_that_may_keep_state_is_refused_by_name_on_llama_cpp(llm, name):
+    attach(llm, REWRITING[name]())
+    call = {"max_tokens": 8, "seed": 1}
+    with pytest.raises(ControllerError, match="logits processor Cycle may keep state, which"):
+        llm(PROMPT, logits_processor=LlamaProcessors([Cycle()]), **call)
+    with pytest.raises(ControllerError, match="logits processor keep may keep state"):
+        llm(PROMPT, logits_processor=LlamaProcessors([keep]), **call)
+    stateless = Cycle()
+    stateless.stateless = True
+    for known in (stateless, Forking(), MinTokensLogitsProcessor(2, llm.token_eos())):
+        llm(PROMPT, logits_processor=LlamaProcessors([known]), **call)
+    llm(PROMPT, logit_bias={60: 1.0}, **call)  # the library's own closure
+
+
+def keep(ids, logits):
+    return logits
+
+
+def test_a_stateful_processor_with_a_copy_is_never_corrupted_on_llama_cpp(llm):
+    """Its mask depends on how many tokens were drawn before: what an exit or a draft made of it would show."""
+    call = {"max_tokens": 24, "seed": 1, "temperature": 1.0}
+
+    def run(controller, processor):
+        with attach(llm, controller) as handle:
+            llm(PROMPT, logits_processor=LlamaProcessors([processor]), **call)
+            return list(handle.trace.tokens), handle.trace
+
+    kept = Forking()
+    plain, _ = run(Controller(), kept)
+    assert kept.count == 0  # each token has its own copy
+    start = len(llm.tokenize(PROMPT.encode(), special=True))
+    drafted, trace = run(Controller(drafter=Known([0] * start + plain)), Forking())
+    assert drafted == plain and trace.accepted > 5
+    cut, trace = run(Controller(thinking=THINKING, budget=5), Forking())
+    first, length = trace.forced
+    # Behind the forced tokens the count goes on from the tokens that were drawn.
+    for i, token in enumerate(cut[first + length :]):
+        at = 40 * (first + i + 1) % 300 + 20
+        assert at <= token < at + 4

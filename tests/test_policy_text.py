@@ -39,6 +39,7 @@ from reasonctl.controller import (
     TopNSigma,
     TopP,
     Typical,
+    log_z,
     parse_policy,
 )
 from reasonctl.controller.text import STAGES
@@ -50,7 +51,7 @@ ids = st.integers(0, 9)
 CONSTRAINTS = [
     st.builds(
         Penalties, repeat=positive, frequency=st.floats(-2, 2), presence=st.floats(-2, 2), last_n=st.integers(0, 99),
-        prompt=st.booleans(),
+        prompt=st.booleans(), skip=st.integers(0, 9),
     ),
     st.builds(LogitBias, st.lists(st.tuples(ids, st.floats(-9, 9)), max_size=3).map(tuple)),
     st.builds(BadWords, st.lists(st.lists(ids, min_size=1, max_size=3).map(tuple), min_size=1, max_size=3).map(tuple)),
@@ -106,12 +107,35 @@ def test_text_and_object_are_one(policy):
     assert "\n" not in text
 
 
-@pytest.mark.parametrize("source", ['a | b ; c) "quoted" \\ {', "think: x", "naïve\n|"])
+@pytest.mark.parametrize(
+    "source",
+    ['a | b ; c) "quoted" \\ {', "think: x", "naïve\n|", "true", "null", "nan", "NaN", "inf", "Infinity", "none", "x1"],
+)
 def test_any_source_text_survives(source):
     policy = Chain(KLGuided(source, sigma=0.5), MinP(0.1))
     assert parse_policy(str(policy)) == policy
     phases = PerPhase(policy, Greedy())
     assert parse_policy(str(phases)) == phases
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.text(min_size=1, max_size=8))
+def test_any_source_at_all_survives(source):
+    policy = Chain(KLGuided(source), MinP(0.1))
+    assert parse_policy(str(policy)) == policy
+
+
+@pytest.mark.parametrize(
+    "stage", [XTC(0.5), EAD(d=3), MinNewTokens(3), Penalties(repeat=2.0), BadWords(((2, 1),)), MinP(0.1)], ids=str
+)
+def test_a_law_without_a_row_is_one_clear_error_where_the_row_matters(stage):
+    chain, logits = Chain(stage), np.zeros(5)
+    if isinstance(stage, MinP):
+        assert chain.law(logits)[1].tolist() == [1.0] * 5 and log_z(chain, logits) == 0.0
+        return
+    for asked in (chain.law, lambda row: log_z(chain, row)):
+        with pytest.raises(ControllerError, match="looks at more than logits"):
+            asked(logits)
 
 
 def test_every_stage_has_a_text_and_defaults_are_left_out():
@@ -179,18 +203,27 @@ class Letters:
 numbers = st.one_of(st.floats(-60, 60, width=32), st.just(-math.inf), st.sampled_from([0.0, 1.0]))
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
-@given(
-    chains(), st.lists(numbers, min_size=10, max_size=30).filter(lambda row: max(row[:10]) > -math.inf),
-    st.lists(ids, min_size=1, max_size=12), st.floats(0, 1, exclude_max=True),
-    st.sampled_from([np.float32, np.float64]),
-)  # fmt: skip
-def test_no_chain_gives_nan_an_empty_set_or_an_impossible_token(chain, logits, tokens, uniform, kind):
+@st.composite
+def logit_rows(draw) -> np.ndarray:
+    """Ten tokens that stages name, one of them possible, and others: few, or so many that float32 stays float32."""
+    row = draw(st.lists(numbers, min_size=10, max_size=30).filter(lambda row: max(row[:10]) > -math.inf))
+    if draw(st.booleans()):
+        rng = np.random.default_rng(draw(st.integers(0, 99)))
+        others = rng.normal(size=4_200) * draw(st.sampled_from([0.0, 0.01, 2.0, 30.0]))
+        others[rng.random(len(others)) < draw(st.sampled_from([0.0, 0.5, 1.0]))] = -np.inf
+        row = [*row, *others]
+    return np.array(row, dtype=draw(st.sampled_from([np.float32, np.float64])))
+
+
+def draw_thrice(policy, logits, tokens, uniform, phase):
+    """Asserts that no draw is NaN, of an empty set, or of an impossible token."""
+
     class Told(Keys):
         def uniform(self, position, purpose=0, index=0):
             return uniform
 
-    logits = np.array(logits, dtype=kind)
+    part = ("think", "answer").index(phase) if isinstance(policy, PerPhase) else None
+    chain = policy if part is None else (policy.think, policy.answer)[part]
     bans = {
         token for stage in chain.stages if isinstance(stage, BadWords) for word in stage.words for token in word[-1:]
     }
@@ -201,16 +234,35 @@ def test_no_chain_gives_nan_an_empty_set_or_an_impossible_token(chain, logits, t
     free = [t for t in range(10) if logits[t] > -np.inf and t not in bans and t not in ends]
     if not free:
         return
-    row = Row(Plain(logits), -1, tokens, "think", Told(seed=0), Frame(0, ends, Letters()))
-    state = chain.start()
+    row = Row(Plain(logits), -1, tokens, phase, Told(seed=0), Frame(0, ends, Letters()))
+    state = policy.start()
     for _ in range(3):
-        _, scores = chain.scores(state, row)
+        _, scores = chain.scores(state if part is None else state[part], row)
         assert np.isfinite(scores.mass) and scores.mass > 0
         assert not np.isnan(scores.weights).any() and len(scores.weights) > 0
-        state, token = chain.step(state, row)
+        state, token = policy.step(state, row)
         assert logits[token] > -np.inf
         if not isinstance(chain, Greedy):
             assert scores.weights[scores.position(token)] > 0
+
+
+cases = (
+    policies, logit_rows(), st.lists(ids, min_size=1, max_size=12), st.floats(0, 1, exclude_max=True),
+    st.sampled_from(["think", "answer"]),
+)  # fmt: skip
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(*cases)
+def test_no_policy_gives_nan_an_empty_set_or_an_impossible_token(policy, logits, tokens, uniform, phase):
+    draw_thrice(policy, logits, tokens, uniform, phase)
+
+
+@pytest.mark.slow
+@settings(max_examples=5_000, deadline=None, derandomize=True)
+@given(*cases)
+def test_no_policy_of_many_gives_an_impossible_token(policy, logits, tokens, uniform, phase):
+    draw_thrice(policy, logits, tokens, uniform, phase)
 
 
 @pytest.mark.parametrize("text", ["greedy", "temperature(1)", "min_p(0.1)", "edt | top_h(0.4)", "mirostat"])

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 
 import numpy as np
 import pytest
-from llama_cpp import llama_cpp as C
+from engines import Plain
+from golden import FORMS, TO_4_DECIMALS, WITH, WITHOUT, L, law
 from reasonctl.controller import (
     EAD,
     EDT,
     Chain,
     ControllerError,
     Dynatemp,
+    Keys,
     KLGuided,
     MinP,
+    Row,
     Scores,
     Temperature,
     TopNSigma,
 )
 from reasonctl.controller.guided import divergence
 
-L = np.array([5.0, 4.2, 4.0, 3.1, 2.5, 1.0, 0.3, 0.0, -1.0, -3.0])
-WITH, WITHOUT = np.array([4.0, 1.0, 0.5, 0.0]), np.array([1.0, 1.5, 0.5, 0.2])
 
-
-def law(chain: Chain, logits) -> np.ndarray:
-    ids, weights = chain.law(logits)
-    full = np.zeros(len(logits))
-    full[slice(None) if ids is None else ids] = weights / weights.sum()
-    return full
-
-
-@pytest.fixture(params=[np.float32, np.float64])
-def kind(request):
+@pytest.fixture(params=FORMS.values(), ids=FORMS)
+def form(request):
     return request.param
 
 
@@ -49,17 +41,26 @@ def kind(request):
     ],
     ids=lambda value: str(value) if hasattr(value, "name") else "",
 )  # fmt: skip
-def test_golden_temperatures(stage, logits, temperature, top, kind):
-    scores = Scores(logits.astype(kind))
-    assert stage.temperature(scores, None) == pytest.approx(temperature, abs=5.1e-5)
+def test_golden_temperatures(stage, logits, temperature, top, form):
+    scores = Scores(form(logits))
+    assert stage.temperature(scores, None) == pytest.approx(temperature, abs=TO_4_DECIMALS)
     if top is not None:
-        assert law(Chain(stage), logits.astype(kind))[0] == pytest.approx(top, abs=5.1e-5)
+        assert law(Chain(stage), form(logits))[0] == pytest.approx(top, abs=TO_4_DECIMALS)
 
 
-def test_the_golden_law_of_dynatemp(kind):
-    assert law(Chain(Dynatemp(0.8, 0.5)), L.astype(kind))[:4] == pytest.approx(
-        [0.5111, 0.2117, 0.1698, 0.0630], abs=5.1e-5
-    )
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [
+        (Dynatemp(0.8, 0.5), [0.5111, 0.2117, 0.1698, 0.0630]),
+        (Dynatemp(0.8, 0.5, 2.0), [0.6199, 0.1875, 0.1390, 0.0362]),
+        (Dynatemp(0.8, 0.8, 0.5), [0.4134, 0.2176, 0.1854, 0.0901]),
+    ],
+    ids=str,
+)
+def test_golden_laws_of_dynatemp(stage, expected, form):
+    scores = Scores(form(L))
+    assert scores.entropy / math.log(len(scores.candidates)) == pytest.approx(0.6074, abs=TO_4_DECIMALS)
+    assert law(Chain(stage), form(L))[:4] == pytest.approx(expected, abs=TO_4_DECIMALS)
 
 
 def test_entropy_is_read_before_truncation_and_ignores_what_is_impossible():
@@ -72,29 +73,6 @@ def test_entropy_is_read_before_truncation_and_ignores_what_is_impossible():
     for stage in (EDT(1.0, 1.0), Dynatemp(0.8, 0.5)):
         assert stage.temperature(Scores(masked), None) == pytest.approx(stage.temperature(scores, None), rel=1e-12)
     assert law(Chain(TopNSigma(1), Temperature(3)), L) == pytest.approx(law(Chain(Temperature(3), TopNSigma(1)), L))
-
-
-def test_dynatemp_is_llama_cpp_s():
-    rng = np.random.default_rng(0)
-    kind = np.dtype([("id", np.intc), ("logit", np.single), ("p", np.single)], align=True)
-    for _ in range(300):
-        logits = (rng.normal(size=int(rng.integers(2, 400))) * rng.choice([0.3, 2, 6])).astype(np.float32)
-        t, spread, exponent = (
-            float(rng.uniform(0.3, 1.5)),
-            float(rng.choice([0, 0.2, 1.0])),
-            float(rng.choice([0.5, 1, 3])),
-        )
-        data = np.zeros(len(logits), dtype=kind)
-        data["id"], data["logit"] = np.arange(len(logits)), logits
-        pointer = ctypes.cast(data.ctypes.data, ctypes.POINTER(C.llama_token_data))
-        array = C.llama_token_data_array(data=pointer, size=len(data), selected=-1, sorted=False)
-        sampler = C.llama_sampler_init_temp_ext(t, spread, exponent)
-        C.llama_sampler_apply(sampler, ctypes.byref(array))
-        C.llama_sampler_free(sampler)
-        order = np.argsort(data["id"])
-        theirs = data["logit"][order] - data["logit"].max()
-        _, ours = Dynatemp(t, spread, exponent).step(None, Scores(logits), None)
-        assert ours.shifted == pytest.approx(theirs, rel=2e-4, abs=2e-4)
 
 
 @pytest.mark.parametrize(
@@ -110,29 +88,53 @@ def test_golden_schedule(schedule, expected):
     assert {t: round(schedule.at(t), 4) for t in expected} == expected
 
 
+def test_golden_ends_of_schedules_and_the_released_code_s():
+    assert EAD(d=500).end == pytest.approx(370.9687, abs=TO_4_DECIMALS)
+    assert EAD.from_repo(200).end == pytest.approx(2967.75, abs=5.1e-3)
+    assert EAD.from_repo(25) == EAD(d=500) and EAD.from_repo(25, step=10) == EAD(d=1500)
+    assert EAD.from_repo(25, step=10**6).d == 800_000
+    for schedule in (EAD(d=500), EAD(median=81), EAD(d=30, t_max=2.0, t_min=0.5)):
+        assert schedule.at(int(schedule.end) + 1) == schedule.t_min < schedule.at(int(schedule.end))
+    with pytest.raises(ControllerError, match="ead's step is -1"):
+        EAD.from_repo(25, step=-1)
+
+
 def test_a_schedule_sized_by_the_median_answer_reaches_its_floor_at_half_of_it():
     schedule = EAD(median=300)
     assert schedule.at(150) == schedule.t_min < schedule.at(148)
+    assert EAD(median=30, t_max=0.7, t_min=0.7, warmup=2).at(1) == 1.0
+    assert [EAD(median=30, t_max=0.7, t_min=0.7, warmup=2).at(i) for i in (2, 15, 99)] == [0.7] * 3
     for wrong in ({}, {"d": 5, "median": 5}):
         with pytest.raises(ControllerError, match="one of the two"):
             EAD(**wrong)
 
 
 @pytest.mark.parametrize(("t0", "sigma", "temperature"), [(1.0, 1.0, 0.5280), (1.0, 0.5, 0.2788), (0.7, 2.0, 0.5087)])
-def test_golden_kl_guided(t0, sigma, temperature, kind):
-    scores = Scores(WITH.astype(kind))
-    assert divergence(scores, WITHOUT.astype(kind)) == pytest.approx(0.9213, abs=5.1e-5)
+def test_golden_kl_guided(t0, sigma, temperature, form):
+    scores = Scores(form(WITH))
+    assert divergence(scores, form(WITHOUT)) == pytest.approx(0.9213, abs=TO_4_DECIMALS)
     reverse = divergence(Scores(WITHOUT), WITH)
     assert abs(reverse - 0.9213) > 0.01  # the direction matters
     stage = KLGuided("source", t0=t0, sigma=sigma)
-    assert stage.temperature(scores, WITHOUT.astype(kind)) == pytest.approx(temperature, abs=5.1e-5)
-    assert stage.temperature(scores, WITH) == t0
+    assert stage.temperature(scores, form(WITHOUT)) == pytest.approx(temperature, abs=TO_4_DECIMALS)
+    assert stage.temperature(scores, form(WITH)) == t0
 
 
-def test_golden_kl_guided_law(kind):
-    _, tempered = KLGuided("source").step((None, WITHOUT.astype(kind)), Scores(WITH.astype(kind)), None)
-    got = tempered.weights / tempered.weights.sum()
-    assert got == pytest.approx([0.9948, 0.0034, 0.0013, 0.0005], abs=5.1e-5)
+@pytest.mark.parametrize(
+    ("t0", "sigma", "expected"),
+    [
+        (1.0, 1.0, [0.9948, 0.0034, 0.0013, 0.0005]), (1.0, 0.5, [1.0, 0.0, 0.0, 0.0]),
+        (0.7, 2.0, [0.9959, 0.0027, 0.0010, 0.0004]),
+    ],
+)  # fmt: skip
+def test_golden_kl_guided_laws(t0, sigma, expected, form):
+    row = Row(Plain(form(WITH)), -1, [0], "think", Keys(seed=0))
+    stage = KLGuided("source", t0=t0, sigma=sigma)
+    _, tempered = stage.step((None, form(WITHOUT)), Scores(form(WITH)), row)
+    assert (tempered.weights / tempered.mass)[:4] == pytest.approx(expected, abs=TO_4_DECIMALS)
+    for logits, p in ((WITH, [0.9105, 0.0453, 0.0275, 0.0167]), (WITHOUT, [0.2699, 0.4450, 0.1637, 0.1213])):
+        scores = Scores(form(logits))
+        assert (scores.weights / scores.mass)[:4] == pytest.approx(p, abs=TO_4_DECIMALS)
 
 
 def test_a_divergence_is_bounded_and_masks_count_for_both():

@@ -154,6 +154,16 @@ def test_known_distances_of_the_planted_errors():
     )
     assert distance(by_size) == pytest.approx(0.182456, abs=1e-6)
     assert distance(law_of_draws((1,))) == pytest.approx(0.30)
+    dropped = sum(Q[x] * (P if Q[x] < 0.2 else law_of_draws((x,))) for x in range(5))
+    assert distance(dropped) == pytest.approx(0.1125)
+    # The specification's sixth: a target at temperature 0.7 and top-p 0.9, verified as if it were not truncated.
+    policy, logits = Sampling(temperature=0.7, top_p=0.9), np.array([2.0, 1.0, 0.5, 0.0, -1.0])
+    ids, weights = policy.law(logits)
+    kept, whole = np.zeros(5), np.exp(logits / 0.7) / np.exp(logits / 0.7).sum()
+    kept[ids] = weights / weights.sum()
+    draft = np.exp(np.array([1.0, 1.8, 0.2, 0.1, -0.5]) / 0.7)
+    out, _ = marginal(whole, draft / draft.sum(), 1, False)
+    assert 0.5 * np.abs(out - kept).sum() == pytest.approx(0.049852, abs=1e-6)
 
 
 def law_of_draws(draws, replacement=False):
