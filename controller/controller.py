@@ -174,6 +174,7 @@ class Controller:
             eos=call.eos,
             trace=trace,
             drafter=None if self.drafter is None else self.drafter.start(target),
+            clock=None if self.drafter is None else target.clock,
             rule=self.exit,
             stop=call.stop,
             thinking=span,

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
-from .decode import NO_DRAFT, Decode, Draft, Session, Step
+from .decode import NO_DRAFT, Clock, Decode, Draft, Session, Step
 from .errors import ControllerError
 from .policy import Policy
 from .randomness import Keys
@@ -17,7 +17,7 @@ from .thinking import Tokenizer
 class Target:
     """The run that is drafted for: what a drafter may consult when it starts.
 
-    warnings: where it says what it can't do here.
+    warnings: where it says what it can't do here. clock: what the run's last forward took.
     """
 
     session: Session
@@ -25,10 +25,15 @@ class Target:
     keys: Keys
     policy: Policy
     warnings: list[str] = field(default_factory=list)
+    clock: Clock = field(default_factory=Clock)
 
     def behind(self, tokens: Sequence[int]) -> bool:
         """A prompt or a suffix is yet to be fed: no step like others. A middle level may lag by one token."""
         return self.session.length < len(tokens) - 2
+
+    def fits(self, tokens: Sequence[int]) -> int:
+        """Most drafted tokens that the forward behind `tokens` takes; trees keep to it before anything is drawn."""
+        return self.session.can.drafted(len(tokens) - self.session.length)
 
 
 class Drafting(Protocol):
@@ -36,6 +41,8 @@ class Drafting(Protocol):
 
     def propose(self, tokens: Sequence[int], room: int) -> Generator[Decode, Step, Draft]:
         """A draft of depth `room` at most behind `tokens`; NO_DRAFT decodes plainly. May ask for forwards of its own.
+
+        A draft of more nodes than fit the forward (`Target.fits`) is dropped whole.
 
         It may depend on the past only: whether another sibling is drawn must not depend on the token of the last draw.
         """
