@@ -61,6 +61,13 @@ class Drafter(Protocol):
         """The drafter of one run. Raises ControllerError if it can't draft for this target."""
 
 
+def forget(drafter: Drafter | None) -> None:
+    """What earlier runs wrote is drafted from no more; what was learnt of acceptance and costs stays."""
+    clear = getattr(drafter, "forget", None)
+    if clear is not None:
+        clear()
+
+
 class Stateless:
     """A drafter that keeps nothing of a run: all runs share it."""
 

@@ -59,6 +59,11 @@ class Hierarchy:
                     )
         return HierarchyRun(self, target)
 
+    def forget(self) -> None:
+        """An empty memory of earlier runs; databases, and what is known of them, stay."""
+        if self.recent is not None:
+            self.recent = Recent(self.recent.capacity)
+
 
 class HierarchyRun:
     """One run's candidates: a tree with the kind of each edge and the chance of each node."""

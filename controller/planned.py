@@ -11,7 +11,7 @@ from typing import Literal
 
 from .cost import CostCurve
 from .decode import Draft
-from .drafters import Drafter
+from .drafters import Drafter, forget
 from .errors import ControllerError
 from .speed import MARGIN, Rates
 from .trees import Shape, best_shape, monotone
@@ -76,6 +76,10 @@ class Planned:
         self.ledger = Ledger()
         self.pause, self.next_pause, self.rested = 0, PAUSE, False
         self.typical, self.node_seconds = TYPICAL, 0.0
+
+    def forget(self) -> None:
+        """What a level below remembers of earlier runs."""
+        forget(self.below)
 
     def acceptance(self) -> tuple[float, ...]:
         """Of each rank, non-increasing, with a sum below 1."""
