@@ -44,6 +44,11 @@ class HFTokenizer:
         self._layout = str(backend.decoder) if backend is not None else ""
         self._anchor = self._plain(_ANCHOR) if self._adds_space() else []
 
+    @property
+    def library(self) -> Any:
+        """What holds the vocabulary."""
+        return self.tokenizer
+
     def text(self, token: int) -> str:
         """The token decoded alone; broken UTF-8 as U+FFFD."""
         return self._piece(token).decode("utf-8", errors="replace")

@@ -48,6 +48,7 @@ class LlamaEngine:
         # Recurrent states and windows that forget can't take tokens back.
         self.editable = not (C.llama_model_is_recurrent(model) or C.llama_model_is_hybrid(model) or windowed)
         self.free = list(range(self.sequences - 1, 0, -1))
+        self.live: dict[int, LlamaSession] = {}
         self.serial = 0
         self._one, self._many = Batch(1, 1), Batch(self.rows, self.sequences)
         self._logits_at, self._views = logits_function(), dict[int, Floats]()
@@ -91,10 +92,14 @@ class LlamaEngine:
             )
         return [self.free.pop() for _ in range(n)]
 
-    def capabilities(self) -> Capabilities:
-        """What a session can do right now: a tree's leaves need free sequence ids."""
+    def capabilities(self, session: LlamaSession) -> Capabilities:
+        """What it can do right now: a tree's leaves need free sequence ids, and all sequences share the cells."""
         branches = len(self.free) + 1 if self.editable else 0
-        return Capabilities(self.editable, branches, self.editable, self.depth, self.vocabulary)
+        others = sum(other.cells for other in self.live.values() if other is not session)
+        free = self.context - max(session.length, others + session.length - session.shared)
+        return Capabilities(
+            self.editable, branches, self.editable, self.depth, self.vocabulary, rows=self.rows, free=free
+        )
 
     def forward(self, requests: Sequence[Decode]) -> tuple[LlamaStep]:
         """One llama_decode (several for a prompt longer than n_batch)."""
@@ -116,7 +121,7 @@ class LlamaEngine:
             code = C.llama_decode(self._ctx, one.struct)
             if code:
                 self._fail(code, session, 1)
-            session.length = at + 1
+            session.length = session.reach = at + 1
             return (LlamaStep(self, 0, {}),)
         return (self._wide(session, pending, draft, request.layers),)
 
@@ -154,7 +159,7 @@ class LlamaEngine:
         else:
             self._decode(session, n + drafted)
             hidden = {}
-        session.length, session.draft, session.below = at + n, draft, below
+        session.length, session.draft, session.below, session.reach = at + n, draft, below, at + n + drafted
         return LlamaStep(self, last - 1, hidden)
 
     def _check(self, session: LlamaSession, n: int, drafted: int, layers: Sequence[int]) -> None:

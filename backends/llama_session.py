@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from llama_cpp import llama_cpp as C
 
@@ -23,10 +24,18 @@ class LlamaSession:
         self.engine, self.id, self.length = engine, sequence, 0
         self.ids, self.draft, self.below = [sequence], NO_DRAFT, [[0]]
         self._stale = self._closed = False
+        self.reach = self.shared = 0
+        self._forks: WeakSet[LlamaSession] = WeakSet()
+        engine.live[sequence] = self
 
     @property
     def can(self) -> Capabilities:
-        return self.engine.capabilities()
+        return self.engine.capabilities(self)
+
+    @property
+    def cells(self) -> int:
+        """Cells of the context that hold its tokens, forgotten ones too; those it shares with its origin left out."""
+        return max(self.reach, self.length) - self.shared
 
     def adopt(self, length: int) -> int:
         """Take over what stands in the sequence, `length` tokens of it if it can; the number taken."""
@@ -35,7 +44,8 @@ class LlamaSession:
         self.length, self._stale = length, present > length
         if present < length or (self._stale and not self.engine.editable):
             C.llama_memory_seq_rm(self.engine.memory, self.id, -1, -1)
-            self.length, self._stale = 0, False
+            self.length, self._stale, present = 0, False, 0
+        self.reach = present
         return self.length
 
     def settle(self) -> None:
@@ -47,7 +57,7 @@ class LlamaSession:
         if self._stale:
             if not C.llama_memory_seq_rm(self.engine.memory, self.id, self.length, -1):
                 raise RuntimeError(f"llama.cpp can't remove the tokens from {self.length} on of sequence {self.id}")
-            self._stale = False
+            self._stale, self.reach = False, self.length
 
     def branch(self, leaves: int) -> None:
         """One sequence id per leaf."""
@@ -85,6 +95,8 @@ class LlamaSession:
                 "this model's cache can't roll back tokens (recurrent or windowed); open a new session"
             )
         self.length, self._stale = self.length - n, self._stale or n > 0
+        for session in (self, *self._forks):
+            session.shared = min(session.shared, self.length)
 
     def fork(self) -> Session:
         if self.draft.tokens:
@@ -94,7 +106,8 @@ class LlamaSession:
         self.settle()
         fork = self.engine.session()
         C.llama_memory_seq_cp(self.engine.memory, self.id, fork.id, -1, -1)
-        fork.length = self.length
+        fork.length = fork.reach = fork.shared = self.length
+        self._forks.add(fork)
         return fork
 
     def drop(self) -> None:
@@ -111,7 +124,10 @@ class LlamaSession:
         C.llama_memory_seq_rm(self.engine.memory, self.id, -1, -1)
         if self.id:
             self.engine.free.append(self.id)
+        for fork in self._forks:
+            fork.shared = 0  # the cells are its own now
         self.length, self._closed = 0, True
+        self.engine.live.pop(self.id, None)
 
 
 def leaves_below(draft: Draft) -> list[list[int]]:

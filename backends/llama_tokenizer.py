@@ -28,6 +28,11 @@ class LlamaTokenizer:
         self._anchor = self._ids("\n") if sentencepiece and spaced else []
         self._grammars = Compiler(self._spellings)
 
+    @property
+    def library(self) -> Llama:
+        """What holds the vocabulary."""
+        return self._llm
+
     def bytes_of(self, token: int) -> bytes:
         """The token's bytes."""
         n = C.llama_token_to_piece(self._vocab, token, self._buffer, self._size, 0, True)

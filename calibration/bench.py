@@ -10,18 +10,20 @@ from typing import Any
 from ..backends.load import load_drafter
 from ..backends.model import Model
 from ..controller import Call, Controller, Decode, Trace
-from ..controller.cost import CostCurve, cost_path, measure, save_curve
+from ..controller.cost import CostCurve, keep_curve, measure
+from ..controller.drafters import forget
+from .kinds import KINDS
 from .options import Options, card_recipe, new_recipe, open_model
 from .play import play
 from .rules import open_rule
 from .show import Show
+from .tasks import load_task
 
 ROUNDS = 7
 CONTEXTS = (64, 512, 2048)
 """Lengths of context at which the cost curve is taken, as far as the model's context goes."""
 SECONDS = 6.0
 """Spent on each of them, prefill apart."""
-QUESTION = "Write the numbers from 1 to 40, then write them again, and check that both lists are the same."
 
 
 @dataclass
@@ -49,15 +51,15 @@ def run(name: str, options: Options, *, probe: str | None) -> None:
         model = open_model(name, options)
     recipe = card_recipe(name, rule.card, options) if rule else new_recipe(name, model, options)
     short = replace(recipe, max_new_tokens=min(recipe.max_new_tokens, 128))
-    question = QUESTION if name != "tiny" else "48 a-9 b+6 c-3"
-    curve = cost_curve(model, model.prompt(question))
+    asked = questions(name)
+    curve = cost_curve(model, model.prompt(asked[0]))
     show_curve(show, curve)
     draft = options.draft if options.draft != "none" else "hierarchy"
     drafter = load_drafter(draft, threads=options.machine(name)[1])
     kinds = {"plain": Controller(), "drafted": Controller(drafter=drafter)}
     if rule is not None:
         kinds["controlled"] = Controller(exit=rule)
-    calls = [short.call(model, question, turn) for turn in range(options.n or ROUNDS)]
+    calls = [short.call(model, asked[turn % len(asked)], turn) for turn in range(options.n or ROUNDS)]
     arms = interleaved(model, kinds, calls)
     results = {kind: arm.result() for kind, arm in arms.items()}
     ratio = results["drafted"]["tokens_per_second"] / results["plain"]["tokens_per_second"]
@@ -75,6 +77,13 @@ def run(name: str, options: Options, *, probe: str | None) -> None:
         {"model": name, "backend": model.backend, "draft": draft, **results, "ratio": ratio, "identical": identical}
         | {"cost_curve": {str(context): dict(rows) for context, rows in curve.seconds.items()}}
     )
+
+
+def questions(name: str) -> list[str]:
+    """Of each kind in turn, so that a few rounds ask all kinds; `tiny` knows one kind of problem only."""
+    if name == "tiny":
+        return [problem.question for problem in load_task("tiny").problems(ROUNDS, stream=7)]
+    return [question for group in zip(*KINDS.values(), strict=True) for question in group]
 
 
 def verdict(ratio: float) -> str:
@@ -97,6 +106,8 @@ def interleaved(model: Model, kinds: dict[str, Controller], calls: Sequence[Call
     for turn, call in enumerate(calls):
         order = list(kinds) if turn % 2 == 0 else list(reversed(kinds))
         for kind in order:
+            # Questions come again: what was answered before must not be drafted from.
+            forget(kinds[kind].drafter)
             arms[kind].runs.append(play(model, kinds[kind], call))
     return arms
 
@@ -112,9 +123,7 @@ def cost_curve(model: Model, prompt: Sequence[int], *, contexts: Sequence[int] =
         seconds[context] = _driven(measure(session, fed, budget=SECONDS))
         session.close()
     curve = CostCurve(seconds)
-    identity = getattr(model.engine, "identity", "")
-    if identity:
-        save_curve(cost_path(identity), curve, identity)
+    keep_curve(model.engine, curve)
     return curve
 
 

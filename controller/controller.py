@@ -181,9 +181,8 @@ class Controller:
             frame=frame,
         )
         if self.drafter is not None:
-            run.drafter = self.drafter.start(
-                Target(session, tokenizer, call.keys, policy, trace.warnings, frame, lambda: run.span.phase)
-            )
+            target = Target(session, tokenizer, call.keys, policy, trace.warnings, frame, lambda: run.span.phase)
+            run.drafter, run.clock = self.drafter.start(target), target.clock
         if span is not None:
             run.span.begin(prompt)
         return decode_loop(run, session, prompt, prompt[session.length :])

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import time
-from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
-from typing import Any
 from weakref import WeakKeyDictionary
 
-from .decode import ROOT, Decode, Draft, Session, Step
+from .decode import ROOT, Clock, Decode, Draft, Engine, Session, Step
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 FIRST_ROWS = (1, 2, 4, 8, 16, 24)
@@ -28,12 +26,49 @@ FIRST_ROWS = (1, 2, 4, 8, 16, 24)
 BUDGET = 3.0
 """Seconds that measuring at first use may take, and the rounds it makes at most."""
 ROUNDS = 5
-RECENT = 9
+CONTEXT = 64
+"""Tokens of context at first use."""
+FOLLOW = 0.1
+"""Weight of a new forward in what was seen."""
+FORGET_SEVERAL, FORGET_SIZE = 1024, 64
+"""Plain steps after which the prices of drafts, and forwards of other sizes after which one size's, are forgotten."""
+PLAIN_EVERY = 64
+"""Drafted steps after which a plain one shows its price, where drafting just pays."""
+_LN2 = math.log(2.0)
+
+
+@dataclass
+class Level:
+    """A logarithm that follows what is seen: fast at first, then a decaying average of about ten.
+
+    A single outlier moves it by a tenth of ln 2 at most, a lasting change all the way.
+
+    >>> level = Level()
+    >>> for _ in range(40): level.follow(0.5)
+    >>> level.follow(9.0); round(level.value, 2)
+    0.57
+    """
+
+    value: float = 0.0
+    _seen: int = 0
+
+    def follow(self, seen: float) -> None:
+        self._seen += 1
+        off = min(max(seen - self.value, -_LN2), _LN2)
+        self.value += off * max(FOLLOW, 1.0 / (1 + self._seen))
+
+    def fade(self, steps: int) -> None:
+        """Less is known of it: to be believed half as much after 0.7 `steps` of these."""
+        self.value -= self.value / steps
 
 
 @dataclass
 class CostCurve:
     """Seconds of one forward by its number of rows, at the lengths of context where they were taken.
+
+    Corrected while running, by the ratio of what is seen to what was measured: of plain forwards, of those of several
+    rows beside it, and of single numbers of rows. What is not seen for long is forgotten, so that a few slow forwards
+    are no verdict for ever.
 
     >>> curve = CostCurve({100: {1: 1.0, 4: 1.6}, 300: {1: 2.0, 4: 3.2}})
     >>> curve.at(2), curve.at(4, context=200), round(curve.at(7), 6)
@@ -41,7 +76,10 @@ class CostCurve:
     """
 
     seconds: Mapping[int, Mapping[int, float]]
-    _recent: dict[int, deque[float]] = field(default_factory=dict, compare=False)
+    _plain: Level = field(default_factory=Level, compare=False)
+    _several: Level = field(default_factory=Level, compare=False)
+    _sizes: dict[int, Level] = field(default_factory=dict, compare=False)
+    _drafted: int = field(default=0, compare=False)
     _found: dict[tuple[int, int], float] = field(default_factory=dict, compare=False)
 
     def at(self, rows: int, context: int = 0) -> float:
@@ -63,18 +101,35 @@ class CostCurve:
             return low
         return low + (context - below) / (above - below) * (_line(self.seconds[above], rows) - low)
 
-    def note(self, rows: int, seconds: float) -> None:
-        """A forward was seen to take that long."""
-        self._recent.setdefault(rows, deque(maxlen=RECENT)).append(seconds)
+    def note(self, rows: int, seconds: float, context: int = 0) -> None:
+        """A forward behind `context` tokens was seen to take that long."""
+        seen = math.log(max(seconds, 1e-9) / self.at(rows, context))
+        if rows == 1:
+            self._drafted = 0
+            self._plain.follow(seen)
+            self._several.fade(FORGET_SEVERAL)
+            for size in self._sizes.values():
+                size.fade(FORGET_SEVERAL)
+            return
+        self._drafted += 1
+        own = self._sizes.setdefault(rows, Level())
+        for size in self._sizes.values():
+            size.fade(FORGET_SIZE)
+        seen -= self._plain.value
+        self._several.follow(seen - own.value)
+        own.follow(seen - self._several.value)
 
     def now(self, rows: int, context: int = 0) -> float:
-        """`at`, corrected by recent forwards: their own median where there are enough, else the drift of plain rows."""
-        seen = self._recent.get(rows)
-        if seen is not None and len(seen) >= 3:
-            return median(seen)
-        plain = self._recent.get(1)
-        drift = median(plain) / self.at(1, context) if plain is not None and len(plain) >= 3 else 1.0
-        return self.at(rows, context) * drift
+        """`at`, corrected by what was seen."""
+        off = self._plain.value
+        if rows > 1:
+            own = self._sizes.get(rows)
+            off += self._several.value + (0.0 if own is None else own.value)
+        return self.at(rows, context) * math.exp(off)
+
+    def plain_due(self, ratio: float) -> bool:
+        """Whether a plain step should show what it costs now; less often the more drafting gains (`ratio`)."""
+        return self._drafted >= PLAIN_EVERY * ratio * ratio
 
 
 def _line(points: Mapping[int, float], rows: int) -> float:
@@ -94,51 +149,80 @@ def measure(
 ) -> Generator[Decode, Step, dict[int, float]]:
     """Lower quartile of a forward's seconds by its rows (chain drafts), behind `tokens`; closes the session.
 
-    Interleaved, one round to warm up; stops after the round in which `budget` seconds are over, two rounds at least.
+    Interleaved, one round to warm up. Stops as soon as `budget` seconds are over, in the middle of a round too: two
+    numbers of rows at least are timed, warm or not, and a larger one that was not reached lies along the last slope.
     """
     yield Decode(session, tokens)
-    most = max(rows) if session.can.branches else 1
-    taken: dict[int, list[float]] = {n: [] for n in rows if n <= most}
+    most = 1 + max(0, session.can.drafted(1))
+    taken: dict[int, list[float]] = {n: [] for n in sorted(rows) if n <= most}
     begin = time.perf_counter()
-    for turn in range(rounds + 1):
-        for n, seconds in taken.items():
-            start = time.perf_counter()
-            step = yield Decode(session, tokens[-1:], Draft.chain([tokens[i % len(tokens)] for i in range(n - 1)]))
-            step.logits(ROOT)
-            if turn:
-                seconds.append(time.perf_counter() - start)
-            session.keep([])
-            session.rollback(1)
-        if turn > 1 and time.perf_counter() - begin > budget:
+    for i, n in enumerate([*taken] * (rounds + 1)):
+        if i >= 2 and time.perf_counter() - begin > budget:
             break
+        clock = Clock()
+        draft = Draft.chain([tokens[i % len(tokens)] for i in range(n - 1)])
+        start = time.perf_counter()
+        step = yield Decode(session, tokens[-1:], draft, clock=clock)
+        step.logits(ROOT)
+        # A driver of many loops knows better what was this forward's part.
+        taken[n].append(clock.seconds or time.perf_counter() - start)
+        session.keep([])
+        session.rollback(1)
     session.close()
     # The lower quartile: another process's work only ever adds to a forward's time.
-    return {n: sorted(seconds)[len(seconds) // 4] for n, seconds in taken.items()}
+    timed = {n: sorted(seconds[1:] or seconds) for n, seconds in taken.items() if seconds}
+    return {n: seconds[len(seconds) // 4] for n, seconds in timed.items()}
 
 
-def known_curve(
-    engine: Any, context: int, tokens: Sequence[int], session: Session
-) -> Generator[Decode, Step, CostCurve]:
-    """The curve of a session's engine: of this process, of the cache folder, or measured now (a few seconds).
+def known_curve(engine: Engine, tokens: Sequence[int]) -> Generator[Decode, Step, CostCurve]:
+    """An engine's curve: of this process, of the cache folder, or measured now on a sequence of its own (seconds).
 
-    `tokens`: something to feed, `context` of them. The key names model, backend, threads, versions and processor.
+    `tokens`: something to feed. The key names model, backend, threads, versions and processor; engines of one key
+    share what was seen. Where there is no room to measure now nothing pays, and it is measured another time.
     """
-    found = _KNOWN.get(engine)
+    found = _curve_in_memory(engine)
     if found is not None:
         return found
     identity = getattr(engine, "identity", None)
-    path = cost_path(identity) if identity else None
-    stored = load_curve(path) if path else None
-    if stored is None:
-        fed = (list(tokens) * (1 + context // len(tokens)))[:context]
-        stored = CostCurve({len(fed): (yield from measure(session.fork(), fed, rows=FIRST_ROWS))})
-        if path:
-            save_curve(path, stored, identity or "")
-    _KNOWN[engine] = stored
-    return stored
+    stored = load_curve(cost_path(identity)) if identity else None
+    if stored is not None:
+        return _remember(engine, stored)
+    session = engine.session()
+    if session.can.free < CONTEXT + max(FIRST_ROWS):
+        session.close()
+        return CostCurve({0: {1: 1.0, 2: 2.0}})
+    fed = (list(tokens) * (1 + CONTEXT // len(tokens)))[:CONTEXT]
+    return keep_curve(engine, CostCurve({CONTEXT: (yield from measure(session, fed, rows=FIRST_ROWS))}))
 
 
-_KNOWN: WeakKeyDictionary[Any, CostCurve] = WeakKeyDictionary()
+def keep_curve(engine: Engine, curve: CostCurve) -> CostCurve:
+    """A fresh curve for this process and for later ones; contexts that it lacks stay as they were known."""
+    identity = getattr(engine, "identity", None)
+    if identity:
+        path = cost_path(identity)
+        before = load_curve(path)
+        if before is not None:
+            curve = CostCurve({**before.seconds, **curve.seconds})
+        save_curve(path, curve, identity)
+    return _remember(engine, curve)
+
+
+def _curve_in_memory(engine: Engine) -> CostCurve | None:
+    identity = getattr(engine, "identity", None)
+    return _BY_PATH.get(cost_path(identity)) if identity else _BY_ENGINE.get(engine)
+
+
+def _remember(engine: Engine, curve: CostCurve) -> CostCurve:
+    identity = getattr(engine, "identity", None)
+    if identity:
+        _BY_PATH[cost_path(identity)] = curve
+    else:
+        _BY_ENGINE[engine] = curve
+    return curve
+
+
+_BY_PATH: dict[Path, CostCurve] = {}
+_BY_ENGINE: WeakKeyDictionary[Engine, CostCurve] = WeakKeyDictionary()
 
 
 def cost_path(identity: str) -> Path:

@@ -114,6 +114,8 @@ class Capabilities:
     layers: number of blocks whose output `Step.hidden` can give.
     vocabulary: length of a logits row.
     sparse: the session is a `Retrieving` one: it can open a view of itself with a part of its cache.
+    rows: most rows of a Decode from the last pending token on: itself and a draft. free: tokens that the cache has
+    room for now.
     """
 
     rollback: bool
@@ -122,6 +124,12 @@ class Capabilities:
     layers: int
     vocabulary: int
     sparse: bool = False
+    rows: int = 1 << 30
+    free: int = 1 << 30
+
+    def drafted(self, pending: int) -> int:
+        """Most drafted tokens that the next Decode takes behind so many pending ones; below 1 = none."""
+        return min(self.rows - 1, self.free - pending) if self.branches else 0
 
 
 class Step(Protocol):
@@ -159,17 +167,25 @@ class Session(Protocol):
         """Give the sequence's memory back."""
 
 
+@dataclass(slots=True)
+class Clock:
+    """What the last forward that was asked for with it took; None where it was shared with other requests."""
+
+    seconds: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Decode:
     """A request for one forward: feed `pending`, verify `draft` behind it, and give the rows.
 
-    `layers` names the blocks whose output the asker will read from the Step.
+    `layers` names the blocks whose output the asker will read from the Step. `clock` is set by whoever runs it.
     """
 
     session: Session
     pending: Sequence[int]
     draft: Draft = NO_DRAFT
     layers: tuple[int, ...] = ()
+    clock: Clock | None = field(default=None, compare=False)
 
 
 class Engine(Protocol):

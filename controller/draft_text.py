@@ -16,7 +16,10 @@ from .triforce import TriForce
 
 Load = Callable[[str], DraftModel]
 
-_MODEL_DRAFTS: dict[str, Kind] = {"model": "chain", "cascade": "chain", "sequoia": "sequoia", "dyspec": "dyspec"}
+_MODEL_DRAFTS: dict[str, Kind] = {
+    "model": "chain", "cascade": "chain", "sequoia": "sequoia", "dyspec": "dyspec",
+    "dyspec_greedy": "dyspec-greedy",
+}  # fmt: skip
 _DRAFTS = ("none", "ngram", "hierarchy", "triforce", *_MODEL_DRAFTS)
 
 
@@ -24,7 +27,8 @@ def parse_draft(text: str, load: Load | None = None) -> Drafter | None:
     """`none`, `ngram(8)`, `hierarchy(24, model=FILE, corpus=FILE)`; what stands in parentheses may be left out.
 
     With a smaller model: `model(MODEL, 8)` drafts chains, `cascade(MODEL, 8)` chains that n-grams draft for,
-    `sequoia(MODEL, 16)` and `dyspec(MODEL, 16)` trees; `triforce(6, budget=1024, model=MODEL)` drafts with the model's
+    `sequoia(MODEL, 16)`, `dyspec(MODEL, 16)` and
+    `dyspec_greedy(MODEL, 16)` trees; `triforce(6, budget=1024, model=MODEL)` drafts with the model's
     own sparse cache. `load` opens MODEL.
 
     >>> parse_draft("ngram(4)")

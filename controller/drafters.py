@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
-from .decode import NO_DRAFT, Decode, Draft, Session, Step
+from .decode import NO_DRAFT, Clock, Decode, Draft, Session, Step
 from .errors import ControllerError
 from .policy import Frame, Phase, Policy
 from .randomness import Keys
@@ -18,6 +18,7 @@ class Target:
     """The run that is drafted for: what a drafter may consult when it starts.
 
     warnings: where it says what it can't do here. frame: the run's. phase: asks where the run stands now.
+    clock: what the run's last forward took.
     """
 
     session: Session
@@ -27,10 +28,15 @@ class Target:
     warnings: list[str] = field(default_factory=list)
     frame: Frame = field(default_factory=Frame)
     phase: Callable[[], Phase] = lambda: "answer"
+    clock: Clock = field(default_factory=Clock)
 
     def behind(self, tokens: Sequence[int]) -> bool:
         """A prompt or a suffix is yet to be fed: no step like others. A middle level may lag by one token."""
         return self.session.length < len(tokens) - 2
+
+    def fits(self, tokens: Sequence[int]) -> int:
+        """Most drafted tokens that the forward behind `tokens` takes; trees keep to it before anything is drawn."""
+        return self.session.can.drafted(len(tokens) - self.session.length)
 
 
 class Drafting(Protocol):
@@ -38,6 +44,8 @@ class Drafting(Protocol):
 
     def propose(self, tokens: Sequence[int], room: int) -> Generator[Decode, Step, Draft]:
         """A draft of depth `room` at most behind `tokens`; NO_DRAFT decodes plainly. May ask for forwards of its own.
+
+        A draft of more nodes than fit the forward (`Target.fits`) is dropped whole.
 
         It may depend on the past only: whether another sibling is drawn must not depend on the token of the last draw.
         """
@@ -54,6 +62,13 @@ class Drafter(Protocol):
 
     def start(self, target: Target) -> Drafting:
         """The drafter of one run. Raises ControllerError if it can't draft for this target."""
+
+
+def forget(drafter: Drafter | None) -> None:
+    """What earlier runs wrote is drafted from no more; what was learnt of acceptance and costs stays."""
+    clear = getattr(drafter, "forget", None)
+    if clear is not None:
+        clear()
 
 
 class Stateless:

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterator, Sequence
 
-from .decode import Decode, Step
+from .decode import ROOT, Decode, Step
 from .loop import Request
 from .trace import Event
+
+
+def answer(requests: Sequence[Decode]) -> Sequence[Step]:
+    """One forward of one engine. A lone request's clock is set, up to its first row: until then a device may work."""
+    engine, clock = requests[0].session.engine, requests[0].clock
+    if len(requests) > 1:
+        for request in requests:
+            if request.clock is not None:
+                request.clock.seconds = None
+        return engine.forward(requests)
+    if clock is None:
+        return engine.forward(requests)
+    start = time.perf_counter()
+    steps = engine.forward(requests)
+    steps[0].logits(ROOT)
+    clock.seconds = time.perf_counter() - start
+    return steps
 
 
 def drive(request: Request) -> Generator[Event, None, None]:
@@ -16,7 +34,7 @@ def drive(request: Request) -> Generator[Event, None, None]:
         while True:
             item = request.send(reply)
             if isinstance(item, Decode):
-                (reply,) = item.session.engine.forward((item,))
+                (reply,) = answer((item,))
             else:
                 reply = None
                 yield item
@@ -50,5 +68,5 @@ def drive_batch(requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
         here = [i for i, decode in waiting.items() if decode.session.engine is engine]
         # Every loop reads its Step before the next forward makes it stale.
         turn = here[: engine.batch]
-        steps = engine.forward(tuple(waiting.pop(i) for i in turn))
+        steps = answer(tuple(waiting.pop(i) for i in turn))
         replies = list(zip(turn, steps, strict=True))

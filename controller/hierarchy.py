@@ -13,8 +13,9 @@ from .cost import CostCurve, known_curve
 from .decode import NO_DRAFT, ROOT, Decode, Draft, Step
 from .drafters import Target
 from .errors import ControllerError
-from .ngrams import KEPT, Context, Recent, Table, vocabulary_hash
+from .ngrams import KEPT, Context, Recent, Table
 from .speed import Rates, Stopwatch, best_part
+from .vocabulary import vocabulary_of
 
 LEAST = 0.03
 """A candidate is followed while the chance that it is right so far is above this."""
@@ -45,20 +46,23 @@ class Hierarchy:
         if self.size < 1:
             raise ControllerError(f"draft size is {self.size}; it must be at least 1")
         self.rates = Rates(dict(PRIOR))
-        self._checked: object = None
 
     def start(self, target: Target) -> HierarchyRun:
         """One run; raises ControllerError for a database of another vocabulary."""
-        if (self.model or self.corpus) and self._checked is not target.tokenizer:
-            wanted = vocabulary_hash(target.tokenizer)
+        if self.model or self.corpus:
+            wanted = vocabulary_of(target.tokenizer)
             for table in (self.model, self.corpus):
                 if table is not None and table.vocabulary != wanted:
                     raise ControllerError(
                         f"the n-gram database of {table.source!r} has other token ids than this model; "
                         "make one for it with ctl ngrams"
                     )
-            self._checked = target.tokenizer
         return HierarchyRun(self, target)
+
+    def forget(self) -> None:
+        """An empty memory of earlier runs; databases, and what is known of them, stay."""
+        if self.recent is not None:
+            self.recent = Recent(self.recent.capacity)
 
 
 class HierarchyRun:
@@ -82,9 +86,9 @@ class HierarchyRun:
     def propose(self, tokens: Sequence[int], room: int) -> Generator[Decode, Step, Draft]:
         """The part of the candidates that is worth its rows now."""
         if self.curve is None:
-            self.curve = yield from known_curve(self.session.engine, 64, tokens, self.session)
+            self.curve = yield from known_curve(self.session.engine, tokens)
         if self.watch is None:
-            self.watch = Stopwatch(self.curve)
+            self.watch = Stopwatch(self.curve, self.target.clock)
             self.start = len(tokens)
         self._learn(tokens)
         self.tokens, self.at = tokens, len(tokens)
@@ -94,8 +98,11 @@ class HierarchyRun:
         draft = NO_DRAFT
         if self.values:
             found = Draft(tuple(token for _, token in self.nodes), tuple(parent for parent, _ in self.nodes))
-            draft = best_part(found, self.values, self.curve, self.session.length, self.session.can.branches)
-        self.watch.begin(1 + len(draft))
+            draft = best_part(
+                found, self.values, self.curve, self.session.length,
+                leaves=self.session.can.branches, size=min(self.d.size, self.target.fits(tokens)),
+            )  # fmt: skip
+        self.watch.begin(self.session.length)
         return draft
 
     def _learn(self, tokens: Sequence[int]) -> None:
@@ -143,7 +150,7 @@ class HierarchyRun:
     def observe(self, draft: Draft, accepted: Sequence[int]) -> None:
         """Only the time is read here: tokens are judged when the next step sees them."""
         if self.watch is not None:
-            self.watch.end()
+            self.watch.end(1 + len(draft))
 
     def close(self) -> None:
         """What this run wrote helps later runs."""

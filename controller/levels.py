@@ -43,8 +43,8 @@ class Middle(Protocol):
     @property
     def session(self) -> Session: ...
 
-    def feed(self, tokens: Sequence[int]) -> list[int]:
-        """Roll the session back to what it shares with `tokens`; the rest of them, one at least."""
+    def decode(self, tokens: Sequence[int], draft: Draft = NO_DRAFT) -> Generator[Decode, Step, Step]:
+        """Roll the session back to what it shares with `tokens`; a forward of the rest of them, and of a draft."""
 
     def kept(self, tokens: Sequence[int]) -> None:
         """These were fed too, as an accepted draft."""
@@ -68,13 +68,15 @@ def middle_chain(
         guess = (yield from below.propose(here, room)) if room else NO_DRAFT
         if middle.session.can.branches == 1 and not guess.is_chain():
             guess = guess.first_branch()
-        step = yield Decode(middle.session, middle.feed(here), guess)
+        step = yield from middle.decode(here, guess)
         node: int | None = ROOT
         walked: list[int] = []
         while node is not None and len(path) < size:
-            law = middle.law(step, node, [*tokens, *path])
-            token = int(law.argmax()) if draws is None else draws.follow(law, guess.proposals.get(node))
-            if draws is not None:
+            if draws is None:
+                token = int(step.logits(node).argmax())
+            else:
+                law = middle.law(step, node, [*tokens, *path])
+                token = draws.follow(law, guess.proposals.get(node))
                 proposals[len(path) - 1] = Proposal(law, (token,))
             path.append(token)
             node = guess.child(node, token)

@@ -62,7 +62,7 @@ class Loop:
             draft = yield from self._propose()
             cued = self.layers if self.layers and (self.r.span.at_cue or draft.tokens) else ()
             wanted = tuple(dict.fromkeys(self.reads + cued)) if self.reads else cued
-            step = yield Decode(self.session, self.pending, draft, wanted)
+            step = yield Decode(self.session, self.pending, draft, wanted, self.r.clock)
             assert step is not None
             step = Outlasting(step, len(draft), wanted) if self.asks else step
             self.r.trace.forwards += 1
@@ -79,11 +79,12 @@ class Loop:
 
     def _propose(self) -> Generator[Decode, Step, Draft]:
         drafter, room = self.r.drafter, self.r.limit - len(self.tokens) - 1
-        if drafter is None or room < 1 or self.queue or self.session.can.branches < 1:
+        if drafter is None or room < 1 or self.queue or (fits := self.session.can.drafted(len(self.pending))) < 1:
             return NO_DRAFT
-        draft = yield from drafter.propose(self.tokens, room)
+        draft = yield from drafter.propose(self.tokens, min(room, fits))
         if self.session.can.branches == 1 and not draft.is_chain():
             draft = draft.first_branch()
+        draft = draft if len(draft) <= fits else NO_DRAFT  # whole: a part of what was drawn has another law
         self.r.trace.drafted += len(draft)
         return draft
 

@@ -7,30 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Protocol
 
-from .cost import CostCurve, known_curve
-from .decode import NO_DRAFT, ROOT, Decode, Draft, Engine, Floats, Session, Step
-from .drafters import Drafter, Drafting, Target
+from .cost import CostCurve
+from .decode import NO_DRAFT, ROOT, Decode, Draft, Engine, Floats, Step
+from .drafters import Drafter, Target
 from .errors import ControllerError
-from .laws import Flat, HeardRow, for_drafts, law_of, softmax
+from .laws import HeardRow, law_of, softmax
 from .levels import Draws, middle_chain
-from .ngrams import vocabulary_hash
-from .planned import PRIOR, RANKS, Kind, Plan, Planned
-from .policy import Phase
-from .randomness import KeysBelow
+from .planned import PRIOR, Kind, Planned
+from .planned_run import PlannedRun
+from .speed import counted
 from .thinking import Tokenizer
 from .trees import Growth, Shape, draw_greedy, draw_shape, draw_threshold, sequoia
+from .vocabulary import vocabulary_of
 
 DRAFT_TEMPERATURE = 0.6
 """Of the values of a greedy target's drafts: a one-hot law would say nothing about what comes second."""
-
-
-class SessionEngine(Engine, Protocol):
-    """An engine that opens sessions."""
-
-    def session(self) -> Session: ...
 
 
 class DraftModel(Protocol):
@@ -40,10 +33,13 @@ class DraftModel(Protocol):
     def name(self) -> str: ...
 
     @property
-    def engine(self) -> SessionEngine: ...
+    def engine(self) -> Engine: ...
 
     @property
     def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def context(self) -> int: ...
 
 
 class ModelDrafter(Planned):
@@ -62,96 +58,81 @@ class ModelDrafter(Planned):
     ) -> None:  # fmt: skip
         super().__init__(kind=kind, size=size, depth=depth, adaptive=adaptive, curves=curves, below=below)
         self.model = model
-        self._checked: object = None
 
     def start(self, target: Target) -> ModelRun:
         """One run; raises ControllerError if the vocabularies differ or the draft model can't take tokens back."""
-        if self._checked is not target.tokenizer:
-            if vocabulary_hash(self.model.tokenizer) != vocabulary_hash(target.tokenizer):
-                raise ControllerError(
-                    f"{self.model.name!r} has other token ids than the target; draft with a model of the same family"
-                )
-            self._checked = target.tokenizer
-        return ModelRun(self, target, self.model.engine, self.model.name)
+        if vocabulary_of(self.model.tokenizer) != vocabulary_of(target.tokenizer):
+            raise ControllerError(
+                f"{self.model.name!r} has other token ids than the target; draft with a model of the same family"
+            )
+        return ModelRun(self, target, self.model.engine, self.model.name, self.model.context)
 
 
-class ModelRun:
-    """One run's draft session and plan."""
-
-    def __init__(self, drafter: Planned, target: Target, engine: SessionEngine, name: str) -> None:
-        self.d, self.target, self.engine, self.name = drafter, target, engine, name
-        self.policy = for_drafts(target.policy)
-        self.fed: list[int] = []
-        self.plan = Plan(drafter)
-        self.samples: dict[Phase, bool] = {}
-        self.keys_below = KeysBelow(target.keys)
-        self.below: Drafting | None = None
-
-    @cached_property
-    def session(self) -> Session:
-        """Opened when first needed: a run that never begins holds nothing."""
-        session = self.open()
-        if not session.can.rollback or not session.can.branches:
-            session.close()
-            raise ControllerError(f"{self.name!r} can't take rejected tokens back, so it can't draft")
-        return session
-
-    def open(self) -> Session:
-        """A new sequence of the draft model."""
-        return self.engine.session()
-
-    @property
-    def leaves(self) -> int:
-        """Most leaves of a tree that both models take now."""
-        chain = self.d.kind == "chain"
-        return 1 if chain else min(self.target.session.can.branches, self.session.can.branches)
-
-    def curves(self, tokens: Sequence[int]) -> Generator[Decode, Step, tuple[CostCurve, CostCurve]]:
-        """What forwards of the target and of the draft model cost; measured at first use."""
-        if self.d.curves is None:
-            target = yield from known_curve(self.target.session.engine, 64, tokens, self.target.session)
-            own = yield from known_curve(self.engine, 64, tokens, self.session)
-            self.d.curves = target, own
-        return self.d.curves
+class ModelRun(PlannedRun):
+    """One run: what is drawn from the draft model."""
 
     def propose(self, tokens: Sequence[int], room: int) -> Generator[Decode, Step, Draft]:
         """A tree drawn from the draft model, as large as it pays."""
+        self.begun, self.seen, self.proposed = self.begun or len(tokens), len(tokens), None
         if self.target.behind(tokens):
             return NO_DRAFT  # the prompt or a suffix is being fed
+        at, draft = self.target.session.length, NO_DRAFT
         if self.d.adaptive:
-            if self.plan.due():
-                target, own = yield from self.curves(tokens)
-                self.plan.choose(target, own, context=self.target.session.length, leaves=self.leaves)
-            if not self.plan.shape.parents:
-                return NO_DRAFT
-        phase, target = self.target.phase(), self.target
-        if phase not in self.samples:
-            # A greedy policy is drafted for largest first.
-            row = HeardRow(Flat(target.session.can.vocabulary), ROOT, tokens, phase, target.keys, target.frame)
-            self.samples[phase] = law_of(self.policy, row) is not None
-        draws = Draws(target.keys, len(tokens)) if self.samples[phase] else None
-        size = len(self.plan.shape.parents) if self.d.adaptive else self.d.size
-        if self.d.below is not None:
-            draft = yield from self.chain(self.d.below, tokens, min(size, room, self.d.depth), draws)
-        else:
-            draft = yield from self._tree(tokens, size, min(room, self.d.depth), draws)
-        self.plan.begin(1 + len(draft))
+            yield from self.replan(tokens, room)
+        nodes = self.fits(tokens) if self.drafts() else 0
+        if nodes:
+            self.spent = 0.0
+            (draft, expected), work = yield from counted(self._drawn(tokens, nodes, min(room, self.d.depth)))
+            if draft.tokens:
+                self.d.note_work(work, len(draft))
+                self.spent = None if self.spent is None else self.spent + work
+                seconds = self.plan.seconds(draft, *self.used, at) if self.used else None
+                self.proposed = draft, expected, seconds
+        if self.watch is not None:
+            self.watch.begin(at)
         return draft
 
-    def _tree(
-        self, tokens: Sequence[int], size: int, depth: int, draws: Draws | None
-    ) -> Generator[Decode, Step, Draft]:
-        growth = Growth(None if draws is None else draws.choose)
-        laws, leaves = _Laws(self, tokens), self.leaves
-        if self.d.kind == "dyspec":
-            threshold = 1.0 / (1 + size)
-            yield from draw_threshold(growth, laws, threshold=threshold, nodes=size, layers=depth, leaves=leaves)
-        elif self.d.kind == "dyspec-greedy":
-            yield from draw_greedy(growth, laws, nodes=size, layers=depth, leaves=leaves)
+    def _drawn(self, tokens: Sequence[int], nodes: int, depth: int) -> Generator[Decode, Step, tuple[Draft, float]]:
+        """(a draft of so many nodes at most, the tokens that a step with it is expected to emit)."""
+        draws = Draws(self.target.keys, len(tokens)) if self.samples(tokens) else None
+        size = min(len(self.plan.shape.parents) if self.d.adaptive else self.d.size, nodes)
+        if self.d.below is not None:
+            draft = yield from self.chain(self.d.below, tokens, min(size, depth), draws)
+        elif draws is None and self.d.kind == "chain":
+            draft = yield from self._largest(tokens, min(size, depth))
         else:
-            shape = self.plan.shape if self.d.adaptive else self._fixed(size, leaves)
+            growth = Growth(None if draws is None else draws.choose)
+            yield from self._grow(growth, tokens, size, nodes, depth)
+            draft = growth.draft()
+            if self.d.kind in ("dyspec", "dyspec-greedy"):
+                return draft, 1.0 + sum(growth.values)
+        return draft, self.d.expected(draft)
+
+    def _largest(self, tokens: Sequence[int], size: int) -> Generator[Decode, Step, Draft]:
+        """A chain of most probable tokens: no law is needed for it."""
+        path: list[int] = []
+        for _ in range(size):
+            step = yield from self.decode([*tokens, *path])
+            path.append(int(step.logits(ROOT).argmax()))
+        return Draft.chain(path)
+
+    def _grow(
+        self, growth: Growth, tokens: Sequence[int], size: int, nodes: int, depth: int
+    ) -> Generator[Decode, Step, None]:
+        laws, leaves, planned = _Laws(self, tokens), self.leaves, self.plan.shape
+        if self.d.kind not in ("dyspec", "dyspec-greedy"):
+            shape = planned.first(size) if self.d.adaptive else self._fixed(size, leaves)
             yield from draw_shape(growth, laws, shape.above(depth))
-        return growth.draft()
+            return
+        threshold = 1.0 / (1 + size)
+        if self.d.adaptive:
+            # Where the draft model is sure a tree may be larger than planned, elsewhere it is smaller.
+            depth, threshold = min(depth, planned.depth()), planned.least_slot(self.d.acceptance())
+            size = min(2 * size, self.d.size, nodes)
+        if self.d.kind == "dyspec":
+            yield from draw_threshold(growth, laws, threshold=threshold, nodes=size, layers=depth, leaves=leaves)
+        else:
+            yield from draw_greedy(growth, laws, nodes=size, layers=depth, leaves=leaves)
 
     def chain(
         self, below: Drafter, tokens: Sequence[int], size: int, draws: Draws | None
@@ -159,33 +140,13 @@ class ModelRun:
         """A chain of the draft model whose forwards verify the drafts of a level below."""
         if self.below is None:
             target = self.target
-            self.below = below.start(replace(target, session=self.session, keys=self.keys_below))
+            self.below = below.start(replace(target, session=self.session, keys=self.keys_below, clock=self.clock))
         self.keys_below.root = len(tokens)
         return (yield from middle_chain(self, self.below, tokens, size, draws))
 
     def _fixed(self, size: int, leaves: int) -> Shape:
         acceptance = tuple(PRIOR.values()) if self.d.kind == "sequoia" and leaves > 1 else (1.0,)
         return sequoia(acceptance, size + 1, self.d.depth + 1, leaves)
-
-    def common(self, tokens: Sequence[int]) -> int:
-        """How many of `tokens` the draft session has and can keep: the last one is always fed."""
-        common = min(len(self.fed), len(tokens) - 1)
-        if self.fed[:common] != list(tokens[:common]):
-            common = next(i for i in range(common) if self.fed[i] != tokens[i])
-        return common
-
-    def feed(self, tokens: Sequence[int]) -> list[int]:
-        """Bring the draft session to a common prefix with `tokens`; what it has not seen, the last token at least."""
-        common = self.common(tokens)
-        self.session.rollback(len(self.fed) - common)
-        del self.fed[common:]
-        pending = list(tokens[common:])
-        self.fed += pending
-        return pending
-
-    def kept(self, tokens: Sequence[int]) -> None:
-        """These were fed too, as an accepted draft."""
-        self.fed += tokens
 
     def law(self, step: Step, node: int, tokens: Sequence[int]) -> Floats:
         """The law of the token behind `tokens`, which end at `node`: the run's policy on the draft model's logits."""
@@ -194,22 +155,10 @@ class ModelRun:
         law = law_of(self.policy, row)
         return softmax(row.logits, DRAFT_TEMPERATURE) if law is None else law
 
-    def observe(self, draft: Draft, accepted: Sequence[int]) -> None:
-        """Which child was accepted at every node that the walk visited."""
-        self.plan.end()
-        if not draft.tokens:
-            return
-        node = ROOT
-        for child in [*accepted, None]:
-            children = [i for i, parent in enumerate(draft.parents) if parent == node]
-            for rank, found in enumerate(children[:RANKS]):
-                self.d.rates.note(str(rank), found == child)
-            if child is None:
-                break
-            node = child
-
     def close(self) -> None:
         """Give the draft session's memory back."""
+        if self.seen:
+            self.d.note_length(self.seen - self.begun)
         if self.below is not None:
             self.below.close()
         if "session" in vars(self):
@@ -228,10 +177,9 @@ class _Laws:
         if draft.is_chain():
             # A chain is fed as it grows, one row at a time; the next proposal takes back what was rejected.
             tokens = [*self.tokens, *draft.tokens]
-            step = yield Decode(run.session, run.feed(tokens))
+            step = yield from run.decode(tokens)
             return [run.law(step, ROOT, tokens)]
-        pending = run.feed(self.tokens)
-        step = yield Decode(run.session, pending, Draft(draft.tokens, draft.parents))
+        step = yield from run.decode(self.tokens, Draft(draft.tokens, draft.parents))
         laws = [run.law(step, node, [*self.tokens, *_path(draft, node)]) for node in nodes]
         run.session.keep(())
         return laws

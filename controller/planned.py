@@ -5,26 +5,61 @@ Everything here looks at the past only, so the law of what is emitted is untouch
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 from .cost import CostCurve
-from .drafters import Drafter
+from .decode import Draft
+from .drafters import Drafter, forget
 from .errors import ControllerError
-from .speed import MARGIN, Rates, Stopwatch
+from .speed import MARGIN, Rates
 from .trees import Shape, best_shape, monotone
 
 Kind = Literal["chain", "sequoia", "dyspec", "dyspec-greedy"]
 SIZES = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 RANKS = 4
-REPLAN, PAUSE, LONGEST_PAUSE = 16, 64, 1024
-"""Steps between two plans; plain steps before drafting that did not pay is tried again, at first and at most."""
+Prices = Callable[[int], float]
+FIRST, REPLAN = 4, 16
+"""Steps between two plans: after a pause or at a run's begin, and at most; twice as many each time."""
+PAUSE, LONGEST_PAUSE = 64, 1024
+"""Plain steps before drafting that did not pay is tried again, at first and at most."""
 PRIOR = {"0": 0.7, "1": 0.12, "2": 0.05, "3": 0.02}
+TYPICAL = 128.0
+"""Tokens that a run is expected to have, before any was seen."""
+
+
+@dataclass
+class Ledger:
+    """Drafted steps of all runs: what the plan's model of them expected, and what they brought.
+
+    Expected tokens: from acceptance by rank so far, or from a dynamic tree's own slot values; expected seconds: from
+    both curves and the drafter's own work. Seconds are of steps whose forwards nobody shared.
+    """
+
+    steps: int = 0
+    expected_emitted: float = 0.0
+    emitted: int = 0
+    timed: int = 0
+    expected_seconds: float = 0.0
+    seconds: float = 0.0
+
+    def enter(self, expected: float, emitted: int, expected_seconds: float | None, seconds: float | None) -> None:
+        """One step."""
+        self.steps += 1
+        self.expected_emitted += expected
+        self.emitted += emitted
+        if expected_seconds is not None and seconds is not None:
+            self.timed += 1
+            self.expected_seconds += expected_seconds
+            self.seconds += seconds
 
 
 class Planned:
     """What drafters with a model share: the tree and its bounds, and what is known of acceptance and of costs.
 
-    curves: the target's forward times and the draft model's; None = measured at first use.
+    curves: the target's forward times and the draft model's; None = measured at first use. ledger: what drafted steps
+    were expected to bring and brought. Pauses and rates outlive a run.
     """
 
     def __init__(
@@ -38,6 +73,13 @@ class Planned:
         self.kind, self.size, self.depth = kind, size, depth
         self.adaptive, self.curves, self.below = adaptive, curves, below
         self.rates = Rates(dict(PRIOR), strength=10.0)
+        self.ledger = Ledger()
+        self.pause, self.next_pause, self.rested = 0, PAUSE, False
+        self.typical, self.node_seconds = TYPICAL, 0.0
+
+    def forget(self) -> None:
+        """What a level below remembers of earlier runs."""
+        forget(self.below)
 
     def acceptance(self) -> tuple[float, ...]:
         """Of each rank, non-increasing, with a sum below 1."""
@@ -46,49 +88,95 @@ class Planned:
         total = max(1.0, sum(smooth) / 0.999)
         return tuple(p / total for p in smooth)
 
+    def note_ranks(self, found: int | None, ranks: int = RANKS) -> None:
+        """Child number `found` of `ranks` was the emitted token; None = none of them."""
+        for rank in range(ranks):
+            self.rates.note(str(rank), rank == found)
+
+    def note_work(self, seconds: float, nodes: int) -> None:
+        """The drafter's own work on so many nodes, forwards left out."""
+        self.node_seconds += 0.1 * (seconds / nodes - self.node_seconds)
+
+    def note_length(self, tokens: int) -> None:
+        """A run had so many tokens."""
+        self.typical += 0.2 * (tokens - self.typical)
+
+    def expected(self, draft: Draft) -> float:
+        """Tokens that a step with this draft emits, by acceptance of ranks."""
+        acceptance, values, children = self.acceptance(), [1.0], [0] * (1 + len(draft))
+        for parent in draft.parents:
+            rank = children[parent + 1]
+            children[parent + 1] += 1
+            values.append(values[parent + 1] * (acceptance[rank] if rank < RANKS else 0.0))
+        return sum(values)
+
 
 class Plan:
     """One run's plan: the shape to draft now; an empty one while drafting doesn't pay."""
 
     def __init__(self, drafter: Planned) -> None:
         self.d = drafter
-        self.shape = Shape()
-        self.watch: Stopwatch | None = None
-        self._steps = self._pause = 0
-        self._next_pause = PAUSE
+        self.shape, self.ratio = Shape(), 1.0
+        self._left, self._span = 0, FIRST
+        # Another text: a long pause behind the last one says little about it.
+        drafter.pause = min(drafter.pause, PAUSE)
 
     def due(self) -> bool:
-        """Count a step; True where a new shape must be chosen: every REPLAN steps, and after a pause."""
-        self._steps += 1
-        if self._pause:
-            self._pause -= 1
-            if self._pause == 0:
-                self.d.rates.relax()
+        """Count a step; True where a new shape must be chosen."""
+        if self.d.pause:
+            self.d.pause -= 1
+            self.shape, self._left, self._span = Shape(), 0, FIRST
             return False
-        return self.watch is None or not self.shape.parents or self._steps % REPLAN == 0
+        self._left -= 1
+        return self._left < 0
 
-    def choose(self, target: CostCurve, own: CostCurve, *, context: int, leaves: int) -> None:
-        """The best shape under both curves, or a pause: twice as long each time."""
-        if self.watch is None or self.watch.curve is not target:
-            self.watch = Stopwatch(target)
-        chain = leaves == 1
-        layer = own.now(1 if chain else 4, context)
+    def choose(
+        self, target: CostCurve, own: CostCurve, *, context: int, leaves: int, nodes: int, start: float = 0.0,
+        remaining: float = 1e9,
+    ) -> None:  # fmt: skip
+        """The best shape under both curves, or a pause: twice as long each time that drafting did not pay.
+
+        nodes: most drafted tokens. start: seconds that the draft model needs before it can draft at all; they must
+        come in again over `remaining` tokens.
+        """
+        plain = target.now(1, context)
         self.shape, rate = best_shape(
-            # Behind the last layer the draft model isn't asked.
-            self.d.acceptance()[: 1 if chain else RANKS],
-            lambda n: target.now(n, context) - (layer if n > 1 else 0.0), layer,
-            sizes=[n for n in SIZES if n <= self.d.size + 1], layers=self.d.depth + 1, leaves=leaves,
+            self.d.acceptance()[: 1 if leaves == 1 else RANKS], *self._prices(target, own, context, leaves),
+            sizes=[n for n in SIZES if n <= min(self.d.size, nodes) + 1] or [1], layers=self.d.depth + 1, leaves=leaves,
         )  # fmt: skip
-        if rate * target.now(1, context) < MARGIN:
-            self.shape, self._pause = Shape(), self._next_pause
-            self._next_pause = min(2 * self._next_pause, LONGEST_PAUSE)
+        self.ratio = rate * plain
+        if self.ratio < MARGIN:
+            self._rest(self.d.next_pause, True)
+            self.d.next_pause = min(2 * self.d.next_pause, LONGEST_PAUSE)
+        elif (plain - 1.0 / rate) * remaining < start:
+            self._rest(PAUSE, False)  # a longer run may be worth it
+        else:
+            if self._span > FIRST:
+                self.d.next_pause = PAUSE
+            self._left, self._span = self._span - 1, min(2 * self._span, REPLAN)
 
-    def begin(self, rows: int) -> None:
-        """The target's forward of so many rows begins."""
-        if self.watch is not None:
-            self.watch.begin(rows)
+    def _rest(self, steps: int, tried: bool) -> None:
+        self.shape, self.d.pause, self.d.rested = Shape(), steps, tried
 
-    def end(self) -> None:
-        """What was accepted is known."""
-        if self.watch is not None:
-            self.watch.end()
+    def _prices(self, target: CostCurve, own: CostCurve, context: int, leaves: int) -> tuple[Prices, float]:
+        """(the target's seconds by rows and what goes with every node, the draft model's seconds by layer)."""
+        node = self.d.node_seconds
+        if self.d.kind == "dyspec-greedy":
+            # A forward of the draft model per node, not per layer.
+            node += own.now(min(4, 1 + self.d.size // 2), context)
+            return lambda n: target.now(n, context) + (n - 1) * node, 0.0
+        layer = own.now(1 if leaves == 1 else 4, context)
+        # Behind the last layer the draft model isn't asked.
+        return lambda n: target.now(n, context) + (n - 1) * node - (layer if n > 1 else 0.0), layer
+
+    def seconds(self, draft: Draft, target: CostCurve, own: CostCurve, context: int) -> float:
+        """What a step with this draft should take."""
+        chain, depths = draft.is_chain(), draft.depths()
+        below = [0] * (1 + max(depths, default=-1))
+        for depth in depths:
+            below[depth] += 1
+        if self.d.kind == "dyspec-greedy":
+            laws = [own.now(1 + at, context) for at in sorted({parent + 1 for parent in draft.parents})]
+        else:
+            laws = [own.now(1 if chain else 1 + sum(below[:layer]), context) for layer in range(len(below))]
+        return target.now(1 + len(draft), context) + sum(laws) + len(draft) * self.d.node_seconds

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .decode import Clock
 from .drafters import Drafting
 from .exits import ExitRule
 from .lengths import NO_LIMITS, Lengths
@@ -26,6 +27,7 @@ class Run:
     eos: frozenset[int]
     trace: Trace
     drafter: Drafting | None = None
+    clock: Clock | None = None
     rule: ExitRule | None = None
     stop: Callable[[Sequence[int]], bool] | None = None
     thinking: Thinking | None = None

@@ -6,11 +6,14 @@ Everything here looks at the past only, so the law of what is emitted is untouch
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from .cost import CostCurve
-from .decode import ROOT, Draft
+from .decode import NO_DRAFT, ROOT, Clock, Decode, Draft, Step
+
+T = TypeVar("T")
 
 MARGIN = 1.03
 """Drafting must promise this much more than plain decoding: what is gained below it is noise."""
@@ -50,11 +53,13 @@ class Rates:
         return self._seen.get(kind, (0.0, 0.0))[1] + self.strength
 
 
-def best_part(draft: Draft, values: Sequence[float], curve: CostCurve, context: int, leaves: int) -> Draft:
-    """The nodes worth verifying: most expected tokens per second; an empty draft where plain decoding is as good.
+def best_part(
+    draft: Draft, values: Sequence[float], curve: CostCurve, context: int, *, leaves: int, size: int
+) -> Draft:
+    """The nodes worth verifying, `size` at most: most expected tokens per second; none where plain is as good.
 
     values[i]: probability that node i is accepted, at most its parent's. Only for drafts that are a function of the
-    past: leaving drawn tokens out by their value would change the law.
+    past: leaving drawn tokens out by their value would change the law. None too where a plain step is due.
     """
     order = sorted(range(len(draft)), key=lambda i: (-values[i], i))
     plain = 1.0 / curve.now(1, context)
@@ -66,6 +71,8 @@ def best_part(draft: Draft, values: Sequence[float], curve: CostCurve, context: 
         branches = parent in inner
         if parent not in known or (branches and ends == leaves):
             continue
+        if len(taken) == size:
+            break
         ends += branches
         inner.add(parent)
         known.add(node)
@@ -74,22 +81,40 @@ def best_part(draft: Draft, values: Sequence[float], curve: CostCurve, context: 
         found = gain / curve.now(1 + len(taken), context)
         if found > rate:
             best, rate = len(taken), found
+    if curve.plain_due(rate / plain):
+        return NO_DRAFT
     kept = sorted(taken[:best])
     place = {node: i for i, node in enumerate(kept)} | {ROOT: ROOT}
     return Draft(tuple(draft.tokens[n] for n in kept), tuple(place[draft.parents[n]] for n in kept))
 
 
 class Stopwatch:
-    """Times the target's forwards between a proposal and what became of it, for the curve's correction."""
+    """Takes the seconds of the target's forwards to its curve, those of steps that were proposed for."""
 
-    def __init__(self, curve: CostCurve) -> None:
-        self.curve, self._start, self._rows = curve, 0.0, 0
+    def __init__(self, curve: CostCurve, clock: Clock) -> None:
+        self.curve, self.clock = curve, clock
+        self._context: int | None = None
 
-    def begin(self, rows: int) -> None:
-        self._start, self._rows = time.perf_counter(), rows
+    def begin(self, context: int) -> None:
+        """An ordinary step comes, behind so many tokens."""
+        self._context = context
 
-    def end(self) -> None:
-        """The walk over the rows is in it too: it belongs to the price."""
-        if self._rows:
-            self.curve.note(self._rows, time.perf_counter() - self._start)
-            self._rows = 0
+    def end(self, rows: int) -> None:
+        """It had so many rows."""
+        if self._context is not None and self.clock.seconds is not None:
+            self.curve.note(rows, self.clock.seconds, self._context)
+        self._context = None
+
+
+def counted(asking: Generator[Decode, Step, T]) -> Generator[Decode, Step, tuple[T, float]]:
+    """(result, seconds) of something that asks for forwards: its own work between them, whoever runs them."""
+    seconds, reply = 0.0, None
+    while True:
+        start = time.perf_counter()
+        try:
+            request = next(asking) if reply is None else asking.send(reply)
+        except StopIteration as end:
+            result: T = end.value
+            return result, seconds + time.perf_counter() - start
+        seconds += time.perf_counter() - start
+        reply = yield request

@@ -47,6 +47,14 @@ class Shape:
         place = {node: i for i, node in enumerate(kept)} | {ROOT: ROOT}
         return Shape(tuple(place[self.parents[i]] for i in kept), tuple(self.ranks[i] for i in kept))
 
+    def least_slot(self, acceptance: Sequence[float]) -> float:
+        """Of its places, the smallest chance to be reached and tested: where growing it stopped paying."""
+        values, least = [1.0], 1.0
+        for parent, rank in zip(self.parents, self.ranks, strict=True):
+            least = min(least, values[parent + 1] * (1.0 - sum(acceptance[:rank])))
+            values.append(values[parent + 1] * acceptance[rank])
+        return least
+
     def depth(self) -> int:
         """Drafted layers."""
         depths = Draft(tuple(range(len(self.parents))), self.parents).depths()
@@ -135,14 +143,19 @@ def best_shape(
 
 
 class Growth:
-    """A tree while it is drawn, without replacement. choose: an index drawn from weights; None = the largest."""
+    """A tree while it is drawn, without replacement. choose: an index drawn from weights; None = the largest.
+
+    values[i]: the draft model's own chance that node i is reached and accepted.
+    """
 
     def __init__(self, choose: Callable[[Floats], int] | None) -> None:
         self.choose = choose
         self.tokens: list[int] = []
         self.parents: list[int] = []
         self._laws: dict[int, Floats] = {}
+        self.values: list[float] = []
         self._left: dict[int, Floats] = {}
+        self._slots: dict[int, float] = {}
         self._draws: dict[int, list[int]] = {}
 
     def __len__(self) -> int:
@@ -156,6 +169,7 @@ class Growth:
         """The law behind `node`; shape (vocabulary,), sums to 1."""
         self._laws[node] = self._left[node] = law
         self._draws[node] = []
+        self._slots[node] = 1.0 if node == ROOT else self.values[node]
 
     def exhausted(self, node: int) -> bool:
         """Nothing is left to draw behind `node`."""
@@ -175,6 +189,8 @@ class Growth:
         mass = left.sum()
         self._left[parent] = left / mass if mass > 0.0 else left
         self._draws[parent].append(token)
+        self.values.append(self._slots[parent] * probability)
+        self._slots[parent] *= 1.0 - probability
         self.tokens.append(token)
         self.parents.append(parent)
         return len(self.tokens) - 1, probability

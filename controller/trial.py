@@ -53,7 +53,7 @@ class Try:
         limit = min(loop.r.limit, len(tokens) + longest)
         policy = _Listening(loop.r.policy)
         run = replace(
-            loop.r, rule=None, drafter=None, stop=None, policy=policy, limit=limit, lengths=NO_LIMITS,
+            loop.r, rule=None, drafter=None, clock=None, stop=None, policy=policy, limit=limit, lengths=NO_LIMITS,
             trace=Trace(closed_by="exit"),
         )  # fmt: skip
         run.span.close(len(tokens))

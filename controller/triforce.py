@@ -74,7 +74,7 @@ class TriForceRun(ModelRun):
     """One run's view of its own cache."""
 
     def __init__(self, drafter: TriForce, target: Target) -> None:
-        super().__init__(drafter, target, target.session.engine, "the target")
+        super().__init__(drafter, target, target.session.engine, "the target", 1 << 30)
         self.t, self.chosen = drafter, -drafter.refresh
 
     def open(self) -> SparseView:
@@ -92,6 +92,10 @@ class TriForceRun(ModelRun):
             part = yield from measure(self.open(), tokens[-1:], rows=FIRST_ROWS)
             found = self.t.measured[length.bit_length()] = CostCurve({length: whole}), CostCurve({length: part})
         return found
+
+    def missing(self, tokens: Sequence[int]) -> int:
+        """A view has what the target has."""
+        return 1
 
     def propose(self, tokens: Sequence[int], room: int) -> Generator[Decode, Step, Draft]:
         """A chain, where the view would leave something out."""

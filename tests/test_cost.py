@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import time
+from dataclasses import replace
 
 import pytest
-from reasonctl.backends.toy import ToyEngine
-from reasonctl.controller import ROOT, Decode, Draft
-from reasonctl.controller.cost import CostCurve, cost_path, known_curve, load_curve, measure, save_curve
+from reasonctl.backends.toy import ToyEngine, ToyTokenizer
+from reasonctl.controller import (
+    NO_DRAFT,
+    ROOT,
+    Call,
+    Controller,
+    Decode,
+    Draft,
+    Keys,
+    Sampling,
+    Stateless,
+    Trace,
+    cost,
+    drive_batch,
+)  # fmt: skip
+from reasonctl.controller.cost import CostCurve, cost_path, keep_curve, known_curve, load_curve, measure, save_curve
 from reasonctl.controller.speed import MARGIN, Rates, best_part
 
 FLAT = CostCurve({0: {1: 1.0, 32: 1.0}})
@@ -32,15 +47,64 @@ def test_a_curve_between_and_beyond_its_points():
     assert [curve.at(4, c) for c in (0, 100, 150, 200, 900)] == pytest.approx([2.5, 2.5, 3.75, 5, 5])
 
 
+def seen(curve, rows, times, n, context=0):
+    for _ in range(n):
+        curve.note(rows, times * curve.at(rows, context), context)
+
+
 def test_recent_forwards_correct_the_curve():
-    curve = CostCurve({0: {1: 1.0, 4: 2.0}})
-    for seconds in (2.0, 2.0, 90.0):
-        curve.note(1, seconds)
-    assert curve.now(1) == 2.0  # a median: one slow forward changes nothing
-    assert curve.now(4) == 4.0  # the drift of plain rows
-    for seconds in (3.0, 3.0, 3.0):
-        curve.note(4, seconds)
-    assert curve.now(4) == 3.0
+    curve = CostCurve({0: {1: 1.0, 4: 2.0}, 1000: {1: 3.0, 4: 4.0}})
+    seen(curve, 1, 2.0, 30)
+    assert curve.now(1) == pytest.approx(2.0, rel=0.02)
+    # Of drafts nothing was seen: they drift with plain forwards, at every length of context.
+    assert curve.now(4) == pytest.approx(4.0, rel=0.02) and curve.now(4, 1000) == pytest.approx(8.0, rel=0.02)
+    seen(curve, 1, 90.0, 1)
+    assert curve.now(1) < 2.2  # one slow forward changes little
+    seen(curve, 1, 2.0, 60)
+    seen(curve, 4, 3.0, 60, context=1000)
+    assert curve.now(4) == pytest.approx(6.0, rel=0.02) and curve.now(4, 1000) == pytest.approx(12.0, rel=0.02)
+    assert curve.now(1) == pytest.approx(2.0, rel=0.02)
+    assert curve.now(3) > 1.2 * 2.0 * curve.at(3)  # what makes one size dear concerns its neighbours too
+
+
+def test_a_few_slow_forwards_of_one_size_are_no_verdict_for_ever():
+    curve = CostCurve({0: {1: 1.0, 32: 2.0}})
+    for n in (1, 2, 4, 8):
+        seen(curve, n, 1.0, 20)
+    seen(curve, 8, 5.0, 3)
+    assert curve.now(8) > 1.15 * curve.at(8)
+    seen(curve, 4, 1.0, 200)
+    assert curve.now(8) == pytest.approx(curve.at(8), rel=0.05)
+    # Nor are those of all drafts, once nothing is drafted any more.
+    seen(curve, 4, 3.0, 60)
+    assert curve.now(4) > 2.5 * curve.at(4)
+    seen(curve, 1, 1.0, 4000)
+    assert curve.now(4) == pytest.approx(curve.at(4), rel=0.05)
+
+
+def test_a_plain_step_is_due_now_and_then_while_drafting():
+    curve = CostCurve({0: {1: 1.0, 32: 2.0}})
+    due = []
+    for _ in range(300):
+        due.append(curve.plain_due(1.05))
+        seen(curve, 1 if due[-1] else 4, 1.0, 1)
+    assert 3 <= sum(due) <= 5
+    seen(curve, 4, 1.0, 100)
+    assert curve.plain_due(1.0) and not curve.plain_due(3.0)  # where drafting gains much it is asked less often
+
+
+def test_a_plain_price_that_fell_turns_drafting_off():
+    """It was taken while the machine was busy; without plain steps drafting would seem to pay for ever."""
+    curve = CostCurve({0: {1: 1.0, 8: 1.7}})
+    seen(curve, 1, 2.0, 50)
+    seen(curve, 8, 2.0, 50)
+    draft, values, drafted = Draft.chain(range(7)), [0.5**i for i in range(1, 8)], []
+    for _ in range(1200):
+        found = best_part(draft, values, curve, 0, leaves=1, size=7)
+        drafted.append(len(found))
+        # Drafts stay dear; plain forwards are what they were at first.
+        curve.note(1 + len(found), curve.at(1 + len(found)) * (2.0 if found.tokens else 1.0))
+    assert drafted[0] > 0 and sum(map(bool, drafted[-400:])) < 40
 
 
 def test_measuring_leaves_the_session_as_it_was():
@@ -56,27 +120,119 @@ def test_measuring_leaves_the_session_as_it_was():
 
 
 def test_measuring_stops_when_its_seconds_are_over():
+    """In the middle of a round too, on models so slow that a round takes longer than all of them."""
     session = ToyEngine(vocabulary=5).session()
-    _, requests = run(measure(session, [1], rows=(1, 2), rounds=50, budget=0.0))
-    assert len(requests) == 1 + 2 * 3
+    seconds, requests = run(measure(session, [1], rows=(1, 2, 4), rounds=50, budget=0.0))
+    assert len(requests) == 1 + 2 and set(seconds) == {1, 2}
+
+
+def test_only_what_fits_is_measured():
+    class Short(ToyEngine):
+        def session(self):
+            session = super().session()
+            session.can = replace(session.can, rows=4)
+            return session
+
+    seconds, _ = run(measure(Short(vocabulary=5).session(), [1], rows=(1, 2, 4, 8)))
+    assert set(seconds) == {1, 2, 4}
+
+
+def named(identity="toy 5", **changes):
+    class Named(ToyEngine):
+        def session(self):
+            session = super().session()
+            session.can = replace(session.can, **changes)
+            return session
+
+    made = Named(vocabulary=5)
+    made.identity = identity
+    return made
 
 
 def test_a_curve_is_measured_once_and_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("REASONCTL_CACHE", str(tmp_path))
-
-    def engine():
-        made = ToyEngine(vocabulary=5)
-        made.identity = "toy 5"
-        return made
-
-    first = engine()
-    curve, requests = run(known_curve(first, 8, [1, 2, 3], first.session()))
+    curve, requests = run(known_curve(named(), [1, 2, 3]))
     assert requests and load_curve(cost_path("toy 5")) == curve
-    assert run(known_curve(first, 8, [1, 2], first.session()))[1] == []  # this process
-    again = engine()
-    found, requests = run(known_curve(again, 8, [1, 2], again.session()))
-    assert found == curve and requests == []  # the cache folder
+    # Another attach to the same model goes on with what was seen.
+    found, requests = run(known_curve(named(), [1, 2]))
+    assert found is curve and requests == []
+    cost._BY_PATH.clear()
+    found, requests = run(known_curve(named(), [1, 2]))  # another process: the cache folder
+    assert found == curve and found is not curve and requests == []
     assert cost_path("toy 6") != cost_path("toy 5")
+
+
+def test_the_first_curve_is_of_the_context_it_says(tmp_path, monkeypatch):
+    """Behind a prefix that is in the cache already a fork would be measured at another length, and kept for good."""
+    monkeypatch.setenv("REASONCTL_CACHE", str(tmp_path))
+    engine = named()
+    used = engine.session()
+    engine.forward((Decode(used, [1, 2, 3] * 300),))
+    lengths = []
+
+    class Listening(type(engine)):
+        def forward(self, requests):
+            lengths.extend(len(r.session.tokens) + len(r.pending) for r in requests)
+            return super().forward(requests)
+
+    engine.__class__ = Listening
+    curve, _ = run(known_curve(engine, used.tokens))
+    assert list(curve.seconds) == [cost.CONTEXT] and max(lengths) == cost.CONTEXT + 1
+
+
+def test_where_there_is_no_room_to_measure_nothing_pays_and_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("REASONCTL_CACHE", str(tmp_path))
+    curve, requests = run(known_curve(named(free=70), [1, 2, 3]))
+    assert requests == [] and len(best_part(TREE, VALUES, curve, 0, leaves=99, size=99)) == 0
+    assert not list(tmp_path.glob("costs/*"))
+    assert run(known_curve(named(), [1, 2, 3]))[1]
+
+
+def test_a_short_measurement_leaves_other_contexts_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.setenv("REASONCTL_CACHE", str(tmp_path))
+    keep_curve(named(), CostCurve({64: {1: 1.0, 8: 2.0}, 2048: {1: 3.0, 8: 5.0}}))
+    kept = keep_curve(named(), CostCurve({64: {1: 1.5, 8: 2.5}}))
+    assert load_curve(cost_path("toy 5")) == kept == CostCurve({64: {1: 1.5, 8: 2.5}, 2048: {1: 3.0, 8: 5.0}})
+
+
+def test_drivers_time_the_forward_and_nothing_else():
+    """Neither what happens between a loop's requests, nor the forwards of other loops, nor shared ones."""
+
+    class Slow(ToyEngine):
+        batch = 1
+
+        def forward(self, requests):
+            time.sleep(0.01)
+            return super().forward(requests)
+
+    class Drafter(Stateless):
+        def __init__(self):
+            self.clocks = []
+
+        def start(self, target):
+            self.clock = target.clock
+            return self
+
+        def propose(self, tokens, room):
+            time.sleep(0.03)
+            return NO_DRAFT
+            yield
+
+        def observe(self, draft, accepted):
+            self.clocks.append(self.clock.seconds)
+
+    engine, texts = Slow(vocabulary=5), ToyTokenizer(list("abcde"))
+    for batch in (1, 2):
+        engine.batch, drafters = batch, [Drafter(), Drafter()]
+        calls = [Call([0], 4, frozenset(), Keys(seed=1, run=i), Sampling()) for i in range(2)]
+        loops = [
+            Controller(drafter=d).loop(engine.session(), texts, c, Trace())
+            for d, c in zip(drafters, calls, strict=True)
+        ]
+        list(drive_batch(loops))
+        for drafter in drafters:
+            assert len(drafter.clocks) == 4
+            assert all(c is None if batch == 2 else 0.009 < c < 0.025 for c in drafter.clocks)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +269,7 @@ def subtrees(draft):
 @pytest.mark.parametrize("slope", [0.0, 0.05, 0.12, 0.3, 0.55, 0.7, 1.0])
 def test_the_best_part_is_the_best_of_all_subtrees(slope):
     curve = CostCurve({0: {1: 1.0, 2: 1.0 + slope, 32: 1.0 + 31 * slope}})
-    found = best_part(TREE, VALUES, curve, 0, 99)
+    found = best_part(TREE, VALUES, curve, 0, leaves=99, size=99)
     best = max(rate(nodes, curve) for nodes in subtrees(TREE))
     assert best_rate(found, curve) >= best / MARGIN
     assert best_rate(found, curve) == pytest.approx(best) or len(found) == 0
@@ -124,15 +280,20 @@ def best_rate(found, curve):
 
 
 def test_what_does_not_pay_is_not_drafted():
-    assert len(best_part(TREE, VALUES, FLAT, 0, 99)) == 6
-    assert len(best_part(TREE, VALUES, LINEAR, 0, 99)) == 0
+    assert len(best_part(TREE, VALUES, FLAT, 0, leaves=99, size=99)) == 6
+    assert len(best_part(TREE, VALUES, LINEAR, 0, leaves=99, size=99)) == 0
+
+
+def test_a_part_has_no_more_nodes_than_fit():
+    for size in range(7):
+        assert len(best_part(TREE, VALUES, FLAT, 0, leaves=99, size=size)) == size
 
 
 def test_leaves_of_a_part_are_bounded():
     for leaves in (1, 2, 3):
-        found = best_part(TREE, VALUES, FLAT, 0, leaves)
+        found = best_part(TREE, VALUES, FLAT, 0, leaves=leaves, size=99)
         assert len(set(range(len(found))) - set(found.parents)) == leaves
-    assert best_part(TREE, VALUES, FLAT, 0, 1).tokens == (1, 2, 3)
+    assert best_part(TREE, VALUES, FLAT, 0, leaves=1, size=99).tokens == (1, 2, 3)
 
 
 def test_rates_forget():

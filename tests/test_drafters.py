@@ -28,7 +28,7 @@ LINEAR = CostCurve({0: {1: 1.0, 32: 32.0}})
 class Fixed(CostCurve):
     """A curve that no measured time corrects: the toy's own forwards take no time."""
 
-    def note(self, rows, seconds):
+    def note(self, rows, seconds, context=0):
         pass
 
 

@@ -36,7 +36,7 @@ ALPHA = 1e-4
 class Fixed(CostCurve):
     """A curve that no measured time corrects: the toy's own forwards take no time."""
 
-    def note(self, rows, seconds):
+    def note(self, rows, seconds, context=0):
         pass
 
 
@@ -58,7 +58,7 @@ KINDS = ["chain", "sequoia", "dyspec", "dyspec-greedy"]
 
 
 def small(engine=SMALL, tokenizer=TOKENS):
-    return SimpleNamespace(name="small", engine=engine, tokenizer=tokenizer)
+    return SimpleNamespace(name="small", engine=engine, tokenizer=tokenizer, context=1 << 20)
 
 
 def drafter(kind, *, engine=SMALL, curves=(FLAT, CHEAP), **more):

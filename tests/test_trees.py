@@ -141,6 +141,7 @@ def test_dyspec_s_golden_tree():
     for node, (token, parent) in enumerate(zip(draft.tokens, draft.parents, strict=True)):
         values[node] = values[parent] * TOY[ROOT if parent == ROOT else draft.tokens[parent]][token]
     assert sum(v for n, v in values.items() if n != ROOT) == pytest.approx(2.211)
+    assert growth.values == pytest.approx([values[node] for node in range(8)])
 
 
 def test_dyspec_s_threshold_form():

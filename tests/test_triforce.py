@@ -90,8 +90,9 @@ class Table:
     def __init__(self, table):
         self.table, self.session = table, SimpleNamespace(can=SimpleNamespace(branches=1), keep=lambda path: None)
 
-    def feed(self, tokens):
-        return [tokens[-1]]
+    def decode(self, tokens, draft):
+        return None
+        yield
 
     def kept(self, tokens):
         pass

@@ -1,0 +1,50 @@
+"""`ctl bench`: what it asks, and that no round profits from the rounds before it."""
+
+from __future__ import annotations
+
+from reasonctl.backends.load import load_model
+from reasonctl.calibration.bench import CONTEXTS, ROUNDS, cost_curve, interleaved, questions
+from reasonctl.calibration.kinds import KINDS
+from reasonctl.controller import Call, Controller, Greedy, Hierarchy, Keys, ModelDrafter, TriForce
+from reasonctl.controller.cost import CostCurve, cost_path, load_curve
+from reasonctl.controller.drafters import forget
+
+FLAT = CostCurve({0: {1: 1.0, 32: 1.0}})
+
+
+def test_rounds_of_the_same_question_are_alike():
+    model = load_model("tiny", threads=1)
+    call = Call(model.prompt("48 a-9 b+6 c-3"), 40, model.eos, Keys(seed=1), Greedy())
+    drafter = Hierarchy(curve=FLAT)
+    drafter.rates.note = lambda kind, hit: None  # acceptance may be learnt; texts may not
+    arms = interleaved(model, {"plain": Controller(), "drafted": Controller(drafter=drafter)}, [call] * 4)
+    forwards = [trace.forwards for trace, _ in arms["drafted"].runs]
+    assert len(set(forwards)) == 1 and forwards[0] < arms["plain"].runs[0][0].forwards
+    assert len(drafter.recent) > 0
+
+
+def test_forgetting_reaches_the_level_below():
+    memories = [Hierarchy(), Hierarchy()]
+    for memory in memories:
+        memory.recent.add(range(20))
+    forget(TriForce(memories[0]))
+    forget(ModelDrafter(load_model("tiny", threads=1), kind="chain", below=memories[1]))
+    assert [len(memory.recent) for memory in memories] == [0, 0]
+    forget(None), forget(Hierarchy(recent=None))
+
+
+def test_all_kinds_are_asked_in_a_few_rounds():
+    first = questions("some model")[: len(KINDS)]
+    assert all(any(question in group for question in first) for group in KINDS.values())
+    assert len(set(questions("some model"))) > ROUNDS and len(set(questions("tiny"))) == ROUNDS
+
+
+def test_a_curve_at_one_context_keeps_the_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("REASONCTL_CACHE", str(tmp_path))
+    monkeypatch.setattr("reasonctl.calibration.bench.SECONDS", 0.0)
+    model = load_model("tiny", threads=1)
+    whole = cost_curve(model, [5, 6, 7])
+    assert len(whole.seconds) > 1
+    short = cost_curve(model, [5, 6, 7], contexts=CONTEXTS[:1])
+    kept = load_curve(cost_path(model.engine.identity))
+    assert kept is not None and kept.seconds == {**whole.seconds, **short.seconds}
