@@ -17,6 +17,7 @@ from .guided import KLGuided
 from .hierarchy import Hierarchy
 from .lengths import Lengths
 from .model_draft import ModelDrafter
+from .no_wait import NoWait
 from .penalties import DRY, BadWords, LogitBias, MinNewTokens, Penalties
 from .policy import Frame, Policy, Row, draw
 from .randomness import Keys
@@ -34,9 +35,9 @@ __all__ = [
     "Cues", "DRY", "Decision", "Decode", "Distortion", "Draft", "Drafter", "Drafting", "Dynatemp", "EAD", "EDT",
     "Engine", "Epsilon", "Eta", "Event", "ExitRule", "Frame", "Grammar", "Greedy", "Hierarchy", "KLGuided", "Keys",
     "Lengths", "LogitBias", "Mark", "Markers", "MinNewTokens", "MinP", "Mirostat", "MirostatV2", "ModelDrafter",
-    "NO_DRAFT", "Penalties", "PerPhase", "Policy", "PromptLookup", "Proposal", "Pure", "ROOT", "Row", "Sampling",
-    "Scores", "Session", "Span", "Stage", "Stateless", "Step", "Target", "Temperature", "Thinking", "Tokenizer",
-    "TopH", "TopK", "TopNSigma", "TopP", "Trace", "TriForce", "Trial", "Typical", "Weighed", "XTC", "distortion",
+    "NO_DRAFT", "NoWait", "Penalties", "PerPhase", "Policy", "PromptLookup", "Proposal", "Pure", "ROOT", "Row",
+    "Sampling", "Scores", "Session", "Span", "Stage", "Stateless", "Step", "Target", "Temperature", "Thinking",
+    "Tokenizer", "TopH", "TopK", "TopNSigma", "TopP", "Trace", "TriForce", "Trial", "Typical", "Weighed", "XTC", "distortion",
     "draw", "drive", "drive_batch", "entropy", "importance_weights", "log_z", "parse_draft", "parse_policy",
     "register_stage",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 from .chain import Chain, run_stages
 from .decode import Decode, Step
-from .policy import Frame, Policy, Row, asks, check_run, checked, end, finish, layers_of, prepared
+from .policy import Frame, Policy, Row, asks, check_run, checked, end, finish, layers_of, prepared, suppresses_cues
 from .stage import Stage
 from .trace import Trace
 
@@ -27,6 +27,7 @@ class PerPhase:
     def __init__(self, think: Policy, answer: Policy) -> None:
         self.think, self.answer = think, answer
         self.asks = asks(think) or asks(answer)
+        self.suppresses_cues = suppresses_cues(think)
 
     def start(self) -> Any:
         return self.think.start(), self.answer.start()
@@ -84,7 +85,8 @@ class Constrained:
 
     def __init__(self, constraints: Sequence[Stage], inner: Policy) -> None:
         self.constraints, self.inner, self.asks = tuple(constraints), inner, asks(inner)
-        self.phased = getattr(inner, "phased", False)
+        self.phased = getattr(inner, "phased", False) or any(stage.phased for stage in self.constraints)
+        self.suppresses_cues = suppresses_cues(inner) or any(stage.suppresses_cues for stage in self.constraints)
 
     def __str__(self) -> str:
         return " | ".join(map(str, (*self.constraints, self.inner)))

@@ -13,7 +13,7 @@ from .errors import ControllerError
 from .exits import ExitRule
 from .lengths import Lengths
 from .loop import Request, decode_loop
-from .policy import Frame, Policy, check_run
+from .policy import Frame, Policy, check_run, suppresses_cues
 from .randomness import Keys
 from .run import Run
 from .thinking import Thinking, Tokenizer
@@ -131,7 +131,7 @@ class Controller:
 
     def _check_suppression(self, policy: Policy | None) -> None:
         words = sorted(self.exit.cues.words) if self.exit is not None else []
-        if words and getattr(policy, "suppresses_cues", False):
+        if words and suppresses_cues(policy):
             raise ControllerError(
                 f"the policy suppresses cue words and the exit rule waits for them ({', '.join(words)}), so it would "
                 "never be asked; use one of the two, or a rule on 'paragraph', 'sentence' or 'every(k)'"

@@ -19,6 +19,7 @@ from .errors import ControllerError
 from .feedback import Mirostat, MirostatV2
 from .grammar import Grammar
 from .guided import KLGuided
+from .no_wait import NoWait
 from .penalties import DRY, BadWords, LogitBias, MinNewTokens, Penalties
 from .policy import Policy
 from .stage import Stage
@@ -31,7 +32,7 @@ STAGES: dict[str, type[Stage]] = {
         Temperature, EDT, Dynatemp, EAD, KLGuided,
         TopK, TopP, MinP, Typical, Epsilon, Eta, TopNSigma, TopH, XTC,
         Mirostat, MirostatV2,
-        Penalties, LogitBias, BadWords, MinNewTokens, DRY, Grammar,
+        Penalties, LogitBias, BadWords, MinNewTokens, DRY, NoWait, Grammar,
     )
 }  # fmt: skip
 """Every stage that a text can name; packages that import this one add theirs with `register_stage`."""
