@@ -24,7 +24,7 @@ from .randomness import Keys
 from .scores import Scores
 from .stage import Pure, Stage
 from .temperature import EAD, EDT, Dynatemp, Temperature
-from .text import parse_policy, register_stage
+from .text import parse_policy, register_stage, same_policy
 from .thinking import Mark, Markers, Span, Thinking, Tokenizer
 from .trace import Decision, Event, Trace
 from .triforce import TriForce
@@ -37,7 +37,7 @@ __all__ = [
     "Lengths", "LogitBias", "Mark", "Markers", "MinNewTokens", "MinP", "Mirostat", "MirostatV2", "ModelDrafter",
     "NO_DRAFT", "NoWait", "Penalties", "PerPhase", "Policy", "PromptLookup", "Proposal", "Pure", "ROOT", "Row",
     "Sampling", "Scores", "Session", "Span", "Stage", "Stateless", "Step", "Target", "Temperature", "Thinking",
-    "Tokenizer", "TopH", "TopK", "TopNSigma", "TopP", "Trace", "TriForce", "Trial", "Typical", "Weighed", "XTC", "distortion",
-    "draw", "drive", "drive_batch", "entropy", "importance_weights", "log_z", "parse_draft", "parse_policy",
-    "register_stage",
+    "Tokenizer", "TopH", "TopK", "TopNSigma", "TopP", "Trace", "TriForce", "Trial", "Typical", "Weighed", "XTC",
+    "distortion", "draw", "drive", "drive_batch", "entropy", "importance_weights", "log_z", "parse_draft",
+    "parse_policy", "register_stage", "same_policy",
 ]  # fmt: skip

@@ -89,7 +89,9 @@ class Constrained:
         self.suppresses_cues = suppresses_cues(inner) or any(stage.suppresses_cues for stage in self.constraints)
 
     def __str__(self) -> str:
-        return " | ".join(map(str, (*self.constraints, self.inner)))
+        # The model's own law adds nothing to what stands before it.
+        own = isinstance(self.inner, Chain) and self.inner == Chain() and bool(self.constraints)
+        return " | ".join(map(str, self.constraints if own else (*self.constraints, self.inner)))
 
     def start(self) -> Any:
         return tuple(stage.start() for stage in self.constraints), self.inner.start()

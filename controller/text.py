@@ -78,6 +78,18 @@ def parse_policy(text: str) -> Policy:
     return PerPhase(phases["think"], phases["answer"])
 
 
+def same_policy(one: str, other: str) -> bool:
+    """Whether two texts name one law, however they are written; a text that can't be read here is itself alone.
+
+    >>> same_policy("temperature(0.60)|top_p(1e0)", "temperature(0.6) | top_p(1)")
+    True
+    """
+    try:
+        return one == other or parse_policy(one) == parse_policy(other)
+    except ControllerError:
+        return False
+
+
 def _chain(text: str) -> Chain:
     stages: list[Stage] = []
     parts = [part.strip() for part in _split_top(text, "|")]
