@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers.generation import logits_process as hf
 
-from ..controller import Constrained, Policy, Row, Scores, Stage
+from ..controller import Constrained, MinP, Policy, Row, Scores, Stage, Temperature, TopK, TopP
 from .processors import check_stateless, forked
 
 LAW = (
@@ -22,6 +22,12 @@ LAW = (
     hf.TypicalLogitsWarper, hf.EpsilonLogitsWarper, hf.EtaLogitsWarper,
 )  # fmt: skip
 """Sampling arguments proper: a policy of the controller's own takes their place. All others are constraints."""
+
+_STAGES: dict[type, Callable[[Any], Stage]] = {
+    hf.TemperatureLogitsWarper: lambda p: Temperature(p.temperature), hf.TopKLogitsWarper: lambda p: TopK(p.top_k),
+    hf.TopPLogitsWarper: lambda p: TopP(p.top_p), hf.MinPLogitsWarper: lambda p: MinP(p.min_p),
+}  # fmt: skip
+"""What the usual ones are in a policy's text."""
 
 _BLIND = (*LAW, hf.InfNanRemoveLogitsProcessor, hf.LogitNormalization, hf.SuppressTokensLogitsProcessor)
 """Processors that never look at the tokens."""
@@ -81,6 +87,10 @@ class Processors(Stage):
         """No processor looks at the tokens."""
         return all(type(processor) in _BLIND for processor in self.processors)
 
+    def __str__(self) -> str:
+        """The law's processors as the stages that they are, in their order; others by their name."""
+        return " | ".join(filter(None, map(_written, self.processors))) or str(Temperature(1.0))
+
     def start(self) -> tuple[Any, ...]:
         return self.processors
 
@@ -91,6 +101,15 @@ class Processors(Stage):
         for processor in state:
             values = processor(ids, values)
         return state, Scores(values[0].float().cpu().numpy())
+
+
+def _written(processor: Any) -> str:
+    """The text of a processor's stage; nothing where it is off."""
+    found = _STAGES.get(type(processor))
+    if found is None:
+        return type(processor).__name__
+    stage = found(processor)
+    return "" if stage in (TopP(1.0), MinP(0.0)) else str(stage)
 
 
 @dataclass(frozen=True)

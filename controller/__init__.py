@@ -17,13 +17,14 @@ from .guided import KLGuided
 from .hierarchy import Hierarchy
 from .lengths import Lengths
 from .model_draft import ModelDrafter
+from .no_wait import NoWait
 from .penalties import DRY, BadWords, LogitBias, MinNewTokens, Penalties
 from .policy import Frame, Policy, Row, draw
 from .randomness import Keys
 from .scores import Scores
 from .stage import Pure, Stage
 from .temperature import EAD, EDT, Dynatemp, Temperature
-from .text import parse_policy, register_stage
+from .text import parse_policy, register_stage, same_policy
 from .thinking import Mark, Markers, Span, Thinking, Tokenizer
 from .trace import Decision, Event, Trace
 from .triforce import TriForce
@@ -34,9 +35,9 @@ __all__ = [
     "Cues", "DRY", "Decision", "Decode", "Distortion", "Draft", "Drafter", "Drafting", "Dynatemp", "EAD", "EDT",
     "Engine", "Epsilon", "Eta", "Event", "ExitRule", "Frame", "Grammar", "Greedy", "Hierarchy", "KLGuided", "Keys",
     "Lengths", "LogitBias", "Mark", "Markers", "MinNewTokens", "MinP", "Mirostat", "MirostatV2", "ModelDrafter",
-    "NO_DRAFT", "Penalties", "PerPhase", "Policy", "PromptLookup", "Proposal", "Pure", "ROOT", "Row", "Sampling",
-    "Scores", "Session", "Span", "Stage", "Stateless", "Step", "Target", "Temperature", "Thinking", "Tokenizer",
-    "TopH", "TopK", "TopNSigma", "TopP", "Trace", "TriForce", "Trial", "Typical", "Weighed", "XTC", "distortion",
-    "draw", "drive", "drive_batch", "entropy", "importance_weights", "log_z", "parse_draft", "parse_policy",
-    "register_stage",
+    "NO_DRAFT", "NoWait", "Penalties", "PerPhase", "Policy", "PromptLookup", "Proposal", "Pure", "ROOT", "Row",
+    "Sampling", "Scores", "Session", "Span", "Stage", "Stateless", "Step", "Target", "Temperature", "Thinking",
+    "Tokenizer", "TopH", "TopK", "TopNSigma", "TopP", "Trace", "TriForce", "Trial", "Typical", "Weighed", "XTC",
+    "distortion", "draw", "drive", "drive_batch", "entropy", "importance_weights", "log_z", "parse_draft",
+    "parse_policy", "register_stage", "same_policy",
 ]  # fmt: skip

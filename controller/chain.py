@@ -35,6 +35,8 @@ class Chain:
         self.stateful = any(stage.stateful for stage in stages)
         self.asks = any(stage.asks for stage in stages)
         self.reads_text = any(stage.reads_text for stage in stages)
+        self.phased = any(stage.phased for stage in stages)
+        self.suppresses_cues = any(stage.suppresses_cues for stage in stages)
 
     def start(self) -> Any:
         return tuple(stage.start() for stage in self.stages) if self.stateful else None

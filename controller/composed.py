@@ -7,7 +7,20 @@ from typing import Any
 
 from .chain import Chain, run_stages
 from .decode import Decode, Step
-from .policy import Frame, Policy, Row, asks, beside, check_run, checked, end, finish, layers_of, prepared
+from .policy import (
+    Frame,
+    Policy,
+    Row,
+    asks,
+    beside,
+    check_run,
+    checked,
+    end,
+    finish,
+    layers_of,
+    prepared,
+    suppresses_cues,
+)
 from .stage import Stage
 from .thinking import Tokenizer
 from .trace import Trace
@@ -28,6 +41,7 @@ class PerPhase:
     def __init__(self, think: Policy, answer: Policy) -> None:
         self.think, self.answer = think, answer
         self.asks = asks(think) or asks(answer)
+        self.suppresses_cues = suppresses_cues(think)
 
     def start(self) -> Any:
         return self.think.start(), self.answer.start()
@@ -88,10 +102,13 @@ class Constrained:
 
     def __init__(self, constraints: Sequence[Stage], inner: Policy) -> None:
         self.constraints, self.inner, self.asks = tuple(constraints), inner, asks(inner)
-        self.phased = getattr(inner, "phased", False)
+        self.phased = getattr(inner, "phased", False) or any(stage.phased for stage in self.constraints)
+        self.suppresses_cues = suppresses_cues(inner) or any(stage.suppresses_cues for stage in self.constraints)
 
     def __str__(self) -> str:
-        return " | ".join(map(str, (*self.constraints, self.inner)))
+        # The model's own law adds nothing to what stands before it.
+        own = isinstance(self.inner, Chain) and self.inner == Chain() and bool(self.constraints)
+        return " | ".join(map(str, self.constraints if own else (*self.constraints, self.inner)))
 
     def start(self) -> Any:
         return tuple(stage.start() for stage in self.constraints), self.inner.start()

@@ -13,7 +13,7 @@ from .errors import ControllerError
 from .exits import ExitRule
 from .lengths import Lengths
 from .loop import Request, decode_loop
-from .policy import Frame, Policy, check_run
+from .policy import Frame, Policy, check_run, suppresses_cues
 from .randomness import Keys
 from .run import Run
 from .thinking import Thinking, Tokenizer
@@ -131,7 +131,7 @@ class Controller:
 
     def _check_suppression(self, policy: Policy | None) -> None:
         words = sorted(self.exit.cues.words) if self.exit is not None else []
-        if words and getattr(policy, "suppresses_cues", False):
+        if words and suppresses_cues(policy):
             raise ControllerError(
                 f"the policy suppresses cue words and the exit rule waits for them ({', '.join(words)}), so it would "
                 "never be asked; use one of the two, or a rule on 'paragraph', 'sentence' or 'every(k)'"
@@ -162,6 +162,7 @@ class Controller:
         trace.prompt_tokens, trace.controlled, trace.shadow = len(prompt), self.exit is not None, self.shadow
         trace.seed, trace.run, trace.repeat = call.keys.seed, call.keys.run, call.repeat
         trace.rule, trace.budget = str(getattr(self.exit, "why", "")), self.budget
+        self._compare(policy, call, trace)
         if self.exit is not None and lengths.any:
             trace.warnings.append(
                 "a budget, min_thinking or continue_times changes the run: the exit rule's promise was made without"
@@ -186,6 +187,14 @@ class Controller:
         if span is not None:
             run.span.begin(prompt)
         return decode_loop(run, session, prompt, prompt[session.length :])
+
+    def _compare(self, policy: Policy, call: Call, trace: Trace) -> None:
+        """Say where this call isn't what the exit rule's promise was made for."""
+        in_use = getattr(self.exit, "in_use", None)  # rules that promise nothing have nothing to compare
+        different = in_use(str(policy), call.max_new_tokens) if callable(in_use) else []
+        if different:
+            trace.warnings += [f"{what}: the exit rule's promise was made without" for what in different]
+            trace.rule += f"; not promised for this call: {'; '.join(different)}"
 
     def _check_session(self, session: Session, lengths: Lengths) -> None:
         can, exits = session.can, self.exit is not None and not self.shadow

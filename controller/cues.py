@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from .errors import ControllerError
 
-_LETTER = "A-Za-z\u00c0-\u024f"
+LETTERS = "A-Za-z\u00c0-\u024f"
 """Latin letters only: in scripts without spaces a cue may touch its neighbours."""
 
 _NAMED = {"paragraph": r"\n\n", "sentence": r"(?<=[.!?])[ \n]"}
@@ -49,17 +49,17 @@ class Cues:
         self.names = tuple(name if name in _NAMED or name == self.spaced else name.lower() for name in names)
         self._words = sorted({name for name in self.names if name not in _NAMED and name != self.spaced})
         for word in self._words:
-            if not re.fullmatch(f"[{_LETTER}]+", word) or len(word) > TAIL // 4:
+            if not re.fullmatch(f"[{LETTERS}]+", word) or len(word) > TAIL // 4:
                 raise ControllerError(
                     f"cue {word!r} is no word; use letters only, or 'paragraph', 'sentence' or 'every(64)'"
                 )
         words = [_regex(word) for word in self._words]
-        parts = [f"(?<![{_LETTER}])(?:{'|'.join(words)})(?![{_LETTER}])"] if words else []
+        parts = [f"(?<![{LETTERS}])(?:{'|'.join(words)})(?![{LETTERS}])"] if words else []
         parts += [regex for name, regex in _NAMED.items() if name in names]
         self.kinds = tuple(re.compile(part, re.IGNORECASE) for part in parts)
         """One pattern for the words, one for each other cue that has a text, in the order of their precedence."""
         self.pattern = re.compile("|".join(parts) or r"(?!)", re.IGNORECASE)
-        self._run = re.compile(f"(?<![{_LETTER}])[{_LETTER}]+$")
+        self._run = re.compile(f"(?<![{LETTERS}])[{LETTERS}]+$")
         self._whole = re.compile("|".join(words), re.IGNORECASE) if words else None
         self._prefixes = {word[:n] for word in self._words for n in range(1, len(word) + 1)}
 

@@ -55,7 +55,8 @@ class Weighed:
 
     def __init__(self, policy: Policy) -> None:
         self.chain = weighable(policy)
-        self.reads_text = self.chain.reads_text
+        self.reads_text, self.phased = self.chain.reads_text, self.chain.phased
+        self.suppresses_cues = self.chain.suppresses_cues
 
     def start(self) -> Any:
         return self.chain.start(), 0.0

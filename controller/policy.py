@@ -151,6 +151,11 @@ def asks(policy: Any) -> bool:
     return bool(getattr(policy, "asks", False))
 
 
+def suppresses_cues(policy: Any) -> bool:
+    """Whether a policy keeps the words away that exit rules wait for."""
+    return bool(getattr(policy, "suppresses_cues", False))
+
+
 def prepared(policy: Any, state: Any, row: Row) -> Generator[Decode, Step, Any]:
     """The state for `policy.step`, after the forwards that the policy asks for."""
     return (yield from policy.prepare(state, row)) if asks(policy) else state

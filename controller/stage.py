@@ -27,8 +27,9 @@ class Stage(ABC):
 
     kind: what the stage does, which decides where it may stand. stateful: it has a state of its own.
     asks: it wants forwards, see `prepare`. reads_text: it needs the run's tokenizer. truncates: it may drop candidates
-    for being improbable. drafts: it may be asked about a draft model's rows too; False for what counts its calls, or
-    takes every token it is shown for a written one.
+    for being improbable. phased: it needs to know where thinking ends. suppresses_cues: words that exit rules wait for
+    are never written while thinking. drafts: it may be asked about a draft model's rows too; False for what counts its
+    calls, or takes every token it is shown for a written one.
     """
 
     name: ClassVar[str]
@@ -37,6 +38,8 @@ class Stage(ABC):
     asks: ClassVar[bool] = False
     reads_text: ClassVar[bool] = False
     truncates: ClassVar[bool] = False
+    phased: ClassVar[bool] = False
+    suppresses_cues: ClassVar[bool] = False
     drafts: ClassVar[bool] = True
 
     def start(self) -> Any:

@@ -18,6 +18,7 @@ from .errors import ControllerError
 from .feedback import Mirostat, MirostatV2
 from .grammar import Grammar
 from .guided import KLGuided
+from .no_wait import NoWait
 from .penalties import DRY, BadWords, LogitBias, MinNewTokens, Penalties
 from .policy import Policy
 from .stage import Stage, read_value
@@ -30,7 +31,7 @@ STAGES: dict[str, type[Stage]] = {
         Temperature, EDT, Dynatemp, EAD, KLGuided,
         TopK, TopP, MinP, Typical, Epsilon, Eta, TopNSigma, TopH, XTC,
         Mirostat, MirostatV2,
-        Penalties, LogitBias, BadWords, MinNewTokens, DRY, Grammar,
+        Penalties, LogitBias, BadWords, MinNewTokens, DRY, NoWait, Grammar,
     )
 }  # fmt: skip
 """Every stage that a text can name; packages that import this one add theirs with `register_stage`."""
@@ -74,6 +75,18 @@ def parse_policy(text: str) -> Policy:
         missing = "answer" if "think" in phases else "think"
         raise ControllerError(f"policy {text.strip()!r} says nothing about the phase {missing}; give one for each")
     return PerPhase(phases["think"], phases["answer"])
+
+
+def same_policy(one: str, other: str) -> bool:
+    """Whether two texts name one law, however they are written; a text that can't be read here is itself alone.
+
+    >>> same_policy("temperature(0.60)|top_p(1e0)", "temperature(0.6) | top_p(1)")
+    True
+    """
+    try:
+        return one == other or parse_policy(one) == parse_policy(other)
+    except ControllerError:
+        return False
 
 
 def _chain(text: str) -> Chain:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -148,10 +149,25 @@ class Trace:
             return f"{kept}: no cue was met while thinking"
         cues, best = len(self.decisions), max(self.decisions, key=lambda decision: decision.score)
         if best.threshold == float("inf"):
-            why = self.rule or "threshold +inf, too few calibration runs for this risk"
-            return f"{kept}: {why}; {cues} cues met"
+            return f"{kept}: {self._never()}; {cues} cues met"
         return f"{kept}: {cues} cues, highest score {best.score:.3f} <= {best.threshold:.3f}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for one JSON line per run."""
-        return {**asdict(self), "why": self.why}
+        """Plain values, for one JSON line per run; null stands for what is no number in JSON.
+
+        threshold_why: why the threshold is none (null): the rule never exits, or at every cue.
+        """
+        thresholds = {decision.threshold for decision in self.decisions}
+        why = self._never() if math.inf in thresholds else "exits at every cue" if -math.inf in thresholds else None
+        return {**_finite(asdict(self)), "why": self.why, "threshold_why": why}
+
+    def _never(self) -> str:
+        return self.rule or "threshold +inf, too few calibration runs for this risk"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
-from ..controller import Boundary, ControllerError, Cues, Decision, Decode, Markers, Step, Trace
+from ..controller import Boundary, ControllerError, Cues, Decision, Decode, Markers, Step, Trace, same_policy
 from .answers import after_thinking, stated_answer
 from .card import Card, LoadedModel, Scalar, check_model
 from .drift import DriftMonitor
@@ -19,7 +19,7 @@ from .file import ProbeFile, load_probe
 from .giveup import GiveUp, choose_lower
 from .looks import Look
 from .probe import features_at, layer_of
-from .risk import Mode, Threshold, check_request, choose_threshold
+from .risk import MEANS, Mode, Threshold, check_request, choose_threshold
 from .signals import SignalName
 from .table import Table
 
@@ -106,6 +106,10 @@ class ProbeExit:
         if monitor.alarm:
             trace.warnings.append(f"{monitor.why}; the promise may not hold here: calibrate on runs like these")
 
+    def in_use(self, policy: str, max_new_tokens: int) -> list[str]:
+        """How one call differs from the calibration's, as far as a call can be seen; () where the promise stands."""
+        return differences(self.card, {**self.card.sampler, "policy": policy}, max_new_tokens)
+
     def check(self, model: LoadedModel) -> list[str]:
         """Warnings where the model differs slightly from the card's; ControllerError for another model."""
         self._warnings = check_model(self.card, model)
@@ -120,12 +124,10 @@ class ProbeExit:
         """
         card, limit = self.card, self.threshold
         pairs: list[tuple[str, Any, Any]] = [("tasks", tasks, card.tasks)]
-        pairs += [("max_new_tokens", max_new_tokens, card.max_new_tokens)]
         if grader is not None and limit.mode != "disagree":
             pairs.append(("grader", grader, card.grader))
-        for name in sorted(set(sampler) | set(card.sampler)):
-            pairs.append((f"sampler {name}", sampler.get(name, "not set"), card.sampler.get(name, "not set")))
-        why_not = [f"{name} is {used!r}, calibrated with {was!r}" for name, used, was in pairs if used != was]
+        why_not = [_difference(*pair) for pair in pairs if pair[1] != pair[2]]
+        why_not += differences(card, sampler, max_new_tokens)
         if self._warnings is None:
             why_not.append("the model in use was not compared with the card")
         else:
@@ -181,9 +183,29 @@ def _lower(
         raise ControllerError(
             f"giving up needs the signal 'hidden' of a file with gold answers; the signal is {signal!r}"
         )
-    if threshold.mode == "selective":
-        raise ControllerError("give_up and mode 'selective' don't go together: give-ups change which runs exit")
+    if threshold.mode != "harm":
+        # P(harm) of the pair is bounded by both risks: a give-up that harms is on a run that would have been right.
+        raise ControllerError(
+            f"give_up and mode {threshold.mode!r} don't go together: a give-up is an exit too, and a usually wrong "
+            f"one, so that nothing bounds {MEANS[threshold.mode]} of the pair; use mode 'harm', or leave give_up off"
+        )
     return choose_lower(table, content.lower, give_up, threshold.confidence)
+
+
+def differences(card: Card, sampler: Mapping[str, Scalar], max_new_tokens: int) -> list[str]:
+    """Where a use's sampling law and limit aren't the card's: the promise was made for those."""
+    pairs: list[tuple[str, Any, Any]] = [("max_new_tokens", max_new_tokens, card.max_new_tokens)]
+    for name in sorted(set(sampler) | set(card.sampler)):
+        pairs.append((f"sampler {name}", sampler.get(name, "not set"), card.sampler.get(name, "not set")))
+    return [
+        _difference(name, used, was)
+        for name, used, was in pairs
+        if used != was and not (name == "sampler policy" and same_policy(str(used), str(was)))
+    ]
+
+
+def _difference(name: str, used: Any, was: Any) -> str:
+    return f"{name} is {used!r}, calibrated with {was!r}"
 
 
 def answer_tokens(card: Card) -> int:

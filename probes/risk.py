@@ -25,7 +25,7 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 NEARLY = 0.97
 """Share of the largest certified savings that a threshold must reach; the strictest such one is used."""
 
-_MEANS = {
+MEANS = {
     "harm": "P(exit wrong and full run right)",
     "wrong": "P(exit wrong)",
     "selective": "P(wrong | exited)",
@@ -122,7 +122,7 @@ def choose_threshold(table: Table, grid: Grid, mode: Mode, risk: float, confiden
     """The loosest threshold that the table can promise `risk` for; +inf where it can promise nothing.
 
     With a confidence: Learn-then-Test (Angelopoulos et al. 2021), fixed sequence down the grid. None: split
-    conformal on each run's highest failing score. `event`: LYNX (arXiv 2512.05325), without its clamp.
+    conformal on each run's highest failing score. `event`: LYNX (arXiv 2512.05325), without its clamp, marginal.
     Raises ControllerError on a bad request, on ungraded runs, and on several runs of one problem.
     """
     check_request(mode, risk, confidence)
@@ -130,7 +130,7 @@ def choose_threshold(table: Table, grid: Grid, mode: Mode, risk: float, confiden
         raise ControllerError(f"mode {mode!r} needs gold answers and these runs have none; use mode 'disagree'")
     check_evidence(table)
     if mode == "event":
-        return _event(table, risk)
+        return _event(table, risk, confidence)
     if confidence is None:
         return _conformal(table, mode, risk)
     return _learn_then_test(table, grid, mode, risk, confidence)
@@ -179,7 +179,7 @@ def _learn_then_test(table: Table, grid: Grid, mode: Mode, risk: float, confiden
     failed, n = failures_at(table, mode, candidates)
     held = accepted(failed, n, risk, confidence)
     share, what = (float(grid.exits.max()), "exited runs") if mode == "selective" else (1.0, "runs")
-    promise = f"{_MEANS[mode]} <= {risk} with confidence {confidence}"
+    promise = f"{MEANS[mode]} <= {risk} with confidence {confidence}"
     if held == 0:
         first = int(failed[0]), int(n[0])
         more, why = shortfall(*first, risk, confidence, what=what, promise=promise, share=share)
@@ -208,17 +208,18 @@ def _conformal(table: Table, mode: Mode, risk: float) -> Threshold:
     value = conformal_quantile(highest, risk)
     if value == math.inf:
         more = runs_needed(mode, risk, None) - n
-        why = f"never exit: {n} calibration runs can't promise {_MEANS[mode]} <= {risk}: {more} more runs are needed"
+        why = f"never exit: {n} calibration runs can't promise {MEANS[mode]} <= {risk}: {more} more runs are needed"
         return Threshold(math.inf, mode, risk, None, n, 0, more, why)
     failed = int((highest > value).sum())
-    why = f"exit above {value:.4f}: {_MEANS[mode]} <= {risk} on average over calibrations ({n} runs)"
+    why = f"exit above {value:.4f}: {MEANS[mode]} <= {risk} on average over calibrations ({n} runs)"
     return Threshold(value, mode, risk, None, n, failed, 0, why)
 
 
-def _event(table: Table, risk: float) -> Threshold:
+def _event(table: Table, risk: float, confidence: float | None) -> Threshold:
     """LYNX as published: exit iff the label-conditional set is {right}: score > q_wrong and 1 - score <= q_right.
 
-    Without its clamp of the quantile's index: too few wrong cues give +inf, too few right ones no second condition.
+    It has no form with a confidence; where one was asked for, that is said. Without its clamp of the quantile's
+    index: too few wrong cues give +inf, too few right ones no second condition.
     """
     wrong, right = table.scores[~table.right], table.scores[table.right]
     # 1 - score <= q_right, said of scores; inclusive, hence the next float below.
@@ -230,5 +231,6 @@ def _event(table: Table, risk: float) -> Threshold:
         more = math.ceil((least - n) * table.runs / n) if n else max(least, 1)
         why = f"never exit: {n} wrong cues, level {risk} takes {least}: about {more} more runs are needed"
         return Threshold(math.inf, "event", risk, None, table.runs, 0, more, why)
-    why = f"exit above {value:.4f}: {_MEANS['event']} <= {risk}; nothing is promised for a run"
+    unused = "" if confidence is None else f"; on average over calibrations, the confidence {confidence} is not used"
+    why = f"exit above {value:.4f}: {MEANS['event']} <= {risk}{unused}; nothing is promised for a run"
     return Threshold(value, "event", risk, None, table.runs, failed, 0, why)

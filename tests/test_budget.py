@@ -6,6 +6,7 @@ import pytest
 from reasonctl.backends.toy import ToyEngine
 from reasonctl.controller import Controller, ControllerError, Greedy, Markers, PromptLookup, Span, Thinking
 from reasonctl.controller.loop import Loop
+from reasonctl.controller.run import Run
 from rules import RandomTree, Scripted
 from toy_thinking import BARE, CLOSE, ENGINE, EOS, OPEN, PROMPT, TEXTS, THINKING, TOKENIZER, account, run
 
@@ -179,7 +180,7 @@ close = Loop._close
 WRONG = {
     "forced tokens that the model does not read": (Loop, "_close", unread),
     "a second close that stays": (Loop, "_early_close", lambda self, token: None),
-    "a half-written marker that is shown": (Loop, "_held", lambda self: 0),
+    "a half-written marker that is shown": (Run, "held", lambda *_, **__: 0),
 }
 
 

@@ -45,7 +45,10 @@ def test_giving_up_is_off_by_default_and_has_limits():
     assert load_exit(PROBE).lower is None
     for changes, says in (
         ({"give_up": 0.05, "signal": "entropy"}, "giving up needs the signal 'hidden'"),
-        ({"give_up": 0.05, "mode": "selective"}, "don't go together"),
+        *(
+            ({"give_up": 0.05, "mode": mode}, f"mode '{mode}' don't go together.*use mode 'harm'")
+            for mode in ("selective", "wrong", "disagree", "event")
+        ),
         ({"give_up": 1.5}, "risk is 1.5"),
     ):
         with pytest.raises(ControllerError, match=says):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from reasonctl.controller import Controller, ControllerError, Cues, PromptLookup
 from reasonctl.controller.loop import Loop
+from reasonctl.controller.run import Run
 from rules import RandomTree, Scripted
 from toy_thinking import BARE, EOS, PROMPT, TEXTS, THINKING, TOKENIZER, account, run
 
@@ -138,10 +139,11 @@ def unread(self, mark, forced):
 
 
 WRONG = {
-    "the close stays": ("_early_close", lambda self, token: None),
-    "half a marker is shown": ("_held", lambda self: 0),
-    "the model does not read the text": ("_replace", unread),
+    "the close stays": (Loop, "_early_close", lambda self, token: None),
+    "half a marker is shown": (Run, "held", lambda *_, **__: 0),
+    "the model does not read the text": (Loop, "_replace", unread),
     "the text before the marker is lost": (
+        Loop,
         "_continuation",
         lambda self, mark: TOKENIZER.encode("Wait") if self._thought(mark.first) < 12 else None,
     ),
@@ -150,6 +152,6 @@ WRONG = {
 
 @pytest.mark.parametrize("error", WRONG)
 def test_planted_errors_are_caught(monkeypatch, error):
-    monkeypatch.setattr(Loop, *WRONG[error])
+    monkeypatch.setattr(*WRONG[error])
     with pytest.raises(AssertionError):
         check(30, min_thinking=12)
