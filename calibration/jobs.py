@@ -165,6 +165,7 @@ def collected(
     started = time.monotonic()
     done = file.open(force=options.force)
     if done:
+        check_problems(file, problems)
         show.say(f"resuming: {done} of {plan.n} runs are in {file.path.name}")
     if done < plan.n:
         estimate(show, plan, problems[done], plan.n - done, workers)
@@ -188,6 +189,16 @@ def collected(
             show.result({"n": plan.n, "complete": False})
             return None
     return file.read()[: plan.n]
+
+
+def check_problems(file: RunFile, problems: list[Problem]) -> None:
+    """Raise ControllerError if the collected runs are of other problems than the task gives now."""
+    found = [record["problem"] for record in file.read()]
+    if any(known != problem.id for known, problem in zip(found, problems, strict=False)):
+        raise ControllerError(
+            f"{str(file.path)!r} holds runs of other problems: the task has changed since; move it away, or give another "
+            "--out"
+        )
 
 
 def estimate(show: Show, plan: Plan, problem: Problem, runs: int, workers: int | str) -> None:
