@@ -196,8 +196,8 @@ def check_problems(file: RunFile, problems: list[Problem]) -> None:
     found = [record["problem"] for record in file.read()]
     if any(known != problem.id for known, problem in zip(found, problems, strict=False)):
         raise ControllerError(
-            f"{str(file.path)!r} holds runs of other problems: the task has changed since; move it away, or give another "
-            "--out"
+            f"{str(file.path)!r} holds runs of other problems, so the task has changed since; move it away, or give "
+            "another --out"
         )
 
 
