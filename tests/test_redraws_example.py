@@ -85,3 +85,6 @@ def test_another_signal_and_its_lynx() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     rows = json.loads(done.stdout.splitlines()[-1])["rows"]
     assert any(row["lynx"] > row["bound"] for row in rows) and all(row["kept"] for row in rows)
+    assert rows[0]["saved"] < 0.0 < rows[0]["exit_rate"]  # net of trials: more is spent on them than is saved
+    never = next(row for row in rows if row["mode"] == "selective")
+    assert never["never"] == 1.0 and never["saved"] == 0.0  # and a rule that never exits tries nothing
