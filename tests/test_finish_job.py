@@ -108,6 +108,29 @@ def test_a_larger_job_goes_on_from_a_smaller_one(done, tmp_path, capfd):
     assert code == 0 and "collecting" not in err and done.read_bytes() == kept.read_bytes()
 
 
+def test_eval_uses_the_kept_runs_of_the_domain(done, capfd):
+    """The regressions are fitted on all fitting runs, and thresholded on the domain's calibration runs."""
+    arguments = [
+        "eval",
+        "tiny",
+        "--probe",
+        str(done),
+        "-n",
+        "2",
+        "--workers",
+        "1",
+        "--confidence",
+        "marginal",
+        "--json",
+    ]
+    code, out, err = ctl(capfd, *arguments, "--domain", "4 steps", "--risk", "0.4")
+    assert code == 0, err
+    assert [row["name"] for row in json.loads(out.splitlines()[-1])["baselines"]] == [
+        "probe", "cue index", "index + word", "index + word + text", "budget, equal cost", "oracle",
+        "fixed cue at the probe's failure rate",
+    ]  # fmt: skip
+
+
 def test_a_task_that_has_changed_is_no_resuming(done, tmp_path, capfd):
     tasks, out = tmp_path / "t.jsonl", tmp_path / "q.safetensors"
     command = ["calibrate", "tiny", "--tasks", str(tasks), "--out", str(out), "-n", "2", "--time-limit", "0.001"]
