@@ -11,6 +11,7 @@ from ..probes.table import Table
 from .baselines import EQUAL_COST, Result, budget_of_cost, compare, evaluate, fixed_at, fixed_curve, verdict
 from .calibrate import scores_of
 from .collect import Cut, cut
+from .inspect import tables_of
 from .kept import halves
 from .replay import judged_table, make_table, outcomes_of
 from .show import Show, percent
@@ -31,15 +32,10 @@ def cheap_rules(
     own = _replayed(rule, evaluation, plain)
     fitting, extra = None, None
     if runs is not None:
-        parts = [cut(part) for part in halves(content, runs)]
-        calibrated = (
-            parts[1] if rule.domain is None else cut([r for r in parts[1].records if r["domain"] == rule.domain])
-        )
+        parts = _parts(rule, runs)
         fitting = make_table(parts[0], scores_of(content.probe, parts[0]), cues)
-        extra = [parts[0].text, calibrated.text, evaluation.text]
-    calibration = content.table
-    if rule.domain is not None:
-        calibration = calibration.in_domain(content.card.domains.index(rule.domain))
+        extra = [part.text for part in (*parts, evaluation)]
+    calibration = tables_of(content, "hidden", rule.domain)[1]
     results = [own] + compare(
         fitting, calibration, plain, mode=mode, risk=asked.risk, confidence=asked.confidence, grid=content.grid,
         extra=extra,
@@ -57,6 +53,14 @@ def cheap_rules(
         *(_named(result, plain) for result in results),
         {"name": "fixed cue at the probe's failure rate", "saved": fixed / full, "curve": points},
     ]
+
+
+def _parts(rule: ProbeExit, runs: list[dict[str, Any]]) -> tuple[Cut, Cut]:
+    """The fitting runs, and the calibration runs that the rule's promise is made from."""
+    fitting, calibration = halves(rule.content, runs)
+    if rule.domain is not None:
+        calibration = [record for record in calibration if record["domain"] == rule.domain]
+    return cut(fitting), cut(calibration)
 
 
 def _replayed(rule: ProbeExit, runs: Cut, plain: Table) -> Result:

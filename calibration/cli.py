@@ -74,9 +74,9 @@ def calibrate_command(model: str, options: Options, heads: bool, unweighted: boo
 @common
 def eval_command(model: str, options: Options, **what: Any) -> None:
     """Controlled against uncontrolled on the same fresh problems."""
-    from . import jobs
+    from . import evaluate_command
 
-    jobs.evaluate(model, options, **what)
+    evaluate_command.run(model, options, **what)
 
 
 @cli.command("report")

@@ -9,7 +9,8 @@ from pathlib import Path
 from ..controller import Controller
 from ..probes.risk import refutes
 from .calibrate import Plan, evaluation_stream, fit_and_save
-from .jobs import collected, compare, describe, fresh, threshold_json
+from .evaluate_command import EVALUATION_RUNS, compare, fresh
+from .jobs import calibration_json, collected, describe
 from .options import Options, new_recipe, open_model
 from .rules import rule_of
 from .run import stream_run
@@ -17,7 +18,6 @@ from .show import Show, bound_of, percent
 from .tasks import load_task
 
 CALIBRATION_RUNS = 600
-EVALUATION_RUNS = 400
 
 
 def run(options: Options) -> None:
@@ -56,7 +56,7 @@ def run(options: Options) -> None:
         show.title("4. Promised and measured, on problems that neither fitting nor calibration saw")
         problems = fresh(task, content, options.n or EVALUATION_RUNS, options.seed, options.domain)
         result = compare(show, recipe, problems, task, rule, model, options, runs=records, baselines=True)
-    result["calibration"] = {"n": rule.threshold.runs, "auc": auc, **threshold_json(rule)}
+    result["calibration"] = calibration_json(rule)
     failure = result["failure"]
     refuted = refutes(failure["count"], failure["n"], bound_of(result["guarantee"]))
     saved = 1 - result["controlled"]["tokens"] / result["baseline"]["tokens"]

@@ -1,4 +1,4 @@
-"""The commands behind `ctl calibrate`, `eval`, `run` and `inspect`."""
+"""The command behind `ctl calibrate`: what is checked before any work, what is resumed, and what is said of it."""
 
 from __future__ import annotations
 
@@ -12,35 +12,28 @@ from typing import Any
 from ..backends.model import Model
 from ..controller import ControllerError
 from ..probes.exit import ProbeExit, make_exit
-from ..probes.file import ProbeFile, digest_of, load_probe
+from ..probes.file import ProbeFile, load_probe
 from ..probes.risk import runs_needed
 from ..probes.sealed import check_target
 from .calibrate import (
     Plan,
-    calibration_stream,
-    evaluation_stream,
     fit_and_save,
     made_by,
     report_path,
     runs_path,
-    sampler_of,
 )  # fmt: skip
-from .cheap import cheap_rules
 from .collect import collect
 from .cue_sets import AUTO, EVERYTHING
-from .evaluate import evaluate as evaluate_pairs
-from .evaluate import summary
-from .kept import halves, kept_runs
+from .inspect import tables_of
+from .kept import halves
 from .make_ngrams import keep_ngrams
-from .options import Options, card_recipe, new_recipe, open_model, probe_path
+from .options import Options, new_recipe, open_model
 from .problem import Problem
-from .recipe import Recipe
 from .report_parts import Request
-from .rules import open_rule
 from .runs import RunFile
-from .show import Show, comparison, exits_where
+from .show import Show, exits_where
 from .spread import check_cluster
-from .tasks import Task, load_task
+from .tasks import load_task
 from .worker import collect_run
 
 CALIBRATION_RUNS = 400
@@ -60,8 +53,7 @@ def calibrate(
     recipe = new_recipe(
         name, model, options, opening=overrides["think_open"], closing=overrides["think_close"],
         suffix=overrides["suffix"], cues=",".join(EVERYTHING) if overrides["cues"] == AUTO else overrides["cues"],
-        layers=overrides["layers"],
-        answer_tokens=answer_tokens,
+        layers=overrides["layers"], answer_tokens=answer_tokens,
     )  # fmt: skip
     plan = Plan(
         recipe, task, options.mode, options.n or CALIBRATION_RUNS, plan_out, options.risk, options.confidence,
@@ -165,6 +157,7 @@ def collected(
     started = time.monotonic()
     done = file.open(force=options.force)
     if done:
+        check_problems(file, problems)
         show.say(f"resuming: {done} of {plan.n} runs are in {file.path.name}")
     if done < plan.n:
         estimate(show, plan, problems[done], plan.n - done, workers)
@@ -188,6 +181,16 @@ def collected(
             show.result({"n": plan.n, "complete": False})
             return None
     return file.read()[: plan.n]
+
+
+def check_problems(file: RunFile, problems: list[Problem]) -> None:
+    """Raise ControllerError if the collected runs are of other problems than the task gives now."""
+    found = [record["problem"] for record in file.read()]
+    if any(known != problem.id for known, problem in zip(found, problems, strict=False)):
+        raise ControllerError(
+            f"{str(file.path)!r} holds runs of other problems, so the task has changed since; move it away, or give "
+            "another --out"
+        )
 
 
 def estimate(show: Show, plan: Plan, problem: Problem, runs: int, workers: int | str) -> None:
@@ -226,75 +229,15 @@ def report_fit(
     show.say(f"written: {', '.join(map(str, written))}")
     show.result({
         "out": str(plan.out), "complete": True,
-        "calibration": {"n": rule.threshold.runs, "auc": auc, **threshold_json(rule)},
+        "calibration": calibration_json(rule),
         "why": rule.why,
     })  # fmt: skip
 
 
-def threshold_json(rule: ProbeExit) -> dict[str, Any]:
-    """The threshold, None where it isn't finite: `exits` says whether that means never or always."""
-    value = rule.threshold.value
-    return {"threshold": value if math.isfinite(value) else None, "exits": exits_where(value)}
-
-
-def evaluate(
-    name: str, options: Options, *, tasks: str | None, probe: str | None, baselines: bool, report: str | None
-) -> None:
-    """Both arms on problems that neither fitting nor calibration saw; `report`: the page to write."""
-    show = Show(as_json=options.json)
-    if report is not None:
-        from .report import check_page, write_report
-
-        check_page(Path(report), probe_path(name, probe), options.force)
-    rule, model = open_rule(show, name, options, probe)
-    content = rule.content
-    task = load_task(tasks or content.card.tasks, grader=options.grader, gold=options.mode != "disagree")
-    recipe = card_recipe(name, content.card, options)
-    runs = kept_runs(probe_path(name, probe), content)
-    problems = fresh(task, content, options.n or 400, options.seed, options.domain)
-    show.say(f"{len(problems)} problems of {task.name} that the probe never saw; {rule.why}")
-    if options.dry_run:
-        show.result({"n": len(problems), "dry_run": True})
-        return
-    result = compare(show, recipe, problems, task, rule, model, options, runs=runs, baselines=baselines)
-    show.result(result)
-    if report is not None:
-        write_report(Path(report), content, Request.of(options, result), runs, result, force=options.force)
-        show.say(f"written: {report}")
-
-
-def fresh(task: Task, content: ProbeFile, n: int, seed: int, domain: str | None = None) -> list[Problem]:
-    """Problems that are in neither split of the probe; of one domain, if the promise is."""
-    card = content.card
-    seen = set(content.table.problem.tolist())
-    if card.tasks == task.name:
-        drawn = task.problems(sum(card.runs.values()), stream=calibration_stream(card.seeds["seed"]))
-        seen |= {problem.id for problem in drawn}
-    return task.problems(n, stream=evaluation_stream(seed), exclude=seen, domain=domain)
-
-
-def compare(
-    show: Show, recipe: Recipe, problems: list[Problem], task: Task, rule: ProbeExit, model: Model, options: Options, *,
-    runs: list[dict[str, Any]] | None, baselines: bool,
-) -> dict[str, Any]:  # fmt: skip
-    """Run both arms, print the comparison and the cheap rules; the JSON of `ctl eval`."""
-    workers = options.machine(recipe.model)[0]
-    with show.progress("evaluating") as progress:
-        pairs = evaluate_pairs(
-            recipe, problems, task.grader, rule, workers=workers, cheap_rules=baselines, progress=progress
-        )
-    promise = rule.guarantee(
-        sampler=sampler_of(recipe), max_new_tokens=recipe.max_new_tokens, tasks=task.name, grader=task.grader.name
-    )
-    if rule.domain is not None:
-        promise["domain"] = rule.domain
-    asked, graded = Request.of(options, None), all(problem.answer is not None for problem in problems)
-    result = {
-        "seed": options.seed, "model": recipe.model, "backend": model.backend, "tasks": task.name, **asdict(asked),
-        "probe": digest_of(rule.content), **summary(pairs, options.mode, graded=graded), "guarantee": promise,
+def calibration_json(rule: ProbeExit) -> dict[str, Any]:
+    """Calibration runs, AUC and threshold; None where it isn't finite: `exits` says whether that is never or always."""
+    value, content = rule.threshold.value, rule.content
+    return {
+        "n": tables_of(content, rule.name, rule.domain)[1].runs, "auc": float(str(content.card.report["auc"])),
+        "threshold": value if math.isfinite(value) else None, "exits": exits_where(value),
     }  # fmt: skip
-    comparison(show, result)
-    if baselines:
-        records = [pair.record for pair in pairs if pair.record is not None]
-        result["baselines"] = cheap_rules(show, rule, runs, records)
-    return result

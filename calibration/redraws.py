@@ -46,8 +46,8 @@ class Row:
     """One mode and form: our procedure, and LYNX's per-cue threshold on the same draws against the same promise.
 
     `event`: verdict is of its own promise, per cue; lynx is what its runs suffer, P(exit wrong).
-    exit_rate, saved: mean over draws of our share of pool runs that exit and of tokens saved. never: share of draws
-    whose threshold is +inf.
+    exit_rate, saved: mean over draws of our share of pool runs that exit and of tokens saved, net of trials. never:
+    share of draws whose threshold is +inf.
     """
 
     mode: Mode
@@ -98,9 +98,13 @@ def check(pool: Table, procedure: Procedure, mode: Mode, risk: float, confidence
 
 
 def check_all(
-    pool: Table, grid: Grid, risk: float, confidence: float, *, runs: int, draws: int = 500, seed: int = 0
-) -> list[Row]:
-    """Every mode in every form that exists, all on the same draws; the pool must have had no part in the grid."""
+    pool: Table, grid: Grid, risk: float, confidence: float, *, runs: int, draws: int = 500, seed: int = 0,
+    plain: Table | None = None,
+) -> list[Row]:  # fmt: skip
+    """Every mode in every form that exists, all on the same draws; the pool must have had no part in the grid.
+
+    plain: the pool without the cost of its signal's trials [the pool]; savings are shares of its tokens.
+    """
     forms: list[tuple[Mode, float | None]] = [(mode, confidence) for mode in MODES if mode != "event"]
     forms += [(mode, None) for mode in MODES if mode != "selective"]
     chosen = np.array([
@@ -108,15 +112,20 @@ def check_all(
         for table in redraw(pool, runs, draws, seed)
     ])  # fmt: skip
     lynx = chosen[:, forms.index(("event", None))]
-    return [_row(pool, mode, form, risk, chosen[:, i], lynx) for i, (mode, form) in enumerate(forms)]
+    full = (plain or pool).full_tokens.sum()
+    return [_row(pool, full, mode, form, risk, chosen[:, i], lynx) for i, (mode, form) in enumerate(forms)]
 
 
-def _row(pool: Table, mode: Mode, confidence: float | None, risk: float, chosen: Floats, lynx: Floats) -> Row:
+def _row(
+    pool: Table, full: int, mode: Mode, confidence: float | None, risk: float, chosen: Floats, lynx: Floats
+) -> Row:
     per_run: Mode = "wrong" if mode == "event" else mode
-    saved = pool.sum_at_exits(chosen, pool.full_tokens[pool.run_of] - pool.exit_tokens)
+    spared = pool.sum_at_exits(chosen, pool.full_tokens[pool.run_of] - pool.exit_tokens)
+    # A rule that never exits tries nothing.
+    spent = np.where(chosen < np.inf, pool.full_tokens.sum() - spared, full)
     exits = pool.sum_at_exits(chosen, np.ones(pool.cues, dtype=bool))
     return Row(
         mode, confidence, judge(true_rates(pool, mode, chosen), risk, confidence),
         judge(true_rates(pool, per_run, lynx), risk, confidence),
-        float(exits.mean()) / pool.runs, float(saved.mean() / pool.full_tokens.sum()), float(np.isinf(chosen).mean()),
+        float(exits.mean()) / pool.runs, float(1 - spent.mean() / full), float(np.isposinf(chosen).mean()),
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Callable, Collection
@@ -83,8 +84,9 @@ def _reasoning_gym(spec: str) -> Task:
 
     def draw(n: int, stream: int) -> list[Problem]:
         found: dict[str, Problem] = {}
-        # Entries are a function of (seed, index): a longer draw starts with the shorter one.
-        for entry in make(4 * n, stream):
+        # Entries are a function of seed + index: a longer draw starts with the shorter one, and the streams' seeds are
+        # far apart, or one would be the other, shifted by an entry.
+        for entry in make(4 * n, _far_apart(stream)):
             entries[entry["question"]] = entry
             found.setdefault(entry["question"], Problem(entry["question"], str(entry["answer"])))
             if len(found) == n:
@@ -102,6 +104,11 @@ def _reasoning_gym(spec: str) -> Task:
         return float(scorer.score_answer(stated_answer(text), entry)) >= 0.99
 
     return Task(spec, Grader(f"reasoning-gym:{name}", stated_answer, right), draw)
+
+
+def _far_apart(stream: int) -> int:
+    """31 bits, which every generator takes: of two streams of 10,000 entries none are shared but with chance 1e-5."""
+    return int.from_bytes(hashlib.sha256(f"stream {stream}".encode()).digest()[:4], "big") >> 1
 
 
 def _option(text: str) -> tuple[str, Any]:

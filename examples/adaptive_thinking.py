@@ -1,28 +1,42 @@
 """Thinking longer only where the answer isn't settled: re-opened spans (s1), fixed times against asked of the probe.
 
-python examples/adaptive_thinking.py -n 400
+    python examples/adaptive_thinking.py [MODEL TASKS --probe P.safetensors] [-n 400] [--risk 0.02] [--bonus 6]
+                                         [--continue-text Wait] [--max-new-tokens N] [--json]
 
-`tiny` checks itself for long by its own law, so a hasty version of it is made: `</think>` gets a bonus in the logits,
-as in a model that hardly reflects. Every arm answers the same problems with the same keys.
+Without MODEL: `tiny`. It checks itself for long by its own law, so a hasty version of it is made: `</think>` gets a
+bonus in the logits, as in a model that hardly reflects. Any other model is taken as it is; one without markers is
+re-opened at its end of sequence. --continue-text begins with one of the probe's cue words.
+
+Every arm answers the same problems with the same keys. "beyond fixed k": right answers of an arm minus those of
+"re-opened k times" at the same mean tokens, a coin choosing between two neighbouring k (k = 0 is "as it is"), with the
+95 % interval of a paired bootstrap over problems, in which tokens and coin are worked out anew each time. Where the
+probe may re-open, "early exit only" is one of the coin's sides too, so that what stands there is what re-opening adds
+to exits. An arm that is cheaper than all of them, or dearer, stands beside the nearest: `<` or `>` says so.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
-from reasonctl.backends.load import load_model, tiny_folder
+import numpy.typing as npt
+from reasonctl.backends.load import TINY, tiny_folder
 from reasonctl.calibration.options import BUNDLED_PROBE
+from reasonctl.calibration.play import play
+from reasonctl.calibration.problem import Problem
+from reasonctl.calibration.recipe import Recipe
+from reasonctl.calibration.show import Show
 from reasonctl.calibration.spread import cores, spread
 from reasonctl.calibration.tasks import load_task
-from reasonctl.controller import Call, Controller, Keys, Markers, Sampling, Thinking, Trace, draw
+from reasonctl.calibration.worker import answer_text
+from reasonctl.controller import Controller, ControllerError, Sampling, Thinking, draw
 from reasonctl.probes import load_exit
-from reasonctl.probes.answers import after_thinking
 
-THINKING = Thinking(Markers("<think>", "</think>"), "</think>\n")
+FIXED, ADAPTIVE = (0, 1, 2, 4, 8), (1, 2, 4, 8, 16)
+RESAMPLES = 2000
+SEED = 5
 
 
 @dataclass(frozen=True)
@@ -44,44 +58,141 @@ class Hasty:
         return None, draw(weights, row.uniform())
 
 
-ARMS: dict[str, Callable[[Any], Controller]] = {
-    "as it is": lambda rule: Controller(thinking=THINKING),
-    **{f"re-opened {k} times": lambda rule, k=k: Controller(thinking=THINKING, continue_times=k) for k in (1, 2, 4, 8)},
-    **{
-        f"re-opened up to {k} times, probe asked": lambda rule, k=k: Controller(exit=rule, continue_times=k)
-        for k in (1, 2, 4, 8, 16)
-    },
-}
+@dataclass(frozen=True)
+class Setting:
+    """What all arms share; the same for every worker."""
+
+    recipe: Recipe
+    probe: str
+    risk: float
+    bonus: float
+    text: str
+
+    def controller(self, asked: bool, times: int) -> Controller:
+        """asked: the probe decides at cues and at every close."""
+        recipe = self.recipe
+        if asked:
+            return Controller(exit=load_exit(self.probe, risk=self.risk), continue_times=times, continue_text=self.text)
+        return Controller(
+            thinking=Thinking(recipe.span(), recipe.suffix), continue_times=times, continue_text=self.text
+        )
 
 
-def answer(arm: str, bonus: float, risk: float, index: int, question: str) -> tuple[str, int]:
+class Arm(NamedTuple):
+    """right, tokens: (problems,)."""
+
+    right: npt.NDArray[Any]
+    tokens: npt.NDArray[Any]
+
+
+class Gain(NamedTuple):
+    """Right answers beyond fixed k at equal tokens. beside: "" within the reach of the fixed arms, else `<` or `>`."""
+
+    mean: float
+    low: float
+    high: float
+    beside: str
+
+
+def answer(setting: Setting, asked: bool, times: int, index: int, question: str) -> tuple[str, int]:
     """(answer text, tokens) of one run."""
-    model = load_model("tiny", threads=1)
-    controller = ARMS[arm](load_exit(tiny_folder() / BUNDLED_PROBE, risk=risk))
-    (close,) = model.tokenizer.encode("</think>")
-    call = Call(model.prompt(question), 900, model.eos, Keys(seed=5, run=index), Hasty(bonus, close))
-    session, trace = model.engine.session(), Trace()
-    for _ in controller.stream(session, model.tokenizer, call, trace):
-        pass
-    session.close()
-    text = model.tokenizer.decode([token for token in trace.tokens if token not in model.eos])
-    return after_thinking(text, THINKING.markers), trace.cost
+    recipe = setting.recipe
+    model = recipe.load()
+    call = recipe.call(model, question, index)
+    if setting.bonus:
+        (close,) = model.tokenizer.encode("</think>")
+        call = replace(call, policy=Hasty(setting.bonus, close))
+    trace, _ = play(model, setting.controller(asked, times), call)
+    tokens = trace.tokens[trace.forced[0] :] if trace.forced else trace.tokens
+    return answer_text(recipe, model, tokens), trace.cost
+
+
+def beyond_fixed(arm: Arm, fixed: list[Arm], seed: int = 0) -> Gain:
+    """Neighbours in tokens among `fixed` are mixed; beyond both ends the nearest stands alone."""
+    rng, n = np.random.default_rng(seed), len(arm.right)
+
+    def gain(rows: npt.NDArray[Any]) -> float:
+        points = sorted((other.tokens[rows].mean(), other.right[rows].mean()) for other in fixed)
+        tokens, right = zip(*points, strict=True)
+        return float(arm.right[rows].mean() - np.interp(arm.tokens[rows].mean(), tokens, right))
+
+    low, high = np.quantile([gain(rng.integers(n, size=n)) for _ in range(RESAMPLES)], [0.025, 0.975])
+    means, mean = [other.tokens.mean() for other in fixed], arm.tokens.mean()
+    beside = "<" if mean < min(means) else ">" if mean > max(means) else ""
+    return Gain(gain(np.arange(n)), float(low), float(high), beside)
+
+
+def recipe_of(model: str, probe: str, most: int | None) -> Recipe:
+    """How the probe's runs were made; most: tokens of a run, if not as many as then."""
+    card = load_exit(probe).card
+    return Recipe(
+        model=model, backend=None, threads=1 if model == TINY else None, markers=card.markers, cues=card.cues,
+        suffix=card.suffix, max_cues=card.max_cues, layers=card.layers, policy=str(card.sampler["policy"]),
+        draft="none", seed=SEED, max_new_tokens=most or card.max_new_tokens, answer_tokens=64,
+    )  # fmt: skip
+
+
+def run(show: Show, setting: Setting, problems: list[Problem], grader: Any) -> dict[str, Any]:
+    """Every arm, printed as one table."""
+    workers = cores() if setting.recipe.model == TINY else 1
+
+    def arm(asked: bool, times: int) -> Arm:
+        jobs = [(setting, asked, times, i, problem.question) for i, problem in enumerate(problems)]
+        found = list(spread(answer, jobs, workers=workers))
+        right = [grader.right(text, problem) for (text, _), problem in zip(found, problems, strict=True)]
+        return Arm(np.array(right, dtype=float), np.array([tokens for _, tokens in found], dtype=float))
+
+    fixed = [arm(False, times) for times in FIXED]
+    names = ["as it is", *(f"re-opened {k} times" for k in FIXED[1:])]
+    rows: list[dict[str, Any]] = [{"arm": name, **_means(one)} for name, one in zip(names, fixed, strict=True)]
+    for times in (0, *ADAPTIVE):
+        one = arm(True, times)
+        name = f"up to {times} times, probe asked" if times else "early exit only"
+        rows.append({"arm": name, **_means(one), "beyond": beyond_fixed(one, fixed)._asdict()})
+        fixed = fixed if times else [*fixed, one]
+    show.table([_shown(row) for row in rows], "arm", "right", "tokens", "beyond fixed k at equal tokens")
+    return {"n": len(problems), "risk": setting.risk, "bonus": setting.bonus, "arms": rows}
+
+
+def _means(arm: Arm) -> dict[str, float]:
+    return {"right": float(arm.right.mean()), "tokens": float(arm.tokens.mean())}
+
+
+def _shown(row: dict[str, Any]) -> list[str]:
+    gain = row.get("beyond")
+    told = ""
+    if gain is not None:
+        told = f"{gain['beside']} {gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})".strip()
+    return [row["arm"], f"{row['right']:.3f}", f"{row['tokens']:.1f}", told]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default=TINY)
+    parser.add_argument("tasks", nargs="?", default="tiny")
+    parser.add_argument("--probe")
     parser.add_argument("-n", type=int, default=400)
-    parser.add_argument("--bonus", type=float, default=6.0)
+    parser.add_argument("--bonus", type=float, default=6.0, help="for tiny only")
     parser.add_argument("--risk", type=float, default=0.02)
+    parser.add_argument("--continue-text", default="Wait")
+    parser.add_argument("--max-new-tokens", type=int)
+    parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    task = load_task("tiny")
-    problems = task.problems(given.n, stream=555)
-    print(f"{given.n} problems, </think> + {given.bonus} in the logits, risk {given.risk}")
-    for arm in ARMS:
-        jobs = [(arm, given.bonus, given.risk, i, problem.question) for i, problem in enumerate(problems)]
-        answers = list(spread(answer, jobs, workers=cores()))
-        right = np.mean([task.grader.right(text, p) for (text, _), p in zip(answers, problems, strict=True)])
-        print(f"{arm:40s} right {right:.3f}  tokens {np.mean([tokens for _, tokens in answers]):6.1f}", flush=True)
+    if given.model != TINY and given.probe is None:
+        parser.error("--probe is missing; make one with: ctl calibrate MODEL --tasks T --out P.safetensors")
+    probe = given.probe or str(tiny_folder() / BUNDLED_PROBE)
+    task, show = load_task(given.tasks), Show(as_json=given.json)
+    bonus = given.bonus if given.model == TINY else 0.0
+    try:
+        recipe = recipe_of(given.model, probe, given.max_new_tokens or (900 if given.model == TINY else None))
+        setting = Setting(recipe, probe, given.risk, bonus, given.continue_text)
+        for warning in setting.controller(True, 1).exit.check(recipe.load()):
+            show.say(f"warning: {warning}", "yellow")
+        problems = task.problems(given.n, stream=555)
+    except ControllerError as error:
+        parser.error(str(error))
+    show.say(f"{given.n} problems of {task.name}, risk {given.risk:g}" + f", </think> + {bonus:g}" * bool(bonus))
+    show.result(run(show, setting, problems, task.grader))
 
 
 if __name__ == "__main__":

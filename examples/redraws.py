@@ -8,7 +8,8 @@ are left out), or runs of the same model and task that were collected for anothe
 drawn with replacement. "harm, 0.9": share of sets whose threshold has a true risk above the promised one. "harm, mean":
 the mean true risk of the marginal form. A row is BROKEN where its figure is above the bound: nominal + 3 standard
 errors. LYNX: its per-cue threshold on the same draws, judged by the same row's promise; in `event`, whose promise is
-per cue, P(a run exits wrongly) under it. Then, of ours: mean tokens saved, and share of sets that never exit.
+per cue, P(a run exits wrongly) under it. Then, of ours: mean tokens saved, net of trials, and share of sets that never
+exit.
 The last line is one JSON object.
 """
 
@@ -53,10 +54,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     content, show = load_probe(options.probe), Show(as_json=True)
-    pool = pool_of(content, options.recorded, options.signal)
+    pool, plain = (pool_of(content, options.recorded, name) for name in (options.signal, "hidden"))
     rows = check_all(
         pool, content.judged(options.signal).grid, options.risk, options.confidence,
-        runs=options.runs, draws=options.draws, seed=options.seed,
+        runs=options.runs, draws=options.draws, seed=options.seed, plain=plain,
     )  # fmt: skip
     show.title(f"{options.draws} sets of {options.runs} runs from a pool of {pool.runs}, risk {options.risk:g}")
     shown, results = [], []

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from reasonctl.backends.load import tiny_folder
-from reasonctl.calibration import jobs
 from reasonctl.calibration.evaluate import Pair, summary
+from reasonctl.calibration.evaluate_command import fresh
 from reasonctl.calibration.examples import Example
 from reasonctl.calibration.options import unescaped
 from reasonctl.calibration.report import _Subject, render
 from reasonctl.calibration.report_parts import Request, example, measured, promise
 from reasonctl.calibration.show import Show, comparison
+from reasonctl.calibration.tasks import load_task
 from reasonctl.controller import ControllerError
 from reasonctl.probes.file import digest_of, load_probe, save_probe
 from reasonctl.probes.risk import upper_bound
@@ -46,14 +47,14 @@ def test_eval_judges_the_rule_of_the_signal_and_domain_asked_for(capfd):
     assert own["saved"] < 0 or own["exit_rate"] > 0  # trials were paid for, so that this isn't "nothing happened"
     assert (own["exit_rate"], own["failed"]) == (found["exit_rate"], found["failure"]["rate"])
     assert own["accuracy"] == pytest.approx(arms[0]["accuracy"])
-    problems = jobs.fresh(jobs.load_task("tiny"), load_probe(PROBE), 8, 0, "4 steps")
+    problems = fresh(load_task("tiny"), load_probe(PROBE), 8, 0, "4 steps")
     assert {problem.domain for problem in problems} == {"4 steps"}
-    everything = jobs.fresh(jobs.load_task("tiny"), load_probe(PROBE), 60, 0)
+    everything = fresh(load_task("tiny"), load_probe(PROBE), 60, 0)
     assert [p for p in everything if p.domain == "4 steps"][:8] == problems
 
 
 def test_a_domain_that_the_task_lacks_ends(capfd):
-    task = jobs.load_task("tiny")
+    task = load_task("tiny")
     with pytest.raises(ControllerError, match="only 0 distinct problems of the domain 'algebra' left of the 2"):
         task.problems(2, stream=1, domain="algebra")
 
@@ -93,7 +94,7 @@ def test_what_the_mode_promises_is_measured(mode, count, n, capsys):
 
 def test_disagree_needs_no_answers(tmp_path, capfd):
     tasks, page = tmp_path / "t.jsonl", tmp_path / "e.html"
-    questions = [p.question for p in jobs.load_task("tiny").problems(3, stream=77)]
+    questions = [p.question for p in load_task("tiny").problems(3, stream=77)]
     tasks.write_text("".join(json.dumps({"question": question}) + "\n" for question in questions))
     arguments = ["eval", "tiny", "--tasks", tasks, "--mode", "disagree", "-n", "3", "--workers", "1", "--report", page]
     found = asked(capfd, *arguments)

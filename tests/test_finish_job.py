@@ -108,6 +108,39 @@ def test_a_larger_job_goes_on_from_a_smaller_one(done, tmp_path, capfd):
     assert code == 0 and "collecting" not in err and done.read_bytes() == kept.read_bytes()
 
 
+def test_eval_uses_the_kept_runs_of_the_domain(done, capfd):
+    """The regressions are fitted on all fitting runs, and thresholded on the domain's calibration runs."""
+    arguments = [
+        "eval",
+        "tiny",
+        "--probe",
+        str(done),
+        "-n",
+        "2",
+        "--workers",
+        "1",
+        "--confidence",
+        "marginal",
+        "--json",
+    ]
+    code, out, err = ctl(capfd, *arguments, "--domain", "4 steps", "--risk", "0.4")
+    assert code == 0, err
+    assert [row["name"] for row in json.loads(out.splitlines()[-1])["baselines"]] == [
+        "probe", "cue index", "index + word", "index + word + text", "budget, equal cost", "oracle",
+        "fixed cue at the probe's failure rate",
+    ]  # fmt: skip
+
+
+def test_a_task_that_has_changed_is_no_resuming(done, tmp_path, capfd):
+    tasks, out = tmp_path / "t.jsonl", tmp_path / "q.safetensors"
+    command = ["calibrate", "tiny", "--tasks", str(tasks), "--out", str(out), "-n", "2", "--time-limit", "0.001"]
+    for first in ("48 a-9 b+6 c-3", "58 a-9 b+6 c-3"):
+        tasks.write_text("".join(json.dumps({"question": q, "answer": "1"}) + "\n" for q in (first, first + " d+2")))
+        code, _, err = ctl(capfd, *command, "--max-new-tokens", "40", "--workers", "1")
+        runs = runs_path(out).read_bytes()
+    assert code == 2 and "holds runs of other problems" in err and runs_path(out).read_bytes() == runs
+
+
 def test_runs_of_another_probe_are_refused_before_any_work(done, capfd):
     path = runs_path(done)
     lines = path.read_text().splitlines(keepends=True)

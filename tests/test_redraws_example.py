@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reasonctl.calibration.redraws import redraw
 from reasonctl.calibration.runs import RunFile, pack
 from reasonctl.probes.file import ProbeFile, load_probe
+from reasonctl.probes.risk import choose_threshold
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE, PROBE = ROOT / "examples/redraws.py", ROOT / "backends/tiny/tiny.probe.safetensors"
@@ -54,7 +56,8 @@ def test_runs_that_fitted_the_probe_are_left_out(content: ProbeFile, tmp_path: P
     assert example.pool_of(content, None, "hidden").runs == len(np.unique(content.table.problem))
 
 
-def test_the_table_of_the_bundled_probe() -> None:
+def test_the_table_of_the_bundled_probe(content: ProbeFile) -> None:
+    """False alarm at a promise's very limit: 0.0013 a row. `harm, 0.9` is done again here, draw by draw."""
     command = [sys.executable, str(EXAMPLE), str(PROBE), "--draws", "20", "--runs", "100", "--risk", "0.1"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout.splitlines()[-1])
@@ -62,5 +65,26 @@ def test_the_table_of_the_bundled_probe() -> None:
         ("harm", 0.9), ("wrong", 0.9), ("selective", 0.9), ("disagree", 0.9),
         ("harm", None), ("wrong", None), ("disagree", None), ("event", None),
     ]  # fmt: skip
-    assert all(0 <= row["violations"] <= 1 for row in result["rows"])
-    assert "LYNX" in done.stderr and "harm, 0.9" in done.stderr
+    assert [row["nominal"] for row in result["rows"]] == pytest.approx([0.1] * 8)
+    assert all(row["kept"] and row["violations"] <= row["bound"] for row in result["rows"])
+    pool, above, saved = content.table.one_per_problem(), 0, []
+    for table in redraw(pool, 100, 20, seed=0):
+        value = choose_threshold(table, content.grid, "harm", 0.1, 0.9).value
+        out = pool.outcomes(pool.first_exit(value))
+        above += out.harm.mean() > 0.1
+        saved.append(1 - out.tokens.mean() / pool.full_tokens.mean())
+    harm = result["rows"][0]
+    assert harm["violations"] == above / 20 and harm["saved"] == pytest.approx(np.mean(saved)) and harm["saved"] > 0.6
+    assert harm["never"] == 0.0 < harm["exit_rate"]
+    assert "LYNX" in done.stderr and "harm, 0.9" in done.stderr and "BROKEN" not in done.stderr
+
+
+def test_another_signal_and_its_lynx() -> None:
+    """Trials say little, and LYNX's level per cue says little of a run: its violations stand beside ours."""
+    command = [sys.executable, str(EXAMPLE), str(PROBE), "--draws", "20", "--runs", "100", "--signal", "trial"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = json.loads(done.stdout.splitlines()[-1])["rows"]
+    assert any(row["lynx"] > row["bound"] for row in rows) and all(row["kept"] for row in rows)
+    assert rows[0]["saved"] < 0.0 < rows[0]["exit_rate"]  # net of trials: more is spent on them than is saved
+    never = next(row for row in rows if row["mode"] == "selective")
+    assert never["never"] == 1.0 and never["saved"] == 0.0  # and a rule that never exits tries nothing

@@ -22,6 +22,13 @@ def test_streams_are_reproducible_distinct_and_excludable():
         assert rest[:10] == first[10:] and not {p.id for p in rest} & {p.id for p in first[:10]}
 
 
+def test_streams_share_no_problems_but_by_chance():
+    """reasoning-gym's own seeds do: entry i of seed s is entry i - 1 of seed s + 1."""
+    task = load_task("reasoning-gym:chain_sum,min_terms=4,max_terms=6,min_digits=3,max_digits=5")
+    streams = [{p.id for p in task.problems(40, stream=stream)} for stream in range(6)]
+    assert len(set().union(*streams)) == 6 * 40
+
+
 def test_a_file_is_drawn_without_repeats_and_runs_out(tmp_path):
     path = tmp_path / "t.jsonl"
     lines = [{"question": f"{i % 7}+1?", "answer": str(i % 7 + 1)} for i in range(20)]
