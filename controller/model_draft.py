@@ -124,12 +124,12 @@ class ModelRun:
                 self.plan.choose(target, own, context=self.target.session.length, leaves=self.leaves)
             if not self.plan.shape.parents:
                 return NO_DRAFT
-        phase, target = self.target.phase(), self.target
+        keys, frame, phase = self.target.keys, self.target.frame, self.target.phase()
         if phase not in self.samples:
             # A greedy policy is drafted for largest first.
-            row = HeardRow(Flat(target.session.can.vocabulary), ROOT, tokens, phase, target.keys, target.frame)
+            row = HeardRow(Flat(self.target.session.can.vocabulary), ROOT, tokens, phase, keys, frame)
             self.samples[phase] = law_of(self.policy, row) is not None
-        draws = Draws(target.keys, len(tokens)) if self.samples[phase] else None
+        draws = Draws(keys, len(tokens)) if self.samples[phase] else None
         size = len(self.plan.shape.parents) if self.d.adaptive else self.d.size
         if self.d.below is not None:
             draft = yield from self.chain(self.d.below, tokens, min(size, room, self.d.depth), draws)

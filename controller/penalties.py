@@ -147,9 +147,11 @@ class DRY(Constraint):
         logits = scores.logits.copy()
         # Beyond this power llama.cpp's float32 would overflow.
         most = 88.7228391 / math.log(self.base) if self.base > 1.000001 else math.inf
-        for token, length in longest.items():
-            if token < len(logits):
-                logits[token] -= self.multiplier * self.base ** min(length - self.allowed_length, int(min(most, 1e9)))
+        with np.errstate(over="ignore"):  # a penalty beyond float32 is a ban, as there
+            for token, length in longest.items():
+                if token < len(logits):
+                    power = min(length - self.allowed_length, int(min(most, 1e9)))
+                    logits[token] -= self.multiplier * self.base**power
         return Scores(logits)
 
     def repeats(self, row: Row) -> dict[int, int]:
