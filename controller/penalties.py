@@ -13,6 +13,8 @@ from .scores import Scores
 from .stage import Pure, require
 
 _DRY_BREAKERS = ("\n", ":", '"', "*")
+_DRY_MOST = 1e30
+"""No penalty is a ban: what a grammar leaves may have to be repeated. llama.cpp's is infinite beyond float32."""
 
 
 class Constraint(Pure):
@@ -147,11 +149,10 @@ class DRY(Constraint):
         logits = scores.logits.copy()
         # Beyond this power llama.cpp's float32 would overflow.
         most = 88.7228391 / math.log(self.base) if self.base > 1.000001 else math.inf
-        with np.errstate(over="ignore"):  # a penalty beyond float32 is a ban, as there
-            for token, length in longest.items():
-                if token < len(logits):
-                    power = min(length - self.allowed_length, int(min(most, 1e9)))
-                    logits[token] -= self.multiplier * self.base**power
+        for token, length in longest.items():
+            if token < len(logits):
+                power = min(length - self.allowed_length, int(min(most, 1e9)))
+                logits[token] -= min(self.multiplier * self.base**power, _DRY_MOST)
         return Scores(logits)
 
     def repeats(self, row: Row) -> dict[int, int]:

@@ -36,8 +36,8 @@ class Letters:
         return "\n" if token == 0 else chr(96 + token)
 
 
-def row(tokens, start=0, eos=(), keys=None) -> Row:
-    return Row(Plain(None), -1, tokens, "think", keys or Keys(seed=0), Frame(start, frozenset(eos), Letters()))
+def row(tokens, start=0, eos=(), keys=None, logits=None) -> Row:
+    return Row(Plain(logits), -1, tokens, "think", keys or Keys(seed=0), Frame(start, frozenset(eos), Letters()))
 
 
 def after(stage, logits, tokens, **more) -> np.ndarray:
@@ -150,6 +150,7 @@ def test_dry_is_llama_cpp_s(n, size):
         theirs = sampled(sampler, logits, tokens)
         row = Row(Plain(None), -1, tokens, "think", Keys(seed=0), Frame(0, frozenset(), tokenizer))
         _, scores = stage.step(None, Scores(logits), row)
+        theirs = np.where((theirs == -np.inf) & (logits > -np.inf), np.float32(-1e30), theirs)
         assert np.allclose(scores.logits, theirs, rtol=1e-5, atol=1e-5), tokens
         penalised += int((theirs != logits).any())
         equal += np.array_equal(scores.logits, theirs)
@@ -234,6 +235,13 @@ def test_dry_reads_each_token_once_a_run():
     assert sorted(Reading.read) == [1, 2, 3]
     DRY(breakers=("b",)).repeats(Row(Plain(None), -1, [1, 2, 1, 2, 1], "think", Keys(seed=0), frame))
     assert len(Reading.read) == 5  # other breakers, other answers
+
+
+def test_no_penalty_forbids_the_only_token_there_is():
+    """A text of 2,000 equal tokens, at a power that llama.cpp's float32 can't hold."""
+    logits = np.array([-np.inf, 2.0, -np.inf], dtype=np.float32)
+    _, scores = Chain(DRY(multiplier=5.0)).scores(None, row([1] * 2_000, logits=logits))
+    assert scores.weights.tolist() == [0.0, 1.0, 0.0]
 
 
 def test_dry_by_hand():
