@@ -202,7 +202,7 @@ class HFSession:
 
     def _folds(self, size: int) -> bool:
         """Whether query heads are folded into the rows: where there is a past, and no prompt is fed."""
-        return 0 < self.length - self.left_out and self.engine.groups > 0 and size <= MOST_ROWS
+        return self.length - self.left_out > 0 and self.engine.groups > 0 and size <= MOST_ROWS
 
     def _attention(self, size: int) -> AbstractContextManager[None]:
         return folded(self.engine.model) if self._folds(size) else nullcontext()

@@ -181,7 +181,7 @@ class _Attached:
         yield from self._stream(rest, more, arguments["stopping_criteria"], Trace())
 
     def _room(self, tokens: Sequence[int], policy: Policy) -> tuple[tuple[int, ...], int]:
-        """(lengths of the sequences that a policy keeps beside the run's, most tokens to come): all share the context."""
+        """(lengths of a policy's sequences beside the run's own, most tokens to come): all share the context."""
         others = beside((policy,), self.tokenizer, tokens)
         return others, (self.engine.context - len(tokens) - sum(others)) // (1 + len(others))
 

@@ -1,4 +1,4 @@
-"""Logits processors of a user's call under rollbacks, for both libraries alike: who may keep state, and how copies are made.
+"""Logits processors of a user's call under rollbacks, for both libraries: who may keep state, how copies are made.
 
 Owns the rule; which of a library's own processors are known to keep none is the backend's to say.
 """

@@ -13,6 +13,8 @@ from .scores import Scores
 from .stage import Pure, require
 
 _DRY_BREAKERS = ("\n", ":", '"', "*")
+_DRY_MOST = 1e30
+"""No penalty is a ban: what a grammar leaves may have to be repeated. llama.cpp's is infinite beyond float32."""
 
 
 class Constraint(Pure):
@@ -149,7 +151,8 @@ class DRY(Constraint):
         most = 88.7228391 / math.log(self.base) if self.base > 1.000001 else math.inf
         for token, length in longest.items():
             if token < len(logits):
-                logits[token] -= self.multiplier * self.base ** min(length - self.allowed_length, int(min(most, 1e9)))
+                power = min(length - self.allowed_length, int(min(most, 1e9)))
+                logits[token] -= min(self.multiplier * self.base**power, _DRY_MOST)
         return Scores(logits)
 
     def repeats(self, row: Row) -> dict[int, int]:

@@ -98,7 +98,7 @@ class Row:
         """Shape (vocabulary,): the model's own logits, before the constraints of a call; a view."""
         step, node = self._step, self._node
         while isinstance(step, _Replaced):
-            step, node = step.step, step.node
+            node, step = step.node, step.step
         return step.logits(node)
 
     def _test(self, index: int) -> float:

@@ -139,13 +139,13 @@ class EAD(Tempering):
         """
         if position < self.warmup:
             return 1.0
-        if position >= self.end:
+        if position >= self.floor_at:
             return self.t_min
         drop = math.log(1 + self.t_max - self.t_min)
-        return max(1 + self.t_max - math.exp(position * drop / self.end), self.t_min)
+        return max(1 + self.t_max - math.exp(position * drop / self.floor_at), self.t_min)
 
     @property
-    def end(self) -> float:
+    def floor_at(self) -> float:
         """Generated tokens at which t_min is reached: d ln(1 + t_max - t_min), or half the median."""
         drop = math.log(1 + self.t_max - self.t_min)
         return self.d * drop if self.d or not drop else self.median / 2

@@ -32,8 +32,9 @@ from reasonctl.controller import (
     parse_policy,
 )
 from test_composition import NEAR
-from test_model_draft import TARGET, TOKENS, small
+from test_model_draft import ALPHA, TARGET, TOKENS, small
 from test_triforce import LONG, PREFIX, triforce
+from test_verify import merged_p_value
 
 KEYS = Keys(seed=5)
 FRAME = Frame(len(PREFIX), frozenset({4}), TOKENS, LONG)
@@ -194,3 +195,30 @@ def test_every_policy_runs_under_every_drafter_that_asks_for_its_law(name, draft
         assert (trace.log_z is not None) == name.startswith("weighed")
         accepted += trace.accepted
     assert accepted > 5
+
+
+QUICK = ["sequoia", LAWS[3]]
+OTHERS = [
+    [kind, text]
+    for kind in ("chain", "sequoia", "dyspec", "triforce")
+    for text in LAWS
+    if "xtc" not in text and "min_new" not in text and [kind, text] != QUICK  # no coin, and no end
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "n"), [(*QUICK, 400), *(pytest.param(*one, 8_000, marks=pytest.mark.slow) for one in OTHERS)]
+)
+def test_the_loop_keeps_the_law_under_drawn_drafts(kind, text, n):
+    """The first two tokens of whole runs against the exact law; false alarms: 1e-4 each."""
+    policy, made, counts, accepted = parse_policy(text), DRAWN[kind](), np.zeros((5, 5)), 0
+    for number in range(n):
+        trace = Trace()
+        call = Call(PREFIX, 5, frozenset(), Keys(seed=8, run=number), policy)
+        list(Controller(drafter=made, thinking=THINKING).stream(LONG.session(), TOKENS, call, trace))
+        counts[tuple(trace.tokens[:2])] += 1
+        accepted += trace.accepted
+    first = law_behind(policy, [])
+    plain = np.array([first[a] * law_behind(policy, [a]) if first[a] else np.zeros(5) for a in range(5)])
+    assert accepted > n / 4
+    assert merged_p_value(counts, plain) > ALPHA

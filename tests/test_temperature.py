@@ -89,12 +89,12 @@ def test_golden_schedule(schedule, expected):
 
 
 def test_golden_ends_of_schedules_and_the_released_code_s():
-    assert EAD(d=500).end == pytest.approx(370.9687, abs=TO_4_DECIMALS)
-    assert EAD.from_repo(200).end == pytest.approx(2967.75, abs=5.1e-3)
+    assert EAD(d=500).floor_at == pytest.approx(370.9687, abs=TO_4_DECIMALS)
+    assert EAD.from_repo(200).floor_at == pytest.approx(2967.75, abs=5.1e-3)
     assert EAD.from_repo(25) == EAD(d=500) and EAD.from_repo(25, step=10) == EAD(d=1500)
     assert EAD.from_repo(25, step=10**6).d == 800_000
     for schedule in (EAD(d=500), EAD(median=81), EAD(d=30, t_max=2.0, t_min=0.5)):
-        assert schedule.at(int(schedule.end) + 1) == schedule.t_min < schedule.at(int(schedule.end))
+        assert schedule.at(int(schedule.floor_at) + 1) == schedule.t_min < schedule.at(int(schedule.floor_at))
     with pytest.raises(ControllerError, match="ead's step is -1"):
         EAD.from_repo(25, step=-1)
 
