@@ -94,7 +94,7 @@ class ModelRun(PlannedRun):
 
     def _drawn(self, tokens: Sequence[int], nodes: int, depth: int) -> Generator[Decode, Step, tuple[Draft, float]]:
         """(a draft of so many nodes at most, the tokens that a step with it is expected to emit)."""
-        draws = Draws(self.target.keys, len(tokens)) if self.samples else None
+        draws = Draws(self.target.keys, len(tokens)) if self.samples() else None
         size = min(len(self.plan.shape.parents) if self.d.adaptive else self.d.size, nodes)
         if self.d.below is not None:
             draft = yield from self.chain(self.d.below, tokens, min(size, depth), draws)

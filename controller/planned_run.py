@@ -31,8 +31,7 @@ class PlannedRun:
         self.policy = for_drafts(target.policy)
         self.fed: list[int] = []
         self.plan = Plan(drafter)
-        # A greedy policy is drafted for largest first.
-        self.samples = samples(self.policy, target.session.can.vocabulary, target.keys)
+        self._samples: bool | None = None
         self.keys_below = KeysBelow(target.keys)
         self.below: Drafting | None = None
         self.begun = self.seen = 0
@@ -64,8 +63,9 @@ class PlannedRun:
 
     def curves(self, tokens: Sequence[int]) -> Generator[Decode, Step, tuple[CostCurve, CostCurve]]:
         """What forwards of the target and of the draft model cost; measured at first use."""
-        if self.d.curves is not None:
-            return self.d.curves
+        known = self.d.curves or self.used
+        if known is not None:
+            return known
         target = yield from known_curve(self.target.session.engine, tokens)
         return target, (yield from known_curve(self.engine, tokens))
 
@@ -86,6 +86,12 @@ class PlannedRun:
         self.over = True
         self.target.warnings.append(f"draft model {self.name!r} {why}: this run goes on without drafts")
 
+    def samples(self) -> bool:
+        """Whether the policy draws; a greedy one is drafted for largest first."""
+        if self._samples is None:
+            self._samples = samples(self.policy, self.target.session.can.vocabulary, self.target.keys)
+        return self._samples
+
     def missing(self, tokens: Sequence[int]) -> int:
         """How many tokens the draft model must be fed before it can draft."""
         return len(tokens) - self.common(tokens)
@@ -100,7 +106,7 @@ class PlannedRun:
             self.d.rested = False
         nodes = self.fits(tokens)
         self._choose(tokens, room, nodes)
-        if self.plan.shape.parents and not self.samples and (yield from self._learn(tokens)):
+        if self.plan.shape.parents and not self.samples() and (yield from self._learn(tokens)):
             self._choose(tokens, room, nodes)
 
     def _choose(self, tokens: Sequence[int], room: int, nodes: int) -> None:
