@@ -45,7 +45,8 @@ class Drafting(Protocol):
     def propose(self, tokens: Sequence[int], room: int) -> Generator[Decode, Step, Draft]:
         """A draft of depth `room` at most behind `tokens`; NO_DRAFT decodes plainly. May ask for forwards of its own.
 
-        A draft of more nodes than fit the forward (`Target.fits`) is dropped whole.
+        A draft of more nodes than fit the forward is dropped whole; where their number depends on what was drawn it
+        must keep to `Target.fits`, or the law would lean away from what is dropped.
 
         It may depend on the past only: whether another sibling is drawn must not depend on the token of the last draw.
         """

@@ -72,8 +72,9 @@ class PlannedRun:
 
     def curves(self, tokens: Sequence[int]) -> Generator[Decode, Step, tuple[CostCurve, CostCurve]]:
         """What forwards of the target and of the draft model cost; measured at first use."""
-        if self.d.curves is not None:
-            return self.d.curves
+        known = self.d.curves or self.used
+        if known is not None:
+            return known
         target = yield from known_curve(self.target.session.engine, tokens)
         return target, (yield from known_curve(self.engine, tokens))
 

@@ -1,4 +1,4 @@
-"""A draft model of one backend for a target of the other: a GGUF file drafts for transformers, and the other way round."""
+"""A draft model of one backend for a target of the other: GGUF files draft for transformers, and the reverse."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from reasonctl.controller import (
 from reasonctl.controller.cost import CostCurve
 from reasonctl.controller.ngrams import load_table
 from test_verify import P, Q
+from transformers import TextIteratorStreamer
 
 FLAT = CostCurve({0: {1: 1.0, 32: 1.0}})
 CHEAP = CostCurve({0: {1: 0.05, 32: 0.05}})
@@ -56,6 +58,28 @@ def test_streams_and_stop_strings_of_llama_cpp(stop):
         llm.close()
     assert texts[0] == texts[1] and finishes[0] == finishes[1]
     assert accepted > 0
+
+
+@pytest.mark.parametrize("stop", [None, ["c-3 42\nAlternatively"], ["</think>"]], ids=str)
+def test_streams_and_stop_strings_of_transformers(stop):
+    """A stop string inside an accepted block ends the text there; a streamer gets what a plain call gives it."""
+    model = load_model("tiny", backend="transformers", threads=1)
+    tokenizer = model.tokenizer.tokenizer
+    ids = torch.tensor([model.prompt("48 a-9 b+6 c-3")])
+    more = {"stop_strings": stop, "tokenizer": tokenizer} if stop else {}
+    call = {"inputs": ids, "max_new_tokens": 120, "do_sample": False, **more}
+    plain = model.library.generate(**call)
+    for drafter in (PromptLookup(), Hierarchy(curve=FLAT)):
+        streamer, out = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=60), []
+        with attach(model.library, Controller(drafter=drafter), tokenizer=tokenizer) as handle:
+            thread = threading.Thread(target=lambda: out.append(model.library.generate(**call, streamer=streamer)))  # noqa: B023
+            thread.start()
+            text = "".join(streamer)
+            thread.join()
+            assert handle.trace.accepted > 5
+        assert out[0].tolist() == plain.tolist()
+        assert text == tokenizer.decode(plain[0, ids.shape[1] :])
+        assert not stop or stop[0] in text
 
 
 @pytest.mark.parametrize("backend", ["llama.cpp", "transformers"])

@@ -187,6 +187,7 @@ def test_the_text_form_opens_the_model():
     made = parse_draft("sequoia(small.gguf, 12)", load)
     assert opened == ["small.gguf"] and (made.kind, made.size) == ("sequoia", 12)
     assert parse_draft("model(small.gguf)", load).kind == "chain"
+    assert parse_draft("dyspec_greedy(small.gguf)", load).kind == "dyspec-greedy"
     for text in ("sequoia", "sequoia(x, y)", "model(x, 0)"):
         with pytest.raises(ControllerError):
             parse_draft(text, load)

@@ -39,7 +39,9 @@ def probe_file(table: Table | None = None, runs: int = 120, **changes: object) -
     )  # fmt: skip
     probe = content().probe
     others = {"entropy": Judged(Grid.of(paid, 100), paid)}
-    described = card(**{"seeds": {"seed": 0}, "runs": {"fit": table.runs, "calibrate": table.runs}, "max_cues": 100, **changes})
+    described = card(
+        **{"seeds": {"seed": 0}, "runs": {"fit": table.runs, "calibrate": table.runs}, "max_cues": 100, **changes}
+    )
     return ProbeFile(probe, Grid.of(table, 100), table, described, others)
 
 

@@ -170,6 +170,50 @@ def test_the_middle_level_hands_up_its_own_law(tables, size):
     assert np.abs(law - plain(tables[1], size)).max() < 1e-12
 
 
+class Fixed:
+    """Drafts that are a function of the past: a chain, or a tree with siblings."""
+
+    def __init__(self, tree):
+        self.tree, self.asked = tree, 0
+
+    def propose(self, tokens, room):
+        self.asked += 1
+        first = (tokens[-1] + 1) % 3
+        chain = [(first + i * i) % 3 for i in range(room)]
+        if not self.tree or room < 2:
+            return Draft.chain(chain)
+        return Draft((*chain, (first + 1) % 3, (first + 2) % 3), (*range(-1, room - 1), -1, -1))
+        yield
+
+    def observe(self, draft, accepted):
+        pass
+
+
+@pytest.mark.parametrize("tree", [False, True])
+@pytest.mark.parametrize("tables, size", [(FIVE, 2), ((P, M, Q), 3)], ids=["five", "three"])
+def test_over_a_deterministic_level_the_law_is_exact_too(tables, size, tree):
+    """The middle's chain is its own law, and what the target emits the target's, whatever n-grams guess."""
+    chain, out, total = np.zeros((len(tables[0]),) * size), np.zeros((len(tables[0]),) * 2), 0.0
+    middle = Table(tables[1])
+    middle.session.can.branches = 9 if tree else 1
+
+    def growing(choose):
+        asking = middle_chain(middle, Fixed(tree), [0], size, Scripted(choose))
+        while True:
+            try:
+                next(asking)
+            except StopIteration as end:
+                return end.value
+
+    for weight, draft in outcomes(growing):
+        chain[draft.tokens] += weight
+        out += weight * emitted(draft, lambda path: tables[0][path[-1] if path else 0], 2)
+        total += weight
+    assert total == pytest.approx(1.0, abs=1e-12)
+    assert np.abs(chain - plain(tables[1], size)).max() < 1e-12
+    assert np.abs(out - plain(tables[0])).max() < 1e-12
+
+
 # In the loop: a toy whose sparse view follows another table.
 
 

@@ -120,8 +120,8 @@ def export(model: LlamaForCausalLM, folder: Path) -> None:
             os.replace(path, folder / path.name)
 
 
-def write_gguf(model: LlamaForCausalLM, path: Path) -> None:
-    """Write the GGUF form: f16 matrices, f32 norms, tokenizer and chat template in the metadata."""
+def write_gguf(model: LlamaForCausalLM, path: Path, matrices: type[np.floating] = np.float16) -> None:
+    """Write the GGUF form: f16 matrices (or f32), f32 norms, tokenizer and chat template in the metadata."""
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("reasonctl tiny")
@@ -135,7 +135,7 @@ def write_gguf(model: LlamaForCausalLM, path: Path) -> None:
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if matrices is np.float16 else gguf.LlamaFileType.ALL_F32)
     _add_vocabulary(writer)
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight":
@@ -144,7 +144,7 @@ def write_gguf(model: LlamaForCausalLM, path: Path) -> None:
         if name.endswith(("q_proj.weight", "k_proj.weight")):
             array = _interleave_rope(array, config.num_attention_heads)
         is_matrix = array.ndim == 2
-        writer.add_tensor(_gguf_name(name), array.astype(np.float16 if is_matrix else np.float32))
+        writer.add_tensor(_gguf_name(name), array.astype(matrices if is_matrix else np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
