@@ -136,9 +136,8 @@ class _Attached:
         bound = self._signature.bind(tokens, *args, **kwargs)
         bound.apply_defaults()
         arguments = bound.arguments
-        if controller.drafter or controller.rewrites:
-            why = "drafting" if controller.drafter else "an exit or a budget"
-            check_processors(arguments["logits_processor"], why)
+        if controller.rewrites:  # drafts alone are harmless: only rows that are walked ask a processor, once each
+            check_processors(arguments["logits_processor"], "an exit or a budget")
         budget, self.max_tokens = self.max_tokens, None
         prompt = [int(token) for token in tokens]
         if not arguments["reset"]:

@@ -279,7 +279,6 @@ class Forking(Cycle):
 REWRITING = {
     "exit": lambda: Controller(exit=ExitAt(0, trials=True)),
     "budget": lambda: Controller(thinking=THINKING, budget=3),
-    "drafts": lambda: Controller(drafter=PromptLookup(size=3)),
 }
 
 
