@@ -11,7 +11,8 @@ from reasonctl.controller import Call, Controller, Greedy, Keys, PromptLookup, S
 from reasonctl.controller.model_draft import ModelRun
 from reasonctl.controller.planned import LONGEST_PAUSE, PAUSE
 from reasonctl.controller.trees import Growth, draw_threshold, finish, sequoia
-from test_model_draft import CHEAP, FLAT, SMALL, TARGET, TOKENS, Fixed, drafter, run
+from test_model_draft import ALPHA, CHEAP, FLAT, SMALL, TARGET, TOKENS, Fixed, drafter, run, three_tokens
+from test_verify import exact_three, merged_p_value
 
 rng = np.random.default_rng(3)
 TEXT = ToyEngine(vocabulary=5, order=3, seed=2, concentration=0.2)
@@ -219,3 +220,31 @@ def test_a_vocabulary_is_hashed_once_per_library_tokenizer(monkeypatch):
     hf.tokenizer.tokenizer.add_tokens(["<another>"])
     grown = type(hf.tokenizer)(hf.tokenizer.tokenizer)
     assert vocabulary.vocabulary_of(grown) != vocabulary.vocabulary_of(gguf.tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["chain", "sequoia", "dyspec", "dyspec-greedy"])
+@pytest.mark.parametrize("n", [400, pytest.param(30_000, marks=pytest.mark.slow)])
+def test_the_law_under_plans_is_the_target_s(kind, n):
+    """Shapes, thresholds and pauses follow earlier runs and steps; what is drawn now decides none of them."""
+    own = Fixed({0: {1: 0.12, 32: 0.3}})
+    made = drafter(kind, curves=(Fixed({0: {1: 1.0, 2: 1.1, 32: 6.0}}), own), size=6, depth=3)
+    counts, accepted = three_tokens(made, Sampling(), n)
+    assert accepted > n / 4
+    assert merged_p_value(counts, exact_three(Sampling())) > ALPHA
+
+
+def test_a_threshold_that_looks_at_the_token_just_drawn_is_caught(monkeypatch):
+    """A draw that is thrown away because of what it was."""
+    draw = Growth.draw
+
+    def choosy(self, parent):
+        node, probability = draw(self, parent)
+        if self.tokens[node] == 1 and self.children(parent) == 1:
+            for kept in (self.tokens, self.parents, self.values, self._draws[parent]):
+                kept.pop()
+            node, probability = draw(self, parent)
+        return node, probability
+
+    monkeypatch.setattr(Growth, "draw", choosy)
+    counts, _ = three_tokens(drafter("sequoia", size=5, depth=3, curves=(FLAT, CHEAP)), Sampling(), 1500)
+    assert merged_p_value(counts, exact_three(Sampling())) < ALPHA
