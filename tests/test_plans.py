@@ -9,7 +9,7 @@ from reasonctl.backends.load import load_model
 from reasonctl.backends.toy import ToyEngine
 from reasonctl.controller import Call, Controller, Greedy, Keys, PromptLookup, Sampling, Trace, vocabulary
 from reasonctl.controller.model_draft import ModelRun
-from reasonctl.controller.planned import LONGEST_PAUSE, PAUSE
+from reasonctl.controller.planned import LONGEST_PAUSE, PAUSE, Plan
 from reasonctl.controller.trees import Growth, draw_threshold, finish, sequoia
 from test_model_draft import ALPHA, CHEAP, FLAT, SMALL, TARGET, TOKENS, Fixed, drafter, run, three_tokens
 from test_verify import exact_three, merged_p_value
@@ -198,6 +198,44 @@ def test_what_a_step_brings_was_foretold(kind):
     price = target.at(5) + 4 * own.at(1) if kind == "chain" else target.at(7) + sum(map(own.at, (1, 3, 4, 5)))
     assert 0.95 * price < ledger.expected_seconds / ledger.steps < 1.25 * price
     assert 0 < ledger.seconds < 1  # the toy's own
+
+
+@pytest.mark.parametrize("kind", ["chain", "sequoia", "dyspec", "dyspec-greedy"])
+def test_the_rows_that_a_plan_prices_are_those_that_are_fed(kind):
+    watched = Watched(SMALL)
+    made = drafter(kind, engine=watched.engine, size=7, depth=4, adaptive=False)
+    priced, start = [], made.start
+
+    def listened(target):
+        run = start(target)
+        observe = run.observe
+
+        def heard(draft, accepted):
+            observe(draft, accepted)
+            # What was accepted is fed once more, before the next draft.
+            priced.append(sum(run.plan.fed(draft.parents)) + len(accepted) if draft.tokens else 0)
+
+        run.observe = heard
+        return run
+
+    made.start = listened
+    accepted = run(made, most=80).accepted
+    assert len(priced) > 20 and accepted > 20
+    slack = accepted if kind == "chain" else 12  # a chain's accepted tokens are in the cache already
+    assert sum(watched.rows) == pytest.approx(sum(priced), abs=slack)
+
+
+def test_a_tree_is_chosen_by_what_its_own_layers_cost():
+    """The deeper layers of a large tree feed most of it again: dear where a draft model's rows are."""
+    steep = Fixed({0: {1: 0.02, 32: 1.2}})
+    made = drafter("sequoia", curves=(FLAT, steep), size=16)
+    plan = Plan(made)
+    plan.choose(FLAT, steep, context=0, leaves=99, nodes=99)
+    price = FLAT.at(1) + sum(map(steep.at, plan.fed(plan.shape.parents)))
+    assert plan.ratio == pytest.approx(plan.shape.gain / price)
+    flat = Plan(made)
+    flat.choose(FLAT, Fixed({0: {1: 0.02, 32: 0.02}}), context=0, leaves=99, nodes=99)
+    assert len(plan.shape.parents) < len(flat.shape.parents)
 
 
 def test_a_dynamic_tree_foretells_from_its_own_slots():
