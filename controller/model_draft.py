@@ -86,7 +86,7 @@ class ModelRun(PlannedRun):
             if draft.tokens:
                 self.d.note_work(work, len(draft))
                 self.spent = None if self.spent is None else self.spent + work
-                seconds = self.plan.seconds(draft, *self.used, at) if self.used else None
+                seconds = self.plan.seconds(draft.parents, *self.used, at) if self.used else None
                 self.proposed = draft, expected, seconds
         if self.watch is not None:
             self.watch.begin(at)

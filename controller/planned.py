@@ -5,7 +5,7 @@ Everything here looks at the past only, so the law of what is emitted is untouch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,12 +14,11 @@ from .decode import Draft
 from .drafters import Drafter, forget
 from .errors import ControllerError
 from .speed import MARGIN, Rates
-from .trees import Shape, best_shape, monotone
+from .trees import Shape, monotone, sequoia
 
 Kind = Literal["chain", "sequoia", "dyspec", "dyspec-greedy"]
 SIZES = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 RANKS = 4
-Prices = Callable[[int], float]
 FIRST, REPLAN = 4, 16
 """Steps between two plans: after a pause or at a run's begin, and at most; twice as many each time."""
 PAUSE, LONGEST_PAUSE = 64, 1024
@@ -140,10 +139,7 @@ class Plan:
         come in again over `remaining` tokens.
         """
         plain = target.now(1, context)
-        self.shape, rate = best_shape(
-            self.d.acceptance()[: 1 if leaves == 1 else RANKS], *self._prices(target, own, context, leaves),
-            sizes=[n for n in SIZES if n <= min(self.d.size, nodes) + 1] or [1], layers=self.d.depth + 1, leaves=leaves,
-        )  # fmt: skip
+        self.shape, rate = self._best(target, own, context, leaves, nodes)
         self.ratio = rate * plain
         if self.ratio < MARGIN:
             self._rest(self.d.next_pause, True)
@@ -158,25 +154,40 @@ class Plan:
     def _rest(self, steps: int, tried: bool) -> None:
         self.shape, self.d.pause, self.d.rested = Shape(), steps, tried
 
-    def _prices(self, target: CostCurve, own: CostCurve, context: int, leaves: int) -> tuple[Prices, float]:
-        """(the target's seconds by rows and what goes with every node, the draft model's seconds by layer)."""
-        node = self.d.node_seconds
-        if self.d.kind == "dyspec-greedy":
-            # A forward of the draft model per node, not per layer.
-            node += own.now(min(4, 1 + self.d.size // 2), context)
-            return lambda n: target.now(n, context) + (n - 1) * node, 0.0
-        layer = own.now(1 if leaves == 1 else 4, context)
-        # Behind the last layer the draft model isn't asked.
-        return lambda n: target.now(n, context) + (n - 1) * node - (layer if n > 1 else 0.0), layer
+    def _best(self, target: CostCurve, own: CostCurve, context: int, leaves: int, nodes: int) -> tuple[Shape, float]:
+        """(shape, expected tokens per second): Sequoia's choice of size and depth, with every layer's own price."""
+        acceptance = self.d.acceptance()[: 1 if leaves == 1 else RANKS]
+        best, rate = Shape(), 1.0 / target.now(1, context)
+        prices = {n: target.now(n, context) for n in SIZES if n <= min(self.d.size, nodes) + 1}
+        least = own.now(1, context)
+        for depth in range(1, self.d.depth + 1):
+            # The best tree of n nodes is the first n nodes of a larger one.
+            shape = sequoia(acceptance, max(prices, default=1), depth + 1, leaves)
+            for n, price in prices.items():
+                if n > len(shape.gains) or shape.gains[n - 1] <= rate * (price + least):
+                    continue
+                part = shape.first(n - 1)
+                found = part.gain / self.seconds(part.parents, target, own, context)
+                if found > rate:
+                    best, rate = part, found
+        return best, rate
 
-    def seconds(self, draft: Draft, target: CostCurve, own: CostCurve, context: int) -> float:
-        """What a step with this draft should take."""
-        chain, depths = draft.is_chain(), draft.depths()
-        below = [0] * (1 + max(depths, default=-1))
-        for depth in depths:
-            below[depth] += 1
+    def fed(self, parents: Sequence[int]) -> list[int]:
+        """Rows of the draft model's forwards for a tree: all that stands before, but for chains, which stay fed."""
+        tree = Draft(tuple(range(len(parents))), tuple(parents))
         if self.d.kind == "dyspec-greedy":
-            laws = [own.now(1 + at, context) for at in sorted({parent + 1 for parent in draft.parents})]
+            first: dict[int, int] = {}
+            for node, parent in enumerate(parents):
+                first.setdefault(parent, node)
+            drawn = sorted(first.values())
+            chain = next((i for i, parent in enumerate(parents) if parent != i - 1), len(parents))
         else:
-            laws = [own.now(1 if chain else 1 + sum(below[:layer]), context) for layer in range(len(below))]
-        return target.now(1 + len(draft), context) + sum(laws) + len(draft) * self.d.node_seconds
+            depths = tree.depths()
+            drawn = [sum(at < layer for at in depths) for layer in range(1 + max(depths))]
+            chain = next((layer for layer, n in enumerate(drawn) if n != layer), len(drawn)) - 1
+        return [1 if n <= chain else 1 + n for n in drawn]
+
+    def seconds(self, parents: Sequence[int], target: CostCurve, own: CostCurve, context: int) -> float:
+        """What a step with this tree should take."""
+        laws = sum(own.now(rows, context) for rows in self.fed(parents))
+        return target.now(1 + len(parents), context) + laws + len(parents) * self.d.node_seconds

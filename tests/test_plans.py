@@ -9,9 +9,10 @@ from reasonctl.backends.load import load_model
 from reasonctl.backends.toy import ToyEngine
 from reasonctl.controller import Call, Controller, Greedy, Keys, PromptLookup, Sampling, Trace, vocabulary
 from reasonctl.controller.model_draft import ModelRun
-from reasonctl.controller.planned import LONGEST_PAUSE, PAUSE
+from reasonctl.controller.planned import LONGEST_PAUSE, PAUSE, Plan
 from reasonctl.controller.trees import Growth, draw_threshold, finish, sequoia
-from test_model_draft import CHEAP, FLAT, SMALL, TARGET, TOKENS, Fixed, drafter, run
+from test_model_draft import ALPHA, CHEAP, FLAT, SMALL, TARGET, TOKENS, Fixed, drafter, run, three_tokens
+from test_verify import exact_three, merged_p_value
 
 rng = np.random.default_rng(3)
 TEXT = ToyEngine(vocabulary=5, order=3, seed=2, concentration=0.2)
@@ -199,6 +200,44 @@ def test_what_a_step_brings_was_foretold(kind):
     assert 0 < ledger.seconds < 1  # the toy's own
 
 
+@pytest.mark.parametrize("kind", ["chain", "sequoia", "dyspec", "dyspec-greedy"])
+def test_the_rows_that_a_plan_prices_are_those_that_are_fed(kind):
+    watched = Watched(SMALL)
+    made = drafter(kind, engine=watched.engine, size=7, depth=4, adaptive=False)
+    priced, start = [], made.start
+
+    def listened(target):
+        run = start(target)
+        observe = run.observe
+
+        def heard(draft, accepted):
+            observe(draft, accepted)
+            # What was accepted is fed once more, before the next draft.
+            priced.append(sum(run.plan.fed(draft.parents)) + len(accepted) if draft.tokens else 0)
+
+        run.observe = heard
+        return run
+
+    made.start = listened
+    accepted = run(made, most=80).accepted
+    assert len(priced) > 20 and accepted > 20
+    slack = accepted if kind == "chain" else 12  # a chain's accepted tokens are in the cache already
+    assert sum(watched.rows) == pytest.approx(sum(priced), abs=slack)
+
+
+def test_a_tree_is_chosen_by_what_its_own_layers_cost():
+    """The deeper layers of a large tree feed most of it again: dear where a draft model's rows are."""
+    steep = Fixed({0: {1: 0.02, 32: 1.2}})
+    made = drafter("sequoia", curves=(FLAT, steep), size=16)
+    plan = Plan(made)
+    plan.choose(FLAT, steep, context=0, leaves=99, nodes=99)
+    price = FLAT.at(1) + sum(map(steep.at, plan.fed(plan.shape.parents)))
+    assert plan.ratio == pytest.approx(plan.shape.gain / price)
+    flat = Plan(made)
+    flat.choose(FLAT, Fixed({0: {1: 0.02, 32: 0.02}}), context=0, leaves=99, nodes=99)
+    assert len(plan.shape.parents) < len(flat.shape.parents)
+
+
 def test_a_dynamic_tree_foretells_from_its_own_slots():
     made = drafter("dyspec", engine=TARGET, curves=(FLAT, CHEAP), size=6, adaptive=False)
     for i in range(6):
@@ -219,3 +258,31 @@ def test_a_vocabulary_is_hashed_once_per_library_tokenizer(monkeypatch):
     hf.tokenizer.tokenizer.add_tokens(["<another>"])
     grown = type(hf.tokenizer)(hf.tokenizer.tokenizer)
     assert vocabulary.vocabulary_of(grown) != vocabulary.vocabulary_of(gguf.tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["chain", "sequoia", "dyspec", "dyspec-greedy"])
+@pytest.mark.parametrize("n", [400, pytest.param(30_000, marks=pytest.mark.slow)])
+def test_the_law_under_plans_is_the_target_s(kind, n):
+    """Shapes, thresholds and pauses follow earlier runs and steps; what is drawn now decides none of them."""
+    own = Fixed({0: {1: 0.12, 32: 0.3}})
+    made = drafter(kind, curves=(Fixed({0: {1: 1.0, 2: 1.1, 32: 6.0}}), own), size=6, depth=3)
+    counts, accepted = three_tokens(made, Sampling(), n)
+    assert accepted > n / 4
+    assert merged_p_value(counts, exact_three(Sampling())) > ALPHA
+
+
+def test_a_threshold_that_looks_at_the_token_just_drawn_is_caught(monkeypatch):
+    """A draw that is thrown away because of what it was."""
+    draw = Growth.draw
+
+    def choosy(self, parent):
+        node, probability = draw(self, parent)
+        if self.tokens[node] == 1 and self.children(parent) == 1:
+            for kept in (self.tokens, self.parents, self.values, self._draws[parent]):
+                kept.pop()
+            node, probability = draw(self, parent)
+        return node, probability
+
+    monkeypatch.setattr(Growth, "draw", choosy)
+    counts, _ = three_tokens(drafter("sequoia", size=5, depth=3, curves=(FLAT, CHEAP)), Sampling(), 1500)
+    assert merged_p_value(counts, exact_three(Sampling())) < ALPHA
