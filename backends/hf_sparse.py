@@ -10,8 +10,9 @@ import copy
 import torch
 
 from ..controller import ControllerError, Draft
-from .hf import HFSession, HFStep
+from .hf import HFSession
 from .hf_attention import folded
+from .hf_step import HFStep
 
 
 class SparseSession(HFSession):

@@ -125,7 +125,7 @@ class RunFile:
         try:
             found = json.loads(header)
             settings, version = found["settings"], found["format"]
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):  # no JSON, or no text at all
             raise ControllerError(
                 f"{str(self.path)!r} is no file of collected runs; move it away, or start over with --force"
             ) from None

@@ -28,6 +28,8 @@ class Chain:
     edt(t0=0.8,theta=0.4) | top_h(0.4)
     """
 
+    suppresses_cues = False
+
     def __init__(self, *stages: Stage) -> None:
         check_order(stages)
         # No stage at all is the model's own law, which has a text too.
@@ -36,7 +38,8 @@ class Chain:
         self.asks = any(stage.asks for stage in stages)
         self.reads_text = any(stage.reads_text for stage in stages)
         self.phased = any(stage.phased for stage in stages)
-        self.suppresses_cues = any(stage.suppresses_cues for stage in stages)
+        # A subclass may say so of itself.
+        self.suppresses_cues = self.suppresses_cues or any(stage.suppresses_cues for stage in stages)
 
     def start(self) -> Any:
         return tuple(stage.start() for stage in self.stages) if self.stateful else None

@@ -15,6 +15,7 @@ from reasonctl.calibration import advise_policy
 from reasonctl.calibration.cli import main
 from reasonctl.calibration.equal_risk import Curve, Family, Judged, Place, families, judge, recommended
 from reasonctl.calibration.prefixes import PrefixTrie, fork_rows, text_trie
+from reasonctl.calibration.runs import FORMAT
 from reasonctl.controller import ControllerError, MinP, MirostatV2, TopH, TopK, TopNSigma, TopP, Typical
 
 GOLDEN = [3, 10, 50]
@@ -170,7 +171,8 @@ def test_rows_are_the_model_s_own_at_each_fork(tmp_path):
 
 def test_jsonl_and_collected_runs_are_texts(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "abc. abd."}\n\n{"text": "ab"}\n')
-    (tmp_path / "b.runs.jsonl").write_text('{"format":3}\n{"text": "abc.\\nabd", "run": 0}\n')
+    header = json.dumps({"format": FORMAT, "settings": {}}, separators=(",", ":"))
+    (tmp_path / "b.runs.jsonl").write_text(header + '\n{"text": "abc.\\nabd", "run": 0}\n')
     assert text_trie(MODEL, [str(tmp_path / "a.jsonl")]).texts == 3
     assert text_trie(MODEL, [str(tmp_path / "b.runs.jsonl")]).texts == 2
 
