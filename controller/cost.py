@@ -20,8 +20,8 @@ from weakref import WeakKeyDictionary
 
 from .decode import ROOT, Clock, Decode, Draft, Engine, Session, Step
 
-ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-FIRST_ROWS = (1, 2, 4, 8, 16, 24)
+ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+FIRST_ROWS = (1, 2, 4, 8, 16, 24, 48)
 """Numbers of rows that are timed: by `ctl bench`, and at first use."""
 BUDGET = 3.0
 """Seconds that measuring at first use may take, and the rounds it makes at most."""

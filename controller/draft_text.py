@@ -24,7 +24,7 @@ _DRAFTS = ("none", "ngram", "hierarchy", "triforce", *_MODEL_DRAFTS)
 
 
 def parse_draft(text: str, load: Load | None = None) -> Drafter | None:
-    """`none`, `ngram(8)`, `hierarchy(24, model=FILE, corpus=FILE)`; what stands in parentheses may be left out.
+    """`none`, `ngram(8)`, `hierarchy(48, model=FILE, corpus=FILE)`; what stands in parentheses may be left out.
 
     With a smaller model: `model(MODEL, 8)` drafts chains, `cascade(MODEL, 8)` chains that n-grams draft for,
     `sequoia(MODEL, 16)`, `dyspec(MODEL, 16)` and

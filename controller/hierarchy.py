@@ -36,7 +36,7 @@ class Hierarchy:
     recent: earlier runs of this drafter are a database too. curve: forward times; None = measured at first use.
     """
 
-    size: int = 24
+    size: int = 48
     model: Table | None = None
     corpus: Table | None = None
     recent: Recent | None = field(default_factory=Recent)

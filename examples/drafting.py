@@ -38,7 +38,7 @@ from reasonctl.controller import (
 from reasonctl.controller.ngrams import Recent, Table, load_table
 from triforce import triforce
 
-LOOKUPS = (3, 5, 10, 20)
+LOOKUPS = (5, 10, 20, 40)
 LONGEST = 3
 """Tokens of the n-grams that transformers' lookup matches at most: 3 is at least as good as its default of 2 here."""
 ASSISTED = (3, 5, 10)
