@@ -17,6 +17,9 @@ T = TypeVar("T")
 
 MARGIN = 1.03
 """Drafting must promise this much more than plain decoding: what is gained below it is noise."""
+CAUTION = 0.1
+"""What a promise must hold beyond that for each plain step that its further rows cost: candidates that look best are
+often those whose chance is estimated too high, and where rows are dear a wrong one costs many steps."""
 FORGET = 0.98
 """Weight of the past at each new outcome: about fifty outcomes are remembered."""
 
@@ -56,14 +59,14 @@ class Rates:
 def best_part(
     draft: Draft, values: Sequence[float], curve: CostCurve, context: int, *, leaves: int, size: int
 ) -> Draft:
-    """The nodes worth verifying, `size` at most: most expected tokens per second; none where plain is as good.
+    """The nodes worth verifying, `size` at most: most expected tokens per second, less CAUTION; none where plain is as good.
 
     values[i]: probability that node i is accepted, at most its parent's. Only for drafts that are a function of the
     past: leaving drawn tokens out by their value would change the law. None too where a plain step is due.
     """
     order = sorted(range(len(draft)), key=lambda i: (-values[i], i))
-    plain = 1.0 / curve.now(1, context)
-    best, rate, gain, ends = 0, plain * MARGIN, 1.0, 1
+    plain = curve.now(1, context)
+    best, ratio, score, gain, ends = 0, MARGIN, MARGIN, 1.0, 1
     taken: list[int] = []
     known, inner = {ROOT}, set[int]()
     for node in order:
@@ -78,10 +81,11 @@ def best_part(
         known.add(node)
         taken.append(node)
         gain += values[node]
-        found = gain / curve.now(1 + len(taken), context)
-        if found > rate:
-            best, rate = len(taken), found
-    if curve.plain_due(rate / plain):
+        price = curve.now(1 + len(taken), context) / plain
+        found = gain / price - CAUTION * (price - 1.0)
+        if found > score:
+            best, ratio, score = len(taken), gain / price, found
+    if curve.plain_due(ratio):
         return NO_DRAFT
     kept = sorted(taken[:best])
     place = {node: i for i, node in enumerate(kept)} | {ROOT: ROOT}
