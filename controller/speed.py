@@ -59,7 +59,7 @@ class Rates:
 def best_part(
     draft: Draft, values: Sequence[float], curve: CostCurve, context: int, *, leaves: int, size: int
 ) -> Draft:
-    """The nodes worth verifying, `size` at most: most expected tokens per second, less CAUTION; none where plain is as good.
+    """The nodes worth verifying, `size` at most: most expected tokens per second, less CAUTION; or none.
 
     values[i]: probability that node i is accepted, at most its parent's. Only for drafts that are a function of the
     past: leaving drawn tokens out by their value would change the law. None too where a plain step is due.

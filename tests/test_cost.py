@@ -23,7 +23,7 @@ from reasonctl.controller import (
     drive_batch,
 )  # fmt: skip
 from reasonctl.controller.cost import CostCurve, cost_path, keep_curve, known_curve, load_curve, measure, save_curve
-from reasonctl.controller.speed import MARGIN, Rates, best_part
+from reasonctl.controller.speed import CAUTION, MARGIN, Rates, best_part
 
 FLAT = CostCurve({0: {1: 1.0, 32: 1.0}})
 LINEAR = CostCurve({0: {1: 1.0, 32: 32.0}})
@@ -255,8 +255,10 @@ TREE = Draft((1, 2, 3, 4, 5, 6), (ROOT, 0, 1, ROOT, 3, 0))
 VALUES = (0.8, 0.6, 0.5, 0.15, 0.1, 0.05)
 
 
-def rate(nodes, curve):
-    return (1 + sum(VALUES[n] for n in nodes)) / curve.at(1 + len(nodes))
+def promise(nodes, curve):
+    """Times plain decoding, less the caution that the further rows ask for; plain forwards cost 1."""
+    price = curve.at(1 + len(nodes))
+    return (1 + sum(VALUES[n] for n in nodes)) / price - CAUTION * (price - 1)
 
 
 def subtrees(draft):
@@ -270,13 +272,17 @@ def subtrees(draft):
 def test_the_best_part_is_the_best_of_all_subtrees(slope):
     curve = CostCurve({0: {1: 1.0, 2: 1.0 + slope, 32: 1.0 + 31 * slope}})
     found = best_part(TREE, VALUES, curve, 0, leaves=99, size=99)
-    best = max(rate(nodes, curve) for nodes in subtrees(TREE))
-    assert best_rate(found, curve) >= best / MARGIN
-    assert best_rate(found, curve) == pytest.approx(best) or len(found) == 0
+    best = max(promise(nodes, curve) for nodes in subtrees(TREE))
+    drafted = promise([TREE.tokens.index(token) for token in found.tokens], curve)
+    assert drafted == pytest.approx(best) if best > MARGIN else len(found) == 0
 
 
-def best_rate(found, curve):
-    return (1 + sum(VALUES[TREE.tokens.index(t)] for t in found.tokens)) / curve.at(1 + len(found))
+def test_dear_rows_ask_for_more_than_cheap_ones():
+    """The same promise of 1.05 times plain: taken where it costs a tenth of a step more, left where it costs nine."""
+    one = Draft((1,), (ROOT,))
+    for price, drafts in ((1.1, True), (1.9, False)):
+        curve = CostCurve({0: {1: 1.0, 2: price}})
+        assert bool(best_part(one, [1.05 * price - 1], curve, 0, leaves=1, size=9).tokens) is drafts
 
 
 def test_what_does_not_pay_is_not_drafted():
