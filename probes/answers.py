@@ -6,7 +6,7 @@ import re
 
 from ..controller import Markers
 
-_STATED = re.compile(r"(?:answer\s*(?:is|:)|####)\s*[:=]?\s*(.+)", re.IGNORECASE)
+_STATED = re.compile(r"(?:answer\s*(?:is|:)|answer\s+(?:to|for|of)\b[^\n]*?\bis\b|####)\s*[:=]?\s*(.+)", re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed\s*\{")
 
 
@@ -29,6 +29,8 @@ def stated_answer(text: str) -> str:
     ('74', '\\frac{1}{2}', '')
     >>> stated_answer("First,\n15 - 3 = **12**."), stated_answer("x =")
     ('12', 'x =')
+    >>> stated_answer("The final answer to the problem 7 - 4 + 2 is 5.")
+    '5'
     """
     boxes = [match.end() for match in _BOXED.finditer(text)]
     if boxes:
