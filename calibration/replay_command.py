@@ -37,7 +37,7 @@ def run(path: str, options: Options, *, cues: str | None, splits: int) -> None:
     with show.progress("re-splitting") as progress:
         found = compare_signals(
             records, mode=options.mode, risks=risks, confidence=options.confidence, splits=splits, seed=options.seed,
-            progress=progress,
+            gain_risk=options.risk, progress=progress,
         )  # fmt: skip
     table(show, found, len(records), splits, options)
     show.result({
@@ -74,8 +74,10 @@ def table(show: Show, found: Comparison, runs: int, splits: int, options: Option
         f"certified for the risk like a signal; {EQUAL_COST!r} costs what hidden does on the very runs that judge, by "
         "a coin between two budgets, and promises nothing: compare what is measured."
     )
-    show.say(
-        f"hidden saves {percent(found.gain, True)} of the tokens more than the best fixed cue at its own failure rate "
-        f"(95 % interval {percent(found.gain_low, True)} to {percent(found.gain_high, True)}, {found.judged} runs)",
-        "bold",
-    )
+    if cells["hidden", found.gain_risk].certified:
+        show.say(
+            f"at risk {found.gain_risk:g} hidden saves {percent(found.gain, True)} of the tokens more than the best "
+            f"fixed cue at its own failure rate (95 % interval {percent(found.gain_low, True)} to "
+            f"{percent(found.gain_high, True)}, {found.judged} runs of the first split)",
+            "bold",
+        )

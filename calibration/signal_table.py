@@ -47,10 +47,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """entries: signal by risk. gain: of `hidden` over the best fixed cue at equal failure, first risk, share of tokens;
-    gain_low, gain_high: its 95 % bootstrap interval over the first split's test runs; judged: how many those are."""
+    """entries: signal by risk. gain: of `hidden` over the best fixed cue at equal failure, at `gain_risk`, share of
+    tokens; gain_low, gain_high: its 95 % bootstrap interval over the first split's test runs; judged: how many those are."""
 
     entries: list[Entry]
+    gain_risk: float
     gain: float
     gain_low: float
     gain_high: float
@@ -59,9 +60,13 @@ class Comparison:
 
 def compare_signals(
     records: Sequence[dict[str, Any]], *, mode: Mode, risks: Sequence[float], confidence: float | None, splits: int,
-    seed: int, progress: Callable[[int, int], None] = lambda done, total: None,
+    seed: int, gain_risk: float | None = None, progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Comparison:  # fmt: skip
-    """A quarter of the runs fits, a quarter calibrates, half judges; `splits` times, by problem, at random."""
+    """A quarter of the runs fits, a quarter calibrates, half judges; `splits` times, by problem, at random.
+
+    gain_risk: one of `risks`, for the gain over fixed cues; None = the first.
+    """
+    gain_risk = risks[0] if gain_risk is None else gain_risk
     if len(records) < 8:
         raise ControllerError(f"{len(records)} runs are too few to fit, calibrate and judge on; collect more")
     cues = sorted({cue["name"] for record in records for cue in record["cues"]})
@@ -79,7 +84,7 @@ def compare_signals(
             asked = mode, risk, confidence
             rows = _signals(fitted, tested, *asked)
             hidden = rows[0][1]
-            if turn == 0 and risk == risks[0]:
+            if turn == 0 and risk == gain_risk:
                 gain = gain_over_fixed(judged, hidden, mode, seed)
                 runs = judged.runs
             rows += _cheap(cheap, fitted.judged["hidden"].table, judged, *asked)
@@ -95,7 +100,7 @@ def compare_signals(
         saved, *means = np.array(measured, dtype=np.float64).T
         low, high = float(saved.min()), float(saved.max())
         entries.append(Entry(name, risk, float(saved.mean()), low, high, *(float(mean.mean()) for mean in means)))
-    return Comparison(entries, *gain, runs)
+    return Comparison(entries, gain_risk, *gain, runs)
 
 
 def _domains(records: Sequence[dict[str, Any]]) -> list[str]:

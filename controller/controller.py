@@ -75,10 +75,12 @@ class Controller:
                 f"thinking has the markers {self.thinking.markers} and the exit rule {rule.markers}; leave thinking out"
             )
         self._check_suppression(self.policy)
-        if self.continue_times and not rule.cues.pattern.match(self.continue_text.lstrip() + " "):
+        begins = rule.cues.pattern.match
+        if self.continue_times and not (begins(self.continue_text) or begins(self.continue_text.lstrip() + " ")):
             raise ControllerError(
                 f"continue_text {self.continue_text!r} begins with none of the exit rule's cues "
-                f"({', '.join(rule.cues.names)}), so its probe can't be asked there; begin it with a cue word"
+                f"({', '.join(rule.cues.names)}), so its probe can't be asked there; begin it with one of "
+                "them ('\\n\\n' is a paragraph's)"
             )
 
     @property

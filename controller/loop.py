@@ -199,7 +199,8 @@ class Loop:
         asked = run.rule is None or run.shadow or (self.rule is not None and not self.crowded)
         if mark.first < self.start or not (early or (asked and self.continued < lengths.continue_times)):
             return None
-        forced = run.tokenizer.encode(mark.before + ("" if mark.spaced else " ") + lengths.continue_text)
+        gap = "" if mark.spaced or lengths.continue_text[:1].isspace() else " "
+        forced = run.tokenizer.encode(mark.before + gap + lengths.continue_text)
         if mark.first + len(forced) >= run.limit:
             run.trace.note = f"no room to continue by {len(forced)} tokens below the limit of {run.limit}"
             return None

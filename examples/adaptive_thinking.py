@@ -1,11 +1,12 @@
 """Thinking longer only where the answer isn't settled: re-opened spans (s1), fixed times against asked of the probe.
 
     python examples/adaptive_thinking.py [MODEL TASKS --probe P.safetensors] [-n 400] [--risk 0.02] [--bonus 6]
-                                         [--continue-text Wait] [--max-new-tokens N] [--json]
+                                         [--times 1 2 4 8 16] [--continue-text Wait] [--max-new-tokens N] [--json]
 
 Without MODEL: `tiny`. It checks itself for long by its own law, so a hasty version of it is made: `</think>` gets a
 bonus in the logits, as in a model that hardly reflects. Any other model is taken as it is; one without markers is
-re-opened at its end of sequence. --continue-text begins with one of the probe's cue words.
+re-opened at its end of sequence. --continue-text begins with one of the probe's cues. --times: how often the probe may
+re-open; the fixed arms stop at half of the last.
 
 Every arm answers the same problems with the same keys. "beyond fixed k": right answers of an arm minus those of
 "re-opened k times" at the same mean tokens, a coin choosing between two neighbouring k (k = 0 is "as it is"), with the
@@ -34,7 +35,7 @@ from reasonctl.calibration.worker import answer_text
 from reasonctl.controller import Controller, ControllerError, Sampling, Thinking, draw
 from reasonctl.probes import load_exit
 
-FIXED, ADAPTIVE = (0, 1, 2, 4, 8), (1, 2, 4, 8, 16)
+TIMES = (1, 2, 4, 8, 16)
 RESAMPLES = 2000
 SEED = 5
 
@@ -67,6 +68,7 @@ class Setting:
     risk: float
     bonus: float
     text: str
+    times: tuple[int, ...] = TIMES
 
     def controller(self, asked: bool, times: int) -> Controller:
         """asked: the probe decides at cues and at every close."""
@@ -142,10 +144,12 @@ def run(show: Show, setting: Setting, problems: list[Problem], grader: Any) -> d
         right = [grader.right(text, problem) for (text, _), problem in zip(found, problems, strict=True)]
         return Arm(np.array(right, dtype=float), np.array([tokens for _, tokens in found], dtype=float))
 
-    fixed = [arm(False, times) for times in FIXED]
-    names = ["as it is", *(f"re-opened {k} times" for k in FIXED[1:])]
+    most = max(1, setting.times[-1] // 2)
+    steps = (0, *(times for times in setting.times if times <= most))
+    fixed = [arm(False, times) for times in steps]
+    names = ["as it is", *(f"re-opened {k} times" for k in steps[1:])]
     rows: list[dict[str, Any]] = [{"arm": name, **_means(one)} for name, one in zip(names, fixed, strict=True)]
-    for times in (0, *ADAPTIVE):
+    for times in (0, *setting.times):
         one = arm(True, times)
         name = f"up to {times} times, probe asked" if times else "early exit only"
         rows.append({"arm": name, **_means(one), "beyond": beyond_fixed(one, fixed)._asdict()})
@@ -174,6 +178,7 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=400)
     parser.add_argument("--bonus", type=float, default=6.0, help="for tiny only")
     parser.add_argument("--risk", type=float, default=0.02)
+    parser.add_argument("--times", type=int, nargs="+", default=list(TIMES), metavar="K")
     parser.add_argument("--continue-text", default="Wait")
     parser.add_argument("--max-new-tokens", type=int)
     parser.add_argument("--json", action="store_true")
@@ -185,7 +190,7 @@ def main() -> None:
     bonus = given.bonus if given.model == TINY else 0.0
     try:
         recipe = recipe_of(given.model, probe, given.max_new_tokens or (900 if given.model == TINY else None))
-        setting = Setting(recipe, probe, given.risk, bonus, given.continue_text)
+        setting = Setting(recipe, probe, given.risk, bonus, given.continue_text, tuple(sorted(given.times)))
         for warning in setting.controller(True, 1).exit.check(recipe.load()):
             show.say(f"warning: {warning}", "yellow")
         problems = task.problems(given.n, stream=555)

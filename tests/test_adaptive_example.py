@@ -49,14 +49,16 @@ def test_the_interval_is_of_pairs(example):
 
 def test_its_arms(example, monkeypatch, capsys):
     """In this process: re-opening costs more, exits cost less, and the probe's arms stand beside the fixed ones."""
-    for name, value in (("FIXED", (0, 2)), ("ADAPTIVE", (1,)), ("cores", lambda: 1), ("RESAMPLES", 50)):
+    for name, value in (("cores", lambda: 1), ("RESAMPLES", 50)):
         monkeypatch.setattr(example, name, value)
     probe = str(example.tiny_folder() / example.BUNDLED_PROBE)
-    setting = example.Setting(example.recipe_of("tiny", probe, 200), probe, 0.1, 6.0, "Wait")
+    setting = example.Setting(example.recipe_of("tiny", probe, 200), probe, 0.1, 6.0, "Wait", (2, 4))
     task = example.load_task("tiny")
     found = example.run(example.Show(as_json=False), setting, task.problems(3, stream=555), task.grader)
     tokens = {row["arm"]: row["tokens"] for row in found["arms"]}
-    assert list(tokens) == ["as it is", "re-opened 2 times", "early exit only", "up to 1 times, probe asked"]
+    assert list(tokens) == [
+        "as it is", "re-opened 2 times", "early exit only", "up to 2 times, probe asked", "up to 4 times, probe asked"
+    ]  # fmt: skip
     assert tokens["early exit only"] < tokens["as it is"] < tokens["re-opened 2 times"]
     assert [row.get("beyond", {}).get("beside") for row in found["arms"]][:3] == [None, None, "<"]
     assert "beyond fixed k at equal tokens" in capsys.readouterr().out

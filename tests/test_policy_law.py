@@ -200,7 +200,8 @@ N, ALPHA = 1_000, 1e-4
 """False-alarm rate 1e-4 per policy."""
 
 QUICK = [POLICIES[11]]
-OTHERS = [t for t in POLICIES if t not in QUICK and "kl_guided" not in t and "bad_words" not in t]
+OTHERS = [t for t in POLICIES if t not in QUICK and not any(n in t for n in ("kl_guided", "bad_words", "grammar"))]
+OTHERS.append('grammar("root ::= ([\u4e00-\u4e10] [\u4e08-\u4e20] [\u4e05-\u4e27]?)+") | temperature(1.4)')
 
 
 @pytest.mark.parametrize("text", [*QUICK, *(pytest.param(t, marks=pytest.mark.slow) for t in OTHERS)])

@@ -97,6 +97,23 @@ def test_the_probe_says_which_closes_stand():
     assert accepted >= 5
 
 
+def test_a_rule_on_paragraphs_is_asked_behind_the_break_of_the_continue_text():
+    asked = 0
+    for seed in range(30):
+        rule = asked_rule()
+        rule.cues = Cues(["paragraph"])
+        settings = {"continue_times": 2, "continue_text": "\n\nWait, "}
+        tokens, trace = run(seed=seed, exit=rule, **settings)
+        assert tuple(tokens) == account(seed=seed, **settings)[0]
+        cues = [at.cue.first - at.prompt for at in rule.seen]
+        for start in trace.reopened:
+            place = start + (tokens[start] == TEXTS.index("x"))  # what stood before the close in its token
+            assert tokens[place] == TEXTS.index("\n\n")
+            assert place in cues or place + 1 == len(tokens)
+            asked += place in cues
+    assert asked >= 10
+
+
 def test_a_rule_that_is_done_reopens_nothing():
     for seed in range(15):
         _, trace = run(seed=seed, exit=asked_rule(max_cues=0), continue_times=5)
@@ -121,6 +138,7 @@ def test_a_probe_can_be_asked_at_a_cue_only(text):
     with pytest.raises(ControllerError, match="begins with none of the exit rule's cues"):
         Controller(exit=asked_rule(), continue_times=1, continue_text=text)
     assert Controller(exit=asked_rule(), min_thinking=3, continue_text=text)
+    assert Controller(exit=asked_rule(cues=Cues(["wait", "paragraph"])), continue_times=1, continue_text="\n\nHold on")
 
 
 close = Loop._early_close

@@ -62,6 +62,12 @@ def test_every_row_stands_beside_every_risk():
     assert found() == compared(recorded(400, 0)) != compared(recorded(400, 0), seed=2)
 
 
+def test_the_gain_over_fixed_cues_is_that_of_the_asked_risk():
+    strict, loose = found(), compared(recorded(400, 0), gain_risk=RISKS[-1])
+    assert (strict.gain_risk, loose.gain_risk) == (RISKS[0], RISKS[-1])
+    assert strict.entries == loose.entries and strict.gain != loose.gain
+
+
 def test_what_tells_saves_most():
     saved = {e.signal: e.saved for e in found().entries if e.risk == 0.1}
     rules = {name: share for name, share in saved.items() if name not in (ORACLE, EQUAL_COST)}

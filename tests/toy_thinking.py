@@ -102,7 +102,7 @@ def account(
             if place:
                 first, before = place
                 early, kept = first - opened < min_thinking, text([*prompt, *out[:first]]) + before
-                gap = "" if kept[-1].isspace() else " "
+                gap = "" if kept[-1].isspace() or continue_text[0].isspace() else " "
                 forced = TOKENIZER.encode(before + gap + continue_text)
                 fits = first + len(forced) < most and (budget is None or first - opened + len(forced) < budget)
                 if fits and (early or continued < continue_times):
