@@ -48,7 +48,7 @@ class Entry:
 @dataclass(frozen=True)
 class Comparison:
     """entries: signal by risk. gain: of `hidden` over the best fixed cue at equal failure, at `gain_risk`, share of
-    tokens; gain_low, gain_high: its 95 % bootstrap interval over the first split's test runs; judged: how many those are."""
+    tokens; gain_low, gain_high: its 95 % bootstrap interval over the first split's test runs, `judged` of them."""
 
     entries: list[Entry]
     gain_risk: float
