@@ -14,7 +14,7 @@ from .decode import NO_DRAFT, ROOT, Decode, Draft, Step
 from .drafters import Target
 from .errors import ControllerError
 from .ngrams import KEPT, Context, Recent, Table
-from .speed import Rates, Stopwatch, best_part
+from .speed import Rates, Stake, Stopwatch, best_part
 from .vocabulary import vocabulary_of
 
 LEAST = 0.03
@@ -72,6 +72,9 @@ class HierarchyRun:
         self.d, self.target, self.session, self.rates = drafter, target, target.session, drafter.rates
         self.curve: CostCurve | None = drafter.curve
         self.watch: Stopwatch | None = None
+        self.stake = Stake()
+        self.length: int | None = None
+        """Tokens in the cache when an ordinary step was proposed for."""
         self.context = Context()
         self.start = self.at = 0
         self.tokens: Sequence[int] = ()
@@ -91,7 +94,7 @@ class HierarchyRun:
             self.watch = Stopwatch(self.curve, self.target.clock)
             self.start = len(tokens)
         self._learn(tokens)
-        self.tokens, self.at = tokens, len(tokens)
+        self.tokens, self.at, self.length = tokens, len(tokens), None
         if self.target.behind(tokens):
             return NO_DRAFT  # the prompt or a suffix is fed: its price says nothing about a step
         self._collect(tokens, min(room, self.d.size))
@@ -101,8 +104,10 @@ class HierarchyRun:
             draft = best_part(
                 found, self.values, self.curve, self.session.length,
                 leaves=self.session.can.branches, size=min(self.d.size, self.target.fits(tokens)),
+                stake=self.stake.left,
             )  # fmt: skip
-        self.watch.begin(self.session.length)
+        self.length = self.session.length
+        self.watch.begin(self.length)
         return draft
 
     def _learn(self, tokens: Sequence[int]) -> None:
@@ -148,9 +153,13 @@ class HierarchyRun:
         return new
 
     def observe(self, draft: Draft, accepted: Sequence[int]) -> None:
-        """Only the time is read here: tokens are judged when the next step sees them."""
-        if self.watch is not None:
-            self.watch.end(1 + len(draft))
+        """Time and price are read here; tokens are judged when the next step sees them."""
+        if self.watch is None or self.curve is None:
+            return
+        if self.length is not None:
+            price = self.curve.now(1 + len(draft), self.length) / self.curve.now(1, self.length)
+            self.stake.settle(price, 1 + len(accepted))
+        self.watch.end(1 + len(draft))
 
     def close(self) -> None:
         """What this run wrote helps later runs."""

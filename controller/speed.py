@@ -5,6 +5,7 @@ Everything here looks at the past only, so the law of what is emitted is untouch
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ MARGIN = 1.03
 CAUTION = 0.1
 """What a promise must hold beyond that for each plain step that its further rows cost: candidates that look best are
 often those whose chance is estimated too high, and where rows are dear a wrong one costs many steps."""
+ENDOWMENT, ALLOWANCE = 2.0, 0.01
+"""Plain steps that a run may lose by drafting, and the share of its steps that it may lose besides: estimates err, and
+what is lost beyond that must have been gained before."""
 FORGET = 0.98
 """Weight of the past at each new outcome: about fifty outcomes are remembered."""
 
@@ -56,13 +60,34 @@ class Rates:
         return self._seen.get(kind, (0.0, 0.0))[1] + self.strength
 
 
+class Stake:
+    """What a run can afford to lose by its next draft, in plain steps.
+
+    Where no draft risks more, `emitted` tokens cost at most ENDOWMENT + (1 + ALLOWANCE) * emitted plain steps, at the
+    prices of the curve and whatever becomes of the drafts.
+
+    >>> stake = Stake(); before = stake.left
+    >>> stake.settle(price=2.5, emitted=1); stake.settle(price=1.5, emitted=4); round(stake.left - before, 6)
+    1.02
+    """
+
+    def __init__(self) -> None:
+        self.left = ENDOWMENT
+
+    def settle(self, price: float, emitted: int) -> None:
+        """A step cost so many plain ones and brought so many tokens."""
+        self.left += emitted - price + ALLOWANCE
+
+
 def best_part(
-    draft: Draft, values: Sequence[float], curve: CostCurve, context: int, *, leaves: int, size: int
-) -> Draft:
+    draft: Draft, values: Sequence[float], curve: CostCurve, context: int, *, leaves: int, size: int,
+    stake: float = math.inf,
+) -> Draft:  # fmt: skip
     """The nodes worth verifying, `size` at most: most expected tokens per second, less CAUTION; or none.
 
-    values[i]: probability that node i is accepted, at most its parent's. Only for drafts that are a function of the
-    past: leaving drawn tokens out by their value would change the law. None too where a plain step is due.
+    values[i]: probability that node i is accepted, at most its parent's. stake: plain steps that may be lost if none
+    is. Only for drafts that are a function of the past: leaving drawn tokens out by their value would change the law.
+    None too where a plain step is due.
     """
     order = sorted(range(len(draft)), key=lambda i: (-values[i], i))
     plain = curve.now(1, context)
@@ -82,6 +107,8 @@ def best_part(
         taken.append(node)
         gain += values[node]
         price = curve.now(1 + len(taken), context) / plain
+        if price - 1.0 > stake:
+            continue
         found = gain / price - CAUTION * (price - 1.0)
         if found > score:
             best, ratio, score = len(taken), gain / price, found

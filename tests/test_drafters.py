@@ -17,8 +17,9 @@ from reasonctl.controller import (
     parse_draft,
 )  # fmt: skip
 from reasonctl.controller.cost import CostCurve
-from reasonctl.controller.hierarchy import Hierarchy
+from reasonctl.controller.hierarchy import Hierarchy, HierarchyRun
 from reasonctl.controller.ngrams import build_table, save_table, vocabulary_hash
+from reasonctl.controller.speed import ALLOWANCE, ENDOWMENT
 from rules import Scripted
 
 FLAT = CostCurve({0: {1: 1.0, 32: 1.0}})
@@ -64,6 +65,31 @@ def test_a_drafted_run_is_a_plain_run(engine, policy):
         assert drafted.tokens == plain.tokens
         accepted += drafted.accepted
     assert accepted > 50
+
+
+@pytest.mark.parametrize("engine", [REPEATING, RANDOM], ids=["repeating", "random"])
+def test_a_run_loses_two_steps_and_a_percent_at_most_however_wrong_its_drafter_is(engine, monkeypatch):
+    """All candidates are held for nearly sure, where most are wrong; prices are those of a CPU with dear rows."""
+    prices = fixed(CostCurve({0: {1: 1.0, 2: 1.6, 4: 2.75, 48: 17.0}}))
+    steps: list[tuple[float, int]] = []
+    watched = HierarchyRun.observe
+
+    def observe(self, draft, accepted):
+        steps.append((prices.at(1 + len(draft)), 1 + len(accepted)))
+        watched(self, draft, accepted)
+
+    monkeypatch.setattr(HierarchyRun, "observe", observe)
+    drafted = 0
+    for seed in range(12):
+        steps.clear()
+        drafter = Hierarchy(curve=prices)
+        drafter.rates.of = lambda kind: 0.97
+        drafted += run(engine, drafter, seed=seed, most=150).drafted
+        cost = emitted = 0.0
+        for price, brought in steps[1:]:  # the first feeds the prompt
+            cost, emitted = cost + price, emitted + brought
+            assert cost <= ENDOWMENT + (1 + ALLOWANCE) * emitted + 1e-9
+    assert drafted > 50
 
 
 def test_repeating_text_needs_few_forwards():
