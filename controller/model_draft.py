@@ -73,7 +73,8 @@ class ModelRun(PlannedRun):
 
     def propose(self, tokens: Sequence[int], room: int) -> Generator[Decode, Step, Draft]:
         """A tree drawn from the draft model, as large as it pays."""
-        self.begun, self.seen, self.proposed = self.begun or len(tokens), len(tokens), None
+        self.begun, self.seen = self.begun or len(tokens), len(tokens)
+        self.proposed = self.slots = None
         if self.target.behind(tokens):
             return NO_DRAFT  # the prompt or a suffix is being fed
         at, draft = self.target.session.length, NO_DRAFT
@@ -105,7 +106,8 @@ class ModelRun(PlannedRun):
             yield from self._grow(growth, tokens, size, nodes, depth)
             draft = growth.draft()
             if self.d.kind in ("dyspec", "dyspec-greedy"):
-                return draft, 1.0 + sum(growth.values)
+                self.slots = growth.values
+                return draft, self.d.expected_of(draft, growth.values)
         return draft, self.d.expected(draft)
 
     def _largest(self, tokens: Sequence[int], size: int) -> Generator[Decode, Step, Draft]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .cost import CostCurve
-from .decode import Draft
+from .decode import ROOT, Draft
 from .drafters import Drafter, forget
 from .errors import ControllerError
 from .speed import MARGIN, Rates
@@ -19,6 +19,8 @@ from .trees import Shape, monotone, sequoia
 Kind = Literal["chain", "sequoia", "dyspec", "dyspec-greedy"]
 SIZES = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
 RANKS = 4
+SLOTS = 10
+"""Values of slots that are judged apart."""
 FIRST, REPLAN = 4, 16
 """Steps between two plans: after a pause or at a run's begin, and at most; twice as many each time."""
 PAUSE, LONGEST_PAUSE = 64, 1024
@@ -32,8 +34,8 @@ TYPICAL = 128.0
 class Ledger:
     """Drafted steps of all runs: what the plan's model of them expected, and what they brought.
 
-    Expected tokens: from acceptance by rank so far, or from a dynamic tree's own slot values; expected seconds: from
-    both curves and the drafter's own work. Seconds are of steps whose forwards nobody shared.
+    Expected tokens: from acceptance by rank so far, or by slot value in a dynamic tree; expected seconds: from both
+    curves and the drafter's own work. Seconds are of steps whose forwards nobody shared.
     """
 
     steps: int = 0
@@ -72,6 +74,7 @@ class Planned:
         self.kind, self.size, self.depth = kind, size, depth
         self.adaptive, self.curves, self.below = adaptive, curves, below
         self.rates = Rates(dict(PRIOR), strength=10.0)
+        self.slots = Rates({str(k): (k + 0.5) / SLOTS for k in range(SLOTS)}, strength=10.0)
         self.ledger = Ledger()
         self.pause, self.next_pause, self.rested = 0, PAUSE, False
         self.typical, self.node_seconds = TYPICAL, 0.0
@@ -108,6 +111,33 @@ class Planned:
             children[parent + 1] += 1
             values.append(values[parent + 1] * (acceptance[rank] if rank < RANKS else 0.0))
         return sum(values)
+
+    def note_slots(self, draft: Draft, slots: Sequence[float], accepted: Sequence[int]) -> None:
+        """Which children were accepted at the nodes of a dynamic tree that the walk visited; slots: values in it."""
+        for child, share in enumerate(_edges(draft, slots)):
+            if draft.parents[child] == ROOT or draft.parents[child] in accepted:
+                self.slots.note(_bucket(share), child in accepted)
+
+    def expected_of(self, draft: Draft, slots: Sequence[float]) -> float:
+        """Tokens that a step with a dynamic tree emits, by what children of such values brought so far.
+
+        A draft model is surer of itself than it is right; a tree that follows its sureness needs that corrected.
+        """
+        values: list[float] = []
+        for parent, share in zip(draft.parents, _edges(draft, slots), strict=True):
+            values.append((1.0 if parent == ROOT else values[parent]) * self.slots.of(_bucket(share)))
+        return 1.0 + sum(values)
+
+
+def _edges(draft: Draft, slots: Sequence[float]) -> list[float]:
+    """Each node's chance given that its parent was reached and accepted, by the draft model."""
+    before = (1.0 if parent == ROOT else slots[parent] for parent in draft.parents)
+    return [value / chance if chance else 0.0 for value, chance in zip(slots, before, strict=True)]
+
+
+def _bucket(share: float) -> str:
+    """Shares that are judged together."""
+    return str(min(int(SLOTS * share), SLOTS - 1))
 
 
 class Plan:

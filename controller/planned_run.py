@@ -41,6 +41,8 @@ class PlannedRun:
         self.watch: Stopwatch | None = None
         self.spent: float | None = None
         self.proposed: tuple[Draft, float, float | None] | None = None
+        self.slots: Sequence[float] | None = None
+        """Values in a dynamic tree."""
         self.over = False
 
     @cached_property
@@ -196,6 +198,8 @@ class PlannedRun:
             own, other = self.spent, self.target.clock.seconds
             took = own + other if own is not None and other is not None else None
             self.d.ledger.enter(expected, 1 + len(accepted), seconds, took)
+            if self.slots is not None:
+                self.d.note_slots(draft, self.slots, accepted)
         node = ROOT
         for child in [*accepted, None]:
             children = [i for i, parent in enumerate(draft.parents) if parent == node][:RANKS]

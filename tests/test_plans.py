@@ -9,7 +9,7 @@ from reasonctl.backends.load import load_model
 from reasonctl.backends.toy import ToyEngine
 from reasonctl.controller import Call, Controller, Greedy, Keys, PromptLookup, Sampling, Trace, vocabulary
 from reasonctl.controller.model_draft import ModelRun
-from reasonctl.controller.planned import LONGEST_PAUSE, PAUSE, Plan
+from reasonctl.controller.planned import LONGEST_PAUSE, PAUSE, Ledger, Plan
 from reasonctl.controller.trees import Growth, draw_threshold, finish, sequoia
 from test_model_draft import ALPHA, CHEAP, FLAT, SMALL, TARGET, TOKENS, Fixed, drafter, run, three_tokens
 from test_verify import exact_three, merged_p_value
@@ -245,6 +245,23 @@ def test_a_dynamic_tree_foretells_from_its_own_slots():
     ledger = made.ledger
     assert ledger.steps > 30 and 1.5 < ledger.expected_emitted / ledger.steps < 7
     assert ledger.emitted >= 0.9 * ledger.expected_emitted
+
+
+def test_a_draft_model_that_is_too_sure_is_not_believed_for_long():
+    """Its slots promise more than they bring; what a tree is expected to bring follows what slots have brought."""
+    flatter = ToyEngine(vocabulary=5, order=3)
+    flatter.table = 0.55 * TEXT.table + 0.45 / 5
+    made = drafter("dyspec", engine=TEXT, curves=(FLAT, CHEAP), size=6, adaptive=False)
+    promised, told = [], made.expected_of
+    made.expected_of = lambda draft, slots: promised.append(1 + sum(slots)) or told(draft, slots)
+    for i in range(4):
+        run(made, engine=flatter, run=i, most=100)
+    made.ledger, promised[:] = Ledger(), []
+    for i in range(4, 12):
+        run(made, engine=flatter, run=i, most=100)
+    ledger = made.ledger
+    assert ledger.steps == len(promised) > 150 and ledger.emitted < 0.8 * sum(promised)
+    assert 0.9 < ledger.emitted / ledger.expected_emitted < 1.1
 
 
 def test_a_vocabulary_is_hashed_once_per_library_tokenizer(monkeypatch):
