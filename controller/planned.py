@@ -73,8 +73,8 @@ class Planned:
             raise ControllerError(f"a level below drafts chains; kind is {kind!r}")
         self.kind, self.size, self.depth = kind, size, depth
         self.adaptive, self.curves, self.below = adaptive, curves, below
-        self.rates = Rates(dict(PRIOR), strength=10.0)
-        self.slots = Rates({str(k): (k + 0.5) / SLOTS for k in range(SLOTS)}, strength=10.0)
+        self.rates = Rates(dict(PRIOR), strength=10.0, fades=True)
+        self.slots = Rates({str(k): (k + 0.5) / SLOTS for k in range(SLOTS)}, strength=10.0, fades=True)
         self.ledger = Ledger()
         self.pause, self.next_pause, self.rested = 0, PAUSE, False
         self.typical, self.node_seconds = TYPICAL, 0.0

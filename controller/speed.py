@@ -32,6 +32,9 @@ FORGET = 0.98
 class Rates:
     """Success rates by kind, with exponential forgetting and a prior worth `strength` outcomes.
 
+    fades: the prior is forgotten too. Of many kinds that are seen now and then the most promising one is often just a
+    lucky one, and a prior that stays is what holds it down; of a few that are seen all the time it is only in the way.
+
     >>> rates = Rates({"long": 0.9}); rates.note("long", False); round(rates.of("long"), 3)
     0.75
     """
@@ -39,25 +42,33 @@ class Rates:
     prior: dict[str, float]
     strength: float = 5.0
     default: float = 0.1
-    _seen: dict[str, tuple[float, float]] = field(default_factory=dict)
+    fades: bool = False
+    _seen: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    """Successes, outcomes, and how many outcomes the prior is worth now."""
 
     def note(self, kind: str, hit: bool) -> None:
         """One outcome."""
-        hits, n = self._seen.get(kind, (0.0, 0.0))
-        self._seen[kind] = FORGET * hits + hit, FORGET * n + 1.0
+        hits, n, strength = self._known(kind)
+        self._seen[kind] = FORGET * hits + hit, FORGET * n + 1.0, strength * (FORGET if self.fades else 1.0)
 
     def relax(self) -> None:
         """Half of what was seen is forgotten: for what could not be watched for a while."""
-        self._seen = {kind: (hits / 2, n / 2) for kind, (hits, n) in self._seen.items()}
+        self._seen = {
+            kind: (hits / 2, n / 2, (strength + self.strength) / 2) for kind, (hits, n, strength) in self._seen.items()
+        }
 
     def of(self, kind: str) -> float:
         """The current estimate."""
-        hits, n = self._seen.get(kind, (0.0, 0.0))
-        return (hits + self.strength * self.prior.get(kind, self.default)) / (n + self.strength)
+        hits, n, strength = self._known(kind)
+        return (hits + strength * self.prior.get(kind, self.default)) / (n + strength)
 
     def weight(self, kind: str) -> float:
         """Outcomes behind the estimate, the prior's among them."""
-        return self._seen.get(kind, (0.0, 0.0))[1] + self.strength
+        _, n, strength = self._known(kind)
+        return n + strength
+
+    def _known(self, kind: str) -> tuple[float, float, float]:
+        return self._seen.get(kind, (0.0, 0.0, self.strength))
 
 
 class Stake:

@@ -311,6 +311,16 @@ def test_leaves_of_a_part_are_bounded():
     assert best_part(TREE, VALUES, FLAT, 0, leaves=1, size=99).tokens == (1, 2, 3)
 
 
+@pytest.mark.parametrize("fades", [False, True])
+def test_a_prior_that_fades_leaves_what_is_seen(fades):
+    rates = Rates({"a": 0.7}, strength=10.0, fades=fades)
+    for i in range(3000):
+        rates.note("a", i % 20 != 0)
+    assert rates.of("a") == pytest.approx(0.95, abs=0.03) if fades else rates.of("a") < 0.925
+    rates.relax()
+    assert 0.75 < rates.of("a") < 0.94
+
+
 def test_rates_forget():
     rates = Rates({})
     for _ in range(400):
