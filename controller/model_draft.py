@@ -82,12 +82,12 @@ class ModelRun(PlannedRun):
             yield from self.replan(tokens, room)
         nodes = self.fits(tokens) if self.drafts() else 0
         if nodes:
-            self.spent = 0.0
+            self.spent, missing = 0.0, self.missing(tokens)
             (draft, expected), work = yield from counted(self._drawn(tokens, nodes, min(room, self.d.depth)))
             if draft.tokens:
                 self.d.note_work(work, len(draft))
                 self.spent = None if self.spent is None else self.spent + work
-                seconds = self.plan.seconds(draft.parents, *self.used, at) if self.used else None
+                seconds = self.plan.seconds(draft.parents, *self.used, at, missing) if self.used else None
                 self.proposed = draft, expected, seconds
         if self.watch is not None:
             self.watch.begin(at)

@@ -84,11 +84,13 @@ class Planned:
         forget(self.below)
 
     def acceptance(self) -> tuple[float, ...]:
-        """Of each rank, non-increasing, with a sum below 1."""
+        """Of each rank, non-increasing, with a sum below 1: a later rank has at most what earlier ones leave."""
         ranks = [str(k) for k in range(RANKS)]
-        smooth = monotone([self.rates.of(k) for k in ranks], [self.rates.weight(k) for k in ranks])
-        total = max(1.0, sum(smooth) / 0.999)
-        return tuple(p / total for p in smooth)
+        left, out = 0.999, []
+        for rate in monotone([self.rates.of(k) for k in ranks], [self.rates.weight(k) for k in ranks]):
+            out.append(min(rate, left))
+            left -= out[-1]
+        return tuple(out)
 
     def note_ranks(self, found: int | None, ranks: int = RANKS) -> None:
         """Child number `found` of `ranks` was the emitted token; None = none of them."""
@@ -133,6 +135,10 @@ def _edges(draft: Draft, slots: Sequence[float]) -> list[float]:
     """Each node's chance given that its parent was reached and accepted, by the draft model."""
     before = (1.0 if parent == ROOT else slots[parent] for parent in draft.parents)
     return [value / chance if chance else 0.0 for value, chance in zip(slots, before, strict=True)]
+
+
+def _is_chain(parents: Sequence[int]) -> bool:
+    return all(parent == node - 1 for node, parent in enumerate(parents))
 
 
 def _bucket(share: float) -> str:
@@ -197,27 +203,32 @@ class Plan:
                 if n > len(shape.gains) or shape.gains[n - 1] <= rate * (price + least):
                     continue
                 part = shape.first(n - 1)
-                found = part.gain / self.seconds(part.parents, target, own, context)
+                # A chain stays in the draft model's cache; what is accepted of a tree is fed to it again.
+                first = 1 if _is_chain(part.parents) else round(part.gain)
+                found = part.gain / self.seconds(part.parents, target, own, context, first)
                 if found > rate:
                     best, rate = part, found
         return best, rate
 
-    def fed(self, parents: Sequence[int]) -> list[int]:
-        """Rows of the draft model's forwards for a tree: all that stands before, but for chains, which stay fed."""
+    def fed(self, parents: Sequence[int], first: int = 1) -> list[int]:
+        """Rows of the draft model's forwards for a tree: all that stands before, but for chains, which stay fed.
+
+        first: tokens behind the draft model's cache when the tree is begun.
+        """
         tree = Draft(tuple(range(len(parents))), tuple(parents))
         if self.d.kind == "dyspec-greedy":
-            first: dict[int, int] = {}
+            heads: dict[int, int] = {}
             for node, parent in enumerate(parents):
-                first.setdefault(parent, node)
-            drawn = sorted(first.values())
+                heads.setdefault(parent, node)
+            drawn = sorted(heads.values())
             chain = next((i for i, parent in enumerate(parents) if parent != i - 1), len(parents))
         else:
             depths = tree.depths()
             drawn = [sum(at < layer for at in depths) for layer in range(1 + max(depths))]
             chain = next((layer for layer, n in enumerate(drawn) if n != layer), len(drawn)) - 1
-        return [1 if n <= chain else 1 + n for n in drawn]
+        return [first, *(1 if n <= chain else 1 + n for n in drawn[1:])]
 
-    def seconds(self, parents: Sequence[int], target: CostCurve, own: CostCurve, context: int) -> float:
-        """What a step with this tree should take."""
-        laws = sum(own.now(rows, context) for rows in self.fed(parents))
+    def seconds(self, parents: Sequence[int], target: CostCurve, own: CostCurve, context: int, first: int) -> float:
+        """What a step with this tree should take; first: rows of the draft model's first forward."""
+        laws = sum(own.now(rows, context) for rows in self.fed(parents, first))
         return target.now(1 + len(parents), context) + laws + len(parents) * self.d.node_seconds

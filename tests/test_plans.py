@@ -226,16 +226,18 @@ def test_the_rows_that_a_plan_prices_are_those_that_are_fed(kind):
 
 
 def test_a_tree_is_chosen_by_what_its_own_layers_cost():
-    """The deeper layers of a large tree feed most of it again: dear where a draft model's rows are."""
-    steep = Fixed({0: {1: 0.02, 32: 1.2}})
-    made = drafter("sequoia", curves=(FLAT, steep), size=16)
-    plan = Plan(made)
-    plan.choose(FLAT, steep, context=0, leaves=99, nodes=99)
-    price = FLAT.at(1) + sum(map(steep.at, plan.fed(plan.shape.parents)))
-    assert plan.ratio == pytest.approx(plan.shape.gain / price)
-    flat = Plan(made)
-    flat.choose(FLAT, Fixed({0: {1: 0.02, 32: 0.02}}), context=0, leaves=99, nodes=99)
-    assert len(plan.shape.parents) < len(flat.shape.parents)
+    """The deeper layers of a tree feed most of it again, and a step what the last one's tree brought: dear where a
+    draft model's rows are. A chain stays in its cache."""
+    sizes = []
+    for own, chain in ((Fixed({0: {1: 0.02, 32: 1.2}}), True), (Fixed({0: {1: 0.02, 32: 0.05}}), False)):
+        plan = Plan(drafter("sequoia", curves=(FLAT, own), size=16))
+        plan.choose(FLAT, own, context=0, leaves=99, nodes=99)
+        parents = plan.shape.parents
+        assert (parents == tuple(range(-1, len(parents) - 1))) is chain
+        fed = plan.fed(parents, 1 if chain else round(plan.shape.gain))
+        assert plan.ratio == pytest.approx(plan.shape.gain / (FLAT.at(1) + sum(map(own.at, fed))))
+        sizes.append(len(parents))
+    assert sizes[0] < sizes[1]
 
 
 def test_a_dynamic_tree_foretells_from_its_own_slots():
@@ -262,6 +264,15 @@ def test_a_draft_model_that_is_too_sure_is_not_believed_for_long():
     ledger = made.ledger
     assert ledger.steps == len(promised) > 150 and ledger.emitted < 0.8 * sum(promised)
     assert 0.9 < ledger.emitted / ledger.expected_emitted < 1.1
+
+
+def test_a_sure_first_rank_is_not_held_down_by_later_ones():
+    """Ranks exclude each other: what the first is known to take the later ones, never seen, can't have."""
+    made = drafter("chain")
+    for i in range(400):
+        made.note_ranks(0 if i % 20 else None, ranks=1)
+    first, *later = made.acceptance()
+    assert first > 0.92 and sum((first, *later)) < 1.0 and later == sorted(later, reverse=True)
 
 
 def test_a_vocabulary_is_hashed_once_per_library_tokenizer(monkeypatch):
