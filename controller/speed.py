@@ -21,7 +21,7 @@ MARGIN = 1.03
 CAUTION = 0.1
 """What a promise must hold beyond that for each plain step that its further rows cost: candidates that look best are
 often those whose chance is estimated too high, and where rows are dear a wrong one costs many steps."""
-ENDOWMENT, ALLOWANCE = 2.0, 0.01
+ENDOWMENT, ALLOWANCE = 1.0, 0.005
 """Plain steps that a run may lose by drafting, and the share of its steps that it may lose besides: estimates err, and
 what is lost beyond that must have been gained before."""
 FORGET = 0.98
@@ -79,7 +79,7 @@ class Stake:
 
     >>> stake = Stake(); before = stake.left
     >>> stake.settle(price=2.5, emitted=1); stake.settle(price=1.5, emitted=4); round(stake.left - before, 6)
-    1.02
+    1.01
     """
 
     def __init__(self) -> None:

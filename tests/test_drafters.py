@@ -68,7 +68,7 @@ def test_a_drafted_run_is_a_plain_run(engine, policy):
 
 
 @pytest.mark.parametrize("engine", [REPEATING, RANDOM], ids=["repeating", "random"])
-def test_a_run_loses_two_steps_and_a_percent_at_most_however_wrong_its_drafter_is(engine, monkeypatch):
+def test_a_run_loses_a_step_and_half_a_percent_at_most_however_wrong_its_drafter_is(engine, monkeypatch):
     """All candidates are held for nearly sure, where most are wrong; prices are those of a CPU with dear rows."""
     prices = fixed(CostCurve({0: {1: 1.0, 2: 1.6, 4: 2.75, 48: 17.0}}))
     steps: list[tuple[float, int]] = []
