@@ -89,7 +89,7 @@ def test_a_run_loses_a_step_and_half_a_percent_at_most_however_wrong_its_drafter
         for price, brought in steps[1:]:  # the first feeds the prompt
             cost, emitted = cost + price, emitted + brought
             assert cost <= ENDOWMENT + (1 + ALLOWANCE) * emitted + 1e-9
-    assert drafted > 50
+    assert drafted > 20
 
 
 def test_repeating_text_needs_few_forwards():
