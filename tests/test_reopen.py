@@ -49,7 +49,7 @@ def test_an_end_of_sequence_is_an_early_close_too():
 
 
 def asked_rule(act=lambda at: False, **changes):
-    return Scripted(act=act, suffix="</think>So ", cues=Cues(["wait"]), **changes)
+    return Scripted(act=act, **{"suffix": "</think>So ", "cues": Cues(["wait"])} | changes)
 
 
 @pytest.mark.parametrize("text", ["Wait", "Wait, a ", " Wait, Wait"])
@@ -100,8 +100,7 @@ def test_the_probe_says_which_closes_stand():
 def test_a_rule_on_paragraphs_is_asked_behind_the_break_of_the_continue_text():
     asked = 0
     for seed in range(30):
-        rule = asked_rule()
-        rule.cues = Cues(["paragraph"])
+        rule = asked_rule(cues=Cues(["paragraph"]))
         settings = {"continue_times": 2, "continue_text": "\n\nWait, "}
         tokens, trace = run(seed=seed, exit=rule, **settings)
         assert tuple(tokens) == account(seed=seed, **settings)[0]
