@@ -73,8 +73,6 @@ class HierarchyRun:
         self.curve: CostCurve | None = drafter.curve
         self.watch: Stopwatch | None = None
         self.stake = Stake()
-        self.length: int | None = None
-        """Tokens in the cache when an ordinary step was proposed for."""
         self.context = Context()
         self.start = self.at = 0
         self.tokens: Sequence[int] = ()
@@ -94,7 +92,7 @@ class HierarchyRun:
             self.watch = Stopwatch(self.curve, self.target.clock)
             self.start = len(tokens)
         self._learn(tokens)
-        self.tokens, self.at, self.length = tokens, len(tokens), None
+        self.tokens, self.at = tokens, len(tokens)
         if self.target.behind(tokens):
             return NO_DRAFT  # the prompt or a suffix is fed: its price says nothing about a step
         self._collect(tokens, min(room, self.d.size))
@@ -106,8 +104,7 @@ class HierarchyRun:
                 leaves=self.session.can.branches, size=min(self.d.size, self.target.fits(tokens)),
                 stake=self.stake.left,
             )  # fmt: skip
-        self.length = self.session.length
-        self.watch.begin(self.length)
+        self.watch.begin(self.session.length)
         return draft
 
     def _learn(self, tokens: Sequence[int]) -> None:
@@ -156,8 +153,9 @@ class HierarchyRun:
         """Time and price are read here; tokens are judged when the next step sees them."""
         if self.watch is None or self.curve is None:
             return
-        if self.length is not None:
-            price = self.curve.now(1 + len(draft), self.length) / self.curve.now(1, self.length)
+        at = self.watch.context
+        if at is not None:
+            price = self.curve.now(1 + len(draft), at) / self.curve.now(1, at)
             self.stake.settle(price, 1 + len(accepted))
         self.watch.end(1 + len(draft))
 

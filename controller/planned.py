@@ -137,10 +137,6 @@ def _edges(draft: Draft, slots: Sequence[float]) -> list[float]:
     return [value / chance if chance else 0.0 for value, chance in zip(slots, before, strict=True)]
 
 
-def _is_chain(parents: Sequence[int]) -> bool:
-    return all(parent == node - 1 for node, parent in enumerate(parents))
-
-
 def _bucket(share: float) -> str:
     """Shares that are judged together."""
     return str(min(int(SLOTS * share), SLOTS - 1))
@@ -204,7 +200,7 @@ class Plan:
                     continue
                 part = shape.first(n - 1)
                 # A chain stays in the draft model's cache; what is accepted of a tree is fed to it again.
-                first = 1 if _is_chain(part.parents) else round(part.gain)
+                first = round(part.gain) if any(part.ranks) else 1
                 found = part.gain / self.seconds(part.parents, target, own, context, first)
                 if found > rate:
                     best, rate = part, found

@@ -135,17 +135,18 @@ class Stopwatch:
 
     def __init__(self, curve: CostCurve, clock: Clock) -> None:
         self.curve, self.clock = curve, clock
-        self._context: int | None = None
+        self.context: int | None = None
+        """Tokens in the cache before the ordinary step that was proposed for."""
 
     def begin(self, context: int) -> None:
         """An ordinary step comes, behind so many tokens."""
-        self._context = context
+        self.context = context
 
     def end(self, rows: int) -> None:
         """It had so many rows."""
-        if self._context is not None and self.clock.seconds is not None:
-            self.curve.note(rows, self.clock.seconds, self._context)
-        self._context = None
+        if self.context is not None and self.clock.seconds is not None:
+            self.curve.note(rows, self.clock.seconds, self.context)
+        self.context = None
 
 
 def counted(asking: Generator[Decode, Step, T]) -> Generator[Decode, Step, tuple[T, float]]:
