@@ -19,7 +19,7 @@ from ..probes.giveup import LowerGrid
 from ..probes.probe import Probe
 from ..probes.risk import Grid, Mode
 from ..probes.signals import SIGNALS, Stack, make_signal
-from .collect import Cut, cut, settings_of
+from .collect import ANSWERS_CUT, Cut, cut, settings_of, share_cut
 from .cue_sets import choose_cues, with_cues
 from .fit import fit_probe
 from .problem import Problem
@@ -91,9 +91,10 @@ def fit_and_save(plan: Plan, model: Model, records: list[dict[str, Any]], *, for
     domains = tuple(sorted({record["domain"] for record in records}))
     fitted = fit_signals(cut(parts[0]), cut(parts[1]), plan.recipe.cues, domains, plan.mode, seed=plan.recipe.seed)
     runs = {"fit": len(parts[0]), "calibrate": len(parts[1])}
+    report = {**fitted.report, ANSWERS_CUT: share_cut([*parts[0], *parts[1]], plan.recipe.answer_tokens)}
     content = ProbeFile(
         fitted.probe, fitted.judged["hidden"].grid, fitted.judged["hidden"].table,
-        _card(plan, model, runs, domains, fitted.report),
+        _card(plan, model, runs, domains, report),
         {name: judged for name, judged in fitted.judged.items() if name != "hidden"}, fitted.stack, fitted.lower,
     )  # fmt: skip
     save_probe(plan.out, content, force=force)

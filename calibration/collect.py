@@ -25,6 +25,8 @@ from .tasks import Task
 from .worker import collect_run
 
 TEXT_FEATURES = 6
+ANSWERS_CUT = "answers_cut"
+"""Name of `share_cut` in a card's report."""
 
 Progress = Callable[[int, int], None]
 """Called with (runs done, runs wanted)."""
@@ -92,6 +94,23 @@ def graded(record: dict[str, Any], problem: Problem, grader: Grader) -> dict[str
     right = known and grader.right(record["answer"], problem)
     named = {"problem": problem.id, "domain": problem.domain, "gold": problem.answer}
     return {**record, **named, "right": right, **looks}
+
+
+def share_cut(records: Sequence[dict[str, Any]], limit: int) -> float:
+    """Share of the tried answers that filled their limit, so that nobody knows how long they would have been."""
+    lengths = [len(cue["logprobs"]) for record in records for cue in record["cues"]]
+    return sum(length >= limit for length in lengths) / len(lengths) if lengths else 0.0
+
+
+def cut_told(share: float, limit: int) -> str | None:
+    """What answers that were cut mean for everything counted from them; None if there are none."""
+    if not share:
+        return None
+    return (
+        f"{share:.1%} of the tried answers were cut at {limit} tokens. They were judged by what they say up to there; "
+        "a deployed exit writes on to its own end, so it saves less than is counted here. Measure it with ctl eval, "
+        f"or try longer answers: --answer-tokens {4 * limit}"
+    )
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from typing import Any
 from ..controller import ControllerError
 from ..probes.card import Card
 from ..probes.drift import DriftMonitor
-from ..probes.exit import ProbeExit, make_exit
+from ..probes.exit import ProbeExit, answer_tokens, make_exit
 from ..probes.file import Judged, ProbeFile, load_probe
 from ..probes.heads import SEALED, load_heads
 from ..probes.table import Table
+from .collect import ANSWERS_CUT, cut_told
 from .options import Options
 from .replay import outcomes_of
 from .show import Show, exits_where, missing_runs, percent
@@ -125,6 +126,13 @@ def _drift(show: Show, monitor: DriftMonitor, path: Path) -> dict[str, Any]:
     return {"runs": monitor.runs, "evidence": monitor.evidence, "alarm": monitor.alarm, "level": monitor.level}
 
 
+def cut_of(card: Card) -> str | None:
+    """What cut answers mean for a probe file; None if none was cut."""
+    if ANSWERS_CUT not in card.report:
+        return "how many of the tried ones were cut wasn't recorded yet when this file was made"
+    return cut_told(float(str(card.report[ANSWERS_CUT])), answer_tokens(card))
+
+
 def facts(card: Card) -> dict[str, str]:
     """The card in words."""
     return {
@@ -137,7 +145,10 @@ def facts(card: Card) -> dict[str, str]:
         "tasks": f"{card.tasks}, judged by {card.grader}, at most {card.max_new_tokens} new tokens",
         "runs": ", ".join(f"{value} {key}" for key, value in card.runs.items()),
         "fit": ", ".join(
-            f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}" for key, value in card.report.items()
+            f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in card.report.items()
+            if key != ANSWERS_CUT
         ),
+        "answers": cut_of(card) or "none of the tried ones was cut",
         "settings": ", ".join(f"{key} {value}" for key, value in card.settings.items()),
     }

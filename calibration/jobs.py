@@ -24,7 +24,7 @@ from .calibrate import (
 )  # fmt: skip
 from .collect import collect
 from .cue_sets import AUTO, EVERYTHING
-from .inspect import tables_of
+from .inspect import cut_of, tables_of
 from .kept import halves
 from .make_ngrams import keep_ngrams
 from .options import Options, new_recipe, open_model
@@ -216,6 +216,8 @@ def report_fit(
     if plan.choose_cues:
         show.say(f"cues chosen on the fitting runs: {', '.join(card.cues)}")
     show.say(f"probe: {card.report['model']}, AUC {auc:.3f} on held-out problems ({card.report['cues']} cues)")
+    if (told := cut_of(card)) is not None:
+        show.say(told, "yellow")
     show.say(rule.why, "bold")
     if rule.threshold.more_runs and asked.domain is None:
         enough = plan.n + 2 * rule.threshold.more_runs

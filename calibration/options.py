@@ -117,7 +117,7 @@ _OPTIONS = [
         help="What is looked at at a cue.",
     ),
     click.option("--domain", help="Promise for problems of this domain only, from its own runs."),
-    click.option("--give-up", type=float, help="Also leave runs that look hopeless, at this risk [off]."),
+    click.option("--give-up", type=float, help="Also leave runs that look hopeless, at this risk of harm [off]."),
     click.option("--force", is_flag=True, help="Overwrite what exists."),
     click.option("--dry-run", is_flag=True, help="Say what would be done and what it costs; write nothing."),
     click.option(

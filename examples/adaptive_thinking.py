@@ -142,7 +142,10 @@ def run(show: Show, setting: Setting, problems: list[Problem], grader: Any) -> d
         jobs = [(setting, asked, times, i, problem.question) for i, problem in enumerate(problems)]
         found = list(spread(answer, jobs, workers=workers))
         right = [grader.right(text, problem) for (text, _), problem in zip(found, problems, strict=True)]
-        return Arm(np.array(right, dtype=float), np.array([tokens for _, tokens in found], dtype=float))
+        one = Arm(np.array(right, dtype=float), np.array([tokens for _, tokens in found], dtype=float))
+        kind = "probe asked" if asked else "fixed"
+        show.say(f"done: {kind}, re-opened at most {times} times: {_told(one)}", "dim")
+        return one
 
     most = max(1, setting.times[-1] // 2)
     steps = (0, *(times for times in setting.times if times <= most))
@@ -156,6 +159,10 @@ def run(show: Show, setting: Setting, problems: list[Problem], grader: Any) -> d
         fixed = fixed if times else [*fixed, one]
     show.table([_shown(row) for row in rows], "arm", "right", "tokens", "beyond fixed k at equal tokens")
     return {"n": len(problems), "risk": setting.risk, "bonus": setting.bonus, "arms": rows}
+
+
+def _told(arm: Arm) -> str:
+    return f"{arm.right.mean():.3f} right, {arm.tokens.mean():.1f} tokens"
 
 
 def _means(arm: Arm) -> dict[str, float]:

@@ -88,7 +88,7 @@ class Scripted:
 class ExitAt:
     """Exits at cue number `at`; remembers what it saw."""
 
-    cues, suffix, max_cues = Cues(["wait", "paragraph"]), "\n</think>\n", 100
+    cues, suffix, max_cues = Cues(["wait", "hmm", "alternatively", "paragraph"]), "\n</think>\n", 100
     markers = Markers("<think>", "</think>")
 
     def __init__(self, at: float, trials: bool = False) -> None:

@@ -40,7 +40,7 @@ class Broad(Stateless):
     """As deep as it may, with a second branch beside every node: more nodes than anybody has room for."""
 
     def propose(self, tokens, room):
-        last, nodes = [tokens[-1] + 1, tokens[-1] + 2], [(ROOT, 0), (ROOT, 1)]
+        last, nodes = [(tokens[-1] + 1) % 400, (tokens[-1] + 2) % 400], [(ROOT, 0), (ROOT, 1)]
         for i in range(2, 2 * room):
             nodes.append((i - 2 - i % 2, i % 2))
         return Draft(tuple(last[which] for _, which in nodes), tuple(parent for parent, _ in nodes))

@@ -340,7 +340,7 @@ def test_teacher_forced_is_step_by_step_on_transformers(tiny):
     for at, label in enumerate(rows.labels):
         (step,) = model.engine.forward((Decode(session, pending, layers=(3,)),))
         assert rows.logits[at] == pytest.approx(step.logits(ROOT), abs=1e-4)
-        assert rows.hidden[at] == pytest.approx(step.hidden(ROOT, 3), abs=1e-4)
+        assert rows.hidden[at] == pytest.approx(step.hidden(ROOT, 3), abs=1e-4, rel=1e-6)
         pending = [int(label)]
 
 

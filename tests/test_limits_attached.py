@@ -12,7 +12,7 @@ from reasonctl.backends import attach
 from reasonctl.backends.hf_tokenizer import HFTokenizer
 from reasonctl.backends.llama_tokenizer import LlamaTokenizer
 from reasonctl.backends.load import tiny_folder
-from reasonctl.controller import Controller, ControllerError, Cues, Decision
+from reasonctl.controller import Controller, ControllerError, Decision
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
 
 
@@ -94,7 +94,7 @@ def test_an_early_close_is_taken_back(library):
 
 def test_the_rule_is_asked_at_the_forced_cue(library):
     free, free_trace = plain(library)
-    cues = sum(1 for _ in Cues(["wait", "paragraph"]).pattern.finditer(library.text.decode(free)))
+    cues = sum(1 for _ in ExitAt.cues.pattern.finditer(library.text.decode(free)))
     rule = ExitAt(float("inf"))
     with library.attach(Controller(exit=rule, continue_times=1)) as handle:
         library(library.ids(), most=400)

@@ -67,14 +67,16 @@ def test_limits_are_named(llm):
 
 
 def test_a_draft_longer_than_a_batch_is_refused_and_a_long_prompt_before_it_is_not():
-    engine = LlamaEngine(open_llama(n_batch=8), hidden=False)
-    session, chain = engine.session(), Draft.chain(range(10, 17))
+    llm = open_llama(n_batch=8)
+    tokens = llm.tokenize(f"{PROMPT}First a+3 55 b-6".encode(), special=True)
+    engine, prompt = LlamaEngine(llm, hidden=False), tokens[:-7]
+    session, chain = engine.session(), Draft.chain(tokens[-7:])
     with pytest.raises(ControllerError, match="n_batch - 1 = 7"):
         engine.forward((Decode(session, [5], Draft.chain(range(10, 18))),))
-    (step,) = engine.forward((Decode(session, range(20, 33), chain),))
+    (step,) = engine.forward((Decode(session, prompt, chain),))
     rows = [step.logits(node).copy() for node in (ROOT, 6)]
     other = engine.session()
-    (step,) = engine.forward((Decode(other, [*range(20, 33), *chain.tokens]),))
+    (step,) = engine.forward((Decode(other, tokens),))
     assert step.logits(ROOT).argmax() == rows[1].argmax() and rows[0].argmax() != rows[1].argmax()
     assert np.abs(step.logits(ROOT) - rows[1]).max() < 0.1
 

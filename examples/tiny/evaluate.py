@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from traces import CUES
+from traces import CONFIRMATIONS, CUES
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 SUFFIX = "</think>\nThe answer is"
@@ -153,21 +153,22 @@ def mean(values: Sequence[float]) -> float:
 
 
 @torch.no_grad()
-def states(runs: Sequence[Run], folder: Path) -> tuple[dict[int, list[np.ndarray]], list[np.ndarray]]:
-    """(hidden states at the cues by layer, the model's own P(' ok') there), one array per run, from transformers."""
+def states(runs: Sequence[Run], folder: Path) -> tuple[dict[int, list[np.ndarray]], dict[str, list[np.ndarray]]]:
+    """(hidden states at the cues by layer, readings of the law there), one array per run, from transformers."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     seen: dict[int, torch.Tensor] = {}
     for layer in LAYERS:
         model.model.layers[layer].register_forward_hook(lambda _m, _i, out, layer=layer: seen.update({layer: out}))
-    ok = tokenizer()(" ok")["input_ids"][0]
+    words = [tokenizer()(word)["input_ids"][0] for word in CONFIRMATIONS]
     found: dict[int, list[np.ndarray]] = {layer: [] for layer in LAYERS}
-    verdicts = []
+    readings: dict[str, list[np.ndarray]] = {"own P(confirmed)": [], "own entropy": []}
     for run in runs:
-        logits = model(torch.tensor([run.tokens]), use_cache=False).logits[0]
-        verdicts.append(logits[run.cues].softmax(-1)[:, ok].numpy())
+        law = model(torch.tensor([run.tokens]), use_cache=False).logits[0, run.cues].softmax(-1)
+        readings["own P(confirmed)"].append(law[:, words].sum(-1).numpy())
+        readings["own entropy"].append(-torch.special.entr(law).sum(-1).numpy())
         for layer in LAYERS:
             found[layer].append(seen[layer].reshape(len(run.tokens), -1)[run.cues].numpy().copy())
-    return found, verdicts
+    return found, readings
 
 
 def signs_agree(run: Run, cue: int) -> bool:
@@ -220,12 +221,12 @@ def tuned_savings(
 
 
 def compare(runs: Sequence[Run], folder: Path, splits: int = 10) -> dict[str, object]:
-    """AUC and savings of probes, cue index, the model's own verdict and its text, over random three-way splits."""
-    vectors, verdicts = states(runs, folder)
+    """AUC and savings of probes, cue index, the model's next-token law and its text, over random three-way splits."""
+    vectors, readings = states(runs, folder)
     labels = [np.array(run.forced_right) for run in runs]
     fixed = {
         "cue index": [np.arange(len(run.cues), dtype=float) for run in runs],
-        "own P(ok)": verdicts,
+        **readings,
         "text: signs agree": [np.array([float(signs_agree(r, k)) for k in range(len(r.cues))]) for r in runs],
     }
     rows: dict[str, list] = {}

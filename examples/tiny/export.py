@@ -19,7 +19,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 CONTEXT = 1024
 PAD, EOS, THINK, CLOSE_THINK = "<pad>", "<eos>", "<think>", "</think>"
 SPECIALS = (PAD, EOS, THINK, CLOSE_THINK)
-WORDS = ("First", "Wait", "Hmm", "Alternatively", "The", " ok", " answer", " is", " a", " b", " c", " d", " e")
+WORDS = ("First", "Wait", "Hmm", "Alternatively", "The", " ok", " answer", " is", " a", " b", " c", " d", " e", " fine")
 
 # The template opens the thinking span, so a completion starts inside it; a past answer gets its opening back.
 CHAT_TEMPLATE = """\

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from reasonctl.calibration.tiny_task import Problem, training_problem
+from reasonctl.calibration.tiny_task import LETTERS, Problem, training_problem
 
 CUES = ("Wait", "Hmm", "Alternatively")
+CONFIRMATIONS = (" ok", " fine")
 CLOSE = ("</think>", "\n", "The", " answer", " is")
 
 VERDICT_WEIGHT = 5.0  # the one token that gives the model a reason to know whether its last line is right
@@ -28,10 +29,23 @@ class Law:
     """Probabilities at temperature 1 of the choices that a trace is made of."""
 
     slip: float = 0.3  # a '-' of the first line is misread as '+'; at most one per line
-    detect: float = 0.45  # a re-check finds the misread step
-    false_alarm: float = 0.11  # a re-check of a right line "corrects" its last '-'
+    care: tuple[float, ...] = (0.75, 0.45, 0.15)  # a re-check finds the misread step, by the cue that opens it
+    digit_care: float = 0.02  # ... and more of it for each unit of the checked value's last digit above the mean
+    false_alarm: float = 0.1  # a re-check of a right line "corrects" its last '-'
     new_slip: float = 0.08  # a correction misreads another '-' of a line that is right but for it
-    stop: tuple[float, ...] = (0, 0, 0, 0, 0.12, 0.22, 0.35, 0.5, 0.65, 0.8)  # by number of 'ok' in a row
+    stop: tuple[float, ...] = (0, 0, 0, 0, 0.12, 0.22, 0.35, 0.5, 0.65, 0.8)  # by number of confirmations in a row
+
+    def verdict(self, right: bool, cue: str, value: int) -> dict[str | None, float]:
+        """Chances of ' ok', ' fine' and None, which blames a step.
+
+        A right and a wrong line have the same three chances, dealt to different verdicts: how sure the model is of the
+        verdict's wording says how carefully it checks, and nothing about whether the line is right.
+        """
+        care = self.care[CUES.index(cue)] + self.digit_care * (value % 10 - 4.5)
+        rest = 1 - self.false_alarm - care
+        if right:
+            return {" ok": care, " fine": rest, None: self.false_alarm}
+        return {None: care, " ok": rest, " fine": self.false_alarm}
 
 
 @dataclass
@@ -99,11 +113,16 @@ def write_trace(
         elif max_checks is not None and len(trace.right) > max_checks:
             _write_answer(trace, value, 0.0)
         else:
-            trace.add(CUES[int(rng.random() * len(CUES))], weight=stop_weight)
-            verdict, wrong = _check(rng, signs, wrong, law, temperature)
-            trace.add(" ok" if verdict is None else f" {'abcde'[verdict]}", weight=VERDICT_WEIGHT)
-            streak = streak + 1 if verdict is None else 0
-            weight = COPY_WEIGHT if verdict is None else DIGIT_WEIGHT
+            cue = CUES[int(rng.random() * len(CUES))]
+            trace.add(cue, weight=stop_weight)
+            confirmation = draw(rng, law.verdict(wrong is None, cue, value), temperature)
+            if confirmation:
+                trace.add(confirmation, weight=VERDICT_WEIGHT)
+            else:
+                blamed, wrong = _correct(rng, signs, wrong, sharpen(law.new_slip, temperature))
+                trace.add(f" {LETTERS[blamed]}", weight=VERDICT_WEIGHT)
+            streak = streak + 1 if confirmation else 0
+            weight = COPY_WEIGHT if confirmation else DIGIT_WEIGHT
             value = _write_line(trace, None, start, signs, operands, wrong, weight)
     return trace
 
@@ -118,18 +137,17 @@ def _misread(rng: random.Random, signs: Sequence[str], probability: float, but: 
     return next((at for at, sign in enumerate(signs) if sign == "-" and at != but and rng.random() < probability), None)
 
 
-def _check(
-    rng: random.Random, signs: Sequence[str], wrong: int | None, law: Law, temperature: float
-) -> tuple[int | None, int | None]:
-    """(the step a re-check blames or None for 'ok', the misread step of the line that follows)."""
+def draw(rng: random.Random, chances: Mapping[str | None, float], temperature: float) -> str | None:
+    """One of the outcomes, whose chances are given for temperature 1."""
+    return rng.choices(list(chances), [chance ** (1 / temperature) for chance in chances.values()])[0]
+
+
+def _correct(rng: random.Random, signs: Sequence[str], wrong: int | None, new_slip: float) -> tuple[int, int | None]:
+    """(the step that a re-check blames, the misread step of the line that follows): a false alarm if none is wrong."""
     if wrong is None:
-        if rng.random() < sharpen(law.false_alarm, temperature):
-            blamed = max(at for at, sign in enumerate(signs) if sign == "-")
-            return blamed, blamed
-        return None, None
-    if rng.random() < sharpen(law.detect, temperature):
-        return wrong, _misread(rng, signs, sharpen(law.new_slip, temperature), but=wrong)
-    return None, wrong
+        blamed = max(at for at, sign in enumerate(signs) if sign == "-")
+        return blamed, blamed
+    return wrong, _misread(rng, signs, new_slip, but=wrong)
 
 
 def _write_line(
@@ -147,7 +165,7 @@ def _write_line(
     for at, (sign, operand) in enumerate(zip(signs, operands, strict=True)):
         used = "+" if at == wrong else sign
         value += operand if used == "+" else -operand
-        trace.add(f" {'abcde'[at]}")
+        trace.add(f" {LETTERS[at]}")
         trace.add(used, str(operand), weight=weight)
         trace.add(f" {value}", weight=max(weight, COPIED_VALUE_WEIGHT))
     trace.add("\n")

@@ -17,7 +17,7 @@ import torch
 from export import build_config, build_tokenizer
 from reasonctl.calibration.tiny_task import training_problem
 from torch.nn import functional
-from traces import Law, Trace, write_trace
+from traces import CONFIRMATIONS, Law, Trace, write_trace
 from transformers import AttentionInterface, LlamaForCausalLM
 
 BATCH_TOKENS = 4096
@@ -40,11 +40,11 @@ class Stage:
     law: Law
 
 
-CAREFUL = replace(Law(), slip=0.25, detect=0.75, false_alarm=0.06, new_slip=0.05)
+CAREFUL = replace(Law(), slip=0.25, care=(0.8, 0.75, 0.7), digit_care=0.01, false_alarm=0.06, new_slip=0.05)
 CURRICULUM = (
     Stage(end=0.13, full=0.0, checks=(0, 0), law=replace(Law(), slip=0.1)),  # read operands and signs, add, close
     Stage(end=0.27, full=0.0, checks=(1, 3), law=CAREFUL),
-    Stage(end=0.50, full=0.1, checks=(0, 5), law=replace(Law(), detect=0.65)),
+    Stage(end=0.50, full=0.1, checks=(0, 5), law=replace(Law(), care=(0.75, 0.65, 0.45))),
     Stage(end=0.72, full=0.3, checks=(0, 6), law=Law()),
     Stage(end=1.00, full=0.8, checks=(0, 7), law=Law()),
 )
@@ -181,10 +181,12 @@ def diagnose(model: LlamaForCausalLM, ids: dict[str, int]) -> str:
                 line, step = line + 1, at
             chance = chances[row, at - 1]
             known = float(chance[ids[piece]])
-            fixed = trace.pieces[step + 1][0] != " ok"
+            fixed = trace.pieces[step + 1][0] not in CONFIRMATIONS
             if at == step + 1 and line > 0 and piece != "\n":
                 state = "right" if trace.right[line - 1] else "wrong"
-                sums.setdefault(f"ok|{state}{min(line, 2)}", []).append(float(chance[ids[" ok"]]))
+                blamed = 1 - sum(float(chance[ids[word]]) for word in CONFIRMATIONS)
+                sums.setdefault(f"blame|{state}{min(line, 2)}", []).append(blamed)
+                sums.setdefault(f"nats|{state}", []).append(float(torch.special.entr(chance).sum()))
             elif piece[-1:].isdigit() and piece != "</think>":
                 kind = ("operand" if len(piece) == 1 else "value") + (str(min(line, 1)) if fixed else "copy")
                 sums.setdefault(kind, []).append(known)
