@@ -61,8 +61,11 @@ def test_every_promise_of_every_signal_is_kept(fitted, signal):
             f"LYNX {row.lynx.violations:.3f}; saved {row.saved:.3f}, never {row.never:.2f}"
         )
     assert len(rows) == 8 and all(row.verdict.kept for row in rows)
-    if signal in ("hidden", "entropy", "stack"):  # "never exit" would keep any promise
-        assert rows[0].never < 0.05 and rows[0].saved > 0.5
+    assert rows[0].never < 0.05  # never to exit would keep any promise
+    if signal in ("hidden", "stack"):
+        assert rows[0].saved > 0.5
+    if signal == "entropy":  # a weak signal: there LYNX's rule, which promises per cue, breaks a promise per run
+        assert (rows[1].mode, rows[1].confidence) == ("wrong", CONFIDENCE) and not rows[1].lynx.kept
 
 
 def test_a_threshold_without_a_margin_is_caught(fitted):
