@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,10 +23,23 @@ def interruptible() -> Iterator[None]:
     """
 
     def first(*_: Any) -> NoReturn:
-        signal.signal(signal.SIGINT, second)
         threading.excepthook = lambda _: None  # what a thread says from now on comes of being stopped
         os.write(2, b"\nStopping. Ctrl-C again stops at once.\n")
+        stop()
+
+    def stop(*_: Any) -> NoReturn:
+        signal.signal(signal.SIGINT, second)
         raise KeyboardInterrupt
+
+    def lost(what: sys.UnraisableHookArgs) -> None:
+        """C code that calls Python, as llama.cpp's callbacks do, throws exceptions away: this one is raised anew."""
+        if what.exc_type is not KeyboardInterrupt:
+            before(what)
+            return
+        signal.signal(signal.SIGINT, stop)
+        again = threading.Timer(0.01, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
 
     def second(*_: Any) -> NoReturn:
         os.write(2, b"\nStopped at once. What was collected is kept: run the same command again to go on.\n")
@@ -33,9 +48,11 @@ def interruptible() -> Iterator[None]:
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield  # in the background, or under a program with its own idea of Ctrl-C
         return
+    before, sys.unraisablehook = sys.unraisablehook, lost
     signal.signal(signal.SIGINT, first)
     try:
         yield
     finally:
+        sys.unraisablehook = before
         if signal.getsignal(signal.SIGINT) is first:
             signal.signal(signal.SIGINT, signal.default_int_handler)
