@@ -129,7 +129,7 @@ def _drift(show: Show, monitor: DriftMonitor, path: Path) -> dict[str, Any]:
 def cut_of(card: Card) -> str | None:
     """What cut answers mean for a probe file; None if none was cut."""
     if ANSWERS_CUT not in card.report:
-        return "how many of the tried ones were cut wasn't recorded yet when this file was made"
+        return "how many of the tried answers were cut wasn't recorded yet when this file was made"
     return cut_told(float(str(card.report[ANSWERS_CUT])), answer_tokens(card))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..controller import ControllerError
 from .baselines import EQUAL_COST
-from .collect import cut_told, share_cut
+from .collect import ANSWERS_CUT, cut_told, share_cut
 from .cue_sets import check_collected, with_cues
 from .options import Options
 from .runs import RunFile
@@ -42,11 +42,12 @@ def run(path: str, options: Options, *, cues: str | None, splits: int) -> None:
         )  # fmt: skip
     table(show, found, len(records), splits, options)
     limit = file.stored_settings()["answer_tokens"]
-    if (told := cut_told(share_cut(records, limit), limit)) is not None:
+    share = share_cut(records, limit)
+    if (told := cut_told(share, limit)) is not None:
         show.say(told, "yellow")
     show.result({
         "runs": len(records), "splits": splits, "mode": options.mode, "confidence": options.confidence,
-        "domain": options.domain, "answers_cut": share_cut(records, limit), **asdict(found),
+        "domain": options.domain, ANSWERS_CUT: share, **asdict(found),
     })  # fmt: skip
 
 

@@ -143,26 +143,27 @@ def run(show: Show, setting: Setting, problems: list[Problem], grader: Any) -> d
         found = list(spread(answer, jobs, workers=workers))
         right = [grader.right(text, problem) for (text, _), problem in zip(found, problems, strict=True)]
         one = Arm(np.array(right, dtype=float), np.array([tokens for _, tokens in found], dtype=float))
-        kind = "probe asked" if asked else "fixed"
-        show.say(f"done: {kind}, re-opened at most {times} times: {_told(one)}", "dim")
+        show.say(f"done: {_name(asked, times)}: {one.right.mean():.3f} right, {one.tokens.mean():.1f} tokens", "dim")
         return one
 
     most = max(1, setting.times[-1] // 2)
     steps = (0, *(times for times in setting.times if times <= most))
     fixed = [arm(False, times) for times in steps]
-    names = ["as it is", *(f"re-opened {k} times" for k in steps[1:])]
-    rows: list[dict[str, Any]] = [{"arm": name, **_means(one)} for name, one in zip(names, fixed, strict=True)]
+    rows: list[dict[str, Any]] = [
+        {"arm": _name(False, times), **_means(one)} for times, one in zip(steps, fixed, strict=True)
+    ]
     for times in (0, *setting.times):
         one = arm(True, times)
-        name = f"up to {times} times, probe asked" if times else "early exit only"
-        rows.append({"arm": name, **_means(one), "beyond": beyond_fixed(one, fixed)._asdict()})
+        rows.append({"arm": _name(True, times), **_means(one), "beyond": beyond_fixed(one, fixed)._asdict()})
         fixed = fixed if times else [*fixed, one]
     show.table([_shown(row) for row in rows], "arm", "right", "tokens", "beyond fixed k at equal tokens")
     return {"n": len(problems), "risk": setting.risk, "bonus": setting.bonus, "arms": rows}
 
 
-def _told(arm: Arm) -> str:
-    return f"{arm.right.mean():.3f} right, {arm.tokens.mean():.1f} tokens"
+def _name(asked: bool, times: int) -> str:
+    if asked:
+        return f"up to {times} times, probe asked" if times else "early exit only"
+    return f"re-opened {times} times" if times else "as it is"
 
 
 def _means(arm: Arm) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,17 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scripts import load
 
 EXAMPLE = Path(__file__).parents[1] / "examples/adaptive_thinking.py"
 
 
 @pytest.fixture(scope="module")
 def example() -> Any:
-    spec = importlib.util.spec_from_file_location("adaptive_example", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load("adaptive_thinking.py")
 
 
 def arm(example: Any, right: float, tokens: float, n: int = 400, seed: int = 0) -> Any:

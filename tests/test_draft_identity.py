@@ -7,7 +7,6 @@ plain one only where the two largest logits lie closer than twice that.
 from __future__ import annotations
 
 import json
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -36,6 +35,7 @@ from reasonctl.controller import (
     TriForce,
 )
 from reasonctl.controller.cost import CostCurve
+from scripts import load
 
 FLAT, CHEAP = CostCurve({0: {1: 1.0, 32: 1.0}}), CostCurve({0: {1: 0.05, 32: 0.05}})
 F32 = 0
@@ -44,13 +44,8 @@ KINDS = ["ngram", "hierarchy", "model", "sequoia", "dyspec", "dyspec-greedy", "c
 
 def written(folder: Path, weights: float) -> Path:
     """tiny as a GGUF file in float32, its weights off by a relative `weights`."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "tiny"))
-    try:
-        from export import write_gguf
-    finally:
-        sys.path.pop(0)
     path = folder / f"tiny-{weights}.gguf"
-    write_gguf(noisy(weights).library, path, np.float32)
+    load("tiny/export.py").write_gguf(noisy(weights).library, path, np.float32)
     return path
 
 

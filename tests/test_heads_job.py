@@ -16,6 +16,7 @@ from reasonctl.backends.load import load_model
 from reasonctl.calibration.cli import main
 from reasonctl.controller import Chain, Controller, Decision, Keys, Temperature, TopP, Trace
 from reasonctl.controller.policy import layers_of
+from scripts import load
 from test_cli import ctl
 from test_job import wait_for
 from test_policy_law import CUED, OPEN, Call, ExitAtFirst, parse_policy
@@ -97,20 +98,16 @@ def test_a_trial_and_the_exit_that_it_tries_have_the_same_temperatures(tmp_path)
 
 
 def test_the_example_s_likelihood_is_the_chain_s_law():
-    sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-    try:
-        from autodeco import MIXED, likelihood
-    finally:
-        sys.path.pop(0)
+    example = load("autodeco.py")
     logits = np.random.default_rng(0).normal(size=(200, 9)) * 3
     labels = np.arange(200) % 9
-    got, outside = likelihood(logits, labels, 0.8, 0.9)
+    got, outside = example.likelihood(logits, labels, 0.8, 0.9)
     for at, (row, label) in enumerate(zip(logits, labels, strict=True)):
         ids, weights = Chain(Temperature(0.8), TopP(0.9)).law(row)
         law = np.zeros(9)
         law[ids] = weights / weights.sum()
         own = np.exp(row) / np.exp(row).sum()
-        assert got[at] == pytest.approx(np.log((1 - MIXED) * law[label] + MIXED * own[label]))
+        assert got[at] == pytest.approx(np.log((1 - example.MIXED) * law[label] + example.MIXED * own[label]))
         assert outside[at] == (law[label] == 0)
     assert 0 < outside.mean() < 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,17 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from reasonctl.controller import ControllerError, Weighed, parse_policy
+from scripts import load
 
 EXAMPLE = Path(__file__).parents[1] / "examples/policy_effect.py"
 
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("policy_effect", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["policy_effect"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load("policy_effect.py")
 
 
 def test_every_row_is_a_chain_that_can_be_weighed(example):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from reasonctl.calibration.redraws import redraw
 from reasonctl.calibration.runs import RunFile, pack
 from reasonctl.probes.file import ProbeFile, load_probe
 from reasonctl.probes.risk import choose_threshold
+from scripts import load
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE, PROBE = ROOT / "examples/redraws.py", ROOT / "backends/tiny/tiny.probe.safetensors"
@@ -42,9 +42,7 @@ def run_file(path: Path, content: ProbeFile, problems: list[int]) -> Path:
 
 
 def test_runs_that_fitted_the_probe_are_left_out(content: ProbeFile, tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("redraws_example", EXAMPLE)
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
+    example = load("redraws.py")
     calibrated = content.table.problem.tolist()
     strange = [problem for problem in range(10**6, 10**6 + 8) if problem not in content.table.problem]
     mixed = example.pool_of(content, run_file(tmp_path / "a", content, strange[:3] + calibrated), "hidden")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
+from scripts import load
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples/tiny"))
-from traces import CUES, Law
+traces = load("tiny/traces.py")
 
 
-@pytest.mark.parametrize("cue", CUES)
+@pytest.mark.parametrize("cue", traces.CUES)
 @pytest.mark.parametrize("value", range(20, 30))
 def test_right_and_wrong_lines_have_the_same_chances_of_different_words(cue, value):
     """Equal as sets, so entropy is equal at every temperature; apart as laws, so states must know."""
-    right, wrong = (Law().verdict(state, cue, value) for state in (True, False))
+    right, wrong = (traces.Law().verdict(state, cue, value) for state in (True, False))
     assert sorted(right.values()) == pytest.approx(sorted(wrong.values()))
     assert sum(right.values()) == pytest.approx(1.0) and min(right.values()) > 0.04
     assert sum(abs(right[word] - wrong[word]) for word in right) / 2 > 0.25
