@@ -3,9 +3,11 @@
 import doctest
 import importlib
 import pkgutil
+from pathlib import Path
 
 import pytest
 
+ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
 PACKAGES = ("controller", "backends", "probes", "calibration")
 
 
@@ -13,10 +15,19 @@ def modules() -> list[str]:
     names = []
     for package in PACKAGES:
         root = importlib.import_module(f"reasonctl.{package}")
-        names += [f"reasonctl.{package}.{found.name}" for found in pkgutil.iter_modules(root.__path__)]
+        names += [root.__name__, *(found.name for found in pkgutil.walk_packages(root.__path__, f"{root.__name__}."))]
     return names
 
 
 @pytest.mark.parametrize("name", modules())
 def test_examples(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_every_module_is_seen() -> None:
+    files = {
+        "reasonctl." + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+    }
+    assert set(modules()) == files
