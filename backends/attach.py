@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..controller import Controller, ControllerError
+from reasonctl.controller import Controller, ControllerError
+
 from .handle import Handle
 
 

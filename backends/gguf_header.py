@@ -9,7 +9,7 @@ from typing import Any
 
 from gguf.constants import GGML_QUANT_SIZES
 
-from ..controller import ControllerError
+from reasonctl.controller import ControllerError
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..controller import ControllerError
-from ..controller.grammar import Kind
+from reasonctl.controller import ControllerError
+from reasonctl.controller.sampling.stages.grammar import Kind
 
 _PREFIX = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from ..controller import Controller, Thinking, Trace
-from ..controller.policy import checked
-from .markers import exit_suffix, find_markers
+from reasonctl.controller import Controller, Thinking, Trace
+from reasonctl.controller.sampling.policy import checked
+from reasonctl.controller.thinking.chat_template import exit_suffix, find_markers
 
 ASKED = ("risk", "thinking_budget", "min_thinking", "continue_times")
 """Keywords of one call under a controller; None = as the controller is set."""

@@ -15,7 +15,8 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from ..controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Decode, Draft
+from reasonctl.controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Decode, Draft
+
 from .hf_attention import MOST_ROWS, folded, groups
 from .hf_step import HFStep
 

@@ -18,7 +18,19 @@ import torch
 from transformers import DynamicCache
 from transformers.generation import EosTokenCriteria, GenerateDecoderOnlyOutput, GenerationMode, MaxLengthCriteria
 
-from ..controller import Call, Controller, ControllerError, Decode, Greedy, Keys, Policy, Sampling, Tokenizer, Trace
+from reasonctl.controller import (
+    Call,
+    Controller,
+    ControllerError,
+    Decode,
+    Greedy,
+    Keys,
+    Policy,
+    Sampling,
+    Tokenizer,
+    Trace,
+)
+
 from .handle import Handle, check_parts, for_call, take_asked, thinking_of
 from .hf import HFEngine, HFSession
 from .hf_load import wrap_transformers

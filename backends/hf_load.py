@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from ..controller import ControllerError
+from reasonctl.controller import ControllerError
+
 from .gguf_header import read_header
 from .hf import HFEngine
 from .hf_tokenizer import HFTokenizer

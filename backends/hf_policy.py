@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from transformers.generation import logits_process as hf
 
-from ..controller import Constrained, MinP, Policy, Row, Scores, Stage, Temperature, TopK, TopP
+from reasonctl.controller import Constrained, MinP, Policy, Row, Scores, Stage, Temperature, TopK, TopP
+
 from .processors import check_stateless, forked
 
 LAW = (

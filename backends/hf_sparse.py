@@ -9,7 +9,8 @@ import copy
 
 import torch
 
-from ..controller import ControllerError, Draft
+from reasonctl.controller import ControllerError, Draft
+
 from .hf import HFSession
 from .hf_attention import folded
 from .hf_step import HFStep

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..controller import ControllerError
-from ..controller.decode import Floats
+from reasonctl.controller import ControllerError
+from reasonctl.controller.core.decode import Floats
 
 if TYPE_CHECKING:
     from .hf import HFEngine

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
-from ..controller import ControllerError
-from ..controller.grammar import Kind, Matcher
+from reasonctl.controller import ControllerError
+from reasonctl.controller.sampling.stages.grammar import Kind, Matcher
+
 from .grammar import Compiler
 
 _SPACE = "\u2581"

@@ -12,8 +12,9 @@ from typing import Any
 from llama_cpp import Llama
 from llama_cpp import llama_cpp as C
 
-from ..controller import Capabilities, ControllerError, Decode, Draft
-from ..controller.decode import Floats
+from reasonctl.controller import Capabilities, ControllerError, Decode, Draft
+from reasonctl.controller.core.decode import Floats
+
 from .llama_context import Batch, Capture, logits_function, rebuild
 from .llama_session import LlamaSession, leaves_below
 

@@ -19,8 +19,9 @@ import numpy as np
 from llama_cpp import LLAMA_DEFAULT_SEED, Llama
 from llama_cpp import llama_cpp as C
 
-from ..controller import Call, Controller, ControllerError, Keys, Policy, Trace
-from ..controller.policy import beside, layers_of
+from reasonctl.controller import Call, Controller, ControllerError, Keys, Policy, Trace
+from reasonctl.controller.sampling.policy import beside, layers_of
+
 from .handle import Handle, check_parts, for_call, take_asked, thinking_of
 from .llama import LlamaEngine
 from .llama_load import wrap_llama

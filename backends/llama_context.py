@@ -16,8 +16,8 @@ import numpy.typing as npt
 from llama_cpp import Llama, _internals
 from llama_cpp import llama_cpp as C
 
-from ..controller import ControllerError, Draft
-from ..controller.decode import Floats
+from reasonctl.controller import ControllerError, Draft
+from reasonctl.controller.core.decode import Floats
 
 
 def rebuild(llm: Llama, **changes: Any) -> None:

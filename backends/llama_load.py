@@ -11,7 +11,8 @@ from llama_cpp import Llama
 from llama_cpp import llama_cpp as C
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
-from ..controller import ControllerError
+from reasonctl.controller import ControllerError
+
 from .gguf_header import read_header
 from .llama import LlamaEngine
 from .llama_tokenizer import LlamaTokenizer, end_tokens

@@ -15,7 +15,7 @@ import numpy as np
 from llama_cpp import MinTokensLogitsProcessor
 from llama_cpp import llama_cpp as C
 
-from ..controller import (
+from reasonctl.controller import (
     Chain,
     Constrained,
     ControllerError,
@@ -33,6 +33,7 @@ from ..controller import (
     TopP,
     Typical,
 )
+
 from .processors import check_stateless, forked
 
 Processor = Callable[[Any, Any], Any]

@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 from llama_cpp import llama_cpp as C
 
-from ..controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Draft, Session
+from reasonctl.controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Draft, Session
 
 if TYPE_CHECKING:
     from .llama import LlamaEngine

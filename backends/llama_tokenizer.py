@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from llama_cpp import Llama
 from llama_cpp import llama_cpp as C
 
-from ..controller.grammar import Kind, Matcher
+from reasonctl.controller.sampling.stages.grammar import Kind, Matcher
+
 from .grammar import Compiler
 
 _WRITTEN = C.LLAMA_TOKEN_ATTR_NORMAL | C.LLAMA_TOKEN_ATTR_USER_DEFINED | C.LLAMA_TOKEN_ATTR_CONTROL

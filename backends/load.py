@@ -7,7 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from ..controller import ControllerError, Drafter, parse_draft
+from reasonctl.controller import ControllerError, Drafter, parse_draft
+
 from .model import Model
 
 Choice = Literal["llama.cpp", "transformers"]

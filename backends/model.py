@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from ..controller import Capabilities, Engine, Session, Tokenizer
+from reasonctl.controller import Capabilities, Engine, Session, Tokenizer
 
 Backend = Literal["llama.cpp", "transformers"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..controller import ControllerError
+from reasonctl.controller import ControllerError
 
 
 def check_stateless(processors: Sequence[Any], why: str) -> None:

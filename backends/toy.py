@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Decode, Draft, Session
-from ..controller.decode import Floats
-from ..controller.grammar import Kind, Matcher
+from reasonctl.controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Decode, Draft, Session
+from reasonctl.controller.core.decode import Floats
+from reasonctl.controller.sampling.stages.grammar import Kind, Matcher
+
 from .grammar import Compiler
 
 

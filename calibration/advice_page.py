@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, StrictUndefined
 
-from ..controller import ControllerError
+from reasonctl.controller import ControllerError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .advise_policy import Advice
+
 
 SUFFIXES = (".html", ".svg", ".png", ".pdf")
 

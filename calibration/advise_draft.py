@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.load import load_model
-from ..backends.model import Model
-from ..controller import (
+from reasonctl.backends.load import load_model
+from reasonctl.backends.model import Model
+from reasonctl.controller import (
     ROOT,
     Call,
     Chain,
@@ -24,14 +24,15 @@ from ..controller import (
     Policy,
     Proposal,
     parse_policy,
-)  # fmt: skip
-from ..controller.cost import CostCurve
-from ..controller.decode import Floats
-from ..controller.laws import softmax
-from ..controller.ngrams import vocabulary_hash
-from ..controller.planned import SIZES
-from ..controller.trees import best_shape, monotone
-from ..controller.verify import node_tests
+)
+from reasonctl.controller.core.decode import Floats
+from reasonctl.controller.core.tokenizer import vocabulary_hash
+from reasonctl.controller.drafting.models.draft_policy import softmax
+from reasonctl.controller.drafting.planning.acceptance import SIZES
+from reasonctl.controller.drafting.planning.cost import CostCurve
+from reasonctl.controller.drafting.shapes import best_shape, monotone
+from reasonctl.controller.sampling.rejection import node_tests
+
 from .bench import cost_curve
 from .kinds import KINDS
 from .options import Options, open_model

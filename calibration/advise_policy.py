@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.markers import chosen_markers
-from ..backends.model import Model
-from ..controller import (
+from reasonctl.backends.model import Model
+from reasonctl.controller import (
     Call,
     Chain,
     Controller,
@@ -25,8 +24,10 @@ from ..controller import (
     distortion,
     parse_policy,
 )
-from ..probes.answers import after_thinking
-from ..probes.sealed import check_target
+from reasonctl.controller.thinking.answers import after_thinking
+from reasonctl.controller.thinking.chat_template import chosen_markers
+from reasonctl.probes.sealed import check_target
+
 from .advice_page import SUFFIXES, write_page
 from .equal_risk import Curve, Judged, Place, families, recommended
 from .options import Options, open_model

@@ -15,9 +15,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ..controller import ControllerError
-from ..probes.risk import Grid, Mode, Threshold, choose_threshold, count_failures, upper_bound
-from ..probes.table import NO_EXIT, Bools, Ints, Outcomes, Table
+from reasonctl.controller import ControllerError
+from reasonctl.probes.bounds import upper_bound
+from reasonctl.probes.risk import Grid, Mode, Threshold, choose_threshold, count_failures
+from reasonctl.probes.table import NO_EXIT, Bools, Ints, Outcomes, Table
 
 EQUAL_COST = "budget, equal cost"
 

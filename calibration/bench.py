@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
-from ..backends.load import load_drafter
-from ..backends.model import Model
-from ..controller import Call, Controller, Decode, Trace
-from ..controller.cost import CostCurve, keep_curve, measure
-from ..controller.drafters import forget
+from reasonctl.backends.load import load_drafter
+from reasonctl.backends.model import Model
+from reasonctl.controller import Call, Controller, Decode, Trace
+from reasonctl.controller.drafting.drafter import forget
+from reasonctl.controller.drafting.planning.cost import CostCurve, measure
+from reasonctl.controller.drafting.planning.cost_cache import keep_curve
+
 from .kinds import KINDS
 from .options import Options, card_recipe, new_recipe, open_model
 from .play import play

@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backends.model import Model
-from ..controller import ControllerError
-from ..probes.card import Card, origin_of
-from ..probes.file import Judged, ProbeFile, save_probe
-from ..probes.giveup import LowerGrid
-from ..probes.probe import Probe
-from ..probes.risk import Grid, Mode
-from ..probes.signals import SIGNALS, Stack, make_signal
+from reasonctl.backends.model import Model
+from reasonctl.controller import ControllerError
+from reasonctl.probes.card import Card, origin_of
+from reasonctl.probes.file import Judged, ProbeFile, save_probe
+from reasonctl.probes.giveup import LowerGrid
+from reasonctl.probes.probe import Probe
+from reasonctl.probes.risk import Grid, Mode
+from reasonctl.probes.signals import SIGNALS, Stack, make_signal
+
 from .collect import ANSWERS_CUT, Cut, cut, settings_of, share_cut
 from .cue_sets import choose_cues, with_cues
 from .fit import fit_probe

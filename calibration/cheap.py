@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..probes.exit import ProbeExit
-from ..probes.table import Table
+from reasonctl.probes.exit import ProbeExit
+from reasonctl.probes.table import Table
+
 from .baselines import EQUAL_COST, Result, budget_of_cost, compare, evaluate, fixed_at, fixed_curve, verdict
 from .calibrate import scores_of
 from .collect import Cut, cut

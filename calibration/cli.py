@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 import click
 
-from ..controller import ControllerError
+from reasonctl.controller import ControllerError
+
 from .interrupt import CODE, interruptible
 from .options import Options, common
 

@@ -15,7 +15,8 @@ from distributed import Client, KilledWorker, LocalCluster
 from distributed.comm import CommClosedError
 from joblib._dask import DaskDistributedBackend
 
-from ..controller import ControllerError
+from reasonctl.controller import ControllerError
+
 from .spread import ctrl_c_is_ours, in_order
 
 SECONDS = 10

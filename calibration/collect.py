@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..backends.model import Model
-from ..controller import ControllerError
+from reasonctl.backends.model import Model
+from reasonctl.controller import ControllerError
+
 from .graders import Grader
 from .problem import Problem
 from .recipe import Recipe

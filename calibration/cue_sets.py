@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backends.markers import BREAKS, WORDS
-from ..controller import ControllerError, Cues
-from ..probes.risk import NEARLY, Grid, Mode, choose_threshold
+from reasonctl.controller import ControllerError, Cues
+from reasonctl.controller.thinking.chat_template import BREAKS, WORDS
+from reasonctl.probes.risk import NEARLY, Grid, Mode, choose_threshold
+
 from .collect import cut
 from .fit import fit_probe
 from .replay import make_table

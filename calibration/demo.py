@@ -6,8 +6,9 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from ..controller import Controller
-from ..probes.risk import refutes
+from reasonctl.controller import Controller
+from reasonctl.probes.bounds import refutes
+
 from .calibrate import Plan, evaluation_stream, fit_and_save
 from .evaluate_command import EVALUATION_RUNS, compare, fresh
 from .jobs import calibration_json, collected, describe

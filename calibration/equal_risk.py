@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..controller import (
+from reasonctl.controller import (
     ControllerError,
     Epsilon,
     Eta,
@@ -31,7 +31,7 @@ from ..controller import (
     TopP,
     Typical,
 )
-from ..controller.decode import Floats
+from reasonctl.controller.core.decode import Floats
 
 GRID = 17
 HALVINGS = 12

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..controller import ExitRule
-from ..probes.risk import Mode, upper_bound
+from reasonctl.controller import ExitRule
+from reasonctl.probes.bounds import upper_bound
+from reasonctl.probes.risk import Mode
+
 from .collect import graded
 from .graders import Grader
 from .problem import Problem

@@ -6,9 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..backends.model import Model
-from ..probes.exit import ProbeExit
-from ..probes.file import ProbeFile, digest_of
+from reasonctl.backends.model import Model
+from reasonctl.probes.exit import ProbeExit
+from reasonctl.probes.file import ProbeFile, digest_of
+
 from .calibrate import calibration_stream, evaluation_stream, sampler_of
 from .cheap import cheap_rules
 from .evaluate import evaluate as evaluate_pairs

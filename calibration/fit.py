@@ -17,10 +17,10 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
-from ..controller import ControllerError
-from ..probes.probe import Probe
+from reasonctl.controller import ControllerError
+from reasonctl.probes.probe import Probe
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Inverse strengths C of the logistic regression's penalty, strongest first: ties go to the simpler model."""

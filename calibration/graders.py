@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..controller import ControllerError
-from ..probes.answers import stated_answer
+from reasonctl.controller import ControllerError
+from reasonctl.controller.thinking.answers import stated_answer
+
 from .problem import Problem
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")

@@ -19,11 +19,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ..backends.model import Model
-from ..controller import Decode, Draft
-from ..probes.heads import COOLEST, STATISTICS, Heads, unit
-from ..probes.probe import Probe
-from ..probes.sealed import Sealed
+from reasonctl.backends.model import Model
+from reasonctl.controller import Decode, Draft
+from reasonctl.probes.heads import COOLEST, STATISTICS, Heads, unit
+from reasonctl.probes.probe import Probe
+from reasonctl.probes.sealed import Sealed
 
 CHECKPOINT = Sealed("reasonctl-heads-training", 1, "training state", "ctl calibrate --heads")
 STEEPNESS = 30.0

@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..controller import ControllerError
-from ..probes.card import Card
-from ..probes.drift import DriftMonitor
-from ..probes.exit import ProbeExit, answer_tokens, make_exit
-from ..probes.file import Judged, ProbeFile, load_probe
-from ..probes.heads import SEALED, load_heads
-from ..probes.table import Table
+from reasonctl.controller import ControllerError
+from reasonctl.probes.card import Card
+from reasonctl.probes.drift import DriftMonitor
+from reasonctl.probes.exit import ProbeExit, answer_tokens, make_exit
+from reasonctl.probes.file import Judged, ProbeFile, load_probe
+from reasonctl.probes.heads import SEALED, load_heads
+from reasonctl.probes.table import Table
+
 from .collect import ANSWERS_CUT, cut_told
 from .options import Options
 from .replay import outcomes_of

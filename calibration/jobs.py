@@ -9,19 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..backends.model import Model
-from ..controller import ControllerError
-from ..probes.exit import ProbeExit, make_exit
-from ..probes.file import ProbeFile, load_probe
-from ..probes.risk import runs_needed
-from ..probes.sealed import check_target
-from .calibrate import (
-    Plan,
-    fit_and_save,
-    made_by,
-    report_path,
-    runs_path,
-)  # fmt: skip
+from reasonctl.backends.model import Model
+from reasonctl.controller import ControllerError
+from reasonctl.probes.exit import ProbeExit, make_exit
+from reasonctl.probes.file import ProbeFile, load_probe
+from reasonctl.probes.risk import runs_needed
+from reasonctl.probes.sealed import check_target
+
+from .calibrate import Plan, fit_and_save, made_by, report_path, runs_path
 from .collect import collect
 from .cue_sets import AUTO, EVERYTHING
 from .inspect import cut_of, tables_of

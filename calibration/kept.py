@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..controller import ControllerError
-from ..probes.file import ProbeFile
+from reasonctl.controller import ControllerError
+from reasonctl.probes.file import ProbeFile
+
 from .calibrate import runs_path, split
 from .cue_sets import with_cues
 from .runs import RunFile

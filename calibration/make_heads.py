@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
-from ..backends.model import Model
-from ..controller import ControllerError
-from ..probes.card import origin_of
-from ..probes.heads import Heads, HeadsCard, HeadsFile, save_heads
-from ..probes.sealed import check_target
+from reasonctl.backends.model import Model
+from reasonctl.controller import ControllerError
+from reasonctl.probes.card import origin_of
+from reasonctl.probes.heads import Heads, HeadsCard, HeadsFile, save_heads
+from reasonctl.probes.sealed import check_target
+
 from .calibrate import Plan
 from .collect import identity_of
 from .heads import Training, Written, judged, train

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..backends.model import Model
-from ..controller import ControllerError
-from ..controller.ngrams import Table, build_table, save_table, vocabulary_hash
-from ..probes.sealed import check_target
+from reasonctl.backends.model import Model
+from reasonctl.controller import ControllerError
+from reasonctl.controller.core.tokenizer import vocabulary_hash
+from reasonctl.controller.drafting.ngrams import Table, build_table, save_table
+from reasonctl.probes.sealed import check_target
+
 from .options import Options, open_model
 from .show import Show
 

@@ -12,16 +12,17 @@ from typing import Any, cast
 import click
 from click.core import ParameterSource
 
-from ..backends.load import TINY, load_model, tiny_folder
-from ..backends.markers import chosen_markers, default_cues, exit_suffix
-from ..backends.model import Model
-from ..controller import ControllerError, Cues, parse_draft, parse_policy
-from ..controller.model_draft import DraftModel
-from ..controller.policy import checked
-from ..probes.card import Card
-from ..probes.probe import layer_of
-from ..probes.risk import MODES, Mode, check_request
-from ..probes.signals import SIGNALS, SignalName
+from reasonctl.backends.load import TINY, load_model, tiny_folder
+from reasonctl.backends.model import Model
+from reasonctl.controller import ControllerError, Cues, parse_draft, parse_policy
+from reasonctl.controller.drafting.models.model_drafter import DraftModel
+from reasonctl.controller.sampling.policy import checked
+from reasonctl.controller.thinking.chat_template import chosen_markers, default_cues, exit_suffix
+from reasonctl.probes.card import Card
+from reasonctl.probes.probe import layer_of
+from reasonctl.probes.risk import MODES, Mode, check_request
+from reasonctl.probes.signals import SIGNALS, SignalName
+
 from .recipe import LAYERS, Backend, Recipe
 from .spread import cores
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ..backends.model import Model
-from ..controller import Call, Controller, Event, Trace
+from reasonctl.backends.model import Model
+from reasonctl.controller import Call, Controller, Event, Trace
 
 
 def play(

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..backends.model import Model
-from ..controller import ControllerError
-from ..controller.decode import Floats
+from reasonctl.backends.model import Model
+from reasonctl.controller import ControllerError
+from reasonctl.controller.core.decode import Floats
+
 from .advise_draft import rows
 from .make_ngrams import read
 from .runs import RunFile

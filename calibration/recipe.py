@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from ..backends.load import load_drafter, load_model
-from ..backends.model import Model
-from ..controller import Call, Drafter, Keys, Markers, Policy, parse_policy
-from ..controller.policy import checked
+from reasonctl.backends.load import load_drafter, load_model
+from reasonctl.backends.model import Model
+from reasonctl.controller import Call, Drafter, Keys, Markers, Policy, parse_policy
+from reasonctl.controller.sampling.policy import checked
 
 Backend = Literal["llama.cpp", "transformers"]
 

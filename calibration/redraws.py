@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..controller import ControllerError
-from ..probes.risk import MODES, Grid, Mode, choose_threshold, failures_at
-from ..probes.table import Table
+from reasonctl.controller import ControllerError
+from reasonctl.probes.risk import MODES, Grid, Mode, choose_threshold, failures_at
+from reasonctl.probes.table import Table
 
 Floats = npt.NDArray[np.float64]
 Procedure = Callable[[Table], float]

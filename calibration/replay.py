@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..controller import Cues
-from ..probes.answers import stated_answer
-from ..probes.giveup import LowerCurve
-from ..probes.looks import Look
-from ..probes.signals import Signal
-from ..probes.table import Outcomes, Table
+from reasonctl.controller import Cues
+from reasonctl.controller.thinking.answers import stated_answer
+from reasonctl.probes.giveup import LowerCurve
+from reasonctl.probes.looks import Look
+from reasonctl.probes.signals import Signal
+from reasonctl.probes.table import Outcomes, Table
+
 from .collect import Cut
 
 Floats = npt.NDArray[np.float64]

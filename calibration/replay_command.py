@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..controller import ControllerError
+from reasonctl.controller import ControllerError
+
 from .baselines import EQUAL_COST
 from .collect import ANSWERS_CUT, cut_told, share_cut
 from .cue_sets import check_collected, with_cues

@@ -17,21 +17,15 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from ..controller import ControllerError
-from ..probes.exit import make_exit
-from ..probes.file import Judged, ProbeFile, digest_of, load_probe
-from ..probes.giveup import GiveUp
-from ..probes.risk import (
-    Threshold,
-    check_request,
-    choose_threshold,
-    count_failures,
-    failing_cues,
-    failures_at,
-)
-from ..probes.sealed import check_target, write_whole
-from ..probes.signals import SIGNALS
-from ..probes.table import Ints
+from reasonctl.controller import ControllerError
+from reasonctl.probes.exit import make_exit
+from reasonctl.probes.file import Judged, ProbeFile, digest_of, load_probe
+from reasonctl.probes.giveup import GiveUp
+from reasonctl.probes.risk import Threshold, check_request, choose_threshold, count_failures, failing_cues, failures_at
+from reasonctl.probes.sealed import check_target, write_whole
+from reasonctl.probes.signals import SIGNALS
+from reasonctl.probes.table import Ints
+
 from . import figures
 from . import report_parts as parts
 from .baselines import fixed_curve

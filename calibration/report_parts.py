@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ..controller import ControllerError
-from ..probes.file import ProbeFile
-from ..probes.giveup import GiveUp
-from ..probes.risk import Mode, Threshold, count_failures, refutes
-from ..probes.signals import SignalName
-from ..probes.table import NO_EXIT, Ints, Table
+from reasonctl.controller import ControllerError
+from reasonctl.probes.bounds import refutes
+from reasonctl.probes.file import ProbeFile
+from reasonctl.probes.giveup import GiveUp
+from reasonctl.probes.risk import Mode, Threshold, count_failures
+from reasonctl.probes.signals import SignalName
+from reasonctl.probes.table import NO_EXIT, Ints, Table
+
 from .baselines import EQUAL_COST, fixed_at, fixed_curve
 from .examples import Example, Judgement, Piece, pieces
 from .options import Options

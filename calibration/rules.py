@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ..backends.model import Model
-from ..probes.exit import ProbeExit, make_exit
-from ..probes.file import load_probe
+from reasonctl.backends.model import Model
+from reasonctl.probes.exit import ProbeExit, make_exit
+from reasonctl.probes.file import load_probe
+
 from .options import Options, open_model, probe_path
 from .show import Show
 

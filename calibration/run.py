@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..backends.model import Model
-from ..controller import Chain, Controller, ControllerError, Event, PerPhase, Thinking, Trace, parse_policy
-from ..probes.exit import ProbeExit
+from reasonctl.backends.model import Model
+from reasonctl.controller import Chain, Controller, ControllerError, Event, PerPhase, Thinking, Trace, parse_policy
+from reasonctl.probes.exit import ProbeExit
+
 from .calibrate import evaluation_stream
 from .options import Options, card_recipe, new_recipe, open_model
 from .play import play

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..controller import ControllerError
+from reasonctl.controller import ControllerError
 
 if sys.platform != "win32":
     import fcntl

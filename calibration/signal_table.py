@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..controller import ControllerError
-from ..probes.risk import Grid, Mode, choose_threshold
-from ..probes.signals import make_signal
-from ..probes.table import NO_EXIT, Outcomes, Table
+from reasonctl.controller import ControllerError
+from reasonctl.probes.risk import Grid, Mode, choose_threshold
+from reasonctl.probes.signals import make_signal
+from reasonctl.probes.table import NO_EXIT, Outcomes, Table
+
 from .baselines import Point, Result, Scored, budget_of_cost, cheap_signals, evaluate, fixed_at
 from .calibrate import FittedSignals, fit_signals, scores_of
 from .collect import Cut, cut

@@ -20,7 +20,7 @@ from joblib import Parallel, delayed
 from joblib.externals.loky.backend import resource_tracker as loky_tracker
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from ..controller import ControllerError
+from reasonctl.controller import ControllerError
 
 MOST_DEATHS = 3
 """Workers that may die one after the other without a result between them."""

@@ -12,11 +12,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
-from ..probes.looks import Look
-from ..probes.probe import Probe
-from ..probes.signals import Stack, cheap_features, full_features
+from reasonctl.probes.looks import Look
+from reasonctl.probes.probe import Probe
+from reasonctl.probes.signals import Stack, cheap_features, full_features
+
 from .fit import FOLDS, probe_of
 
 SURE = 0.05

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..controller import ControllerError
-from ..probes.answers import stated_answer
+from reasonctl.controller import ControllerError
+from reasonctl.controller.thinking.answers import stated_answer
+
 from .graders import MATH, NUMBER, Grader, load_grader
 from .problem import Problem
 from .tiny_task import fresh_problems

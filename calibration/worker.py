@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.model import Model
-from ..controller import Boundary, Controller, Cue, Cues, Decision, ExitRule, Trace, Trial
-from ..controller.policy import layers_of
-from ..probes.answers import after_thinking
-from ..probes.probe import layer_of
+from reasonctl.backends.model import Model
+from reasonctl.controller import Boundary, Controller, Cue, Cues, Decision, ExitRule, Trace, Trial
+from reasonctl.controller.sampling.policy import layers_of
+from reasonctl.controller.thinking.answers import after_thinking
+from reasonctl.probes.probe import layer_of
+
 from .play import play
 from .recipe import Recipe
 from .runs import pack

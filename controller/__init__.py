@@ -1,34 +1,39 @@
 """reasonctl's decoding loop and what it consults; knows neither torch nor llama.cpp."""
 
-from .chain import Chain, Greedy, Sampling
-from .composed import Constrained, PerPhase
 from .controller import Call, Controller
-from .cues import Cue, Cues
-from .decode import NO_DRAFT, ROOT, Capabilities, Decode, Draft, Engine, Proposal, Session, Step
-from .distortion import Distortion, Weighed, distortion, importance_weights, log_z
-from .draft_text import parse_draft
-from .drafters import Drafter, Drafting, PromptLookup, Stateless, Target
-from .drivers import drive, drive_batch
-from .errors import ControllerError
-from .exits import Boundary, ExitRule, Trial, entropy
-from .feedback import Mirostat, MirostatV2
-from .grammar import Grammar
-from .guided import KLGuided
-from .hierarchy import Hierarchy
-from .lengths import Lengths
-from .model_draft import ModelDrafter
-from .no_wait import NoWait
-from .penalties import DRY, BadWords, LogitBias, MinNewTokens, Penalties
-from .policy import Frame, Policy, Row, draw
-from .randomness import Keys
-from .scores import Scores
-from .stage import Pure, Stage
-from .temperature import EAD, EDT, Dynatemp, Temperature
-from .text import parse_policy, register_stage, same_policy
-from .thinking import Mark, Markers, Span, Thinking, Tokenizer
-from .trace import Decision, Event, Trace
-from .triforce import TriForce
-from .truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, TopNSigma, TopP, Typical
+from .core.decode import NO_DRAFT, ROOT, Capabilities, Decode, Draft, Engine, Proposal, Session, Step
+from .core.errors import ControllerError
+from .core.randomness import Keys
+from .core.tokenizer import Tokenizer
+from .core.trace import Decision, Event, Trace
+from .decoding.drivers import drive, drive_batch
+from .drafting.drafter import Drafter, Drafting, Stateless, Target
+from .drafting.hierarchy import Hierarchy
+from .drafting.models.model_drafter import ModelDrafter
+from .drafting.models.triforce import TriForce
+from .drafting.parse import parse_draft
+from .drafting.prompt_lookup import PromptLookup
+from .sampling.candidates import Scores
+from .sampling.chain import Chain, Greedy
+from .sampling.composed import Constrained, PerPhase
+from .sampling.distortion import Distortion, Weighed, distortion, importance_weights, log_z
+from .sampling.parse import parse_policy, register_stage, same_policy
+from .sampling.policy import Policy
+from .sampling.presets import Sampling
+from .sampling.row import Frame, Row, draw
+from .sampling.stage import Pure, Stage
+from .sampling.stages.grammar import Grammar
+from .sampling.stages.kl_guided import KLGuided
+from .sampling.stages.mirostat import Mirostat, MirostatV2
+from .sampling.stages.no_wait import NoWait
+from .sampling.stages.penalties import DRY, BadWords, LogitBias, MinNewTokens, Penalties
+from .sampling.stages.temperature import EAD, EDT, Dynatemp, Temperature
+from .sampling.stages.truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, TopNSigma, TopP, Typical
+from .thinking.cues import Cue, Cues
+from .thinking.exit_rule import Boundary, ExitRule, Trial, entropy
+from .thinking.limits import Lengths
+from .thinking.markers import Markers, Thinking
+from .thinking.span import Mark, Span
 
 __all__ = [
     "BadWords", "Boundary", "Call", "Capabilities", "Chain", "Constrained", "Controller", "ControllerError", "Cue",

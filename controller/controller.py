@@ -6,18 +6,20 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .decode import Session
-from .drafters import Drafter, Target
-from .drivers import drive
-from .errors import ControllerError
-from .exits import ExitRule
-from .lengths import Lengths
-from .loop import Request, decode_loop
-from .policy import Frame, Policy, check_run, suppresses_cues
-from .randomness import Keys
-from .run import Run
-from .thinking import Thinking, Tokenizer
-from .trace import Event, Trace
+from .core.decode import Session
+from .core.errors import ControllerError
+from .core.randomness import Keys
+from .core.tokenizer import Tokenizer
+from .core.trace import Event, Trace
+from .decoding.drivers import drive
+from .decoding.loop import decode_loop
+from .decoding.run import Request, Run
+from .drafting.drafter import Drafter, Target
+from .sampling.policy import Policy, check_run, suppresses_cues
+from .sampling.row import Frame
+from .thinking.exit_rule import ExitRule
+from .thinking.limits import Lengths
+from .thinking.markers import Thinking
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
 from reasonctl.backends.load import TINY, tiny_folder
 from reasonctl.calibration.options import BUNDLED_PROBE
 from reasonctl.calibration.play import play

@@ -3,6 +3,7 @@
 import argparse
 
 from llama_cpp import Llama
+
 from reasonctl.backends import attach
 from reasonctl.backends.load import tiny_folder
 from reasonctl.controller import Controller, PromptLookup

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from importlib.resources import files
 
+from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_seed
+
 from reasonctl.backends.attach import attach
 from reasonctl.controller import Controller, PromptLookup
 from reasonctl.probes import load_exit
-from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_seed
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--probe", help="a probe file; without one nothing exits early, and drafting alone is shown")

@@ -19,13 +19,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+
 from reasonctl.calibration.collect import graded
 from reasonctl.calibration.evaluate import paired_difference
 from reasonctl.calibration.heads import teacher_forced
 from reasonctl.calibration.make_heads import OWN_LAW, right_runs
+from reasonctl.calibration.recipe import Recipe
 from reasonctl.calibration.spread import cores, spread
 from reasonctl.calibration.tasks import load_task
-from reasonctl.calibration.worker import Recipe, collect_run
+from reasonctl.calibration.worker import collect_run
 from reasonctl.probes import load_heads
 from reasonctl.probes.heads import COOLEST
 

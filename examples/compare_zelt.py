@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from reasonctl.backends import load_model
 from reasonctl.calibration.calibrate import fit_signals, scores_of
 from reasonctl.calibration.collect import Cut
@@ -33,8 +34,9 @@ from reasonctl.calibration.replay import judged_table, make_table
 from reasonctl.calibration.signal_table import three_parts
 from reasonctl.calibration.worker import Collect, one_run
 from reasonctl.controller import ROOT, Boundary, Decision, Decode, Step, entropy
-from reasonctl.probes.answers import stated_answer
-from reasonctl.probes.risk import choose_threshold, upper_bound
+from reasonctl.controller.thinking.answers import stated_answer
+from reasonctl.probes.bounds import upper_bound
+from reasonctl.probes.risk import choose_threshold
 from reasonctl.probes.signals import make_signal
 
 VERSION = "0.2.2"

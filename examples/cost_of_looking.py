@@ -30,8 +30,8 @@ from typing import Any
 
 import numpy as np
 from overhead import PROMPT, interval
+
 from reasonctl.backends import Model, load_model
-from reasonctl.backends.markers import default_cues, exit_suffix, find_markers
 from reasonctl.calibration.fit import HIDDEN
 from reasonctl.calibration.recipe import LAYERS, Recipe
 from reasonctl.calibration.worker import Collect
@@ -48,6 +48,7 @@ from reasonctl.controller import (
     Trace,
     parse_policy,
 )
+from reasonctl.controller.thinking.chat_template import default_cues, exit_suffix, find_markers
 from reasonctl.probes import Card, Probe, ProbeExit
 from reasonctl.probes.file import ProbeFile
 from reasonctl.probes.probe import layer_of

@@ -24,19 +24,12 @@ from statistics import median
 from typing import Any
 
 from drafting_trees import acceptance, steps
+from triforce import triforce
+
 from reasonctl.backends import Model, attach, load_model
 from reasonctl.calibration.kinds import KINDS
-from reasonctl.controller import (
-    ROOT,
-    Controller,
-    Decode,
-    Drafter,
-    Hierarchy,
-    ModelDrafter,
-    PromptLookup,
-)  # fmt: skip
-from reasonctl.controller.ngrams import Recent, Table, load_table
-from triforce import triforce
+from reasonctl.controller import ROOT, Controller, Decode, Drafter, Hierarchy, ModelDrafter, PromptLookup
+from reasonctl.controller.drafting.ngrams import Recent, Table, load_table
 
 LOOKUPS = (5, 10, 20, 40)
 LONGEST = 3
@@ -86,6 +79,7 @@ def opened(name: str, dtype: str | None, threads: int | None) -> Model:
     if dtype is None or (name.endswith(".gguf") and not name.startswith("hf:")):
         return load_model(name, threads=threads, hidden=False)
     import torch
+
     from reasonctl.backends.hf_load import load_transformers
     from reasonctl.backends.load import tiny_folder
 
@@ -211,6 +205,7 @@ def assisted(stock: Callable[..., Arm], small: Model, n: int) -> Arm:
 def llama_arms(target: Model, own: dict[str, Drafter]) -> dict[str, Arm]:
     from llama_cpp import Llama
     from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
+
     from reasonctl.backends.llama_load import without_amx
 
     def stock(llm: Any, eos: frozenset[int]) -> Arm:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import reasoning_gym
 import torch
+
 from reasonctl.backends import Model, load_model
 from reasonctl.backends.hf_load import load_transformers
 from reasonctl.calibration.kinds import KINDS

@@ -13,13 +13,14 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
+
 from reasonctl.backends import Model
 from reasonctl.calibration.advise_draft import law, rank_acceptance, rows, written
 from reasonctl.calibration.bench import cost_curve
 from reasonctl.calibration.kinds import KINDS
 from reasonctl.controller import Call, Controller, Greedy, Keys, ModelDrafter, Proposal, Sampling, Trace
-from reasonctl.controller.planned import Ledger
-from reasonctl.controller.verify import node_tests
+from reasonctl.controller.drafting.planning.acceptance import Ledger
+from reasonctl.controller.sampling.rejection import node_tests
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 DRAFTED = 0.6

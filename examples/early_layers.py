@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 from drafting import machine, opened
+from triforce import ROWS, forward_times
+
 from reasonctl.backends import Model
 from reasonctl.calibration.advise_draft import written
 from reasonctl.calibration.kinds import KINDS
 from reasonctl.controller import ROOT, Decode, Draft, Greedy
-from reasonctl.controller.cost import CostCurve
-from reasonctl.controller.trees import best_shape
-from triforce import ROWS, forward_times
+from reasonctl.controller.drafting.planning.cost import CostCurve
+from reasonctl.controller.drafting.shapes import best_shape
 
 CHUNK, REPEATS = 32, 15
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from llama_cpp import llama_cpp as C
+
 from reasonctl.backends import load_model
 from reasonctl.controller import Call, Chain, Controller, Keys, Mirostat, MirostatV2, Scores
 

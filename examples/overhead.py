@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable
 from statistics import median
 
+from scipy.stats import binom
+
 from reasonctl.backends import Model, attach, load_model
 from reasonctl.controller import Boundary, Controller, Cues, Decision
 from reasonctl.probes import NeverExit
-from scipy.stats import binom
 
 PROMPT = "Explain step by step how to add 48 and 37, then check the result twice."
 

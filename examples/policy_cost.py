@@ -21,9 +21,10 @@ from statistics import mean, median
 import numpy as np
 import torch
 from llama_cpp import llama_cpp as C
+from transformers import MinPLogitsWarper, TopPLogitsWarper
+
 from reasonctl.backends import load_model
 from reasonctl.controller import ROOT, Decode, Keys, Row, Sampling, parse_policy
-from transformers import MinPLogitsWarper, TopPLogitsWarper
 
 SIZES = (49_152, 151_936)
 ROWS, APART = 20, 5

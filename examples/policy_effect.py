@@ -23,14 +23,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+
 from reasonctl.backends import load_model
-from reasonctl.backends.markers import chosen_markers
 from reasonctl.backends.model import Model
 from reasonctl.calibration.advise_policy import sample
 from reasonctl.calibration.problem import Problem
 from reasonctl.calibration.tasks import Task, load_task
 from reasonctl.controller import Keys, Weighed, distortion, importance_weights, parse_policy
-from reasonctl.probes.answers import after_thinking
+from reasonctl.controller.thinking.answers import after_thinking
+from reasonctl.controller.thinking.chat_template import chosen_markers
 
 BEHIND = {
     "plain": "", "top_k(20)": "top_k(20)", "top_p(0.9)": "top_p(0.9)", "min_p(0.1)": "min_p(0.1)",

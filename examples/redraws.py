@@ -19,6 +19,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+
 from reasonctl.calibration.collect import cut
 from reasonctl.calibration.redraws import check_all
 from reasonctl.calibration.replay import judged_table, make_table

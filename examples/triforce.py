@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+
 from reasonctl.backends import Model
 from reasonctl.controller import (
     Call,
@@ -31,9 +32,9 @@ from reasonctl.controller import (
     Trace,
     TriForce,
 )
-from reasonctl.controller.planned import SIZES
-from reasonctl.controller.speed import MARGIN
-from reasonctl.controller.trees import best_shape
+from reasonctl.controller.drafting.planning.acceptance import SIZES
+from reasonctl.controller.drafting.planning.payoff import MARGIN
+from reasonctl.controller.drafting.shapes import best_shape
 
 CONTEXTS = (256, 512, 1024, 2048, 4096)
 ROWS = (1, 2, 4, 7)

@@ -11,7 +11,8 @@ from fractions import Fraction
 import numpy as np
 from scipy.special import bdtr, bdtrc, betaincinv
 
-from ..controller import ControllerError
+from reasonctl.controller import ControllerError
+
 from .table import Floats64, Ints
 
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, TypedDict
 
-from ..controller import ControllerError, Cues, Markers
+from reasonctl.controller import ControllerError, Cues, Markers
+
 from .probe import layer_of
 from .risk import MODES
 

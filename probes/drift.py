@@ -23,7 +23,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..controller import ControllerError, Keys
+from reasonctl.controller import ControllerError, Keys
+
 from .table import Table
 
 BETS = ((1.0, 1.0), (1.0, 1.5), (1.5, 1.0), (1.0, 2.0), (2.0, 1.0), (1.0, 4.0), (4.0, 1.0), (0.7, 0.7), (2.0, 2.0))

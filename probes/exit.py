@@ -11,8 +11,9 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
-from ..controller import Boundary, ControllerError, Cues, Decision, Decode, Markers, Step, Trace, same_policy
-from .answers import after_thinking, stated_answer
+from reasonctl.controller import Boundary, ControllerError, Cues, Decision, Decode, Markers, Step, Trace, same_policy
+from reasonctl.controller.thinking.answers import after_thinking, stated_answer
+
 from .card import Card, LoadedModel, Scalar, check_model
 from .drift import DriftMonitor
 from .file import ProbeFile, load_probe

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..controller import ControllerError
+from reasonctl.controller import ControllerError
+
 from .card import Card
 from .giveup import LowerGrid
 from .probe import Probe

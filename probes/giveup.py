@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..controller import ControllerError
+from reasonctl.controller import ControllerError
+
 from .bounds import accepted, conformal_quantile, shortfall
 from .risk import check_evidence, check_request, runs_needed, worthwhile
 from .table import Bools, Floats64, Table

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..controller import ControllerError, Row, Scores, TopP, register_stage
-from ..controller.stage import Pure
-from ..controller.temperature import tempered
+from reasonctl.controller import ControllerError, Row, Scores, TopP, register_stage
+from reasonctl.controller.sampling.stage import Pure
+from reasonctl.controller.sampling.stages.temperature import tempered
+
 from .card import Scalar, check_entries, check_model, check_plain
 from .probe import Probe
 from .sealed import Sealed, Tensors, check_target

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..controller import ControllerError
+from reasonctl.controller import ControllerError
+
 from .table import Floats64
 
 _SATURATED = 36.0

@@ -12,11 +12,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ..controller import ControllerError
+from reasonctl.controller import ControllerError
+
 from .bounds import accepted, conformal_quantile, fewest, shortfall
-from .bounds import p_value as p_value
-from .bounds import refutes as refutes
-from .bounds import upper_bound as upper_bound
 from .table import Bools, Floats64, Ints, Outcomes, Table
 
 Mode = Literal["harm", "wrong", "selective", "disagree", "event"]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as pack
 
-from ..controller import ControllerError
+from reasonctl.controller import ControllerError
 
 _CHUNK = 1 << 20
 

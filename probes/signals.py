@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from ..controller import ControllerError
+from reasonctl.controller import ControllerError
+
 from .looks import Look
 from .probe import Probe
 from .table import Floats64

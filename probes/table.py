@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..controller import ControllerError
+from reasonctl.controller import ControllerError
 
 Floats64 = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.integer[Any]]

@@ -6,6 +6,7 @@ from itertools import islice
 
 import numpy as np
 from llama_cpp import Llama
+
 from reasonctl.backends.llama import LlamaEngine
 from reasonctl.backends.llama_tokenizer import LlamaTokenizer
 from reasonctl.backends.load import tiny_folder

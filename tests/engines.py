@@ -39,8 +39,9 @@ def toy() -> Bench:
 def transformers(config: str) -> Callable[[], Bench]:
     def make() -> Bench:
         import torch
-        from reasonctl.backends.hf import HFEngine
         from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+        from reasonctl.backends.hf import HFEngine
 
         torch.manual_seed(0)
         kinds = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}

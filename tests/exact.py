@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
+
 from reasonctl.controller import ROOT, Draft, Proposal
-from reasonctl.controller.verify import node_tests
+from reasonctl.controller.sampling.rejection import node_tests
 
 P = np.array([0.40, 0.30, 0.15, 0.10, 0.05])
 Q = np.array([0.10, 0.50, 0.25, 0.05, 0.10])

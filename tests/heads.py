@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+
 from reasonctl.probes.heads import STATISTICS, Heads, HeadsCard, HeadsFile, save_heads
 from reasonctl.probes.probe import Probe
 

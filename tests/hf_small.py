@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import torch
-from reasonctl.backends.attach import attach
-from reasonctl.controller import (
-    ROOT,
-    Controller,
-    Cues,
-    Decision,
-    Draft,
-    Markers,
-    Stateless,
-)  # fmt: skip
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)  # fmt: skip
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from reasonctl.backends.attach import attach
+from reasonctl.controller import ROOT, Controller, Cues, Decision, Draft, Markers, Stateless
 
 WORDS = [" Wait", " Hmm", "\n\n", "<think>", "</think>", " so", " the", " answer", "Wait", "ing"]
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<think>{% endif %}"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from llama_cpp import llama_cpp as C
+
 from reasonctl.controller import Scores
 
 SHAPES = ("normal", "sharp", "tied", "masked", "flat", "one-hot", "tail")

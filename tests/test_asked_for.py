@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_cli import ctl
+from test_report import HARM, Page, evaluation, judgement, probe_file, records_of
+
 from reasonctl.backends.load import tiny_folder
 from reasonctl.calibration.evaluate import Pair, summary
 from reasonctl.calibration.evaluate_command import fresh
@@ -19,10 +22,8 @@ from reasonctl.calibration.report_parts import Request, example, measured, promi
 from reasonctl.calibration.show import Show, comparison
 from reasonctl.calibration.tasks import load_task
 from reasonctl.controller import ControllerError
+from reasonctl.probes.bounds import upper_bound
 from reasonctl.probes.file import digest_of, load_probe, save_probe
-from reasonctl.probes.risk import upper_bound
-from test_cli import ctl
-from test_report import HARM, Page, evaluation, judgement, probe_file, records_of
 
 PROBE = tiny_folder() / "tiny.probe.safetensors"
 

@@ -8,13 +8,14 @@ import warnings
 import pytest
 import torch
 from llama_cpp import Llama
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from reasonctl.backends import attach
 from reasonctl.backends.load import tiny_folder
 from reasonctl.calibration.options import BUNDLED_PROBE
 from reasonctl.calibration.tasks import load_task
 from reasonctl.controller import Controller, ControllerError
 from reasonctl.probes import load_exit
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 FOLDER = tiny_folder()
 PROBLEMS = load_task("tiny").problems(12, stream=41)

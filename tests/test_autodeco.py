@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from engines import Plain
 from heads import card, heads_file, made_up
+
 from reasonctl.controller import Chain, Keys, Row, Scores, Temperature, TopK, TopP, log_z
 from reasonctl.probes.heads import STATISTICS, AutoDeco, Heads, HeadsFile, save_heads
 from reasonctl.probes.probe import Probe

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from laws import one_run, simulate
+
 from reasonctl.calibration.baselines import compare, evaluate, fixed_at, fixed_curve, verdict
 from reasonctl.controller import ControllerError
 from reasonctl.probes.risk import Grid, choose_threshold

@@ -6,8 +6,9 @@ from reasonctl.backends.load import load_model
 from reasonctl.calibration.bench import CONTEXTS, ROUNDS, cost_curve, interleaved, questions
 from reasonctl.calibration.kinds import KINDS
 from reasonctl.controller import Call, Controller, Greedy, Hierarchy, Keys, ModelDrafter, TriForce
-from reasonctl.controller.cost import CostCurve, cost_path, load_curve
-from reasonctl.controller.drafters import forget
+from reasonctl.controller.drafting.drafter import forget
+from reasonctl.controller.drafting.planning.cost import CostCurve
+from reasonctl.controller.drafting.planning.cost_cache import cost_path, load_curve
 
 FLAT = CostCurve({0: {1: 1.0, 32: 1.0}})
 

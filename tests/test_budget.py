@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from reasonctl.backends.toy import ToyEngine
-from reasonctl.controller import Controller, ControllerError, Greedy, Markers, PromptLookup, Span, Thinking
-from reasonctl.controller.loop import Loop
-from reasonctl.controller.run import Run
 from rules import RandomTree, Scripted
 from toy_thinking import BARE, CLOSE, ENGINE, EOS, OPEN, PROMPT, TEXTS, THINKING, TOKENIZER, account, run
+
+from reasonctl.backends.toy import ToyEngine
+from reasonctl.controller import Controller, ControllerError, Greedy, Markers, PromptLookup, Span, Thinking
+from reasonctl.controller.decoding.loop import Loop
+from reasonctl.controller.decoding.run import Run
 
 DRAFTERS = [None, PromptLookup(size=4), RandomTree(len(TEXTS))]
 BUDGETS = [(0, ""), (1, "Enough. "), (4, ""), (9, "\n\nEnough. "), (25, "Enough. ")]

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from reasonctl.backends.load import tiny_folder
 from reasonctl.calibration.cli import main
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from reasonctl.calibration.calibrate import split
 from reasonctl.calibration.collect import collect, cut, graded, identity_of, settings_of, text_features
 from reasonctl.calibration.graders import NUMBER

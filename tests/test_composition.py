@@ -8,14 +8,16 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from reasonctl.backends.toy import ToyEngine
-from reasonctl.controller import ROOT, Call, Controller, Hierarchy, Keys, ModelDrafter, PromptLookup, Row, Trace
-from reasonctl.controller import parse_policy as policy_of
-from reasonctl.controller.laws import HeardRow
-from reasonctl.controller.ngrams import Recent, build_table, vocabulary_hash
 from test_model_draft import ALPHA, FLAT, TARGET, TOKENS, small
 from test_triforce import LONG, PREFIX, triforce
 from test_verify import merged_p_value
+
+from reasonctl.backends.toy import ToyEngine
+from reasonctl.controller import ROOT, Call, Controller, Hierarchy, Keys, ModelDrafter, PromptLookup, Row, Trace
+from reasonctl.controller import parse_policy as policy_of
+from reasonctl.controller.core.tokenizer import vocabulary_hash
+from reasonctl.controller.drafting.models.draft_policy import HeardRow
+from reasonctl.controller.drafting.ngrams import Recent, build_table
 
 STATEFUL = [
     "penalties(repeat=1.6,presence=0.5,last_n=6) | mirostat_v2(tau=1.5,eta=0.5)",

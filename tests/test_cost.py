@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
+
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.controller import (
     NO_DRAFT,
@@ -19,11 +20,13 @@ from reasonctl.controller import (
     Sampling,
     Stateless,
     Trace,
-    cost,
     drive_batch,
-)  # fmt: skip
-from reasonctl.controller.cost import CostCurve, cost_path, keep_curve, known_curve, load_curve, measure, save_curve
-from reasonctl.controller.speed import CAUTION, MARGIN, Rates, best_part
+)
+from reasonctl.controller.drafting.planning import cost, cost_cache
+from reasonctl.controller.drafting.planning.acceptance import Rates
+from reasonctl.controller.drafting.planning.cost import CostCurve, measure
+from reasonctl.controller.drafting.planning.cost_cache import cost_path, keep_curve, known_curve, load_curve, save_curve
+from reasonctl.controller.drafting.planning.payoff import CAUTION, MARGIN, best_part
 
 FLAT = CostCurve({0: {1: 1.0, 32: 1.0}})
 LINEAR = CostCurve({0: {1: 1.0, 32: 32.0}})
@@ -156,7 +159,7 @@ def test_a_curve_is_measured_once_and_kept(tmp_path, monkeypatch):
     # Another attach to the same model goes on with what was seen.
     found, requests = run(known_curve(named(), [1, 2]))
     assert found is curve and requests == []
-    cost._BY_PATH.clear()
+    cost_cache._BY_PATH.clear()
     found, requests = run(known_curve(named(), [1, 2]))  # another process: the cache folder
     assert found == curve and found is not curve and requests == []
     assert cost_path("toy 6") != cost_path("toy 5")

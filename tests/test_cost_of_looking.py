@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+
 from reasonctl.backends.load import tiny_folder
 from reasonctl.calibration.recipe import Recipe
 from reasonctl.calibration.tasks import load_task

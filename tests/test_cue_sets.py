@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rules import Scripted
+
 from reasonctl.backends.load import load_model
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.calibration.calibrate import Plan, fit_and_save, split
@@ -17,19 +19,7 @@ from reasonctl.calibration.recipe import Recipe
 from reasonctl.calibration.runs import pack
 from reasonctl.calibration.tasks import load_task
 from reasonctl.calibration.worker import Collect
-from reasonctl.controller import (
-    Call,
-    Controller,
-    ControllerError,
-    Cues,
-    Keys,
-    Markers,
-    Sampling,
-    Span,
-    Thinking,
-    Trace,
-)  # fmt: skip
-from rules import Scripted
+from reasonctl.controller import Call, Controller, ControllerError, Cues, Keys, Markers, Sampling, Span, Thinking, Trace
 
 
 def record(run: int, rng: np.random.Generator, telling: str) -> dict:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from reasonctl.calibration.calibrate import report_path, runs_path
-from reasonctl.calibration.collect import cut_told, share_cut
 from test_cli import ctl
 from test_finish_job import job
+
+from reasonctl.calibration.calibrate import report_path, runs_path
+from reasonctl.calibration.collect import cut_told, share_cut
 
 TOLD = "of the tried answers were cut at 5 tokens"
 

@@ -14,6 +14,9 @@ from typing import Any
 import dask
 import pytest
 from distributed import LocalCluster
+from remote import deadly, fails, lonely
+from test_collect import RECIPE
+
 from reasonctl.calibration import cluster as cluster_module
 from reasonctl.calibration.cli import main
 from reasonctl.calibration.collect import collect
@@ -22,8 +25,6 @@ from reasonctl.calibration.runs import RunFile
 from reasonctl.calibration.spread import spread
 from reasonctl.calibration.tasks import load_task
 from reasonctl.controller import ControllerError
-from remote import deadly, fails, lonely
-from test_collect import RECIPE
 
 PROBLEMS = load_task("tiny").problems(6, stream=6)
 

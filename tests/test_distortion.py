@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.controller import (
     ROOT,

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 from laws import one_run, simulate
+from scipy.stats import binom
+
 from reasonctl.probes.risk import Grid, choose_threshold, failures, runs_needed
 from reasonctl.probes.table import Table
-from scipy.stats import binom
 
 RISK, CONFIDENCE = 0.1, 0.9
 

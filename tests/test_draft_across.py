@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
+
 from reasonctl.backends.load import load_model
 from reasonctl.controller import Call, Controller, Greedy, Keys, ModelDrafter, PromptLookup, Sampling, Trace
-from reasonctl.controller.cost import CostCurve
-from reasonctl.controller.vocabulary import vocabulary_of
+from reasonctl.controller.core.tokenizer import vocabulary_of
+from reasonctl.controller.drafting.planning.cost import CostCurve
 
 BACKENDS = {"transformers": "llama.cpp", "llama.cpp": "transformers"}
 CURVES = CostCurve({0: {1: 1.0, 32: 1.0}}), CostCurve({0: {1: 0.05, 32: 0.05}})

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from llama_cpp import Llama
+from scripts import load
+
 from reasonctl.backends.hf_load import load_transformers
 from reasonctl.backends.llama import LlamaEngine
 from reasonctl.backends.llama_load import wrap_llama
@@ -34,8 +36,7 @@ from reasonctl.controller import (
     Trace,
     TriForce,
 )
-from reasonctl.controller.cost import CostCurve
-from scripts import load
+from reasonctl.controller.drafting.planning.cost import CostCurve
 
 FLAT, CHEAP = CostCurve({0: {1: 1.0, 32: 1.0}}), CostCurve({0: {1: 0.05, 32: 0.05}})
 F32 = 0

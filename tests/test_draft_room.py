@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 from attached import PROMPT, open_llama
+from test_model_draft import run, small
+
 from reasonctl.backends.attach import attach
 from reasonctl.backends.llama import LlamaEngine
 from reasonctl.backends.llama_load import wrap_llama
@@ -24,8 +26,7 @@ from reasonctl.controller import (
     Stateless,
     Trace,
 )
-from reasonctl.controller.cost import CostCurve
-from test_model_draft import run, small
+from reasonctl.controller.drafting.planning.cost import CostCurve
 
 FLAT = CostCurve({0: {1: 1.0, 32: 1.0}})
 CHEAP = CostCurve({0: {1: 0.05, 32: 0.05}})

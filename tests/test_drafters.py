@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from rules import Scripted
+
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.controller import (
     Call,
@@ -15,12 +17,12 @@ from reasonctl.controller import (
     Trace,
     drive_batch,
     parse_draft,
-)  # fmt: skip
-from reasonctl.controller.cost import CostCurve
-from reasonctl.controller.hierarchy import Hierarchy, HierarchyRun
-from reasonctl.controller.ngrams import build_table, save_table, vocabulary_hash
-from reasonctl.controller.speed import ALLOWANCE, ENDOWMENT
-from rules import Scripted
+)
+from reasonctl.controller.core.tokenizer import vocabulary_hash
+from reasonctl.controller.drafting.hierarchy import Hierarchy, HierarchyRun
+from reasonctl.controller.drafting.ngrams import build_table, save_table
+from reasonctl.controller.drafting.planning.cost import CostCurve
+from reasonctl.controller.drafting.planning.payoff import ALLOWANCE, ENDOWMENT
 
 FLAT = CostCurve({0: {1: 1.0, 32: 1.0}})
 LINEAR = CostCurve({0: {1: 1.0, 32: 32.0}})

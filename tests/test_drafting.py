@@ -10,6 +10,7 @@ import json
 
 import numpy as np
 import pytest
+
 from reasonctl.backends.load import load_model
 from reasonctl.backends.model import Model
 from reasonctl.calibration.tasks import load_task
@@ -27,7 +28,7 @@ from reasonctl.controller import (
     Sampling,
     Trace,
 )
-from reasonctl.controller.cost import CostCurve
+from reasonctl.controller.drafting.planning.cost import CostCurve
 
 NOISE = {"transformers": 1e-4, "llama.cpp": 2e-2}
 """Largest distance of a uniform from its edge (or of two logits, when greedy) that rounding explains."""

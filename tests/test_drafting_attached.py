@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 from attached import CHAT, PROMPT, TINY
+from exact import P, Q
 from llama_cpp import Llama, LlamaGrammar, LogitsProcessorList
+from transformers import TextIteratorStreamer
+
 from reasonctl.backends.attach import attach
 from reasonctl.backends.load import load_model
 from reasonctl.calibration.advise_draft import LogLine, fit_line, rank_acceptance
@@ -26,11 +29,9 @@ from reasonctl.controller import (
     PromptLookup,
     Sampling,
     Trace,
-)  # fmt: skip
-from reasonctl.controller.cost import CostCurve
-from reasonctl.controller.ngrams import load_table
-from test_verify import P, Q
-from transformers import TextIteratorStreamer
+)
+from reasonctl.controller.drafting.ngrams import load_table
+from reasonctl.controller.drafting.planning.cost import CostCurve
 
 FLAT = CostCurve({0: {1: 1.0, 32: 1.0}})
 CHEAP = CostCurve({0: {1: 0.05, 32: 0.05}})

@@ -8,6 +8,11 @@ import numpy as np
 import pytest
 from exact import emitted, outcomes
 from heads import heads_file
+from test_composition import NEAR
+from test_model_draft import ALPHA, TARGET, TOKENS, small
+from test_triforce import LONG, PREFIX, triforce
+from test_verify import merged_p_value
+
 from reasonctl.backends.toy import ToyEngine
 from reasonctl.controller import (
     ROOT,
@@ -28,13 +33,9 @@ from reasonctl.controller import (
     TopK,
     Trace,
     Weighed,
-    model_draft,
     parse_policy,
 )
-from test_composition import NEAR
-from test_model_draft import ALPHA, TARGET, TOKENS, small
-from test_triforce import LONG, PREFIX, triforce
-from test_verify import merged_p_value
+from reasonctl.controller.drafting.models import model_run
 
 KEYS = Keys(seed=5)
 FRAME = Frame(len(PREFIX), frozenset({4}), TOKENS, LONG)
@@ -98,7 +99,7 @@ def proposed(policy, kind, choose, monkeypatch) -> Draft:
         def __init__(self, keys, at):
             self.choose = choose
 
-    monkeypatch.setattr(model_draft, "Draws", Told)
+    monkeypatch.setattr(model_run, "Draws", Told)
     session = LONG.session()
     session.tokens += PREFIX[:-1]
     target = Target(session, TOKENS, KEYS, policy, frame=FRAME, phase=lambda: "think")

@@ -14,9 +14,10 @@ from statistics import median
 import numpy as np
 import pytest
 from laws import simulate
+from scipy.stats import beta, binom, ks_2samp, kstest
+
 from reasonctl.controller import ControllerError
 from reasonctl.probes.drift import BETS, SWITCH, DriftMonitor, bet
-from scipy.stats import beta, binom, ks_2samp, kstest
 
 LEVEL, STREAMS, RUNS = 0.05, 300, 200
 

@@ -7,6 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from test_domains import two_domains
+from test_probe_file import card, content
+
 from reasonctl.backends.load import load_model, tiny_folder
 from reasonctl.calibration.cli import main
 from reasonctl.calibration.options import BUNDLED_PROBE
@@ -16,8 +19,6 @@ from reasonctl.probes import load_exit
 from reasonctl.probes.exit import ProbeExit, make_exit
 from reasonctl.probes.file import Judged
 from reasonctl.probes.risk import Grid
-from test_domains import two_domains
-from test_probe_file import card, content
 
 PROBE = tiny_folder() / BUNDLED_PROBE
 

@@ -9,12 +9,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from test_cli import ctl
+
 from reasonctl.calibration.calibrate import report_path, runs_path
 from reasonctl.calibration.cli import main
 from reasonctl.calibration.kept import kept_runs
 from reasonctl.controller import ControllerError
 from reasonctl.probes.file import load_probe
-from test_cli import ctl
 
 
 def job(out: Path, n: int = 24, *more: str) -> list[str]:

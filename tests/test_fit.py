@@ -6,13 +6,14 @@ import time
 
 import numpy as np
 import pytest
-from reasonctl.calibration.fit import fit_probe, probe_of
-from reasonctl.controller import ControllerError
-from reasonctl.probes.probe import Probe, features_at
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from reasonctl.calibration.fit import fit_probe, probe_of
+from reasonctl.controller import ControllerError
+from reasonctl.probes.probe import Probe, features_at
 
 
 def data(n_problems: int = 60, per: int = 8, d: int = 6, seed: int = 0, curved: bool = False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from reasonctl.backends.load import load_model, tiny_folder
 from reasonctl.calibration.options import BUNDLED_PROBE
 from reasonctl.calibration.tasks import load_task

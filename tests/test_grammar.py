@@ -11,6 +11,7 @@ import torch
 from attached import PROMPT, open_llama
 from hf_small import EOS, TOKENIZER, Twigs, controlled, small
 from llama_cpp import LlamaGrammar
+
 from reasonctl.backends.attach import attach
 from reasonctl.backends.hf_tokenizer import HFTokenizer
 from reasonctl.backends.llama_sampling import Grammar as NativeGrammar

@@ -10,6 +10,8 @@ from engines import Plain
 from hf_small import EOS, TOKENIZER, controlled, small
 from hf_small import PROMPT as HF_PROMPT
 from hf_small import Scripted as HFExit
+from test_policy_attach import Known
+
 from reasonctl.backends.attach import attach
 from reasonctl.backends.hf_tokenizer import HFTokenizer
 from reasonctl.backends.llama import LlamaEngine
@@ -29,8 +31,7 @@ from reasonctl.controller import (
     Row,
     parse_policy,
 )
-from reasonctl.controller.guided import source_spans
-from test_policy_attach import Known
+from reasonctl.controller.sampling.stages.kl_guided import source_spans
 
 
 @pytest.fixture

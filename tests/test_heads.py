@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import torch
 from heads import card, for_model, heads_file, made_up
+from test_policy_law import LARGE_TEXTS
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from reasonctl.backends.attach import attach
 from reasonctl.backends.load import load_model, tiny_folder
 from reasonctl.backends.toy import ToyEngine
@@ -41,8 +44,6 @@ from reasonctl.controller import (
 )
 from reasonctl.probes import load_probe
 from reasonctl.probes.heads import COOLEST, AutoDeco, Heads, HeadsFile, load_heads, save_heads, statistics, unit
-from test_policy_law import LARGE_TEXTS
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 L = np.array([5.0, 4.2, 4.0, 3.1, 2.5, 1.0, 0.3, 0.0, -1.0, -3.0])
 

@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from heads import for_model, heads_file
-from reasonctl.backends.load import load_model
-from reasonctl.calibration.cli import main
-from reasonctl.controller import Chain, Controller, Decision, Keys, Temperature, TopP, Trace
-from reasonctl.controller.policy import layers_of
 from scripts import load
 from test_cli import ctl
 from test_job import wait_for
-from test_policy_law import CUED, OPEN, Call, ExitAtFirst, parse_policy
+from test_policy_law import CUED, OPEN, ExitAtFirst
+
+from reasonctl.backends.load import load_model
+from reasonctl.calibration.cli import main
+from reasonctl.controller import Call, Chain, Controller, Decision, Keys, Temperature, TopP, Trace, parse_policy
+from reasonctl.controller.sampling.policy import layers_of
 
 COMMAND = ["calibrate", "tiny", "--tasks", "tiny", "--heads", "-n", "40", "--max-new-tokens", "300", "--workers", "1"]
 

@@ -10,33 +10,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hf_small import (
-    GREEDY,
-    PROMPT,
-    SAMPLED,
-    TOKENIZER,
-    Scripted,
-    Twigs,
-    both,
-    controlled,
-    small,
-    unpadded,
-)
-from reasonctl.backends.attach import attach
-from reasonctl.controller import (
-    Controller,
-    ControllerError,
-    PromptLookup,
-    Sampling,
-)  # fmt: skip
+from hf_small import GREEDY, PROMPT, SAMPLED, TOKENIZER, Scripted, Twigs, both, controlled, small, unpadded
 from scipy.stats import chisquare
-from transformers import (
-    LlamaForCausalLM,
-    LogitsProcessor,
-    LogitsProcessorList,
-    TextIteratorStreamer,
-    pipeline,
-)  # fmt: skip
+from transformers import LlamaForCausalLM, LogitsProcessor, LogitsProcessorList, TextIteratorStreamer, pipeline
+
+from reasonctl.backends.attach import attach
+from reasonctl.controller import Controller, ControllerError, PromptLookup, Sampling
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from hf_small import small
+
 from reasonctl.backends import hf
 from reasonctl.backends.hf import HFEngine
 from reasonctl.controller import NO_DRAFT, ROOT, Decode, Draft

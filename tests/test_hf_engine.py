@@ -9,39 +9,15 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hf_small import (
-    EOS,
-    GREEDY,
-    PROMPT,
-    SAMPLED,
-    TOKENIZER,
-    Scripted,
-    Twigs,
-    both,
-    controlled,
-    small,
-    unpadded,
-)
+from hf_small import EOS, GREEDY, PROMPT, SAMPLED, TOKENIZER, Scripted, Twigs, both, controlled, small, unpadded
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
+
 from reasonctl.backends.attach import attach
 from reasonctl.backends.hf import HFEngine
 from reasonctl.backends.hf_load import load_transformers, wrap_transformers
 from reasonctl.backends.hf_tokenizer import HFTokenizer
-from reasonctl.controller import (
-    ROOT,
-    Controller,
-    ControllerError,
-    Decode,
-    Draft,
-    PromptLookup,
-)  # fmt: skip
-from tokenizers import Tokenizer, decoders, models, normalizers
-from transformers import (
-    MambaConfig,
-    MambaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedTokenizerFast,
-)  # fmt: skip
+from reasonctl.controller import ROOT, Controller, ControllerError, Decode, Draft, PromptLookup
 
 
 @pytest.fixture(scope="module")

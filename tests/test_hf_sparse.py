@@ -8,6 +8,8 @@ import torch
 from attached import PROMPT, TINY
 from hf_small import small
 from llama_cpp import Llama
+from test_verify import ALPHA, merged_p_value
+
 from reasonctl.backends.attach import attach
 from reasonctl.backends.hf import HFEngine
 from reasonctl.backends.hf_sparse import choose
@@ -28,7 +30,6 @@ from reasonctl.controller import (
     Trace,
     TriForce,
 )
-from test_verify import ALPHA, merged_p_value
 
 TOKENS = torch.randint(40, (45,), generator=torch.Generator().manual_seed(3)).tolist()
 

@@ -11,13 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+from remote import deadly, fails
+
 from reasonctl.calibration import spread as spread_module
 from reasonctl.calibration.pace import Pace, span
 from reasonctl.calibration.runs import FORMAT, RunFile
 from reasonctl.calibration.show import Show
 from reasonctl.calibration.spread import check_cluster, spread
 from reasonctl.controller import ControllerError
-from remote import deadly, fails
 
 
 @pytest.mark.parametrize("deaths", [1, 2])

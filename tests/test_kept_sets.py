@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from library_rows import applied, by_llama, by_transformers, explained, kept_by, rows
 from llama_cpp import llama_cpp as C
+from transformers.generation import logits_process as hf
+
 from reasonctl.controller import (
     XTC,
     Dynatemp,
@@ -28,7 +30,6 @@ from reasonctl.controller import (
     TopP,
     Typical,
 )
-from transformers.generation import logits_process as hf
 
 SIZES = {"1k-5k": (1_000, 5_000), "32k": (32_000, 32_000), "49k": (49_152, 49_152), "152k": (151_936, 151_936)}
 ROWS = {"1k-5k": 140, "32k": 7, "49k": 7, "152k": 2}

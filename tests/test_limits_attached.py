@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 from attached import CALLS, CHAT, PROMPT, ExitAt, first, open_llama
+from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
+
 from reasonctl.backends import attach
 from reasonctl.backends.hf_tokenizer import HFTokenizer
 from reasonctl.backends.llama_tokenizer import LlamaTokenizer
 from reasonctl.backends.load import tiny_folder
 from reasonctl.controller import Controller, ControllerError, Decision
-from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
 
 
 @dataclass

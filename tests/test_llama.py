@@ -9,6 +9,7 @@ import pytest
 from attached import CALLS, CHAT, PROMPT, ExitAt, bare, open_llama, scripted
 from llama_cpp import LlamaRAMCache, LogitsProcessorList, StoppingCriteriaList
 from llama_cpp import llama_cpp as C
+
 from reasonctl.backends import llama as backend
 from reasonctl.backends.attach import attach
 from reasonctl.controller import Controller, ControllerError, PromptLookup

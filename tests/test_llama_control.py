@@ -9,6 +9,7 @@ import pytest
 from attached import F32, PROMPT, ExitAt, Prophet, first, margin, open_llama, scripted
 from llama_cpp import Llama
 from llama_cpp import llama_cpp as C
+
 from reasonctl.backends.attach import attach
 from reasonctl.backends.llama import LlamaEngine
 from reasonctl.backends.llama_sampling import DEFAULTS, call_policy

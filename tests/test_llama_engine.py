@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from attached import PROMPT, TINY, ExitAt, open_llama
 from llama_cpp import llama_cpp as C
+
 from reasonctl.backends import llama as backend
 from reasonctl.backends.attach import attach
 from reasonctl.backends.llama import LlamaEngine

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from rules import RandomTree, Scripted
+from scipy.stats import chisquare
+
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.controller import (
     Call,
@@ -19,9 +22,7 @@ from reasonctl.controller import (
     Stateless,
     Trace,
     drive_batch,
-)  # fmt: skip
-from rules import RandomTree, Scripted
-from scipy.stats import chisquare
+)
 
 TEXTS = ["<eos>", "a ", "b ", "Wait", "ing ", ", ", "</think>", "<think>", "So ", " Wait", "it", "Wa", " "]
 WAIT, CLOSE, OPEN = TEXTS.index("Wait"), TEXTS.index("</think>"), TEXTS.index("<think>")

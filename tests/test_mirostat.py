@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 from golden import FORMS, TO_4_DECIMALS, L
+
 from reasonctl.controller import Chain, Keys, Mirostat, MirostatV2, Row, Scores, Temperature
-from reasonctl.controller.feedback import _zipf
+from reasonctl.controller.sampling.stages.mirostat import _zipf
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])

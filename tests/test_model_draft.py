@@ -8,6 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from exact import node_law
+from rules import Scripted
+from test_verify import exact_three, merged_p_value
+
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.controller import (
     Call,
@@ -25,9 +28,7 @@ from reasonctl.controller import (
     parse_draft,
     parse_policy,
 )
-from reasonctl.controller.cost import CostCurve
-from rules import Scripted
-from test_verify import exact_three, merged_p_value
+from reasonctl.controller.drafting.planning.cost import CostCurve
 
 ALPHA = 1e-4
 """False alarms of each randomised test; seeds are fixed."""
@@ -93,15 +94,15 @@ def test_the_law_is_the_target_s(kind, policy, n):
 
 
 def test_a_draft_under_another_law_than_it_says_is_caught(monkeypatch):
-    from reasonctl.controller import trees
+    from reasonctl.controller.drafting.growth import Growth
 
-    honest = trees.Growth.give
+    honest = Growth.give
 
     def dishonest(self, node, law):
         honest(self, node, law)
         self._laws[node] = np.roll(law, 1)
 
-    monkeypatch.setattr(trees.Growth, "give", dishonest)
+    monkeypatch.setattr(Growth, "give", dishonest)
     counts, _ = three_tokens(drafter("sequoia", size=5, depth=3, adaptive=False), Sampling(), 500)
     assert merged_p_value(counts, exact_three(Sampling())) < ALPHA
 

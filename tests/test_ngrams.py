@@ -6,18 +6,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from reasonctl.controller import ControllerError
-from reasonctl.controller.ngrams import (
-    KEPT,
-    LONGEST,
-    Context,
-    Recent,
-    build_table,
-    load_table,
-    save_table,
-    vocabulary_hash,
-)  # fmt: skip
 from safetensors.numpy import save_file
+
+from reasonctl.controller import ControllerError
+from reasonctl.controller.core.tokenizer import vocabulary_hash
+from reasonctl.controller.drafting.ngrams import KEPT, LONGEST, Context, Recent, build_table, load_table, save_table
 
 
 def searched(tokens):

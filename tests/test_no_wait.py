@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 from attached import PROMPT, open_llama
+from rules import RandomTree, Scripted
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from reasonctl.backends import attach
 from reasonctl.backends.load import tiny_folder
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
@@ -33,10 +36,8 @@ from reasonctl.controller import (
     Trace,
     Weighed,
     parse_policy,
-)  # fmt: skip
-from reasonctl.controller.no_wait import REFLECTION
-from rules import RandomTree, Scripted
-from transformers import AutoModelForCausalLM, AutoTokenizer
+)
+from reasonctl.controller.sampling.stages.no_wait import REFLECTION
 
 TEXTS = [
     "<eos>", " ", "a", ".", "Wait", " Wait", " wait,", "wa", "it", "t", "Altern", "ati", "vely", "ve", "ing", "HMM",

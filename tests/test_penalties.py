@@ -11,6 +11,8 @@ from attached import open_llama
 from engines import Plain
 from library_rows import applied
 from llama_cpp import llama_cpp as C
+from transformers.generation import logits_process as hf
+
 from reasonctl.backends.llama_tokenizer import LlamaTokenizer
 from reasonctl.controller import (
     DRY,
@@ -26,7 +28,6 @@ from reasonctl.controller import (
     Row,
     Scores,
 )
-from transformers.generation import logits_process as hf
 
 
 class Letters:

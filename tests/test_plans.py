@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from test_model_draft import ALPHA, CHEAP, FLAT, SMALL, TARGET, TOKENS, Fixed, drafter, run, three_tokens
+from test_verify import exact_three, merged_p_value
+
 from reasonctl.backends.llama_tokenizer import LlamaTokenizer
 from reasonctl.backends.load import load_model
 from reasonctl.backends.toy import ToyEngine
-from reasonctl.controller import Call, Controller, Greedy, Keys, PromptLookup, Sampling, Trace, vocabulary
-from reasonctl.controller.model_draft import ModelRun
-from reasonctl.controller.planned import LONGEST_PAUSE, PAUSE, Ledger, Plan
-from reasonctl.controller.trees import Growth, draw_threshold, finish, sequoia
-from test_model_draft import ALPHA, CHEAP, FLAT, SMALL, TARGET, TOKENS, Fixed, drafter, run, three_tokens
-from test_verify import exact_three, merged_p_value
+from reasonctl.controller import Call, Controller, Greedy, Keys, PromptLookup, Sampling, Trace
+from reasonctl.controller.core import tokenizer as vocabulary
+from reasonctl.controller.drafting.growth import Growth, draw_threshold, finish
+from reasonctl.controller.drafting.models.model_run import ModelRun
+from reasonctl.controller.drafting.planning.acceptance import LONGEST_PAUSE, PAUSE, Ledger
+from reasonctl.controller.drafting.planning.plan import Plan
+from reasonctl.controller.drafting.shapes import sequoia
 
 rng = np.random.default_rng(3)
 TEXT = ToyEngine(vocabulary=5, order=3, seed=2, concentration=0.2)

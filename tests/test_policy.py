@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from golden import FORMS, TO_4_DECIMALS, L, law
-from reasonctl.controller import ControllerError, Greedy, PromptLookup, Sampling, draw, parse_draft, parse_policy
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from reasonctl.controller import ControllerError, Greedy, PromptLookup, Sampling, draw, parse_draft, parse_policy
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from hf_small import PROMPT as HF_PROMPT
 from hf_small import Scripted as HFExit
 from llama_cpp import LlamaGrammar, MinTokensLogitsProcessor
 from llama_cpp import LogitsProcessorList as LlamaProcessors
+from transformers import LogitsProcessor, LogitsProcessorList
+
 from reasonctl.backends.attach import attach
 from reasonctl.backends.hf import HFEngine
 from reasonctl.backends.hf_tokenizer import HFTokenizer
@@ -30,7 +32,6 @@ from reasonctl.controller import (
     Thinking,
     parse_policy,
 )
-from transformers import LogitsProcessor, LogitsProcessorList
 
 MARKERS = Markers("<think>", "</think>")
 THINKING = Thinking(MARKERS, MARKERS.close + "\n")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reasonctl.controller import ControllerError, Weighed, parse_policy
 from scripts import load
+
+from reasonctl.controller import ControllerError, Weighed, parse_policy
 
 EXAMPLE = Path(__file__).parents[1] / "examples/policy_effect.py"
 

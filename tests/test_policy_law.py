@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from engines import Plain
 from heads import heads_file, made_up
+from scipy.stats import chisquare
+
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.controller import (
     Call,
@@ -29,8 +31,7 @@ from reasonctl.controller import (
     drive_batch,
     parse_policy,
 )
-from reasonctl.controller.policy import prepared
-from scipy.stats import chisquare
+from reasonctl.controller.sampling.policy import prepared
 
 # Five tokens: exact enumeration. Forty: chi-square.
 TEXTS = ToyTokenizer(["a", "b", "c", "</think>", "Wait"])

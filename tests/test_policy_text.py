@@ -10,6 +10,7 @@ import pytest
 from engines import Plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from reasonctl.controller import (
     DRY,
     EAD,
@@ -42,7 +43,7 @@ from reasonctl.controller import (
     log_z,
     parse_policy,
 )
-from reasonctl.controller.text import STAGES
+from reasonctl.controller.sampling.parse import STAGES
 
 unit = st.floats(1e-6, 1.0, exclude_max=True)
 positive = st.floats(1e-3, 1e3)

@@ -14,6 +14,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+
 from reasonctl.controller import Boundary, ControllerError, Cue, Cues
 from reasonctl.probes.card import Card, template_hash
 from reasonctl.probes.exit import FixedExit, NeverExit, ProbeExit, load_exit
@@ -22,7 +24,6 @@ from reasonctl.probes.probe import Probe, layer_of
 from reasonctl.probes.risk import Grid
 from reasonctl.probes.sealed import check_target
 from reasonctl.probes.table import Table
-from safetensors.numpy import save_file
 
 DEPTH, WIDTH, RUNS = 4, 3, 60
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from reasonctl.backends.load import load_model
 from reasonctl.calibration.baselines import compare, fixed_at, fixed_curve
 from reasonctl.calibration.calibrate import Plan, evaluation_stream, fit_and_save, split
@@ -15,7 +16,7 @@ from reasonctl.calibration.recipe import Recipe
 from reasonctl.calibration.replay import make_table
 from reasonctl.calibration.runs import RunFile
 from reasonctl.calibration.tasks import load_task
-from reasonctl.probes.risk import refutes
+from reasonctl.probes.bounds import refutes
 
 pytestmark = pytest.mark.slow
 N, EVALUATION, SEED = 800, 500, 21

@@ -9,12 +9,13 @@ import warnings
 import pytest
 import torch
 from attached import PROMPT, open_llama
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from reasonctl.backends import attach
 from reasonctl.backends.load import tiny_folder
 from reasonctl.calibration.options import BUNDLED_PROBE
 from reasonctl.controller import Controller, Decision, Trace, parse_policy
 from reasonctl.probes import load_exit
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PROBE = tiny_folder() / BUNDLED_PROBE
 CARD = load_exit(PROBE).card

@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 import pytest
 from laws import flat, one_run, simulate, two_cues, two_cues_envelope, two_cues_risk
+
 from reasonctl.calibration.fit import fit_probe
 from reasonctl.calibration.redraws import Procedure, check, check_all, judge, redraw, true_rates
 from reasonctl.controller import ControllerError

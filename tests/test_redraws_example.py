@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import load
+
 from reasonctl.calibration.redraws import redraw
 from reasonctl.calibration.runs import RunFile, pack
 from reasonctl.probes.file import ProbeFile, load_probe
 from reasonctl.probes.risk import choose_threshold
-from scripts import load
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE, PROBE = ROOT / "examples/redraws.py", ROOT / "backends/tiny/tiny.probe.safetensors"

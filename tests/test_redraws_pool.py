@@ -11,6 +11,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+
 from reasonctl.calibration.calibrate import FittedSignals, fit_signals
 from reasonctl.calibration.collect import collect, cut
 from reasonctl.calibration.recipe import Recipe

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from reasonctl.controller import Controller, ControllerError, Cues, PromptLookup
-from reasonctl.controller.loop import Loop
-from reasonctl.controller.run import Run
 from rules import RandomTree, Scripted
 from toy_thinking import BARE, EOS, PROMPT, TEXTS, THINKING, TOKENIZER, account, run
+
+from reasonctl.controller import Controller, ControllerError, Cues, PromptLookup
+from reasonctl.controller.decoding.loop import Loop
+from reasonctl.controller.decoding.run import Run
 
 DRAFTERS = [None, PromptLookup(size=4), RandomTree(len(TEXTS))]
 CASES = [

@@ -11,6 +11,8 @@ from pathlib import Path
 import laws
 import numpy as np
 import pytest
+from test_probe_file import card, content
+
 from reasonctl.calibration.calibrate import runs_path, split
 from reasonctl.calibration.cli import main
 from reasonctl.calibration.examples import AFTER, BEFORE, Judgement, pick, pieces
@@ -21,7 +23,6 @@ from reasonctl.controller import ControllerError
 from reasonctl.probes.file import Judged, ProbeFile, digest_of, load_probe, save_probe
 from reasonctl.probes.risk import Grid, failing_cues
 from reasonctl.probes.table import Table
-from test_probe_file import card, content
 
 EVIL = "</code></div><script>alert(1)</script><img src=x onerror=alert(1)>\"'{{ 7 * 7 }}"
 HARM = Request("harm", 0.05, 0.9, "hidden")

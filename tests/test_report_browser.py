@@ -14,11 +14,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from test_report import HARM, evaluation, probe_file, records_of
+
 from reasonctl.backends.load import tiny_folder
 from reasonctl.calibration.report import render
 from reasonctl.calibration.report_parts import Request
 from reasonctl.probes.file import load_probe
-from test_report import HARM, evaluation, probe_file, records_of
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+
 from reasonctl.backends.load import load_model, tiny_folder
 from reasonctl.calibration.calibrate import evaluation_stream
 from reasonctl.calibration.options import BUNDLED_PROBE

@@ -9,12 +9,13 @@ import sys
 import numpy as np
 import pytest
 from laws import one_run, simulate
+from scipy.stats import binom
+
 from reasonctl.controller import ControllerError
 from reasonctl.probes import risk
-from reasonctl.probes.bounds import accepted, conformal_quantile
-from reasonctl.probes.risk import Grid, choose_threshold, failures, p_value, refutes, runs_needed, upper_bound
+from reasonctl.probes.bounds import accepted, conformal_quantile, p_value, refutes, upper_bound
+from reasonctl.probes.risk import Grid, choose_threshold, failures, runs_needed
 from reasonctl.probes.table import Table
-from scipy.stats import binom
 
 RISK, CONFIDENCE = 0.1, 0.9
 

@@ -8,25 +8,15 @@ import numpy as np
 import pytest
 import torch
 from attached import PROMPT, open_llama
+from rules import RandomTree, Scripted
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from reasonctl.backends import attach
 from reasonctl.backends.load import tiny_folder
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.calibration.options import BUNDLED_PROBE
-from reasonctl.controller import (
-    Call,
-    Chain,
-    Controller,
-    Keys,
-    Sampling,
-    Temperature,
-    TopK,
-    Trace,
-    Weighed,
-    log_z,
-)  # fmt: skip
+from reasonctl.controller import Call, Chain, Controller, Keys, Sampling, Temperature, TopK, Trace, Weighed, log_z
 from reasonctl.probes import load_exit
-from rules import RandomTree, Scripted
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PROBE = tiny_folder() / BUNDLED_PROBE
 CHAIN = Chain(Temperature(0.6), TopK(50))

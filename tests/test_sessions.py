@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from engines import ENGINES, Bench
+
 from reasonctl.controller import NO_DRAFT, ROOT, ControllerError, Decode, Draft
 
 PROMPT = [3, 7, 1, 9, 4, 2, 8]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from reasonctl.controller import ControllerError, Cues, PromptLookup
-from reasonctl.controller.loop import Loop
 from rules import RandomTree, Scripted
 from toy_thinking import PROMPT, TEXTS, THINKING, TOKENIZER, account, run
+
+from reasonctl.controller import ControllerError, Cues, PromptLookup
+from reasonctl.controller.decoding.loop import Loop
 
 DRAFTERS = [None, PromptLookup(size=4), RandomTree(len(TEXTS))]
 SUFFIX = "</think>So "

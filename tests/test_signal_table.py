@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 from laws import one_run, simulate
+
 from reasonctl.calibration.baselines import EQUAL_COST, budget_of_cost
 from reasonctl.calibration.runs import pack
 from reasonctl.calibration.signal_table import BUDGET, ORACLE, Comparison, compare_signals

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from test_probe_file import card
+
 from reasonctl.backends.load import load_model
 from reasonctl.calibration.calibrate import fit_signals
 from reasonctl.calibration.collect import cut, graded
@@ -32,8 +34,7 @@ from reasonctl.probes.signals import (
     TrialConfidence,
     make_signal,
     streak,
-)  # fmt: skip
-from test_probe_file import card
+)
 
 RECIPE = Recipe(
     model="tiny", backend=None, threads=1, markers=("<think>", "</think>"), cues=("wait", "hmm", "alternatively"),

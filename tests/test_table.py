@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from laws import flat, one_run, simulate
+
 from reasonctl.controller import ControllerError
 from reasonctl.probes.table import NO_EXIT, Table
 

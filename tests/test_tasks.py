@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from reasonctl.calibration.graders import MATH, NUMBER, load_grader
 from reasonctl.calibration.problem import Problem
 from reasonctl.calibration.tasks import load_task

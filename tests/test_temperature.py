@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from engines import Plain
 from golden import FORMS, TO_4_DECIMALS, WITH, WITHOUT, L, law
+
 from reasonctl.controller import (
     EAD,
     EDT,
@@ -22,7 +23,7 @@ from reasonctl.controller import (
     Temperature,
     TopNSigma,
 )
-from reasonctl.controller.guided import divergence
+from reasonctl.controller.sampling.stages.kl_guided import divergence
 
 
 @pytest.fixture(params=FORMS.values(), ids=FORMS)

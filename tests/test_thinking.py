@@ -1,6 +1,7 @@
 """Cues and thinking markers in a stream of tokens, whatever the tokens' boundaries."""
 
 import pytest
+
 from reasonctl.backends.toy import ToyTokenizer
 from reasonctl.controller import ControllerError, Cues, Markers, Span
 

@@ -7,19 +7,10 @@ import itertools
 import numpy as np
 import pytest
 from exact import emitted, outcomes
+
 from reasonctl.controller import ROOT, Draft
-from reasonctl.controller.trees import (
-    Growth,
-    best_shape,
-    draw_greedy,
-    draw_shape,
-    draw_threshold,
-    finish,
-    monotone,
-    sequoia,
-    sequoia_gains,
-    trie,
-)  # fmt: skip
+from reasonctl.controller.drafting.growth import Growth, draw_greedy, draw_shape, draw_threshold, finish
+from reasonctl.controller.drafting.shapes import best_shape, monotone, sequoia, sequoia_gains, trie
 
 A = (0.6, 0.2, 0.08, 0.04)
 G = {

@@ -9,6 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from exact import emitted, outcomes
+from test_model_draft import ALPHA, CHEAP, DEAR, FLAT, SMALL, TARGET, TOKENS, run, small
+from test_verify import exact_three, merged_p_value
+
 from reasonctl.backends.toy import ToyEngine, ToySession
 from reasonctl.controller import (
     Call,
@@ -26,10 +29,8 @@ from reasonctl.controller import (
     TriForce,
     parse_draft,
 )
-from reasonctl.controller.levels import Draws, middle_chain
-from reasonctl.controller.verify import node_tests
-from test_model_draft import ALPHA, CHEAP, DEAR, FLAT, SMALL, TARGET, TOKENS, run, small
-from test_verify import exact_three, merged_p_value
+from reasonctl.controller.drafting.models.cascade import Draws, middle_chain
+from reasonctl.controller.sampling.rejection import node_tests
 
 MIDDLE = ToyEngine(vocabulary=5)
 MIDDLE.table = 0.6 * TARGET.table + 0.4 * np.random.default_rng(5).dirichlet(np.ones(5), size=5)
@@ -315,7 +316,7 @@ def test_a_middle_level_that_redraws_is_caught_in_the_loop(monkeypatch):
                     return token
             return self.choose(law)
 
-    monkeypatch.setattr("reasonctl.controller.model_draft.Draws", Wrong)
+    monkeypatch.setattr("reasonctl.controller.drafting.models.model_run.Draws", Wrong)
     far = ToyEngine(vocabulary=5)
     far.table = np.roll(TARGET.table, 1, axis=1)
     below = ModelDrafter(small(far), kind="chain", size=3, depth=3, adaptive=False)

@@ -5,15 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from golden import FORMS, TO_4_DECIMALS, F, L, law
-from reasonctl.controller import (
-    Chain,
-    MinP,
-    Mirostat,
-    MirostatV2,
-    Temperature,
-    TopH,
-    TopNSigma,
-)
+
+from reasonctl.controller import Chain, MinP, Mirostat, MirostatV2, Temperature, TopH, TopNSigma
 
 CUT = np.where(np.arange(10) < 5, L, -np.inf)
 

@@ -5,22 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from exact import P, Q, draw_sequences, marginal
-from reasonctl.backends.toy import ToyEngine, ToyTokenizer
-from reasonctl.controller import (
-    ROOT,
-    Call,
-    Controller,
-    Draft,
-    Greedy,
-    Keys,
-    Proposal,
-    Sampling,
-    Stateless,
-    Trace,
-    draw,
-)  # fmt: skip
-from reasonctl.controller.verify import verify
 from scipy.stats import chi2, chisquare
+
+from reasonctl.backends.toy import ToyEngine, ToyTokenizer
+from reasonctl.controller import ROOT, Call, Controller, Draft, Greedy, Keys, Proposal, Sampling, Stateless, Trace, draw
+from reasonctl.controller.sampling.rejection import verify
 
 ALPHA = 1e-4
 """False alarms of each randomised test; seeds are fixed."""

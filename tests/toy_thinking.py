@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.controller import Call, Controller, Keys, Markers, Sampling, Thinking, Trace, draw
-from reasonctl.controller.randomness import SAMPLE
+from reasonctl.controller.core.randomness import SAMPLE
 
 TEXTS = [
     "<eos>", "a ", "b ", "Wait", "ing ", ", ", "</think>", "</th", "ink>", "x</th", "<think>", "So ", " Wait", " ",

@@ -17,13 +17,14 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 import torch
-from reasonctl.calibration.tiny_task import Problem, fresh_problems
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from traces import CONFIRMATIONS, CUES
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reasonctl.calibration.tiny_task import Problem, fresh_problems
 
 SUFFIX = "</think>\nThe answer is"
 EXIT_TOKENS = 8  # what an exit costs: 5 suffix tokens, the value, the full stop and <eos>

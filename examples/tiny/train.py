@@ -15,10 +15,11 @@ from pathlib import Path
 
 import torch
 from export import build_config, build_tokenizer
-from reasonctl.calibration.tiny_task import training_problem
 from torch.nn import functional
 from traces import CONFIRMATIONS, Law, Trace, write_trace
 from transformers import AttentionInterface, LlamaForCausalLM
+
+from reasonctl.calibration.tiny_task import training_problem
 
 BATCH_TOKENS = 4096
 POOL_BATCHES = 16  # documents are sorted by length within a pool, so that little is padded

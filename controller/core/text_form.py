@@ -1,0 +1,88 @@
+"""The text form of policies and drafters: `name(value, key=value)`, read and written."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from .errors import ControllerError
+
+
+def read_value(text: str) -> Any:
+    """What a text says as an argument: a JSON value, a float as Python writes it, or a bare word."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def written(value: Any) -> str:
+    """As an argument, so that `read_value` gives it back; words like true and nan need their quotes."""
+    if isinstance(value, str) and value.isidentifier() and read_value(value) == value:
+        return value
+    if isinstance(value, float):
+        return repr(value).removesuffix(".0")
+    return json.dumps(value, separators=(",", ":"), default=repr)
+
+
+ELSEWHERE = {"autodeco": "reasonctl.probes"}
+"""Stages of other packages: they can be named once their package is imported."""
+_NAME = re.compile(r"\s*([a-z_0-9]+)\s*")
+
+Arguments = list[tuple[str | None, Any]]
+"""(key or None, value) each."""
+
+
+def split_top(text: str, mark: str) -> Iterator[str]:
+    """Parts between marks that stand outside of strings and brackets."""
+    start, depth, at = 0, 0, 0
+    while at < len(text):
+        character = text[at]
+        if character == '"':
+            at += 1
+            while at < len(text) and text[at] != '"':
+                at += 2 if text[at] == "\\" else 1
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif character == mark and depth == 0:
+            yield text[start:at]
+            start = at + 1
+        at += 1
+    yield text[start:]
+
+
+def call_in(part: str, kind: str, known: tuple[str, ...]) -> tuple[str, Arguments | None]:
+    """`name` or `name(value, key=value)` as a name and its arguments."""
+    match = _NAME.match(part)
+    name, rest = (match.group(1), part[match.end() :].rstrip()) if match else (part, "")
+    if match is None or name not in known or (rest and not (rest[0] == "(" and rest[-1] == ")")):
+        unknown(part, kind, known)
+    if not rest:
+        return name, None
+    arguments: Arguments = []
+    for piece in split_top(rest[1:-1], ","):
+        key, equals, value = piece.partition("=")
+        named = bool(equals) and key.strip().isidentifier()
+        if piece.strip() or arguments:
+            arguments.append((key.strip() if named else None, read_value((value if named else piece).strip())))
+    return name, arguments
+
+
+def unknown(part: str, kind: str, known: tuple[str, ...]) -> NoReturn:
+    name = part.partition("(")[0].strip()
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    if name in ELSEWHERE:
+        hint = f"import {ELSEWHERE[name]} first"
+    if name in known:
+        hint = f"write {name}(value) or {name}(name=value,...)"
+    raise ControllerError(f"unknown {kind} {part.strip()!r}; {hint}")

@@ -1,0 +1,72 @@
+"""Drivers: who answers a loop's Decodes. One loop at a time, or many loops in one forward."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+
+from ..core.decode import ROOT, Decode, Step
+from ..core.trace import Event
+from .run import Request
+
+
+def answer(requests: Sequence[Decode]) -> Sequence[Step]:
+    """One forward of one engine. A lone request's clock is set, up to its first row: until then a device may work."""
+    engine, clock = requests[0].session.engine, requests[0].clock
+    if len(requests) > 1:
+        for request in requests:
+            if request.clock is not None:
+                request.clock.seconds = None
+        return engine.forward(requests)
+    if clock is None:
+        return engine.forward(requests)
+    start = time.perf_counter()
+    steps = engine.forward(requests)
+    steps[0].logits(ROOT)
+    clock.seconds = time.perf_counter() - start
+    return steps
+
+
+def drive(request: Request) -> Generator[Event, None, None]:
+    """Run one loop; each Decode is one forward."""
+    reply: Step | None = None
+    try:
+        while True:
+            item = request.send(reply)
+            if isinstance(item, Decode):
+                (reply,) = answer((item,))
+            else:
+                reply = None
+                yield item
+    except StopIteration:
+        return
+    finally:
+        request.close()
+
+
+def drive_batch(requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
+    """Run many loops; up to `engine.batch` Decodes of one engine share one forward, first come first.
+
+    Yields (index of the loop, event).
+    """
+    replies: list[tuple[int, Step | None]] = [(i, None) for i in range(len(requests))]
+    waiting: dict[int, Decode] = {}
+    while True:
+        for i, reply in replies:
+            try:
+                item = requests[i].send(reply)
+                while not isinstance(item, Decode):
+                    yield i, item
+                    item = requests[i].send(None)
+                waiting[i] = item
+            except StopIteration:
+                pass
+        if not waiting:
+            return
+        # A loop may wait for its draft model while others wait for the target.
+        engine = next(iter(waiting.values())).session.engine
+        here = [i for i, decode in waiting.items() if decode.session.engine is engine]
+        # Every loop reads its Step before the next forward makes it stale.
+        turn = here[: engine.batch]
+        steps = answer(tuple(waiting.pop(i) for i in turn))
+        replies = list(zip(turn, steps, strict=True))

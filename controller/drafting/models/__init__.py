@@ -1,0 +1,1 @@
+"""Drafts that a model proposes: chains, trees, and TriForce's two levels."""

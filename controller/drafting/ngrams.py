@@ -1,0 +1,224 @@
+"""N-gram databases: of the text so far, of earlier runs, and of a corpus or a model's own outputs kept in a file.
+
+Owns lookup, bounds and the file; what is drafted from the finds is decided in `hierarchy.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ..core.errors import ControllerError
+
+ORDERS = (3, 2, 1)
+"""Lengths of the n-grams that the text so far is searched for, longest first."""
+KEPT = 7
+"""Continuations remembered of one n-gram, the newest ones."""
+KEY, DEPTH = 2, 4
+"""Tokens of a key and of a continuation in `Recent` and `Table`."""
+LONGEST = 32
+FORMAT = "reasonctl-ngrams-1"
+
+Ints = npt.NDArray[Any]
+
+
+class Context:
+    """Where the n-grams of one growing text occur; a text that is cut and goes on otherwise may be passed too.
+
+    About 0.5 KB per token.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[int, ...], list[int]] = {}
+        self._seen = 0
+
+    def matches(self, tokens: Sequence[int]) -> list[tuple[int, int]]:
+        """(place, length) of earlier occurrences of the text's end: `tokens[place]` is what followed.
+
+        At most KEPT, longest n-gram of the index first, newest first; `length` counts matching tokens, LONGEST at most.
+        """
+        self._index(tokens)
+        found: dict[int, int] = {}
+        for order in ORDERS:
+            if len(found) == KEPT:
+                break
+            for place in reversed(self._places.get(tuple(tokens[-order:]), ())):
+                # Places of text that was cut since do not match any more.
+                if place < len(tokens) and place not in found and (length := _common(tokens, place)) >= order:
+                    found[place] = length
+                    if len(found) == KEPT:
+                        break
+        return sorted(found.items(), key=lambda item: (-item[1], -item[0]))
+
+    def _index(self, tokens: Sequence[int]) -> None:
+        places = self._places
+        for place in range(min(self._seen, len(tokens)), len(tokens)):
+            for order in ORDERS:
+                if place >= order:
+                    key = tuple(tokens[place - order : place])
+                    kept = places.get(key)
+                    if kept is None:
+                        places[key] = [place]
+                        continue
+                    kept.append(place)
+                    if len(kept) > KEPT:
+                        del kept[0]
+        self._seen = len(tokens)
+
+
+def _common(tokens: Sequence[int], place: int) -> int:
+    """How many tokens before `place` equal the end of the text."""
+    n, end = 0, len(tokens)
+    while n < min(place, LONGEST) and tokens[place - 1 - n] == tokens[end - 1 - n]:
+        n += 1
+    return n
+
+
+class Recent:
+    """What followed a pair of tokens in earlier runs: least recently used pairs go first.
+
+    capacity: pairs kept; 0.3 to 1.8 KB each, at most 36 MB for the default.
+    """
+
+    def __init__(self, capacity: int = 20_000) -> None:
+        if capacity < 1:
+            raise ControllerError(f"an n-gram memory's capacity is {capacity}; it must be at least 1")
+        self.capacity = capacity
+        self._next: OrderedDict[tuple[int, ...], list[tuple[int, ...]]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._next)
+
+    def add(self, tokens: Sequence[int]) -> None:
+        """Every pair of `tokens` with the DEPTH tokens behind it."""
+        for i in range(len(tokens) - KEY - DEPTH + 1):
+            key, rest = tuple(tokens[i : i + KEY]), tuple(tokens[i + KEY : i + KEY + DEPTH])
+            kept = self._next.setdefault(key, [])
+            if rest in kept:
+                kept.remove(rest)
+            kept.append(rest)
+            del kept[:-KEPT]
+            self._next.move_to_end(key)
+        while len(self._next) > self.capacity:
+            self._next.popitem(last=False)
+
+    def continuations(self, tokens: Sequence[int]) -> list[tuple[int, ...]]:
+        """Newest first."""
+        key = tuple(tokens[-KEY:])
+        kept = self._next.get(key)
+        if kept is None:
+            return []
+        self._next.move_to_end(key)
+        return list(reversed(kept))
+
+
+@dataclass(frozen=True)
+class Table:
+    """The most frequent n-grams of a corpus, or of a model's own outputs; fixed once made.
+
+    keys: shape (n,), ascending, two token ids packed into 64 bits. rest: shape (n, DEPTH), int32; the
+    continuations of equal keys stand most frequent first. vocabulary: whose token ids these are.
+    """
+
+    keys: Ints
+    rest: Ints
+    vocabulary: str
+    source: str
+
+    def continuations(self, tokens: Sequence[int]) -> list[tuple[int, ...]]:
+        """Most frequent first, KEPT at most."""
+        if len(tokens) < KEY:
+            return []
+        key = _pack(tokens[-2], tokens[-1])
+        start = int(self.keys.searchsorted(key))
+        end = start
+        while end < min(start + KEPT, len(self.keys)) and self.keys[end] == key:
+            end += 1
+        return [tuple(row) for row in self.rest[start:end].tolist()]
+
+    def megabytes(self) -> float:
+        """Of memory, and about as much on disk."""
+        return float(self.keys.nbytes + self.rest.nbytes) / 1e6
+
+
+def build_table(texts: Iterable[Sequence[int]], *, vocabulary: str, source: str, capacity: int = 100_000) -> Table:
+    """The `capacity` most frequent n-grams of token lists, KEPT per pair. Raises ControllerError if there are none."""
+    counts: Counter[tuple[int, ...]] = Counter()
+    for tokens in texts:
+        for i in range(len(tokens) - KEY - DEPTH + 1):
+            counts[tuple(tokens[i : i + KEY + DEPTH])] += 1
+        if len(counts) > 8 * capacity:
+            # What was rare so far is dropped: memory stays bounded, and the frequent ones are safe (lossy counting).
+            counts = Counter(dict(counts.most_common(4 * capacity)))
+    if not counts:
+        raise ControllerError(f"the texts are too short for n-grams of {KEY + DEPTH} tokens; give more text")
+    best = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:capacity]
+    per_key: dict[int, list[tuple[int, ...]]] = {}
+    for gram, _ in best:
+        kept = per_key.setdefault(_pack(gram[0], gram[1]), [])
+        if len(kept) < KEPT:
+            kept.append(gram[KEY:])
+    order = sorted(per_key)
+    keys = np.array([key for key in order for _ in per_key[key]], np.int64)
+    rest = np.array([row for key in order for row in per_key[key]], np.int32)
+    return Table(keys, rest, vocabulary, source)
+
+
+def _pack(first: int, second: int) -> int:
+    return first << 32 | second
+
+
+def save_table(path: Path, table: Table, *, force: bool = False) -> None:
+    """One safetensors file: two arrays, and a card with their digest; written whole or not at all.
+
+    Raises ControllerError if it exists, or can't be written.
+    """
+    if path.exists() and not force:
+        raise ControllerError(f"{path} exists; give another name, or --force to overwrite it")
+    arrays = {"keys": table.keys, "rest": table.rest}
+    card = {"format": FORMAT, "vocabulary": table.vocabulary, "source": table.source, "sha256": _digest(table)}
+    part = path.with_name(path.name + ".part")
+    try:
+        save_file(arrays, part, metadata={"card": json.dumps(card, sort_keys=True)})
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        raise ControllerError(f"can't write {path}: {error}; give a name in a folder with room") from None
+
+
+def load_table(path: Path) -> Table:
+    """Raises ControllerError for a file that is damaged, or not of this kind."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            card = json.loads((file.metadata() or {}).get("card", "{}"))
+            if not isinstance(card, dict) or card.get("format") != FORMAT:
+                raise ControllerError(f"{path} is no n-gram database of this version; make one with ctl ngrams")
+            table = Table(file.get_tensor("keys"), file.get_tensor("rest"), card["vocabulary"], card["source"])
+            digest = card["sha256"]
+    except FileNotFoundError:
+        raise ControllerError(f"{path} does not exist; make it with ctl ngrams") from None
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        if isinstance(error, ControllerError):
+            raise
+        raise ControllerError(f"{path} is damaged or no n-gram database; make it again with ctl ngrams") from None
+    shapes = table.keys.shape == (len(table.rest),) and table.rest.shape[1:] == (DEPTH,)
+    if not shapes or table.keys.dtype != np.int64 or table.rest.dtype != np.int32 or _digest(table) != digest:
+        raise ControllerError(f"{path} was changed after it was written; make it again with ctl ngrams")
+    return table
+
+
+def _digest(table: Table) -> str:
+    digest = hashlib.sha256(f"{FORMAT} {table.vocabulary} {table.source}\n".encode())
+    digest.update(np.ascontiguousarray(table.keys).tobytes())
+    digest.update(np.ascontiguousarray(table.rest).tobytes())
+    return digest.hexdigest()

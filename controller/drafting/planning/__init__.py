@@ -1,0 +1,1 @@
+"""How much to draft: measured costs, observed acceptance, and the shape that pays."""

@@ -1,0 +1,53 @@
+"""Drafts copied from behind an earlier place where the last tokens stand too."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+from ..core.decode import NO_DRAFT, Decode, Draft, Step
+from ..core.errors import ControllerError
+from .drafter import Stateless
+
+
+@dataclass
+class PromptLookup(Stateless):
+    """The continuation of the latest earlier occurrence of the last n-gram, longest n first.
+
+    Saxena 2023 (prompt lookup decoding), with the most recent match instead of the first.
+    Deterministic, so that a drafted run gives the tokens of a plain run with the same keys.
+    """
+
+    longest: int = 3
+    shortest: int = 1
+    size: int = 8
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shortest <= self.longest:
+            raise ControllerError(
+                f"n-gram lengths are {self.shortest}..{self.longest}; they need 1 <= shortest <= longest"
+            )
+        if self.size < 1:
+            raise ControllerError(f"draft size is {self.size}; it must be at least 1")
+
+    def propose(self, tokens: Sequence[int], room: int) -> Generator[Decode, Step, Draft]:
+        found = self._continuation(list(tokens), min(self.size, room))
+        return Draft.chain(found) if found else NO_DRAFT
+        yield  # a generator that needs no forward of its own
+
+    def _continuation(self, tokens: list[int], size: int) -> list[int]:
+        if size < 1 or not tokens:
+            return []
+        best, found = self.shortest - 1, 0
+        last = tokens[-1]
+        for end in range(len(tokens) - 1, 0, -1):
+            if tokens[end - 1] != last:
+                continue
+            n = 1
+            while n < min(self.longest, end) and tokens[end - 1 - n] == tokens[-1 - n]:
+                n += 1
+            if n > best:
+                best, found = n, end
+                if n == self.longest:
+                    break
+        return tokens[found : found + size] if found else []

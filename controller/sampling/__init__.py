@@ -1,0 +1,4 @@
+"""From one row of logits to one token.
+
+A policy is a chain of stages with explicit state. A new method is one file in `stages/` and one line in `parse.py`.
+"""

@@ -1,0 +1,160 @@
+"""Local normalization distortion: what a chain's renormalising at every token does to whole texts.
+
+A chain draws a token by q = p^a / Z on the tokens it keeps, so a text by p^a over the product of its Zs. That product
+is where it differs from pi, which is p^a on the allowed texts normalised once, for whole texts (Kempton and Burrell
+2025, "Local Normalization Distortion"). Owns ln Z of a row, of a run, and what samples of runs say about the distance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..core.decode import Floats
+from ..core.errors import ControllerError
+from ..core.trace import Trace
+from .candidates import Scores
+from .chain import Chain, Greedy
+from .policy import Policy
+from .row import NO_ROW, Frame, Row
+from .stage import Stage
+from .stages.temperature import COLDEST
+
+
+def log_z(chain: Chain, logits: Floats, row: Row | None = None) -> float:
+    """ln Z of a row of logits, shape (vocabulary,), from the chain's first state.
+
+    Without a row the chain's stages may look at nothing but the logits. Constraints belong to p: they don't count.
+
+    >>> from reasonctl.controller import TopK
+    >>> round(log_z(Chain(TopK(2)), np.log([0.5, 0.3, 0.2])), 4)
+    -0.2231
+    """
+    return _followed(weighable(chain), chain.start(), logits, NO_ROW if row is None else row)[2]
+
+
+def weighable(policy: Policy) -> Chain:
+    """The policy itself, if its runs have weights. Raises ControllerError."""
+    if isinstance(policy, Greedy) or not isinstance(policy, Chain):
+        raise ControllerError(f"policy {policy} can't be weighed; give one chain that ends in a draw")
+    if policy.asks:
+        raise ControllerError(f"policy {policy} can't be weighed: its temperature takes a second forward; leave it out")
+    return policy
+
+
+class Weighed:
+    """A chain whose runs leave the sum of ln Z over their drawn tokens in `Trace.log_z`.
+
+    Its tokens are the chain's. The sum is state: what a rejected draft or a retracted cue saw is not in it.
+    """
+
+    asks = False
+
+    def __init__(self, policy: Policy) -> None:
+        self.chain = weighable(policy)
+        self.reads_text, self.phased = self.chain.reads_text, self.chain.phased
+        self.suppresses_cues = self.chain.suppresses_cues
+
+    def start(self) -> Any:
+        return self.chain.start(), 0.0
+
+    def check_run(self, frame: Frame) -> None:
+        self.chain.check_run(frame)
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        return self.chain.layers(depth)
+
+    def check(self, model: Any) -> list[str]:
+        return self.chain.check(model)
+
+    def step(self, state: Any, row: Row) -> tuple[Any, int]:
+        own, total = state
+        held, scores, here = _followed(self.chain, own, row.logits, row)
+        own, token = self.chain.drawn(held, scores, row)
+        return (own, total + here), token
+
+    def finish(self, state: Any, trace: Trace) -> None:
+        trace.log_z = (trace.log_z or 0.0) + state[1]
+
+    def explain(self) -> list[str]:
+        """One line per stage, in order."""
+        return self.chain.explain()
+
+    def __str__(self) -> str:
+        return str(self.chain)
+
+
+def _followed(chain: Chain, state: Any, logits: Floats, row: Row) -> tuple[Sequence[Any] | None, Scores, float]:
+    """(states half-way, candidates, ln Z) after all stages of a chain."""
+    scores, total, held = Scores(logits), 0.0, []
+    for stage, own in zip(chain.stages, state or [None] * len(chain.stages), strict=True):
+        own, after = stage.step(own, scores, row)
+        held.append(own)
+        total = _through(stage, total, scores, after, row)
+        scores = after
+    return (held if chain.stateful else None), scores, total
+
+
+def _through(stage: Stage, total: float, before: Scores, after: Scores, row: Row) -> float:
+    """ln Z behind a stage, from ln Z before it.
+
+    With ln q = a ln p - ln Z, dividing by T and keeping a set A gives ln Z / T + ln sum_A q^(1/T).
+    """
+    if after is before or stage.kind == "constraint":
+        return total
+    t = stage.divisor(before, row)
+    t = t if t > COLDEST else 1.0  # so cold that it is a cut to one token
+    # after.logits are relative to the largest before, which a cut may have dropped.
+    kept = math.log(after.mass) + float(after.logits.max())
+    return total / t + kept - math.log(before.mass) / t
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """What samples q of a chain say about the globally normalised law, pi.
+
+    mean: E[-sum ln Z] in nats per run. kl: KL(q || pi) in nats per run. ess: effective sample size of the samples as
+    samples of pi, as a share of their number; 1 = no distortion.
+    """
+
+    mean: float
+    kl: float
+    ess: float
+
+
+def distortion(log_z: Sequence[float], chances: Sequence[float] | None = None) -> Distortion:
+    """From ln Z of runs (`Trace.log_z`); chances: their probabilities under q, None = drawn from it.
+
+    KL(q || pi) = ln E[W] - E[ln W] and ESS = E[W]^2 / E[W^2] under q, with W = exp(log_z).
+    """
+    logs = _checked(log_z)
+    share = np.ones(len(logs)) if chances is None else np.asarray(chances, float)
+    share = share / share.sum()
+    w = np.exp(logs - logs.max())
+    first, second = float(share @ w), float(share @ w**2)
+    return Distortion(
+        mean=-float(share @ logs), kl=max(math.log(first) + float(share @ (logs.max() - logs)), 0.0),
+        ess=first**2 / second,
+    )  # fmt: skip
+
+
+def importance_weights(log_z: Sequence[float]) -> Floats:
+    """Shape (n,), sum 1: weights under which runs of a chain average as runs of the globally normalised law.
+
+    For voting and any other mean over samples: pi / q is the product of the Zs, up to a factor.
+    """
+    logs = _checked(log_z)
+    w = np.exp(logs - logs.max())
+    weights: Floats = w / w.sum()
+    return weights
+
+
+def _checked(log_z: Sequence[float]) -> Floats:
+    logs = np.asarray(log_z, float)
+    if not len(logs) or not np.isfinite(logs).all():
+        raise ControllerError("weights need ln Z of at least one run, all finite; run under Weighed(chain)")
+    return logs

@@ -1,0 +1,134 @@
+"""Policies as short texts: `edt(t0=0.8,theta=0.4) | min_p(0.05)`. Owns the grammar, which drafters' texts share.
+
+A policy is stages from left to right; `think: ... ; answer: ...` gives each phase its own; `str(policy)` writes it.
+"""
+
+from __future__ import annotations
+
+import types
+from dataclasses import MISSING, fields
+from difflib import get_close_matches
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from ..core.errors import ControllerError
+from ..core.text_form import Arguments, call_in, split_top
+from .chain import Chain, Greedy
+from .composed import PerPhase
+from .policy import Policy
+from .stage import Stage
+from .stages.grammar import Grammar
+from .stages.kl_guided import KLGuided
+from .stages.mirostat import Mirostat, MirostatV2
+from .stages.no_wait import NoWait
+from .stages.penalties import DRY, BadWords, LogitBias, MinNewTokens, Penalties
+from .stages.temperature import EAD, EDT, Dynatemp, Temperature
+from .stages.truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, TopNSigma, TopP, Typical
+
+STAGES: dict[str, type[Stage]] = {
+    stage.name: stage
+    for stage in (
+        Temperature, EDT, Dynatemp, EAD, KLGuided,
+        TopK, TopP, MinP, Typical, Epsilon, Eta, TopNSigma, TopH, XTC,
+        Mirostat, MirostatV2,
+        Penalties, LogitBias, BadWords, MinNewTokens, DRY, NoWait, Grammar,
+    )
+}  # fmt: skip
+"""Every stage that a text can name; packages that import this one add theirs with `register_stage`."""
+
+S = TypeVar("S", bound=Stage)
+
+
+def register_stage(stage: type[S]) -> type[S]:
+    """Let texts name a stage of another package."""
+    STAGES[stage.name] = stage
+    return stage
+
+
+def parse_policy(text: str) -> Policy:
+    """The policy that a text names; `str()` of it is a text again. Raises ControllerError, in one line, for mistakes.
+
+    >>> parse_policy("temperature(0.6) | top_p(0.95)")
+    Chain('temperature(0.6) | top_p(0.95)')
+    """
+    parts = list(split_top(text, ";"))
+    phases: dict[str, Policy] = {}
+    for part in parts:
+        phase, colon, chain = part.partition(":")
+        if not colon or "(" in phase:
+            if len(parts) > 1:
+                raise ControllerError(f"policy {text.strip()!r}: name the phase of {part.strip()!r}, think: or answer:")
+            return _chain(text)
+        phase = phase.strip()
+        if phase not in ("think", "answer") or phase in phases:
+            what = f"names {phase} twice" if phase in phases else f"names a phase {phase!r}"
+            raise ControllerError(f"policy {text.strip()!r} {what}; the phases are think and answer")
+        phases[phase] = _chain(chain)
+    if len(phases) < 2:
+        missing = "answer" if "think" in phases else "think"
+        raise ControllerError(f"policy {text.strip()!r} says nothing about the phase {missing}; give one for each")
+    return PerPhase(phases["think"], phases["answer"])
+
+
+def same_policy(one: str, other: str) -> bool:
+    """Whether two texts name one law, however they are written; a text that can't be read here is itself alone.
+
+    >>> same_policy("temperature(0.60)|top_p(1e0)", "temperature(0.6) | top_p(1)")
+    True
+    """
+    try:
+        return one == other or parse_policy(one) == parse_policy(other)
+    except ControllerError:
+        return False
+
+
+def _chain(text: str) -> Chain:
+    stages: list[Stage] = []
+    parts = [part.strip() for part in split_top(text, "|")]
+    for i, part in enumerate(parts):
+        name, arguments = call_in(part, "policy", ("greedy", *STAGES))
+        if name != "greedy":
+            stages.append(_build(STAGES[name], arguments))
+        elif arguments is not None or i < len(parts) - 1:
+            raise ControllerError(f"policy {text.strip()!r}: greedy stands alone, comes last and takes no value")
+    return Greedy(*stages) if parts[-1] == "greedy" else Chain(*stages)
+
+
+def _build(stage: type[Stage], arguments: Arguments | None) -> Stage:
+    known = {field.name: field for field in fields(stage)}  # type: ignore[arg-type]
+    hints, given = get_type_hints(stage), dict[str, Any]()
+    for place, (key, value) in enumerate(arguments or ()):
+        name = key if key is not None else (list(known)[place] if place < len(known) else None)
+        if name is None or name not in known:
+            near = get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
+            raise ControllerError(f"{stage.name} takes no {name or 'argument number ' + str(place + 1)}; {hint}")
+        if name in given:
+            raise ControllerError(f"{stage.name} is given {name} twice; keep one")
+        given[name] = coerced(value, hints[name], stage.name, name)
+    for name, field in known.items():
+        if name not in given and field.default is MISSING:
+            coerced(None, hints[name], stage.name, name)
+    return stage(**given)
+
+
+def coerced(value: Any, hint: Any, stage: str, name: str) -> Any:
+    """The value as its field's type; a ControllerError that shows how to write it."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float and number:
+        return float(value)
+    if hint is int and number:
+        if not float(value).is_integer():
+            raise ControllerError(f"{stage} is {value}; {name} must be a whole number")
+        return int(value)
+    if hint in (float, int):
+        raise ControllerError(f"{stage} needs a number in parentheses, e.g. {stage}({name}=1), not {value!r}")
+    if get_origin(hint) is tuple and isinstance(value, list):
+        inner = get_args(hint)
+        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
+        if len(kinds) == len(value):
+            return tuple(coerced(v, kind, stage, name) for v, kind in zip(value, kinds, strict=True))
+    plain = hint if isinstance(hint, type) else str
+    if not isinstance(hint, types.GenericAlias) and isinstance(value, plain):
+        return value
+    wanted = "a list" if get_origin(hint) is tuple else "true or false" if hint is bool else 'a "text"'
+    raise ControllerError(f"{stage}'s {name} is {value!r}; it must be {wanted}, e.g. {stage}({name}=...)")

@@ -1,0 +1,1 @@
+"""One family of stages per file: temperatures, truncations, penalties, constraints."""

@@ -1,0 +1,122 @@
+"""A grammar as a constraint: no token is drawn that can't go on to a text of the grammar.
+
+Owns the stage and its place in a run. Tokens are matched by the run's tokenizer, which knows their bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from ...core.errors import ControllerError
+from ..candidates import Scores
+from ..row import Frame, Row
+from ..stage import Stage
+
+Kind = Literal["ebnf", "schema"]
+
+_SHOWN = 40
+_ROOT = re.compile(r"^\s*root\s*::=", re.MULTILINE)
+
+
+class Matcher(Protocol):
+    """A place in a grammar. A value: it never changes."""
+
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        """Which tokens may come next, shape (n,); ids from n on may not."""
+
+    def after(self, token: int) -> Matcher | None:
+        """The place behind a token; None if the grammar doesn't admit it."""
+
+
+@runtime_checkable
+class GrammarReader(Protocol):
+    """A tokenizer that can match grammars against its tokens."""
+
+    def matcher(self, text: str, kind: Kind, eos: frozenset[int]) -> Matcher:
+        """The beginning of a grammar. Raises ControllerError, in one line, for one that can't be read."""
+
+
+@dataclass(frozen=True)
+class Grammar(Stage):
+    """Only texts of a grammar: EBNF as llama.cpp writes it (GBNF, from the rule `root`), or a JSON schema.
+
+    source: the grammar itself, or a file that holds it. It governs what is written from the first token that the stage
+    sees: all of the run, or in `think: ... ; answer: grammar(...)` the answer. The end of the sequence is allowed where
+    the grammar is complete. The state is a place in the grammar and the number of tokens before it.
+    """
+
+    name = "grammar"
+    kind = "constraint"
+    stateful = reads_text = True
+    drafts = False
+    source: str
+
+    def __post_init__(self) -> None:
+        text = _read(self.source)
+        # Read once: a file that changes doesn't change a policy.
+        object.__setattr__(self, "text", text)
+        object.__setattr__(self, "language", _language(text, self.source))
+
+    def check_run(self, frame: Frame) -> None:
+        self._begin(frame)
+
+    def step(self, state: Any, scores: Scores, row: Row) -> tuple[Any, Scores]:
+        matcher, seen = state or (self._begin(row.frame), len(row.tokens))
+        for token in row.tokens[seen:]:  # written without having been drawn here: an exit's suffix, a wrap-up
+            matcher = matcher.after(token)
+            if matcher is None:
+                raise ControllerError(
+                    f"grammar {self._short} doesn't admit the forced token {token}; give the grammar to the answer "
+                    "only (think: ... ; answer: grammar(...)), or leave out what forces it"
+                )
+        allowed, logits = matcher.allowed(), np.full_like(scores.logits, -np.inf)
+        inside = np.flatnonzero(allowed[: len(logits)])
+        logits[inside] = scores.logits[inside]
+        return (matcher, len(row.tokens)), Scores(logits)
+
+    def accept(self, state: Any, scores: Scores, token: int) -> Any:
+        matcher, seen = state
+        return matcher.after(token), seen + 1
+
+    def _begin(self, frame: Frame) -> Matcher:
+        tokenizer = frame.read(self.name)
+        if not isinstance(tokenizer, GrammarReader):
+            raise ControllerError(f"{type(tokenizer).__name__} can't match grammars against its tokens; leave it out")
+        return tokenizer.matcher(self.text, self.language, frame.eos)  # type: ignore[attr-defined]
+
+    @property
+    def _short(self) -> str:
+        return repr(self.source if len(self.source) <= _SHOWN else self.source[: _SHOWN - 3] + "...")
+
+
+def _read(source: str) -> str:
+    """The grammar's text: the source itself, or what its file holds."""
+    if "::=" in source or source.lstrip().startswith("{"):
+        return source
+    try:
+        return Path(source).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        why = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "can't be read as a file"
+        raise ControllerError(
+            f'grammar {source!r} {why}; give a file, "root ::= ..." or a JSON schema {{"type": ...}}'
+        ) from None
+
+
+def _language(text: str, source: str) -> Kind:
+    """What the text is written in; ControllerError for what is visibly neither."""
+    if text.lstrip().startswith("{"):
+        try:
+            json.loads(text)
+        except ValueError as error:
+            raise ControllerError(f"grammar {source[:_SHOWN]!r} is a broken JSON schema: {error}") from None
+        return "schema"
+    if not _ROOT.search(text):
+        raise ControllerError(f"grammar {source[:_SHOWN]!r} has no rule named root; begin it with: root ::= ...")
+    return "ebnf"

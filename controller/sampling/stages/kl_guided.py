@@ -1,0 +1,160 @@
+"""KL-guided temperature: a second decode without the source text says how much a token depends on it.
+
+After google-research/kl_guided_sampling: T = t0 * 2^(-KL / sigma), KL in nats of the law with the source from the law
+without it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...core.decode import ROOT, Decode, Floats, Session, Step
+from ...core.errors import ControllerError
+from ...core.tokenizer import Tokenizer
+from ..candidates import Scores
+from ..row import Frame, Row
+from ..stage import Stage, require
+from .temperature import tempered
+
+_LEAST = 1e-7
+"""Probabilities are clipped below at this."""
+
+
+@dataclass(frozen=True)
+class KLGuided(Stage):
+    """Cooler where the token depends on `source`, a text that the prompt holds; t0 where it doesn't.
+
+    sigma: the KL, in nats, that halves the temperature. Costs a second forward per token and a second cache. What is
+    compared are the model's own two laws, at temperature 1, over the tokens that the constraints allow: penalties and
+    biases change neither. Every occurrence of the source in the prompt is left out of the second.
+    """
+
+    name = "kl_guided"
+    kind = "temperature"
+    stateful = True
+    asks = True
+    reads_text = True
+    drafts = False  # its second forward is the target's
+    source: str
+    t0: float = 1.0
+    sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(bool(self.source), "kl_guided's source", repr(self.source), "a text that the prompt holds")
+        require(0.0 < self.t0 < math.inf, "kl_guided's t0", self.t0, "above 0 (for 0 use greedy)")
+        require(0.0 < self.sigma < math.inf, "kl_guided's sigma", self.sigma, "above 0 nats")
+
+    def start(self) -> Any:
+        return _Without(self.source), None
+
+    def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
+        without: _Without = state[0]
+        return without, (yield from without.row(row.tokens, row.frame))
+
+    def step(self, state: Any, scores: Scores, row: Row) -> tuple[Any, Scores]:
+        without, other = state
+        if other is None:
+            raise ControllerError("kl_guided needs a second forward per token, which this caller doesn't make")
+        raw = np.where(scores.whole.logits > -np.inf, row.raw, -np.inf)
+        return (without, None), tempered(scores, self.temperature(Scores(raw), other))
+
+    def end(self, state: Any) -> None:
+        state[0].close()
+
+    def beside(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> tuple[int, ...]:
+        spans = source_spans(tokenizer, prompt, self.source)
+        return (len(prompt) - sum(end - first for first, end in spans),)
+
+    def temperature(self, scores: Scores, without: Floats) -> float:
+        """From the model's own row, masked, and the logits without the source, shape (vocabulary,)."""
+        return self.t0 * math.pow(2.0, -divergence(scores, without) / self.sigma)
+
+
+def divergence(scores: Scores, without: Floats) -> float:
+    """KL in nats of the row's law from softmax(without), over the row's candidates; probabilities are clipped."""
+    other = Scores(np.where(scores.logits > -np.inf, without, -np.inf))
+    p = np.clip(scores.weights / scores.mass, _LEAST, 1.0).astype(np.float64)
+    q = np.clip(other.weights / other.mass, _LEAST, 1.0).astype(np.float64)
+    return max(float(p @ (np.log(p) - np.log(q))), 0.0)
+
+
+class _Without:
+    """The run's tokens less the source, on a session of its own. A cache only: its rows depend on the tokens alone."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._kept: list[int] | None = None
+        self._session: Session | None = None
+        self._fed: list[int] = []
+
+    def row(self, tokens: Sequence[int], frame: Frame) -> Generator[Decode, Step, Floats]:
+        """Logits after `tokens`, shape (vocabulary,); a copy."""
+        if self._kept is None:
+            prompt = tokens[: frame.start]
+            spans = source_spans(frame.read("kl_guided"), prompt, self._source)
+            self._kept = [t for i, t in enumerate(prompt) if not any(first <= i < end for first, end in spans)]
+        wanted = [*self._kept, *tokens[frame.start :]]
+        if not wanted:
+            raise ControllerError("kl_guided: the prompt is nothing but its source; add an instruction to it")
+        session = self._at(min(_common(self._fed, wanted), len(wanted) - 1), frame)
+        step = yield Decode(session, wanted[session.length :])
+        self._fed = wanted
+        logits = step.logits(ROOT).copy()
+        session.keep(())
+        return logits
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+        self._session, self._fed = None, []
+
+    def _at(self, length: int, frame: Frame) -> Session:
+        """The session with its first `length` tokens, or an empty one where the cache can't forget."""
+        if self._session is not None and length < self._session.length and not self._session.can.rollback:
+            self.close()
+        if self._session is None:
+            if frame.engine is None:
+                raise ControllerError("kl_guided needs the model for a second forward; run it through a Controller")
+            self._session = frame.engine.session()
+        if length < self._session.length:
+            self._session.rollback(self._session.length - length)
+        return self._session
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common prefix."""
+    if list(b[: len(a)]) == list(a):
+        return len(a)
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def source_spans(tokenizer: Tokenizer, prompt: Sequence[int], source: str) -> list[tuple[int, int]]:
+    """(first, end) each: the prompt's tokens that hold a part of `source`, wherever it stands.
+
+    Raises ControllerError if it isn't there.
+    """
+    text = tokenizer.decode(prompt)
+    if source not in text:
+        raise ControllerError(f"kl_guided's source {source[:40]!r} isn't in the prompt; give it as it stands there")
+
+    def tokens_within(characters: int) -> int:
+        """Most first tokens whose text has at most so many characters."""
+        low, high = 0, len(prompt)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if len(tokenizer.decode(prompt[:middle])) <= characters else (low, middle - 1)
+        return low
+
+    spans, at = list[tuple[int, int]](), text.find(source)
+    while at >= 0:
+        last = at + len(source)
+        end = tokens_within(last)
+        whole = len(tokenizer.decode(prompt[:end])) >= last
+        spans.append((tokens_within(at), end if whole else end + 1))
+        at = text.find(source, last)
+    return spans

@@ -1,0 +1,237 @@
+"""Truncations: which candidates stay. Each acts on the law as it stands in the chain, before or after a temperature.
+
+transformers truncates after temperature, llama.cpp before it; the place in the chain says which. Only top-k and
+top-n-sigma keep the same set either way. At least one token always stays.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ..candidates import Indices, Scores, head
+from ..row import Row
+from ..stage import Pure, require
+
+Rule = Literal["renormalised", "partial"]
+
+
+class Truncation(Pure):
+    kind = "truncation"
+    truncates = True
+
+
+@dataclass(frozen=True)
+class TopK(Truncation):
+    """The k most probable; 0 is off. Exactly k: of tied tokens the lowest ids (transformers keeps all that tie)."""
+
+    name = "top_k"
+    k: int
+
+    def __post_init__(self) -> None:
+        require(self.k >= 0, "top_k", self.k, "0 (off) or more")
+
+    def apply(self, scores: Scores, row: Row | None) -> Scores:
+        if self.k == 0:
+            return scores
+        return scores.keep(np.sort(head(scores.shifted, lambda found: len(found) >= self.k)[: self.k]))
+
+
+@dataclass(frozen=True)
+class TopP(Truncation):
+    """The smallest prefix in order of probability that holds mass p (Holtzman et al. 2020); 1 is off."""
+
+    name = "top_p"
+    p: float
+
+    def __post_init__(self) -> None:
+        require(0.0 < self.p <= 1.0, "top_p", self.p, "above 0 and at most 1 (off)")
+
+    def apply(self, scores: Scores, row: Row | None) -> Scores:
+        if self.p >= 1.0:
+            return scores
+        weights, wanted = scores.weights, self.p * scores.mass
+        found = head(scores.shifted, lambda found: weights[found].sum(dtype=np.float64) >= wanted)
+        return scores.keep(np.sort(found[: _reach(weights[found], wanted)]))
+
+
+@dataclass(frozen=True)
+class MinP(Truncation):
+    """Tokens at least p times as probable as the most probable one (Nguyen et al. 2024); 0 is off."""
+
+    name = "min_p"
+    p: float
+
+    def __post_init__(self) -> None:
+        require(0.0 <= self.p <= 1.0, "min_p", self.p, "between 0 (off) and 1")
+
+    def apply(self, scores: Scores, row: Row | None) -> Scores:
+        if self.p == 0.0:
+            return scores
+        return scores.keep(np.flatnonzero(scores.shifted >= math.log(self.p)))
+
+
+@dataclass(frozen=True)
+class Typical(Truncation):
+    """Tokens whose surprise is nearest to the entropy, until they hold mass p (Meister et al. 2022); 1 is off.
+
+    Tokens that tie with the last one stay, as in transformers.
+    """
+
+    name = "typical"
+    p: float
+
+    def __post_init__(self) -> None:
+        require(0.0 < self.p <= 1.0, "typical", self.p, "above 0 and at most 1 (off)")
+
+    def apply(self, scores: Scores, row: Row | None) -> Scores:
+        if self.p >= 1.0:
+            return scores
+        weights, wanted = scores.weights, self.p * scores.mass
+        near = -np.abs(scores.surprise() - scores.entropy)
+        near[weights == 0.0] = -np.inf
+        found = head(near, lambda found: weights[found].sum(dtype=np.float64) >= wanted)
+        last = found[: _reach(weights[found], wanted)][-1]
+        return scores.keep(np.flatnonzero(near >= near[last]))
+
+
+@dataclass(frozen=True)
+class Epsilon(Truncation):
+    """Tokens of probability epsilon or more, and the most probable one (Hewitt et al. 2022)."""
+
+    name = "epsilon"
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        require(0.0 < self.epsilon < 1.0, "epsilon", self.epsilon, "above 0 and below 1")
+
+    def apply(self, scores: Scores, row: Row | None) -> Scores:
+        return _at_least(scores, math.log(self.epsilon))
+
+
+@dataclass(frozen=True)
+class Eta(Truncation):
+    """Tokens of probability min(epsilon, sqrt(epsilon) exp(-entropy)) or more (Hewitt et al. 2022)."""
+
+    name = "eta"
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        require(0.0 < self.epsilon < 1.0, "eta", self.epsilon, "above 0 and below 1")
+
+    def apply(self, scores: Scores, row: Row | None) -> Scores:
+        log = math.log(self.epsilon)
+        return _at_least(scores, min(log, log / 2 - scores.entropy))
+
+
+@dataclass(frozen=True)
+class TopNSigma(Truncation):
+    """Tokens whose logit is within n standard deviations of the largest (top-n-sigma).
+
+    Temperature doesn't change the set. Population deviation over the possible tokens, as in llama.cpp. It must see the
+    whole row: no truncation before it.
+    """
+
+    name = "top_n_sigma"
+    n: float
+
+    def __post_init__(self) -> None:
+        require(0.0 < self.n < math.inf, "top_n_sigma", self.n, "above 0")
+
+    def apply(self, scores: Scores, row: Row | None) -> Scores:
+        return scores.keep(np.flatnonzero(scores.shifted >= -self.n * self.deviation(scores)))
+
+    def deviation(self, scores: Scores) -> float:
+        """Of the logits of possible tokens."""
+        shifted = scores.shifted
+        return float(shifted[shifted > -np.inf].std(dtype=np.float64))
+
+
+_SLACK = 1e-9
+_CAP = 100
+
+
+@dataclass(frozen=True)
+class TopH(Truncation):
+    """The longest prefix in order of probability whose entropy is at most alpha times that of the law (top-H).
+
+    rule: "renormalised" compares the entropy of the prefix as a law of its own, which is what the method states;
+    "partial" compares its part of the sum -p ln p over the 100 most probable tokens, as transformers does.
+    """
+
+    name = "top_h"
+    alpha: float
+    rule: Rule = "renormalised"
+
+    def __post_init__(self) -> None:
+        require(0.0 < self.alpha <= 1.0, "top_h", self.alpha, "above 0 and at most 1")
+        require(self.rule in ("renormalised", "partial"), "top_h's rule", self.rule, "renormalised or partial")
+
+    def apply(self, scores: Scores, row: Row | None) -> Scores:
+        if self.rule == "renormalised" and self.alpha == 1.0:
+            return scores
+        return self._partial(scores) if self.rule == "partial" else self._renormalised(scores)
+
+    def _renormalised(self, scores: Scores) -> Scores:
+        shifted, weights, budget = scores.shifted, scores.weights, self.alpha * scores.entropy * (1 + _SLACK)
+
+        def enough(found: Indices) -> bool:
+            mass = weights[found].sum(dtype=np.float64)
+            # Not "above": a law without entropy is its first token, and more would be all that underflowed to 0.
+            return bool(np.log(mass) - weights[found] @ shifted[found] / mass >= budget)
+
+        order = head(shifted, enough)
+        # H(prefix) = ln mass - sum(w ln w) / mass grows with every token: the first violation ends it.
+        mass = np.cumsum(weights[order], dtype=np.float64)
+        entropies = np.log(mass) - np.cumsum(weights[order] * shifted[order], dtype=np.float64) / mass
+        return scores.keep(np.sort(order[: max(int(np.searchsorted(entropies, budget, side="right")), 1)]))
+
+    def _partial(self, scores: Scores) -> Scores:
+        order = head(scores.shifted, lambda found: len(found) >= _CAP)[:_CAP]
+        weights = scores.weights[order].astype(np.float64)
+        p = weights / weights.sum()
+        parts = np.cumsum(-p * np.log(np.where(p > 0, p, 1.0)))
+        return scores.keep(np.sort(order[: max(int((parts <= self.alpha * parts[-1] * (1 + _SLACK)).sum()), 1)]))
+
+
+@dataclass(frozen=True)
+class XTC(Truncation):
+    """With a probability, drop all tokens above a threshold but the least probable of them (llama.cpp's XTC).
+
+    Uses the position's second uniform.
+    """
+
+    name = "xtc"
+    probability: float
+    threshold: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(0.0 <= self.probability <= 1.0, "xtc's probability", self.probability, "between 0 (off) and 1")
+        require(0.0 < self.threshold <= 0.5, "xtc's threshold", self.threshold, "above 0 and at most 0.5")
+
+    def apply(self, scores: Scores, row: Row) -> Scores:
+        if row.uniform(1) >= self.probability:
+            return scores
+        weights = scores.weights
+        above = np.flatnonzero(weights >= self.threshold * scores.mass)
+        if len(above) < 2:
+            return scores
+        least = above[np.argsort(-weights[above], kind="stable")[-1]]
+        kept = weights > 0.0
+        kept[above] = False
+        kept[least] = True
+        return scores.keep(np.flatnonzero(kept))
+
+
+def _reach(weights: np.ndarray, wanted: float) -> int:
+    """Number of leading weights whose sum reaches `wanted`."""
+    return int(np.searchsorted(np.cumsum(weights, dtype=np.float64), wanted, side="left")) + 1
+
+
+def _at_least(scores: Scores, log: float) -> Scores:
+    """Tokens of at least that log-probability, and the most probable ones."""
+    bound = min(log + math.log(scores.mass), 0.0)
+    return scores.keep(np.flatnonzero(scores.shifted >= bound))
