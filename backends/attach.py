@@ -16,11 +16,11 @@ def attach(model_or_llm: Any, controller: Controller, *, tokenizer: Any = None) 
     """
     libraries = {base.__module__.partition(".")[0] for base in type(model_or_llm).__mro__}
     if "llama_cpp" in libraries:
-        from .llama_attach import attach_llama
+        from .llama.attach import attach_llama
 
         return attach_llama(model_or_llm, controller)
     if "transformers" in libraries:
-        from .hf_attach import attach_transformers
+        from .hf.attach import attach_transformers
 
         return attach_transformers(model_or_llm, controller, tokenizer=tokenizer)
     kind = type(model_or_llm)

@@ -15,6 +15,9 @@ Choice = Literal["llama.cpp", "transformers"]
 
 TINY = "tiny"
 
+BUNDLED_PROBE = Path(str(files("reasonctl.backends.tiny_probe"))) / "tiny.probe.safetensors"
+"""The probe of the bundled model; not among its weights, where other engines would read it as one of them."""
+
 
 def tiny_folder() -> Path:
     """The bundled model's folder: tiny.gguf, and the same weights for transformers."""
@@ -38,10 +41,10 @@ def load_model(
         hint = "prefix it with hf: to run it in transformers" if wanted == "llama.cpp" else "give a .gguf file"
         raise ControllerError(f"{name!r} runs in {wanted}, not in {backend}; {hint}")
     if wanted == "llama.cpp":
-        from .llama_load import load_gguf
+        from .llama.load import load_gguf
 
         return load_gguf(Path(name), context=context, threads=threads, hidden=hidden)
-    from .hf_load import load_transformers
+    from .hf.load import load_transformers
 
     if threads is not None:
         import torch

@@ -12,7 +12,7 @@ from typing import Any, cast
 import click
 from click.core import ParameterSource
 
-from reasonctl.backends.load import TINY, load_model, tiny_folder
+from reasonctl.backends.load import BUNDLED_PROBE, TINY, load_model
 from reasonctl.backends.model import Model
 from reasonctl.controller import ControllerError, Cues, parse_draft, parse_policy
 from reasonctl.controller.drafting.models.model_drafter import DraftModel
@@ -27,7 +27,6 @@ from .recipe import LAYERS, Backend, Recipe
 from .spread import cores
 
 BACKENDS: dict[str, Backend] = {"llama": "llama.cpp", "hf": "transformers"}
-BUNDLED_PROBE = "tiny.probe.safetensors"
 MOST_NEW_TOKENS = 2048
 _ESCAPE = re.compile(r"\\(?:[\\'\"nrt]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})")
 
@@ -226,7 +225,7 @@ def probe_path(name: str, probe: str | None) -> Path:
     if probe is not None:
         return Path(probe)
     if name == TINY:
-        return tiny_folder() / BUNDLED_PROBE
+        return BUNDLED_PROBE
     raise ControllerError("--probe is missing; make one with: ctl calibrate MODEL --tasks T --out P.safetensors")
 
 

@@ -24,8 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from reasonctl.backends.load import TINY, tiny_folder
-from reasonctl.calibration.options import BUNDLED_PROBE
+from reasonctl.backends.load import BUNDLED_PROBE, TINY
 from reasonctl.calibration.play import play
 from reasonctl.calibration.problem import Problem
 from reasonctl.calibration.recipe import Recipe
@@ -194,7 +193,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.model != TINY and given.probe is None:
         parser.error("--probe is missing; make one with: ctl calibrate MODEL --tasks T --out P.safetensors")
-    probe = given.probe or str(tiny_folder() / BUNDLED_PROBE)
+    probe = given.probe or str(BUNDLED_PROBE)
     task, show = load_task(given.tasks), Show(as_json=given.json)
     bonus = given.bonus if given.model == TINY else 0.0
     try:

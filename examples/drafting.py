@@ -80,7 +80,7 @@ def opened(name: str, dtype: str | None, threads: int | None) -> Model:
         return load_model(name, threads=threads, hidden=False)
     import torch
 
-    from reasonctl.backends.hf_load import load_transformers
+    from reasonctl.backends.hf.load import load_transformers
     from reasonctl.backends.load import tiny_folder
 
     if threads is not None:
@@ -174,7 +174,7 @@ def transformers_arms(target: Model, small: list[Model], own: dict[str, Drafter]
         return run
 
     def ours(drafter: Drafter) -> Arm:
-        from reasonctl.backends.hf_tokenizer import HFTokenizer
+        from reasonctl.backends.hf.tokenizer import HFTokenizer
 
         assert isinstance(target.tokenizer, HFTokenizer)
 
@@ -206,7 +206,7 @@ def llama_arms(target: Model, own: dict[str, Drafter]) -> dict[str, Arm]:
     from llama_cpp import Llama
     from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
-    from reasonctl.backends.llama_load import without_amx
+    from reasonctl.backends.llama.load import without_amx
 
     def stock(llm: Any, eos: frozenset[int]) -> Arm:
         def run(prompt: list[int], most: int) -> list[int]:

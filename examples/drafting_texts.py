@@ -18,7 +18,7 @@ import reasoning_gym
 import torch
 
 from reasonctl.backends import Model, load_model
-from reasonctl.backends.hf_load import load_transformers
+from reasonctl.backends.hf.load import load_transformers
 from reasonctl.calibration.kinds import KINDS
 from reasonctl.controller import Call, Controller, Greedy, Keys, Trace
 

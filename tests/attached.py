@@ -7,8 +7,8 @@ from itertools import islice
 import numpy as np
 from llama_cpp import Llama
 
-from reasonctl.backends.llama import LlamaEngine
-from reasonctl.backends.llama_tokenizer import LlamaTokenizer
+from reasonctl.backends.llama.engine import LlamaEngine
+from reasonctl.backends.llama.tokenizer import LlamaTokenizer
 from reasonctl.backends.load import tiny_folder
 from reasonctl.controller import ROOT, Controller, Cues, Decision, Decode, Draft, Markers, Stateless
 

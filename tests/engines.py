@@ -41,7 +41,7 @@ def transformers(config: str) -> Callable[[], Bench]:
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-        from reasonctl.backends.hf import HFEngine
+        from reasonctl.backends.hf.engine import HFEngine
 
         torch.manual_seed(0)
         kinds = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}

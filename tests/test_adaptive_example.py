@@ -47,7 +47,7 @@ def test_its_arms(example, monkeypatch, capsys):
     """In this process: re-opening costs more, exits cost less, and the probe's arms stand beside the fixed ones."""
     for name, value in (("cores", lambda: 1), ("RESAMPLES", 50)):
         monkeypatch.setattr(example, name, value)
-    probe = str(example.tiny_folder() / example.BUNDLED_PROBE)
+    probe = str(example.BUNDLED_PROBE)
     setting = example.Setting(example.recipe_of("tiny", probe, 200), probe, 0.1, 6.0, "Wait", (2, 4))
     task = example.load_task("tiny")
     found = example.run(example.Show(as_json=False), setting, task.problems(3, stream=555), task.grader)

@@ -12,7 +12,7 @@ import pytest
 from test_cli import ctl
 from test_report import HARM, Page, evaluation, judgement, probe_file, records_of
 
-from reasonctl.backends.load import tiny_folder
+from reasonctl.backends.load import BUNDLED_PROBE
 from reasonctl.calibration.evaluate import Pair, summary
 from reasonctl.calibration.evaluate_command import fresh
 from reasonctl.calibration.examples import Example
@@ -25,7 +25,7 @@ from reasonctl.controller import ControllerError
 from reasonctl.probes.bounds import upper_bound
 from reasonctl.probes.file import digest_of, load_probe, save_probe
 
-PROBE = tiny_folder() / "tiny.probe.safetensors"
+PROBE = BUNDLED_PROBE
 
 
 def asked(capfd, *arguments: object) -> dict:

@@ -11,8 +11,7 @@ from llama_cpp import Llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasonctl.backends import attach
-from reasonctl.backends.load import tiny_folder
-from reasonctl.calibration.options import BUNDLED_PROBE
+from reasonctl.backends.load import BUNDLED_PROBE, tiny_folder
 from reasonctl.calibration.tasks import load_task
 from reasonctl.controller import Controller, ControllerError
 from reasonctl.probes import load_exit
@@ -23,7 +22,7 @@ FREE = {"temperature": 0.6, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 
 def rule():
-    return load_exit(FOLDER / BUNDLED_PROBE, risk=0.05)
+    return load_exit(BUNDLED_PROBE, risk=0.05)
 
 
 def open_llama() -> Llama:

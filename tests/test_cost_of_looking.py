@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from reasonctl.backends.load import tiny_folder
+from reasonctl.backends.load import BUNDLED_PROBE
 from reasonctl.calibration.recipe import Recipe
 from reasonctl.calibration.tasks import load_task
 from reasonctl.calibration.worker import collect_run, one_run
@@ -68,7 +68,7 @@ def test_a_forced_exit_feeds_its_suffix_and_its_answer_and_never_the_prefix(mete
 
 def test_looking_at_hidden_states_feeds_nothing(metered):
     recipe, model, meter = metered
-    never = load_exit(tiny_folder() / "tiny.probe.safetensors", risk=1e-6)
+    never = load_exit(BUNDLED_PROBE, risk=1e-6)
     assert never.threshold.value == float("inf") and never.name == "hidden"
     counts = {}
     for name, rule in (("plain", None), ("looking", never)):

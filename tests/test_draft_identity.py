@@ -16,10 +16,10 @@ import torch
 from llama_cpp import Llama
 from scripts import load
 
-from reasonctl.backends.hf_load import load_transformers
-from reasonctl.backends.llama import LlamaEngine
-from reasonctl.backends.llama_load import wrap_llama
-from reasonctl.backends.llama_tokenizer import LlamaTokenizer
+from reasonctl.backends.hf.load import load_transformers
+from reasonctl.backends.llama.engine import LlamaEngine
+from reasonctl.backends.llama.load import wrap_llama
+from reasonctl.backends.llama.tokenizer import LlamaTokenizer
 from reasonctl.backends.load import tiny_folder
 from reasonctl.calibration.tasks import load_task
 from reasonctl.controller import (

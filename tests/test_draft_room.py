@@ -7,9 +7,9 @@ from attached import PROMPT, open_llama
 from test_model_draft import run, small
 
 from reasonctl.backends.attach import attach
-from reasonctl.backends.llama import LlamaEngine
-from reasonctl.backends.llama_load import wrap_llama
-from reasonctl.backends.llama_tokenizer import LlamaTokenizer
+from reasonctl.backends.llama.engine import LlamaEngine
+from reasonctl.backends.llama.load import wrap_llama
+from reasonctl.backends.llama.tokenizer import LlamaTokenizer
 from reasonctl.backends.toy import ToyEngine
 from reasonctl.controller import (
     ROOT,

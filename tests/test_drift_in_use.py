@@ -10,9 +10,8 @@ import pytest
 from test_domains import two_domains
 from test_probe_file import card, content
 
-from reasonctl.backends.load import load_model, tiny_folder
+from reasonctl.backends.load import BUNDLED_PROBE, load_model
 from reasonctl.calibration.cli import main
-from reasonctl.calibration.options import BUNDLED_PROBE
 from reasonctl.calibration.tasks import load_task
 from reasonctl.controller import Call, Controller, Decision, Keys, Trace, parse_policy
 from reasonctl.probes import load_exit
@@ -20,7 +19,7 @@ from reasonctl.probes.exit import ProbeExit, make_exit
 from reasonctl.probes.file import Judged
 from reasonctl.probes.risk import Grid
 
-PROBE = tiny_folder() / BUNDLED_PROBE
+PROBE = BUNDLED_PROBE
 
 
 def traces(temperature: str, n: int, stream: int) -> list[Trace]:

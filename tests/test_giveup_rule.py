@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reasonctl.backends.load import load_model, tiny_folder
-from reasonctl.calibration.options import BUNDLED_PROBE
+from reasonctl.backends.load import BUNDLED_PROBE, load_model
 from reasonctl.calibration.tasks import load_task
 from reasonctl.controller import Call, Controller, ControllerError, Keys, Trace, parse_policy
 from reasonctl.probes import load_exit
 
-PROBE = tiny_folder() / BUNDLED_PROBE
+PROBE = BUNDLED_PROBE
 
 
 def trace_of(rule, index: int, question: str) -> Trace:

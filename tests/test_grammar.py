@@ -13,9 +13,9 @@ from hf_small import EOS, TOKENIZER, Twigs, controlled, small
 from llama_cpp import LlamaGrammar
 
 from reasonctl.backends.attach import attach
-from reasonctl.backends.hf_tokenizer import HFTokenizer
-from reasonctl.backends.llama_sampling import Grammar as NativeGrammar
-from reasonctl.backends.llama_tokenizer import LlamaTokenizer, end_tokens
+from reasonctl.backends.hf.tokenizer import HFTokenizer
+from reasonctl.backends.llama.grammar import Grammar as NativeGrammar
+from reasonctl.backends.llama.tokenizer import LlamaTokenizer, end_tokens
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.controller import (
     ROOT,

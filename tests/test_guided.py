@@ -13,9 +13,9 @@ from hf_small import Scripted as HFExit
 from test_policy_attach import Known
 
 from reasonctl.backends.attach import attach
-from reasonctl.backends.hf_tokenizer import HFTokenizer
-from reasonctl.backends.llama import LlamaEngine
-from reasonctl.backends.llama_tokenizer import LlamaTokenizer
+from reasonctl.backends.hf.tokenizer import HFTokenizer
+from reasonctl.backends.llama.engine import LlamaEngine
+from reasonctl.backends.llama.tokenizer import LlamaTokenizer
 from reasonctl.controller import (
     ROOT,
     Chain,

@@ -14,7 +14,7 @@ from test_policy_law import LARGE_TEXTS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasonctl.backends.attach import attach
-from reasonctl.backends.load import load_model, tiny_folder
+from reasonctl.backends.load import BUNDLED_PROBE, load_model, tiny_folder
 from reasonctl.backends.toy import ToyEngine
 from reasonctl.calibration import heads as training_module
 from reasonctl.calibration.heads import (
@@ -176,7 +176,7 @@ def test_a_changed_file_is_refused(tmp_path):
 
 def test_heads_and_probes_are_told_apart(tmp_path):
     with pytest.raises(ControllerError, match="no heads file.*--heads"):
-        load_heads(tiny_folder() / "tiny.probe.safetensors")
+        load_heads(BUNDLED_PROBE)
     with pytest.raises(ControllerError, match="no probe file"):
         load_probe(heads_file(tmp_path / "h.safetensors"))
 

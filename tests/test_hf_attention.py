@@ -6,8 +6,8 @@ import pytest
 import torch
 from hf_small import small
 
-from reasonctl.backends import hf
-from reasonctl.backends.hf import HFEngine
+from reasonctl.backends.hf import session
+from reasonctl.backends.hf.engine import HFEngine
 from reasonctl.controller import NO_DRAFT, ROOT, Decode, Draft
 
 PAST = [3, 5, 7, 9, 11, 4, 6, 8, 2, 10, 12, 5]
@@ -48,7 +48,7 @@ def test_several_pending_tokens_fold_too(pending):
 
 
 def test_a_prompt_behind_a_past_keeps_the_librarys_attention(monkeypatch):
-    monkeypatch.setattr(hf, "MOST_ROWS", 8)
+    monkeypatch.setattr(session, "MOST_ROWS", 8)
     model, long = small(), list(range(2, 20))
     for a, b in zip(rows(HFEngine(model), long, NO_DRAFT), rows(unfolded(model), long, NO_DRAFT), strict=True):
         assert abs(a - b).max() <= 1e-5

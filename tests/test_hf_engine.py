@@ -14,9 +14,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
 from reasonctl.backends.attach import attach
-from reasonctl.backends.hf import HFEngine
-from reasonctl.backends.hf_load import load_transformers, wrap_transformers
-from reasonctl.backends.hf_tokenizer import HFTokenizer
+from reasonctl.backends.hf.engine import HFEngine
+from reasonctl.backends.hf.load import load_transformers, wrap_transformers
+from reasonctl.backends.hf.tokenizer import HFTokenizer
 from reasonctl.controller import ROOT, Controller, ControllerError, Decode, Draft, PromptLookup
 
 

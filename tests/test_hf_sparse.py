@@ -11,8 +11,8 @@ from llama_cpp import Llama
 from test_verify import ALPHA, merged_p_value
 
 from reasonctl.backends.attach import attach
-from reasonctl.backends.hf import HFEngine
-from reasonctl.backends.hf_sparse import choose
+from reasonctl.backends.hf.engine import HFEngine
+from reasonctl.backends.hf.sparse import choose
 from reasonctl.backends.load import load_model
 from reasonctl.backends.toy import ToyTokenizer
 from reasonctl.controller import (

@@ -11,8 +11,8 @@ from attached import CALLS, CHAT, PROMPT, ExitAt, first, open_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
 
 from reasonctl.backends import attach
-from reasonctl.backends.hf_tokenizer import HFTokenizer
-from reasonctl.backends.llama_tokenizer import LlamaTokenizer
+from reasonctl.backends.hf.tokenizer import HFTokenizer
+from reasonctl.backends.llama.tokenizer import LlamaTokenizer
 from reasonctl.backends.load import tiny_folder
 from reasonctl.controller import Controller, ControllerError, Decision
 

@@ -10,8 +10,8 @@ from attached import CALLS, CHAT, PROMPT, ExitAt, bare, open_llama, scripted
 from llama_cpp import LlamaRAMCache, LogitsProcessorList, StoppingCriteriaList
 from llama_cpp import llama_cpp as C
 
-from reasonctl.backends import llama as backend
 from reasonctl.backends.attach import attach
+from reasonctl.backends.llama import engine as backend
 from reasonctl.controller import Controller, ControllerError, PromptLookup
 
 

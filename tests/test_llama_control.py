@@ -11,9 +11,9 @@ from llama_cpp import Llama
 from llama_cpp import llama_cpp as C
 
 from reasonctl.backends.attach import attach
-from reasonctl.backends.llama import LlamaEngine
-from reasonctl.backends.llama_sampling import DEFAULTS, call_policy
-from reasonctl.backends.llama_tokenizer import LlamaTokenizer
+from reasonctl.backends.llama.engine import LlamaEngine
+from reasonctl.backends.llama.sampling import DEFAULTS, call_policy
+from reasonctl.backends.llama.tokenizer import LlamaTokenizer
 from reasonctl.controller import ROOT, Controller, Decode, PromptLookup, Row
 
 

@@ -12,10 +12,10 @@ import pytest
 from attached import PROMPT, TINY, ExitAt, open_llama
 from llama_cpp import llama_cpp as C
 
-from reasonctl.backends import llama as backend
 from reasonctl.backends.attach import attach
-from reasonctl.backends.llama import LlamaEngine
-from reasonctl.backends.llama_load import load_gguf
+from reasonctl.backends.llama import engine as backend
+from reasonctl.backends.llama.engine import LlamaEngine
+from reasonctl.backends.llama.load import load_gguf
 from reasonctl.controller import ROOT, Controller, ControllerError, Decode, Draft, PromptLookup
 
 

@@ -13,7 +13,7 @@ from library_rows import applied
 from llama_cpp import llama_cpp as C
 from transformers.generation import logits_process as hf
 
-from reasonctl.backends.llama_tokenizer import LlamaTokenizer
+from reasonctl.backends.llama.tokenizer import LlamaTokenizer
 from reasonctl.controller import (
     DRY,
     XTC,

@@ -7,7 +7,7 @@ import pytest
 from test_model_draft import ALPHA, CHEAP, FLAT, SMALL, TARGET, TOKENS, Fixed, drafter, run, three_tokens
 from test_verify import exact_three, merged_p_value
 
-from reasonctl.backends.llama_tokenizer import LlamaTokenizer
+from reasonctl.backends.llama.tokenizer import LlamaTokenizer
 from reasonctl.backends.load import load_model
 from reasonctl.backends.toy import ToyEngine
 from reasonctl.controller import Call, Controller, Greedy, Keys, PromptLookup, Sampling, Trace

@@ -19,9 +19,9 @@ from llama_cpp import LogitsProcessorList as LlamaProcessors
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from reasonctl.backends.attach import attach
-from reasonctl.backends.hf import HFEngine
-from reasonctl.backends.hf_tokenizer import HFTokenizer
-from reasonctl.backends.llama_sampling import DEFAULTS, call_policy
+from reasonctl.backends.hf.engine import HFEngine
+from reasonctl.backends.hf.tokenizer import HFTokenizer
+from reasonctl.backends.llama.sampling import DEFAULTS, call_policy
 from reasonctl.controller import (
     Controller,
     ControllerError,

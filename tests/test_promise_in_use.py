@@ -12,12 +12,11 @@ from attached import PROMPT, open_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasonctl.backends import attach
-from reasonctl.backends.load import tiny_folder
-from reasonctl.calibration.options import BUNDLED_PROBE
+from reasonctl.backends.load import BUNDLED_PROBE, tiny_folder
 from reasonctl.controller import Controller, Decision, Trace, parse_policy
 from reasonctl.probes import load_exit
 
-PROBE = tiny_folder() / BUNDLED_PROBE
+PROBE = BUNDLED_PROBE
 CARD = load_exit(PROBE).card
 LAW = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 SAME = {**LAW, "temperature": 0.6}

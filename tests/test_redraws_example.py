@@ -17,7 +17,7 @@ from reasonctl.probes.file import ProbeFile, load_probe
 from reasonctl.probes.risk import choose_threshold
 
 ROOT = Path(__file__).parents[1]
-EXAMPLE, PROBE = ROOT / "examples/redraws.py", ROOT / "backends/tiny/tiny.probe.safetensors"
+EXAMPLE, PROBE = ROOT / "examples/redraws.py", ROOT / "backends/tiny_probe/tiny.probe.safetensors"
 
 
 @pytest.fixture(scope="module")

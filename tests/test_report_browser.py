@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from test_report import HARM, evaluation, probe_file, records_of
 
-from reasonctl.backends.load import tiny_folder
+from reasonctl.backends.load import BUNDLED_PROBE
 from reasonctl.calibration.report import render
 from reasonctl.calibration.report_parts import Request
 from reasonctl.probes.file import load_probe
@@ -76,7 +76,7 @@ def browse(folder: Path, page: str, picture: Path | None = None) -> dict:
 def pages() -> dict[str, str]:
     file = probe_file()
     never = Request("harm", 0.001, 0.9, "hidden")
-    bundled = load_probe(tiny_folder() / "tiny.probe.safetensors")
+    bundled = load_probe(BUNDLED_PROBE)
     return {
         "measured": render(file, HARM, records_of(file), evaluation()),
         "never": render(file, never, records_of(file, "long" * 100), None),

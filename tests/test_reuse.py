@@ -7,16 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from reasonctl.backends.load import load_model, tiny_folder
+from reasonctl.backends.load import BUNDLED_PROBE, load_model
 from reasonctl.calibration.calibrate import evaluation_stream
-from reasonctl.calibration.options import BUNDLED_PROBE
 from reasonctl.calibration.recipe import Recipe
 from reasonctl.calibration.spread import spread
 from reasonctl.calibration.tasks import load_task
 from reasonctl.calibration.worker import one_run
 from reasonctl.probes import ProbeExit, load_exit, load_probe
 
-PROBE = tiny_folder() / BUNDLED_PROBE
+PROBE = BUNDLED_PROBE
 BACKENDS = ("llama.cpp", "transformers")
 
 

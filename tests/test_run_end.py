@@ -12,13 +12,12 @@ from rules import RandomTree, Scripted
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasonctl.backends import attach
-from reasonctl.backends.load import tiny_folder
+from reasonctl.backends.load import BUNDLED_PROBE, tiny_folder
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
-from reasonctl.calibration.options import BUNDLED_PROBE
 from reasonctl.controller import Call, Chain, Controller, Keys, Sampling, Temperature, TopK, Trace, Weighed, log_z
 from reasonctl.probes import load_exit
 
-PROBE = tiny_folder() / BUNDLED_PROBE
+PROBE = BUNDLED_PROBE
 CHAIN = Chain(Temperature(0.6), TopK(50))
 
 

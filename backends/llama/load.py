@@ -13,10 +13,10 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from reasonctl.controller import ControllerError
 
-from .gguf_header import read_header
-from .llama import LlamaEngine
-from .llama_tokenizer import LlamaTokenizer, end_tokens
-from .model import Model
+from ..gguf import read_header
+from ..model import Model
+from .engine import LlamaEngine
+from .tokenizer import LlamaTokenizer, end_tokens
 
 LARGEST_DEFAULT_CONTEXT = 8192
 """Models are trained for up to a million tokens; a cache for all of them would not fit most machines."""

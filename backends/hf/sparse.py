@@ -11,9 +11,8 @@ import torch
 
 from reasonctl.controller import ControllerError, Draft
 
-from .hf import HFSession
-from .hf_attention import folded
-from .hf_step import HFStep
+from .attention import folded
+from .session import HFSession, HFStep
 
 
 class SparseSession(HFSession):

@@ -10,7 +10,7 @@ from llama_cpp import llama_cpp as C
 
 from reasonctl.controller.sampling.stages.grammar import Kind, Matcher
 
-from .grammar import Compiler
+from ..grammar import Compiler
 
 _WRITTEN = C.LLAMA_TOKEN_ATTR_NORMAL | C.LLAMA_TOKEN_ATTR_USER_DEFINED | C.LLAMA_TOKEN_ATTR_CONTROL
 _TEXT = _WRITTEN | C.LLAMA_TOKEN_ATTR_BYTE

@@ -15,8 +15,8 @@ from llama_cpp import llama_cpp as C
 from reasonctl.controller import Capabilities, ControllerError, Decode, Draft
 from reasonctl.controller.core.decode import Floats
 
-from .llama_context import Batch, Capture, logits_function, rebuild
-from .llama_session import LlamaSession, leaves_below
+from .native import Batch, Capture, logits_function, rebuild
+from .session import LlamaSession, leaves_below
 
 SEQUENCES = 16
 """Sequence ids of the context: live sessions and leaves of trees share them; id 0 is the user's own."""

@@ -22,11 +22,11 @@ from llama_cpp import llama_cpp as C
 from reasonctl.controller import Call, Controller, ControllerError, Keys, Policy, Trace
 from reasonctl.controller.sampling.policy import beside, layers_of
 
-from .handle import Handle, check_parts, for_call, take_asked, thinking_of
-from .llama import LlamaEngine
-from .llama_load import wrap_llama
-from .llama_sampling import call_policy, changed, check_processors
-from .llama_tokenizer import LlamaTokenizer, end_tokens
+from ..handle import Handle, check_parts, for_call, take_asked, thinking_of
+from .engine import LlamaEngine
+from .load import wrap_llama
+from .sampling import call_policy, changed, check_processors
+from .tokenizer import LlamaTokenizer, end_tokens
 
 
 def attach_llama(llm: Llama, controller: Controller) -> Handle:

@@ -16,7 +16,7 @@ from transformers.generation import logits_process as hf
 
 from reasonctl.controller import Constrained, MinP, Policy, Row, Scores, Stage, Temperature, TopK, TopP
 
-from .processors import check_stateless, forked
+from ..processors import check_stateless, forked
 
 LAW = (
     hf.TemperatureLogitsWarper, hf.TopKLogitsWarper, hf.TopPLogitsWarper, hf.TopHLogitsWarper, hf.MinPLogitsWarper,

@@ -14,7 +14,7 @@ from llama_cpp import llama_cpp as C
 from reasonctl.controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Draft, Session
 
 if TYPE_CHECKING:
-    from .llama import LlamaEngine
+    from .engine import LlamaEngine
 
 
 class LlamaSession:

@@ -13,10 +13,10 @@ from transformers.utils import logging
 
 from reasonctl.controller import ControllerError
 
-from .gguf_header import read_header
-from .hf import HFEngine
-from .hf_tokenizer import HFTokenizer
-from .model import Model
+from ..gguf import read_header
+from ..model import Model
+from .engine import HFEngine
+from .tokenizer import HFTokenizer
 
 _BROKEN = (OSError, ValueError, KeyError, IndexError, RuntimeError, ImportError, SafetensorError, struct.error)
 """What transformers raises for files that are missing, truncated, or of an unknown kind."""

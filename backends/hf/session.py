@@ -1,111 +1,61 @@
-"""transformers as an engine: one sequence per session, in a DynamicCache that can branch, roll back and fork.
-
-Owns the forward pass and the cache edits; knows no text and no generate call.
-"""
+"""The rows of one transformers forward, as the loop reads them: converted when they are asked for."""
 
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from reasonctl.controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Decode, Draft
+from reasonctl.controller.core.decode import Floats
 
-from .hf_attention import MOST_ROWS, folded, groups
-from .hf_step import HFStep
+from .attention import MOST_ROWS, folded
 
-_CACHE_NAMES = ("past_key_values", "cache_params")
-"""What forward() calls its cache: attention models, state-space models."""
+if TYPE_CHECKING:
+    from .engine import HFEngine
+
+
+class HFStep:
+    """The rows of one forward: ROOT first, then the draft's nodes. Raises RuntimeError once stale."""
+
+    __slots__ = ("_engine", "_forward", "_hidden", "_read", "_rows")
+
+    def __init__(self, engine: HFEngine, rows: torch.Tensor, hidden: dict[int, torch.Tensor]) -> None:
+        self._engine, self._forward, self._rows, self._hidden = engine, engine.forwards, rows, hidden
+        self._read: dict[int, Floats] = {}
+
+    def _check(self) -> None:
+        if self._engine.forwards != self._forward:
+            raise RuntimeError("stale Step: the engine has run another forward since; copy rows before it")
+
+    def logits(self, node: int) -> Floats:
+        """Shape (vocabulary,), float32."""
+        self._check()
+        # A walk visits few of a tree's rows: only those are converted, each once.
+        if node not in self._read:
+            self._read[node] = as_numpy(self._rows[node + 1])
+        return self._read[node]
+
+    def hidden(self, node: int, layer: int) -> Floats:
+        """Shape (width,), float32. Raises ControllerError for a layer that the Decode did not ask for."""
+        self._check()
+        if layer not in self._hidden:
+            raise ControllerError(f"layer {layer} was not captured; name it in Decode.layers: {sorted(self._hidden)}")
+        row: Floats = as_numpy(self._hidden[layer][node + 1])
+        return row
+
+
+def as_numpy(tensor: torch.Tensor) -> Any:
+    """float32 numpy; a view where the tensor already is that."""
+    return tensor.float().cpu().numpy()
+
 
 _SHARED_BY_FORKS = (DynamicLayer, DynamicSlidingWindowLayer)
 """Layers that grow by concatenation: nothing writes into tensors that a fork can see, so a fork copies no tensor."""
-
-
-class HFEngine:
-    """One transformers causal language model; one request per forward.
-
-    Device and dtype are the model's own, read when a session opens.
-    """
-
-    batch = 1
-
-    def __init__(self, model: Any) -> None:
-        if model.config.is_encoder_decoder:
-            raise ControllerError(f"{type(model).__name__} is an encoder-decoder; give a decoder-only model")
-        names = inspect.signature(type(model).forward).parameters
-        found = [name for name in _CACHE_NAMES if name in names]
-        if not found or not type(model)._supports_default_dynamic_cache():
-            raise ControllerError(f"{type(model).__name__} keeps a cache of its own kind; a DynamicCache is needed")
-        self.model = model
-        self.forwards = 0
-        self.cache_name = found[0]
-        self.takes_positions = "position_ids" in names
-        self.takes_logits_to_keep = "logits_to_keep" in names
-        self.blocks = find_blocks(model)
-        layers = self.new_cache().layers
-        self.recurrent = any(hasattr(layer, "recurrent_states") or not layer.is_croppable for layer in layers)
-        self.can = self._capabilities(layers)
-        self.groups = groups(model) if self.can.sparse else 0
-
-    def _capabilities(self, layers: Sequence[Any]) -> Capabilities:
-        output = self.model.get_output_embeddings()
-        config = self.model.config.get_text_config(decoder=True)
-        vocabulary = config.vocab_size if output is None else len(output.weight)
-        # A tree needs a 4D mask that the attention respects, explicit positions, and whole columns to gather.
-        attention = getattr(self.model.config, "_attn_implementation", None) in ("sdpa", "eager")
-        tree = self.takes_positions and attention and all(type(layer) is DynamicLayer for layer in layers)
-        shows_queries = config._attn_implementation == "sdpa" and type(self.model).is_backend_compatible()
-        return Capabilities(
-            rollback=not self.recurrent,
-            branches=0 if self.recurrent else 1 << 30 if tree else 1,
-            fork=True,
-            layers=len(self.blocks),
-            vocabulary=vocabulary,
-            sparse=tree and shows_queries,
-        )
-
-    @property
-    def identity(self) -> str:
-        """What a forward's cost depends on, besides the machine."""
-        model, attention = self.model, getattr(self.model.config, "_attn_implementation", None)
-        shape = f"{type(model).__name__} {model.num_parameters()} {model.dtype} {model.device} {attention}"
-        return f"transformers {shape} threads {torch.get_num_threads()}"
-
-    def new_cache(self) -> Any:
-        """An empty cache; sliding layers keep their past, because a rollback may need it again."""
-        cache = DynamicCache(config=self.model.config)
-        for layer in cache.layers:
-            if isinstance(layer, DynamicSlidingWindowLayer):
-                layer.activate_past_recording()
-        return cache
-
-    def session(self) -> HFSession:
-        """An empty sequence."""
-        return HFSession(self, self.new_cache(), 0, self.model.device)
-
-    def forward(self, requests: Sequence[Decode]) -> list[HFStep]:
-        """One forward for one request. Raises ControllerError for more, or for another engine's session."""
-        if len(requests) != 1:
-            raise ControllerError(f"one forward takes 1 request here, not {len(requests)}; drive the loops in turn")
-        session = requests[0].session
-        if not isinstance(session, HFSession) or session.engine is not self:
-            raise ControllerError("this session belongs to another engine; decode it there")
-        return [session.feed(requests[0])]
-
-
-def find_blocks(model: Any) -> Sequence[torch.nn.Module]:
-    """The decoder's blocks in order: its first ModuleList as long as the configuration is deep; () if there is none."""
-    depth = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
-    for module in model.get_decoder().modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
-            return tuple(module)
-    return ()
 
 
 class HFSession:
@@ -272,7 +222,7 @@ class HFSession:
 
     def sparse(self, budget: int, chunk: int) -> HFSession:
         """A view that reads `budget` tokens of the past; see `hf_sparse`."""
-        from .hf_sparse import SparseSession
+        from .sparse import SparseSession
 
         return SparseSession(self, budget, chunk)
 

@@ -13,7 +13,7 @@ from typing import Any
 from reasonctl.controller import ControllerError
 from reasonctl.controller.sampling.stages.grammar import Kind, Matcher
 
-from .grammar import Compiler
+from ..grammar import Compiler
 
 _SPACE = "\u2581"
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")

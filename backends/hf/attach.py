@@ -31,11 +31,12 @@ from reasonctl.controller import (
     Trace,
 )
 
-from .handle import Handle, check_parts, for_call, take_asked, thinking_of
-from .hf import HFEngine, HFSession
-from .hf_load import wrap_transformers
-from .hf_policy import LAW, behind, check_processors, for_row
-from .hf_tokenizer import HFTokenizer, NoTokenizer
+from ..handle import Handle, check_parts, for_call, take_asked, thinking_of
+from .engine import HFEngine
+from .load import wrap_transformers
+from .processors import LAW, behind, check_processors, for_row
+from .session import HFSession
+from .tokenizer import HFTokenizer, NoTokenizer
 
 _MODES = {
     GenerationMode.BEAM_SEARCH: "num_beams", GenerationMode.BEAM_SAMPLE: "num_beams",

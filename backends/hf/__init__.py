@@ -1,0 +1,1 @@
+"""Hugging Face transformers: engine and session, the user's call taken over, its arguments translated."""

@@ -1,0 +1,1 @@
+"""llama.cpp through llama-cpp-python: engine and session, the user's call taken over, its arguments translated."""

@@ -1,0 +1,86 @@
+"""llama.cpp's own grammar sampler as a constraint."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from llama_cpp import llama_cpp as C
+
+from reasonctl.controller import ControllerError, Row, Scores, Stage
+
+
+@dataclass(frozen=True)
+class Grammar(Stage):
+    """llama.cpp's GBNF sampler as a constraint: tokens that the grammar doesn't admit get -inf.
+
+    It governs everything after `start` tokens. The state is a sampler that is never changed once it is a state, with
+    the number of tokens behind it.
+    """
+
+    name = "grammar"
+    kind = "constraint"
+    stateful = True
+    drafts = False
+    text: str
+    root: str
+    vocabulary: Any
+    first: int
+
+    @classmethod
+    def of(cls, grammar: Any, model: Any, prompt: int) -> Grammar:
+        """From a LlamaGrammar and the model whose tokens it reads."""
+        text = getattr(grammar, "_grammar", None)
+        if not isinstance(text, str):
+            raise ControllerError(f"grammar is {type(grammar).__name__}; give a LlamaGrammar")
+        return cls(text, grammar._root, C.llama_model_get_vocab(model), prompt)
+
+    def start(self) -> tuple[_Sampler, int]:
+        made = C.llama_sampler_init_grammar(self.vocabulary, self.text.encode(), self.root.encode())
+        if not made:
+            raise ControllerError("grammar can't be read: llama.cpp has printed where; check its GBNF")
+        return _Sampler(made), self.first
+
+    def step(self, state: tuple[_Sampler, int], scores: Scores, row: Row) -> tuple[Any, Scores]:
+        sampler, seen = state
+        for token in row.tokens[seen:]:  # written without having been drawn here: an exit's suffix
+            sampler = sampler.after(token, len(scores.logits))
+        logits = np.where(sampler.allowed(np.arange(len(scores.logits), dtype=np.intc)), scores.logits, -np.inf)
+        return (sampler, len(row.tokens)), Scores(logits.astype(scores.logits.dtype))
+
+    def accept(self, state: tuple[_Sampler, int], scores: Scores, token: int) -> Any:
+        sampler, seen = state
+        return sampler.after(token, None), seen + 1
+
+
+_CANDIDATE = np.dtype([("id", np.intc), ("logit", np.single), ("p", np.single)], align=True)
+
+
+class _Sampler:
+    """A llama_sampler that is freed with its last reference."""
+
+    def __init__(self, sampler: Any) -> None:
+        self._sampler = sampler
+        weakref.finalize(self, C.llama_sampler_free, sampler)
+
+    def allowed(self, tokens: Any) -> Any:
+        """Which of these tokens may come next, shape (n,), bool."""
+        data = np.zeros(len(tokens), dtype=_CANDIDATE)
+        data["id"] = tokens
+        pointer = ctypes.cast(data.ctypes.data, ctypes.POINTER(C.llama_token_data))
+        array = C.llama_token_data_array(data=pointer, size=len(data), selected=-1, sorted=False)
+        C.llama_sampler_apply(self._sampler, ctypes.byref(array))
+        return data["logit"] > -np.inf
+
+    def after(self, token: int, vocabulary: int | None) -> _Sampler:
+        """A copy that has read `token`; vocabulary: check first, for llama.cpp ends the process on a wrong one."""
+        if vocabulary is not None and not self.allowed(np.array([token], dtype=np.intc))[0]:
+            raise ControllerError(
+                f"the call's grammar doesn't admit the forced token {token}; leave out the grammar, or the exit rule"
+            )
+        copy = _Sampler(C.llama_sampler_clone(self._sampler))
+        C.llama_sampler_accept(copy._sampler, token)
+        return copy
