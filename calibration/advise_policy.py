@@ -26,7 +26,7 @@ from reasonctl.controller import (
 )
 from reasonctl.controller.thinking.answers import after_thinking
 from reasonctl.controller.thinking.chat_template import chosen_markers
-from reasonctl.probes.sealed import check_target
+from reasonctl.probes.files.sealed import check_target
 
 from .advice_page import SUFFIXES, write_page
 from .equal_risk import Curve, Judged, Place, families, recommended

@@ -16,9 +16,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from reasonctl.controller import ControllerError
-from reasonctl.probes.bounds import upper_bound
-from reasonctl.probes.risk import Grid, Mode, Threshold, choose_threshold, count_failures
-from reasonctl.probes.table import NO_EXIT, Bools, Ints, Outcomes, Table
+from reasonctl.probes.risk.bounds import upper_bound
+from reasonctl.probes.risk.table import NO_EXIT, Bools, Ints, Outcomes, Table
+from reasonctl.probes.risk.threshold import Grid, Mode, Threshold, choose_threshold, count_failures
 
 EQUAL_COST = "budget, equal cost"
 

@@ -13,12 +13,12 @@ import numpy as np
 
 from reasonctl.backends.model import Model
 from reasonctl.controller import ControllerError
-from reasonctl.probes.card import Card, origin_of
-from reasonctl.probes.file import Judged, ProbeFile, save_probe
-from reasonctl.probes.giveup import LowerGrid
-from reasonctl.probes.probe import Probe
-from reasonctl.probes.risk import Grid, Mode
-from reasonctl.probes.signals import SIGNALS, Stack, make_signal
+from reasonctl.probes.files.card import Card, origin_of
+from reasonctl.probes.files.probe_file import Judged, ProbeFile, save_probe
+from reasonctl.probes.risk.give_up import LowerGrid
+from reasonctl.probes.risk.threshold import Grid, Mode
+from reasonctl.probes.signals.probe import Probe
+from reasonctl.probes.signals.signals import SIGNALS, Stack, make_signal
 
 from .collect import ANSWERS_CUT, Cut, cut, settings_of, share_cut
 from .cue_sets import choose_cues, with_cues

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from reasonctl.probes.exit import ProbeExit
-from reasonctl.probes.table import Table
+from reasonctl.probes.files.probe_file import tables_of
+from reasonctl.probes.risk.table import Table
 
 from .baselines import EQUAL_COST, Result, budget_of_cost, compare, evaluate, fixed_at, fixed_curve, verdict
 from .calibrate import scores_of
 from .collect import Cut, cut
-from .inspect import tables_of
 from .kept import halves
 from .replay import judged_table, make_table, outcomes_of
 from .show import Show, percent

@@ -9,7 +9,7 @@ import numpy as np
 
 from reasonctl.controller import ControllerError, Cues
 from reasonctl.controller.thinking.chat_template import BREAKS, WORDS
-from reasonctl.probes.risk import NEARLY, Grid, Mode, choose_threshold
+from reasonctl.probes.risk.threshold import NEARLY, Grid, Mode, choose_threshold
 
 from .collect import cut
 from .fit import fit_probe

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from reasonctl.controller import Controller
-from reasonctl.probes.bounds import refutes
+from reasonctl.probes.risk.bounds import refutes
 
 from .calibrate import Plan, evaluation_stream, fit_and_save
 from .evaluate_command import EVALUATION_RUNS, compare, fresh

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from reasonctl.controller import ExitRule
-from reasonctl.probes.bounds import upper_bound
-from reasonctl.probes.risk import Mode
+from reasonctl.probes.risk.bounds import upper_bound
+from reasonctl.probes.risk.threshold import Mode
 
 from .collect import graded
 from .graders import Grader

@@ -8,7 +8,7 @@ from typing import Any
 
 from reasonctl.backends.model import Model
 from reasonctl.probes.exit import ProbeExit
-from reasonctl.probes.file import ProbeFile, digest_of
+from reasonctl.probes.files.probe_file import ProbeFile, digest_of
 
 from .calibrate import calibration_stream, evaluation_stream, sampler_of
 from .cheap import cheap_rules

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reasonctl.probes.table import NO_EXIT, Bools, Ints, Outcomes, Table
+from reasonctl.probes.risk.table import NO_EXIT, Bools, Ints, Outcomes, Table
 
 BEFORE, AFTER = 900, 600
 """Characters of a run's text that are shown before and behind the cue in focus."""

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from reasonctl.backends.model import Model
 from reasonctl.controller import Decode, Draft
-from reasonctl.probes.heads import COOLEST, STATISTICS, Heads, unit
-from reasonctl.probes.probe import Probe
-from reasonctl.probes.sealed import Sealed
+from reasonctl.probes.files.heads_file import COOLEST, STATISTICS, Heads, unit
+from reasonctl.probes.files.sealed import Sealed
+from reasonctl.probes.signals.probe import Probe
 
 CHECKPOINT = Sealed("reasonctl-heads-training", 1, "training state", "ctl calibrate --heads")
 STEEPNESS = 30.0

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from reasonctl.controller import ControllerError
-from reasonctl.probes.card import Card
-from reasonctl.probes.drift import DriftMonitor
 from reasonctl.probes.exit import ProbeExit, answer_tokens, make_exit
-from reasonctl.probes.file import Judged, ProbeFile, load_probe
-from reasonctl.probes.heads import SEALED, load_heads
-from reasonctl.probes.table import Table
+from reasonctl.probes.files.card import Card
+from reasonctl.probes.files.heads_file import SEALED, load_heads
+from reasonctl.probes.files.probe_file import load_probe, tables_of
+from reasonctl.probes.risk.drift import DriftMonitor
+from reasonctl.probes.risk.table import Table
 
 from .collect import ANSWERS_CUT, cut_told
 from .options import Options
@@ -56,23 +55,6 @@ def run(path: str, options: Options, *, traces: str | None) -> None:
         "card": vars(content.card), "levels": levels, "mode": options.mode, "confidence": options.confidence,
         "signal": options.signal, "domain": options.domain, "give_up": options.give_up, "drift": drift,
     })  # fmt: skip
-
-
-def tables_of(content: ProbeFile, signal: str, domain: str | None) -> tuple[Judged, Table]:
-    """The calibration runs of a domain [all] under a signal, and the same runs without trials."""
-    judged, plain = content.judged(signal), content.table
-    if domain is None:
-        return judged, plain
-    index = domain_index(content, domain)
-    return replace(judged, table=judged.table.in_domain(index)), plain.in_domain(index)
-
-
-def domain_index(content: ProbeFile, domain: str) -> int:
-    """Of a domain that the probe was calibrated on; ControllerError for any other."""
-    if domain not in content.card.domains:
-        known = ", ".join(map(repr, content.card.domains))
-        raise ControllerError(f"domain is {domain!r}; this probe was calibrated on {known}")
-    return content.card.domains.index(domain)
 
 
 def _level(rule: ProbeExit, table: Table, plain: Table) -> dict[str, Any]:

@@ -12,14 +12,14 @@ from typing import Any
 from reasonctl.backends.model import Model
 from reasonctl.controller import ControllerError
 from reasonctl.probes.exit import ProbeExit, make_exit
-from reasonctl.probes.file import ProbeFile, load_probe
-from reasonctl.probes.risk import runs_needed
-from reasonctl.probes.sealed import check_target
+from reasonctl.probes.files.probe_file import ProbeFile, load_probe, tables_of
+from reasonctl.probes.files.sealed import check_target
+from reasonctl.probes.risk.threshold import runs_needed
 
 from .calibrate import Plan, fit_and_save, made_by, report_path, runs_path
 from .collect import collect
 from .cue_sets import AUTO, EVERYTHING
-from .inspect import cut_of, tables_of
+from .inspect import cut_of
 from .kept import halves
 from .make_ngrams import keep_ngrams
 from .options import Options, new_recipe, open_model

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonctl.controller import ControllerError
-from reasonctl.probes.file import ProbeFile
+from reasonctl.probes.files.probe_file import ProbeFile
 
 from .calibrate import runs_path, split
 from .cue_sets import with_cues

@@ -13,9 +13,9 @@ import torch
 
 from reasonctl.backends.model import Model
 from reasonctl.controller import ControllerError
-from reasonctl.probes.card import origin_of
-from reasonctl.probes.heads import Heads, HeadsCard, HeadsFile, save_heads
-from reasonctl.probes.sealed import check_target
+from reasonctl.probes.files.card import origin_of
+from reasonctl.probes.files.heads_file import Heads, HeadsCard, HeadsFile, save_heads
+from reasonctl.probes.files.sealed import check_target
 
 from .calibrate import Plan
 from .collect import identity_of

@@ -11,7 +11,7 @@ from reasonctl.backends.model import Model
 from reasonctl.controller import ControllerError
 from reasonctl.controller.core.tokenizer import vocabulary_hash
 from reasonctl.controller.drafting.ngrams import Table, build_table, save_table
-from reasonctl.probes.sealed import check_target
+from reasonctl.probes.files.sealed import check_target
 
 from .options import Options, open_model
 from .show import Show

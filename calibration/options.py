@@ -18,10 +18,10 @@ from reasonctl.controller import ControllerError, Cues, parse_draft, parse_polic
 from reasonctl.controller.drafting.models.model_drafter import DraftModel
 from reasonctl.controller.sampling.policy import checked
 from reasonctl.controller.thinking.chat_template import chosen_markers, default_cues, exit_suffix
-from reasonctl.probes.card import Card
-from reasonctl.probes.probe import layer_of
-from reasonctl.probes.risk import MODES, Mode, check_request
-from reasonctl.probes.signals import SIGNALS, SignalName
+from reasonctl.probes.files.card import Card
+from reasonctl.probes.risk.threshold import MODES, Mode, check_request
+from reasonctl.probes.signals.probe import layer_of
+from reasonctl.probes.signals.signals import SIGNALS, SignalName
 
 from .recipe import LAYERS, Backend, Recipe
 from .spread import cores

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from reasonctl.controller import ControllerError
-from reasonctl.probes.risk import MODES, Grid, Mode, choose_threshold, failures_at
-from reasonctl.probes.table import Table
+from reasonctl.probes.risk.table import Table
+from reasonctl.probes.risk.threshold import MODES, Grid, Mode, choose_threshold, failures_at
 
 Floats = npt.NDArray[np.float64]
 Procedure = Callable[[Table], float]

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from reasonctl.controller import Cues
 from reasonctl.controller.thinking.answers import stated_answer
-from reasonctl.probes.giveup import LowerCurve
-from reasonctl.probes.looks import Look
-from reasonctl.probes.signals import Signal
-from reasonctl.probes.table import Outcomes, Table
+from reasonctl.probes.risk.give_up import LowerCurve
+from reasonctl.probes.risk.table import Outcomes, Table
+from reasonctl.probes.signals.observation import Look
+from reasonctl.probes.signals.signals import Signal
 
 from .collect import Cut
 

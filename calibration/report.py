@@ -19,19 +19,26 @@ from markupsafe import Markup
 
 from reasonctl.controller import ControllerError
 from reasonctl.probes.exit import make_exit
-from reasonctl.probes.file import Judged, ProbeFile, digest_of, load_probe
-from reasonctl.probes.giveup import GiveUp
-from reasonctl.probes.risk import Threshold, check_request, choose_threshold, count_failures, failing_cues, failures_at
-from reasonctl.probes.sealed import check_target, write_whole
-from reasonctl.probes.signals import SIGNALS
-from reasonctl.probes.table import Ints
+from reasonctl.probes.files.probe_file import Judged, ProbeFile, digest_of, domain_index, load_probe
+from reasonctl.probes.files.sealed import check_target, write_whole
+from reasonctl.probes.risk.give_up import GiveUp
+from reasonctl.probes.risk.table import Ints
+from reasonctl.probes.risk.threshold import (
+    Threshold,
+    check_request,
+    choose_threshold,
+    count_failures,
+    failing_cues,
+    failures_at,
+)
+from reasonctl.probes.signals.signals import SIGNALS
 
 from . import figures
 from . import report_parts as parts
 from .baselines import fixed_curve
 from .calibrate import report_path, runs_path
 from .examples import Judgement, pick
-from .inspect import domain_index, facts
+from .inspect import facts
 from .kept import halves, kept_runs
 from .options import Options
 from .replay import outcomes_of

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from reasonctl.controller import ControllerError
-from reasonctl.probes.bounds import refutes
-from reasonctl.probes.file import ProbeFile
-from reasonctl.probes.giveup import GiveUp
-from reasonctl.probes.risk import Mode, Threshold, count_failures
-from reasonctl.probes.signals import SignalName
-from reasonctl.probes.table import NO_EXIT, Ints, Table
+from reasonctl.probes.files.probe_file import ProbeFile
+from reasonctl.probes.risk.bounds import refutes
+from reasonctl.probes.risk.give_up import GiveUp
+from reasonctl.probes.risk.table import NO_EXIT, Ints, Table
+from reasonctl.probes.risk.threshold import Mode, Threshold, count_failures
+from reasonctl.probes.signals.signals import SignalName
 
 from .baselines import EQUAL_COST, fixed_at, fixed_curve
 from .examples import Example, Judgement, Piece, pieces

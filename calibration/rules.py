@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reasonctl.backends.model import Model
 from reasonctl.probes.exit import ProbeExit, make_exit
-from reasonctl.probes.file import load_probe
+from reasonctl.probes.files.probe_file import load_probe
 
 from .options import Options, open_model, probe_path
 from .show import Show

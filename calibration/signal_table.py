@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from reasonctl.controller import ControllerError
-from reasonctl.probes.risk import Grid, Mode, choose_threshold
-from reasonctl.probes.signals import make_signal
-from reasonctl.probes.table import NO_EXIT, Outcomes, Table
+from reasonctl.probes.risk.table import NO_EXIT, Outcomes, Table
+from reasonctl.probes.risk.threshold import Grid, Mode, choose_threshold
+from reasonctl.probes.signals.signals import make_signal
 
 from .baselines import Point, Result, Scored, budget_of_cost, cheap_signals, evaluate, fixed_at
 from .calibrate import FittedSignals, fit_signals, scores_of

@@ -14,9 +14,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from reasonctl.probes.looks import Look
-from reasonctl.probes.probe import Probe
-from reasonctl.probes.signals import Stack, cheap_features, full_features
+from reasonctl.probes.signals.observation import Look
+from reasonctl.probes.signals.probe import Probe
+from reasonctl.probes.signals.signals import Stack, cheap_features, full_features
 
 from .fit import FOLDS, probe_of
 

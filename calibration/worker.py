@@ -17,7 +17,7 @@ from reasonctl.backends.model import Model
 from reasonctl.controller import Boundary, Controller, Cue, Cues, Decision, ExitRule, Trace, Trial
 from reasonctl.controller.sampling.policy import layers_of
 from reasonctl.controller.thinking.answers import after_thinking
-from reasonctl.probes.probe import layer_of
+from reasonctl.probes.signals.probe import layer_of
 
 from .play import play
 from .recipe import Recipe

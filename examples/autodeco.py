@@ -29,7 +29,7 @@ from reasonctl.calibration.spread import cores, spread
 from reasonctl.calibration.tasks import load_task
 from reasonctl.calibration.worker import collect_run
 from reasonctl.probes import load_heads
-from reasonctl.probes.heads import COOLEST
+from reasonctl.probes.files.heads_file import COOLEST
 
 TEMPERATURES, TOP_PS = (0.3, 0.5, 0.7, 0.85, 1.0), (0.8, 0.9, 0.95, 0.98, 1.0)
 GRID = [(t, p) for t in TEMPERATURES for p in TOP_PS]

@@ -35,9 +35,9 @@ from reasonctl.calibration.signal_table import three_parts
 from reasonctl.calibration.worker import Collect, one_run
 from reasonctl.controller import ROOT, Boundary, Decision, Decode, Step, entropy
 from reasonctl.controller.thinking.answers import stated_answer
-from reasonctl.probes.bounds import upper_bound
-from reasonctl.probes.risk import choose_threshold
-from reasonctl.probes.signals import make_signal
+from reasonctl.probes.risk.bounds import upper_bound
+from reasonctl.probes.risk.threshold import choose_threshold
+from reasonctl.probes.signals.signals import make_signal
 
 VERSION = "0.2.2"
 CHUNK, SURE, LONGEST = 48, 0.6, 16

@@ -50,10 +50,10 @@ from reasonctl.controller import (
 )
 from reasonctl.controller.thinking.chat_template import default_cues, exit_suffix, find_markers
 from reasonctl.probes import Card, Probe, ProbeExit
-from reasonctl.probes.file import ProbeFile
-from reasonctl.probes.probe import layer_of
-from reasonctl.probes.risk import Grid, Threshold
-from reasonctl.probes.table import Table
+from reasonctl.probes.files.probe_file import ProbeFile
+from reasonctl.probes.risk.table import Table
+from reasonctl.probes.risk.threshold import Grid, Threshold
+from reasonctl.probes.signals.probe import layer_of
 
 EVERY = 8
 clock = time.process_time

@@ -25,8 +25,8 @@ from reasonctl.calibration.redraws import check_all
 from reasonctl.calibration.replay import judged_table, make_table
 from reasonctl.calibration.runs import RunFile
 from reasonctl.calibration.show import Show, percent
-from reasonctl.probes.file import ProbeFile, load_probe
-from reasonctl.probes.table import Table
+from reasonctl.probes.files.probe_file import ProbeFile, load_probe
+from reasonctl.probes.risk.table import Table
 
 
 def pool_of(content: ProbeFile, path: Path | None, signal: str) -> Table:

@@ -1,13 +1,14 @@
 """What a hidden state says: the probe, its file, the thresholds that its table allows, and exit rules."""
 
-from .card import Card
-from .drift import DriftMonitor
+from .autodeco import AutoDeco
 from .exit import FixedExit, NeverExit, ProbeExit, load_exit
-from .file import load_probe, save_probe
-from .giveup import GiveUp, LowerCurve, LowerGrid, choose_lower
-from .heads import AutoDeco, Heads, load_heads, save_heads
-from .probe import Probe
-from .risk import choose_threshold, runs_needed
+from .files.card import Card
+from .files.heads_file import Heads, load_heads, save_heads
+from .files.probe_file import load_probe, save_probe
+from .risk.drift import DriftMonitor
+from .risk.give_up import GiveUp, LowerCurve, LowerGrid, choose_lower
+from .risk.threshold import choose_threshold, runs_needed
+from .signals.probe import Probe
 
 __all__ = [
     "AutoDeco", "Card", "DriftMonitor", "FixedExit", "GiveUp", "Heads", "LowerCurve", "LowerGrid", "NeverExit", "Probe",

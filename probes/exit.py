@@ -14,15 +14,15 @@ from typing import Any, Literal, cast
 from reasonctl.controller import Boundary, ControllerError, Cues, Decision, Decode, Markers, Step, Trace, same_policy
 from reasonctl.controller.thinking.answers import after_thinking, stated_answer
 
-from .card import Card, LoadedModel, Scalar, check_model
-from .drift import DriftMonitor
-from .file import ProbeFile, load_probe
-from .giveup import GiveUp, choose_lower
-from .looks import Look
-from .probe import features_at, layer_of
-from .risk import MEANS, Mode, Threshold, check_request, choose_threshold
-from .signals import SignalName
-from .table import Table
+from .files.card import Card, LoadedModel, Scalar, check_model
+from .files.probe_file import ProbeFile, load_probe
+from .risk.drift import DriftMonitor
+from .risk.give_up import GiveUp, choose_lower
+from .risk.table import Table
+from .risk.threshold import MEANS, Mode, Threshold, check_request, choose_threshold
+from .signals.observation import Look
+from .signals.probe import features_at, layer_of
+from .signals.signals import SignalName
 
 
 class ProbeExit:

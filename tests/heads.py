@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from reasonctl.probes.heads import STATISTICS, Heads, HeadsCard, HeadsFile, save_heads
-from reasonctl.probes.probe import Probe
+from reasonctl.probes.files.heads_file import STATISTICS, Heads, HeadsCard, HeadsFile, save_heads
+from reasonctl.probes.signals.probe import Probe
 
 
 def made_up(width: int, *, seed: int = 0, scale: float = 1.5) -> Heads:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from reasonctl.probes.table import Table
+from reasonctl.probes.risk.table import Table
 
 
 def simulate(n: int, seed: int, separation: float = 2.2) -> Table:

@@ -22,8 +22,8 @@ from reasonctl.calibration.report_parts import Request, example, measured, promi
 from reasonctl.calibration.show import Show, comparison
 from reasonctl.calibration.tasks import load_task
 from reasonctl.controller import ControllerError
-from reasonctl.probes.bounds import upper_bound
-from reasonctl.probes.file import digest_of, load_probe, save_probe
+from reasonctl.probes.files.probe_file import digest_of, load_probe, save_probe
+from reasonctl.probes.risk.bounds import upper_bound
 
 PROBE = BUNDLED_PROBE
 

@@ -10,8 +10,9 @@ from engines import Plain
 from heads import card, heads_file, made_up
 
 from reasonctl.controller import Chain, Keys, Row, Scores, Temperature, TopK, TopP, log_z
-from reasonctl.probes.heads import STATISTICS, AutoDeco, Heads, HeadsFile, save_heads
-from reasonctl.probes.probe import Probe
+from reasonctl.probes.autodeco import AutoDeco
+from reasonctl.probes.files.heads_file import STATISTICS, Heads, HeadsFile, save_heads
+from reasonctl.probes.signals.probe import Probe
 
 L = np.array([5.0, 4.2, 4.0, 3.1, 2.5, 1.0, 0.3, 0.0, -1.0, -3.0])
 STATE = np.array([0.3, -1.0, 2.0])

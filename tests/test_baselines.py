@@ -8,8 +8,8 @@ from laws import one_run, simulate
 
 from reasonctl.calibration.baselines import compare, evaluate, fixed_at, fixed_curve, verdict
 from reasonctl.controller import ControllerError
-from reasonctl.probes.risk import Grid, choose_threshold
-from reasonctl.probes.table import Table
+from reasonctl.probes.risk.table import Table
+from reasonctl.probes.risk.threshold import Grid, choose_threshold
 
 RISK, CONFIDENCE = 0.1, 0.9
 

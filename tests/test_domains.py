@@ -9,8 +9,8 @@ import pytest
 from laws import one_run, simulate
 from scipy.stats import binom
 
-from reasonctl.probes.risk import Grid, choose_threshold, failures, runs_needed
-from reasonctl.probes.table import Table
+from reasonctl.probes.risk.table import Table
+from reasonctl.probes.risk.threshold import Grid, choose_threshold, failures, runs_needed
 
 RISK, CONFIDENCE = 0.1, 0.9
 

@@ -17,7 +17,7 @@ from laws import simulate
 from scipy.stats import beta, binom, ks_2samp, kstest
 
 from reasonctl.controller import ControllerError
-from reasonctl.probes.drift import BETS, SWITCH, DriftMonitor, bet
+from reasonctl.probes.risk.drift import BETS, SWITCH, DriftMonitor, bet
 
 LEVEL, STREAMS, RUNS = 0.05, 300, 200
 

@@ -16,8 +16,8 @@ from reasonctl.calibration.tasks import load_task
 from reasonctl.controller import Call, Controller, Decision, Keys, Trace, parse_policy
 from reasonctl.probes import load_exit
 from reasonctl.probes.exit import ProbeExit, make_exit
-from reasonctl.probes.file import Judged
-from reasonctl.probes.risk import Grid
+from reasonctl.probes.files.probe_file import Judged
+from reasonctl.probes.risk.threshold import Grid
 
 PROBE = BUNDLED_PROBE
 

@@ -15,7 +15,7 @@ from reasonctl.calibration.calibrate import report_path, runs_path
 from reasonctl.calibration.cli import main
 from reasonctl.calibration.kept import kept_runs
 from reasonctl.controller import ControllerError
-from reasonctl.probes.file import load_probe
+from reasonctl.probes.files.probe_file import load_probe
 
 
 def job(out: Path, n: int = 24, *more: str) -> list[str]:

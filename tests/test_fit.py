@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from reasonctl.calibration.fit import fit_probe, probe_of
 from reasonctl.controller import ControllerError
-from reasonctl.probes.probe import Probe, features_at
+from reasonctl.probes.signals.probe import Probe, features_at
 
 
 def data(n_problems: int = 60, per: int = 8, d: int = 6, seed: int = 0, curved: bool = False):

@@ -11,10 +11,10 @@ from laws import flat, one_run, simulate
 
 from reasonctl.calibration.redraws import judge, redraw
 from reasonctl.controller import ControllerError
-from reasonctl.probes.bounds import p_value
-from reasonctl.probes.giveup import GiveUp, LowerCurve, LowerGrid, choose_lower
-from reasonctl.probes.risk import Grid, choose_threshold
-from reasonctl.probes.table import NO_EXIT, Table
+from reasonctl.probes.risk.bounds import p_value
+from reasonctl.probes.risk.give_up import GiveUp, LowerCurve, LowerGrid, choose_lower
+from reasonctl.probes.risk.table import NO_EXIT, Table
+from reasonctl.probes.risk.threshold import Grid, choose_threshold
 
 DRAWS, RUNS, RISK, CONFIDENCE = 500, 200, 0.05, 0.9
 

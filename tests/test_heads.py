@@ -43,7 +43,8 @@ from reasonctl.controller import (
     parse_policy,
 )
 from reasonctl.probes import load_probe
-from reasonctl.probes.heads import COOLEST, AutoDeco, Heads, HeadsFile, load_heads, save_heads, statistics, unit
+from reasonctl.probes.autodeco import AutoDeco
+from reasonctl.probes.files.heads_file import COOLEST, Heads, HeadsFile, load_heads, save_heads, statistics, unit
 
 L = np.array([5.0, 4.2, 4.0, 3.1, 2.5, 1.0, 0.3, 0.0, -1.0, -3.0])
 

@@ -17,13 +17,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from reasonctl.controller import Boundary, ControllerError, Cue, Cues
-from reasonctl.probes.card import Card, template_hash
 from reasonctl.probes.exit import FixedExit, NeverExit, ProbeExit, load_exit
-from reasonctl.probes.file import ProbeFile, load_probe, save_probe
-from reasonctl.probes.probe import Probe, layer_of
-from reasonctl.probes.risk import Grid
-from reasonctl.probes.sealed import check_target
-from reasonctl.probes.table import Table
+from reasonctl.probes.files.card import Card, template_hash
+from reasonctl.probes.files.probe_file import ProbeFile, load_probe, save_probe
+from reasonctl.probes.files.sealed import check_target
+from reasonctl.probes.risk.table import Table
+from reasonctl.probes.risk.threshold import Grid
+from reasonctl.probes.signals.probe import Probe, layer_of
 
 DEPTH, WIDTH, RUNS = 4, 3, 60
 
@@ -126,7 +126,7 @@ def test_a_newer_format_and_foreign_files_are_named(path: Path, tmp_path: Path) 
 
 
 def test_a_card_with_a_right_hash_is_still_checked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from reasonctl.probes import file
+    from reasonctl.probes.files import probe_file as file
 
     was = content()
     tensors = file._tensors(was)
@@ -144,7 +144,7 @@ def test_a_card_with_a_right_hash_is_still_checked(path: Path, monkeypatch: pyte
 def test_a_failing_write_leaves_what_was_there(path: Path, monkeypatch: pytest.MonkeyPatch, force: bool) -> None:
     target = path if force else path.with_name("new.safetensors")
     before = sorted(path.parent.iterdir()), path.read_bytes()
-    monkeypatch.setattr("reasonctl.probes.sealed._CHUNK", 4096)
+    monkeypatch.setattr("reasonctl.probes.files.sealed._CHUNK", 4096)
     calls = failing(monkeypatch, at=None)
     save_probe(target, content(max_cues=9), force=force)
     writes = len(calls)
@@ -153,7 +153,7 @@ def test_a_failing_write_leaves_what_was_there(path: Path, monkeypatch: pytest.M
         target.unlink()
         path.write_bytes(before[1])
         monkeypatch.undo()
-        monkeypatch.setattr("reasonctl.probes.sealed._CHUNK", 4096)
+        monkeypatch.setattr("reasonctl.probes.files.sealed._CHUNK", 4096)
         failing(monkeypatch, at=at)
         said = one_line(lambda: save_probe(target, content(max_cues=9), force=force))
         assert "can't be written" in said and "No space left" in said
@@ -176,7 +176,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, at: int | None) -> list[str]:
         return call
 
     for name in real:
-        monkeypatch.setattr(f"reasonctl.probes.file.os.{name}", fake(name))
+        monkeypatch.setattr(f"reasonctl.probes.files.probe_file.os.{name}", fake(name))
     return calls
 
 

@@ -16,7 +16,7 @@ from reasonctl.calibration.recipe import Recipe
 from reasonctl.calibration.replay import make_table
 from reasonctl.calibration.runs import RunFile
 from reasonctl.calibration.tasks import load_task
-from reasonctl.probes.bounds import refutes
+from reasonctl.probes.risk.bounds import refutes
 
 pytestmark = pytest.mark.slow
 N, EVALUATION, SEED = 800, 500, 21

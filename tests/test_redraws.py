@@ -16,8 +16,8 @@ from laws import flat, one_run, simulate, two_cues, two_cues_envelope, two_cues_
 from reasonctl.calibration.fit import fit_probe
 from reasonctl.calibration.redraws import Procedure, check, check_all, judge, redraw, true_rates
 from reasonctl.controller import ControllerError
-from reasonctl.probes.risk import MODES, Grid, Mode, choose_threshold, failing_cues, failures
-from reasonctl.probes.table import Table
+from reasonctl.probes.risk.table import Table
+from reasonctl.probes.risk.threshold import MODES, Grid, Mode, choose_threshold, failing_cues, failures
 
 DRAWS, RUNS, RISK, CONFIDENCE = 500, 200, 0.1, 0.9
 LIMITS: dict[str, float] = {"harm": 0.1, "wrong": 0.1, "selective": 0.18, "disagree": 0.2, "event": 0.1}

@@ -13,8 +13,8 @@ from scripts import load
 
 from reasonctl.calibration.redraws import redraw
 from reasonctl.calibration.runs import RunFile, pack
-from reasonctl.probes.file import ProbeFile, load_probe
-from reasonctl.probes.risk import choose_threshold
+from reasonctl.probes.files.probe_file import ProbeFile, load_probe
+from reasonctl.probes.risk.threshold import choose_threshold
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE, PROBE = ROOT / "examples/redraws.py", ROOT / "backends/tiny_probe/tiny.probe.safetensors"

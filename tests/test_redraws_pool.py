@@ -19,8 +19,8 @@ from reasonctl.calibration.redraws import check, check_all
 from reasonctl.calibration.runs import RunFile
 from reasonctl.calibration.spread import cores
 from reasonctl.calibration.tasks import load_task
-from reasonctl.probes.risk import failures_at
-from reasonctl.probes.table import Table
+from reasonctl.probes.risk.table import Table
+from reasonctl.probes.risk.threshold import failures_at
 
 FITTING, POOL, RUNS, DRAWS = 300, 1600, 400, 500
 RISK, CONFIDENCE = 0.05, 0.9

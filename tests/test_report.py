@@ -20,9 +20,9 @@ from reasonctl.calibration.report import _Subject, render
 from reasonctl.calibration.report_parts import NARROW, Request
 from reasonctl.calibration.runs import FORMAT
 from reasonctl.controller import ControllerError
-from reasonctl.probes.file import Judged, ProbeFile, digest_of, load_probe, save_probe
-from reasonctl.probes.risk import Grid, failing_cues
-from reasonctl.probes.table import Table
+from reasonctl.probes.files.probe_file import Judged, ProbeFile, digest_of, load_probe, save_probe
+from reasonctl.probes.risk.table import Table
+from reasonctl.probes.risk.threshold import Grid, failing_cues
 
 EVIL = "</code></div><script>alert(1)</script><img src=x onerror=alert(1)>\"'{{ 7 * 7 }}"
 HARM = Request("harm", 0.05, 0.9, "hidden")

@@ -19,7 +19,7 @@ from test_report import HARM, evaluation, probe_file, records_of
 from reasonctl.backends.load import BUNDLED_PROBE
 from reasonctl.calibration.report import render
 from reasonctl.calibration.report_parts import Request
-from reasonctl.probes.file import load_probe
+from reasonctl.probes.files.probe_file import load_probe
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [

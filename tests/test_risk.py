@@ -12,10 +12,10 @@ from laws import one_run, simulate
 from scipy.stats import binom
 
 from reasonctl.controller import ControllerError
-from reasonctl.probes import risk
-from reasonctl.probes.bounds import accepted, conformal_quantile, p_value, refutes, upper_bound
-from reasonctl.probes.risk import Grid, choose_threshold, failures, runs_needed
-from reasonctl.probes.table import Table
+from reasonctl.probes.risk import threshold as risk
+from reasonctl.probes.risk.bounds import accepted, conformal_quantile, p_value, refutes, upper_bound
+from reasonctl.probes.risk.table import Table
+from reasonctl.probes.risk.threshold import Grid, choose_threshold, failures, runs_needed
 
 RISK, CONFIDENCE = 0.1, 0.9
 

@@ -12,8 +12,8 @@ from reasonctl.calibration.baselines import EQUAL_COST, budget_of_cost
 from reasonctl.calibration.runs import pack
 from reasonctl.calibration.signal_table import BUDGET, ORACLE, Comparison, compare_signals
 from reasonctl.controller import ControllerError
-from reasonctl.probes.risk import count_failures
-from reasonctl.probes.table import Table
+from reasonctl.probes.risk.table import Table
+from reasonctl.probes.risk.threshold import count_failures
 
 CUES, RISKS = 6, (0.05, 0.1)
 

@@ -19,11 +19,11 @@ from reasonctl.calibration.tasks import load_task
 from reasonctl.calibration.worker import collect_run, one_run
 from reasonctl.controller import ControllerError
 from reasonctl.probes.exit import ProbeExit, make_exit
-from reasonctl.probes.file import ProbeFile, load_probe, save_probe
-from reasonctl.probes.looks import Look
-from reasonctl.probes.probe import Probe
-from reasonctl.probes.risk import Threshold
-from reasonctl.probes.signals import (
+from reasonctl.probes.files.probe_file import ProbeFile, load_probe, save_probe
+from reasonctl.probes.risk.threshold import Threshold
+from reasonctl.probes.signals.observation import Look
+from reasonctl.probes.signals.probe import Probe
+from reasonctl.probes.signals.signals import (
     CHEAP,
     FULL,
     SIGNALS,

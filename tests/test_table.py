@@ -9,7 +9,7 @@ import pytest
 from laws import flat, one_run, simulate
 
 from reasonctl.controller import ControllerError
-from reasonctl.probes.table import NO_EXIT, Table
+from reasonctl.probes.risk.table import NO_EXIT, Table
 
 
 def random_table(seed: int) -> Table:

@@ -11,8 +11,8 @@ from typing import Any, Protocol, TypedDict
 
 from reasonctl.controller import ControllerError, Cues, Markers
 
-from .probe import layer_of
-from .risk import MODES
+from ..risk.threshold import MODES
+from ..signals.probe import layer_of
 
 _PATH = re.compile(r"[/\\~]|[A-Za-z]:[/\\]")
 

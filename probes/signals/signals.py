@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from reasonctl.controller import ControllerError
 
-from .looks import Look
+from ..risk.table import Floats64
+from .observation import Look
 from .probe import Probe
-from .table import Floats64
 
 SMOOTHING = 0.5
 """Weight of the newest cue in the smoothed entropy."""

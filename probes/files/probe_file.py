@@ -14,13 +14,13 @@ import numpy as np
 
 from reasonctl.controller import ControllerError
 
+from ..risk.give_up import LowerGrid
+from ..risk.table import Table
+from ..risk.threshold import Grid
+from ..signals.probe import Probe
+from ..signals.signals import Signal, Stack, make_signal
 from .card import Card
-from .giveup import LowerGrid
-from .probe import Probe
-from .risk import Grid
 from .sealed import Sealed, Tensors, check_target
-from .signals import Signal, Stack, make_signal
-from .table import Table
 
 SEALED = Sealed("reasonctl", 2, "probe file", "ctl calibrate")
 
@@ -155,3 +155,20 @@ def _grid(what: str, arrays: Tensors) -> Grid:
     if set(arrays) != {"thresholds", "exits"}:
         raise ControllerError(f"its {what} holds {sorted(arrays)}; it needs exits and thresholds")
     return Grid(**arrays)
+
+
+def tables_of(content: ProbeFile, signal: str, domain: str | None) -> tuple[Judged, Table]:
+    """The calibration runs of a domain [all] under a signal, and the same runs without trials."""
+    judged, plain = content.judged(signal), content.table
+    if domain is None:
+        return judged, plain
+    index = domain_index(content, domain)
+    return replace(judged, table=judged.table.in_domain(index)), plain.in_domain(index)
+
+
+def domain_index(content: ProbeFile, domain: str) -> int:
+    """Of a domain that the probe was calibrated on; ControllerError for any other."""
+    if domain not in content.card.domains:
+        known = ", ".join(map(repr, content.card.domains))
+        raise ControllerError(f"domain is {domain!r}; this probe was calibrated on {known}")
+    return content.card.domains.index(domain)

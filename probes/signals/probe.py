@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from reasonctl.controller import ControllerError
 
-from .table import Floats64
+from ..risk.table import Floats64
 
 _SATURATED = 36.0
 """Logit beyond which a float64 sigmoid is exactly 1; scores stay inside (0, 1)."""

@@ -18,8 +18,8 @@ import numpy as np
 from reasonctl.controller import ControllerError
 
 from .bounds import accepted, conformal_quantile, shortfall
-from .risk import check_evidence, check_request, runs_needed, worthwhile
 from .table import Bools, Floats64, Table
+from .threshold import check_evidence, check_request, runs_needed, worthwhile
 
 _MEANS = "P(full run right and given up)"
 _STEEPNESS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)

@@ -1,30 +1,21 @@
-"""AutoDeco: temperature and top-p of every token from two small heads on the model's last hidden state.
-
-After AutoDeco (arXiv 2510.26697, "The End of Manual Decoding", as far as its released code says: heads of 256 hidden
-units, 2 * sigmoid and sigmoid). Owns the heads' numbers, their file, and the stage of a chain that asks them; they are
-trained in calibration/heads.py. The method's control by instructions ("be creative" in the prompt) is out of scope:
-heads trained on a task's right answers learn that task's sampling and nothing about wishes.
-"""
+"""The file of a pair of AutoDeco heads, and their evaluation in numpy."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from reasonctl.controller import ControllerError, Row, Scores, TopP, register_stage
-from reasonctl.controller.sampling.stage import Pure
-from reasonctl.controller.sampling.stages.temperature import tempered
+from reasonctl.controller import ControllerError
 
-from .card import Scalar, check_entries, check_model, check_plain
-from .probe import Probe
+from ..risk.table import Floats64
+from ..signals.probe import Probe
+from .card import Scalar, check_entries, check_plain
 from .sealed import Sealed, Tensors, check_target
-from .table import Floats64
 
 SEALED = Sealed("reasonctl-heads", 1, "heads file", "ctl calibrate MODEL --tasks T --heads")
 COOLEST = 1e-2
@@ -159,58 +150,3 @@ def _content(tensors: Tensors, values: dict[str, Any]) -> HeadsFile:
         groups[group][rest] = array
     heads = Heads(Probe.from_arrays(groups["temperature"]), Probe.from_arrays(groups["top_p"]))
     return HeadsFile(heads, HeadsCard.from_dict(values))
-
-
-@register_stage
-@dataclass(frozen=True)
-class AutoDeco(Pure):
-    """Temperature and top-p of each token from the heads in `file`; reads the last block's state at every row.
-
-    The logits are those that the constraints leave. Temperatures below COOLEST are raised to it; at least the most
-    probable token stays. `ctl calibrate MODEL --tasks T --heads --out FILE` makes a file.
-    """
-
-    name = "autodeco"
-    kind = "temperature"
-    truncates = True
-    reads_text = True  # a model is known by its vocabulary
-    drafts = False  # a draft model has other states
-    file: str
-
-    def __post_init__(self) -> None:
-        _ = self.content  # a missing or broken file is said at once
-
-    @cached_property
-    def content(self) -> HeadsFile:
-        """The file's heads and card."""
-        return load_heads(self.file)
-
-    def layers(self, depth: int) -> tuple[int, ...]:
-        """The last block. Raises ControllerError for a model of another depth."""
-        card = self.content.card
-        if depth != card.depth:
-            raise ControllerError(
-                f"heads were fitted on a {card.depth}-layer model of width {card.width}; this model has {depth} "
-                f"layers. Make some for it: {SEALED.make}"
-            )
-        return (depth - 1,)
-
-    def check(self, model: Any) -> list[str]:
-        """Warnings where the model differs slightly from the card's; ControllerError for another model."""
-        return check_model(
-            self.content.card, model,
-            what="heads were", make=f"Make some for it: {SEALED.make}", again="the heads on your task",
-        )  # fmt: skip
-
-    def divisor(self, scores: Scores, row: Row) -> float:
-        return self._at(scores, row)[0]
-
-    def apply(self, scores: Scores, row: Row) -> Scores:
-        temperature, top_p = self._at(scores, row)
-        return TopP(top_p).apply(tempered(scores, temperature), row)
-
-    def _at(self, scores: Scores, row: Row) -> tuple[float, float]:
-        """(temperature, top-p) of this row: the heads see the whole of it, whatever stands before this stage."""
-        hidden = row.hidden(self.content.card.depth - 1)
-        temperature, top_p = self.content.heads.at(hidden, scores.whole.shifted)
-        return max(temperature, COOLEST), top_p

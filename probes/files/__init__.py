@@ -1,0 +1,1 @@
+"""What is on disk: a whole file, or an error."""

@@ -1,0 +1,1 @@
+"""From a table of recorded runs and a named risk to a threshold, with exact bounds."""

@@ -1,0 +1,1 @@
+"""From what was observed at a cue to one number."""
