@@ -25,13 +25,12 @@ import numpy as np
 import numpy.typing as npt
 
 from reasonctl.backends.load import BUNDLED_PROBE, TINY
-from reasonctl.calibration.play import play
-from reasonctl.calibration.problem import Problem
-from reasonctl.calibration.recipe import Recipe
-from reasonctl.calibration.show import Show
-from reasonctl.calibration.spread import cores, spread
-from reasonctl.calibration.tasks import load_task
-from reasonctl.calibration.worker import answer_text
+from reasonctl.calibration.cli.console import Show
+from reasonctl.calibration.parallel.spread import cores, spread
+from reasonctl.calibration.runs.recipe import Recipe
+from reasonctl.calibration.runs.worker import answer_text, play
+from reasonctl.calibration.tasks.problem import Problem
+from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import Controller, ControllerError, Sampling, Thinking, draw
 from reasonctl.probes import load_exit
 

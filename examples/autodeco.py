@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from reasonctl.calibration.collect import graded
-from reasonctl.calibration.evaluate import paired_difference
-from reasonctl.calibration.heads import teacher_forced
-from reasonctl.calibration.make_heads import OWN_LAW, right_runs
-from reasonctl.calibration.recipe import Recipe
-from reasonctl.calibration.spread import cores, spread
-from reasonctl.calibration.tasks import load_task
-from reasonctl.calibration.worker import collect_run
+from reasonctl.calibration.cli.heads import OWN_LAW, right_runs
+from reasonctl.calibration.evaluation.pairs import paired_difference
+from reasonctl.calibration.parallel.spread import cores, spread
+from reasonctl.calibration.runs.collect import graded
+from reasonctl.calibration.runs.recipe import Recipe
+from reasonctl.calibration.runs.teacher_forced import teacher_forced
+from reasonctl.calibration.runs.worker import collect_run
+from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.probes import load_heads
 from reasonctl.probes.files.heads_file import COOLEST
 

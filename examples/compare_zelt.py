@@ -27,12 +27,12 @@ import numpy as np
 import numpy.typing as npt
 
 from reasonctl.backends import load_model
-from reasonctl.calibration.calibrate import fit_signals, scores_of
-from reasonctl.calibration.collect import Cut
-from reasonctl.calibration.recipe import Recipe
-from reasonctl.calibration.replay import judged_table, make_table
-from reasonctl.calibration.signal_table import three_parts
-from reasonctl.calibration.worker import Collect, one_run
+from reasonctl.calibration.evaluation.signals import three_parts
+from reasonctl.calibration.fitting.all_signals import fit_signals, scores_of
+from reasonctl.calibration.fitting.tables import judged_table, make_table
+from reasonctl.calibration.runs.arrays import Cut
+from reasonctl.calibration.runs.recipe import Recipe
+from reasonctl.calibration.runs.worker import Collect, one_run
 from reasonctl.controller import ROOT, Boundary, Decision, Decode, Step, entropy
 from reasonctl.controller.thinking.answers import stated_answer
 from reasonctl.probes.risk.bounds import upper_bound

@@ -32,9 +32,9 @@ import numpy as np
 from overhead import PROMPT, interval
 
 from reasonctl.backends import Model, load_model
-from reasonctl.calibration.fit import HIDDEN
-from reasonctl.calibration.recipe import LAYERS, Recipe
-from reasonctl.calibration.worker import Collect
+from reasonctl.calibration.fitting.probe import HIDDEN
+from reasonctl.calibration.runs.recipe import LAYERS, Recipe
+from reasonctl.calibration.runs.worker import Collect
 from reasonctl.controller import (
     Boundary,
     Call,

@@ -27,7 +27,7 @@ from drafting_trees import acceptance, steps
 from triforce import triforce
 
 from reasonctl.backends import Model, attach, load_model
-from reasonctl.calibration.kinds import KINDS
+from reasonctl.calibration.tasks.draft_prompts import KINDS
 from reasonctl.controller import ROOT, Controller, Decode, Drafter, Hierarchy, ModelDrafter, PromptLookup
 from reasonctl.controller.drafting.ngrams import Recent, Table, load_table
 

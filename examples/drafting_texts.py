@@ -19,7 +19,7 @@ import torch
 
 from reasonctl.backends import Model, load_model
 from reasonctl.backends.hf.load import load_transformers
-from reasonctl.calibration.kinds import KINDS
+from reasonctl.calibration.tasks.draft_prompts import KINDS
 from reasonctl.controller import Call, Controller, Greedy, Keys, Trace
 
 SUMS = 48

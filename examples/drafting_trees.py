@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from reasonctl.backends import Model
-from reasonctl.calibration.advise_draft import law, rank_acceptance, rows, written
-from reasonctl.calibration.bench import cost_curve
-from reasonctl.calibration.kinds import KINDS
+from reasonctl.calibration.advice.draft_model import law, rank_acceptance, written
+from reasonctl.calibration.evaluation.speed import cost_curve
+from reasonctl.calibration.runs.teacher_forced import rows
+from reasonctl.calibration.tasks.draft_prompts import KINDS
 from reasonctl.controller import Call, Controller, Greedy, Keys, ModelDrafter, Proposal, Sampling, Trace
 from reasonctl.controller.drafting.planning.acceptance import Ledger
 from reasonctl.controller.sampling.rejection import node_tests

@@ -21,8 +21,8 @@ from drafting import machine, opened
 from triforce import ROWS, forward_times
 
 from reasonctl.backends import Model
-from reasonctl.calibration.advise_draft import written
-from reasonctl.calibration.kinds import KINDS
+from reasonctl.calibration.advice.draft_model import written
+from reasonctl.calibration.tasks.draft_prompts import KINDS
 from reasonctl.controller import ROOT, Decode, Draft, Greedy
 from reasonctl.controller.drafting.planning.cost import CostCurve
 from reasonctl.controller.drafting.shapes import best_shape

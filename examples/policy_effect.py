@@ -26,9 +26,9 @@ import numpy as np
 
 from reasonctl.backends import load_model
 from reasonctl.backends.model import Model
-from reasonctl.calibration.advise_policy import sample
-from reasonctl.calibration.problem import Problem
-from reasonctl.calibration.tasks import Task, load_task
+from reasonctl.calibration.advice.truncation import sample
+from reasonctl.calibration.tasks.problem import Problem
+from reasonctl.calibration.tasks.sources import Task, load_task
 from reasonctl.controller import Keys, Weighed, distortion, importance_weights, parse_policy
 from reasonctl.controller.thinking.answers import after_thinking
 from reasonctl.controller.thinking.chat_template import chosen_markers

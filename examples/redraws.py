@@ -20,11 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from reasonctl.calibration.collect import cut
-from reasonctl.calibration.redraws import check_all
-from reasonctl.calibration.replay import judged_table, make_table
-from reasonctl.calibration.runs import RunFile
-from reasonctl.calibration.show import Show, percent
+from reasonctl.calibration.cli.console import Show
+from reasonctl.calibration.evaluation.redraws import check_all
+from reasonctl.calibration.fitting.tables import judged_table, make_table
+from reasonctl.calibration.pages.wording import percent
+from reasonctl.calibration.runs.arrays import cut
+from reasonctl.calibration.runs.run_file import RunFile
 from reasonctl.probes.files.probe_file import ProbeFile, load_probe
 from reasonctl.probes.risk.table import Table
 

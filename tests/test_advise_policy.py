@@ -12,11 +12,11 @@ import pytest
 
 from reasonctl.backends.load import load_model
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
-from reasonctl.calibration import advise_policy
-from reasonctl.calibration.cli import main
-from reasonctl.calibration.equal_risk import Curve, Family, Judged, Place, families, judge, recommended
-from reasonctl.calibration.prefixes import PrefixTrie, fork_rows, text_trie
-from reasonctl.calibration.runs import FORMAT
+from reasonctl.calibration.advice import truncation as advise_policy
+from reasonctl.calibration.advice.equal_risk import Curve, Family, Judged, Place, families, judge, recommended
+from reasonctl.calibration.advice.prefix_trie import PrefixTrie, fork_rows, text_trie
+from reasonctl.calibration.cli.main import main
+from reasonctl.calibration.runs.run_file import FORMAT
 from reasonctl.controller import ControllerError, MinP, MirostatV2, TopH, TopK, TopNSigma, TopP, Typical
 
 GOLDEN = [3, 10, 50]
@@ -275,4 +275,4 @@ def test_a_dry_run_says_what_it_would_do(capsys):
 def test_nothing_fixed_reaches_the_target():
     family = Family("mirostat_v2", MirostatV2, lambda u: 0.1 + u, adapts=True)
     curve = Curve(family, [Place(np.log(P), {1})])
-    assert advise_policy._chain({"mirostat_v2": curve.grid[0]}, {"mirostat_v2": curve}, 1.0) is None
+    assert advise_policy.chain_of({"mirostat_v2": curve.grid[0]}, {"mirostat_v2": curve}, 1.0) is None

@@ -13,14 +13,13 @@ from test_cli import ctl
 from test_report import HARM, Page, evaluation, judgement, probe_file, records_of
 
 from reasonctl.backends.load import BUNDLED_PROBE
-from reasonctl.calibration.evaluate import Pair, summary
-from reasonctl.calibration.evaluate_command import fresh
-from reasonctl.calibration.examples import Example
-from reasonctl.calibration.options import unescaped
-from reasonctl.calibration.report import _Subject, render
-from reasonctl.calibration.report_parts import Request, example, measured, promise
-from reasonctl.calibration.show import Show, comparison
-from reasonctl.calibration.tasks import load_task
+from reasonctl.calibration.cli.console import Show, comparison
+from reasonctl.calibration.cli.recipes import unescaped
+from reasonctl.calibration.evaluation.pairs import Pair, fresh, summary
+from reasonctl.calibration.pages.highlights import Example
+from reasonctl.calibration.pages.report import _Subject, render
+from reasonctl.calibration.pages.wording import Request, example, measured, promise
+from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import ControllerError
 from reasonctl.probes.files.probe_file import digest_of, load_probe, save_probe
 from reasonctl.probes.risk.bounds import upper_bound

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasonctl.backends import attach
 from reasonctl.backends.load import BUNDLED_PROBE, tiny_folder
-from reasonctl.calibration.tasks import load_task
+from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import Controller, ControllerError
 from reasonctl.probes import load_exit
 

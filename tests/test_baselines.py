@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from laws import one_run, simulate
 
-from reasonctl.calibration.baselines import compare, evaluate, fixed_at, fixed_curve, verdict
+from reasonctl.calibration.evaluation.baselines import compare, evaluate, fixed_at, fixed_curve, verdict
 from reasonctl.controller import ControllerError
 from reasonctl.probes.risk.table import Table
 from reasonctl.probes.risk.threshold import Grid, choose_threshold

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from reasonctl.backends.load import load_model
-from reasonctl.calibration.bench import CONTEXTS, ROUNDS, cost_curve, interleaved, questions
-from reasonctl.calibration.kinds import KINDS
+from reasonctl.calibration.cli.bench import questions
+from reasonctl.calibration.evaluation.speed import CONTEXTS, ROUNDS, cost_curve, interleaved
+from reasonctl.calibration.tasks.draft_prompts import KINDS
 from reasonctl.controller import Call, Controller, Greedy, Hierarchy, Keys, ModelDrafter, TriForce
 from reasonctl.controller.drafting.drafter import forget
 from reasonctl.controller.drafting.planning.cost import CostCurve
@@ -42,7 +43,7 @@ def test_all_kinds_are_asked_in_a_few_rounds():
 
 def test_a_curve_at_one_context_keeps_the_others(tmp_path, monkeypatch):
     monkeypatch.setenv("REASONCTL_CACHE", str(tmp_path))
-    monkeypatch.setattr("reasonctl.calibration.bench.SECONDS", 0.0)
+    monkeypatch.setattr("reasonctl.calibration.evaluation.speed.SECONDS", 0.0)
     model = load_model("tiny", threads=1)
     whole = cost_curve(model, [5, 6, 7])
     assert len(whole.seconds) > 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reasonctl.backends.load import tiny_folder
-from reasonctl.calibration.cli import main
+from reasonctl.calibration.cli.main import main
 
 TINY = tiny_folder()
 

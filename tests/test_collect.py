@@ -17,14 +17,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reasonctl.calibration.calibrate import split
-from reasonctl.calibration.collect import collect, cut, graded, identity_of, settings_of, text_features
-from reasonctl.calibration.graders import NUMBER
-from reasonctl.calibration.problem import Problem
-from reasonctl.calibration.recipe import Recipe
-from reasonctl.calibration.runs import FORMAT, RunFile, pack, unpack
-from reasonctl.calibration.tasks import load_task
-from reasonctl.calibration.worker import answer_text, collect_run, one_run
+from reasonctl.calibration.runs.arrays import cut, text_features
+from reasonctl.calibration.runs.collect import collect, graded, identity_of, settings_of
+from reasonctl.calibration.runs.recipe import Recipe
+from reasonctl.calibration.runs.run_file import FORMAT, RunFile, pack, unpack
+from reasonctl.calibration.runs.splits import split
+from reasonctl.calibration.runs.worker import answer_text, collect_run, one_run
+from reasonctl.calibration.tasks.graders import NUMBER
+from reasonctl.calibration.tasks.problem import Problem
+from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import ControllerError, Cues, Markers
 from reasonctl.probes.exit import FixedExit
 

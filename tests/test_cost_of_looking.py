@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from reasonctl.backends.load import BUNDLED_PROBE
-from reasonctl.calibration.recipe import Recipe
-from reasonctl.calibration.tasks import load_task
-from reasonctl.calibration.worker import collect_run, one_run
+from reasonctl.calibration.runs.recipe import Recipe
+from reasonctl.calibration.runs.worker import collect_run, one_run
+from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.probes import load_exit
 
 RECIPE = Recipe(

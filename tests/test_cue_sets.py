@@ -13,12 +13,14 @@ from rules import Scripted
 
 from reasonctl.backends.load import load_model
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
-from reasonctl.calibration.calibrate import Plan, fit_and_save, split
-from reasonctl.calibration.cue_sets import EVERYTHING, check_collected, choose_cues, with_cues
-from reasonctl.calibration.recipe import Recipe
-from reasonctl.calibration.runs import pack
-from reasonctl.calibration.tasks import load_task
-from reasonctl.calibration.worker import Collect
+from reasonctl.calibration.fitting.choose_cues import EVERYTHING, choose_cues
+from reasonctl.calibration.fitting.job import Plan, fit_and_save
+from reasonctl.calibration.runs.cue_sets import check_collected, with_cues
+from reasonctl.calibration.runs.recipe import Recipe
+from reasonctl.calibration.runs.run_file import pack
+from reasonctl.calibration.runs.splits import split
+from reasonctl.calibration.runs.worker import Collect
+from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import Call, Controller, ControllerError, Cues, Keys, Markers, Sampling, Span, Thinking, Trace
 
 

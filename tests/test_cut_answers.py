@@ -8,8 +8,8 @@ import pytest
 from test_cli import ctl
 from test_finish_job import job
 
-from reasonctl.calibration.calibrate import report_path, runs_path
-from reasonctl.calibration.collect import cut_told, share_cut
+from reasonctl.calibration.runs.arrays import cut_told, share_cut
+from reasonctl.calibration.runs.splits import report_path, runs_path
 
 TOLD = "of the tried answers were cut at 5 tokens"
 

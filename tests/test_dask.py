@@ -17,13 +17,13 @@ from distributed import LocalCluster
 from remote import deadly, fails, lonely
 from test_collect import RECIPE
 
-from reasonctl.calibration import cluster as cluster_module
-from reasonctl.calibration.cli import main
-from reasonctl.calibration.collect import collect
-from reasonctl.calibration.graders import NUMBER
-from reasonctl.calibration.runs import RunFile
-from reasonctl.calibration.spread import spread
-from reasonctl.calibration.tasks import load_task
+from reasonctl.calibration.cli.main import main
+from reasonctl.calibration.parallel import dask as cluster_module
+from reasonctl.calibration.parallel.spread import spread
+from reasonctl.calibration.runs.collect import collect
+from reasonctl.calibration.runs.run_file import RunFile
+from reasonctl.calibration.tasks.graders import NUMBER
+from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import ControllerError
 
 PROBLEMS = load_task("tiny").problems(6, stream=6)

@@ -21,7 +21,7 @@ from reasonctl.backends.llama.engine import LlamaEngine
 from reasonctl.backends.llama.load import wrap_llama
 from reasonctl.backends.llama.tokenizer import LlamaTokenizer
 from reasonctl.backends.load import tiny_folder
-from reasonctl.calibration.tasks import load_task
+from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import (
     ROOT,
     Call,

@@ -13,7 +13,7 @@ import pytest
 
 from reasonctl.backends.load import load_model
 from reasonctl.backends.model import Model
-from reasonctl.calibration.tasks import load_task
+from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import (
     ROOT,
     Call,

@@ -15,9 +15,9 @@ from transformers import TextIteratorStreamer
 
 from reasonctl.backends.attach import attach
 from reasonctl.backends.load import load_model
-from reasonctl.calibration.advise_draft import LogLine, fit_line, rank_acceptance
-from reasonctl.calibration.bench import verdict
-from reasonctl.calibration.cli import main
+from reasonctl.calibration.advice.draft_model import LogLine, fit_line, rank_acceptance
+from reasonctl.calibration.cli.bench import verdict
+from reasonctl.calibration.cli.main import main
 from reasonctl.controller import (
     Call,
     Controller,

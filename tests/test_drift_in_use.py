@@ -11,8 +11,8 @@ from test_domains import two_domains
 from test_probe_file import card, content
 
 from reasonctl.backends.load import BUNDLED_PROBE, load_model
-from reasonctl.calibration.cli import main
-from reasonctl.calibration.tasks import load_task
+from reasonctl.calibration.cli.main import main
+from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import Call, Controller, Decision, Keys, Trace, parse_policy
 from reasonctl.probes import load_exit
 from reasonctl.probes.exit import ProbeExit, make_exit

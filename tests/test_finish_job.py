@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from test_cli import ctl
 
-from reasonctl.calibration.calibrate import report_path, runs_path
-from reasonctl.calibration.cli import main
-from reasonctl.calibration.kept import kept_runs
+from reasonctl.calibration.cli.main import main
+from reasonctl.calibration.fitting.kept import kept_runs
+from reasonctl.calibration.runs.splits import report_path, runs_path
 from reasonctl.controller import ControllerError
 from reasonctl.probes.files.probe_file import load_probe
 

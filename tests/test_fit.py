@@ -11,7 +11,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from reasonctl.calibration.fit import fit_probe, probe_of
+from reasonctl.calibration.fitting.probe import fit_probe, probe_of
 from reasonctl.controller import ControllerError
 from reasonctl.probes.signals.probe import Probe, features_at
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from laws import flat, one_run, simulate
 
-from reasonctl.calibration.redraws import judge, redraw
+from reasonctl.calibration.evaluation.redraws import judge, redraw
 from reasonctl.controller import ControllerError
 from reasonctl.probes.risk.bounds import p_value
 from reasonctl.probes.risk.give_up import GiveUp, LowerCurve, LowerGrid, choose_lower

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reasonctl.backends.load import BUNDLED_PROBE, load_model
-from reasonctl.calibration.tasks import load_task
+from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import Call, Controller, ControllerError, Keys, Trace, parse_policy
 from reasonctl.probes import load_exit
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from golden import FORMS, TO_4_DECIMALS, F, L, law
 
-from reasonctl.calibration.heads import TorchHeads
+from reasonctl.calibration.fitting.heads import TorchHeads
 from reasonctl.controller import Chain, Scores, Temperature, TopH, TopNSigma, TopP
 
 

@@ -16,17 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from reasonctl.backends.attach import attach
 from reasonctl.backends.load import BUNDLED_PROBE, load_model, tiny_folder
 from reasonctl.backends.toy import ToyEngine
-from reasonctl.calibration import heads as training_module
-from reasonctl.calibration.heads import (
-    STEEPNESS,
-    TorchHeads,
-    Training,
-    Written,
-    losses,
-    soft_top_p,
-    teacher_forced,
-    train,
-)
+from reasonctl.calibration.fitting import heads as training_module
+from reasonctl.calibration.fitting.heads import STEEPNESS, TorchHeads, Training, losses, soft_top_p, train
+from reasonctl.calibration.runs.teacher_forced import Written, teacher_forced
 from reasonctl.controller import (
     ROOT,
     Call,
@@ -323,7 +315,7 @@ def test_weighing_a_policy_hides_neither_its_layers_nor_its_model(tmp_path, tiny
 
 @pytest.mark.parametrize("branches", [0, 1 << 30])
 def test_teacher_forced_rows_are_the_model_s_own(monkeypatch, branches):
-    monkeypatch.setattr(training_module, "LONGEST_DRAFT", 3)
+    monkeypatch.setattr("reasonctl.calibration.runs.teacher_forced.LONGEST_DRAFT", 3)
     engine = ToyEngine(vocabulary=5, order=3, seed=7)
     model = SimpleNamespace(engine=engine, depth=3, can=replace(engine.session().can, branches=branches))
     run = Written([0, 1, 2, 4, 4, 3, 2, 0, 1, 1, 0, 2], 2)

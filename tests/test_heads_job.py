@@ -18,7 +18,7 @@ from test_job import wait_for
 from test_policy_law import CUED, OPEN, ExitAtFirst
 
 from reasonctl.backends.load import load_model
-from reasonctl.calibration.cli import main
+from reasonctl.calibration.cli.main import main
 from reasonctl.controller import Call, Chain, Controller, Decision, Keys, Temperature, TopP, Trace, parse_policy
 from reasonctl.controller.sampling.policy import layers_of
 
@@ -117,7 +117,15 @@ def test_the_example_s_likelihood_is_the_chain_s_law():
 def test_a_kill_in_training_leaves_no_trace(tmp_path: Path) -> None:
     whole, out = tmp_path / "whole.safetensors", tmp_path / "h.safetensors"
     checkpoint = tmp_path / "h.safetensors.training"
-    start = [sys.executable, "-c", "from reasonctl.calibration.cli import main; main()", *COMMAND, "-n", "120", "--out"]
+    start = [
+        sys.executable,
+        "-c",
+        "from reasonctl.calibration.cli.main import main; main()",
+        *COMMAND,
+        "-n",
+        "120",
+        "--out",
+    ]
     subprocess.run([*start, str(whole)], capture_output=True, check=True)
     command = [*start, str(out)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as job:

@@ -7,7 +7,7 @@ import sys
 
 PROGRAM = """
 import ctypes, os, signal, time
-from reasonctl.calibration.interrupt import interruptible
+from reasonctl.calibration.cli.interrupt import interruptible
 
 @ctypes.CFUNCTYPE(None)
 def callback():

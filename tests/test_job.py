@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 from remote import deadly, fails
 
-from reasonctl.calibration import spread as spread_module
-from reasonctl.calibration.pace import Pace, span
-from reasonctl.calibration.runs import FORMAT, RunFile
-from reasonctl.calibration.show import Show
-from reasonctl.calibration.spread import check_cluster, spread
+from reasonctl.calibration.cli.console import Pace, Show, span
+from reasonctl.calibration.parallel import spread as spread_module
+from reasonctl.calibration.parallel.spread import check_cluster, spread
+from reasonctl.calibration.runs.run_file import FORMAT, RunFile
 from reasonctl.controller import ControllerError
 
 
@@ -78,7 +77,7 @@ def test_a_second_job_is_refused_and_damages_nothing(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from reasonctl.calibration.runs import RunFile
+from reasonctl.calibration.runs.run_file import RunFile
 file = RunFile(Path(sys.argv[1]), {})
 file.open(force=False)
 print("held", flush=True)
@@ -126,8 +125,8 @@ def hear_ctrl_c() -> None:
 
 SLEEPER = """
 import sys, time
-from reasonctl.calibration.interrupt import interruptible
-from reasonctl.calibration.spread import spread
+from reasonctl.calibration.cli.interrupt import interruptible
+from reasonctl.calibration.parallel.spread import spread
 def work():
     try:
         print("working", flush=True)

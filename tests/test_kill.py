@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 KILLS = 20
 MANY = ["-n", "240"]
 COMMAND = [
-    sys.executable, "-c", "from reasonctl.calibration.cli import main; main()",
+    sys.executable, "-c", "from reasonctl.calibration.cli.main import main; main()",
     "calibrate", "tiny", "--tasks", "tiny", "-n", "60", "--seed", "5", "--max-new-tokens", "300",
 ]  # fmt: skip
 PAIR = ["--workers", "2"]

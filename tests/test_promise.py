@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from reasonctl.backends.load import load_model
-from reasonctl.calibration.baselines import compare, fixed_at, fixed_curve
-from reasonctl.calibration.calibrate import Plan, evaluation_stream, fit_and_save, split
-from reasonctl.calibration.collect import collect, cut
-from reasonctl.calibration.recipe import Recipe
-from reasonctl.calibration.replay import make_table
-from reasonctl.calibration.runs import RunFile
-from reasonctl.calibration.tasks import load_task
+from reasonctl.calibration.evaluation.baselines import compare, fixed_at, fixed_curve
+from reasonctl.calibration.fitting.job import Plan, fit_and_save
+from reasonctl.calibration.fitting.tables import make_table
+from reasonctl.calibration.runs.arrays import cut
+from reasonctl.calibration.runs.collect import collect
+from reasonctl.calibration.runs.recipe import Recipe
+from reasonctl.calibration.runs.run_file import RunFile
+from reasonctl.calibration.runs.splits import evaluation_stream, split
+from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.probes.risk.bounds import refutes
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from laws import flat, one_run, simulate, two_cues, two_cues_envelope, two_cues_risk
 
-from reasonctl.calibration.fit import fit_probe
-from reasonctl.calibration.redraws import Procedure, check, check_all, judge, redraw, true_rates
+from reasonctl.calibration.evaluation.redraws import Procedure, check, check_all, judge, redraw, true_rates
+from reasonctl.calibration.fitting.probe import fit_probe
 from reasonctl.controller import ControllerError
 from reasonctl.probes.risk.table import Table
 from reasonctl.probes.risk.threshold import MODES, Grid, Mode, choose_threshold, failing_cues, failures

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scripts import load
 
-from reasonctl.calibration.redraws import redraw
-from reasonctl.calibration.runs import RunFile, pack
+from reasonctl.calibration.evaluation.redraws import redraw
+from reasonctl.calibration.runs.run_file import RunFile, pack
 from reasonctl.probes.files.probe_file import ProbeFile, load_probe
 from reasonctl.probes.risk.threshold import choose_threshold
 

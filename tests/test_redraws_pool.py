@@ -12,13 +12,14 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from reasonctl.calibration.calibrate import FittedSignals, fit_signals
-from reasonctl.calibration.collect import collect, cut
-from reasonctl.calibration.recipe import Recipe
-from reasonctl.calibration.redraws import check, check_all
-from reasonctl.calibration.runs import RunFile
-from reasonctl.calibration.spread import cores
-from reasonctl.calibration.tasks import load_task
+from reasonctl.calibration.evaluation.redraws import check, check_all
+from reasonctl.calibration.fitting.all_signals import FittedSignals, fit_signals
+from reasonctl.calibration.parallel.spread import cores
+from reasonctl.calibration.runs.arrays import cut
+from reasonctl.calibration.runs.collect import collect
+from reasonctl.calibration.runs.recipe import Recipe
+from reasonctl.calibration.runs.run_file import RunFile
+from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.probes.risk.table import Table
 from reasonctl.probes.risk.threshold import failures_at
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from test_probe_file import card, content
 
-from reasonctl.calibration.calibrate import runs_path, split
-from reasonctl.calibration.cli import main
-from reasonctl.calibration.examples import AFTER, BEFORE, Judgement, pick, pieces
-from reasonctl.calibration.report import _Subject, render
-from reasonctl.calibration.report_parts import NARROW, Request
-from reasonctl.calibration.runs import FORMAT
+from reasonctl.calibration.cli.main import main
+from reasonctl.calibration.pages.highlights import AFTER, BEFORE, Judgement, pick, pieces
+from reasonctl.calibration.pages.report import _Subject, render
+from reasonctl.calibration.pages.wording import NARROW, Request
+from reasonctl.calibration.runs.run_file import FORMAT
+from reasonctl.calibration.runs.splits import runs_path, split
 from reasonctl.controller import ControllerError
 from reasonctl.probes.files.probe_file import Judged, ProbeFile, digest_of, load_probe, save_probe
 from reasonctl.probes.risk.table import Table

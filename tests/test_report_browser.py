@@ -17,8 +17,8 @@ import pytest
 from test_report import HARM, evaluation, probe_file, records_of
 
 from reasonctl.backends.load import BUNDLED_PROBE
-from reasonctl.calibration.report import render
-from reasonctl.calibration.report_parts import Request
+from reasonctl.calibration.pages.report import render
+from reasonctl.calibration.pages.wording import Request
 from reasonctl.probes.files.probe_file import load_probe
 
 CHROMIUM = shutil.which("chromium")

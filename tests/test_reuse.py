@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from reasonctl.backends.load import BUNDLED_PROBE, load_model
-from reasonctl.calibration.calibrate import evaluation_stream
-from reasonctl.calibration.recipe import Recipe
-from reasonctl.calibration.spread import spread
-from reasonctl.calibration.tasks import load_task
-from reasonctl.calibration.worker import one_run
+from reasonctl.calibration.parallel.spread import spread
+from reasonctl.calibration.runs.recipe import Recipe
+from reasonctl.calibration.runs.splits import evaluation_stream
+from reasonctl.calibration.runs.worker import one_run
+from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.probes import ProbeExit, load_exit, load_probe
 
 PROBE = BUNDLED_PROBE

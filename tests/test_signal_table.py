@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from laws import one_run, simulate
 
-from reasonctl.calibration.baselines import EQUAL_COST, budget_of_cost
-from reasonctl.calibration.runs import pack
-from reasonctl.calibration.signal_table import BUDGET, ORACLE, Comparison, compare_signals
+from reasonctl.calibration.evaluation.baselines import EQUAL_COST, budget_of_cost
+from reasonctl.calibration.evaluation.signals import BUDGET, ORACLE, Comparison, compare_signals
+from reasonctl.calibration.runs.run_file import pack
 from reasonctl.controller import ControllerError
 from reasonctl.probes.risk.table import Table
 from reasonctl.probes.risk.threshold import count_failures

@@ -10,13 +10,14 @@ import pytest
 from test_probe_file import card
 
 from reasonctl.backends.load import load_model
-from reasonctl.calibration.calibrate import fit_signals
-from reasonctl.calibration.collect import cut, graded
-from reasonctl.calibration.recipe import Recipe
-from reasonctl.calibration.replay import by_run, judge, judged_table, looks_of, make_table
-from reasonctl.calibration.stacking import fit_stack
-from reasonctl.calibration.tasks import load_task
-from reasonctl.calibration.worker import collect_run, one_run
+from reasonctl.calibration.fitting.all_signals import fit_signals
+from reasonctl.calibration.fitting.stack import fit_stack
+from reasonctl.calibration.fitting.tables import by_run, judge, judged_table, looks_of, make_table
+from reasonctl.calibration.runs.arrays import cut
+from reasonctl.calibration.runs.collect import graded
+from reasonctl.calibration.runs.recipe import Recipe
+from reasonctl.calibration.runs.worker import collect_run, one_run
+from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import ControllerError
 from reasonctl.probes.exit import ProbeExit, make_exit
 from reasonctl.probes.files.probe_file import ProbeFile, load_probe, save_probe

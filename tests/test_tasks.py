@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from reasonctl.calibration.graders import MATH, NUMBER, load_grader
-from reasonctl.calibration.problem import Problem
-from reasonctl.calibration.tasks import load_task
+from reasonctl.calibration.tasks.graders import MATH, NUMBER, load_grader
+from reasonctl.calibration.tasks.problem import Problem
+from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import ControllerError
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 from traces import CONFIRMATIONS, Law, Trace, write_trace
 from transformers import AttentionInterface, LlamaForCausalLM
 
-from reasonctl.calibration.tiny_task import training_problem
+from reasonctl.calibration.tasks.tiny import training_problem
 
 BATCH_TOKENS = 4096
 POOL_BATCHES = 16  # documents are sorted by length within a pool, so that little is padded

@@ -1,0 +1,193 @@
+"""`ctl advise draft`: which draft model pays on this machine, from measured acceptance and measured costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from reasonctl.backends.load import load_model
+from reasonctl.backends.model import Model
+from reasonctl.controller import Call, Chain, Controller, ControllerError, Greedy, Keys, Policy, Proposal
+from reasonctl.controller.core.decode import Floats
+from reasonctl.controller.core.tokenizer import vocabulary_hash
+from reasonctl.controller.drafting.models.draft_policy import softmax
+from reasonctl.controller.drafting.planning.acceptance import SIZES
+from reasonctl.controller.drafting.planning.cost import CostCurve
+from reasonctl.controller.drafting.shapes import best_shape, monotone
+from reasonctl.controller.sampling.rejection import node_tests
+
+from ..evaluation.speed import cost_curve
+from ..runs.teacher_forced import rows
+from ..runs.worker import play
+
+RANKS = 8
+TOKENS = 170
+LAYERS = 9
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What one draft model would bring.
+
+    parameters: number of weights. alpha: mean of sum min(P, Q), the acceptance of one draw; error: its standard error
+    over texts. acceptance: of child number k, drawn without replacement. cost: its step over the target's. size: rows
+    verified, depth: drafted layers of the best tree; speed_up: expected, 1.0 = don't draft.
+    """
+
+    draft: str
+    parameters: int
+    alpha: float
+    error: float
+    acceptance: tuple[float, ...]
+    cost: float
+    size: int
+    depth: int
+    speed_up: float
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """alpha = intercept + slope * log10(parameters), by weighted least squares; the form of Scylla's law."""
+
+    intercept: float
+    slope: float
+    r2: float
+    least: float
+    most: float
+
+    def at(self, parameters: float) -> float:
+        """Clipped to [0, 1). Raises ControllerError more than a decade beyond what was measured."""
+        if not self.least / 10 <= parameters <= self.most * 10:
+            raise ControllerError(
+                f"{parameters:.3g} parameters lie more than a decade outside of {self.least:.3g} to {self.most:.3g}; "
+                "measure a draft of that size"
+            )
+        return min(max(self.intercept + self.slope * math.log10(parameters), 0.0), 1.0 - 1e-9)
+
+
+def fit_line(sizes: Sequence[float], alphas: Sequence[float], errors: Sequence[float]) -> LogLine | None:
+    """None for fewer than three drafts, or for drafts of one size: then the measured points are all there is."""
+    x = np.log10(np.asarray(sizes, float))
+    if len(x) < 3 or np.ptp(x) == 0:
+        return None
+    y, w = np.asarray(alphas, float), 1.0 / np.maximum(np.asarray(errors, float), 1e-6) ** 2
+    mean_x, mean_y = np.average(x, weights=w), np.average(y, weights=w)
+    slope = float((w * (x - mean_x) * (y - mean_y)).sum() / (w * (x - mean_x) ** 2).sum())
+    intercept = float(mean_y - slope * mean_x)
+    spread = (w * (y - mean_y) ** 2).sum()
+    r2 = 1.0 - float((w * (y - intercept - slope * x) ** 2).sum() / spread) if spread > 0 else 1.0
+    return LogLine(intercept, slope, r2, float(min(sizes)), float(max(sizes)))
+
+
+def rank_acceptance(target: Floats, law: Floats, draws: Sequence[int]) -> list[float]:
+    """Probability that draw number k is the accepted one, for draws without replacement in that order.
+
+    Averages the tests' probabilities instead of their outcomes: no noise of its own.
+    """
+    reach, out = 1.0, []
+    for token, left, q in node_tests(target, Proposal(law, tuple(draws))):
+        if token is not None:
+            chance = min(1.0, float(left[token] / q[token])) if q[token] > 0 else 0.0
+            out.append(reach * chance)
+            reach *= 1.0 - chance
+    return out
+
+
+def law(logits: Floats, policy: Chain | None) -> Floats:
+    """Shape (vocabulary,): the policy's law; greedy is a point mass."""
+    if policy is None:
+        out = np.zeros(len(logits))
+        out[int(logits.argmax())] = 1.0
+        return out
+    ids, weights = policy.law(logits)
+    out = np.zeros(len(logits))
+    out[slice(None) if ids is None else ids] = weights
+    out /= out.sum()
+    return out
+
+
+def written(model: Model, prompts: Sequence[Sequence[int]], policy: Policy, most: int, seed: int) -> list[list[int]]:
+    """The target's own texts: acceptance is measured on what it writes."""
+    calls = [Call(prompt, most, model.eos, Keys(seed=seed, run=i), policy) for i, prompt in enumerate(prompts)]
+    return [play(model, Controller(), call)[0].tokens for call in calls]
+
+
+def measure_draft(
+    target: Model, draft: Model, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]],
+    policy: Chain | None, *, curve: CostCurve, own: CostCurve, seed: int,
+) -> Advice:  # fmt: skip
+    """One draft model against the target, on the target's own texts."""
+    if vocabulary_hash(draft.tokenizer) != vocabulary_hash(target.tokenizer):
+        raise ControllerError(f"{draft.name!r} has other token ids than {target.name!r}; give a model of its family")
+    rng = np.random.default_rng(seed)
+    per_text: list[float] = []
+    ranks = np.zeros(RANKS)
+    count = 0
+    for prompt, text in zip(prompts, texts, strict=True):
+        alphas = []
+        for p_row, q_row in zip(rows(target, prompt, text), rows(draft, prompt, text), strict=True):
+            size = min(len(p_row), len(q_row))
+            p = law(p_row[:size], policy)
+            q = softmax(q_row[:size], 0.6) if policy is None else law(q_row[:size], policy)
+            alphas.append(float(p[int(q.argmax())] if policy is None else np.minimum(p, q).sum()))
+            if policy is None:
+                ranks += np.isin(np.argsort(-q)[:RANKS], np.flatnonzero(p))
+            else:
+                # An exponential race: the order of a draw without replacement.
+                with np.errstate(divide="ignore"):
+                    keys = np.where(q > 0, np.log(rng.random(size)) / np.maximum(q, 1e-300), -np.inf)
+                draws = [int(t) for t in np.argsort(-keys)[:RANKS] if q[t] > 0]
+                found = rank_acceptance(p, q, draws)
+                ranks[: len(found)] += found
+            count += 1
+        if alphas:
+            per_text.append(float(np.mean(alphas)))
+    if not count:
+        raise ControllerError("the target wrote nothing to measure on; give other prompts")
+    acceptance = monotone([float(r) / count for r in ranks], [1.0] * RANKS)
+    cost = own.at(1) / curve.at(1)
+    shape, rate = best_shape(
+        acceptance, lambda n: curve.at(n) - (own.at(1) if n > 1 else 0.0), own.at(1), sizes=SIZES, layers=LAYERS
+    )
+    error = float(np.std(per_text, ddof=1) / math.sqrt(len(per_text))) if len(per_text) > 1 else float("nan")
+    return Advice(
+        draft.name, parameters_of(draft), float(np.mean(per_text)), error, tuple(acceptance), cost,
+        1 + len(shape.parents), shape.depth(), rate * curve.at(1),
+    )  # fmt: skip
+
+
+def parameters_of(model: Model) -> int:
+    """Number of weights."""
+    library = model.library
+    if model.backend == "transformers":
+        return int(library.num_parameters())
+    from llama_cpp import llama_cpp as C
+
+    return int(C.llama_model_n_params(library.model))
+
+
+def advise(
+    target: Model, drafts: Sequence[str], prompts: Sequence[Sequence[int]], *,
+    policy: Chain | None, most: int, seed: int, threads: int | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Everything measured, the law over sizes where there are three, and the best draft (None = don't)."""
+    curve = cost_curve(target, prompts[0], contexts=(64,))
+    texts = written(target, prompts, policy or Greedy(), most, seed)
+    found: list[Advice] = []
+    for name in drafts:
+        draft = load_model(name, threads=threads, hidden=False)
+        own = cost_curve(draft, prompts[0], contexts=(64,))
+        found.append(measure_draft(target, draft, prompts, texts, policy, curve=curve, own=own, seed=seed))
+    line = fit_line([a.parameters for a in found], [a.alpha for a in found], [a.error for a in found])
+    best = max(found, key=lambda a: a.speed_up)
+    return {
+        "positions": sum(map(len, texts)),
+        "cost_curve": dict(curve.seconds[min(curve.seconds)]),
+        "drafts": [asdict(a) for a in found],
+        "law": None if line is None else asdict(line),
+        "best": best.draft if best.speed_up > 1.03 else None,
+    }

@@ -1,0 +1,125 @@
+"""A prefix trie of texts in a model's tokens: where they go on in several ways, and in which.
+
+Owns reading and counting; what a sampler keeps at these places is judged elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reasonctl.backends.model import Model
+from reasonctl.controller import ControllerError
+from reasonctl.controller.core.decode import Floats
+
+from ..runs.run_file import RunFile
+from ..runs.teacher_forced import rows
+from ..tasks.texts import read
+
+LONGEST = 128
+"""Tokens of one text that are read."""
+
+_END = re.compile(r"(?<=[.!?])\s+|\n+")
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A prefix that was continued in two ways or more. before: what precedes the text (a prompt, or BOS)."""
+
+    before: tuple[int, ...]
+    prefix: tuple[int, ...]
+    tokens: frozenset[int]
+    count: int
+
+
+@dataclass
+class _Node:
+    count: int = 0
+    children: dict[int, _Node] = field(default_factory=dict)
+
+
+class PrefixTrie:
+    """Texts by their tokens, each under what precedes it.
+
+    >>> trie = PrefixTrie()
+    >>> for text in ((5, 6, 7), (5, 6, 8), (5, 9)):
+    ...     trie.add((), text)
+    >>> [(fork.prefix, sorted(fork.tokens), fork.count) for fork in trie.forks(10)]
+    [((5,), [6, 9], 3), ((5, 6), [7, 8], 2)]
+    """
+
+    def __init__(self) -> None:
+        self.roots: dict[tuple[int, ...], _Node] = {}
+        self.texts = 0
+
+    def add(self, before: Sequence[int], tokens: Sequence[int]) -> None:
+        """Count one text; only its first tokens are kept."""
+        node = self.roots.setdefault(tuple(before), _Node())
+        self.texts += 1
+        for token in tokens[:LONGEST]:
+            node.count += 1
+            node = node.children.setdefault(token, _Node())
+        node.count += 1
+
+    def forks(self, most: int) -> list[Fork]:
+        """The most visited prefixes with two continuations or more; ties in order of the prefix."""
+        found = [fork for before, root in self.roots.items() for fork in _forks(before, root)]
+        return sorted(found, key=lambda fork: (-fork.count, fork.before, fork.prefix))[:most]
+
+
+def _forks(before: tuple[int, ...], root: _Node) -> Iterator[Fork]:
+    stack = [((), root)] if before else [((token,), child) for token, child in root.children.items()]
+    while stack:
+        prefix, node = stack.pop()
+        if len(node.children) > 1:
+            yield Fork(before, prefix, frozenset(node.children), node.count)
+        stack += [((*prefix, token), child) for token, child in node.children.items()]
+
+
+def text_trie(model: Model, paths: Sequence[str]) -> PrefixTrie:
+    """The sentences of text files, of .jsonl files of {"text"}, or of collected runs. Raises ControllerError."""
+    trie = PrefixTrie()
+    for text in _texts(paths):
+        for sentence in _END.split(text):
+            if sentence.strip():
+                trie.add(model.start, model.tokenizer.encode(sentence.strip()))
+    return trie
+
+
+def check_files(paths: Sequence[str]) -> None:
+    """Raises ControllerError for the first that is no file."""
+    missing = [name for name in paths if not Path(name).is_file()]
+    if missing:
+        raise ControllerError(
+            f"{missing[0]} is no file; give text files, .jsonl files of {{'text'}}, or P.safetensors.runs.jsonl"
+        )
+
+
+def _texts(paths: Sequence[str]) -> Iterator[str]:
+    for name in paths:
+        try:
+            with Path(name).open("rb") as file:
+                collected = file.readline().startswith(b'{"format":')
+            yield from (record["text"] for record in RunFile(Path(name), {}).read()) if collected else read([name])
+        except UnicodeDecodeError as error:
+            raise ControllerError(f"{name} is not UTF-8 text: {error.reason}; convert it") from None
+
+
+def fork_rows(model: Model, forks: Iterable[Fork]) -> dict[Fork, Floats]:
+    """The logits at each fork, shape (vocabulary,): teacher-forced, forks on one path share its forward."""
+    wanted = {(*fork.before, *fork.prefix): fork for fork in forks}
+    found: dict[Fork, Floats] = {}
+    for tokens, last in sorted(wanted.items(), key=lambda item: -len(item[0])):
+        if last in found:
+            continue
+        fed = max(len(last.before), 1)
+        # The token behind the last one is never fed: any of its continuations will do.
+        path: list[Any] = [*tokens[fed:], min(last.tokens)]
+        for i, row in enumerate(rows(model, tokens[:fed], path)):
+            fork = wanted.get(tokens[: fed + i])
+            if fork is not None and fork not in found:
+                found[fork] = row
+    return {fork: found[fork] for fork in wanted.values()}

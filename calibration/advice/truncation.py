@@ -1,0 +1,181 @@
+"""`ctl advise policy`: which truncation, and how much of it, from the user's own texts or tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from reasonctl.backends.model import Model
+from reasonctl.controller import (
+    Call,
+    Chain,
+    Controller,
+    ControllerError,
+    Distortion,
+    Keys,
+    Policy,
+    Temperature,
+    Trace,
+    Weighed,
+    distortion,
+    parse_policy,
+)
+from reasonctl.controller.thinking.answers import after_thinking
+from reasonctl.controller.thinking.chat_template import chosen_markers
+
+from ..cli.options import Options
+from ..parallel.spread import Update
+from ..runs.worker import play
+from ..tasks.problem import Problem
+from ..tasks.sources import Task
+from .equal_risk import Curve, Judged, Place, families, recommended
+from .prefix_trie import Fork, PrefixTrie, fork_rows
+
+PLACES = 150
+LEAST = 8
+SAMPLES = 8
+PROBLEMS = 24
+PROMPTS = 6
+MOST_NEW_TOKENS = 512
+WEIGHED_TOKENS = 64
+ALIEN = 10
+"""Texts whose median K* is more than this part of the vocabulary say nothing about truncation."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What was found. found: by risk target, then by family, None where the family can't reach the target.
+
+    curves: what was judged of each family, by risk. chains: the recommended policy's text by risk target.
+    weighed: its runs' distortion at the first target. needed: median K*; vocabulary: number of tokens there are.
+    """
+
+    places: int
+    texts: int
+    curves: dict[str, list[Judged]]
+    found: dict[float, dict[str, Judged | None]]
+    chains: dict[float, str]
+    weighed: Distortion
+    tokens: float
+    needed: float
+    vocabulary: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for --json."""
+        rows = [
+            {"target": target, "family": name, **({} if one is None else _plain(one)), "reached": one is not None}
+            for target, by in self.found.items()
+            for name, one in by.items()
+        ]
+        return {
+            "places": self.places, "texts": self.texts, "table": rows,
+            "recommended": [{"target": target, "policy": chain} for target, chain in self.chains.items()],
+            "distortion": {**asdict(self.weighed), "tokens": self.tokens},
+            "needed": self.needed, "vocabulary": self.vocabulary,
+        }  # fmt: skip
+
+
+def _plain(one: Judged) -> dict[str, Any]:
+    return {key: value for key, value in asdict(one).items() if key != "recalls"}
+
+
+def risk_targets(text: str) -> tuple[float, ...]:
+    """`1,5,15` as numbers. Raises ControllerError."""
+    try:
+        targets = tuple(dict.fromkeys(float(part) for part in text.split(",")))
+    except ValueError:
+        targets = ()
+    if not targets or not all(0 < target < 1e6 for target in targets):
+        raise ControllerError(f"--at is {text!r}; give risks above 0 such as 1,5,15")
+    return targets
+
+
+def temperature_of(options: Options) -> float:
+    if options.policy is not None:
+        raise ControllerError(f"--policy is {options.policy!r}, and a policy is what is looked for; leave it out")
+    if options.temperature == 0:
+        raise ControllerError("--temperature is 0: greedy truncates nothing; give one above 0")
+    return 1.0 if options.temperature is None else options.temperature
+
+
+def sample(model: Model, prompt: Sequence[int], policy: Policy, most: int, keys: Keys) -> Trace:
+    """One plain run."""
+    trace, _ = play(model, Controller(), Call(prompt, most, model.eos, keys, policy))
+    return trace
+
+
+def answer_trie(
+    model: Model, task: Task | None, problems: Sequence[Problem], most: int, seed: int, progress: Update
+) -> PrefixTrie:
+    """The model's own right answers to each problem, sampled from its own law: what it may reasonably write."""
+    assert task is not None
+    trie, law, markers = PrefixTrie(), Chain(Temperature(1.0)), chosen_markers(model.template, None, None)
+    for i, problem in enumerate(problems):
+        prompt = model.prompt(problem.question)
+        for k in range(SAMPLES):
+            tokens = sample(model, prompt, law, most, Keys(seed=seed, run=SAMPLES * i + k)).tokens
+            text = model.tokenizer.decode([token for token in tokens if token not in model.eos])
+            if task.grader.right(after_thinking(text, markers), problem):
+                trie.add(prompt, tokens)
+        progress(i + 1, len(problems))
+    if not trie.texts:
+        raise ControllerError(
+            f"none of {SAMPLES * len(problems)} runs at temperature 1 was right, so nothing is known to be reasonable; "
+            "give easier tasks, more --max-new-tokens, or --texts"
+        )
+    return trie
+
+
+def enough(trie: PrefixTrie, texts: Sequence[str]) -> list[Fork]:
+    """The places to look at. Raises ControllerError where the texts fork too rarely."""
+    if not trie.texts:
+        raise ControllerError(f"{', '.join(texts)} hold no text; give files with sentences in them")
+    forks = trie.forks(PLACES)
+    if len(forks) < LEAST:
+        raise ControllerError(
+            f"{trie.texts} texts go on in several ways at {len(forks)} places only, and it takes {LEAST}: they are too "
+            "few or too short to share beginnings; give more texts, or more problems (-n)"
+        )
+    return forks
+
+
+def compare(model: Model, forks: Sequence[Fork], progress: Update) -> dict[str, Curve]:
+    """Every family of truncations at the model's laws of these places."""
+    places = [Place(row, fork.tokens) for fork, row in fork_rows(model, forks).items()]
+    every, curves = families(len(places[0].best)), {}
+    for i, family in enumerate(every):
+        curves[family.name] = Curve(family, places)
+        progress(i + 1, len(every))
+    return curves
+
+
+def chain_of(found: dict[str, Judged | None], curves: dict[str, Curve], temperature: float) -> str | None:
+    """The recommended policy of a risk target; what adapts during a run isn't judged by its first step alone."""
+    fixed = [one for name, one in found.items() if one is not None and not curves[name].family.adapts]
+    if not fixed:
+        return None
+    policy = recommended(fixed).policy
+    # Behind the truncation, so that the sets are those that were judged.
+    return policy if temperature == 1.0 else f"{policy} | {Temperature(temperature)}"
+
+
+def openings_of(forks: Sequence[Fork]) -> list[list[int]]:
+    return [[*fork.before, *fork.prefix] for fork in forks[:PROMPTS]]
+
+
+def weigh(
+    model: Model, text: str, prompts: Sequence[Sequence[int]], most: int, seed: int, progress: Update
+) -> tuple[Distortion, float]:
+    """(distortion of runs of a chain, mean over prompts; tokens a run)."""
+    told, lengths = [], []
+    for i, prompt in enumerate(prompts):
+        keys = [Keys(seed=seed + 1, run=SAMPLES * i + k) for k in range(SAMPLES)]
+        traces = [sample(model, prompt, Weighed(parse_policy(text)), most, key) for key in keys]
+        told.append(distortion([float(trace.log_z or 0.0) for trace in traces]))
+        lengths += [len(trace.tokens) for trace in traces]
+        progress(i + 1, len(prompts))
+    mean, kl, ess = np.mean([(one.mean, one.kl, one.ess) for one in told], axis=0)
+    return Distortion(float(mean), float(kl), float(ess)), float(np.mean(lengths))

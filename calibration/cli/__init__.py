@@ -1,0 +1,1 @@
+"""The `ctl` command: one file a command, and the only room that prints."""

@@ -1,0 +1,49 @@
+"""The command behind `ctl advise draft`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from reasonctl.controller import Chain, ControllerError, Greedy, parse_policy
+
+from ..advice.draft_model import TOKENS, advise
+from ..tasks.draft_prompts import KINDS
+from .console import Show
+from .options import Options
+from .recipes import open_model
+
+
+def run(name: str, drafts: Sequence[str], options: Options) -> None:
+    """Print the table and the verdict."""
+    show = Show(as_json=options.json)
+    policy = parse_policy(options.policy_text())
+    if not isinstance(policy, Chain) or policy.stateful:
+        raise ControllerError(
+            "advice on drafts needs a policy without state; use temperature, top_k, top_p, min_p or greedy"
+        )
+    target = open_model(name, options)
+    questions = [question for kind in KINDS.values() for question in kind][: options.n or 12]
+    result = advise(
+        target, drafts, [target.prompt(question) for question in questions],
+        policy=None if isinstance(policy, Greedy) else policy,
+        most=options.max_new_tokens or TOKENS, seed=options.seed, threads=options.machine(name)[1],
+    )  # fmt: skip
+    show.title(f"drafting for {name}, {result['positions']} positions of its own text")
+    show.table(
+        [_row(entry) for entry in result["drafts"]], "draft", "weights", "alpha", "cost", "rows", "depth", "speed-up"
+    )
+    line = result["law"]
+    if line is None:
+        show.say("no law over sizes: it takes three drafts of different sizes; these are the measured points")
+    else:
+        show.say(f"alpha = {line['intercept']:.3f} + {line['slope']:.3f} log10(weights), R2 {line['r2']:.3f}")
+    show.say("don't draft with these here" if result["best"] is None else f"best here: {result['best']}", "bold")
+    show.result({"model": name, **result})
+
+
+def _row(entry: dict[str, Any]) -> list[str]:
+    return [
+        entry["draft"], f"{entry['parameters'] / 1e6:.0f} M", f"{entry['alpha']:.3f} +- {entry['error']:.3f}",
+        f"{entry['cost']:.2f}", str(entry["size"]), str(entry["depth"]), f"{entry['speed_up']:.2f}",
+    ]  # fmt: skip

@@ -1,0 +1,117 @@
+"""The command behind `ctl advise policy`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from reasonctl.controller import ControllerError
+from reasonctl.probes.files.sealed import check_target
+
+from ..advice.equal_risk import Judged
+from ..advice.prefix_trie import check_files, text_trie
+from ..advice.truncation import (
+    ALIEN,
+    MOST_NEW_TOKENS,
+    PLACES,
+    PROBLEMS,
+    PROMPTS,
+    SAMPLES,
+    WEIGHED_TOKENS,
+    Advice,
+    answer_trie,
+    chain_of,
+    compare,
+    enough,
+    openings_of,
+    risk_targets,
+    temperature_of,
+    weigh,
+)
+from ..pages.advice import SUFFIXES, write_page
+from ..tasks.sources import load_task
+from .console import Show
+from .options import Options
+from .recipes import open_model
+
+
+def run(name: str, options: Options, *, tasks: str | None, texts: Sequence[str], at: str, out: str | None) -> None:
+    """Measure and advise; what can be refused is refused before the model is opened."""
+    show, targets, temperature = Show(as_json=options.json), risk_targets(at), temperature_of(options)
+    if tasks is None and not texts:
+        raise ControllerError("there is nothing to learn from; give --texts FILE (your own texts) or --tasks TASKS")
+    check_files(texts)
+    if out is not None:
+        _check_out(out, options.force)
+    task = None if tasks is None else load_task(tasks, grader=options.grader)
+    problems = [] if task is None else task.problems(options.n or PROBLEMS, stream=options.seed)
+    if options.dry_run:
+        show.say(f"{len(texts)} files, {len(problems)} problems of {SAMPLES} runs each, then at most {PLACES} places")
+        show.result({"files": len(texts), "problems": len(problems), "runs": SAMPLES * len(problems), "dry_run": True})
+        return
+    model = open_model(name, options)
+    with show.progress("reading texts" if texts else "running problems") as progress:
+        most = options.max_new_tokens or min(MOST_NEW_TOKENS, model.context // 2)
+        trie = text_trie(model, texts) if texts else answer_trie(model, task, problems, most, options.seed, progress)
+    forks = enough(trie, texts)
+    with show.progress("comparing") as progress:
+        curves = compare(model, forks, progress)
+    found = {target: {name: curve.at_risk(target) for name, curve in curves.items()} for target in targets}
+    chains = {target: chain for target, by in found.items() if (chain := chain_of(by, curves, temperature))}
+    if not chains:
+        raise ControllerError(f"no truncation reaches a risk of {min(targets):g} at these places; lower --at")
+    prompts = [model.prompt(problem.question) for problem in problems[:PROMPTS]] or openings_of(forks)
+    first = next(iter(chains.values()))
+    with show.progress("weighing") as progress:
+        weighed, tokens = weigh(
+            model, first, prompts, min(WEIGHED_TOKENS, options.max_new_tokens or WEIGHED_TOKENS), options.seed, progress
+        )
+    points = {name: curve.points() for name, curve in curves.items()}
+    places = next(iter(curves.values())).places
+    needed, size = float(np.median([place.needed for place in places])), len(places[0].best)
+    advice = Advice(len(forks), trie.texts, points, found, chains, weighed, tokens, needed, size)
+    tell(show, name, advice)
+    if out is not None:
+        write_page(Path(out), name, advice)
+        show.say(f"written: {out}")
+    show.result({"model": name, **advice.to_dict()})
+
+
+def _check_out(out: str, force: bool) -> None:
+    if Path(out).suffix not in SUFFIXES:
+        raise ControllerError(f"--out is {out!r}; it must end in {', '.join(SUFFIXES)}")
+    check_target(out, force)
+
+
+def tell(show: Show, name: str, advice: Advice) -> None:
+    """A table per risk target, then the advice with its evidence."""
+    show.title(f"truncations for {name} at equal risk: {advice.places} places of {advice.texts} texts")
+    show.say(
+        f"the tokens that these texts go on with: K* is {advice.needed:g} of {advice.vocabulary} at half of the places"
+    )
+    if advice.needed > advice.vocabulary / ALIEN:
+        show.say(
+            "the model would hardly write such texts: no truncation is made for them; give texts of its kind", "yellow"
+        )
+    for target, by in advice.found.items():
+        rows = [_row(name, one) for name, one in by.items()]
+        show.table(rows, f"risk {target:g}", "recall (diversity)", "risk", "-ln Z", "its spread")
+    for target, chain in advice.chains.items():
+        show.say(f"at risk {target:g}: --policy '{chain}'", "bold")
+    told = advice.weighed
+    show.say(
+        f"normalising token by token, {next(iter(advice.chains.values()))}: -ln Z {told.mean:.3f} nats over runs of "
+        f"{advice.tokens:.0f} tokens; KL from the global law {told.kl:.3f} nats; effective sample size {told.ess:.0%}"
+    )
+    show.say("mirostat: its first step only, for its sets move during a run; it is never recommended here")
+
+
+def _row(name: str, one: Judged | None) -> list[str]:
+    if one is None:
+        return [name, "", "not reached", "", ""]
+    return [
+        one.policy, f"{one.recall:.3f} +- {one.recall_error:.3f}", f"{one.risk:.2f} +- {one.risk_error:.2f}",
+        f"{one.distortion:.3f}", f"{one.spread:.3f}",
+    ]  # fmt: skip

@@ -1,0 +1,241 @@
+"""The command behind `ctl calibrate`: what is checked before any work, what is resumed, and what is said of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from reasonctl.backends.model import Model
+from reasonctl.controller import ControllerError
+from reasonctl.probes.exit import ProbeExit, make_exit
+from reasonctl.probes.files.probe_file import ProbeFile, load_probe, tables_of
+from reasonctl.probes.files.sealed import check_target
+from reasonctl.probes.risk.threshold import runs_needed
+
+from ..fitting.choose_cues import AUTO, EVERYTHING
+from ..fitting.job import Plan, fit_and_save, made_by
+from ..fitting.kept import halves
+from ..pages.wording import Request, cut_of, exits_where
+from ..parallel.spread import check_cluster
+from ..runs.collect import collect
+from ..runs.run_file import RunFile
+from ..runs.splits import report_path, runs_path
+from ..runs.worker import collect_run
+from ..tasks.problem import Problem
+from ..tasks.sources import load_task
+from .console import Show
+from .ngrams import keep_ngrams
+from .options import Options
+from .recipes import new_recipe, open_model
+
+CALIBRATION_RUNS = 400
+
+
+def calibrate(
+    name: str, options: Options, *, tasks: str, out: str, answer_tokens: int, report: bool, ngrams: str | None,
+    **overrides: str | None,
+) -> None:  # fmt: skip
+    """Collect, fit, calibrate; everything that can be refused is refused first."""
+    show = Show(as_json=options.json)
+    plan_out = Path(out)
+    workers = where(name, options, overrides["dask"])
+    again = check_targets(plan_out, report, ngrams, options.force)
+    task = load_task(tasks, grader=options.grader, gold=options.mode != "disagree")
+    model = open_model(name, options)
+    recipe = new_recipe(
+        name, model, options, opening=overrides["think_open"], closing=overrides["think_close"],
+        suffix=overrides["suffix"], cues=",".join(EVERYTHING) if overrides["cues"] == AUTO else overrides["cues"],
+        layers=overrides["layers"], answer_tokens=answer_tokens,
+    )  # fmt: skip
+    plan = Plan(
+        recipe, task, options.mode, options.n or CALIBRATION_RUNS, plan_out, options.risk, options.confidence,
+        choose_cues=overrides["cues"] == AUTO,
+    )  # fmt: skip
+    problems = plan.problems()
+    check_domain(options, problems)
+    content = made_already(plan, model) if again else None
+    describe(show, plan, model, options)
+    if options.dry_run:
+        show.result({"n": plan.n, "runs_needed": needed(options), "recipe": vars(recipe)})
+        return
+    with closing(plan.run_file(model)) as file:
+        records = collected(show, plan, file, options, problems, workers)
+        if records is None:
+            return
+        if content is None:
+            fit_and_save(plan, model, records, force=options.force)
+            content = load_probe(plan.out)  # what is said and drawn is the file's, to the byte
+        else:
+            halves(content, records)
+    if ngrams is not None and not (again and Path(ngrams).exists()):
+        keep_ngrams(show, model, records, Path(ngrams), source=task.name, force=options.force)
+    wanted = report and not (again and report_path(plan_out).exists())
+    report_fit(show, plan, content, options, records if wanted else None)
+
+
+def check_targets(out: Path, report: bool, ngrams: str | None, force: bool) -> bool:
+    """Whether the job seems to have been stopped between its probe and its last file: then what exists is kept.
+
+    Raises ControllerError if a file of the job can't be put where it is wanted.
+    """
+    targets = [out, *([report_path(out)] if report else [])]
+    if report_path(out) == out:
+        raise ControllerError(f"--out is {out}, a page's name; give the probe file one that ends in .safetensors")
+    if ngrams is not None:
+        if Path(ngrams).resolve() in {path.resolve() for path in (*targets, runs_path(out))}:
+            raise ControllerError(f"--ngrams is {ngrams}, which the job itself writes; give another name")
+        targets.append(Path(ngrams))
+    missing = [target for target in targets if not target.exists()]
+    again = not force and out.is_file() and runs_path(out).is_file() and bool(missing)
+    for target in missing if again else targets:
+        check_target(target, force)
+    return again
+
+
+def made_already(plan: Plan, model: Model) -> ProbeFile:
+    """The probe of this very job, which is there already; ControllerError if it is another job's."""
+    content = load_probe(plan.out)
+    if not made_by(plan, model, content.card):
+        raise ControllerError(
+            f"{plan.out} exists already, made with other settings; overwrite it with --force or give another name"
+        )
+    return content
+
+
+def check_domain(options: Options, problems: list[Problem]) -> None:
+    """Raise ControllerError if no problem is of the domain that the promise is asked for."""
+    known = sorted({problem.domain for problem in problems})
+    if options.domain is not None and options.domain not in known:
+        raise ControllerError(f"--domain is {options.domain!r}; the problems are of {', '.join(map(repr, known))}")
+
+
+def where(name: str, options: Options, dask: str | None) -> int | str:
+    """The number of processes, or the cluster's address."""
+    if dask is None:
+        return options.machine(name)[0]
+    if options.workers is not None:
+        raise ControllerError("--dask and --workers were both given; a cluster brings its own workers")
+    check_cluster(dask)
+    return dask
+
+
+def needed(options: Options) -> int:
+    """Fewest calibration runs, half of -n, that can promise anything."""
+    return runs_needed(options.mode, options.risk, options.confidence)
+
+
+def describe(show: Show, plan: Plan, model: Model, options: Options) -> None:
+    """Before any work: what will be done, what it can promise, where it goes."""
+    recipe, least = plan.recipe, needed(options)
+    marks = " ... ".join(recipe.markers) if recipe.markers else "none in the template: the whole completion is the span"
+    show.say(f"model {plan.recipe.model} on {model.backend}: {model.depth} layers of width {model.width}")
+    show.say(f"thinking markers {marks}; exit suffix {recipe.suffix!r}; cues {', '.join(recipe.cues)}")
+    show.say(f"{plan.n} runs on {plan.task.name}, {recipe.policy}, at most {recipe.max_new_tokens} new tokens each")
+    show.say(
+        f"half of them calibrate: {plan.n - plan.n // 2}; a risk of {options.risk:g} needs at least {least} "
+        f"(all without a failure), so -n {2 * least} or more"
+    )
+    if plan.n - plan.n // 2 < least:
+        show.say(f"too few: with -n {plan.n} the threshold will be +inf, that is: never exit", "yellow")
+
+
+def collected(
+    show: Show, plan: Plan, file: RunFile, options: Options, problems: list[Problem], workers: int | str
+) -> list[dict[str, Any]] | None:
+    """All records, resumed where an earlier job left off; None if the time limit came first.
+
+    A file that holds more runs than the plan wants serves too: the first problems of a stream are always the same.
+    """
+    started = time.monotonic()
+    done = file.open(force=options.force)
+    if done:
+        check_problems(file, problems)
+        show.say(f"resuming: {done} of {plan.n} runs are in {file.path.name}")
+    if done < plan.n:
+        estimate(show, plan, problems[done], plan.n - done, workers)
+        deadline = started + options.time_limit if options.time_limit else None
+        with show.progress("collecting") as progress:
+            whole = collect(
+                plan.recipe,
+                problems,
+                plan.task.grader,
+                file,
+                done=done,
+                workers=workers,
+                progress=progress,
+                deadline=deadline,
+                warn=lambda text: show.say(f"warning: {text}", "yellow"),
+            )
+        if not whole:
+            show.say(
+                f"time limit reached; {file.path.name} holds what was collected: run the same command again to go on"
+            )
+            show.result({"n": plan.n, "complete": False})
+            return None
+    return file.read()[: plan.n]
+
+
+def check_problems(file: RunFile, problems: list[Problem]) -> None:
+    """Raise ControllerError if the collected runs are of other problems than the task gives now."""
+    found = [record["problem"] for record in file.read()]
+    if any(known != problem.id for known, problem in zip(found, problems, strict=False)):
+        raise ControllerError(
+            f"{str(file.path)!r} holds runs of other problems, so the task has changed since; move it away, or give "
+            "another --out"
+        )
+
+
+def estimate(show: Show, plan: Plan, problem: Problem, runs: int, workers: int | str) -> None:
+    """Time one run (it isn't kept) and say what the job will take."""
+    start = time.monotonic()
+    record = collect_run(plan.recipe, 0, problem.question)
+    seconds = time.monotonic() - start
+    processes = 1 if isinstance(workers, str) else workers
+    show.say(
+        f"one run took {seconds:.1f} s with {len(record['cues'])} cues tried, so {runs} runs take "
+        f"roughly {seconds * runs / processes / 60:.1f} minutes"
+        + (", divided by the cluster's workers" if isinstance(workers, str) else "")
+    )
+
+
+def report_fit(
+    show: Show, plan: Plan, content: ProbeFile, options: Options, records: list[dict[str, Any]] | None
+) -> None:
+    """What was fitted, what it can promise, the page with it if the records are given, and the JSON."""
+    card, asked = content.card, Request.of(options, None)
+    rule = make_exit(content, **asdict(asked))
+    auc = float(str(card.report["auc"]))
+    if plan.choose_cues:
+        show.say(f"cues chosen on the fitting runs: {', '.join(card.cues)}")
+    show.say(f"probe: {card.report['model']}, AUC {auc:.3f} on held-out problems ({card.report['cues']} cues)")
+    if (told := cut_of(card)) is not None:
+        show.say(told, "yellow")
+    show.say(rule.why, "bold")
+    if rule.threshold.more_runs and asked.domain is None:
+        enough = plan.n + 2 * rule.threshold.more_runs
+        show.say(f"to go on from here: the same command with -n {enough} --force; the {plan.n} runs are kept")
+    written = [plan.out]
+    if records is not None:
+        from ..pages.report import write_report  # matplotlib is read only where a page is wanted
+
+        written.append(report_path(plan.out))
+        write_report(written[-1], content, asked, records, None, force=options.force)
+    show.say(f"written: {', '.join(map(str, written))}")
+    show.result({
+        "out": str(plan.out), "complete": True,
+        "calibration": calibration_json(rule),
+        "why": rule.why,
+    })  # fmt: skip
+
+
+def calibration_json(rule: ProbeExit) -> dict[str, Any]:
+    """Calibration runs, AUC and threshold; None where it isn't finite: `exits` says whether that is never or always."""
+    value, content = rule.threshold.value, rule.content
+    return {
+        "n": tables_of(content, rule.name, rule.domain)[1].runs, "auc": float(str(content.card.report["auc"])),
+        "threshold": value if math.isfinite(value) else None, "exits": exits_where(value),
+    }  # fmt: skip

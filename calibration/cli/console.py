@@ -1,0 +1,203 @@
+"""How fast a job goes and how long it will still take, told from a monotonic clock."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from ..pages.wording import FAILURES, bound_of, percent
+from ..parallel.spread import Update
+
+BLOCKS = 5
+WINDOW = 100
+
+
+class Pace:
+    """The pace of the last runs: the median of some blocks of them, so that a machine that slept, a worker that
+    loads its model, or one very long run doesn't spoil it.
+
+    Runs that were there before the first mark don't count.
+
+    >>> clock = iter([0.0, 8.0, 10.0, 12.0])
+    >>> pace = Pace(lambda: next(clock))
+    >>> for done in (300, 301, 302, 303):
+    ...     pace.mark(done)
+    >>> pace.seconds_per_run()
+    4.0
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._marks: deque[tuple[float, int]] = deque(maxlen=WINDOW + 1)
+
+    def mark(self, done: int) -> None:
+        """So many runs are done now."""
+        self._marks.append((self._clock(), done))
+
+    def seconds_per_run(self) -> float | None:
+        """None before a run is done here. The plain mean until every block holds enough runs to even out workers."""
+        marks = list(self._marks)
+        if len(marks) < 2 or marks[-1][1] == marks[0][1]:
+            return None
+        size = (len(marks) - 1) // BLOCKS
+        edges = marks[:1] + marks[-1:] if size < 4 else marks[len(marks) - 1 - BLOCKS * size :: size]
+        return statistics.median(
+            (end - start) / max(1, more - some) for (start, some), (end, more) in zip(edges, edges[1:], strict=False)
+        )
+
+    def told(self, total: int) -> str:
+        """`, 3.1 runs/s, 0:02:05 left`, or nothing if that can't be said."""
+        pace = self.seconds_per_run()
+        if pace is None:
+            return ""
+        left = total - self._marks[-1][1]
+        rate = f"{1 / pace:.1f} runs/s" if 0 < pace <= 1 else f"{60 / pace:.1f} runs/min" if pace else "at once"
+        return f", {rate}, {span(pace * left)} left" if left else f", {rate}"
+
+
+def span(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+SECONDS_BETWEEN_LINES = 10
+
+
+class Show:
+    """One place for output: `say` and tables for people; `result` prints the JSON object last."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        self._started = time.monotonic()
+
+    def say(self, text: str = "", style: str | None = None) -> None:
+        self.console.print(text, style=style, markup=False)
+
+    def title(self, text: str) -> None:
+        self.console.print()
+        self.console.rule(text, align="left", style="dim")
+
+    def stream(self, text: str, style: str | None = None) -> None:
+        """A piece of an answer, as it comes."""
+        self.console.print(text, end="", style=style, markup=False)
+
+    def table(self, rows: list[list[str]], *head: str) -> None:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for i, name in enumerate(head):
+            table.add_column(name, justify="left" if i == 0 else "right")
+        for row in rows:
+            table.add_row(*row)
+        self.console.print(table)
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Update]:
+        """A bar on stderr while something long happens; lines now and then where there is no terminal."""
+        console = Console(stderr=True)
+        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}")
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task(what, total=None, state="")
+            pace = Pace(time.monotonic)
+            shown = -float("inf")
+
+            def update(done: int, total: int) -> None:
+                nonlocal shown
+                pace.mark(done)
+                state = f"{done} of {total}{pace.told(total)}"
+                bar.update(task, completed=done, total=total, state=state)
+                now = time.monotonic()
+                if not console.is_terminal and (now - shown > SECONDS_BETWEEN_LINES or done == total):
+                    shown = now
+                    console.print(f"{what}: {state}", highlight=False)
+
+            yield update
+
+    def result(self, value: dict[str, Any]) -> None:
+        """The JSON object, as the last line of stdout, if it was asked for."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(_finite(value), allow_nan=False) + "\n")
+            sys.stdout.flush()
+
+
+def _finite(value: Any) -> Any:
+    """The value without infinities and NaN, which JSON doesn't have: null in their place."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def comparison(show: Show, result: dict[str, Any]) -> None:
+    """Both arms side by side, then harm and accuracy against what was promised."""
+    base, control = result["baseline"], result["controlled"]
+    rows = [
+        [
+            "without control",
+            percent(base["accuracy"]),
+            f"{base['tokens']:.1f}",
+            f"{1000 * base['seconds']:.1f} ms",
+            "",
+            "",
+        ]
+    ]
+    saved = [1 - control[name] / base[name] if base[name] else 0.0 for name in ("tokens", "seconds")]
+    rows.append([
+        "with reasonctl", percent(control["accuracy"]), f"{control['tokens']:.1f}",
+        f"{1000 * control['seconds']:.1f} ms",
+        percent(-saved[0], True), percent(-saved[1], True),
+    ])  # fmt: skip
+    show.table(rows, f"{result['n']} problems", "accuracy", "tokens/run", "time/run", "tokens", "time")
+    exits = [f"{i + 1}:{count}" for i, count in enumerate(result["exits_at"]) if count]
+    show.say(f"exit rate {percent(result['exit_rate'])}; exits at cue (cue:runs) {' '.join(exits[:14]) or 'none'}")
+    _measured(show, result)
+    harm, gap, helped = result["harm"], result["accuracy_difference"], result["help"]
+    if gap is None:
+        show.say("there are no gold answers, so nothing is said of accuracy")
+        return
+    show.say(
+        f"accuracy difference {percent(gap['mean'], True)} (95 % interval {percent(gap['low'], True)} to "
+        f"{percent(gap['high'], True)}); harm {harm['count']} of {result['n']}, help {helped['count']} of {result['n']}"
+    )
+
+
+def _measured(show: Show, result: dict[str, Any]) -> None:
+    """What the mode promises, and the same measured."""
+    promise, failure = result["guarantee"], result["failure"]
+    level = "on average" if promise["confidence"] is None else f"with confidence {promise['confidence']:g}"
+    word = "promised" if promise["holds"] else "not promised here"
+    of = {"selective": "exited runs", "event": "wrong cues"}.get(promise["mode"], "runs")
+    domain = f" of the domain {promise['domain']!r}" if "domain" in promise else ""
+    show.say(
+        f"{word}: {promise['mode']} in at most {percent(promise['risk'])} of {of}{domain}, {level}"
+        f"{_given_up(promise)}; "
+        f"measured {FAILURES[failure['mode']]}: {failure['count']} of {failure['n']} = {percent(failure['rate'])} "
+        f"(90 % upper bound {percent(failure['upper'])})",
+        "bold",
+    )
+    for reason in promise["why_not"]:
+        show.say(f"  no guarantee: {reason}")
+
+
+def _given_up(promise: dict[str, Any]) -> str:
+    if "give_up" not in promise:
+        return ""
+    return (
+        f", and right runs given up in at most {percent(promise['give_up'])}: in at most {percent(bound_of(promise))} "
+        "of runs together"
+    )

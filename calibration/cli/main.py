@@ -1,0 +1,207 @@
+"""The command line `ctl`: a mistake is one line and exit code 2; Ctrl-C leaves a resumable state and exits 130.
+
+Commands import their work when they are called, so that `ctl --help` needs neither scikit-learn nor matplotlib.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from reasonctl.controller import ControllerError
+
+from .interrupt import CODE, interruptible
+from .options import Options, common
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="reasonctl", prog_name="ctl")
+def cli() -> None:
+    """Reasoning-time control for language models on your own machine.
+
+    MODEL is `tiny` (bundled), a .gguf file (llama.cpp), a transformers folder or hub id, or hf:FILE.gguf.
+    TASKS is `tiny`, reasoning-gym:NAME[,k=v...], or a .jsonl file of {"question", "answer"}.
+    """
+
+
+@cli.command("demo")
+@common
+def demo_command(options: Options) -> None:
+    """The main job, end to end, on the bundled model."""
+    from . import demo
+
+    demo.run(options)
+
+
+@cli.command("calibrate")
+@click.argument("model")
+@click.option("--tasks", required=True, help="Where problems come from.")
+@click.option("--out", required=True, type=click.Path(), help="The probe file to write (.safetensors).")
+@click.option("--think-open", help="Text that opens thinking [from the chat template].")
+@click.option("--think-close", help="Text that closes it.")
+@click.option("--suffix", help="Text that takes a cue's place on exit.")
+@click.option("--cues", help="Words, 'paragraph', 'sentence', comma-separated; or 'auto'.")
+@click.option(
+    "--answer-tokens", type=click.IntRange(1), default=64, show_default=True, help="Most tokens of a trial answer."
+)
+@click.option("--layers", help="Fractions of depth that the probe reads, e.g. 0.5,0.75,1.")
+@click.option("--dask", help="Collect on a cluster: its scheduler, e.g. tcp://host:8786, or local:2 to try it here.")
+@click.option("--report/--no-report", default=True, show_default=True, help="Write the page P.html beside it.")
+@click.option("--heads", is_flag=True, help="Train AutoDeco's heads on the right runs, in place of a probe.")
+@click.option("--unweighted", is_flag=True, help="With --heads: every token counts the same, see docs/policies.md.")
+@click.option("--ngrams", type=click.Path(), help="Also write the runs' n-grams, for --draft 'hierarchy(model=FILE)'.")
+@common
+def calibrate_command(model: str, options: Options, heads: bool, unweighted: bool, **overrides: Any) -> None:
+    """Collect runs, fit a probe, calibrate it. Resumable: run the same command again."""
+    if heads:
+        from . import heads as make_heads
+
+        given = {name: overrides[name] for name in ("tasks", "out", "dask")}
+        make_heads.run(model, options, weighted=not unweighted, **given)
+    else:
+        from . import calibrate as jobs
+
+        jobs.calibrate(model, options, **overrides)
+
+
+@cli.command("eval")
+@click.argument("model")
+@click.option("--tasks", help="Where problems come from [the card's].")
+@click.option("--probe", help="Probe file [tiny: the bundled one].")
+@click.option("--baselines/--no-baselines", default=True, show_default=True, help="Also what cheap rules would do.")
+@click.option("--report", type=click.Path(), help="Write a page about it (.html).")
+@common
+def eval_command(model: str, options: Options, **what: Any) -> None:
+    """Controlled against uncontrolled on the same fresh problems."""
+    from . import evaluate as evaluate_command
+
+    evaluate_command.run(model, options, **what)
+
+
+@cli.command("report")
+@click.argument("probe", type=click.Path())
+@click.option("--eval", "evaluation", type=click.Path(), help="What ctl eval --json wrote; its promise is reported.")
+@click.option("--out", type=click.Path(), help="The page to write [P.html].")
+@common
+def report_command(probe: str, options: Options, evaluation: str | None, out: str | None) -> None:
+    """A page about a probe file: promised, measured, and five runs. It reads the collected runs beside the file."""
+    from . import report
+
+    report.run(probe, options, evaluation=evaluation, out=out)
+
+
+@cli.command("run")
+@click.argument("model")
+@click.argument("prompt", required=False)
+@click.option("--probe", help="Probe file [tiny: the bundled one]; 'none' for no exits.")
+@click.option("--budget", type=int, help="Most thinking tokens.")
+@click.option("--wrap-up", default="", help="Text that the model reads when the budget is used up.")
+@click.option("--min-thinking", type=int, default=0, help="No end of thinking before so many tokens.")
+@click.option("--continue-times", type=int, default=0, help="Re-open thinking that closes too early, so many times.")
+@click.option("--shadow", is_flag=True, help="Decide and record at every cue, and never act.")
+@click.option("-v", "--verbose", is_flag=True, help="Also the policy, stage by stage in the order of its chain.")
+@common
+def run_command(model: str, prompt: str | None, options: Options, probe: str | None, **lengths: Any) -> None:
+    """One streamed answer, with what the controller did."""
+    from . import run
+
+    run.run(model, prompt, options, probe=probe, **lengths)
+
+
+@cli.command("inspect")
+@click.argument("probe", type=click.Path())
+@click.option("--traces", type=click.Path(), help="Traces of runs in use, one JSON line each: tested for drift.")
+@common
+def inspect_command(probe: str, options: Options, traces: str | None) -> None:
+    """The card of a probe file, and what it can promise at which risk."""
+    from . import inspect
+
+    inspect.run(probe, options, traces=traces)
+
+
+@cli.command("replay")
+@click.argument("runs", type=click.Path())
+@click.option("--cues", help="Look at these of the collected cues only.")
+@click.option("--splits", type=click.IntRange(1), default=5, show_default=True, help="Random re-splits to average.")
+@common
+def replay_command_(runs: str, options: Options, cues: str | None, splits: int) -> None:
+    """Collected runs (P.safetensors.runs.jsonl) re-judged under every signal, without a model."""
+    from . import replay as replay_command
+
+    replay_command.run(runs, options, cues=cues, splits=splits)
+
+
+@cli.command("bench")
+@click.argument("model")
+@click.option("--probe", help="Probe file [tiny: the bundled one]; 'none' for no exits.")
+@common
+def bench_command(model: str, options: Options, probe: str | None) -> None:
+    """Cost curve of a forward, and the speed of plain, drafted and controlled decoding."""
+    from . import bench
+
+    bench.run(model, options, probe=probe)
+
+
+@cli.group("advise")
+def advise() -> None:
+    """What pays on this machine and this model, from measurements."""
+
+
+@advise.command("draft")
+@click.argument("model")
+@click.option("--drafts", "first", required=True, metavar="DRAFT...", help="Smaller models of the same family.")
+@click.argument("more", nargs=-1, metavar="")
+@common
+def advise_draft_command(model: str, first: str, more: tuple[str, ...], options: Options) -> None:
+    """Which draft model pays, if any: ctl advise draft MODEL --drafts A B C."""
+    from . import advise_draft
+
+    advise_draft.run(model, (first, *more), options)
+
+
+@advise.command("policy")
+@click.argument("model")
+@click.option("--tasks", help="Learn from the model's own right answers to these problems.")
+@click.option("--texts", multiple=True, type=click.Path(), help="Learn from your own texts: text files, .jsonl, runs.")
+@click.option("--at", default="1,5,15", show_default=True, help="Risks at which truncations are compared.")
+@click.option("--out", type=click.Path(), help="A page (.html) or the figure (.svg, .png, .pdf).")
+@common
+def advise_policy_command(model: str, options: Options, **what: Any) -> None:
+    """Truncations at equal risk, and the one that keeps the most: ctl advise policy MODEL --texts FILE."""
+    from . import advise_policy
+
+    advise_policy.run(model, options, **what)
+
+
+@cli.command("ngrams")
+@click.argument("model")
+@click.argument("texts", nargs=-1, required=True, type=click.Path())
+@click.option("--out", required=True, type=click.Path(), help="The database to write.")
+@common
+def ngrams_command(model: str, texts: tuple[str, ...], out: str, options: Options) -> None:
+    """An n-gram database for --draft 'hierarchy(corpus=FILE)', from text files or .jsonl files of {"text"}."""
+    from . import ngrams as make_ngrams
+
+    make_ngrams.run(model, texts, out, options)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Entry point of `ctl`."""
+    try:
+        with interruptible():
+            code = cli.main(args=arguments, prog_name="ctl", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except ControllerError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        click.echo(f"Error: {error.format_message()}", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted. What was collected is kept: run the same command again to go on.", err=True)
+        sys.exit(CODE)

@@ -1,0 +1,54 @@
+"""N-gram databases in a model's own tokens: of text files (`ctl ngrams`), and of collected runs (`ctl calibrate`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from reasonctl.backends.model import Model
+from reasonctl.controller import ControllerError
+from reasonctl.controller.core.tokenizer import vocabulary_hash
+from reasonctl.controller.drafting.ngrams import Table, build_table, save_table
+from reasonctl.probes.files.sealed import check_target
+
+from ..tasks.texts import read
+from .console import Show
+from .options import Options
+from .recipes import open_model
+
+
+def run(name: str, texts: Sequence[str], out: str, options: Options) -> None:
+    """Read, count, write; everything that can be refused is refused before the model is opened."""
+    show, path = Show(as_json=options.json), Path(out)
+    check_target(path, options.force)
+    missing = [text for text in texts if not Path(text).is_file()]
+    if missing:
+        raise ControllerError(f"{missing[0]} is no file; give text files, or .jsonl files of {{'text'}}")
+    model = open_model(name, options)
+    source = ", ".join(Path(text).name for text in texts)
+    table = write(model, read(texts), path, source=source, force=options.force)
+    show.say(told(table, path, "corpus"))
+    show.result({"out": out, "ngrams": len(table.keys), "megabytes": table.megabytes(), "source": source})
+
+
+def keep_ngrams(
+    show: Show, model: Model, records: Sequence[dict[str, Any]], path: Path, *, source: str, force: bool
+) -> None:
+    """The database of what a model wrote in collected runs, their trial answers left out."""
+    table = write(model, (record["text"] for record in records), path, source=source, force=force)
+    show.say(told(table, path, "model"))
+
+
+def write(model: Model, texts: Iterable[str], path: Path, *, source: str, force: bool) -> Table:
+    """Count and save. Raises ControllerError if the texts hold no n-grams, or the file can't be written."""
+    tokens = (model.tokenizer.encode(text) for text in texts)
+    table = build_table(tokens, vocabulary=vocabulary_hash(model.tokenizer), source=source)
+    save_table(path, table, force=force)
+    return table
+
+
+def told(table: Table, path: Path, place: str) -> str:
+    """What was written, and how to use it."""
+    size = f"{len(table.keys)} n-grams, {table.megabytes():.1f} MB"
+    return f"{path}: {size}; use it with --draft 'hierarchy({place}={path})'"

@@ -1,0 +1,128 @@
+"""Which exit rule a command uses: the probe file's, at the risk and for the signal that were asked for."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import cast
+
+import click
+
+from reasonctl.backends.load import BUNDLED_PROBE, TINY, load_model
+from reasonctl.backends.model import Model
+from reasonctl.controller import ControllerError, Cues, parse_policy
+from reasonctl.controller.sampling.policy import checked
+from reasonctl.controller.thinking.chat_template import chosen_markers, default_cues, exit_suffix
+from reasonctl.probes.exit import ProbeExit, make_exit
+from reasonctl.probes.files.card import Card
+from reasonctl.probes.files.probe_file import load_probe
+from reasonctl.probes.signals.probe import layer_of
+
+from ..runs.recipe import LAYERS, Recipe
+from .console import Show
+from .options import Options
+
+
+def open_rule(show: Show, name: str, options: Options, probe: str | None) -> tuple[ProbeExit, Model]:
+    """The rule, compared with the model that it will control; differences are shown."""
+    rule = rule_of(options, probe_path(name, probe))
+    model = open_model(name, options)
+    for warning in rule.check(model):
+        show.say(f"warning: {warning}", "yellow")
+    return rule, model
+
+
+def rule_of(options: Options, path: object) -> ProbeExit:
+    """The rule of a probe file under the options' risk, confidence, mode, signal and domain."""
+    return make_exit(
+        load_probe(str(path)), risk=options.risk, confidence=options.confidence, mode=options.mode,
+        signal=options.signal, domain=options.domain, give_up=options.give_up,
+    )  # fmt: skip
+
+
+MOST_NEW_TOKENS = 2048
+_ESCAPE = re.compile(r"\\(?:[\\'\"nrt]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})")
+
+
+def open_model(name: str, options: Options) -> Model:
+    """The parent's copy of the model: its template, tokenizer and fingerprint. A policy of another model is refused."""
+    model = load_model(name, backend=options.backend, threads=options.machine(name)[1])
+    for warning in checked((parse_policy(options.policy_text()),), model):
+        click.echo(f"warning: {warning}", err=True)
+    return model
+
+
+def new_recipe(
+    name: str, model: Model, options: Options, *,
+    opening: str | None = None, closing: str | None = None, suffix: str | None = None, cues: str | None = None,
+    layers: str | None = None, answer_tokens: int = 64,
+) -> Recipe:  # fmt: skip
+    """A recipe from what the model's template tells and the user overrides."""
+    markers = chosen_markers(model.template, opening, closing)
+    names = (
+        tuple(part.strip() for part in cues.split(",") if part.strip()) if cues is not None else default_cues(markers)
+    )
+    Cues(names)
+    room = model.context * 3 // 4
+    return Recipe(
+        model=name,
+        backend=options.backend,
+        threads=options.machine(name)[1],
+        markers=(markers.open, markers.close) if markers else None,
+        cues=names,
+        suffix=unescaped(suffix) if suffix else exit_suffix(model.template, markers),
+        max_cues=200,
+        layers=_layers(layers, model.depth),
+        policy=options.policy_text(),
+        draft=options.draft,
+        seed=options.seed,
+        max_new_tokens=options.max_new_tokens or min(MOST_NEW_TOKENS, room),
+        answer_tokens=answer_tokens,
+    )
+
+
+def unescaped(text: str) -> str:
+    r"""Text from a command line, where a new line is written \n and a character may be written by its number.
+
+    >>> unescaped(r"Réponse :\n\u2192 1 \\n")
+    'Réponse :\n→ 1 \\n'
+    """
+    return _ESCAPE.sub(lambda found: found.group().encode("ascii").decode("unicode_escape"), text)
+
+
+def card_recipe(name: str, card: Card, options: Options) -> Recipe:
+    """The recipe under which a probe is used: the card's, but for what the user asks otherwise."""
+    default = str(card.sampler.get("policy", "temperature(0.6)"))
+    return Recipe(
+        model=name,
+        backend=options.backend,
+        threads=options.machine(name)[1],
+        markers=card.markers,
+        cues=card.cues,
+        suffix=card.suffix,
+        max_cues=card.max_cues,
+        layers=card.layers,
+        policy=options.policy_text(default),
+        draft=options.draft,
+        seed=options.seed,
+        max_new_tokens=options.max_new_tokens or card.max_new_tokens,
+        answer_tokens=int(cast(int, card.sampler.get("answer_tokens", 64))),
+    )
+
+
+def probe_path(name: str, probe: str | None) -> Path:
+    """--probe, or the bundled model's own."""
+    if probe is not None:
+        return Path(probe)
+    if name == TINY:
+        return BUNDLED_PROBE
+    raise ControllerError("--probe is missing; make one with: ctl calibrate MODEL --tasks T --out P.safetensors")
+
+
+def _layers(text: str | None, depth: int) -> tuple[float, ...]:
+    try:
+        fractions = [float(part) for part in text.split(",")] if text else list(LAYERS)
+    except ValueError:
+        raise ControllerError(f"--layers is {text!r}; give fractions of depth such as 0.5,0.75,1") from None
+    # A shallow model may map two fractions to one block: each block is read once.
+    return tuple({layer_of(fraction, depth): fraction for fraction in fractions}.values())

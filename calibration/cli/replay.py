@@ -1,0 +1,90 @@
+"""`ctl replay`: recorded runs re-judged under other risks, signals and cue sets, without a model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from reasonctl.controller import ControllerError
+
+from ..evaluation.baselines import EQUAL_COST
+from ..evaluation.signals import BUDGET, Comparison, compare_signals
+from ..pages.wording import percent
+from ..runs.arrays import ANSWERS_CUT, cut_told, share_cut
+from ..runs.cue_sets import check_collected, with_cues
+from ..runs.run_file import RunFile
+from .console import Show
+from .options import Options
+
+RISKS = (0.02, 0.05, 0.10)
+
+
+def run(path: str, options: Options, *, cues: str | None, splits: int) -> None:
+    """The table signal x risk, and what `hidden` gains over the best fixed cue."""
+    options.refuse("ctl replay", signal="it compares all of them", give_up="it compares signals, without giving up")
+    show = Show(as_json=options.json)
+    if not Path(path).is_file():
+        raise ControllerError(f"{path!r} is no file; give the .runs.jsonl beside a probe file")
+    file = RunFile(Path(path), {})
+    records = file.read()
+    if cues is not None:
+        wanted, collected = [name.strip() for name in cues.split(",") if name.strip()], file.stored_settings()
+        check_collected(wanted, collected["cues"])
+        records = with_cues(records, wanted, collected["max_cues"])
+    if options.domain is not None:
+        records = of_domain(records, options.domain)
+    if not any(record["cues"] for record in records):
+        raise ControllerError(f"{path!r} holds no cue, so there is nothing to judge")
+    risks = sorted({*RISKS, options.risk})
+    with show.progress("re-splitting") as progress:
+        found = compare_signals(
+            records, mode=options.mode, risks=risks, confidence=options.confidence, splits=splits, seed=options.seed,
+            gain_risk=options.risk, progress=progress,
+        )  # fmt: skip
+    table(show, found, len(records), splits, options)
+    limit = file.stored_settings()["answer_tokens"]
+    share = share_cut(records, limit)
+    if (told := cut_told(share, limit)) is not None:
+        show.say(told, "yellow")
+    show.result({
+        "runs": len(records), "splits": splits, "mode": options.mode, "confidence": options.confidence,
+        "domain": options.domain, ANSWERS_CUT: share, **asdict(found),
+    })  # fmt: skip
+
+
+def of_domain(records: list[dict[str, Any]], domain: str) -> list[dict[str, Any]]:
+    """The runs of one domain; ControllerError if there is none."""
+    found = [record for record in records if record["domain"] == domain]
+    if not found:
+        known = ", ".join(map(repr, sorted({record["domain"] for record in records})))
+        raise ControllerError(f"domain is {domain!r}; these runs are of {known}")
+    return found
+
+
+def table(show: Show, found: Comparison, runs: int, splits: int, options: Options) -> None:
+    """Net tokens saved by signal and risk, with what was measured on the runs that judge."""
+    risks = sorted({entry.risk for entry in found.entries})
+    cells = {(entry.signal, entry.risk): entry for entry in found.entries}
+    rows = []
+    for name in dict.fromkeys(entry.signal for entry in found.entries):
+        row = [name]
+        for risk in risks:
+            entry = cells[name, risk]
+            row.append(f"{percent(entry.saved)} ({percent(entry.failed)})" if entry.certified else "never exits")
+        rows.append(row)
+    level = "marginal" if options.confidence is None else f"confidence {options.confidence:g}"
+    show.title(f"net tokens saved (measured {options.mode}), {level}: {runs} runs, {splits} random splits")
+    show.table(rows, "signal or rule", *(f"risk {risk:g}" for risk in risks))
+    show.say(
+        f"Savings are net of trials and exits. The budgets close at the first cue after so many tokens: {BUDGET!r} is "
+        f"certified for the risk like a signal; {EQUAL_COST!r} costs what hidden does on the very runs that judge, by "
+        "a coin between two budgets, and promises nothing: compare what is measured."
+    )
+    if cells["hidden", found.gain_risk].certified:
+        show.say(
+            f"at risk {found.gain_risk:g} hidden saves {percent(found.gain, True)} of the tokens more than the best "
+            f"fixed cue at its own failure rate (95 % interval {percent(found.gain_low, True)} to "
+            f"{percent(found.gain_high, True)}, {found.judged} runs of the first split)",
+            "bold",
+        )

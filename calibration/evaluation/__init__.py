@@ -1,0 +1,1 @@
+"""What a rule does, next to cheap rules and to no rule."""

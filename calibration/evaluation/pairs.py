@@ -1,0 +1,130 @@
+"""Controlled against uncontrolled on the same fresh problems with the same keys, and what cheap rules would do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reasonctl.controller import ExitRule
+from reasonctl.probes.files.probe_file import ProbeFile
+from reasonctl.probes.risk.bounds import upper_bound
+from reasonctl.probes.risk.threshold import Mode
+
+from ..parallel.spread import spread
+from ..runs.collect import graded
+from ..runs.recipe import Recipe
+from ..runs.splits import calibration_stream, evaluation_stream
+from ..runs.worker import collect_run, compare_run
+from ..tasks.graders import Grader
+from ..tasks.problem import Problem
+from ..tasks.sources import Task
+
+EVALUATION_RUNS = 1 << 32
+"""Run numbers of evaluations start here: no uniform is shared with a run of the calibration."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One problem in both arms; `record` is the full run with a forced exit tried at every cue, if collected."""
+
+    baseline: dict[str, Any]
+    controlled: dict[str, Any]
+    record: dict[str, Any] | None
+
+
+def evaluate(
+    recipe: Recipe, problems: Sequence[Problem], grader: Grader, rule: ExitRule, *,
+    workers: int, cheap_rules: bool, progress: Callable[[int, int], None],
+) -> list[Pair]:  # fmt: skip
+    """Both arms of every problem, interleaved; `cheap_rules` also collects what the baselines need."""
+    jobs = [(recipe, EVALUATION_RUNS + i, p.question, rule, cheap_rules) for i, p in enumerate(problems)]
+    pairs = []
+    for i, (arms, record) in enumerate(spread(evaluate_run, jobs, workers=min(workers, len(jobs)))):
+        for arm in arms.values():
+            arm["right"] = problems[i].answer is not None and grader.right(arm["answer"], problems[i])
+        arms["controlled"]["same"] = grader.same(arms["controlled"]["answer"], arms["baseline"]["answer"])
+        pairs.append(Pair(arms["baseline"], arms["controlled"], record and graded(record, problems[i], grader)))
+        progress(i + 1, len(problems))
+    return pairs
+
+
+def evaluate_run(recipe: Recipe, index: int, question: str, rule: ExitRule, cheap_rules: bool) -> tuple[Any, Any]:
+    """One problem's arms, and its collected record or None."""
+    record = collect_run(recipe, index, question) if cheap_rules else None
+    return compare_run(recipe, index, question, rule), record
+
+
+def summary(pairs: Sequence[Pair], mode: Mode, *, graded: bool = True) -> dict[str, Any]:
+    """The figures of `ctl eval --json` that come from the runs.
+
+    `failure` is what the mode promises about, and harm the same whatever the mode. graded False: there were no gold
+    answers, so that accuracy, harm and help are None.
+    """
+    n = len(pairs)
+    exits = [p.controlled["exit"] for p in pairs]
+    counts = np.bincount([e for e in exits if e is not None], minlength=1) if n else np.zeros(1)
+    exited = n - exits.count(None)
+    helped = sum(not p.baseline["right"] and p.controlled["right"] for p in pairs)
+    lost = sum(p.baseline["right"] and not p.controlled["right"] for p in pairs)
+    return {
+        "n": n,
+        "baseline": _arm([p.baseline for p in pairs], graded),
+        "controlled": _arm([p.controlled for p in pairs], graded),
+        "accuracy_difference": paired_difference(helped, lost, n) if graded else None,
+        "exit_rate": exited / n,
+        "exits_at": [int(count) for count in counts],
+        "harm": _share(sum(failed(p, "harm") for p in pairs), n) if graded else None,
+        "help": {"count": helped, "rate": helped / n} if graded else None,
+        "failure": {
+            "mode": mode, **_share(sum(failed(p, mode) for p in pairs), exited if mode == "selective" else n)
+        },
+        "drafted": sum(p.controlled["drafted"] for p in pairs),
+    }  # fmt: skip
+
+
+def failed(pair: Pair, mode: Mode) -> bool:
+    """Whether the controlled run failed in the sense of the mode; only a run that exits can.
+
+    `event` promises nothing of a run: there it is whether the run exits with a wrong answer, as in `wrong`.
+    """
+    if pair.controlled["exit"] is None:
+        return False
+    if mode == "disagree":
+        return not pair.controlled["same"]
+    return not pair.controlled["right"] and (mode != "harm" or pair.baseline["right"])
+
+
+def _share(count: int, n: int) -> dict[str, Any]:
+    """n: the runs that count. upper: the one-sided 90 % Clopper-Pearson bound."""
+    return {"count": count, "n": n, "rate": count / n if n else 0.0, "upper": upper_bound(count, n)}
+
+
+def _arm(runs: Sequence[dict[str, Any]], graded: bool) -> dict[str, float | None]:
+    return {
+        "accuracy": float(np.mean([run["right"] for run in runs])) if graded else None,
+        "tokens": float(np.mean([run["tokens"] for run in runs])),
+        "seconds": float(np.mean([run["seconds"] for run in runs])),
+    }
+
+
+def paired_difference(gained: int, lost: int, n: int) -> dict[str, float]:
+    """Accuracy difference of paired runs with its 95 % interval (Agresti & Min 2005: Wald on counts with 0.5 added)."""
+    size = n + 2
+    centre = (gained - lost) / size
+    variance = ((gained + lost + 1) - (gained - lost) ** 2 / size) / size**2
+    half = 1.959964 * math.sqrt(variance)
+    return {"mean": (gained - lost) / n, "low": centre - half, "high": centre + half}
+
+
+def fresh(task: Task, content: ProbeFile, n: int, seed: int, domain: str | None = None) -> list[Problem]:
+    """Problems that are in neither split of the probe; of one domain, if the promise is."""
+    card = content.card
+    seen = set(content.table.problem.tolist())
+    if card.tasks == task.name:
+        drawn = task.problems(sum(card.runs.values()), stream=calibration_stream(card.seeds["seed"]))
+        seen |= {problem.id for problem in drawn}
+    return task.problems(n, stream=evaluation_stream(seed), exclude=seen, domain=domain)

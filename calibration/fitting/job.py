@@ -1,0 +1,112 @@
+"""From a model and a task to a probe file: collect, split by problem, fit, score, and keep the table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from reasonctl.backends.model import Model
+from reasonctl.controller import ControllerError
+from reasonctl.probes.files.card import Card, origin_of
+from reasonctl.probes.files.probe_file import ProbeFile, save_probe
+from reasonctl.probes.risk.threshold import Mode
+
+from ..runs.arrays import ANSWERS_CUT, Cut, cut, share_cut
+from ..runs.collect import settings_of
+from ..runs.cue_sets import with_cues
+from ..runs.recipe import Recipe
+from ..runs.run_file import RunFile
+from ..runs.splits import calibration_stream, runs_path, split
+from ..tasks.problem import Problem
+from ..tasks.sources import Task
+from .all_signals import fit_signals
+from .choose_cues import choose_cues
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A calibration job, checked before any work.
+
+    choose_cues: keep the best of the collected cue sets, by savings at this risk and confidence on the fitting runs.
+    """
+
+    recipe: Recipe
+    task: Task
+    mode: Mode
+    n: int
+    out: Path
+    risk: float = 0.05
+    confidence: float | None = 0.9
+    choose_cues: bool = False
+
+    def problems(self) -> list[Problem]:
+        return self.task.problems(self.n, stream=calibration_stream(self.recipe.seed))
+
+    def run_file(self, model: Model) -> RunFile:
+        return RunFile(runs_path(self.out), settings_of(self.recipe, self.task, model, self.n))
+
+
+def fit_and_save(plan: Plan, model: Model, records: list[dict[str, Any]], *, force: bool) -> ProbeFile:
+    """Fit on one half of the runs, fill the tables from the other, write the probe file."""
+    parts = [[records[i] for i in part] for part in split(len(records), plan.recipe.seed)]
+    if plan.choose_cues:
+        most = plan.recipe.max_cues
+        cues, _ = choose_cues(parts[0], plan.mode, plan.risk, plan.confidence, seed=plan.recipe.seed, max_cues=most)
+        plan = replace(plan, recipe=replace(plan.recipe, cues=cues))
+        parts = [with_cues(part, cues, most) for part in parts]
+    _check_cues(plan, cut(parts[0]))
+    domains = tuple(sorted({record["domain"] for record in records}))
+    fitted = fit_signals(cut(parts[0]), cut(parts[1]), plan.recipe.cues, domains, plan.mode, seed=plan.recipe.seed)
+    runs = {"fit": len(parts[0]), "calibrate": len(parts[1])}
+    report = {**fitted.report, ANSWERS_CUT: share_cut([*parts[0], *parts[1]], plan.recipe.answer_tokens)}
+    content = ProbeFile(
+        fitted.probe, fitted.judged["hidden"].grid, fitted.judged["hidden"].table,
+        _card(plan, model, runs, domains, report),
+        {name: judged for name, judged in fitted.judged.items() if name != "hidden"}, fitted.stack, fitted.lower,
+    )  # fmt: skip
+    save_probe(plan.out, content, force=force)
+    return content
+
+
+def made_by(plan: Plan, model: Model, card: Card) -> bool:
+    """Whether a probe with this card is what the plan makes, as far as its settings tell."""
+    recipe = replace(plan.recipe, cues=card.cues) if plan.choose_cues else plan.recipe
+    mine = _card(replace(plan, recipe=recipe), model, card.runs, card.domains, card.report)
+    return replace(mine, versions=card.versions) == card and sum(card.runs.values()) == plan.n
+
+
+def _check_cues(plan: Plan, fitting: Cut) -> None:
+    if fitting.offsets[-1] == 0:
+        raise ControllerError(
+            f"no cue ({', '.join(plan.recipe.cues)}) was met while thinking in {len(fitting.records)} runs, so "
+            "nothing can be fitted; name cues that this model writes with --cues (words, 'paragraph', 'sentence')"
+        )
+
+
+def _card(plan: Plan, model: Model, runs: dict[str, int], domains: tuple[str, ...], report: dict[str, Any]) -> Card:
+    recipe = plan.recipe
+    return Card(
+        **origin_of(model),
+        layers=recipe.layers,
+        cues=recipe.cues,
+        markers=recipe.markers,
+        suffix=recipe.suffix,
+        max_cues=recipe.max_cues,
+        sampler=sampler_of(recipe),
+        max_new_tokens=recipe.max_new_tokens,
+        tasks=plan.task.name,
+        seeds={"seed": recipe.seed},
+        runs=runs,
+        grader=None if plan.mode == "disagree" else plan.task.grader.name,
+        mode=plan.mode,
+        domains=domains,
+        versions={name: version(name) for name in ("reasonctl", "scikit-learn", "numpy")},
+        report=report,
+    )
+
+
+def sampler_of(recipe: Recipe) -> dict[str, Any]:
+    """What the card says of the sampling law; drafting doesn't change it."""
+    return {"policy": recipe.policy, "answer_tokens": recipe.answer_tokens}

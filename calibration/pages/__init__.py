@@ -1,0 +1,1 @@
+"""Files of numbers as pages for people."""

@@ -1,0 +1,74 @@
+"""The figure and the page of `ctl advise policy`: recall against risk, a line for each kind of truncation."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, StrictUndefined
+
+from reasonctl.controller import ControllerError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..advice.truncation import Advice
+
+
+SUFFIXES = (".html", ".svg", ".png", ".pdf")
+
+_DASHES = ("-", "--", "-.", ":")
+
+
+def draw(advice: Advice) -> Figure:
+    """Recall against risk on a logarithmic axis; the parameters of equal risk are marked."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    axes = figure.subplots()
+    lowest = min(advice.found) / 20
+    for i, (name, points) in enumerate(advice.curves.items()):
+        shown = [one for one in points if one.risk >= lowest]
+        line, *_ = axes.plot(
+            [one.risk for one in shown], [one.recall for one in shown], linestyle=_DASHES[i // 5], label=name
+        )
+        marked = [one for by in advice.found.values() if (one := by[name]) is not None]
+        axes.errorbar(
+            [one.risk for one in marked], [one.recall for one in marked], [one.recall_error for one in marked],
+            linestyle="none", marker="o", markersize=4, color=line.get_color(),
+        )  # fmt: skip
+    for target in advice.found:
+        axes.axvline(target, color="0.6", linewidth=0.8, zorder=0)
+    axes.set(xscale="log", xlabel="risk: tokens kept beyond the reasonable ones, per reasonable one", ylabel="recall")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, ncols=2)
+    return figure
+
+
+def write_page(path: Path, name: str, advice: Advice) -> None:
+    """A figure, or the page with figure and tables; by the suffix. The same numbers give the same bytes."""
+    import matplotlib as mpl
+
+    html = path.suffix == ".html"
+    stream = io.BytesIO()
+    kind = "svg" if html else path.suffix[1:]
+    with mpl.rc_context({"svg.hashsalt": "reasonctl"}):
+        draw(advice).savefig(stream, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    try:
+        if html:
+            svg = stream.getvalue().decode()
+            path.write_text(page(name, advice, svg[svg.index("<svg") :]), encoding="utf-8")
+        else:
+            path.write_bytes(stream.getvalue())
+    except OSError as error:
+        raise ControllerError(f"can't write {str(path)!r}: {error.strerror}; give another --out") from None
+
+
+def page(name: str, advice: Advice, figure: str) -> str:
+    """The page; everything but the figure, which is ours, is escaped."""
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(Path(__file__).with_name("advice.html.jinja").read_text(encoding="utf-8"))
+    return template.render(name=name, advice=advice, figure=Markup(figure))

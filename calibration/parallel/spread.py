@@ -1,0 +1,49 @@
+"""Which of processes or machines carries the jobs."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from reasonctl.controller import ControllerError
+
+from .processes import over_processes
+
+Update = Callable[[int, int], None]
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def spread(
+    function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], *,
+    workers: int | str, warn: Callable[[str], None] = warnings.warn,
+) -> Generator[Any, None, None]:  # fmt: skip
+    """function(*job) for every job, in order.
+
+    workers: a number of processes (one is this process, which keeps its models loaded), or a dask cluster: the
+    address of its scheduler, or local:N for N workers here that speak to each other as machines do.
+    """
+    if isinstance(workers, str):
+        from .dask import over_machines  # needs the extra
+
+        yield from over_machines(function, jobs, workers)
+    elif min(workers, len(jobs)) <= 1:
+        for job in jobs:
+            yield function(*job)
+    else:
+        yield from over_processes(function, jobs, min(workers, len(jobs)), warn)
+
+
+def check_cluster(address: str) -> None:
+    """Raise if there can be no cluster at this address, before any work."""
+    if find_spec("distributed") is None:
+        raise ControllerError("--dask needs a package that isn't installed; pip install 'reasonctl[dask]'")
+    kind, _, rest = address.partition(":")
+    if not (rest.isdecimal() and int(rest) if kind == "local" else rest.startswith("//")):
+        raise ControllerError(f"--dask is {address!r}; give a scheduler's address such as tcp://host:8786, or local:2")

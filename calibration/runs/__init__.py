@@ -1,0 +1,1 @@
+"""Making recorded runs and keeping them."""

@@ -1,0 +1,90 @@
+"""Collects runs: full ones, with a forced exit tried at every cue; resumable, spread over processes or machines."""
+
+from __future__ import annotations
+
+import platform
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+from reasonctl.backends.model import Model
+from reasonctl.controller import ControllerError
+
+from ..parallel.spread import spread
+from ..tasks.graders import Grader
+from ..tasks.problem import Problem
+from ..tasks.sources import Task
+from .recipe import Recipe
+from .run_file import RunFile
+from .worker import collect_run
+
+Progress = Callable[[int, int], None]
+"""Called with (runs done, runs wanted)."""
+
+
+def settings_of(recipe: Recipe, task: Task, model: Model, n: int) -> dict[str, Any]:
+    """What two jobs must share to share a file of runs: everything that changes a record, and no path of a machine."""
+    shared = asdict(recipe)
+    for machine in ("model", "backend", "threads"):
+        shared.pop(machine)
+    return {**shared, "model": identity_of(model), "tasks": task.name, "grader": task.grader.name, "n": n}
+
+
+def identity_of(model: Model) -> dict[str, str]:
+    """What tells models apart whose runs differ, as far as that can be seen without reading all weights."""
+    return {"backend": model.backend, "fingerprint": model.fingerprint(), **model.settings}
+
+
+def collect(
+    recipe: Recipe, problems: Sequence[Problem], grader: Grader, file: RunFile, *,
+    done: int, workers: int | str, progress: Progress, deadline: float | None = None,
+    warn: Callable[[str], None] = warnings.warn,
+) -> bool:  # fmt: skip
+    """Append the runs that the file doesn't hold yet, in order; False if the deadline (monotonic) came first."""
+    identity = file.settings.get("model")
+    jobs = [(identity, recipe, i, problems[i].question) for i in range(done, len(problems))]
+    progress(done, len(problems))
+    with closing(spread(collect_checked, jobs, workers=workers, warn=warn)) as results:
+        for i, record in enumerate(results, start=done):
+            file.append(graded(record, problems[i], grader))
+            progress(i + 1, len(problems))
+            if deadline is not None and time.monotonic() > deadline and i + 1 < len(problems):
+                return False
+    return True
+
+
+def collect_checked(identity: dict[str, str] | None, recipe: Recipe, index: int, question: str) -> dict[str, Any]:
+    """`collect_run`, if the worker's model is the job's: another machine may hold another one under the same name."""
+    if identity is not None and _identity(recipe) != identity:
+        raise ControllerError(
+            f"the model {recipe.model!r} on {platform.node()} isn't the one that this job began with; copy it there"
+        )
+    return collect_run(recipe, index, question)
+
+
+@cache
+def _identity(recipe: Recipe) -> dict[str, str]:
+    return identity_of(recipe.load())
+
+
+def graded(record: dict[str, Any], problem: Problem, grader: Grader) -> dict[str, Any]:
+    """The record with `right` and `same`; without a gold answer nothing is right."""
+    known = problem.answer is not None
+    looks = {
+        part: [
+            {
+                **cue,
+                "right": known and grader.right(cue["answer"], problem),
+                "same": grader.same(cue["answer"], record["answer"]),
+            }
+            for cue in record[part]
+        ]
+        for part in ("cues", "others")
+    }
+    right = known and grader.right(record["answer"], problem)
+    named = {"problem": problem.id, "domain": problem.domain, "gold": problem.answer}
+    return {**record, **named, "right": right, **looks}
