@@ -1,0 +1,171 @@
+"""The choice of cues: by what the fitting runs would save, never by the runs that calibrate."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from reasonctl.backends.load import load_model
+from reasonctl.backends.toy import ToyEngine, ToyTokenizer
+from reasonctl.calibration.fitting.choose_cues import EVERYTHING, choose_cues
+from reasonctl.calibration.fitting.job import Plan, fit_and_save
+from reasonctl.calibration.runs.cue_sets import check_collected, with_cues
+from reasonctl.calibration.runs.recipe import Recipe
+from reasonctl.calibration.runs.run_file import pack
+from reasonctl.calibration.runs.splits import split
+from reasonctl.calibration.runs.worker import Collect
+from reasonctl.calibration.tasks.sources import load_task
+from reasonctl.controller import Call, Controller, ControllerError, Cues, Keys, Markers, Sampling, Span, Thinking, Trace
+from support.scripted import Scripted
+
+
+def record(run: int, rng: np.random.Generator, telling: str) -> dict:
+    """12 cues, words and paragraphs in turn; right from a random cue on; only `telling` cues' states show it."""
+    settled = int(rng.integers(0, 10))
+    cues = []
+    for i in range(12):
+        name = "paragraph" if i % 2 else "wait"
+        state = rng.normal(size=4)
+        if (name == "paragraph") == (telling == "paragraph"):
+            state[0] = 4.0 if i >= settled else -4.0
+        cues.append({
+            "name": name, "names": [name], "position": 20 * i + 20, "row": 20 * i + 20,
+            "tokens": 20 * i + 30, "trial": 9, "answer": "The answer is 5.",
+            "logprobs": [-0.1], "entropy": 1.0, "value": "5", "right": i >= settled, "same": i >= settled,
+            "hidden": pack(state.astype(np.float32)),
+        })  # fmt: skip
+    return {
+        "run": run, "problem": run, "domain": "", "question": str(run), "gold": "5", "tokens": 300, "finish": "stop",
+        "answer": "The answer is 5.", "right": True, "cues": cues, "others": [],
+    }  # fmt: skip
+
+
+def records(telling: str, n: int = 160, seed: int = 0) -> list[dict]:
+    rng = np.random.default_rng(seed)
+    return [record(i, rng, telling) for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("telling", "wanted"), [("word", ("wait", "hmm", "alternatively")), ("paragraph", ("paragraph",))]
+)
+def test_the_cues_whose_states_tell_are_chosen(telling, wanted):
+    chosen, tried = choose_cues(records(telling), "harm", 0.1, 0.9, seed=0, max_cues=50)
+    assert chosen == wanted
+    assert len(tried) == 5 and max(one.saved or 0 for one in tried) > 0.3
+
+
+def test_calibration_runs_have_no_say(tmp_path: Path):
+    """The calibrating half is swapped for one where only the other cues tell: the choice stays, the promise pays."""
+    runs = records("word")
+    _, calibrating = split(len(runs), 0)
+    other = records("paragraph", seed=1)
+    swapped = [other[i] if i in set(calibrating) else one for i, one in enumerate(runs)]
+    recipe = Recipe(
+        model="tiny", backend=None, threads=1, markers=None, cues=EVERYTHING, suffix="</think>\n", max_cues=50,
+        layers=(1.0,), policy="greedy", draft="none", seed=0, max_new_tokens=400, answer_tokens=24,
+    )  # fmt: skip
+    model = replace(load_model("tiny", threads=1), width=4)
+    plan = Plan(recipe, load_task("tiny"), "harm", len(runs), tmp_path / "a.safetensors", 0.1, 0.9, choose_cues=True)
+    honest = fit_and_save(plan, model, runs, force=False)
+    fooled = fit_and_save(replace(plan, out=tmp_path / "b.safetensors"), model, swapped, force=False)
+    assert honest.card.cues == fooled.card.cues == ("wait", "hmm", "alternatively")
+    assert honest.table.cues == 80 * 6
+
+
+def test_only_collected_cues_can_be_looked_at():
+    runs = records("word", n=3)
+    assert all(cue["name"] == "wait" for one in with_cues(runs, ["Wait"], 50) for cue in one["cues"])
+    assert all(len(one["cues"]) == 4 for one in with_cues(runs, ["wait"], 4))
+    check_collected(["Wait"], ["wait", "hmm"])
+    with pytest.raises(
+        ControllerError, match="collected at the cues wait, every\\(8\\); nothing is known of hmm, every"
+    ):
+        check_collected(["wait", "hmm", "every(16)"], ["wait", "every(8)"])
+
+
+def test_nothing_to_fit_is_one_line():
+    runs = [{**one, "cues": []} for one in records("word", n=8)]
+    with pytest.raises(ControllerError):
+        choose_cues(runs, "harm", 0.1, 0.9, seed=0, max_cues=50)
+
+
+TEXTS = [
+    "<eos>", "a", ".", " ", "\n", "\n\n", " Wait", "Wait", ". Wait", "\n\nHmm", ".\n\n", "Hm", "m", "ing", "</think>",
+    "<think>", "5", "! hmm, Wait", "<", "/", "t", "h", "i", "n", "k", ">", "H", "W", "!", ",", "5, Wait",
+]  # fmt: skip
+MARKERS = Markers("<think>", "</think>")
+KINDS = ("wait", "hmm", "sentence", "paragraph", "every(3)")
+
+
+def toy_run(rule, seed: int, most: int) -> None:
+    """A run on random text in which cues meet in one token, hide each other and lie across tokens."""
+    engine = ToyEngine(vocabulary=len(TEXTS), order=1, seed=5)
+    weights = np.array([0.2, 2, 3, 2, 2, 2, 3, 2, 3, 3, 3, 2, 2, 0.3, 0.3, 0.1, 1, 2, *[0.01] * 12, 4])
+    engine.table = engine.table * weights
+    engine.table /= engine.table.sum(1, keepdims=True)
+    call = Call([1, TEXTS.index("<think>")], most, frozenset([0]), Keys(seed=seed), Sampling())
+    thinking = Thinking(MARKERS, rule.suffix)
+    list(Controller(exit=rule, thinking=thinking).stream(engine.session(), ToyTokenizer(TEXTS), call, Trace()))
+
+
+def toy_collect(cues: tuple[str, ...], max_cues: int, seed: int, most: int) -> dict:
+    recipe = Recipe(
+        model="toy", backend=None, threads=1, markers=("<think>", "</think>"), cues=cues, suffix="</think>",
+        max_cues=max_cues, layers=(1.0,), policy="", draft="none", seed=0, max_new_tokens=most, answer_tokens=4,
+    )  # fmt: skip
+    rule = Collect(recipe, SimpleNamespace(tokenizer=ToyTokenizer(TEXTS), depth=3))
+    toy_run(rule, seed, most)
+    return {"cues": rule.seen, "others": rule.others}
+
+
+@pytest.mark.parametrize("max_cues", [3, 200])
+def test_fewer_cues_on_record_are_fewer_cues_live(max_cues):
+    """For every subset of the cues: the record of a run under all of them, cut down, is the run under the subset."""
+    subsets = [names for n in range(1, 6) for names in itertools.combinations(KINDS, n)]
+    looks = differing = 0
+    for seed, most in [(1, 40), (2, 40), (3, 24), (4, 17), (5, 60), *((6, n) for n in range(9, 13))]:
+        whole = toy_collect(KINDS, max_cues, seed, most)
+        for names in subsets:
+            kept = with_cues([whole], names, max_cues)[0]
+            live = Scripted(lambda at: False, "</think>", cues=Cues(names), max_cues=max_cues, answer_tokens=4)
+            toy_run(live, seed, most)
+            assert [(cue["name"], cue["position"], cue["row"]) for cue in kept["cues"]] == [
+                (at.cue.name, at.cue.first - at.prompt, at.cue.last - at.prompt) for at in live.seen
+            ]
+            alone = toy_collect(names, max_cues, seed, most)
+            strip = [{**cue, "names": None} for cue in kept["cues"]]
+            assert strip == [{**cue, "names": None} for cue in alone["cues"]]  # answers, states, costs, numbers
+            # And a subset of the subset may be cut from either.
+            less = names[1:] or names
+            again = [with_cues([one], less, max_cues)[0]["cues"] for one in (kept, whole)]
+            assert again[0] == again[1]
+            looks += len(live.seen)
+            named = [cue for cue in whole["cues"] if cue["name"] in names]
+            differing += [cue["position"] for cue in named] != [cue["position"] for cue in kept["cues"]]
+    assert looks > 400 and differing > 20  # names alone, one per row, tell another run
+
+
+@pytest.mark.parametrize(
+    ("pieces", "wanted", "expected"),
+    [
+        (["x", ".", " Wait", ",", "y"], "wait", ("wait", 2, " ")),
+        (["x", ".", " Wait", ",", "y"], "sentence", ("sentence", 2, "")),
+        (["x", "\n\nHmm", ",", "y"], "hmm", ("hmm", 1, "\n\n")),
+        (["x", "\n\nHmm", ",", "y"], "paragraph", ("paragraph", 1, "")),
+        (["x.", "\n", "\n", "y"], "paragraph", ("paragraph", 1, "")),
+        (["x", "! hmm, Wait", ",", "y"], "wait", ("wait", 1, "! hmm, ")),
+    ],
+)
+def test_a_cue_behind_another_is_found(pieces, wanted, expected):
+    texts = list(dict.fromkeys(pieces))
+    for names in ([wanted], list(KINDS[:-1]), list(KINDS[-2::-1])):
+        span = Span(ToyTokenizer(texts), None, Cues(names))
+        span.begin([])
+        met = [cue for piece in pieces if (cue := span.push(texts.index(piece)))]
+        row = [one for cue in met for one in (cue, *cue.also) if wanted in one.names]
+        assert [(wanted, one.first, one.before) for one in row] == [expected]

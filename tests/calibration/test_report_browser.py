@@ -1,0 +1,101 @@
+"""The report in a real browser, where there is one: nothing sticks out, nothing is complained of, nothing is fetched.
+
+Needs `chromium` on the path; skipped without it. Set REPORT_PICTURES to a folder to keep the screenshots.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from reasonctl.backends.load import BUNDLED_PROBE
+from reasonctl.calibration.pages.report import render
+from reasonctl.calibration.pages.wording import Request
+from reasonctl.probes.files.probe_file import load_probe
+from support.report_files import HARM, evaluation, probe_file, records_of
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--virtual-time-budget=3000",
+    "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND", "--disable-features=NetworkTimeServiceQuerying",
+]  # fmt: skip
+_OWN = "not an origin"
+WIDTHS, HEIGHT = (390, 1280), 9000
+BROKEN = (
+    '<script>console.error("oh no")</script><img src="http://example.invalid/x.png"><div style="width:3000px">x</div>'
+)
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
+
+
+def framed(page: str) -> str:
+    """The page in a frame of each width, which is its viewport, and a script outside of them that measures."""
+    frames = "".join(
+        f'<iframe width="{width}" height="{HEIGHT}" style="border:0" srcdoc="{html.escape(page)}"></iframe>'
+        for width in WIDTHS
+    )
+    return (
+        f'<!doctype html><meta charset="utf-8"><body style="margin:0;display:flex">{frames}<script>onload = () => '
+        "document.body.dataset.found = [...document.querySelectorAll('iframe')].map(frame => "
+        "frame.contentDocument.documentElement).map(root => root.clientWidth + ' ' + root.scrollWidth).join(' ')"
+        "</script>"
+    )
+
+
+def browse(folder: Path, page: str, picture: Path | None = None) -> dict:
+    """What a browser makes of a page: (width, width with what sticks out) of each frame in pixels, what it complains
+    of, what it asks the network for."""
+    file, log = folder / "page.html", folder / "net.json"
+    file.write_text(framed(page), encoding="utf-8")
+    assert CHROMIUM is not None
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}"]
+    command += [f"--window-size={sum(WIDTHS)},{HEIGHT}", "--dump-dom"]
+    if picture is not None:
+        command[-1] = f"--screenshot={picture}"
+    done = subprocess.run([*command, file.as_uri()], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = re.search(r'data-found="(\d+) (\d+) (\d+) (\d+)"', done.stdout)
+    events = json.loads(log.read_text())["events"]
+    # Of the page's making: the browser's own requests, for its clock and its updates, have no origin.
+    asked = [event["params"] for event in events if event.get("params", {}).get("initiator", _OWN) != _OWN]
+    urls = {params["url"] for params in asked if "url" in params}
+    return {
+        "widths": tuple(map(int, found.groups())) if found else None,
+        "console": re.findall(r"CONSOLE.*", done.stderr), "urls": {url for url in urls if url.startswith("http")},
+    }  # fmt: skip
+
+
+def pages() -> dict[str, str]:
+    file = probe_file()
+    never = Request("harm", 0.001, 0.9, "hidden")
+    bundled = load_probe(BUNDLED_PROBE)
+    return {
+        "measured": render(file, HARM, records_of(file), evaluation()),
+        "never": render(file, never, records_of(file, "long" * 100), None),
+        "pair": render(bundled, Request("harm", 0.05, 0.9, "hidden", give_up=0.05), None, None),
+    }
+
+
+def test_the_page_in_a_browser(tmp_path):
+    narrow, wide = WIDTHS
+    for name, page in pages().items():
+        folder = tmp_path / name
+        folder.mkdir()
+        seen = browse(folder, page)
+        assert seen == {"widths": (narrow, narrow, wide, wide), "console": [], "urls": set()}, (name, seen)
+        if "REPORT_PICTURES" in os.environ:
+            browse(folder, page, Path(os.environ["REPORT_PICTURES"]) / f"{name}.png")
+
+
+def test_a_page_that_misbehaves_is_seen(tmp_path):
+    seen = browse(tmp_path, pages()["never"].replace("</main>", BROKEN + "</main>"))
+    assert seen["widths"][1] > 2000 and "oh no" in seen["console"][0]
+    assert seen["urls"] == {"http://example.invalid/x.png"}

@@ -1,0 +1,34 @@
+"""Tried answers that filled their limit: nobody knows how long they would have been, and who reads a saving is told."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from reasonctl.calibration.runs.arrays import cut_told, share_cut
+from reasonctl.calibration.runs.splits import report_path, runs_path
+from support.ctl import ctl
+from support.jobs import job
+
+TOLD = "of the tried answers were cut at 5 tokens"
+
+
+def test_the_share_is_of_answers_at_the_limit():
+    lengths = [[2, 3], [], [3, 1]]
+    records = [{"cues": [{"logprobs": [0.0] * n} for n in run]} for run in lengths]
+    assert [share_cut(records, limit) for limit in (2, 3, 4)] == [0.75, 0.5, 0.0]
+    assert share_cut([{"cues": []}], 3) == 0.0
+    assert cut_told(0.0, 3) is None and "--answer-tokens 12" in str(cut_told(0.5, 3))
+
+
+@pytest.mark.parametrize(("limit", "share"), [("5", 1.0), ("64", 0.0)])
+def test_calibrate_inspect_replay_and_the_page_tell(tmp_path, capfd, limit, share):
+    """`The answer is 74.` has five tokens and an end of sequence; a young model may slip once in a hundred times."""
+    out = tmp_path / "p.safetensors"
+    arguments = job(out, 24, "--answer-tokens", limit)
+    arguments.remove("--json")
+    told = [ctl(capfd, *arguments)[1], ctl(capfd, "inspect", str(out))[1], report_path(out).read_text()]
+    _, result, said = ctl(capfd, "replay", str(runs_path(out)), "--splits", "1", "--json")
+    assert [TOLD in text for text in (*told, said)] == [share > 0] * 4
+    assert json.loads(result.splitlines()[-1])["answers_cut"] == pytest.approx(share, abs=0.02)

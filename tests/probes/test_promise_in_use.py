@@ -1,0 +1,96 @@
+"""A promise is claimed for the law and the limit that it was made for; every call is compared with them."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from reasonctl.backends import attach
+from reasonctl.backends.load import BUNDLED_PROBE, tiny_folder
+from reasonctl.controller import Controller, Decision, Trace, parse_policy
+from reasonctl.probes import load_exit
+from support.llama_models import PROMPT, open_llama
+
+PROBE = BUNDLED_PROBE
+CARD = load_exit(PROBE).card
+LAW = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+SAME = {**LAW, "temperature": 0.6}
+
+
+def told(handle) -> list[str]:
+    trace = handle.trace
+    different = [warning for warning in trace.warnings if "promise was made without" in warning]
+    assert ("not promised for this call" in trace.rule) == bool(different)
+    assert all(warning.split(":")[0] in trace.rule for warning in different)
+    return different
+
+
+def test_llama_compares_every_call():
+    llm, most = open_llama(n_ctx=1024), CARD.max_new_tokens
+    with attach(llm, Controller(exit=load_exit(PROBE))) as handle:
+        llm(PROMPT, max_tokens=most, seed=1, **SAME)
+        assert told(handle) == []
+        llm(PROMPT, max_tokens=most, seed=1, **{**SAME, "temperature": 1.5}, risk=0.02)
+        (law,) = told(handle)
+        assert law.startswith("sampler policy is 'temperature(1.5)', calibrated with 'temperature(0.6)'")
+        llm(PROMPT, max_tokens=40, seed=1, **{**SAME, "top_k": 5})
+        limit, law = told(handle)
+        assert limit.startswith(f"max_new_tokens is 40, calibrated with {most}") and "top_k(5)" in law
+        llm(PROMPT, max_tokens=most, seed=1, repeat_penalty=1.2, **SAME)
+        assert len(told(handle)) == 1
+    with attach(llm, Controller(exit=load_exit(PROBE), policy=parse_policy("temperature(0.60)"))) as handle:
+        llm(PROMPT, max_tokens=most, seed=1)
+        assert told(handle) == []
+
+
+def test_transformers_compares_every_call():
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_folder()), AutoTokenizer.from_pretrained(tiny_folder())
+    inputs, most = tokenizer(PROMPT, return_tensors="pt", add_special_tokens=False), CARD.max_new_tokens
+    torch.manual_seed(0)
+    with warnings.catch_warnings(action="ignore"):  # another dtype than the probe's
+        handle = attach(model, Controller(exit=load_exit(PROBE)), tokenizer=tokenizer)
+    model.generate(**inputs, max_new_tokens=most, do_sample=True, **SAME)
+    assert told(handle) == []
+    for more in ({"temperature": 1.5}, {"top_p": 0.5}, {"top_k": 9}, {"min_p": 0.1}, {"repetition_penalty": 1.2}):
+        model.generate(**inputs, max_new_tokens=most, do_sample=True, **{**SAME, **more})
+        (law,) = told(handle)
+        assert law.startswith("sampler policy is")
+    model.generate(**inputs, max_new_tokens=most + 1, do_sample=False)
+    assert len(told(handle)) == 2 and "'greedy'" in told(handle)[1]
+    handle.detach()
+
+
+def test_one_comparison_for_the_call_and_the_guarantee():
+    rule = load_exit(PROBE)
+    for policy, limit in (("temperature(0.60)", CARD.max_new_tokens), ("greedy", 5), ("odd(1)", CARD.max_new_tokens)):
+        sampler = {**CARD.sampler, "policy": policy}
+        said = rule.guarantee(sampler=sampler, max_new_tokens=limit, tasks=CARD.tasks, grader=CARD.grader)["why_not"]
+        assert said[:-1] == rule.in_use(policy, limit)  # the last: no model was compared
+        assert bool(said[:-1]) == (policy != "temperature(0.60)")
+
+
+def test_event_says_that_it_has_no_confidence():
+    asked, marginal = (load_exit(PROBE, mode="event", risk=0.3, confidence=c) for c in (0.9, None))
+    assert asked.threshold.value == marginal.threshold.value < math.inf
+    assert "the confidence 0.9 is not used" in asked.why and "not used" not in marginal.why
+
+
+@pytest.mark.parametrize(
+    ("threshold", "rule", "why"),
+    [
+        (math.inf, "never exit: 5 more runs are needed", "never exit: 5 more runs are needed"),
+        (math.inf, "", "threshold +inf, too few calibration runs for this risk"),
+        (-math.inf, "", "exits at every cue"), (0.5, "", None),
+    ],
+)  # fmt: skip
+def test_a_trace_is_json(threshold, rule, why):
+    decision = Decision(threshold < 0, "wait", 0, 3, 0.25, threshold)
+    written = json.dumps(Trace(rule=rule, decisions=[decision], log_z=-math.inf).to_dict(), allow_nan=False)
+    told = json.loads(written)
+    assert told["decisions"][0]["threshold"] == (threshold if math.isfinite(threshold) else None)
+    assert told["threshold_why"] == why and told["log_z"] is None and told["decisions"][0]["score"] == 0.25

@@ -1,0 +1,207 @@
+"""Signals: the formulas, and that a recorded run is judged by the very rule that is deployed, at the cost it has."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from reasonctl.backends.load import load_model
+from reasonctl.calibration.fitting.all_signals import fit_signals
+from reasonctl.calibration.fitting.stack import fit_stack
+from reasonctl.calibration.fitting.tables import by_run, judge, judged_table, looks_of, make_table
+from reasonctl.calibration.runs.arrays import cut
+from reasonctl.calibration.runs.collect import graded
+from reasonctl.calibration.runs.recipe import Recipe
+from reasonctl.calibration.runs.worker import collect_run, one_run
+from reasonctl.calibration.tasks.sources import load_task
+from reasonctl.controller import ControllerError
+from reasonctl.probes.exit import ProbeExit, make_exit
+from reasonctl.probes.files.probe_file import ProbeFile, load_probe, save_probe
+from reasonctl.probes.risk.threshold import Threshold
+from reasonctl.probes.signals.observation import Look
+from reasonctl.probes.signals.probe import Probe
+from reasonctl.probes.signals.signals import (
+    CHEAP,
+    FULL,
+    SIGNALS,
+    Agreement,
+    Entropy,
+    Hidden,
+    Stack,
+    TrialConfidence,
+    make_signal,
+    streak,
+)
+from support.probe_files import card
+
+RECIPE = Recipe(
+    model="tiny", backend=None, threads=1, markers=("<think>", "</think>"), cues=("wait", "hmm", "alternatively"),
+    suffix="</think>\n", max_cues=50, layers=(1 / 3, 1.0), policy="temperature(0.6)", draft="none", seed=5,
+    max_new_tokens=160, answer_tokens=24,
+)  # fmt: skip
+TASK = load_task("tiny")
+PROBLEMS = TASK.problems(24, stream=16)
+
+
+@pytest.fixture(scope="module")
+def records():
+    return [
+        graded(collect_run(RECIPE, i, problem.question), problem, TASK.grader) for i, problem in enumerate(PROBLEMS)
+    ]
+
+
+def look(index: int, answer: str | None, settled: float = 0.5, entropy: float = 1.0, logprobs=(-0.1, -0.7)) -> Look:
+    return Look(index, 10 * index, settled, entropy, answer, logprobs if answer is not None else ())
+
+
+def test_formulas():
+    looks = [look(0, "4"), look(1, "5", 0.7, 0.5), look(2, "5", 0.8, 0.1)]
+    assert Hidden().score(looks) == 0.8
+    assert TrialConfidence("mean").score(looks) == pytest.approx((math.exp(-0.1) + math.exp(-0.7)) / 2)
+    assert TrialConfidence("geometric").score(looks) == pytest.approx(math.exp(-0.4))
+    assert TrialConfidence("least").score(looks) == pytest.approx(math.exp(-0.7))
+    assert [Agreement().score(looks[:k]) for k in (1, 2, 3)] == [1.0, 1.0, 2.0]
+    assert Entropy().score(looks) == pytest.approx(-(0.5 * 0.1 + 0.5 * (0.5 * 0.5 + 0.5 * 1.0)))
+
+
+def test_a_trial_without_an_answer_is_worth_nothing():
+    empty = [look(0, "", logprobs=()), look(1, "", logprobs=())]
+    assert Agreement().score(empty) == 0.0 and TrialConfidence().score(empty) == 0.0
+
+
+def test_agreement_counts_only_cues_that_had_a_trial():
+    assert streak([look(0, "4"), look(1, None), look(2, "4")]) == 2
+    assert streak([look(0, None)]) == 0
+
+
+def stack(low: float, high: float) -> Stack:
+    weigh = [Probe((np.eye(len(names))[:, :1],), (np.zeros(1),)) for names in (CHEAP, FULL)]
+    return Stack(low, high, *weigh)
+
+
+def test_the_stack_tries_only_where_there_is_doubt():
+    doubtful = stack(0.3, 0.7)
+    assert [doubtful.wants_trial([look(0, None, p)]) for p in (0.2, 0.3, 0.5, 0.7, 0.8)] == [
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert doubtful.trials and not stack(1.0, 0.0).trials
+    again = Stack.from_arrays(doubtful.arrays())
+    assert again.score([look(0, "4", 0.4)]) == doubtful.score([look(0, "4", 0.4)]) == pytest.approx(0.4)
+    with pytest.raises(ControllerError, match="band is missing"):
+        Stack.from_arrays({})
+
+
+def test_unknown_signals_are_one_line():
+    with pytest.raises(ControllerError, match="signal is 'x'; this probe file has hidden, trial"):
+        make_signal("x", None)
+    with pytest.raises(ControllerError, match="signal is 'stack'"):
+        make_signal("stack", None)
+
+
+def fitted(records) -> ProbeFile:
+    """A file with every signal, from a handful of runs; its stack always has doubts, so that trials happen."""
+    made = fit_signals(
+        cut(records[:12]), cut(records[12:]), RECIPE.cues, ("3 steps", "4 steps", "5 steps"), "harm", seed=0
+    )
+    held = make_table(
+        cut(records[12:]), made.judged["hidden"].table.scores, RECIPE.cues, ("3 steps", "4 steps", "5 steps")
+    )
+    doubts = stack(0.0, float(np.median(held.scores)))
+    others = {name: judged for name, judged in made.judged.items() if name not in ("hidden", "stack")}
+    table = judged_table(doubts, cut(records[12:]), held)
+    others["stack"] = replace(made.judged["hidden"], table=table)
+    model = load_model("tiny", threads=1)
+    described = card(
+        depth=model.depth, width=model.width, layers=RECIPE.layers, cues=RECIPE.cues, suffix=RECIPE.suffix,
+        max_cues=RECIPE.max_cues, sampler={"policy": RECIPE.policy, "answer_tokens": RECIPE.answer_tokens},
+        domains=("3 steps", "4 steps", "5 steps"),
+    )  # fmt: skip
+    return ProbeFile(made.probe, made.judged["hidden"].grid, held, described, others, doubts)
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_a_recorded_run_is_judged_as_a_live_one(records, signal, tmp_path):
+    """Same scores at every cue, same exit, same cost: replayed from the record, and by the rule in the loop."""
+    save_probe(tmp_path / "p.safetensors", fitted(records))
+    content = load_probe(tmp_path / "p.safetensors")
+    model = RECIPE.load()
+    part = cut(records[12:])
+    table = content.judged(signal).table
+    values = np.unique(table.scores)
+    middle = float(values[len(values) // 2 - 1 :][:2].mean())  # between two scores, so that rounding decides nothing
+    threshold = Threshold(middle, "harm", 0.05, 0.9, table.runs, 0, 0, "for this test")
+    exits = table.first_exit(middle)
+    out = table.outcomes(exits)
+    assert out.exited.sum() > 0
+    for i, record in enumerate(part.records):
+        rule = ProbeExit(content, threshold, signal=signal)
+        trace, _ = one_run(RECIPE, model, record["run"], record["question"], rule)
+        scores = [decision.score for decision in trace.decisions]
+        expected = by_run(table, table.scores)[i]
+        assert scores == pytest.approx(expected[: len(scores)], abs=1e-12)
+        assert (trace.exit.index if trace.exit else -1) == exits[i]
+        assert trace.cost == out.tokens[i]
+
+
+def test_a_rule_that_never_exits_tries_nothing(records):
+    content = fitted(records)
+    never = Threshold(math.inf, "harm", 0.05, 0.9, 12, 0, 33, "too few runs")
+    for record in records[12:15]:
+        rule = ProbeExit(content, never, signal="trial")
+        trace, _ = one_run(RECIPE, RECIPE.load(), record["run"], record["question"], rule)
+        assert trace.cost == record["tokens"] == len(trace.tokens) and trace.exit is None
+        some = ProbeExit(content, replace(never, value=2.0), signal="trial")
+        assert one_run(RECIPE, RECIPE.load(), record["run"], record["question"], some)[0].cost > record["tokens"]
+
+
+def test_domains_have_thresholds_of_their_own(records):
+    content = fitted(records)
+    names = [record["domain"] for record in records[12:]]
+    for k, domain in enumerate(content.card.domains):
+        part = content.table.in_domain(k)
+        assert part.runs == names.count(domain)
+    rule = make_exit(content, risk=0.5, confidence=None, mode="wrong", domain="4 steps")
+    assert rule.threshold.runs == names.count("4 steps")
+    with pytest.raises(ControllerError, match="domain is 'algebra'; this probe was calibrated on '3 steps'"):
+        make_exit(content, risk=0.5, confidence=None, mode="wrong", domain="algebra")
+
+
+def test_the_stack_learns_which_signal_tells():
+    """Labels follow the trial's answer alone: inside the band of doubt the stack must find it, the probe can't."""
+    rng = np.random.default_rng(3)
+    runs, labels = [], []
+    for _ in range(200):
+        looks = []
+        for i in range(3):
+            right = bool(rng.random() < 0.5)
+            p = (-0.05, -0.1) if right else (-1.0, -2.0)
+            looks.append(Look(i, 10 * i, float(rng.uniform(0.2, 0.8)), 1.0, "7" if right else str(rng.integers(99)), p))
+            labels.append(right)
+        runs.append(looks)
+    made = fit_stack(runs, np.array(labels), seed=0)
+    assert made is not None and made.stack.trials
+    doubt = np.array([made.stack.wants_trial([seen]) for looks in runs for seen in looks])
+    y = np.array(labels)
+    assert doubt.mean() > 0.8
+    assert made.held_out[doubt & y].min() > made.held_out[doubt & ~y].max()
+
+
+def test_trials_are_paid_for_up_to_the_exit(records):
+    part = cut(records[12:])
+    table = make_table(part, np.linspace(0, 1, int(part.offsets[-1])), RECIPE.cues)
+    tried = judged_table(TrialConfidence(), part, table)
+    for i, record in enumerate(part.records):
+        costs = [cue["trial"] for cue in record["cues"]]
+        first = int(table.offsets[i])
+        assert tried.full_tokens[i] == record["tokens"] + sum(costs)
+        for k, cue in enumerate(record["cues"]):
+            assert tried.exit_tokens[first + k] == cue["tokens"] + sum(costs[: k + 1])
+    scores, ran = judge(Hidden(), looks_of(part.records[0], [0.5] * len(part.records[0]["cues"])))
+    assert not any(ran) and set(scores) == {0.5}

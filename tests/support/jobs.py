@@ -1,0 +1,10 @@
+"""A small calibration job from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def job(out: Path, n: int = 24, *more: str) -> list[str]:
+    arguments = ["calibrate", "tiny", "--tasks", "tiny", "--out", str(out), "-n", str(n), "--risk", "0.3"]
+    return [*arguments, "--max-new-tokens", "200", "--workers", "1", "--json", *more]

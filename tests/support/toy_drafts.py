@@ -1,0 +1,67 @@
+"""Small draft models over the toy backend, and what is known of them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from reasonctl.backends.toy import ToyEngine, ToyTokenizer
+from reasonctl.controller import Call, Controller, Keys, ModelDrafter, Sampling, Trace
+from reasonctl.controller.drafting.planning.cost import CostCurve
+
+ALPHA = 1e-4
+"""False alarms of each randomised test; seeds are fixed."""
+
+
+class Fixed(CostCurve):
+    """A curve that no measured time corrects: the toy's own forwards take no time."""
+
+    def note(self, rows, seconds, context=0):
+        pass
+
+
+FLAT, DEAR = Fixed({0: {1: 1.0, 32: 1.0}}), Fixed({0: {1: 1.0, 32: 32.0}})
+CHEAP = Fixed({0: {1: 0.05, 32: 0.05}})
+
+
+class Words(ToyTokenizer):
+    def pieces(self):
+        return enumerate(text.encode() for text in self.texts)
+
+
+TOKENS = Words(list("abcde"))
+rng = np.random.default_rng(20240517)
+TARGET, SMALL = ToyEngine(vocabulary=5), ToyEngine(vocabulary=5)
+TARGET.table, SMALL.table = (rng.dirichlet(np.ones(5) * 0.7, size=5) for _ in range(2))
+TARGET.table[0], SMALL.table[0] = [0.40, 0.30, 0.15, 0.10, 0.05], [0.10, 0.50, 0.25, 0.05, 0.10]
+
+
+def small(engine=SMALL, tokenizer=TOKENS):
+    return SimpleNamespace(name="small", engine=engine, tokenizer=tokenizer, context=1 << 20)
+
+
+def drafter(kind, *, engine=SMALL, curves=(FLAT, CHEAP), **more):
+    return ModelDrafter(small(engine), kind=kind, curves=curves, **more)
+
+
+def run(drafter, *, engine=TARGET, policy=None, run=0, most=60, seed=9):
+    trace = Trace()
+    call = Call([0], most, frozenset(), Keys(seed=seed, run=run), policy or Sampling())
+    events = list(Controller(drafter=drafter).stream(engine.session(), TOKENS, call, trace))
+    assert [e.token for e in events] == trace.tokens
+    return trace
+
+
+def three_tokens(made, policy, n):
+    """Counts of the first three tokens after the prompt; the run goes on, so that drafts of them are not cut short."""
+    counts, accepted = np.zeros((5, 5, 5)), 0
+    for i in range(n):
+        trace = run(made, policy=policy, run=i, most=5)
+        counts[tuple(trace.tokens[:3])] += 1
+        accepted += trace.accepted
+    return counts, accepted
+
+
+NEAR = ToyEngine(vocabulary=5)
+NEAR.table = 0.7 * TARGET.table + 0.3 * np.random.default_rng(6).dirichlet(np.ones(5), size=5)
