@@ -99,7 +99,7 @@ def test_a_trial_and_the_exit_that_it_tries_have_the_same_temperatures(tmp_path)
 
 
 def test_the_example_s_likelihood_is_the_chain_s_law():
-    example = load("autodeco.py")
+    example = load("studies/autodeco.py")
     logits = np.random.default_rng(0).normal(size=(200, 9)) * 3
     labels = np.arange(200) % 9
     got, outside = example.likelihood(logits, labels, 0.8, 0.9)

@@ -13,12 +13,12 @@ import pytest
 
 from support.example_scripts import load
 
-EXAMPLE = Path(__file__).parents[2] / "examples/adaptive_thinking.py"
+EXAMPLE = Path(__file__).parents[2] / "examples/studies/adaptive_thinking.py"
 
 
 @pytest.fixture(scope="module")
 def example() -> Any:
-    return load("adaptive_thinking.py")
+    return load("studies/adaptive_thinking.py")
 
 
 def arm(example: Any, right: float, tokens: float, n: int = 400, seed: int = 0) -> Any:

@@ -13,12 +13,12 @@ import pytest
 from reasonctl.controller import ControllerError, Weighed, parse_policy
 from support.example_scripts import load
 
-EXAMPLE = Path(__file__).parents[2] / "examples/policy_effect.py"
+EXAMPLE = Path(__file__).parents[2] / "examples/studies/policy_effect.py"
 
 
 @pytest.fixture(scope="module")
 def example():
-    return load("policy_effect.py")
+    return load("studies/policy_effect.py")
 
 
 def test_every_row_is_a_chain_that_can_be_weighed(example):

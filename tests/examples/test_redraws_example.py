@@ -17,7 +17,7 @@ from reasonctl.probes.risk.threshold import choose_threshold
 from support.example_scripts import load
 
 ROOT = Path(__file__).parents[2]
-EXAMPLE, PROBE = ROOT / "examples/redraws.py", ROOT / "backends/tiny_probe/tiny.probe.safetensors"
+EXAMPLE, PROBE = ROOT / "examples/studies/redraws.py", ROOT / "backends/tiny_probe/tiny.probe.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def run_file(path: Path, content: ProbeFile, problems: list[int]) -> Path:
 
 
 def test_runs_that_fitted_the_probe_are_left_out(content: ProbeFile, tmp_path: Path) -> None:
-    example = load("redraws.py")
+    example = load("studies/redraws.py")
     calibrated = content.table.problem.tolist()
     strange = [problem for problem in range(10**6, 10**6 + 8) if problem not in content.table.problem]
     mixed = example.pool_of(content, run_file(tmp_path / "a", content, strange[:3] + calibrated), "hidden")

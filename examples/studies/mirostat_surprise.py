@@ -1,6 +1,6 @@
 """Does mirostat hold the surprise it is told to? Its mean over one long text, beside llama.cpp's own samplers.
 
-    python examples/mirostat_surprise.py MODEL.gguf [--tokens 2000] [--tau 2 3 4 5] [--rows v2 v2-native ...]
+    python examples/studies/mirostat_surprise.py MODEL.gguf [--tokens 2000] [--tau 2 3 4 5] [--rows v2 v2-native ...]
 
 Rows: v1 and v2 feed the surprise under the model's law back, as the authors do; v1-llama and v2-llama the surprise
 after truncation, as llama.cpp does; v1-native and v2-native are llama.cpp's own samplers, with a generator of their

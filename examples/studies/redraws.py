@@ -1,6 +1,6 @@
 """Do a probe's promises hold? Re-draws of calibration sets from recorded runs, whose own rate is the truth.
 
-    python examples/redraws.py PROBE.safetensors [RUNS.jsonl] [--risk 0.05] [--confidence 0.9] [--signal hidden]
+    python examples/studies/redraws.py PROBE.safetensors [RUNS.jsonl] [--risk 0.05] [--confidence 0.9] [--signal hidden]
                                [--runs 400] [--draws 500] [--seed 0]
 
 The pool is the probe file's own table, or RUNS.jsonl: the runs kept beside a probe file (those that fitted the probe

@@ -1,6 +1,6 @@
 """What a policy costs per token, against the libraries' own: CPU time of one row, interleaved, as ratios.
 
-    python examples/policy_cost.py [--model MODEL.gguf] [--repeats 60]
+    python examples/benchmarks/policy_cost.py [--model MODEL.gguf] [--repeats 60]
 
 Rows are drawn from a made-up law at 49,152 and 151,936 tokens; with a GGUF model also 20 rows of a text that it writes
 at temperature 1, sure ones and unsure ones, and the share of its decode step. Ours: penalties, EDT, top-H and the

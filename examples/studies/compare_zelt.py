@@ -1,7 +1,8 @@
 """Against zelt-ai 0.2.2: its own features, trainer, threshold and simulator on our recorded runs, beside our signals.
 
     pip install --no-deps --target DIR zelt-ai==0.2.2
-    PYTHONPATH=DIR python examples/compare_zelt.py P.safetensors.runs.jsonl [--model MODEL [--exact]] [--splits 5]
+    PYTHONPATH=DIR python examples/studies/compare_zelt.py P.safetensors.runs.jsonl
+        [--model MODEL [--exact]] [--splits 5]
 
 Same runs, same splits as `ctl replay --signals` (a quarter fits, a quarter calibrates, half judges), same risks, same
 confidence, harm. zelt's probes are our trial answers, at our cues: at all of them, or spaced as it spaces them

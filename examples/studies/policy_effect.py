@@ -1,6 +1,7 @@
 """What policies do to answers: accuracy and distinct answers at several temperatures, same problems and keys.
 
-    python examples/policy_effect.py [MODEL] [TASKS] [-n 40] [--samples 6] [--temperatures 0.6,1,1.5,2] [--only ROW ...]
+    python examples/studies/policy_effect.py [MODEL] [TASKS] [-n 40] [--samples 6]
+        [--temperatures 0.6,1,1.5,2] [--only ROW ...]
 
 Each policy answers every problem several times. `accuracy` is the share of right answers; `distinct` the number of
 different answers (of those that state one) per problem; `any right` the share of problems with a right answer among

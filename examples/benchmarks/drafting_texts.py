@@ -1,6 +1,6 @@
 """What a model writes about code and numbers, for an n-gram database; none of it about the prompts that are timed.
 
-    python examples/drafting_texts.py MODEL --out texts.jsonl [--tokens 200] [--batch 16]
+    python examples/benchmarks/drafting_texts.py MODEL --out texts.jsonl [--tokens 200] [--batch 16]
     ctl ngrams MODEL texts.jsonl --out model.ngrams
 
 Greedy answers to 48 requests for code (drafting_prompts.txt) and 48 of reasoning-gym's sums in words. transformers

@@ -1,6 +1,6 @@
 """Thinking longer only where the answer isn't settled: re-opened spans (s1), fixed times against asked of the probe.
 
-    python examples/adaptive_thinking.py [MODEL TASKS --probe P.safetensors] [-n 400] [--risk 0.02] [--bonus 6]
+    python examples/studies/adaptive_thinking.py [MODEL TASKS --probe P.safetensors] [-n 400] [--risk 0.02] [--bonus 6]
                                          [--times 1 2 4 8 16] [--continue-text Wait] [--max-new-tokens N] [--json]
 
 Without MODEL: `tiny`. It checks itself for long by its own law, so a hasty version of it is made: `</think>` gets a

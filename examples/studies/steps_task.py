@@ -1,6 +1,6 @@
 """Writes reasoning-gym's chain_sum with a request to think in steps, as a task file for `ctl calibrate`.
 
-python examples/steps_task.py steps.jsonl [--terms 2 3] [--digits 1 1] [--size 400] [--check]
+python examples/studies/steps_task.py steps.jsonl [--terms 2 3] [--digits 1 1] [--size 400] [--check]
 
 --check asks for a second look at every step, so that an instruct model goes on after it has its answer.
 """

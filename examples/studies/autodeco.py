@@ -1,7 +1,7 @@
 """AutoDeco's heads against the best fixed temperature and top-p of a 5 x 5 grid, on `tiny`.
 
     ctl calibrate tiny --tasks tiny --heads --out tiny.heads.safetensors -n 400
-    python examples/autodeco.py tiny.heads.safetensors [MORE.heads.safetensors] [--tune 30] [--test 300]
+    python examples/studies/autodeco.py tiny.heads.safetensors [MORE.heads.safetensors] [--tune 30] [--test 300]
 
 Likelihood: of right runs that were sampled from the model's own law, on problems that no training saw; mean nats a
 token under the truncated law. A token outside of the kept set has no likelihood there, so every law is mixed with the

@@ -1,6 +1,6 @@
 """What control costs when it does nothing: stock generate against an attached controller, greedy, same tokens.
 
-    python examples/overhead.py MODEL [--exit] [--repeats 40] [--tokens 100]
+    python examples/benchmarks/overhead.py MODEL [--exit] [--repeats 40] [--tokens 100]
 
 MODEL is what `ctl` takes. --exit adds an exit rule that reads hidden states at cues and never fires. Pairs are
 interleaved, CPU time of this process, one thread. The last line is one JSON object: the median over pairs of the ratio

@@ -1,10 +1,11 @@
 """The tables of docs/drafting.md: speed against the libraries' own drafting, acceptance, expected and measured steps.
 
-    python examples/drafting.py speed MODEL [--ngrams FILE] [--dtype bfloat16] [--tokens 96] [--rounds 2]
-    python examples/drafting.py speed MODEL --draft-model SMALLER [SMALLER.gguf] [--dtype bfloat16] [--tokens 64]
-    python examples/drafting.py acceptance MODEL --draft-model SMALLER [--tokens 60] [--figure FILE.svg]
-    python examples/drafting.py steps MODEL --draft-model SMALLER [--tokens 64]
-    python examples/drafting.py triforce MODEL [--context 8000] [--budget 512]       (see triforce.py)
+    python examples/benchmarks/drafting.py speed MODEL [--ngrams FILE] [--dtype bfloat16] [--tokens 96] [--rounds 2]
+    python examples/benchmarks/drafting.py speed MODEL --draft-model SMALLER [SMALLER.gguf]
+        [--dtype bfloat16] [--tokens 64]
+    python examples/benchmarks/drafting.py acceptance MODEL --draft-model SMALLER [--tokens 60] [--figure FILE.svg]
+    python examples/benchmarks/drafting.py steps MODEL --draft-model SMALLER [--tokens 64]
+    python examples/benchmarks/drafting.py triforce MODEL [--context 8000] [--budget 512]       (see triforce.py)
 
 MODEL is what `ctl` takes. Greedy in `speed`; arms interleaved; every arm has the same prompts (calibration/kinds.py).
 --ngrams: a database of what the model wrote for other prompts (drafting_texts.py). Where an arm's tokens part from

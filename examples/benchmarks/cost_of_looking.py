@@ -1,6 +1,7 @@
 """What it costs to look: a decision of `hidden` at a cue, its hidden states, and a forced exit against re-encoding.
 
-    python examples/cost_of_looking.py MODEL [--backend B] [--repeats 20] [--tokens 120] [--runs 2] [--answer-tokens 12]
+    python examples/benchmarks/cost_of_looking.py MODEL [--backend B] [--repeats 20] [--tokens 120] [--runs 2]
+        [--answer-tokens 12]
 
 MODEL is what `ctl` takes. A probe of the right shape with random weights looks at every 8th token and never exits.
 

@@ -1,6 +1,7 @@
 """The part of drafting.py about TriForce: acceptance at each level, and the context length at which it would pay here.
 
-    python examples/drafting.py triforce hf:smollm2.gguf [--draft-model SMALLER] [--context 8000] [--budget 512]
+    python examples/benchmarks/drafting.py triforce hf:smollm2.gguf [--draft-model SMALLER]
+        [--context 8000] [--budget 512]
 
 The text is this project's own documentation, teacher-forced to each length of context; then runs at the longest one.
 Times are CPU times of this process, so that other work on the machine hardly shows: run it with OMP_NUM_THREADS=1.
@@ -93,7 +94,7 @@ def triforce(target: Model, drafts: list[Model], a: argparse.Namespace) -> list[
 
 
 def documentation() -> str:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     return "\n".join(path.read_text(encoding="utf-8") for path in [root / "README.md", *sorted(root.glob("docs/*.md"))])
 
 

@@ -1,6 +1,6 @@
 """Whether a model's early layers would pay as its own drafter: acceptance and cost of stopping after k blocks.
 
-    python examples/early_layers.py hf:qwen2.5-coder-0.5b.gguf [--dtype bfloat16] [--tokens 60] [--prompts 2]
+    python examples/studies/early_layers.py hf:qwen2.5-coder-0.5b.gguf [--dtype bfloat16] [--tokens 60] [--prompts 2]
 
 The draft is the argmax of the final norm and head on block k's output (the logit lens), on the target's own greedy
 text; its cost is a forward through the first k blocks, norm and head, in CPU seconds of this process (run it with
