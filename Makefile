@@ -5,27 +5,52 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 STAMP := .venv/.installed
 TREE := build/tree
+PACKAGES := controller backends probes calibration
+SOURCES := $(PACKAGES) tests examples
 
-.PHONY: demo test check setup slow
+.PHONY: help setup demo test slow format lint types docs check clean
+.DEFAULT_GOAL := help
 
-demo: setup
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## install everything into .venv; compiles llama-cpp-python once, about 10 minutes
+
+demo: setup ## the main job end to end on the bundled model, about 2 minutes; ARGS="--seed 3" for other problems
 	$(BIN)/ctl demo $(ARGS)
 
-test: setup
+test: setup ## the default tests, on all cores
 	$(PYTEST) -n auto --dist loadfile
 
-slow: setup
+slow: setup ## the heavy tests; hours
 	$(PYTEST) -m slow
 
-# mypy sees the packages under their installed names through links.
-check: setup
-	$(BIN)/ruff format --check controller backends probes calibration tests examples
-	$(BIN)/ruff check controller backends probes calibration tests examples
-	mkdir -p $(TREE)/reasonctl
-	for package in controller backends probes calibration; do ln -sfn ../../../$$package $(TREE)/reasonctl/$$package; done
-	MYPYPATH=$(TREE) $(BIN)/mypy -p reasonctl.controller -p reasonctl.backends -p reasonctl.probes -p reasonctl.calibration
+format: setup ## write the format
+	$(BIN)/ruff format $(SOURCES)
 
-setup: $(STAMP)
+lint: setup ## find what the linter forbids
+	$(BIN)/ruff check $(SOURCES)
+
+# mypy sees the packages under their installed names through links.
+types: setup ## check the types
+	mkdir -p $(TREE)/reasonctl
+	for package in $(PACKAGES); do ln -sfn ../../../$$package $(TREE)/reasonctl/$$package; done
+	MYPYPATH=$(TREE) $(BIN)/mypy $(PACKAGES:%=-p reasonctl.%)
+
+# By way of a second file, so that a failure leaves the page as it was.
+docs: setup ## write docs/cli.md anew from the commands' own help
+	mkdir -p build
+	$(BIN)/python -m reasonctl.calibration.cli.document > build/cli.md
+	mv build/cli.md docs/cli.md
+
+check: setup ## format, lint and types without changing a file: what CI runs next to the tests
+	$(BIN)/ruff format --check $(SOURCES)
+	$(MAKE) lint types
+
+clean: ## remove caches and links; keeps .venv and what was trained into build/
+	rm -rf $(TREE) build/lib build/bdist.* build/cli.md *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch first and pinned: on a CPU-only machine a bare `torch` brings gigabytes of CUDA.
 # xgrammar (the extra `grammar`) without its dependency triton, 200 MB of GPU compiler that a CPU never loads.
