@@ -89,9 +89,12 @@ class Controller:
     def lengths(self) -> Lengths:
         """The limits of thinking; raises ControllerError for impossible ones."""
         return Lengths(
-            budget=self.budget, wrap_up=self.wrap_up, min_thinking=self.min_thinking,
-            continue_times=self.continue_times, continue_text=self.continue_text,
-        )  # fmt: skip
+            budget=self.budget,
+            wrap_up=self.wrap_up,
+            min_thinking=self.min_thinking,
+            continue_times=self.continue_times,
+            continue_text=self.continue_text,
+        )
 
     @property
     def span(self) -> Thinking | None:
@@ -109,13 +112,19 @@ class Controller:
         return self.lengths.any or (self.exit is not None and (self.exit.trials or not self.shadow))
 
     def under(
-        self, *, risk: float | None = None, thinking_budget: int | None = None, min_thinking: int | None = None,
+        self,
+        *,
+        risk: float | None = None,
+        thinking_budget: int | None = None,
+        min_thinking: int | None = None,
         continue_times: int | None = None,
-    ) -> Controller:  # fmt: skip
+    ) -> Controller:
         """The same controller with one call's own wishes; None keeps what is set here. Raises ControllerError."""
         changes: dict[str, Any] = {
-            "budget": thinking_budget, "min_thinking": min_thinking, "continue_times": continue_times
-        }  # fmt: skip
+            "budget": thinking_budget,
+            "min_thinking": min_thinking,
+            "continue_times": continue_times,
+        }
         if risk is not None:
             changes["exit"] = self._rule_at(risk)
         return replace(self, **{name: value for name, value in changes.items() if value is not None})

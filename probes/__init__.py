@@ -11,7 +11,23 @@ from .risk.threshold import choose_threshold, runs_needed
 from .signals.probe import Probe
 
 __all__ = [
-    "AutoDeco", "Card", "DriftMonitor", "FixedExit", "GiveUp", "Heads", "LowerCurve", "LowerGrid", "NeverExit", "Probe",
-    "ProbeExit", "choose_lower", "choose_threshold", "load_exit", "load_heads", "load_probe", "runs_needed",
-    "save_heads", "save_probe",
-]  # fmt: skip
+    "AutoDeco",
+    "Card",
+    "DriftMonitor",
+    "FixedExit",
+    "GiveUp",
+    "Heads",
+    "LowerCurve",
+    "LowerGrid",
+    "NeverExit",
+    "Probe",
+    "ProbeExit",
+    "choose_lower",
+    "choose_threshold",
+    "load_exit",
+    "load_heads",
+    "load_probe",
+    "runs_needed",
+    "save_heads",
+    "save_probe",
+]

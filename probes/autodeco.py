@@ -57,9 +57,12 @@ class AutoDeco(Pure):
     def check(self, model: Any) -> list[str]:
         """Warnings where the model differs slightly from the card's; ControllerError for another model."""
         return check_model(
-            self.content.card, model,
-            what="heads were", make=f"Make some for it: {SEALED.make}", again="the heads on your task",
-        )  # fmt: skip
+            self.content.card,
+            model,
+            what="heads were",
+            make=f"Make some for it: {SEALED.make}",
+            again="the heads on your task",
+        )
 
     def divisor(self, scores: Scores, row: Row) -> float:
         return self._at(scores, row)[0]

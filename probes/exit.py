@@ -29,9 +29,15 @@ class ProbeExit:
     """Exit at the first cue where a signal scores above the calibrated threshold (an ExitRule)."""
 
     def __init__(
-        self, content: ProbeFile, threshold: Threshold, *, signal: SignalName = "hidden", domain: str | None = None,
-        lower: GiveUp | None = None, table: Table | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        content: ProbeFile,
+        threshold: Threshold,
+        *,
+        signal: SignalName = "hidden",
+        domain: str | None = None,
+        lower: GiveUp | None = None,
+        table: Table | None = None,
+    ) -> None:
         """table: the calibration runs that the threshold comes from; None: all of the signal's."""
         card = content.card
         self.content, self.threshold, self.card, self.domain = content, threshold, card, domain
@@ -54,9 +60,14 @@ class ProbeExit:
         was = self.threshold
         level = was.confidence if confidence == "same" else confidence
         made = make_exit(
-            self.content, risk=was.risk if risk is None else risk, confidence=level, mode=was.mode,
-            signal=self.name, domain=self.domain, give_up=self.lower.risk if self.lower else None,
-        )  # fmt: skip
+            self.content,
+            risk=was.risk if risk is None else risk,
+            confidence=level,
+            mode=was.mode,
+            signal=self.name,
+            domain=self.domain,
+            give_up=self.lower.risk if self.lower else None,
+        )
         made._warnings, made.monitor = self._warnings, self.monitor
         return made
 
@@ -102,8 +113,11 @@ class ProbeExit:
         if not trace.repeat and (trace.decisions or not left):
             monitor.update([decision.score for decision in trace.decisions])
         trace.drift = {
-            "runs": monitor.runs, "evidence": monitor.evidence, "alarm": monitor.alarm, "level": monitor.level,
-        }  # fmt: skip
+            "runs": monitor.runs,
+            "evidence": monitor.evidence,
+            "alarm": monitor.alarm,
+            "level": monitor.level,
+        }
         if monitor.alarm:
             trace.warnings.append(f"{monitor.why}; the promise may not hold here: calibrate on runs like these")
 
@@ -136,15 +150,25 @@ class ProbeExit:
         if limit.mode == "event":
             why_not.append("mode 'event' is per cue: nothing is promised for a run")
         return {
-            "holds": not why_not, "mode": limit.mode, "risk": limit.risk, "confidence": limit.confidence,
-            "why_not": why_not, **({} if self.lower is None else {"give_up": self.lower.risk}),
-        }  # fmt: skip
+            "holds": not why_not,
+            "mode": limit.mode,
+            "risk": limit.risk,
+            "confidence": limit.confidence,
+            "why_not": why_not,
+            **({} if self.lower is None else {"give_up": self.lower.risk}),
+        }
 
 
 def load_exit(
-    path: str | os.PathLike[str], *, risk: float = 0.05, confidence: float | None = 0.9, mode: Mode = "harm",
-    signal: SignalName = "hidden", domain: str | None = None, give_up: float | None = None,
-) -> ProbeExit:  # fmt: skip
+    path: str | os.PathLike[str],
+    *,
+    risk: float = 0.05,
+    confidence: float | None = 0.9,
+    mode: Mode = "harm",
+    signal: SignalName = "hidden",
+    domain: str | None = None,
+    give_up: float | None = None,
+) -> ProbeExit:
     """The exit rule of a probe file, at the threshold that its calibration table allows for this risk.
 
     confidence None: the marginal form. signal: what is looked at (signals.py). domain: promise for problems of this
@@ -159,9 +183,15 @@ def load_exit(
 
 
 def make_exit(
-    content: ProbeFile, *, risk: float, confidence: float | None, mode: Mode, signal: SignalName = "hidden",
-    domain: str | None = None, give_up: float | None = None,
-) -> ProbeExit:  # fmt: skip
+    content: ProbeFile,
+    *,
+    risk: float,
+    confidence: float | None,
+    mode: Mode,
+    signal: SignalName = "hidden",
+    domain: str | None = None,
+    give_up: float | None = None,
+) -> ProbeExit:
     """`load_exit` for a file that is loaded already."""
     judged = content.judged(signal)
     table = judged.table

@@ -39,17 +39,26 @@ from .session import HFSession
 from .tokenizer import HFTokenizer, NoTokenizer
 
 _MODES = {
-    GenerationMode.BEAM_SEARCH: "num_beams", GenerationMode.BEAM_SAMPLE: "num_beams",
-    GenerationMode.GROUP_BEAM_SEARCH: "num_beam_groups", GenerationMode.CONTRASTIVE_SEARCH: "penalty_alpha",
-    GenerationMode.CONSTRAINED_BEAM_SEARCH: "constraints", GenerationMode.DOLA_GENERATION: "dola_layers",
+    GenerationMode.BEAM_SEARCH: "num_beams",
+    GenerationMode.BEAM_SAMPLE: "num_beams",
+    GenerationMode.GROUP_BEAM_SEARCH: "num_beam_groups",
+    GenerationMode.CONTRASTIVE_SEARCH: "penalty_alpha",
+    GenerationMode.CONSTRAINED_BEAM_SEARCH: "constraints",
+    GenerationMode.DOLA_GENERATION: "dola_layers",
     GenerationMode.ASSISTED_GENERATION: "assistant_model or prompt_lookup_num_tokens",
-}  # fmt: skip
+}
 """Modes with a loop of their own, by the argument that asks for them."""
 
 _REFUSED = ("inputs_embeds", "position_ids", "assistant_model", "synced_gpus")
 _PREPARED = {
-    "attention_mask", "position_ids", "use_cache", "logits_to_keep", "tokenizer", "past_key_values", "cache_params",
-}  # fmt: skip
+    "attention_mask",
+    "position_ids",
+    "use_cache",
+    "logits_to_keep",
+    "tokenizer",
+    "past_key_values",
+    "cache_params",
+}
 _SAMPLING = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0} | dict.fromkeys(
     ("min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 )
@@ -85,9 +94,15 @@ def _controlled_class(base: type, attachment: _Attachment) -> type:
         return attachment.generate(args, named)
 
     def sample(
-        self: Any, input_ids: Any, logits_processor: Any, stopping_criteria: Any, generation_config: Any,
-        synced_gpus: bool = False, streamer: Any = None, **model_kwargs: Any,
-    ) -> Any:  # fmt: skip
+        self: Any,
+        input_ids: Any,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: Any,
+        synced_gpus: bool = False,
+        streamer: Any = None,
+        **model_kwargs: Any,
+    ) -> Any:
         return attachment.sample(
             input_ids, logits_processor, stopping_criteria, generation_config, streamer, model_kwargs
         )
@@ -104,10 +119,15 @@ def _controlled_class(base: type, attachment: _Attachment) -> type:
         return (made[0], (base, *made[1][1:]), *made[2:])
 
     members = {
-        "generate": generate, "_sample": sample, "_get_deprecated_gen_repo": check_mode, "__reduce_ex__": reduce,
-        "_reasonctl": attachment, "__module__": base.__module__, "__qualname__": base.__qualname__,
+        "generate": generate,
+        "_sample": sample,
+        "_get_deprecated_gen_repo": check_mode,
+        "__reduce_ex__": reduce,
+        "_reasonctl": attachment,
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
-    }  # fmt: skip
+    }
     return type(base.__name__, (base,), members)
 
 

@@ -46,9 +46,14 @@ def groups(model: Any) -> int:
 
 
 def _attention(
-    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None,
-    scaling: float | None = None, **more: Any,
-) -> tuple[torch.Tensor, None]:  # fmt: skip
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **more: Any,
+) -> tuple[torch.Tensor, None]:
     """mask: shape (1, 1, groups * rows, columns), additive: folded already; None = every row sees everything."""
     see = _SEE.get()
     if see is not None:

@@ -19,27 +19,45 @@ from reasonctl.controller import Constrained, MinP, Policy, Row, Scores, Stage, 
 from ..processors import check_stateless, forked
 
 LAW = (
-    hf.TemperatureLogitsWarper, hf.TopKLogitsWarper, hf.TopPLogitsWarper, hf.TopHLogitsWarper, hf.MinPLogitsWarper,
-    hf.TypicalLogitsWarper, hf.EpsilonLogitsWarper, hf.EtaLogitsWarper,
-)  # fmt: skip
+    hf.TemperatureLogitsWarper,
+    hf.TopKLogitsWarper,
+    hf.TopPLogitsWarper,
+    hf.TopHLogitsWarper,
+    hf.MinPLogitsWarper,
+    hf.TypicalLogitsWarper,
+    hf.EpsilonLogitsWarper,
+    hf.EtaLogitsWarper,
+)
 """Sampling arguments proper: a policy of the controller's own takes their place. All others are constraints."""
 
 _STAGES: dict[type, Callable[[Any], Stage]] = {
-    hf.TemperatureLogitsWarper: lambda p: Temperature(p.temperature), hf.TopKLogitsWarper: lambda p: TopK(p.top_k),
-    hf.TopPLogitsWarper: lambda p: TopP(p.top_p), hf.MinPLogitsWarper: lambda p: MinP(p.min_p),
-}  # fmt: skip
+    hf.TemperatureLogitsWarper: lambda p: Temperature(p.temperature),
+    hf.TopKLogitsWarper: lambda p: TopK(p.top_k),
+    hf.TopPLogitsWarper: lambda p: TopP(p.top_p),
+    hf.MinPLogitsWarper: lambda p: MinP(p.min_p),
+}
 """What the usual ones are in a policy's text."""
 
 _BLIND = (*LAW, hf.InfNanRemoveLogitsProcessor, hf.LogitNormalization, hf.SuppressTokensLogitsProcessor)
 """Processors that never look at the tokens."""
 
 _STATELESS = (
-    *_BLIND, hf.MinLengthLogitsProcessor, hf.MinNewTokensLengthLogitsProcessor, hf.RepetitionPenaltyLogitsProcessor,
-    hf.EncoderRepetitionPenaltyLogitsProcessor, hf.NoRepeatNGramLogitsProcessor, hf.EncoderNoRepeatNGramLogitsProcessor,
-    hf.SequenceBiasLogitsProcessor, hf.NoBadWordsLogitsProcessor, hf.PrefixConstrainedLogitsProcessor,
-    hf.ForcedBOSTokenLogitsProcessor, hf.ForcedEOSTokenLogitsProcessor, hf.ExponentialDecayLengthPenalty,
-    hf.SuppressTokensAtBeginLogitsProcessor, hf.WatermarkLogitsProcessor,
-)  # fmt: skip
+    *_BLIND,
+    hf.MinLengthLogitsProcessor,
+    hf.MinNewTokensLengthLogitsProcessor,
+    hf.RepetitionPenaltyLogitsProcessor,
+    hf.EncoderRepetitionPenaltyLogitsProcessor,
+    hf.NoRepeatNGramLogitsProcessor,
+    hf.EncoderNoRepeatNGramLogitsProcessor,
+    hf.SequenceBiasLogitsProcessor,
+    hf.NoBadWordsLogitsProcessor,
+    hf.PrefixConstrainedLogitsProcessor,
+    hf.ForcedBOSTokenLogitsProcessor,
+    hf.ForcedEOSTokenLogitsProcessor,
+    hf.ExponentialDecayLengthPenalty,
+    hf.SuppressTokensAtBeginLogitsProcessor,
+    hf.WatermarkLogitsProcessor,
+)
 
 
 def check_processors(processors: Sequence[Any], why: str) -> None:

@@ -58,9 +58,12 @@ class Batch:
         self._pointers = np.zeros(rows + 1, np.uintp)
         self._pointers[:rows] = self.ids.ctypes.data + np.arange(rows, dtype=np.uintp) * np.uintp(self.ids.strides[0])
         arrays: dict[str, npt.NDArray[Any]] = {
-            "token": self.token, "pos": self.pos, "n_seq_id": self.n_ids, "seq_id": self._pointers,
+            "token": self.token,
+            "pos": self.pos,
+            "n_seq_id": self.n_ids,
+            "seq_id": self._pointers,
             "logits": self.wanted,
-        }  # fmt: skip
+        }
         kinds = dict(C.llama_batch._fields_)
         self.struct = C.llama_batch(
             n_tokens=0, **{name: ctypes.cast(array.ctypes.data, kinds[name]) for name, array in arrays.items()}

@@ -36,10 +36,20 @@ from .grammar import Grammar
 Processor = Callable[[Any, Any], Any]
 
 DEFAULTS: dict[str, Any] = {
-    "temp": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "typical_p": 1.0, "repeat_penalty": 1.0,
-    "frequency_penalty": 0.0, "presence_penalty": 0.0, "mirostat_mode": 0, "mirostat_tau": 5.0, "mirostat_eta": 0.1,
-    "logits_processor": None, "grammar": None,
-}  # fmt: skip
+    "temp": 0.8,
+    "top_k": 40,
+    "top_p": 0.95,
+    "min_p": 0.05,
+    "typical_p": 1.0,
+    "repeat_penalty": 1.0,
+    "frequency_penalty": 0.0,
+    "presence_penalty": 0.0,
+    "mirostat_mode": 0,
+    "mirostat_tau": 5.0,
+    "mirostat_eta": 0.1,
+    "logits_processor": None,
+    "grammar": None,
+}
 """Of `Llama.generate`; chat completions differ in the temperature only."""
 
 CHAT_TEMPERATURE = 0.2

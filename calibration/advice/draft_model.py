@@ -117,9 +117,16 @@ def written(model: Model, prompts: Sequence[Sequence[int]], policy: Policy, most
 
 
 def measure_draft(
-    target: Model, draft: Model, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]],
-    policy: Chain | None, *, curve: CostCurve, own: CostCurve, seed: int,
-) -> Advice:  # fmt: skip
+    target: Model,
+    draft: Model,
+    prompts: Sequence[Sequence[int]],
+    texts: Sequence[Sequence[int]],
+    policy: Chain | None,
+    *,
+    curve: CostCurve,
+    own: CostCurve,
+    seed: int,
+) -> Advice:
     """One draft model against the target, on the target's own texts."""
     if vocabulary_hash(draft.tokenizer) != vocabulary_hash(target.tokenizer):
         raise ControllerError(f"{draft.name!r} has other token ids than {target.name!r}; give a model of its family")
@@ -155,9 +162,16 @@ def measure_draft(
     )
     error = float(np.std(per_text, ddof=1) / math.sqrt(len(per_text))) if len(per_text) > 1 else float("nan")
     return Advice(
-        draft.name, parameters_of(draft), float(np.mean(per_text)), error, tuple(acceptance), cost,
-        1 + len(shape.parents), shape.depth(), rate * curve.at(1),
-    )  # fmt: skip
+        draft.name,
+        parameters_of(draft),
+        float(np.mean(per_text)),
+        error,
+        tuple(acceptance),
+        cost,
+        1 + len(shape.parents),
+        shape.depth(),
+        rate * curve.at(1),
+    )
 
 
 def parameters_of(model: Model) -> int:
@@ -171,9 +185,15 @@ def parameters_of(model: Model) -> int:
 
 
 def advise(
-    target: Model, drafts: Sequence[str], prompts: Sequence[Sequence[int]], *,
-    policy: Chain | None, most: int, seed: int, threads: int | None,
-) -> dict[str, Any]:  # fmt: skip
+    target: Model,
+    drafts: Sequence[str],
+    prompts: Sequence[Sequence[int]],
+    *,
+    policy: Chain | None,
+    most: int,
+    seed: int,
+    threads: int | None,
+) -> dict[str, Any]:
     """Everything measured, the law over sizes where there are three, and the best draft (None = don't)."""
     curve = cost_curve(target, prompts[0], contexts=(64,))
     texts = written(target, prompts, policy or Greedy(), most, seed)

@@ -85,9 +85,15 @@ def judge(stage: Stage, places: Sequence[Place]) -> Judged:
     recall, risk, log_z = values.mean(axis=0)
     errors = values.std(axis=0) / math.sqrt(len(values))
     return Judged(
-        str(stage), float(recall), float(errors[0]), float(risk), float(errors[1]), float(-log_z) + 0.0,
-        float(values[:, 2].std()), tuple(values[:, 0].tolist()),
-    )  # fmt: skip
+        str(stage),
+        float(recall),
+        float(errors[0]),
+        float(risk),
+        float(errors[1]),
+        float(-log_z) + 0.0,
+        float(values[:, 2].std()),
+        tuple(values[:, 0].tolist()),
+    )
 
 
 @dataclass(frozen=True)
@@ -127,11 +133,16 @@ def families(vocabulary: int) -> tuple[Family, ...]:
 
     return (
         Family("top_k", lambda v: TopK(int(v)), count),
-        Family("top_p", TopP, _share), Family("min_p", MinP, _cut), Family("typical", Typical, _share),
-        Family("epsilon", Epsilon, _cut), Family("eta", Eta, _cut), Family("top_n_sigma", TopNSigma, wide),
+        Family("top_p", TopP, _share),
+        Family("min_p", MinP, _cut),
+        Family("typical", Typical, _share),
+        Family("epsilon", Epsilon, _cut),
+        Family("eta", Eta, _cut),
+        Family("top_n_sigma", TopNSigma, wide),
         Family("top_h", TopH, _share),
-        Family("mirostat", Mirostat, bits, adapts=True), Family("mirostat_v2", MirostatV2, bits, adapts=True),
-    )  # fmt: skip
+        Family("mirostat", Mirostat, bits, adapts=True),
+        Family("mirostat_v2", MirostatV2, bits, adapts=True),
+    )
 
 
 class Curve:

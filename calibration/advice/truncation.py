@@ -71,11 +71,14 @@ class Advice:
             for name, one in by.items()
         ]
         return {
-            "places": self.places, "texts": self.texts, "table": rows,
+            "places": self.places,
+            "texts": self.texts,
+            "table": rows,
             "recommended": [{"target": target, "policy": chain} for target, chain in self.chains.items()],
             "distortion": {**asdict(self.weighed), "tokens": self.tokens},
-            "needed": self.needed, "vocabulary": self.vocabulary,
-        }  # fmt: skip
+            "needed": self.needed,
+            "vocabulary": self.vocabulary,
+        }
 
 
 def _plain(one: Judged) -> dict[str, Any]:

@@ -25,10 +25,14 @@ def run(name: str, drafts: Sequence[str], options: Options) -> None:
     target = open_model(name, options)
     questions = [question for kind in KINDS.values() for question in kind][: options.n or 12]
     result = advise(
-        target, drafts, [target.prompt(question) for question in questions],
+        target,
+        drafts,
+        [target.prompt(question) for question in questions],
         policy=None if isinstance(policy, Greedy) else policy,
-        most=options.max_new_tokens or TOKENS, seed=options.seed, threads=options.machine(name)[1],
-    )  # fmt: skip
+        most=options.max_new_tokens or TOKENS,
+        seed=options.seed,
+        threads=options.machine(name)[1],
+    )
     show.title(f"drafting for {name}, {result['positions']} positions of its own text")
     show.table(
         [_row(entry) for entry in result["drafts"]], "draft", "weights", "alpha", "cost", "rows", "depth", "speed-up"
@@ -44,6 +48,11 @@ def run(name: str, drafts: Sequence[str], options: Options) -> None:
 
 def _row(entry: dict[str, Any]) -> list[str]:
     return [
-        entry["draft"], f"{entry['parameters'] / 1e6:.0f} M", f"{entry['alpha']:.3f} +- {entry['error']:.3f}",
-        f"{entry['cost']:.2f}", str(entry["size"]), str(entry["depth"]), f"{entry['speed_up']:.2f}",
-    ]  # fmt: skip
+        entry["draft"],
+        f"{entry['parameters'] / 1e6:.0f} M",
+        f"{entry['alpha']:.3f} +- {entry['error']:.3f}",
+        f"{entry['cost']:.2f}",
+        str(entry["size"]),
+        str(entry["depth"]),
+        f"{entry['speed_up']:.2f}",
+    ]

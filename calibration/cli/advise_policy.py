@@ -112,6 +112,9 @@ def _row(name: str, one: Judged | None) -> list[str]:
     if one is None:
         return [name, "", "not reached", "", ""]
     return [
-        one.policy, f"{one.recall:.3f} +- {one.recall_error:.3f}", f"{one.risk:.2f} +- {one.risk_error:.2f}",
-        f"{one.distortion:.3f}", f"{one.spread:.3f}",
-    ]  # fmt: skip
+        one.policy,
+        f"{one.recall:.3f} +- {one.recall_error:.3f}",
+        f"{one.risk:.2f} +- {one.risk_error:.2f}",
+        f"{one.distortion:.3f}",
+        f"{one.spread:.3f}",
+    ]

@@ -39,9 +39,15 @@ def cheap_rules(
         extra = [part.text for part in (*parts, evaluation)]
     calibration = tables_of(content, "hidden", rule.domain)[1]
     results = [own] + compare(
-        fitting, calibration, plain, mode=mode, risk=asked.risk, confidence=asked.confidence, grid=content.grid,
+        fitting,
+        calibration,
+        plain,
+        mode=mode,
+        risk=asked.risk,
+        confidence=asked.confidence,
+        grid=content.grid,
         extra=extra,
-    )[1:]  # fmt: skip
+    )[1:]
     results.insert(-1, budget_of_cost(plain, float(own.tokens.mean()), mode))
     curve = fixed_curve(plain, mode)
     fixed, full = fixed_at(curve, own.failed), float(np.mean(plain.full_tokens))
@@ -75,13 +81,20 @@ def _replayed(rule: ProbeExit, runs: Cut, plain: Table) -> Result:
 def _named(result: Result, table: Table) -> dict[str, Any]:
     known = table.graded
     return {
-        "name": result.name, "saved": result.saved_share, "failed": result.failed, "exit_rate": result.exit_rate,
-        "harm": result.harm if known else None, "accuracy": result.accuracy if known else None,
-    }  # fmt: skip
+        "name": result.name,
+        "saved": result.saved_share,
+        "failed": result.failed,
+        "exit_rate": result.exit_rate,
+        "harm": result.harm if known else None,
+        "accuracy": result.accuracy if known else None,
+    }
 
 
 def _row(result: Result, table: Table) -> list[str]:
     return [
-        result.name, percent(result.saved_share), percent(result.failed), percent(result.exit_rate),
+        result.name,
+        percent(result.saved_share),
+        percent(result.failed),
+        percent(result.exit_rate),
         percent(result.accuracy if table.graded else None),
-    ]  # fmt: skip
+    ]

@@ -45,8 +45,11 @@ def run(name: str, options: Options, *, probe: str | None) -> None:
             [kind, f"{r['tokens_per_second']:.1f}", f"{1000 * r['seconds']:.1f}", f"{r['emitted_per_step']:.2f}"]
             for kind, r in results.items()
         ],
-        "decoding", "tokens/s", "ms/run", "tokens/step",
-    )  # fmt: skip
+        "decoding",
+        "tokens/s",
+        "ms/run",
+        "tokens/step",
+    )
     show.say(verdict(ratio), "bold")
     show.result(
         {"model": name, "backend": model.backend, "draft": draft, **results, "ratio": ratio, "identical": identical}

@@ -36,9 +36,16 @@ CALIBRATION_RUNS = 400
 
 
 def calibrate(
-    name: str, options: Options, *, tasks: str, out: str, answer_tokens: int, report: bool, ngrams: str | None,
+    name: str,
+    options: Options,
+    *,
+    tasks: str,
+    out: str,
+    answer_tokens: int,
+    report: bool,
+    ngrams: str | None,
     **overrides: str | None,
-) -> None:  # fmt: skip
+) -> None:
     """Collect, fit, calibrate; everything that can be refused is refused first."""
     show = Show(as_json=options.json)
     plan_out = Path(out)
@@ -47,14 +54,26 @@ def calibrate(
     task = load_task(tasks, grader=options.grader, gold=options.mode != "disagree")
     model = open_model(name, options)
     recipe = new_recipe(
-        name, model, options, opening=overrides["think_open"], closing=overrides["think_close"],
-        suffix=overrides["suffix"], cues=",".join(EVERYTHING) if overrides["cues"] == AUTO else overrides["cues"],
-        layers=overrides["layers"], answer_tokens=answer_tokens,
-    )  # fmt: skip
+        name,
+        model,
+        options,
+        opening=overrides["think_open"],
+        closing=overrides["think_close"],
+        suffix=overrides["suffix"],
+        cues=",".join(EVERYTHING) if overrides["cues"] == AUTO else overrides["cues"],
+        layers=overrides["layers"],
+        answer_tokens=answer_tokens,
+    )
     plan = Plan(
-        recipe, task, options.mode, options.n or CALIBRATION_RUNS, plan_out, options.risk, options.confidence,
+        recipe,
+        task,
+        options.mode,
+        options.n or CALIBRATION_RUNS,
+        plan_out,
+        options.risk,
+        options.confidence,
         choose_cues=overrides["cues"] == AUTO,
-    )  # fmt: skip
+    )
     problems = plan.problems()
     check_domain(options, problems)
     content = made_already(plan, model) if again else None
@@ -225,17 +244,22 @@ def report_fit(
         written.append(report_path(plan.out))
         write_report(written[-1], content, asked, records, None, force=options.force)
     show.say(f"written: {', '.join(map(str, written))}")
-    show.result({
-        "out": str(plan.out), "complete": True,
-        "calibration": calibration_json(rule),
-        "why": rule.why,
-    })  # fmt: skip
+    show.result(
+        {
+            "out": str(plan.out),
+            "complete": True,
+            "calibration": calibration_json(rule),
+            "why": rule.why,
+        }
+    )
 
 
 def calibration_json(rule: ProbeExit) -> dict[str, Any]:
     """Calibration runs, AUC and threshold; None where it isn't finite: `exits` says whether that is never or always."""
     value, content = rule.threshold.value, rule.content
     return {
-        "n": tables_of(content, rule.name, rule.domain)[1].runs, "auc": float(str(content.card.report["auc"])),
-        "threshold": value if math.isfinite(value) else None, "exits": exits_where(value),
-    }  # fmt: skip
+        "n": tables_of(content, rule.name, rule.domain)[1].runs,
+        "auc": float(str(content.card.report["auc"])),
+        "threshold": value if math.isfinite(value) else None,
+        "exits": exits_where(value),
+    }

@@ -157,11 +157,16 @@ def comparison(show: Show, result: dict[str, Any]) -> None:
         ]
     ]
     saved = [1 - control[name] / base[name] if base[name] else 0.0 for name in ("tokens", "seconds")]
-    rows.append([
-        "with reasonctl", percent(control["accuracy"]), f"{control['tokens']:.1f}",
-        f"{1000 * control['seconds']:.1f} ms",
-        percent(-saved[0], True), percent(-saved[1], True),
-    ])  # fmt: skip
+    rows.append(
+        [
+            "with reasonctl",
+            percent(control["accuracy"]),
+            f"{control['tokens']:.1f}",
+            f"{1000 * control['seconds']:.1f} ms",
+            percent(-saved[0], True),
+            percent(-saved[1], True),
+        ]
+    )
     show.table(rows, f"{result['n']} problems", "accuracy", "tokens/run", "time/run", "tokens", "time")
     exits = [f"{i + 1}:{count}" for i, count in enumerate(result["exits_at"]) if count]
     show.say(f"exit rate {percent(result['exit_rate'])}; exits at cue (cue:runs) {' '.join(exits[:14]) or 'none'}")

@@ -53,9 +53,17 @@ def run(
 
 
 def compare(
-    show: Show, recipe: Recipe, problems: list[Problem], task: Task, rule: ProbeExit, model: Model, options: Options, *,
-    runs: list[dict[str, Any]] | None, baselines: bool,
-) -> dict[str, Any]:  # fmt: skip
+    show: Show,
+    recipe: Recipe,
+    problems: list[Problem],
+    task: Task,
+    rule: ProbeExit,
+    model: Model,
+    options: Options,
+    *,
+    runs: list[dict[str, Any]] | None,
+    baselines: bool,
+) -> dict[str, Any]:
     """Run both arms, print the comparison and the cheap rules; the JSON of `ctl eval`."""
     workers = options.machine(recipe.model)[0]
     with show.progress("evaluating") as progress:
@@ -69,9 +77,15 @@ def compare(
         promise["domain"] = rule.domain
     asked, graded = Request.of(options, None), all(problem.answer is not None for problem in problems)
     result = {
-        "seed": options.seed, "model": recipe.model, "backend": model.backend, "tasks": task.name, **asdict(asked),
-        "probe": digest_of(rule.content), **summary(pairs, options.mode, graded=graded), "guarantee": promise,
-    }  # fmt: skip
+        "seed": options.seed,
+        "model": recipe.model,
+        "backend": model.backend,
+        "tasks": task.name,
+        **asdict(asked),
+        "probe": digest_of(rule.content),
+        **summary(pairs, options.mode, graded=graded),
+        "guarantee": promise,
+    }
     comparison(show, result)
     if baselines:
         records = [pair.record for pair in pairs if pair.record is not None]

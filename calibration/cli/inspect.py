@@ -34,11 +34,16 @@ def run(path: str, options: Options, *, traces: str | None) -> None:
     risks = sorted({*RISKS, options.risk})
     rules = [
         make_exit(
-            content, risk=risk, confidence=options.confidence, mode=options.mode, signal=options.signal,
-            domain=options.domain, give_up=options.give_up,
+            content,
+            risk=risk,
+            confidence=options.confidence,
+            mode=options.mode,
+            signal=options.signal,
+            domain=options.domain,
+            give_up=options.give_up,
         )
         for risk in risks
-    ]  # fmt: skip
+    ]
     for label, fact in facts(content.card).items():
         show.say(f"{label:>12}: {fact}")
     judged, plain = tables_of(content, options.signal, options.domain)
@@ -50,10 +55,18 @@ def run(path: str, options: Options, *, traces: str | None) -> None:
         show.say(f"{lower.why}; the exit rates and savings above include it, and its risk adds to theirs")
     show.say("Choose the risk before you look at the savings: one picked afterwards is valid for that one choice only.")
     drift = None if traces is None else _drift(show, DriftMonitor.of(judged.table), Path(traces))
-    show.result({
-        "card": vars(content.card), "levels": levels, "mode": options.mode, "confidence": options.confidence,
-        "signal": options.signal, "domain": options.domain, "give_up": options.give_up, "drift": drift,
-    })  # fmt: skip
+    show.result(
+        {
+            "card": vars(content.card),
+            "levels": levels,
+            "mode": options.mode,
+            "confidence": options.confidence,
+            "signal": options.signal,
+            "domain": options.domain,
+            "give_up": options.give_up,
+            "drift": drift,
+        }
+    )
 
 
 def _level(rule: ProbeExit, table: Table, plain: Table) -> dict[str, Any]:
@@ -61,18 +74,24 @@ def _level(rule: ProbeExit, table: Table, plain: Table) -> dict[str, Any]:
     limit = rule.threshold
     out = outcomes_of(table, plain, limit.value, rule.lower.curve if rule.lower else None)
     return {
-        "risk": limit.risk, "threshold": limit.value if math.isfinite(limit.value) else None,
-        "exits": exits_where(limit.value), "exit_rate": float(out.exited.mean()),
-        "saved": float(1 - out.tokens.mean() / plain.full_tokens.mean()), "more_runs": limit.more_runs,
-    }  # fmt: skip
+        "risk": limit.risk,
+        "threshold": limit.value if math.isfinite(limit.value) else None,
+        "exits": exits_where(limit.value),
+        "exit_rate": float(out.exited.mean()),
+        "saved": float(1 - out.tokens.mean() / plain.full_tokens.mean()),
+        "more_runs": limit.more_runs,
+    }
 
 
 def _row(level: dict[str, Any]) -> list[str]:
     shown = level["exits"] if level["threshold"] is None else f"{level['threshold']:.4f}"
     return [
-        f"{level['risk']:g}", shown, percent(level["exit_rate"]), percent(level["saved"]),
+        f"{level['risk']:g}",
+        shown,
+        percent(level["exit_rate"]),
+        percent(level["saved"]),
         missing_runs(level["more_runs"]),
-    ]  # fmt: skip
+    ]
 
 
 def _of(options: Options) -> str:

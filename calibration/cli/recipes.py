@@ -35,9 +35,14 @@ def open_rule(show: Show, name: str, options: Options, probe: str | None) -> tup
 def rule_of(options: Options, path: object) -> ProbeExit:
     """The rule of a probe file under the options' risk, confidence, mode, signal and domain."""
     return make_exit(
-        load_probe(str(path)), risk=options.risk, confidence=options.confidence, mode=options.mode,
-        signal=options.signal, domain=options.domain, give_up=options.give_up,
-    )  # fmt: skip
+        load_probe(str(path)),
+        risk=options.risk,
+        confidence=options.confidence,
+        mode=options.mode,
+        signal=options.signal,
+        domain=options.domain,
+        give_up=options.give_up,
+    )
 
 
 MOST_NEW_TOKENS = 2048
@@ -53,10 +58,17 @@ def open_model(name: str, options: Options) -> Model:
 
 
 def new_recipe(
-    name: str, model: Model, options: Options, *,
-    opening: str | None = None, closing: str | None = None, suffix: str | None = None, cues: str | None = None,
-    layers: str | None = None, answer_tokens: int = 64,
-) -> Recipe:  # fmt: skip
+    name: str,
+    model: Model,
+    options: Options,
+    *,
+    opening: str | None = None,
+    closing: str | None = None,
+    suffix: str | None = None,
+    cues: str | None = None,
+    layers: str | None = None,
+    answer_tokens: int = 64,
+) -> Recipe:
     """A recipe from what the model's template tells and the user overrides."""
     markers = chosen_markers(model.template, opening, closing)
     names = (

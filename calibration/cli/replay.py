@@ -39,18 +39,31 @@ def run(path: str, options: Options, *, cues: str | None, splits: int) -> None:
     risks = sorted({*RISKS, options.risk})
     with show.progress("re-splitting") as progress:
         found = compare_signals(
-            records, mode=options.mode, risks=risks, confidence=options.confidence, splits=splits, seed=options.seed,
-            gain_risk=options.risk, progress=progress,
-        )  # fmt: skip
+            records,
+            mode=options.mode,
+            risks=risks,
+            confidence=options.confidence,
+            splits=splits,
+            seed=options.seed,
+            gain_risk=options.risk,
+            progress=progress,
+        )
     table(show, found, len(records), splits, options)
     limit = file.stored_settings()["answer_tokens"]
     share = share_cut(records, limit)
     if (told := cut_told(share, limit)) is not None:
         show.say(told, "yellow")
-    show.result({
-        "runs": len(records), "splits": splits, "mode": options.mode, "confidence": options.confidence,
-        "domain": options.domain, ANSWERS_CUT: share, **asdict(found),
-    })  # fmt: skip
+    show.result(
+        {
+            "runs": len(records),
+            "splits": splits,
+            "mode": options.mode,
+            "confidence": options.confidence,
+            "domain": options.domain,
+            ANSWERS_CUT: share,
+            **asdict(found),
+        }
+    )
 
 
 def of_domain(records: list[dict[str, Any]], domain: str) -> list[dict[str, Any]]:

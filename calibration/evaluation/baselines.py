@@ -68,16 +68,31 @@ def evaluate(name: str, table: Table, rule: Ints | Outcomes, mode: Mode, thresho
     full, tokens = float(table.full_tokens.mean()), float(out.tokens.mean())
     harm, helped = float(out.harm.mean()), float(out.help.mean())
     return Result(
-        name, threshold, float(out.exited.mean()), full - tokens, (full - tokens) / full if full else 0.0,
-        failed / n if n else 0.0, upper_bound(failed, n), harm, helped, float(table.full_right.mean()) - harm + helped,
+        name,
+        threshold,
+        float(out.exited.mean()),
+        full - tokens,
+        (full - tokens) / full if full else 0.0,
+        failed / n if n else 0.0,
+        upper_bound(failed, n),
+        harm,
+        helped,
+        float(table.full_right.mean()) - harm + helped,
         out.tokens,
-    )  # fmt: skip
+    )
 
 
 def compare(
-    fitting: Table | None, calibration: Table, evaluation: Table, *, mode: Mode, risk: float, confidence: float | None,
-    grid: Grid | None = None, extra: Extra | None = None,
-) -> list[Result]:  # fmt: skip
+    fitting: Table | None,
+    calibration: Table,
+    evaluation: Table,
+    *,
+    mode: Mode,
+    risk: float,
+    confidence: float | None,
+    grid: Grid | None = None,
+    extra: Extra | None = None,
+) -> list[Result]:
     """The probe (the tables' own scores) and the cheap rules, in the order of this list:
 
     probe; cue index (always exit at cue k, k calibrated); index + word (logistic regression); index + word + text

@@ -37,9 +37,15 @@ class Pair:
 
 
 def evaluate(
-    recipe: Recipe, problems: Sequence[Problem], grader: Grader, rule: ExitRule, *,
-    workers: int, cheap_rules: bool, progress: Callable[[int, int], None],
-) -> list[Pair]:  # fmt: skip
+    recipe: Recipe,
+    problems: Sequence[Problem],
+    grader: Grader,
+    rule: ExitRule,
+    *,
+    workers: int,
+    cheap_rules: bool,
+    progress: Callable[[int, int], None],
+) -> list[Pair]:
     """Both arms of every problem, interleaved; `cheap_rules` also collects what the baselines need."""
     jobs = [(recipe, EVALUATION_RUNS + i, p.question, rule, cheap_rules) for i, p in enumerate(problems)]
     pairs = []
@@ -79,11 +85,9 @@ def summary(pairs: Sequence[Pair], mode: Mode, *, graded: bool = True) -> dict[s
         "exits_at": [int(count) for count in counts],
         "harm": _share(sum(failed(p, "harm") for p in pairs), n) if graded else None,
         "help": {"count": helped, "rate": helped / n} if graded else None,
-        "failure": {
-            "mode": mode, **_share(sum(failed(p, mode) for p in pairs), exited if mode == "selective" else n)
-        },
+        "failure": {"mode": mode, **_share(sum(failed(p, mode) for p in pairs), exited if mode == "selective" else n)},
         "drafted": sum(p.controlled["drafted"] for p in pairs),
-    }  # fmt: skip
+    }
 
 
 def failed(pair: Pair, mode: Mode) -> bool:

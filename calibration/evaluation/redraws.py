@@ -90,27 +90,45 @@ def true_rates(pool: Table, mode: Mode, thresholds: Any) -> Floats:
     return np.asarray(failed / np.maximum(n, 1))
 
 
-def check(pool: Table, procedure: Procedure, mode: Mode, risk: float, confidence: float | None, *,
-          runs: int, draws: int = 500, seed: int = 0) -> Verdict:  # fmt: skip
+def check(
+    pool: Table,
+    procedure: Procedure,
+    mode: Mode,
+    risk: float,
+    confidence: float | None,
+    *,
+    runs: int,
+    draws: int = 500,
+    seed: int = 0,
+) -> Verdict:
     """The verdict on any procedure that promises `risk` in this mode."""
     thresholds = [procedure(table) for table in redraw(pool, runs, draws, seed)]
     return judge(true_rates(pool, mode, thresholds), risk, confidence)
 
 
 def check_all(
-    pool: Table, grid: Grid, risk: float, confidence: float, *, runs: int, draws: int = 500, seed: int = 0,
+    pool: Table,
+    grid: Grid,
+    risk: float,
+    confidence: float,
+    *,
+    runs: int,
+    draws: int = 500,
+    seed: int = 0,
     plain: Table | None = None,
-) -> list[Row]:  # fmt: skip
+) -> list[Row]:
     """Every mode in every form that exists, all on the same draws; the pool must have had no part in the grid.
 
     plain: the pool without the cost of its signal's trials [the pool]; savings are shares of its tokens.
     """
     forms: list[tuple[Mode, float | None]] = [(mode, confidence) for mode in MODES if mode != "event"]
     forms += [(mode, None) for mode in MODES if mode != "selective"]
-    chosen = np.array([
-        [choose_threshold(table, grid, mode, risk, form).value for mode, form in forms]
-        for table in redraw(pool, runs, draws, seed)
-    ])  # fmt: skip
+    chosen = np.array(
+        [
+            [choose_threshold(table, grid, mode, risk, form).value for mode, form in forms]
+            for table in redraw(pool, runs, draws, seed)
+        ]
+    )
     lynx = chosen[:, forms.index(("event", None))]
     full = (plain or pool).full_tokens.sum()
     return [_row(pool, full, mode, form, risk, chosen[:, i], lynx) for i, (mode, form) in enumerate(forms)]
@@ -125,7 +143,11 @@ def _row(
     spent = np.where(chosen < np.inf, pool.full_tokens.sum() - spared, full)
     exits = pool.sum_at_exits(chosen, np.ones(pool.cues, dtype=bool))
     return Row(
-        mode, confidence, judge(true_rates(pool, mode, chosen), risk, confidence),
+        mode,
+        confidence,
+        judge(true_rates(pool, mode, chosen), risk, confidence),
         judge(true_rates(pool, per_run, lynx), risk, confidence),
-        float(exits.mean()) / pool.runs, float(1 - spent.mean() / full), float(np.isposinf(chosen).mean()),
-    )  # fmt: skip
+        float(exits.mean()) / pool.runs,
+        float(1 - spent.mean() / full),
+        float(np.isposinf(chosen).mean()),
+    )

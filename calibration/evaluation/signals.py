@@ -60,9 +60,16 @@ class Comparison:
 
 
 def compare_signals(
-    records: Sequence[dict[str, Any]], *, mode: Mode, risks: Sequence[float], confidence: float | None, splits: int,
-    seed: int, gain_risk: float | None = None, progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Comparison:  # fmt: skip
+    records: Sequence[dict[str, Any]],
+    *,
+    mode: Mode,
+    risks: Sequence[float],
+    confidence: float | None,
+    splits: int,
+    seed: int,
+    gain_risk: float | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Comparison:
     """A quarter of the runs fits, a quarter calibrates, half judges; `splits` times, by problem, at random.
 
     gain_risk: one of `risks`, for the gain over fixed cues; None = the first.

@@ -29,9 +29,15 @@ class Tried(NamedTuple):
 
 
 def choose_cues(
-    fitting: Sequence[dict[str, Any]], mode: Mode, risk: float, confidence: float | None, *, seed: int, max_cues: int,
+    fitting: Sequence[dict[str, Any]],
+    mode: Mode,
+    risk: float,
+    confidence: float | None,
+    *,
+    seed: int,
+    max_cues: int,
     candidates: Sequence[tuple[str, ...]] = CANDIDATES,
-) -> tuple[tuple[str, ...], list[Tried]]:  # fmt: skip
+) -> tuple[tuple[str, ...], list[Tried]]:
     """The first candidate with nearly the largest net savings at this risk, by held-out scores on the fitting runs.
 
     Also gives all as they were tried. Candidates go from few cues to many; more must pay by more than chance.

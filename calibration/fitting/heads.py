@@ -200,9 +200,15 @@ def order(runs: int, training: Training) -> Iterator[int]:
 
 
 def train(
-    model: Model, runs: Sequence[Written], training: Training, checkpoint: Path, *, identity: dict[str, str],
-    progress: Callable[[int, int], None], deadline: float | None = None,
-) -> Heads | None:  # fmt: skip
+    model: Model,
+    runs: Sequence[Written],
+    training: Training,
+    checkpoint: Path,
+    *,
+    identity: dict[str, str],
+    progress: Callable[[int, int], None],
+    deadline: float | None = None,
+) -> Heads | None:
     """Heads trained on right runs; None if the deadline (monotonic) came first.
 
     The state is saved every `training.every` steps: a killed training goes on from there, and ends in the same bytes

@@ -62,10 +62,14 @@ def fit_and_save(plan: Plan, model: Model, records: list[dict[str, Any]], *, for
     runs = {"fit": len(parts[0]), "calibrate": len(parts[1])}
     report = {**fitted.report, ANSWERS_CUT: share_cut([*parts[0], *parts[1]], plan.recipe.answer_tokens)}
     content = ProbeFile(
-        fitted.probe, fitted.judged["hidden"].grid, fitted.judged["hidden"].table,
+        fitted.probe,
+        fitted.judged["hidden"].grid,
+        fitted.judged["hidden"].table,
         _card(plan, model, runs, domains, report),
-        {name: judged for name, judged in fitted.judged.items() if name != "hidden"}, fitted.stack, fitted.lower,
-    )  # fmt: skip
+        {name: judged for name, judged in fitted.judged.items() if name != "hidden"},
+        fitted.stack,
+        fitted.lower,
+    )
     save_probe(plan.out, content, force=force)
     return content
 

@@ -63,10 +63,16 @@ def fit_probe(features: Array, labels: Array, problems: Array, *, seed: int) -> 
         name, pipeline, held_out = (f"mlp{HIDDEN}", _mlp(seed), mlp) if wins else tried[best]
         _fit(pipeline, x, y)
     report = {
-        "model": name if wins else f"logistic {name}", "auc": mlp_auc if wins else aucs[best],
-        "auc_logistic": aucs[best], "auc_mlp": mlp_auc, "cues": len(y), "problems": len(np.unique(groups)),
-        "positive": int(y.sum()), "folds": len(folds), "seed": seed,
-    }  # fmt: skip
+        "model": name if wins else f"logistic {name}",
+        "auc": mlp_auc if wins else aucs[best],
+        "auc_logistic": aucs[best],
+        "auc_mlp": mlp_auc,
+        "cues": len(y),
+        "problems": len(np.unique(groups)),
+        "positive": int(y.sum()),
+        "folds": len(folds),
+        "seed": seed,
+    }
     return Fitted(probe_of(pipeline), report, held_out)
 
 

@@ -35,9 +35,14 @@ def draw(advice: Advice) -> Figure:
         )
         marked = [one for by in advice.found.values() if (one := by[name]) is not None]
         axes.errorbar(
-            [one.risk for one in marked], [one.recall for one in marked], [one.recall_error for one in marked],
-            linestyle="none", marker="o", markersize=4, color=line.get_color(),
-        )  # fmt: skip
+            [one.risk for one in marked],
+            [one.recall for one in marked],
+            [one.recall_error for one in marked],
+            linestyle="none",
+            marker="o",
+            markersize=4,
+            color=line.get_color(),
+        )
     for target in advice.found:
         axes.axvline(target, color="0.6", linewidth=0.8, zorder=0)
     axes.set(xscale="log", xlabel="risk: tokens kept beyond the reasonable ones, per reasonable one", ylabel="recall")

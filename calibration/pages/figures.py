@@ -26,13 +26,30 @@ PAINT = {name: f"#0000{16 + i:02x}" for i, name in enumerate(_NAMES)}
 """Stand-ins for the page's colours; they are variables of its style sheet in the finished figure."""
 
 STYLE: Any = {
-    "svg.hashsalt": "reasonctl", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10.0,
-    "text.color": PAINT["ink"], "axes.labelcolor": PAINT["muted"], "axes.edgecolor": PAINT["line"],
-    "xtick.color": PAINT["muted"], "ytick.color": PAINT["muted"], "axes.grid": True, "axes.axisbelow": True,
-    "grid.color": PAINT["line"], "grid.linewidth": 0.6, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.facecolor": "none", "figure.facecolor": "none", "axes.labelsize": 10.0, "xtick.labelsize": 9.5,
-    "ytick.labelsize": 9.5, "figure.constrained_layout.use": True, "xtick.major.size": 0, "ytick.major.size": 0,
-}  # fmt: skip
+    "svg.hashsalt": "reasonctl",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10.0,
+    "text.color": PAINT["ink"],
+    "axes.labelcolor": PAINT["muted"],
+    "axes.edgecolor": PAINT["line"],
+    "xtick.color": PAINT["muted"],
+    "ytick.color": PAINT["muted"],
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": PAINT["line"],
+    "grid.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "axes.labelsize": 10.0,
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
+    "figure.constrained_layout.use": True,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
 DASHES = ("-", (0, (5, 1.5)), (0, (3, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (4, 1, 1, 1, 1, 1)), "-")
 WIDTH = 4.7
 
@@ -47,9 +64,15 @@ def dash_of(signal: str) -> Any:
 
 
 def trade_off(
-    curves: Mapping[str, tuple[Array, Array]], fixed: tuple[Array, Array], oracle: float, *, signal: str, risk: float,
-    here: tuple[float, float] | None, measured: tuple[float, float] | None,
-) -> str:  # fmt: skip
+    curves: Mapping[str, tuple[Array, Array]],
+    fixed: tuple[Array, Array],
+    oracle: float,
+    *,
+    signal: str,
+    risk: float,
+    here: tuple[float, float] | None,
+    measured: tuple[float, float] | None,
+) -> str:
     """Failing share against tokens saved. curves: (x, y) by signal; fixed: always exit at cue k.
 
     here: the rule on the calibration runs; measured: on fresh problems.
@@ -63,12 +86,20 @@ def trade_off(
         axes.axhline(oracle, color=PAINT["muted"], linewidth=1, linestyle=(0, (1, 2)))
         axes.plot(*fixed, color=PAINT["muted"], linewidth=1.2, linestyle=(0, (2, 2)), marker="s", markersize=3)
         for name, curve in sorted(curves.items(), key=lambda item: item[0] == signal):
-            axes.plot(*curve, color=PAINT[paint_of(name)], linewidth=2.4 if name == signal else 1.3,
-                      linestyle=dash_of(name))  # fmt: skip
+            axes.plot(
+                *curve, color=PAINT[paint_of(name)], linewidth=2.4 if name == signal else 1.3, linestyle=dash_of(name)
+            )
         for point, marker in ((here, "o"), (measured, "D")):
             if point is not None:
-                axes.plot(*point, marker=marker, markersize=8, color=PAINT["exit"], markeredgecolor=PAINT["paper"],
-                          clip_on=False, zorder=5)  # fmt: skip
+                axes.plot(
+                    *point,
+                    marker=marker,
+                    markersize=8,
+                    color=PAINT["exit"],
+                    markeredgecolor=PAINT["paper"],
+                    clip_on=False,
+                    zorder=5,
+                )
         seen = [y[x <= right] for x, y in [*curves.values(), fixed]]
         low = min((float(y.min()) for y in seen if len(y)), default=0.0)
         axes.set(xlim=(-0.012 * right, right), ylim=(max(-0.4, min(-0.02, low - 0.02)), max(0.1, oracle) * 1.12))

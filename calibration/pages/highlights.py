@@ -90,8 +90,13 @@ def _biggest(judged: Judgement, used: set[int]) -> Example | str:
     runs = _ranked(judged.out.exited, judged.saved, used)
     if not runs:
         return "There is no biggest saving to show: no run exits."
-    return Example("The biggest saving", "Of all exits, the one that spares the most tokens.", False,
-                   runs[0], int(judged.out.cue[runs[0]]))  # fmt: skip
+    return Example(
+        "The biggest saving",
+        "Of all exits, the one that spares the most tokens.",
+        False,
+        runs[0],
+        int(judged.out.cue[runs[0]]),
+    )
 
 
 def _typical(judged: Judgement, used: set[int]) -> Example | str:
@@ -100,8 +105,7 @@ def _typical(judged: Judgement, used: set[int]) -> Example | str:
     run = next((run for run in [*runs[middle:], *reversed(runs[:middle])] if run not in used), None)
     if run is None:
         return "There is no typical exit to show."
-    return Example("A typical exit", "The median of all exits by tokens spared.", False, run,
-                   int(judged.out.cue[run]))  # fmt: skip
+    return Example("A typical exit", "The median of all exits by tokens spared.", False, run, int(judged.out.cue[run]))
 
 
 def _failure(judged: Judgement, used: set[int]) -> Example | str:

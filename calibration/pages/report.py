@@ -38,9 +38,14 @@ RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 def write_report(
-    path: Path, content: ProbeFile, request: Request, records: Sequence[dict[str, Any]] | None,
-    evaluation: Mapping[str, Any] | None, *, force: bool,
-) -> None:  # fmt: skip
+    path: Path,
+    content: ProbeFile,
+    request: Request,
+    records: Sequence[dict[str, Any]] | None,
+    evaluation: Mapping[str, Any] | None,
+    *,
+    force: bool,
+) -> None:
     """Write the page, whole or not at all. records: the collected runs, both halves, if they are at hand."""
     check_target(path, force)
     write_whole(path, render(content, request, records, evaluation).encode())
@@ -55,9 +60,11 @@ def check_page(page: Path, probe: Path, force: bool, *others: Path) -> None:
 
 
 def render(
-    content: ProbeFile, request: Request, records: Sequence[dict[str, Any]] | None,
+    content: ProbeFile,
+    request: Request,
+    records: Sequence[dict[str, Any]] | None,
     evaluation: Mapping[str, Any] | None,
-) -> str:  # fmt: skip
+) -> str:
     """The page. Raises ControllerError if the records aren't those behind the probe file."""
     rows = _rows(content, request.domain)
     if not len(rows):
@@ -71,16 +78,26 @@ def render(
     environment.filters.update(percent=parts.percentage, share=parts.share_of, number=parts.number)
     template = environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
-        card=content.card, facts=facts(content.card), auc=content.card.report.get("auc"),
-        request=request, promise=parts.promise(request), level=parts.level(request), fail=parts.FAIL[request.mode],
+        card=content.card,
+        facts=facts(content.card),
+        auc=content.card.report.get("auc"),
+        request=request,
+        promise=parts.promise(request),
+        level=parts.level(request),
+        fail=parts.FAIL[request.mode],
         failed=parts.FAILED[request.mode],
-        rule=parts.rule(judged, subject.threshold, subject.lower, request), levels=subject.levels(),
-        evaluation=evaluation, measured=None if evaluation is None else parts.measured(evaluation, request),
-        signals=figures.legend(subject.signals), figures=subject.drawn(judged, evaluation),
+        rule=parts.rule(judged, subject.threshold, subject.lower, request),
+        levels=subject.levels(),
+        evaluation=evaluation,
+        measured=None if evaluation is None else parts.measured(evaluation, request),
+        signals=figures.legend(subject.signals),
+        figures=subject.drawn(judged, evaluation),
         context=parts.context(judged, subject.judged("hidden").table, request),
-        domains=parts.domains(content, judged, rows, request), examples=examples, absent=absent,
+        domains=parts.domains(content, judged, rows, request),
+        examples=examples,
+        absent=absent,
         with_runs=told is not None,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,9 +129,14 @@ class _Subject:
         if asked.give_up is None:
             return None
         return make_exit(
-            self.content, risk=asked.risk, confidence=asked.confidence, mode=asked.mode, signal=asked.signal,
-            domain=asked.domain, give_up=asked.give_up,
-        ).lower  # fmt: skip
+            self.content,
+            risk=asked.risk,
+            confidence=asked.confidence,
+            mode=asked.mode,
+            signal=asked.signal,
+            domain=asked.domain,
+            give_up=asked.give_up,
+        ).lower
 
     def judgement(self) -> Judgement:
         table, mode = self.judged(self.request.signal).table, self.request.mode
@@ -134,10 +156,17 @@ class _Subject:
                 limit, table = self._threshold(name, risk), self.judged(name).table
                 out = outcomes_of(table, self.judged("hidden").table, limit.value)
                 failed, n = count_failures(out, self.request.mode)
-                cells.append({
-                    "risk": risk, "saved": 1 - float(out.tokens.mean()) / self.plain, "failed": failed, "n": n,
-                    "more": limit.more_runs, "exits": limit.value < np.inf, "here": risk == self.request.risk,
-                })  # fmt: skip
+                cells.append(
+                    {
+                        "risk": risk,
+                        "saved": 1 - float(out.tokens.mean()) / self.plain,
+                        "failed": failed,
+                        "n": n,
+                        "more": limit.more_runs,
+                        "exits": limit.value < np.inf,
+                        "here": risk == self.request.risk,
+                    }
+                )
             rows.append({"signal": name, "cells": cells, "chosen": name == self.request.signal})
         return rows
 
@@ -152,12 +181,15 @@ class _Subject:
         threshold = judged.threshold if self.request.signal == "hidden" else np.inf
         failed = judged.failed[exited]
         never = int((~exited).sum())
-        return {name: Markup(svg) for name, svg in {  # noqa: S704 (nothing in them was written by a model or a user)
-            "trade_off": self._trade_off(judged, evaluation),
-            "reliability": figures.reliability(hidden.scores, judged.target, threshold, word),
-            "by_cue": figures.by_cue(out.cue[exited], failed, never),
-            "by_share": figures.by_share(start / np.maximum(full, 1), failed),
-        }.items()}  # fmt: skip
+        return {
+            name: Markup(svg)
+            for name, svg in {  # noqa: S704 (nothing in them was written by a model or a user)
+                "trade_off": self._trade_off(judged, evaluation),
+                "reliability": figures.reliability(hidden.scores, judged.target, threshold, word),
+                "by_cue": figures.by_cue(out.cue[exited], failed, never),
+                "by_share": figures.by_share(start / np.maximum(full, 1), failed),
+            }.items()
+        }
 
     def _trade_off(self, judged: Judgement, evaluation: Mapping[str, Any] | None) -> str:
         mode, table = self.request.mode, self.judged("hidden").table
@@ -172,9 +204,14 @@ class _Subject:
             failure = evaluation["failure"]
             measured = failure["count"] / failure["n"], parts.saved(evaluation, "tokens")
         return figures.trade_off(
-            curves, fixed, 1 - float(best.tokens.mean()) / self.plain, signal=self.request.signal,
-            risk=self.request.bound, here=here, measured=measured,
-        )  # fmt: skip
+            curves,
+            fixed,
+            1 - float(best.tokens.mean()) / self.plain,
+            signal=self.request.signal,
+            risk=self.request.bound,
+            here=here,
+            measured=measured,
+        )
 
     def _curve(self, judged: Judged) -> tuple[Any, Any]:
         """(failing share, share of tokens saved) down the grid, from a threshold that nothing exceeds."""

@@ -105,13 +105,21 @@ def rule(judged: Judgement, threshold: Threshold, lower: GiveUp | None, request:
     table, out = judged.table, judged.out
     failed, n = count_failures(out, request.mode)
     return {
-        "exits": threshold.value < np.inf, "why": threshold.why if lower is None else f"{threshold.why}; {lower.why}",
+        "exits": threshold.value < np.inf,
+        "why": threshold.why if lower is None else f"{threshold.why}; {lower.why}",
         "runs": table.runs,
-        "failed": failed, "n": n, "exited": int(out.exited.sum()), "wrong": int(out.wrong.sum()),
-        "saved": judged.saved_share, "tokens": float(out.tokens.mean()), "full_tokens": float(judged.plain.mean()),
-        "graded": table.graded, "help": int(out.help.sum()), "accuracy": float(table.full_right.mean()),
+        "failed": failed,
+        "n": n,
+        "exited": int(out.exited.sum()),
+        "wrong": int(out.wrong.sum()),
+        "saved": judged.saved_share,
+        "tokens": float(out.tokens.mean()),
+        "full_tokens": float(judged.plain.mean()),
+        "graded": table.graded,
+        "help": int(out.help.sum()),
+        "accuracy": float(table.full_right.mean()),
         "accuracy_after": float(table.full_right.mean() - out.harm.mean() + out.help.mean()),
-    }  # fmt: skip
+    }
 
 
 def measured(evaluation: Mapping[str, Any], request: Request) -> dict[str, Any]:
@@ -119,12 +127,18 @@ def measured(evaluation: Mapping[str, Any], request: Request) -> dict[str, Any]:
     failure = evaluation["failure"]
     failed, of = int(failure["count"]), int(failure["n"])
     return {
-        "n": int(evaluation["n"]), "failed": failed, "of": of, "rate": failed / of if of else 0.0,
-        "upper": failure["upper"], "saved": saved(evaluation, "tokens"), "faster": saved(evaluation, "seconds"),
+        "n": int(evaluation["n"]),
+        "failed": failed,
+        "of": of,
+        "rate": failed / of if of else 0.0,
+        "upper": failure["upper"],
+        "saved": saved(evaluation, "tokens"),
+        "faster": saved(evaluation, "seconds"),
         # Per cue, not per run: runs can't contradict what `event` promises.
         "refuted": None if request.mode == "event" else refutes(failed, of, request.bound),
-        "graded": evaluation["harm"] is not None, "saves_most": verdict(evaluation.get("baselines", [])),
-    }  # fmt: skip
+        "graded": evaluation["harm"] is not None,
+        "saves_most": verdict(evaluation.get("baselines", [])),
+    }
 
 
 def saved(evaluation: Mapping[str, Any], what: str) -> float:
@@ -180,14 +194,18 @@ def example(
     names = [content.card.cues[i] for i in table.cue_name[part]]
     cues = [
         {
-            "name": name, "score": f"{score:{shown}}", "ok": bool(ok), "left": 100 * int(position) / length,
-            "up": height(float(score), low, high), "unwritten": exit_at is not None and i > exit_at,
+            "name": name,
+            "score": f"{score:{shown}}",
+            "ok": bool(ok),
+            "left": 100 * int(position) / length,
+            "up": height(float(score), low, high),
+            "unwritten": exit_at is not None and i > exit_at,
             "exit": i == exit_at,
         }
         for i, (name, score, ok, position) in enumerate(
             zip(names, table.scores[part], judged.target[part], table.positions[part], strict=True)
         )
-    ]  # fmt: skip
+    ]
     before, after = 0, 0
     text: list[Piece] = []
     if record is not None and "text" in record:
@@ -195,16 +213,27 @@ def example(
         before, text, after = pieces(record["text"], offsets, exit_at, example.focus)
     at = part.start + (exit_at or 0)
     return {
-        "title": example.title, "why": example.why, "failure": example.failure, "cues": cues, "exit_at": exit_at,
-        "focus": example.focus, "length": length, "pieces": text, "left_out": (before, after), "record": record,
+        "title": example.title,
+        "why": example.why,
+        "failure": example.failure,
+        "cues": cues,
+        "exit_at": exit_at,
+        "focus": example.focus,
+        "length": length,
+        "pieces": text,
+        "left_out": (before, after),
+        "record": record,
         "position": int(table.positions[at]) if exit_at is not None else None,
-        "cost": int(judged.out.tokens[run]), "saved": float(judged.saved[run]) / length,
-        "failed": bool(judged.failed[run]), "exit_right": exit_at is not None and bool(judged.target[at]),
-        "full_right": bool(table.full_right[run]), "graded": table.graded,
+        "cost": int(judged.out.tokens[run]),
+        "saved": float(judged.saved[run]) / length,
+        "failed": bool(judged.failed[run]),
+        "exit_right": exit_at is not None and bool(judged.target[at]),
+        "full_right": bool(table.full_right[run]),
+        "graded": table.graded,
         "exit_answer": record["cues"][exit_at]["answer"] if record is not None and exit_at is not None else None,
         "focus_answer": record["cues"][example.focus]["answer"] if record is not None else None,
         "level": height(judged.threshold, low, high) if np.isfinite(judged.threshold) else None,
-    }  # fmt: skip
+    }
 
 
 def span(table: Table, threshold: float) -> tuple[float, float]:

@@ -21,9 +21,12 @@ def cores() -> int:
 
 
 def spread(
-    function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], *,
-    workers: int | str, warn: Callable[[str], None] = warnings.warn,
-) -> Generator[Any, None, None]:  # fmt: skip
+    function: Callable[..., Any],
+    jobs: Sequence[tuple[Any, ...]],
+    *,
+    workers: int | str,
+    warn: Callable[[str], None] = warnings.warn,
+) -> Generator[Any, None, None]:
     """function(*job) for every job, in order.
 
     workers: a number of processes (one is this process, which keeps its models loaded), or a dask cluster: the

@@ -76,8 +76,14 @@ def text_features(cues: list[dict[str, Any]]) -> list[list[float]]:
         repeats = bool(values) and values[-1] == value
         standing = standing + 1 if repeats else 0
         values.append(value)
-        rows.append([
-            float(np.log1p(cue["position"])), float(repeats), float(standing),
-            float(values.count(value)), float(len(set(values))), float(index),
-        ])  # fmt: skip
+        rows.append(
+            [
+                float(np.log1p(cue["position"])),
+                float(repeats),
+                float(standing),
+                float(values.count(value)),
+                float(len(set(values))),
+                float(index),
+            ]
+        )
     return rows

@@ -40,10 +40,17 @@ def identity_of(model: Model) -> dict[str, str]:
 
 
 def collect(
-    recipe: Recipe, problems: Sequence[Problem], grader: Grader, file: RunFile, *,
-    done: int, workers: int | str, progress: Progress, deadline: float | None = None,
+    recipe: Recipe,
+    problems: Sequence[Problem],
+    grader: Grader,
+    file: RunFile,
+    *,
+    done: int,
+    workers: int | str,
+    progress: Progress,
+    deadline: float | None = None,
     warn: Callable[[str], None] = warnings.warn,
-) -> bool:  # fmt: skip
+) -> bool:
     """Append the runs that the file doesn't hold yet, in order; False if the deadline (monotonic) came first."""
     identity = file.settings.get("model")
     jobs = [(identity, recipe, i, problems[i].question) for i in range(done, len(problems))]

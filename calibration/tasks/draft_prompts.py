@@ -48,4 +48,4 @@ KINDS: dict[str, tuple[str, ...]] = {
         "A tank of 240 litres is filled by two pipes, 5 and 7 litres a minute, and drained at 3. How long until "
         "it is full, if the second pipe starts 6 minutes late? Think step by step.",
     ),
-}  # fmt: skip
+}

@@ -149,9 +149,16 @@ class Loop:
             # A fork must not see rows that are not committed.
             self._commit()
         at = Boundary(
-            cue, hidden, self.tokens, tuple(forced), self.start, self.session, self.memory,
-            row=lambda: step.logits(node), answer=Try(self, decode_loop, cue, forced),
-        )  # fmt: skip
+            cue,
+            hidden,
+            self.tokens,
+            tuple(forced),
+            self.start,
+            self.session,
+            self.memory,
+            row=lambda: step.logits(node),
+            answer=Try(self, decode_loop, cue, forced),
+        )
         decision = yield from rule.decide(at)
         run.trace.decisions.append(decision)
         if decision.exit and not run.shadow and self._thought(cue.first) >= run.lengths.min_thinking:

@@ -55,9 +55,16 @@ class Try:
         limit = min(loop.r.limit, len(tokens) + longest)
         policy = _Listening(loop.r.policy)
         run = replace(
-            loop.r, rule=None, drafter=None, clock=None, stop=None, policy=policy, limit=limit, lengths=NO_LIMITS,
+            loop.r,
+            rule=None,
+            drafter=None,
+            clock=None,
+            stop=None,
+            policy=policy,
+            limit=limit,
+            lengths=NO_LIMITS,
             trace=Trace(closed_by="exit"),
-        )  # fmt: skip
+        )
         run.span.close(len(tokens))
         fork = loop.session.fork()
         fork.rollback(len(loop.tokens) - 1 - cue.first)

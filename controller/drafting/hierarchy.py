@@ -23,10 +23,20 @@ LEAST = 0.03
 """A candidate is followed while the chance that it is right so far is above this."""
 
 PRIOR = {
-    "context 1": 0.2, "context 2": 0.4, "context 3": 0.55, "context 4": 0.65, "context 6": 0.75,
-    "context 9": 0.85, "context 16": 0.92, "recent": 0.3, "recent+": 0.6, "model": 0.3, "model+": 0.6,
-    "corpus": 0.2, "corpus+": 0.5,
-}  # fmt: skip
+    "context 1": 0.2,
+    "context 2": 0.4,
+    "context 3": 0.55,
+    "context 4": 0.65,
+    "context 6": 0.75,
+    "context 9": 0.85,
+    "context 16": 0.92,
+    "recent": 0.3,
+    "recent+": 0.6,
+    "model": 0.3,
+    "model+": 0.6,
+    "corpus": 0.2,
+    "corpus+": 0.5,
+}
 """Chance that the next token is right, by source and length of match; soon replaced by what is seen."""
 
 
@@ -102,10 +112,14 @@ class HierarchyRun:
         if self.values:
             found = Draft(tuple(token for _, token in self.nodes), tuple(parent for parent, _ in self.nodes))
             draft = best_part(
-                found, self.values, self.curve, self.session.length,
-                leaves=self.session.can.branches, size=min(self.d.size, self.target.fits(tokens)),
+                found,
+                self.values,
+                self.curve,
+                self.session.length,
+                leaves=self.session.can.branches,
+                size=min(self.d.size, self.target.fits(tokens)),
                 stake=self.stake.left,
-            )  # fmt: skip
+            )
         self.watch.begin(self.session.length)
         return draft
 

@@ -18,9 +18,12 @@ from .prompt_lookup import PromptLookup
 Load = Callable[[str], DraftModel]
 
 _MODEL_DRAFTS: dict[str, Kind] = {
-    "model": "chain", "cascade": "chain", "sequoia": "sequoia", "dyspec": "dyspec",
+    "model": "chain",
+    "cascade": "chain",
+    "sequoia": "sequoia",
+    "dyspec": "dyspec",
     "dyspec_greedy": "dyspec-greedy",
-}  # fmt: skip
+}
 _DRAFTS = ("none", "ngram", "hierarchy", "triforce", *_MODEL_DRAFTS)
 
 

@@ -120,9 +120,14 @@ def sequoia(acceptance: Sequence[float], nodes: int, layers: int, leaves: int = 
 
 
 def best_shape(
-    acceptance: Sequence[float], seconds: Callable[[int], float], layer_seconds: float, *,
-    sizes: Iterable[int], layers: int, leaves: int = 1 << 30,
-) -> tuple[Shape, float]:  # fmt: skip
+    acceptance: Sequence[float],
+    seconds: Callable[[int], float],
+    layer_seconds: float,
+    *,
+    sizes: Iterable[int],
+    layers: int,
+    leaves: int = 1 << 30,
+) -> tuple[Shape, float]:
     """(shape, expected tokens per second) of the best tree under a cost model; Sequoia's hardware-aware choice.
 
     seconds(n): the target's time for n rows. layer_seconds: the draft model's time for a layer, the root's included.

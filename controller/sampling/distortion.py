@@ -137,9 +137,10 @@ def distortion(log_z: Sequence[float], chances: Sequence[float] | None = None) -
     w = np.exp(logs - logs.max())
     first, second = float(share @ w), float(share @ w**2)
     return Distortion(
-        mean=-float(share @ logs), kl=max(math.log(first) + float(share @ (logs.max() - logs)), 0.0),
+        mean=-float(share @ logs),
+        kl=max(math.log(first) + float(share @ (logs.max() - logs)), 0.0),
         ess=first**2 / second,
-    )  # fmt: skip
+    )
 
 
 def importance_weights(log_z: Sequence[float]) -> Floats:

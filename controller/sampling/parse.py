@@ -27,12 +27,31 @@ from .stages.truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, TopNSigma, T
 STAGES: dict[str, type[Stage]] = {
     stage.name: stage
     for stage in (
-        Temperature, EDT, Dynatemp, EAD, KLGuided,
-        TopK, TopP, MinP, Typical, Epsilon, Eta, TopNSigma, TopH, XTC,
-        Mirostat, MirostatV2,
-        Penalties, LogitBias, BadWords, MinNewTokens, DRY, NoWait, Grammar,
+        Temperature,
+        EDT,
+        Dynatemp,
+        EAD,
+        KLGuided,
+        TopK,
+        TopP,
+        MinP,
+        Typical,
+        Epsilon,
+        Eta,
+        TopNSigma,
+        TopH,
+        XTC,
+        Mirostat,
+        MirostatV2,
+        Penalties,
+        LogitBias,
+        BadWords,
+        MinNewTokens,
+        DRY,
+        NoWait,
+        Grammar,
     )
-}  # fmt: skip
+}
 """Every stage that a text can name; packages that import this one add theirs with `register_stage`."""
 
 S = TypeVar("S", bound=Stage)

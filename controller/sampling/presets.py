@@ -15,9 +15,13 @@ class Sampling(Chain):
     """
 
     def __init__(
-        self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0,
+        self,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
         temperature_first: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         tempering, cuts = (Temperature(temperature),), (TopK(top_k), TopP(top_p), MinP(min_p))
         kept = tuple(cut for cut in cuts if cut not in (TopK(0), TopP(1.0), MinP(0.0)))
         super().__init__(*(tempering + kept if temperature_first else kept + tempering))

@@ -52,9 +52,16 @@ class Row:
     __slots__ = ("_node", "_step", "frame", "keys", "phase", "proposal", "score", "tokens")
 
     def __init__(
-        self, step: Step, node: int, tokens: Sequence[int], phase: Phase, keys: Keys,
-        frame: Frame = _NO_FRAME, score: float | None = None, proposal: Proposal | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        step: Step,
+        node: int,
+        tokens: Sequence[int],
+        phase: Phase,
+        keys: Keys,
+        frame: Frame = _NO_FRAME,
+        score: float | None = None,
+        proposal: Proposal | None = None,
+    ) -> None:
         self._step, self._node, self.tokens = step, node, tokens
         self.phase, self.keys, self.frame, self.score, self.proposal = phase, keys, frame, score, proposal
 

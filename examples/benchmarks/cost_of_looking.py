@@ -106,14 +106,35 @@ def never(model: Model, sizes: Sequence[int]) -> ProbeExit:
     pairs = list(zip(widths, widths[1:], strict=False))
     probe = Probe(tuple(0.01 * rng.normal(size=pair) for pair in pairs), tuple(np.zeros(out) for _, out in pairs))
     table = Table(
-        offsets=[0, 1], positions=[1], scores=[0.5], right=[True], same=[True], exit_tokens=[1], cue_name=[0],
-        full_right=[True], full_tokens=[2], problem=[0],
-    )  # fmt: skip
+        offsets=[0, 1],
+        positions=[1],
+        scores=[0.5],
+        right=[True],
+        same=[True],
+        exit_tokens=[1],
+        cue_name=[0],
+        full_right=[True],
+        full_tokens=[2],
+        problem=[0],
+    )
     card = Card(
-        fingerprint="", depth=model.depth, width=model.width, template="", layers=LAYERS, cues=(f"every({EVERY})",),
-        markers=(markers.open, markers.close) if markers else None, suffix=exit_suffix(model.template, markers),
-        max_cues=10_000, sampler={}, max_new_tokens=1, tasks="", seeds={}, runs={}, grader=None, mode="harm",
-    )  # fmt: skip
+        fingerprint="",
+        depth=model.depth,
+        width=model.width,
+        template="",
+        layers=LAYERS,
+        cues=(f"every({EVERY})",),
+        markers=(markers.open, markers.close) if markers else None,
+        suffix=exit_suffix(model.template, markers),
+        max_cues=10_000,
+        sampler={},
+        max_new_tokens=1,
+        tasks="",
+        seeds={},
+        runs={},
+        grader=None,
+        mode="harm",
+    )
     unreachable = Threshold(math.inf, "harm", 0.05, 0.9, 0, 0, None, "never exits: for timing")
     return ProbeExit(ProbeFile(probe, Grid.of(table, 2), table, card), unreachable)
 
@@ -135,9 +156,11 @@ def decision_cost(model: Model, sizes: Sequence[int], tokens: int, repeats: int)
         extra.append(1e6 * looked)
         plain.append(1e6 * decode)
     return {
-        "decisions": decisions, "decision_us": round(median(extra), 1), "decode_us": round(median(plain), 1),
+        "decisions": decisions,
+        "decision_us": round(median(extra), 1),
+        "decode_us": round(median(plain), 1),
         **summary("share", shares),
-    }  # fmt: skip
+    }
 
 
 def capture_cost(model: Model, bare: Model | None, pairs: int) -> dict[str, Any]:
@@ -210,10 +233,20 @@ def collecting_cost(model: Model, tokens: int, runs: int, answer_tokens: int) ->
     """Tokens and time of forced exits on a fork, and with the prefix encoded anew."""
     markers = find_markers(model.template)
     recipe = Recipe(
-        model=model.name, backend=None, threads=1, markers=(markers.open, markers.close) if markers else None,
-        cues=default_cues(markers), suffix=exit_suffix(model.template, markers), max_cues=1000, layers=LAYERS,
-        policy="temperature(0.6)", draft="none", seed=0, max_new_tokens=tokens, answer_tokens=answer_tokens,
-    )  # fmt: skip
+        model=model.name,
+        backend=None,
+        threads=1,
+        markers=(markers.open, markers.close) if markers else None,
+        cues=default_cues(markers),
+        suffix=exit_suffix(model.template, markers),
+        max_cues=1000,
+        layers=LAYERS,
+        policy="temperature(0.6)",
+        draft="none",
+        seed=0,
+        max_new_tokens=tokens,
+        answer_tokens=answer_tokens,
+    )
     rule = Twice(recipe, model)
     for run in range(runs):
         call = Call(prompt_of(model), tokens, model.eos, Keys(seed=0, run=run), parse_policy(recipe.policy))
@@ -225,13 +258,17 @@ def collecting_cost(model: Model, tokens: int, runs: int, answer_tokens: int) ->
         raise SystemExit(f"no cue was met in {runs} runs of {tokens} tokens; raise --runs or --tokens")
     total = {name: sum(row[name] for row in rule.rows) for name in rule.rows[0]}
     return {
-        "exits": len(rule.rows), "fed": total["fork"], "suffix_and_answer": total["limit"],
-        "never_more": all(row["fork"] <= row["limit"] for row in rule.rows), "fed_anew": total["anew"],
+        "exits": len(rule.rows),
+        "fed": total["fork"],
+        "suffix_and_answer": total["limit"],
+        "never_more": all(row["fork"] <= row["limit"] for row in rule.rows),
+        "fed_anew": total["anew"],
         "tokens_ratio": round(total["anew"] / total["fork"], 2),
-        "seconds": round(total["fork_seconds"], 3), "seconds_anew": round(total["anew_seconds"], 3),
+        "seconds": round(total["fork_seconds"], 3),
+        "seconds_anew": round(total["anew_seconds"], 3),
         "time_ratio": round(total["anew_seconds"] / total["fork_seconds"], 2),
         **summary("per_exit", [row["anew_seconds"] / row["fork_seconds"] for row in rule.rows]),
-    }  # fmt: skip
+    }
 
 
 def summary(name: str, values: list[float]) -> dict[str, float]:
@@ -253,12 +290,15 @@ def main() -> None:
     model = load_model(options.model, **given)
     bare = load_model(options.model, **given, hidden=False) if model.backend == "llama.cpp" else None
     found = {
-        "model": options.model, "backend": model.backend, "layers": len(LAYERS), "width": model.width,
+        "model": options.model,
+        "backend": model.backend,
+        "layers": len(LAYERS),
+        "width": model.width,
         "linear": decision_cost(model, (), options.tokens, options.repeats),
         "mlp": decision_cost(model, HIDDEN, options.tokens, options.repeats),
         "capture": capture_cost(model, bare, 3 * options.repeats),
         "collecting": collecting_cost(model, options.tokens, options.runs, options.answer_tokens),
-    }  # fmt: skip
+    }
     for name in ("linear", "mlp", "capture", "collecting"):
         print(name, *(f"  {key} = {value}" for key, value in found[name].items()), sep="\n")
     print(json.dumps(found))

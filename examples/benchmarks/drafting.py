@@ -118,10 +118,16 @@ def speed(target: Model, small: list[Model], a: argparse.Namespace) -> Iterator[
         for name, found in rates.items():
             rate, pairs = median(found), [x / y for x, y in zip(found, rates["plain"], strict=True)]
             yield {
-                "kind": kind, "arm": name, "tokens_per_second": rate, "ratio": rate / median(rates["plain"]),
-                "ratio_of_pairs": median(pairs), "runs": len(found), "identical": len(found) - len(splits[name]),
-                "splits": splits[name], "all": found,
-            }  # fmt: skip
+                "kind": kind,
+                "arm": name,
+                "tokens_per_second": rate,
+                "ratio": rate / median(rates["plain"]),
+                "ratio_of_pairs": median(pairs),
+                "runs": len(found),
+                "identical": len(found) - len(splits[name]),
+                "splits": splits[name],
+                "all": found,
+            }
 
 
 def split(target: Model, prompt: list[int], plain: list[int], other: list[int]) -> float:

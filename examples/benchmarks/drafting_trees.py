@@ -28,9 +28,11 @@ DRAFTED = 0.6
 CONTEXTS = (64, 256)
 FIXED = 8
 WAYS = {
-    "without": "three drawn without replacement", "with": "three drawn with replacement",
-    "largest": "the three largest", "chain": "one drawn",
-}  # fmt: skip
+    "without": "three drawn without replacement",
+    "with": "three drawn with replacement",
+    "largest": "the three largest",
+    "chain": "one drawn",
+}
 
 
 def acceptance(target: Model, drafts: list[Model], a: argparse.Namespace) -> list[dict[str, Any]]:
@@ -112,11 +114,16 @@ def steps(target: Model, drafts: list[Model], a: argparse.Namespace) -> Iterator
                 tokens = [one_run(target, drafter, p, a.tokens, policy, i) for i, p in enumerate(prompts)]
                 seconds, n = time.perf_counter() - start, max(1, ledger.steps)
                 row = {
-                    "policy": str(policy), "kind": kind, "size": "planned" if adaptive else size,
-                    "tokens_per_second": sum(tokens) / seconds, "drafted_steps": ledger.steps,
-                    "acceptance": drafter.acceptance(), "expected_per_step": ledger.expected_emitted / n,
-                    "emitted_per_step": ledger.emitted / n, "achieved": None,
-                }  # fmt: skip
+                    "policy": str(policy),
+                    "kind": kind,
+                    "size": "planned" if adaptive else size,
+                    "tokens_per_second": sum(tokens) / seconds,
+                    "drafted_steps": ledger.steps,
+                    "acceptance": drafter.acceptance(),
+                    "expected_per_step": ledger.expected_emitted / n,
+                    "emitted_per_step": ledger.emitted / n,
+                    "achieved": None,
+                }
                 if ledger.timed:
                     brought = ledger.emitted / ledger.expected_emitted
                     row["achieved"] = brought * ledger.expected_seconds / ledger.seconds

@@ -105,11 +105,18 @@ def main() -> None:
         ratios.append(seconds["stock"] / seconds["ours"])
     low, high = interval(ratios)
     result = {
-        "model": options.model, "backend": our_model.backend, "exit": options.exit, "repeats": options.repeats,
-        "tokens": len(expected), "same_tokens": same, "our_runs": handle.runs,
+        "model": options.model,
+        "backend": our_model.backend,
+        "exit": options.exit,
+        "repeats": options.repeats,
+        "tokens": len(expected),
+        "same_tokens": same,
+        "our_runs": handle.runs,
         "cues_read": len(handle.trace.decisions) if handle.trace else 0,
-        "ratio": round(median(ratios), 4), "low": round(low, 4), "high": round(high, 4),
-    }  # fmt: skip
+        "ratio": round(median(ratios), 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+    }
     print(json.dumps(result))
 
 

@@ -72,9 +72,12 @@ def llama_step(logits: np.ndarray, recent: list[int]) -> Callable[[], object]:
     """llama.cpp's own chain; filling its array of candidates is part of a sampling step there too."""
     chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
     for sampler in (
-        C.llama_sampler_init_penalties(len(logits), 64, 1.1, 0.0, 0.0), C.llama_sampler_init_top_p(0.95, 1),
-        C.llama_sampler_init_min_p(0.05, 1), C.llama_sampler_init_temp(0.8), C.llama_sampler_init_dist(1),
-    ):  # fmt: skip
+        C.llama_sampler_init_penalties(len(logits), 64, 1.1, 0.0, 0.0),
+        C.llama_sampler_init_top_p(0.95, 1),
+        C.llama_sampler_init_min_p(0.05, 1),
+        C.llama_sampler_init_temp(0.8),
+        C.llama_sampler_init_dist(1),
+    ):
         C.llama_sampler_chain_add(chain, sampler)
     for token in recent:
         C.llama_sampler_accept(chain, token)

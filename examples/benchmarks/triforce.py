@@ -85,11 +85,19 @@ def triforce(target: Model, drafts: list[Model], a: argparse.Namespace) -> list[
             made = TriForce(counted, size=SIZE, budget=a.budget, chunk=CHUNK, adaptive=False)
             trace, taken = timed(target, session, Controller(drafter=made), call)
             row = levels(trace, counted.counts)
-            out.append({
-                "policy": str(policy), "below": name, "context": most, **row, "same": trace.tokens == plain.tokens,
-                "tokens_per_second": len(trace.tokens) / taken, "plain": len(plain.tokens) / seconds,
-                "pays_from": pays_from(whole, part, row), "measured_to": most,
-            })  # fmt: skip
+            out.append(
+                {
+                    "policy": str(policy),
+                    "below": name,
+                    "context": most,
+                    **row,
+                    "same": trace.tokens == plain.tokens,
+                    "tokens_per_second": len(trace.tokens) / taken,
+                    "plain": len(plain.tokens) / seconds,
+                    "pays_from": pays_from(whole, part, row),
+                    "measured_to": most,
+                }
+            )
     return out
 
 
@@ -115,12 +123,17 @@ def levels(trace: Trace, counts: Counter[str]) -> dict[str, Any]:
 
     steps = trace.forwards
     return {
-        "tokens": len(trace.tokens), "forwards": steps, "emitted_per_step": len(trace.tokens) / steps,
-        "middle": {"drafted": trace.drafted, "accepted": trace.accepted,
-                   "rate": tested(trace.drafted, trace.accepted, steps)},
+        "tokens": len(trace.tokens),
+        "forwards": steps,
+        "emitted_per_step": len(trace.tokens) / steps,
+        "middle": {
+            "drafted": trace.drafted,
+            "accepted": trace.accepted,
+            "rate": tested(trace.drafted, trace.accepted, steps),
+        },
         "below": {**counts, "rate": tested(counts["drafted"], counts["accepted"], counts["asked"])},
         "tokens_per_middle_forward": trace.drafted / max(1, trace.drafted - counts["accepted"]),
-    }  # fmt: skip
+    }
 
 
 def pays_from(whole: Any, part: Any, row: dict[str, Any]) -> dict[str, Any]:
@@ -135,9 +148,13 @@ def pays_from(whole: Any, part: Any, row: dict[str, Any]) -> dict[str, Any]:
         times = [float(np.polyval(lines[n], context)) for n in ROWS]
         sizes = [n for n in SIZES if n <= ROWS[-1]]
         _, rate = best_shape(
-            (min(row["middle"]["rate"], 0.999),), lambda n: float(np.interp(n, ROWS, times)) - (layer if n > 1 else 0),
-            layer, sizes=sizes, layers=SIZE + 1, leaves=1,
-        )  # fmt: skip
+            (min(row["middle"]["rate"], 0.999),),
+            lambda n: float(np.interp(n, ROWS, times)) - (layer if n > 1 else 0),
+            layer,
+            sizes=sizes,
+            layers=SIZE + 1,
+            leaves=1,
+        )
         return rate * times[0]
 
     grid = np.unique(np.geomspace(x[0], 10 * x[-1], 60).astype(int))

@@ -127,10 +127,20 @@ def recipe_of(model: str, probe: str, most: int | None) -> Recipe:
     """How the probe's runs were made; most: tokens of a run, if not as many as then."""
     card = load_exit(probe).card
     return Recipe(
-        model=model, backend=None, threads=1 if model == TINY else None, markers=card.markers, cues=card.cues,
-        suffix=card.suffix, max_cues=card.max_cues, layers=card.layers, policy=str(card.sampler["policy"]),
-        draft="none", seed=SEED, max_new_tokens=most or card.max_new_tokens, answer_tokens=64,
-    )  # fmt: skip
+        model=model,
+        backend=None,
+        threads=1 if model == TINY else None,
+        markers=card.markers,
+        cues=card.cues,
+        suffix=card.suffix,
+        max_cues=card.max_cues,
+        layers=card.layers,
+        policy=str(card.sampler["policy"]),
+        draft="none",
+        seed=SEED,
+        max_new_tokens=most or card.max_new_tokens,
+        answer_tokens=64,
+    )
 
 
 def run(show: Show, setting: Setting, problems: list[Problem], grader: Any) -> dict[str, Any]:

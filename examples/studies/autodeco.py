@@ -39,9 +39,20 @@ TUNING, TEST = 7001, 7002
 
 
 RECIPE = Recipe(
-    model="tiny", backend=None, threads=1, markers=("<think>", "</think>"), cues=("wait",), suffix="</think>\n",
-    max_cues=0, layers=(1.0,), policy=OWN_LAW, draft="none", seed=3, max_new_tokens=400, answer_tokens=8,
-)  # fmt: skip
+    model="tiny",
+    backend=None,
+    threads=1,
+    markers=("<think>", "</think>"),
+    cues=("wait",),
+    suffix="</think>\n",
+    max_cues=0,
+    layers=(1.0,),
+    policy=OWN_LAW,
+    draft="none",
+    seed=3,
+    max_new_tokens=400,
+    answer_tokens=8,
+)
 
 
 def runs(text: str, problems: Sequence[Any], grader: Any) -> list[dict[str, Any]]:
@@ -149,9 +160,17 @@ def main() -> None:
         difference = paired_difference(gained, lost, given.test)
         accuracy[path] = {"right": float(good.mean()), "tokens": tokens, **difference}
         print(f"{path:40} {accuracy[path]}", flush=True)
-    print(json.dumps({
-        "tune": given.tune, "test": given.test, "mixed": MIXED, "likelihood": likelihood_of, "accuracy": accuracy,
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "tune": given.tune,
+                "test": given.test,
+                "mixed": MIXED,
+                "likelihood": likelihood_of,
+                "accuracy": accuracy,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -137,9 +137,9 @@ def exact(settings: Record, records: Sequence[Record], name: str) -> list[Record
     """The records with zelt's own measurements; raises where this model doesn't repeat the runs."""
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     own = {field.name for field in fields(Recipe)} & given.keys()
-    recipe = Recipe(**{key: given[key] for key in own} | {
-        "model": name, "backend": settings["model"]["backend"], "threads": 1
-    })  # fmt: skip
+    recipe = Recipe(
+        **{key: given[key] for key in own} | {"model": name, "backend": settings["model"]["backend"], "threads": 1}
+    )
     model, repeated = recipe.load(), []
     for record in records:
         rule = Greedily(recipe, model)
@@ -167,10 +167,15 @@ def examples(records: Sequence[Record], reading: Reading, law: str, sparse: bool
     rows = []
     for record in records:
         probes = [probe(cue, reading, law) for cue in record["cues"]]
-        rows.append({
-            "gold": "right", "full_ans": "right" if record["right"] else "not", "full_correct": record["right"],
-            "full_tokens": record["tokens"], "probes": spaced(probes) if sparse else probes,
-        })  # fmt: skip
+        rows.append(
+            {
+                "gold": "right",
+                "full_ans": "right" if record["right"] else "not",
+                "full_correct": record["right"],
+                "full_tokens": record["tokens"],
+                "probes": spaced(probes) if sparse else probes,
+            }
+        )
     return rows
 
 
@@ -198,9 +203,13 @@ def their_rules(
 
 
 def our_rules(
-    parts: Sequence[Cut], cues: Sequence[str], domains: Sequence[str], risks: Sequence[float], confidence: float,
+    parts: Sequence[Cut],
+    cues: Sequence[str],
+    domains: Sequence[str],
+    risks: Sequence[float],
+    confidence: float,
     seed: int,
-) -> Iterator[tuple[str, float, Judged]]:  # fmt: skip
+) -> Iterator[tuple[str, float, Judged]]:
     """Every signal of ours, as `ctl calibrate` fits and thresholds it."""
     fitting, calibrating, test = parts
     fitted = fit_signals(fitting, calibrating, cues, domains, "harm", seed=seed)
@@ -283,22 +292,32 @@ def report(found: dict[tuple[str, float], list[Judged]], plain: list[npt.NDArray
     for (name, risk), splits in found.items():
         saved = [1 - float(one.tokens.sum() / full.sum()) for one, full in zip(splits, plain, strict=True)]
         harms = [float(one.harm.mean()) for one in splits]
-        rows.append({
-            "rule": name, "risk": risk, "saved": round(float(np.mean(saved)), 4),
-            "least": round(min(saved), 4), "most": round(max(saved), 4),
-            "harm": round(float(np.mean(harms)), 4), "most_harm": round(max(harms), 4),
-            "harm_upper": round(upper_bound(int(splits[0].harm.sum()), len(splits[0].harm)), 4),
-            "exits": round(float(np.mean([one.exit_rate for one in splits])), 4),
-            "certified": sum(one.threshold is not None for one in splits),
-        })  # fmt: skip
+        rows.append(
+            {
+                "rule": name,
+                "risk": risk,
+                "saved": round(float(np.mean(saved)), 4),
+                "least": round(min(saved), 4),
+                "most": round(max(saved), 4),
+                "harm": round(float(np.mean(harms)), 4),
+                "most_harm": round(max(harms), 4),
+                "harm_upper": round(upper_bound(int(splits[0].harm.sum()), len(splits[0].harm)), 4),
+                "exits": round(float(np.mean([one.exit_rate for one in splits])), 4),
+                "certified": sum(one.threshold is not None for one in splits),
+            }
+        )
     for risk in options.risk:
         theirs = max((r for r in rows if r["risk"] == risk and r["rule"].startswith("zelt")), key=lambda r: r["saved"])
         pairs = zip(found["hidden", risk], found[theirs["rule"], risk], plain, strict=True)
         each = [gain(*pair) for pair in pairs]
-        gains.append({
-            "risk": risk, "best_zelt": theirs["rule"], "gain": round(float(np.mean([one[0] for one in each])), 4),
-            "first_split": [round(value, 4) for value in each[0]],
-        })  # fmt: skip
+        gains.append(
+            {
+                "risk": risk,
+                "best_zelt": theirs["rule"],
+                "gain": round(float(np.mean([one[0] for one in each])), 4),
+                "first_split": [round(value, 4) for value in each[0]],
+            }
+        )
     rows.sort(key=lambda row: (row["risk"], row["rule"].startswith("zelt"), -row["saved"]))
     print(f"{'rule':<44}{'risk':>6}{'saved':>8}{'least..most':>16}{'harm':>8}{'most':>8}{'exits':>8}{'certified':>11}")
     for row in rows:
@@ -314,9 +333,15 @@ def report(found: dict[tuple[str, float], list[Judged]], plain: list[npt.NDArray
             f"(first split {100 * whole:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}])"
         )
     shown = {
-        "test_runs": len(plain[0]), "splits": len(plain), "confidence": options.confidence, "exact": options.exact,
-        "entropy": options.entropy, "tokens": round(float(plain[0].mean()), 2), "rows": rows, "gains": gains,
-    }  # fmt: skip
+        "test_runs": len(plain[0]),
+        "splits": len(plain),
+        "confidence": options.confidence,
+        "exact": options.exact,
+        "entropy": options.entropy,
+        "tokens": round(float(plain[0].mean()), 2),
+        "rows": rows,
+        "gains": gains,
+    }
     print(json.dumps(shown))
 
 

@@ -50,14 +50,25 @@ def main() -> None:
         for k in depths:
             own = early_seconds(model, prompts[0], k)
             shape, rate = best_shape(
-                (min(rates[k], 0.999),), lambda n, own=own: curve.at(n) - (own if n > 1 else 0.0), own,
-                sizes=ROWS[1:], layers=ROWS[-1], leaves=1,
-            )  # fmt: skip
+                (min(rates[k], 0.999),),
+                lambda n, own=own: curve.at(n) - (own if n > 1 else 0.0),
+                own,
+                sizes=ROWS[1:],
+                layers=ROWS[-1],
+                leaves=1,
+            )
             row = {
-                "model": a.model, "dtype": a.dtype, "layers": k, "of": model.depth, "acceptance": rates[k],
-                "positions": sum(map(len, texts)), "cost": own / curve.at(1), "rows": 1 + len(shape.parents),
-                "speed_up": rate * curve.at(1), "curve": curve.seconds[64],
-            }  # fmt: skip
+                "model": a.model,
+                "dtype": a.dtype,
+                "layers": k,
+                "of": model.depth,
+                "acceptance": rates[k],
+                "positions": sum(map(len, texts)),
+                "cost": own / curve.at(1),
+                "rows": 1 + len(shape.parents),
+                "speed_up": rate * curve.at(1),
+                "curve": curve.seconds[64],
+            }
             file.write(json.dumps(row | {"machine": machine()}) + "\n")
             print(json.dumps(row))
 

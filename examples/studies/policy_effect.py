@@ -35,20 +35,29 @@ from reasonctl.controller.thinking.answers import after_thinking
 from reasonctl.controller.thinking.chat_template import chosen_markers
 
 BEHIND = {
-    "plain": "", "top_k(20)": "top_k(20)", "top_p(0.9)": "top_p(0.9)", "min_p(0.1)": "min_p(0.1)",
-    "top_n_sigma(1)": "top_n_sigma(1)", "top_h(0.4)": "top_h(0.4)", "typical(0.9)": "typical(0.9)",
+    "plain": "",
+    "top_k(20)": "top_k(20)",
+    "top_p(0.9)": "top_p(0.9)",
+    "min_p(0.1)": "min_p(0.1)",
+    "top_n_sigma(1)": "top_n_sigma(1)",
+    "top_h(0.4)": "top_h(0.4)",
+    "typical(0.9)": "typical(0.9)",
     "eta(2e-3)": "eta(0.002)",
-}  # fmt: skip
+}
 OWN = {
-    "edt(t0=T)": "edt(t0={t},theta=0.1)", "edt(t0=T,theta=0.4)": "edt(t0={t},theta=0.4)",
-    "ead(t_max=T)": "ead(median={median},t_max={high})", "mirostat_v2(tau=T)": "mirostat_v2(tau={t})",
-}  # fmt: skip
+    "edt(t0=T)": "edt(t0={t},theta=0.1)",
+    "edt(t0=T,theta=0.4)": "edt(t0={t},theta=0.4)",
+    "ead(t_max=T)": "ead(median={median},t_max={high})",
+    "mirostat_v2(tau=T)": "mirostat_v2(tau={t})",
+}
 """T is their own parameter: t0, t_max (at least 1.2), tau in bits."""
 
 MORE = {
-    "dynatemp(t=T)": "dynatemp(t={t},range=0.5)", "xtc": "temperature({t}) | xtc(probability=0.5,threshold=0.1)",
-    "mirostat(tau=T)": "mirostat(tau={t})", "mirostat_v2(3) behind T": "temperature({t}) | mirostat_v2(tau=3)",
-}  # fmt: skip
+    "dynatemp(t=T)": "dynatemp(t={t},range=0.5)",
+    "xtc": "temperature({t}) | xtc(probability=0.5,threshold=0.1)",
+    "mirostat(tau=T)": "mirostat(tau={t})",
+    "mirostat_v2(3) behind T": "temperature({t}) | mirostat_v2(tau=3)",
+}
 """Rows that are asked for by name."""
 
 
@@ -154,12 +163,23 @@ def summary(t: float, name: str, text: str, found: Answers, plain: Answers, seed
     accuracy, gap = found.right.mean(axis=1), (found.right.mean(axis=1) - plain.right.mean(axis=1))
     distinct = found.distinct()
     return Row(
-        t, name, text, float(accuracy.mean()), interval(accuracy, rng), float(gap.mean()), interval(gap, rng),
-        float(distinct.mean()), interval(distinct, rng), float(found.right.any(axis=1).mean()),
-        found.voted(np.ones_like(found.log_z)), found.voted(found.weights()), found.ess(),
+        t,
+        name,
+        text,
+        float(accuracy.mean()),
+        interval(accuracy, rng),
+        float(gap.mean()),
+        interval(gap, rng),
+        float(distinct.mean()),
+        interval(distinct, rng),
+        float(found.right.any(axis=1).mean()),
+        found.voted(np.ones_like(found.log_z)),
+        found.voted(found.weights()),
+        found.ess(),
         float(np.mean([bool(a) for one in found.stated for a in one])),
-        found.tokens, found.seconds,
-    )  # fmt: skip
+        found.tokens,
+        found.seconds,
+    )
 
 
 def line(row: Row) -> str:

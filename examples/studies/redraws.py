@@ -58,23 +58,46 @@ def main() -> None:
     content, show = load_probe(options.probe), Show(as_json=True)
     pool, plain = (pool_of(content, options.recorded, name) for name in (options.signal, "hidden"))
     rows = check_all(
-        pool, content.judged(options.signal).grid, options.risk, options.confidence,
-        runs=options.runs, draws=options.draws, seed=options.seed, plain=plain,
-    )  # fmt: skip
+        pool,
+        content.judged(options.signal).grid,
+        options.risk,
+        options.confidence,
+        runs=options.runs,
+        draws=options.draws,
+        seed=options.seed,
+        plain=plain,
+    )
     show.title(f"{options.draws} sets of {options.runs} runs from a pool of {pool.runs}, risk {options.risk:g}")
     shown, results = [], []
     for row in rows:
         form = "mean" if row.confidence is None else f"{row.confidence:g}"
         ours = row.verdict
-        shown.append([
-            f"{row.mode}, {form}", percent(ours.violations), percent(ours.nominal), percent(ours.bound),
-            "kept" if ours.kept else "BROKEN", percent(row.lynx.violations), percent(row.saved), percent(row.never),
-        ])  # fmt: skip
-        results.append({
-            "mode": row.mode, "confidence": row.confidence, "violations": ours.violations, "nominal": ours.nominal,
-            "bound": ours.bound, "kept": ours.kept, "lynx": row.lynx.violations, "exit_rate": row.exit_rate,
-            "saved": row.saved, "never": row.never,
-        })  # fmt: skip
+        shown.append(
+            [
+                f"{row.mode}, {form}",
+                percent(ours.violations),
+                percent(ours.nominal),
+                percent(ours.bound),
+                "kept" if ours.kept else "BROKEN",
+                percent(row.lynx.violations),
+                percent(row.saved),
+                percent(row.never),
+            ]
+        )
+        results.append(
+            {
+                "mode": row.mode,
+                "confidence": row.confidence,
+                "violations": ours.violations,
+                "nominal": ours.nominal,
+                "bound": ours.bound,
+                "kept": ours.kept,
+                "lynx": row.lynx.violations,
+                "exit_rate": row.exit_rate,
+                "saved": row.saved,
+                "never": row.never,
+            }
+        )
     show.table(shown, "promise", "measured", "nominal", "bound", "", "LYNX", "saved", "never")
     show.result(
         {"pool": pool.runs, "runs": options.runs, "draws": options.draws, "risk": options.risk, "rows": results}

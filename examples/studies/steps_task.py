@@ -23,9 +23,14 @@ ASKED = (
     else "Think step by step, one short sentence per step.\n{}"
 )
 entries = reasoning_gym.create_dataset(
-    "chain_sum", size=options.size, seed=0, min_terms=options.terms[0], max_terms=options.terms[1],
-    min_digits=options.digits[0], max_digits=options.digits[1],
-)  # fmt: skip
+    "chain_sum",
+    size=options.size,
+    seed=0,
+    min_terms=options.terms[0],
+    max_terms=options.terms[1],
+    min_digits=options.digits[0],
+    max_digits=options.digits[1],
+)
 problems = {}
 for entry in entries:
     question = ASKED.format(entry["question"])

@@ -54,10 +54,12 @@ class Card:
 
     def __post_init__(self) -> None:
         check_plain(
-            self, numbers=("depth", "width", "max_cues", "max_new_tokens"),
-            texts=("fingerprint", "template", "suffix", "mode"), named=("tasks", "grader"),
+            self,
+            numbers=("depth", "width", "max_cues", "max_new_tokens"),
+            texts=("fingerprint", "template", "suffix", "mode"),
+            named=("tasks", "grader"),
             maps=("sampler", "seeds", "runs", "settings", "versions", "report"),
-        )  # fmt: skip
+        )
         if self.mode not in MODES:
             raise ControllerError(f"the card's mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
         if not self.suffix.strip():
@@ -172,15 +174,22 @@ class LoadedModel(Protocol):
 def origin_of(model: LoadedModel) -> OriginEntries:
     """What a card says of this model."""
     return {
-        "fingerprint": model.fingerprint(), "depth": model.depth, "width": model.width,
-        "template": template_hash(model.template), "settings": model.settings,
-    }  # fmt: skip
+        "fingerprint": model.fingerprint(),
+        "depth": model.depth,
+        "width": model.width,
+        "template": template_hash(model.template),
+        "settings": model.settings,
+    }
 
 
 def check_model(
-    card: Origin, model: LoadedModel, *,
-    what: str = "probe was", make: str = "Make a probe for it: ctl calibrate", again: str = "the probe with ctl eval",
-) -> list[str]:  # fmt: skip
+    card: Origin,
+    model: LoadedModel,
+    *,
+    what: str = "probe was",
+    make: str = "Make a probe for it: ctl calibrate",
+    again: str = "the probe with ctl eval",
+) -> list[str]:
     """Warnings about a model that differs slightly from the card's; ControllerError for another model.
 
     what, make, again: how messages speak of it.

@@ -102,9 +102,12 @@ class HeadsCard:
 
     def __post_init__(self) -> None:
         check_plain(
-            self, numbers=("depth", "width"), texts=("fingerprint", "template"), named=("tasks", "grader"),
+            self,
+            numbers=("depth", "width"),
+            texts=("fingerprint", "template"),
+            named=("tasks", "grader"),
             maps=("sampler", "seeds", "runs", "training", "settings", "versions", "report"),
-        )  # fmt: skip
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HeadsCard:

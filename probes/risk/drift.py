@@ -118,10 +118,14 @@ class DriftMonitor:
     def to_dict(self) -> dict[str, Any]:
         """All of the state, as plain values that JSON can hold."""
         return {
-            "level": self.level, "seed": self.seed, "reference": [_plain(score) for score in self.reference],
-            "met": [_plain(score) for score in self._met], "weights": list(self._weights),
-            "log_evidence": self._log_evidence, "log_highest": self._log_highest,
-        }  # fmt: skip
+            "level": self.level,
+            "seed": self.seed,
+            "reference": [_plain(score) for score in self.reference],
+            "met": [_plain(score) for score in self._met],
+            "weights": list(self._weights),
+            "log_evidence": self._log_evidence,
+            "log_highest": self._log_highest,
+        }
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> DriftMonitor:

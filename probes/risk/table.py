@@ -23,9 +23,13 @@ NO_EXIT = -1
 
 _RUN = {"full_right": np.bool_, "full_tokens": np.int32, "problem": np.int64, "domain": np.int32}
 _CUE = {
-    "positions": np.int32, "scores": np.float64, "right": np.bool_, "same": np.bool_, "exit_tokens": np.int32,
+    "positions": np.int32,
+    "scores": np.float64,
+    "right": np.bool_,
+    "same": np.bool_,
+    "exit_tokens": np.int32,
     "cue_name": np.int32,
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, eq=False)

@@ -188,9 +188,13 @@ def smoothed_entropy(looks: Sequence[Look]) -> float:
 def make_signal(name: str, stack: Stack | None) -> Signal:
     """A signal by name; ControllerError for an unknown one, and for a stack that was not fitted."""
     plain: dict[str, Signal] = {
-        "hidden": Hidden(), "trial": TrialConfidence("mean"), "trial-geometric": TrialConfidence("geometric"),
-        "trial-least": TrialConfidence("least"), "agreement": Agreement(), "entropy": Entropy(),
-    }  # fmt: skip
+        "hidden": Hidden(),
+        "trial": TrialConfidence("mean"),
+        "trial-geometric": TrialConfidence("geometric"),
+        "trial-least": TrialConfidence("least"),
+        "agreement": Agreement(),
+        "entropy": Entropy(),
+    }
     if name == "stack" and stack is not None:
         return stack
     if name not in plain:

@@ -67,9 +67,15 @@ def models(tmp_path_factory):
 
     def gguf(weights):
         llm = Llama(
-            str(written(folder, weights)), n_ctx=1024, n_threads=1, n_threads_batch=1, type_k=F32, type_v=F32,
-            flash_attn=False, verbose=False,
-        )  # fmt: skip
+            str(written(folder, weights)),
+            n_ctx=1024,
+            n_threads=1,
+            n_threads_batch=1,
+            type_k=F32,
+            type_v=F32,
+            flash_attn=False,
+            verbose=False,
+        )
         return wrap_llama("tiny", llm, LlamaEngine(llm, hidden=False), LlamaTokenizer(llm))
 
     return {"llama.cpp": (gguf(0.0), gguf(0.15)), "transformers": (noisy(0.0), noisy(0.15))}

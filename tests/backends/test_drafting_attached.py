@@ -50,10 +50,13 @@ def test_streams_and_stop_strings_of_llama_cpp(stop):
             chunks = list(llm(PROMPT, max_tokens=150, temperature=0.0, stop=stop, stream=True))
             whole = llm(PROMPT, max_tokens=150, temperature=0.0, stop=stop)
             chat = llm.create_chat_completion(messages=CHAT, max_tokens=60, temperature=0.0)
-            texts.append([
-                "".join(c["choices"][0]["text"] for c in chunks), whole["choices"][0]["text"],
-                chat["choices"][0]["message"]["content"],
-            ])  # fmt: skip
+            texts.append(
+                [
+                    "".join(c["choices"][0]["text"] for c in chunks),
+                    whole["choices"][0]["text"],
+                    chat["choices"][0]["message"]["content"],
+                ]
+            )
             finishes.append([chunks[-1]["choices"][0]["finish_reason"], whole["choices"][0]["finish_reason"]])
             accepted = handle.trace.accepted
         llm.close()
@@ -111,9 +114,10 @@ def test_a_call_s_processors_and_grammar_see_the_target_s_rows_only(drafter):
     small = load_model("tiny", threads=1)
     below, kind = PromptLookup(size=3) if drafter == "cascade" else None, "chain" if drafter == "cascade" else drafter
     made = (
-        Hierarchy(curve=FLAT) if drafter == "hierarchy"
+        Hierarchy(curve=FLAT)
+        if drafter == "hierarchy"
         else ModelDrafter(small, kind=kind, size=4, depth=4, adaptive=False, below=below)
-    )  # fmt: skip
+    )
 
     class Counting:
         def __init__(self):
@@ -218,9 +222,12 @@ def test_calibration_s_runs_become_a_database(capfd, tmp_path):
     runs = tmp_path / "p.safetensors.runs.jsonl"
     (tmp_path / "taken").touch()
     for wrong, word in [
-        (tmp_path / "taken", "exists"), (tmp_path, "is a folder"), (tmp_path / "no" / "x", "is no folder"),
-        (probe, "the job itself writes"), (runs, "the job itself writes"),
-    ]:  # fmt: skip
+        (tmp_path / "taken", "exists"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "no" / "x", "is no folder"),
+        (probe, "the job itself writes"),
+        (runs, "the job itself writes"),
+    ]:
         code, _, err = ctl(capfd, *job, "--ngrams", str(wrong))
         assert code == 2 and word in err and len(err.strip().splitlines()) == 1, wrong
         assert not runs.exists()

@@ -27,14 +27,20 @@ def model():
 @pytest.mark.parametrize(
     "arguments",
     [
-        {}, {"max_new_tokens": 1}, {"max_new_tokens": None, "max_length": 30}, {"repetition_penalty": 1.5},
-        {"no_repeat_ngram_size": 2}, {"no_repeat_ngram_size": 1, "eos_token_id": [5, 9, 20]},
+        {},
+        {"max_new_tokens": 1},
+        {"max_new_tokens": None, "max_length": 30},
+        {"repetition_penalty": 1.5},
+        {"no_repeat_ngram_size": 2},
+        {"no_repeat_ngram_size": 1, "eos_token_id": [5, 9, 20]},
         {"no_repeat_ngram_size": 1, "eos_token_id": [5, 9, 20], "min_new_tokens": 30},
-        {"bad_words_ids": [[3], [7, 8]], "encoder_repetition_penalty": 1.3}, {"suppress_tokens": [0, 1, 2, 30]},
-        {"no_repeat_ngram_size": 1, "stop_strings": ["he", "7"]}, {"encoder_no_repeat_ngram_size": 1},
+        {"bad_words_ids": [[3], [7, 8]], "encoder_repetition_penalty": 1.3},
+        {"suppress_tokens": [0, 1, 2, 30]},
+        {"no_repeat_ngram_size": 1, "stop_strings": ["he", "7"]},
+        {"encoder_no_repeat_ngram_size": 1},
     ],
     ids=lambda arguments: " ".join(arguments) or "plain",
-)  # fmt: skip
+)
 def test_an_attached_greedy_call_gives_the_stock_tokens(model, arguments):
     stock, ours, handle = both(model, **(GREEDY | arguments))
     assert stock.tolist() == ours.tolist() and stock.dtype == ours.dtype
@@ -54,11 +60,16 @@ def test_the_stopping_arguments_above_really_stop(model):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"no_repeat_ngram_size": 1, "eos_token_id": [5, 9, 20]}, {"repetition_penalty": 1.7},
-     {"encoder_repetition_penalty": 1.3}, {"encoder_no_repeat_ngram_size": 2},
-     {"prefix_allowed_tokens_fn": lambda row, tokens: [row + 3, int(tokens[-1]) // 2, 11]}],
+    [
+        {},
+        {"no_repeat_ngram_size": 1, "eos_token_id": [5, 9, 20]},
+        {"repetition_penalty": 1.7},
+        {"encoder_repetition_penalty": 1.3},
+        {"encoder_no_repeat_ngram_size": 2},
+        {"prefix_allowed_tokens_fn": lambda row, tokens: [row + 3, int(tokens[-1]) // 2, 11]},
+    ],
     ids=lambda arguments: " ".join(arguments),
-)  # fmt: skip
+)
 def test_the_rows_of_a_padded_batch_equal_the_stock_batch(model, arguments):
     batch = TOKENIZER(["so the cat<think>", "the answer 12<think>", "a"], return_tensors="pt", padding=True)
     assert (batch.attention_mask == 0).any()
@@ -122,11 +133,17 @@ def test_sampling_is_reproducible_and_rows_differ(model):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"top_k": 0}, {"temperature": 0.7, "top_k": 0, "top_p": 0.8}, {"top_k": 6}, {"top_k": 0, "min_p": 0.1},
-     {"top_k": 0, "typical_p": 0.7}, {"top_k": 0, "top_h": 0.5},
-     {"top_k": 0, "eta_cutoff": 0.05, "repetition_penalty": 1.4}],
+    [
+        {"top_k": 0},
+        {"temperature": 0.7, "top_k": 0, "top_p": 0.8},
+        {"top_k": 6},
+        {"top_k": 0, "min_p": 0.1},
+        {"top_k": 0, "typical_p": 0.7},
+        {"top_k": 0, "top_h": 0.5},
+        {"top_k": 0, "eta_cutoff": 0.05, "repetition_penalty": 1.4},
+    ],
     ids=lambda arguments: " ".join(arguments) or "plain",
-)  # fmt: skip
+)
 def test_tokens_follow_the_law_of_the_library_s_own_processors(model, arguments):
     """400 return sequences: rows that shared their uniforms would fail too."""
     config = dict(do_sample=True, max_new_tokens=1, **arguments)
@@ -240,12 +257,23 @@ def test_custom_generate_is_the_attached_call(model):
 
 @pytest.mark.parametrize(
     "name, value",
-    [("num_beams", 2), ("assistant_model", 1), ("prompt_lookup_num_tokens", 3), ("penalty_alpha", 0.6),
-     ("use_cache", False), ("output_scores", True), ("output_logits", True),
-     ("output_hidden_states", True), ("output_attentions", True),
-     ("cache_implementation", "static"), ("prefill_chunk_size", 4), ("position_ids", torch.zeros(1, 5)),
-     ("inputs_embeds", torch.zeros(1, 5, 32)), ("synced_gpus", True)],
-)  # fmt: skip
+    [
+        ("num_beams", 2),
+        ("assistant_model", 1),
+        ("prompt_lookup_num_tokens", 3),
+        ("penalty_alpha", 0.6),
+        ("use_cache", False),
+        ("output_scores", True),
+        ("output_logits", True),
+        ("output_hidden_states", True),
+        ("output_attentions", True),
+        ("cache_implementation", "static"),
+        ("prefill_chunk_size", 4),
+        ("position_ids", torch.zeros(1, 5)),
+        ("inputs_embeds", torch.zeros(1, 5, 32)),
+        ("synced_gpus", True),
+    ],
+)
 def test_what_cannot_be_honoured_is_named(model, name, value):
     given = {name: small() if name == "assistant_model" else value}
     given |= {"return_dict_in_generate": True} if name.startswith("output") else {}

@@ -126,9 +126,14 @@ def test_byte_level_tokens_are_spelled_exactly():
 
 def test_sentencepiece_tokens_are_spelled_exactly():
     vocabulary = ["<unk>", "\u2581", "\u2581so", "so", "a", "<0x0A>", "<0xC3>", "<0xA9>"]
-    inner = Tokenizer(models.BPE(
-        vocab={piece: i for i, piece in enumerate(vocabulary)}, merges=[], unk_token="<unk>", byte_fallback=True,
-    ))  # fmt: skip
+    inner = Tokenizer(
+        models.BPE(
+            vocab={piece: i for i, piece in enumerate(vocabulary)},
+            merges=[],
+            unk_token="<unk>",
+            byte_fallback=True,
+        )
+    )
     inner.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     inner.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
     port = HFTokenizer(PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>"))

@@ -42,8 +42,10 @@ def test_drafts_change_the_number_of_forwards_and_not_the_tokens(drafter):
         drafter.tokens = prompt + expected
         got = first(60, drafted.generate(prompt, temp=0.0), plain.token_eos())
         accepted, written, forwards = (
-            accepted + handle.trace.accepted, written + len(got), forwards + handle.trace.forwards
-        )  # fmt: skip
+            accepted + handle.trace.accepted,
+            written + len(got),
+            forwards + handle.trace.forwards,
+        )
         if got != expected:
             split = next(i for i, pair in enumerate(zip(got, expected, strict=False)) if pair[0] != pair[1])
             assert margin(open_llama(), prompt + expected[:split]) < 1e-2

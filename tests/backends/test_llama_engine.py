@@ -179,10 +179,15 @@ def damaged(tmp_path: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("empty", "empty"), ("text", "no GGUF"), ("version", "version 99"), ("cut", "cut off"), ("header", "cut off"),
-        ("counts", "damaged"), ("lengths", "damaged"),
+        ("empty", "empty"),
+        ("text", "no GGUF"),
+        ("version", "version 99"),
+        ("cut", "cut off"),
+        ("header", "cut off"),
+        ("counts", "damaged"),
+        ("lengths", "damaged"),
     ],
-)  # fmt: skip
+)
 def test_a_broken_file_is_one_line(tmp_path, capfd, kind, words):
     with pytest.raises(ControllerError, match=words) as caught:
         load_gguf(damaged(tmp_path, kind))

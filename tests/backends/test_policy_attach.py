@@ -133,10 +133,20 @@ def test_a_grammar_is_kept_as_in_stock(temperature, drafter):
 def test_json_answers_in_chat(llm):
     attach(llm, Controller())
     answer = llm.create_chat_completion(
-        CHAT, max_tokens=40, temperature=1.0, seed=1,
-        response_format={"type": "json_object", "schema": {"type": "object", "properties": {"a": {"type": "boolean"}},
-                                                            "required": ["a"], "additionalProperties": False}},
-    )["choices"][0]["message"]["content"]  # fmt: skip
+        CHAT,
+        max_tokens=40,
+        temperature=1.0,
+        seed=1,
+        response_format={
+            "type": "json_object",
+            "schema": {
+                "type": "object",
+                "properties": {"a": {"type": "boolean"}},
+                "required": ["a"],
+                "additionalProperties": False,
+            },
+        },
+    )["choices"][0]["message"]["content"]
     assert answer.replace(" ", "").replace("\n", "") in ('{"a":true}', '{"a":false}')
 
 
@@ -159,9 +169,12 @@ def test_constraints_of_the_call_stay_under_a_policy_of_the_controller(llm, mode
     tokens, _ = controlled(model, Controller(policy=parse_policy("temperature(1.5)")), max_new_tokens=30)
     start = HF_PROMPT.input_ids.shape[1]
     ban = [[tokens[start]]]
-    assert tokens[start] not in controlled(
-        model, Controller(policy=parse_policy("temperature(1.5)")), max_new_tokens=30, bad_words_ids=ban
-    )[0][start:]  # fmt: skip
+    assert (
+        tokens[start]
+        not in controlled(
+            model, Controller(policy=parse_policy("temperature(1.5)")), max_new_tokens=30, bad_words_ids=ban
+        )[0][start:]
+    )
 
 
 class Counts(LogitsProcessor):

@@ -66,14 +66,23 @@ P = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
     ("stage", "inside", "outside"),
     [
         # Reasonable are tokens 1 and 2, so the three best are needed.
-        (TopK(1), 1, 0), (TopK(4), 3, 1), (TopP(0.6), 2, 0), (TopP(0.9), 3, 1), (MinP(0.3), 3, 0), (MinP(0.2), 3, 1),
-        (TopNSigma(10.0), 3, 2), (TopH(0.01), 1, 0), (TopH(1.0), 3, 2),
+        (TopK(1), 1, 0),
+        (TopK(4), 3, 1),
+        (TopP(0.6), 2, 0),
+        (TopP(0.9), 3, 1),
+        (MinP(0.3), 3, 0),
+        (MinP(0.2), 3, 1),
+        (TopNSigma(10.0), 3, 2),
+        (TopH(0.01), 1, 0),
+        (TopH(1.0), 3, 2),
         # Surprises 0.92 1.20 1.90 2.30 3.00, entropy 1.39: token 1, then 0, then 2.
-        (Typical(0.25), 1, 0), (Typical(0.75), 3, 0),
+        (Typical(0.25), 1, 0),
+        (Typical(0.75), 3, 0),
         # mu = 2 tau bits; surprises in bits 1.32 1.74 2.74 3.32 4.32.
-        (MirostatV2(0.9), 2, 0), (MirostatV2(1.7), 3, 1),
+        (MirostatV2(0.9), 2, 0),
+        (MirostatV2(1.7), 3, 1),
     ],
-)  # fmt: skip
+)
 def test_risk_and_recall_by_hand(stage, inside, outside):
     recall, risk, log_z = Place(np.log(P), {1, 2}).judge(stage)
     assert (recall, risk) == pytest.approx((inside / 3, outside / 3))
@@ -193,9 +202,22 @@ def test_the_command_on_texts(capsys, tmp_path, backend):
     (tmp_path / "mine.txt").write_text(TEXT)
     page = tmp_path / "page.html"
     code, out, err = command(
-        capsys, "tiny", "--texts", str(tmp_path / "mine.txt"), "--backend", backend, "--at", "0.5,2", "--json",
-        "--max-new-tokens", "8", "--temperature", "0.7", "--out", str(page),
-    )  # fmt: skip
+        capsys,
+        "tiny",
+        "--texts",
+        str(tmp_path / "mine.txt"),
+        "--backend",
+        backend,
+        "--at",
+        "0.5,2",
+        "--json",
+        "--max-new-tokens",
+        "8",
+        "--temperature",
+        "0.7",
+        "--out",
+        str(page),
+    )
     assert code == 0, err
     result = json.loads(out.splitlines()[-1])
     rows = [row for row in result["table"] if row["reached"] and row["target"] == 0.5]

@@ -150,9 +150,15 @@ def documented(part: str) -> dict[str, str]:
 
 
 TYPES = {
-    "integer": int, "number": float, "boolean": bool, "text": str, "array": list, "object": dict,
-    "text or null": str | None, "array or null": list | None,
-}  # fmt: skip
+    "integer": int,
+    "number": float,
+    "boolean": bool,
+    "text": str,
+    "array": list,
+    "object": dict,
+    "text or null": str | None,
+    "array or null": list | None,
+}
 
 
 def test_the_documented_format_is_the_written_one(tmp_path):

@@ -33,16 +33,36 @@ def record(run: int, rng: np.random.Generator, telling: str) -> dict:
         state = rng.normal(size=4)
         if (name == "paragraph") == (telling == "paragraph"):
             state[0] = 4.0 if i >= settled else -4.0
-        cues.append({
-            "name": name, "names": [name], "position": 20 * i + 20, "row": 20 * i + 20,
-            "tokens": 20 * i + 30, "trial": 9, "answer": "The answer is 5.",
-            "logprobs": [-0.1], "entropy": 1.0, "value": "5", "right": i >= settled, "same": i >= settled,
-            "hidden": pack(state.astype(np.float32)),
-        })  # fmt: skip
+        cues.append(
+            {
+                "name": name,
+                "names": [name],
+                "position": 20 * i + 20,
+                "row": 20 * i + 20,
+                "tokens": 20 * i + 30,
+                "trial": 9,
+                "answer": "The answer is 5.",
+                "logprobs": [-0.1],
+                "entropy": 1.0,
+                "value": "5",
+                "right": i >= settled,
+                "same": i >= settled,
+                "hidden": pack(state.astype(np.float32)),
+            }
+        )
     return {
-        "run": run, "problem": run, "domain": "", "question": str(run), "gold": "5", "tokens": 300, "finish": "stop",
-        "answer": "The answer is 5.", "right": True, "cues": cues, "others": [],
-    }  # fmt: skip
+        "run": run,
+        "problem": run,
+        "domain": "",
+        "question": str(run),
+        "gold": "5",
+        "tokens": 300,
+        "finish": "stop",
+        "answer": "The answer is 5.",
+        "right": True,
+        "cues": cues,
+        "others": [],
+    }
 
 
 def records(telling: str, n: int = 160, seed: int = 0) -> list[dict]:
@@ -66,9 +86,20 @@ def test_calibration_runs_have_no_say(tmp_path: Path):
     other = records("paragraph", seed=1)
     swapped = [other[i] if i in set(calibrating) else one for i, one in enumerate(runs)]
     recipe = Recipe(
-        model="tiny", backend=None, threads=1, markers=None, cues=EVERYTHING, suffix="</think>\n", max_cues=50,
-        layers=(1.0,), policy="greedy", draft="none", seed=0, max_new_tokens=400, answer_tokens=24,
-    )  # fmt: skip
+        model="tiny",
+        backend=None,
+        threads=1,
+        markers=None,
+        cues=EVERYTHING,
+        suffix="</think>\n",
+        max_cues=50,
+        layers=(1.0,),
+        policy="greedy",
+        draft="none",
+        seed=0,
+        max_new_tokens=400,
+        answer_tokens=24,
+    )
     model = replace(load_model("tiny", threads=1), width=4)
     plan = Plan(recipe, load_task("tiny"), "harm", len(runs), tmp_path / "a.safetensors", 0.1, 0.9, choose_cues=True)
     honest = fit_and_save(plan, model, runs, force=False)
@@ -95,9 +126,38 @@ def test_nothing_to_fit_is_one_line():
 
 
 TEXTS = [
-    "<eos>", "a", ".", " ", "\n", "\n\n", " Wait", "Wait", ". Wait", "\n\nHmm", ".\n\n", "Hm", "m", "ing", "</think>",
-    "<think>", "5", "! hmm, Wait", "<", "/", "t", "h", "i", "n", "k", ">", "H", "W", "!", ",", "5, Wait",
-]  # fmt: skip
+    "<eos>",
+    "a",
+    ".",
+    " ",
+    "\n",
+    "\n\n",
+    " Wait",
+    "Wait",
+    ". Wait",
+    "\n\nHmm",
+    ".\n\n",
+    "Hm",
+    "m",
+    "ing",
+    "</think>",
+    "<think>",
+    "5",
+    "! hmm, Wait",
+    "<",
+    "/",
+    "t",
+    "h",
+    "i",
+    "n",
+    "k",
+    ">",
+    "H",
+    "W",
+    "!",
+    ",",
+    "5, Wait",
+]
 MARKERS = Markers("<think>", "</think>")
 KINDS = ("wait", "hmm", "sentence", "paragraph", "every(3)")
 
@@ -115,9 +175,20 @@ def toy_run(rule, seed: int, most: int) -> None:
 
 def toy_collect(cues: tuple[str, ...], max_cues: int, seed: int, most: int) -> dict:
     recipe = Recipe(
-        model="toy", backend=None, threads=1, markers=("<think>", "</think>"), cues=cues, suffix="</think>",
-        max_cues=max_cues, layers=(1.0,), policy="", draft="none", seed=0, max_new_tokens=most, answer_tokens=4,
-    )  # fmt: skip
+        model="toy",
+        backend=None,
+        threads=1,
+        markers=("<think>", "</think>"),
+        cues=cues,
+        suffix="</think>",
+        max_cues=max_cues,
+        layers=(1.0,),
+        policy="",
+        draft="none",
+        seed=0,
+        max_new_tokens=most,
+        answer_tokens=4,
+    )
     rule = Collect(recipe, SimpleNamespace(tokenizer=ToyTokenizer(TEXTS), depth=3))
     toy_run(rule, seed, most)
     return {"cues": rule.seen, "others": rule.others}

@@ -123,9 +123,14 @@ def test_eval_uses_the_kept_runs_of_the_domain(done, capfd):
     code, out, err = ctl(capfd, *arguments, "--domain", "4 steps", "--risk", "0.4")
     assert code == 0, err
     assert [row["name"] for row in json.loads(out.splitlines()[-1])["baselines"]] == [
-        "probe", "cue index", "index + word", "index + word + text", "budget, equal cost", "oracle",
+        "probe",
+        "cue index",
+        "index + word",
+        "index + word + text",
+        "budget, equal cost",
+        "oracle",
         "fixed cue at the probe's failure rate",
-    ]  # fmt: skip
+    ]
 
 
 def test_a_task_that_has_changed_is_no_resuming(done, tmp_path, capfd):

@@ -24,9 +24,20 @@ pytestmark = pytest.mark.slow
 KILLS = 20
 MANY = ["-n", "240"]
 COMMAND = [
-    sys.executable, "-c", "from reasonctl.calibration.cli.main import main; main()",
-    "calibrate", "tiny", "--tasks", "tiny", "-n", "60", "--seed", "5", "--max-new-tokens", "300",
-]  # fmt: skip
+    sys.executable,
+    "-c",
+    "from reasonctl.calibration.cli.main import main; main()",
+    "calibrate",
+    "tiny",
+    "--tasks",
+    "tiny",
+    "-n",
+    "60",
+    "--seed",
+    "5",
+    "--max-new-tokens",
+    "300",
+]
 PAIR = ["--workers", "2"]
 ONE = ["--workers", "1"]
 DASK = ["--dask", "local:2"]
@@ -47,9 +58,13 @@ def lines(path: Path) -> int:
 def start(out: Path, *more: str, **how) -> subprocess.Popen[str]:
     """A job in a session of its own, as a terminal would start it: Ctrl-C reaches its workers too."""
     return subprocess.Popen(
-        [*COMMAND, "--out", str(out), *(more or PAIR)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True, **{"preexec_fn": hear_ctrl_c, **how},
-    )  # fmt: skip
+        [*COMMAND, "--out", str(out), *(more or PAIR)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **{"preexec_fn": hear_ctrl_c, **how},
+    )
 
 
 def finish(out: Path, *more: str) -> str:

@@ -138,9 +138,13 @@ except KeyboardInterrupt:
 def sleeper(*arguments: str) -> subprocess.Popen[str]:
     """A job of two sleeping workers, in a group of its own as a terminal would start it."""
     job = subprocess.Popen(
-        [sys.executable, "-c", SLEEPER, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, preexec_fn=hear_ctrl_c,
-    )  # fmt: skip
+        [sys.executable, "-c", SLEEPER, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hear_ctrl_c,
+    )
     assert job.stdout is not None and job.stdout.readline() == "working\n"
     return job
 

@@ -23,10 +23,20 @@ from reasonctl.probes.risk.bounds import refutes
 pytestmark = pytest.mark.slow
 N, EVALUATION, SEED = 800, 500, 21
 RECIPE = Recipe(
-    model="tiny", backend=None, threads=1, markers=("<think>", "</think>"), cues=("wait", "hmm", "alternatively"),
-    suffix="</think>\n", max_cues=200, layers=(1 / 3, 2 / 3, 1.0), policy="temperature(0.6)", draft="none", seed=SEED,
-    max_new_tokens=768, answer_tokens=64,
-)  # fmt: skip
+    model="tiny",
+    backend=None,
+    threads=1,
+    markers=("<think>", "</think>"),
+    cues=("wait", "hmm", "alternatively"),
+    suffix="</think>\n",
+    max_cues=200,
+    layers=(1 / 3, 2 / 3, 1.0),
+    policy="temperature(0.6)",
+    draft="none",
+    seed=SEED,
+    max_new_tokens=768,
+    answer_tokens=64,
+)
 
 
 @pytest.fixture(scope="module")

@@ -110,9 +110,15 @@ def test_promises_hold_on_a_pool(separation: float) -> None:
     pool, grid = simulate(1500, 1, separation), Grid.of(simulate(300, 3, separation), size=60)
     rows = check_all(pool, grid, RISK, CONFIDENCE, runs=RUNS, draws=DRAWS)
     assert [(row.mode, row.confidence) for row in rows] == [
-        ("harm", 0.9), ("wrong", 0.9), ("selective", 0.9), ("disagree", 0.9),
-        ("harm", None), ("wrong", None), ("disagree", None), ("event", None),
-    ]  # fmt: skip
+        ("harm", 0.9),
+        ("wrong", 0.9),
+        ("selective", 0.9),
+        ("disagree", 0.9),
+        ("harm", None),
+        ("wrong", None),
+        ("disagree", None),
+        ("event", None),
+    ]
     for row in rows:
         form = "on average" if row.confidence is None else f"violations at {row.confidence}"
         print(
@@ -173,9 +179,14 @@ def best_of_ten(table: Table) -> float:
 
 @pytest.mark.parametrize(
     ("procedure", "runs", "right"),
-    [(ours, 300, True), (per_cue, 300, False), (loosest_within, 300, False), (without_a_test, 300, False),
-     (best_of_ten, 1000, False)],
-)  # fmt: skip
+    [
+        (ours, 300, True),
+        (per_cue, 300, False),
+        (loosest_within, 300, False),
+        (without_a_test, 300, False),
+        (best_of_ten, 1000, False),
+    ],
+)
 def test_the_check_tells_right_from_wrong(procedure: Procedure, runs: int, right: bool) -> None:
     found = check(world()[0], procedure, "harm", RISK, CONFIDENCE, runs=runs, draws=100, seed=1)
     print(f"{procedure.__name__}: {found.violations:.3f} of draws above {RISK} (bound {found.bound:.3f})")

@@ -27,10 +27,20 @@ FITTING, POOL, RUNS, DRAWS = 300, 1600, 400, 500
 RISK, CONFIDENCE = 0.05, 0.9
 CUES = ("wait", "hmm", "alternatively")
 RECIPE = Recipe(
-    model="tiny", backend=None, threads=1, markers=("<think>", "</think>"), cues=CUES, suffix="</think>\n",
-    max_cues=200, layers=(1 / 3, 2 / 3, 1.0), policy="temperature(0.6)", draft="none", seed=11, max_new_tokens=1500,
+    model="tiny",
+    backend=None,
+    threads=1,
+    markers=("<think>", "</think>"),
+    cues=CUES,
+    suffix="</think>\n",
+    max_cues=200,
+    layers=(1 / 3, 2 / 3, 1.0),
+    policy="temperature(0.6)",
+    draft="none",
+    seed=11,
+    max_new_tokens=1500,
     answer_tokens=64,
-)  # fmt: skip
+)
 
 pytestmark = pytest.mark.slow
 

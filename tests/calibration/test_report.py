@@ -56,9 +56,12 @@ def test_the_page_stands_alone(page):
 def test_everything_is_escaped(file):
     hostile = replace(file, card=replace(file.card, tasks=EVIL, report={"auc": 0.9, "model": EVIL}))
     measured = evaluation(
-        model=EVIL, tasks=EVIL, backend=EVIL, guarantee={"holds": False, "why_not": [EVIL]},
+        model=EVIL,
+        tasks=EVIL,
+        backend=EVIL,
+        guarantee={"holds": False, "why_not": [EVIL]},
         baselines=[{**row, "name": row["name"] + EVIL} for row in evaluation()["baselines"]],
-    )  # fmt: skip
+    )
     parsed = Page(render(hostile, HARM, records_of(hostile, EVIL), measured))
     assert not parsed.tags & {"script", "img"}
     assert not any(name.startswith("on") for name, _ in parsed.attributes)
@@ -114,10 +117,15 @@ def test_never_exiting_is_said(file):
 
 def test_runs_without_cues_and_records(file):
     table = laws.simulate(3, seed=0)
-    bare = Table(**{
-        **dict.fromkeys(("positions", "scores", "right", "same", "exit_tokens", "cue_name"), []), "offsets": [0] * 4,
-        "full_right": table.full_right, "full_tokens": table.full_tokens, "problem": table.problem,
-    })  # fmt: skip
+    bare = Table(
+        **{
+            **dict.fromkeys(("positions", "scores", "right", "same", "exit_tokens", "cue_name"), []),
+            "offsets": [0] * 4,
+            "full_right": table.full_right,
+            "full_tokens": table.full_tokens,
+            "problem": table.problem,
+        }
+    )
     assert "0 of 3 calibration runs exit" in Page(render(replace(file, table=bare, others={}), HARM, None, None)).text
     with pytest.raises(ControllerError, match="no calibration run"):
         render(replace(file, table=table.select([]), others={}), HARM, None, None)

@@ -23,10 +23,19 @@ from support.report_files import HARM, evaluation, probe_file, records_of
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--virtual-time-budget=3000",
-    "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND", "--disable-features=NetworkTimeServiceQuerying",
-]  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=3000",
+    "--hide-scrollbars",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--disable-features=NetworkTimeServiceQuerying",
+]
 _OWN = "not an origin"
 WIDTHS, HEIGHT = (390, 1280), 9000
 BROKEN = (
@@ -69,8 +78,9 @@ def browse(folder: Path, page: str, picture: Path | None = None) -> dict:
     urls = {params["url"] for params in asked if "url" in params}
     return {
         "widths": tuple(map(int, found.groups())) if found else None,
-        "console": re.findall(r"CONSOLE.*", done.stderr), "urls": {url for url in urls if url.startswith("http")},
-    }  # fmt: skip
+        "console": re.findall(r"CONSOLE.*", done.stderr),
+        "urls": {url for url in urls if url.startswith("http")},
+    }
 
 
 def pages() -> dict[str, str]:

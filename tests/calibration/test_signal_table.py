@@ -30,11 +30,21 @@ def recorded(n: int, seed: int, *, telling: str = "hidden") -> list[dict]:
             state[0] += 3.0 * right if telling == "hidden" else 0.0
             name = "hmm" if (right if telling == "word" else rng.random() < 0.5) else "wait"
             answer = "7" if right else str(rng.integers(90, 99))
-            cues.append({
-                "name": name, "position": 20 * k + int(rng.integers(10)), "tokens": 20 * k + 18, "trial": 6,
-                "answer": answer, "right": bool(right), "same": bool(right), "logprobs": [-float(rng.random())],
-                "entropy": float(rng.random()), "value": str(rng.integers(9)), "hidden": pack(state.astype(np.float32)),
-            })  # fmt: skip
+            cues.append(
+                {
+                    "name": name,
+                    "position": 20 * k + int(rng.integers(10)),
+                    "tokens": 20 * k + 18,
+                    "trial": 6,
+                    "answer": answer,
+                    "right": bool(right),
+                    "same": bool(right),
+                    "logprobs": [-float(rng.random())],
+                    "entropy": float(rng.random()),
+                    "value": str(rng.integers(9)),
+                    "hidden": pack(state.astype(np.float32)),
+                }
+            )
         runs.append({"run": run, "problem": run, "gold": "7", "domain": "", "tokens": 160, "right": True, "cues": cues})
     return runs
 
@@ -57,8 +67,13 @@ def entry(comparison: Comparison, name: str, risk: float = 0.1):
 def test_every_row_stands_beside_every_risk():
     names = [e.signal for e in found().entries if e.risk == 0.05]
     assert names[0] == "hidden" and names[-6:] == [
-        "cue index", "index + word", "index + word + text", BUDGET, EQUAL_COST, ORACLE
-    ]  # fmt: skip
+        "cue index",
+        "index + word",
+        "index + word + text",
+        BUDGET,
+        EQUAL_COST,
+        ORACLE,
+    ]
     assert [e.signal for e in found().entries if e.risk == 0.1] == names
     assert found() == compared(recorded(400, 0)) != compared(recorded(400, 0), seed=2)
 

@@ -54,8 +54,12 @@ def test_its_arms(example, monkeypatch, capsys):
     found = example.run(example.Show(as_json=False), setting, task.problems(3, stream=555), task.grader)
     tokens = {row["arm"]: row["tokens"] for row in found["arms"]}
     assert list(tokens) == [
-        "as it is", "re-opened 2 times", "early exit only", "up to 2 times, probe asked", "up to 4 times, probe asked"
-    ]  # fmt: skip
+        "as it is",
+        "re-opened 2 times",
+        "early exit only",
+        "up to 2 times, probe asked",
+        "up to 4 times, probe asked",
+    ]
     assert tokens["early exit only"] < tokens["as it is"] < tokens["re-opened 2 times"]
     assert [row.get("beyond", {}).get("beside") for row in found["arms"]][:3] == [None, None, "<"]
     assert "beyond fixed k at equal tokens" in capsys.readouterr().out
@@ -67,9 +71,13 @@ def test_the_table():
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     arms = json.loads(done.stdout.splitlines()[-1])["arms"]
     assert [row["arm"] for row in arms[:6]] == [
-        "as it is", "re-opened 1 times", "re-opened 2 times", "re-opened 4 times", "re-opened 8 times",
+        "as it is",
+        "re-opened 1 times",
+        "re-opened 2 times",
+        "re-opened 4 times",
+        "re-opened 8 times",
         "early exit only",
-    ]  # fmt: skip
+    ]
     assert arms[6]["arm"] == "up to 1 times, probe asked" and len(arms) == 11
     assert arms[0]["tokens"] < arms[3]["tokens"] and all(("beyond" in row) == (i > 4) for i, row in enumerate(arms))
     broken = subprocess.run([*command[:2], "other.gguf", "tiny"], capture_output=True, text=True)

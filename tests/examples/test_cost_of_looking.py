@@ -14,10 +14,20 @@ from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.probes import load_exit
 
 RECIPE = Recipe(
-    model="tiny", backend=None, threads=1, markers=("<think>", "</think>"), cues=("wait", "hmm", "alternatively"),
-    suffix="</think>\n", max_cues=50, layers=(1 / 3, 2 / 3, 1.0), policy="temperature(0.6)", draft="none", seed=3,
-    max_new_tokens=160, answer_tokens=24,
-)  # fmt: skip
+    model="tiny",
+    backend=None,
+    threads=1,
+    markers=("<think>", "</think>"),
+    cues=("wait", "hmm", "alternatively"),
+    suffix="</think>\n",
+    max_cues=50,
+    layers=(1 / 3, 2 / 3, 1.0),
+    policy="temperature(0.6)",
+    draft="none",
+    seed=3,
+    max_new_tokens=160,
+    answer_tokens=24,
+)
 QUESTION = load_task("tiny").problems(1, stream=6)[0].question
 
 

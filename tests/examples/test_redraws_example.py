@@ -31,13 +31,35 @@ def run_file(path: Path, content: ProbeFile, problems: list[int]) -> Path:
     file.open(force=False)
     for run, problem in enumerate(problems):
         cues = [
-            {"name": content.card.cues[0], "position": 5 + 4 * k, "tokens": 9 + 4 * k, "trial": 3, "answer": "7",
-             "right": True, "same": True, "logprobs": [-0.1], "entropy": 0.2, "value": "7",
-             "hidden": pack(rng.normal(size=content.probe.size).astype(np.float32))}
+            {
+                "name": content.card.cues[0],
+                "position": 5 + 4 * k,
+                "tokens": 9 + 4 * k,
+                "trial": 3,
+                "answer": "7",
+                "right": True,
+                "same": True,
+                "logprobs": [-0.1],
+                "entropy": 0.2,
+                "value": "7",
+                "hidden": pack(rng.normal(size=content.probe.size).astype(np.float32)),
+            }
             for k in range(2)
-        ]  # fmt: skip
-        file.append({"run": run, "problem": problem, "question": "", "gold": "7", "domain": "", "tokens": 40,
-                     "finish": "stop", "answer": "7", "right": True, "cues": cues})  # fmt: skip
+        ]
+        file.append(
+            {
+                "run": run,
+                "problem": problem,
+                "question": "",
+                "gold": "7",
+                "domain": "",
+                "tokens": 40,
+                "finish": "stop",
+                "answer": "7",
+                "right": True,
+                "cues": cues,
+            }
+        )
     file.close()
     return path
 
@@ -61,9 +83,15 @@ def test_the_table_of_the_bundled_probe(content: ProbeFile) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout.splitlines()[-1])
     assert [(row["mode"], row["confidence"]) for row in result["rows"]] == [
-        ("harm", 0.9), ("wrong", 0.9), ("selective", 0.9), ("disagree", 0.9),
-        ("harm", None), ("wrong", None), ("disagree", None), ("event", None),
-    ]  # fmt: skip
+        ("harm", 0.9),
+        ("wrong", 0.9),
+        ("selective", 0.9),
+        ("disagree", 0.9),
+        ("harm", None),
+        ("wrong", None),
+        ("disagree", None),
+        ("event", None),
+    ]
     assert [row["nominal"] for row in result["rows"]] == pytest.approx([0.1] * 8)
     assert all(row["kept"] and row["violations"] <= row["bound"] for row in result["rows"])
     pool, above, saved = content.table.one_per_problem(), 0, []

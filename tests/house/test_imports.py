@@ -18,7 +18,7 @@ FORBIDDEN = {
     "controller": {"torch", "transformers", "llama_cpp", "xgrammar", "sklearn", "mapie"},
     "probes": {"torch", "transformers", "llama_cpp", "sklearn", "pickle", "joblib"},
 }
-MOST_LINES = 300
+MOST_LINES = 400
 
 
 def imports(path: Path, package: tuple[str, ...]) -> set[str]:

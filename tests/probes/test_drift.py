@@ -208,7 +208,7 @@ def test_the_reference_is_each_runs_first_score() -> None:
         (lambda: DriftMonitor.from_dict({**DriftMonitor([0.1]).to_dict(), "weights": [1.0]}), "state is broken"),
         (lambda: DriftMonitor.from_dict({**DriftMonitor([0.1]).to_dict(), "met": 3}), "state is broken"),
     ],
-)  # fmt: skip
+)
 def test_bad_values_are_refused(make: Callable[[], object], says: str) -> None:
     with pytest.raises(ControllerError, match=says):
         make()

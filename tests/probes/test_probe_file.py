@@ -176,15 +176,19 @@ def test_places_that_are_refused(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"tasks": "/home/me/tasks.jsonl"}, "a path"), ({"settings": {"model": "~/m.gguf"}}, "a path"),
+        ({"tasks": "/home/me/tasks.jsonl"}, "a path"),
+        ({"settings": {"model": "~/m.gguf"}}, "a path"),
         ({"depth": 0}, "depth is 0"),
-        ({"layers": (0.5, 0.51)}, "each once"), ({"suffix": " "}, "suffix is empty"),
+        ({"layers": (0.5, 0.51)}, "each once"),
+        ({"suffix": " "}, "suffix is empty"),
         ({"mode": "some"}, "mode is 'some'"),
-        ({"cues": ()}, "no cue"), ({"report": {"auc": math.nan}}, "must be a number"),
+        ({"cues": ()}, "no cue"),
+        ({"report": {"auc": math.nan}}, "must be a number"),
         ({"layers": (1.5,)}, "fraction 1.5"),
-        ({"max_cues": True}, "whole number"), ({"sampler": {"x": [1]}}, "must be a number"),
+        ({"max_cues": True}, "whole number"),
+        ({"sampler": {"x": [1]}}, "must be a number"),
     ],
-)  # fmt: skip
+)
 def test_cards_that_are_refused(changes: dict, says: str) -> None:
     with pytest.raises(ControllerError, match=says):
         card(**changes)

@@ -85,9 +85,10 @@ def test_event_says_that_it_has_no_confidence():
     [
         (math.inf, "never exit: 5 more runs are needed", "never exit: 5 more runs are needed"),
         (math.inf, "", "threshold +inf, too few calibration runs for this risk"),
-        (-math.inf, "", "exits at every cue"), (0.5, "", None),
+        (-math.inf, "", "exits at every cue"),
+        (0.5, "", None),
     ],
-)  # fmt: skip
+)
 def test_a_trace_is_json(threshold, rule, why):
     decision = Decision(threshold < 0, "wait", 0, 3, 0.25, threshold)
     written = json.dumps(Trace(rule=rule, decisions=[decision], log_z=-math.inf).to_dict(), allow_nan=False)

@@ -22,10 +22,20 @@ BACKENDS = ("llama.cpp", "transformers")
 def recipe(backend: str) -> Recipe:
     card = load_exit(PROBE).card
     return Recipe(
-        model="tiny", backend=backend, threads=1, markers=card.markers, cues=card.cues, suffix=card.suffix,
-        max_cues=card.max_cues, layers=card.layers, policy="temperature(0.6)", draft="none", seed=9,
-        max_new_tokens=card.max_new_tokens, answer_tokens=64,
-    )  # fmt: skip
+        model="tiny",
+        backend=backend,
+        threads=1,
+        markers=card.markers,
+        cues=card.cues,
+        suffix=card.suffix,
+        max_cues=card.max_cues,
+        layers=card.layers,
+        policy="temperature(0.6)",
+        draft="none",
+        seed=9,
+        max_new_tokens=card.max_new_tokens,
+        answer_tokens=64,
+    )
 
 
 def rule() -> ProbeExit:

@@ -116,12 +116,14 @@ def test_bounds_agree_with_the_definition() -> None:
 @pytest.mark.parametrize(
     ("request_", "says"),
     [
-        (("harm", 0.0, 0.9), "risk is 0.0"), (("harm", 1.0, 0.9), "risk is 1.0"),
+        (("harm", 0.0, 0.9), "risk is 0.0"),
+        (("harm", 1.0, 0.9), "risk is 1.0"),
         (("harm", math.nan, 0.9), "risk is nan"),
-        (("harm", 0.05, 1.0), "confidence is 1.0"), (("any", 0.05, 0.9), "mode is 'any'"),
+        (("harm", 0.05, 1.0), "confidence is 1.0"),
+        (("any", 0.05, 0.9), "mode is 'any'"),
         (("selective", 0.05, None), "no marginal form"),
     ],
-)  # fmt: skip
+)
 def test_bad_requests(request_: tuple, says: str) -> None:
     with pytest.raises(ControllerError, match=says):
         choose_threshold(simulate(5, 0), Grid.of(simulate(5, 0)), *request_)

@@ -38,10 +38,20 @@ from reasonctl.probes.signals.signals import (
 from support.probe_files import card
 
 RECIPE = Recipe(
-    model="tiny", backend=None, threads=1, markers=("<think>", "</think>"), cues=("wait", "hmm", "alternatively"),
-    suffix="</think>\n", max_cues=50, layers=(1 / 3, 1.0), policy="temperature(0.6)", draft="none", seed=5,
-    max_new_tokens=160, answer_tokens=24,
-)  # fmt: skip
+    model="tiny",
+    backend=None,
+    threads=1,
+    markers=("<think>", "</think>"),
+    cues=("wait", "hmm", "alternatively"),
+    suffix="</think>\n",
+    max_cues=50,
+    layers=(1 / 3, 1.0),
+    policy="temperature(0.6)",
+    draft="none",
+    seed=5,
+    max_new_tokens=160,
+    answer_tokens=24,
+)
 TASK = load_task("tiny")
 PROBLEMS = TASK.problems(24, stream=16)
 
@@ -119,10 +129,15 @@ def fitted(records) -> ProbeFile:
     others["stack"] = replace(made.judged["hidden"], table=table)
     model = load_model("tiny", threads=1)
     described = card(
-        depth=model.depth, width=model.width, layers=RECIPE.layers, cues=RECIPE.cues, suffix=RECIPE.suffix,
-        max_cues=RECIPE.max_cues, sampler={"policy": RECIPE.policy, "answer_tokens": RECIPE.answer_tokens},
+        depth=model.depth,
+        width=model.width,
+        layers=RECIPE.layers,
+        cues=RECIPE.cues,
+        suffix=RECIPE.suffix,
+        max_cues=RECIPE.max_cues,
+        sampler={"policy": RECIPE.policy, "answer_tokens": RECIPE.answer_tokens},
         domains=("3 steps", "4 steps", "5 steps"),
-    )  # fmt: skip
+    )
     return ProbeFile(made.probe, made.judged["hidden"].grid, held, described, others, doubts)
 
 

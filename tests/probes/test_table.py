@@ -18,12 +18,18 @@ def random_table(seed: int) -> Table:
     lengths = rng.integers(0, 6, 40)
     cues = int(lengths.sum())
     return Table(
-        offsets=np.concatenate([[0], np.cumsum(lengths)]), positions=np.arange(cues),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        positions=np.arange(cues),
         scores=rng.integers(0, 9, cues) / 8,
-        right=rng.random(cues) < 0.5, same=rng.random(cues) < 0.5, exit_tokens=rng.integers(0, 50, cues),
-        cue_name=np.zeros(cues), full_right=rng.random(40) < 0.6, full_tokens=rng.integers(50, 90, 40),
-        problem=np.arange(40), domain=rng.integers(0, 3, 40),
-    )  # fmt: skip
+        right=rng.random(cues) < 0.5,
+        same=rng.random(cues) < 0.5,
+        exit_tokens=rng.integers(0, 50, cues),
+        cue_name=np.zeros(cues),
+        full_right=rng.random(40) < 0.6,
+        full_tokens=rng.integers(50, 90, 40),
+        problem=np.arange(40),
+        domain=rng.integers(0, 3, 40),
+    )
 
 
 THRESHOLDS = [-math.inf, 0.0, 0.2, 0.25, 0.5, 0.875, 1.0, math.inf]

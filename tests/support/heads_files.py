@@ -22,9 +22,17 @@ def made_up(width: int, *, seed: int = 0, scale: float = 1.5) -> Heads:
 
 def card(**changes: object) -> HeadsCard:
     values = {
-        "fingerprint": "ab" * 32, "depth": 3, "width": 3, "template": "", "sampler": {"policy": "temperature(1)"},
-        "tasks": "tiny", "grader": "number", "seeds": {"seed": 0}, "runs": {"right": 9}, "training": {"epochs": 2},
-    }  # fmt: skip
+        "fingerprint": "ab" * 32,
+        "depth": 3,
+        "width": 3,
+        "template": "",
+        "sampler": {"policy": "temperature(1)"},
+        "tasks": "tiny",
+        "grader": "number",
+        "seeds": {"seed": 0},
+        "runs": {"right": 9},
+        "training": {"epochs": 2},
+    }
     return HeadsCard(**{**values, **changes})
 
 

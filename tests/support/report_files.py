@@ -26,9 +26,11 @@ def probe_file(table: Table | None = None, runs: int = 120, **changes: object) -
     table = laws.simulate(runs, seed=1) if table is None else table
     costs = TRIAL * (table.cue_index + 1)
     paid = replace(
-        table, scores=table.scores**3, exit_tokens=table.exit_tokens + costs,
+        table,
+        scores=table.scores**3,
+        exit_tokens=table.exit_tokens + costs,
         full_tokens=table.full_tokens + TRIAL * np.diff(table.offsets),
-    )  # fmt: skip
+    )
     probe = content().probe
     others = {"entropy": Judged(Grid.of(paid, 100), paid)}
     described = card(
@@ -44,15 +46,25 @@ def records_of(file: ProbeFile, evil: str = "") -> list[dict]:
     for i, run in enumerate(split(len(records), 0)[1]):
         part = range(int(table.offsets[i]), int(table.offsets[i + 1]))
         cues = [
-            {"name": names[table.cue_name[c]], "names": [names[table.cue_name[c]]], "position": int(table.positions[c]),
-             "row": int(table.positions[c]), "offset": int(table.positions[c]), "answer": f"tried {c}{evil}"}
+            {
+                "name": names[table.cue_name[c]],
+                "names": [names[table.cue_name[c]]],
+                "position": int(table.positions[c]),
+                "row": int(table.positions[c]),
+                "offset": int(table.positions[c]),
+                "answer": f"tried {c}{evil}",
+            }
             for c in part
-        ]  # fmt: skip
+        ]
         records[run] = {
-            "problem": int(table.problem[i]), "question": f"question {i}{evil}", "gold": f"gold {i}{evil}",
-            "answer": f"answer {i}{evil}", "text": "thinking, " * len(part) + evil, "cues": cues,
+            "problem": int(table.problem[i]),
+            "question": f"question {i}{evil}",
+            "gold": f"gold {i}{evil}",
+            "answer": f"answer {i}{evil}",
+            "text": "thinking, " * len(part) + evil,
+            "cues": cues,
             "others": [],
-        }  # fmt: skip
+        }
     return records
 
 
@@ -60,11 +72,24 @@ def evaluation(harm: int = 3, **changes: object) -> dict:
     """What `ctl eval --json` gives."""
     arms = {"baseline": (0.93, 200.0, 0.4), "controlled": (0.94, 80.0, 0.2)}
     found = {
-        "n": 200, "seed": 7, "model": "some model", "backend": "toy", "tasks": "tiny", "mode": "harm", "risk": 0.05,
-        "confidence": 0.9, "signal": "hidden", "domain": None, "give_up": None, "probe": "ab" * 32, "exit_rate": 0.8,
+        "n": 200,
+        "seed": 7,
+        "model": "some model",
+        "backend": "toy",
+        "tasks": "tiny",
+        "mode": "harm",
+        "risk": 0.05,
+        "confidence": 0.9,
+        "signal": "hidden",
+        "domain": None,
+        "give_up": None,
+        "probe": "ab" * 32,
+        "exit_rate": 0.8,
         "harm": {"count": harm, "n": 200, "rate": harm / 200, "upper": 0.033},
         "failure": {"mode": "harm", "count": harm, "n": 200, "rate": harm / 200, "upper": 0.033},
-        "help": {"count": 5, "rate": 0.025}, "exits_at": [1], "drafted": 0,
+        "help": {"count": 5, "rate": 0.025},
+        "exits_at": [1],
+        "drafted": 0,
         "guarantee": {"holds": True, "mode": "harm", "risk": 0.05, "confidence": 0.9, "why_not": []},
         **{arm: dict(zip(("accuracy", "tokens", "seconds"), values, strict=True)) for arm, values in arms.items()},
         "baselines": [
@@ -73,7 +98,7 @@ def evaluation(harm: int = 3, **changes: object) -> dict:
             {"name": "oracle", "saved": 0.65, "failed": 0.0, "harm": 0.0, "exit_rate": 0.9, "accuracy": 0.97},
             {"name": "fixed cue at the probe's failure rate", "saved": 0.2, "curve": []},
         ],
-    }  # fmt: skip
+    }
     return {**found, **changes}
 
 
@@ -120,10 +145,16 @@ def judgement(rows: list[tuple[list[float], list[bool], bool]], threshold: float
     positions = np.concatenate([10 * np.arange(k) for k in lengths])
     right, full = np.concatenate([r for _, r, _ in rows]).astype(bool), np.array([f for _, _, f in rows])
     table = Table(
-        offsets=np.concatenate([[0], np.cumsum(lengths)]), positions=positions,
-        scores=np.concatenate([s for s, _, _ in rows]), right=right, same=right == np.repeat(full, lengths),
-        exit_tokens=positions + 2, cue_name=np.zeros(len(positions)), full_right=full,
-        full_tokens=10 * np.array(lengths) + 10, problem=np.arange(len(rows)),
-    )  # fmt: skip
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        positions=positions,
+        scores=np.concatenate([s for s, _, _ in rows]),
+        right=right,
+        same=right == np.repeat(full, lengths),
+        exit_tokens=positions + 2,
+        cue_name=np.zeros(len(positions)),
+        full_right=full,
+        full_tokens=10 * np.array(lengths) + 10,
+        problem=np.arange(len(rows)),
+    )
     out = table.outcomes(table.first_exit(threshold))
     return Judgement(table, threshold, out, table.right, failing_cues(table, "harm"), table.full_tokens)

@@ -30,21 +30,34 @@ def simulate(n: int, seed: int, separation: float = 2.2) -> Table:
     tokens = np.broadcast_to(10 * np.arange(width), (n, width))
     offsets, scores = np.concatenate([[0], np.cumsum(lengths)]), 1 / (1 + np.exp(-logit[here]))
     return Table(
-        offsets=offsets, positions=tokens[here], scores=scores,
-        right=right[here], same=same[here], exit_tokens=tokens[here] + 4, cue_name=(tokens[here] // 10) % 2,
-        full_right=full, full_tokens=10 * lengths + 4, problem=np.arange(n),
-    )  # fmt: skip
+        offsets=offsets,
+        positions=tokens[here],
+        scores=scores,
+        right=right[here],
+        same=same[here],
+        exit_tokens=tokens[here] + 4,
+        cue_name=(tokens[here] // 10) % 2,
+        full_right=full,
+        full_tokens=10 * lengths + 4,
+        problem=np.arange(n),
+    )
 
 
 def one_run(scores: list[float], right: list[bool], full_right: bool = True, runs: int = 1) -> Table:
     """The same run `runs` times, as different problems."""
     k = len(scores)
     return Table(
-        offsets=np.arange(runs + 1) * k, positions=np.tile(np.arange(k), runs), scores=np.tile(scores, runs),
-        right=np.tile(right, runs), same=np.tile(np.array(right) == full_right, runs),
-        exit_tokens=np.tile(np.arange(k) + 2, runs), cue_name=np.zeros(k * runs), problem=np.arange(runs),
-        full_right=np.full(runs, full_right), full_tokens=np.full(runs, 50),
-    )  # fmt: skip
+        offsets=np.arange(runs + 1) * k,
+        positions=np.tile(np.arange(k), runs),
+        scores=np.tile(scores, runs),
+        right=np.tile(right, runs),
+        same=np.tile(np.array(right) == full_right, runs),
+        exit_tokens=np.tile(np.arange(k) + 2, runs),
+        cue_name=np.zeros(k * runs),
+        problem=np.arange(runs),
+        full_right=np.full(runs, full_right),
+        full_tokens=np.full(runs, 50),
+    )
 
 
 def flat(scores: np.ndarray, right: np.ndarray, full_right: np.ndarray | None = None) -> Table:
@@ -53,10 +66,17 @@ def flat(scores: np.ndarray, right: np.ndarray, full_right: np.ndarray | None = 
     full = np.ones(n, dtype=bool) if full_right is None else full_right
     position = np.tile(10 * np.arange(k), n)
     return Table(
-        offsets=np.arange(n + 1) * k, positions=position, scores=scores.ravel(), right=right.ravel(),
-        same=(right == full[:, None]).ravel(), exit_tokens=position + 4, cue_name=np.zeros(n * k), full_right=full,
-        full_tokens=np.full(n, 10 * k + 4), problem=np.arange(n),
-    )  # fmt: skip
+        offsets=np.arange(n + 1) * k,
+        positions=position,
+        scores=scores.ravel(),
+        right=right.ravel(),
+        same=(right == full[:, None]).ravel(),
+        exit_tokens=position + 4,
+        cue_name=np.zeros(n * k),
+        full_right=full,
+        full_tokens=np.full(n, 10 * k + 4),
+        problem=np.arange(n),
+    )
 
 
 A, B, FULL = 0.3, 0.2, 0.8
@@ -93,8 +113,11 @@ def two_cues_envelope(mode: str, threshold: np.ndarray) -> np.ndarray:
 def two_domains(n: int, seed: int) -> Table:
     """Easy and hard runs, half each: in the hard domain the probe is sure of wrong answers too."""
     easy, hard = simulate(n // 2, seed, 2.2), simulate(n // 2, seed + 1, 0.6)
-    parts = {name: np.concatenate([getattr(easy, name), getattr(hard, name)]) for name in easy.arrays()
-             if name not in ("offsets", "graded")}  # fmt: skip
+    parts = {
+        name: np.concatenate([getattr(easy, name), getattr(hard, name)])
+        for name in easy.arrays()
+        if name not in ("offsets", "graded")
+    }
     offsets = np.concatenate([easy.offsets, hard.offsets[1:] + easy.cues])
     parts |= {"problem": np.arange(easy.runs + hard.runs), "domain": np.repeat([0, 1], [easy.runs, hard.runs])}
     return Table(**parts, offsets=offsets)

@@ -11,9 +11,25 @@ from reasonctl.controller import Call, Controller, Keys, Markers, Sampling, Thin
 from reasonctl.controller.core.randomness import SAMPLE
 
 TEXTS = [
-    "<eos>", "a ", "b ", "Wait", "ing ", ", ", "</think>", "</th", "ink>", "x</th", "<think>", "So ", " Wait", " ",
-    "Enough. ", "\n\n", "<", "x",
-]  # fmt: skip
+    "<eos>",
+    "a ",
+    "b ",
+    "Wait",
+    "ing ",
+    ", ",
+    "</think>",
+    "</th",
+    "ink>",
+    "x</th",
+    "<think>",
+    "So ",
+    " Wait",
+    " ",
+    "Enough. ",
+    "\n\n",
+    "<",
+    "x",
+]
 OPEN, CLOSE, HALF, REST = TEXTS.index("<think>"), TEXTS.index("</think>"), TEXTS.index("</th"), TEXTS.index("ink>")
 EOS = TEXTS.index("<eos>")
 TOKENIZER = ToyTokenizer(TEXTS)
@@ -58,9 +74,18 @@ def _next(prompt, tokens, seed):
 
 @cache
 def account(
-    *, seed, prompt=PROMPT, most=60, eos=(EOS,), thinking=THINKING, budget=None, wrap_up="", min_thinking=0,
-    continue_times=0, continue_text="Wait",
-):  # fmt: skip
+    *,
+    seed,
+    prompt=PROMPT,
+    most=60,
+    eos=(EOS,),
+    thinking=THINKING,
+    budget=None,
+    wrap_up="",
+    min_thinking=0,
+    continue_times=0,
+    continue_text="Wait",
+):
     """(tokens, closed by) of a controlled run, told from its text alone: every token is drawn from the whole text."""
     markers, text = thinking.markers, TOKENIZER.decode
     out: list[int] = []

@@ -43,9 +43,16 @@ class ModelDrafter(Planned):
     """
 
     def __init__(
-        self, model: DraftModel, *, kind: Kind = "sequoia", size: int = 16, depth: int = 8, adaptive: bool = True,
-        curves: tuple[CostCurve, CostCurve] | None = None, below: Drafter | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        model: DraftModel,
+        *,
+        kind: Kind = "sequoia",
+        size: int = 16,
+        depth: int = 8,
+        adaptive: bool = True,
+        curves: tuple[CostCurve, CostCurve] | None = None,
+        below: Drafter | None = None,
+    ) -> None:
         super().__init__(kind=kind, size=size, depth=depth, adaptive=adaptive, curves=curves, below=below)
         self.model = model
 

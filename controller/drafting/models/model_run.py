@@ -123,11 +123,14 @@ class PlannedRun:
         assert self.used is not None
         at, missing, emitted = self.target.session.length, self.missing(tokens), len(tokens) - self.begun
         self.plan.choose(
-            *self.used, context=at, leaves=self.leaves, nodes=nodes,
+            *self.used,
+            context=at,
+            leaves=self.leaves,
+            nodes=nodes,
             start=self.used[1].now(missing, at) if missing > CATCH_UP else 0.0,
             # Of runs that went on for long most go on for long.
             remaining=min(room, max(self.d.typical - emitted, emitted)),
-        )  # fmt: skip
+        )
 
     def _use(self, curves: tuple[CostCurve, CostCurve]) -> None:
         if self.used is None or self.used[0] is not curves[0]:

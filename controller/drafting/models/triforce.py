@@ -46,9 +46,16 @@ class TriForce(Planned):
     """
 
     def __init__(
-        self, below: Drafter | None = None, *, size: int = 6, budget: int = 1024, chunk: int = 8, refresh: int = 64,
-        adaptive: bool = True, curves: tuple[CostCurve, CostCurve] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        below: Drafter | None = None,
+        *,
+        size: int = 6,
+        budget: int = 1024,
+        chunk: int = 8,
+        refresh: int = 64,
+        adaptive: bool = True,
+        curves: tuple[CostCurve, CostCurve] | None = None,
+    ) -> None:
         self.light: Drafter = PromptLookup() if below is None else below
         super().__init__(kind="chain", size=size, depth=size, adaptive=adaptive, curves=curves, below=self.light)
         if chunk < 1 or budget < 2 * chunk:

@@ -60,9 +60,15 @@ class Planned:
     """
 
     def __init__(
-        self, *, kind: Kind, size: int, depth: int, adaptive: bool,
-        curves: tuple[CostCurve, CostCurve] | None, below: Drafter | None,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        kind: Kind,
+        size: int,
+        depth: int,
+        adaptive: bool,
+        curves: tuple[CostCurve, CostCurve] | None,
+        below: Drafter | None,
+    ) -> None:
         if size < 1 or depth < 1:
             raise ControllerError(f"draft size is {size} and depth {depth}; both must be at least 1")
         if below is not None and kind != "chain":

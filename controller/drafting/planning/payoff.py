@@ -41,9 +41,15 @@ class Stake:
 
 
 def best_part(
-    draft: Draft, values: Sequence[float], curve: CostCurve, context: int, *, leaves: int, size: int,
+    draft: Draft,
+    values: Sequence[float],
+    curve: CostCurve,
+    context: int,
+    *,
+    leaves: int,
+    size: int,
     stake: float = math.inf,
-) -> Draft:  # fmt: skip
+) -> Draft:
     """The nodes worth verifying, `size` at most: most expected tokens per second, less CAUTION; or none.
 
     values[i]: probability that node i is accepted, at most its parent's. stake: plain steps that may be lost if none

@@ -34,9 +34,16 @@ class Plan:
         return self._left < 0
 
     def choose(
-        self, target: CostCurve, own: CostCurve, *, context: int, leaves: int, nodes: int, start: float = 0.0,
+        self,
+        target: CostCurve,
+        own: CostCurve,
+        *,
+        context: int,
+        leaves: int,
+        nodes: int,
+        start: float = 0.0,
         remaining: float = 1e9,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """The best shape under both curves, or a pause: twice as long each time that drafting did not pay.
 
         nodes: most drafted tokens. start: seconds that the draft model needs before it can draft at all; they must

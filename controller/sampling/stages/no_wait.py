@@ -21,9 +21,23 @@ from ..stage import require
 from .penalties import Constraint
 
 REFLECTION = (
-    "wait", "alternatively", "hmm", "but", "however", "alternative", "another", "check", "oh", "maybe", "verify",
-    "other", "again", "now", "ah", "any",
-)  # fmt: skip
+    "wait",
+    "alternatively",
+    "hmm",
+    "but",
+    "however",
+    "alternative",
+    "another",
+    "check",
+    "oh",
+    "maybe",
+    "verify",
+    "other",
+    "again",
+    "now",
+    "ah",
+    "any",
+)
 """The paper's words; its "double-check" can't be written without "check"."""
 
 _HEAD = re.compile(f"[{LETTERS}]*")

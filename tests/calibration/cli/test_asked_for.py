@@ -79,9 +79,7 @@ PAIRS = [
 )
 def test_what_the_mode_promises_is_measured(mode, count, n, capsys):
     found = summary(PAIRS, mode)
-    assert found["failure"] == {
-        "mode": mode, "count": count, "n": n, "rate": count / n, "upper": upper_bound(count, n)
-    }  # fmt: skip
+    assert found["failure"] == {"mode": mode, "count": count, "n": n, "rate": count / n, "upper": upper_bound(count, n)}
     assert (found["harm"]["count"], found["help"]["count"], found["exit_rate"]) == (1, 1, 5 / 6)
     said = {"holds": True, "mode": mode, "risk": 0.05, "confidence": 0.9, "why_not": []}
     comparison(Show(as_json=False), {**found, "guarantee": said})
@@ -231,8 +229,10 @@ def test_a_threshold_below_every_score_is_a_valid_one(capsys):
     assert "inf" not in page.replace("information", "").lower().split("<style>")[-1].split("</style>")[-1]
     Show(as_json=True).result({"threshold": -math.inf, "more": [math.inf, {"x": math.nan}], "fine": 1.5})
     assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
-        "threshold": None, "more": [None, {"x": None}], "fine": 1.5
-    }  # fmt: skip
+        "threshold": None,
+        "more": [None, {"x": None}],
+        "fine": 1.5,
+    }
 
 
 @pytest.mark.parametrize(

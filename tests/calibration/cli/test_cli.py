@@ -42,10 +42,30 @@ def test_eval_prints_the_promised_json(probe, tmp_path, capfd):
     assert code == 0
     result = json.loads(out.splitlines()[-1])
     wanted = {
-        "n", "seed", "model", "backend", "tasks", "mode", "risk", "confidence", "baseline", "controlled",
-        "accuracy_difference", "exit_rate", "exits_at", "harm", "help", "drafted", "guarantee", "baselines",
-        "failure", "signal", "domain", "give_up", "probe",
-    }  # fmt: skip
+        "n",
+        "seed",
+        "model",
+        "backend",
+        "tasks",
+        "mode",
+        "risk",
+        "confidence",
+        "baseline",
+        "controlled",
+        "accuracy_difference",
+        "exit_rate",
+        "exits_at",
+        "harm",
+        "help",
+        "drafted",
+        "guarantee",
+        "baselines",
+        "failure",
+        "signal",
+        "domain",
+        "give_up",
+        "probe",
+    }
     assert set(result) == wanted
     assert result["guarantee"]["holds"] and result["guarantee"]["why_not"] == []
     assert sum(result["exits_at"]) == round(result["exit_rate"] * 20)
@@ -85,8 +105,13 @@ def test_replay_compares_signals_and_cheap_rules_on_the_collected_runs(probe, ca
     assert {entry["risk"] for entry in result["entries"]} == {0.02, 0.05, 0.1}
     rows = [entry["signal"] for entry in result["entries"] if entry["risk"] == 0.1]
     assert rows[:1] == ["hidden"] and rows[-6:] == [
-        "cue index", "index + word", "index + word + text", "budget, same risk", "budget, equal cost", "oracle"
-    ]  # fmt: skip
+        "cue index",
+        "index + word",
+        "index + word + text",
+        "budget, same risk",
+        "budget, equal cost",
+        "oracle",
+    ]
     assert all(name in told for name in rows) and "promises nothing" in told
     part = json.loads(ctl(capfd, "replay", runs, "--splits", "1", "--domain", "3 steps", "--json")[1].splitlines()[-1])
     assert part["domain"] == "3 steps" and 20 < part["runs"] < 60
@@ -260,9 +285,10 @@ def test_run_v_prints_the_chain_in_its_order(capfd):
     code, out, _ = ctl(capfd, "run", "tiny", "-v", "--policy", policy, *short)
     lines = [line.strip() for line in out.splitlines()[:3]]
     assert code == 0 and lines == [
-        "top_k(5) (truncation, before temperature)", "temperature(0.6) (temperature)",
+        "top_k(5) (truncation, before temperature)",
+        "temperature(0.6) (temperature)",
         "min_p(0.05) (truncation, after temperature)",
-    ]  # fmt: skip
+    ]
     assert "truncation" not in ctl(capfd, "run", "tiny", "--policy", policy, *short)[1]
 
 

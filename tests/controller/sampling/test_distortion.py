@@ -74,10 +74,15 @@ def test_golden_temperature():
 
 
 CHAINS = [
-    "top_p(0.8) | temperature(2)", "temperature(2) | top_p(0.8)", "min_p(0.3) | edt(t0=1.3,theta=0.2)",
-    "temperature(0.7) | typical(0.6)", "top_n_sigma(1) | dynatemp(t=0.9,range=0.4) | top_k(2)", "mirostat_v2(tau=0.7)",
-    "temperature(0.00005)", "logit_bias([[1,0.7]]) | temperature(1.5) | min_p(0.2)",
-]  # fmt: skip
+    "top_p(0.8) | temperature(2)",
+    "temperature(2) | top_p(0.8)",
+    "min_p(0.3) | edt(t0=1.3,theta=0.2)",
+    "temperature(0.7) | typical(0.6)",
+    "top_n_sigma(1) | dynatemp(t=0.9,range=0.4) | top_k(2)",
+    "mirostat_v2(tau=0.7)",
+    "temperature(0.00005)",
+    "logit_bias([[1,0.7]]) | temperature(1.5) | min_p(0.2)",
+]
 
 
 @pytest.mark.parametrize("text", CHAINS)

@@ -38,10 +38,14 @@ from reasonctl.controller import (
 from support.hf_models import EOS, TOKENIZER, Twigs, controlled, small
 from support.llama_models import PROMPT, open_llama
 
-SCHEMA = json.dumps({
-    "type": "object", "properties": {"a": {"type": "boolean"}, "n": {"enum": [3, 14]}},
-    "required": ["a", "n"], "additionalProperties": False,
-})  # fmt: skip
+SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "properties": {"a": {"type": "boolean"}, "n": {"enum": [3, 14]}},
+        "required": ["a", "n"],
+        "additionalProperties": False,
+    }
+)
 TEXTS = ToyTokenizer(["a", "b", "c", "ab", "<end>", "d"])
 TOY = ToyEngine(vocabulary=6, order=2, seed=3, concentration=1.0)
 END = frozenset({4})

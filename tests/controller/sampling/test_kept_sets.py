@@ -53,22 +53,31 @@ LLAMA = {
     "min_p": (MinP, (0.1, 0.02, 0.5), 1e-5, lambda p: lambda n: C.llama_sampler_init_min_p(p, 1)),
     # Their sums of as many squares as there are tokens are in float32.
     "top_n_sigma": (
-        TopNSigma, (1.5, 0.5, 3.0), 2e-3, lambda sigmas: lambda n: C.llama_sampler_init_top_n_sigma(sigmas)
+        TopNSigma,
+        (1.5, 0.5, 3.0),
+        2e-3,
+        lambda sigmas: lambda n: C.llama_sampler_init_top_n_sigma(sigmas),
     ),
     "mirostat": (
-        lambda tau: Mirostat(tau, feedback="llama"), (3.0, 1.0, 5.0), 1e-4,
+        lambda tau: Mirostat(tau, feedback="llama"),
+        (3.0, 1.0, 5.0),
+        1e-4,
         lambda tau: lambda n: C.llama_sampler_init_mirostat(n, 1, tau, 0.1, 100),
     ),
     "mirostat_v2": (
-        lambda tau: MirostatV2(tau, feedback="llama"), (3.0, 1.0, 5.0), 1e-5,
+        lambda tau: MirostatV2(tau, feedback="llama"),
+        (3.0, 1.0, 5.0),
+        1e-5,
         lambda tau: lambda n: C.llama_sampler_init_mirostat_v2(1, tau, 0.1),
     ),
     "typical": (Typical, (0.7, 0.3, 0.95), 1e-4, lambda p: lambda n: C.llama_sampler_init_typical(p, 1)),
     "xtc": (
-        lambda threshold: XTC(1.0, threshold), (0.05, 0.01, 0.3), 1e-5,
+        lambda threshold: XTC(1.0, threshold),
+        (0.05, 0.01, 0.3),
+        1e-5,
         lambda threshold: lambda n: C.llama_sampler_init_xtc(1.0, threshold, 1, 7),
     ),
-}  # fmt: skip
+}
 SUMMED = {"top_p": 1e-8, "typical": 1e-8, "mirostat_v2": 2e-9, "xtc": 2e-9}
 """llama.cpp adds the row's weights up one by one in float32: so much of the parameter is lost with each token."""
 

@@ -40,9 +40,37 @@ from support.llama_models import PROMPT, open_llama
 from support.scripted import RandomTree, Scripted
 
 TEXTS = [
-    "<eos>", " ", "a", ".", "Wait", " Wait", " wait,", "wa", "it", "t", "Altern", "ati", "vely", "ve", "ing", "HMM",
-    " know", "now", "k", "<think>", "</think>", "w", "i", ". But b", "x But", "butter", "\u00e9", "an", "y", "other",
-]  # fmt: skip
+    "<eos>",
+    " ",
+    "a",
+    ".",
+    "Wait",
+    " Wait",
+    " wait,",
+    "wa",
+    "it",
+    "t",
+    "Altern",
+    "ati",
+    "vely",
+    "ve",
+    "ing",
+    "HMM",
+    " know",
+    "now",
+    "k",
+    "<think>",
+    "</think>",
+    "w",
+    "i",
+    ". But b",
+    "x But",
+    "butter",
+    "\u00e9",
+    "an",
+    "y",
+    "other",
+]
 BANNED = re.compile(rf"(?<![A-Za-z\u00c0-\u024f])(?:{'|'.join(REFLECTION)})(?![A-Za-z\u00c0-\u024f])", re.IGNORECASE)
 THINKING = Thinking(Markers("<think>", "</think>"), "</think> ")
 TOY = ToyEngine(vocabulary=len(TEXTS), order=1, seed=9, concentration=3.0)
@@ -79,12 +107,20 @@ INNER = {" Wait", " wait,", ". But b", "x But"}
 @pytest.mark.parametrize(
     ("before", "also"),
     [
-        (["."], {"Wait", "HMM", "now", "other"}), (["Wait", " "], {"Wait", "HMM", "now", "other"}),
-        (["a"], set()), (["k"], set()), (["\u00e9"], set()), ([".", "k", "now"], set()),
-        (["Altern"], set()), (["Altern", "ati"], {"ve", "vely"}), (["wa"], {"it"}), (["w", "a", "i"], {"t"}),
-        ([" ", "an"], {"y", "other"}), (["k", "an"], set()),
+        (["."], {"Wait", "HMM", "now", "other"}),
+        (["Wait", " "], {"Wait", "HMM", "now", "other"}),
+        (["a"], set()),
+        (["k"], set()),
+        (["\u00e9"], set()),
+        ([".", "k", "now"], set()),
+        (["Altern"], set()),
+        (["Altern", "ati"], {"ve", "vely"}),
+        (["wa"], {"it"}),
+        (["w", "a", "i"], {"t"}),
+        ([" ", "an"], {"y", "other"}),
+        (["k", "an"], set()),
     ],
-)  # fmt: skip
+)
 def test_which_tokens_are_banned(before, also):
     step = SimpleNamespace(logits=lambda node: np.zeros(len(TEXTS)))
     tokens, frame = [TEXTS.index(text) for text in before], Frame(0, frozenset([0]), ToyTokenizer(TEXTS))
@@ -134,9 +170,11 @@ def test_the_text_form():
     policy = parse_policy('no_wait(["Wait","hmm"]) | temperature(0.6) | min_p(0.1)')
     assert policy == Chain(NoWait(("Wait", "hmm")), Temperature(0.6), MinP(0.1)) == parse_policy(str(policy))
     for text, words in (
-        ('no_wait(["so what"])', "words of letters"), ("no_wait([])", "words of letters"),
-        ("min_p(0.1) | no_wait", "put it before min_p"), ("no_wait(3)", "a list"),
-    ):  # fmt: skip
+        ('no_wait(["so what"])', "words of letters"),
+        ("no_wait([])", "words of letters"),
+        ("min_p(0.1) | no_wait", "put it before min_p"),
+        ("no_wait(3)", "a list"),
+    ):
         with pytest.raises(ControllerError, match=words):
             parse_policy(text)
 

@@ -53,10 +53,12 @@ def random_case(rng) -> tuple[np.ndarray, dict]:
     if rng.random() < 0.3:
         logits = np.round(logits)  # ties
     return logits, dict(
-        temperature=float(rng.choice([0.3, 1, 2])), top_k=int(rng.choice([0, 1, 5, 40])),
-        top_p=float(rng.choice([0.1, 0.5, 0.95, 1])), min_p=float(rng.choice([0, 0.05, 0.5])),
+        temperature=float(rng.choice([0.3, 1, 2])),
+        top_k=int(rng.choice([0, 1, 5, 40])),
+        top_p=float(rng.choice([0.1, 0.5, 0.95, 1])),
+        min_p=float(rng.choice([0, 0.05, 0.5])),
         temperature_first=bool(rng.random() < 0.5),
-    )  # fmt: skip
+    )
 
 
 def test_the_head_of_the_row_is_enough():
@@ -137,7 +139,7 @@ def test_text_form(text, policy):
         ("temperature(inf)", "temperature is inf"),
         ("temperature(nan)", "temperature is nan"),
     ],
-)  # fmt: skip
+)
 def test_text_mistakes(text, words):
     with pytest.raises(ControllerError, match=re.escape(words)):
         parse_policy(text)

@@ -51,15 +51,25 @@ ids = st.integers(0, 9)
 
 CONSTRAINTS = [
     st.builds(
-        Penalties, repeat=positive, frequency=st.floats(-2, 2), presence=st.floats(-2, 2), last_n=st.integers(0, 99),
-        prompt=st.booleans(), skip=st.integers(0, 9),
+        Penalties,
+        repeat=positive,
+        frequency=st.floats(-2, 2),
+        presence=st.floats(-2, 2),
+        last_n=st.integers(0, 99),
+        prompt=st.booleans(),
+        skip=st.integers(0, 9),
     ),
     st.builds(LogitBias, st.lists(st.tuples(ids, st.floats(-9, 9)), max_size=3).map(tuple)),
     st.builds(BadWords, st.lists(st.lists(ids, min_size=1, max_size=3).map(tuple), min_size=1, max_size=3).map(tuple)),
     st.builds(MinNewTokens, st.integers(0, 9)),
-    st.builds(DRY, multiplier=st.floats(0, 5), base=st.floats(1, 4), allowed_length=st.integers(1, 4),
-              breakers=st.lists(st.text(max_size=4), max_size=3).map(tuple)),
-]  # fmt: skip
+    st.builds(
+        DRY,
+        multiplier=st.floats(0, 5),
+        base=st.floats(1, 4),
+        allowed_length=st.integers(1, 4),
+        breakers=st.lists(st.text(max_size=4), max_size=3).map(tuple),
+    ),
+]
 TEMPERATURES = [
     st.builds(Temperature, positive),
     st.builds(EDT, positive, st.floats(0, 50)),
@@ -67,11 +77,15 @@ TEMPERATURES = [
     st.builds(EAD, d=positive, t_min=st.floats(0.01, 1.0), t_max=st.floats(1.0, 3.0), warmup=st.integers(0, 20)),
 ]
 TRUNCATIONS = [
-    st.builds(TopK, st.integers(0, 50)), st.builds(TopP, unit), st.builds(MinP, st.floats(0, 1)),
-    st.builds(Typical, unit), st.builds(Epsilon, unit), st.builds(Eta, unit),
+    st.builds(TopK, st.integers(0, 50)),
+    st.builds(TopP, unit),
+    st.builds(MinP, st.floats(0, 1)),
+    st.builds(Typical, unit),
+    st.builds(Epsilon, unit),
+    st.builds(Eta, unit),
     st.builds(TopH, unit, st.sampled_from(["renormalised", "partial"])),
     st.builds(XTC, st.floats(0, 1), st.floats(0.01, 0.5)),
-]  # fmt: skip
+]
 FEEDBACK = [
     st.builds(kind, tau=st.floats(0.05, 20), eta=st.floats(0.01, 5), feedback=st.sampled_from(["model", "llama"]))
     for kind in (Mirostat, MirostatV2)
@@ -151,32 +165,49 @@ def test_every_stage_has_a_text_and_defaults_are_left_out():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("tempratur(1)", "did you mean temperature?"), ("min-p(0.1)", "did you mean min_p?"),
+        ("tempratur(1)", "did you mean temperature?"),
+        ("min-p(0.1)", "did you mean min_p?"),
         ("mirostat2", "did you mean mirostat"),
-        ("edt(t0=0.8,tetha=1)", "did you mean theta?"), ("edt(1,2,3)", "edt takes no argument number 3"),
-        ("edt(t0=1,t0=2)", "twice"), ("edt(t0=-1)", "edt's t0 is -1.0; it must be above 0"),
+        ("edt(t0=0.8,tetha=1)", "did you mean theta?"),
+        ("edt(1,2,3)", "edt takes no argument number 3"),
+        ("edt(t0=1,t0=2)", "twice"),
+        ("edt(t0=-1)", "edt's t0 is -1.0; it must be above 0"),
         ("min_p", "needs a number"),
         ("top_h(2)", "top_h is 2.0; it must be above 0 and at most 1"),
         ("top_h(0.5,rule=exact)", "renormalised or partial"),
-        ("eta(0)", "above 0 and below 1"), ("xtc(0.5,0.9)", "at most 0.5"), ("mirostat(tau=0)", "above 0 bits"),
-        ("mirostat(feedback=mine)", "model or llama"), ("top_k(2.5)", "whole number"), ("top_k(inf)", "whole number"),
-        ("ead", "one of the two"), ("ead(d=1,t_max=0.05)", "at least t_min"), ("logit_bias(3)", "a list"),
-        ("bad_words([[]])", "one token id or more"), ("penalties(repeat=0)", "above 0"),
+        ("eta(0)", "above 0 and below 1"),
+        ("xtc(0.5,0.9)", "at most 0.5"),
+        ("mirostat(tau=0)", "above 0 bits"),
+        ("mirostat(feedback=mine)", "model or llama"),
+        ("top_k(2.5)", "whole number"),
+        ("top_k(inf)", "whole number"),
+        ("ead", "one of the two"),
+        ("ead(d=1,t_max=0.05)", "at least t_min"),
+        ("logit_bias(3)", "a list"),
+        ("bad_words([[]])", "one token id or more"),
+        ("penalties(repeat=0)", "above 0"),
         ("dry(base=0.5)", "at least 1"),
-        ("kl_guided", 'a "text"'), ('kl_guided("")', "the prompt holds"), ("penalties(prompt=maybe)", "true or false"),
-        ("temperature(1) | edt", "both set the temperature"), ("min_p(0.1) | min_p(0.2)", "twice"),
+        ("kl_guided", 'a "text"'),
+        ('kl_guided("")', "the prompt holds"),
+        ("penalties(prompt=maybe)", "true or false"),
+        ("temperature(1) | edt", "both set the temperature"),
+        ("min_p(0.1) | min_p(0.2)", "twice"),
         ("mirostat_v2 | top_p(0.9)", "mirostat_v2 sets the truncation itself"),
         ("top_p(0.9) | mirostat", "off its target"),
-        ("mirostat | temperature(2)", "put it before"), ("mirostat | mirostat_v2", "keep one"),
+        ("mirostat | temperature(2)", "put it before"),
+        ("mirostat | mirostat_v2", "keep one"),
         ("top_k(5) | top_n_sigma(1)", "put it before top_k"),
         ("temperature(2) | penalties(repeat=2)", "put it before temperature"),
-        ("greedy | min_p(0.1)", "stands alone"), ("min_p(0.1) | greedy", "stands alone"),
-        ("think: greedy", "says nothing about the phase answer"), ("think: greedy; think: greedy", "twice"),
+        ("greedy | min_p(0.1)", "stands alone"),
+        ("min_p(0.1) | greedy", "stands alone"),
+        ("think: greedy", "says nothing about the phase answer"),
+        ("think: greedy; think: greedy", "twice"),
         ("thinking: greedy; answer: greedy", "the phases are think and answer"),
         ("greedy; answer: greedy", "name the phase"),
-        ("min_p(0.1", "unknown policy"), ("min_p 0.1", "unknown policy"),
+        ("min_p(0.1", "unknown policy"),
+        ("min_p 0.1", "unknown policy"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_one_line(text, words):
     with pytest.raises(ControllerError, match=re.escape(words)) as caught:
         parse_policy(text)
@@ -248,9 +279,12 @@ def draw_thrice(policy, logits, tokens, uniform, phase):
 
 
 cases = (
-    policies, logit_rows(), st.lists(ids, min_size=1, max_size=12), st.floats(0, 1, exclude_max=True),
+    policies,
+    logit_rows(),
+    st.lists(ids, min_size=1, max_size=12),
+    st.floats(0, 1, exclude_max=True),
     st.sampled_from(["think", "answer"]),
-)  # fmt: skip
+)
 
 
 @settings(max_examples=120, deadline=None, derandomize=True)

@@ -97,10 +97,13 @@ def verifies_before_truncation(rng):
 
 
 WRONG = [
-    (no_residual, P), (discards_after_drawing, P),
+    (no_residual, P),
+    (discards_after_drawing, P),
     pytest.param(ignores_what_was_struck_out, P, marks=pytest.mark.slow),
-    (takes_the_argmax_as_if_drawn, P), (sorts_after_drawing, P), (verifies_before_truncation, TRUNCATED),
-]  # fmt: skip
+    (takes_the_argmax_as_if_drawn, P),
+    (sorts_after_drawing, P),
+    (verifies_before_truncation, TRUNCATED),
+]
 
 
 def p_value(sample, law) -> float:

@@ -34,14 +34,20 @@ def form(request):
 @pytest.mark.parametrize(
     ("stage", "logits", "temperature", "top"),
     [
-        (EDT(1.0, 0.1), L, 0.9842, 0.4845), (EDT(1.0, 1.0), L, 0.8525, 0.5323), (EDT(0.7, 0.5), L, 0.6463, 0.6329),
-        (EDT(1.0, 1.0), np.zeros(4), 0.8513, 0.25), (EDT(1.0, 0.1), np.array([10.0, 0, 0, 0]), 0.0, 1.0),
-        (EDT(1.0, 1.0), np.array([10.0, 0, 0, 0]), 0.0, 1.0), (EDT(0.7, 0.0), L, 0.7, None),
-        (Dynatemp(0.8, 0.5, 1.0), L, 0.9074, 0.5111), (Dynatemp(0.8, 0.5, 2.0), L, 0.6690, 0.6199),
-        (Dynatemp(0.8, 0.8, 0.5), L, 1.2470, 0.4134), (Dynatemp(0.8), L, 0.8, None),
+        (EDT(1.0, 0.1), L, 0.9842, 0.4845),
+        (EDT(1.0, 1.0), L, 0.8525, 0.5323),
+        (EDT(0.7, 0.5), L, 0.6463, 0.6329),
+        (EDT(1.0, 1.0), np.zeros(4), 0.8513, 0.25),
+        (EDT(1.0, 0.1), np.array([10.0, 0, 0, 0]), 0.0, 1.0),
+        (EDT(1.0, 1.0), np.array([10.0, 0, 0, 0]), 0.0, 1.0),
+        (EDT(0.7, 0.0), L, 0.7, None),
+        (Dynatemp(0.8, 0.5, 1.0), L, 0.9074, 0.5111),
+        (Dynatemp(0.8, 0.5, 2.0), L, 0.6690, 0.6199),
+        (Dynatemp(0.8, 0.8, 0.5), L, 1.2470, 0.4134),
+        (Dynatemp(0.8), L, 0.8, None),
     ],
     ids=lambda value: str(value) if hasattr(value, "name") else "",
-)  # fmt: skip
+)
 def test_golden_temperatures(stage, logits, temperature, top, form):
     scores = Scores(form(logits))
     assert stage.temperature(scores, None) == pytest.approx(temperature, abs=TO_4_DECIMALS)
@@ -79,12 +85,26 @@ def test_entropy_is_read_before_truncation_and_ignores_what_is_impossible():
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
-        (EAD(d=500), {0: 1, 9: 1, 10: 1.1798, 50: 1.0948, 100: 0.9786, 200: 0.7082, 300: 0.3779, 370: 0.1041, 371: 0.1,
-                      1000: 0.1, 10**9: 0.1}),
+        (
+            EAD(d=500),
+            {
+                0: 1,
+                9: 1,
+                10: 1.1798,
+                50: 1.0948,
+                100: 0.9786,
+                200: 0.7082,
+                300: 0.3779,
+                370: 0.1041,
+                371: 0.1,
+                1000: 0.1,
+                10**9: 0.1,
+            },
+        ),
         (EAD(d=1500), {10: 1.1933, 100: 1.1311, 500: 0.8044, 1000: 0.2523}),
         (EAD(d=75), {10: 1.0574, 50: 0.2523, 55: 0.1180, 56: 0.1}),
     ],
-)  # fmt: skip
+)
 def test_golden_schedule(schedule, expected):
     assert {t: round(schedule.at(t), 4) for t in expected} == expected
 
@@ -124,10 +144,11 @@ def test_golden_kl_guided(t0, sigma, temperature, form):
 @pytest.mark.parametrize(
     ("t0", "sigma", "expected"),
     [
-        (1.0, 1.0, [0.9948, 0.0034, 0.0013, 0.0005]), (1.0, 0.5, [1.0, 0.0, 0.0, 0.0]),
+        (1.0, 1.0, [0.9948, 0.0034, 0.0013, 0.0005]),
+        (1.0, 0.5, [1.0, 0.0, 0.0, 0.0]),
         (0.7, 2.0, [0.9959, 0.0027, 0.0010, 0.0004]),
     ],
-)  # fmt: skip
+)
 def test_golden_kl_guided_laws(t0, sigma, expected, form):
     row = Row(Plain(form(WITH)), -1, [0], "think", Keys(seed=0))
     stage = KLGuided("source", t0=t0, sigma=sigma)
