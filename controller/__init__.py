@@ -13,7 +13,7 @@ from .drafting.models.model_drafter import ModelDrafter
 from .drafting.models.triforce import TriForce
 from .drafting.parse import parse_draft
 from .drafting.prompt_lookup import PromptLookup
-from .sampling.candidates import Scores
+from .sampling.candidates import Candidates
 from .sampling.chain import Chain, Greedy
 from .sampling.composed import Constrained, PerPhase
 from .sampling.distortion import Distortion, Weighed, distortion, importance_weights, log_z
@@ -87,7 +87,7 @@ __all__ = [
     "ROOT",
     "Row",
     "Sampling",
-    "Scores",
+    "Candidates",
     "Session",
     "Span",
     "Stage",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from reasonctl.controller import ControllerError, Row, Scores, TopP, register_stage
+from reasonctl.controller import Candidates, ControllerError, Row, TopP, register_stage
 from reasonctl.controller.sampling.stage import Pure
 from reasonctl.controller.sampling.stages.temperature import tempered
 
@@ -64,14 +64,14 @@ class AutoDeco(Pure):
             again="the heads on your task",
         )
 
-    def divisor(self, scores: Scores, row: Row) -> float:
+    def divisor(self, scores: Candidates, row: Row) -> float:
         return self._at(scores, row)[0]
 
-    def apply(self, scores: Scores, row: Row) -> Scores:
+    def apply(self, scores: Candidates, row: Row) -> Candidates:
         temperature, top_p = self._at(scores, row)
         return TopP(top_p).apply(tempered(scores, temperature), row)
 
-    def _at(self, scores: Scores, row: Row) -> tuple[float, float]:
+    def _at(self, scores: Candidates, row: Row) -> tuple[float, float]:
         """(temperature, top-p) of this row: the heads see the whole of it, whatever stands before this stage."""
         hidden = row.hidden(self.content.card.depth - 1)
         temperature, top_p = self.content.heads.at(hidden, scores.whole.shifted)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers.generation import logits_process as hf
 
-from reasonctl.controller import Constrained, MinP, Policy, Row, Scores, Stage, Temperature, TopK, TopP
+from reasonctl.controller import Candidates, Constrained, MinP, Policy, Row, Stage, Temperature, TopK, TopP
 
 from ..processors import check_stateless, forked
 
@@ -113,13 +113,13 @@ class Processors(Stage):
     def start(self) -> tuple[Any, ...]:
         return self.processors
 
-    def step(self, state: tuple[Any, ...], scores: Scores, row: Row) -> tuple[Any, Scores]:
+    def step(self, state: tuple[Any, ...], scores: Candidates, row: Row) -> tuple[Any, Candidates]:
         ids = self.ids(() if self.blind else row.tokens)
         state = forked(state)
         values = torch.from_numpy(scores.logits.copy())[None].to(ids.device)
         for processor in state:
             values = processor(ids, values)
-        return state, Scores(values[0].float().cpu().numpy())
+        return state, Candidates(values[0].float().cpu().numpy())
 
 
 def _written(processor: Any) -> str:

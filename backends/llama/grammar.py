@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from llama_cpp import llama_cpp as C
 
-from reasonctl.controller import ControllerError, Row, Scores, Stage
+from reasonctl.controller import Candidates, ControllerError, Row, Stage
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class Grammar(Stage):
             raise ControllerError("grammar can't be read: llama.cpp has printed where; check its GBNF")
         return _Sampler(made), self.first
 
-    def step(self, state: tuple[_Sampler, int], scores: Scores, row: Row) -> tuple[Any, Scores]:
+    def step(self, state: tuple[_Sampler, int], scores: Candidates, row: Row) -> tuple[Any, Candidates]:
         sampler, seen = state
         for token in row.tokens[seen:]:  # written without having been drawn here: an exit's suffix
             sampler = sampler.after(token, len(scores.logits))
         logits = np.where(sampler.allowed(np.arange(len(scores.logits), dtype=np.intc)), scores.logits, -np.inf)
-        return (sampler, len(row.tokens)), Scores(logits.astype(scores.logits.dtype))
+        return (sampler, len(row.tokens)), Candidates(logits.astype(scores.logits.dtype))
 
-    def accept(self, state: tuple[_Sampler, int], scores: Scores, token: int) -> Any:
+    def accept(self, state: tuple[_Sampler, int], scores: Candidates, token: int) -> Any:
         sampler, seen = state
         return sampler.after(token, None), seen + 1
 

@@ -13,6 +13,7 @@ import numpy as np
 from llama_cpp import MinTokensLogitsProcessor
 
 from reasonctl.controller import (
+    Candidates,
     Chain,
     Constrained,
     Greedy,
@@ -22,7 +23,6 @@ from reasonctl.controller import (
     Penalties,
     Policy,
     Row,
-    Scores,
     Stage,
     Temperature,
     TopK,
@@ -131,12 +131,12 @@ class Processors(Stage):
     def start(self) -> tuple[Processor, ...]:
         return self.processors
 
-    def step(self, state: tuple[Processor, ...], scores: Scores, row: Row) -> tuple[Any, Scores]:
+    def step(self, state: tuple[Processor, ...], scores: Candidates, row: Row) -> tuple[Any, Candidates]:
         ids, logits = np.asarray(row.tokens, dtype=np.intc), scores.logits.copy()
         state = forked(state)
         for processor in state:
             logits[:] = processor(ids, logits)
-        return state, Scores(logits)
+        return state, Candidates(logits)
 
 
 def check_processors(processors: Sequence[Processor] | None, why: str) -> None:

@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from reasonctl.controller import (
+    Candidates,
     ControllerError,
     Epsilon,
     Eta,
     MinP,
     Mirostat,
     MirostatV2,
-    Scores,
     Stage,
     TopH,
     TopK,
@@ -43,7 +43,7 @@ class Place:
     def __init__(self, logits: Floats, tokens: Collection[int]) -> None:
         if not tokens:
             raise ControllerError("a place without a reasonable token has no recall; leave it out")
-        self.scores = Scores(logits)
+        self.scores = Candidates(logits)
         # Ranked by logit, ties by id: the worst of the reasonable tokens ends the best ones.
         worst = max(tokens, key=lambda token: (-logits[token], token))
         ids = np.arange(len(logits))

@@ -26,13 +26,13 @@ _FLOOR = -1000.0
 """Stands in for -inf where it is multiplied by a weight of 0: exp(-1000) is 0 in float64 too."""
 
 
-class Scores:
+class Candidates:
     """Candidates and their logits; a value, never changed in place.
 
     logits: shape (n,). ids: token ids in ascending order, shape (n,); None = all tokens, -inf where impossible.
     `shifted` has its maximum at 0; `weights` = exp(shifted), `mass` their sum.
 
-    >>> scores = Scores(np.array([0.0, 1.0, -np.inf]))
+    >>> scores = Candidates(np.array([0.0, 1.0, -np.inf]))
     >>> scores.weights.round(4).tolist(), scores.keep(np.array([1])).token(0)
     ([0.3679, 1.0, 0.0], 1)
     """
@@ -40,7 +40,7 @@ class Scores:
     __slots__ = ("_entropy", "_mass", "_shifted", "_weights", "_whole", "ids", "logits")
 
     def __init__(
-        self, logits: Floats, ids: Indices | None = None, *, centred: bool = False, whole: Scores | None = None
+        self, logits: Floats, ids: Indices | None = None, *, centred: bool = False, whole: Candidates | None = None
     ) -> None:
         self.logits, self.ids, self._whole = logits, ids, whole
         self._shifted = logits if centred else None
@@ -49,7 +49,7 @@ class Scores:
         self._entropy: float | None = None
 
     @property
-    def whole(self) -> Scores:
+    def whole(self) -> Candidates:
         """The row before any truncation or temperature."""
         return self if self._whole is None else self._whole
 
@@ -102,18 +102,18 @@ class Scores:
         surprise: Floats = np.log(self.mass) - self.shifted
         return surprise
 
-    def keep(self, positions: Indices) -> Scores:
+    def keep(self, positions: Indices) -> Candidates:
         """Only these positions (ascending)."""
         ids = positions if self.ids is None else self.ids[positions]
-        return Scores(self.shifted[positions], ids, whole=self.whole)
+        return Candidates(self.shifted[positions], ids, whole=self.whole)
 
-    def keep_top(self) -> Scores:
+    def keep_top(self) -> Candidates:
         """Only the most probable candidate; the lowest id wins ties."""
         return self.keep(np.array([int(self.shifted.argmax())]))
 
-    def scaled(self, temperature: float) -> Scores:
+    def scaled(self, temperature: float) -> Candidates:
         """All logits divided by a temperature above 0."""
-        return Scores(self.shifted / temperature, self.ids, centred=True, whole=self.whole)
+        return Candidates(self.shifted / temperature, self.ids, centred=True, whole=self.whole)
 
     def token(self, position: int) -> int:
         """The token id at a position."""

@@ -13,7 +13,7 @@ import numpy as np
 from ..core.decode import Decode, Floats, Step
 from ..core.errors import ControllerError
 from ..core.tokenizer import Tokenizer
-from .candidates import Indices, Scores
+from .candidates import Candidates, Indices
 from .policy import beside, checked, layers_of
 from .row import NO_ROW, Frame, Row
 from .stage import Stage
@@ -72,7 +72,7 @@ class Chain:
     def step(self, state: Any, row: Row) -> tuple[Any, int]:
         return self.drawn(*self.scores(state, row), row)
 
-    def drawn(self, held: Sequence[Any] | None, scores: Scores, row: Row) -> tuple[Any, int]:
+    def drawn(self, held: Sequence[Any] | None, scores: Candidates, row: Row) -> tuple[Any, int]:
         """The states after a draw from what the stages left, and the token; `held` are their states half-way."""
         token = self.choose(scores, row)
         if not self.stateful or held is None:
@@ -82,11 +82,11 @@ class Chain:
             for stage, own in zip(self.stages, held, strict=True)
         ), token
 
-    def scores(self, state: Any, row: Row) -> tuple[Sequence[Any], Scores]:
+    def scores(self, state: Any, row: Row) -> tuple[Sequence[Any], Candidates]:
         """What the stages leave of a row, and their states half-way: `accept` takes them on."""
         return run_stages(self.stages, state, row.logits, row)
 
-    def choose(self, scores: Scores, row: Row) -> int:
+    def choose(self, scores: Candidates, row: Row) -> int:
         """The token that this position's first uniform draws."""
         return row.draw(scores.weights, scores.ids)
 
@@ -125,9 +125,9 @@ class Chain:
         return isinstance(self, Greedy)
 
 
-def run_stages(stages: Sequence[Stage], state: Any, logits: Floats, row: Any) -> tuple[Sequence[Any], Scores]:
+def run_stages(stages: Sequence[Stage], state: Any, logits: Floats, row: Any) -> tuple[Sequence[Any], Candidates]:
     """A row's candidates after all stages, and the stages' states."""
-    scores = Scores(logits)
+    scores = Candidates(logits)
     if state is None:
         for stage in stages:
             _, scores = stage.step(None, scores, row)
@@ -150,7 +150,7 @@ class Greedy(Chain):
                 )
         super().__init__(*constraints)
 
-    def choose(self, scores: Scores, row: Row) -> int:
+    def choose(self, scores: Candidates, row: Row) -> int:
         token = int(scores.logits.argmax())
         if not -np.inf < scores.logits[token] < np.inf:
             _ = scores.shifted  # says why

@@ -17,7 +17,7 @@ import numpy as np
 from ..core.decode import Floats
 from ..core.errors import ControllerError
 from ..core.trace import Trace
-from .candidates import Scores
+from .candidates import Candidates
 from .chain import Chain, Greedy
 from .policy import Policy
 from .row import NO_ROW, Frame, Row
@@ -88,9 +88,9 @@ class Weighed:
         return str(self.chain)
 
 
-def _followed(chain: Chain, state: Any, logits: Floats, row: Row) -> tuple[Sequence[Any] | None, Scores, float]:
+def _followed(chain: Chain, state: Any, logits: Floats, row: Row) -> tuple[Sequence[Any] | None, Candidates, float]:
     """(states half-way, candidates, ln Z) after all stages of a chain."""
-    scores, total, held = Scores(logits), 0.0, []
+    scores, total, held = Candidates(logits), 0.0, []
     for stage, own in zip(chain.stages, state or [None] * len(chain.stages), strict=True):
         own, after = stage.step(own, scores, row)
         held.append(own)
@@ -99,7 +99,7 @@ def _followed(chain: Chain, state: Any, logits: Floats, row: Row) -> tuple[Seque
     return (held if chain.stateful else None), scores, total
 
 
-def _through(stage: Stage, total: float, before: Scores, after: Scores, row: Row) -> float:
+def _through(stage: Stage, total: float, before: Candidates, after: Candidates, row: Row) -> float:
     """ln Z behind a stage, from ln Z before it.
 
     With ln q = a ln p - ln Z, dividing by T and keeping a set A gives ln Z / T + ln sum_A q^(1/T).

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from ..core.decode import Decode, Step
 from ..core.errors import ControllerError
 from ..core.text_form import written
-from .candidates import Scores
+from .candidates import Candidates
 from .row import Frame, Row
 
 if TYPE_CHECKING:
@@ -53,14 +53,14 @@ class Stage(ABC):
             frame.read(self.name)
 
     @abstractmethod
-    def step(self, state: Any, scores: Scores, row: Row) -> tuple[Any, Scores]:
+    def step(self, state: Any, scores: Candidates, row: Row) -> tuple[Any, Candidates]:
         """The candidates after this stage, and what `accept` needs to know."""
 
-    def accept(self, state: Any, scores: Scores, token: int) -> Any:
+    def accept(self, state: Any, scores: Candidates, token: int) -> Any:
         """The state after `token` was drawn from `scores`, what the whole chain left; `state` is `step`'s."""
         return state
 
-    def divisor(self, scores: Scores, row: Row) -> float:
+    def divisor(self, scores: Candidates, row: Row) -> float:
         """What `step` divides the logits by at this row, before it truncates."""
         return 1.0
 
@@ -101,11 +101,11 @@ class Stage(ABC):
 class Pure(Stage):
     """A stage without state."""
 
-    def step(self, state: Any, scores: Scores, row: Row) -> tuple[Any, Scores]:
+    def step(self, state: Any, scores: Candidates, row: Row) -> tuple[Any, Candidates]:
         return state, self.apply(scores, row)
 
     @abstractmethod
-    def apply(self, scores: Scores, row: Row) -> Scores:
+    def apply(self, scores: Candidates, row: Row) -> Candidates:
         """The candidates after this stage."""
 
 

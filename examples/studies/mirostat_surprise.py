@@ -21,7 +21,7 @@ import numpy as np
 from llama_cpp import llama_cpp as C
 
 from reasonctl.backends import load_model
-from reasonctl.controller import Call, Chain, Controller, Keys, Mirostat, MirostatV2, Scores
+from reasonctl.controller import Call, Candidates, Chain, Controller, Keys, Mirostat, MirostatV2
 
 PROMPT = "Once upon a time, in a town by the sea,"
 WARM_UP = 100
@@ -85,7 +85,7 @@ class Surprised:
         return self.policy.start()
 
     def step(self, state, row):
-        scores = Scores(row.logits.copy())
+        scores = Candidates(row.logits.copy())
         state, token = self.policy.step(state, row)
         self.bits.append((math.log(scores.mass) - float(scores.shifted[token])) / math.log(2))
         return state, token

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from reasonctl.controller import Chain, Keys, Row, Scores, Temperature, TopK, TopP, log_z
+from reasonctl.controller import Candidates, Chain, Keys, Row, Temperature, TopK, TopP, log_z
 from reasonctl.probes.autodeco import AutoDeco
 from reasonctl.probes.files.heads_file import STATISTICS, Heads, HeadsFile, save_heads
 from reasonctl.probes.signals.probe import Probe
@@ -54,5 +54,5 @@ def test_the_heads_see_the_whole_row_whatever_was_cut_before(tmp_path):
     temperature, top_p = heads.at(STATE, L)
     assert heads.at(STATE, L[:3])[1] < top_p - 0.05
     _, scores = Chain(TopK(3), stage).scores(None, row())
-    expected = TopP(top_p).apply(Scores(L[:3] / temperature), None)
+    expected = TopP(top_p).apply(Candidates(L[:3] / temperature), None)
     assert scores.weights / scores.mass == pytest.approx(expected.weights / expected.mass)

@@ -214,7 +214,7 @@ def mapie_sets(table: Table, new: np.ndarray, level: float) -> list[np.ndarray]:
     from mapie.classification import SplitConformalClassifier
     from sklearn.base import BaseEstimator, ClassifierMixin
 
-    class Scores(ClassifierMixin, BaseEstimator):
+    class Candidates(ClassifierMixin, BaseEstimator):
         classes_ = np.array([0, 1])
 
         def fit(self, x, y=None):
@@ -231,7 +231,7 @@ def mapie_sets(table: Table, new: np.ndarray, level: float) -> list[np.ndarray]:
 
     inside = []
     for label in (0, 1):
-        mapie = SplitConformalClassifier(Scores(), confidence_level=1 - level, conformity_score="lac", prefit=True)
+        mapie = SplitConformalClassifier(Candidates(), confidence_level=1 - level, conformity_score="lac", prefit=True)
         chosen = table.right == label
         mapie.conformalize(table.scores[chosen, None], table.right[chosen].astype(int))
         inside.append(mapie.predict_set(new[:, None])[1][:, label, 0])

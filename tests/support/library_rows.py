@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from llama_cpp import llama_cpp as C
 
-from reasonctl.controller import Scores
+from reasonctl.controller import Candidates
 
 SHAPES = ("normal", "sharp", "tied", "masked", "flat", "one-hot", "tail")
 CANDIDATE = np.dtype([("id", np.intc), ("logit", np.single), ("p", np.single)], align=True)
@@ -44,7 +44,7 @@ class Uniform:
         return 0.5
 
 
-def kept_by(stage, scores: Scores) -> np.ndarray:
+def kept_by(stage, scores: Candidates) -> np.ndarray:
     """Ids that a first step leaves, ascending."""
     _, left = stage.step(stage.start(), scores, Uniform())
     return left.candidates if left.ids is None else left.ids[left.candidates]
@@ -122,7 +122,7 @@ def explained(name: str, logits: np.ndarray, make, value: float, noise: float, t
     def swapped(ours: np.ndarray) -> bool:
         return len(ours) == len(theirs) and bool((np.sort(rank[ours]) == np.sort(rank[theirs])).all())
 
-    sets = [kept_by(make(v), Scores(logits)) for v in (value, value * (1 - noise), value * (1 + noise))]
+    sets = [kept_by(make(v), Candidates(logits)) for v in (value, value * (1 - noise), value * (1 + noise))]
     if between(sets[0], sets[0]) or swapped(sets[0]):
         return "ties"
     if any(np.array_equal(other, theirs) for other in sets[1:]):

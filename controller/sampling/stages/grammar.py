@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...core.errors import ControllerError
-from ..candidates import Scores
+from ..candidates import Candidates
 from ..row import Frame, Row
 from ..stage import Stage
 
@@ -67,7 +67,7 @@ class Grammar(Stage):
     def check_run(self, frame: Frame) -> None:
         self._begin(frame)
 
-    def step(self, state: Any, scores: Scores, row: Row) -> tuple[Any, Scores]:
+    def step(self, state: Any, scores: Candidates, row: Row) -> tuple[Any, Candidates]:
         matcher, seen = state or (self._begin(row.frame), len(row.tokens))
         for token in row.tokens[seen:]:  # written without having been drawn here: an exit's suffix, a wrap-up
             matcher = matcher.after(token)
@@ -79,9 +79,9 @@ class Grammar(Stage):
         allowed, logits = matcher.allowed(), np.full_like(scores.logits, -np.inf)
         inside = np.flatnonzero(allowed[: len(logits)])
         logits[inside] = scores.logits[inside]
-        return (matcher, len(row.tokens)), Scores(logits)
+        return (matcher, len(row.tokens)), Candidates(logits)
 
-    def accept(self, state: Any, scores: Scores, token: int) -> Any:
+    def accept(self, state: Any, scores: Candidates, token: int) -> Any:
         matcher, seen = state
         return matcher.after(token), seen + 1
 

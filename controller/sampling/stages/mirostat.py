@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..candidates import Indices, Scores, head
+from ..candidates import Candidates, Indices, head
 from ..row import Row
 from ..stage import Stage, require
 
@@ -46,17 +46,17 @@ class Steering(Stage):
     def start(self) -> float:
         return 2.0 * self.tau
 
-    def step(self, state: float, scores: Scores, row: Row) -> tuple[Any, Scores]:
+    def step(self, state: float, scores: Candidates, row: Row) -> tuple[Any, Candidates]:
         return (state, scores), scores.keep(np.sort(self.kept(scores, state)))
 
-    def accept(self, state: tuple[float, Scores], scores: Scores, token: int) -> float:
+    def accept(self, state: tuple[float, Candidates], scores: Candidates, token: int) -> float:
         mu, before = state
         law = before if self.feedback == "model" else scores
         surprise = (math.log(law.mass) - float(law.shifted[law.position(token)])) / math.log(2)
         return min(max(mu - self.eta * (surprise - self.tau), _LOWEST), _HIGHEST)
 
     @abstractmethod
-    def kept(self, scores: Scores, mu: float) -> Indices:
+    def kept(self, scores: Candidates, mu: float) -> Indices:
         """Positions of the tokens that stay."""
 
 
@@ -70,18 +70,18 @@ class Mirostat(Steering):
 
     name = "mirostat"
 
-    def kept(self, scores: Scores, mu: float) -> Indices:
+    def kept(self, scores: Candidates, mu: float) -> Indices:
         k = self.count(scores, mu)
         return head(scores.shifted, lambda found: len(found) >= k)[:k]
 
-    def count(self, scores: Scores, mu: float) -> int:
+    def count(self, scores: Candidates, mu: float) -> int:
         """Number of tokens that stay."""
         k, n = self.size(scores, mu), len(scores.candidates)
         if k > n + 1:
             return n
         return min(max(round(k) + 1 if self.feedback == "model" else int(k), 1), n)
 
-    def size(self, scores: Scores, mu: float) -> float:
+    def size(self, scores: Candidates, mu: float) -> float:
         """k before it is rounded; infinite for a row without a falling tail."""
         ratios = 100 if self.feedback == "model" else 99
         order = head(scores.shifted, lambda found: len(found) > ratios)[: ratios + 1]
@@ -109,7 +109,7 @@ class MirostatV2(Steering):
 
     name = "mirostat_v2"
 
-    def kept(self, scores: Scores, mu: float) -> Indices:
+    def kept(self, scores: Candidates, mu: float) -> Indices:
         bound = math.log(scores.mass) - mu * math.log(2)
         if bound > 0.0:
             return np.array([int(scores.shifted.argmax())])

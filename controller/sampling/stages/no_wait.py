@@ -15,7 +15,7 @@ import numpy as np
 
 from ...core.tokenizer import Tokenizer
 from ...thinking.cues import LETTERS
-from ..candidates import Indices, Scores
+from ..candidates import Candidates, Indices
 from ..row import Row
 from ..stage import require
 from .penalties import Constraint
@@ -59,7 +59,7 @@ class NoWait(Constraint):
         rule = 'words of letters, such as ["wait","hmm"]'
         require(bool(self.words) and all(map(_is_word, self.words)), "no_wait's words", self.words, rule)
 
-    def apply(self, scores: Scores, row: Row) -> Scores:
+    def apply(self, scores: Candidates, row: Row) -> Candidates:
         if row.phase != "think":
             return scores
         tokenizer = row.frame.read("no_wait")
@@ -67,7 +67,7 @@ class NoWait(Constraint):
         banned = banned[~np.isin(banned, list(row.frame.eos))]
         logits = scores.logits.copy()
         logits[banned] = -np.inf
-        return Scores(logits)
+        return Candidates(logits)
 
 
 def _is_word(word: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..candidates import Scores
+from ..candidates import Candidates
 from ..row import Row
 from ..stage import Pure, require
 
@@ -45,7 +45,7 @@ class Penalties(Constraint):
         require(self.last_n >= 0, "penalties' last_n", self.last_n, "0 (all) or more")
         require(self.skip >= 0, "penalties' skip", self.skip, "0 or more")
 
-    def apply(self, scores: Scores, row: Row) -> Scores:
+    def apply(self, scores: Candidates, row: Row) -> Candidates:
         first = self.skip if self.prompt else max(self.skip, row.frame.start)
         if self.last_n:
             first = max(first, len(row.tokens) - self.last_n)
@@ -60,7 +60,7 @@ class Penalties(Constraint):
         values = logits[ids]
         values = np.where(values <= 0, values * real(self.repeat), values / real(self.repeat))
         logits[ids] = values - counts.astype(logits.dtype) * real(self.frequency) - real(self.presence)
-        return Scores(logits)
+        return Candidates(logits)
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class LogitBias(Constraint):
         require(all(b < math.inf for _, b in self.bias), "logit_bias", self.bias, "finite numbers or -Infinity")
         require(all(token >= 0 for token, _ in self.bias), "logit_bias", self.bias, "of token ids from 0 on")
 
-    def apply(self, scores: Scores, row: Row) -> Scores:
+    def apply(self, scores: Candidates, row: Row) -> Candidates:
         logits = scores.logits.copy()
         for token, bias in self.bias:
             require(token < len(logits), "logit_bias's token", token, f"below the vocabulary's {len(logits)}")
             logits[token] += bias
-        return Scores(logits)
+        return Candidates(logits)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class BadWords(Constraint):
         require(all(self.words) and bool(self.words), "bad_words", self.words, "lists of one token id or more")
         require(all(min(word) >= 0 for word in self.words), "bad_words", self.words, "of token ids from 0 on")
 
-    def apply(self, scores: Scores, row: Row) -> Scores:
+    def apply(self, scores: Candidates, row: Row) -> Candidates:
         largest, size = max(word[-1] for word in self.words), len(scores.logits)
         require(largest < size, "bad_words's token", largest, f"below the vocabulary's {size}")
         ended = [
@@ -112,7 +112,7 @@ class MinNewTokens(Constraint):
     def __post_init__(self) -> None:
         require(self.n >= 0, "min_new_tokens", self.n, "0 or more")
 
-    def apply(self, scores: Scores, row: Row) -> Scores:
+    def apply(self, scores: Candidates, row: Row) -> Candidates:
         if len(row.tokens) - row.frame.start >= self.n:
             return scores
         # An end that has no row in the model can't be drawn: -1 and the like switch it off in calls.
@@ -142,7 +142,7 @@ class DRY(Constraint):
         require(self.allowed_length >= 1, "dry's allowed_length", self.allowed_length, "at least 1")
         require(self.last_n >= 0, "dry's last_n", self.last_n, "0 (all) or more")
 
-    def apply(self, scores: Scores, row: Row) -> Scores:
+    def apply(self, scores: Candidates, row: Row) -> Candidates:
         longest = self.repeats(row) if self.multiplier else {}
         if not longest:
             return scores
@@ -153,7 +153,7 @@ class DRY(Constraint):
             if token < len(logits):
                 power = min(length - self.allowed_length, int(min(most, 1e9)))
                 logits[token] -= min(self.multiplier * self.base**power, _DRY_MOST)
-        return Scores(logits)
+        return Candidates(logits)
 
     def repeats(self, row: Row) -> dict[int, int]:
         """For each token that would go on with a repetition: the length of the longest one that it would prolong."""
@@ -202,9 +202,9 @@ def common_prefixes(tokens: Sequence[int], most: int) -> Iterator[tuple[int, int
         yield i, n
 
 
-def _banned(scores: Scores, tokens: list[int]) -> Scores:
+def _banned(scores: Candidates, tokens: list[int]) -> Candidates:
     if not tokens:
         return scores
     logits = scores.logits.copy()
     logits[tokens] = -np.inf
-    return Scores(logits)
+    return Candidates(logits)

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass
 
-from ..candidates import Scores
+from ..candidates import Candidates
 from ..row import Row
 from ..stage import Pure, require
 
@@ -20,17 +20,17 @@ class Tempering(Pure):
     kind = "temperature"
 
     @abstractmethod
-    def temperature(self, scores: Scores, row: Row) -> float:
+    def temperature(self, scores: Candidates, row: Row) -> float:
         """At this row."""
 
-    def divisor(self, scores: Scores, row: Row) -> float:
+    def divisor(self, scores: Candidates, row: Row) -> float:
         return self.temperature(scores, row)
 
-    def apply(self, scores: Scores, row: Row) -> Scores:
+    def apply(self, scores: Candidates, row: Row) -> Candidates:
         return tempered(scores, self.temperature(scores, row))
 
 
-def tempered(scores: Scores, temperature: float) -> Scores:
+def tempered(scores: Candidates, temperature: float) -> Candidates:
     """Logits divided by a temperature; see COLDEST."""
     if temperature == 1.0:
         return scores
@@ -51,7 +51,7 @@ class Temperature(Tempering):
     def __post_init__(self) -> None:
         _positive("temperature", self.t)
 
-    def temperature(self, scores: Scores, row: Row) -> float:
+    def temperature(self, scores: Candidates, row: Row) -> float:
         return self.t
 
 
@@ -70,7 +70,7 @@ class EDT(Tempering):
         _positive("edt's t0", self.t0)
         require(0.0 <= self.theta < math.inf, "edt's theta", self.theta, "0 (off) or more")
 
-    def temperature(self, scores: Scores, row: Row) -> float:
+    def temperature(self, scores: Candidates, row: Row) -> float:
         entropy = scores.whole.entropy
         if self.theta == 0.0:
             return self.t0
@@ -95,7 +95,7 @@ class Dynatemp(Tempering):
         require(0.0 <= self.range < math.inf, "dynatemp's range", self.range, "0 (off) or more")
         require(0.0 <= self.exponent < math.inf, "dynatemp's exponent", self.exponent, "0 or more")
 
-    def temperature(self, scores: Scores, row: Row) -> float:
+    def temperature(self, scores: Candidates, row: Row) -> float:
         if self.range == 0.0:
             return self.t
         n = len(scores.candidates)
@@ -128,7 +128,7 @@ class EAD(Tempering):
             require(0.0 <= value < math.inf, f"ead's {name}", value, "above 0 tokens")
         require((self.d > 0) != (self.median > 0), "ead's scale", f"d={self.d}, median={self.median}", "one of the two")
 
-    def temperature(self, scores: Scores, row: Row) -> float:
+    def temperature(self, scores: Candidates, row: Row) -> float:
         return self.at(len(row.tokens) - row.frame.start)
 
     def at(self, position: int) -> float:

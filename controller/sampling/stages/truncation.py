@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..candidates import Indices, Scores, head
+from ..candidates import Candidates, Indices, head
 from ..row import Row
 from ..stage import Pure, require
 
@@ -34,7 +34,7 @@ class TopK(Truncation):
     def __post_init__(self) -> None:
         require(self.k >= 0, "top_k", self.k, "0 (off) or more")
 
-    def apply(self, scores: Scores, row: Row | None) -> Scores:
+    def apply(self, scores: Candidates, row: Row | None) -> Candidates:
         if self.k == 0:
             return scores
         return scores.keep(np.sort(head(scores.shifted, lambda found: len(found) >= self.k)[: self.k]))
@@ -50,7 +50,7 @@ class TopP(Truncation):
     def __post_init__(self) -> None:
         require(0.0 < self.p <= 1.0, "top_p", self.p, "above 0 and at most 1 (off)")
 
-    def apply(self, scores: Scores, row: Row | None) -> Scores:
+    def apply(self, scores: Candidates, row: Row | None) -> Candidates:
         if self.p >= 1.0:
             return scores
         weights, wanted = scores.weights, self.p * scores.mass
@@ -68,7 +68,7 @@ class MinP(Truncation):
     def __post_init__(self) -> None:
         require(0.0 <= self.p <= 1.0, "min_p", self.p, "between 0 (off) and 1")
 
-    def apply(self, scores: Scores, row: Row | None) -> Scores:
+    def apply(self, scores: Candidates, row: Row | None) -> Candidates:
         if self.p == 0.0:
             return scores
         return scores.keep(np.flatnonzero(scores.shifted >= math.log(self.p)))
@@ -87,7 +87,7 @@ class Typical(Truncation):
     def __post_init__(self) -> None:
         require(0.0 < self.p <= 1.0, "typical", self.p, "above 0 and at most 1 (off)")
 
-    def apply(self, scores: Scores, row: Row | None) -> Scores:
+    def apply(self, scores: Candidates, row: Row | None) -> Candidates:
         if self.p >= 1.0:
             return scores
         weights, wanted = scores.weights, self.p * scores.mass
@@ -108,7 +108,7 @@ class Epsilon(Truncation):
     def __post_init__(self) -> None:
         require(0.0 < self.epsilon < 1.0, "epsilon", self.epsilon, "above 0 and below 1")
 
-    def apply(self, scores: Scores, row: Row | None) -> Scores:
+    def apply(self, scores: Candidates, row: Row | None) -> Candidates:
         return _at_least(scores, math.log(self.epsilon))
 
 
@@ -122,7 +122,7 @@ class Eta(Truncation):
     def __post_init__(self) -> None:
         require(0.0 < self.epsilon < 1.0, "eta", self.epsilon, "above 0 and below 1")
 
-    def apply(self, scores: Scores, row: Row | None) -> Scores:
+    def apply(self, scores: Candidates, row: Row | None) -> Candidates:
         log = math.log(self.epsilon)
         return _at_least(scores, min(log, log / 2 - scores.entropy))
 
@@ -141,10 +141,10 @@ class TopNSigma(Truncation):
     def __post_init__(self) -> None:
         require(0.0 < self.n < math.inf, "top_n_sigma", self.n, "above 0")
 
-    def apply(self, scores: Scores, row: Row | None) -> Scores:
+    def apply(self, scores: Candidates, row: Row | None) -> Candidates:
         return scores.keep(np.flatnonzero(scores.shifted >= -self.n * self.deviation(scores)))
 
-    def deviation(self, scores: Scores) -> float:
+    def deviation(self, scores: Candidates) -> float:
         """Of the logits of possible tokens."""
         shifted = scores.shifted
         return float(shifted[shifted > -np.inf].std(dtype=np.float64))
@@ -170,12 +170,12 @@ class TopH(Truncation):
         require(0.0 < self.alpha <= 1.0, "top_h", self.alpha, "above 0 and at most 1")
         require(self.rule in ("renormalised", "partial"), "top_h's rule", self.rule, "renormalised or partial")
 
-    def apply(self, scores: Scores, row: Row | None) -> Scores:
+    def apply(self, scores: Candidates, row: Row | None) -> Candidates:
         if self.rule == "renormalised" and self.alpha == 1.0:
             return scores
         return self._partial(scores) if self.rule == "partial" else self._renormalised(scores)
 
-    def _renormalised(self, scores: Scores) -> Scores:
+    def _renormalised(self, scores: Candidates) -> Candidates:
         shifted, weights, budget = scores.shifted, scores.weights, self.alpha * scores.entropy * (1 + _SLACK)
 
         def enough(found: Indices) -> bool:
@@ -189,7 +189,7 @@ class TopH(Truncation):
         entropies = np.log(mass) - np.cumsum(weights[order] * shifted[order], dtype=np.float64) / mass
         return scores.keep(np.sort(order[: max(int(np.searchsorted(entropies, budget, side="right")), 1)]))
 
-    def _partial(self, scores: Scores) -> Scores:
+    def _partial(self, scores: Candidates) -> Candidates:
         order = head(scores.shifted, lambda found: len(found) >= _CAP)[:_CAP]
         weights = scores.weights[order].astype(np.float64)
         p = weights / weights.sum()
@@ -212,7 +212,7 @@ class XTC(Truncation):
         require(0.0 <= self.probability <= 1.0, "xtc's probability", self.probability, "between 0 (off) and 1")
         require(0.0 < self.threshold <= 0.5, "xtc's threshold", self.threshold, "above 0 and at most 0.5")
 
-    def apply(self, scores: Scores, row: Row) -> Scores:
+    def apply(self, scores: Candidates, row: Row) -> Candidates:
         if row.uniform(1) >= self.probability:
             return scores
         weights = scores.weights
@@ -231,7 +231,7 @@ def _reach(weights: np.ndarray, wanted: float) -> int:
     return int(np.searchsorted(np.cumsum(weights, dtype=np.float64), wanted, side="left")) + 1
 
 
-def _at_least(scores: Scores, log: float) -> Scores:
+def _at_least(scores: Candidates, log: float) -> Candidates:
     """Tokens of at least that log-probability, and the most probable ones."""
     bound = min(log + math.log(scores.mass), 0.0)
     return scores.keep(np.flatnonzero(scores.shifted >= bound))

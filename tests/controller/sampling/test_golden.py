@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from reasonctl.calibration.fitting.heads import TorchHeads
-from reasonctl.controller import Chain, Scores, Temperature, TopH, TopNSigma, TopP
+from reasonctl.controller import Candidates, Chain, Temperature, TopH, TopNSigma, TopP
 from support.golden_vectors import FORMS, TO_4_DECIMALS, F, L, law
 
 
@@ -22,9 +22,9 @@ def near(expected):
 
 
 def test_entropies_and_surprises(form):
-    scores = Scores(form(L))
+    scores = Candidates(form(L))
     assert scores.entropy == near(1.3987) and scores.entropy / math.log(2) == near(2.0179)
-    assert Scores(form(F)).entropy == near(2.0120)
+    assert Candidates(form(F)).entropy == near(2.0120)
     bits = [1.0606, 2.2148, 2.5033, 3.8017, 4.6674, 6.8314, 7.8413, 8.2741, 9.7168, 12.6022]
     assert (scores.surprise() / math.log(2))[:10] == near(bits)
     p = [0.2018, 0.1826, 0.1653, 0.1353, 0.1224, 0.0907, 0.0608, 0.0273, 0.0100, 0.0037]
@@ -33,7 +33,7 @@ def test_entropies_and_surprises(form):
 
 def test_deviations_of_both_kinds(form):
     """An unbiased deviation, as in the method's released code, is the population's times sqrt(n / (n - 1))."""
-    scores, unbiased = Scores(form(L)), math.sqrt(10 / 9)
+    scores, unbiased = Candidates(form(L)), math.sqrt(10 / 9)
     deviation = TopNSigma(1.0).deviation(scores)
     assert deviation == near(2.4427) and deviation * unbiased == near(2.5749)
     for n, population, sample in ((0.5, 3.7786, 3.7126), (1.0, 2.5573, 2.4251), (1.5, 1.3359, 1.1377)):
@@ -79,7 +79,7 @@ PREFIXES = {
 def test_prefix_tables_of_top_h(name, form):
     """A budget just above a prefix's entropy keeps it, one just below doesn't: so both tables hold to 4 decimals."""
     logits, table = PREFIXES[name]
-    total = Scores(logits).entropy
+    total = Candidates(logits).entropy
     for k, renormalised, partial in table:
         for rule, entropy in (("renormalised", renormalised), ("partial", partial)):
             for step, least in ((TO_4_DECIMALS, k), (-TO_4_DECIMALS, k - 1)):
@@ -114,5 +114,5 @@ def test_long_rows_add_their_entropy_up_in_float32_and_lose_little():
         whole = logits - logits.max()
         p = np.exp(whole) / np.exp(whole).sum()
         expected = -float(p @ np.log(p))
-        assert Scores(logits.astype(np.float32)).entropy == pytest.approx(expected, rel=1e-5)
-        assert Scores(logits.astype(np.float32)).mass == pytest.approx(float(np.exp(whole).sum()), rel=1e-6)
+        assert Candidates(logits.astype(np.float32)).entropy == pytest.approx(expected, rel=1e-5)
+        assert Candidates(logits.astype(np.float32)).mass == pytest.approx(float(np.exp(whole).sum()), rel=1e-6)

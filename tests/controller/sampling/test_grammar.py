@@ -18,6 +18,7 @@ from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.controller import (
     ROOT,
     Call,
+    Candidates,
     Chain,
     Controller,
     ControllerError,
@@ -28,7 +29,6 @@ from reasonctl.controller import (
     Markers,
     PromptLookup,
     Row,
-    Scores,
     Stateless,
     Temperature,
     Thinking,
@@ -102,7 +102,7 @@ def test_rows_longer_or_shorter_than_the_vocabulary():
     """Padding rows of a model are no token of the grammar; the tokenizer may know tokens that the model hasn't."""
     for size in (5, 40):
         row = Row(None, ROOT, [0], "answer", Keys(seed=0), Frame(1, END, TEXTS))
-        _, scores = Grammar(EBNF).step(None, Scores(np.zeros(size, np.float32)), row)
+        _, scores = Grammar(EBNF).step(None, Candidates(np.zeros(size, np.float32)), row)
         assert np.flatnonzero(scores.logits > -np.inf).tolist() == [0, 3] and scores.logits.dtype == np.float32
 
 

@@ -16,13 +16,13 @@ from transformers.generation import logits_process as hf
 
 from reasonctl.controller import (
     XTC,
+    Candidates,
     Dynatemp,
     Epsilon,
     Eta,
     MinP,
     Mirostat,
     MirostatV2,
-    Scores,
     TopH,
     TopK,
     TopNSigma,
@@ -98,7 +98,7 @@ def compare(library: str, size: tuple[int, int], n: int, seed: int) -> Counter:
     found: Counter = Counter()
     rules, own = RULES[library]
     for i, shape, logits in rows(size, n, seed):
-        scores, possible = Scores(logits), logits > -np.inf
+        scores, possible = Candidates(logits), logits > -np.inf
         for name, (make, values, noise, theirs) in rules.items():
             value = values[i // 7 % len(values)]
             if library == "llama.cpp" and undefined(name, logits):
@@ -145,7 +145,7 @@ def test_a_wrong_rule_is_not_explained_away():
         unexplained = 0
         for _, _, logits in rows((5_000, 5_000), 35, seed=3):
             kept = RULES[library][1](theirs(values[0]), logits)
-            if not np.array_equal(kept_by(make(value), Scores(logits)), kept):
+            if not np.array_equal(kept_by(make(value), Candidates(logits)), kept):
                 unexplained += explained(name, logits, make, value, noise, kept) is None
         assert unexplained >= 3, name
 
@@ -166,7 +166,7 @@ def test_mirostat_s_updates_are_llama_cpp_s(version, tau, eta):
     for _ in range(150):
         logits = (rng.normal(size=size) * rng.choice([1.5, 3.0, 5.0])).astype(np.float32)
         left, selected = applied(sampler, logits)
-        half, scores = stage.step(state, Scores(logits), None)
+        half, scores = stage.step(state, Candidates(logits), None)
         different = len(set(left["id"].tolist()) ^ set(scores.ids.tolist()))
         assert different <= 1
         rounded += different
@@ -188,7 +188,7 @@ def tempered(stage: Dynatemp, logits: np.ndarray) -> str:
     theirs = np.empty(len(logits))
     theirs[data["id"]] = data["logit"]
     theirs -= theirs.max()
-    scores = Scores(logits)
+    scores = Candidates(logits)
     shifted, t = scores.shifted.astype(np.float64), stage.temperature(scores, None)
 
     def same(t: float, slack: float) -> bool:

@@ -15,6 +15,7 @@ from reasonctl.controller import (
     DRY,
     XTC,
     BadWords,
+    Candidates,
     Chain,
     ControllerError,
     Frame,
@@ -23,7 +24,6 @@ from reasonctl.controller import (
     MinNewTokens,
     Penalties,
     Row,
-    Scores,
 )
 from support.engines import Plain
 from support.library_rows import applied
@@ -42,7 +42,7 @@ def row(tokens, start=0, eos=(), keys=None, logits=None) -> Row:
 
 
 def after(stage, logits, tokens, **more) -> np.ndarray:
-    _, scores = stage.step(None, Scores(logits), row(tokens, **more))
+    _, scores = stage.step(None, Candidates(logits), row(tokens, **more))
     return scores.logits
 
 
@@ -150,7 +150,7 @@ def test_dry_is_llama_cpp_s(n, size):
         )
         theirs = sampled(sampler, logits, tokens)
         row = Row(Plain(None), -1, tokens, "think", Keys(seed=0), Frame(0, frozenset(), tokenizer))
-        _, scores = stage.step(None, Scores(logits), row)
+        _, scores = stage.step(None, Candidates(logits), row)
         # Ours stop at 1e30, theirs where float32 does.
         theirs = np.where((theirs < -1e30) & (logits > -np.inf), np.float32(-1e30), theirs)
         assert np.allclose(scores.logits, theirs, rtol=1e-5, atol=1e-5), tokens

@@ -10,6 +10,7 @@ import pytest
 from reasonctl.controller import (
     EAD,
     EDT,
+    Candidates,
     Chain,
     ControllerError,
     Dynatemp,
@@ -17,7 +18,6 @@ from reasonctl.controller import (
     KLGuided,
     MinP,
     Row,
-    Scores,
     Temperature,
     TopNSigma,
 )
@@ -49,7 +49,7 @@ def form(request):
     ids=lambda value: str(value) if hasattr(value, "name") else "",
 )
 def test_golden_temperatures(stage, logits, temperature, top, form):
-    scores = Scores(form(logits))
+    scores = Candidates(form(logits))
     assert stage.temperature(scores, None) == pytest.approx(temperature, abs=TO_4_DECIMALS)
     if top is not None:
         assert law(Chain(stage), form(logits))[0] == pytest.approx(top, abs=TO_4_DECIMALS)
@@ -65,20 +65,20 @@ def test_golden_temperatures(stage, logits, temperature, top, form):
     ids=str,
 )
 def test_golden_laws_of_dynatemp(stage, expected, form):
-    scores = Scores(form(L))
+    scores = Candidates(form(L))
     assert scores.entropy / math.log(len(scores.candidates)) == pytest.approx(0.6074, abs=TO_4_DECIMALS)
     assert law(Chain(stage), form(L))[:4] == pytest.approx(expected, abs=TO_4_DECIMALS)
 
 
 def test_entropy_is_read_before_truncation_and_ignores_what_is_impossible():
     """After min-p four candidates are left; EDT still takes the entropy of the whole row, dynatemp theirs."""
-    scores = Scores(L)
+    scores = Candidates(L)
     _, cut = MinP(0.1).step(None, scores, None)
     assert EDT(1.0, 1.0).temperature(cut, None) == EDT(1.0, 1.0).temperature(scores, None)
-    assert Dynatemp(0.8, 0.5).temperature(cut, None) == Dynatemp(0.8, 0.5).temperature(Scores(L[:4]), None)
+    assert Dynatemp(0.8, 0.5).temperature(cut, None) == Dynatemp(0.8, 0.5).temperature(Candidates(L[:4]), None)
     masked = np.concatenate([L, np.full(90, -np.inf)])
     for stage in (EDT(1.0, 1.0), Dynatemp(0.8, 0.5)):
-        assert stage.temperature(Scores(masked), None) == pytest.approx(stage.temperature(scores, None), rel=1e-12)
+        assert stage.temperature(Candidates(masked), None) == pytest.approx(stage.temperature(scores, None), rel=1e-12)
     assert law(Chain(TopNSigma(1), Temperature(3)), L) == pytest.approx(law(Chain(Temperature(3), TopNSigma(1)), L))
 
 
@@ -132,9 +132,9 @@ def test_a_schedule_sized_by_the_median_answer_reaches_its_floor_at_half_of_it()
 
 @pytest.mark.parametrize(("t0", "sigma", "temperature"), [(1.0, 1.0, 0.5280), (1.0, 0.5, 0.2788), (0.7, 2.0, 0.5087)])
 def test_golden_kl_guided(t0, sigma, temperature, form):
-    scores = Scores(form(WITH))
+    scores = Candidates(form(WITH))
     assert divergence(scores, form(WITHOUT)) == pytest.approx(0.9213, abs=TO_4_DECIMALS)
-    reverse = divergence(Scores(WITHOUT), WITH)
+    reverse = divergence(Candidates(WITHOUT), WITH)
     assert abs(reverse - 0.9213) > 0.01  # the direction matters
     stage = KLGuided("source", t0=t0, sigma=sigma)
     assert stage.temperature(scores, form(WITHOUT)) == pytest.approx(temperature, abs=TO_4_DECIMALS)
@@ -152,14 +152,14 @@ def test_golden_kl_guided(t0, sigma, temperature, form):
 def test_golden_kl_guided_laws(t0, sigma, expected, form):
     row = Row(Plain(form(WITH)), -1, [0], "think", Keys(seed=0))
     stage = KLGuided("source", t0=t0, sigma=sigma)
-    _, tempered = stage.step((None, form(WITHOUT)), Scores(form(WITH)), row)
+    _, tempered = stage.step((None, form(WITHOUT)), Candidates(form(WITH)), row)
     assert (tempered.weights / tempered.mass)[:4] == pytest.approx(expected, abs=TO_4_DECIMALS)
     for logits, p in ((WITH, [0.9105, 0.0453, 0.0275, 0.0167]), (WITHOUT, [0.2699, 0.4450, 0.1637, 0.1213])):
-        scores = Scores(form(logits))
+        scores = Candidates(form(logits))
         assert (scores.weights / scores.mass)[:4] == pytest.approx(p, abs=TO_4_DECIMALS)
 
 
 def test_a_divergence_is_bounded_and_masks_count_for_both():
-    assert divergence(Scores(np.array([100.0, 0.0])), np.array([0.0, 100.0])) < math.log(1e7) + 1e-6
-    masked = divergence(Scores(np.array([4.0, 1.0, -np.inf])), np.array([1.0, 1.5, 9.0]))
-    assert masked == pytest.approx(divergence(Scores(np.array([4.0, 1.0])), np.array([1.0, 1.5])), abs=1e-5)
+    assert divergence(Candidates(np.array([100.0, 0.0])), np.array([0.0, 100.0])) < math.log(1e7) + 1e-6
+    masked = divergence(Candidates(np.array([4.0, 1.0, -np.inf])), np.array([1.0, 1.5, 9.0]))
+    assert masked == pytest.approx(divergence(Candidates(np.array([4.0, 1.0])), np.array([1.0, 1.5])), abs=1e-5)
