@@ -11,7 +11,7 @@ from typing import Any
 from ..core.decode import NO_DRAFT, ROOT, Decode, Draft, Session, Step
 from ..core.trace import Closer, Event, Source
 from ..sampling.policy import asks, end, layers_of, prepared
-from ..sampling.row import Outlasting, Row
+from ..sampling.row import CopiedStep, Row
 from ..thinking.cues import Cue
 from ..thinking.exit_rule import Boundary, ExitRule
 from ..thinking.span import LONGEST_CHARACTER, Mark
@@ -63,7 +63,7 @@ class Loop:
             wanted = tuple(dict.fromkeys(self.reads + cued)) if self.reads else cued
             step = yield Decode(self.session, self.pending, draft, wanted, self.r.clock)
             assert step is not None
-            step = Outlasting(step, len(draft), wanted) if self.asks else step
+            step = CopiedStep(step, len(draft), wanted) if self.asks else step
             self.r.trace.forwards += 1
             self.pending, self.path = [], []
             accepted = yield from self._walk(step, draft)

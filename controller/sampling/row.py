@@ -132,7 +132,7 @@ class _Replaced:
         return self.step.hidden(self.node, layer)
 
 
-class Outlasting:
+class CopiedStep:
     """A Step's rows copied, so that they survive the forwards that a policy asks for."""
 
     def __init__(self, step: Step, drafted: int, layers: Sequence[int]) -> None:
