@@ -28,7 +28,7 @@ class _Law(Exception):
     """Carries the law out of a policy at the moment it would draw."""
 
 
-class HeardRow(Row):
+class DraftRow(Row):
     """A row of the draft model on which a policy shows its law and draws nothing."""
 
     __slots__ = ()
@@ -67,7 +67,7 @@ def for_drafts(policy: Policy) -> Policy:
     return policy
 
 
-def law_of(policy: Policy, row: HeardRow) -> Floats | None:
+def law_of(policy: Policy, row: DraftRow) -> Floats | None:
     """The policy's law at a row, from its first state; None for one that takes the largest."""
     try:
         policy.step(policy.start(), row)

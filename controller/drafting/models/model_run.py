@@ -21,7 +21,7 @@ from ..planning.cost_cache import known_curve
 from ..planning.plan import Plan
 from ..shapes import Shape, sequoia
 from .cascade import Draws, middle_chain
-from .draft_policy import Flat, HeardRow, for_drafts, law_of, softmax
+from .draft_policy import DraftRow, Flat, for_drafts, law_of, softmax
 
 CATCH_UP = 32
 """More rows than this at once are the draft model's catching up, and no step like others."""
@@ -67,7 +67,7 @@ class PlannedRun:
         """Whether the policy draws where the run stands now; a greedy one is drafted for largest first."""
         target, phase = self.target, self.target.phase()
         if phase not in self._samples:
-            row = HeardRow(Flat(target.session.can.vocabulary), ROOT, tokens, phase, target.keys, target.frame)
+            row = DraftRow(Flat(target.session.can.vocabulary), ROOT, tokens, phase, target.keys, target.frame)
             self._samples[phase] = law_of(self.policy, row) is not None
         return self._samples[phase]
 
@@ -319,7 +319,7 @@ class ModelRun(PlannedRun):
     def law(self, step: Step, node: int, tokens: Sequence[int]) -> Floats:
         """The law of the token behind `tokens`, which end at `node`: the run's policy on the draft model's logits."""
         target = self.target
-        row = HeardRow(step, node, tokens, target.phase(), target.keys, target.frame)
+        row = DraftRow(step, node, tokens, target.phase(), target.keys, target.frame)
         law = law_of(self.policy, row)
         return softmax(row.logits, DRAFT_TEMPERATURE) if law is None else law
 

@@ -12,7 +12,7 @@ import pytest
 from reasonctl.controller import ROOT, Call, Controller, Hierarchy, Keys, ModelDrafter, PromptLookup, Row, Trace
 from reasonctl.controller import parse_policy as policy_of
 from reasonctl.controller.core.tokenizer import vocabulary_hash
-from reasonctl.controller.drafting.models.draft_policy import HeardRow
+from reasonctl.controller.drafting.models.draft_policy import DraftRow
 from reasonctl.controller.drafting.ngrams import Recent, build_table
 from support.statistics import merged_p_value
 from support.toy_drafts import ALPHA, FLAT, NEAR, TARGET, TOKENS, small
@@ -72,7 +72,7 @@ class Spy:
         return self.policy.start()
 
     def step(self, state, row):
-        if not isinstance(row, HeardRow):
+        if not isinstance(row, DraftRow):
             self.seen.append((list(row.tokens), state))
         return self.policy.step(state, row)
 
