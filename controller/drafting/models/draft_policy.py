@@ -40,7 +40,7 @@ class DraftRow(Row):
 
 
 @dataclass(frozen=True)
-class Flat:
+class UniformStep:
     """A step whose rows say nothing: for asking a policy whether it samples at all."""
 
     vocabulary: int

@@ -21,7 +21,7 @@ from ..planning.cost_cache import known_curve
 from ..planning.plan import Plan
 from ..shapes import Shape, sequoia
 from .cascade import Draws, middle_chain
-from .draft_policy import DraftRow, Flat, for_drafts, law_of, softmax
+from .draft_policy import DraftRow, UniformStep, for_drafts, law_of, softmax
 
 CATCH_UP = 32
 """More rows than this at once are the draft model's catching up, and no step like others."""
@@ -67,7 +67,7 @@ class PlannedRun:
         """Whether the policy draws where the run stands now; a greedy one is drafted for largest first."""
         target, phase = self.target, self.target.phase()
         if phase not in self._samples:
-            row = DraftRow(Flat(target.session.can.vocabulary), ROOT, tokens, phase, target.keys, target.frame)
+            row = DraftRow(UniformStep(target.session.can.vocabulary), ROOT, tokens, phase, target.keys, target.frame)
             self._samples[phase] = law_of(self.policy, row) is not None
         return self._samples[phase]
 
