@@ -53,7 +53,7 @@ class Try:
             forced = loop.r.tokenizer.encode(other.before + loop.rule.suffix)
         tokens = loop.tokens[: cue.first] + forced
         limit = min(loop.r.limit, len(tokens) + longest)
-        policy = _Listening(loop.r.policy)
+        policy = LogprobRecorder(loop.r.policy)
         run = replace(
             loop.r,
             rule=None,
@@ -92,7 +92,7 @@ class Try:
         return Trial(tuple(answer), tuple(logprobs), text, len(forced) + len(answer))
 
 
-class _Listening:
+class LogprobRecorder:
     """A policy that also notes how probable the model itself found each token (a trial drafts nothing, so in order)."""
 
     def __init__(self, policy: Policy) -> None:
