@@ -17,7 +17,7 @@ from .ngrams import KEPT, Context, Recent, Table
 from .planning.acceptance import Rates
 from .planning.cost import CostCurve, Stopwatch
 from .planning.cost_cache import known_curve
-from .planning.payoff import Stake, best_part
+from .planning.payoff import LossBudget, best_part
 
 LEAST = 0.03
 """A candidate is followed while the chance that it is right so far is above this."""
@@ -84,7 +84,7 @@ class HierarchyRun:
         self.d, self.target, self.session, self.rates = drafter, target, target.session, drafter.rates
         self.curve: CostCurve | None = drafter.curve
         self.watch: Stopwatch | None = None
-        self.stake = Stake()
+        self.stake = LossBudget()
         self.context = Context()
         self.start = self.at = 0
         self.tokens: Sequence[int] = ()

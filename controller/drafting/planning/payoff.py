@@ -21,13 +21,13 @@ ENDOWMENT, ALLOWANCE = 1.0, 0.005
 what is lost beyond that must have been gained before."""
 
 
-class Stake:
+class LossBudget:
     """What a run can afford to lose by its next draft, in plain steps.
 
     Where no draft risks more, `emitted` tokens cost at most ENDOWMENT + (1 + ALLOWANCE) * emitted plain steps, at the
     prices of the curve and whatever becomes of the drafts.
 
-    >>> stake = Stake(); before = stake.left
+    >>> stake = LossBudget(); before = stake.left
     >>> stake.settle(price=2.5, emitted=1); stake.settle(price=1.5, emitted=4); round(stake.left - before, 6)
     1.01
     """
