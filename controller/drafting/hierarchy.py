@@ -14,7 +14,7 @@ from ..core.errors import ControllerError
 from ..core.tokenizer import vocabulary_of
 from .drafter import Target
 from .ngrams import KEPT, Context, Recent, Table
-from .planning.acceptance import Rates
+from .planning.acceptance import AcceptanceRates
 from .planning.cost import CostCurve, Stopwatch
 from .planning.cost_cache import known_curve
 from .planning.payoff import LossBudget, best_part
@@ -57,7 +57,7 @@ class Hierarchy:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ControllerError(f"draft size is {self.size}; it must be at least 1")
-        self.rates = Rates(dict(PRIOR))
+        self.rates = AcceptanceRates(dict(PRIOR))
 
     def start(self, target: Target) -> HierarchyRun:
         """One run; raises ControllerError for a database of another vocabulary."""

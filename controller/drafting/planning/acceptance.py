@@ -75,8 +75,8 @@ class Planned:
             raise ControllerError(f"a level below drafts chains; kind is {kind!r}")
         self.kind, self.size, self.depth = kind, size, depth
         self.adaptive, self.curves, self.below = adaptive, curves, below
-        self.rates = Rates(dict(PRIOR), strength=10.0, fades=True)
-        self.slots = Rates({str(k): (k + 0.5) / SLOTS for k in range(SLOTS)}, strength=10.0, fades=True)
+        self.rates = AcceptanceRates(dict(PRIOR), strength=10.0, fades=True)
+        self.slots = AcceptanceRates({str(k): (k + 0.5) / SLOTS for k in range(SLOTS)}, strength=10.0, fades=True)
         self.ledger = Ledger()
         self.pause, self.next_pause, self.rested = 0, PAUSE, False
         self.typical, self.node_seconds = TYPICAL, 0.0
@@ -149,13 +149,13 @@ FORGET = 0.98
 
 
 @dataclass
-class Rates:
+class AcceptanceRates:
     """Success rates by kind, with exponential forgetting and a prior worth `strength` outcomes.
 
     fades: the prior is forgotten too. Of many kinds that are seen now and then the most promising one is often just a
     lucky one, and a prior that stays is what holds it down; of a few that are seen all the time it is only in the way.
 
-    >>> rates = Rates({"long": 0.9}); rates.note("long", False); round(rates.of("long"), 3)
+    >>> rates = AcceptanceRates({"long": 0.9}); rates.note("long", False); round(rates.of("long"), 3)
     0.75
     """
 

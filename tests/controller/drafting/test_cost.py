@@ -23,7 +23,7 @@ from reasonctl.controller import (
     drive_batch,
 )
 from reasonctl.controller.drafting.planning import cost, cost_cache
-from reasonctl.controller.drafting.planning.acceptance import Rates
+from reasonctl.controller.drafting.planning.acceptance import AcceptanceRates
 from reasonctl.controller.drafting.planning.cost import CostCurve, measure
 from reasonctl.controller.drafting.planning.cost_cache import cost_path, keep_curve, known_curve, load_curve, save_curve
 from reasonctl.controller.drafting.planning.payoff import CAUTION, MARGIN, best_part
@@ -316,7 +316,7 @@ def test_leaves_of_a_part_are_bounded():
 
 @pytest.mark.parametrize("fades", [False, True])
 def test_a_prior_that_fades_leaves_what_is_seen(fades):
-    rates = Rates({"a": 0.7}, strength=10.0, fades=fades)
+    rates = AcceptanceRates({"a": 0.7}, strength=10.0, fades=fades)
     for i in range(3000):
         rates.note("a", i % 20 != 0)
     assert rates.of("a") == pytest.approx(0.95, abs=0.03) if fades else rates.of("a") < 0.925
@@ -325,7 +325,7 @@ def test_a_prior_that_fades_leaves_what_is_seen(fades):
 
 
 def test_rates_forget():
-    rates = Rates({})
+    rates = AcceptanceRates({})
     for _ in range(400):
         rates.note("a", True)
     assert rates.of("a") > 0.9
