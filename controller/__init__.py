@@ -31,7 +31,7 @@ from .sampling.stages.temperature import EAD, EDT, Dynatemp, Temperature
 from .sampling.stages.truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, TopNSigma, TopP, Typical
 from .thinking.cues import Cue, Cues
 from .thinking.exit_rule import Boundary, ExitRule, Trial, entropy
-from .thinking.limits import Lengths
+from .thinking.limits import ThinkingLimits
 from .thinking.markers import Markers, Thinking
 from .thinking.span import Mark, Span
 
@@ -67,7 +67,7 @@ __all__ = [
     "Hierarchy",
     "KLGuided",
     "Keys",
-    "Lengths",
+    "ThinkingLimits",
     "LogitBias",
     "Mark",
     "Markers",

@@ -18,7 +18,7 @@ from .drafting.drafter import Drafter, Target
 from .sampling.policy import Policy, check_run, suppresses_cues
 from .sampling.row import Frame
 from .thinking.exit_rule import ExitRule
-from .thinking.limits import Lengths
+from .thinking.limits import ThinkingLimits
 from .thinking.markers import Thinking
 
 
@@ -86,9 +86,9 @@ class Controller:
             )
 
     @property
-    def lengths(self) -> Lengths:
+    def lengths(self) -> ThinkingLimits:
         """The limits of thinking; raises ControllerError for impossible ones."""
-        return Lengths(
+        return ThinkingLimits(
             budget=self.budget,
             wrap_up=self.wrap_up,
             min_thinking=self.min_thinking,
@@ -209,7 +209,7 @@ class Controller:
             trace.warnings += [f"{what}: the exit rule's promise was made without" for what in different]
             trace.rule += f"; not promised for this call: {'; '.join(different)}"
 
-    def _check_session(self, session: Session, lengths: Lengths) -> None:
+    def _check_session(self, session: Session, lengths: ThinkingLimits) -> None:
         can, exits = session.can, self.exit is not None and not self.shadow
         if not can.rollback and (exits or lengths.reopens):
             what = "early exits are" if exits else "min_thinking and continue_times are"

@@ -14,7 +14,7 @@ from ..drafting.drafter import Drafting
 from ..sampling.policy import Policy, finish
 from ..sampling.row import Frame
 from ..thinking.exit_rule import ExitRule
-from ..thinking.limits import NO_LIMITS, Lengths
+from ..thinking.limits import NO_LIMITS, ThinkingLimits
 from ..thinking.markers import Thinking
 from ..thinking.span import Span
 
@@ -34,7 +34,7 @@ class Run:
     rule: ExitRule | None = None
     stop: Callable[[Sequence[int]], bool] | None = None
     thinking: Thinking | None = None
-    lengths: Lengths = NO_LIMITS
+    lengths: ThinkingLimits = NO_LIMITS
     shadow: bool = False
     frame: Frame = field(default_factory=Frame)
     span: Span = field(init=False)

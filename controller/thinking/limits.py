@@ -9,14 +9,14 @@ from .markers import Thinking
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lengths:
+class ThinkingLimits:
     """The limits of one run's thinking, in thinking tokens: markers don't count, forced texts inside the span do.
 
     budget: most of them, None = no limit; then `wrap_up` and the closing suffix are fed. min_thinking: a close before
     so many is taken back and `continue_text` is fed in its place. continue_times: so many later closes are taken back
     too (the budget forcing of s1); with an exit rule its probe is asked at the continue text's cue.
 
-    >>> Lengths(budget=512).any, Lengths().any
+    >>> ThinkingLimits(budget=512).any, ThinkingLimits().any
     (True, False)
     """
 
@@ -71,4 +71,4 @@ class Lengths:
             raise ControllerError(f"wrap_up {self.wrap_up!r} and the suffix {thinking.suffix!r} close thinking twice")
 
 
-NO_LIMITS = Lengths()
+NO_LIMITS = ThinkingLimits()
