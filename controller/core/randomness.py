@@ -49,7 +49,7 @@ class Keys:
         return float(block[position % BLOCK * PER_POSITION + index % PER_POSITION])
 
 
-class KeysBelow(Keys):
+class InnerKeys(Keys):
     """The keys of a drafter that drafts for a drafter: none of the run's own uniforms, and none of them twice.
 
     `root`: length of the text that the target has, which grows with every proposal of the level above. The same place

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from ...core.decode import NO_DRAFT, ROOT, Clock, Decode, Draft, Engine, Floats, Session, Step
 from ...core.errors import ControllerError
-from ...core.randomness import KeysBelow
+from ...core.randomness import InnerKeys
 from ...thinking.markers import Phase
 from ..drafter import Drafter, Drafting, Target
 from ..growth import Growth, draw_greedy, draw_shape, draw_threshold
@@ -38,7 +38,7 @@ class PlannedRun:
         self.fed: list[int] = []
         self.plan = Plan(drafter)
         self._samples: dict[Phase, bool] = {}
-        self.keys_below = KeysBelow(target.keys)
+        self.keys_below = InnerKeys(target.keys)
         self.below: Drafting | None = None
         self.begun = self.seen = 0
         self.clock = Clock()
