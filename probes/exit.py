@@ -20,7 +20,7 @@ from .risk.drift import DriftMonitor
 from .risk.give_up import GiveUp, choose_lower
 from .risk.table import Table
 from .risk.threshold import MEANS, Mode, Threshold, check_request, choose_threshold
-from .signals.observation import Look
+from .signals.observation import Observation
 from .signals.probe import features_at, layer_of
 from .signals.signals import SignalName
 
@@ -87,11 +87,11 @@ class ProbeExit:
 
     def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
         """Look at the cue, try an answer if the signal wants one; strictly above the threshold it exits."""
-        looks: list[Look] = at.memory
+        looks: list[Observation] = at.memory
         signal = self.signal
         settled = self.content.probe.score(features_at(at.hidden, self._layers)) if signal.hidden else math.nan
         entropy = at.entropy() if signal.law else math.nan
-        looks.append(Look(at.cue.index, at.cue.first - at.prompt, settled, entropy))
+        looks.append(Observation(at.cue.index, at.cue.first - at.prompt, settled, entropy))
         if self.trials and signal.wants_trial(looks):
             trial = yield from at.answer(self._answer_tokens)
             answer = stated_answer(after_thinking(trial.text, self.markers))

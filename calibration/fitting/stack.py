@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from reasonctl.probes.signals.observation import Look
+from reasonctl.probes.signals.observation import Observation
 from reasonctl.probes.signals.probe import Probe
 from reasonctl.probes.signals.signals import Stack, cheap_features, full_features
 
@@ -35,7 +35,7 @@ class Stacked(NamedTuple):
     held_out: npt.NDArray[np.float64]
 
 
-def fit_stack(runs: Sequence[Sequence[Look]], labels: Array, *, seed: int) -> Stacked | None:
+def fit_stack(runs: Sequence[Sequence[Observation]], labels: Array, *, seed: int) -> Stacked | None:
     """Fit on the looks of every run, whose `settled` are held-out scores; labels: (cues,) over all runs.
 
     None where no fold holds both labels. The band of doubt runs from the SURE quantile of the right cues' `settled` to
@@ -64,11 +64,11 @@ def fit_stack(runs: Sequence[Sequence[Look]], labels: Array, *, seed: int) -> St
     return None if whole is None else Stacked(Stack(low, high, *whole), held_out)
 
 
-def _matrices(runs: Sequence[Sequence[Look]], asked: Callable[[Look], bool]) -> tuple[Array, Array]:
+def _matrices(runs: Sequence[Sequence[Observation]], asked: Callable[[Observation], bool]) -> tuple[Array, Array]:
     """(cues, 3) and (cues, 6): features of every cue, seen with the trials that were asked for."""
     cheap, full = [], []
     for looks in runs:
-        seen: list[Look] = []
+        seen: list[Observation] = []
         for look in looks:
             seen.append(look if asked(look) else replace(look, answer=None, logprobs=()))
             cheap.append(cheap_features(seen))

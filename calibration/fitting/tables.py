@@ -16,7 +16,7 @@ from reasonctl.controller import Cues
 from reasonctl.controller.thinking.answers import stated_answer
 from reasonctl.probes.risk.give_up import LowerCurve
 from reasonctl.probes.risk.table import Outcomes, Table
-from reasonctl.probes.signals.observation import Look
+from reasonctl.probes.signals.observation import Observation
 from reasonctl.probes.signals.signals import Signal
 
 from ..runs.arrays import Cut
@@ -24,10 +24,10 @@ from ..runs.arrays import Cut
 Floats = npt.NDArray[np.float64]
 
 
-def looks_of(record: dict[str, Any], settled: Sequence[float]) -> list[Look]:
+def looks_of(record: dict[str, Any], settled: Sequence[float]) -> list[Observation]:
     """A run's cues as looks, each with its trial. settled: (cues,) the probe's probabilities."""
     return [
-        Look(i, cue["position"], float(p), cue["entropy"], stated_answer(cue["answer"]), tuple(cue["logprobs"]))
+        Observation(i, cue["position"], float(p), cue["entropy"], stated_answer(cue["answer"]), tuple(cue["logprobs"]))
         for i, (cue, p) in enumerate(zip(record["cues"], settled, strict=True))
     ]
 
@@ -37,9 +37,9 @@ def by_run(table: Table, values: Floats) -> list[list[float]]:
     return [part.tolist() for part in np.split(values, table.offsets[1:-1])]
 
 
-def judge(signal: Signal, whole: Sequence[Look]) -> tuple[list[float], list[bool]]:
+def judge(signal: Signal, whole: Sequence[Observation]) -> tuple[list[float], list[bool]]:
     """(scores, whether a trial was run) at every cue of a run; the signal sees the trials that it wanted, no others."""
-    seen: list[Look] = []
+    seen: list[Observation] = []
     scores, tried = [], []
     for look in whole:
         seen.append(replace(look, answer=None, logprobs=()))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Observation:
     """One cue of a run.
 
     index: of the cue, 0-based. position: tokens generated before it. settled: the probe's P(the answer is right) from

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from reasonctl.controller import ControllerError
 
 from ..risk.table import Floats64
-from .observation import Look
+from .observation import Observation
 from .probe import Probe
 
 SMOOTHING = 0.5
@@ -31,7 +31,7 @@ SIGNALS: tuple[SignalName, ...] = get_args(SignalName)
 class Signal(ABC):
     """How settled the answer is, at the last of a run's looks; larger is more settled.
 
-    hidden, law, trials: whether it reads `Look.settled`, which takes hidden states; `Look.entropy`, which takes a pass
+    hidden, law, trials: whether it reads `Observation.settled`, which takes hidden states; `Observation.entropy`, which takes a pass
     over the vocabulary; and whether it may want trials, which take tokens.
     """
 
@@ -39,12 +39,12 @@ class Signal(ABC):
     law = False
     trials = False
 
-    def wants_trial(self, looks: Sequence[Look]) -> bool:
+    def wants_trial(self, looks: Sequence[Observation]) -> bool:
         """Whether a trial is worth its tokens at the last look, which has none yet."""
         return self.trials
 
     @abstractmethod
-    def score(self, looks: Sequence[Look]) -> float:
+    def score(self, looks: Sequence[Observation]) -> float:
         """Finite. The last look has a trial if one was wanted."""
 
 
@@ -53,7 +53,7 @@ class Hidden(Signal):
 
     hidden = True
 
-    def score(self, looks: Sequence[Look]) -> float:
+    def score(self, looks: Sequence[Observation]) -> float:
         return looks[-1].settled
 
 
@@ -67,7 +67,7 @@ class TrialConfidence(Signal):
     trials = True
     kind: Literal["mean", "geometric", "least"] = "mean"
 
-    def score(self, looks: Sequence[Look]) -> float:
+    def score(self, looks: Sequence[Observation]) -> float:
         return confidence(looks[-1].logprobs, self.kind)
 
 
@@ -76,7 +76,7 @@ class Agreement(Signal):
 
     trials = True
 
-    def score(self, looks: Sequence[Look]) -> float:
+    def score(self, looks: Sequence[Observation]) -> float:
         return float(streak(looks))
 
 
@@ -85,7 +85,7 @@ class Entropy(Signal):
 
     law = True
 
-    def score(self, looks: Sequence[Look]) -> float:
+    def score(self, looks: Sequence[Observation]) -> float:
         return -smoothed_entropy(looks)
 
 
@@ -109,10 +109,10 @@ class Stack(Signal):
             raise ControllerError(f"the stack reads {self.cheap.size} and {self.full.size} values; fit it again")
         object.__setattr__(self, "trials", self.low <= self.high)
 
-    def wants_trial(self, looks: Sequence[Look]) -> bool:
+    def wants_trial(self, looks: Sequence[Observation]) -> bool:
         return self.low <= looks[-1].settled <= self.high
 
-    def score(self, looks: Sequence[Look]) -> float:
+    def score(self, looks: Sequence[Observation]) -> float:
         if looks[-1].answer is None:
             return self.cheap.score(cheap_features(looks))
         return self.full.score(full_features(looks))
@@ -143,14 +143,14 @@ CHEAP = ("logit of settled", "smoothed entropy", "log index")
 FULL = (*CHEAP, "mean logprob", "least logprob", "streak")
 
 
-def cheap_features(looks: Sequence[Look]) -> Floats64:
+def cheap_features(looks: Sequence[Observation]) -> Floats64:
     """Shape (3,): what costs no token, in the order of CHEAP."""
     last = looks[-1]
     logit = math.log(last.settled) - math.log1p(-last.settled) if last.settled < 1.0 else 36.0
     return np.array([logit, smoothed_entropy(looks), math.log1p(last.index)])
 
 
-def full_features(looks: Sequence[Look]) -> Floats64:
+def full_features(looks: Sequence[Observation]) -> Floats64:
     """Shape (6,): `cheap_features` and the trial's, in the order of FULL."""
     logprobs = looks[-1].logprobs or (-36.0,)
     trial = [sum(logprobs) / len(logprobs), min(logprobs), float(streak(looks))]
@@ -170,14 +170,14 @@ def confidence(logprobs: Sequence[float], kind: Literal["mean", "geometric", "le
     return math.exp(min(logprobs) if kind == "least" else sum(logprobs) / len(logprobs))
 
 
-def streak(looks: Sequence[Look]) -> int:
+def streak(looks: Sequence[Observation]) -> int:
     """Length of the run of equal, non-empty answers at the end, over the looks that had a trial."""
     answers = [look.answer for look in looks if look.answer is not None]
     last = answers[-1] if answers else ""
     return next((i for i, answer in enumerate(reversed(answers)) if answer != last), len(answers)) if last else 0
 
 
-def smoothed_entropy(looks: Sequence[Look]) -> float:
+def smoothed_entropy(looks: Sequence[Observation]) -> float:
     """In nats, newest cue first."""
     value = looks[0].entropy
     for look in looks[1:]:

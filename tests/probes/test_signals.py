@@ -21,7 +21,7 @@ from reasonctl.controller import ControllerError
 from reasonctl.probes.exit import ProbeExit, make_exit
 from reasonctl.probes.files.probe_file import ProbeFile, load_probe, save_probe
 from reasonctl.probes.risk.threshold import Threshold
-from reasonctl.probes.signals.observation import Look
+from reasonctl.probes.signals.observation import Observation
 from reasonctl.probes.signals.probe import Probe
 from reasonctl.probes.signals.signals import (
     CHEAP,
@@ -63,8 +63,10 @@ def records():
     ]
 
 
-def look(index: int, answer: str | None, settled: float = 0.5, entropy: float = 1.0, logprobs=(-0.1, -0.7)) -> Look:
-    return Look(index, 10 * index, settled, entropy, answer, logprobs if answer is not None else ())
+def look(
+    index: int, answer: str | None, settled: float = 0.5, entropy: float = 1.0, logprobs=(-0.1, -0.7)
+) -> Observation:
+    return Observation(index, 10 * index, settled, entropy, answer, logprobs if answer is not None else ())
 
 
 def test_formulas():
@@ -197,7 +199,9 @@ def test_the_stack_learns_which_signal_tells():
         for i in range(3):
             right = bool(rng.random() < 0.5)
             p = (-0.05, -0.1) if right else (-1.0, -2.0)
-            looks.append(Look(i, 10 * i, float(rng.uniform(0.2, 0.8)), 1.0, "7" if right else str(rng.integers(99)), p))
+            looks.append(
+                Observation(i, 10 * i, float(rng.uniform(0.2, 0.8)), 1.0, "7" if right else str(rng.integers(99)), p)
+            )
             labels.append(right)
         runs.append(looks)
     made = fit_stack(runs, np.array(labels), seed=0)
