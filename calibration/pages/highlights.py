@@ -38,7 +38,7 @@ class Piece:
 
 
 @dataclass(frozen=True, eq=False)
-class Judgement:
+class RuleOutcome:
     """A rule on the calibration runs. target, failing: (cues,) an exit there would be right; would break the promise.
 
     plain: (runs,) tokens of a run that nothing looks at; the table's own cost more where the signal runs trials.
@@ -73,7 +73,7 @@ class Judgement:
         return hit
 
 
-def pick(judged: Judgement) -> tuple[list[Example], list[str]]:
+def pick(judged: RuleOutcome) -> tuple[list[Example], list[str]]:
     """At most five examples, no run twice, and one line for every kind of run that doesn't exist."""
     examples: list[Example] = []
     absent: list[str] = []
@@ -86,7 +86,7 @@ def pick(judged: Judgement) -> tuple[list[Example], list[str]]:
     return examples, absent
 
 
-def _biggest(judged: Judgement, used: set[int]) -> Example | str:
+def _biggest(judged: RuleOutcome, used: set[int]) -> Example | str:
     runs = _ranked(judged.out.exited, judged.saved, used)
     if not runs:
         return "There is no biggest saving to show: no run exits."
@@ -99,7 +99,7 @@ def _biggest(judged: Judgement, used: set[int]) -> Example | str:
     )
 
 
-def _typical(judged: Judgement, used: set[int]) -> Example | str:
+def _typical(judged: RuleOutcome, used: set[int]) -> Example | str:
     runs = _ranked(judged.out.exited, judged.saved, set())
     middle = len(runs) // 2
     run = next((run for run in [*runs[middle:], *reversed(runs[:middle])] if run not in used), None)
@@ -108,7 +108,7 @@ def _typical(judged: Judgement, used: set[int]) -> Example | str:
     return Example("A typical exit", "The median of all exits by tokens spared.", False, run, int(judged.out.cue[run]))
 
 
-def _failure(judged: Judgement, used: set[int]) -> Example | str:
+def _failure(judged: RuleOutcome, used: set[int]) -> Example | str:
     table, failed = judged.table, judged.failed
     runs = _ranked(failed, _score_at_exit(judged), used)
     if runs:
@@ -127,7 +127,7 @@ def _failure(judged: Judgement, used: set[int]) -> Example | str:
     return Example("The nearest miss", why, True, int(table.run_of[at]), int(table.cue_index[at]))
 
 
-def _missed(judged: Judgement, used: set[int]) -> Example | str:
+def _missed(judged: RuleOutcome, used: set[int]) -> Example | str:
     first = judged.table.first_where(judged.target)
     missed = ~judged.out.exited & (first != NO_EXIT)
     runs = _ranked(missed, _wasted(judged, first), used)
@@ -137,7 +137,7 @@ def _missed(judged: Judgement, used: set[int]) -> Example | str:
     return Example("A missed exit", why, True, runs[0], int(first[runs[0]]))
 
 
-def _helped(judged: Judgement, used: set[int]) -> Example | str:
+def _helped(judged: RuleOutcome, used: set[int]) -> Example | str:
     helped = judged.out.help & judged.table.graded
     runs = _ranked(helped, judged.saved, used)
     if runs:
@@ -158,12 +158,12 @@ def _ranked(among: Bools, by: Any, used: set[int]) -> list[int]:
     return sorted(runs, key=lambda run: (-float(by[run]), run))
 
 
-def _score_at_exit(judged: Judgement) -> Any:
+def _score_at_exit(judged: RuleOutcome) -> Any:
     at = np.where(judged.out.exited, judged.table.offsets[:-1] + judged.out.cue, 0)
     return judged.table.scores[at] if judged.table.cues else np.zeros(judged.table.runs)
 
 
-def _wasted(judged: Judgement, first: Ints) -> Ints:
+def _wasted(judged: RuleOutcome, first: Ints) -> Ints:
     """Shape (runs,): tokens that an exit at cue `first` would have spared."""
     return np.asarray(judged.plain - judged.table.outcomes(first).tokens)
 

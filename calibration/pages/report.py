@@ -31,7 +31,7 @@ from ..fitting.tables import outcomes_of
 from ..runs.splits import runs_path
 from . import figures
 from . import wording as parts
-from .highlights import Judgement, pick
+from .highlights import RuleOutcome, pick
 from .wording import Request, facts
 
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -138,13 +138,13 @@ class _Subject:
             give_up=asked.give_up,
         ).lower
 
-    def judgement(self) -> Judgement:
+    def judgement(self) -> RuleOutcome:
         table, mode = self.judged(self.request.signal).table, self.request.mode
         value = self.threshold.value
         target = np.asarray(table.same if mode == "disagree" else table.right)
         plain = self.judged("hidden").table
         out = outcomes_of(table, plain, value, self.lower.curve if self.lower else None)
-        return Judgement(table, value, out, target, failing_cues(table, mode), plain.full_tokens)
+        return RuleOutcome(table, value, out, target, failing_cues(table, mode), plain.full_tokens)
 
     def levels(self) -> list[dict[str, Any]]:
         """Every signal at every risk: what it saves on the calibration runs, or how many more runs it needs."""
@@ -170,7 +170,7 @@ class _Subject:
             rows.append({"signal": name, "cells": cells, "chosen": name == self.request.signal})
         return rows
 
-    def drawn(self, judged: Judgement, evaluation: Mapping[str, Any] | None) -> dict[str, Markup]:
+    def drawn(self, judged: RuleOutcome, evaluation: Mapping[str, Any] | None) -> dict[str, Markup]:
         """The figures, safe to inline: they hold numbers and fixed words only."""
         table, out, mode = judged.table, judged.out, self.request.mode
         exited = out.exited
@@ -191,7 +191,7 @@ class _Subject:
             }.items()
         }
 
-    def _trade_off(self, judged: Judgement, evaluation: Mapping[str, Any] | None) -> str:
+    def _trade_off(self, judged: RuleOutcome, evaluation: Mapping[str, Any] | None) -> str:
         mode, table = self.request.mode, self.judged("hidden").table
         curves = {name: self._curve(self.judged(name)) for name in self.signals}
         points = fixed_curve(table, mode)

@@ -22,7 +22,7 @@ from reasonctl.probes.signals.signals import SignalName
 from ..cli.options import Options
 from ..evaluation.baselines import EQUAL_COST, fixed_at, fixed_curve
 from ..runs.arrays import ANSWERS_CUT, cut_told
-from .highlights import Example, Judgement, Piece, pieces
+from .highlights import Example, Piece, RuleOutcome, pieces
 
 NARROW = "\u202f"
 """A space that doesn't break: a number stays with its unit."""
@@ -100,7 +100,7 @@ def level(request: Request) -> str:
     )
 
 
-def rule(judged: Judgement, threshold: Threshold, lower: GiveUp | None, request: Request) -> dict[str, Any]:
+def rule(judged: RuleOutcome, threshold: Threshold, lower: GiveUp | None, request: Request) -> dict[str, Any]:
     """The rule on the calibration runs."""
     table, out = judged.table, judged.out
     failed, n = count_failures(out, request.mode)
@@ -153,7 +153,7 @@ def verdict(baselines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {"rule": own, "best": max(cheap, key=lambda row: float(row["saved"]))} if cheap else None
 
 
-def context(judged: Judgement, hidden: Table, request: Request) -> dict[str, float]:
+def context(judged: RuleOutcome, hidden: Table, request: Request) -> dict[str, float]:
     """The fixed cue at the rule's own failing share and at the risk, and the oracle; they run no trials (`hidden`)."""
     failed, n = count_failures(judged.out, request.mode)
     full = max(float(judged.plain.mean()), 1.0)
@@ -167,7 +167,7 @@ def context(judged: Judgement, hidden: Table, request: Request) -> dict[str, flo
     }
 
 
-def domains(content: ProbeFile, judged: Judgement, rows: Ints, request: Request) -> list[dict[str, Any]]:
+def domains(content: ProbeFile, judged: RuleOutcome, rows: Ints, request: Request) -> list[dict[str, Any]]:
     """The rule in every domain, where there are several."""
     domain = content.table.domain[rows]
     found = []
@@ -182,7 +182,7 @@ def domains(content: ProbeFile, judged: Judgement, rows: Ints, request: Request)
 
 
 def example(
-    judged: Judgement, content: ProbeFile, example: Example, record: Mapping[str, Any] | None
+    judged: RuleOutcome, content: ProbeFile, example: Example, record: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """What the page shows of one run."""
     table, run = judged.table, example.run

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from reasonctl.calibration.cli.main import main
-from reasonctl.calibration.pages.highlights import AFTER, BEFORE, Judgement, pick, pieces
+from reasonctl.calibration.pages.highlights import AFTER, BEFORE, RuleOutcome, pick, pieces
 from reasonctl.calibration.pages.report import _Subject, render
 from reasonctl.calibration.pages.wording import Request
 from reasonctl.calibration.runs.run_file import FORMAT
@@ -199,7 +199,7 @@ def test_no_run_is_shown_twice():
     for seed in range(5):
         table = laws.simulate(30, seed)
         out = table.outcomes(table.first_exit(0.7))
-        examples, _ = pick(Judgement(table, 0.7, out, table.right, failing_cues(table, "harm"), table.full_tokens))
+        examples, _ = pick(RuleOutcome(table, 0.7, out, table.right, failing_cues(table, "harm"), table.full_tokens))
         assert len({example.run for example in examples}) == len(examples) > 2
 
 

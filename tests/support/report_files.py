@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 
-from reasonctl.calibration.pages.highlights import Judgement
+from reasonctl.calibration.pages.highlights import RuleOutcome
 from reasonctl.calibration.pages.wording import NARROW, Request
 from reasonctl.calibration.runs.splits import split
 from reasonctl.probes.files.probe_file import Judged, ProbeFile
@@ -139,7 +139,7 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split()).replace(NARROW, " ")
 
 
-def judgement(rows: list[tuple[list[float], list[bool], bool]], threshold: float = 0.5) -> Judgement:
+def judgement(rows: list[tuple[list[float], list[bool], bool]], threshold: float = 0.5) -> RuleOutcome:
     """Runs given as (scores, right, full_right); cue k sits at token 10 k, exits cost 2 more, a run 10 per cue + 10."""
     lengths = [len(scores) for scores, _, _ in rows]
     positions = np.concatenate([10 * np.arange(k) for k in lengths])
@@ -157,4 +157,4 @@ def judgement(rows: list[tuple[list[float], list[bool], bool]], threshold: float
         problem=np.arange(len(rows)),
     )
     out = table.outcomes(table.first_exit(threshold))
-    return Judgement(table, threshold, out, table.right, failing_cues(table, "harm"), table.full_tokens)
+    return RuleOutcome(table, threshold, out, table.right, failing_cues(table, "harm"), table.full_tokens)
