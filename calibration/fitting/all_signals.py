@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reasonctl.probes.files.probe_file import Judged
+from reasonctl.probes.files.probe_file import SignalTable
 from reasonctl.probes.risk.give_up import LowerGrid
 from reasonctl.probes.risk.threshold import Grid, Mode
 from reasonctl.probes.signals.probe import Probe
@@ -28,7 +28,7 @@ class FittedSignals(NamedTuple):
     probe: Probe
     stack: Stack | None
     lower: LowerGrid | None
-    judged: dict[str, Judged]
+    judged: dict[str, SignalTable]
     report: dict[str, Any]
 
 
@@ -41,16 +41,16 @@ def fit_signals(
     probe, report, held_out = fit_probe(fitting.features, labels, problems, seed=seed)
     own = make_table(fitting, held_out, cues, domains)
     table = make_table(calibrating, scores_of(probe, calibrating), cues, domains)
-    judged = {"hidden": Judged(Grid.of(own), table)}
+    judged = {"hidden": SignalTable(Grid.of(own), table)}
     for name in SIGNALS[1:-1]:
         signal = make_signal(name, None)
         grid = Grid.of(judged_table(signal, fitting, own))
-        judged[name] = Judged(grid, judged_table(signal, calibrating, table))
+        judged[name] = SignalTable(grid, judged_table(signal, calibrating, table))
     looks = [looks_of(record, part) for record, part in zip(fitting.records, by_run(own, held_out), strict=True)]
     stacked = fit_stack(looks, labels, seed=seed)
     if stacked is not None:
         grid = Grid.of(own.with_scores(stacked.held_out))
-        judged["stack"] = Judged(grid, judged_table(stacked.stack, calibrating, table))
+        judged["stack"] = SignalTable(grid, judged_table(stacked.stack, calibrating, table))
     lower = LowerGrid.of(own) if own.graded else None
     return FittedSignals(probe, stacked.stack if stacked else None, lower, judged, report)
 

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from reasonctl.controller import ControllerError
 from reasonctl.probes.exit import make_exit
-from reasonctl.probes.files.probe_file import Judged, ProbeFile, domain_index
+from reasonctl.probes.files.probe_file import ProbeFile, SignalTable, domain_index
 from reasonctl.probes.files.sealed import check_target, write_whole
 from reasonctl.probes.risk.give_up import GiveUp
 from reasonctl.probes.risk.table import Ints
@@ -213,7 +213,7 @@ class _Subject:
             measured=measured,
         )
 
-    def _curve(self, judged: Judged) -> tuple[Any, Any]:
+    def _curve(self, judged: SignalTable) -> tuple[Any, Any]:
         """(failing share, share of tokens saved) down the grid, from a threshold that nothing exceeds."""
         table = judged.table
         thresholds = np.concatenate([[np.inf], judged.grid.thresholds, [-np.inf]])
@@ -222,9 +222,11 @@ class _Subject:
         tokens = (table.full_tokens.sum() - spared) / table.runs
         return failed / np.maximum(n, 1), 1 - tokens / self.plain
 
-    def judged(self, name: str) -> Judged:
+    def judged(self, name: str) -> SignalTable:
         judged = self.content.judged(name)
-        return judged if len(self.rows) == judged.table.runs else Judged(judged.grid, judged.table.select(self.rows))
+        return (
+            judged if len(self.rows) == judged.table.runs else SignalTable(judged.grid, judged.table.select(self.rows))
+        )
 
     def _threshold(self, name: str, risk: float) -> Threshold:
         judged, asked = self.judged(name), self.request

@@ -26,7 +26,7 @@ SEALED = Sealed("reasonctl", 2, "probe file", "ctl calibrate")
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class SignalTable:
     """The calibration runs under one signal: its grid, and the table with its scores and the cost of its trials."""
 
     grid: Grid
@@ -44,14 +44,14 @@ class ProbeFile:
     grid: Grid
     table: Table
     card: Card
-    others: Mapping[str, Judged] = field(default_factory=dict)
+    others: Mapping[str, SignalTable] = field(default_factory=dict)
     stack: Stack | None = None
     lower: LowerGrid | None = None
 
-    def judged(self, signal: str) -> Judged:
+    def judged(self, signal: str) -> SignalTable:
         """Grid and table of a signal; ControllerError if the file has none for it."""
         if signal == "hidden":
-            return Judged(self.grid, self.table)
+            return SignalTable(self.grid, self.table)
         if signal not in self.others:
             known = ", ".join(["hidden", *sorted(self.others)])
             raise ControllerError(f"this probe file has no signal {signal!r}; it has {known}")
@@ -143,12 +143,12 @@ def _lower(arrays: Tensors) -> LowerGrid | None:
     return LowerGrid(float(arrays["c"][0]), arrays["starts"])
 
 
-def _judged(name: str, arrays: Tensors, table: Table) -> Judged:
+def _judged(name: str, arrays: Tensors, table: Table) -> SignalTable:
     rest = {key: array for key, array in arrays.items() if key not in _OWN}
     if any(key not in arrays for key in _OWN):
         raise ControllerError(f"its signal {name!r} lacks arrays. Make it again: ctl calibrate")
     own: dict[str, Any] = {key: arrays[key] for key in _OWN}
-    return Judged(_grid(f"signal {name!r}", rest), replace(table, **own))
+    return SignalTable(_grid(f"signal {name!r}", rest), replace(table, **own))
 
 
 def _grid(what: str, arrays: Tensors) -> Grid:
@@ -157,7 +157,7 @@ def _grid(what: str, arrays: Tensors) -> Grid:
     return Grid(**arrays)
 
 
-def tables_of(content: ProbeFile, signal: str, domain: str | None) -> tuple[Judged, Table]:
+def tables_of(content: ProbeFile, signal: str, domain: str | None) -> tuple[SignalTable, Table]:
     """The calibration runs of a domain [all] under a signal, and the same runs without trials."""
     judged, plain = content.judged(signal), content.table
     if domain is None:

@@ -14,7 +14,7 @@ from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import Call, Controller, Decision, Keys, Trace, parse_policy
 from reasonctl.probes import load_exit
 from reasonctl.probes.exit import ProbeExit, make_exit
-from reasonctl.probes.files.probe_file import Judged
+from reasonctl.probes.files.probe_file import SignalTable
 from reasonctl.probes.risk.threshold import Grid
 from support.probe_files import card, content
 from support.simulated_runs import two_domains
@@ -56,7 +56,7 @@ def exit_of(table, domain, **asked) -> ProbeExit:
     """A rule on simulated runs of two domains; the signal `entropy` is what tells."""
     made = content()
     file = replace(made, table=table, grid=Grid.of(table, 50), card=card(domains=("easy", "hard")))
-    file = replace(file, others={name: Judged(file.grid, table) for name in ("entropy", "trial")})
+    file = replace(file, others={name: SignalTable(file.grid, table) for name in ("entropy", "trial")})
     return make_exit(file, confidence=0.9, mode="harm", domain=domain, **asked)
 
 
