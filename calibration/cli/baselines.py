@@ -15,7 +15,7 @@ from ..fitting.all_signals import scores_of
 from ..fitting.kept import halves
 from ..fitting.tables import judged_table, make_table, outcomes_of
 from ..pages.wording import percent
-from ..runs.arrays import Cut, cut
+from ..runs.arrays import RunArrays, cut
 from .console import Show
 
 
@@ -63,7 +63,7 @@ def cheap_rules(
     ]
 
 
-def _parts(rule: ProbeExit, runs: list[dict[str, Any]]) -> tuple[Cut, Cut]:
+def _parts(rule: ProbeExit, runs: list[dict[str, Any]]) -> tuple[RunArrays, RunArrays]:
     """The fitting runs, and the calibration runs that the rule's promise is made from."""
     fitting, calibration = halves(rule.content, runs)
     if rule.domain is not None:
@@ -71,7 +71,7 @@ def _parts(rule: ProbeExit, runs: list[dict[str, Any]]) -> tuple[Cut, Cut]:
     return cut(fitting), cut(calibration)
 
 
-def _replayed(rule: ProbeExit, runs: Cut, plain: Table) -> Result:
+def _replayed(rule: ProbeExit, runs: RunArrays, plain: Table) -> Result:
     """What the rule itself does to these runs: its signal, its threshold, its trials, its giving up."""
     judged = plain if rule.name == "hidden" else judged_table(rule.signal, runs, plain)
     out = outcomes_of(judged, plain, rule.threshold.value, rule.lower.curve if rule.lower else None)

@@ -20,7 +20,7 @@ from reasonctl.probes.signals.signals import make_signal
 
 from ..fitting.all_signals import FittedSignals, fit_signals, scores_of
 from ..fitting.tables import judged_table, make_table, outcomes_of
-from ..runs.arrays import Cut, cut
+from ..runs.arrays import RunArrays, cut
 from .baselines import Point, Result, Scored, budget_of_cost, cheap_signals, evaluate, fixed_at
 
 BUDGET = "budget, same risk"
@@ -115,7 +115,7 @@ def _domains(records: Sequence[dict[str, Any]]) -> list[str]:
     return sorted({record["domain"] for record in records})
 
 
-def three_parts(records: Sequence[dict[str, Any]], key: str) -> tuple[Cut, Cut, Cut]:
+def three_parts(records: Sequence[dict[str, Any]], key: str) -> tuple[RunArrays, RunArrays, RunArrays]:
     order = random.Random(key).sample(range(len(records)), len(records))
     quarter = len(order) // 4
     parts = order[:quarter], order[quarter : 2 * quarter], order[2 * quarter :]
@@ -139,7 +139,7 @@ def _signals(
 
 
 def _cheap_signals(
-    fitted: FittedSignals, parts: tuple[Cut, Cut, Cut], judged: Table, cues: Sequence[str], mode: Mode
+    fitted: FittedSignals, parts: tuple[RunArrays, RunArrays, RunArrays], judged: Table, cues: Sequence[str], mode: Mode
 ) -> list[Scored]:
     """What a threshold can be put on without hidden states and trials: cue index, word, text, tokens so far."""
     fitting, calibration = make_table(parts[0], np.zeros(parts[0].offsets[-1]), cues), fitted.judged["hidden"].table

@@ -13,7 +13,7 @@ from reasonctl.probes.risk.threshold import Grid, Mode
 from reasonctl.probes.signals.probe import Probe
 from reasonctl.probes.signals.signals import SIGNALS, Stack, make_signal
 
-from ..runs.arrays import Cut
+from ..runs.arrays import RunArrays
 from .probe import fit_probe
 from .stack import fit_stack
 from .tables import by_run, judged_table, looks_of, make_table
@@ -33,7 +33,7 @@ class FittedSignals(NamedTuple):
 
 
 def fit_signals(
-    fitting: Cut, calibrating: Cut, cues: Sequence[str], domains: Sequence[str], mode: Mode, *, seed: int
+    fitting: RunArrays, calibrating: RunArrays, cues: Sequence[str], domains: Sequence[str], mode: Mode, *, seed: int
 ) -> FittedSignals:
     """Every signal on the same two splits: fitted, and given its grid, on one; its table filled from the other."""
     labels = np.array(fitting.per_cue("same" if mode == "disagree" else "right"))
@@ -55,6 +55,6 @@ def fit_signals(
     return FittedSignals(probe, stacked.stack if stacked else None, lower, judged, report)
 
 
-def scores_of(probe: Probe, runs: Cut) -> Any:
+def scores_of(probe: Probe, runs: RunArrays) -> Any:
     """Shape (cues,): the probe's probabilities at the cues of some runs."""
     return probe.scores(runs.features) if len(runs.features) else np.zeros(0)

@@ -13,7 +13,7 @@ from reasonctl.probes.files.card import Card, origin_of
 from reasonctl.probes.files.probe_file import ProbeFile, save_probe
 from reasonctl.probes.risk.threshold import Mode
 
-from ..runs.arrays import ANSWERS_CUT, Cut, cut, share_cut
+from ..runs.arrays import ANSWERS_CUT, RunArrays, cut, share_cut
 from ..runs.collect import settings_of
 from ..runs.cue_sets import with_cues
 from ..runs.recipe import Recipe
@@ -81,7 +81,7 @@ def made_by(plan: Plan, model: Model, card: Card) -> bool:
     return replace(mine, versions=card.versions) == card and sum(card.runs.values()) == plan.n
 
 
-def _check_cues(plan: Plan, fitting: Cut) -> None:
+def _check_cues(plan: Plan, fitting: RunArrays) -> None:
     if fitting.offsets[-1] == 0:
         raise ControllerError(
             f"no cue ({', '.join(plan.recipe.cues)}) was met while thinking in {len(fitting.records)} runs, so "

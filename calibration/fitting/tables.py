@@ -19,7 +19,7 @@ from reasonctl.probes.risk.table import Outcomes, Table
 from reasonctl.probes.signals.observation import Observation
 from reasonctl.probes.signals.signals import Signal
 
-from ..runs.arrays import Cut
+from ..runs.arrays import RunArrays
 
 Floats = npt.NDArray[np.float64]
 
@@ -51,7 +51,7 @@ def judge(signal: Signal, whole: Sequence[Observation]) -> tuple[list[float], li
     return scores, tried
 
 
-def make_table(runs: Cut, settled: Any, cues: Sequence[str], domains: Sequence[str] | None = None) -> Table:
+def make_table(runs: RunArrays, settled: Any, cues: Sequence[str], domains: Sequence[str] | None = None) -> Table:
     """The table of some runs under the probe's own scores, shape (cues,). domains: their names [as they come]."""
     names, domains = Cues(cues).names, domains or sorted(set(runs.per_run("domain")))
     return Table(
@@ -70,7 +70,7 @@ def make_table(runs: Cut, settled: Any, cues: Sequence[str], domains: Sequence[s
     )
 
 
-def judged_table(signal: Signal, runs: Cut, table: Table) -> Table:
+def judged_table(signal: Signal, runs: RunArrays, table: Table) -> Table:
     """`table`, whose scores are the probe's, under another signal: its scores, and the tokens of its trials.
 
     A run that exits at cue j pays for the trials up to j; one that doesn't exit pays for all of them.

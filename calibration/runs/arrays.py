@@ -34,7 +34,7 @@ def cut_told(share: float, limit: int) -> str | None:
 
 
 @dataclass(frozen=True)
-class Cut:
+class RunArrays:
     """Collected runs as arrays; cues of run i are offsets[i] : offsets[i + 1].
 
     features: (cues, width) hidden states; text: (cues, 6) what a rule without hidden states could use.
@@ -52,12 +52,12 @@ class Cut:
         return [record[name] for record in self.records]
 
 
-def cut(records: list[dict[str, Any]]) -> Cut:
+def cut(records: list[dict[str, Any]]) -> RunArrays:
     """Arrays of some runs."""
     lengths = [len(record["cues"]) for record in records]
     features = [unpack(cue["hidden"]) for record in records for cue in record["cues"]]
     text = [row for record in records for row in text_features(record["cues"])]
-    return Cut(
+    return RunArrays(
         records,
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         np.stack(features) if features else np.zeros((0, 0), np.float32),

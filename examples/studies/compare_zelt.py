@@ -31,7 +31,7 @@ from reasonctl.backends import load_model
 from reasonctl.calibration.evaluation.signals import three_parts
 from reasonctl.calibration.fitting.all_signals import fit_signals, scores_of
 from reasonctl.calibration.fitting.tables import judged_table, make_table
-from reasonctl.calibration.runs.arrays import Cut
+from reasonctl.calibration.runs.arrays import RunArrays
 from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.worker import Collect, one_run
 from reasonctl.controller import ROOT, Boundary, Decision, Decode, Step, entropy
@@ -203,7 +203,7 @@ def their_rules(
 
 
 def our_rules(
-    parts: Sequence[Cut],
+    parts: Sequence[RunArrays],
     cues: Sequence[str],
     domains: Sequence[str],
     risks: Sequence[float],
