@@ -16,7 +16,7 @@ from ..thinking.cues import Cue
 from ..thinking.exit_rule import Boundary, ExitRule
 from ..thinking.span import LONGEST_CHARACTER, Mark
 from .run import Request, Run
-from .trial import Try, fitting_exit
+from .trial import TrialAnswer, fitting_exit
 
 
 def decode_loop(run: Run, session: Session, tokens: list[int], pending: list[int], state: Any = None) -> Request:
@@ -157,7 +157,7 @@ class Loop:
             self.session,
             self.memory,
             row=lambda: step.logits(node),
-            answer=Try(self, decode_loop, cue, forced),
+            answer=TrialAnswer(self, decode_loop, cue, forced),
         )
         decision = yield from rule.decide(at)
         run.trace.decisions.append(decision)

@@ -37,7 +37,7 @@ def fitting_exit(run: Run, suffix: str, cue: Cue, index: int) -> tuple[Cue, list
 
 
 @dataclass
-class Try:
+class TrialAnswer:
     """Tries an exit on a fork, under the law and the keys that the exit itself would have."""
 
     loop: Loop
