@@ -33,7 +33,7 @@ from .thinking.cues import Cue, Cues
 from .thinking.exit_rule import Boundary, ExitRule, Trial, entropy
 from .thinking.limits import ThinkingLimits
 from .thinking.markers import Markers, Thinking
-from .thinking.span import Mark, Span
+from .thinking.span import MarkerPosition, Span
 
 __all__ = [
     "BadWords",
@@ -69,7 +69,7 @@ __all__ = [
     "Keys",
     "ThinkingLimits",
     "LogitBias",
-    "Mark",
+    "MarkerPosition",
     "Markers",
     "MinNewTokens",
     "MinP",

@@ -14,7 +14,7 @@ from ..sampling.policy import asks, end, layers_of, prepared
 from ..sampling.row import CopiedStep, Row
 from ..thinking.cues import Cue
 from ..thinking.exit_rule import Boundary, ExitRule
-from ..thinking.span import LONGEST_CHARACTER, Mark
+from ..thinking.span import LONGEST_CHARACTER, MarkerPosition
 from .run import Request, Run
 from .trial import TrialAnswer, fitting_exit
 
@@ -182,7 +182,7 @@ class Loop:
             return
         self._close("budget", first, forced)
 
-    def _early_close(self, token: int) -> tuple[Mark, list[int]] | None:
+    def _early_close(self, token: int) -> tuple[MarkerPosition, list[int]] | None:
         """Thinking closes in this token, and shouldn't: where, and what goes in the close's place."""
         run, span, mark = self.r, self.r.span, self.r.span.closed
         if run.thinking is not None and mark is not None and run.trace.closed_by in ("exit", "budget"):
@@ -197,7 +197,7 @@ class Loop:
             return None
         return mark, forced
 
-    def _continuation(self, mark: Mark) -> list[int] | None:
+    def _continuation(self, mark: MarkerPosition) -> list[int] | None:
         """The tokens that continue thinking at `mark`; None if it ends there."""
         run, lengths, thought = self.r, self.r.lengths, self._thought(mark.first)
         early = thought < lengths.min_thinking
@@ -215,7 +215,7 @@ class Loop:
         self.continued += not early
         return forced
 
-    def _replace(self, mark: Mark, forced: list[int]) -> None:
+    def _replace(self, mark: MarkerPosition, forced: list[int]) -> None:
         """Take a close back and feed `forced` in its place: thinking goes on, or the answer that it stood in."""
         trace, room = self.r.trace, self.r.limit - mark.first
         self._take_back(mark.first)

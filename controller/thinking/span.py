@@ -19,7 +19,7 @@ LONGEST_CHARACTER = 4
 
 
 @dataclass(frozen=True)
-class Mark:
+class MarkerPosition:
     """Where a closing marker, whole or half-written, begins: in token `first`, behind the text `before`.
 
     spaced: what stands in front of it ends in a space, or is nothing.
@@ -40,7 +40,7 @@ class Span:
 
     opened: int | None = None
     """Absolute index of the first thinking token that is generated."""
-    closed: Mark | None = None
+    closed: MarkerPosition | None = None
     """The last token completed a closing marker; set after the controller's own close too: a second one."""
 
     def __init__(self, tokenizer: Tokenizer, markers: Markers | None, cues: Cues | None) -> None:
@@ -113,7 +113,7 @@ class Span:
         self._count()
         return first_of(ready)
 
-    def half_closed(self) -> Mark | None:
+    def half_closed(self) -> MarkerPosition | None:
         """A closing marker that is half-written at the end of the text."""
         if self._markers is None or self.phase == "before":
             return None
@@ -123,10 +123,10 @@ class Span:
                 return self._mark(self._total - length)
         return None
 
-    def end(self) -> Mark:
+    def end(self) -> MarkerPosition:
         """The last token, as the place where thinking ends: an end-of-sequence."""
         char = self._ends[-2] - (self._total - len(self._tail))
-        return Mark(self._start + len(self._ends) - 2, "", char <= 0 or self._tail[char - 1].isspace())
+        return MarkerPosition(self._start + len(self._ends) - 2, "", char <= 0 or self._tail[char - 1].isspace())
 
     @property
     def whole(self) -> bool:
@@ -180,11 +180,11 @@ class Span:
         self.closed = self._mark(char)
         return char
 
-    def _mark(self, char: int) -> Mark:
+    def _mark(self, char: int) -> MarkerPosition:
         offset = self._total - len(self._tail)
         first = self._token_at(char)
         before = self._tail[max(0, self._ends[first - self._start] - offset) : char - offset]
-        return Mark(first, before, char <= offset or self._tail[char - offset - 1].isspace())
+        return MarkerPosition(first, before, char <= offset or self._tail[char - offset - 1].isspace())
 
     def _count(self) -> None:
         """every(k) falls due behind each k-th thinking token, or behind the character or marker that it would split."""
