@@ -9,14 +9,14 @@ from reasonctl.controller import Chain, ControllerError, Greedy, parse_policy
 
 from ..advice.draft_model import TOKENS, advise
 from ..tasks.draft_prompts import KINDS
-from .console import Show
+from .console import Console
 from .options import Options
 from .recipes import open_model
 
 
 def run(name: str, drafts: Sequence[str], options: Options) -> None:
     """Print the table and the verdict."""
-    show = Show(as_json=options.json)
+    show = Console(as_json=options.json)
     policy = parse_policy(options.policy_text())
     if not isinstance(policy, Chain) or policy.stateful:
         raise ControllerError(

@@ -32,14 +32,14 @@ from ..advice.truncation import (
 )
 from ..pages.advice import SUFFIXES, write_page
 from ..tasks.sources import load_task
-from .console import Show
+from .console import Console
 from .options import Options
 from .recipes import open_model
 
 
 def run(name: str, options: Options, *, tasks: str | None, texts: Sequence[str], at: str, out: str | None) -> None:
     """Measure and advise; what can be refused is refused before the model is opened."""
-    show, targets, temperature = Show(as_json=options.json), risk_targets(at), temperature_of(options)
+    show, targets, temperature = Console(as_json=options.json), risk_targets(at), temperature_of(options)
     if tasks is None and not texts:
         raise ControllerError("there is nothing to learn from; give --texts FILE (your own texts) or --tasks TASKS")
     check_files(texts)
@@ -85,7 +85,7 @@ def _check_out(out: str, force: bool) -> None:
     check_target(out, force)
 
 
-def tell(show: Show, name: str, advice: Advice) -> None:
+def tell(show: Console, name: str, advice: Advice) -> None:
     """A table per risk target, then the advice with its evidence."""
     show.title(f"truncations for {name} at equal risk: {advice.places} places of {advice.texts} texts")
     show.say(

@@ -16,11 +16,11 @@ from ..fitting.kept import halves
 from ..fitting.tables import judged_table, make_table, outcomes_of
 from ..pages.wording import percent
 from ..runs.arrays import RunArrays, cut
-from .console import Show
+from .console import Console
 
 
 def cheap_rules(
-    show: Show, rule: ProbeExit, runs: list[dict[str, Any]] | None, records: list[dict[str, Any]]
+    show: Console, rule: ProbeExit, runs: list[dict[str, Any]] | None, records: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Table and JSON of the rule, replayed (first), fixed cues, cue index + word, text features (if the collected runs
     are at hand), a budget of the rule's own cost, and the oracle; on the same runs, under the same promise."""

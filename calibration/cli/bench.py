@@ -11,14 +11,14 @@ from reasonctl.controller.drafting.planning.cost import CostCurve
 from ..evaluation.speed import ROUNDS, cost_curve, interleaved, same_tokens
 from ..tasks.draft_prompts import KINDS
 from ..tasks.sources import load_task
-from .console import Show
+from .console import Console
 from .options import Options
 from .recipes import card_recipe, new_recipe, open_model, open_rule
 
 
 def run(name: str, options: Options, *, probe: str | None) -> None:
     """Interleaved rounds; medians of wall-clock."""
-    show = Show(as_json=options.json)
+    show = Console(as_json=options.json)
     rule = None
     if probe != "none" and (probe is not None or name == "tiny"):
         rule, model = open_rule(show, name, options, probe)
@@ -70,7 +70,7 @@ def verdict(ratio: float) -> str:
     return f"drafting {word} here: {ratio:.2f} times plain"
 
 
-def show_curve(show: Show, curve: CostCurve) -> None:
+def show_curve(show: Console, curve: CostCurve) -> None:
     """Milliseconds and multiples of one row."""
     show.title("one forward of n rows (a chain draft): milliseconds, and times one row, by tokens of context")
     contexts = list(curve.seconds)

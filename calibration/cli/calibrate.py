@@ -27,7 +27,7 @@ from ..runs.splits import report_path, runs_path
 from ..runs.worker import collect_run
 from ..tasks.problem import Problem
 from ..tasks.sources import load_task
-from .console import Show
+from .console import Console
 from .ngrams import keep_ngrams
 from .options import Options
 from .recipes import new_recipe, open_model
@@ -47,7 +47,7 @@ def calibrate(
     **overrides: str | None,
 ) -> None:
     """Collect, fit, calibrate; everything that can be refused is refused first."""
-    show = Show(as_json=options.json)
+    show = Console(as_json=options.json)
     plan_out = Path(out)
     workers = where(name, options, overrides["dask"])
     again = check_targets(plan_out, report, ngrams, options.force)
@@ -147,7 +147,7 @@ def needed(options: Options) -> int:
     return runs_needed(options.mode, options.risk, options.confidence)
 
 
-def describe(show: Show, plan: Plan, model: Model, options: Options) -> None:
+def describe(show: Console, plan: Plan, model: Model, options: Options) -> None:
     """Before any work: what will be done, what it can promise, where it goes."""
     recipe, least = plan.recipe, needed(options)
     marks = " ... ".join(recipe.markers) if recipe.markers else "none in the template: the whole completion is the span"
@@ -163,7 +163,7 @@ def describe(show: Show, plan: Plan, model: Model, options: Options) -> None:
 
 
 def collected(
-    show: Show, plan: Plan, file: RunFile, options: Options, problems: list[Problem], workers: int | str
+    show: Console, plan: Plan, file: RunFile, options: Options, problems: list[Problem], workers: int | str
 ) -> list[dict[str, Any]] | None:
     """All records, resumed where an earlier job left off; None if the time limit came first.
 
@@ -208,7 +208,7 @@ def check_problems(file: RunFile, problems: list[Problem]) -> None:
         )
 
 
-def estimate(show: Show, plan: Plan, problem: Problem, runs: int, workers: int | str) -> None:
+def estimate(show: Console, plan: Plan, problem: Problem, runs: int, workers: int | str) -> None:
     """Time one run (it isn't kept) and say what the job will take."""
     start = time.monotonic()
     record = collect_run(plan.recipe, 0, problem.question)
@@ -222,7 +222,7 @@ def estimate(show: Show, plan: Plan, problem: Problem, runs: int, workers: int |
 
 
 def report_fit(
-    show: Show, plan: Plan, content: ProbeFile, options: Options, records: list[dict[str, Any]] | None
+    show: Console, plan: Plan, content: ProbeFile, options: Options, records: list[dict[str, Any]] | None
 ) -> None:
     """What was fitted, what it can promise, the page with it if the records are given, and the JSON."""
     card, asked = content.card, Request.of(options, None)

@@ -75,7 +75,7 @@ def span(seconds: float) -> str:
 SECONDS_BETWEEN_LINES = 10
 
 
-class Show:
+class Console:
     """One place for output: `say` and tables for people; `result` prints the JSON object last."""
 
     def __init__(self, *, as_json: bool) -> None:
@@ -143,7 +143,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def comparison(show: Show, result: dict[str, Any]) -> None:
+def comparison(show: Console, result: dict[str, Any]) -> None:
     """Both arms side by side, then harm and accuracy against what was promised."""
     base, control = result["baseline"], result["controlled"]
     rows = [
@@ -181,7 +181,7 @@ def comparison(show: Show, result: dict[str, Any]) -> None:
     )
 
 
-def _measured(show: Show, result: dict[str, Any]) -> None:
+def _measured(show: Console, result: dict[str, Any]) -> None:
     """What the mode promises, and the same measured."""
     promise, failure = result["guarantee"], result["failure"]
     level = "on average" if promise["confidence"] is None else f"with confidence {promise['confidence']:g}"

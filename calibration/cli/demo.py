@@ -15,7 +15,7 @@ from ..pages.wording import bound_of, percent
 from ..runs.splits import evaluation_stream
 from ..tasks.sources import load_task
 from .calibrate import calibration_json, collected, describe
-from .console import Show
+from .console import Console
 from .evaluate import EVALUATION_RUNS, compare
 from .options import Options
 from .recipes import new_recipe, open_model, rule_of
@@ -26,7 +26,7 @@ CALIBRATION_RUNS = 600
 
 def run(options: Options) -> None:
     """From nothing to promised and measured; nothing stored is shown."""
-    show = Show(as_json=options.json)
+    show = Console(as_json=options.json)
     model = open_model("tiny", options)
     recipe = new_recipe("tiny", model, options)
     task = load_task("tiny")

@@ -19,7 +19,7 @@ from ..runs.recipe import Recipe
 from ..tasks.problem import Problem
 from ..tasks.sources import Task, load_task
 from .baselines import cheap_rules
-from .console import Show, comparison
+from .console import Console, comparison
 from .options import Options
 from .recipes import card_recipe, open_rule, probe_path
 
@@ -30,7 +30,7 @@ def run(
     name: str, options: Options, *, tasks: str | None, probe: str | None, baselines: bool, report: str | None
 ) -> None:
     """Both arms on problems that neither fitting nor calibration saw; `report`: the page to write."""
-    show = Show(as_json=options.json)
+    show = Console(as_json=options.json)
     if report is not None:
         from ..pages.report import check_page, write_report
 
@@ -53,7 +53,7 @@ def run(
 
 
 def compare(
-    show: Show,
+    show: Console,
     recipe: Recipe,
     problems: list[Problem],
     task: Task,

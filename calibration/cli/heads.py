@@ -23,7 +23,7 @@ from ..runs.collect import identity_of
 from ..runs.teacher_forced import Written
 from ..tasks.sources import load_task
 from .calibrate import CALIBRATION_RUNS, collected, where
-from .console import Show
+from .console import Console
 from .options import Options
 from .recipes import new_recipe, open_model
 
@@ -37,7 +37,7 @@ OWN_LAW = "temperature(1)"
 
 def run(name: str, options: Options, *, tasks: str, out: str, dask: str | None, weighted: bool = True) -> None:
     """Collect, train, write; everything that can be refused is refused first. weighted: see `Training`."""
-    show = Show(as_json=options.json)
+    show = Console(as_json=options.json)
     target = Path(out)
     check_target(target, options.force)
     task = load_task(tasks, grader=options.grader)
@@ -77,7 +77,7 @@ def run(name: str, options: Options, *, tasks: str, out: str, dask: str | None, 
 
 
 def _trained(
-    show: Show, model: Model, runs: list[Written], training: Training, plan: Plan, deadline: float | None
+    show: Console, model: Model, runs: list[Written], training: Training, plan: Plan, deadline: float | None
 ) -> Heads | None:
     """The heads; None if the time limit came first."""
     checkpoint = checkpoint_of(plan.out)

@@ -16,7 +16,7 @@ from reasonctl.probes.risk.table import Table
 
 from ..fitting.tables import outcomes_of
 from ..pages.wording import exits_where, facts, missing_runs, percent
-from .console import Show
+from .console import Console
 from .options import Options
 
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -27,7 +27,7 @@ def run(path: str, options: Options, *, traces: str | None) -> None:
 
     traces: a file of Trace.to_dict() lines, in the order of the runs; they are tested for drift.
     """
-    show = Show(as_json=options.json)
+    show = Console(as_json=options.json)
     if SEALED.holds(path):
         return _heads(show, path)
     content = load_probe(path)
@@ -98,7 +98,7 @@ def _of(options: Options) -> str:
     return "" if options.domain is None else f", domain {options.domain!r}"
 
 
-def _heads(show: Show, path: str) -> None:
+def _heads(show: Console, path: str) -> None:
     """The card of AutoDeco heads."""
     card = load_heads(path).card
     show.say(f"AutoDeco heads for {card.depth} layers of width {card.width}, fingerprint {card.fingerprint[:12]}")
@@ -109,7 +109,7 @@ def _heads(show: Show, path: str) -> None:
     show.result({"heads": vars(card)})
 
 
-def _drift(show: Show, monitor: DriftMonitor, path: Path) -> dict[str, Any]:
+def _drift(show: Console, monitor: DriftMonitor, path: Path) -> dict[str, Any]:
     """What the monitor says after these runs."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

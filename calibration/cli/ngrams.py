@@ -13,14 +13,14 @@ from reasonctl.controller.drafting.ngrams import Table, build_table, save_table
 from reasonctl.probes.files.sealed import check_target
 
 from ..tasks.texts import read
-from .console import Show
+from .console import Console
 from .options import Options
 from .recipes import open_model
 
 
 def run(name: str, texts: Sequence[str], out: str, options: Options) -> None:
     """Read, count, write; everything that can be refused is refused before the model is opened."""
-    show, path = Show(as_json=options.json), Path(out)
+    show, path = Console(as_json=options.json), Path(out)
     check_target(path, options.force)
     missing = [text for text in texts if not Path(text).is_file()]
     if missing:
@@ -33,7 +33,7 @@ def run(name: str, texts: Sequence[str], out: str, options: Options) -> None:
 
 
 def keep_ngrams(
-    show: Show, model: Model, records: Sequence[dict[str, Any]], path: Path, *, source: str, force: bool
+    show: Console, model: Model, records: Sequence[dict[str, Any]], path: Path, *, source: str, force: bool
 ) -> None:
     """The database of what a model wrote in collected runs, their trial answers left out."""
     table = write(model, (record["text"] for record in records), path, source=source, force=force)

@@ -19,11 +19,11 @@ from reasonctl.probes.files.probe_file import load_probe
 from reasonctl.probes.signals.probe import layer_of
 
 from ..runs.recipe import LAYERS, Recipe
-from .console import Show
+from .console import Console
 from .options import Options
 
 
-def open_rule(show: Show, name: str, options: Options, probe: str | None) -> tuple[ProbeExit, Model]:
+def open_rule(show: Console, name: str, options: Options, probe: str | None) -> tuple[ProbeExit, Model]:
     """The rule, compared with the model that it will control; differences are shown."""
     rule = rule_of(options, probe_path(name, probe))
     model = open_model(name, options)

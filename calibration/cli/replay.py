@@ -14,7 +14,7 @@ from ..pages.wording import percent
 from ..runs.arrays import ANSWERS_CUT, cut_told, share_cut
 from ..runs.cue_sets import check_collected, with_cues
 from ..runs.run_file import RunFile
-from .console import Show
+from .console import Console
 from .options import Options
 
 RISKS = (0.02, 0.05, 0.10)
@@ -23,7 +23,7 @@ RISKS = (0.02, 0.05, 0.10)
 def run(path: str, options: Options, *, cues: str | None, splits: int) -> None:
     """The table signal x risk, and what `hidden` gains over the best fixed cue."""
     options.refuse("ctl replay", signal="it compares all of them", give_up="it compares signals, without giving up")
-    show = Show(as_json=options.json)
+    show = Console(as_json=options.json)
     if not Path(path).is_file():
         raise ControllerError(f"{path!r} is no file; give the .runs.jsonl beside a probe file")
     file = RunFile(Path(path), {})
@@ -75,7 +75,7 @@ def of_domain(records: list[dict[str, Any]], domain: str) -> list[dict[str, Any]
     return found
 
 
-def table(show: Show, found: Comparison, runs: int, splits: int, options: Options) -> None:
+def table(show: Console, found: Comparison, runs: int, splits: int, options: Options) -> None:
     """Net tokens saved by signal and risk, with what was measured on the runs that judge."""
     risks = sorted({entry.risk for entry in found.entries})
     cells = {(entry.signal, entry.risk): entry for entry in found.entries}

@@ -14,13 +14,13 @@ from ..fitting.kept import kept_runs
 from ..pages.report import check_page, write_report
 from ..pages.wording import Request
 from ..runs.splits import report_path
-from .console import Show
+from .console import Console
 from .options import Options
 
 
 def run(probe: str, options: Options, *, evaluation: str | None, out: str | None) -> None:
     """`ctl report`: write the page beside the probe file, or where `out` says."""
-    show = Show(as_json=options.json)
+    show = Console(as_json=options.json)
     target = Path(out) if out is not None else report_path(Path(probe))
     check_page(target, Path(probe), options.force, *([] if evaluation is None else [Path(evaluation)]))
     content = load_probe(probe)

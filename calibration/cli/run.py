@@ -12,7 +12,7 @@ from ..runs.recipe import Recipe
 from ..runs.splits import evaluation_stream
 from ..runs.worker import play
 from ..tasks.sources import load_task
-from .console import Show
+from .console import Console
 from .options import Options
 from .recipes import card_recipe, new_recipe, open_model, open_rule
 
@@ -21,7 +21,7 @@ def run(
     name: str, prompt: str | None, options: Options, *, probe: str | None, verbose: bool = False, **lengths: Any
 ) -> None:
     """One streamed answer. lengths: the Controller's limits of thinking."""
-    show = Show(as_json=options.json)
+    show = Console(as_json=options.json)
     rule: ProbeExit | None = None
     model: Model
     if probe == "none":
@@ -50,7 +50,7 @@ def run(
     show.result({**trace.to_dict(), "question": question, "text": text})
 
 
-def stream_run(show: Show, model: Model, recipe: Recipe, question: str, controller: Controller) -> Trace:
+def stream_run(show: Console, model: Model, recipe: Recipe, question: str, controller: Controller) -> Trace:
     """Print a run as it comes: forced tokens stand out, cues' scores follow the answer."""
     show.say(question, "cyan")
 

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reasonctl.backends.load import BUNDLED_PROBE, TINY
-from reasonctl.calibration.cli.console import Show
+from reasonctl.calibration.cli.console import Console
 from reasonctl.calibration.parallel.spread import cores, spread
 from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.worker import answer_text, play
@@ -143,7 +143,7 @@ def recipe_of(model: str, probe: str, most: int | None) -> Recipe:
     )
 
 
-def run(show: Show, setting: Setting, problems: list[Problem], grader: Any) -> dict[str, Any]:
+def run(show: Console, setting: Setting, problems: list[Problem], grader: Any) -> dict[str, Any]:
     """Every arm, printed as one table."""
     workers = cores() if setting.recipe.model == TINY else 1
 
@@ -203,7 +203,7 @@ def main() -> None:
     if given.model != TINY and given.probe is None:
         parser.error("--probe is missing; make one with: ctl calibrate MODEL --tasks T --out P.safetensors")
     probe = given.probe or str(BUNDLED_PROBE)
-    task, show = load_task(given.tasks), Show(as_json=given.json)
+    task, show = load_task(given.tasks), Console(as_json=given.json)
     bonus = given.bonus if given.model == TINY else 0.0
     try:
         recipe = recipe_of(given.model, probe, given.max_new_tokens or (900 if given.model == TINY else None))

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reasonctl.calibration.cli.console import Show
+from reasonctl.calibration.cli.console import Console
 from reasonctl.calibration.evaluation.redraws import check_all
 from reasonctl.calibration.fitting.tables import judged_table, make_table
 from reasonctl.calibration.pages.wording import percent
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    content, show = load_probe(options.probe), Show(as_json=True)
+    content, show = load_probe(options.probe), Console(as_json=True)
     pool, plain = (pool_of(content, options.recorded, name) for name in (options.signal, "hidden"))
     rows = check_all(
         pool,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from reasonctl.calibration.cli.console import Pace, Show, span
+from reasonctl.calibration.cli.console import Console, Pace, span
 from reasonctl.calibration.parallel import spread as spread_module
 from reasonctl.calibration.parallel.spread import check_cluster, spread
 from reasonctl.calibration.runs.run_file import FORMAT, RunFile
@@ -233,7 +233,7 @@ def test_progress_says_rate_and_time_left(capfd, monkeypatch):
     clock = Clock()
     monkeypatch.setattr(time, "monotonic", clock)
     monkeypatch.setattr(time, "time", lambda: -1e9 * clock.now)  # no wall clock in it
-    with Show(as_json=False).progress("collecting") as progress:
+    with Console(as_json=False).progress("collecting") as progress:
         for done in range(10, 41):
             progress(done, 40)
             clock.now += 2.0

@@ -51,7 +51,7 @@ def test_its_arms(example, monkeypatch, capsys):
     probe = str(example.BUNDLED_PROBE)
     setting = example.Setting(example.recipe_of("tiny", probe, 200), probe, 0.1, 6.0, "Wait", (2, 4))
     task = example.load_task("tiny")
-    found = example.run(example.Show(as_json=False), setting, task.problems(3, stream=555), task.grader)
+    found = example.run(example.Console(as_json=False), setting, task.problems(3, stream=555), task.grader)
     tokens = {row["arm"]: row["tokens"] for row in found["arms"]}
     assert list(tokens) == [
         "as it is",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from reasonctl.backends.load import BUNDLED_PROBE
-from reasonctl.calibration.cli.console import Show, comparison
+from reasonctl.calibration.cli.console import Console, comparison
 from reasonctl.calibration.cli.recipes import unescaped
 from reasonctl.calibration.evaluation.pairs import Pair, fresh, summary
 from reasonctl.calibration.pages.highlights import Example
@@ -82,7 +82,7 @@ def test_what_the_mode_promises_is_measured(mode, count, n, capsys):
     assert found["failure"] == {"mode": mode, "count": count, "n": n, "rate": count / n, "upper": upper_bound(count, n)}
     assert (found["harm"]["count"], found["help"]["count"], found["exit_rate"]) == (1, 1, 5 / 6)
     said = {"holds": True, "mode": mode, "risk": 0.05, "confidence": 0.9, "why_not": []}
-    comparison(Show(as_json=False), {**found, "guarantee": said})
+    comparison(Console(as_json=False), {**found, "guarantee": said})
     told = capsys.readouterr().out
     assert f"{count} of {n} = " in told and "harm 1 of 6, help 1 of 6" in told
     ungraded = summary(PAIRS, mode, graded=False)
@@ -112,7 +112,7 @@ def test_of_a_pair_of_rules_the_bound_is_the_sum(capsys):
     assert measured(seen, alone)["refuted"] and not measured(seen, pair)["refuted"]
     assert "at most 10\u202f% together" in promise(pair) and "together" not in promise(alone)
     said = {"holds": True, "mode": "harm", "risk": 0.05, "confidence": 0.9, "why_not": [], "give_up": 0.02}
-    comparison(Show(as_json=False), {**summary(PAIRS, "harm"), "guarantee": said})
+    comparison(Console(as_json=False), {**summary(PAIRS, "harm"), "guarantee": said})
     assert "in at most 7.0 % of runs together" in capsys.readouterr().out
 
 
@@ -227,7 +227,7 @@ def test_a_threshold_below_every_score_is_a_valid_one(capsys):
     assert shown["level"] is None and shown["exit_at"] == 0
     page = render(file, Request("disagree", 0.99, None, "hidden"), records_of(file), None)
     assert "inf" not in page.replace("information", "").lower().split("<style>")[-1].split("</style>")[-1]
-    Show(as_json=True).result({"threshold": -math.inf, "more": [math.inf, {"x": math.nan}], "fine": 1.5})
+    Console(as_json=True).result({"threshold": -math.inf, "more": [math.inf, {"x": math.nan}], "fine": 1.5})
     assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
         "threshold": None,
         "more": [None, {"x": None}],
