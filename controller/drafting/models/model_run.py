@@ -18,7 +18,7 @@ from ..growth import Growth, draw_greedy, draw_shape, draw_threshold
 from ..planning.acceptance import PRIOR, RANKS, Planned
 from ..planning.cost import CostCurve, Stopwatch, counted
 from ..planning.cost_cache import known_curve
-from ..planning.plan import Plan
+from ..planning.plan import DraftPlan
 from ..shapes import Shape, sequoia
 from .cascade import Draws, middle_chain
 from .draft_policy import DraftRow, UniformStep, for_drafts, law_of, softmax
@@ -36,7 +36,7 @@ class PlannedRun:
         self.d, self.target, self.engine, self.name, self.context = drafter, target, engine, name, context
         self.policy = for_drafts(target.policy)
         self.fed: list[int] = []
-        self.plan = Plan(drafter)
+        self.plan = DraftPlan(drafter)
         self._samples: dict[Phase, bool] = {}
         self.keys_below = InnerKeys(target.keys)
         self.below: Drafting | None = None

@@ -14,7 +14,7 @@ from .cost import CostCurve
 from .payoff import MARGIN
 
 
-class Plan:
+class DraftPlan:
     """One run's plan: the shape to draft now; an empty one while drafting doesn't pay."""
 
     def __init__(self, drafter: Planned) -> None:

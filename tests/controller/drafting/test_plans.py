@@ -13,7 +13,7 @@ from reasonctl.controller.core import tokenizer as vocabulary
 from reasonctl.controller.drafting.growth import Growth, draw_threshold, finish
 from reasonctl.controller.drafting.models.model_run import ModelRun
 from reasonctl.controller.drafting.planning.acceptance import LONGEST_PAUSE, PAUSE, Ledger
-from reasonctl.controller.drafting.planning.plan import Plan
+from reasonctl.controller.drafting.planning.plan import DraftPlan
 from reasonctl.controller.drafting.shapes import sequoia
 from support.statistics import exact_three, merged_p_value
 from support.toy_drafts import ALPHA, CHEAP, FLAT, SMALL, TARGET, TOKENS, Fixed, drafter, run, three_tokens
@@ -234,7 +234,7 @@ def test_a_tree_is_chosen_by_what_its_own_layers_cost():
     draft model's rows are. A chain stays in its cache."""
     sizes = []
     for own, chain in ((Fixed({0: {1: 0.02, 32: 1.2}}), True), (Fixed({0: {1: 0.02, 32: 0.05}}), False)):
-        plan = Plan(drafter("sequoia", curves=(FLAT, own), size=16))
+        plan = DraftPlan(drafter("sequoia", curves=(FLAT, own), size=16))
         plan.choose(FLAT, own, context=0, leaves=99, nodes=99)
         parents = plan.shape.parents
         assert (parents == tuple(range(-1, len(parents) - 1))) is chain
