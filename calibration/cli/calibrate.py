@@ -17,7 +17,7 @@ from reasonctl.probes.files.sealed import check_target
 from reasonctl.probes.risk.threshold import runs_needed
 
 from ..fitting.choose_cues import AUTO, EVERYTHING
-from ..fitting.job import Plan, fit_and_save, made_by
+from ..fitting.job import CalibrationJob, fit_and_save, made_by
 from ..fitting.kept import halves
 from ..pages.wording import Request, cut_of, exits_where
 from ..parallel.spread import check_cluster
@@ -64,7 +64,7 @@ def calibrate(
         layers=overrides["layers"],
         answer_tokens=answer_tokens,
     )
-    plan = Plan(
+    plan = CalibrationJob(
         recipe,
         task,
         options.mode,
@@ -115,7 +115,7 @@ def check_targets(out: Path, report: bool, ngrams: str | None, force: bool) -> b
     return again
 
 
-def made_already(plan: Plan, model: Model) -> ProbeFile:
+def made_already(plan: CalibrationJob, model: Model) -> ProbeFile:
     """The probe of this very job, which is there already; ControllerError if it is another job's."""
     content = load_probe(plan.out)
     if not made_by(plan, model, content.card):
@@ -147,7 +147,7 @@ def needed(options: Options) -> int:
     return runs_needed(options.mode, options.risk, options.confidence)
 
 
-def describe(show: Console, plan: Plan, model: Model, options: Options) -> None:
+def describe(show: Console, plan: CalibrationJob, model: Model, options: Options) -> None:
     """Before any work: what will be done, what it can promise, where it goes."""
     recipe, least = plan.recipe, needed(options)
     marks = " ... ".join(recipe.markers) if recipe.markers else "none in the template: the whole completion is the span"
@@ -163,7 +163,7 @@ def describe(show: Console, plan: Plan, model: Model, options: Options) -> None:
 
 
 def collected(
-    show: Console, plan: Plan, file: RunFile, options: Options, problems: list[Problem], workers: int | str
+    show: Console, plan: CalibrationJob, file: RunFile, options: Options, problems: list[Problem], workers: int | str
 ) -> list[dict[str, Any]] | None:
     """All records, resumed where an earlier job left off; None if the time limit came first.
 
@@ -208,7 +208,7 @@ def check_problems(file: RunFile, problems: list[Problem]) -> None:
         )
 
 
-def estimate(show: Console, plan: Plan, problem: Problem, runs: int, workers: int | str) -> None:
+def estimate(show: Console, plan: CalibrationJob, problem: Problem, runs: int, workers: int | str) -> None:
     """Time one run (it isn't kept) and say what the job will take."""
     start = time.monotonic()
     record = collect_run(plan.recipe, 0, problem.question)
@@ -222,7 +222,7 @@ def estimate(show: Console, plan: Plan, problem: Problem, runs: int, workers: in
 
 
 def report_fit(
-    show: Console, plan: Plan, content: ProbeFile, options: Options, records: list[dict[str, Any]] | None
+    show: Console, plan: CalibrationJob, content: ProbeFile, options: Options, records: list[dict[str, Any]] | None
 ) -> None:
     """What was fitted, what it can promise, the page with it if the records are given, and the JSON."""
     card, asked = content.card, Request.of(options, None)

@@ -10,7 +10,7 @@ from reasonctl.controller import Controller
 from reasonctl.probes.risk.bounds import refutes
 
 from ..evaluation.pairs import fresh
-from ..fitting.job import Plan, fit_and_save
+from ..fitting.job import CalibrationJob, fit_and_save
 from ..pages.wording import bound_of, percent
 from ..runs.splits import evaluation_stream
 from ..tasks.sources import load_task
@@ -31,7 +31,7 @@ def run(options: Options) -> None:
     recipe = new_recipe("tiny", model, options)
     task = load_task("tiny")
     with tempfile.TemporaryDirectory(prefix="ctl-demo-") as folder:
-        plan = Plan(recipe, task, options.mode, CALIBRATION_RUNS, Path(folder) / "demo.probe.safetensors")
+        plan = CalibrationJob(recipe, task, options.mode, CALIBRATION_RUNS, Path(folder) / "demo.probe.safetensors")
         show.title("1. A small model thinks, and goes on long after it has the answer")
         first = task.problems(1, stream=evaluation_stream(options.seed))[0].question
         before = stream_run(show, model, recipe, first, Controller())

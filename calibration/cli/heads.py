@@ -18,7 +18,7 @@ from reasonctl.probes.files.heads_file import Heads, HeadsCard, HeadsFile, save_
 from reasonctl.probes.files.sealed import check_target
 
 from ..fitting.heads import Training, judged, train
-from ..fitting.job import Plan
+from ..fitting.job import CalibrationJob
 from ..runs.collect import identity_of
 from ..runs.teacher_forced import Written
 from ..tasks.sources import load_task
@@ -45,7 +45,7 @@ def run(name: str, options: Options, *, tasks: str, out: str, dask: str | None, 
     model = open_model(name, options)
     # No cue is looked at: right runs are all that is needed.
     recipe = replace(new_recipe(name, model, options), policy=options.policy_text(OWN_LAW), max_cues=0)
-    plan = Plan(recipe, task, "harm", options.n or CALIBRATION_RUNS, target)
+    plan = CalibrationJob(recipe, task, "harm", options.n or CALIBRATION_RUNS, target)
     training = Training(seed=options.seed, weighted=weighted)
     problems = plan.problems()
     show.say(f"model {name} on {model.backend}: {model.depth} layers of width {model.width}")
@@ -77,7 +77,7 @@ def run(name: str, options: Options, *, tasks: str, out: str, dask: str | None, 
 
 
 def _trained(
-    show: Console, model: Model, runs: list[Written], training: Training, plan: Plan, deadline: float | None
+    show: Console, model: Model, runs: list[Written], training: Training, plan: CalibrationJob, deadline: float | None
 ) -> Heads | None:
     """The heads; None if the time limit came first."""
     checkpoint = checkpoint_of(plan.out)
@@ -120,7 +120,9 @@ def right_runs(model: Model, records: list[dict[str, Any]]) -> list[Written]:
     return runs
 
 
-def _card(plan: Plan, model: Model, training: Training, counts: dict[str, int], report: dict[str, Any]) -> HeadsCard:
+def _card(
+    plan: CalibrationJob, model: Model, training: Training, counts: dict[str, int], report: dict[str, Any]
+) -> HeadsCard:
     recipe = plan.recipe
     return HeadsCard(
         **origin_of(model),

@@ -26,7 +26,7 @@ from .choose_cues import choose_cues
 
 
 @dataclass(frozen=True)
-class Plan:
+class CalibrationJob:
     """A calibration job, checked before any work.
 
     choose_cues: keep the best of the collected cue sets, by savings at this risk and confidence on the fitting runs.
@@ -48,7 +48,7 @@ class Plan:
         return RunFile(runs_path(self.out), settings_of(self.recipe, self.task, model, self.n))
 
 
-def fit_and_save(plan: Plan, model: Model, records: list[dict[str, Any]], *, force: bool) -> ProbeFile:
+def fit_and_save(plan: CalibrationJob, model: Model, records: list[dict[str, Any]], *, force: bool) -> ProbeFile:
     """Fit on one half of the runs, fill the tables from the other, write the probe file."""
     parts = [[records[i] for i in part] for part in split(len(records), plan.recipe.seed)]
     if plan.choose_cues:
@@ -74,14 +74,14 @@ def fit_and_save(plan: Plan, model: Model, records: list[dict[str, Any]], *, for
     return content
 
 
-def made_by(plan: Plan, model: Model, card: Card) -> bool:
+def made_by(plan: CalibrationJob, model: Model, card: Card) -> bool:
     """Whether a probe with this card is what the plan makes, as far as its settings tell."""
     recipe = replace(plan.recipe, cues=card.cues) if plan.choose_cues else plan.recipe
     mine = _card(replace(plan, recipe=recipe), model, card.runs, card.domains, card.report)
     return replace(mine, versions=card.versions) == card and sum(card.runs.values()) == plan.n
 
 
-def _check_cues(plan: Plan, fitting: RunArrays) -> None:
+def _check_cues(plan: CalibrationJob, fitting: RunArrays) -> None:
     if fitting.offsets[-1] == 0:
         raise ControllerError(
             f"no cue ({', '.join(plan.recipe.cues)}) was met while thinking in {len(fitting.records)} runs, so "
@@ -89,7 +89,9 @@ def _check_cues(plan: Plan, fitting: RunArrays) -> None:
         )
 
 
-def _card(plan: Plan, model: Model, runs: dict[str, int], domains: tuple[str, ...], report: dict[str, Any]) -> Card:
+def _card(
+    plan: CalibrationJob, model: Model, runs: dict[str, int], domains: tuple[str, ...], report: dict[str, Any]
+) -> Card:
     recipe = plan.recipe
     return Card(
         **origin_of(model),

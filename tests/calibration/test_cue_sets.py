@@ -13,7 +13,7 @@ import pytest
 from reasonctl.backends.load import load_model
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.calibration.fitting.choose_cues import EVERYTHING, choose_cues
-from reasonctl.calibration.fitting.job import Plan, fit_and_save
+from reasonctl.calibration.fitting.job import CalibrationJob, fit_and_save
 from reasonctl.calibration.runs.cue_sets import check_collected, with_cues
 from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.run_file import pack
@@ -101,7 +101,9 @@ def test_calibration_runs_have_no_say(tmp_path: Path):
         answer_tokens=24,
     )
     model = replace(load_model("tiny", threads=1), width=4)
-    plan = Plan(recipe, load_task("tiny"), "harm", len(runs), tmp_path / "a.safetensors", 0.1, 0.9, choose_cues=True)
+    plan = CalibrationJob(
+        recipe, load_task("tiny"), "harm", len(runs), tmp_path / "a.safetensors", 0.1, 0.9, choose_cues=True
+    )
     honest = fit_and_save(plan, model, runs, force=False)
     fooled = fit_and_save(replace(plan, out=tmp_path / "b.safetensors"), model, swapped, force=False)
     assert honest.card.cues == fooled.card.cues == ("wait", "hmm", "alternatively")

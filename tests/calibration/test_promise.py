@@ -10,7 +10,7 @@ import pytest
 
 from reasonctl.backends.load import load_model
 from reasonctl.calibration.evaluation.baselines import compare, fixed_at, fixed_curve
-from reasonctl.calibration.fitting.job import Plan, fit_and_save
+from reasonctl.calibration.fitting.job import CalibrationJob, fit_and_save
 from reasonctl.calibration.fitting.tables import make_table
 from reasonctl.calibration.runs.arrays import cut
 from reasonctl.calibration.runs.collect import collect
@@ -55,7 +55,7 @@ def runs(tmp_path_factory):
 
 def measure(records, evaluation, folder: Path):
     """Savings and harm on the evaluation runs of a probe made from these records by the pipeline of `ctl calibrate`."""
-    plan = Plan(RECIPE, load_task("tiny"), "harm", N, folder / "p.safetensors")
+    plan = CalibrationJob(RECIPE, load_task("tiny"), "harm", N, folder / "p.safetensors")
     content = fit_and_save(plan, load_model("tiny", threads=1), records, force=True)
     judged = make_table(evaluation, content.probe.scores(evaluation.features), RECIPE.cues)
     results = compare(None, content.table, judged, mode="harm", risk=0.05, confidence=0.9, grid=content.grid)
