@@ -31,12 +31,12 @@ _LN2 = math.log(2.0)
 
 
 @dataclass
-class Level:
+class DecayingLog:
     """A logarithm that follows what is seen: fast at first, then a decaying average of about ten.
 
     A single outlier moves it by a tenth of ln 2 at most, a lasting change all the way.
 
-    >>> level = Level()
+    >>> level = DecayingLog()
     >>> for _ in range(40): level.follow(0.5)
     >>> level.follow(9.0); round(level.value, 2)
     0.57
@@ -69,9 +69,9 @@ class CostCurve:
     """
 
     seconds: Mapping[int, Mapping[int, float]]
-    _plain: Level = field(default_factory=Level, compare=False)
-    _several: Level = field(default_factory=Level, compare=False)
-    _sizes: dict[int, Level] = field(default_factory=dict, compare=False)
+    _plain: DecayingLog = field(default_factory=DecayingLog, compare=False)
+    _several: DecayingLog = field(default_factory=DecayingLog, compare=False)
+    _sizes: dict[int, DecayingLog] = field(default_factory=dict, compare=False)
     _drafted: int = field(default=0, compare=False)
     _found: dict[tuple[int, int], float] = field(default_factory=dict, compare=False)
 
@@ -105,7 +105,7 @@ class CostCurve:
                 size.fade(FORGET_SEVERAL)
             return
         self._drafted += 1
-        own = self._sizes.setdefault(rows, Level())
+        own = self._sizes.setdefault(rows, DecayingLog())
         for size in self._sizes.values():
             size.fade(FORGET_SIZE)
         seen -= self._plain.value
