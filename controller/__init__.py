@@ -20,7 +20,7 @@ from .sampling.distortion import Distortion, Weighed, distortion, importance_wei
 from .sampling.parse import parse_policy, register_stage, same_policy
 from .sampling.policy import Policy
 from .sampling.presets import Sampling
-from .sampling.row import Frame, Row, draw
+from .sampling.row import Row, RunContext, draw
 from .sampling.stage import Pure, Stage
 from .sampling.stages.grammar import Grammar
 from .sampling.stages.kl_guided import KLGuided
@@ -61,7 +61,7 @@ __all__ = [
     "Eta",
     "Event",
     "ExitRule",
-    "Frame",
+    "RunContext",
     "Grammar",
     "Greedy",
     "Hierarchy",

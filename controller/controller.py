@@ -16,7 +16,7 @@ from .decoding.loop import decode_loop
 from .decoding.run import Request, Run
 from .drafting.drafter import Drafter, Target
 from .sampling.policy import Policy, check_run, suppresses_cues
-from .sampling.row import Frame
+from .sampling.row import RunContext
 from .thinking.exit_rule import ExitRule
 from .thinking.limits import ThinkingLimits
 from .thinking.markers import Thinking
@@ -170,7 +170,7 @@ class Controller:
                 f"policy {policy} has phases; say how thinking is marked: "
                 "Controller(thinking=Thinking(Markers('<think>', '</think>'), '</think>\\n\\n'))"
             )
-        frame = Frame(len(prompt), call.eos, tokenizer, session.engine)
+        frame = RunContext(len(prompt), call.eos, tokenizer, session.engine)
         check_run(policy, frame)
         trace.prompt_tokens, trace.controlled, trace.shadow = len(prompt), self.exit is not None, self.shadow
         trace.seed, trace.run, trace.repeat = call.keys.seed, call.keys.run, call.repeat

@@ -12,7 +12,7 @@ from ..core.tokenizer import Tokenizer
 from ..core.trace import Event, Trace
 from ..drafting.drafter import Drafting
 from ..sampling.policy import Policy, finish
-from ..sampling.row import Frame
+from ..sampling.row import RunContext
 from ..thinking.exit_rule import ExitRule
 from ..thinking.limits import NO_LIMITS, ThinkingLimits
 from ..thinking.markers import Thinking
@@ -36,7 +36,7 @@ class Run:
     thinking: Thinking | None = None
     lengths: ThinkingLimits = NO_LIMITS
     shadow: bool = False
-    frame: Frame = field(default_factory=Frame)
+    frame: RunContext = field(default_factory=RunContext)
     span: Span = field(init=False)
 
     def __post_init__(self) -> None:

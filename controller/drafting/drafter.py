@@ -10,7 +10,7 @@ from ..core.decode import Clock, Decode, Draft, Session, Step
 from ..core.randomness import Keys
 from ..core.tokenizer import Tokenizer
 from ..sampling.policy import Policy
-from ..sampling.row import Frame
+from ..sampling.row import RunContext
 from ..thinking.markers import Phase
 
 
@@ -27,7 +27,7 @@ class Target:
     keys: Keys
     policy: Policy
     warnings: list[str] = field(default_factory=list)
-    frame: Frame = field(default_factory=Frame)
+    frame: RunContext = field(default_factory=RunContext)
     phase: Callable[[], Phase] = lambda: "answer"
     clock: Clock = field(default_factory=Clock)
 

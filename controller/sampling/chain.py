@@ -15,7 +15,7 @@ from ..core.errors import ControllerError
 from ..core.tokenizer import Tokenizer
 from .candidates import Candidates, Indices
 from .policy import beside, checked, layers_of
-from .row import NO_ROW, Frame, Row
+from .row import NO_ROW, Row, RunContext
 from .stage import Stage
 from .stages.temperature import Temperature
 from .stages.truncation import TopNSigma
@@ -45,7 +45,7 @@ class Chain:
     def start(self) -> Any:
         return tuple(stage.start() for stage in self.stages) if self.stateful else None
 
-    def check_run(self, frame: Frame) -> None:
+    def check_run(self, frame: RunContext) -> None:
         for stage in self.stages:
             stage.check_run(frame)
 

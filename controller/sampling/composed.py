@@ -10,7 +10,7 @@ from ..core.tokenizer import Tokenizer
 from ..core.trace import Trace
 from .chain import Chain, run_stages
 from .policy import Policy, asks, beside, check_run, checked, end, finish, layers_of, prepared, suppresses_cues
-from .row import Frame, Row
+from .row import Row, RunContext
 from .stage import Stage
 
 
@@ -34,7 +34,7 @@ class PerPhase:
     def start(self) -> Any:
         return self.think.start(), self.answer.start()
 
-    def check_run(self, frame: Frame) -> None:
+    def check_run(self, frame: RunContext) -> None:
         check_run(self.think, frame)
         check_run(self.answer, frame)
 
@@ -101,7 +101,7 @@ class Constrained:
     def start(self) -> Any:
         return tuple(stage.start() for stage in self.constraints), self.inner.start()
 
-    def check_run(self, frame: Frame) -> None:
+    def check_run(self, frame: RunContext) -> None:
         for stage in self.constraints:
             stage.check_run(frame)
         check_run(self.inner, frame)

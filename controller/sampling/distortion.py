@@ -20,7 +20,7 @@ from ..core.trace import Trace
 from .candidates import Candidates
 from .chain import Chain, Greedy
 from .policy import Policy
-from .row import NO_ROW, Frame, Row
+from .row import NO_ROW, Row, RunContext
 from .stage import Stage
 from .stages.temperature import COLDEST
 
@@ -62,7 +62,7 @@ class Weighed:
     def start(self) -> Any:
         return self.chain.start(), 0.0
 
-    def check_run(self, frame: Frame) -> None:
+    def check_run(self, frame: RunContext) -> None:
         self.chain.check_run(frame)
 
     def layers(self, depth: int) -> tuple[int, ...]:

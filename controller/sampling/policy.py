@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..core.decode import Decode, Step
 from ..core.trace import Trace
-from .row import Frame, Row
+from .row import Row, RunContext
 
 if TYPE_CHECKING:
     from ..core.tokenizer import Tokenizer
@@ -47,7 +47,7 @@ def prepared(policy: Any, state: Any, row: Row) -> Generator[Decode, Step, Any]:
     return (yield from policy.prepare(state, row)) if asks(policy) else state
 
 
-def check_run(policy: Any, frame: Frame) -> None:
+def check_run(policy: Any, frame: RunContext) -> None:
     """Raises ControllerError, before any forward, if a run can't have this policy; few policies can be asked."""
     if hasattr(policy, "check_run"):
         policy.check_run(frame)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Frame:
+class RunContext:
     """What stays the same in a run: where the prompt ends, what ends the run, and the model behind it.
 
     known: where stages keep what they have read of the tokenizer, so that each token is read once a run.
@@ -38,7 +38,7 @@ class Frame:
         return self.tokenizer
 
 
-_NO_FRAME = Frame()
+_NO_FRAME = RunContext()
 
 
 class Row:
@@ -58,7 +58,7 @@ class Row:
         tokens: Sequence[int],
         phase: Phase,
         keys: Keys,
-        frame: Frame = _NO_FRAME,
+        frame: RunContext = _NO_FRAME,
         score: float | None = None,
         proposal: Proposal | None = None,
     ) -> None:

@@ -14,7 +14,7 @@ from ..core.decode import Decode, Step
 from ..core.errors import ControllerError
 from ..core.text_form import written
 from .candidates import Candidates
-from .row import Frame, Row
+from .row import Row, RunContext
 
 if TYPE_CHECKING:
     from ..core.tokenizer import Tokenizer
@@ -47,7 +47,7 @@ class Stage(ABC):
         """State before the first token of a run."""
         return None
 
-    def check_run(self, frame: Frame) -> None:
+    def check_run(self, frame: RunContext) -> None:
         """Raises ControllerError, before any forward, if this run can't have the stage."""
         if self.reads_text:
             frame.read(self.name)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ...core.errors import ControllerError
 from ..candidates import Candidates
-from ..row import Frame, Row
+from ..row import Row, RunContext
 from ..stage import Stage
 
 Kind = Literal["ebnf", "schema"]
@@ -64,7 +64,7 @@ class Grammar(Stage):
         object.__setattr__(self, "text", text)
         object.__setattr__(self, "language", _language(text, self.source))
 
-    def check_run(self, frame: Frame) -> None:
+    def check_run(self, frame: RunContext) -> None:
         self._begin(frame)
 
     def step(self, state: Any, scores: Candidates, row: Row) -> tuple[Any, Candidates]:
@@ -85,7 +85,7 @@ class Grammar(Stage):
         matcher, seen = state
         return matcher.after(token), seen + 1
 
-    def _begin(self, frame: Frame) -> Matcher:
+    def _begin(self, frame: RunContext) -> Matcher:
         tokenizer = frame.read(self.name)
         if not isinstance(tokenizer, GrammarReader):
             raise ControllerError(f"{type(tokenizer).__name__} can't match grammars against its tokens; leave it out")

@@ -17,7 +17,7 @@ from ...core.decode import ROOT, Decode, Floats, Session, Step
 from ...core.errors import ControllerError
 from ...core.tokenizer import Tokenizer
 from ..candidates import Candidates
-from ..row import Frame, Row
+from ..row import Row, RunContext
 from ..stage import Stage, require
 from .temperature import tempered
 
@@ -92,7 +92,7 @@ class _Without:
         self._session: Session | None = None
         self._fed: list[int] = []
 
-    def row(self, tokens: Sequence[int], frame: Frame) -> Generator[Decode, Step, Floats]:
+    def row(self, tokens: Sequence[int], frame: RunContext) -> Generator[Decode, Step, Floats]:
         """Logits after `tokens`, shape (vocabulary,); a copy."""
         if self._kept is None:
             prompt = tokens[: frame.start]
@@ -113,7 +113,7 @@ class _Without:
             self._session.close()
         self._session, self._fed = None, []
 
-    def _at(self, length: int, frame: Frame) -> Session:
+    def _at(self, length: int, frame: RunContext) -> Session:
         """The session with its first `length` tokens, or an empty one where the cache can't forget."""
         if self._session is not None and length < self._session.length and not self._session.can.rollback:
             self.close()

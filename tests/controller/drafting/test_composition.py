@@ -57,9 +57,9 @@ def before(policy, tokens, start):
 
 
 def frame_of(start):
-    from reasonctl.controller import Frame
+    from reasonctl.controller import RunContext
 
-    return Frame(start)
+    return RunContext(start)
 
 
 class Spy:

@@ -14,13 +14,13 @@ from reasonctl.controller import (
     Chain,
     Controller,
     Draft,
-    Frame,
     Keys,
     Markers,
     ModelDrafter,
     PerPhase,
     PromptLookup,
     Row,
+    RunContext,
     Target,
     Temperature,
     Thinking,
@@ -37,7 +37,7 @@ from support.toy_drafts import ALPHA, NEAR, TARGET, TOKENS, small
 from support.toy_triforce import LONG, PREFIX, triforce
 
 KEYS = Keys(seed=5)
-FRAME = Frame(len(PREFIX), frozenset({4}), TOKENS, LONG)
+FRAME = RunContext(len(PREFIX), frozenset({4}), TOKENS, LONG)
 CLOSE = 3
 THINKING = Thinking(Markers("aca", "d"), "d")
 

@@ -23,12 +23,12 @@ from reasonctl.controller import (
     Controller,
     ControllerError,
     Draft,
-    Frame,
     Grammar,
     Keys,
     Markers,
     PromptLookup,
     Row,
+    RunContext,
     Stateless,
     Temperature,
     Thinking,
@@ -101,7 +101,7 @@ def test_a_place_is_a_value():
 def test_rows_longer_or_shorter_than_the_vocabulary():
     """Padding rows of a model are no token of the grammar; the tokenizer may know tokens that the model hasn't."""
     for size in (5, 40):
-        row = Row(None, ROOT, [0], "answer", Keys(seed=0), Frame(1, END, TEXTS))
+        row = Row(None, ROOT, [0], "answer", Keys(seed=0), RunContext(1, END, TEXTS))
         _, scores = Grammar(EBNF).step(None, Candidates(np.zeros(size, np.float32)), row)
         assert np.flatnonzero(scores.logits > -np.inf).tolist() == [0, 3] and scores.logits.dtype == np.float32
 

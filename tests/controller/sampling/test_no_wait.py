@@ -20,7 +20,6 @@ from reasonctl.controller import (
     Controller,
     ControllerError,
     Cues,
-    Frame,
     Keys,
     LogitBias,
     Markers,
@@ -28,6 +27,7 @@ from reasonctl.controller import (
     NoWait,
     PerPhase,
     Row,
+    RunContext,
     Sampling,
     Temperature,
     Thinking,
@@ -123,7 +123,7 @@ INNER = {" Wait", " wait,", ". But b", "x But"}
 )
 def test_which_tokens_are_banned(before, also):
     step = SimpleNamespace(logits=lambda node: np.zeros(len(TEXTS)))
-    tokens, frame = [TEXTS.index(text) for text in before], Frame(0, frozenset([0]), ToyTokenizer(TEXTS))
+    tokens, frame = [TEXTS.index(text) for text in before], RunContext(0, frozenset([0]), ToyTokenizer(TEXTS))
     for phase, expected in (("think", INNER | also), ("answer", set()), ("before", set())):
         row = Row(step, -1, tokens, phase, Keys(seed=0), frame)
         logits = Chain(NoWait()).scores(None, row)[1].logits
@@ -132,7 +132,7 @@ def test_which_tokens_are_banned(before, also):
 
 def test_an_end_of_sequence_is_never_banned():
     step = SimpleNamespace(logits=lambda node: np.zeros(3))
-    frame = Frame(0, frozenset([1]), ToyTokenizer(["a", "now", "now"]))
+    frame = RunContext(0, frozenset([1]), ToyTokenizer(["a", "now", "now"]))
     row = Row(step, -1, [], "think", Keys(seed=0), frame)
     assert np.isneginf(Chain(NoWait()).scores(None, row)[1].logits).tolist() == [False, False, True]
 

@@ -18,12 +18,12 @@ from reasonctl.controller import (
     Candidates,
     Chain,
     ControllerError,
-    Frame,
     Keys,
     LogitBias,
     MinNewTokens,
     Penalties,
     Row,
+    RunContext,
 )
 from support.engines import Plain
 from support.library_rows import applied
@@ -38,7 +38,7 @@ class Letters:
 
 
 def row(tokens, start=0, eos=(), keys=None, logits=None) -> Row:
-    return Row(Plain(logits), -1, tokens, "think", keys or Keys(seed=0), Frame(start, frozenset(eos), Letters()))
+    return Row(Plain(logits), -1, tokens, "think", keys or Keys(seed=0), RunContext(start, frozenset(eos), Letters()))
 
 
 def after(stage, logits, tokens, **more) -> np.ndarray:
@@ -149,7 +149,7 @@ def test_dry_is_llama_cpp_s(n, size):
             vocabulary, stage.multiplier, stage.base, stage.allowed_length, stage.last_n, breakers, 1
         )
         theirs = sampled(sampler, logits, tokens)
-        row = Row(Plain(None), -1, tokens, "think", Keys(seed=0), Frame(0, frozenset(), tokenizer))
+        row = Row(Plain(None), -1, tokens, "think", Keys(seed=0), RunContext(0, frozenset(), tokenizer))
         _, scores = stage.step(None, Candidates(logits), row)
         # Ours stop at 1e30, theirs where float32 does.
         theirs = np.where((theirs < -1e30) & (logits > -np.inf), np.float32(-1e30), theirs)
@@ -231,7 +231,7 @@ def test_dry_reads_each_token_once_a_run():
             self.read.append(token)
             return super().text(token)
 
-    frame = Frame(0, frozenset(), Reading())
+    frame = RunContext(0, frozenset(), Reading())
     for end in range(1, 40):
         DRY().repeats(Row(Plain(None), -1, [1, 2, 3, 2][: end % 4 + 1] * 9, "think", Keys(seed=0), frame))
     assert sorted(Reading.read) == [1, 2, 3]

@@ -15,12 +15,12 @@ from reasonctl.controller import (
     ControllerError,
     Decode,
     Draft,
-    Frame,
     Greedy,
     Keys,
     Markers,
     PerPhase,
     Row,
+    RunContext,
     Stateless,
     Thinking,
     Trace,
@@ -139,7 +139,7 @@ def walk(policy, length: int) -> Iterator[tuple[list[int], list[tuple[float, flo
 
     Written without the loop: stages, then the next state for each token that is possible.
     """
-    frame = Frame(len(PROMPT), frozenset(), TEXTS, SMALL)
+    frame = RunContext(len(PROMPT), frozenset(), TEXTS, SMALL)
 
     def deeper(state, tokens, cells):
         if len(tokens) == len(PROMPT) + length:

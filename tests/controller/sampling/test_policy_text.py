@@ -21,7 +21,6 @@ from reasonctl.controller import (
     Dynatemp,
     Epsilon,
     Eta,
-    Frame,
     Greedy,
     Keys,
     KLGuided,
@@ -33,6 +32,7 @@ from reasonctl.controller import (
     Penalties,
     PerPhase,
     Row,
+    RunContext,
     Temperature,
     TopH,
     TopK,
@@ -266,7 +266,7 @@ def draw_thrice(policy, logits, tokens, uniform, phase):
     free = [t for t in range(10) if logits[t] > -np.inf and t not in bans and t not in ends]
     if not free:
         return
-    row = Row(Plain(logits), -1, tokens, phase, Told(seed=0), Frame(0, ends, Letters()))
+    row = Row(Plain(logits), -1, tokens, phase, Told(seed=0), RunContext(0, ends, Letters()))
     state = policy.start()
     for _ in range(3):
         _, scores = chain.scores(state if part is None else state[part], row)
