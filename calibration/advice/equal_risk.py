@@ -63,7 +63,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Measured:
     """A truncation at many places; errors are standard errors of the mean over places (ddof 0, as published).
 
     distortion: mean of -ln Z in nats; spread: its standard deviation, which is what distorts.
@@ -79,12 +79,12 @@ class Judged:
     recalls: tuple[float, ...]
 
 
-def judge(stage: Stage, places: Sequence[Place]) -> Judged:
+def judge(stage: Stage, places: Sequence[Place]) -> Measured:
     """Mean recall and risk of a truncation."""
     values: npt.NDArray[Any] = np.array([place.judge(stage) for place in places])
     recall, risk, log_z = values.mean(axis=0)
     errors = values.std(axis=0) / math.sqrt(len(values))
-    return Judged(
+    return Measured(
         str(stage),
         float(recall),
         float(errors[0]),
@@ -150,20 +150,20 @@ class Curve:
 
     def __init__(self, family: Family, places: Sequence[Place]) -> None:
         self.family, self.places = family, places
-        self._known: dict[Stage, Judged] = {}
+        self._known: dict[Stage, Measured] = {}
         self.grid = [self.judged(u) for u in np.linspace(0, 1, GRID)]
 
-    def judged(self, u: float) -> Judged:
+    def judged(self, u: float) -> Measured:
         stage = self.family.at(float(u))
         if stage not in self._known:
             self._known[stage] = judge(stage, self.places)
         return self._known[stage]
 
-    def points(self) -> list[Judged]:
+    def points(self) -> list[Measured]:
         """Everything judged so far, by risk."""
         return sorted(self._known.values(), key=lambda found: (found.risk, found.recall))
 
-    def at_risk(self, target: float) -> Judged | None:
+    def at_risk(self, target: float) -> Measured | None:
         """The truncation whose mean risk is nearest to the target; None if no parameter's risk reaches it.
 
         Sets are nested, so risk rises with u: halving between two points of the grid finds where it crosses.
@@ -178,14 +178,14 @@ class Curve:
         return min((self.judged(low), self.judged(high)), key=lambda found: abs(found.risk - target))
 
 
-def recommended(found: Sequence[Judged]) -> Judged:
+def recommended(found: Sequence[Measured]) -> Measured:
     """At equal risk: the highest recall; of those that can't be told from it, the steadiest (least risk error).
 
     Told apart: by more than one standard error of the difference over the same places.
     """
     best = max(found, key=lambda one: one.recall)
 
-    def as_good(one: Judged) -> bool:
+    def as_good(one: Measured) -> bool:
         gaps = np.array(best.recalls) - np.array(one.recalls)
         return bool(gaps.mean() <= gaps.std() / math.sqrt(len(gaps)))
 

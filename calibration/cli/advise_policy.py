@@ -10,7 +10,7 @@ import numpy as np
 from reasonctl.controller import ControllerError
 from reasonctl.probes.files.sealed import check_target
 
-from ..advice.equal_risk import SignalTable
+from ..advice.equal_risk import Measured
 from ..advice.prefix_trie import check_files, text_trie
 from ..advice.truncation import (
     ALIEN,
@@ -108,7 +108,7 @@ def tell(show: Console, name: str, advice: Advice) -> None:
     show.say("mirostat: its first step only, for its sets move during a run; it is never recommended here")
 
 
-def _row(name: str, one: SignalTable | None) -> list[str]:
+def _row(name: str, one: Measured | None) -> list[str]:
     if one is None:
         return [name, "", "not reached", "", ""]
     return [

@@ -1,4 +1,4 @@
-"""How fast a job goes and how long it will still take, told from a monotonic clock."""
+"""What a command says: lines, tables and progress on stderr, one JSON object on stdout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
@@ -80,7 +80,7 @@ class Console:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        self.console = RichConsole(stderr=as_json, highlight=False, soft_wrap=True)
         self._started = time.monotonic()
 
     def say(self, text: str = "", style: str | None = None) -> None:
@@ -108,7 +108,7 @@ class Console:
     @contextmanager
     def progress(self, what: str) -> Iterator[Update]:
         """A bar on stderr while something long happens; lines now and then where there is no terminal."""
-        console = Console(stderr=True)
+        console = RichConsole(stderr=True)
         columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}")
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task(what, total=None, state="")

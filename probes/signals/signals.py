@@ -31,8 +31,8 @@ SIGNALS: tuple[SignalName, ...] = get_args(SignalName)
 class Signal(ABC):
     """How settled the answer is, at the last of a run's looks; larger is more settled.
 
-    hidden, law, trials: whether it reads `Observation.settled`, which takes hidden states; `Observation.entropy`, which takes a pass
-    over the vocabulary; and whether it may want trials, which take tokens.
+    hidden, law, trials: whether it reads `Observation.settled`, which takes hidden states; `Observation.entropy`, which
+    takes a pass over the vocabulary; and whether it may want trials, which take tokens.
     """
 
     hidden = False

@@ -13,7 +13,7 @@ import pytest
 from reasonctl.backends.load import load_model
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.calibration.advice import truncation as advise_policy
-from reasonctl.calibration.advice.equal_risk import Curve, Family, Place, SignalTable, families, judge, recommended
+from reasonctl.calibration.advice.equal_risk import Curve, Family, Measured, Place, families, judge, recommended
 from reasonctl.calibration.advice.prefix_trie import PrefixTrie, fork_rows, text_trie
 from reasonctl.calibration.cli.main import main
 from reasonctl.calibration.runs.run_file import FORMAT
@@ -133,8 +133,8 @@ def test_sets_of_a_family_are_nested_and_its_equal_risk_is_the_nearest(family):
     assert curve.at_risk(1e5) is None
 
 
-def judged(policy: str, recalls: list[float], error: float) -> SignalTable:
-    return SignalTable(policy, float(np.mean(recalls)), 0.0, 1.0, error, 0.0, 0.0, tuple(recalls))
+def judged(policy: str, recalls: list[float], error: float) -> Measured:
+    return Measured(policy, float(np.mean(recalls)), 0.0, 1.0, error, 0.0, 0.0, tuple(recalls))
 
 
 def test_the_recommended_one_is_the_steadiest_of_those_that_can_t_be_told_from_the_best():
