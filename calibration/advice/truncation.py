@@ -31,7 +31,7 @@ from ..parallel.spread import Update
 from ..runs.worker import play
 from ..tasks.problem import Problem
 from ..tasks.sources import Task
-from .equal_risk import Curve, Judged, Place, families, recommended
+from .equal_risk import Curve, Measured, Place, families, recommended
 from .prefix_trie import Fork, PrefixTrie, fork_rows
 
 PLACES = 150
@@ -55,8 +55,8 @@ class Advice:
 
     places: int
     texts: int
-    curves: dict[str, list[Judged]]
-    found: dict[float, dict[str, Judged | None]]
+    curves: dict[str, list[Measured]]
+    found: dict[float, dict[str, Measured | None]]
     chains: dict[float, str]
     weighed: Distortion
     tokens: float
@@ -81,7 +81,7 @@ class Advice:
         }
 
 
-def _plain(one: Judged) -> dict[str, Any]:
+def _plain(one: Measured) -> dict[str, Any]:
     return {key: value for key, value in asdict(one).items() if key != "recalls"}
 
 
@@ -155,7 +155,7 @@ def compare(model: Model, forks: Sequence[Fork], progress: Update) -> dict[str, 
     return curves
 
 
-def chain_of(found: dict[str, Judged | None], curves: dict[str, Curve], temperature: float) -> str | None:
+def chain_of(found: dict[str, Measured | None], curves: dict[str, Curve], temperature: float) -> str | None:
     """The recommended policy of a risk target; what adapts during a run isn't judged by its first step alone."""
     fixed = [one for name, one in found.items() if one is not None and not curves[name].family.adapts]
     if not fixed:
