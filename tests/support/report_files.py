@@ -10,7 +10,7 @@ import numpy as np
 from reasonctl.calibration.pages.highlights import RuleOutcome
 from reasonctl.calibration.pages.wording import NARROW, Request
 from reasonctl.calibration.runs.splits import split
-from reasonctl.probes.files.probe_file import Judged, ProbeFile
+from reasonctl.probes.files.probe_file import ProbeFile, SignalTable
 from reasonctl.probes.risk.table import Table
 from reasonctl.probes.risk.threshold import Grid, failing_cues
 from support import simulated_runs as laws
@@ -32,7 +32,7 @@ def probe_file(table: Table | None = None, runs: int = 120, **changes: object) -
         full_tokens=table.full_tokens + TRIAL * np.diff(table.offsets),
     )
     probe = content().probe
-    others = {"entropy": Judged(Grid.of(paid, 100), paid)}
+    others = {"entropy": SignalTable(Grid.of(paid, 100), paid)}
     described = card(
         **{"seeds": {"seed": 0}, "runs": {"fit": table.runs, "calibrate": table.runs}, "max_cues": 100, **changes}
     )
