@@ -129,28 +129,33 @@ class ToySession:
 
 
 class ToyTokenizer:
-    """Token i is the i-th of the given texts."""
+    """Token i is the i-th of the given texts, or of the given bytes, which may be a part of a character."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, texts: Sequence[str | bytes]) -> None:
         self.texts = list(texts)
-        self._grammars = Compiler(lambda: enumerate(text.encode() for text in self.texts))
+        self._bytes = [text if isinstance(text, bytes) else text.encode() for text in texts]
+        self._grammars = Compiler(lambda: enumerate(self._bytes))
 
     def text(self, token: int) -> str:
-        return self.texts[token]
+        return self.bytes_of(token).decode(errors="replace")
+
+    def bytes_of(self, token: int) -> bytes:
+        return self._bytes[token]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        return "".join(self.texts[token] for token in tokens)
+        return b"".join(map(self.bytes_of, tokens)).decode(errors="replace")
 
     def encode(self, text: str) -> list[int]:
         """Longest match first."""
         tokens: list[int] = []
-        while text:
-            fits = [i for i, piece in enumerate(self.texts) if piece and text.startswith(piece)]
+        rest = text.encode()
+        while rest:
+            fits = [i for i, piece in enumerate(self._bytes) if piece and rest.startswith(piece)]
             if not fits:
-                raise ControllerError(f"the toy vocabulary can't write {text!r}")
-            best = max(fits, key=lambda i: len(self.texts[i]))
+                raise ControllerError(f"the toy vocabulary can't write {rest.decode(errors='replace')!r}")
+            best = max(fits, key=lambda i: len(self._bytes[i]))
             tokens.append(best)
-            text = text[len(self.texts[best]) :]
+            rest = rest[len(self._bytes[best]) :]
         return tokens
 
     def matcher(self, text: str, kind: Kind, eos: frozenset[int]) -> Matcher:

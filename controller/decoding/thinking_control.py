@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.decode import Decode, Step
+from ..core.token_text import LONGEST_CHARACTER
 from ..core.trace import Closer, Finish
 from ..thinking.cues import Cue
 from ..thinking.exit_rule import Boundary, ExitRule, Trial
-from ..thinking.span import LONGEST_CHARACTER, MarkerPosition, Span
+from ..thinking.span import MarkerPosition, Span
 from .run import RunSettings
 from .transcript import Transcript
 

@@ -117,7 +117,10 @@ class Bytes:
         return self.decode([token])
 
     def decode(self, tokens):
-        return b"".join(b"</think>" if t == 256 else bytes([t]) for t in tokens).decode("utf-8", errors="replace")
+        return b"".join(map(self.bytes_of, tokens)).decode("utf-8", errors="replace")
+
+    def bytes_of(self, token):
+        return b"</think>" if token == 256 else bytes([token])
 
     def encode(self, text):
         return [256] if text == "</think>" else list(text.encode())
