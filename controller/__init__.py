@@ -19,7 +19,7 @@ from .sampling.chain import Chain, Greedy
 from .sampling.composed import Constrained, PerPhase
 from .sampling.distortion import Distortion, Weighed, distortion, importance_weights, log_z
 from .sampling.parse import parse_policy, register_stage, same_policy
-from .sampling.policy import Policy
+from .sampling.policy import Policy, PolicyWrapper
 from .sampling.presets import Sampling
 from .sampling.row import Row, RunContext, draw
 from .sampling.stage import Pure, Stage
@@ -82,6 +82,7 @@ __all__ = [
     "Penalties",
     "PerPhase",
     "Policy",
+    "PolicyWrapper",
     "PromptLookup",
     "Proposal",
     "Pure",

@@ -15,7 +15,7 @@ from .decoding.drivers import drive
 from .decoding.loop import decode_loop
 from .decoding.run import Request, Run
 from .drafting.drafter import Drafter, Target
-from .sampling.policy import Policy, check_run, suppresses_cues
+from .sampling.policy import Policy, require_policy
 from .sampling.row import RunContext
 from .thinking.exit_rule import ExitRule
 from .thinking.limits import ThinkingLimits
@@ -66,6 +66,8 @@ class Controller:
 
     def __post_init__(self) -> None:
         lengths, rule, span = self.lengths, self.exit, self.span
+        if self.policy is not None:
+            require_policy(self.policy)
         if span is not None:
             lengths.check(span)
         if rule is None:
@@ -144,7 +146,7 @@ class Controller:
 
     def _check_suppression(self, policy: Policy | None) -> None:
         words = sorted(self.exit.cues.words) if self.exit is not None else []
-        if words and suppresses_cues(policy):
+        if words and policy is not None and policy.suppresses_cues:
             raise ControllerError(
                 f"the policy suppresses cue words and the exit rule waits for them ({', '.join(words)}), so it would "
                 "never be asked; use one of the two, or a rule on 'paragraph', 'sentence' or 'every(k)'"
@@ -164,14 +166,15 @@ class Controller:
             )
         self._check_session(session, lengths)
         policy = call.policy if self.policy is None else self.policy
+        require_policy(policy)
         self._check_suppression(policy)
-        if getattr(policy, "phased", False) and span is None:
+        if policy.phased and span is None:
             raise ControllerError(
                 f"policy {policy} has phases; say how thinking is marked: "
                 "Controller(thinking=Thinking(Markers('<think>', '</think>'), '</think>\\n\\n'))"
             )
         frame = RunContext(len(prompt), call.eos, tokenizer, session.engine)
-        check_run(policy, frame)
+        policy.check_run(frame)
         trace.prompt_tokens, trace.controlled, trace.shadow = len(prompt), self.exit is not None, self.shadow
         trace.seed, trace.run, trace.repeat = call.keys.seed, call.keys.run, call.repeat
         trace.rule, trace.budget = str(getattr(self.exit, "why", "")), self.budget

@@ -10,7 +10,6 @@ from typing import Any
 
 from ..core.decode import NO_DRAFT, ROOT, Decode, Draft, Session, Step
 from ..core.trace import Closer, Event, Source
-from ..sampling.policy import asks, end, layers_of, prepared
 from ..sampling.row import CopiedStep, Row
 from ..thinking.cues import Cue
 from ..thinking.exit_rule import Boundary, ExitRule
@@ -29,7 +28,7 @@ def decode_loop(run: Run, session: Session, tokens: list[int], pending: list[int
         return (yield from loop.run())
     finally:
         if state is None:
-            end(run.policy, loop.states[0])
+            run.policy.end(loop.states[0])
         if run.drafter is not None:
             run.drafter.close()
 
@@ -45,7 +44,7 @@ class Loop:
         self.states: list[Any] = [run.policy.start() if state is None else state]
         self.rule = run.rule
         self.layers = run.rule.layers(session.can.layers) if run.rule else ()
-        self.reads = layers_of((run.policy,), session.can.layers)
+        self.reads = run.policy.layers(session.can.layers)
         self.path: list[int] = []
         self.memory: list[Any] = []
         # Forced tokens that wait until the row before them was looked at.
@@ -53,7 +52,7 @@ class Loop:
         self.budget, self.continued = run.lengths.budget, 0
         # Cues at which the exit rule was asked; whether an exit at the last cue found no room.
         self.looks, self.crowded = 0, False
-        self.asks, self.finished, self.over = asks(run.policy), False, False
+        self.asks, self.finished, self.over = run.policy.needs_forwards, False, False
 
     def run(self) -> Request:
         self._check_budget()
@@ -122,7 +121,7 @@ class Loop:
             return token, None
         drawn, score = draft.proposals.get(node), run.trace.score
         row = Row(step, node, self.tokens, run.span.phase, run.keys, run.frame, score, drawn)
-        state = (yield from prepared(run.policy, self.states[-1], row)) if self.asks else self.states[-1]
+        state = (yield from run.policy.prepare(self.states[-1], row)) if self.asks else self.states[-1]
         state, token = run.policy.step(state, row)
         child = draft.child(node, token) if draft.tokens else None
         self.tokens.append(token)
