@@ -16,7 +16,7 @@ from .decoding.loop import decode_loop
 from .decoding.run import Decoding, RunSettings
 from .decoding.transcript import Start
 from .drafting.drafter import Drafter, Drafting, Target
-from .sampling.policy import Policy, check_run, suppresses_cues
+from .sampling.policy import Policy, require_policy
 from .sampling.row import RunContext
 from .thinking.exit_rule import ExitRule
 from .thinking.limits import ThinkingLimits
@@ -68,6 +68,8 @@ class Controller:
 
     def __post_init__(self) -> None:
         limits, rule = self.limits, self.exit
+        if self.policy is not None:
+            require_policy(self.policy)
         if self.closing is not None:
             limits.check(self.closing)
         if rule is None:
@@ -146,7 +148,7 @@ class Controller:
 
     def _check_suppression(self, policy: Policy | None) -> None:
         words = sorted(self.exit.cues.words) if self.exit is not None else []
-        if words and suppresses_cues(policy):
+        if words and policy is not None and policy.suppresses_cues:
             raise ControllerError(
                 f"the policy suppresses cue words and the exit rule waits for them ({', '.join(words)}), so it would "
                 "never be asked; use one of the two, or a rule on 'paragraph', 'sentence' or 'every(k)'"
@@ -156,9 +158,10 @@ class Controller:
         """The run as a generator of Decodes and Events; tokens already in the session's cache are not fed again."""
         prompt = list(call.prompt)
         policy = call.policy if self.policy is None else self.policy
+        require_policy(policy)
         self._check_call(session, policy, call)
         context = RunContext(len(prompt), call.eos, tokenizer, session.engine)
-        check_run(policy, context)
+        policy.check_run(context)
         self._describe(policy, call, trace)
         thinking = self.closing
         span = Span(tokenizer, thinking.markers if thinking else None, self.exit.cues if self.exit else None)
@@ -201,7 +204,7 @@ class Controller:
             )
         self._check_session(session, self.limits)
         self._check_suppression(policy)
-        if getattr(policy, "phased", False) and self.closing is None:
+        if policy.phased and self.closing is None:
             raise ControllerError(
                 f"policy {policy} has phases; say how thinking is marked: "
                 "Controller(thinking=Thinking(Markers('<think>', '</think>'), '</think>\\n\\n'))"

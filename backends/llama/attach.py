@@ -20,7 +20,6 @@ from llama_cpp import LLAMA_DEFAULT_SEED, Llama
 from llama_cpp import llama_cpp as C
 
 from reasonctl.controller import Call, Controller, ControllerError, Keys, Policy, Trace
-from reasonctl.controller.sampling.policy import beside, layers_of
 
 from ..handle import Handle, check_parts, for_call, take_asked, thinking_of
 from .engine import LlamaEngine
@@ -75,8 +74,9 @@ class _Attached:
     def __init__(self, llm: Llama, controller: Controller) -> None:
         self.llm, self.controller = llm, controller
         depth, rule = int(C.llama_model_n_layer(llm.model)), controller.exit
-        read = layers_of((rule, controller.policy), depth)
-        self.engine = LlamaEngine(llm, hidden=bool(read))
+        rule_reads = rule is not None and bool(rule.layers(depth))
+        policy_reads = controller.policy is not None and bool(controller.policy.layers(depth))
+        self.engine = LlamaEngine(llm, hidden=rule_reads or policy_reads)
         self.tokenizer, self.eos = LlamaTokenizer(llm), end_tokens(llm)
         self.thinking = thinking_of(llm.metadata.get("tokenizer.chat_template"))
         try:
@@ -182,7 +182,7 @@ class _Attached:
 
     def _room(self, tokens: Sequence[int], policy: Policy) -> tuple[tuple[int, ...], int]:
         """(lengths of a policy's sequences beside the run's own, most tokens to come): all share the context."""
-        others = beside((policy,), self.tokenizer, tokens)
+        others = policy.extra_sequences(self.tokenizer, tokens)
         return others, (self.engine.context - len(tokens) - sum(others)) // (1 + len(others))
 
     def _stream(

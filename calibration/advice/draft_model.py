@@ -13,8 +13,9 @@ from reasonctl.backends.load import load_model
 from reasonctl.backends.model import Model
 from reasonctl.controller import Call, Chain, Controller, ControllerError, Greedy, Keys, Policy, Proposal
 from reasonctl.controller.core.decode import Floats
+from reasonctl.controller.core.probability import softmax
 from reasonctl.controller.core.tokenizer import vocabulary_hash
-from reasonctl.controller.drafting.models.draft_policy import softmax
+from reasonctl.controller.drafting.models.draft_policy import GREEDY_TEMPERATURE
 from reasonctl.controller.drafting.planning.acceptance import SIZES
 from reasonctl.controller.drafting.planning.cost import CostCurve
 from reasonctl.controller.drafting.shapes import best_shape, monotone
@@ -97,19 +98,6 @@ def rank_acceptance(target: Floats, law: Floats, draws: Sequence[int]) -> list[f
     return out
 
 
-def law(logits: Floats, policy: Chain | None) -> Floats:
-    """Shape (vocabulary,): the policy's law; greedy is a point mass."""
-    if policy is None:
-        out = np.zeros(len(logits))
-        out[int(logits.argmax())] = 1.0
-        return out
-    ids, weights = policy.law(logits)
-    out = np.zeros(len(logits))
-    out[slice(None) if ids is None else ids] = weights
-    out /= out.sum()
-    return out
-
-
 def written(model: Model, prompts: Sequence[Sequence[int]], policy: Policy, most: int, seed: int) -> list[list[int]]:
     """The target's own texts: acceptance is measured on what it writes."""
     calls = [Call(prompt, most, model.eos, Keys(seed=seed, run=i), policy) for i, prompt in enumerate(prompts)]
@@ -138,8 +126,8 @@ def measure_draft(
         alphas = []
         for p_row, q_row in zip(rows(target, prompt, text), rows(draft, prompt, text), strict=True):
             size = min(len(p_row), len(q_row))
-            p = law(p_row[:size], policy)
-            q = softmax(q_row[:size], 0.6) if policy is None else law(q_row[:size], policy)
+            p = (policy or Greedy()).probs(p_row[:size])
+            q = softmax(q_row[:size], GREEDY_TEMPERATURE) if policy is None else policy.probs(q_row[:size])
             alphas.append(float(p[int(q.argmax())] if policy is None else np.minimum(p, q).sum()))
             if policy is None:
                 ranks += np.isin(np.argsort(-q)[:RANKS], np.flatnonzero(p))

@@ -11,7 +11,6 @@ import click
 from reasonctl.backends.load import BUNDLED_PROBE, TINY, load_model
 from reasonctl.backends.model import Model
 from reasonctl.controller import ControllerError, Cues, parse_policy
-from reasonctl.controller.sampling.policy import checked
 from reasonctl.controller.thinking.chat_template import chosen_markers, default_cues, exit_suffix
 from reasonctl.probes.exit import ProbeExit, make_exit
 from reasonctl.probes.files.card import Card
@@ -52,7 +51,7 @@ _ESCAPE = re.compile(r"\\(?:[\\'\"nrt]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})")
 def open_model(name: str, options: Options) -> Model:
     """The parent's copy of the model: its template, tokenizer and fingerprint. A policy of another model is refused."""
     model = load_model(name, backend=options.backend, threads=options.machine(name)[1])
-    for warning in checked((parse_policy(options.policy_text()),), model):
+    for warning in parse_policy(options.policy_text()).check(model):
         click.echo(f"warning: {warning}", err=True)
     return model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from reasonctl.backends.model import Model
-from reasonctl.controller import Chain, Controller, ControllerError, Event, PerPhase, Thinking, Trace, parse_policy
+from reasonctl.controller import Controller, ControllerError, Event, Thinking, Trace, parse_policy
 from reasonctl.probes.exit import ProbeExit
 
 from ..runs.recipe import Recipe
@@ -31,9 +31,7 @@ def run(
         rule, model = open_rule(show, name, options, probe)
         recipe = card_recipe(name, rule.card, options)
     if verbose:
-        policy = parse_policy(recipe.policy)
-        assert isinstance(policy, Chain | PerPhase)
-        for line in policy.explain():
+        for line in parse_policy(recipe.policy).explain():
             show.say(f"  {line}", "dim")
     question = prompt or _fresh_question(name, options)
     thinking = None if rule else Thinking(recipe.span(), recipe.suffix)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from reasonctl.backends.model import Model
+from reasonctl.controller.core.probability import log_prob, softmax
 from reasonctl.probes.files.heads_file import COOLEST, STATISTICS, Heads, unit
 from reasonctl.probes.files.sealed import Sealed
 from reasonctl.probes.signals.probe import Probe
@@ -240,11 +241,9 @@ def judged(heads: Heads, model: Model, runs: Sequence[Written]) -> dict[str, Any
     for rows in (teacher_forced(model, run) for run in runs):
         for hidden, logits, label in zip(*rows, strict=True):
             temperature, top_p = heads.at(hidden, logits)
-            shifted = logits.astype(np.float64) - float(logits.max())
             temperature = max(temperature, COOLEST)
-            p = np.exp(shifted / temperature)
-            p /= p.sum()
-            own.append(np.log(np.exp(shifted).sum()) - shifted[label])
+            p = softmax(logits, temperature)
+            own.append(-log_prob(logits, label))
             tempered.append(-np.log(p[label]))
             # The tokens before it in the order of a stable sort hold the mass top-p already: then it is dropped.
             ahead = (p > p[label]) | ((p == p[label]) & (np.arange(len(p)) < label))

@@ -9,7 +9,6 @@ from typing import Literal
 from reasonctl.backends.load import load_drafter, load_model
 from reasonctl.backends.model import Model
 from reasonctl.controller import Call, Drafter, Keys, Markers, Policy, parse_policy
-from reasonctl.controller.sampling.policy import checked
 
 Backend = Literal["llama.cpp", "transformers"]
 
@@ -74,5 +73,5 @@ def _policy(text: str) -> Policy:
 @cache
 def _suiting(recipe: Recipe, hidden: bool) -> Model:
     model = _load(recipe.model, recipe.backend, recipe.threads, hidden)
-    checked((recipe.law(),), model)
+    recipe.law().check(model)
     return model

@@ -14,7 +14,6 @@ import numpy as np
 
 from reasonctl.backends.model import Model
 from reasonctl.controller import Boundary, Call, Controller, Cue, Cues, Decision, Event, ExitRule, Trace, Trial
-from reasonctl.controller.sampling.policy import layers_of
 from reasonctl.controller.thinking.answers import after_thinking
 from reasonctl.probes.signals.probe import layer_of
 
@@ -131,7 +130,7 @@ def collect_run(recipe: Recipe, index: int, question: str) -> dict[str, Any]:
 def compare_run(recipe: Recipe, index: int, question: str, rule: ExitRule) -> dict[str, Any]:
     """The same run with nothing switched on and under control, one after the other; which goes first alternates."""
     arms: dict[str, Any] = {}
-    reads = bool(layers_of((recipe.law(),), recipe.load().depth))
+    reads = bool(recipe.law().layers(recipe.load().depth))
     order = ["baseline", "controlled"] if index % 2 == 0 else ["controlled", "baseline"]
     for arm in order:
         model = recipe.load(hidden=arm == "controlled" or reads)

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from ..core.decode import NO_DRAFT, ROOT, Decode, Draft, Session, Step
 from ..core.trace import Event
-from ..sampling.policy import asks, end, layers_of, prepared
 from ..sampling.row import CopiedStep, Row
 from ..thinking.span import Span
 from .run import Decoding, RunSettings
@@ -34,7 +33,7 @@ def decode_loop(settings: RunSettings, session: Session, span: Span, start: Star
         return (yield from loop.run())
     finally:
         if start.state is None:
-            end(settings.policy, state)
+            settings.policy.end(state)
         if settings.drafter is not None:
             settings.drafter.close()
 
@@ -55,8 +54,8 @@ class Loop:
         self.control = ThinkingControl(settings, text, span, start.closer, trial_with(decode_loop))
         self.over = False
         """The run's record is complete."""
-        self._asks = asks(settings.policy)
-        self._policy_layers = layers_of((settings.policy,), text.session.can.layers)
+        self._prepares = settings.policy.needs_forwards
+        self._policy_layers = settings.policy.layers(text.session.can.layers)
 
     def run(self) -> Decoding:
         """Propose, decode, walk, keep, show; until the run is finished."""
@@ -67,7 +66,7 @@ class Loop:
             layers = self._layers(draft)
             step = yield Decode(text.session, text.pending, draft, layers, settings.clock)
             assert step is not None
-            if self._asks:
+            if self._prepares:
                 step = CopiedStep(step, len(draft), layers)
             settings.trace.forwards += 1
             text.begin_walk()
@@ -141,8 +140,8 @@ class Loop:
             draft.proposals.get(node),
         )
         state = text.states[-1]
-        if self._asks:
-            state = yield from prepared(settings.policy, state, row)
+        if self._prepares:
+            state = yield from settings.policy.prepare(state, row)
         state, token = settings.policy.step(state, row)
         child = draft.child(node, token) if draft.tokens else None
         text.append(token, state, "model" if child is None else "draft")

@@ -11,7 +11,7 @@ from ..core.randomness import Keys
 from ..core.tokenizer import Tokenizer
 from ..core.trace import Event, Finish, Trace
 from ..drafting.drafter import Drafting
-from ..sampling.policy import Policy, finish
+from ..sampling.policy import Policy
 from ..sampling.row import RunContext
 from ..thinking.exit_rule import ExitRule
 from ..thinking.limits import NO_LIMITS, ThinkingLimits
@@ -56,6 +56,6 @@ class RunSettings:
 
     def finish(self, state: Any) -> None:
         """The run is over: the policy, with its last state, and the rule may add to its record."""
-        finish(self.policy, state, self.trace)
+        self.policy.finish(state, self.trace)
         if self.rule is not None and hasattr(self.rule, "finish"):  # fixed exits learn nothing from a run
             self.rule.finish(self.trace)

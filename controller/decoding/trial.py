@@ -6,11 +6,10 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from ..core.decode import Decode, Session, Step
+from ..core.probability import log_prob
 from ..core.trace import Trace
-from ..sampling.policy import Policy, asks, end, layers_of, prepared
+from ..sampling.policy import Policy, PolicyWrapper
 from ..sampling.row import Row
 from ..thinking.exit_rule import Trial
 from ..thinking.limits import NO_LIMITS
@@ -78,29 +77,14 @@ def _answer(trial: Decoding) -> Generator[Decode, Step, list[int]]:
         trial.close()
 
 
-class LogprobRecorder:
+class LogprobRecorder(PolicyWrapper):
     """A policy that also notes how probable the model itself found each token (a trial drafts nothing, so in order)."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self.asks = asks(policy)
+        super().__init__(policy)
         self.logprobs: list[float] = []
 
-    def start(self) -> Any:
-        return self._policy.start()
-
-    def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
-        return (yield from prepared(self._policy, state, row))
-
-    def layers(self, depth: int) -> tuple[int, ...]:
-        return layers_of((self._policy,), depth)
-
-    def end(self, state: Any) -> None:
-        end(self._policy, state)
-
     def step(self, state: Any, row: Row) -> tuple[Any, int]:
-        state, token = self._policy.step(state, row)
-        logits = row.logits.astype(np.float64)
-        top = logits.max()
-        self.logprobs.append(float(logits[token] - top - np.log(np.exp(logits - top).sum())))
+        state, token = self.inner.step(state, row)
+        self.logprobs.append(log_prob(row.logits, token))
         return state, token

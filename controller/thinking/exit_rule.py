@@ -6,9 +6,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from ..core.decode import Decode, Floats, Session, Step
+from ..core.probability import entropy
 from ..core.trace import Decision
 from .cues import Cue, Cues
 from .markers import Markers
@@ -57,18 +56,6 @@ class Boundary:
     def entropy(self) -> float:
         """Entropy in nats of the next-token law after the cue, at temperature 1; ask before any trial."""
         return entropy(self.row())
-
-
-def entropy(logits: Floats) -> float:
-    """Entropy in nats of softmax(logits); shape (vocabulary,). -inf entries count as impossible.
-
-    >>> round(entropy(np.zeros(8)), 4), entropy(np.array([0.0, -np.inf]))
-    (2.0794, 0.0)
-    """
-    shifted = logits.astype(np.float64) - logits.max()
-    weights = np.exp(shifted)
-    total = weights.sum()
-    return float(np.log(total) - (weights @ np.where(weights > 0, shifted, 0.0)) / total)
 
 
 class ExitRule(Protocol):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from reasonctl.backends import Model
-from reasonctl.calibration.advice.draft_model import law, rank_acceptance, written
+from reasonctl.calibration.advice.draft_model import rank_acceptance, written
 from reasonctl.calibration.evaluation.speed import cost_curve
 from reasonctl.calibration.runs.teacher_forced import rows
 from reasonctl.calibration.tasks.draft_prompts import KINDS
@@ -50,8 +50,8 @@ def acceptance(target: Model, drafts: list[Model], a: argparse.Namespace) -> lis
         for prompt, text in zip(prompts, texts, strict=True):
             for p_row, q_row in zip(rows(target, prompt, text), rows(small, prompt, text), strict=True):
                 size = min(len(p_row), len(q_row))
-                q = law(q_row[:size], policy)
-                p = law(p_row[:size], policy) if temperature else (np.arange(size) == p_row[:size].argmax()) * 1.0
+                q = policy.probs(q_row[:size])
+                p = (policy if temperature else Greedy()).probs(p_row[:size])
                 sums["chain"].append(float(np.minimum(p, q).sum()))
                 again = [int(t) for t in np.searchsorted(np.cumsum(q), rng.random(3) * q.sum())]
                 sums["with"].append(accepted(p, Proposal(q, tuple(again), True)))

@@ -31,7 +31,7 @@ from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.worker import answer_text, play
 from reasonctl.calibration.tasks.problem import Problem
 from reasonctl.calibration.tasks.sources import load_task
-from reasonctl.controller import Controller, ControllerError, Sampling, Thinking, draw
+from reasonctl.controller import Controller, ControllerError, Policy, Sampling, Thinking, draw
 from reasonctl.probes import load_exit
 
 TIMES = (1, 2, 4, 8, 16)
@@ -40,7 +40,7 @@ SEED = 5
 
 
 @dataclass(frozen=True)
-class Hasty:
+class Hasty(Policy):
     """Sampling with a bonus for the token that closes thinking; its scale is that of logits."""
 
     bonus: float
@@ -54,8 +54,7 @@ class Hasty:
         logits = row.logits.astype(np.float64)
         # Only where the model might close at all: after a finished line.
         logits[self.close] += self.bonus if logits[self.close] > logits.max() - 8 else 0.0
-        _, weights = self.law.law(logits)
-        return None, draw(weights, row.uniform())
+        return None, draw(self.law.probs(logits), row.uniform())
 
 
 @dataclass(frozen=True)

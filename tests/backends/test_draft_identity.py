@@ -31,6 +31,7 @@ from reasonctl.controller import (
     Hierarchy,
     Keys,
     ModelDrafter,
+    Policy,
     PromptLookup,
     Trace,
     TriForce,
@@ -166,7 +167,7 @@ def test_greedy_drafted_runs_are_plain_runs(models, backend, n, most):
 def test_a_target_that_differs_by_more_than_its_noise_is_caught(models):
     target, other = models["transformers"]
 
-    class Swapped:
+    class Swapped(Policy):
         """Emits another model's tokens."""
 
         def start(self):

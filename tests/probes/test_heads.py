@@ -132,8 +132,8 @@ def test_the_stage_is_a_temperature_and_a_top_p(tmp_path):
         hidden = rng.normal(size=3)
         temperature, top_p = stage.content.heads.at(hidden, L)
         row = Row(Seen(L, hidden), ROOT, [0], "think", Keys(seed=0))
-        _, got = Chain(stage).scores(None, row)
-        _, wanted = Chain(Temperature(max(temperature, COOLEST)), TopP(top_p)).scores(None, row)
+        got = Chain(stage).distribution(None, row)
+        wanted = Chain(Temperature(max(temperature, COOLEST)), TopP(top_p)).distribution(None, row)
         assert np.array_equal(got.ids, wanted.ids) and got.weights == pytest.approx(wanted.weights)
         kept.add(len(got.ids))
     assert len(kept) > 2

@@ -10,7 +10,7 @@ from llama_cpp import Llama
 from reasonctl.backends.llama.engine import LlamaEngine
 from reasonctl.backends.llama.tokenizer import LlamaTokenizer
 from reasonctl.backends.load import tiny_folder
-from reasonctl.controller import ROOT, Controller, Cues, Decision, Decode, Draft, Markers, Stateless
+from reasonctl.controller import ROOT, Controller, Cues, Decision, Decode, Draft, Markers, Policy, Stateless
 
 TINY = tiny_folder() / "tiny.gguf"
 PROMPT = "Q: 52 a+3 b-6 c+8\n<think>\n"
@@ -70,7 +70,7 @@ class Prophet(Stateless):
         yield
 
 
-class Scripted:
+class Scripted(Policy):
     """A policy that writes a given text while thinking and another one as the answer."""
 
     def __init__(self, tokenizer, think: str, answer: str) -> None:

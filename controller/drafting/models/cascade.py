@@ -33,8 +33,8 @@ class Draws:
         """A token of `law`, one of the proposal's draws where a test accepts it."""
         if proposal is None:
             return self.choose(law)
-        token, left, _ = verify(law, None, proposal, lambda _: self.uniform())
-        return self.choose(left) if token is None else token
+        accepted, residual = verify(law, proposal, lambda _: self.uniform())
+        return self.choose(residual) if accepted is None else accepted
 
 
 class Middle(Protocol):

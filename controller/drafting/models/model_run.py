@@ -12,7 +12,7 @@ from functools import cached_property
 from ...core.decode import NO_DRAFT, ROOT, Clock, Decode, Draft, Engine, Floats, Session, Step
 from ...core.errors import ControllerError
 from ...core.randomness import InnerKeys
-from ...thinking.markers import Phase
+from ...sampling.row import Row
 from ..drafter import Drafter, Drafting, Target
 from ..growth import Growth, draw_greedy, draw_shape, draw_threshold
 from ..planning.acceptance import PRIOR, RANKS, Planned
@@ -21,7 +21,7 @@ from ..planning.cost_cache import known_curve
 from ..planning.plan import DraftPlan
 from ..shapes import Shape, sequoia
 from .cascade import Draws, middle_chain
-from .draft_policy import DraftRow, UniformStep, for_drafts, law_of, softmax
+from .draft_policy import DraftStep, draft_probs
 
 CATCH_UP = 32
 """More rows than this at once are the draft model's catching up, and no step like others."""
@@ -34,10 +34,9 @@ class PlannedRun:
 
     def __init__(self, drafter: Planned, target: Target, engine: Engine, name: str, context: int) -> None:
         self.d, self.target, self.engine, self.name, self.context = drafter, target, engine, name, context
-        self.policy = for_drafts(target.policy)
+        self.policy = target.policy.for_drafts()
         self.fed: list[int] = []
         self.plan = DraftPlan(drafter)
-        self._samples: dict[Phase, bool] = {}
         self.keys_below = InnerKeys(target.keys)
         self.below: Drafting | None = None
         self.begun = self.seen = 0
@@ -63,13 +62,9 @@ class PlannedRun:
         """A new sequence of the draft model."""
         return self.engine.session()
 
-    def samples(self, tokens: Sequence[int]) -> bool:
+    def samples(self) -> bool:
         """Whether the policy draws where the run stands now; a greedy one is drafted for largest first."""
-        target, phase = self.target, self.target.phase()
-        if phase not in self._samples:
-            row = DraftRow(UniformStep(target.session.can.vocabulary), ROOT, tokens, phase, target.keys, target.frame)
-            self._samples[phase] = law_of(self.policy, row) is not None
-        return self._samples[phase]
+        return self.policy.samples(self.target.phase())
 
     @property
     def leaves(self) -> int:
@@ -116,7 +111,7 @@ class PlannedRun:
             self.d.rested = False
         nodes = self.fits(tokens)
         self._choose(tokens, room, nodes)
-        if self.plan.shape.parents and not self.samples(tokens) and (yield from self._learn(tokens)):
+        if self.plan.shape.parents and not self.samples() and (yield from self._learn(tokens)):
             self._choose(tokens, room, nodes)
 
     def _choose(self, tokens: Sequence[int], room: int, nodes: int) -> None:
@@ -230,10 +225,6 @@ class _Narrow:
         return self._step.hidden(node, layer)
 
 
-DRAFT_TEMPERATURE = 0.6
-"""Of the values of a greedy target's drafts: a one-hot law would say nothing about what comes second."""
-
-
 class ModelRun(PlannedRun):
     """One run: what is drawn from the draft model."""
 
@@ -261,7 +252,7 @@ class ModelRun(PlannedRun):
 
     def _drawn(self, tokens: Sequence[int], nodes: int, depth: int) -> Generator[Decode, Step, tuple[Draft, float]]:
         """(a draft of so many nodes at most, the tokens that a step with it is expected to emit)."""
-        draws = Draws(self.target.keys, len(tokens)) if self.samples(tokens) else None
+        draws = Draws(self.target.keys, len(tokens)) if self.samples() else None
         size = min(len(self.plan.shape.parents) if self.d.adaptive else self.d.size, nodes)
         if self.d.below is not None:
             draft = yield from self.chain(self.d.below, tokens, min(size, depth), draws)
@@ -319,9 +310,8 @@ class ModelRun(PlannedRun):
     def law(self, step: Step, node: int, tokens: Sequence[int]) -> Floats:
         """The law of the token behind `tokens`, which end at `node`: the run's policy on the draft model's logits."""
         target = self.target
-        row = DraftRow(step, node, tokens, target.phase(), target.keys, target.frame)
-        law = law_of(self.policy, row)
-        return softmax(row.logits, DRAFT_TEMPERATURE) if law is None else law
+        row = Row(DraftStep(step), node, tokens, target.phase(), target.keys, target.frame)
+        return draft_probs(self.policy, row)
 
     def close(self) -> None:
         """Give the draft session's memory back."""
