@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from .errors import ControllerError
+
 Floats = npt.NDArray[np.floating[Any]]
 
 ROOT = -1
@@ -44,6 +46,8 @@ class Draft:
     (1, 2, None)
     >>> tree.depths()
     (0, 0, 1)
+    >>> tree.path(2)
+    (0, 2)
     """
 
     tokens: tuple[int, ...] = ()
@@ -86,6 +90,22 @@ class Draft:
         """One branch only (an empty draft is a chain too)."""
         return all(parent == node - 1 for node, parent in enumerate(self.parents))
 
+    def path(self, node: int) -> tuple[int, ...]:
+        """The nodes from the root down to `node`, which is the last of them; ROOT has an empty path."""
+        upwards: list[int] = []
+        while node != ROOT:
+            upwards.append(node)
+            node = self.parents[node]
+        return tuple(reversed(upwards))
+
+    def check_path(self, path: Sequence[int]) -> None:
+        """Raises ControllerError, which is a ValueError, unless `path` leads from the root down, child by child."""
+        parent = ROOT
+        for node in path:
+            if not 0 <= node < len(self.parents) or self.parents[node] != parent:
+                raise ControllerError(f"{list(path)} is no path from the draft's root; give a node, then its child")
+            parent = node
+
     def first_branch(self) -> Draft:
         """The chain of first children, for sessions without branches."""
         tokens: list[int] = []
@@ -102,6 +122,27 @@ class Draft:
 
 
 NO_DRAFT = Draft()
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens `a` and `b` have in common at their beginning.
+
+    >>> common_prefix([5, 6, 7], (5, 6, 8, 9))
+    2
+    """
+    size = min(len(a), len(b))
+    first, second = list(a[:size]), list(b[:size])
+    if first == second:
+        return size
+    # A bisection by slices: the first `same` tokens are equal, the first `different` ones are not.
+    same, different = 0, size
+    while different - same > 1:
+        middle = (same + different) // 2
+        if first[same:middle] == second[same:middle]:
+            same = middle
+        else:
+            different = middle
+    return same
 
 
 @dataclass(frozen=True)
