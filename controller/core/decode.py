@@ -22,24 +22,21 @@ ROOT = -1
 
 @dataclass(frozen=True)
 class Proposal:
-    """How the children of one node were drawn: what a verifier needs to accept as often as it may.
+    """How the children of one node were drawn: what a verifier needs to accept as often as it may."""
 
-    law: shape (draft vocabulary,), sums to 1: the distribution of the first draw. draws: the tokens in draw order.
-    replacement: every draw from `law` itself; otherwise each from what `law` leaves of it once the tokens
-    drawn before are struck out.
-    """
-
-    law: Floats
+    probs: Floats
+    """Shape (draft vocabulary,), sums to 1: the distribution of the first draw."""
     draws: tuple[int, ...]
+    """The tokens in draw order."""
     replacement: bool = False
+    """True: every draw is from `probs`. False: a token that was drawn is struck out of it for the later draws."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A tree of proposed tokens in topological order; a chain is a tree with one branch.
+    """A tree of proposed tokens, every node after its parent; a chain is a tree with one branch.
 
-    `parents[i]` is the node before node i, or ROOT. Siblings hold different tokens. `proposals` says by node how its
-    children were drawn; a node without one has children that were not drawn but are a function of the past.
+    Siblings hold different tokens.
 
     >>> tree = Draft(tokens=(7, 8, 9), parents=(ROOT, ROOT, 0))
     >>> tree.child(ROOT, 8), tree.child(0, 9), tree.child(1, 9)
@@ -51,8 +48,11 @@ class Draft:
     """
 
     tokens: tuple[int, ...] = ()
+    """The token of each node."""
     parents: tuple[int, ...] = ()
+    """The node before each node, or ROOT."""
     proposals: Mapping[int, Proposal] = field(default_factory=dict, compare=False)
+    """How the children of a node were drawn. The children of a node without a proposal are a function of the past."""
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.parents):

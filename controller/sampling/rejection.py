@@ -21,7 +21,7 @@ def node_tests(target: Floats, proposal: Proposal) -> Iterator[tuple[int | None,
     (vocabulary,), all sums 1. One test gives min(left, law) plus the rejected mass times norm(max(left - law, 0)),
     which is `left` again: by induction the node's token follows the target. Without replacement: Sequoia's rule.
     """
-    left, law = target, proposal.law
+    left, law = target, proposal.probs
     for token in proposal.draws:
         yield token, left, law
         rest = np.maximum(left - law, 0.0)
@@ -45,13 +45,13 @@ def verify(
 
     weights, ids: the target's law as `Row.draw` takes it. uniform: number i of this node's own uniforms.
     """
-    size = max(len(proposal.law), len(weights) if ids is None else int(np.max(ids)) + 1)
+    size = max(len(proposal.probs), len(weights) if ids is None else int(np.max(ids)) + 1)
     target = np.zeros(size)
     target[slice(len(weights)) if ids is None else ids] = weights
     target /= target.sum()
-    if size > len(proposal.law):
+    if size > len(proposal.probs):
         padded = np.zeros(size)
-        padded[: len(proposal.law)] = proposal.law
+        padded[: len(proposal.probs)] = proposal.probs
         proposal = Proposal(padded, proposal.draws, proposal.replacement)
     for i, (token, left, law) in enumerate(node_tests(target, proposal)):
         # Strictly less, and multiplied: a token that the target can't give is never accepted, and nothing is 0/0.

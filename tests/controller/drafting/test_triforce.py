@@ -162,7 +162,9 @@ def test_the_middle_level_hands_up_its_own_law(tables, size):
         law[draft.tokens] += weight
         for i, token in enumerate(draft.tokens):
             before = draft.tokens[i - 1] if i else 0
-            assert draft.proposals[i - 1].law is not None and (draft.proposals[i - 1].law == tables[1][before]).all()
+            assert (
+                draft.proposals[i - 1].probs is not None and (draft.proposals[i - 1].probs == tables[1][before]).all()
+            )
             assert draft.proposals[i - 1].draws == (token,)
     assert np.abs(law - plain(tables[1], size)).max() < 1e-12
 
@@ -260,7 +262,7 @@ def test_a_middle_level_that_redraws_is_caught_in_the_loop(monkeypatch):
         def follow(self, law, proposal):
             if proposal is not None:
                 (token,) = proposal.draws
-                if self.uniform() * proposal.law[token] < law[token]:
+                if self.uniform() * proposal.probs[token] < law[token]:
                     return token
             return self.choose(law)
 
