@@ -5,9 +5,9 @@ Owns the contract between the loop and the backends (`Session`, `Engine`, `Step`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from .errors import ControllerError
 
 Floats = npt.NDArray[np.floating[Any]]
+T = TypeVar("T")
 
 ROOT = -1
 """The node above a draft: the last pending token."""
@@ -229,8 +230,16 @@ class Decode:
     clock: Clock | None = field(default=None, compare=False)
 
 
+Asking: TypeAlias = Generator[Decode, Step, T]
+"""What asks for forwards and has a result: it yields Decodes, is sent their Steps and returns a T."""
+
+
 class Engine(Protocol):
     """Owns the weights and the forward pass."""
+
+    @property
+    def identity(self) -> str:
+        """What a forward's cost depends on, besides the machine; "" = unknown, so no cost is kept after the process."""
 
     @property
     def batch(self) -> int:

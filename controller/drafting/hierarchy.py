@@ -6,13 +6,13 @@ how many of them are is decided from measured costs and recent acceptance.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..core.decode import NO_DRAFT, ROOT, Decode, Draft, Step
+from ..core.decode import NO_DRAFT, ROOT, Asking, Draft
 from ..core.errors import ControllerError
 from ..core.tokenizer import vocabulary_of
-from .drafter import Target
+from .drafter import Drafter, Drafting, Target
 from .ngrams import KEPT, Context, Recent, Table
 from .planning.acceptance import AcceptanceRates
 from .planning.cost import CostCurve, Stopwatch
@@ -41,7 +41,7 @@ PRIOR = {
 
 
 @dataclass
-class Hierarchy:
+class Hierarchy(Drafter):
     """Drafts from n-gram databases; deterministic, so that a drafted run gives the tokens of a plain one.
 
     size: most drafted tokens a step. model, corpus: databases from files; their vocabulary must be the target's.
@@ -77,7 +77,7 @@ class Hierarchy:
             self.recent = Recent(self.recent.capacity)
 
 
-class HierarchyRun:
+class HierarchyRun(Drafting):
     """One run's candidates: a tree with the kind of each edge and the chance of each node."""
 
     def __init__(self, drafter: Hierarchy, target: Target) -> None:
@@ -96,7 +96,7 @@ class HierarchyRun:
         self.kinds: list[str] = []
         self.values: list[float] = []
 
-    def propose(self, tokens: Sequence[int], room: int) -> Generator[Decode, Step, Draft]:
+    def propose(self, tokens: Sequence[int], room: int) -> Asking[Draft]:
         """The part of the candidates that is worth its rows now."""
         if self.curve is None:
             self.curve = yield from known_curve(self.session.engine, tokens)
@@ -105,7 +105,7 @@ class HierarchyRun:
             self.start = len(tokens)
         self._learn(tokens)
         self.tokens, self.at = tokens, len(tokens)
-        if self.target.behind(tokens):
+        if self.target.is_prefill(tokens):
             return NO_DRAFT  # the prompt or a suffix is fed: its price says nothing about a step
         self._collect(tokens, min(room, self.d.size))
         draft = NO_DRAFT

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..core.decode import NO_DRAFT, Decode, Draft, Step
+from ..core.decode import NO_DRAFT, Asking, Draft
 from ..core.errors import ControllerError
 from .drafter import Stateless
 
@@ -30,7 +30,7 @@ class PromptLookup(Stateless):
         if self.size < 1:
             raise ControllerError(f"draft size is {self.size}; it must be at least 1")
 
-    def propose(self, tokens: Sequence[int], room: int) -> Generator[Decode, Step, Draft]:
+    def propose(self, tokens: Sequence[int], room: int) -> Asking[Draft]:
         found = self._continuation(list(tokens), min(self.size, room))
         return Draft.chain(found) if found else NO_DRAFT
         yield  # a generator that needs no forward of its own

@@ -30,7 +30,7 @@ from triforce import triforce
 from reasonctl.backends import Model, attach, load_model
 from reasonctl.calibration.tasks.draft_prompts import KINDS
 from reasonctl.controller import ROOT, Controller, Decode, Drafter, Hierarchy, ModelDrafter, PromptLookup
-from reasonctl.controller.drafting.ngrams import Recent, Table, load_table
+from reasonctl.controller.drafting.ngrams import Table, load_table
 
 LOOKUPS = (5, 10, 20, 40)
 LONGEST = 3
@@ -161,8 +161,7 @@ def drafters(small: list[Model], table: Table | None) -> dict[str, Drafter]:
 def forget(own: dict[str, Drafter]) -> None:
     """A new round asks the old questions: what was answered before must not be drafted from."""
     for drafter in own.values():
-        if isinstance(drafter, Hierarchy):
-            drafter.recent = Recent()
+        drafter.forget()
 
 
 def transformers_arms(target: Model, small: list[Model], own: dict[str, Drafter]) -> dict[str, Arm]:

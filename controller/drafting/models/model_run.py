@@ -29,7 +29,7 @@ LEARNT = 32
 """Most missed tokens that ranks are learnt from."""
 
 
-class PlannedRun:
+class PlannedRun(Drafting):
     """One run's draft session and plan."""
 
     def __init__(self, drafter: Planned, target: Target, engine: Engine, name: str, context: int) -> None:
@@ -241,7 +241,7 @@ class ModelRun(PlannedRun):
         """A tree drawn from the draft model, as large as it pays."""
         self.begun, self.seen = self.begun or len(tokens), len(tokens)
         self.proposed = self.slots = None
-        if self.target.behind(tokens):
+        if self.target.is_prefill(tokens):
             return NO_DRAFT  # the prompt or a suffix is being fed
         at, draft = self.target.session.length, NO_DRAFT
         if self.d.adaptive:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ...core.decode import ROOT, Draft
 from ...core.errors import ControllerError
-from ..drafter import Drafter, forget
+from ..drafter import Drafter
 from ..shapes import monotone
 from .cost import CostCurve
 
@@ -52,7 +52,7 @@ class Ledger:
             self.seconds += seconds
 
 
-class Planned:
+class Planned(Drafter):
     """What drafters with a model share: the tree and its bounds, and what is known of acceptance and of costs.
 
     curves: the target's forward times and the draft model's; None = measured at first use. ledger: what drafted steps
@@ -83,7 +83,8 @@ class Planned:
 
     def forget(self) -> None:
         """What a level below remembers of earlier runs."""
-        forget(self.below)
+        if self.below is not None:
+            self.below.forget()
 
     def acceptance(self) -> tuple[float, ...]:
         """Of each rank, non-increasing, with a sum below 1: a later rank has at most what earlier ones leave."""
