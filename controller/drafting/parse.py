@@ -58,17 +58,17 @@ def _model_drafter(name: str, arguments: Arguments, load: Load | None) -> ModelD
         raise ControllerError(f"draft {name} needs a smaller model: {name}(MODEL) or {name}(MODEL, 16)")
     size, _ = _size_and_named(name, arguments[1:], ())
     kind = _MODEL_DRAFTS[name]
-    below = PromptLookup() if name == "cascade" else None
+    inner = PromptLookup() if name == "cascade" else None
     model = _opened(str(arguments[0][1]), name, load)
-    return ModelDrafter(model, kind=kind, size=size or (8 if kind == "chain" else 16), below=below)
+    return ModelDrafter(model, kind=kind, size=size or (8 if kind == "chain" else 16), inner=inner)
 
 
 def _triforce(arguments: Arguments, load: Load | None) -> TriForce:
     size, named = _size_and_named("triforce", arguments, ("budget", "model"))
-    below: Drafter | None = None
+    inner: Drafter | None = None
     if "model" in named:
-        below = ModelDrafter(_opened(named["model"], "triforce", load), kind="chain", size=8, below=PromptLookup())
-    return TriForce(below, size=size or 6, budget=_whole(named.get("budget", 1024), "triforce's budget"))
+        inner = ModelDrafter(_opened(named["model"], "triforce", load), kind="chain", size=8, inner=PromptLookup())
+    return TriForce(inner, size=size or 6, budget=_whole(named.get("budget", 1024), "triforce's budget"))
 
 
 def _opened(model: str, name: str, load: Load | None) -> DraftModel:

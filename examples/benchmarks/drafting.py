@@ -153,7 +153,7 @@ def drafters(small: list[Model], table: Table | None) -> dict[str, Drafter]:
             f"model{where}": ModelDrafter(model, kind="chain", size=8),
             f"sequoia{where}": ModelDrafter(model, kind="sequoia"),
             f"dyspec{where}": ModelDrafter(model, kind="dyspec"),
-            f"cascade{where}": ModelDrafter(model, kind="chain", size=8, below=PromptLookup()),
+            f"cascade{where}": ModelDrafter(model, kind="chain", size=8, inner=PromptLookup()),
         }
     return out
 

@@ -57,6 +57,6 @@ LONG.table = TARGET.table
 PREFIX = [1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 2, 0]
 
 
-def triforce(below=None, **more):
+def triforce(inner=None, **more):
     settings = {"size": 4, "budget": 4, "chunk": 2, "refresh": 3, "adaptive": False}
-    return TriForce(below, **(settings | more))
+    return TriForce(inner, **(settings | more))

@@ -54,9 +54,9 @@ class Middle(Protocol):
 
 
 def middle_chain(
-    middle: Middle, below: Drafting, tokens: Sequence[int], size: int, draws: Draws | None
+    middle: Middle, inner: Drafting, tokens: Sequence[int], size: int, draws: Draws | None
 ) -> Generator[Decode, Step, Draft]:
-    """`size` tokens behind `tokens`; each is of the middle model's law given those before it, whatever `below` drafts.
+    """`size` tokens behind `tokens`; each is of the middle model's law given those before it, whatever `inner` drafts.
 
     draws: None takes the largest, as a function of the past. Where no guess is accepted the token comes from the
     residual: drawn anew from the middle's law, it would have another law than the target's test is told.
@@ -65,7 +65,7 @@ def middle_chain(
     proposals: dict[int, Proposal] = {}
     while (room := size - len(path) - 1) >= 0:
         here = [*tokens, *path]
-        guess = (yield from below.propose(here, room)) if room else NO_DRAFT
+        guess = (yield from inner.propose(here, room)) if room else NO_DRAFT
         if middle.session.can.branches == 1 and not guess.is_chain():
             guess = guess.first_branch()
         step = yield from middle.decode(here, guess)
@@ -84,5 +84,5 @@ def middle_chain(
         middle.session.keep(walked)
         middle.kept([guess.tokens[child] for child in walked])
         if room:
-            below.observe(guess, walked)
+            inner.observe(guess, walked)
     return Draft(tuple(path), tuple(range(-1, len(path) - 1)), proposals)

@@ -38,7 +38,7 @@ class ModelDrafter(Planned):
     Size, depth and branching are planned from recent acceptance by rank and from both models' measured forward times;
     where no plan beats plain decoding nothing is drafted, and it is tried again now and then. `adaptive` False: one
     shape of `size` tokens, so that a run depends on its keys only. With a greedy target a draft is a function of the
-    past; else it is drawn, by the run's own keys. below: a drafter that drafts for chains of the draft model (two
+    past; else it is drawn, by the run's own keys. inner: a drafter that drafts for chains of the draft model (two
     levels, as in TriForce); what the middle level hands up follows its own law exactly.
     """
 
@@ -51,9 +51,9 @@ class ModelDrafter(Planned):
         depth: int = 8,
         adaptive: bool = True,
         curves: tuple[CostCurve, CostCurve] | None = None,
-        below: Drafter | None = None,
+        inner: Drafter | None = None,
     ) -> None:
-        super().__init__(kind=kind, size=size, depth=depth, adaptive=adaptive, curves=curves, below=below)
+        super().__init__(kind=kind, size=size, depth=depth, adaptive=adaptive, curves=curves, inner=inner)
         self.model = model
 
     def start(self, target: Target) -> ModelRun:

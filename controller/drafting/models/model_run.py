@@ -38,8 +38,8 @@ class PlannedRun(Drafting):
         self.fed: list[int] = []
         self.plan = DraftPlan(drafter)
         self._samples: dict[Phase, bool] = {}
-        self.keys_below = InnerKeys(target.keys)
-        self.below: Drafting | None = None
+        self.keys_inner = InnerKeys(target.keys)
+        self.inner: Drafting | None = None
         self.begun = self.seen = 0
         self.clock = Clock()
         self.used: tuple[CostCurve, CostCurve] | None = None
@@ -263,8 +263,8 @@ class ModelRun(PlannedRun):
         """(a draft of so many nodes at most, the tokens that a step with it is expected to emit)."""
         draws = Draws(self.target.keys, len(tokens)) if self.samples(tokens) else None
         size = min(len(self.plan.shape.parents) if self.d.adaptive else self.d.size, nodes)
-        if self.d.below is not None:
-            draft = yield from self.chain(self.d.below, tokens, min(size, depth), draws)
+        if self.d.inner is not None:
+            draft = yield from self.chain(self.d.inner, tokens, min(size, depth), draws)
         elif draws is None and self.d.kind == "chain":
             draft = yield from self._largest(tokens, min(size, depth))
         else:
@@ -303,14 +303,14 @@ class ModelRun(PlannedRun):
             yield from draw_greedy(growth, laws, nodes=size, layers=depth, leaves=leaves)
 
     def chain(
-        self, below: Drafter, tokens: Sequence[int], size: int, draws: Draws | None
+        self, inner: Drafter, tokens: Sequence[int], size: int, draws: Draws | None
     ) -> Generator[Decode, Step, Draft]:
-        """A chain of the draft model whose forwards verify the drafts of a level below."""
-        if self.below is None:
+        """A chain of the draft model whose forwards verify the drafts of an inner drafter."""
+        if self.inner is None:
             target = self.target
-            self.below = below.start(replace(target, session=self.session, keys=self.keys_below, clock=self.clock))
-        self.keys_below.root = len(tokens)
-        return (yield from middle_chain(self, self.below, tokens, size, draws))
+            self.inner = inner.start(replace(target, session=self.session, keys=self.keys_inner, clock=self.clock))
+        self.keys_inner.root = len(tokens)
+        return (yield from middle_chain(self, self.inner, tokens, size, draws))
 
     def _fixed(self, size: int, leaves: int) -> Shape:
         acceptance = tuple(PRIOR.values()) if self.d.kind == "sequoia" and leaves > 1 else (1.0,)
@@ -327,8 +327,8 @@ class ModelRun(PlannedRun):
         """Give the draft session's memory back."""
         if self.seen:
             self.d.note_length(self.seen - self.begun)
-        if self.below is not None:
-            self.below.close()
+        if self.inner is not None:
+            self.inner.close()
         if "session" in vars(self):
             self.session.close()
 

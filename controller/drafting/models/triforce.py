@@ -40,14 +40,14 @@ class TriForce(Planned):
     """Chains of up to `size` tokens, drawn from the target's own weights over a part of its cache.
 
     budget: tokens of the past that the middle level reads, in chunks of `chunk`; while the context is no longer than
-    that nothing is drafted. refresh: tokens after which they are chosen anew, by a forward over all of them. below:
+    that nothing is drafted. refresh: tokens after which they are chosen anew, by a forward over all of them. inner:
     what drafts for the middle level (None = n-grams of the text). Costs are measured at the context's own length.
-    A session that can't leave a part of its cache out (llama.cpp) gets the level below alone, and the Trace says so.
+    A session that can't leave a part of its cache out (llama.cpp) gets the inner drafter alone, and the Trace says so.
     """
 
     def __init__(
         self,
-        below: Drafter | None = None,
+        inner: Drafter | None = None,
         *,
         size: int = 6,
         budget: int = 1024,
@@ -56,8 +56,8 @@ class TriForce(Planned):
         adaptive: bool = True,
         curves: tuple[CostCurve, CostCurve] | None = None,
     ) -> None:
-        self.light: Drafter = PromptLookup() if below is None else below
-        super().__init__(kind="chain", size=size, depth=size, adaptive=adaptive, curves=curves, below=self.light)
+        self.inner: Drafter = PromptLookup() if inner is None else inner
+        super().__init__(kind="chain", size=size, depth=size, adaptive=adaptive, curves=curves, inner=self.inner)
         if chunk < 1 or budget < 2 * chunk:
             raise ControllerError(
                 f"triforce's budget is {budget} tokens in chunks of {chunk}; it must hold two chunks of at least 1"
@@ -72,9 +72,9 @@ class TriForce(Planned):
         if not target.session.can.sparse:
             target.warnings.append(
                 "triforce's middle level needs a transformers model with sdpa attention and an unwindowed cache: "
-                "the level below drafts for the target directly"
+                "the inner drafter drafts for the target directly"
             )
-            return self.light.start(target)
+            return self.inner.start(target)
         return TriForceRun(self, target)
 
 
@@ -112,11 +112,11 @@ class TriForceRun(ModelRun):
         return (yield from super().propose(tokens, room))
 
     def chain(
-        self, below: Drafter, tokens: Sequence[int], size: int, draws: Draws | None
+        self, inner: Drafter, tokens: Sequence[int], size: int, draws: Draws | None
     ) -> Generator[Decode, Step, Draft]:
         """As ever, with a view that is not too old and can be rolled back far enough."""
         view = cast(SparseView, self.session)
         if len(tokens) - self.chosen >= self.t.refresh or self.common(tokens) < view.least:
             view.renew()
             self.fed, self.chosen = list(tokens[: view.length]), len(tokens)
-        return (yield from super().chain(below, tokens, size, draws))
+        return (yield from super().chain(inner, tokens, size, draws))

@@ -67,14 +67,14 @@ class Planned(Drafter):
         depth: int,
         adaptive: bool,
         curves: tuple[CostCurve, CostCurve] | None,
-        below: Drafter | None,
+        inner: Drafter | None,
     ) -> None:
         if size < 1 or depth < 1:
             raise ControllerError(f"draft size is {size} and depth {depth}; both must be at least 1")
-        if below is not None and kind != "chain":
-            raise ControllerError(f"a level below drafts chains; kind is {kind!r}")
+        if inner is not None and kind != "chain":
+            raise ControllerError(f"an inner drafter drafts chains; kind is {kind!r}")
         self.kind, self.size, self.depth = kind, size, depth
-        self.adaptive, self.curves, self.below = adaptive, curves, below
+        self.adaptive, self.curves, self.inner = adaptive, curves, inner
         self.rates = AcceptanceRates(dict(PRIOR), strength=10.0, fades=True)
         self.slots = AcceptanceRates({str(k): (k + 0.5) / SLOTS for k in range(SLOTS)}, strength=10.0, fades=True)
         self.ledger = Ledger()
@@ -82,9 +82,9 @@ class Planned(Drafter):
         self.typical, self.node_seconds = TYPICAL, 0.0
 
     def forget(self) -> None:
-        """What a level below remembers of earlier runs."""
-        if self.below is not None:
-            self.below.forget()
+        """What an inner drafter remembers of earlier runs."""
+        if self.inner is not None:
+            self.inner.forget()
 
     def acceptance(self) -> tuple[float, ...]:
         """Of each rank, non-increasing, with a sum below 1: a later rank has at most what earlier ones leave."""

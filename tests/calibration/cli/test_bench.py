@@ -29,7 +29,7 @@ def test_forgetting_reaches_the_level_below():
     for memory in memories:
         memory.recent.add(range(20))
     TriForce(memories[0]).forget()
-    ModelDrafter(load_model("tiny", threads=1), kind="chain", below=memories[1]).forget()
+    ModelDrafter(load_model("tiny", threads=1), kind="chain", inner=memories[1]).forget()
     assert [len(memory.recent) for memory in memories] == [0, 0]
     Hierarchy(recent=None).forget()
     ModelDrafter(load_model("tiny", threads=1)).forget()

@@ -190,7 +190,7 @@ def test_exits_inside_drafted_blocks():
 
 @pytest.mark.parametrize("n", [400, pytest.param(30_000, marks=pytest.mark.slow)])
 def test_two_levels_keep_the_law(n):
-    made = drafter("chain", size=5, depth=5, adaptive=False, below=PromptLookup(size=3))
+    made = drafter("chain", size=5, depth=5, adaptive=False, inner=PromptLookup(size=3))
     counts, accepted = three_tokens(made, Sampling(), n)
     assert accepted > n
     assert merged_p_value(counts, exact_three(Sampling())) > ALPHA
@@ -203,7 +203,7 @@ def test_two_levels_give_the_draft_model_s_own_chain_in_fewer_forwards():
     near.table = 0.9 * target.table + 0.1 / 5
     for policy in (Greedy(), Sampling()):
         alone, two = (
-            drafter("chain", engine=near, size=6, depth=6, adaptive=False, below=b) for b in (None, PromptLookup())
+            drafter("chain", engine=near, size=6, depth=6, adaptive=False, inner=b) for b in (None, PromptLookup())
         )
         near.forwards = 0
         first = run(alone, engine=target, policy=policy)
@@ -212,7 +212,7 @@ def test_two_levels_give_the_draft_model_s_own_chain_in_fewer_forwards():
         assert second.tokens == first.tokens and second.accepted == first.accepted
         assert near.forwards - plain < 0.7 * plain
     with pytest.raises(ControllerError, match="chains"):
-        drafter("sequoia", below=PromptLookup())
+        drafter("sequoia", inner=PromptLookup())
 
 
 def test_a_middle_level_that_redraws_after_a_rejection_is_biased():

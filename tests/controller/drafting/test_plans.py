@@ -131,8 +131,8 @@ def test_the_draft_model_s_curve_is_corrected_by_ordinary_steps():
 def test_greedy_chains_need_no_law(monkeypatch):
     expected = run(None, engine=TEXT, policy=Greedy()).tokens
     monkeypatch.setattr(ModelRun, "law", lambda *_: pytest.fail("a law was asked for"))
-    for below in (None, PromptLookup()):
-        made = drafter("chain", engine=TEXT, adaptive=False, below=below)
+    for inner in (None, PromptLookup()):
+        made = drafter("chain", engine=TEXT, adaptive=False, inner=inner)
         trace = run(made, engine=TEXT, policy=Greedy())
         assert trace.tokens == expected and trace.accepted > 30
 

@@ -269,8 +269,8 @@ def test_a_middle_level_that_redraws_is_caught_in_the_loop(monkeypatch):
     monkeypatch.setattr("reasonctl.controller.drafting.models.model_run.Draws", Wrong)
     far = ToyEngine(vocabulary=5)
     far.table = np.roll(TARGET.table, 1, axis=1)
-    below = ModelDrafter(small(far), kind="chain", size=3, depth=3, adaptive=False)
-    counts, _ = behind_prefix(triforce(below), 2500)
+    inner = ModelDrafter(small(far), kind="chain", size=3, depth=3, adaptive=False)
+    counts, _ = behind_prefix(triforce(inner), 2500)
     assert merged_p_value(counts, exact_behind(Sampling())) < ALPHA
 
 
@@ -328,11 +328,11 @@ def test_without_sparse_sessions_the_level_below_drafts_and_the_trace_says_so():
 
 def test_the_text_form():
     made = parse_draft("triforce(5, budget=512)")
-    assert (made.size, made.budget) == (5, 512) and isinstance(made.light, PromptLookup)
+    assert (made.size, made.budget) == (5, 512) and isinstance(made.inner, PromptLookup)
     assert parse_draft("triforce").size == 6
     opened = []
     made = parse_draft("triforce(model=small.gguf)", lambda name: opened.append(name) or small())
-    assert opened == ["small.gguf"] and isinstance(made.light.below, PromptLookup)
+    assert opened == ["small.gguf"] and isinstance(made.inner.inner, PromptLookup)
     for text in ("triforce(budget=x)", "triforce(budget=0)", "triforce(budget=8)", "triforce(0)", "triforce(chunk=2)"):
         with pytest.raises(ControllerError) as caught:
             parse_draft(text)
