@@ -15,8 +15,8 @@ from reasonctl.controller import Call, Chain, Controller, ControllerError, Greed
 from reasonctl.controller.core.decode import Floats
 from reasonctl.controller.core.tokenizer import vocabulary_hash
 from reasonctl.controller.drafting.models.draft_policy import softmax
-from reasonctl.controller.drafting.planning.acceptance import SIZES
 from reasonctl.controller.drafting.planning.cost import CostCurve
+from reasonctl.controller.drafting.planning.plan import SIZES
 from reasonctl.controller.drafting.shapes import best_shape, monotone
 from reasonctl.controller.sampling.rejection import node_tests
 

@@ -12,7 +12,7 @@ from .hierarchy import Hierarchy
 from .models.model_drafter import DraftModel, ModelDrafter
 from .models.triforce import TriForce
 from .ngrams import load_table
-from .planning.acceptance import Kind
+from .planning.plan import Kind
 from .prompt_lookup import PromptLookup
 
 Load = Callable[[str], DraftModel]

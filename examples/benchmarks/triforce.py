@@ -33,8 +33,8 @@ from reasonctl.controller import (
     Trace,
     TriForce,
 )
-from reasonctl.controller.drafting.planning.acceptance import SIZES
 from reasonctl.controller.drafting.planning.payoff import MARGIN
+from reasonctl.controller.drafting.planning.plan import SIZES
 from reasonctl.controller.drafting.shapes import best_shape
 
 CONTEXTS = (256, 512, 1024, 2048, 4096)

@@ -93,7 +93,7 @@ def test_the_draft_session_follows_what_was_accepted():
 
         def checked(tokens, room):
             draft = yield from propose(tokens, room)
-            committed = run.session.tokens[: len(tokens)]
+            committed = run.session.session.tokens[: len(tokens)]
             assert committed == list(tokens)[: len(committed)]
             seen.append(len(draft))
             return draft
@@ -149,9 +149,9 @@ def test_the_text_form_opens_the_model():
         return small()
 
     made = parse_draft("sequoia(small.gguf, 12)", load)
-    assert opened == ["small.gguf"] and (made.kind, made.size) == ("sequoia", 12)
-    assert parse_draft("model(small.gguf)", load).kind == "chain"
-    assert parse_draft("dyspec_greedy(small.gguf)", load).kind == "dyspec-greedy"
+    assert opened == ["small.gguf"] and (made.settings.kind, made.settings.size) == ("sequoia", 12)
+    assert parse_draft("model(small.gguf)", load).settings.kind == "chain"
+    assert parse_draft("dyspec_greedy(small.gguf)", load).settings.kind == "dyspec-greedy"
     for text in ("sequoia", "sequoia(x, y)", "model(x, 0)"):
         with pytest.raises(ControllerError):
             parse_draft(text, load)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,19 +81,19 @@ class Below:
 
 
 class Table:
-    """A middle model whose laws are a table's rows."""
+    """A middle model whose distributions are a table's rows."""
 
-    def __init__(self, table):
-        self.table, self.session = table, SimpleNamespace(can=SimpleNamespace(branches=1), keep=lambda path: None)
+    def __init__(self, table, leaves=1):
+        self.table, self.leaves = table, leaves
 
     def decode(self, tokens, draft):
         return None
         yield
 
-    def kept(self, tokens):
+    def keep(self, path):
         pass
 
-    def law(self, step, node, tokens):
+    def probs(self, step, node, tokens):
         return self.table[tokens[-1]]
 
 
@@ -102,7 +101,8 @@ def chain_of(tables, size, draws=Scripted):
     """The middle's chain behind token 0 as a function of the choices made for it."""
 
     def growing(choose):
-        asking = middle_chain(Table(tables[1]), Below(tables[2], choose), [0], size, draws(choose))
+        middle = Table(tables[1])
+        asking = middle_chain(middle, middle.probs, Below(tables[2], choose), [0], size, draws(choose))
         while True:
             try:
                 next(asking)
@@ -193,11 +193,10 @@ class Fixed:
 def test_over_a_deterministic_level_the_law_is_exact_too(tables, size, tree):
     """The middle's chain is its own law, and what the target emits the target's, whatever n-grams guess."""
     chain, out, total = np.zeros((len(tables[0]),) * size), np.zeros((len(tables[0]),) * 2), 0.0
-    middle = Table(tables[1])
-    middle.session.can.branches = 9 if tree else 1
+    middle = Table(tables[1], leaves=9 if tree else 1)
 
     def growing(choose):
-        asking = middle_chain(middle, Fixed(tree), [0], size, Scripted(choose))
+        asking = middle_chain(middle, middle.probs, Fixed(tree), [0], size, Scripted(choose))
         while True:
             try:
                 next(asking)
@@ -328,8 +327,8 @@ def test_without_sparse_sessions_the_level_below_drafts_and_the_trace_says_so():
 
 def test_the_text_form():
     made = parse_draft("triforce(5, budget=512)")
-    assert (made.size, made.budget) == (5, 512) and isinstance(made.inner, PromptLookup)
-    assert parse_draft("triforce").size == 6
+    assert (made.settings.size, made.budget) == (5, 512) and isinstance(made.inner, PromptLookup)
+    assert parse_draft("triforce").settings.size == 6
     opened = []
     made = parse_draft("triforce(model=small.gguf)", lambda name: opened.append(name) or small())
     assert opened == ["small.gguf"] and isinstance(made.inner.inner, PromptLookup)
