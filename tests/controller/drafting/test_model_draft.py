@@ -63,7 +63,7 @@ def test_a_draft_under_another_law_than_it_says_is_caught(monkeypatch):
 
     def dishonest(self, node, law):
         honest(self, node, law)
-        self._laws[node] = np.roll(law, 1)
+        self._probs[node] = np.roll(law, 1)
 
     monkeypatch.setattr(Growth, "give", dishonest)
     counts, _ = three_tokens(drafter("sequoia", size=5, depth=3, adaptive=False), Sampling(), 500)
