@@ -25,7 +25,7 @@ ORDERS = (3, 2, 1)
 KEPT = 7
 """Continuations remembered of one n-gram, the newest ones."""
 KEY, DEPTH = 2, 4
-"""Tokens of a key and of a continuation in `Recent` and `Table`."""
+"""Tokens of a key and of a continuation in `Recent` and `NgramTable`."""
 LONGEST = 32
 FORMAT = "reasonctl-ngrams-1"
 
@@ -123,7 +123,7 @@ class Recent:
 
 
 @dataclass(frozen=True)
-class Table:
+class NgramTable:
     """The most frequent n-grams of a corpus, or of a model's own outputs; fixed once made.
 
     keys: shape (n,), ascending, two token ids packed into 64 bits. rest: shape (n, DEPTH), int32; the
@@ -151,7 +151,7 @@ class Table:
         return float(self.keys.nbytes + self.rest.nbytes) / 1e6
 
 
-def build_table(texts: Iterable[Sequence[int]], *, vocabulary: str, source: str, capacity: int = 100_000) -> Table:
+def build_table(texts: Iterable[Sequence[int]], *, vocabulary: str, source: str, capacity: int = 100_000) -> NgramTable:
     """The `capacity` most frequent n-grams of token lists, KEPT per pair. Raises ControllerError if there are none."""
     counts: Counter[tuple[int, ...]] = Counter()
     for tokens in texts:
@@ -171,14 +171,14 @@ def build_table(texts: Iterable[Sequence[int]], *, vocabulary: str, source: str,
     order = sorted(per_key)
     keys = np.array([key for key in order for _ in per_key[key]], np.int64)
     rest = np.array([row for key in order for row in per_key[key]], np.int32)
-    return Table(keys, rest, vocabulary, source)
+    return NgramTable(keys, rest, vocabulary, source)
 
 
 def _pack(first: int, second: int) -> int:
     return first << 32 | second
 
 
-def save_table(path: Path, table: Table, *, force: bool = False) -> None:
+def save_table(path: Path, table: NgramTable, *, force: bool = False) -> None:
     """One safetensors file: two arrays, and a card with their digest; written whole or not at all.
 
     Raises ControllerError if it exists, or can't be written.
@@ -196,14 +196,14 @@ def save_table(path: Path, table: Table, *, force: bool = False) -> None:
         raise ControllerError(f"can't write {path}: {error}; give a name in a folder with room") from None
 
 
-def load_table(path: Path) -> Table:
+def load_table(path: Path) -> NgramTable:
     """Raises ControllerError for a file that is damaged, or not of this kind."""
     try:
         with safe_open(path, framework="numpy") as file:
             card = json.loads((file.metadata() or {}).get("card", "{}"))
             if not isinstance(card, dict) or card.get("format") != FORMAT:
                 raise ControllerError(f"{path} is no n-gram database of this version; make one with ctl ngrams")
-            table = Table(file.get_tensor("keys"), file.get_tensor("rest"), card["vocabulary"], card["source"])
+            table = NgramTable(file.get_tensor("keys"), file.get_tensor("rest"), card["vocabulary"], card["source"])
             digest = card["sha256"]
     except FileNotFoundError:
         raise ControllerError(f"{path} does not exist; make it with ctl ngrams") from None
@@ -217,7 +217,7 @@ def load_table(path: Path) -> Table:
     return table
 
 
-def _digest(table: Table) -> str:
+def _digest(table: NgramTable) -> str:
     digest = hashlib.sha256(f"{FORMAT} {table.vocabulary} {table.source}\n".encode())
     digest.update(np.ascontiguousarray(table.keys).tobytes())
     digest.update(np.ascontiguousarray(table.rest).tobytes())

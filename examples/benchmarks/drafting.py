@@ -30,7 +30,7 @@ from triforce import triforce
 from reasonctl.backends import Model, attach, load_model
 from reasonctl.calibration.tasks.draft_prompts import KINDS
 from reasonctl.controller import ROOT, Controller, Decode, Drafter, Hierarchy, ModelDrafter, PromptLookup
-from reasonctl.controller.drafting.ngrams import Table, load_table
+from reasonctl.controller.drafting.ngrams import NgramTable, load_table
 
 LOOKUPS = (5, 10, 20, 40)
 LONGEST = 3
@@ -143,7 +143,7 @@ def split(target: Model, prompt: list[int], plain: list[int], other: list[int]) 
     return gap
 
 
-def drafters(small: list[Model], table: Table | None) -> dict[str, Drafter]:
+def drafters(small: list[Model], table: NgramTable | None) -> dict[str, Drafter]:
     out: dict[str, Drafter] = {} if small else {"hierarchy": Hierarchy()}
     if table is not None:
         out["hierarchy, database"] = Hierarchy(model=table)
