@@ -18,7 +18,7 @@ MIDDLE.table = 0.6 * TARGET.table + 0.4 * np.random.default_rng(5).dirichlet(np.
 
 
 class View(ToySession):
-    """Follows the middle's table, and can't be rolled back behind the place where it was renewed."""
+    """Follows the middle's table, and can't be rolled back before the place where it was renewed."""
 
     def __init__(self, whole):
         super().__init__(whole.engine.middle, [])

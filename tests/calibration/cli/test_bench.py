@@ -24,7 +24,7 @@ def test_rounds_of_the_same_question_are_alike():
     assert len(drafter.recent) > 0
 
 
-def test_forgetting_reaches_the_level_below():
+def test_forgetting_reaches_the_inner_drafter():
     memories = [Hierarchy(), Hierarchy()]
     for memory in memories:
         memory.recent.add(range(20))

@@ -79,8 +79,8 @@ def test_the_ranks_learnt_are_those_of_the_missed_tokens():
     trace = run(made, engine=TEXT, policy=Greedy(), most=22)
     tokens, expected = [0, *trace.tokens], []
     for at in range(1, 21):
-        law = WRONG.law(tokens[:at])
-        rank = int((law > law[tokens[at]]).sum())
+        probs = WRONG.law(tokens[:at])
+        rank = int((probs > probs[tokens[at]]).sum())
         expected.append(rank if rank < 4 else None)
     assert noted[: len(expected)] == expected
 
@@ -129,7 +129,7 @@ def test_the_draft_model_s_curve_is_corrected_by_ordinary_steps():
         assert min(context for _, context in notes) >= 100
 
 
-def test_greedy_chains_need_no_law(monkeypatch):
+def test_greedy_chains_need_no_distribution(monkeypatch):
     expected = run(None, engine=TEXT, policy=Greedy()).tokens
     monkeypatch.setattr(DraftDistribution, "probs", lambda *_: pytest.fail("a distribution was asked for"))
     for inner in (None, PromptLookup()):
@@ -169,16 +169,16 @@ def test_a_dynamic_tree_is_no_deeper_than_its_plan():
 
 def test_the_threshold_of_a_plan_gives_its_tree_where_the_draft_model_says_what_is_accepted():
     acceptance = (0.6, 0.2, 0.08, 0.04)
-    law = np.array([*acceptance, *[0.02] * 4])
+    probs = np.array([*acceptance, *[0.02] * 4])
     for nodes in (4, 8, 16):
         plan, growth = sequoia(acceptance, nodes, 10), Growth(None)
 
-        def laws(draft, asked):
-            return [law for _ in asked]
+        def probs_after(draft, asked):
+            return [probs for _ in asked]
             yield
 
         threshold = plan.least_slot(acceptance)
-        finish(draw_threshold(growth, laws, threshold=threshold, nodes=99, layers=plan.depth()))
+        finish(draw_threshold(growth, probs_after, threshold=threshold, nodes=99, layers=plan.depth()))
         assert nodes / 2 <= len(growth) <= 2 * nodes
         assert 1 + sum(growth.values) >= 0.9 * plan.gain
     # One chain of two: its second node is tested if the first was accepted.
@@ -260,9 +260,9 @@ def test_a_draft_model_that_is_too_sure_is_not_believed_for_long():
     flatter = ToyEngine(vocabulary=5, order=3)
     flatter.table = 0.55 * TEXT.table + 0.45 / 5
     made = drafter("dyspec", engine=TEXT, curves=(FLAT, CHEAP), size=6, adaptive=False)
-    promised, told = [], made.experience.acceptance.expected_by_value
+    promised, expected = [], made.experience.acceptance.expected_by_value
     made.experience.acceptance.expected_by_value = lambda draft, slots: (
-        promised.append(1 + sum(slots)) or told(draft, slots)
+        promised.append(1 + sum(slots)) or expected(draft, slots)
     )
     for i in range(4):
         run(made, engine=flatter, run=i, most=100)
@@ -298,7 +298,7 @@ def test_a_vocabulary_is_hashed_once_per_library_tokenizer(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["chain", "sequoia", "dyspec", "dyspec-greedy"])
 @pytest.mark.parametrize("n", [400, pytest.param(30_000, marks=pytest.mark.slow)])
-def test_the_law_under_plans_is_the_target_s(kind, n):
+def test_the_distribution_under_plans_is_the_target_s(kind, n):
     """Shapes, thresholds and pauses follow earlier runs and steps; what is drawn now decides none of them."""
     own = Fixed({0: {1: 0.12, 32: 0.3}})
     made = drafter(kind, curves=(Fixed({0: {1: 1.0, 2: 1.1, 32: 6.0}}), own), size=6, depth=3)
