@@ -137,10 +137,8 @@ def sequoia(acceptance: Sequence[float], nodes: int, layers: int, leaves: int = 
     """
     if any(after > before for before, after in zip(acceptance, acceptance[1:], strict=False)):
         raise ValueError("sequoia needs a non-increasing acceptance vector; smooth it with monotone()")
-    # (minus the chance of the place, order of its making, parent, rank, layer)
-    heap: list[tuple[float, int, int, int, int]] = []
-    if acceptance and layers > 1 and acceptance[0] > 0:
-        heap.append((-acceptance[0], 0, ROOT, 0, 1))
+    # (minus the chance of the node, order of its making, parent, rank, layer)
+    heap = [(-acceptance[0], 0, ROOT, 0, 1)] if acceptance and layers > 1 and acceptance[0] > 0 else []
     parents: list[int] = []
     ranks: list[int] = []
     gains = [1.0]

@@ -77,9 +77,7 @@ def middle_chain(
     while len(path) < size:
         text = [*tokens, *path]
         room = size - len(path) - 1
-        guess = (yield from inner.propose(text, room)) if room else NO_DRAFT
-        if session.leaves == 1 and not guess.is_chain():
-            guess = guess.first_branch()
+        guess = yield from _guess(inner, text, room, session.leaves)
         step = yield from session.decode(text, guess)
         node: int | None = ROOT
         walked: list[int] = []
@@ -98,6 +96,12 @@ def middle_chain(
         if room:
             inner.observe(guess, walked)
     return Draft(tuple(path), tuple(range(-1, len(path) - 1)), proposals)
+
+
+def _guess(inner: Drafting, text: Sequence[int], room: int, leaves: int) -> Asking[Draft]:
+    """What the inner drafter proposes; a chain where the draft model's cache takes no more."""
+    guess = (yield from inner.propose(text, room)) if room else NO_DRAFT
+    return guess.first_branch() if leaves == 1 and not guess.is_chain() else guess
 
 
 class Cascade:

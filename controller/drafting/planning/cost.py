@@ -156,8 +156,6 @@ def measure(
 ) -> Asking[dict[int, float]]:
     """Time forwards of several numbers of rows in turn, after a round to warm up; closes the session.
 
-    Another process's work only ever adds to a forward's time, so the lower quartile counts.
-
     Args:
         session: An empty sequence, or one whose tokens are the context too.
         tokens: Fed first, as the context.
@@ -167,7 +165,7 @@ def measure(
             any case; the cost curve continues along their slope.
 
     Returns:
-        Seconds by rows.
+        The lower quartile of the seconds, by rows.
     """
     yield Decode(session, tokens)
     most = 1 + max(0, session.can.drafted(1))
@@ -186,12 +184,12 @@ def measure(
         session.keep([])
         session.rollback(1)
     session.close()
-    quartiles: dict[int, float] = {}
-    for n, seconds in taken.items():
-        if seconds:
-            ordered = sorted(seconds[1:] or seconds)
-            quartiles[n] = ordered[len(ordered) // 4]
-    return quartiles
+    return {n: _lower_quartile(seconds[1:] or seconds) for n, seconds in taken.items() if seconds}
+
+
+def _lower_quartile(seconds: Sequence[float]) -> float:
+    """Another process's work only ever adds to a forward's time, so that the faster ones say more."""
+    return sorted(seconds)[len(seconds) // 4]
 
 
 T = TypeVar("T")

@@ -55,10 +55,10 @@ def best_part(
     size: int,
     losses: float = math.inf,
 ) -> Draft:
-    """The nodes that are worth verifying: those of most expected tokens per second, less CAUTION; or none.
+    """The nodes of most expected tokens per second, less CAUTION; none where no draft pays or a plain step is due.
 
     Only for drafts that are a function of the past: leaving drawn tokens out by their value would change the
-    distribution of what is emitted. None are worth it either where a plain step is due.
+    distribution of what is emitted.
 
     Args:
         draft: All candidates.
@@ -71,9 +71,8 @@ def best_part(
     """
     plain = curve.now(1, context)
     nodes = _by_value(draft, values, leaves, size)
-    best = 0
+    best, emitted = 0, 1.0
     best_ratio = best_score = MARGIN
-    emitted = 1.0
     for count, node in enumerate(nodes, start=1):
         emitted += values[node]
         price = curve.now(1 + count, context) / plain
