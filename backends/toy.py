@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reasonctl.controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Decode, Draft, Session
+from reasonctl.controller import NO_DRAFT, Capabilities, ControllerError, Decode, Draft, Session
 from reasonctl.controller.core.decode import Floats
 from reasonctl.controller.sampling.stages.grammar import Kind, Matcher
 
@@ -25,6 +25,8 @@ class ToyEngine:
 
     batch = 1 << 30
     layers = 3
+    identity = ""
+    """Its forwards cost nothing that is worth keeping."""
 
     def __init__(self, *, vocabulary: int, order: int = 1, seed: int = 0, concentration: float = 0.7) -> None:
         if order < 1 or vocabulary < 2:
@@ -70,11 +72,7 @@ class ToyStep:
     def _tokens(self, node: int) -> tuple[int, ...]:
         if self.engine.forwards != self.forward:
             raise RuntimeError("stale Step: the engine has run another forward since; copy rows before it")
-        path: list[int] = []
-        while node != ROOT:
-            path.append(self.draft.tokens[node])
-            node = self.draft.parents[node]
-        return self.committed + tuple(reversed(path))
+        return self.committed + tuple(self.draft.tokens[i] for i in self.draft.path(node))
 
     def logits(self, node: int) -> Floats:
         return np.asarray(np.log(self.engine.law(self._tokens(node))))
@@ -105,11 +103,7 @@ class ToySession:
         return ToyStep(self.engine, self.engine.forwards, tuple(self.tokens), request.draft)
 
     def keep(self, path: Sequence[int]) -> None:
-        parent = ROOT
-        for node in path:
-            if self._draft.parents[node] != parent:
-                raise ControllerError(f"{list(path)} is no path from the draft's root")
-            parent = node
+        self._draft.check_path(path)
         self.tokens.extend(self._draft.tokens[node] for node in path)
         self._draft = NO_DRAFT
 

@@ -20,6 +20,7 @@ from llama_cpp import LLAMA_DEFAULT_SEED, Llama
 from llama_cpp import llama_cpp as C
 
 from reasonctl.controller import Call, Controller, ControllerError, Keys, Policy, Trace
+from reasonctl.controller.core.decode import common_prefix
 
 from ..handle import Handle, check_parts, for_call, take_asked, thinking_of
 from .engine import LlamaEngine
@@ -226,8 +227,7 @@ class _Attached:
             # The library makes this array as long as the n_ctx asked for, which llama.cpp rounds up.
             llm.input_ids = np.concatenate([llm.input_ids, np.zeros(self.engine.context, dtype=np.intc)])
         n = min(session.adopt(llm.n_tokens), len(prompt) - 1)
-        shared = np.asarray(prompt[:n], dtype=np.intc) == llm.input_ids[:n]
-        common = n if shared.all() else int(shared.argmin())
+        common = common_prefix(prompt[:n], llm.input_ids[:n].tolist())
         if common < session.length:
             if self.engine.editable:
                 session.rollback(session.length - common)

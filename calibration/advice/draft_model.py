@@ -15,9 +15,9 @@ from reasonctl.controller import Call, Chain, Controller, ControllerError, Greed
 from reasonctl.controller.core.decode import Floats
 from reasonctl.controller.core.probability import softmax
 from reasonctl.controller.core.tokenizer import vocabulary_hash
-from reasonctl.controller.drafting.models.draft_policy import GREEDY_TEMPERATURE
-from reasonctl.controller.drafting.planning.acceptance import SIZES
+from reasonctl.controller.drafting.models.draft_distribution import DRAFT_TEMPERATURE
 from reasonctl.controller.drafting.planning.cost import CostCurve
+from reasonctl.controller.drafting.planning.plan import SIZES
 from reasonctl.controller.drafting.shapes import best_shape, monotone
 from reasonctl.controller.sampling.rejection import node_tests
 
@@ -127,7 +127,7 @@ def measure_draft(
         for p_row, q_row in zip(rows(target, prompt, text), rows(draft, prompt, text), strict=True):
             size = min(len(p_row), len(q_row))
             p = (policy or Greedy()).probs(p_row[:size])
-            q = softmax(q_row[:size], GREEDY_TEMPERATURE) if policy is None else policy.probs(q_row[:size])
+            q = softmax(q_row[:size], DRAFT_TEMPERATURE) if policy is None else policy.probs(q_row[:size])
             alphas.append(float(p[int(q.argmax())] if policy is None else np.minimum(p, q).sum()))
             if policy is None:
                 ranks += np.isin(np.argsort(-q)[:RANKS], np.flatnonzero(p))

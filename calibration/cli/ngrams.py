@@ -9,7 +9,7 @@ from typing import Any
 from reasonctl.backends.model import Model
 from reasonctl.controller import ControllerError
 from reasonctl.controller.core.tokenizer import vocabulary_hash
-from reasonctl.controller.drafting.ngrams import Table, build_table, save_table
+from reasonctl.controller.drafting.ngrams import NgramTable, build_table, save_table
 from reasonctl.probes.files.sealed import check_target
 
 from ..tasks.texts import read
@@ -40,7 +40,7 @@ def keep_ngrams(
     show.say(told(table, path, "model"))
 
 
-def write(model: Model, texts: Iterable[str], path: Path, *, source: str, force: bool) -> Table:
+def write(model: Model, texts: Iterable[str], path: Path, *, source: str, force: bool) -> NgramTable:
     """Count and save. Raises ControllerError if the texts hold no n-grams, or the file can't be written."""
     tokens = (model.tokenizer.encode(text) for text in texts)
     table = build_table(tokens, vocabulary=vocabulary_hash(model.tokenizer), source=source)
@@ -48,7 +48,7 @@ def write(model: Model, texts: Iterable[str], path: Path, *, source: str, force:
     return table
 
 
-def told(table: Table, path: Path, place: str) -> str:
+def told(table: NgramTable, path: Path, place: str) -> str:
     """What was written, and how to use it."""
     size = f"{len(table.keys)} n-grams, {table.megabytes():.1f} MB"
     return f"{path}: {size}; use it with --draft 'hierarchy({place}={path})'"

@@ -9,7 +9,6 @@ from typing import Any
 
 from reasonctl.backends.model import Model
 from reasonctl.controller import Call, Controller, Decode, Trace
-from reasonctl.controller.drafting.drafter import forget
 from reasonctl.controller.drafting.planning.cost import CostCurve, measure
 from reasonctl.controller.drafting.planning.cost_cache import keep_curve
 
@@ -52,7 +51,8 @@ def interleaved(model: Model, kinds: dict[str, Controller], calls: Sequence[Call
         order = list(kinds) if turn % 2 == 0 else list(reversed(kinds))
         for kind in order:
             # Questions come again: what was answered before must not be drafted from.
-            forget(kinds[kind].drafter)
+            if (drafter := kinds[kind].drafter) is not None:
+                drafter.forget()
             arms[kind].runs.append(play(model, kinds[kind], call))
     return arms
 

@@ -45,7 +45,7 @@ def node_tests(target: Floats, proposal: Proposal) -> Iterator[NodeTest]:
         target: shape (vocabulary,), sum 1.
         proposal: the draws, and the distribution of the first of them, of the target's shape.
     """
-    draft = proposal.law
+    draft = proposal.probs
     for token in proposal.draws:
         yield NodeTest(token, target, draft)
         rest = np.maximum(target - draft, 0.0)
@@ -70,9 +70,9 @@ def verify(target: Floats, proposal: Proposal, uniform: Callable[[int], float]) 
         proposal: the node's draws.
         uniform: number i of this node's own uniforms.
     """
-    if len(target) > len(proposal.law):
+    if len(target) > len(proposal.probs):
         padded = np.zeros(len(target))
-        padded[: len(proposal.law)] = proposal.law
+        padded[: len(proposal.probs)] = proposal.probs
         proposal = Proposal(padded, proposal.draws, proposal.replacement)
     for i, test in enumerate(node_tests(target, proposal)):
         if test.token is None:

@@ -97,7 +97,7 @@ class Row:
         """A token of the candidates, a drafted one if it may be: how every policy that samples ends."""
         if self.proposal is None:
             return candidates.token(draw(candidates.weights, self.uniform()))
-        target = candidates.dense(max(len(self.logits), len(self.proposal.law)))
+        target = candidates.dense(max(len(self.logits), len(self.proposal.probs)))
         accepted, residual = verify(target, self.proposal, self._test)
         return draw(residual, self.uniform()) if accepted is None else accepted
 

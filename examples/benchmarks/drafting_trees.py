@@ -20,7 +20,7 @@ from reasonctl.calibration.evaluation.speed import cost_curve
 from reasonctl.calibration.runs.teacher_forced import rows
 from reasonctl.calibration.tasks.draft_prompts import KINDS
 from reasonctl.controller import Call, Controller, Greedy, Keys, ModelDrafter, Proposal, Sampling, Trace
-from reasonctl.controller.drafting.planning.acceptance import Ledger
+from reasonctl.controller.drafting.planning.experience import Ledger
 from reasonctl.controller.sampling.rejection import node_tests
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
@@ -109,7 +109,7 @@ def steps(target: Model, drafts: list[Model], a: argparse.Namespace) -> Iterator
                 size = 16 if adaptive else FIXED
                 drafter = ModelDrafter(small, kind=kind, size=size, depth=8, adaptive=adaptive, curves=curves)
                 one_run(target, drafter, prompts[-1], a.tokens, policy, len(prompts))
-                drafter.ledger = ledger = Ledger()
+                drafter.experience.ledger = ledger = Ledger()
                 start = time.perf_counter()
                 tokens = [one_run(target, drafter, p, a.tokens, policy, i) for i, p in enumerate(prompts)]
                 seconds, n = time.perf_counter() - start, max(1, ledger.steps)
@@ -119,7 +119,7 @@ def steps(target: Model, drafts: list[Model], a: argparse.Namespace) -> Iterator
                     "size": "planned" if adaptive else size,
                     "tokens_per_second": sum(tokens) / seconds,
                     "drafted_steps": ledger.steps,
-                    "acceptance": drafter.acceptance(),
+                    "acceptance": drafter.experience.acceptance.by_rank(),
                     "expected_per_step": ledger.expected_emitted / n,
                     "emitted_per_step": ledger.emitted / n,
                     "achieved": None,

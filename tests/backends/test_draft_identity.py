@@ -87,9 +87,9 @@ def made(kind, small):
         return PromptLookup(size=6) if kind == "ngram" else Hierarchy(curve=FLAT)
     if kind == "triforce":
         return TriForce(size=4, budget=32, refresh=32, adaptive=False)
-    below = PromptLookup(size=4) if kind == "cascade" else None
+    inner = PromptLookup(size=4) if kind == "cascade" else None
     tree = "chain" if kind in ("model", "cascade") else kind
-    return ModelDrafter(small, kind=tree, size=8, depth=4, adaptive=False, below=below)
+    return ModelDrafter(small, kind=tree, size=8, depth=4, adaptive=False, inner=inner)
 
 
 def played(model, drafter, prompt, most):

@@ -201,4 +201,4 @@ def test_llama_cpp_drafts_without_the_middle_level_and_says_so():
             trace = handle.trace
         llm.close()
     assert texts[0] == texts[1] and trace.accepted > 0
-    assert len(trace.warnings) == 1 and "the level below drafts for the target directly" in trace.warnings[0]
+    assert len(trace.warnings) == 1 and "the inner drafter drafts for the target directly" in trace.warnings[0]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.decode import ROOT, Decode, Floats, Session, Step
+from ...core.decode import ROOT, Decode, Floats, Session, Step, common_prefix
 from ...core.errors import ControllerError
 from ...core.tokenizer import Tokenizer
 from ..candidates import Candidates
@@ -100,7 +100,7 @@ class _Without:
         wanted = [*self._kept, *tokens[context.start :]]
         if not wanted:
             raise ControllerError("kl_guided: the prompt is nothing but its source; add an instruction to it")
-        session = self._at(min(_common(self._fed, wanted), len(wanted) - 1), context)
+        session = self._at(min(common_prefix(self._fed, wanted), len(wanted) - 1), context)
         step = yield Decode(session, wanted[session.length :])
         self._fed = wanted
         logits = step.logits(ROOT).copy()
@@ -123,13 +123,6 @@ class _Without:
         if length < self._session.length:
             self._session.rollback(self._session.length - length)
         return self._session
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common prefix."""
-    if list(b[: len(a)]) == list(a):
-        return len(a)
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def source_spans(tokenizer: Tokenizer, prompt: Sequence[int], source: str) -> list[tuple[int, int]]:

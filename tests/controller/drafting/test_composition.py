@@ -38,7 +38,7 @@ DRAWN = {
     kind: lambda kind=kind: ModelDrafter(small(NEAR), kind=kind, size=5, depth=3, adaptive=False)
     for kind in ("chain", "sequoia", "dyspec", "dyspec-greedy")
 } | {
-    "cascade": lambda: ModelDrafter(small(NEAR), kind="chain", size=5, adaptive=False, below=PromptLookup(size=3)),
+    "cascade": lambda: ModelDrafter(small(NEAR), kind="chain", size=5, adaptive=False, inner=PromptLookup(size=3)),
     "triforce": lambda: triforce(PromptLookup(size=3)),
 }
 DRAFTERS = DETERMINISTIC | DRAWN

@@ -95,7 +95,7 @@ def proposed(policy, kind, choose, monkeypatch) -> Draft:
     monkeypatch.setattr(model_run, "Draws", Told)
     session = LONG.session()
     session.tokens += PREFIX[:-1]
-    target = Target(session, TOKENS, KEYS, policy, frame=FRAME, phase=lambda: "think")
+    target = Target(session, TOKENS, KEYS, policy, context=FRAME, phase=lambda: "think")
     drafting = ModelDrafter(small(NEAR), kind=kind, size=3, depth=2, adaptive=False).start(target)
     asking, step = drafting.propose(PREFIX, 3), None
     while True:
@@ -175,7 +175,7 @@ DRAWN = {
     kind: lambda kind=kind: ModelDrafter(small(NEAR), kind=kind, size=5, depth=3, adaptive=False)
     for kind in ("chain", "sequoia", "dyspec", "dyspec-greedy")
 } | {
-    "cascade": lambda: ModelDrafter(small(NEAR), kind="chain", size=5, adaptive=False, below=PromptLookup(size=3)),
+    "cascade": lambda: ModelDrafter(small(NEAR), kind="chain", size=5, adaptive=False, inner=PromptLookup(size=3)),
     "triforce": lambda: triforce(PromptLookup(size=3)),
 }
 

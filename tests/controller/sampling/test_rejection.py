@@ -268,4 +268,4 @@ def test_greedy_follows_drawn_drafts_without_a_test():
 def test_the_first_branch_of_a_drawn_tree_keeps_the_first_draws():
     tree = Draft((3, 1, 4), (ROOT, ROOT, 0), {ROOT: Proposal(Q, (3, 1)), 0: Proposal(P, (4,))})
     chain = tree.first_branch()
-    assert chain.tokens == (3, 4) and chain.proposals[ROOT].draws == (3,) and chain.proposals[0].law is P
+    assert chain.tokens == (3, 4) and chain.proposals[ROOT].draws == (3,) and chain.proposals[0].probs is P
