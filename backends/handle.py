@@ -77,11 +77,9 @@ class Handle:
 
 
 def check_parts(controller: Controller, model: Any) -> None:
-    """Let what was made for a model look at the one it gets: an error for another one, warnings for small differences.
-
-    Rules and policies that know no model (fixed exits, a temperature) have no `check`, or nothing to say.
-    """
-    for message in checked((controller.exit, controller.policy), model):
+    """Compare what was made for a model with the one it gets: an error for another model, warnings for differences."""
+    about_rule = [] if controller.exit is None else controller.exit.check(model)
+    for message in (*about_rule, *checked((controller.policy,), model)):
         warnings.warn(message, stacklevel=4)
 
 

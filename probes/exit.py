@@ -11,7 +11,18 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
-from reasonctl.controller import Boundary, ControllerError, Cues, Decision, Decode, Markers, Step, Trace, same_policy
+from reasonctl.controller import (
+    Boundary,
+    ControllerError,
+    Cues,
+    Decision,
+    Decode,
+    ExitRule,
+    Markers,
+    Step,
+    Trace,
+    same_policy,
+)
 from reasonctl.controller.thinking.answers import after_thinking, stated_answer
 
 from .files.card import Card, LoadedModel, Scalar, check_model
@@ -25,8 +36,8 @@ from .signals.probe import features_at, layer_of
 from .signals.signals import SignalName
 
 
-class ProbeExit:
-    """Exit at the first cue where a signal scores above the calibrated threshold (an ExitRule)."""
+class ProbeExit(ExitRule):
+    """Exit at the first cue where a signal scores above the calibrated threshold."""
 
     def __init__(
         self,
@@ -245,18 +256,14 @@ def answer_tokens(card: Card) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeverExit:
-    """Meets the cues and never exits: the full run, with its cues in the trace (an ExitRule)."""
+class NeverExit(ExitRule):
+    """Meets the cues and never exits: the full run, with its cues in the trace."""
 
     cues: Cues
     suffix: str
     markers: Markers | None = None
     max_cues: int = 1_000_000
     trials: bool = False
-
-    def layers(self, depth: int) -> tuple[int, ...]:
-        """Reads none."""
-        return ()
 
     def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
         return _decision(at, 0.0, 1.0)
@@ -265,7 +272,7 @@ class NeverExit:
 
 @dataclass(frozen=True, kw_only=True)
 class FixedExit(NeverExit):
-    """Exits at cue `index` (0-based) of every run that has so many (an ExitRule)."""
+    """Exits at cue `index` (0-based) of every run that has so many."""
 
     index: int
 

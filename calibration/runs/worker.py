@@ -40,7 +40,7 @@ _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
 
 
 @dataclass
-class Collect:
+class Collect(ExitRule):
     """The exit rule that never exits: at every cue it tries the exit on a fork and writes down what came of it.
 
     seen: what the rule deployed at all of these cues looks at. others: what is looked at with fewer of them only: a cue
