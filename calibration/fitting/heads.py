@@ -23,7 +23,7 @@ from reasonctl.probes.files.heads_file import COOLEST, STATISTICS, Heads, unit
 from reasonctl.probes.files.sealed import Sealed
 from reasonctl.probes.signals.probe import Probe
 
-from ..runs.teacher_forced import Rows, Written, teacher_forced
+from ..runs.teacher_forced import RunRows, Written, teacher_forced
 
 CHECKPOINT = Sealed("reasonctl-heads-training", 1, "training state", "ctl calibrate --heads")
 STEEPNESS = 30.0
@@ -55,7 +55,7 @@ class Training:
 
 
 class TorchHeads(nn.Module):
-    """The two heads as modules; at first they leave the law nearly as it is (temperature 1, top-p 0.98)."""
+    """The two heads as modules; at first they leave the distribution nearly as it is (temperature 1, top-p 0.98)."""
 
     def __init__(self, width: int, hidden: int, *, seed: int) -> None:
         super().__init__()
@@ -67,8 +67,8 @@ class TorchHeads(nn.Module):
     def forward(self, states: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """(temperature, top-p), each (n,). states: (n, width), see `unit`. logits: (n, vocabulary)."""
         temperature = 2.0 * torch.sigmoid(self.temperature(states)[:, 0])
-        told = temperature.detach()[:, None]
-        seen = torch.cat([states, told, _statistics(logits, told)], dim=1)
+        detached = temperature.detach()[:, None]
+        seen = torch.cat([states, detached, _statistics(logits, detached)], dim=1)
         return temperature, torch.sigmoid(self.top_p(seen)[:, 0])
 
     def stored(self) -> Heads:
@@ -98,7 +98,7 @@ def _statistics(logits: Tensor, temperature: Tensor) -> Tensor:
 
 
 def soft_top_p(p: Tensor, top_p: Tensor) -> Tensor:
-    """Shape (n, vocabulary): laws whose tokens beyond the mass `top_p` (n,) fade by exp(-a * excess), renormalised.
+    """Shape (n, vocabulary): p with the tokens beyond the mass `top_p` (n,) faded by exp(-a * excess), renormalised.
 
     The mass of a token includes itself, so that the one that crosses top_p fades too; a hard top-p keeps it whole.
     """
@@ -134,7 +134,7 @@ class Trainer:
         self.heads = TorchHeads(width, training.hidden, seed=training.seed)
         self.optimiser = torch.optim.Adam(self.heads.parameters(), lr=training.rate)
 
-    def step(self, rows: Rows) -> float:
+    def step(self, rows: RunRows) -> float:
         """One step on one run; the loss before it. What is random in it is keyed by the step."""
         random = np.random.default_rng((self.training.seed, self.done))
         rows = _part(rows, random)
@@ -184,13 +184,13 @@ class Trainer:
         return True
 
 
-def _part(rows: Rows, random: np.random.Generator) -> Rows:
+def _part(rows: RunRows, random: np.random.Generator) -> RunRows:
     """As many of the rows, drawn without replacement, as one step takes."""
     most = max(1, ENTRIES // rows.logits.shape[1])
     if len(rows.labels) <= most:
         return rows
     chosen = np.sort(random.permutation(len(rows.labels))[:most])
-    return Rows(rows.hidden[chosen], rows.logits[chosen], rows.labels[chosen])
+    return RunRows(rows.hidden[chosen], rows.logits[chosen], rows.labels[chosen])
 
 
 def order(runs: int, training: Training) -> Iterator[int]:
@@ -214,8 +214,8 @@ def train(
     The state is saved every `training.every` steps: a killed training goes on from there, and ends in the same bytes
     on the same machine. identity: of the model; with the runs and the settings it says whose checkpoint is whose.
     """
-    told = json.dumps([identity, asdict(training), runs], sort_keys=True)
-    of = hashlib.sha256(told.encode()).hexdigest()
+    described = json.dumps([identity, asdict(training), runs], sort_keys=True)
+    of = hashlib.sha256(described.encode()).hexdigest()
     trainer = Trainer(model.width, training)
     trainer.resume(checkpoint, of)
     steps = list(order(len(runs), training))
@@ -231,10 +231,13 @@ def train(
     return trainer.heads.stored()
 
 
-def judged(heads: Heads, model: Model, runs: Sequence[Written]) -> dict[str, Any]:
-    """Of held-out runs: nats per token under the model's own law and under the heads' temperatures; the heads' means.
+def evaluate_heads(heads: Heads, model: Model, runs: Sequence[Written]) -> dict[str, Any]:
+    """How likely the heads make held-out runs, and what they set.
 
-    dropped: share of the runs' tokens outside of the kept sets.
+    Returns:
+        Means over the tokens: nats under the model's own distribution (`nats_own`) and under the heads' temperatures
+        (`nats_tempered`), `temperature`, `top_p`, and the share of tokens outside of the kept sets (`dropped`);
+        `tokens` is their number.
     """
     own, tempered, temperatures, masses, dropped = [], [], [], [], []
     for rows in (teacher_forced(model, run) for run in runs):
