@@ -162,7 +162,13 @@ class Toy(SimpleNamespace):
 
 
 TOY = ToyEngine(vocabulary=6, order=2, seed=5, concentration=0.9)
-MODEL = Toy(engine=TOY, tokenizer=ToyTokenizer([*"abc", " ", ".", "d"]), start=(), eos=frozenset())
+MODEL = Toy(
+    engine=TOY,
+    tokenizer=ToyTokenizer([*"abc", " ", ".", "d"]),
+    start=(),
+    eos=frozenset(),
+    can=TOY.session().can,
+)
 
 
 def test_rows_are_the_model_s_own_at_each_fork(tmp_path):

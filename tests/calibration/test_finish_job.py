@@ -100,7 +100,7 @@ def test_a_larger_job_goes_on_from_a_smaller_one(done, tmp_path, capfd):
     # The smaller probe's runs are the first ones of the larger file; a smaller job needs no run at all.
     shutil.copy(runs_path(done), runs_path(kept))
     found = saved_runs(kept, load_probe(kept))
-    assert found is not None and [record["run"] for record in found] == list(range(24))
+    assert found is not None and [record.run for record in found] == list(range(24))
     code, _, err = ctl(capfd, *job(done, 24, "--force", "--no-report"))
     assert code == 0 and "collecting" not in err and done.read_bytes() == kept.read_bytes()
 

@@ -18,6 +18,7 @@ from reasonctl.calibration.parallel.spread import check_cluster, run_jobs
 from reasonctl.calibration.runs.run_file import FORMAT, RunFile
 from reasonctl.controller import ControllerError
 from support.processes import hear_ctrl_c, wait_for
+from support.run_records import run
 from support.worker_jobs import deadly, fails
 
 
@@ -61,7 +62,7 @@ def test_a_second_job_is_refused_and_damages_nothing(tmp_path):
     path = tmp_path / "runs.jsonl"
     first, second = RunFile(path, {"seed": 1}), RunFile(path, {"seed": 1})
     first.open(force=False)
-    first.append({"run": 0})
+    first.append(run())
     with path.open("ab") as file:
         file.write(b'{"half')  # the first job in the middle of a write
     before = path.read_bytes()
@@ -69,7 +70,7 @@ def test_a_second_job_is_refused_and_damages_nothing(tmp_path):
         with pytest.raises(ControllerError, match="another job is collecting into .*wait for it"):
             second.open(force=force)
         assert path.read_bytes() == before
-    assert second.read() == [{"run": 0}]  # reading is free, and a half line is none
+    assert second.read() == [run()]  # reading is free, and a half line is none
     first.close()
     assert second.open(force=False) == 1 and path.read_bytes() == before[: -len(b'{"half')]
     assert [file.name for file in tmp_path.iterdir()] == ["runs.jsonl"]
