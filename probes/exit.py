@@ -60,13 +60,17 @@ class ProbeExit(ExitRule):
         """
         card = content.card
         self.content, self.card = content, card
-        self.promise, self.threshold, self.lower = promise, threshold, lower
+        self.promise = promise
+        self.threshold = threshold
+        self.lower = lower
         self.signal_name = promise.signal
         self.signal = content.signal(promise.signal)
         # A rule that never exits tries nothing.
         self.trials = self.signal.trials and threshold.value < math.inf
         self.markers = Markers(*card.markers) if card.markers is not None else None
-        self.cues, self.suffix, self.max_cues = Cues(card.cues), card.suffix, card.max_cues
+        self.cues = Cues(card.cues)
+        self.suffix = card.suffix
+        self.max_cues = card.max_cues
         self._layers = tuple(layer_of(fraction, card.depth) for fraction in card.layers)
         self._answer_tokens = answer_tokens(card)
         self._warnings: list[str] | None = None

@@ -133,7 +133,7 @@ def failed(pair: Pair, mode: Mode) -> bool:
     return not pair.controlled.right and (mode != "harm" or pair.baseline.right)
 
 
-def _share(count: int, n: int) -> dict[str, Any]:
+def _share(count: int, n: int) -> dict[str, float]:
     """n: the runs that count. upper: the one-sided 90 % Clopper-Pearson bound."""
     return {"count": count, "n": n, "rate": count / n if n else 0.0, "upper": upper_bound(count, n)}
 

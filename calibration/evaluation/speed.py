@@ -60,7 +60,7 @@ def interleaved(model: Model, kinds: dict[str, Controller], calls: Sequence[Call
 
 
 def cost_curve(model: Model, prompt: Sequence[int], *, contexts: Sequence[int] = CONTEXTS) -> CostCurve:
-    """Seconds of a forward by its rows, at several lengths of context; kept for the drafters' plans."""
+    """Seconds of a forward by its rows, at several lengths of context; stored for the drafters' plans."""
     seconds: dict[int, dict[int, float]] = {}
     for context in contexts:
         if context > contexts[0] and context + 64 > model.context:

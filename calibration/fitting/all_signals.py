@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from reasonctl.probes.files.card import Scalar
 from reasonctl.probes.files.probe_file import SignalTable
 from reasonctl.probes.risk.give_up import LowerGrid
 from reasonctl.probes.risk.table import Floats64
@@ -33,7 +33,7 @@ class FittedSignals:
     """Curves for giving up, by the probe's scores. None: there are no gold answers."""
     tables: dict[str, SignalTable]
     """Every signal's grid and calibration table, `hidden` first."""
-    report: dict[str, Any]
+    report: dict[str, Scalar]
     """The figures of the probe's fit, for the card."""
 
 
@@ -42,21 +42,24 @@ def fit_signals(
 ) -> FittedSignals:
     """Every signal on the same two splits: fitted, and given its grid, on one; its table filled from the other."""
     labels = fitting.labels(mode)
-    probe, report, held_out = fit_probe(fitting.features, labels, fitting.problems, seed=seed)
-    own = make_table(fitting, held_out, cues, domains)
-    table = make_table(calibrating, scores_of(probe, calibrating), cues, domains)
+    fitted = fit_probe(fitting.features, labels, fitting.problems, seed=seed)
+    own = make_table(fitting, fitted.held_out, cues, domains)
+    table = make_table(calibrating, scores_of(fitted.probe, calibrating), cues, domains)
     tables = {"hidden": SignalTable(Grid.of(own), table)}
     for name in SIGNALS[1:-1]:
         signal = make_signal(name, None)
         grid = Grid.of(apply_to_table(signal, fitting, own))
         tables[name] = SignalTable(grid, apply_to_table(signal, calibrating, table))
-    runs = [observations_of(record, part) for record, part in zip(fitting.records, by_run(own, held_out), strict=True)]
+    runs = [
+        observations_of(record, part)
+        for record, part in zip(fitting.records, by_run(own, fitted.held_out), strict=True)
+    ]
     stacked = fit_stack(runs, labels, seed=seed)
     if stacked is not None:
         grid = Grid.of(own.with_scores(stacked.held_out))
         tables["stack"] = SignalTable(grid, apply_to_table(stacked.stack, calibrating, table))
     lower = LowerGrid.of(own) if own.graded else None
-    return FittedSignals(probe, stacked.stack if stacked else None, lower, tables, report)
+    return FittedSignals(fitted.probe, stacked.stack if stacked else None, lower, tables, fitted.report)
 
 
 def scores_of(probe: Probe, runs: RunArrays) -> Floats64:

@@ -1,7 +1,7 @@
 """Training AutoDeco's heads: the frozen model's rows on right runs, the soft top-p, and a loop that can be killed.
 
 After AutoDeco (arXiv 2510.26697), in the form of its released TRL trainer: see `losses`. The heads in use, in numpy,
-are probes/heads.py.
+are probes/files/heads_file.py.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -34,22 +34,31 @@ ENTRIES = 1 << 25
 """Most logits in one step: of longer runs, or under larger vocabularies, a random part of the rows is taken."""
 _TINY = 1e-9
 
+Measures = dict[str, float]
+"""What heads do at one token, by name."""
+
 
 @dataclass(frozen=True)
 class Training:
-    """How heads are trained. hidden: units per head. epochs: passes over the runs; one run is one step of Adam.
+    """How heads are trained.
 
     Epochs and rate were chosen on `tiny`: more of either costs likelihood on held-out runs (docs/log.md).
-    weighted: as the method's code does, each token's loss is multiplied by the model's own probability of it, and the
-    temperature is trained on few of the easy positions (EASY_DROPPED). The first alone makes heads colder than the
-    likelihood wants them, the second warmer. False: every token counts the same.
     """
 
     hidden: int = 256
+    """Units per head."""
     epochs: int = 2
+    """Passes over the runs; one run is one step of Adam."""
     rate: float = 3e-4
+    """Adam's learning rate."""
     weighted: bool = True
+    """Weigh tokens as the method's code does. False: every token counts the same.
+
+    Each token's loss is multiplied by the model's own probability of it, and the temperature is trained on few of the
+    easy positions (EASY_DROPPED). The first alone makes heads colder than the likelihood wants them, the second warmer.
+    """
     seed: int = 0
+    """Of the first weights, the order of the runs and what is dropped."""
     every: int = 20
     """Steps between two checkpoints."""
 
@@ -90,7 +99,7 @@ def _probe(head: nn.Sequential) -> Probe:
 
 
 def _statistics(logits: Tensor, temperature: Tensor) -> Tensor:
-    """Shape (n, 4): probes/heads.py `statistics` of every row."""
+    """Shape (n, 4): `statistics` of every row, as probes/files/heads_file.py has it."""
     p = torch.softmax(logits / (temperature + 1e-8), dim=1)
     entropy = -(p * torch.log(p + 1e-8)).sum(1)
     top = p.topk(min(5, p.shape[1]), dim=1).values
@@ -231,7 +240,7 @@ def train(
     return trainer.heads.stored()
 
 
-def evaluate_heads(heads: Heads, model: Model, runs: Sequence[Written]) -> dict[str, Any]:
+def evaluate_heads(heads: Heads, model: Model, runs: Sequence[Written]) -> Measures:
     """How likely the heads make held-out runs, and what they set.
 
     Returns:
@@ -239,21 +248,28 @@ def evaluate_heads(heads: Heads, model: Model, runs: Sequence[Written]) -> dict[
         (`nats_tempered`), `temperature`, `top_p`, and the share of tokens outside of the kept sets (`dropped`);
         `tokens` is their number.
     """
-    own, tempered, temperatures, masses, dropped = [], [], [], [], []
-    for rows in (teacher_forced(model, run) for run in runs):
-        for hidden, logits, label in zip(*rows, strict=True):
-            temperature, top_p = heads.at(hidden, logits)
-            shifted = logits.astype(np.float64) - float(logits.max())
-            temperature = max(temperature, COOLEST)
-            p = np.exp(shifted / temperature)
-            p /= p.sum()
-            own.append(np.log(np.exp(shifted).sum()) - shifted[label])
-            tempered.append(-np.log(p[label]))
-            # The tokens before it in the order of a stable sort hold the mass top-p already: then it is dropped.
-            ahead = (p > p[label]) | ((p == p[label]) & (np.arange(len(p)) < label))
-            dropped.append(p[ahead].sum() >= top_p)
-            temperatures.append(temperature)
-            masses.append(top_p)
-    values = {"nats_own": own, "nats_tempered": tempered, "temperature": temperatures, "top_p": masses}
-    means: dict[str, Any] = {name: round(float(np.mean(value)), 6) for name, value in values.items()}
-    return {"tokens": len(own), **means, "dropped": round(float(np.mean(dropped)), 6)}
+    measured = [
+        _measure(heads, hidden, logits, int(label))
+        for rows in (teacher_forced(model, run) for run in runs)
+        for hidden, logits, label in zip(*rows, strict=True)
+    ]
+    means = {name: round(float(np.mean([one[name] for one in measured])), 6) for name in measured[0]}
+    return {"tokens": len(measured), **means}
+
+
+def _measure(heads: Heads, hidden: npt.NDArray[np.float32], logits: npt.NDArray[np.float32], label: int) -> Measures:
+    """One row and the token that was written there."""
+    temperature, top_p = heads.at(hidden, logits)
+    temperature = max(temperature, COOLEST)
+    shifted = logits.astype(np.float64) - float(logits.max())
+    p = np.exp(shifted / temperature)
+    p /= p.sum()
+    # A token is dropped where those before it in the order of a stable sort hold the mass top-p already.
+    ahead = (p > p[label]) | ((p == p[label]) & (np.arange(len(p)) < label))
+    return {
+        "nats_own": float(np.log(np.exp(shifted).sum()) - shifted[label]),
+        "nats_tempered": float(-np.log(p[label])),
+        "temperature": temperature,
+        "top_p": top_p,
+        "dropped": float(p[ahead].sum() >= top_p),
+    }

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from reasonctl.backends.model import Model
 from reasonctl.controller import ControllerError
-from reasonctl.probes.files.card import Card, origin_of
+from reasonctl.probes.files.card import Card, Scalar, origin_of
 from reasonctl.probes.files.probe_file import ProbeFile, save_probe
 from reasonctl.probes.promise import Promise
 
@@ -66,7 +65,10 @@ def fit_and_save(plan: CalibrationJob, model: Model, records: list[RunRecord], *
     mode = plan.promise.mode
     fitted = fit_signals(fitting, calibrating, plan.recipe.cues, domains, mode, seed=plan.recipe.seed)
     runs = {"fit": len(parts[0]), "calibrate": len(parts[1])}
-    report = {**fitted.report, ANSWERS_TRUNCATED: share_truncated([*parts[0], *parts[1]], plan.recipe.answer_tokens)}
+    report: dict[str, Scalar] = {
+        **fitted.report,
+        ANSWERS_TRUNCATED: share_truncated([*parts[0], *parts[1]], plan.recipe.answer_tokens),
+    }
     content = ProbeFile(
         fitted.probe,
         fitted.tables["hidden"].grid,
@@ -96,7 +98,7 @@ def _check_cues(plan: CalibrationJob, fitting: RunArrays) -> None:
 
 
 def _card(
-    plan: CalibrationJob, model: Model, runs: dict[str, int], domains: tuple[str, ...], report: dict[str, Any]
+    plan: CalibrationJob, model: Model, runs: dict[str, int], domains: tuple[str, ...], report: dict[str, Scalar]
 ) -> Card:
     recipe = plan.recipe
     return Card(
@@ -119,6 +121,6 @@ def _card(
     )
 
 
-def sampler_of(recipe: Recipe) -> dict[str, Any]:
+def sampler_of(recipe: Recipe) -> dict[str, Scalar]:
     """What the card says of how tokens are sampled; drafting doesn't change it."""
     return {"policy": recipe.policy, "answer_tokens": recipe.answer_tokens}
