@@ -77,8 +77,7 @@ class Handle:
 
 def check_parts(controller: Controller, model: Any) -> None:
     """Compare what was made for a model with the one it gets: an error for another model, warnings for differences."""
-    rule: Any = controller.exit
-    about_rule = rule.check(model) if hasattr(rule, "check") else []
+    about_rule = [] if controller.exit is None else controller.exit.check(model)
     about_policy = [] if controller.policy is None else controller.policy.check(model)
     for message in (*about_rule, *about_policy):
         warnings.warn(message, stacklevel=4)

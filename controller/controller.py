@@ -136,15 +136,9 @@ class Controller:
     def _rule_at(self, risk: float) -> ExitRule:
         if self.exit is None:
             raise ControllerError(f"risk is {risk}, and the controller has no exit rule to hold it; give one")
-        at = getattr(self.exit, "at", None)
-        if not callable(at):
-            raise ControllerError(
-                f"risk is {risk}, and a {type(self.exit).__name__} promises none; use a calibrated rule (load_exit)"
-            )
         if isinstance(risk, bool) or not isinstance(risk, float | int) or not 0 < risk < 1:
             raise ControllerError(f"risk is {risk!r}; it must lie between 0 and 1, e.g. 0.05")
-        rule: ExitRule = at(risk=risk)
-        return rule
+        return self.exit.at(risk=risk)
 
     def _check_suppression(self, policy: Policy | None) -> None:
         words = sorted(self.exit.cues.words) if self.exit is not None else []
@@ -218,7 +212,7 @@ class Controller:
         trace.seed = call.keys.seed
         trace.run = call.keys.run
         trace.repeat = call.repeat
-        trace.rule = str(getattr(self.exit, "why", ""))
+        trace.rule = "" if self.exit is None else self.exit.why
         trace.budget = self.budget
         self._compare(policy, call, trace)
         if self.exit is not None and self.limits.any:
@@ -228,8 +222,7 @@ class Controller:
 
     def _compare(self, policy: Policy, call: Call, trace: Trace) -> None:
         """Say where this call isn't what the exit rule's promise was made for."""
-        in_use = getattr(self.exit, "in_use", None)  # rules that promise nothing have nothing to compare
-        different = in_use(str(policy), call.max_new_tokens) if callable(in_use) else []
+        different = [] if self.exit is None else self.exit.in_use(str(policy), call.max_new_tokens)
         if different:
             trace.warnings += [f"{what}: the exit rule's promise was made without" for what in different]
             trace.rule += f"; not promised for this call: {'; '.join(different)}"

@@ -22,8 +22,8 @@ from reasonctl.controller.drafting.shapes import best_shape, monotone
 from reasonctl.controller.sampling.rejection import node_tests
 
 from ..evaluation.speed import cost_curve
-from ..runs.teacher_forced import rows
-from ..runs.worker import play
+from ..runs.teacher_forced import forced_rows
+from ..runs.worker import run_once
 
 RANKS = 8
 TOKENS = 170
@@ -101,7 +101,7 @@ def rank_acceptance(target: Floats, law: Floats, draws: Sequence[int]) -> list[f
 def written(model: Model, prompts: Sequence[Sequence[int]], policy: Policy, most: int, seed: int) -> list[list[int]]:
     """The target's own texts: acceptance is measured on what it writes."""
     calls = [Call(prompt, most, model.eos, Keys(seed=seed, run=i), policy) for i, prompt in enumerate(prompts)]
-    return [play(model, Controller(), call)[0].tokens for call in calls]
+    return [run_once(model, Controller(), call)[0].tokens for call in calls]
 
 
 def measure_draft(
@@ -124,10 +124,12 @@ def measure_draft(
     count = 0
     for prompt, text in zip(prompts, texts, strict=True):
         alphas = []
-        for p_row, q_row in zip(rows(target, prompt, text), rows(draft, prompt, text), strict=True):
-            size = min(len(p_row), len(q_row))
-            p = (policy or Greedy()).probs(p_row[:size])
-            q = softmax(q_row[:size], DRAFT_TEMPERATURE) if policy is None else policy.probs(q_row[:size])
+        both = zip(forced_rows(target, prompt, text), forced_rows(draft, prompt, text), strict=True)
+        for target_row, draft_row in both:
+            size = min(len(target_row.logits), len(draft_row.logits))
+            p = (policy or Greedy()).probs(target_row.logits[:size])
+            theirs = draft_row.logits[:size]
+            q = softmax(theirs, DRAFT_TEMPERATURE) if policy is None else policy.probs(theirs)
             alphas.append(float(p[int(q.argmax())] if policy is None else np.minimum(p, q).sum()))
             if policy is None:
                 ranks += np.isin(np.argsort(-q)[:RANKS], np.flatnonzero(p))

@@ -27,8 +27,8 @@ from reasonctl.controller.thinking.answers import after_thinking
 from reasonctl.controller.thinking.chat_template import chosen_markers
 
 from ..cli.options import Options
-from ..parallel.spread import Update
-from ..runs.worker import play
+from ..parallel.spread import ProgressCallback
+from ..runs.worker import run_once
 from ..tasks.problem import Problem
 from ..tasks.sources import Task
 from .equal_risk import Curve, Measured, Place, families, recommended
@@ -106,12 +106,12 @@ def temperature_of(options: Options) -> float:
 
 def sample(model: Model, prompt: Sequence[int], policy: Policy, most: int, keys: Keys) -> Trace:
     """One plain run."""
-    trace, _ = play(model, Controller(), Call(prompt, most, model.eos, keys, policy))
+    trace, _ = run_once(model, Controller(), Call(prompt, most, model.eos, keys, policy))
     return trace
 
 
 def answer_trie(
-    model: Model, task: Task | None, problems: Sequence[Problem], most: int, seed: int, progress: Update
+    model: Model, task: Task | None, problems: Sequence[Problem], most: int, seed: int, progress: ProgressCallback
 ) -> PrefixTrie:
     """The model's own right answers to each problem, sampled from its own law: what it may reasonably write."""
     assert task is not None
@@ -145,7 +145,7 @@ def enough(trie: PrefixTrie, texts: Sequence[str]) -> list[Fork]:
     return forks
 
 
-def compare(model: Model, forks: Sequence[Fork], progress: Update) -> dict[str, Curve]:
+def compare(model: Model, forks: Sequence[Fork], progress: ProgressCallback) -> dict[str, Curve]:
     """Every family of truncations at the model's laws of these places."""
     places = [Place(row, fork.tokens) for fork, row in fork_rows(model, forks).items()]
     every, curves = families(len(places[0].best)), {}
@@ -170,7 +170,7 @@ def openings_of(forks: Sequence[Fork]) -> list[list[int]]:
 
 
 def weigh(
-    model: Model, text: str, prompts: Sequence[Sequence[int]], most: int, seed: int, progress: Update
+    model: Model, text: str, prompts: Sequence[Sequence[int]], most: int, seed: int, progress: ProgressCallback
 ) -> tuple[Distortion, float]:
     """(distortion of runs of a chain, mean over prompts; tokens a run)."""
     told, lengths = [], []

@@ -7,26 +7,26 @@ from typing import Any
 import numpy as np
 
 from reasonctl.probes.exit import ProbeExit
-from reasonctl.probes.files.probe_file import tables_of
 from reasonctl.probes.risk.table import Table
 
 from ..evaluation.baselines import EQUAL_COST, Result, budget_of_cost, compare, evaluate, fixed_at, fixed_curve, verdict
 from ..fitting.all_signals import scores_of
-from ..fitting.kept import halves
-from ..fitting.tables import judged_table, make_table, outcomes_of
+from ..fitting.saved_runs import halves
+from ..fitting.tables import apply_to_table, make_table, outcomes_of
 from ..pages.wording import percent
-from ..runs.arrays import RunArrays, cut
+from ..runs.arrays import RunArrays, to_arrays
+from ..runs.records import RunRecord
 from .console import Console
 
 
 def cheap_rules(
-    show: Console, rule: ProbeExit, runs: list[dict[str, Any]] | None, records: list[dict[str, Any]]
+    show: Console, rule: ProbeExit, runs: list[RunRecord] | None, records: list[RunRecord]
 ) -> list[dict[str, Any]]:
     """Table and JSON of the rule, replayed (first), fixed cues, cue index + word, text features (if the collected runs
     are at hand), a budget of the rule's own cost, and the oracle; on the same runs, under the same promise."""
-    content, asked = rule.content, rule.threshold
-    cues, mode = content.card.cues, asked.mode
-    evaluation = cut(records)
+    content, mode = rule.content, rule.promise.mode
+    cues = content.card.cues
+    evaluation = to_arrays(records)
     if evaluation.offsets[-1] == 0:
         show.say("no cue was met in these runs: nothing to compare")
         return []
@@ -37,14 +37,12 @@ def cheap_rules(
         parts = _parts(rule, runs)
         fitting = make_table(parts[0], scores_of(content.probe, parts[0]), cues)
         extra = [part.text for part in (*parts, evaluation)]
-    calibration = tables_of(content, "hidden", rule.domain)[1]
+    calibration = content.signal_table("hidden", rule.promise.domain).table
     results = [own] + compare(
         fitting,
         calibration,
         plain,
-        mode=mode,
-        risk=asked.risk,
-        confidence=asked.confidence,
+        rule.promise,
         grid=content.grid,
         extra=extra,
     )[1:]
@@ -63,19 +61,21 @@ def cheap_rules(
     ]
 
 
-def _parts(rule: ProbeExit, runs: list[dict[str, Any]]) -> tuple[RunArrays, RunArrays]:
+def _parts(rule: ProbeExit, runs: list[RunRecord]) -> tuple[RunArrays, RunArrays]:
     """The fitting runs, and the calibration runs that the rule's promise is made from."""
     fitting, calibration = halves(rule.content, runs)
-    if rule.domain is not None:
-        calibration = [record for record in calibration if record["domain"] == rule.domain]
-    return cut(fitting), cut(calibration)
+    domain = rule.promise.domain
+    if domain is not None:
+        calibration = [record for record in calibration if record.domain == domain]
+    return to_arrays(fitting), to_arrays(calibration)
 
 
 def _replayed(rule: ProbeExit, runs: RunArrays, plain: Table) -> Result:
     """What the rule itself does to these runs: its signal, its threshold, its trials, its giving up."""
-    judged = plain if rule.name == "hidden" else judged_table(rule.signal, runs, plain)
-    out = outcomes_of(judged, plain, rule.threshold.value, rule.lower.curve if rule.lower else None)
-    return evaluate("probe" if rule.name == "hidden" else rule.name, plain, out, rule.threshold.mode, rule.threshold)
+    hidden = rule.signal_name == "hidden"
+    calibrated = plain if hidden else apply_to_table(rule.signal, runs, plain)
+    out = outcomes_of(calibrated, plain, rule.threshold.value, rule.lower.curve if rule.lower else None)
+    return evaluate("probe" if hidden else rule.signal_name, plain, out, rule.promise.mode, rule.threshold)
 
 
 def _named(result: Result, table: Table) -> dict[str, Any]:

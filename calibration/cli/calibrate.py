@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 import time
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from reasonctl.backends.model import Model
 from reasonctl.controller import ControllerError
 from reasonctl.probes.exit import ProbeExit, make_exit
-from reasonctl.probes.files.probe_file import ProbeFile, load_probe, tables_of
+from reasonctl.probes.files.probe_file import ProbeFile, load_probe
 from reasonctl.probes.files.sealed import check_target
 from reasonctl.probes.risk.threshold import runs_needed
 
 from ..fitting.choose_cues import AUTO, EVERYTHING
 from ..fitting.job import CalibrationJob, fit_and_save, made_by
-from ..fitting.kept import halves
-from ..pages.wording import Request, cut_of, exits_where
+from ..fitting.saved_runs import halves
+from ..pages.wording import exits_where, truncation_of
 from ..parallel.spread import check_cluster
 from ..runs.collect import collect
+from ..runs.records import RunRecord
 from ..runs.run_file import RunFile
 from ..runs.splits import report_path, runs_path
 from ..runs.worker import collect_run
@@ -29,7 +29,7 @@ from ..tasks.problem import Problem
 from ..tasks.sources import load_task
 from .console import Console
 from .ngrams import keep_ngrams
-from .options import Options
+from .options import Options, promise_of
 from .recipes import new_recipe, open_model
 
 CALIBRATION_RUNS = 400
@@ -67,11 +67,9 @@ def calibrate(
     plan = CalibrationJob(
         recipe,
         task,
-        options.mode,
+        promise_of(options),
         options.n or CALIBRATION_RUNS,
         plan_out,
-        options.risk,
-        options.confidence,
         choose_cues=overrides["cues"] == AUTO,
     )
     problems = plan.problems()
@@ -164,7 +162,7 @@ def describe(show: Console, plan: CalibrationJob, model: Model, options: Options
 
 def collected(
     show: Console, plan: CalibrationJob, file: RunFile, options: Options, problems: list[Problem], workers: int | str
-) -> list[dict[str, Any]] | None:
+) -> list[RunRecord] | None:
     """All records, resumed where an earlier job left off; None if the time limit came first.
 
     A file that holds more runs than the plan wants serves too: the first problems of a stream are always the same.
@@ -200,7 +198,7 @@ def collected(
 
 def check_problems(file: RunFile, problems: list[Problem]) -> None:
     """Raise ControllerError if the collected runs are of other problems than the task gives now."""
-    found = [record["problem"] for record in file.read()]
+    found = [record.problem for record in file.read()]
     if any(known != problem.id for known, problem in zip(found, problems, strict=False)):
         raise ControllerError(
             f"{str(file.path)!r} holds runs of other problems, so the task has changed since; move it away, or give "
@@ -215,23 +213,23 @@ def estimate(show: Console, plan: CalibrationJob, problem: Problem, runs: int, w
     seconds = time.monotonic() - start
     processes = 1 if isinstance(workers, str) else workers
     show.say(
-        f"one run took {seconds:.1f} s with {len(record['cues'])} cues tried, so {runs} runs take "
+        f"one run took {seconds:.1f} s with {len(record.cues)} cues tried, so {runs} runs take "
         f"roughly {seconds * runs / processes / 60:.1f} minutes"
         + (", divided by the cluster's workers" if isinstance(workers, str) else "")
     )
 
 
 def report_fit(
-    show: Console, plan: CalibrationJob, content: ProbeFile, options: Options, records: list[dict[str, Any]] | None
+    show: Console, plan: CalibrationJob, content: ProbeFile, options: Options, records: list[RunRecord] | None
 ) -> None:
     """What was fitted, what it can promise, the page with it if the records are given, and the JSON."""
-    card, asked = content.card, Request.of(options, None)
-    rule = make_exit(content, **asdict(asked))
+    card, asked = content.card, promise_of(options)
+    rule = make_exit(content, asked)
     auc = float(str(card.report["auc"]))
     if plan.choose_cues:
         show.say(f"cues chosen on the fitting runs: {', '.join(card.cues)}")
     show.say(f"probe: {card.report['model']}, AUC {auc:.3f} on held-out problems ({card.report['cues']} cues)")
-    if (told := cut_of(card)) is not None:
+    if (told := truncation_of(card)) is not None:
         show.say(told, "yellow")
     show.say(rule.why, "bold")
     if rule.threshold.more_runs and asked.domain is None:
@@ -258,7 +256,7 @@ def calibration_json(rule: ProbeExit) -> dict[str, Any]:
     """Calibration runs, AUC and threshold; None where it isn't finite: `exits` says whether that is never or always."""
     value, content = rule.threshold.value, rule.content
     return {
-        "n": tables_of(content, rule.name, rule.domain)[1].runs,
+        "n": content.signal_table("hidden", rule.promise.domain).table.runs,
         "auc": float(str(content.card.report["auc"])),
         "threshold": value if math.isfinite(value) else None,
         "exits": exits_where(value),

@@ -17,7 +17,7 @@ from ..tasks.sources import load_task
 from .calibrate import calibration_json, collected, describe
 from .console import Console
 from .evaluate import EVALUATION_RUNS, compare
-from .options import Options
+from .options import Options, promise_of
 from .recipes import new_recipe, open_model, rule_of
 from .run import stream_run
 
@@ -31,7 +31,9 @@ def run(options: Options) -> None:
     recipe = new_recipe("tiny", model, options)
     task = load_task("tiny")
     with tempfile.TemporaryDirectory(prefix="ctl-demo-") as folder:
-        plan = CalibrationJob(recipe, task, options.mode, CALIBRATION_RUNS, Path(folder) / "demo.probe.safetensors")
+        plan = CalibrationJob(
+            recipe, task, promise_of(options), CALIBRATION_RUNS, Path(folder) / "demo.probe.safetensors"
+        )
         show.title("1. A small model thinks, and goes on long after it has the answer")
         first = task.problems(1, stream=evaluation_stream(options.seed))[0].question
         before = stream_run(show, model, recipe, first, Controller())

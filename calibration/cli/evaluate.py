@@ -10,17 +10,16 @@ from reasonctl.backends.model import Model
 from reasonctl.probes.exit import ProbeExit
 from reasonctl.probes.files.probe_file import digest_of
 
-from ..evaluation.pairs import evaluate as evaluate_pairs
-from ..evaluation.pairs import fresh, summary
+from ..evaluation.pairs import evaluate_pairs, fresh, summary
 from ..fitting.job import sampler_of
-from ..fitting.kept import kept_runs
-from ..pages.wording import Request
+from ..fitting.saved_runs import saved_runs
 from ..runs.recipe import Recipe
+from ..runs.records import RunRecord
 from ..tasks.problem import Problem
 from ..tasks.sources import Task, load_task
 from .baselines import cheap_rules
 from .console import Console, comparison
-from .options import Options
+from .options import Options, promise_of
 from .recipes import card_recipe, open_rule, probe_path
 
 EVALUATION_RUNS = 400
@@ -39,7 +38,7 @@ def run(
     content = rule.content
     task = load_task(tasks or content.card.tasks, grader=options.grader, gold=options.mode != "disagree")
     recipe = card_recipe(name, content.card, options)
-    runs = kept_runs(probe_path(name, probe), content)
+    runs = saved_runs(probe_path(name, probe), content)
     problems = fresh(task, content, options.n or EVALUATION_RUNS, options.seed, options.domain)
     show.say(f"{len(problems)} problems of {task.name} that the probe never saw; {rule.why}")
     if options.dry_run:
@@ -48,7 +47,7 @@ def run(
     result = compare(show, recipe, problems, task, rule, model, options, runs=runs, baselines=baselines)
     show.result(result)
     if report is not None:
-        write_report(Path(report), content, Request.of(options, result), runs, result, force=options.force)
+        write_report(Path(report), content, promise_of(options, result), runs, result, force=options.force)
         show.say(f"written: {report}")
 
 
@@ -61,7 +60,7 @@ def compare(
     model: Model,
     options: Options,
     *,
-    runs: list[dict[str, Any]] | None,
+    runs: list[RunRecord] | None,
     baselines: bool,
 ) -> dict[str, Any]:
     """Run both arms, print the comparison and the cheap rules; the JSON of `ctl eval`."""
@@ -73,9 +72,9 @@ def compare(
     promise = rule.guarantee(
         sampler=sampler_of(recipe), max_new_tokens=recipe.max_new_tokens, tasks=task.name, grader=task.grader.name
     )
-    if rule.domain is not None:
-        promise["domain"] = rule.domain
-    asked, graded = Request.of(options, None), all(problem.answer is not None for problem in problems)
+    if rule.promise.domain is not None:
+        promise["domain"] = rule.promise.domain
+    asked, graded = promise_of(options), all(problem.answer is not None for problem in problems)
     result = {
         "seed": options.seed,
         "model": recipe.model,

@@ -16,10 +16,12 @@ from reasonctl.controller import ControllerError
 from reasonctl.probes.files.card import origin_of
 from reasonctl.probes.files.heads_file import Heads, HeadsCard, HeadsFile, save_heads
 from reasonctl.probes.files.sealed import check_target
+from reasonctl.probes.promise import Promise
 
-from ..fitting.heads import Training, judged, train
+from ..fitting.heads import Training, evaluate_heads, train
 from ..fitting.job import CalibrationJob
 from ..runs.collect import identity_of
+from ..runs.records import RunRecord
 from ..runs.teacher_forced import Written
 from ..tasks.sources import load_task
 from .calibrate import CALIBRATION_RUNS, collected, where
@@ -45,7 +47,7 @@ def run(name: str, options: Options, *, tasks: str, out: str, dask: str | None, 
     model = open_model(name, options)
     # No cue is looked at: right runs are all that is needed.
     recipe = replace(new_recipe(name, model, options), policy=options.policy_text(OWN_LAW), max_cues=0)
-    plan = CalibrationJob(recipe, task, "harm", options.n or CALIBRATION_RUNS, target)
+    plan = CalibrationJob(recipe, task, Promise(), options.n or CALIBRATION_RUNS, target)
     training = Training(seed=options.seed, weighted=weighted)
     problems = plan.problems()
     show.say(f"model {name} on {model.backend}: {model.depth} layers of width {model.width}")
@@ -63,7 +65,7 @@ def run(name: str, options: Options, *, tasks: str, out: str, dask: str | None, 
         heads = _trained(show, model, learn, training, plan, deadline)
         if heads is None:
             return
-        report = judged(heads, model, runs[::HELD_OUT])
+        report = evaluate_heads(heads, model, runs[::HELD_OUT])
         counts = {"collected": len(records), "right": len(runs), "trained": len(learn)}
         save_heads(target, HeadsFile(heads, _card(plan, model, training, counts, report)), force=options.force)
         checkpoint_of(target).unlink(missing_ok=True)
@@ -99,7 +101,7 @@ def checkpoint_of(out: Path) -> Path:
     return out.with_name(out.name + ".training")
 
 
-def right_runs(model: Model, records: list[dict[str, Any]]) -> list[Written]:
+def right_runs(model: Model, records: list[RunRecord]) -> list[Written]:
     """The right ones of collected runs as tokens, ended by the end of sequence where the run did.
 
     The text is encoded anew, so that a run sampled in an unusual tokenisation is learned in the usual one. Raises
@@ -107,11 +109,11 @@ def right_runs(model: Model, records: list[dict[str, Any]]) -> list[Written]:
     """
     runs = []
     for record in records:
-        if record["right"]:
-            prompt = model.prompt(record["question"])
-            ended = record["finish"] == "stop" and model.eos
+        if record.right:
+            prompt = model.prompt(record.question)
+            ended = record.finish == "stop" and model.eos
             end = [min(model.eos)] if ended else []
-            runs.append(Written([*prompt, *model.tokenizer.encode(record["text"]), *end], len(prompt)))
+            runs.append(Written([*prompt, *model.tokenizer.encode(record.text), *end], len(prompt)))
     if len(runs) < FEWEST:
         raise ControllerError(
             f"{len(runs)} of {len(records)} runs are right; heads need at least {FEWEST}: give a larger -n, or an "

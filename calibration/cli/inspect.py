@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from reasonctl.controller import ControllerError
 from reasonctl.probes.exit import ProbeExit, make_exit
 from reasonctl.probes.files.heads_file import SEALED, load_heads
-from reasonctl.probes.files.probe_file import load_probe, tables_of
+from reasonctl.probes.files.probe_file import load_probe
 from reasonctl.probes.risk.drift import DriftMonitor
 from reasonctl.probes.risk.table import Table
 
 from ..fitting.tables import outcomes_of
 from ..pages.wording import exits_where, facts, missing_runs, percent
 from .console import Console
-from .options import Options
+from .options import Options, promise_of
 
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
@@ -32,29 +33,18 @@ def run(path: str, options: Options, *, traces: str | None) -> None:
         return _heads(show, path)
     content = load_probe(path)
     risks = sorted({*RISKS, options.risk})
-    rules = [
-        make_exit(
-            content,
-            risk=risk,
-            confidence=options.confidence,
-            mode=options.mode,
-            signal=options.signal,
-            domain=options.domain,
-            give_up=options.give_up,
-        )
-        for risk in risks
-    ]
+    rules = [make_exit(content, replace(promise_of(options), risk=risk)) for risk in risks]
     for label, fact in facts(content.card).items():
         show.say(f"{label:>12}: {fact}")
-    judged, plain = tables_of(content, options.signal, options.domain)
-    levels = [_level(rule, judged.table, plain) for rule in rules]
+    table, plain = (content.signal_table(name, options.domain).table for name in (options.signal, "hidden"))
+    levels = [_level(rule, table, plain) for rule in rules]
     level = "marginal" if options.confidence is None else f"confidence {options.confidence:g}"
-    show.title(f"{options.mode}, {options.signal}{_of(options)}, {level}: {judged.table.runs} calibration runs")
+    show.title(f"{options.mode}, {options.signal}{_of(options)}, {level}: {table.runs} calibration runs")
     show.table([_row(one) for one in levels], "risk", "threshold", "exit rate", "tokens saved", "more runs needed")
     if (lower := rules[0].lower) is not None:
         show.say(f"{lower.why}; the exit rates and savings above include it, and its risk adds to theirs")
     show.say("Choose the risk before you look at the savings: one picked afterwards is valid for that one choice only.")
-    drift = None if traces is None else _drift(show, DriftMonitor.of(judged.table), Path(traces))
+    drift = None if traces is None else _drift(show, DriftMonitor.of(table), Path(traces))
     show.result(
         {
             "card": vars(content.card),

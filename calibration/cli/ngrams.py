@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from reasonctl.backends.model import Model
 from reasonctl.controller import ControllerError
@@ -12,6 +11,7 @@ from reasonctl.controller.core.tokenizer import vocabulary_hash
 from reasonctl.controller.drafting.ngrams import NgramTable, build_table, save_table
 from reasonctl.probes.files.sealed import check_target
 
+from ..runs.records import RunRecord
 from ..tasks.texts import read
 from .console import Console
 from .options import Options
@@ -33,10 +33,10 @@ def run(name: str, texts: Sequence[str], out: str, options: Options) -> None:
 
 
 def keep_ngrams(
-    show: Console, model: Model, records: Sequence[dict[str, Any]], path: Path, *, source: str, force: bool
+    show: Console, model: Model, records: Sequence[RunRecord], path: Path, *, source: str, force: bool
 ) -> None:
     """The database of what a model wrote in collected runs, their trial answers left out."""
-    table = write(model, (record["text"] for record in records), path, source=source, force=force)
+    table = write(model, (record.text for record in records), path, source=source, force=force)
     show.say(told(table, path, "model"))
 
 

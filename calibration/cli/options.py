@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import click
@@ -13,7 +13,8 @@ from click.core import ParameterSource
 from reasonctl.backends.load import TINY
 from reasonctl.controller import ControllerError, parse_draft, parse_policy
 from reasonctl.controller.drafting.models.model_drafter import DraftModel
-from reasonctl.probes.risk.threshold import MODES, Mode, check_request
+from reasonctl.probes.promise import Promise
+from reasonctl.probes.risk.threshold import MODES, Mode
 from reasonctl.probes.signals.signals import SIGNALS, SignalName
 
 from ..parallel.spread import cores
@@ -70,6 +71,27 @@ class Options:
         if model == TINY:
             return self.workers or cores(), self.threads or 1
         return self.workers or 1, self.threads
+
+
+def promise_of(options: Options, evaluation: Mapping[str, Any] | None = None) -> Promise:
+    """The promise that was asked for.
+
+    Args:
+        options: The command line's.
+        evaluation: What `ctl eval` measured, where the promise is the one that it measured.
+
+    Raises:
+        ControllerError: The command line asks for another promise than the evaluation's, or for an impossible one.
+    """
+    names = [entry.name for entry in fields(Promise)]
+    asked = vars(options) if evaluation is None else evaluation
+    for name in names:
+        if evaluation is not None and name in options.given and getattr(options, name) != evaluation[name]:
+            raise ControllerError(
+                f"--{name.replace('_', '-')} is {getattr(options, name)!r}, the evaluation was made with "
+                f"{evaluation[name]!r}; leave the option out, or evaluate again with it"
+            )
+    return Promise(**{name: asked[name] for name in names})
 
 
 def confidence(_: Any, __: Any, value: str) -> float | None:
@@ -133,9 +155,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
         )
         shared["backend"] = BACKENDS.get(shared["backend"])
         options = Options(**shared)
-        check_request(options.mode, options.risk, options.confidence)
-        if options.give_up is not None:
-            check_request("harm", options.give_up, options.confidence)
+        promise_of(options)
         options.policy_text()
         parse_draft(options.draft, lambda name: cast(DraftModel, None))  # opened when the model is
         return command(options=options, **values)

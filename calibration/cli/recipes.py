@@ -19,7 +19,7 @@ from reasonctl.probes.signals.probe import layer_of
 
 from ..runs.recipe import LAYERS, Recipe
 from .console import Console
-from .options import Options
+from .options import Options, promise_of
 
 
 def open_rule(show: Console, name: str, options: Options, probe: str | None) -> tuple[ProbeExit, Model]:
@@ -32,16 +32,8 @@ def open_rule(show: Console, name: str, options: Options, probe: str | None) -> 
 
 
 def rule_of(options: Options, path: object) -> ProbeExit:
-    """The rule of a probe file under the options' risk, confidence, mode, signal and domain."""
-    return make_exit(
-        load_probe(str(path)),
-        risk=options.risk,
-        confidence=options.confidence,
-        mode=options.mode,
-        signal=options.signal,
-        domain=options.domain,
-        give_up=options.give_up,
-    )
+    """The rule of a probe file under the promise that the options ask for."""
+    return make_exit(load_probe(str(path)), promise_of(options))
 
 
 MOST_NEW_TOKENS = 2048

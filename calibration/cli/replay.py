@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from reasonctl.controller import ControllerError
 
 from ..evaluation.baselines import EQUAL_COST
 from ..evaluation.signals import BUDGET, Comparison, compare_signals
 from ..pages.wording import percent
-from ..runs.arrays import ANSWERS_CUT, cut_told, share_cut
+from ..runs.arrays import ANSWERS_TRUNCATED, share_truncated, truncation_note
 from ..runs.cue_sets import check_collected, with_cues
+from ..runs.records import RunRecord
 from ..runs.run_file import RunFile
 from .console import Console
-from .options import Options
+from .options import Options, promise_of
 
 RISKS = (0.02, 0.05, 0.10)
 
@@ -34,24 +34,17 @@ def run(path: str, options: Options, *, cues: str | None, splits: int) -> None:
         records = with_cues(records, wanted, collected["max_cues"])
     if options.domain is not None:
         records = of_domain(records, options.domain)
-    if not any(record["cues"] for record in records):
+    if not any(record.cues for record in records):
         raise ControllerError(f"{path!r} holds no cue, so there is nothing to judge")
     risks = sorted({*RISKS, options.risk})
     with show.progress("re-splitting") as progress:
         found = compare_signals(
-            records,
-            mode=options.mode,
-            risks=risks,
-            confidence=options.confidence,
-            splits=splits,
-            seed=options.seed,
-            gain_risk=options.risk,
-            progress=progress,
+            records, promise_of(options), risks=risks, splits=splits, seed=options.seed, progress=progress
         )
     table(show, found, len(records), splits, options)
     limit = file.stored_settings()["answer_tokens"]
-    share = share_cut(records, limit)
-    if (told := cut_told(share, limit)) is not None:
+    share = share_truncated(records, limit)
+    if (told := truncation_note(share, limit)) is not None:
         show.say(told, "yellow")
     show.result(
         {
@@ -60,17 +53,17 @@ def run(path: str, options: Options, *, cues: str | None, splits: int) -> None:
             "mode": options.mode,
             "confidence": options.confidence,
             "domain": options.domain,
-            ANSWERS_CUT: share,
+            ANSWERS_TRUNCATED: share,
             **asdict(found),
         }
     )
 
 
-def of_domain(records: list[dict[str, Any]], domain: str) -> list[dict[str, Any]]:
+def of_domain(records: list[RunRecord], domain: str) -> list[RunRecord]:
     """The runs of one domain; ControllerError if there is none."""
-    found = [record for record in records if record["domain"] == domain]
+    found = [record for record in records if record.domain == domain]
     if not found:
-        known = ", ".join(map(repr, sorted({record["domain"] for record in records})))
+        known = ", ".join(map(repr, sorted({record.domain for record in records})))
         raise ControllerError(f"domain is {domain!r}; these runs are of {known}")
     return found
 

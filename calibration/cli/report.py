@@ -10,12 +10,11 @@ from reasonctl.controller import ControllerError
 from reasonctl.probes.files.probe_file import digest_of, load_probe
 from reasonctl.probes.risk.threshold import check_request
 
-from ..fitting.kept import kept_runs
+from ..fitting.saved_runs import saved_runs
 from ..pages.report import check_page, write_report
-from ..pages.wording import Request
 from ..runs.splits import report_path
 from .console import Console
-from .options import Options
+from .options import Options, promise_of
 
 
 def run(probe: str, options: Options, *, evaluation: str | None, out: str | None) -> None:
@@ -29,7 +28,7 @@ def run(probe: str, options: Options, *, evaluation: str | None, out: str | None
         raise ControllerError(
             f"{evaluation!r} was made with another probe than {probe!r}; give that one, or evaluate again"
         )
-    request, records = Request.of(options, measured), kept_runs(Path(probe), content)
+    request, records = promise_of(options, measured), saved_runs(Path(probe), content)
     write_report(target, content, request, records, measured, force=options.force)
     show.say(f"written: {target}")
     show.result({"out": str(target), "runs": records is not None, "evaluation": measured is not None})

@@ -10,7 +10,7 @@ from reasonctl.probes.exit import ProbeExit
 
 from ..runs.recipe import Recipe
 from ..runs.splits import evaluation_stream
-from ..runs.worker import play
+from ..runs.worker import run_once
 from ..tasks.sources import load_task
 from .console import Console
 from .options import Options
@@ -56,7 +56,7 @@ def stream_run(show: Console, model: Model, recipe: Recipe, question: str, contr
         if event.token not in model.eos:
             show.stream(model.tokenizer.text(event.token), "magenta" if event.source == "forced" else None)
 
-    trace, _ = play(model, controller, recipe.call(model, question), each)
+    trace, _ = run_once(model, controller, recipe.call(model, question), each)
     show.say()
     for decision in trace.decisions:
         show.say(f"  {decision}", "dim")

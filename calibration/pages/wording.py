@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from reasonctl.controller import ControllerError
 from reasonctl.probes.exit import answer_tokens
 from reasonctl.probes.files.card import Card
 from reasonctl.probes.files.probe_file import ProbeFile
+from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.bounds import refutes
 from reasonctl.probes.risk.give_up import GiveUp
 from reasonctl.probes.risk.table import NO_EXIT, Ints, Table
-from reasonctl.probes.risk.threshold import Mode, Threshold, count_failures
-from reasonctl.probes.signals.signals import SignalName
+from reasonctl.probes.risk.threshold import Threshold, count_failures
 
-from ..cli.options import Options
 from ..evaluation.baselines import EQUAL_COST, fixed_at, fixed_curve
-from ..runs.arrays import ANSWERS_CUT, cut_told
+from ..runs.arrays import ANSWERS_TRUNCATED, truncation_note
+from ..runs.records import RunRecord
 from .highlights import Example, Piece, RuleOutcome, pieces
 
 NARROW = "\u202f"
@@ -45,37 +43,7 @@ FAILED = {
 }
 
 
-@dataclass(frozen=True)
-class Request:
-    """The promise that a report is about."""
-
-    mode: Mode
-    risk: float
-    confidence: float | None
-    signal: SignalName
-    domain: str | None = None
-    give_up: float | None = None
-
-    @classmethod
-    def of(cls, options: Options, evaluation: Mapping[str, Any] | None) -> Request:
-        """The options' promise, or the evaluation's; ControllerError where the command line asks for another one."""
-        names = [entry.name for entry in fields(cls)]
-        asked = vars(options) if evaluation is None else evaluation
-        for name in names:
-            if evaluation is not None and name in options.given and getattr(options, name) != evaluation[name]:
-                raise ControllerError(
-                    f"--{name.replace('_', '-')} is {getattr(options, name)!r}, the evaluation was made with "
-                    f"{evaluation[name]!r}; leave the option out, or evaluate again with it"
-                )
-        return cls(**{name: asked[name] for name in names})
-
-    @property
-    def bound(self) -> float:
-        """Most failures that the promise allows: of a rule that also gives up, the sum of both risks."""
-        return self.risk + (self.give_up or 0.0)
-
-
-def promise(request: Request) -> str:
+def promise(request: Promise) -> str:
     """The promise as one sentence."""
     share = share_of(request.risk)
     if request.mode == "event":
@@ -90,7 +58,7 @@ def promise(request: Request) -> str:
     )
 
 
-def level(request: Request) -> str:
+def level(request: Promise) -> str:
     """What the confidence means."""
     if request.confidence is None or request.mode == "event":
         return "On average over calibrations: this one may lie a little above or below."
@@ -100,7 +68,7 @@ def level(request: Request) -> str:
     )
 
 
-def rule(judged: RuleOutcome, threshold: Threshold, lower: GiveUp | None, request: Request) -> dict[str, Any]:
+def rule(judged: RuleOutcome, threshold: Threshold, lower: GiveUp | None, request: Promise) -> dict[str, Any]:
     """The rule on the calibration runs."""
     table, out = judged.table, judged.out
     failed, n = count_failures(out, request.mode)
@@ -122,7 +90,7 @@ def rule(judged: RuleOutcome, threshold: Threshold, lower: GiveUp | None, reques
     }
 
 
-def measured(evaluation: Mapping[str, Any], request: Request) -> dict[str, Any]:
+def measured(evaluation: Mapping[str, Any], request: Promise) -> dict[str, Any]:
     """What an evaluation says, and whether it contradicts the promise."""
     failure = evaluation["failure"]
     failed, of = int(failure["count"]), int(failure["n"])
@@ -153,7 +121,7 @@ def verdict(baselines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {"rule": own, "best": max(cheap, key=lambda row: float(row["saved"]))} if cheap else None
 
 
-def context(judged: RuleOutcome, hidden: Table, request: Request) -> dict[str, float]:
+def context(judged: RuleOutcome, hidden: Table, request: Promise) -> dict[str, float]:
     """The fixed cue at the rule's own failing share and at the risk, and the oracle; they run no trials (`hidden`)."""
     failed, n = count_failures(judged.out, request.mode)
     full = max(float(judged.plain.mean()), 1.0)
@@ -167,7 +135,7 @@ def context(judged: RuleOutcome, hidden: Table, request: Request) -> dict[str, f
     }
 
 
-def domains(content: ProbeFile, judged: RuleOutcome, rows: Ints, request: Request) -> list[dict[str, Any]]:
+def domains(content: ProbeFile, judged: RuleOutcome, rows: Ints, request: Promise) -> list[dict[str, Any]]:
     """The rule in every domain, where there are several."""
     domain = content.table.domain[rows]
     found = []
@@ -181,9 +149,7 @@ def domains(content: ProbeFile, judged: RuleOutcome, rows: Ints, request: Reques
     return found
 
 
-def example(
-    judged: RuleOutcome, content: ProbeFile, example: Example, record: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def example(judged: RuleOutcome, content: ProbeFile, example: Example, record: RunRecord | None) -> dict[str, Any]:
     """What the page shows of one run."""
     table, run = judged.table, example.run
     part = slice(int(table.offsets[run]), int(table.offsets[run + 1]))
@@ -208,9 +174,9 @@ def example(
     ]
     before, after = 0, 0
     text: list[Piece] = []
-    if record is not None and "text" in record:
-        offsets = [cue["offset"] for cue in record["cues"]]
-        before, text, after = pieces(record["text"], offsets, exit_at, example.focus)
+    if record is not None:
+        offsets = [cue.offset for cue in record.cues]
+        before, text, after = pieces(record.text, offsets, exit_at, example.focus)
     at = part.start + (exit_at or 0)
     return {
         "title": example.title,
@@ -230,8 +196,8 @@ def example(
         "exit_right": exit_at is not None and bool(judged.target[at]),
         "full_right": bool(table.full_right[run]),
         "graded": table.graded,
-        "exit_answer": record["cues"][exit_at]["answer"] if record is not None and exit_at is not None else None,
-        "focus_answer": record["cues"][example.focus]["answer"] if record is not None else None,
+        "exit_answer": record.cues[exit_at].answer if record is not None and exit_at is not None else None,
+        "focus_answer": record.cues[example.focus].answer if record is not None else None,
         "level": height(judged.threshold, low, high) if np.isfinite(judged.threshold) else None,
     }
 
@@ -263,11 +229,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def cut_of(card: Card) -> str | None:
-    """What cut answers mean for a probe file; None if none was cut."""
-    if ANSWERS_CUT not in card.report:
+def truncation_of(card: Card) -> str | None:
+    """What truncated answers mean for a probe file; None if none was truncated."""
+    if ANSWERS_TRUNCATED not in card.report:
         return "how many of the tried answers were cut wasn't recorded yet when this file was made"
-    return cut_told(float(str(card.report[ANSWERS_CUT])), answer_tokens(card))
+    return truncation_note(float(str(card.report[ANSWERS_TRUNCATED])), answer_tokens(card))
 
 
 def facts(card: Card) -> dict[str, str]:
@@ -284,9 +250,9 @@ def facts(card: Card) -> dict[str, str]:
         "fit": ", ".join(
             f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
             for key, value in card.report.items()
-            if key != ANSWERS_CUT
+            if key != ANSWERS_TRUNCATED
         ),
-        "answers": cut_of(card) or "none of the tried ones was cut",
+        "answers": truncation_of(card) or "none of the tried ones was cut",
         "settings": ", ".join(f"{key} {value}" for key, value in card.settings.items()),
     }
 

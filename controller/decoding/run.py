@@ -57,5 +57,5 @@ class RunSettings:
     def finish(self, state: Any) -> None:
         """The run is over: the policy, with its last state, and the rule may add to its record."""
         self.policy.finish(state, self.trace)
-        if self.rule is not None and hasattr(self.rule, "finish"):  # fixed exits learn nothing from a run
+        if self.rule is not None:
             self.rule.finish(self.trace)

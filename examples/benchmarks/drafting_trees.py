@@ -17,7 +17,7 @@ import numpy as np
 from reasonctl.backends import Model
 from reasonctl.calibration.advice.draft_model import rank_acceptance, written
 from reasonctl.calibration.evaluation.speed import cost_curve
-from reasonctl.calibration.runs.teacher_forced import rows
+from reasonctl.calibration.runs.teacher_forced import forced_rows
 from reasonctl.calibration.tasks.draft_prompts import KINDS
 from reasonctl.controller import Call, Controller, Greedy, Keys, ModelDrafter, Proposal, Sampling, Trace
 from reasonctl.controller.drafting.planning.experience import Ledger
@@ -48,7 +48,8 @@ def acceptance(target: Model, drafts: list[Model], a: argparse.Namespace) -> lis
         rng = np.random.default_rng(0)
         sums: dict[str, list[float]] = {"chain": [], "with": [], "without": [], "largest": []}
         for prompt, text in zip(prompts, texts, strict=True):
-            for p_row, q_row in zip(rows(target, prompt, text), rows(small, prompt, text), strict=True):
+            both = zip(forced_rows(target, prompt, text), forced_rows(small, prompt, text), strict=True)
+            for p_row, q_row in ((target_row.logits, small_row.logits) for target_row, small_row in both):
                 size = min(len(p_row), len(q_row))
                 q = policy.probs(q_row[:size])
                 p = (policy if temperature else Greedy()).probs(p_row[:size])

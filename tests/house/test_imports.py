@@ -16,7 +16,7 @@ MAY_IMPORT = {
 }
 FORBIDDEN = {
     "controller": {"torch", "transformers", "llama_cpp", "xgrammar", "sklearn", "mapie"},
-    "probes": {"torch", "transformers", "llama_cpp", "sklearn", "pickle", "joblib"},
+    "probes": {"torch", "transformers", "llama_cpp", "sklearn", "mapie", "pickle", "joblib"},
 }
 MOST_LINES = 400
 

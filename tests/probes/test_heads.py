@@ -385,7 +385,7 @@ def test_training_finds_the_temperature_of_the_labels(weighted):
         p = np.exp(logits / 0.5)
         p /= p.sum(1, keepdims=True)
         labels = np.array([rng.choice(12, p=row) for row in p])
-        rows = training_module.Rows(rng.normal(size=(60, 4)).astype(np.float32), logits.astype(np.float32), labels)
+        rows = training_module.RunRows(rng.normal(size=(60, 4)).astype(np.float32), logits.astype(np.float32), labels)
         trainer.step(rows)
     heads = trainer.heads.stored()
     found = [heads.at(rng.normal(size=4), rng.normal(size=12) * 2)[0] for _ in range(200)]
