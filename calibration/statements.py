@@ -186,7 +186,7 @@ def _alternative(phrase: str, before: Quantity, after: Quantity) -> bool:
     joined = (
         not gap.strip() or bool(_RANGE.fullmatch(gap)) or (bool(_ALTERNATIVE.search(gap)) and len(gap.split()) <= 4)
     )
-    return joined and before.base != after.base
+    return joined and (before.base != after.base or not gap.strip())
 
 
 def _restated(phrase: str, found: list[Quantity], first: int) -> list[Quantity]:
@@ -196,7 +196,7 @@ def _restated(phrase: str, found: list[Quantity], first: int) -> list[Quantity]:
         return []
     for after in found[first + 1 :]:
         gap = phrase[stated[-1].end : after.start]
-        equal = after.base == stated[0].base or after.value == stated[0].value
+        equal = bool(gap.strip()) and (after.base == stated[0].base or after.value == stated[0].value)
         if equal and (_RESTATED.search(gap) or _ALTERNATIVE.search(gap)):
             stated.append(after)
             continue

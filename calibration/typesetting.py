@@ -50,6 +50,7 @@ _VULGAR = {
 }
 
 
+_ARTICLE = re.compile(r"\bthe\s+(?=\w)|\ban?\s+(?=[^\W_]{2})")
 _ABBREVIATED = {"mt": "mount", "st": "saint", "dr": "doctor", "vs": "versus", "jr": "junior", "sr": "senior"}
 
 
@@ -84,10 +85,10 @@ def words(text: str) -> str:
     >>> words("The U.S.A.!"), words("C++"), words("well-known “Dr. No”"), words("cafe\u0301") == words("Café")
     ('usa', 'c++', 'well known doctor no', True)
     """
-    text = unicodedata.normalize("NFC", text).casefold()
+    text = _ARTICLE.sub("", unicodedata.normalize("NFC", text).casefold())
     text = re.sub(r"(?<=[^\W\d_])\.(?=[^\W\d_](?:\.|\b))|(?<=\w)'(?=\w)", "", text).replace("&", " and ")
     text = re.sub(r"(?<!\d)[.](?!\d)|[.](?!\d)|(?<!\d),|,(?!\d)|(?<![\d])-|-(?!\d)|[^\w\s.,+#%$€£°/:*^=<>-]", " ", text)
-    return " ".join(_ABBREVIATED.get(word, word) for word in text.split() if word not in ("the", "a", "an"))
+    return " ".join(_ABBREVIATED.get(word, word) for word in text.split())
 
 
 def without_marks(text: str) -> str:

@@ -31,7 +31,7 @@ _BETWEEN_BOXES = re.compile(r"(?:\s|[,;&$=]|\\[a-z]{1,5}|[{}]|\b(?:and|or|[a-z])
 _SUBSTANCE = re.compile(r"[^\W_]|[∞∅√π]")
 _SENTENCE_END = re.compile(r"[.!?]+[*_`\"'”’)\]$]{0,4}\s+(?=\S)")
 _ABBREVIATED = re.compile(
-    r"(?:^|[\s(.*_`\"'])(?:[A-Z]|mr|mrs|ms|dr|st|mt|ft|vs|approx|no|jr|sr|prof|fig|eq|ca|etc|e\.g|i\.e|[ap]\.m)$",
+    r"(?:^|[\s(.*_`\"'])(?:[A-Z]|mr|mrs|ms|dr|st|mt|ft|vs|approx|no|jr|sr|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|prof|fig|eq|ca|etc|e\.g|i\.e|[ap]\.m)$",
     re.IGNORECASE,
 )
 _COURTESY = re.compile(
