@@ -61,8 +61,7 @@ class Task:
             apart: Problems that are not wanted, nor any with the same prompt.
             prompt: Gives a question's tokens; two problems with the same tokens are the same then.
 
-        Raises:
-            ControllerError: The task has fewer, or gives a problem two answers.
+        Raises ControllerError where the task has fewer, or gives a problem two answers.
         """
         if n < 1:
             raise ControllerError(f"-n is {n}; it must be at least 1")

@@ -69,7 +69,7 @@ bytes 1000000000 gb
 speed 1397/3125 mph
 speed 5/18 kph kmh
 """
-"""Dimension, factor to its base unit, names; an s may follow any name of more than two letters."""
+"""Dimension, factor to its base unit, names; a plural s may follow any name."""
 
 Unit = tuple[str, Fraction]
 """Dimension, and how many of its base units this one is."""
@@ -94,7 +94,7 @@ def unit_at(text: str, start: int) -> tuple[Unit | None, int]:
     if not match or (match["name"].casefold() == "in" and not match["power"] and text[match.end() :].strip(" .,;)")):
         return None, start
     dimension, factor = NAMES[match["name"].casefold()]
-    prefix = match["prefix"] or ""
+    prefix = (match["prefix"] or "").casefold()
     power = int(match["power"] or (2 if prefix.startswith("s") else 3 if prefix else 1))
     per = NAMES[match["per"].casefold()] if match["per"] else None
     if per:
