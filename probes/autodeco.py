@@ -59,15 +59,15 @@ class AutoDeco(Pure):
             again="the heads on your task",
         )
 
-    def divisor(self, scores: Candidates, row: Row) -> float:
-        return self._at(scores, row)[0]
+    def divisor(self, candidates: Candidates, row: Row) -> float:
+        return self._at(candidates, row)[0]
 
-    def apply(self, scores: Candidates, row: Row) -> Candidates:
-        temperature, top_p = self._at(scores, row)
-        return TopP(top_p).apply(scores.tempered(temperature), row)
+    def apply(self, candidates: Candidates, row: Row) -> Candidates:
+        temperature, top_p = self._at(candidates, row)
+        return TopP(top_p).apply(candidates.tempered(temperature), row)
 
-    def _at(self, scores: Candidates, row: Row) -> tuple[float, float]:
+    def _at(self, candidates: Candidates, row: Row) -> tuple[float, float]:
         """(temperature, top-p) of this row: the heads see the whole of it, whatever stands before this stage."""
         hidden = row.hidden(self.content.card.depth - 1)
-        temperature, top_p = self.content.heads.at(hidden, scores.whole.shifted)
+        temperature, top_p = self.content.heads.at(hidden, candidates.whole.shifted)
         return max(temperature, COOLEST), top_p

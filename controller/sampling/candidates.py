@@ -33,8 +33,8 @@ class Candidates:
     logits: shape (n,). ids: token ids in ascending order, shape (n,); None = all tokens, -inf where impossible.
     `shifted` has its maximum at 0; `weights` = exp(shifted), `mass` their sum.
 
-    >>> scores = Candidates(np.array([0.0, 1.0, -np.inf]))
-    >>> scores.weights.round(4).tolist(), scores.keep(np.array([1])).token(0)
+    >>> candidates = Candidates(np.array([0.0, 1.0, -np.inf]))
+    >>> candidates.weights.round(4).tolist(), candidates.keep(np.array([1])).token(0)
     ([0.3679, 1.0, 0.0], 1)
     """
 
@@ -87,7 +87,7 @@ class Candidates:
         return self._entropy
 
     @property
-    def candidates(self) -> Indices:
+    def possible(self) -> Indices:
         """Positions of the tokens that are possible."""
         return np.flatnonzero(self.shifted > -np.inf)
 

@@ -91,13 +91,13 @@ class _WeighedRow(NamedTuple):
 
 def _followed(chain: Chain, state: Any, logits: Floats, row: Row) -> _WeighedRow:
     """A chain's stages on a row, with the ln Z of each added up."""
-    scores, total, held = Candidates(logits), 0.0, []
+    candidates, total, held = Candidates(logits), 0.0, []
     for stage, own in zip(chain.stages, state or [None] * len(chain.stages), strict=True):
-        own, after = stage.step(own, scores, row)
+        own, after = stage.step(own, candidates, row)
         held.append(own)
-        total = _through(stage, total, scores, after, row)
-        scores = after
-    return _WeighedRow(held, scores, total)
+        total = _through(stage, total, candidates, after, row)
+        candidates = after
+    return _WeighedRow(held, candidates, total)
 
 
 def _through(stage: Stage, total: float, before: Candidates, after: Candidates, row: Row) -> float:

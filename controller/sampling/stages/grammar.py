@@ -70,7 +70,7 @@ class Grammar(Stage):
     def check_run(self, context: RunContext) -> None:
         self._begin(context)
 
-    def step(self, state: Any, scores: Candidates, row: Row) -> tuple[Any, Candidates]:
+    def step(self, state: Any, candidates: Candidates, row: Row) -> tuple[Any, Candidates]:
         matcher, seen = state or (self._begin(row.context), len(row.tokens))
         for token in row.tokens[seen:]:  # written without having been drawn here: an exit's suffix, a wrap-up
             matcher = matcher.after(token)
@@ -79,12 +79,12 @@ class Grammar(Stage):
                     f"grammar {self._short} doesn't admit the forced token {token}; give the grammar to the answer "
                     "only (think: ... ; answer: grammar(...)), or leave out what forces it"
                 )
-        allowed, logits = matcher.allowed(), np.full_like(scores.logits, -np.inf)
+        allowed, logits = matcher.allowed(), np.full_like(candidates.logits, -np.inf)
         inside = np.flatnonzero(allowed[: len(logits)])
-        logits[inside] = scores.logits[inside]
+        logits[inside] = candidates.logits[inside]
         return (matcher, len(row.tokens)), Candidates(logits)
 
-    def accept(self, state: Any, scores: Candidates, token: int) -> Any:
+    def accept(self, state: Any, candidates: Candidates, token: int) -> Any:
         matcher, seen = state
         return matcher.after(token), seen + 1
 

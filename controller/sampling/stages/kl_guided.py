@@ -55,12 +55,12 @@ class KLGuided(Stage):
         without: _Without = state[0]
         return without, (yield from without.row(row.tokens, row.context))
 
-    def step(self, state: Any, scores: Candidates, row: Row) -> tuple[Any, Candidates]:
+    def step(self, state: Any, candidates: Candidates, row: Row) -> tuple[Any, Candidates]:
         without, other = state
         if other is None:
             raise ControllerError("kl_guided needs a second forward per token, which this caller doesn't make")
-        raw = np.where(scores.whole.logits > -np.inf, row.raw, -np.inf)
-        return (without, None), scores.tempered(self.temperature(Candidates(raw), other))
+        raw = np.where(candidates.whole.logits > -np.inf, row.raw, -np.inf)
+        return (without, None), candidates.tempered(self.temperature(Candidates(raw), other))
 
     def end(self, state: Any) -> None:
         state[0].close()
@@ -69,15 +69,15 @@ class KLGuided(Stage):
         spans = source_spans(tokenizer, prompt, self.source)
         return (len(prompt) - sum(end - first for first, end in spans),)
 
-    def temperature(self, scores: Candidates, without: Floats) -> float:
+    def temperature(self, candidates: Candidates, without: Floats) -> float:
         """From the model's own row, masked, and the logits without the source, shape (vocabulary,)."""
-        return self.t0 * math.pow(2.0, -divergence(scores, without) / self.sigma)
+        return self.t0 * math.pow(2.0, -divergence(candidates, without) / self.sigma)
 
 
-def divergence(scores: Candidates, without: Floats) -> float:
+def divergence(candidates: Candidates, without: Floats) -> float:
     """KL in nats of the row's law from softmax(without), over the row's candidates; probabilities are clipped."""
-    other = Candidates(np.where(scores.logits > -np.inf, without, -np.inf))
-    p = np.clip(scores.weights / scores.mass, _LEAST, 1.0).astype(np.float64)
+    other = Candidates(np.where(candidates.logits > -np.inf, without, -np.inf))
+    p = np.clip(candidates.weights / candidates.mass, _LEAST, 1.0).astype(np.float64)
     q = np.clip(other.weights / other.mass, _LEAST, 1.0).astype(np.float64)
     return max(float(p @ (np.log(p) - np.log(q))), 0.0)
 

@@ -46,17 +46,17 @@ class Steering(Stage):
     def start(self) -> float:
         return 2.0 * self.tau
 
-    def step(self, state: float, scores: Candidates, row: Row) -> tuple[Any, Candidates]:
-        return (state, scores), scores.keep(np.sort(self.kept(scores, state)))
+    def step(self, state: float, candidates: Candidates, row: Row) -> tuple[Any, Candidates]:
+        return (state, candidates), candidates.keep(np.sort(self.kept(candidates, state)))
 
-    def accept(self, state: tuple[float, Candidates], scores: Candidates, token: int) -> float:
+    def accept(self, state: tuple[float, Candidates], candidates: Candidates, token: int) -> float:
         mu, before = state
-        law = before if self.feedback == "model" else scores
+        law = before if self.feedback == "model" else candidates
         surprise = (math.log(law.mass) - float(law.shifted[law.position(token)])) / math.log(2)
         return min(max(mu - self.eta * (surprise - self.tau), _LOWEST), _HIGHEST)
 
     @abstractmethod
-    def kept(self, scores: Candidates, mu: float) -> Indices:
+    def kept(self, candidates: Candidates, mu: float) -> Indices:
         """Positions of the tokens that stay."""
 
 
@@ -70,25 +70,25 @@ class Mirostat(Steering):
 
     name = "mirostat"
 
-    def kept(self, scores: Candidates, mu: float) -> Indices:
-        k = self.count(scores, mu)
-        return head(scores.shifted, lambda found: len(found) >= k)[:k]
+    def kept(self, candidates: Candidates, mu: float) -> Indices:
+        k = self.count(candidates, mu)
+        return head(candidates.shifted, lambda found: len(found) >= k)[:k]
 
-    def count(self, scores: Candidates, mu: float) -> int:
+    def count(self, candidates: Candidates, mu: float) -> int:
         """Number of tokens that stay."""
-        k, n = self.size(scores, mu), len(scores.candidates)
+        k, n = self.size(candidates, mu), len(candidates.possible)
         if k > n + 1:
             return n
         return min(max(round(k) + 1 if self.feedback == "model" else int(k), 1), n)
 
-    def size(self, scores: Candidates, mu: float) -> float:
+    def size(self, candidates: Candidates, mu: float) -> float:
         """k before it is rounded; infinite for a row without a falling tail."""
         ratios = 100 if self.feedback == "model" else 99
-        order = head(scores.shifted, lambda found: len(found) > ratios)[: ratios + 1]
-        exponent = _zipf(scores.shifted[order].astype(np.float64))
+        order = head(candidates.shifted, lambda found: len(found) > ratios)[: ratios + 1]
+        exponent = _zipf(candidates.shifted[order].astype(np.float64))
         if not 0.0 < exponent < math.inf:
             return math.inf
-        excess, log_size = exponent - 1.0, math.log(len(scores.logits))
+        excess, log_size = exponent - 1.0, math.log(len(candidates.logits))
         factor = 1 / log_size if abs(excess) < 1e-9 else excess / -math.expm1(-excess * log_size)
         # In logs: (...)^(1/s) overflows for a small s.
         log = (math.log(factor) + mu * math.log(2)) / exponent
@@ -109,8 +109,8 @@ class MirostatV2(Steering):
 
     name = "mirostat_v2"
 
-    def kept(self, scores: Candidates, mu: float) -> Indices:
-        bound = math.log(scores.mass) - mu * math.log(2)
+    def kept(self, candidates: Candidates, mu: float) -> Indices:
+        bound = math.log(candidates.mass) - mu * math.log(2)
         if bound > 0.0:
-            return np.array([int(scores.shifted.argmax())])
-        return np.flatnonzero(scores.shifted >= bound)
+            return np.array([int(candidates.shifted.argmax())])
+        return np.flatnonzero(candidates.shifted >= bound)

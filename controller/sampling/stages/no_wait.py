@@ -59,13 +59,13 @@ class NoWait(Constraint):
         rule = 'words of letters, such as ["wait","hmm"]'
         require(bool(self.words) and all(map(_is_word, self.words)), "no_wait's words", self.words, rule)
 
-    def apply(self, scores: Candidates, row: Row) -> Candidates:
+    def apply(self, candidates: Candidates, row: Row) -> Candidates:
         if row.phase != "think":
-            return scores
+            return candidates
         tokenizer = row.context.read("no_wait")
-        banned = _vocabulary(tokenizer, len(scores.logits)).banned(self.words, _word_at_end(tokenizer, row.tokens))
+        banned = _vocabulary(tokenizer, len(candidates.logits)).banned(self.words, _word_at_end(tokenizer, row.tokens))
         banned = banned[~np.isin(banned, list(row.context.eos))]
-        logits = scores.logits.copy()
+        logits = candidates.logits.copy()
         logits[banned] = -np.inf
         return Candidates(logits)
 

@@ -45,17 +45,17 @@ class Penalties(Constraint):
         require(self.last_n >= 0, "penalties' last_n", self.last_n, "0 (all) or more")
         require(self.skip >= 0, "penalties' skip", self.skip, "0 or more")
 
-    def apply(self, scores: Candidates, row: Row) -> Candidates:
+    def apply(self, candidates: Candidates, row: Row) -> Candidates:
         first = self.skip if self.prompt else max(self.skip, row.context.start)
         if self.last_n:
             first = max(first, len(row.tokens) - self.last_n)
         recent = row.tokens[first:]
         if not recent:
-            return scores
+            return candidates
         ids, counts = np.unique(np.asarray(recent), return_counts=True)
-        fits = ids < len(scores.logits)
+        fits = ids < len(candidates.logits)
         ids, counts = ids[fits], counts[fits]
-        logits = scores.logits.copy()
+        logits = candidates.logits.copy()
         real = logits.dtype.type
         values = logits[ids]
         values = np.where(values <= 0, values * real(self.repeat), values / real(self.repeat))
@@ -74,8 +74,8 @@ class LogitBias(Constraint):
         require(all(b < math.inf for _, b in self.bias), "logit_bias", self.bias, "finite numbers or -Infinity")
         require(all(token >= 0 for token, _ in self.bias), "logit_bias", self.bias, "of token ids from 0 on")
 
-    def apply(self, scores: Candidates, row: Row) -> Candidates:
-        logits = scores.logits.copy()
+    def apply(self, candidates: Candidates, row: Row) -> Candidates:
+        logits = candidates.logits.copy()
         for token, bias in self.bias:
             require(token < len(logits), "logit_bias's token", token, f"below the vocabulary's {len(logits)}")
             logits[token] += bias
@@ -93,13 +93,13 @@ class BadWords(Constraint):
         require(all(self.words) and bool(self.words), "bad_words", self.words, "lists of one token id or more")
         require(all(min(word) >= 0 for word in self.words), "bad_words", self.words, "of token ids from 0 on")
 
-    def apply(self, scores: Candidates, row: Row) -> Candidates:
-        largest, size = max(word[-1] for word in self.words), len(scores.logits)
+    def apply(self, candidates: Candidates, row: Row) -> Candidates:
+        largest, size = max(word[-1] for word in self.words), len(candidates.logits)
         require(largest < size, "bad_words's token", largest, f"below the vocabulary's {size}")
         ended = [
             word[-1] for word in self.words if len(word) == 1 or tuple(row.tokens[-(len(word) - 1) :]) == word[:-1]
         ]
-        return _banned(scores, ended)
+        return _banned(candidates, ended)
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,11 @@ class MinNewTokens(Constraint):
     def __post_init__(self) -> None:
         require(self.n >= 0, "min_new_tokens", self.n, "0 or more")
 
-    def apply(self, scores: Candidates, row: Row) -> Candidates:
+    def apply(self, candidates: Candidates, row: Row) -> Candidates:
         if len(row.tokens) - row.context.start >= self.n:
-            return scores
+            return candidates
         # An end that has no row in the model can't be drawn: -1 and the like switch it off in calls.
-        return _banned(scores, [token for token in row.context.eos if 0 <= token < len(scores.logits)])
+        return _banned(candidates, [token for token in row.context.eos if 0 <= token < len(candidates.logits)])
 
 
 @dataclass(frozen=True)
@@ -142,11 +142,11 @@ class DRY(Constraint):
         require(self.allowed_length >= 1, "dry's allowed_length", self.allowed_length, "at least 1")
         require(self.last_n >= 0, "dry's last_n", self.last_n, "0 (all) or more")
 
-    def apply(self, scores: Candidates, row: Row) -> Candidates:
+    def apply(self, candidates: Candidates, row: Row) -> Candidates:
         longest = self.repeats(row) if self.multiplier else {}
         if not longest:
-            return scores
-        logits = scores.logits.copy()
+            return candidates
+        logits = candidates.logits.copy()
         # Beyond this power llama.cpp's float32 would overflow.
         most = 88.7228391 / math.log(self.base) if self.base > 1.000001 else math.inf
         for token, length in longest.items():
@@ -202,9 +202,9 @@ def common_prefixes(tokens: Sequence[int], most: int) -> Iterator[tuple[int, int
         yield i, n
 
 
-def _banned(scores: Candidates, tokens: list[int]) -> Candidates:
+def _banned(candidates: Candidates, tokens: list[int]) -> Candidates:
     if not tokens:
-        return scores
-    logits = scores.logits.copy()
+        return candidates
+    logits = candidates.logits.copy()
     logits[tokens] = -np.inf
     return Candidates(logits)

@@ -12,19 +12,19 @@ from ..stage import Pure, require
 
 
 class Tempering(Pure):
-    """Divides the logits by `temperature(scores, row)`."""
+    """Divides the logits by `temperature(candidates, row)`."""
 
     kind = "temperature"
 
     @abstractmethod
-    def temperature(self, scores: Candidates, row: Row) -> float:
+    def temperature(self, candidates: Candidates, row: Row) -> float:
         """At this row."""
 
-    def divisor(self, scores: Candidates, row: Row) -> float:
-        return self.temperature(scores, row)
+    def divisor(self, candidates: Candidates, row: Row) -> float:
+        return self.temperature(candidates, row)
 
-    def apply(self, scores: Candidates, row: Row) -> Candidates:
-        return scores.tempered(self.temperature(scores, row))
+    def apply(self, candidates: Candidates, row: Row) -> Candidates:
+        return candidates.tempered(self.temperature(candidates, row))
 
 
 def _positive(name: str, value: float) -> None:
@@ -45,7 +45,7 @@ class Temperature(Tempering):
     def neutral(self) -> bool:
         return self.t == 1.0
 
-    def temperature(self, scores: Candidates, row: Row) -> float:
+    def temperature(self, candidates: Candidates, row: Row) -> float:
         return self.t
 
 
@@ -64,8 +64,8 @@ class EDT(Tempering):
         _positive("edt's t0", self.t0)
         require(0.0 <= self.theta < math.inf, "edt's theta", self.theta, "0 (off) or more")
 
-    def temperature(self, scores: Candidates, row: Row) -> float:
-        entropy = scores.whole.entropy
+    def temperature(self, candidates: Candidates, row: Row) -> float:
+        entropy = candidates.whole.entropy
         if self.theta == 0.0:
             return self.t0
         return self.t0 * math.pow(0.8, self.theta / entropy) if entropy > 0.0 else 0.0
@@ -89,14 +89,14 @@ class Dynatemp(Tempering):
         require(0.0 <= self.range < math.inf, "dynatemp's range", self.range, "0 (off) or more")
         require(0.0 <= self.exponent < math.inf, "dynatemp's exponent", self.exponent, "0 or more")
 
-    def temperature(self, scores: Candidates, row: Row) -> float:
+    def temperature(self, candidates: Candidates, row: Row) -> float:
         if self.range == 0.0:
             return self.t
-        n = len(scores.candidates)
+        n = len(candidates.possible)
         if n < 2:
             return 1.0
         low, high = max(0.0, self.t - self.range), self.t + self.range
-        return low + (high - low) * math.pow(min(scores.entropy / math.log(n), 1.0), self.exponent)
+        return low + (high - low) * math.pow(min(candidates.entropy / math.log(n), 1.0), self.exponent)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class EAD(Tempering):
             require(0.0 <= value < math.inf, f"ead's {name}", value, "above 0 tokens")
         require((self.d > 0) != (self.median > 0), "ead's scale", f"d={self.d}, median={self.median}", "one of the two")
 
-    def temperature(self, scores: Candidates, row: Row) -> float:
+    def temperature(self, candidates: Candidates, row: Row) -> float:
         return self.at(len(row.tokens) - row.context.start)
 
     def at(self, position: int) -> float:

@@ -36,10 +36,10 @@ class TopK(Truncation):
     def __post_init__(self) -> None:
         require(self.k >= 0, "top_k", self.k, "0 (off) or more")
 
-    def apply(self, scores: Candidates, row: Row | None) -> Candidates:
+    def apply(self, candidates: Candidates, row: Row | None) -> Candidates:
         if self.k == 0:
-            return scores
-        return scores.keep(np.sort(head(scores.shifted, lambda found: len(found) >= self.k)[: self.k]))
+            return candidates
+        return candidates.keep(np.sort(head(candidates.shifted, lambda found: len(found) >= self.k)[: self.k]))
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class TopP(Truncation):
     def __post_init__(self) -> None:
         require(0.0 < self.p <= 1.0, "top_p", self.p, "above 0 and at most 1 (off)")
 
-    def apply(self, scores: Candidates, row: Row | None) -> Candidates:
+    def apply(self, candidates: Candidates, row: Row | None) -> Candidates:
         if self.p >= 1.0:
-            return scores
-        weights, wanted = scores.weights, self.p * scores.mass
-        found = head(scores.shifted, lambda found: weights[found].sum(dtype=np.float64) >= wanted)
-        return scores.keep(np.sort(found[: _reach(weights[found], wanted)]))
+            return candidates
+        weights, wanted = candidates.weights, self.p * candidates.mass
+        found = head(candidates.shifted, lambda found: weights[found].sum(dtype=np.float64) >= wanted)
+        return candidates.keep(np.sort(found[: _reach(weights[found], wanted)]))
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class MinP(Truncation):
     def __post_init__(self) -> None:
         require(0.0 <= self.p <= 1.0, "min_p", self.p, "between 0 (off) and 1")
 
-    def apply(self, scores: Candidates, row: Row | None) -> Candidates:
+    def apply(self, candidates: Candidates, row: Row | None) -> Candidates:
         if self.p == 0.0:
-            return scores
-        return scores.keep(np.flatnonzero(scores.shifted >= math.log(self.p)))
+            return candidates
+        return candidates.keep(np.flatnonzero(candidates.shifted >= math.log(self.p)))
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,15 @@ class Typical(Truncation):
     def __post_init__(self) -> None:
         require(0.0 < self.p <= 1.0, "typical", self.p, "above 0 and at most 1 (off)")
 
-    def apply(self, scores: Candidates, row: Row | None) -> Candidates:
+    def apply(self, candidates: Candidates, row: Row | None) -> Candidates:
         if self.p >= 1.0:
-            return scores
-        weights, wanted = scores.weights, self.p * scores.mass
-        near = -np.abs(scores.surprise() - scores.entropy)
+            return candidates
+        weights, wanted = candidates.weights, self.p * candidates.mass
+        near = -np.abs(candidates.surprise() - candidates.entropy)
         near[weights == 0.0] = -np.inf
         found = head(near, lambda found: weights[found].sum(dtype=np.float64) >= wanted)
         last = found[: _reach(weights[found], wanted)][-1]
-        return scores.keep(np.flatnonzero(near >= near[last]))
+        return candidates.keep(np.flatnonzero(near >= near[last]))
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ class Epsilon(Truncation):
     def __post_init__(self) -> None:
         require(0.0 < self.epsilon < 1.0, "epsilon", self.epsilon, "above 0 and below 1")
 
-    def apply(self, scores: Candidates, row: Row | None) -> Candidates:
-        return _at_least(scores, math.log(self.epsilon))
+    def apply(self, candidates: Candidates, row: Row | None) -> Candidates:
+        return _at_least(candidates, math.log(self.epsilon))
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ class Eta(Truncation):
     def __post_init__(self) -> None:
         require(0.0 < self.epsilon < 1.0, "eta", self.epsilon, "above 0 and below 1")
 
-    def apply(self, scores: Candidates, row: Row | None) -> Candidates:
+    def apply(self, candidates: Candidates, row: Row | None) -> Candidates:
         log = math.log(self.epsilon)
-        return _at_least(scores, min(log, log / 2 - scores.entropy))
+        return _at_least(candidates, min(log, log / 2 - candidates.entropy))
 
 
 @dataclass(frozen=True)
@@ -144,12 +144,12 @@ class TopNSigma(Truncation):
     def __post_init__(self) -> None:
         require(0.0 < self.n < math.inf, "top_n_sigma", self.n, "above 0")
 
-    def apply(self, scores: Candidates, row: Row | None) -> Candidates:
-        return scores.keep(np.flatnonzero(scores.shifted >= -self.n * self.deviation(scores)))
+    def apply(self, candidates: Candidates, row: Row | None) -> Candidates:
+        return candidates.keep(np.flatnonzero(candidates.shifted >= -self.n * self.deviation(candidates)))
 
-    def deviation(self, scores: Candidates) -> float:
+    def deviation(self, candidates: Candidates) -> float:
         """Of the logits of possible tokens."""
-        shifted = scores.shifted
+        shifted = candidates.shifted
         return float(shifted[shifted > -np.inf].std(dtype=np.float64))
 
 
@@ -173,13 +173,17 @@ class TopH(Truncation):
         require(0.0 < self.alpha <= 1.0, "top_h", self.alpha, "above 0 and at most 1")
         require(self.rule in ("renormalised", "partial"), "top_h's rule", self.rule, "renormalised or partial")
 
-    def apply(self, scores: Candidates, row: Row | None) -> Candidates:
+    def apply(self, candidates: Candidates, row: Row | None) -> Candidates:
         if self.rule == "renormalised" and self.alpha == 1.0:
-            return scores
-        return self._partial(scores) if self.rule == "partial" else self._renormalised(scores)
+            return candidates
+        return self._partial(candidates) if self.rule == "partial" else self._renormalised(candidates)
 
-    def _renormalised(self, scores: Candidates) -> Candidates:
-        shifted, weights, budget = scores.shifted, scores.weights, self.alpha * scores.entropy * (1 + _SLACK)
+    def _renormalised(self, candidates: Candidates) -> Candidates:
+        shifted, weights, budget = (
+            candidates.shifted,
+            candidates.weights,
+            self.alpha * candidates.entropy * (1 + _SLACK),
+        )
 
         def enough(found: Indices) -> bool:
             mass = weights[found].sum(dtype=np.float64)
@@ -190,14 +194,14 @@ class TopH(Truncation):
         # H(prefix) = ln mass - sum(w ln w) / mass grows with every token: the first violation ends it.
         mass = np.cumsum(weights[order], dtype=np.float64)
         entropies = np.log(mass) - np.cumsum(weights[order] * shifted[order], dtype=np.float64) / mass
-        return scores.keep(np.sort(order[: max(int(np.searchsorted(entropies, budget, side="right")), 1)]))
+        return candidates.keep(np.sort(order[: max(int(np.searchsorted(entropies, budget, side="right")), 1)]))
 
-    def _partial(self, scores: Candidates) -> Candidates:
-        order = head(scores.shifted, lambda found: len(found) >= _CAP)[:_CAP]
-        weights = scores.weights[order].astype(np.float64)
+    def _partial(self, candidates: Candidates) -> Candidates:
+        order = head(candidates.shifted, lambda found: len(found) >= _CAP)[:_CAP]
+        weights = candidates.weights[order].astype(np.float64)
         p = weights / weights.sum()
         parts = np.cumsum(-p * np.log(np.where(p > 0, p, 1.0)))
-        return scores.keep(np.sort(order[: max(int((parts <= self.alpha * parts[-1] * (1 + _SLACK)).sum()), 1)]))
+        return candidates.keep(np.sort(order[: max(int((parts <= self.alpha * parts[-1] * (1 + _SLACK)).sum()), 1)]))
 
 
 @dataclass(frozen=True)
@@ -215,18 +219,18 @@ class XTC(Truncation):
         require(0.0 <= self.probability <= 1.0, "xtc's probability", self.probability, "between 0 (off) and 1")
         require(0.0 < self.threshold <= 0.5, "xtc's threshold", self.threshold, "above 0 and at most 0.5")
 
-    def apply(self, scores: Candidates, row: Row) -> Candidates:
+    def apply(self, candidates: Candidates, row: Row) -> Candidates:
         if row.uniform(1) >= self.probability:
-            return scores
-        weights = scores.weights
-        above = np.flatnonzero(weights >= self.threshold * scores.mass)
+            return candidates
+        weights = candidates.weights
+        above = np.flatnonzero(weights >= self.threshold * candidates.mass)
         if len(above) < 2:
-            return scores
+            return candidates
         least = above[np.argsort(-weights[above], kind="stable")[-1]]
         kept = weights > 0.0
         kept[above] = False
         kept[least] = True
-        return scores.keep(np.flatnonzero(kept))
+        return candidates.keep(np.flatnonzero(kept))
 
 
 def _reach(weights: np.ndarray, wanted: float) -> int:
@@ -234,7 +238,7 @@ def _reach(weights: np.ndarray, wanted: float) -> int:
     return int(np.searchsorted(np.cumsum(weights, dtype=np.float64), wanted, side="left")) + 1
 
 
-def _at_least(scores: Candidates, log: float) -> Candidates:
+def _at_least(candidates: Candidates, log: float) -> Candidates:
     """Tokens of at least that log-probability, and the most probable ones."""
-    bound = min(log + math.log(scores.mass), 0.0)
-    return scores.keep(np.flatnonzero(scores.shifted >= bound))
+    bound = min(log + math.log(candidates.mass), 0.0)
+    return candidates.keep(np.flatnonzero(candidates.shifted >= bound))
