@@ -1,4 +1,4 @@
-"""Feedback: mirostat steers the truncation by the surprise of the tokens drawn so far (Basu et al. 2021)."""
+"""Mirostat: feedback that steers the truncation by the surprise of the tokens drawn so far (Basu et al. 2021)."""
 
 from __future__ import annotations
 
@@ -16,27 +16,30 @@ from ..stage import Stage, require
 Feedback = Literal["model", "llama"]
 
 _LOWEST, _HIGHEST = -20.0, 60.0
-"""Bounds of mu, in bits: below, mirostat takes the top token anyway; above, 2^mu says nothing any more."""
+"""Bounds of mu, in bits: below, mirostat takes the top token anyway; above, it truncates nothing."""
 
 
 _LARGEST = 700.0
-"""exp of more is no number."""
+"""exp of more overflows."""
 
 
 @dataclass(frozen=True)
 class Steering(Stage):
     """Keeps the surprise of the drawn tokens near tau bits: mu starts at 2 tau, then mu <- mu - eta (surprise - tau).
 
-    feedback: "model" takes the surprise under the law that the stage was given, which is the authors' rule;
-    "llama" takes it under the law after truncation, as llama.cpp does: there tau is not the model's surprise.
+    The state is mu; between `step` and `accept` it is mu with the candidates that the stage was given.
     """
 
     kind = "feedback"
     stateful = True
 
     tau: float = 5.0
+    """The surprise to hold, in bits."""
     eta: float = 0.1
+    """Learning rate of mu."""
     feedback: Feedback = "model"
+    """The distribution whose surprise is fed back. "model": what the stage is given, the authors' rule. "llama": what
+    truncation leaves, as in llama.cpp; there tau is not the model's surprise."""
 
     def __post_init__(self) -> None:
         require(0.0 < self.tau < math.inf, f"{self.name}'s tau", self.tau, "above 0 bits")
@@ -51,8 +54,8 @@ class Steering(Stage):
 
     def accept(self, state: tuple[float, Candidates], candidates: Candidates, token: int) -> float:
         mu, before = state
-        law = before if self.feedback == "model" else candidates
-        surprise = (math.log(law.mass) - float(law.shifted[law.position(token)])) / math.log(2)
+        fed_back = before if self.feedback == "model" else candidates
+        surprise = (math.log(fed_back.mass) - float(fed_back.shifted[fed_back.position(token)])) / math.log(2)
         return min(max(mu - self.eta * (surprise - self.tau), _LOWEST), _HIGHEST)
 
     @abstractmethod
@@ -64,8 +67,9 @@ class Steering(Stage):
 class Mirostat(Steering):
     """Version 1: the k most probable tokens, k from a Zipf fit of the 100 largest ratios of neighbours.
 
-    k = (e 2^mu / (1 - N^-e))^(1/s), e = s - 1, N the vocabulary; rounded as in the authors' script, or as in llama.cpp.
-    A row without a falling tail (flat, or one candidate) keeps all of it; llama.cpp keeps one token there.
+    k = (e 2^mu / (1 - N^-e))^(1/s), e = s - 1, N the vocabulary. It is rounded as in the authors' script with the
+    model's feedback, else as in llama.cpp. A row without a falling tail (flat, or one candidate) stays whole; llama.cpp
+    keeps one token there.
     """
 
     name = "mirostat"

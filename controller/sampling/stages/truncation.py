@@ -1,7 +1,7 @@
-"""Truncations: which candidates stay. Each acts on the law as it stands in the chain, before or after a temperature.
+"""Truncations: which candidates stay. Each acts on what the stages before it left; at least one token always stays.
 
-transformers truncates after temperature, llama.cpp before it; the place in the chain says which. Only top-k and
-top-n-sigma keep the same set either way. At least one token always stays.
+transformers truncates after the temperature, llama.cpp before it: the place in the chain says which. Only top-k and
+top-n-sigma keep the same set either way.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ class Truncation(Pure):
 
 @dataclass(frozen=True)
 class TopK(Truncation):
-    """The k most probable; 0 is off. Exactly k: of tied tokens the lowest ids (transformers keeps all that tie)."""
+    """The k most probable tokens. Exactly k: of tied ones the lowest ids (transformers keeps all that tie)."""
 
     name = "top_k"
     k: int
+    """0 is off."""
 
     def __post_init__(self) -> None:
         require(self.k >= 0, "top_k", self.k, "0 (off) or more")
@@ -44,10 +45,11 @@ class TopK(Truncation):
 
 @dataclass(frozen=True)
 class TopP(Truncation):
-    """The smallest prefix in order of probability that holds mass p (Holtzman et al. 2020); 1 is off."""
+    """The smallest prefix in order of probability that holds mass p (Holtzman et al. 2020)."""
 
     name = "top_p"
     p: float
+    """1 is off."""
 
     def __post_init__(self) -> None:
         require(0.0 < self.p <= 1.0, "top_p", self.p, "above 0 and at most 1 (off)")
@@ -62,10 +64,11 @@ class TopP(Truncation):
 
 @dataclass(frozen=True)
 class MinP(Truncation):
-    """Tokens at least p times as probable as the most probable one (Nguyen et al. 2024); 0 is off."""
+    """Tokens at least p times as probable as the most probable one (Nguyen et al. 2024)."""
 
     name = "min_p"
     p: float
+    """0 is off."""
 
     def __post_init__(self) -> None:
         require(0.0 <= self.p <= 1.0, "min_p", self.p, "between 0 (off) and 1")
@@ -78,13 +81,14 @@ class MinP(Truncation):
 
 @dataclass(frozen=True)
 class Typical(Truncation):
-    """Tokens whose surprise is nearest to the entropy, until they hold mass p (Meister et al. 2022); 1 is off.
+    """Tokens whose surprise is nearest to the entropy, until they hold mass p (Meister et al. 2022).
 
     Tokens that tie with the last one stay, as in transformers.
     """
 
     name = "typical"
     p: float
+    """1 is off."""
 
     def __post_init__(self) -> None:
         require(0.0 < self.p <= 1.0, "typical", self.p, "above 0 and at most 1 (off)")
@@ -133,13 +137,13 @@ class Eta(Truncation):
 class TopNSigma(Truncation):
     """Tokens whose logit is within n standard deviations of the largest (top-n-sigma).
 
-    Temperature doesn't change the set. Population deviation over the possible tokens, as in llama.cpp. It must see the
-    whole row: no truncation before it.
+    The deviation is the population's over the possible tokens, as in llama.cpp. Temperature doesn't change the set.
     """
 
     name = "top_n_sigma"
     needs_whole_row = True
     n: float
+    """Standard deviations."""
 
     def __post_init__(self) -> None:
         require(0.0 < self.n < math.inf, "top_n_sigma", self.n, "above 0")
@@ -148,7 +152,7 @@ class TopNSigma(Truncation):
         return candidates.keep(np.flatnonzero(candidates.shifted >= -self.n * self.deviation(candidates)))
 
     def deviation(self, candidates: Candidates) -> float:
-        """Of the logits of possible tokens."""
+        """Standard deviation of the logits of possible tokens."""
         shifted = candidates.shifted
         return float(shifted[shifted > -np.inf].std(dtype=np.float64))
 
@@ -159,15 +163,14 @@ _CAP = 100
 
 @dataclass(frozen=True)
 class TopH(Truncation):
-    """The longest prefix in order of probability whose entropy is at most alpha times that of the law (top-H).
-
-    rule: "renormalised" compares the entropy of the prefix as a law of its own, which is what the method states;
-    "partial" compares its part of the sum -p ln p over the 100 most probable tokens, as transformers does.
-    """
+    """Top-H: the longest prefix in order of probability whose entropy is at most alpha times the whole entropy."""
 
     name = "top_h"
     alpha: float
+    """Share of the entropy, at most 1."""
     rule: Rule = "renormalised"
+    """The entropy of a prefix. "renormalised": as a distribution of its own, which is what the method states.
+    "partial": its part of the sum -p ln p over the 100 most probable tokens, as in transformers."""
 
     def __post_init__(self) -> None:
         require(0.0 < self.alpha <= 1.0, "top_h", self.alpha, "above 0 and at most 1")
@@ -187,7 +190,7 @@ class TopH(Truncation):
 
         def enough(found: Indices) -> bool:
             mass = weights[found].sum(dtype=np.float64)
-            # Not "above": a law without entropy is its first token, and more would be all that underflowed to 0.
+            # Not "above": without entropy the first token is all there is, and more would be what underflowed to 0.
             return bool(np.log(mass) - weights[found] @ shifted[found] / mass >= budget)
 
         order = head(shifted, enough)
@@ -206,14 +209,16 @@ class TopH(Truncation):
 
 @dataclass(frozen=True)
 class XTC(Truncation):
-    """With a probability, drop all tokens above a threshold but the least probable of them (llama.cpp's XTC).
+    """Sometimes drops all tokens above a threshold but the least probable of them (llama.cpp's XTC).
 
-    Uses the position's second uniform.
+    The position's second uniform decides.
     """
 
     name = "xtc"
     probability: float
+    """How often tokens are dropped; 0 is off."""
     threshold: float = 0.1
+    """Least probability of a token that is dropped, at most 0.5."""
 
     def __post_init__(self) -> None:
         require(0.0 <= self.probability <= 1.0, "xtc's probability", self.probability, "between 0 (off) and 1")
