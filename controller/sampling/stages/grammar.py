@@ -32,7 +32,7 @@ class Matcher(Protocol):
         """Which tokens may come next, shape (n,); ids from n on may not."""
 
     def after(self, token: int) -> Matcher | None:
-        """The place behind a token; None if the grammar doesn't admit it."""
+        """The place after a token; None if the grammar doesn't admit it."""
 
 
 @runtime_checkable
@@ -47,16 +47,18 @@ class GrammarReader(Protocol):
 class Grammar(Stage):
     """Only texts of a grammar: EBNF as llama.cpp writes it (GBNF, from the rule `root`), or a JSON schema.
 
-    source: the grammar itself, or a file that holds it. It governs what is written from the first token that the stage
-    sees: all of the run, or in `think: ... ; answer: grammar(...)` the answer. The end of the sequence is allowed where
-    the grammar is complete. The state is a place in the grammar and the number of tokens before it.
+    It governs what is written from the first token that the stage sees: all of the run, or in `think: ... ; answer:
+    grammar(...)` the answer. The end of the sequence is allowed where the grammar is complete. The state is a place in
+    the grammar and the number of tokens before it.
     """
 
     name = "grammar"
     kind = "constraint"
-    stateful = reads_text = True
-    drafts = False
+    stateful = True
+    reads_text = True
+    drafts = False  # it takes every token that it sees for a written one
     source: str
+    """The grammar itself, or a file that holds it."""
     text: str = field(init=False, compare=False, repr=False)
     """The grammar, read once: a file that changes doesn't change a policy."""
     language: Kind = field(init=False, compare=False, repr=False)
@@ -70,7 +72,7 @@ class Grammar(Stage):
     def check_run(self, context: RunContext) -> None:
         self._begin(context)
 
-    def step(self, state: Any, scores: Candidates, row: Row) -> tuple[Any, Candidates]:
+    def step(self, state: Any, candidates: Candidates, row: Row) -> tuple[Any, Candidates]:
         matcher, seen = state or (self._begin(row.context), len(row.tokens))
         for token in row.tokens[seen:]:  # written without having been drawn here: an exit's suffix, a wrap-up
             matcher = matcher.after(token)
@@ -79,12 +81,12 @@ class Grammar(Stage):
                     f"grammar {self._short} doesn't admit the forced token {token}; give the grammar to the answer "
                     "only (think: ... ; answer: grammar(...)), or leave out what forces it"
                 )
-        allowed, logits = matcher.allowed(), np.full_like(scores.logits, -np.inf)
+        allowed, logits = matcher.allowed(), np.full_like(candidates.logits, -np.inf)
         inside = np.flatnonzero(allowed[: len(logits)])
-        logits[inside] = scores.logits[inside]
+        logits[inside] = candidates.logits[inside]
         return (matcher, len(row.tokens)), Candidates(logits)
 
-    def accept(self, state: Any, scores: Candidates, token: int) -> Any:
+    def accept(self, state: Any, candidates: Candidates, token: int) -> Any:
         matcher, seen = state
         return matcher.after(token), seen + 1
 
@@ -113,7 +115,7 @@ def _read(source: str) -> str:
 
 
 def _language(text: str, source: str) -> Kind:
-    """What the text is written in; ControllerError for what is visibly neither."""
+    """What the text is written in. Raises ControllerError for what is visibly neither."""
     if text.lstrip().startswith("{"):
         try:
             json.loads(text)
