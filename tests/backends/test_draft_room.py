@@ -24,12 +24,8 @@ from reasonctl.controller import (
     Stateless,
     Trace,
 )
-from reasonctl.controller.drafting.planning.cost import CostCurve
 from support.llama_models import PROMPT, open_llama
-from support.toy_drafts import run, small
-
-FLAT = CostCurve({0: {1: 1.0, 32: 1.0}})
-CHEAP = CostCurve({0: {1: 0.05, 32: 0.05}})
+from support.toy_drafts import FLAT, run, small
 
 
 def tiny(**arguments):
