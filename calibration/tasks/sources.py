@@ -31,14 +31,17 @@ SCORING_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Task:
-    """A source of problems. draw(n, stream): n distinct problems, the same for the same arguments.
-
-    A finite task gives fewer than n when it has no more; streams of an endless one are independent.
-    """
+    """A source of problems."""
 
     name: str
+    """How the command line names it."""
     grader: Grader
+    """What grades its answers."""
     draw: Callable[[int, int], list[Problem]]
+    """draw(n, stream) gives n distinct problems, the same for the same arguments.
+
+    A finite task gives fewer where it has no more; streams of an endless one are independent.
+    """
     where: Callable[[Problem], str] = lambda problem: repr(problem.question)
     """Names a problem in an error: its line in a file."""
 
