@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.sampling.stages.grammar import Kind
+from reasonctl.controller.core.tokenizer import Kind, Matcher
 
 _PREFIX = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 
@@ -30,7 +30,7 @@ class Compiler:
         self._compiled: dict[tuple[str, Kind, frozenset[int]], Any] = {}
 
     def matcher(self, text: str, kind: Kind, eos: frozenset[int]) -> Place:
-        """The beginning of a grammar; see `controller.grammar.GrammarReader`."""
+        """The beginning of a grammar; see `Tokenizer.matcher`."""
         xgrammar = _xgrammar()
         found = self._compiled.get((text, kind, eos))
         if found is None:
@@ -57,7 +57,7 @@ class Compiler:
         return self._compilers[eos]
 
 
-class Place:
+class Place(Matcher):
     """A place in a grammar; its xgrammar matcher is never changed once it is a place's."""
 
     def __init__(self, matcher: Any, size: int, eos: frozenset[int]) -> None:

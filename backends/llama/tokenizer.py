@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from llama_cpp import Llama
 from llama_cpp import llama_cpp as C
 
-from reasonctl.controller.sampling.stages.grammar import Kind, Matcher
+from reasonctl.controller import Tokenizer
+from reasonctl.controller.core.tokenizer import Kind, Matcher
 
 from ..grammar import Compiler
 
@@ -16,7 +17,7 @@ _WRITTEN = C.LLAMA_TOKEN_ATTR_NORMAL | C.LLAMA_TOKEN_ATTR_USER_DEFINED | C.LLAMA
 _TEXT = _WRITTEN | C.LLAMA_TOKEN_ATTR_BYTE
 
 
-class LlamaTokenizer:
+class LlamaTokenizer(Tokenizer):
     """Special tokens are written and read as they stand (`<think>`), on every path."""
 
     def __init__(self, llm: Llama) -> None:

@@ -6,9 +6,9 @@ Sun et al. 2024: a lossless hierarchy for long contexts, where a step's time goe
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Protocol, cast
+from typing import cast
 
-from ...core.decode import NO_DRAFT, Decode, Draft, Session, Step
+from ...core.decode import NO_DRAFT, Decode, Draft, SparseSession, Step
 from ...core.errors import ControllerError
 from ..drafter import Drafter, Drafting, Target
 from ..planning.acceptance import Planned
@@ -16,24 +16,6 @@ from ..planning.cost import FIRST_ROWS, CostCurve, measure
 from ..prompt_lookup import PromptLookup
 from .cascade import Draws
 from .model_run import ModelRun
-
-
-class SparseView(Session, Protocol):
-    """A sequence that sees only a part of its past: chosen by the first row that it is fed."""
-
-    @property
-    def least(self) -> int:
-        """Fewest tokens that it can be rolled back to."""
-
-    def renew(self) -> None:
-        """The tokens that the whole sequence holds now; the next row sees them all and chooses anew."""
-
-
-class Retrieving(Session, Protocol):
-    """A session with `can.sparse`."""
-
-    def sparse(self, budget: int, chunk: int) -> SparseView:
-        """A view that reads `budget` tokens of the past, in chunks that a row's query chooses."""
 
 
 class TriForce(Planned):
@@ -85,9 +67,9 @@ class TriForceRun(ModelRun):
         super().__init__(drafter, target, target.session.engine, "the target", 1 << 30)
         self.t, self.chosen = drafter, -drafter.refresh
 
-    def open(self) -> SparseView:
+    def open(self) -> SparseSession:
         """A view of the target's sequence."""
-        return cast(Retrieving, self.target.session).sparse(self.t.budget, self.t.chunk)
+        return self.target.session.sparse(self.t.budget, self.t.chunk)
 
     def curves(self, tokens: Sequence[int]) -> Generator[Decode, Step, tuple[CostCurve, CostCurve]]:
         """Measured anew wherever the context has doubled."""
@@ -115,7 +97,7 @@ class TriForceRun(ModelRun):
         self, below: Drafter, tokens: Sequence[int], size: int, draws: Draws | None
     ) -> Generator[Decode, Step, Draft]:
         """As ever, with a view that is not too old and can be rolled back far enough."""
-        view = cast(SparseView, self.session)
+        view = cast(SparseSession, self.session)
         if len(tokens) - self.chosen >= self.t.refresh or self.common(tokens) < view.least:
             view.renew()
             self.fed, self.chosen = list(tokens[: view.length]), len(tokens)

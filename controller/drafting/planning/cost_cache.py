@@ -25,7 +25,7 @@ def known_curve(engine: Engine, tokens: Sequence[int]) -> Generator[Decode, Step
     found = _curve_in_memory(engine)
     if found is not None:
         return found
-    identity = getattr(engine, "identity", None)
+    identity = engine.identity
     stored = load_curve(cost_path(identity)) if identity else None
     if stored is not None:
         return _remember(engine, stored)
@@ -39,7 +39,7 @@ def known_curve(engine: Engine, tokens: Sequence[int]) -> Generator[Decode, Step
 
 def keep_curve(engine: Engine, curve: CostCurve) -> CostCurve:
     """A fresh curve for this process and for later ones; contexts that it lacks stay as they were known."""
-    identity = getattr(engine, "identity", None)
+    identity = engine.identity
     if identity:
         path = cost_path(identity)
         before = load_curve(path)
@@ -50,12 +50,12 @@ def keep_curve(engine: Engine, curve: CostCurve) -> CostCurve:
 
 
 def _curve_in_memory(engine: Engine) -> CostCurve | None:
-    identity = getattr(engine, "identity", None)
+    identity = engine.identity
     return _BY_PATH.get(cost_path(identity)) if identity else _BY_ENGINE.get(engine)
 
 
 def _remember(engine: Engine, curve: CostCurve) -> CostCurve:
-    identity = getattr(engine, "identity", None)
+    identity = engine.identity
     if identity:
         _BY_PATH[cost_path(identity)] = curve
     else:
