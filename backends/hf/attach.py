@@ -200,13 +200,13 @@ class _Attachment:
     ) -> Any:
         """What generate() calls in place of its own loop: the rows run one after another."""
         rows, controller, asked = len(input_ids), self._call.controller, self._call.asked
-        _check_config(config, prepared, self.engine.cache_name)
+        _check_config(config, prepared, self.engine.model_forward.cache_name)
         why = "running a batch row by row" if rows > 1 else "drafting" if controller.drafter else "an exit or a budget"
         if rows > 1 or controller.drafter or controller.rewrites:
             check_processors(processors, why)
-        if rows > 1 and getattr(prepared.get(self.engine.cache_name), "_is_user_defined", False):
+        if rows > 1 and getattr(prepared.get(self.engine.model_forward.cache_name), "_is_user_defined", False):
             raise ControllerError(
-                f"{self.engine.cache_name} of a batch can't be honoured; leave it out, or detach first"
+                f"{self.engine.model_forward.cache_name} of a batch can't be honoured; leave it out, or detach first"
             )
         notes = self._notes(config)
         random = config.do_sample or controller.policy is not None
@@ -234,7 +234,7 @@ class _Attachment:
 
     def _unpadded(self, padded: list[int], mask: list[int]) -> list[int]:
         """The tokens that attention sees: it is blind to holes, and positions skip them."""
-        if self.engine.recurrent and 0 in mask[mask.index(1) if 1 in mask else 0 :]:
+        if self.engine.model_forward.recurrent and 0 in mask[mask.index(1) if 1 in mask else 0 :]:
             raise ControllerError(
                 "attention_mask has a hole; a recurrent state runs through holes: pass a mask of ones"
             )
@@ -263,20 +263,22 @@ class _Attachment:
 
     def _session(self, prepared: dict[str, Any], length: int, config: Any) -> HFSession:
         """A new sequence, or the one in a cache that the user passed."""
-        cache: Any = prepared.get(self.engine.cache_name)
+        cache: Any = prepared.get(self.engine.model_forward.cache_name)
         if not getattr(cache, "_is_user_defined", False):
             return self.engine.session()
         told = getattr(config, "_mask_length", length)
         seen = cache.get_seq_length()
         if type(cache) is not DynamicCache or prepared.get("attention_mask") is not None or told != length:
             raise ControllerError(
-                f"{self.engine.cache_name} is honoured as a DynamicCache of one unpadded prompt whose tokens are all "
-                "in input_ids; leave it out, or detach first"
+                f"{self.engine.model_forward.cache_name} is honoured as a DynamicCache of one unpadded prompt "
+                "whose tokens are all in input_ids; leave it out, or detach first"
             )
         if seen >= length:
-            raise ControllerError(f"{self.engine.cache_name} holds {seen} tokens and input_ids only {length}; crop it")
+            raise ControllerError(
+                f"{self.engine.model_forward.cache_name} holds {seen} tokens and input_ids only {length}; crop it"
+            )
         cache.activate_past_recording()
-        return HFSession(self.engine, cache, seen, self.model.device)
+        return self.engine.adopt(cache, seen)
 
 
 def _check_config(config: Any, prepared: dict[str, Any], cache_name: str) -> None:
