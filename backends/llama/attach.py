@@ -154,7 +154,7 @@ class _Attached:
         if room < 1:
             more = f" ({sum(others)} more on the policy's second sequence)" if others else ""
             raise ControllerError(
-                f"the prompt has {len(prompt)} tokens{more} and the context {self.engine.context}; "
+                f"the prompt has {len(prompt)} tokens{more} and the context {self.engine.context.size}; "
                 "shorten it or raise n_ctx"
             )
         limit = min(budget, room) if budget is not None and budget > 0 else room
@@ -176,14 +176,14 @@ class _Attached:
         if room < 1 and others:
             return  # the library knows nothing of a second sequence, and asks for what the context could hold without
         if room < 1:
-            raise ControllerError(f"the context of {self.engine.context} tokens is full; give a larger n_ctx")
+            raise ControllerError(f"the context of {self.engine.context.size} tokens is full; give a larger n_ctx")
         rest, more = Controller(drafter=controller.drafter), replace(call, prompt=tokens, max_new_tokens=room)
         yield from self._stream(rest, more, arguments["stopping_criteria"], Trace())
 
     def _room(self, tokens: Sequence[int], policy: Policy) -> tuple[tuple[int, ...], int]:
         """(lengths of a policy's sequences beside the run's own, most tokens to come): all share the context."""
         others = beside((policy,), self.tokenizer, tokens)
-        return others, (self.engine.context - len(tokens) - sum(others)) // (1 + len(others))
+        return others, (self.engine.context.size - len(tokens) - sum(others)) // (1 + len(others))
 
     def _stream(
         self, controller: Controller, call: Call, stop: Any, trace: Trace
@@ -222,14 +222,14 @@ class _Attached:
     def _reuse_prefix(self, prompt: Sequence[int]) -> None:
         """Keep what the cache shares with the prompt; the last prompt token is always fed, for its logits."""
         llm, session = self.llm, self.session
-        if len(llm.input_ids) < self.engine.context:
+        if len(llm.input_ids) < self.engine.context.size:
             # The library makes this array as long as the n_ctx asked for, which llama.cpp rounds up.
-            llm.input_ids = np.concatenate([llm.input_ids, np.zeros(self.engine.context, dtype=np.intc)])
+            llm.input_ids = np.concatenate([llm.input_ids, np.zeros(self.engine.context.size, dtype=np.intc)])
         n = min(session.adopt(llm.n_tokens), len(prompt) - 1)
         shared = np.asarray(prompt[:n], dtype=np.intc) == llm.input_ids[:n]
         common = n if shared.all() else int(shared.argmin())
         if common < session.length:
-            if self.engine.editable:
+            if self.engine.context.editable:
                 session.rollback(session.length - common)
             else:
                 common = session.adopt(0)
