@@ -242,13 +242,13 @@ class Engine(ABC):
     """Most requests that one `forward` takes."""
 
     @property
-    def identity(self) -> str | None:
+    def identity(self) -> str:
         """What a forward's cost depends on, besides the machine.
 
-        Engines of one identity share measured costs, in this process and in the user's cache folder. None (the
+        Engines of one identity share measured costs, in this process and in the user's cache folder. "" (the
         default): this engine's costs are its own, and are forgotten with it.
         """
-        return None
+        return ""
 
     @abstractmethod
     def session(self) -> Session:
