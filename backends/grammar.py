@@ -15,6 +15,8 @@ import numpy.typing as npt
 from reasonctl.controller import ControllerError
 from reasonctl.controller.core.tokenizer import Kind, Matcher
 
+from .extras import require
+
 _PREFIX = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 
 
@@ -78,8 +80,7 @@ class Place(Matcher):
 
 
 def _xgrammar() -> Any:
-    try:
-        import xgrammar
-    except ImportError:
-        raise ControllerError("a grammar needs xgrammar; install it: pip install 'reasonctl[grammar]'") from None
+    require("grammar", "xgrammar")
+    import xgrammar
+
     return xgrammar
