@@ -58,7 +58,8 @@ class Handle:
 
     def detach(self) -> None:
         """Give the model back as it was; a second call does nothing."""
-        restore, self._restore = self._restore, None
+        restore = self._restore
+        self._restore = None
         if restore is not None:
             restore()
 

@@ -159,7 +159,8 @@ class HFSession(Session):
             for layer in self.cache.layers:
                 if isinstance(layer, DynamicSlidingWindowLayer) and layer.is_initialized:
                     # Its own crop would drop the recorded past, and the next rollback with it.
-                    layer.keys, layer.values = layer.keys[..., :-n, :], layer.values[..., :-n, :]
+                    layer.keys = layer.keys[..., :-n, :]
+                    layer.values = layer.values[..., :-n, :]
                     layer.cumulative_length -= n
                 else:
                     layer.crop(-n)

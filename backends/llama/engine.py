@@ -105,7 +105,9 @@ class LlamaEngine(Engine):
         """Prompts, drafts, and rows whose hidden state is read."""
         self._check(session, request)
         pending, draft, layers = request.pending, request.draft, request.layers
-        n, start, wanted = len(pending), session.length, len(pending) + len(draft)
+        n = len(pending)
+        start = session.length
+        wanted = n + len(draft)
         last = self._last_part(n, len(draft))
         before = n - last
         below = leaves_below(draft)

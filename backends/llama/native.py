@@ -36,7 +36,8 @@ def rebuild(llm: Llama, **changes: Any) -> None:
             raise ControllerError(f"llama.cpp can't make a context of {params.n_ctx} tokens; lower n_ctx") from None
         rebuild(llm)
         raise ControllerError(f"llama.cpp can't rebuild the context of {params.n_ctx} tokens; lower n_ctx") from None
-    llm.n_tokens, llm._requires_eval = 0, True
+    llm.n_tokens = 0
+    llm._requires_eval = True
     if llm._lora_adapter is not None:
         adapters = (C.llama_adapter_lora_p_ctypes * 1)(llm._lora_adapter)
         if C.llama_set_adapters_lora(llm.ctx, adapters, 1, (ctypes.c_float * 1)(llm.lora_scale)):
@@ -143,7 +144,8 @@ class Batch:
 
     def plain(self) -> None:
         """One row with logits."""
-        self.struct.n_tokens, self.wanted[0] = 1, 1
+        self.struct.n_tokens = 1
+        self.wanted[0] = 1
 
     def chain(self, tokens: Sequence[int], start: int, sequence: int) -> None:
         """Rows of one sequence from position `start`, without logits."""
@@ -165,8 +167,10 @@ class Batch:
             self.n_ids[:n] = len(ids)
             self.ids[:n, : len(ids)] = ids
         for node, depth in enumerate(draft.depths()):
-            row, leaves = n + node, below[node + 1]
-            self.token[row], self.pos[row] = draft.tokens[node], start + n + depth
+            row = n + node
+            leaves = below[node + 1]
+            self.token[row] = draft.tokens[node]
+            self.pos[row] = start + n + depth
             self.n_ids[row] = len(leaves)
             self.ids[row, : len(leaves)] = [ids[leaf] for leaf in leaves]
         self.struct.n_tokens = n + len(draft)
@@ -180,8 +184,10 @@ def _ggml() -> Any:
     if not found:
         raise ControllerError(f"no ggml-base library in {folder}: no hidden states; reinstall llama-cpp-python")
     lib = ctypes.CDLL(str(found[0]))
-    lib.ggml_get_name.argtypes, lib.ggml_get_name.restype = [ctypes.c_void_p], ctypes.c_char_p
-    lib.ggml_nbytes.argtypes, lib.ggml_nbytes.restype = [ctypes.c_void_p], ctypes.c_size_t
+    lib.ggml_get_name.argtypes = [ctypes.c_void_p]
+    lib.ggml_get_name.restype = ctypes.c_char_p
+    lib.ggml_nbytes.argtypes = [ctypes.c_void_p]
+    lib.ggml_nbytes.restype = ctypes.c_size_t
     lib.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
     lib.ggml_backend_tensor_get.restype = None
     return lib

@@ -22,8 +22,10 @@ class LlamaTokenizer(Tokenizer):
 
     def __init__(self, llm: Llama) -> None:
         # A Llama frees its model when it is collected, whoever else still holds that.
-        self._llm, self._vocab = llm, llm._model.vocab
-        self._size, self._buffer = 64, ctypes.create_string_buffer(64)
+        self._llm = llm
+        self._vocab = llm._model.vocab
+        self._size = 64
+        self._buffer = ctypes.create_string_buffer(self._size)
         # SentencePiece models put a space before the first word of a text; inside a sequence that is wrong.
         spaced = llm.metadata.get("tokenizer.ggml.add_space_prefix", "true") == "true"
         sentencepiece = llm._model.vocab_type() == C.LLAMA_VOCAB_TYPE_SPM
@@ -39,7 +41,8 @@ class LlamaTokenizer(Tokenizer):
         """The token's bytes."""
         n = C.llama_token_to_piece(self._vocab, token, self._buffer, self._size, 0, True)
         if n < 0:
-            self._size, self._buffer = -n, ctypes.create_string_buffer(-n)
+            self._size = -n
+            self._buffer = ctypes.create_string_buffer(self._size)
             n = C.llama_token_to_piece(self._vocab, token, self._buffer, self._size, 0, True)
         return self._buffer.raw[:n]
 
