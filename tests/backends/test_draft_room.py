@@ -65,7 +65,7 @@ def tokens_of(target, used, prompt, most):
 def test_drafts_up_to_the_last_token_of_the_context(arguments):
     target = tiny(**arguments)
     prompt = target.tokenizer.encode(PROMPT) * 10
-    most = target.engine.context - len(prompt)
+    most = target.engine.context.size - len(prompt)
     plain = tokens_of(target, None, prompt, most)
     assert most > 60 and len(plain.tokens) == most
     for name, used in drafters(target).items():

@@ -9,38 +9,18 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...core.errors import ControllerError
+from ...core.tokenizer import Kind, Matcher
 from ..candidates import Candidates
 from ..row import Row, RunContext
 from ..stage import Stage
 
-Kind = Literal["ebnf", "schema"]
-
 _SHOWN = 40
 _ROOT = re.compile(r"^\s*root\s*::=", re.MULTILINE)
-
-
-class Matcher(Protocol):
-    """A place in a grammar. A value: it never changes."""
-
-    def allowed(self) -> npt.NDArray[np.bool_]:
-        """Which tokens may come next, shape (n,); ids from n on may not."""
-
-    def after(self, token: int) -> Matcher | None:
-        """The place after a token; None if the grammar doesn't admit it."""
-
-
-@runtime_checkable
-class GrammarReader(Protocol):
-    """A tokenizer that can match grammars against its tokens."""
-
-    def matcher(self, text: str, kind: Kind, eos: frozenset[int]) -> Matcher:
-        """The beginning of a grammar. Raises ControllerError, in one line, for one that can't be read."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +71,7 @@ class Grammar(Stage):
         return matcher.after(token), seen + 1
 
     def _begin(self, context: RunContext) -> Matcher:
-        tokenizer = context.read(self.name)
-        if not isinstance(tokenizer, GrammarReader):
-            raise ControllerError(f"{type(tokenizer).__name__} can't match grammars against its tokens; leave it out")
-        return tokenizer.matcher(self.text, self.language, context.eos)
+        return context.read(self.name).matcher(self.text, self.language, context.eos)
 
     @property
     def _short(self) -> str:
