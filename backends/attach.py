@@ -1,4 +1,4 @@
-"""`attach`: one call for every library. Imports only the library that the model comes from."""
+"""`attach`: one call for every library. Only the library that the model comes from is imported."""
 
 from __future__ import annotations
 
@@ -10,9 +10,18 @@ from .handle import Handle
 
 
 def attach(model_or_llm: Any, controller: Controller, *, tokenizer: Any = None) -> Handle:
-    """Control every later generate call of a transformers model or a llama_cpp.Llama.
+    """Control every later generate call of a model.
 
-    tokenizer: the transformers tokenizer; needed for exit rules and stop strings, not used by llama.cpp.
+    Args:
+        model_or_llm: a transformers model or a llama_cpp.Llama.
+        controller: exit rule, policy, drafter and limits.
+        tokenizer: the transformers tokenizer; needed for exit rules and stop strings, not used by llama.cpp.
+
+    Returns:
+        The way to read traces and to detach.
+
+    Raises:
+        ControllerError: the model is of another kind, or can't run under this controller.
     """
     libraries = {base.__module__.partition(".")[0] for base in type(model_or_llm).__mro__}
     if "llama_cpp" in libraries:

@@ -1,4 +1,4 @@
-"""Reads a GGUF file's metadata and checks that the file is whole; loads no weights."""
+"""Reads a GGUF file's metadata and checks that the file is whole. No weights are loaded."""
 
 from __future__ import annotations
 

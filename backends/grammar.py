@@ -1,6 +1,7 @@
-"""Grammars matched against a tokenizer's tokens by xgrammar, for both backends alike.
+"""Grammars matched against a tokenizer's tokens by xgrammar, for every backend.
 
-Owns the way from (id, bytes) pairs to masks; the stage that uses them is the controller's.
+A backend's tokenizer gives (id, bytes) pairs to a `Compiler` and gets positions in a grammar back. The stage that masks
+logits with them is the controller's.
 """
 
 from __future__ import annotations
@@ -21,12 +22,10 @@ _PREFIX = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 
 
 class Compiler:
-    """Compiles grammars for one tokenizer, each once.
-
-    spellings: (id, bytes) of every token that a grammar's text may be spelt with; control tokens are not among them.
-    """
+    """Compiles grammars for one tokenizer, each once."""
 
     def __init__(self, spellings: Callable[[], Iterable[tuple[int, bytes]]]) -> None:
+        """`spellings` gives (id, bytes) of every token that may spell a grammar's text: no control tokens."""
         self._spellings = spellings
         self._compilers: dict[frozenset[int], Any] = {}
         self._compiled: dict[tuple[str, Kind, frozenset[int]], Any] = {}
@@ -46,12 +45,12 @@ class Compiler:
         return Position(xgrammar.GrammarMatcher(found), found.tokenizer_info.vocab_size, eos)
 
     def _compiler(self, eos: frozenset[int]) -> Any:
-        """Knows the tokens; making it takes most of the time for a large vocabulary."""
+        """xgrammar's compiler for these end tokens; making it takes most of the time for a large vocabulary."""
         if eos not in self._compilers:
             xgrammar = _xgrammar()
             spelt = dict(self._spellings())
             size = max([*spelt, *eos]) + 1
-            # Ids without bytes count as special tokens there: never allowed.
+            # xgrammar takes ids without bytes for special tokens, which are never allowed.
             pieces = [b"" if token in eos else spelt.get(token, b"") for token in range(size)]
             known = xgrammar.TokenizerInfo(
                 pieces, vocab_type=xgrammar.VocabType.RAW, vocab_size=size, stop_token_ids=sorted(eos)
@@ -61,7 +60,7 @@ class Compiler:
 
 
 class Position(Matcher):
-    """A place in a grammar; its xgrammar matcher is never changed once it is a place's."""
+    """A position in a grammar. Its xgrammar matcher never changes: `after` moves a copy."""
 
     def __init__(self, matcher: Any, size: int, eos: frozenset[int]) -> None:
         self._matcher = matcher
@@ -69,13 +68,14 @@ class Position(Matcher):
         self._eos = eos
 
     def allowed(self) -> npt.NDArray[np.bool_]:
-        """Shape (size,): the end of the sequence where the grammar is complete, and tokens that go on with it."""
-        words = np.full((1, -(-self._size // 32)), -1, dtype=np.int32)
+        """Shape (size,): tokens that go on with the grammar; end tokens where it is complete."""
+        words_needed = (self._size + 31) // 32
+        words = np.full((1, words_needed), -1, dtype=np.int32)
         self._matcher.fill_next_token_bitmask(words)
         return np.unpackbits(words.view(np.uint8)[0], count=self._size, bitorder="little").astype(bool)
 
     def after(self, token: int) -> Position | None:
-        """The place behind a token; the end of the sequence leaves the grammar where it is."""
+        """The position after a token, None where it isn't allowed; an end token doesn't move it."""
         if token in self._eos:
             return self if self.allowed()[token] else None
         matcher = self._matcher.fork()

@@ -16,7 +16,7 @@ Choice = Literal["llama.cpp", "transformers"]
 TINY = "tiny"
 
 BUNDLED_PROBE = Path(str(files("reasonctl.backends.tiny_probe"))) / "tiny.probe.safetensors"
-"""The probe of the bundled model; not among its weights, where other engines would read it as one of them."""
+"""The bundled model's probe; it lies apart from the weights, since other engines would read it as one of them."""
 
 
 def tiny_folder() -> Path:
@@ -29,9 +29,15 @@ def load_model(
 ) -> Model:
     """Load a model by the CLI's MODEL argument.
 
-    backend: only `tiny` comes in both formats; elsewhere the name decides, and a contradiction is an error.
-    hidden: the engine can give hidden states (llama.cpp installs a callback for that only if asked).
-    context: tokens of context, 0 = the model's own. Raises ControllerError for what can't be loaded.
+    Args:
+        name: `tiny`, a .gguf file, `hf:FILE.gguf`, a transformers folder or a hub id.
+        backend: only `tiny` comes in both formats; elsewhere the name decides, and a contradiction is an error.
+        context: tokens of context on llama.cpp; 0 = the model's own.
+        threads: None = the library's choice.
+        hidden: the engine can give hidden states (llama.cpp installs a callback for that only if asked).
+
+    Raises:
+        ControllerError: the model can't be loaded, or its library isn't installed.
     """
     if name == TINY:
         name = str(tiny_folder() if backend == "transformers" else tiny_folder() / "tiny.gguf")

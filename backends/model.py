@@ -14,32 +14,36 @@ Backend = Literal["llama.cpp", "transformers"]
 
 @dataclass(frozen=True)
 class Model:
-    """Engine, tokenizer and the facts that a probe's card records.
-
-    library: the llama_cpp.Llama or the transformers model, for those who call it directly.
-    width: hidden size; depth: number of blocks. template: the chat template, if there is one.
-    settings: what changes hidden states slightly (quantisation, dtype, flash attention).
-    prompt: a question as the prompt's tokens, through the chat template where there is one.
-    start: what precedes a text that is no prompt: the token of its beginning, or nothing.
-    """
+    """Engine, tokenizer and the facts that a probe's card records."""
 
     name: str
+    """What the user calls it."""
     backend: Backend
     library: Any
+    """The llama_cpp.Llama or the transformers model, for code that calls it directly."""
     engine: Engine
     tokenizer: Tokenizer
     eos: frozenset[int]
+    """Every token that ends a text."""
     depth: int
+    """Number of blocks."""
     width: int
+    """Hidden size."""
     context: int
+    """Most tokens of one sequence."""
     template: str | None
+    """The chat template; None where the model has none."""
     settings: dict[str, str]
+    """What changes hidden states slightly: quantisation, dtype, flash attention."""
     prompt: Callable[[str], list[int]]
+    """Turns a question into a prompt's tokens, through the chat template where there is one."""
     can: Capabilities
+    """What a new session can do."""
     start: tuple[int, ...] = ()
+    """Tokens before a text that is no prompt: BOS, where the model wants one."""
 
     def fingerprint(self) -> str:
-        """Equal for the same weights' vocabulary and shape in any format: depth, width, token bytes by id."""
+        """A hash of depth, width and vocabulary: equal for the same model in every format and quantisation."""
         digest = hashlib.sha256(f"{self.depth} {self.width}\n".encode())
         for token, piece in self.tokenizer.pieces():
             digest.update(f"{token} {piece.hex()}\n".encode())

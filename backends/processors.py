@@ -1,6 +1,7 @@
-"""Logits processors of a user's call under rollbacks, for both libraries: who may keep state, how copies are made.
+"""Logits processors of a user's call under rollbacks: which may run, and how those with a state are copied.
 
-Owns the rule; which of a library's own processors are known to keep none is the backend's to say.
+A processor that remembers what it was shown would remember tokens that were taken back. Each backend knows which of
+its library's own processors keep no state; the others must declare it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ from reasonctl.controller import ControllerError
 
 
 def check_stateless(processors: Sequence[Any], why: str) -> None:
-    """Raises ControllerError for the first processor that may remember tokens taken back, and can't be copied."""
+    """Refuse processors that may keep a state and can't be copied.
+
+    Args:
+        processors: those that the library doesn't know to be stateless.
+        why: what takes tokens back in this call, for the message.
+
+    Raises:
+        ControllerError: the first such processor, with the ways out.
+    """
     for processor in processors:
         if not getattr(processor, "stateless", False) and not forks(processor):
             raise ControllerError(
@@ -23,15 +32,15 @@ def check_stateless(processors: Sequence[Any], why: str) -> None:
 
 
 def forks(processor: Any) -> bool:
-    """Whether it can be copied."""
+    """Whether a processor can be copied: it has a `fork()`."""
     return callable(getattr(processor, "fork", None))
 
 
 def forked(processors: Sequence[Any]) -> tuple[Any, ...]:
-    """Copies of those that can be copied; the others themselves."""
+    """The same processors, each a copy where it can be copied."""
     return tuple(processor.fork() if forks(processor) else processor for processor in processors)
 
 
 def _named(processor: Any) -> str:
-    """A function by its own name, an object by its class's."""
+    """The name of a function, or of an object's class."""
     return str(getattr(processor, "__name__", type(processor).__name__))

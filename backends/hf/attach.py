@@ -1,7 +1,7 @@
 """attach() for transformers: the model's class is swapped for a subclass whose `_sample` runs the controlled loop.
 
-Everything that generate() prepares (limits, stop strings, streamer, processors) keeps its meaning. Owns the call's
-translation; the loop is the controller's.
+Everything that generate() prepares keeps its meaning: limits, stop strings, streamer, processors. Here a prepared call
+becomes a `Call` for each row; the loop is the controller's.
 """
 
 from __future__ import annotations
@@ -46,11 +46,14 @@ _MODES = {
     GenerationMode.DOLA_GENERATION: "dola_layers",
     GenerationMode.ASSISTED_GENERATION: "assistant_model or prompt_lookup_num_tokens",
 }
-"""Modes with a loop of their own, by the argument that asks for them."""
+"""Modes of generate() with a loop of their own, and the argument that asks for each."""
 
 _MARK = "_reasonctl"
 """Attribute of an attached model's class."""
+
 _REFUSED = ("inputs_embeds", "position_ids", "assistant_model", "synced_gpus")
+"""Arguments of a call that the loop can't honour."""
+
 _PREPARED = {
     "attention_mask",
     "position_ids",
@@ -60,6 +63,8 @@ _PREPARED = {
     "past_key_values",
     "cache_params",
 }
+"""What generate() may hand to `_sample` for the forward; anything else would be lost, and is refused."""
+
 _SAMPLING = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0} | dict.fromkeys(
     ("min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 )
@@ -67,7 +72,16 @@ _SAMPLING = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0} 
 
 
 def attach_transformers(model: Any, controller: Controller, *, tokenizer: Any = None) -> Handle:
-    """Control every later `model.generate(...)`. Raises ControllerError if that model or controller can't be."""
+    """Control every later `model.generate(...)`.
+
+    Args:
+        model: a transformers model; its class is swapped until the handle is detached.
+        controller: exit rule, policy, drafter and limits.
+        tokenizer: the model's; needed where the controller reads text.
+
+    Raises:
+        ControllerError: the model can't be controlled, is attached already, or lacks what the controller needs.
+    """
     base = type(model)
     if hasattr(base, _MARK):
         raise ControllerError(f"this {base.__name__} is attached already; detach its handle first")
@@ -120,7 +134,7 @@ def _members(attachment: HFAttachment) -> dict[str, Any]:
 
 
 class _Shared:
-    """Feeds a prompt that several rows of a batch have in common (num_return_sequences) once."""
+    """Feeds a prompt once that several rows of a batch have in common (num_return_sequences)."""
 
     def __init__(self, engine: HFEngine) -> None:
         self._engine = engine
@@ -176,7 +190,7 @@ class HFAttachment(Attachment):
 
     def _check_arguments(self, named: dict[str, Any]) -> None:
         """Raises ControllerError for a call's argument that the loop can't honour; takes custom_generate off it."""
-        # With this argument transformers drops streamer and tokenizer; the swapped class needs no such detour.
+        # With custom_generate, transformers would drop streamer and tokenizer. The swapped class needs no such detour.
         if named.pop("custom_generate", None) not in (None, self.handle.custom_generate):
             raise ControllerError("custom_generate brings a loop of its own; leave it out, or detach first")
         for name in _REFUSED:
@@ -234,7 +248,7 @@ class HFAttachment(Attachment):
             raise ControllerError(f"{cache_name} of a batch can't be honoured; leave it out, or detach first")
 
     def _unpadded(self, padded: list[int], mask: list[int]) -> list[int]:
-        """The tokens that attention sees: it is blind to holes, and positions skip them."""
+        """The tokens that the mask shows. Attention skips holes in it, and positions don't count them."""
         first = mask.index(1) if 1 in mask else 0
         if self.engine.model_forward.recurrent and 0 in mask[first:]:
             raise ControllerError(
@@ -280,6 +294,7 @@ class HFAttachment(Attachment):
 
 
 def _check_config(config: Any, prepared: dict[str, Any]) -> None:
+    """Raises ControllerError for an option that the loop can't honour."""
     wanted = {
         "use_cache": config.use_cache is False,
         "cache_implementation": config.cache_implementation not in (None, "dynamic", "hybrid", "sliding_window"),
@@ -295,7 +310,10 @@ def _check_config(config: Any, prepared: dict[str, Any]) -> None:
 
 
 def _reader(padded: list[int], skip: int, device: torch.device) -> Callable[[Sequence[int]], torch.Tensor]:
-    """Tokens as the library's processors and criteria see them: the padded prompt, then what was generated."""
+    """A function from a run's tokens to what processors and criteria expect: the padded prompt, then the rest.
+
+    skip: the tokens of the unpadded prompt, which the run's tokens begin with.
+    """
 
     def read(tokens: Sequence[int]) -> torch.Tensor:
         return torch.tensor([padded + list(tokens[skip:])], device=device)

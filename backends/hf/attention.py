@@ -1,7 +1,7 @@
-"""Attention of a few rows over a past: query heads that share a key head are folded into the rows.
+"""Attention of a few rows over a long past, with query heads that share a key head folded into the rows.
 
-The library repeats the cache for every query head there, or takes a slow kernel; folding reads it once as it is.
-Owns the switch to it and who may watch queries; masks and caches are the session's.
+The library repeats the cache for every query head, or takes a slow kernel. Folding reads the cache once, as it is. The
+session makes the masks; `folded` switches the attention, and shows queries and keys to whoever asks.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from transformers.masking_utils import sdpa_mask
 
 _NAME = "reasonctl_folded"
 See = Callable[[int, torch.Tensor, torch.Tensor], None]
-"""Is shown (layer, query, key); shapes (1, heads, rows, width) and (1, key heads, columns, width)."""
+"""Called with a layer's number, its query (1, heads, rows, width) and its key (1, key heads, columns, width)."""
 _SEE: ContextVar[See | None] = ContextVar("see", default=None)
 
 MOST_ROWS = 128
-"""More rows than that are a prompt: the library's own kernels are as good, and a folded mask would be large."""
+"""Most rows that are folded. More are a prompt: the library's kernels are as good, and the mask would be large."""
 
 
 @contextmanager
 def folded(model: Any, see: See | None = None) -> Iterator[None]:
-    """Forwards inside fold; `see` is shown every layer's queries and keys, as attention gets them."""
+    """Fold in every forward of this block; `see` is called with each layer's query and key."""
     config = model.config.get_text_config(decoder=True)
     before = config._attn_implementation
     config._attn_implementation = _NAME
@@ -55,7 +55,11 @@ def _attention(
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """mask: shape (1, 1, groups * rows, columns), additive: folded already; None = every row sees everything."""
+    """Attention as transformers calls it.
+
+    Args:
+        mask: additive, its rows folded already: shape (1, 1, groups * rows, columns). None: every row sees everything.
+    """
     see = _SEE.get()
     if see is not None:
         see(module.layer_idx, query, key)

@@ -20,7 +20,7 @@ from .engine import HFEngine
 from .tokenizer import HFTokenizer
 
 _BROKEN = (OSError, ValueError, KeyError, IndexError, RuntimeError, ImportError, SafetensorError, struct.error)
-"""What transformers raises for files that are missing, truncated, or of an unknown kind."""
+"""What transformers raises for files that are missing, truncated or of an unknown kind."""
 
 
 def load_transformers(name: str, *, gguf_file: str | None = None, dtype: torch.dtype | None = None) -> Model:
@@ -53,7 +53,7 @@ def load_transformers(name: str, *, gguf_file: str | None = None, dtype: torch.d
             logging.enable_progress_bar()
     if gguf_file:
         name = f"hf:{Path(source) / gguf_file}"
-        # transformers leaves a GGUF's chat template behind.
+        # transformers doesn't read a GGUF's chat template.
         tokenizer.chat_template = tokenizer.chat_template or header.get("tokenizer.chat_template")
     return wrap_transformers(name, library, tokenizer, gguf=gguf_file is not None)
 

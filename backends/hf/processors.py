@@ -1,6 +1,6 @@
-"""The logits processors of a transformers call as a constraint in front of a policy.
+"""The logits processors of a transformers call as a constraint before a policy.
 
-Owns which processors may run under rollbacks, and how a batch's processors become one row's.
+Here is which of the library's processors keep no state, and how a batch's processors become one row's.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _STAGES: dict[type, Callable[[Any], Stage]] = {
     hf.TopPLogitsWarper: lambda p: TopP(p.top_p),
     hf.MinPLogitsWarper: lambda p: MinP(p.min_p),
 }
-"""What the usual ones are in a policy's text."""
+"""How the usual processors are written in a policy's text."""
 
 _BLIND = (*WARPERS, hf.InfNanRemoveLogitsProcessor, hf.LogitNormalization, hf.SuppressTokensLogitsProcessor)
-"""Processors that never look at the tokens."""
+"""Processors that never read the tokens."""
 
 _STATELESS = (
     *_BLIND,
@@ -61,7 +61,7 @@ _STATELESS = (
 
 
 def check_processors(processors: Sequence[Any], why: str) -> None:
-    """Raises ControllerError for the first of the call's processors that may remember tokens taken back."""
+    """Raises ControllerError for the first processor of a call that may remember tokens taken back."""
     check_stateless([processor for processor in processors if type(processor) not in _STATELESS], why)
 
 
@@ -90,20 +90,18 @@ def _changed(processor: Any, **attributes: Any) -> Any:
 
 @dataclass(frozen=True)
 class Processors(Stage):
-    """transformers' processors as one constraint. Those with a `fork()` are the state: each token has its own copies.
-
-    ids: the run's tokens as the processors expect them, padding included, shape (1, length).
-    """
+    """transformers' processors as one constraint; its state are copies of those that have a `fork()`."""
 
     name = "logits_processor"
     kind = "constraint"
     stateful = True
     processors: tuple[Any, ...]
     ids: Callable[[Sequence[int]], torch.Tensor]
+    """Turns a run's tokens into what the processors expect: padding included, shape (1, length)."""
 
     @property
     def blind(self) -> bool:
-        """No processor looks at the tokens."""
+        """No processor reads the tokens."""
         return all(type(processor) in _BLIND for processor in self.processors)
 
     def __str__(self) -> str:
@@ -123,7 +121,7 @@ class Processors(Stage):
 
 
 def _written(processor: Any) -> str:
-    """The text of a processor's stage; nothing where it is off."""
+    """A processor in a policy's text; "" where it changes nothing."""
     found = _STAGES.get(type(processor))
     if found is None:
         return type(processor).__name__
@@ -133,7 +131,7 @@ def _written(processor: Any) -> str:
 
 @dataclass(frozen=True)
 class UserProcessors(Processors):
-    """Processors that the library doesn't know: they may count their calls, so only the target's rows ask them."""
+    """Processors of the user's own. They may count their calls, so they see the target's rows only."""
 
     drafts = False
 

@@ -87,7 +87,8 @@ class HFSession(Session):
 
     def _inputs(self, draft: Draft, size: int) -> dict[str, Any]:
         """Mask and positions, where the model's forward can't tell them from the cache alone."""
-        if not draft.is_chain() or (size > 1 and self._folds(size)):
+        branches = bool(draft.tokens) and not draft.is_chain()
+        if branches or (size > 1 and self._folds(size)):
             return {
                 "attention_mask": self._tree_mask(draft, size),
                 "position_ids": self._tree_positions(draft, size),

@@ -9,10 +9,18 @@ import torch
 
 
 def choose(query: torch.Tensor, keys: torch.Tensor, budget: int, chunk: int) -> torch.Tensor:
-    """Columns to keep, shape (key heads, kept), ascending: chunk 0, the best others by query . mean key, the tail.
+    """Choose the columns that a view keeps: the first chunk, the chunks that fit the query best, and the tail.
 
-    query: shape (heads, width); heads that share a key head are averaged. keys: shape (key heads, columns, width).
-    kept is `budget` rounded down to whole chunks, plus the columns behind the last whole chunk; all where they fit.
+    A chunk fits by the product of the query with its mean key. The tail is what comes after the last whole chunk.
+
+    Args:
+        query: shape (heads, width); heads that share a key head are averaged.
+        keys: shape (key heads, columns, width).
+        budget: columns to keep besides the tail, rounded down to whole chunks.
+        chunk: columns of a chunk.
+
+    Returns:
+        Shape (key heads, kept), ascending; every column where all of them fit.
     """
     heads, columns, width = keys.shape
     count, wanted = columns // chunk, budget // chunk
@@ -28,9 +36,12 @@ def choose(query: torch.Tensor, keys: torch.Tensor, budget: int, chunk: int) -> 
 
 
 def keep_columns(states: torch.Tensor, columns: torch.Tensor, before: int) -> torch.Tensor:
-    """Keys or values with the chosen ones of the first `before` columns, and all columns after them.
+    """Keys or values with some of the first columns left out.
 
-    states: shape (1, key heads, columns, width). columns: shape (key heads, kept), as `choose` gives them.
+    Args:
+        states: shape (1, key heads, columns, width).
+        columns: those to keep of the first `before` ones, as `choose` gives them: shape (key heads, kept).
+        before: all columns from here on stay.
     """
     chosen = columns[None, :, :, None].expand(-1, -1, -1, states.shape[-1])
     return torch.cat([states.gather(-2, chosen), states[..., before:, :]], dim=-2)

@@ -1,6 +1,7 @@
-"""A transformers tokenizer as the loop's port: the exact bytes of each token, and text inside a sequence.
+"""A transformers tokenizer as the controller's: the exact bytes of each token, and text inside a sequence.
 
-Knows the alphabets that vocabularies are written in; adds no BOS and no chat template.
+Vocabularies spell bytes in alphabets of their own (byte-level BPE, SentencePiece, WordPiece), which are undone here. No
+BOS and no chat template is added.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class HFTokenizer(Tokenizer):
 
     @property
     def library(self) -> Any:
-        """What holds the vocabulary."""
+        """The transformers tokenizer, which holds the vocabulary."""
         return self.tokenizer
 
     def text(self, token: int) -> str:
@@ -71,12 +72,12 @@ class HFTokenizer(Tokenizer):
         """(id, bytes) of every token that the tokenizer defines, ascending; the model's padding rows have none."""
         for token in sorted(set(self.tokenizer.get_vocab().values()) | set(self._added)):
             piece = self.bytes_of(token)
-            # Converters to GGUF name padding rows so; llama.cpp marks them unused.
+            # Converters to GGUF give padding rows this name; llama.cpp marks them unused.
             if piece != f"[PAD{token}]".encode():
                 yield token, piece
 
     def matcher(self, text: str, kind: Kind, eos: frozenset[int]) -> Matcher:
-        """The beginning of a grammar; special tokens are no text in it."""
+        """The beginning of a grammar; special tokens never match it."""
         return self._grammars.matcher(text, kind, eos)
 
     def _plain(self, text: str) -> list[int]:
@@ -111,7 +112,7 @@ class HFTokenizer(Tokenizer):
 
 
 class NoTokenizer(Tokenizer):
-    """Stands in for the tokenizer of a call that reads no text."""
+    """Stands in where a call needs no text: every token's text is empty, and nothing can be encoded."""
 
     def text(self, token: int) -> str:
         return ""

@@ -1,6 +1,7 @@
-"""Attaching a controller to a llama_cpp.Llama: its `generate` becomes the controlled loop, all else stays.
+"""attach() for llama_cpp.Llama: its `generate` becomes the controlled loop, and everything else stays.
 
-Every completion and chat call, streamed or not, goes through `generate`; no other method changes its result.
+Every completion and chat call, streamed or not, goes through `generate`. The Llama's own record of its cache is kept
+up, so that calls after `detach` find what they expect.
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ from .tokenizer import LlamaTokenizer, end_tokens
 def attach_llama(llm: Llama, controller: Controller) -> Handle:
     """Control every later call of this Llama.
 
-    Its context is rebuilt (its cache is empty then); `detach` rebuilds the original one. Raises ControllerError
-    for a Llama that is attached already or has a draft model of its own.
+    Its context is rebuilt, so its cache is empty; `detach` rebuilds the original one.
+
+    Raises:
+        ControllerError: the Llama is attached already, has a draft model of its own, or isn't what the exit rule was
+            made for.
     """
     if "generate" in vars(llm):
         raise ControllerError("this Llama's generate is replaced already (attached twice?); detach first")
@@ -63,10 +67,12 @@ def _members(attachment: LlamaAttachment) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Completion:
-    """What the library keeps to itself of a completion, and `generate` must know."""
+    """What `generate` must know of the completion that calls it, and the library doesn't pass on."""
 
     max_tokens: int | None = None
+    """The call's limit; None = up to the end of the context."""
     overrides: dict[str, Any] = field(default_factory=dict)
+    """The call's keywords for the controller."""
 
 
 _DIRECT = _Completion()
@@ -133,7 +139,7 @@ class LlamaAttachment(Attachment):
             self._completion = _DIRECT
 
     def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Generator[int, Sequence[int] | None, None]:
-        """`Llama.generate`: the same arguments, and the same tokens but for what the controller does."""
+        """`Llama.generate` under the controller, with the same arguments."""
         completion = self._completion
         self._completion = _DIRECT
         overrides = completion.overrides | take_overrides(kwargs)
@@ -171,6 +177,7 @@ class LlamaAttachment(Attachment):
     def _run(
         self, controller: Controller, call: Call, arguments: dict[str, Any], trace: Trace
     ) -> Generator[int, Sequence[int] | None, None]:
+        """The controlled run, and plain tokens after it where the library asks for more."""
         if self.handle.controller.policy is not None:
             trace.warnings += self.without_effect(changed(arguments))
         self.handle.begin()
@@ -196,7 +203,7 @@ class LlamaAttachment(Attachment):
     def _stream(
         self, controller: Controller, call: Call, stop: Any, trace: Trace
     ) -> Generator[int, Sequence[int] | None, None]:
-        """One run of the loop; the Llama's own record of its cache follows what is yielded."""
+        """One run of the loop. What is yielded is in the Llama's own record of its cache."""
         self._reuse_prefix(call.prompt)
         llm = self.model
         ids = llm.input_ids
@@ -204,7 +211,7 @@ class LlamaAttachment(Attachment):
         running = self._running = object()
         stopped = False
         try:
-            # Closed at once, not when it is collected: that ends the run where nobody reads on.
+            # Closed here, and not when it is collected, so that the run ends where nobody reads on.
             with closing(controller.stream(self.session, self.tokenizer, call, trace)) as events:
                 for event in events:
                     position = event.position

@@ -1,4 +1,4 @@
-"""llama.cpp's own grammar sampler as a constraint."""
+"""A call's LlamaGrammar as a constraint, through llama.cpp's own grammar sampler."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from reasonctl.controller import Candidates, ControllerError, Row, Stage
 class Grammar(Stage):
     """llama.cpp's GBNF sampler as a constraint: tokens that the grammar doesn't admit get -inf.
 
-    It governs everything after `start` tokens. The state is a sampler that is never changed once it is a state, with
-    the number of tokens behind it.
+    The state is a sampler, which is never changed but copied, and the number of tokens that it has read.
     """
 
     name = "grammar"
@@ -26,13 +25,17 @@ class Grammar(Stage):
     stateful = True
     drafts = False
     text: str
+    """The grammar, as GBNF."""
     root: str
+    """The rule to begin with."""
     vocabulary: Any
+    """The llama_vocab whose tokens are matched."""
     first: int
+    """Tokens that come before the grammar's text: the prompt."""
 
     @classmethod
     def of(cls, grammar: Any, model: Any, prompt: int) -> Grammar:
-        """From a LlamaGrammar and the model whose tokens it reads."""
+        """From a LlamaGrammar, the model whose tokens it reads, and the number of prompt tokens."""
         text = getattr(grammar, "_grammar", None)
         if not isinstance(text, str):
             raise ControllerError(f"grammar is {type(grammar).__name__}; give a LlamaGrammar")
@@ -67,7 +70,7 @@ class _Sampler:
         weakref.finalize(self, C.llama_sampler_free, sampler)
 
     def allowed(self, tokens: Any) -> Any:
-        """Which of these tokens may come next, shape (n,), bool."""
+        """Shape (n,), bool: which of these n tokens may come next."""
         data = np.zeros(len(tokens), dtype=_CANDIDATE)
         data["id"] = tokens
         pointer = ctypes.cast(data.ctypes.data, ctypes.POINTER(C.llama_token_data))
@@ -76,7 +79,16 @@ class _Sampler:
         return data["logit"] > -np.inf
 
     def after(self, token: int, vocabulary: int | None) -> _Sampler:
-        """A copy that has read `token`; vocabulary: check first, for llama.cpp ends the process on a wrong one."""
+        """A copy that has read `token`.
+
+        Args:
+            token: the next one.
+            vocabulary: the number of tokens, to check this one first (llama.cpp ends the process on a wrong one);
+                None = it was allowed already.
+
+        Raises:
+            ControllerError: the grammar doesn't admit the token.
+        """
         if vocabulary is not None and not self.allowed(np.array([token], dtype=np.intc))[0]:
             raise ControllerError(
                 f"the call's grammar doesn't admit the forced token {token}; leave out the grammar, or the exit rule"

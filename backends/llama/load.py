@@ -1,4 +1,4 @@
-"""Loading a GGUF file into a Model. Looks the file over first: llama.cpp's own complaints are noise or an abort."""
+"""Loads a GGUF file as a `Model`. The file is checked first: llama.cpp itself answers with noise or an abort."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .engine import LlamaEngine
 from .tokenizer import LlamaTokenizer, end_tokens
 
 LARGEST_DEFAULT_CONTEXT = 8192
-"""Models are trained for up to a million tokens; a cache for all of them would not fit most machines."""
+"""Tokens of context where the user asks for none: a cache for a million trained tokens would not fit most machines."""
 
 _FILE_TYPES = {
     getattr(C, name): name.removeprefix("LLAMA_FTYPE_").removeprefix("MOSTLY_")
@@ -31,8 +31,14 @@ _FILE_TYPES = {
 def load_gguf(path: str | Path, *, context: int = 0, threads: int | None = None, hidden: bool = True) -> Model:
     """Open a .gguf file with llama.cpp.
 
-    context: tokens of context; 0 = the model's own, at most LARGEST_DEFAULT_CONTEXT. threads: None = the library's
-    choice. hidden: the engine can give hidden states. Raises ControllerError for a file that is no whole GGUF model.
+    Args:
+        path: the file.
+        context: tokens of context; 0 = the model's own, at most LARGEST_DEFAULT_CONTEXT.
+        threads: None = the library's choice.
+        hidden: the engine can give hidden states.
+
+    Raises:
+        ControllerError: the file is no whole GGUF model, or llama.cpp can't load it.
     """
     path = Path(path)
     header = read_header(path)
@@ -40,8 +46,9 @@ def load_gguf(path: str | Path, *, context: int = 0, threads: int | None = None,
         raise ControllerError(f"context is {context}; it must be 0 (the model's own) or more")
     architecture = header.get("general.architecture", "?")
     trained = int(header.get(f"{architecture}.context_length", 0)) or LARGEST_DEFAULT_CONTEXT
-    # llama.cpp rounds contexts up to this, and llama-cpp-python's own arrays are as long as what is asked for.
-    size = -(-(context or min(trained, LARGEST_DEFAULT_CONTEXT)) // 256) * 256
+    wanted = context or min(trained, LARGEST_DEFAULT_CONTEXT)
+    # llama.cpp rounds contexts up to 256s, and llama-cpp-python's own arrays are as long as what is asked for.
+    size = (wanted + 255) // 256 * 256
     try:
         with without_amx():
             llm = Llama(str(path), n_ctx=size, n_threads=threads, n_threads_batch=threads, verbose=False)
@@ -79,10 +86,12 @@ def wrap_llama(name: str, llm: Llama, engine: LlamaEngine, tokenizer: LlamaToken
 
 
 def _beginning(llm: Llama) -> tuple[int, ...]:
+    """BOS, where the model wants one before a text."""
     return (llm.token_bos(),) if llm._model.add_bos_token() and llm.token_bos() >= 0 else ()
 
 
 def _prompter(llm: Llama, tokenizer: LlamaTokenizer, template: str | None) -> Callable[[str], list[int]]:
+    """A function from a question to a prompt's tokens."""
     bos, eos = llm.token_bos(), llm.token_eos()
     if template is None:
         return lambda question: [*_beginning(llm), *tokenizer.encode(question)]
@@ -104,9 +113,9 @@ def _prompter(llm: Llama, tokenizer: LlamaTokenizer, template: str | None) -> Ca
 
 @contextmanager
 def without_amx() -> Iterator[None]:
-    """llama.cpp's AMX kernels crash on quantised batches (ggml-org/llama.cpp#20824): load without them.
+    """Load Llamas without AMX kernels, which crash on quantised batches (ggml-org/llama.cpp#20824).
 
-    Llama has no argument for it, so its default parameters are changed while it loads.
+    Llama has no argument for it, so its default parameters are changed inside this block.
     """
     if b"AMX_INT8 = 1" not in C.llama_print_system_info():
         yield

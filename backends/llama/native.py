@@ -1,6 +1,6 @@
-"""llama.cpp's native side: rebuilding a Llama's context, raw batches, and reading block outputs.
+"""llama.cpp's native side: the rebuilt context, raw batches, rows of logits, and block outputs.
 
-Owns every ctypes structure that must outlive a call; knows nothing of sessions.
+Every ctypes structure that must outlive a call is kept here. Sessions are unknown here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ MOST_VIEWS = 64
 
 
 def rebuild(llm: Llama, **changes: Any) -> None:
-    """Replace the Llama's context by one with its own parameters and `changes`; its cache is empty then."""
+    """Replace the Llama's context by one with its own parameters and these changes; its cache is empty then.
+
+    Raises:
+        ControllerError: llama.cpp can't make it. The Llama then has a context with its own parameters, if it can.
+    """
     params = type(llm.context_params).from_buffer_copy(llm.context_params)
     for name, value in changes.items():
         setattr(params, name, value)  # a callback is kept alive by the structure, which the context keeps
@@ -122,12 +126,13 @@ class Batch:
     """A llama_batch over numpy arrays: filling a slice costs less than writing ctypes pointers one by one."""
 
     def __init__(self, rows: int, width: int) -> None:
+        """Room for `rows` rows, each of at most `width` sequences."""
         self.token = np.zeros(rows, np.int32)
         self.pos = np.zeros(rows, np.int32)
         self.n_ids = np.ones(rows, np.int32)
         self.ids = np.zeros((rows, width), np.int32)
         self.wanted = np.zeros(rows, np.int8)
-        # llama.cpp takes one pointer per row, and a null pointer behind the last.
+        # llama.cpp takes one pointer per row, and a null pointer after the last.
         self._pointers = np.zeros(rows + 1, np.uintp)
         self._pointers[:rows] = self.ids.ctypes.data + np.arange(rows, dtype=np.uintp) * np.uintp(self.ids.strides[0])
         arrays: dict[str, npt.NDArray[Any]] = {
@@ -143,7 +148,7 @@ class Batch:
         )
 
     def plain(self) -> None:
-        """One row with logits."""
+        """One row, with logits; its token, position and sequence are written into the arrays."""
         self.struct.n_tokens = 1
         self.wanted[0] = 1
 
@@ -160,7 +165,15 @@ class Batch:
     def tree(
         self, tokens: Sequence[int], start: int, draft: Draft, below: Sequence[Sequence[int]], ids: Sequence[int]
     ) -> None:
-        """`tokens`, and behind them a draft: each row belongs to the sequences of the leaves below it."""
+        """Rows of `tokens` and of a draft after them, with logits from the last token on.
+
+        Args:
+            tokens: at least one.
+            start: position of the first token.
+            draft: the tree; each node's row belongs to the sequences of the leaves below it.
+            below: leaves under the root and under each node, as `session.leaves_below` gives them.
+            ids: the sequence of each leaf.
+        """
         n = len(tokens)
         self.chain(tokens, start, ids[0])
         if len(ids) > 1:
@@ -197,6 +210,7 @@ class Capture:
     """Copies rows of block outputs (tensors `l_out-k`) out of a decode, through llama.cpp's eval callback."""
 
     def __init__(self, width: int) -> None:
+        """`width` is the hidden size. The context must be made with `callback` as its cb_eval."""
         self._width = width
         self._bytes = 4 * width
         self._ggml = _ggml()
@@ -210,7 +224,7 @@ class Capture:
         copy = self._copy
 
         def callback(tensor: int, ask: bool, _: int | None) -> bool:
-            # Called for each of about 1000 nodes per token: the unarmed path must stay this short.
+            # Called for each of about 1000 nodes per token: the path on which nothing is read must stay this short.
             if not names:
                 return False
             try:
@@ -222,7 +236,17 @@ class Capture:
         self.callback = C.ggml_backend_sched_eval_callback(callback)
 
     def reading(self, layers: Sequence[int], rows: int, whole: bool, decode: Callable[[], None]) -> dict[int, Floats]:
-        """Run `decode`; by layer, the last `rows` rows, shape (rows, width). whole: the graph runs once in it."""
+        """Run a decode and read block outputs.
+
+        Args:
+            layers: blocks to read, from 0.
+            rows: number of last rows to keep.
+            whole: the decode runs the graph once, so a block that was read needs no further question.
+            decode: runs it.
+
+        Returns:
+            By layer, shape (rows, width).
+        """
         self._rows = rows
         self._whole = whole
         self._parts = {layer: [] for layer in layers}

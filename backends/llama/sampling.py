@@ -1,6 +1,6 @@
-"""The sampling arguments of a llama-cpp-python call as a chain: its order of stages, our keyed uniforms.
+"""The sampling arguments of a llama-cpp-python call as a policy, in the library's order of stages.
 
-Owns what exists on this backend only: the call's logits processors and its grammar, as constraints.
+The call's logits processors and its grammar, which exist on this backend only, become constraints.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ DEFAULTS: dict[str, Any] = {
 """Of `Llama.generate`; chat completions differ in the temperature only."""
 
 CHAT_TEMPERATURE = 0.2
+"""Default of `create_chat_completion`."""
 
 _SAMPLING = ("temp", "top_k", "top_p", "min_p", "typical_p", "mirostat_mode", "mirostat_tau", "mirostat_eta")
 """Arguments that a policy of the controller's own takes the place of. All others are constraints."""
@@ -100,7 +101,7 @@ def _constraints(arguments: dict[str, Any], prompt: int, window: int, model: Any
 
 
 def _samplers(arguments: dict[str, Any]) -> list[Stage]:
-    """Truncation before temperature; mirostat takes no temperature here, as in llama-cpp-python."""
+    """Truncation, then temperature. Mirostat takes no temperature, as in llama-cpp-python."""
     temperature, mode = arguments["temp"], arguments["mirostat_mode"]
     if temperature < 0:  # llama-cpp-python: the model's own distribution
         return [Temperature(1.0)]
@@ -123,8 +124,7 @@ def _share(value: float) -> float:
 
 @dataclass(frozen=True)
 class Processors(Stage):
-    """The call's logits processors: functions (ids, logits) -> logits. Those with a `fork()` are the state: each token
-    has its own copies."""
+    """The call's logits processors, functions (ids, logits) -> logits; the state are copies of those with `fork()`."""
 
     name = "logits_processor"
     kind = "constraint"
@@ -144,12 +144,14 @@ class Processors(Stage):
 
 
 def check_processors(processors: Sequence[Processor] | None, why: str) -> None:
-    """Raises ControllerError for the first of the call's processors that may remember tokens taken back."""
+    """Raises ControllerError for the first processor of a call that may remember tokens taken back."""
     check_stateless([p for p in processors or () if not _of_the_library(p)], why)
 
 
 def _of_the_library(processor: Any) -> bool:
-    """Made by the library: the closure behind a call's `logit_bias`, and its least number of tokens."""
+    """Whether the library made it, of a call's `logit_bias` or least number of tokens."""
+    # It remembers its first call only, which is the prompt's row.
+    if type(processor) is MinTokensLogitsProcessor:
+        return True
     where = (getattr(processor, "__module__", ""), getattr(processor, "__name__", ""))
-    # The latter remembers its first call only, which is the prompt's row.
-    return where == ("llama_cpp.llama", "logit_bias_processor") or type(processor) is MinTokensLogitsProcessor
+    return where == ("llama_cpp.llama", "logit_bias_processor")

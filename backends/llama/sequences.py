@@ -76,7 +76,10 @@ class Sequences:
     def capabilities(self, holder: Holder) -> Capabilities:
         """What a session can do now: a tree's leaves need free ids, and all sequences share the cells."""
         context = self.context
-        others = sum(other.cells for other in self._holders.values() if other is not holder)
+        others = 0
+        for other in self._holders.values():
+            if other is not holder:
+                others += other.cells
         used = max(holder.length, others + holder.length - holder.shared)
         return Capabilities(
             rollback=context.editable,

@@ -1,4 +1,4 @@
-"""A Llama's vocabulary as the project's tokenizer: text, bytes and ids; no chat templates."""
+"""A Llama's vocabulary as the controller's tokenizer: text, bytes and ids, without chat templates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TEXT = _WRITTEN | C.LLAMA_TOKEN_ATTR_BYTE
 
 
 class LlamaTokenizer(Tokenizer):
-    """Special tokens are written and read as they stand (`<think>`), on every path."""
+    """Wraps a Llama's vocabulary; special tokens are read and written as they stand, such as `<think>`."""
 
     def __init__(self, llm: Llama) -> None:
         # A Llama frees its model when it is collected, whoever else still holds that.
@@ -26,7 +26,7 @@ class LlamaTokenizer(Tokenizer):
         self._vocab = llm._model.vocab
         self._size = 64
         self._buffer = ctypes.create_string_buffer(self._size)
-        # SentencePiece models put a space before the first word of a text; inside a sequence that is wrong.
+        # SentencePiece puts a space before the first word of a text. Inside a sequence that is wrong.
         spaced = llm.metadata.get("tokenizer.ggml.add_space_prefix", "true") == "true"
         sentencepiece = llm._model.vocab_type() == C.LLAMA_VOCAB_TYPE_SPM
         self._anchor = self._ids("\n") if sentencepiece and spaced else []
@@ -34,7 +34,7 @@ class LlamaTokenizer(Tokenizer):
 
     @property
     def library(self) -> Llama:
-        """What holds the vocabulary."""
+        """The Llama, which holds the vocabulary."""
         return self._llm
 
     def bytes_of(self, token: int) -> bytes:
@@ -64,14 +64,14 @@ class LlamaTokenizer(Tokenizer):
         return self._ids(text)
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
-        """(id, bytes) of every token that text can produce; unused and unknown rows are padding."""
+        """(id, bytes) of every token that text can produce, ids ascending; unused and unknown rows are left out."""
         for token in range(C.llama_vocab_n_tokens(self._vocab)):
             attributes = C.llama_vocab_get_attr(self._vocab, token)
             if attributes & _TEXT and not attributes & (C.LLAMA_TOKEN_ATTR_UNUSED | C.LLAMA_TOKEN_ATTR_UNKNOWN):
                 yield token, self.bytes_of(token)
 
     def matcher(self, text: str, kind: Kind, eos: frozenset[int]) -> Matcher:
-        """The beginning of a grammar; control tokens are no text in it."""
+        """The beginning of a grammar; control tokens never match it."""
         return self._grammars.matcher(text, kind, eos)
 
     def _spellings(self) -> Iterator[tuple[int, bytes]]:
