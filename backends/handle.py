@@ -7,14 +7,13 @@ model's calls take beyond the library's own.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
 from reasonctl.controller import Controller, Thinking, Trace
 from reasonctl.controller.sampling.policy import checked
-from reasonctl.controller.thinking.chat_template import exit_suffix, find_markers
+from reasonctl.controller.thinking.chat_template import read_templates
 
 ASKED = ("risk", "thinking_budget", "min_thinking", "continue_times")
 """Keywords of one call under a controller; None = as the controller is set."""
@@ -91,18 +90,15 @@ def take_asked(named: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in asked.items() if value is not None}
 
 
-def thinking_of(template: str | None) -> Thinking:
-    """Markers and closing suffix as a chat template has them; without a template the whole completion is the span.
+def thinking_of(template: str | Mapping[str, str] | None) -> Thinking:
+    """Where a model thinks, as its chat template has it, or one of several.
 
     >>> thinking_of("{{ '<think>\\n' }}").suffix
     '</think>\\n\\n'
     """
-    markers = find_markers(template)
-    return Thinking(markers, exit_suffix(template, markers))
+    return read_templates(template).thinking
 
 
 def for_call(controller: Controller, thinking: Thinking | None, asked: dict[str, Any]) -> Controller:
     """The controller of one call; `thinking`, from the template, steps in where neither it nor its rule says more."""
-    if controller.exit is None and controller.thinking is None:
-        controller = replace(controller, thinking=thinking)
-    return controller.under(**asked)
+    return controller.knowing(thinking).under(**asked)

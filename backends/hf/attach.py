@@ -33,7 +33,7 @@ from reasonctl.controller import (
 
 from ..handle import Handle, check_parts, for_call, take_asked, thinking_of
 from .engine import HFEngine
-from .load import wrap_transformers
+from .load import templates_of, wrap_transformers
 from .processors import LAW, behind, check_processors, for_row
 from .session import HFSession
 from .tokenizer import HFTokenizer, NoTokenizer
@@ -153,8 +153,7 @@ class _Attachment:
         self.model, self.base, self.library_tokenizer = model, type(model), tokenizer
         self.engine = HFEngine(model)
         self.tokenizer: Tokenizer = NoTokenizer() if tokenizer is None else HFTokenizer(tokenizer)
-        template = getattr(tokenizer, "chat_template", None)
-        self.thinking = None if tokenizer is None else thinking_of(template if isinstance(template, str) else None)
+        self.thinking = None if tokenizer is None else thinking_of(templates_of(tokenizer))
         # generate() hands the call's own wishes to sample() past the library, which would refuse them.
         self._call = threading.local()
         self.handle = Handle(controller, self._restore)

@@ -24,7 +24,7 @@ from reasonctl.controller.sampling.policy import beside, layers_of
 
 from ..handle import Handle, check_parts, for_call, take_asked, thinking_of
 from .engine import LlamaEngine
-from .load import wrap_llama
+from .load import templates_of, wrap_llama
 from .sampling import call_policy, changed, check_processors
 from .tokenizer import LlamaTokenizer, end_tokens
 
@@ -78,7 +78,7 @@ class _Attached:
         read = layers_of((rule, controller.policy), depth)
         self.engine = LlamaEngine(llm, hidden=bool(read))
         self.tokenizer, self.eos = LlamaTokenizer(llm), end_tokens(llm)
-        self.thinking = thinking_of(llm.metadata.get("tokenizer.chat_template"))
+        self.thinking = thinking_of(templates_of(llm))
         try:
             for_call(controller, self.thinking, {})
             check_parts(controller, wrap_llama("this Llama", llm, self.engine, self.tokenizer))

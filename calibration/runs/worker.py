@@ -16,6 +16,7 @@ from reasonctl.backends.model import Model
 from reasonctl.controller import Boundary, Call, Controller, Cue, Cues, Decision, Event, ExitRule, Trace, Trial
 from reasonctl.controller.sampling.policy import layers_of
 from reasonctl.controller.thinking.answers import after_thinking
+from reasonctl.controller.thinking.chat_template import read_template
 from reasonctl.probes.signals.probe import layer_of
 
 from .recipe import Recipe
@@ -26,6 +27,8 @@ def play(
     model: Model, controller: Controller, call: Call, each: Callable[[Event], None] | None = None
 ) -> tuple[Trace, float]:
     """The run's trace and its wall-clock seconds, prefill included; `each` gets its tokens as they come."""
+    if controller.exit is not None:
+        controller = controller.knowing(read_template(model.template).thinking)
     session, trace = model.engine.session(), Trace()
     start = time.perf_counter()
     for event in controller.stream(session, model.tokenizer, call, trace):

@@ -137,23 +137,29 @@ def default_cues(markers: Markers | None) -> tuple[str, ...]:
 
 
 def chosen_template(template: str | Mapping[str, str] | None, name: str | None = None) -> str | None:
-    """The template that a call uses, of a model that has several.
-
-    transformers and llama.cpp take "default" where a call doesn't name one. It decides, unless thinking is named by
-    others alone ("tool_use", "rag"): a call by the default doesn't think then, and one by another is followed.
+    """The template that a call uses, of a model that may have several by name.
 
     Args:
-        template: The tokenizer's: one template, or several by name.
-        name: The call's own choice.
+        template: The tokenizer's: one, or several by name.
+        name: The call's own choice; where it makes none, transformers and llama.cpp take "default".
     """
     if template is None or isinstance(template, str):
         return template
-    if name is not None and name in template:
-        return template[name]
-    ordered = sorted(template, key=lambda one: (one != "default", one != "tool_use", one))
-    thinking = (one for one in ordered if read_template(template[one]).markers is not None)
-    first = next(thinking, next(iter(ordered), None))
-    return None if first is None else template[first]
+    ordered = sorted(template, key=lambda one: (one != name, one != "default", one))
+    return template[ordered[0]] if ordered else None
+
+
+def read_templates(template: str | Mapping[str, str] | None) -> Format:
+    """How a model thinks whose calls may use one of several templates.
+
+    The default decides, unless thinking is named by another one alone ("tool_use", "rag"): calls by the default write
+    no marker then, and calls by the other are followed.
+    """
+    found = read_template(chosen_template(template))
+    if found.markers is not None or template is None or isinstance(template, str):
+        return found
+    others = (read_template(template[name]) for name in sorted(template))
+    return next((other for other in others if other.markers is not None), found)
 
 
 def _format(template: str, found: Finding, settings: list[Shown], source: Source, error: str) -> Format:

@@ -9,7 +9,10 @@ from os.path import commonprefix
 from .markers import LONGEST_MARKER, Markers, Opens
 
 TAG = re.compile(r"<[^<>\n]{1,60}>|\[[A-Z/][^\[\]\n]{0,60}\]|◁[^◁▷\n]{1,60}▷|〈[^〈〉\n]{1,60}〉")
-"""A tag as models write them: <think>, <|end|>, [/THINK], ◁think▷; capital letters in brackets, which occur in prose."""
+"""A tag as models write them: <think>, <|end|>, [/THINK], ◁think▷; brackets with capital letters only."""
+
+NAMED_TAG = re.compile(r"<\|[^<>\n]{1,30}\|>(?P<name>\w+)(?P<end><\|[^<>\n]{1,30}\|>)")
+"""A tag spelled by three tokens, its name between two that say what it is: <|open|>think<|sep|>."""
 
 _NAME = re.compile(r"[\w-]+\n")
 """A channel's name behind a tag, with the line that it ends."""

@@ -11,7 +11,7 @@ from .cues import TAIL
 Phase = Literal["before", "think", "answer"]
 
 Opens = Literal["prompt", "model", "start"]
-"""Who opens the thinking span: the generation prompt, the model with its first text, or nobody, as it begins at once."""
+"""Who opens the thinking span: the generation prompt, the model with its first text, or nobody: it begins at once."""
 
 LONGEST_MARKER = TAIL // 2 - 1
 """Characters of a marker; twice as many are kept of a run's text."""

@@ -47,7 +47,10 @@ FAMILIES = (
     _family("Kimi", ("<|im_middle|>", "</think>"), ("<think>", "</think>"), "</think>"),
     _family("MiniMax M3", ("mm:think",), ("<mm:think>", "</mm:think>"), "</mm:think>"),
     _family(
-        "Apertus", ("<|inner_prefix|>", "<|inner_suffix|>"), ("<|inner_prefix|>", "<|inner_suffix|>"), "<|inner_suffix|>"
+        "Apertus",
+        ("<|inner_prefix|>", "<|inner_suffix|>"),
+        ("<|inner_prefix|>", "<|inner_suffix|>"),
+        "<|inner_suffix|>",
     ),
     _family(
         "Apriel",
@@ -89,8 +92,8 @@ def written_suffix(template: str, markers: Markers) -> str | None:
     found = re.findall(f"({_BREAKS}?){re.escape(markers.close)}({_BREAKS}+)", template)
     if not found:
         return None
-    before, behind = (text.replace("\\n", "\n") for text in max(found, key=lambda pair: len(pair[1])))
-    return before + markers.close + behind
+    before, behind = max(found, key=lambda pair: len(pair[1]))
+    return f"{before}{markers.close}{behind}".replace("\\n", "\n")
 
 
 def _pair(tag: str) -> tuple[str, str] | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .finding import TAG, Finding, as_marker, common_start, fits, from_tag, openers
+from .finding import NAMED_TAG, TAG, Finding, as_marker, common_start, fits, from_tag, openers
 from .markers import Markers
 
 QUESTION = "Qquestionz"
@@ -173,7 +173,7 @@ def _read(setting: Shown, turn: str) -> Finding | None:
         closing = suffix = behind
     else:
         return None
-    close = _close(closing or "")
+    close = _close(closing or "", header)
     # A message written down as data has quotes around its texts.
     if close is None or (header[-1:] in ("'", '"') and behind.startswith(header[-1:])):
         return None
@@ -193,11 +193,17 @@ def _closing_tag(behind: str) -> str | None:
     return behind[: tag.end()] if tag and not behind[: tag.start()].strip() else None
 
 
-def _close(closing: str) -> str | None:
-    """The closing marker in the text that closes thinking: its first tag, else its first line."""
+def _close(closing: str, header: str) -> str | None:
+    """The closing marker in the text that closes thinking: its first tag, else its first line.
+
+    A name behind the tag that the opening text has too belongs to it: `<|close|>think<|sep|>`.
+    """
     tag = TAG.search(closing)
     lines = closing.strip().splitlines()
     close = tag.group() if tag else lines[0] if lines else ""
+    named = NAMED_TAG.match(closing, tag.start()) if tag else None
+    if named and NAMED_TAG.search(header) and f"{named['name']}{named['end']}" in header:
+        close = named.group()
     return close if fits(close) else None
 
 
@@ -221,6 +227,10 @@ def _opening(setting: Shown, written: str, header: str, close: str) -> str | Non
     """
     prompt, plain = setting.prompt or "", setting.turns["plain"] or ""
     for text in (header, _behind_question(prompt)):
+        named = NAMED_TAG.fullmatch(close)
+        paired = [tag for tag in NAMED_TAG.finditer(text) if named and tag["name"] == named["name"]]
+        if paired:
+            return paired[-1].group()
         for tag in openers(close):
             if tag in text:
                 return from_tag(text, tag)
