@@ -245,7 +245,7 @@ class ThinkingControl:
         self._warned = True
         assert thinking.markers is not None
         self.settings.trace.warnings.append(
-            f"the model wrote {thinking.markers.close!r} and nothing had opened thinking, so what stands in front of it "
+            f"the model wrote {thinking.markers.close!r} and nothing had opened thinking, so what stands before it "
             "was not limited; if the model thinks from its first token, give thinking=Thinking(..., opens='start')"
         )
 

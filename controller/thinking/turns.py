@@ -132,7 +132,7 @@ def empty_suffix(settings: list[Shown], markers: Markers) -> str | None:
     """
     for setting in settings:
         turn = setting.turns["plain"]
-        header, answered, _ = _behind_question(turn or "").partition(ANSWER)
+        header, answered, _ = behind_question(turn or "").partition(ANSWER)
         front, closed, behind = header.rpartition(markers.close)
         if not answered or not closed or len(behind) > _LONGEST_SUFFIX:
             continue
@@ -226,7 +226,7 @@ def _opening(setting: Shown, written: str, header: str, close: str) -> str | Non
         close: The closing marker.
     """
     prompt, plain = setting.prompt or "", setting.turns["plain"] or ""
-    for text in (header, _behind_question(prompt)):
+    for text in (header, behind_question(prompt)):
         named = NAMED_TAG.fullmatch(close)
         paired = [tag for tag in NAMED_TAG.finditer(text) if named and tag["name"] == named["name"]]
         if paired:
@@ -245,8 +245,9 @@ def _opening(setting: Shown, written: str, header: str, close: str) -> str | Non
 
 def _ends_messages(setting: Shown, close: str) -> bool:
     """The closing marker also stands behind the question."""
-    return _behind_question(setting.prompt or "").startswith(close)
+    return behind_question(setting.prompt or "").startswith(close)
 
 
-def _behind_question(text: str) -> str:
+def behind_question(text: str) -> str:
+    """What a rendering holds behind its question."""
     return text.rpartition(QUESTION)[2]
