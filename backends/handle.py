@@ -7,13 +7,12 @@ the library's own are here too.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
 from reasonctl.controller import Controller, Thinking, Trace
-from reasonctl.controller.thinking.chat_template import exit_suffix, find_markers
+from reasonctl.controller.thinking.chat_template import read_templates
 
 OVERRIDES = ("risk", "thinking_budget", "min_thinking", "continue_times")
 """Keywords of one call under a controller; None = as the controller is set."""
@@ -95,14 +94,13 @@ def take_overrides(named: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def thinking_of(template: str | None) -> Thinking:
-    """Markers and closing suffix as a chat template has them; without a template the whole completion is the span.
+def thinking_of(template: str | Mapping[str, str] | None) -> Thinking:
+    """Where a model thinks, as its chat template has it, or one of several.
 
     >>> thinking_of("{{ '<think>\\n' }}").suffix
     '</think>\\n\\n'
     """
-    markers = find_markers(template)
-    return Thinking(markers, exit_suffix(template, markers))
+    return read_templates(template).thinking
 
 
 def for_call(controller: Controller, thinking: Thinking | None, overrides: dict[str, Any]) -> Controller:
@@ -113,6 +111,4 @@ def for_call(controller: Controller, thinking: Thinking | None, overrides: dict[
         thinking: markers and suffix of the chat template, used where neither controller nor exit rule has any.
         overrides: keywords of the call, by the names of `Controller.under`.
     """
-    if controller.exit is None and controller.thinking is None:
-        controller = replace(controller, thinking=thinking)
-    return controller.under(**overrides)
+    return controller.knowing(thinking).under(**overrides)

@@ -103,7 +103,11 @@ class Controller:
     @property
     def closing(self) -> Thinking | None:
         """Markers and suffix: the exit rule's, which was calibrated with them, or `thinking`."""
-        return self.thinking if self.exit is None else Thinking(self.exit.markers, self.exit.suffix)
+        if self.exit is None:
+            return self.thinking
+        if self.thinking is None:
+            return Thinking(self.exit.markers, self.exit.suffix)
+        return replace(self.thinking, suffix=self.exit.suffix)
 
     @property
     def reads_text(self) -> bool:
@@ -114,6 +118,16 @@ class Controller:
     def rewrites(self) -> bool:
         """Tokens may be taken back, fed or tried: what reads them must not keep a state of its own."""
         return self.limits.any or (self.exit is not None and (self.exit.trials or not self.shadow))
+
+    def knowing(self, thinking: Thinking | None) -> Controller:
+        """The same controller with what the model's template says about thinking, where it is not told otherwise.
+
+        An exit rule keeps its suffix; who opens the span is the template's to say, if both have the same markers.
+        """
+        if thinking is None or self.thinking is not None:
+            return self
+        fits = self.exit is None or self.exit.markers == thinking.markers
+        return replace(self, thinking=thinking) if fits else self
 
     def under(
         self,
@@ -158,7 +172,12 @@ class Controller:
         policy.check_run(context)
         self._describe(policy, call, trace)
         thinking = self.closing
-        span = Span(tokenizer, thinking.markers if thinking else None, self.exit.cues if self.exit else None)
+        span = Span(
+            tokenizer,
+            thinking.markers if thinking else None,
+            self.exit.cues if self.exit else None,
+            thinking.opens if thinking else "model",
+        )
         if thinking is not None:
             span.begin(prompt)
         clock: Clock | None = None

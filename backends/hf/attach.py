@@ -32,7 +32,7 @@ from reasonctl.controller import (
 from ..attachment import Attachment
 from ..handle import Handle, check_parts, take_overrides, thinking_of
 from .engine import HFEngine
-from .load import wrap_transformers
+from .load import templates_of, wrap_transformers
 from .processors import WARPERS, check_processors, for_row, with_processors
 from .session import HFSession
 from .tokenizer import HFTokenizer, NoTokenizer
@@ -155,8 +155,7 @@ class HFAttachment(Attachment):
     """One transformers model under one controller."""
 
     def __init__(self, model: Any, controller: Controller, tokenizer: Any) -> None:
-        template = getattr(tokenizer, "chat_template", None)
-        thinking = None if tokenizer is None else thinking_of(template if isinstance(template, str) else None)
+        thinking = None if tokenizer is None else thinking_of(templates_of(tokenizer))
         super().__init__(model, controller, thinking)
         self.library_tokenizer = tokenizer
         self.engine = HFEngine(model)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from reasonctl.controller import ControllerError
+from reasonctl.controller.thinking.chat_template import chosen_template
 
 from ..extras import require
 from ..gguf import read_header
@@ -72,7 +73,7 @@ def wrap_transformers(name: str, library: Any, tokenizer: Any, *, gguf: bool = F
         depth=int(config.num_hidden_layers),
         width=int(config.hidden_size),
         context=int(getattr(config, "max_position_embeddings", None) or 1 << 30),
-        template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
+        template=chosen_template(templates_of(tokenizer)),
         settings={
             "dtype": str(library.dtype).removeprefix("torch."),
             "attention": str(getattr(library.config, "_attn_implementation", None)),
@@ -82,6 +83,12 @@ def wrap_transformers(name: str, library: Any, tokenizer: Any, *, gguf: bool = F
         can=engine.can,
         start=tuple(token for token in tokenizer.encode("") if token == tokenizer.bos_token_id),
     )
+
+
+def templates_of(tokenizer: Any) -> str | dict[str, str] | None:
+    """The tokenizer's chat template, or several by name; None if it has none."""
+    template = getattr(tokenizer, "chat_template", None)
+    return template if isinstance(template, str | dict) else None
 
 
 def _check_files(name: str, folder: Path, gguf_file: str | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from reasonctl.controller.core.decode import common_prefix
 from ..attachment import Attachment
 from ..handle import Handle, check_parts, take_overrides, thinking_of
 from .engine import LlamaEngine
-from .load import wrap_llama
+from .load import templates_of, wrap_llama
 from .sampling import call_policy, changed, check_processors
 from .tokenizer import LlamaTokenizer, end_tokens
 
@@ -92,7 +92,7 @@ class LlamaAttachment(Attachment):
     """One Llama under one controller."""
 
     def __init__(self, llm: Llama, controller: Controller) -> None:
-        super().__init__(llm, controller, thinking_of(llm.metadata.get("tokenizer.chat_template")))
+        super().__init__(llm, controller, thinking_of(templates_of(llm)))
         depth, rule = int(C.llama_model_n_layer(llm.model)), controller.exit
         rule_reads = rule is not None and bool(rule.layers(depth))
         policy_reads = controller.policy is not None and bool(controller.policy.layers(depth))

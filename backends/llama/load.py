@@ -12,6 +12,7 @@ from llama_cpp import llama_cpp as C
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from reasonctl.controller import ControllerError
+from reasonctl.controller.thinking.chat_template import chosen_template
 
 from ..gguf import read_header
 from ..model import Model
@@ -63,7 +64,7 @@ def wrap_llama(name: str, llm: Llama, engine: LlamaEngine, tokenizer: LlamaToken
     """A loaded Llama under its engine as a `Model`."""
     session = engine.session()
     session.close()
-    template = llm.metadata.get("tokenizer.chat_template")
+    template = chosen_template(templates_of(llm))
     file_type = int(llm.metadata.get("general.file_type", -1))
     # -1 lets llama.cpp decide by the devices that the model is on.
     flash = {0: "off", 1: "on"}.get(int(llm.context_params.flash_attn_type), "auto")
@@ -83,6 +84,13 @@ def wrap_llama(name: str, llm: Llama, engine: LlamaEngine, tokenizer: LlamaToken
         can=session.can,
         start=_beginning(llm),
     )
+
+
+def templates_of(llm: Llama) -> dict[str, str]:
+    """The chat templates in a model's file, by name: "default", and others that calls may name."""
+    prefix, metadata = "tokenizer.chat_template", llm.metadata
+    named = {name.removeprefix(f"{prefix}."): text for name, text in metadata.items() if name.startswith(f"{prefix}.")}
+    return {**named, "default": metadata[prefix]} if prefix in metadata else named
 
 
 def _beginning(llm: Llama) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from reasonctl.controller import (
     parse_policy,
 )
 from reasonctl.controller.thinking.answers import after_thinking
-from reasonctl.controller.thinking.chat_template import chosen_markers
+from reasonctl.controller.thinking.chat_template import read_template
 
 from ..cli.options import Options
 from ..parallel.spread import ProgressCallback
@@ -115,7 +115,7 @@ def answer_trie(
 ) -> PrefixTrie:
     """The model's own right answers to each problem, sampled from its own law: what it may reasonably write."""
     assert task is not None
-    trie, law, markers = PrefixTrie(), Chain(Temperature(1.0)), chosen_markers(model.template, None, None)
+    trie, law, markers = PrefixTrie(), Chain(Temperature(1.0)), read_template(model.template).markers
     for i, problem in enumerate(problems):
         prompt = model.prompt(problem.question)
         for k in range(SAMPLES):

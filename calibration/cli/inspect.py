@@ -1,14 +1,16 @@
-"""`ctl inspect`: the card of a probe file, and what it can promise at which risk."""
+"""`ctl inspect`: a probe file's card and what it can promise at which risk, or where a model thinks."""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from reasonctl.backends.load import TINY
 from reasonctl.controller import ControllerError
+from reasonctl.controller.thinking.chat_template import read_template
 from reasonctl.probes.exit import ProbeExit, make_exit
 from reasonctl.probes.files.heads_file import SEALED, load_heads
 from reasonctl.probes.files.probe_file import load_probe
@@ -19,6 +21,7 @@ from ..fitting.tables import outcomes_of
 from ..pages.wording import exits_where, facts, missing_runs, percent
 from .console import Console
 from .options import Options, promise_of
+from .recipes import open_model
 
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
@@ -29,6 +32,8 @@ def run(path: str, options: Options, *, traces: str | None) -> None:
     traces: a file of Trace.to_dict() lines, in the order of the runs; they are tested for drift.
     """
     show = Console(as_json=options.json)
+    if path == TINY or path.startswith("hf:") or path.endswith(".gguf") or Path(path).is_dir():
+        return _model(show, path, options)
     if SEALED.holds(path):
         return _heads(show, path)
     content = load_probe(path)
@@ -86,6 +91,14 @@ def _row(level: dict[str, Any]) -> list[str]:
 
 def _of(options: Options) -> str:
     return "" if options.domain is None else f", domain {options.domain!r}"
+
+
+def _model(show: Console, name: str, options: Options) -> None:
+    """Where a model thinks, as its chat template has it."""
+    found = read_template(open_model(name, options).template)
+    for line in found.lines():
+        show.say(line)
+    show.result({"format": asdict(found)})
 
 
 def _heads(show: Console, path: str) -> None:

@@ -115,7 +115,7 @@ def run_command(model: str, prompt: str | None, options: Options, probe: str | N
 @click.option("--traces", type=click.Path(), help="Traces of runs in use, one JSON line each: tested for drift.")
 @common
 def inspect_command(probe: str, options: Options, traces: str | None) -> None:
-    """The card of a probe file, and what it can promise at which risk."""
+    """The card of a probe file and what it can promise at which risk; of a MODEL, where it thinks."""
     from . import inspect
 
     inspect.run(probe, options, traces=traces)

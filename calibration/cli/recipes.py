@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -10,8 +11,8 @@ import click
 
 from reasonctl.backends.load import BUNDLED_PROBE, TINY, load_model
 from reasonctl.backends.model import Model
-from reasonctl.controller import ControllerError, Cues, parse_policy
-from reasonctl.controller.thinking.chat_template import chosen_markers, default_cues, exit_suffix
+from reasonctl.controller import ControllerError, Cues, Thinking, parse_policy
+from reasonctl.controller.thinking.chat_template import default_cues, read_template, with_markers
 from reasonctl.probes.exit import ProbeExit, make_exit
 from reasonctl.probes.files.card import Card
 from reasonctl.probes.files.probe_file import load_probe
@@ -61,7 +62,8 @@ def new_recipe(
     answer_tokens: int = 64,
 ) -> Recipe:
     """A recipe from what the model's template tells and the user overrides."""
-    markers = chosen_markers(model.template, opening, closing)
+    found = with_markers(read_template(model.template), model.template, opening, closing)
+    markers = found.markers
     names = (
         tuple(part.strip() for part in cues.split(",") if part.strip()) if cues is not None else default_cues(markers)
     )
@@ -73,7 +75,7 @@ def new_recipe(
         threads=options.machine(name)[1],
         markers=(markers.open, markers.close) if markers else None,
         cues=names,
-        suffix=unescaped(suffix) if suffix else exit_suffix(model.template, markers),
+        suffix=unescaped(suffix) if suffix else found.suffix,
         max_cues=200,
         layers=_layers(layers, model.depth),
         policy=options.policy_text(),
@@ -82,6 +84,14 @@ def new_recipe(
         max_new_tokens=options.max_new_tokens or min(MOST_NEW_TOKENS, room),
         answer_tokens=answer_tokens,
     )
+
+
+def thinking_of(model: Model, recipe: Recipe) -> Thinking:
+    """How thinking is closed by the recipe, and opened by the model's template where both have the same markers."""
+    found = read_template(model.template)
+    if found.markers == recipe.span():
+        return replace(found.thinking, suffix=recipe.suffix)
+    return Thinking(recipe.span(), recipe.suffix)
 
 
 def unescaped(text: str) -> str:

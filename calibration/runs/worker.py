@@ -31,6 +31,7 @@ from reasonctl.controller import (
     Trial,
 )
 from reasonctl.controller.thinking.answers import after_thinking
+from reasonctl.controller.thinking.chat_template import read_template
 from reasonctl.probes.signals.probe import layer_of
 
 from ..tasks.problem import Problem
@@ -51,6 +52,8 @@ class Played(NamedTuple):
 
 def run_once(model: Model, controller: Controller, call: Call, each: Callable[[Event], None] | None = None) -> Played:
     """One call on a session of its own; `each` gets the tokens as they come."""
+    if controller.exit is not None:
+        controller = controller.knowing(read_template(model.template).thinking)
     session, trace = model.engine.session(), Trace()
     start = time.perf_counter()
     for event in controller.stream(session, model.tokenizer, call, trace):

@@ -67,6 +67,7 @@ class ThinkingControl:
         self._asked = 0
         self._no_room = False
         self._memory: list[Any] = []
+        self._warned = False
         self._try_exit = try_exit
         self._rolls_back = text.session.can.rollback
 
@@ -77,6 +78,7 @@ class ThinkingControl:
         is over.
         """
         cue = self.span.push(token)
+        self._note_unopened()
         edit = self._early_close(token)
         if edit is None and self.text.sources[-1] != "forced":
             self._end(self.settings.ends(self.text.tokens))
@@ -201,6 +203,8 @@ class ThinkingControl:
         """Thinking closes in this token, and shouldn't: what goes in the close's place."""
         settings, mark = self.settings, self.span.closed
         if settings.thinking is not None and mark is not None and self.closer in ("exit", "budget"):
+            if settings.thinking.ends_messages:
+                return None
             again = settings.tokenizer.encode(mark.before + settings.thinking.behind)
             return Edit(mark.first, again) if self._rolls_back else None
         ended = token in settings.eos and self.span.phase == "think"
@@ -232,6 +236,18 @@ class ThinkingControl:
         if not early:
             self._continued += 1
         return forced
+
+    def _note_unopened(self) -> None:
+        """Warn, once a run, of thoughts that were not seen as such: the model closed what nothing had opened."""
+        thinking = self.settings.thinking
+        if self._warned or not self.span.unopened or thinking is None or thinking.ends_messages:
+            return
+        self._warned = True
+        assert thinking.markers is not None
+        self.settings.trace.warnings.append(
+            f"the model wrote {thinking.markers.close!r} and nothing had opened thinking, so what stands before it "
+            "was not limited; if the model thinks from its first token, give thinking=Thinking(..., opens='start')"
+        )
 
     def _end(self, reason: Finish | None) -> None:
         self.finish = reason

@@ -1,4 +1,4 @@
-"""Where a model thinks: its markers, and the text that closes thinking for it."""
+"""Where a model thinks: its markers, who opens the span, and the text that closes it for the model."""
 
 from __future__ import annotations
 
@@ -10,37 +10,53 @@ from .cues import TAIL
 
 Phase = Literal["before", "think", "answer"]
 
+Opens = Literal["prompt", "model", "start"]
+"""Who opens the thinking span: the generation prompt, the model with its first text, or nobody: it begins at once."""
+
+LONGEST_MARKER = TAIL // 2 - 1
+"""Characters of a marker; twice as many are kept of a run's text."""
+
 
 @dataclass(frozen=True)
 class Markers:
     """The texts that open and close the thinking span."""
 
     open: str
+    """Written in front of the first thought, by the prompt or by the model."""
     close: str
+    """Written behind the last thought."""
 
     def __post_init__(self) -> None:
         for text in (self.open, self.close):
-            if not 0 < len(text) < TAIL // 2:
-                raise ControllerError(f"a thinking marker is {text!r}; it must have 1 to {TAIL // 2 - 1} characters")
+            if not 0 < len(text) <= LONGEST_MARKER:
+                raise ControllerError(f"a thinking marker is {text!r}; it must have 1 to {LONGEST_MARKER} characters")
 
 
 @dataclass(frozen=True)
 class Thinking:
     """Where a model thinks, and how thinking is closed for it.
 
-    markers: None for a model without them: its whole completion is the span. suffix: the text that closes the span
-    and opens the answer; it holds the closing marker exactly once.
-
     >>> Thinking(Markers("<think>", "</think>"), "</think>\\nSo ").behind
     '\\nSo '
     """
 
     markers: Markers | None
+    """None for a model without them: its whole completion is the span."""
     suffix: str
+    """The text that closes the span and opens the answer; it holds the closing marker exactly once."""
+    opens: Opens = "model"
+    """Who opens the span. "start": the first token is a thought, as the model never writes an opening marker.
+
+    "prompt" and "model" are followed alike: a prompt that ends in the opening marker opens the span, else the model's
+    own opening marker does. A text that begins otherwise is no thought."""
+    ends_messages: bool = False
+    """The closing marker ends other messages too, as `<|end|>` does: one outside the span means nothing."""
 
     def __post_init__(self) -> None:
         if not self.suffix.strip():
             raise ControllerError("the exit suffix is empty; give the text that closes thinking, e.g. '</think>\\n\\n'")
+        if self.opens not in ("prompt", "model", "start"):
+            raise ControllerError(f"opens is {self.opens!r}; it must be 'prompt', 'model' or 'start'")
         if self.markers is not None and self.suffix.count(self.markers.close) != 1:
             raise ControllerError(
                 f"the exit suffix {self.suffix!r} must hold the closing marker {self.markers.close!r} exactly once"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..core.token_text import TokenText
 from ..core.tokenizer import Tokenizer
 from .cues import TAIL, Cue, Cues, Found, first_of
-from .markers import Markers, Phase
+from .markers import Markers, Opens, Phase
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,17 @@ class Span:
     """Absolute index of the first thinking token that is generated."""
     closed: MarkerPosition | None = None
     """The last token completed a closing marker; set after the controller's own close too: a second one."""
+    unopened = False
+    """A closing marker was written, and nothing had opened the span."""
 
-    def __init__(self, tokenizer: Tokenizer, markers: Markers | None, cues: Cues | None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, markers: Markers | None, cues: Cues | None, opens: Opens = "model"
+    ) -> None:
         self._markers = markers
+        self._at_once = opens == "start"
+        """The first token is a thought, unless the prompt has closed thinking."""
+        self._begun = 0
+        """Characters of the prompt."""
         self._cues = cues
         self._text = TokenText(tokenizer, TAIL)
         self.phase: Phase = "think" if markers is None else "before"
@@ -59,11 +67,17 @@ class Span:
     def begin(self, prompt: Sequence[int]) -> None:
         """Read the prompt. It opens the span if it ends in the opening marker, white space aside.
 
-        A marker further in front is text that somebody wrote about the model, or an earlier turn.
+        A marker further in front is text that somebody wrote about the model, or an earlier turn. Where nothing opens
+        the span it is open, unless the prompt ends in the closing marker: thinking is switched off.
         """
         self._text.begin(prompt)
+        self._begun = self._text.total
         self._scanned = [self._text.total] * len(self._scanned)
-        if self._markers and self._text.tail.rstrip().endswith(self._markers.open.rstrip()):
+        tail = self._text.tail.rstrip()
+        if self._markers and tail.endswith(self._markers.open.rstrip()):
+            self.phase = "think"
+            self._at_once = False
+        elif self._markers and self._at_once and not tail.endswith(self._markers.close.rstrip()):
             self.phase = "think"
         if self.phase == "think":
             self.opened = len(prompt)
@@ -147,14 +161,27 @@ class Span:
         if self.phase == "before":
             where = text.tail.find(markers.open, max(0, len(text.tail) - fresh - len(markers.open)))
             if where < 0:
+                close = text.tail.find(markers.close, max(0, len(text.tail) - fresh - len(markers.close) + 1))
+                self.unopened |= close >= 0
                 return text.total
             self.phase = "think"
             self._scanned = [text.offset + where + len(markers.open)] * len(self._scanned)
             self.opened = text.next
+        if self._at_once:
+            self._pass_opening(markers)
         end = self._follow_close(markers, fresh)
         if self.closed is not None:
             self.phase = "answer"
         return end
+
+    def _pass_opening(self, markers: Markers) -> None:
+        """An opening marker that the model writes first, although it need not, is no thought."""
+        text = self._text
+        written = text.tail[max(0, len(text.tail) - text.total + self._begun) :]
+        if written.strip() == markers.open.strip():
+            self.opened = text.next
+            self._scanned = [text.total] * len(self._scanned)
+        self._at_once = markers.open.startswith(written.strip())
 
     def _follow_close(self, markers: Markers, fresh: int) -> int:
         """Note a closing marker that ends in the last token; the number of its first character, or of the next."""

@@ -49,7 +49,7 @@ from reasonctl.controller import (
     Trace,
     parse_policy,
 )
-from reasonctl.controller.thinking.chat_template import default_cues, exit_suffix, find_markers
+from reasonctl.controller.thinking.chat_template import default_cues, read_template
 from reasonctl.probes import Card, Probe, ProbeExit
 from reasonctl.probes.files.probe_file import ProbeFile
 from reasonctl.probes.promise import Promise
@@ -102,7 +102,8 @@ def prompt_of(model: Model) -> list[int]:
 
 def never(model: Model, sizes: Sequence[int]) -> ProbeExit:
     """The deployed rule at an unreachable threshold. sizes: of the random probe's hidden layers."""
-    rng, markers = np.random.default_rng(0), find_markers(model.template)
+    rng, found = np.random.default_rng(0), read_template(model.template)
+    markers = found.markers
     widths = [len(LAYERS) * model.width, *sizes, 1]
     pairs = list(zip(widths, widths[1:], strict=False))
     probe = Probe(tuple(0.01 * rng.normal(size=pair) for pair in pairs), tuple(np.zeros(out) for _, out in pairs))
@@ -126,7 +127,7 @@ def never(model: Model, sizes: Sequence[int]) -> ProbeExit:
         layers=LAYERS,
         cues=(f"every({EVERY})",),
         markers=(markers.open, markers.close) if markers else None,
-        suffix=exit_suffix(model.template, markers),
+        suffix=found.suffix,
         max_cues=10_000,
         sampler={},
         max_new_tokens=1,
@@ -232,14 +233,15 @@ class Twice(Collect):
 
 def collecting_cost(model: Model, tokens: int, runs: int, answer_tokens: int) -> dict[str, Any]:
     """Tokens and time of forced exits on a fork, and with the prefix encoded anew."""
-    markers = find_markers(model.template)
+    found = read_template(model.template)
+    markers = found.markers
     recipe = Recipe(
         model=model.name,
         backend=None,
         threads=1,
         markers=(markers.open, markers.close) if markers else None,
         cues=default_cues(markers),
-        suffix=exit_suffix(model.template, markers),
+        suffix=found.suffix,
         max_cues=1000,
         layers=LAYERS,
         policy="temperature(0.6)",

@@ -1,0 +1,78 @@
+"""What a chat template writes, whatever template it is: rendered elsewhere, bounded in time, memory and length.
+
+`sandbox` says how a rendering is bounded. A process of its own can be ended wherever it is, from any thread; a step
+counter inside jinja2 could not stop `'x' * 10**9`, nor a thread be stopped at all. It costs about a fifth of a second.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import ControllerError
+from ..core.json_text import Fields, parse
+
+MOST_SECONDS = 60
+"""Wall time of all renderings of a template: the last resort, for what no processor time bounds."""
+_SCRIPT = Path(__file__).with_name("sandbox.py")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What renderings of one template gave."""
+
+    texts: tuple[str | None, ...]
+    """One for each set of variables; None where the template failed, or was stopped before."""
+    error: str
+    """The first thing that went wrong, in one line; empty if nothing did."""
+
+
+def render(template: str, variables: Sequence[dict[str, Any]]) -> Rendered:
+    """Render a template under each set of variables; a template that fails gives no text, and never an exception.
+
+    Args:
+        template: The template's source.
+        variables: What the template is given, as plain JSON values.
+    """
+    request = json.dumps({"template": template, "variables": list(variables)})
+    try:
+        # -P: the script's folder is no place to import from.
+        done = subprocess.run(
+            [sys.executable, "-P", str(_SCRIPT)],
+            input=request.encode(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=MOST_SECONDS,
+            check=False,
+        )
+        output, status = done.stdout, done.returncode
+    except subprocess.TimeoutExpired as stopped:
+        output, status = stopped.stdout or b"", None
+    except OSError as error:
+        return Rendered((None,) * len(variables), f"no process can be started to render it: {error.strerror}")
+    texts, errors = list[str | None](), list[str]()
+    for line in output.splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            _read(line, texts, errors)
+    if status != 0:
+        errors.insert(0, "it takes too much time or memory")
+    texts += [None] * (len(variables) - len(texts))
+    return Rendered(tuple(texts), errors[0] if errors else "")
+
+
+def _read(line: bytes, texts: list[str | None], errors: list[str]) -> None:
+    """One answer of the script; a text that holds half a character is an error of the template's."""
+    try:
+        answer = Fields.of(parse(line, "what the template writes"), "what the template writes")
+        text = answer.text("text") if "text" in answer else None
+        error = answer.text("error") if "error" in answer else ""
+    except ControllerError as refused:
+        text, error = None, str(refused)
+    texts.append(text)
+    if error:
+        errors.append(error)
