@@ -1,9 +1,10 @@
-"""The command behind `ctl calibrate`: what is checked before any work, what is resumed, and what is said of it."""
+"""`ctl calibrate`: what is checked before any work, what is resumed, and what is said of it."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -19,20 +20,22 @@ from reasonctl.probes.risk.threshold import runs_needed
 from ..fitting.choose_cues import AUTO, EVERYTHING
 from ..fitting.job import CalibrationJob, fit_and_save, made_by
 from ..fitting.kept import halves
-from ..pages.wording import Request, cut_of, exits_where
+from ..pages.wording import cut_of, exits_where
 from ..parallel.spread import check_cluster
 from ..runs.collect import collect
+from ..runs.recipe import Recipe
 from ..runs.run_file import RunFile
 from ..runs.splits import report_path, runs_path
 from ..runs.worker import collect_run
 from ..tasks.problem import Problem
 from ..tasks.sources import load_task
 from .console import Console
-from .ngrams import keep_ngrams
+from .ngrams import keep_ngrams, usage
 from .options import Options
 from .recipes import new_recipe, open_model
 
 CALIBRATION_RUNS = 400
+"""Default number of runs: half fit the probe, half calibrate it."""
 
 
 def calibrate(
@@ -46,30 +49,22 @@ def calibrate(
     ngrams: str | None,
     **overrides: str | None,
 ) -> None:
-    """Collect, fit, calibrate; everything that can be refused is refused first."""
+    """Collect, fit, calibrate; everything that can be refused is refused first.
+
+    overrides: what the user gives in place of the template's markers, suffix, cues and layers, and where it runs.
+    """
     show = Console(as_json=options.json)
-    plan_out = Path(out)
-    workers = where(name, options, overrides["dask"])
-    again = check_targets(plan_out, report, ngrams, options.force)
+    workers = where(name, options, overrides.pop("dask"))
+    again = check_targets(Path(out), report, ngrams, options.force)
     task = load_task(tasks, grader=options.grader, gold=options.mode != "disagree")
     model = open_model(name, options)
-    recipe = new_recipe(
-        name,
-        model,
-        options,
-        opening=overrides["think_open"],
-        closing=overrides["think_close"],
-        suffix=overrides["suffix"],
-        cues=",".join(EVERYTHING) if overrides["cues"] == AUTO else overrides["cues"],
-        layers=overrides["layers"],
-        answer_tokens=answer_tokens,
-    )
+    recipe = _recipe(name, model, options, answer_tokens, overrides)
     plan = CalibrationJob(
         recipe,
         task,
         options.mode,
         options.n or CALIBRATION_RUNS,
-        plan_out,
+        Path(out),
         options.risk,
         options.confidence,
         choose_cues=overrides["cues"] == AUTO,
@@ -85,15 +80,39 @@ def calibrate(
         records = collected(show, plan, file, options, problems, workers)
         if records is None:
             return
-        if content is None:
-            fit_and_save(plan, model, records, force=options.force)
-            content = load_probe(plan.out)  # what is said and drawn is the file's, to the byte
-        else:
-            halves(content, records)
+        content = _fitted(plan, model, records, content, force=options.force)
     if ngrams is not None and not (again and Path(ngrams).exists()):
-        keep_ngrams(show, model, records, Path(ngrams), source=task.name, force=options.force)
-    wanted = report and not (again and report_path(plan_out).exists())
+        table = keep_ngrams(model, records, Path(ngrams), source=task.name, force=options.force)
+        show.say(usage(table, Path(ngrams), "model"))
+    wanted = report and not (again and report_path(plan.out).exists())
     report_fit(show, plan, content, options, records if wanted else None)
+
+
+def _recipe(
+    name: str, model: Model, options: Options, answer_tokens: int, overrides: Mapping[str, str | None]
+) -> Recipe:
+    return new_recipe(
+        name,
+        model,
+        options,
+        opening=overrides["think_open"],
+        closing=overrides["think_close"],
+        suffix=overrides["suffix"],
+        cues=",".join(EVERYTHING) if overrides["cues"] == AUTO else overrides["cues"],
+        layers=overrides["layers"],
+        answer_tokens=answer_tokens,
+    )
+
+
+def _fitted(
+    plan: CalibrationJob, model: Model, records: list[dict[str, Any]], content: ProbeFile | None, *, force: bool
+) -> ProbeFile:
+    """The probe file; content: the one that an interrupted job left, whose runs these must be."""
+    if content is not None:
+        halves(content, records)
+        return content
+    fit_and_save(plan, model, records, force=force)
+    return load_probe(plan.out)  # what is said and drawn is the file's, to the byte
 
 
 def check_targets(out: Path, report: bool, ngrams: str | None, force: bool) -> bool:
@@ -225,14 +244,14 @@ def report_fit(
     show: Console, plan: CalibrationJob, content: ProbeFile, options: Options, records: list[dict[str, Any]] | None
 ) -> None:
     """What was fitted, what it can promise, the page with it if the records are given, and the JSON."""
-    card, asked = content.card, Request.of(options, None)
+    card, asked = content.card, options.request
     rule = make_exit(content, **asdict(asked))
     auc = float(str(card.report["auc"]))
     if plan.choose_cues:
         show.say(f"cues chosen on the fitting runs: {', '.join(card.cues)}")
     show.say(f"probe: {card.report['model']}, AUC {auc:.3f} on held-out problems ({card.report['cues']} cues)")
-    if (told := cut_of(card)) is not None:
-        show.say(told, "yellow")
+    if (message := cut_of(card)) is not None:
+        show.say(message, "yellow")
     show.say(rule.why, "bold")
     if rule.threshold.more_runs and asked.domain is None:
         enough = plan.n + 2 * rule.threshold.more_runs
@@ -244,14 +263,7 @@ def report_fit(
         written.append(report_path(plan.out))
         write_report(written[-1], content, asked, records, None, force=options.force)
     show.say(f"written: {', '.join(map(str, written))}")
-    show.result(
-        {
-            "out": str(plan.out),
-            "complete": True,
-            "calibration": calibration_json(rule),
-            "why": rule.why,
-        }
-    )
+    show.result({"out": str(plan.out), "complete": True, "calibration": calibration_json(rule), "why": rule.why})
 
 
 def calibration_json(rule: ProbeExit) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from reasonctl.controller import ControllerError
 from reasonctl.probes.exit import ProbeExit, make_exit
-from reasonctl.probes.files.heads_file import SEALED, load_heads
+from reasonctl.probes.files.heads_file import SEALED, HeadsCard, load_heads
 from reasonctl.probes.files.probe_file import load_probe, tables_of
 from reasonctl.probes.risk.drift import DriftMonitor
 from reasonctl.probes.risk.table import Table
@@ -22,51 +23,33 @@ from .options import Options
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
-def run(path: str, options: Options, *, traces: str | None) -> None:
+def inspect(path: str, options: Options, *, traces: str | None) -> None:
     """The card, and risk -> threshold, savings, exit rate on the calibration runs, runs still needed.
 
     traces: a file of Trace.to_dict() lines, in the order of the runs; they are tested for drift.
     """
     show = Console(as_json=options.json)
     if SEALED.holds(path):
-        return _heads(show, path)
+        _show_heads(show, load_heads(path).card)
+        return
     content = load_probe(path)
+    judged, plain = tables_of(content, options.signal, options.domain)
     risks = sorted({*RISKS, options.risk})
-    rules = [
-        make_exit(
-            content,
-            risk=risk,
-            confidence=options.confidence,
-            mode=options.mode,
-            signal=options.signal,
-            domain=options.domain,
-            give_up=options.give_up,
-        )
-        for risk in risks
-    ]
+    rules = [make_exit(content, **{**asdict(options.request), "risk": risk}) for risk in risks]
+    levels = [_level(rule, judged.table, plain) for rule in rules]
     for label, fact in facts(content.card).items():
         show.say(f"{label:>12}: {fact}")
-    judged, plain = tables_of(content, options.signal, options.domain)
-    levels = [_level(rule, judged.table, plain) for rule in rules]
-    level = "marginal" if options.confidence is None else f"confidence {options.confidence:g}"
-    show.title(f"{options.mode}, {options.signal}{_of(options)}, {level}: {judged.table.runs} calibration runs")
-    show.table([_row(one) for one in levels], "risk", "threshold", "exit rate", "tokens saved", "more runs needed")
+    _show_levels(show, levels, options, judged.table.runs)
     if (lower := rules[0].lower) is not None:
         show.say(f"{lower.why}; the exit rates and savings above include it, and its risk adds to theirs")
     show.say("Choose the risk before you look at the savings: one picked afterwards is valid for that one choice only.")
-    drift = None if traces is None else _drift(show, DriftMonitor.of(judged.table), Path(traces))
-    show.result(
-        {
-            "card": vars(content.card),
-            "levels": levels,
-            "mode": options.mode,
-            "confidence": options.confidence,
-            "signal": options.signal,
-            "domain": options.domain,
-            "give_up": options.give_up,
-            "drift": drift,
-        }
-    )
+    drift = None
+    if traces is not None:
+        monitor = _monitored(DriftMonitor.of(judged.table), Path(traces))
+        show.say(f"{monitor.why}; false alarms, ever: at most {percent(monitor.level)}", "bold")
+        drift = {"runs": monitor.runs, "evidence": monitor.evidence, "alarm": monitor.alarm, "level": monitor.level}
+    asked = {name: value for name, value in asdict(options.request).items() if name != "risk"}
+    show.result({"card": vars(content.card), "levels": levels, **asked, "drift": drift})
 
 
 def _level(rule: ProbeExit, table: Table, plain: Table) -> dict[str, Any]:
@@ -83,6 +66,13 @@ def _level(rule: ProbeExit, table: Table, plain: Table) -> dict[str, Any]:
     }
 
 
+def _show_levels(show: Console, levels: list[dict[str, Any]], options: Options, runs: int) -> None:
+    level = "marginal" if options.confidence is None else f"confidence {options.confidence:g}"
+    domain = "" if options.domain is None else f", domain {options.domain!r}"
+    show.title(f"{options.mode}, {options.signal}{domain}, {level}: {runs} calibration runs")
+    show.table([_row(one) for one in levels], "risk", "threshold", "exit rate", "tokens saved", "more runs needed")
+
+
 def _row(level: dict[str, Any]) -> list[str]:
     shown = level["exits"] if level["threshold"] is None else f"{level['threshold']:.4f}"
     return [
@@ -94,23 +84,22 @@ def _row(level: dict[str, Any]) -> list[str]:
     ]
 
 
-def _of(options: Options) -> str:
-    return "" if options.domain is None else f", domain {options.domain!r}"
-
-
-def _heads(show: Console, path: str) -> None:
+def _show_heads(show: Console, card: HeadsCard) -> None:
     """The card of AutoDeco heads."""
-    card = load_heads(path).card
     show.say(f"AutoDeco heads for {card.depth} layers of width {card.width}, fingerprint {card.fingerprint[:12]}")
     for name in ("tasks", "grader", "sampler", "runs", "training", "report", "settings"):
         value = getattr(card, name)
-        told = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        show.say(f"{name:>12}: {told}")
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        show.say(f"{name:>12}: {text}")
     show.result({"heads": vars(card)})
 
 
-def _drift(show: Console, monitor: DriftMonitor, path: Path) -> dict[str, Any]:
-    """What the monitor says after these runs."""
+def _monitored(monitor: DriftMonitor, path: Path) -> DriftMonitor:
+    """The monitor after the runs of a file of traces.
+
+    Raises:
+        ControllerError: A line that is no trace, or a file that can't be read.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -123,5 +112,4 @@ def _drift(show: Console, monitor: DriftMonitor, path: Path) -> dict[str, Any]:
             raise ControllerError(f"{path}:{number} is no trace; write json.dumps(handle.trace.to_dict())") from None
         if not trace.get("repeat"):
             monitor.update(scores)
-    show.say(f"{monitor.why}; false alarms, ever: at most {percent(monitor.level)}", "bold")
-    return {"runs": monitor.runs, "evidence": monitor.evidence, "alarm": monitor.alarm, "level": monitor.level}
+    return monitor

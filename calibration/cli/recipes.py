@@ -1,8 +1,9 @@
-"""Which exit rule a command uses: the probe file's, at the risk and for the signal that were asked for."""
+"""From options to a model, a recipe and an exit rule."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -12,7 +13,8 @@ from reasonctl.backends.load import BUNDLED_PROBE, TINY, load_model
 from reasonctl.backends.model import Model
 from reasonctl.controller import ControllerError, Cues, parse_policy
 from reasonctl.controller.sampling.policy import checked
-from reasonctl.controller.thinking.chat_template import chosen_markers, default_cues, exit_suffix
+from reasonctl.controller.thinking.chat_template import default_cues, exit_suffix, find_markers
+from reasonctl.controller.thinking.markers import Markers
 from reasonctl.probes.exit import ProbeExit, make_exit
 from reasonctl.probes.files.card import Card
 from reasonctl.probes.files.probe_file import load_probe
@@ -34,15 +36,7 @@ def open_rule(show: Console, name: str, options: Options, probe: str | None) -> 
 
 def rule_of(options: Options, path: object) -> ProbeExit:
     """The rule of a probe file under the options' risk, confidence, mode, signal and domain."""
-    return make_exit(
-        load_probe(str(path)),
-        risk=options.risk,
-        confidence=options.confidence,
-        mode=options.mode,
-        signal=options.signal,
-        domain=options.domain,
-        give_up=options.give_up,
-    )
+    return make_exit(load_probe(str(path)), **asdict(options.request))
 
 
 MOST_NEW_TOKENS = 2048
@@ -91,6 +85,22 @@ def new_recipe(
         max_new_tokens=options.max_new_tokens or min(MOST_NEW_TOKENS, room),
         answer_tokens=answer_tokens,
     )
+
+
+def chosen_markers(template: str | None, opening: str | None, closing: str | None) -> Markers | None:
+    """The template's markers, but for what the user gives.
+
+    Raises:
+        ControllerError: The template names none, and the user gives only one.
+    """
+    found = find_markers(template)
+    if opening is None and closing is None:
+        return found
+    if found is None and (opening is None or closing is None):
+        raise ControllerError(
+            "this model's template names no thinking markers; give both --think-open and --think-close"
+        )
+    return Markers(opening or (found.open if found else ""), closing or (found.close if found else ""))
 
 
 def unescaped(text: str) -> str:

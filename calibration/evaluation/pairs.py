@@ -23,7 +23,7 @@ from ..tasks.graders import Grader
 from ..tasks.problem import Problem
 from ..tasks.sources import Task
 
-EVALUATION_RUNS = 1 << 32
+FIRST_RUN = 1 << 32
 """Run numbers of evaluations start here: no uniform is shared with a run of the calibration."""
 
 
@@ -36,7 +36,7 @@ class Pair:
     record: dict[str, Any] | None
 
 
-def evaluate(
+def run_pairs(
     recipe: Recipe,
     problems: Sequence[Problem],
     grader: Grader,
@@ -47,13 +47,14 @@ def evaluate(
     progress: Callable[[int, int], None],
 ) -> list[Pair]:
     """Both arms of every problem, interleaved; `cheap_rules` also collects what the baselines need."""
-    jobs = [(recipe, EVALUATION_RUNS + i, p.question, rule, cheap_rules) for i, p in enumerate(problems)]
+    jobs = [(recipe, FIRST_RUN + i, p.question, rule, cheap_rules) for i, p in enumerate(problems)]
     pairs = []
     for i, (arms, record) in enumerate(spread(evaluate_run, jobs, workers=min(workers, len(jobs)))):
         for arm in arms.values():
             arm["right"] = problems[i].answer is not None and grader.right(arm["answer"], problems[i])
         arms["controlled"]["same"] = grader.same(arms["controlled"]["answer"], arms["baseline"]["answer"])
-        pairs.append(Pair(arms["baseline"], arms["controlled"], record and graded(record, problems[i], grader)))
+        full = None if record is None else graded(record, problems[i], grader)
+        pairs.append(Pair(arms["baseline"], arms["controlled"], full))
         progress(i + 1, len(problems))
     return pairs
 

@@ -10,8 +10,6 @@ from typing import Any
 
 from reasonctl.controller import ControllerError
 
-from .processes import over_processes
-
 Update = Callable[[int, int], None]
 
 
@@ -40,6 +38,8 @@ def spread(
         for job in jobs:
             yield function(*job)
     else:
+        from .processes import over_processes  # reads joblib
+
         yield from over_processes(function, jobs, min(workers, len(jobs)), warn)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 
-from ..core.errors import ControllerError
 from .markers import Markers
 
 _PAIRS = (
@@ -52,15 +51,3 @@ def exit_suffix(template: str | None, markers: Markers | None) -> str:
 def default_cues(markers: Markers | None) -> tuple[str, ...]:
     """Reflection words (LYNX) inside a thinking span; paragraph and sentence ends where there is none."""
     return WORDS if markers else BREAKS
-
-
-def chosen_markers(template: str | None, opening: str | None, closing: str | None) -> Markers | None:
-    """Detected markers with the user's overrides."""
-    found = find_markers(template)
-    if opening is None and closing is None:
-        return found
-    if found is None and (opening is None or closing is None):
-        raise ControllerError(
-            "this model's template names no thinking markers; give both --think-open and --think-close"
-        )
-    return Markers(opening or (found.open if found else ""), closing or (found.close if found else ""))

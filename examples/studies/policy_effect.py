@@ -32,7 +32,7 @@ from reasonctl.calibration.tasks.problem import Problem
 from reasonctl.calibration.tasks.sources import Task, load_task
 from reasonctl.controller import Keys, Weighed, distortion, importance_weights, parse_policy
 from reasonctl.controller.thinking.answers import after_thinking
-from reasonctl.controller.thinking.chat_template import chosen_markers
+from reasonctl.controller.thinking.chat_template import find_markers
 
 BEHIND = {
     "plain": "",
@@ -132,7 +132,7 @@ def policies(t: float, median: int, only: Sequence[str] | None) -> Iterator[tupl
 
 def answers(model: Model, task: Task, problems: list[Problem], text: str, given: argparse.Namespace) -> Answers:
     """All runs of one policy; run numbers, and so keys, are the same for every policy."""
-    markers, policy = chosen_markers(model.template, None, None), Weighed(parse_policy(text))
+    markers, policy = find_markers(model.template), Weighed(parse_policy(text))
     started, right, stated, logs, tokens = time.process_time(), [], [], [], []
     for i, problem in enumerate(problems):
         prompt = model.prompt(problem.question)

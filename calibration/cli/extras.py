@@ -1,0 +1,24 @@
+"""Which extra of reasonctl installs a library."""
+
+from __future__ import annotations
+
+_LIBRARIES = {
+    "hf": ("torch", "transformers", "accelerate", "gguf"),
+    "llama": ("llama_cpp",),
+    "calibrate": ("sklearn", "joblib", "threadpoolctl", "math_verify", "reasoning_gym", "matplotlib"),
+    "grammar": ("xgrammar",),
+    "dask": ("dask", "distributed"),
+}
+
+
+def missing_extra(error: ModuleNotFoundError) -> str | None:
+    """One line that names the extra of the missing library; None if no extra of ours brings it.
+
+    >>> missing_extra(ModuleNotFoundError(name="sklearn.pipeline"))
+    "this needs sklearn, which isn't installed; pip install 'reasonctl[calibrate]'"
+    """
+    library = (error.name or "").partition(".")[0]
+    for extra, libraries in _LIBRARIES.items():
+        if library in libraries:
+            return f"this needs {library}, which isn't installed; pip install 'reasonctl[{extra}]'"
+    return None
