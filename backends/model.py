@@ -35,6 +35,7 @@ class Model:
     settings: what changes hidden states slightly (quantisation, dtype, flash attention).
     prompt: a question as the prompt's tokens, through the chat template where there is one.
     start: what precedes a text that is no prompt: the token of its beginning, or nothing.
+    parameters: number of weights.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Model:
     prompt: Callable[[str], list[int]]
     can: Capabilities
     start: tuple[int, ...] = ()
+    parameters: int = 0
 
     def fingerprint(self) -> str:
         """Equal for the same weights' vocabulary and shape in any format: depth, width, token bytes by id."""

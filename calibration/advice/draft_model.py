@@ -199,7 +199,7 @@ def measure_draft(
     )
     return Advice(
         draft=draft.name,
-        parameters=parameters_of(draft),
+        parameters=draft.parameters,
         alpha=float(np.mean(alphas)),
         error=float(np.std(alphas, ddof=1) / math.sqrt(len(alphas))) if len(alphas) > 1 else float("nan"),
         acceptance=tuple(acceptance),
@@ -208,16 +208,6 @@ def measure_draft(
         depth=shape.depth(),
         speed_up=rate * curve.at(1),
     )
-
-
-def parameters_of(model: Model) -> int:
-    """Number of weights."""
-    library = model.library
-    if model.backend == "transformers":
-        return int(library.num_parameters())
-    from llama_cpp import llama_cpp as C
-
-    return int(C.llama_model_n_params(library.model))
 
 
 def advise(

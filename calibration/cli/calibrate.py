@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,11 @@ from ..fitting.kept import halves
 from ..pages.wording import cut_of, exits_where
 from ..parallel.spread import check_cluster
 from ..runs.collect import collect
-from ..runs.recipe import Recipe
 from ..runs.run_file import RunFile
 from ..runs.splits import report_path, runs_path
 from ..runs.worker import collect_run
 from ..tasks.problem import Problem
-from ..tasks.sources import load_task
+from ..tasks.sources import Task, load_task
 from .console import Console
 from .ngrams import keep_ngrams, usage
 from .options import Options
@@ -38,69 +37,93 @@ CALIBRATION_RUNS = 400
 """Default number of runs: half fit the probe, half calibrate it."""
 
 
+@dataclass(frozen=True)
+class Targets:
+    """The files that a job writes."""
+
+    probe: Path
+    page: Path | None
+    """None: it isn't wanted."""
+    ngrams: Path | None
+    """None: they aren't wanted."""
+    again: bool
+    """The job was stopped between its probe and its last file: what exists is kept."""
+
+    def wants(self, path: Path | None) -> bool:
+        """Whether the page or the n-grams are still to be written."""
+        return path is not None and not (self.again and path.exists())
+
+
 def calibrate(
     name: str,
     options: Options,
     *,
     tasks: str,
     out: str,
-    answer_tokens: int,
     report: bool,
     ngrams: str | None,
+    dask: str | None,
+    answer_tokens: int,
     **overrides: str | None,
 ) -> None:
     """Collect, fit, calibrate; everything that can be refused is refused first.
 
-    overrides: what the user gives in place of the template's markers, suffix, cues and layers, and where it runs.
+    overrides: what the user gives in place of the template's markers, suffix, cues and layers.
     """
     show = Console(as_json=options.json)
-    workers = where(name, options, overrides.pop("dask"))
-    again = check_targets(Path(out), report, ngrams, options.force)
+    workers = where(name, options, dask)
+    targets = check_targets(Path(out), report, ngrams, options.force)
     task = load_task(tasks, grader=options.grader, gold=options.mode != "disagree")
     model = open_model(name, options)
-    recipe = _recipe(name, model, options, answer_tokens, overrides)
-    plan = CalibrationJob(
-        recipe,
-        task,
-        options.mode,
-        options.n or CALIBRATION_RUNS,
-        Path(out),
-        options.risk,
-        options.confidence,
-        choose_cues=overrides["cues"] == AUTO,
-    )
+    plan = _job(name, model, task, targets.probe, options, answer_tokens, overrides)
     problems = plan.problems()
     check_domain(options, problems)
-    content = made_already(plan, model) if again else None
+    content = made_already(plan, model) if targets.again else None
     describe(show, plan, model, options)
     if options.dry_run:
-        show.result({"n": plan.n, "runs_needed": needed(options), "recipe": vars(recipe)})
+        show.result({"n": plan.n, "runs_needed": needed(options), "recipe": vars(plan.recipe)})
         return
     with closing(plan.run_file(model)) as file:
         records = collected(show, plan, file, options, problems, workers)
         if records is None:
             return
         content = _fitted(plan, model, records, content, force=options.force)
-    if ngrams is not None and not (again and Path(ngrams).exists()):
-        table = keep_ngrams(model, records, Path(ngrams), source=task.name, force=options.force)
-        show.say(usage(table, Path(ngrams), "model"))
-    wanted = report and not (again and report_path(plan.out).exists())
-    report_fit(show, plan, content, options, records if wanted else None)
+    if targets.ngrams is not None and targets.wants(targets.ngrams):
+        table = keep_ngrams(model, records, targets.ngrams, source=task.name, force=options.force)
+        show.say(usage(table, targets.ngrams, "model"))
+    report_fit(show, plan, content, options, records if targets.wants(targets.page) else None)
 
 
-def _recipe(
-    name: str, model: Model, options: Options, answer_tokens: int, overrides: Mapping[str, str | None]
-) -> Recipe:
-    return new_recipe(
+def _job(
+    name: str,
+    model: Model,
+    task: Task,
+    out: Path,
+    options: Options,
+    answer_tokens: int,
+    overrides: Mapping[str, str | None],
+) -> CalibrationJob:
+    choose = overrides["cues"] == AUTO
+    recipe = new_recipe(
         name,
         model,
         options,
         opening=overrides["think_open"],
         closing=overrides["think_close"],
         suffix=overrides["suffix"],
-        cues=",".join(EVERYTHING) if overrides["cues"] == AUTO else overrides["cues"],
+        cues=",".join(EVERYTHING) if choose else overrides["cues"],
         layers=overrides["layers"],
         answer_tokens=answer_tokens,
+    )
+    return CalibrationJob(
+        recipe,
+        task,
+        options.mode,
+        options.n or CALIBRATION_RUNS,
+        out,
+        options.risk,
+        options.confidence,
+        choose_cues=choose,
     )
 
 
@@ -115,14 +138,16 @@ def _fitted(
     return load_probe(plan.out)  # what is said and drawn is the file's, to the byte
 
 
-def check_targets(out: Path, report: bool, ngrams: str | None, force: bool) -> bool:
-    """Whether the job seems to have been stopped between its probe and its last file: then what exists is kept.
+def check_targets(out: Path, report: bool, ngrams: str | None, force: bool) -> Targets:
+    """The files of the job.
 
-    Raises ControllerError if a file of the job can't be put where it is wanted.
+    Raises:
+        ControllerError: One of them can't be put where it is wanted.
     """
-    targets = [out, *([report_path(out)] if report else [])]
-    if report_path(out) == out:
+    page = report_path(out)
+    if page == out:
         raise ControllerError(f"--out is {out}, a page's name; give the probe file one that ends in .safetensors")
+    targets = [out, *([page] if report else [])]
     if ngrams is not None:
         if Path(ngrams).resolve() in {path.resolve() for path in (*targets, runs_path(out))}:
             raise ControllerError(f"--ngrams is {ngrams}, which the job itself writes; give another name")
@@ -131,7 +156,7 @@ def check_targets(out: Path, report: bool, ngrams: str | None, force: bool) -> b
     again = not force and out.is_file() and runs_path(out).is_file() and bool(missing)
     for target in missing if again else targets:
         check_target(target, force)
-    return again
+    return Targets(out, page if report else None, None if ngrams is None else Path(ngrams), again)
 
 
 def made_already(plan: CalibrationJob, model: Model) -> ProbeFile:

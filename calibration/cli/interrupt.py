@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 CODE = 130
 
 
-def _at_once(*_: Any) -> NoReturn:
+def stop_at_once(*_: Any) -> NoReturn:
     os.write(2, b"\nStopped at once. What was collected is kept: run the same command again to go on.\n")
     os._exit(CODE)
 
@@ -33,7 +33,7 @@ def interruptible() -> Iterator[None]:
         stop()
 
     def stop(*_: Any) -> NoReturn:
-        signal.signal(signal.SIGINT, _at_once)
+        signal.signal(signal.SIGINT, stop_at_once)
         raise KeyboardInterrupt
 
     def lost(what: sys.UnraisableHookArgs) -> None:

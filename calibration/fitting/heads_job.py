@@ -54,7 +54,7 @@ def fit_heads(
         job: The collected job; its output names the checkpoint.
         model: The model that wrote the runs.
         records: The collected runs.
-        training: The settings of the training.
+        training: Its settings.
         progress: Called with the steps done and all steps.
         deadline: A time of `time.monotonic()`; the checkpoint holds what was done by then.
 
@@ -68,15 +68,8 @@ def fit_heads(
     learn = [run for i, run in enumerate(runs) if i % HELD_OUT]
     if job.recipe.threads is not None:
         torch.set_num_threads(job.recipe.threads)
-    heads = train(
-        model,
-        learn,
-        training,
-        checkpoint_of(job.out),
-        identity=identity_of(model),
-        progress=progress,
-        deadline=deadline,
-    )
+    checkpoint, identity = checkpoint_of(job.out), identity_of(model)
+    heads = train(model, learn, training, checkpoint, identity=identity, progress=progress, deadline=deadline)
     if heads is None:
         return None
     counts = {"collected": len(records), "right": len(runs), "trained": len(learn)}
