@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-_LIBRARIES = {
+LIBRARIES = {
+    "llama": ("llama_cpp", "gguf"),
     "hf": ("torch", "transformers", "accelerate", "gguf"),
-    "llama": ("llama_cpp",),
     "calibrate": ("sklearn", "joblib", "threadpoolctl", "math_verify", "reasoning_gym", "matplotlib"),
     "grammar": ("xgrammar",),
-    "dask": ("dask", "distributed"),
+    "dask": ("distributed", "dask"),
 }
+"""What is imported, by the extra that brings it."""
 
 
 def missing_extra(error: ModuleNotFoundError) -> str | None:
@@ -18,7 +19,7 @@ def missing_extra(error: ModuleNotFoundError) -> str | None:
     "this needs sklearn, which isn't installed; pip install 'reasonctl[calibrate]'"
     """
     library = (error.name or "").partition(".")[0]
-    for extra, libraries in _LIBRARIES.items():
+    for extra, libraries in LIBRARIES.items():
         if library in libraries:
             return f"this needs {library}, which isn't installed; pip install 'reasonctl[{extra}]'"
     return None

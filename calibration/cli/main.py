@@ -124,11 +124,11 @@ def inspect_command(probe: str, options: Options, traces: str | None) -> None:
 
 @cli.command("replay")
 @click.argument("runs", type=click.Path())
-@click.option("--cues", help="Look at these of the collected cues only.")
+@click.option("--cues", help="Only these of the collected cues.")
 @click.option("--splits", type=click.IntRange(1), default=5, show_default=True, help="Random re-splits to average.")
 @common
 def replay_command(runs: str, options: Options, cues: str | None, splits: int) -> None:
-    """Collected runs (P.safetensors.runs.jsonl) re-judged under every signal, without a model."""
+    """Every signal compared on collected runs, without a model. RUNS is P.safetensors.runs.jsonl."""
     from .replay import replay
 
     replay(runs, options, cues=cues, splits=splits)
@@ -182,7 +182,7 @@ def advise_policy_command(model: str, options: Options, **what: Any) -> None:
 @click.option("--out", required=True, type=click.Path(), help="The database to write.")
 @common
 def ngrams_command(model: str, texts: tuple[str, ...], out: str, options: Options) -> None:
-    """An n-gram database for --draft 'hierarchy(corpus=FILE)', from text files or .jsonl files of {"text"}."""
+    """An n-gram database for --draft 'hierarchy(corpus=FILE)'. TEXTS are text files, or .jsonl files of {"text"}."""
     from .ngrams import ngrams
 
     ngrams(model, texts, out, options)

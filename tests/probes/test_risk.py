@@ -193,6 +193,23 @@ def test_a_sequence_is_a_prefix() -> None:
     assert accepted(np.array([0]), np.array([0]), 0.05, 0.9) == 0
 
 
+def test_mapie_accepts_the_same_candidates() -> None:
+    from mapie.risk_control import FWERFixedSequenceTesting, control_fwer
+
+    rng, ended = np.random.default_rng(5), set()
+    for _ in range(400):
+        size, n = int(rng.integers(1, 60)), rng.integers(0, 400, size=1).repeat(60)
+        n = n[:size] if rng.random() < 0.5 else rng.integers(0, 400, size=size)
+        rising = np.sort(rng.binomial(n, rng.uniform(0, 0.15, size=size)))
+        failed, limit, confidence = np.minimum(rising, n), rng.uniform(0.01, 0.3), rng.uniform(0.5, 0.99)
+        p_values = np.array([p_value(int(k), int(m), limit) for k, m in zip(failed, n, strict=True)])
+        theirs = control_fwer(p_values, 1 - confidence, FWERFixedSequenceTesting())
+        held = accepted(failed, n, limit, confidence)
+        assert list(theirs) == list(range(held))
+        ended.add("none" if held == 0 else "all" if held == size else "some")
+    assert ended == {"none", "some", "all"}
+
+
 def test_exact_p_values_are_below_hoeffding_bentkus() -> None:
     from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
 
@@ -201,8 +218,8 @@ def test_exact_p_values_are_below_hoeffding_bentkus() -> None:
     assert all(p_value(int(k), 300, RISK) <= bound + 1e-12 for k, bound in zip(failed, np.ravel(theirs), strict=True))
 
 
-def test_probes_do_not_wait_for_mapie() -> None:
-    code = "import sys, reasonctl.probes; sys.exit('mapie' in sys.modules or 'sklearn' in sys.modules)"
+def test_probes_wait_for_no_library_of_statistics() -> None:
+    code = "import sys, reasonctl.probes; sys.exit(any(name in sys.modules for name in ('mapie', 'sklearn', 'scipy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
