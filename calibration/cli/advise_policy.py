@@ -26,7 +26,6 @@ from ..advice.truncation import (
     openings_of,
     weigh,
 )
-from ..pages.advice import SUFFIXES, write_page
 from ..tasks.sources import load_task
 from .console import Console
 from .options import Options
@@ -64,6 +63,8 @@ def advise_policy(
     advice = Advice.of(trie, curves, choice, weighed, tokens)
     show_advice(show, name, advice)
     if out is not None:
+        from ..pages.advice import write_page
+
         write_page(Path(out), name, advice)
         show.say(f"written: {out}")
     show.result({"model": name, **advice.to_dict()})
@@ -90,6 +91,8 @@ def temperature_of(options: Options) -> float:
 
 
 def _check_out(out: str, force: bool) -> None:
+    from ..pages.advice import SUFFIXES  # matplotlib is read only where a page is wanted
+
     if Path(out).suffix not in SUFFIXES:
         raise ControllerError(f"--out is {out!r}; it must end in {', '.join(SUFFIXES)}")
     check_target(out, force)

@@ -6,7 +6,7 @@ python -m reasonctl.calibration.cli.document > docs/cli.md
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import click
 
@@ -28,7 +28,7 @@ def document() -> str:
     parts = [
         "# The command line",
         "Written by `make docs` from the commands' own help; don't edit it by hand.",
-        _block(_help(_without(cli, set()), None)),
+        _block(_help(_without(cli, ()), None)),
         "## Options of every command",
         _block(_options(_shared)),
     ]
@@ -51,7 +51,7 @@ def _commands(parent: click.Context) -> Iterator[click.Context]:
             yield context
 
 
-def _without(command: click.Command, names: set[str | None]) -> click.Command:
+def _without(command: click.Command, names: Collection[str | None]) -> click.Command:
     """The command without these options and without --help."""
     stripped = copy.copy(command)
     stripped.params = [parameter for parameter in command.params if parameter.name not in names]

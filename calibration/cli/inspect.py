@@ -16,11 +16,9 @@ from reasonctl.probes.risk.drift import DriftMonitor
 from reasonctl.probes.risk.table import Table
 
 from ..fitting.tables import outcomes_of
-from ..pages.wording import exits_where, facts, missing_runs, percent
+from ..pages.wording import RISKS, exits_where, facts, missing_runs, percent
 from .console import Console
 from .options import Options
-
-RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 def inspect(path: str, options: Options, *, traces: str | None) -> None:

@@ -32,9 +32,7 @@ from ..runs.splits import runs_path
 from . import figures
 from . import report_parts as parts
 from .highlights import RuleOutcome, pick
-from .wording import FAIL, FAILED, Request, facts, level, number, percentage, promise, share_of
-
-RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
+from .wording import FAIL, FAILED, RISKS, Request, facts, level, number, percentage, promise, share_of
 
 
 def write_report(

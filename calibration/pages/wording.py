@@ -13,6 +13,9 @@ from reasonctl.probes.signals.signals import SignalName
 
 from ..runs.arrays import ANSWERS_CUT, cut_told
 
+RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
+"""Risks that a table shows, next to the one that is asked for."""
+
 NARROW = "\u202f"
 """A space that doesn't break: a number stays with its unit."""
 
