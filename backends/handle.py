@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any
 
 from reasonctl.controller import Controller, Thinking, Trace
-from reasonctl.controller.sampling.policy import checked
 from reasonctl.controller.thinking.chat_template import exit_suffix, find_markers
 
 ASKED = ("risk", "thinking_budget", "min_thinking", "continue_times")
@@ -77,11 +76,10 @@ class Handle:
 
 
 def check_parts(controller: Controller, model: Any) -> None:
-    """Let what was made for a model look at the one it gets: an error for another one, warnings for small differences.
-
-    Rules and policies that know no model (fixed exits, a temperature) have no `check`, or nothing to say.
-    """
-    for message in checked((controller.exit, controller.policy), model):
+    """Compare what was made for a model with the one it gets: an error for another model, warnings for differences."""
+    about_rule = [] if controller.exit is None else controller.exit.check(model)
+    about_policy = [] if controller.policy is None else controller.policy.check(model)
+    for message in (*about_rule, *about_policy):
         warnings.warn(message, stacklevel=4)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reasonctl.controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Decode, Draft, Session
+from reasonctl.controller import NO_DRAFT, Capabilities, ControllerError, Decode, Draft, Session
 from reasonctl.controller.core.decode import Floats
 from reasonctl.controller.sampling.stages.grammar import Kind, Matcher
 
@@ -25,6 +25,8 @@ class ToyEngine:
 
     batch = 1 << 30
     layers = 3
+    identity = ""
+    """Its forwards cost nothing that is worth keeping."""
 
     def __init__(self, *, vocabulary: int, order: int = 1, seed: int = 0, concentration: float = 0.7) -> None:
         if order < 1 or vocabulary < 2:
@@ -70,11 +72,7 @@ class ToyStep:
     def _tokens(self, node: int) -> tuple[int, ...]:
         if self.engine.forwards != self.forward:
             raise RuntimeError("stale Step: the engine has run another forward since; copy rows before it")
-        path: list[int] = []
-        while node != ROOT:
-            path.append(self.draft.tokens[node])
-            node = self.draft.parents[node]
-        return self.committed + tuple(reversed(path))
+        return self.committed + tuple(self.draft.tokens[i] for i in self.draft.path(node))
 
     def logits(self, node: int) -> Floats:
         return np.asarray(np.log(self.engine.law(self._tokens(node))))
@@ -105,11 +103,7 @@ class ToySession:
         return ToyStep(self.engine, self.engine.forwards, tuple(self.tokens), request.draft)
 
     def keep(self, path: Sequence[int]) -> None:
-        parent = ROOT
-        for node in path:
-            if self._draft.parents[node] != parent:
-                raise ControllerError(f"{list(path)} is no path from the draft's root")
-            parent = node
+        self._draft.check_path(path)
         self.tokens.extend(self._draft.tokens[node] for node in path)
         self._draft = NO_DRAFT
 
@@ -129,28 +123,33 @@ class ToySession:
 
 
 class ToyTokenizer:
-    """Token i is the i-th of the given texts."""
+    """Token i is the i-th of the given texts, or of the given bytes, which may be a part of a character."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, texts: Sequence[str | bytes]) -> None:
         self.texts = list(texts)
-        self._grammars = Compiler(lambda: enumerate(text.encode() for text in self.texts))
+        self._bytes = [text if isinstance(text, bytes) else text.encode() for text in texts]
+        self._grammars = Compiler(lambda: enumerate(self._bytes))
 
     def text(self, token: int) -> str:
-        return self.texts[token]
+        return self.bytes_of(token).decode(errors="replace")
+
+    def bytes_of(self, token: int) -> bytes:
+        return self._bytes[token]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        return "".join(self.texts[token] for token in tokens)
+        return b"".join(map(self.bytes_of, tokens)).decode(errors="replace")
 
     def encode(self, text: str) -> list[int]:
         """Longest match first."""
         tokens: list[int] = []
-        while text:
-            fits = [i for i, piece in enumerate(self.texts) if piece and text.startswith(piece)]
+        rest = text.encode()
+        while rest:
+            fits = [i for i, piece in enumerate(self._bytes) if piece and rest.startswith(piece)]
             if not fits:
-                raise ControllerError(f"the toy vocabulary can't write {text!r}")
-            best = max(fits, key=lambda i: len(self.texts[i]))
+                raise ControllerError(f"the toy vocabulary can't write {rest.decode(errors='replace')!r}")
+            best = max(fits, key=lambda i: len(self._bytes[i]))
             tokens.append(best)
-            text = text[len(self.texts[best]) :]
+            rest = rest[len(self._bytes[best]) :]
         return tokens
 
     def matcher(self, text: str, kind: Kind, eos: frozenset[int]) -> Matcher:

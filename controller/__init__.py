@@ -3,6 +3,7 @@
 from .controller import Call, Controller
 from .core.decode import NO_DRAFT, ROOT, Capabilities, Decode, Draft, Engine, Proposal, Session, Step
 from .core.errors import ControllerError
+from .core.probability import entropy
 from .core.randomness import Keys
 from .core.tokenizer import Tokenizer
 from .core.trace import Decision, Event, Trace
@@ -18,7 +19,7 @@ from .sampling.chain import Chain, Greedy
 from .sampling.composed import Constrained, PerPhase
 from .sampling.distortion import Distortion, Weighed, distortion, importance_weights, log_z
 from .sampling.parse import parse_policy, register_stage, same_policy
-from .sampling.policy import Policy
+from .sampling.policy import Policy, PolicyWrapper
 from .sampling.presets import Sampling
 from .sampling.row import Row, RunContext, draw
 from .sampling.stage import Pure, Stage
@@ -30,7 +31,7 @@ from .sampling.stages.penalties import DRY, BadWords, LogitBias, MinNewTokens, P
 from .sampling.stages.temperature import EAD, EDT, Dynatemp, Temperature
 from .sampling.stages.truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, TopNSigma, TopP, Typical
 from .thinking.cues import Cue, Cues
-from .thinking.exit_rule import Boundary, ExitRule, Trial, entropy
+from .thinking.exit_rule import Boundary, ExitRule, Trial
 from .thinking.limits import ThinkingLimits
 from .thinking.markers import Markers, Thinking
 from .thinking.span import MarkerPosition, Span
@@ -81,6 +82,7 @@ __all__ = [
     "Penalties",
     "PerPhase",
     "Policy",
+    "PolicyWrapper",
     "PromptLookup",
     "Proposal",
     "Pure",

@@ -6,20 +6,22 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .core.decode import Session
+from .core.decode import Clock, Session
 from .core.errors import ControllerError
 from .core.randomness import Keys
 from .core.tokenizer import Tokenizer
 from .core.trace import Event, Trace
 from .decoding.drivers import drive
 from .decoding.loop import decode_loop
-from .decoding.run import Request, Run
-from .drafting.drafter import Drafter, Target
-from .sampling.policy import Policy, check_run, suppresses_cues
+from .decoding.run import Decoding, RunSettings
+from .decoding.transcript import Start
+from .drafting.drafter import Drafter, Drafting, Target
+from .sampling.policy import Policy, require_policy
 from .sampling.row import RunContext
 from .thinking.exit_rule import ExitRule
 from .thinking.limits import ThinkingLimits
 from .thinking.markers import Thinking
+from .thinking.span import Span
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,11 @@ class Controller:
     shadow: bool = False
 
     def __post_init__(self) -> None:
-        lengths, rule, span = self.lengths, self.exit, self.span
-        if span is not None:
-            lengths.check(span)
+        limits, rule = self.limits, self.exit
+        if self.policy is not None:
+            require_policy(self.policy)
+        if self.closing is not None:
+            limits.check(self.closing)
         if rule is None:
             if self.shadow:
                 raise ControllerError("shadow mode watches an exit rule, and there is none; give one")
@@ -86,7 +90,7 @@ class Controller:
             )
 
     @property
-    def lengths(self) -> ThinkingLimits:
+    def limits(self) -> ThinkingLimits:
         """The limits of thinking; raises ControllerError for impossible ones."""
         return ThinkingLimits(
             budget=self.budget,
@@ -97,19 +101,19 @@ class Controller:
         )
 
     @property
-    def span(self) -> Thinking | None:
+    def closing(self) -> Thinking | None:
         """Markers and suffix: the exit rule's, which was calibrated with them, or `thinking`."""
         return self.thinking if self.exit is None else Thinking(self.exit.markers, self.exit.suffix)
 
     @property
     def reads_text(self) -> bool:
         """A tokenizer is needed."""
-        return self.exit is not None or self.lengths.any
+        return self.exit is not None or self.limits.any
 
     @property
     def rewrites(self) -> bool:
         """Tokens may be taken back, fed or tried: what reads them must not keep a state of its own."""
-        return self.lengths.any or (self.exit is not None and (self.exit.trials or not self.shadow))
+        return self.limits.any or (self.exit is not None and (self.exit.trials or not self.shadow))
 
     def under(
         self,
@@ -132,86 +136,100 @@ class Controller:
     def _rule_at(self, risk: float) -> ExitRule:
         if self.exit is None:
             raise ControllerError(f"risk is {risk}, and the controller has no exit rule to hold it; give one")
-        at = getattr(self.exit, "at", None)
-        if not callable(at):
-            raise ControllerError(
-                f"risk is {risk}, and a {type(self.exit).__name__} promises none; use a calibrated rule (load_exit)"
-            )
         if isinstance(risk, bool) or not isinstance(risk, float | int) or not 0 < risk < 1:
             raise ControllerError(f"risk is {risk!r}; it must lie between 0 and 1, e.g. 0.05")
-        rule: ExitRule = at(risk=risk)
-        return rule
+        return self.exit.at(risk=risk)
 
     def _check_suppression(self, policy: Policy | None) -> None:
         words = sorted(self.exit.cues.words) if self.exit is not None else []
-        if words and suppresses_cues(policy):
+        if words and policy is not None and policy.suppresses_cues:
             raise ControllerError(
                 f"the policy suppresses cue words and the exit rule waits for them ({', '.join(words)}), so it would "
                 "never be asked; use one of the two, or a rule on 'paragraph', 'sentence' or 'every(k)'"
             )
 
-    def loop(self, session: Session, tokenizer: Tokenizer, call: Call, trace: Trace) -> Request:
+    def loop(self, session: Session, tokenizer: Tokenizer, call: Call, trace: Trace) -> Decoding:
         """The run as a generator of Decodes and Events; tokens already in the session's cache are not fed again."""
-        prompt, lengths, span = list(call.prompt), self.lengths, self.span
-        if not prompt:
-            raise ControllerError("the prompt has no tokens; give at least one")
-        if call.max_new_tokens < 1:
-            raise ControllerError(f"max_new_tokens is {call.max_new_tokens}; it must be at least 1")
-        if lengths.any and span is None:
-            raise ControllerError(
-                "a budget, min_thinking or continue_times needs to know how thinking is closed; give "
-                "thinking=Thinking(Markers('<think>', '</think>'), '</think>\\n\\n')"
-            )
-        self._check_session(session, lengths)
+        prompt = list(call.prompt)
         policy = call.policy if self.policy is None else self.policy
-        self._check_suppression(policy)
-        if getattr(policy, "phased", False) and span is None:
-            raise ControllerError(
-                f"policy {policy} has phases; say how thinking is marked: "
-                "Controller(thinking=Thinking(Markers('<think>', '</think>'), '</think>\\n\\n'))"
-            )
-        frame = RunContext(len(prompt), call.eos, tokenizer, session.engine)
-        check_run(policy, frame)
-        trace.prompt_tokens, trace.controlled, trace.shadow = len(prompt), self.exit is not None, self.shadow
-        trace.seed, trace.run, trace.repeat = call.keys.seed, call.keys.run, call.repeat
-        trace.rule, trace.budget = str(getattr(self.exit, "why", "")), self.budget
-        self._compare(policy, call, trace)
-        if self.exit is not None and lengths.any:
-            trace.warnings.append(
-                "a budget, min_thinking or continue_times changes the run: the exit rule's promise was made without"
-            )
-        run = Run(
+        require_policy(policy)
+        self._check_call(session, policy, call)
+        context = RunContext(len(prompt), call.eos, tokenizer, session.engine)
+        policy.check_run(context)
+        self._describe(policy, call, trace)
+        thinking = self.closing
+        span = Span(tokenizer, thinking.markers if thinking else None, self.exit.cues if self.exit else None)
+        if thinking is not None:
+            span.begin(prompt)
+        clock: Clock | None = None
+        drafter: Drafting | None = None
+        if self.drafter is not None:
+            target = Target(session, tokenizer, call.keys, policy, trace.warnings, context, lambda: span.phase)
+            drafter = self.drafter.start(target)
+            clock = target.clock
+        settings = RunSettings(
             policy=policy,
             tokenizer=tokenizer,
             keys=call.keys,
             limit=len(prompt) + call.max_new_tokens,
             eos=call.eos,
             trace=trace,
+            drafter=drafter,
+            clock=clock,
             rule=self.exit,
             stop=call.stop,
-            thinking=span,
-            lengths=lengths,
+            thinking=thinking,
+            limits=self.limits,
             shadow=self.shadow,
-            frame=frame,
+            context=context,
         )
-        if self.drafter is not None:
-            target = Target(session, tokenizer, call.keys, policy, trace.warnings, frame, lambda: run.span.phase)
-            run.drafter, run.clock = self.drafter.start(target), target.clock
-        if span is not None:
-            run.span.begin(prompt)
-        return decode_loop(run, session, prompt, prompt[session.length :])
+        return decode_loop(settings, session, span, Start(prompt, prompt[session.length :]))
+
+    def _check_call(self, session: Session, policy: Policy, call: Call) -> None:
+        """Raises ControllerError for a call that can't run under this controller."""
+        if not call.prompt:
+            raise ControllerError("the prompt has no tokens; give at least one")
+        if call.max_new_tokens < 1:
+            raise ControllerError(f"max_new_tokens is {call.max_new_tokens}; it must be at least 1")
+        if self.limits.any and self.closing is None:
+            raise ControllerError(
+                "a budget, min_thinking or continue_times needs to know how thinking is closed; give "
+                "thinking=Thinking(Markers('<think>', '</think>'), '</think>\\n\\n')"
+            )
+        self._check_session(session, self.limits)
+        self._check_suppression(policy)
+        if policy.phased and self.closing is None:
+            raise ControllerError(
+                f"policy {policy} has phases; say how thinking is marked: "
+                "Controller(thinking=Thinking(Markers('<think>', '</think>'), '</think>\\n\\n'))"
+            )
+
+    def _describe(self, policy: Policy, call: Call, trace: Trace) -> None:
+        """Write into the trace what is run, and where that isn't what the exit rule's promise was made for."""
+        trace.prompt_tokens = len(call.prompt)
+        trace.controlled = self.exit is not None
+        trace.shadow = self.shadow
+        trace.seed = call.keys.seed
+        trace.run = call.keys.run
+        trace.repeat = call.repeat
+        trace.rule = "" if self.exit is None else self.exit.why
+        trace.budget = self.budget
+        self._compare(policy, call, trace)
+        if self.exit is not None and self.limits.any:
+            trace.warnings.append(
+                "a budget, min_thinking or continue_times changes the run: the exit rule's promise was made without"
+            )
 
     def _compare(self, policy: Policy, call: Call, trace: Trace) -> None:
         """Say where this call isn't what the exit rule's promise was made for."""
-        in_use = getattr(self.exit, "in_use", None)  # rules that promise nothing have nothing to compare
-        different = in_use(str(policy), call.max_new_tokens) if callable(in_use) else []
+        different = [] if self.exit is None else self.exit.in_use(str(policy), call.max_new_tokens)
         if different:
             trace.warnings += [f"{what}: the exit rule's promise was made without" for what in different]
             trace.rule += f"; not promised for this call: {'; '.join(different)}"
 
-    def _check_session(self, session: Session, lengths: ThinkingLimits) -> None:
+    def _check_session(self, session: Session, limits: ThinkingLimits) -> None:
         can, exits = session.can, self.exit is not None and not self.shadow
-        if not can.rollback and (exits or lengths.reopens):
+        if not can.rollback and (exits or limits.reopens):
             what = "early exits are" if exits else "min_thinking and continue_times are"
             raise ControllerError(
                 f"this model's cache can't forget tokens (recurrent or sliding layers), so {what} refused; "

@@ -8,13 +8,11 @@ heads trained on a task's right answers learn that task's sampling and nothing a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 from reasonctl.controller import Candidates, ControllerError, Row, TopP, register_stage
 from reasonctl.controller.sampling.stage import Pure
-from reasonctl.controller.sampling.stages.temperature import tempered
 
 from .files.card import check_model
 from .files.heads_file import COOLEST, SEALED, HeadsFile, load_heads
@@ -35,14 +33,11 @@ class AutoDeco(Pure):
     reads_text = True  # a model is known by its vocabulary
     drafts = False  # a draft model has other states
     file: str
+    content: HeadsFile = field(init=False, compare=False, repr=False)
+    """The file's heads and card."""
 
     def __post_init__(self) -> None:
-        _ = self.content  # a missing or broken file is said at once
-
-    @cached_property
-    def content(self) -> HeadsFile:
-        """The file's heads and card."""
-        return load_heads(self.file)
+        object.__setattr__(self, "content", load_heads(self.file))
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """The last block. Raises ControllerError for a model of another depth."""
@@ -69,7 +64,7 @@ class AutoDeco(Pure):
 
     def apply(self, scores: Candidates, row: Row) -> Candidates:
         temperature, top_p = self._at(scores, row)
-        return TopP(top_p).apply(tempered(scores, temperature), row)
+        return TopP(top_p).apply(scores.tempered(temperature), row)
 
     def _at(self, scores: Candidates, row: Row) -> tuple[float, float]:
         """(temperature, top-p) of this row: the heads see the whole of it, whatever stands before this stage."""

@@ -1,6 +1,6 @@
-"""Exit rules: the calibrated probe, and the fixed rules it is compared with.
+"""Exit rules: the calibrated probe, and the fixed rules that it is compared with.
 
-Owns the decision at a cue and what its guarantee covers; statistics are in risk.py, file checks in file.py.
+Owns the decision at a cue and what its guarantee covers. The statistics are in risk/, the checks of a file in files/.
 """
 
 from __future__ import annotations
@@ -11,63 +11,81 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
-from reasonctl.controller import Boundary, ControllerError, Cues, Decision, Decode, Markers, Step, Trace, same_policy
+from reasonctl.controller import (
+    Boundary,
+    ControllerError,
+    Cues,
+    Decision,
+    Decode,
+    ExitRule,
+    Markers,
+    Step,
+    Trace,
+    same_policy,
+)
 from reasonctl.controller.thinking.answers import after_thinking, stated_answer
 
 from .files.card import Card, LoadedModel, Scalar, check_model
 from .files.probe_file import ProbeFile, load_probe
+from .promise import Promise
 from .risk.drift import DriftMonitor
 from .risk.give_up import GiveUp, choose_lower
 from .risk.table import Table
-from .risk.threshold import MEANS, Mode, Threshold, check_request, choose_threshold
+from .risk.threshold import MEANS, Mode, Threshold
 from .signals.observation import Observation
 from .signals.probe import features_at, layer_of
 from .signals.signals import SignalName
 
 
-class ProbeExit:
-    """Exit at the first cue where a signal scores above the calibrated threshold (an ExitRule)."""
+class ProbeExit(ExitRule):
+    """Exit at the first cue where a signal scores above the calibrated threshold."""
 
     def __init__(
         self,
         content: ProbeFile,
+        promise: Promise,
         threshold: Threshold,
         *,
-        signal: SignalName = "hidden",
-        domain: str | None = None,
         lower: GiveUp | None = None,
         table: Table | None = None,
     ) -> None:
-        """table: the calibration runs that the threshold comes from; None: all of the signal's."""
+        """Make a rule of what was computed already; `load_exit` and `make_exit` compute it.
+
+        Args:
+            content: The probe file.
+            promise: What the rule keeps to.
+            threshold: The threshold that the calibration runs allow for the promise.
+            lower: When the rule gives up on a run. None: never.
+            table: The calibration runs that the threshold comes from. None: all of the signal's.
+        """
         card = content.card
-        self.content, self.threshold, self.card, self.domain = content, threshold, card, domain
-        self.name: SignalName = signal
+        self.content, self.card = content, card
+        self.promise = promise
+        self.threshold = threshold
         self.lower = lower
-        self.signal = content.signal(signal)
+        self.signal_name = promise.signal
+        self.signal = content.signal(promise.signal)
         # A rule that never exits tries nothing.
         self.trials = self.signal.trials and threshold.value < math.inf
         self.markers = Markers(*card.markers) if card.markers is not None else None
-        self.cues, self.suffix, self.max_cues = Cues(card.cues), card.suffix, card.max_cues
+        self.cues = Cues(card.cues)
+        self.suffix = card.suffix
+        self.max_cues = card.max_cues
         self._layers = tuple(layer_of(fraction, card.depth) for fraction in card.layers)
         self._answer_tokens = answer_tokens(card)
         self._warnings: list[str] | None = None
-        table = content.judged(signal).table if table is None else table
+        table = content.signal_table(promise.signal).table if table is None else table
         self.monitor = DriftMonitor.of(table) if table.runs else None
         """None: no calibration run to compare with."""
 
     def at(self, *, risk: float | None = None, confidence: float | None | Literal["same"] = "same") -> ProbeExit:
         """The same rule at another risk or confidence; nothing is fitted again. Raises as `load_exit` does."""
-        was = self.threshold
-        level = was.confidence if confidence == "same" else confidence
-        made = make_exit(
-            self.content,
-            risk=was.risk if risk is None else risk,
-            confidence=level,
-            mode=was.mode,
-            signal=self.name,
-            domain=self.domain,
-            give_up=self.lower.risk if self.lower else None,
-        )
+        asked = self.promise
+        if risk is not None:
+            asked = replace(asked, risk=risk)
+        if confidence != "same":
+            asked = replace(asked, confidence=confidence)
+        made = make_exit(self.content, asked)
         made._warnings, made.monitor = self._warnings, self.monitor
         return made
 
@@ -83,29 +101,29 @@ class ProbeExit:
                 f"probe was fitted on a {self.card.depth}-layer model of width {self.card.width}; this model has "
                 f"{depth} layers. Make a probe for it: ctl calibrate"
             )
-        return self._layers if self.signal.hidden else ()
+        return self._layers if self.signal.reads_hidden else ()
 
     def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
-        """Look at the cue, try an answer if the signal wants one; strictly above the threshold it exits."""
-        looks: list[Observation] = at.memory
+        """Observe the cue, try an answer if the signal wants one, and exit if the score is above the threshold."""
+        observations: list[Observation] = at.memory
         signal = self.signal
-        settled = self.content.probe.score(features_at(at.hidden, self._layers)) if signal.hidden else math.nan
-        entropy = at.entropy() if signal.law else math.nan
-        looks.append(Observation(at.cue.index, at.cue.first - at.prompt, settled, entropy))
-        if self.trials and signal.wants_trial(looks):
+        p_settled = self.content.probe.score(features_at(at.hidden, self._layers)) if signal.reads_hidden else math.nan
+        entropy = at.entropy() if signal.reads_distribution else math.nan
+        observations.append(Observation(at.cue.index, at.cue.first - at.prompt, p_settled, entropy))
+        if self.trials and signal.wants_trial(observations):
             trial = yield from at.answer(self._answer_tokens)
             answer = stated_answer(after_thinking(trial.text, self.markers))
-            looks[-1] = replace(looks[-1], answer=answer, logprobs=trial.logprobs)
-        decision = _decision(at, signal.score(looks), self.threshold.value)
+            observations[-1] = replace(observations[-1], answer=answer, logprobs=trial.logprobs)
+        decision = _decision(at, signal.score(observations), self.threshold.value)
         if self.lower is not None and not decision.exit and self.lower.curve.below(decision.score, decision.position):
             return replace(decision, exit=True, gave_up=True)
         return decision
 
     def finish(self, trace: Trace) -> None:
-        """A run is over: the drift monitor takes it in, and the trace says what it knows (drift.py).
+        """Let the drift monitor take in a finished run, and write what the monitor knows into its trace.
 
-        A rule that has switched its trials off scores nothing; the other samples of a prompt are no news of their own;
-        and of a run that was left before its first cue nothing is known.
+        Three kinds of runs are no news: those of a rule that has switched its trials off, as it scores nothing; further
+        samples of one prompt; and runs that were left before their first cue.
         """
         monitor, left = self.monitor, trace.finish_reason is None and trace.closed_by is None
         if monitor is None or (self.signal.trials and not self.trials):
@@ -122,7 +140,7 @@ class ProbeExit:
             trace.warnings.append(f"{monitor.why}; the promise may not hold here: calibrate on runs like these")
 
     def in_use(self, policy: str, max_new_tokens: int) -> list[str]:
-        """How one call differs from the calibration's, as far as a call can be seen; () where the promise stands."""
+        """How one call differs from the calibration's, as far as a call shows it; empty where the promise stands."""
         return differences(self.card, {**self.card.sampler, "policy": policy}, max_new_tokens)
 
     def check(self, model: LoadedModel) -> list[str]:
@@ -133,9 +151,17 @@ class ProbeExit:
     def guarantee(
         self, *, sampler: Mapping[str, Scalar], max_new_tokens: int, tasks: str, grader: str | None = None
     ) -> dict[str, Any]:
-        """{"holds", "mode", "risk", "confidence", "why_not"}: every difference between the card and this use.
+        """What this use is promised, as plain values for JSON.
 
-        grader None: answers are not judged in this use, so it can't differ.
+        Args:
+            sampler: How tokens are sampled in this use; the entries of a card's `sampler`.
+            max_new_tokens: Most tokens of a run after its prompt.
+            tasks: Where the problems come from.
+            grader: What grades the answers. None: nothing does in this use, so that it can't differ.
+
+        Returns:
+            {"holds", "mode", "risk", "confidence", "why_not"}, and "give_up" for a rule that gives up. why_not: every
+            difference between the card and this use; the promise holds where there is none.
         """
         card, limit = self.card, self.threshold
         pairs: list[tuple[str, Any, Any]] = [("tasks", tasks, card.tasks)]
@@ -169,62 +195,52 @@ def load_exit(
     domain: str | None = None,
     give_up: float | None = None,
 ) -> ProbeExit:
-    """The exit rule of a probe file, at the threshold that its calibration table allows for this risk.
+    """The exit rule of a probe file, at the threshold that its calibration runs allow.
 
-    confidence None: the marginal form. signal: what is looked at (signals.py). domain: promise for problems of this
-    domain only, from its own runs. give_up: a risk of its own for leaving runs that look hopeless (giveup.py).
-    Raises ControllerError on a bad request and on a file that is not whole; a risk that the table can't promise is no
-    error: the rule never exits, and `why` says how many runs are missing.
+    A risk that the runs can't promise is no error: the rule never exits, and its `why` says how many runs are missing.
+
+    Args:
+        path: A probe file, made by `ctl calibrate`.
+        risk: Largest probability of a failure, per run.
+        confidence: Probability, over the calibration runs drawn, that the risk holds. None: the marginal form.
+        mode: Which failure the risk bounds.
+        signal: What is compared with the threshold.
+        domain: Promise for problems of this domain only, from its own runs.
+        give_up: Also leave runs that look hopeless, at this risk of its own. None: never.
+
+    Raises:
+        ControllerError: The promise can't be asked for, or the file isn't whole.
     """
-    check_request(mode, risk, confidence)
-    return make_exit(
-        load_probe(path), risk=risk, confidence=confidence, mode=mode, signal=signal, domain=domain, give_up=give_up
-    )
+    promise = Promise(mode, risk, confidence, signal, domain, give_up)
+    return make_exit(load_probe(path), promise)
 
 
-def make_exit(
-    content: ProbeFile,
-    *,
-    risk: float,
-    confidence: float | None,
-    mode: Mode,
-    signal: SignalName = "hidden",
-    domain: str | None = None,
-    give_up: float | None = None,
-) -> ProbeExit:
-    """`load_exit` for a file that is loaded already."""
-    judged = content.judged(signal)
-    table = judged.table
-    if domain is not None:
-        if domain not in content.card.domains:
-            known = ", ".join(map(repr, content.card.domains))
-            raise ControllerError(f"domain is {domain!r}; this probe was calibrated on {known}")
-        table = table.in_domain(content.card.domains.index(domain))
-    threshold = choose_threshold(table, judged.grid, mode, risk, confidence)
-    lower = _lower(content, table, signal, threshold, give_up)
-    return ProbeExit(content, threshold, signal=signal, domain=domain, lower=lower, table=table)
+def make_exit(content: ProbeFile, promise: Promise) -> ProbeExit:
+    """The exit rule of a probe file that is loaded already. Raises ControllerError as `load_exit` does."""
+    calibrated = content.signal_table(promise.signal, promise.domain)
+    threshold = promise.threshold(calibrated.table, calibrated.grid)
+    lower = _lower(content, calibrated.table, promise)
+    return ProbeExit(content, promise, threshold, lower=lower, table=calibrated.table)
 
 
-def _lower(
-    content: ProbeFile, table: Table, signal: SignalName, threshold: Threshold, give_up: float | None
-) -> GiveUp | None:
-    if give_up is None:
+def _lower(content: ProbeFile, table: Table, promise: Promise) -> GiveUp | None:
+    if promise.give_up is None:
         return None
-    if signal != "hidden" or content.lower is None:
+    if promise.signal != "hidden" or content.lower is None:
         raise ControllerError(
-            f"giving up needs the signal 'hidden' of a file with gold answers; the signal is {signal!r}"
+            f"giving up needs the signal 'hidden' of a file with gold answers; the signal is {promise.signal!r}"
         )
-    if threshold.mode != "harm":
+    if promise.mode != "harm":
         # P(harm) of the pair is bounded by both risks: a give-up that harms is on a run that would have been right.
         raise ControllerError(
-            f"give_up and mode {threshold.mode!r} don't go together: a give-up is an exit too, and a usually wrong "
-            f"one, so that nothing bounds {MEANS[threshold.mode]} of the pair; use mode 'harm', or leave give_up off"
+            f"give_up and mode {promise.mode!r} don't go together: a give-up is an exit too, and a usually wrong "
+            f"one, so that nothing bounds {MEANS[promise.mode]} of the pair; use mode 'harm', or leave give_up off"
         )
-    return choose_lower(table, content.lower, give_up, threshold.confidence)
+    return choose_lower(table, content.lower, promise.give_up, promise.confidence)
 
 
 def differences(card: Card, sampler: Mapping[str, Scalar], max_new_tokens: int) -> list[str]:
-    """Where a use's sampling law and limit aren't the card's: the promise was made for those."""
+    """Where a use's sampling and limit aren't the card's: the promise was made for those."""
     pairs: list[tuple[str, Any, Any]] = [("max_new_tokens", max_new_tokens, card.max_new_tokens)]
     for name in sorted(set(sampler) | set(card.sampler)):
         pairs.append((f"sampler {name}", sampler.get(name, "not set"), card.sampler.get(name, "not set")))
@@ -245,18 +261,14 @@ def answer_tokens(card: Card) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeverExit:
-    """Meets the cues and never exits: the full run, with its cues in the trace (an ExitRule)."""
+class NeverExit(ExitRule):
+    """Meets the cues and never exits: the full run, with its cues in the trace."""
 
     cues: Cues
     suffix: str
     markers: Markers | None = None
     max_cues: int = 1_000_000
     trials: bool = False
-
-    def layers(self, depth: int) -> tuple[int, ...]:
-        """Reads none."""
-        return ()
 
     def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
         return _decision(at, 0.0, 1.0)
@@ -265,7 +277,7 @@ class NeverExit:
 
 @dataclass(frozen=True, kw_only=True)
 class FixedExit(NeverExit):
-    """Exits at cue `index` (0-based) of every run that has so many (an ExitRule)."""
+    """Exits at cue `index` (0-based) of every run that has so many."""
 
     index: int
 

@@ -76,9 +76,10 @@ def attach_transformers(model: Any, controller: Controller, *, tokenizer: Any = 
         raise ControllerError(
             "exit rules and thinking budgets read text; pass the tokenizer: attach(model, controller, tokenizer=…)"
         )
-    if getattr(controller.policy, "reads_text", False) and tokenizer is None:
+    policy_reads_text = controller.policy is not None and controller.policy.reads_text
+    if policy_reads_text and tokenizer is None:
         raise ControllerError(f"policy {controller.policy} reads text; pass the tokenizer: attach(…, tokenizer=…)")
-    if controller.exit is not None or getattr(controller.policy, "reads_text", False):
+    if controller.exit is not None or policy_reads_text:
         check_parts(controller, wrap_transformers("this model", model, tokenizer))
     attachment = _Attachment(model, controller, tokenizer)
     for_call(controller, attachment.thinking, {})

@@ -165,11 +165,7 @@ class HFSession:
         draft = self._draft
         if not path and not draft.tokens:
             return
-        parent = ROOT
-        for node in path:
-            if not 0 <= node < len(draft.tokens) or draft.parents[node] != parent:
-                raise ControllerError(f"{list(path)} is no path from the draft's root")
-            parent = node
+        draft.check_path(path)
         if any(node != i for i, node in enumerate(path)):
             self._gather(path)
         self._crop(len(draft.tokens) - len(path))

@@ -52,11 +52,11 @@ class HFTokenizer:
 
     def text(self, token: int) -> str:
         """The token decoded alone; broken UTF-8 as U+FFFD."""
-        return self._piece(token).decode("utf-8", errors="replace")
+        return self.bytes_of(token).decode("utf-8", errors="replace")
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The tokens' text; special tokens as they are written."""
-        return b"".join(map(self._piece, tokens)).decode("utf-8", errors="replace")
+        return b"".join(map(self.bytes_of, tokens)).decode("utf-8", errors="replace")
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a text inside a sequence; the space that sentencepiece puts before a text is left out."""
@@ -70,7 +70,7 @@ class HFTokenizer:
     def pieces(self) -> Iterator[tuple[int, bytes]]:
         """(id, bytes) of every token that the tokenizer defines, ascending; the model's padding rows have none."""
         for token in sorted(set(self.tokenizer.get_vocab().values()) | set(self._added)):
-            piece = self._piece(token)
+            piece = self.bytes_of(token)
             # Converters to GGUF name padding rows so; llama.cpp marks them unused.
             if piece != f"[PAD{token}]".encode():
                 yield token, piece
@@ -86,7 +86,8 @@ class HFTokenizer:
         tokens = self._plain("a")
         return self.decode(tokens).startswith(" ")
 
-    def _piece(self, token: int) -> bytes:
+    def bytes_of(self, token: int) -> bytes:
+        """The token's bytes; b"" for a padding row of the model."""
         piece = self._bytes.get(token)
         if piece is None:
             piece = self._bytes[token] = self._spell(token)
@@ -114,6 +115,9 @@ class NoTokenizer:
 
     def text(self, token: int) -> str:
         return ""
+
+    def bytes_of(self, token: int) -> bytes:
+        return b""
 
     def decode(self, tokens: Sequence[int]) -> str:
         return ""

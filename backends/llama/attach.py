@@ -20,7 +20,7 @@ from llama_cpp import LLAMA_DEFAULT_SEED, Llama
 from llama_cpp import llama_cpp as C
 
 from reasonctl.controller import Call, Controller, ControllerError, Keys, Policy, Trace
-from reasonctl.controller.sampling.policy import beside, layers_of
+from reasonctl.controller.core.decode import common_prefix
 
 from ..handle import Handle, check_parts, for_call, take_asked, thinking_of
 from .engine import LlamaEngine
@@ -75,8 +75,9 @@ class _Attached:
     def __init__(self, llm: Llama, controller: Controller) -> None:
         self.llm, self.controller = llm, controller
         depth, rule = int(C.llama_model_n_layer(llm.model)), controller.exit
-        read = layers_of((rule, controller.policy), depth)
-        self.engine = LlamaEngine(llm, hidden=bool(read))
+        rule_reads = rule is not None and bool(rule.layers(depth))
+        policy_reads = controller.policy is not None and bool(controller.policy.layers(depth))
+        self.engine = LlamaEngine(llm, hidden=rule_reads or policy_reads)
         self.tokenizer, self.eos = LlamaTokenizer(llm), end_tokens(llm)
         self.thinking = thinking_of(llm.metadata.get("tokenizer.chat_template"))
         try:
@@ -182,7 +183,7 @@ class _Attached:
 
     def _room(self, tokens: Sequence[int], policy: Policy) -> tuple[tuple[int, ...], int]:
         """(lengths of a policy's sequences beside the run's own, most tokens to come): all share the context."""
-        others = beside((policy,), self.tokenizer, tokens)
+        others = policy.extra_sequences(self.tokenizer, tokens)
         return others, (self.engine.context - len(tokens) - sum(others)) // (1 + len(others))
 
     def _stream(
@@ -226,8 +227,7 @@ class _Attached:
             # The library makes this array as long as the n_ctx asked for, which llama.cpp rounds up.
             llm.input_ids = np.concatenate([llm.input_ids, np.zeros(self.engine.context, dtype=np.intc)])
         n = min(session.adopt(llm.n_tokens), len(prompt) - 1)
-        shared = np.asarray(prompt[:n], dtype=np.intc) == llm.input_ids[:n]
-        common = n if shared.all() else int(shared.argmin())
+        common = common_prefix(prompt[:n], llm.input_ids[:n].tolist())
         if common < session.length:
             if self.engine.editable:
                 session.rollback(session.length - common)

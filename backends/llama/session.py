@@ -69,16 +69,13 @@ class LlamaSession:
             C.llama_memory_seq_cp(self.engine.memory, self.id, leaf, 0, base)
 
     def keep(self, path: Sequence[int]) -> None:
-        parent, parents = ROOT, self.draft.parents
-        for node in path:
-            if not 0 <= node < len(parents) or parents[node] != parent:
-                raise ControllerError(f"{list(path)} is no path from the draft's root")
-            parent = node
+        self.draft.check_path(path)
         if not self.draft.tokens:
             return
         kept = self.length + len(path)
         if len(self.ids) > 1:
-            leaf, memory = self.ids[self.below[parent + 1][0]], self.engine.memory
+            last = path[-1] if path else ROOT
+            leaf, memory = self.ids[self.below[last + 1][0]], self.engine.memory
             if leaf != self.id:
                 C.llama_memory_seq_rm(memory, self.id, self.length, -1)
                 C.llama_memory_seq_cp(memory, leaf, self.id, self.length, kept)
@@ -140,9 +137,6 @@ def leaves_below(draft: Draft) -> list[list[int]]:
     leaves = [node for node in range(len(draft)) if node not in inner] or [ROOT]
     below: list[list[int]] = [[] for _ in range(len(draft) + 1)]
     for number, leaf in enumerate(leaves):
-        node = leaf
-        while node != ROOT:
+        for node in (ROOT, *draft.path(leaf)):
             below[node + 1].append(number)
-            node = draft.parents[node]
-        below[0].append(number)
     return below

@@ -13,16 +13,17 @@ from reasonctl.backends.load import load_model
 from reasonctl.backends.model import Model
 from reasonctl.controller import Call, Chain, Controller, ControllerError, Greedy, Keys, Policy, Proposal
 from reasonctl.controller.core.decode import Floats
+from reasonctl.controller.core.probability import softmax
 from reasonctl.controller.core.tokenizer import vocabulary_hash
-from reasonctl.controller.drafting.models.draft_policy import softmax
-from reasonctl.controller.drafting.planning.acceptance import SIZES
+from reasonctl.controller.drafting.models.draft_distribution import DRAFT_TEMPERATURE
 from reasonctl.controller.drafting.planning.cost import CostCurve
+from reasonctl.controller.drafting.planning.plan import SIZES
 from reasonctl.controller.drafting.shapes import best_shape, monotone
 from reasonctl.controller.sampling.rejection import node_tests
 
 from ..evaluation.speed import cost_curve
-from ..runs.teacher_forced import rows
-from ..runs.worker import play
+from ..runs.teacher_forced import forced_rows
+from ..runs.worker import run_once
 
 RANKS = 8
 TOKENS = 170
@@ -97,23 +98,10 @@ def rank_acceptance(target: Floats, law: Floats, draws: Sequence[int]) -> list[f
     return out
 
 
-def law(logits: Floats, policy: Chain | None) -> Floats:
-    """Shape (vocabulary,): the policy's law; greedy is a point mass."""
-    if policy is None:
-        out = np.zeros(len(logits))
-        out[int(logits.argmax())] = 1.0
-        return out
-    ids, weights = policy.law(logits)
-    out = np.zeros(len(logits))
-    out[slice(None) if ids is None else ids] = weights
-    out /= out.sum()
-    return out
-
-
 def written(model: Model, prompts: Sequence[Sequence[int]], policy: Policy, most: int, seed: int) -> list[list[int]]:
     """The target's own texts: acceptance is measured on what it writes."""
     calls = [Call(prompt, most, model.eos, Keys(seed=seed, run=i), policy) for i, prompt in enumerate(prompts)]
-    return [play(model, Controller(), call)[0].tokens for call in calls]
+    return [run_once(model, Controller(), call)[0].tokens for call in calls]
 
 
 @dataclass(frozen=True)
@@ -146,8 +134,9 @@ def measure_acceptance(
     count = 0
     for prompt, text in zip(prompts, texts, strict=True):
         alphas = []
-        for p_row, q_row in zip(rows(target, prompt, text), rows(draft, prompt, text), strict=True):
-            alpha, accepted = _at_position(p_row, q_row, policy, rng)
+        both = zip(forced_rows(target, prompt, text), forced_rows(draft, prompt, text), strict=True)
+        for target_row, draft_row in both:
+            alpha, accepted = _at_position(target_row.logits, draft_row.logits, policy, rng)
             alphas.append(alpha)
             ranks[: len(accepted)] += accepted
         count += len(alphas)
@@ -159,16 +148,16 @@ def measure_acceptance(
 
 
 def _at_position(
-    p_row: Floats, q_row: Floats, policy: Chain | None, rng: np.random.Generator
+    target: Floats, draft: Floats, policy: Chain | None, rng: np.random.Generator
 ) -> tuple[float, list[float]]:
     """(sum min(P, Q), the probability that each of the first draws is the accepted one)."""
-    size = min(len(p_row), len(q_row))
-    p = law(p_row[:size], policy)
+    size = min(len(target), len(draft))
+    p = (policy or Greedy()).probs(target[:size])
     if policy is None:
-        q = softmax(q_row[:size], 0.6)
+        q = softmax(draft[:size], DRAFT_TEMPERATURE)
         best = np.isin(np.argsort(-q)[:RANKS], np.flatnonzero(p))
         return float(p[int(q.argmax())]), [float(one) for one in best]
-    q = law(q_row[:size], policy)
+    q = policy.probs(draft[:size])
     # An exponential race: the order of a draw without replacement.
     with np.errstate(divide="ignore"):
         keys = np.where(q > 0, np.log(rng.random(size)) / np.maximum(q, 1e-300), -np.inf)

@@ -16,7 +16,7 @@ from reasonctl.controller import ControllerError
 from reasonctl.controller.core.decode import Floats
 
 from ..runs.run_file import RunFile
-from ..runs.teacher_forced import rows
+from ..runs.teacher_forced import forced_rows
 from ..tasks.texts import read
 
 LONGEST = 128
@@ -103,7 +103,7 @@ def _texts(paths: Sequence[str]) -> Iterator[str]:
         try:
             with Path(name).open("rb") as file:
                 collected = file.readline().startswith(b'{"format":')
-            yield from (record["text"] for record in RunFile(Path(name), {}).read()) if collected else read([name])
+            yield from (record.text for record in RunFile(Path(name), {}).read()) if collected else read([name])
         except UnicodeDecodeError as error:
             raise ControllerError(f"{name} is not UTF-8 text: {error.reason}; convert it") from None
 
@@ -118,8 +118,8 @@ def fork_rows(model: Model, forks: Iterable[Fork]) -> dict[Fork, Floats]:
         fed = max(len(last.before), 1)
         # The token behind the last one is never fed: any of its continuations will do.
         path: list[Any] = [*tokens[fed:], min(last.tokens)]
-        for i, row in enumerate(rows(model, tokens[:fed], path)):
+        for i, row in enumerate(forced_rows(model, tokens[:fed], path)):
             fork = wanted.get(tokens[: fed + i])
             if fork is not None and fork not in found:
-                found[fork] = row
+                found[fork] = row.logits
     return {fork: found[fork] for fork in wanted.values()}

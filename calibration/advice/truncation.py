@@ -26,8 +26,8 @@ from reasonctl.controller import (
 from reasonctl.controller.thinking.answers import after_thinking
 from reasonctl.controller.thinking.chat_template import find_markers
 
-from ..parallel.spread import Update
-from ..runs.worker import play
+from ..parallel.spread import ProgressCallback
+from ..runs.worker import run_once
 from ..tasks.problem import Problem
 from ..tasks.sources import Task
 from .equal_risk import Curve, Measured, Place, families, recommended
@@ -109,12 +109,12 @@ def _plain(one: Measured) -> dict[str, Any]:
 
 def sample(model: Model, prompt: Sequence[int], policy: Policy, most: int, keys: Keys) -> Trace:
     """One plain run."""
-    trace, _ = play(model, Controller(), Call(prompt, most, model.eos, keys, policy))
+    trace, _ = run_once(model, Controller(), Call(prompt, most, model.eos, keys, policy))
     return trace
 
 
 def answer_trie(
-    model: Model, task: Task | None, problems: Sequence[Problem], most: int, seed: int, progress: Update
+    model: Model, task: Task | None, problems: Sequence[Problem], most: int, seed: int, progress: ProgressCallback
 ) -> PrefixTrie:
     """The model's own right answers to each problem, sampled from its own law: what it may reasonably write."""
     assert task is not None
@@ -148,7 +148,7 @@ def enough(trie: PrefixTrie, texts: Sequence[str]) -> list[Fork]:
     return forks
 
 
-def compare(model: Model, forks: Sequence[Fork], progress: Update) -> dict[str, Curve]:
+def compare(model: Model, forks: Sequence[Fork], progress: ProgressCallback) -> dict[str, Curve]:
     """Every family of truncations at the model's laws of these places."""
     places = [Place(row, fork.tokens) for fork, row in fork_rows(model, forks).items()]
     every, curves = families(len(places[0].best)), {}
@@ -201,7 +201,7 @@ def openings_of(forks: Sequence[Fork]) -> list[list[int]]:
 
 
 def weigh(
-    model: Model, text: str, prompts: Sequence[Sequence[int]], most: int, seed: int, progress: Update
+    model: Model, text: str, prompts: Sequence[Sequence[int]], most: int, seed: int, progress: ProgressCallback
 ) -> tuple[Distortion, float]:
     """(distortion of runs of a chain, mean over prompts; tokens a run)."""
     weighed, lengths = [], []

@@ -6,23 +6,24 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reasonctl.backends.model import Model
 from reasonctl.controller import ControllerError
 from reasonctl.probes.exit import ProbeExit, make_exit
-from reasonctl.probes.files.probe_file import ProbeFile, load_probe, tables_of
+from reasonctl.probes.files.probe_file import ProbeFile, load_probe
 from reasonctl.probes.files.sealed import check_target
 from reasonctl.probes.risk.threshold import runs_needed
 
 from ..fitting.choose_cues import AUTO, EVERYTHING
 from ..fitting.job import CalibrationJob, fit_and_save, made_by
-from ..fitting.kept import halves
-from ..pages.wording import cut_of, exits_where
+from ..fitting.saved_runs import halves
+from ..pages.wording import exits_where, truncation_of
 from ..parallel.spread import check_cluster
 from ..runs.collect import collect
+from ..runs.records import RunRecord
 from ..runs.run_file import RunFile
 from ..runs.splits import report_path, runs_path
 from ..runs.worker import collect_run
@@ -118,17 +119,15 @@ def _job(
     return CalibrationJob(
         recipe,
         task,
-        options.mode,
+        options.promise,
         options.n or CALIBRATION_RUNS,
         out,
-        options.risk,
-        options.confidence,
         choose_cues=choose,
     )
 
 
 def _fitted(
-    plan: CalibrationJob, model: Model, records: list[dict[str, Any]], content: ProbeFile | None, *, force: bool
+    plan: CalibrationJob, model: Model, records: list[RunRecord], content: ProbeFile | None, *, force: bool
 ) -> ProbeFile:
     """The probe file; content: the one that an interrupted job left, whose runs these must be."""
     if content is not None:
@@ -208,7 +207,7 @@ def describe(show: Console, plan: CalibrationJob, model: Model, options: Options
 
 def collected(
     show: Console, plan: CalibrationJob, file: RunFile, options: Options, problems: list[Problem], workers: int | str
-) -> list[dict[str, Any]] | None:
+) -> list[RunRecord] | None:
     """All records, resumed where an earlier job left off; None if the time limit came first.
 
     A file that holds more runs than the plan wants serves too: the first problems of a stream are always the same.
@@ -244,7 +243,7 @@ def collected(
 
 def check_problems(file: RunFile, problems: list[Problem]) -> None:
     """Raise ControllerError if the collected runs are of other problems than the task gives now."""
-    found = [record["problem"] for record in file.read()]
+    found = [record.problem for record in file.read()]
     if any(known != problem.id for known, problem in zip(found, problems, strict=False)):
         raise ControllerError(
             f"{str(file.path)!r} holds runs of other problems, so the task has changed since; move it away, or give "
@@ -259,26 +258,26 @@ def estimate(show: Console, plan: CalibrationJob, problem: Problem, runs: int, w
     seconds = time.monotonic() - start
     processes = 1 if isinstance(workers, str) else workers
     show.say(
-        f"one run took {seconds:.1f} s with {len(record['cues'])} cues tried, so {runs} runs take "
+        f"one run took {seconds:.1f} s with {len(record.cues)} cues tried, so {runs} runs take "
         f"roughly {seconds * runs / processes / 60:.1f} minutes"
         + (", divided by the cluster's workers" if isinstance(workers, str) else "")
     )
 
 
 def report_fit(
-    show: Console, plan: CalibrationJob, content: ProbeFile, options: Options, records: list[dict[str, Any]] | None
+    show: Console, plan: CalibrationJob, content: ProbeFile, options: Options, records: list[RunRecord] | None
 ) -> None:
     """What was fitted, what it can promise, the page with it if the records are given, and the JSON."""
-    card, asked = content.card, options.request
-    rule = make_exit(content, **asdict(asked))
+    card, promise = content.card, options.promise
+    rule = make_exit(content, promise)
     auc = float(str(card.report["auc"]))
     if plan.choose_cues:
         show.say(f"cues chosen on the fitting runs: {', '.join(card.cues)}")
     show.say(f"probe: {card.report['model']}, AUC {auc:.3f} on held-out problems ({card.report['cues']} cues)")
-    if (message := cut_of(card)) is not None:
+    if (message := truncation_of(card)) is not None:
         show.say(message, "yellow")
     show.say(rule.why, "bold")
-    if rule.threshold.more_runs and asked.domain is None:
+    if rule.threshold.more_runs and promise.domain is None:
         enough = plan.n + 2 * rule.threshold.more_runs
         show.say(f"to go on from here: the same command with -n {enough} --force; the {plan.n} runs are kept")
     written = [plan.out]
@@ -286,7 +285,7 @@ def report_fit(
         from ..pages.report import write_report  # matplotlib is read only where a page is wanted
 
         written.append(report_path(plan.out))
-        write_report(written[-1], content, asked, records, None, force=options.force)
+        write_report(written[-1], content, promise, records, None, force=options.force)
     show.say(f"written: {', '.join(map(str, written))}")
     show.result({"out": str(plan.out), "complete": True, "calibration": calibration_json(rule), "why": rule.why})
 
@@ -295,7 +294,7 @@ def calibration_json(rule: ProbeExit) -> dict[str, Any]:
     """Calibration runs, AUC and threshold; None where it isn't finite: `exits` says whether that is never or always."""
     value, content = rule.threshold.value, rule.content
     return {
-        "n": tables_of(content, rule.name, rule.domain)[1].runs,
+        "n": content.signal_table("hidden", rule.promise.domain).table.runs,
         "auc": float(str(content.card.report["auc"])),
         "threshold": value if math.isfinite(value) else None,
         "exits": exits_where(value),

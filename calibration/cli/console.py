@@ -16,7 +16,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from ..parallel.spread import Update
+from ..parallel.spread import ProgressCallback
 
 BLOCKS = 5
 WINDOW = 100
@@ -105,7 +105,7 @@ class Console:
         return time.monotonic() - self._started
 
     @contextmanager
-    def progress(self, what: str) -> Iterator[Update]:
+    def progress(self, what: str) -> Iterator[ProgressCallback]:
         """A bar on stderr while something long happens; lines now and then where there is no terminal."""
         console = RichConsole(stderr=True)
         columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}")

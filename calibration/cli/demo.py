@@ -15,6 +15,7 @@ from reasonctl.probes.risk.bounds import refutes
 from ..evaluation.pairs import fresh
 from ..fitting.job import CalibrationJob, fit_and_save
 from ..pages.wording import bound_of, percent
+from ..runs.records import RunRecord
 from ..runs.splits import evaluation_stream
 from ..tasks.sources import load_task
 from .calibrate import calibration_json, collected, describe
@@ -35,7 +36,7 @@ def demo(options: Options) -> None:
     recipe = new_recipe("tiny", model, options)
     task = load_task("tiny")
     with tempfile.TemporaryDirectory(prefix="ctl-demo-") as folder:
-        plan = CalibrationJob(recipe, task, options.mode, DEMO_RUNS, Path(folder) / "demo.probe.safetensors")
+        plan = CalibrationJob(recipe, task, options.promise, DEMO_RUNS, Path(folder) / "demo.probe.safetensors")
         show.title("1. A small model thinks, and goes on long after it has the answer")
         first = task.problems(1, stream=evaluation_stream(options.seed))[0].question
         before = stream_run(show, model, recipe, first, Controller())
@@ -59,7 +60,7 @@ def demo(options: Options) -> None:
 
 def _calibrated(
     show: Console, plan: CalibrationJob, model: Model, options: Options
-) -> tuple[ProbeExit, list[dict[str, Any]]]:
+) -> tuple[ProbeExit, list[RunRecord]]:
     """The rule, and the runs that it was made from."""
     workers = options.machine("tiny")[0]
     unlimited = replace(options, time_limit=None)

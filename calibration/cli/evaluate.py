@@ -11,10 +11,11 @@ from reasonctl.probes.exit import ProbeExit
 from reasonctl.probes.files.probe_file import digest_of
 
 from ..evaluation.cheap_rules import compare_cheap_rules
-from ..evaluation.pairs import Pair, fresh, run_pairs, summary
+from ..evaluation.pairs import Pair, evaluate_pairs, fresh, summary
 from ..fitting.job import sampler_of
-from ..fitting.kept import kept_runs
+from ..fitting.saved_runs import saved_runs
 from ..runs.recipe import Recipe
+from ..runs.records import RunRecord
 from ..tasks.problem import Problem
 from ..tasks.sources import Task, load_task
 from .baselines import show_cheap_rules
@@ -44,17 +45,17 @@ class EvaluationJob:
         promise = rule.guarantee(
             sampler=sampler_of(recipe), max_new_tokens=recipe.max_new_tokens, tasks=task.name, grader=task.grader.name
         )
-        if rule.domain is not None:
-            promise["domain"] = rule.domain
+        if rule.promise.domain is not None:
+            promise["domain"] = rule.promise.domain
         graded = all(problem.answer is not None for problem in self.problems)
         return {
             "seed": self.options.seed,
             "model": recipe.model,
             "backend": self.model.backend,
             "tasks": task.name,
-            **asdict(self.options.request),
+            **asdict(rule.promise),
             "probe": digest_of(rule.content),
-            **summary(pairs, self.options.mode, graded=graded),
+            **summary(pairs, rule.promise.mode, graded=graded),
             "guarantee": promise,
         }
 
@@ -72,7 +73,7 @@ def evaluate(
     content = rule.content
     task = load_task(tasks or content.card.tasks, grader=options.grader, gold=options.mode != "disagree")
     recipe = card_recipe(name, content.card, options)
-    runs = kept_runs(probe_path(name, probe), content)
+    runs = saved_runs(probe_path(name, probe), content)
     problems = fresh(task, content, options.n or EVALUATION_RUNS, options.seed, options.domain)
     show.say(f"{len(problems)} problems of {task.name} that the probe never saw; {rule.why}")
     if options.dry_run:
@@ -82,11 +83,11 @@ def evaluate(
     result = compare(show, job, runs=runs, baselines=baselines)
     show.result(result)
     if report is not None:
-        write_report(Path(report), content, options.request, runs, result, force=options.force)
+        write_report(Path(report), content, options.promise, runs, result, force=options.force)
         show.say(f"written: {report}")
 
 
-def compare(show: Console, job: EvaluationJob, *, runs: list[dict[str, Any]] | None, baselines: bool) -> dict[str, Any]:
+def compare(show: Console, job: EvaluationJob, *, runs: list[RunRecord] | None, baselines: bool) -> dict[str, Any]:
     """Run both arms, print the comparison and the cheap rules.
 
     Args:
@@ -99,7 +100,7 @@ def compare(show: Console, job: EvaluationJob, *, runs: list[dict[str, Any]] | N
         The JSON of `ctl eval`.
     """
     with show.progress("evaluating") as progress:
-        pairs = run_pairs(
+        pairs = evaluate_pairs(
             job.recipe,
             job.problems,
             job.task.grader,
@@ -113,6 +114,6 @@ def compare(show: Console, job: EvaluationJob, *, runs: list[dict[str, Any]] | N
     if baselines:
         records = [pair.record for pair in pairs if pair.record is not None]
         found = compare_cheap_rules(job.rule, runs, records)
-        show_cheap_rules(show, found, job.options.mode)
+        show_cheap_rules(show, found, job.rule.promise.mode)
         result["baselines"] = [] if found is None else found.to_json()
     return result

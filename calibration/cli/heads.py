@@ -10,10 +10,12 @@ from typing import Any
 
 from reasonctl.backends.model import Model
 from reasonctl.probes.files.sealed import check_target
+from reasonctl.probes.promise import Promise
 
 from ..fitting.heads import Training
 from ..fitting.heads_job import OWN_DISTRIBUTION, FittedHeads, checkpoint_of, fit_heads, write_heads
 from ..fitting.job import CalibrationJob
+from ..runs.records import RunRecord
 from ..tasks.sources import load_task
 from .calibrate import CALIBRATION_RUNS, collected, where
 from .console import Console
@@ -33,7 +35,7 @@ def calibrate_heads(
     model = open_model(name, options)
     # No cue is tried: right runs are all that is needed.
     recipe = replace(new_recipe(name, model, options), policy=options.policy_text(OWN_DISTRIBUTION), max_cues=0)
-    plan = CalibrationJob(recipe, task, "harm", options.n or CALIBRATION_RUNS, target)
+    plan = CalibrationJob(recipe, task, Promise(), options.n or CALIBRATION_RUNS, target)
     training = Training(seed=options.seed, weighted=weighted)
     problems = plan.problems()
     show.say(f"model {name} on {model.backend}: {model.depth} layers of width {model.width}")
@@ -59,7 +61,7 @@ def _trained(
     show: Console,
     plan: CalibrationJob,
     model: Model,
-    records: list[dict[str, Any]],
+    records: list[RunRecord],
     training: Training,
     deadline: float | None,
 ) -> FittedHeads | None:

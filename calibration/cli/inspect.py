@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from reasonctl.controller import ControllerError
 from reasonctl.probes.exit import ProbeExit, make_exit
 from reasonctl.probes.files.heads_file import SEALED, HeadsCard, load_heads
-from reasonctl.probes.files.probe_file import load_probe, tables_of
+from reasonctl.probes.files.probe_file import load_probe
+from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.drift import DriftMonitor
 from reasonctl.probes.risk.table import Table
 
@@ -31,22 +32,23 @@ def inspect(path: str, options: Options, *, traces: str | None) -> None:
         _show_heads(show, load_heads(path).card)
         return
     content = load_probe(path)
-    judged, plain = tables_of(content, options.signal, options.domain)
-    risks = sorted({*RISKS, options.risk})
-    rules = [make_exit(content, **{**asdict(options.request), "risk": risk}) for risk in risks]
-    levels = [_level(rule, judged.table, plain) for rule in rules]
+    promise = options.promise
+    table, plain = (content.signal_table(name, promise.domain).table for name in (promise.signal, "hidden"))
+    risks = sorted({*RISKS, promise.risk})
+    rules = [make_exit(content, replace(promise, risk=risk)) for risk in risks]
+    levels = [_level(rule, table, plain) for rule in rules]
     for label, fact in facts(content.card).items():
         show.say(f"{label:>12}: {fact}")
-    _show_levels(show, levels, options, judged.table.runs)
+    _show_levels(show, levels, promise, table.runs)
     if (lower := rules[0].lower) is not None:
         show.say(f"{lower.why}; the exit rates and savings above include it, and its risk adds to theirs")
     show.say("Choose the risk before you look at the savings: one picked afterwards is valid for that one choice only.")
     drift = None
     if traces is not None:
-        monitor = _monitored(DriftMonitor.of(judged.table), Path(traces))
+        monitor = _monitored(DriftMonitor.of(table), Path(traces))
         show.say(f"{monitor.why}; false alarms, ever: at most {percent(monitor.level)}", "bold")
         drift = {"runs": monitor.runs, "evidence": monitor.evidence, "alarm": monitor.alarm, "level": monitor.level}
-    asked = {name: value for name, value in asdict(options.request).items() if name != "risk"}
+    asked = {name: value for name, value in asdict(promise).items() if name != "risk"}
     show.result({"card": vars(content.card), "levels": levels, **asked, "drift": drift})
 
 
@@ -64,10 +66,10 @@ def _level(rule: ProbeExit, table: Table, plain: Table) -> dict[str, Any]:
     }
 
 
-def _show_levels(show: Console, levels: list[dict[str, Any]], options: Options, runs: int) -> None:
-    level = "marginal" if options.confidence is None else f"confidence {options.confidence:g}"
-    domain = "" if options.domain is None else f", domain {options.domain!r}"
-    show.title(f"{options.mode}, {options.signal}{domain}, {level}: {runs} calibration runs")
+def _show_levels(show: Console, levels: list[dict[str, Any]], promise: Promise, runs: int) -> None:
+    level = "marginal" if promise.confidence is None else f"confidence {promise.confidence:g}"
+    domain = "" if promise.domain is None else f", domain {promise.domain!r}"
+    show.title(f"{promise.mode}, {promise.signal}{domain}, {level}: {runs} calibration runs")
     show.table([_row(one) for one in levels], "risk", "threshold", "exit rate", "tokens saved", "more runs needed")
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from reasonctl.backends.model import Model
 from reasonctl.controller import ControllerError
 from reasonctl.controller.core.tokenizer import vocabulary_hash
-from reasonctl.controller.drafting.ngrams import Table, build_table, save_table
+from reasonctl.controller.drafting.ngrams import NgramTable, build_table, save_table
 from reasonctl.probes.files.sealed import check_target
 
+from ..runs.records import RunRecord
 from ..tasks.texts import read
 from .console import Console
 from .options import Options
@@ -32,12 +32,12 @@ def ngrams(name: str, texts: Sequence[str], out: str, options: Options) -> None:
     show.result({"out": out, "ngrams": len(table.keys), "megabytes": table.megabytes(), "source": source})
 
 
-def keep_ngrams(model: Model, records: Sequence[dict[str, Any]], path: Path, *, source: str, force: bool) -> Table:
+def keep_ngrams(model: Model, records: Sequence[RunRecord], path: Path, *, source: str, force: bool) -> NgramTable:
     """The database of what a model wrote in collected runs, their trial answers left out."""
-    return write(model, (record["text"] for record in records), path, source=source, force=force)
+    return write(model, (record.text for record in records), path, source=source, force=force)
 
 
-def write(model: Model, texts: Iterable[str], path: Path, *, source: str, force: bool) -> Table:
+def write(model: Model, texts: Iterable[str], path: Path, *, source: str, force: bool) -> NgramTable:
     """Count and save. Raises ControllerError if the texts hold no n-grams, or the file can't be written."""
     tokens = (model.tokenizer.encode(text) for text in texts)
     table = build_table(tokens, vocabulary=vocabulary_hash(model.tokenizer), source=source)
@@ -45,7 +45,7 @@ def write(model: Model, texts: Iterable[str], path: Path, *, source: str, force:
     return table
 
 
-def usage(table: Table, path: Path, place: str) -> str:
+def usage(table: NgramTable, path: Path, place: str) -> str:
     """What was written, and how to use it."""
     size = f"{len(table.keys)} n-grams, {table.megabytes():.1f} MB"
     return f"{path}: {size}; use it with --draft 'hierarchy({place}={path})'"

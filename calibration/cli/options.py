@@ -8,10 +8,10 @@ from typing import cast
 from reasonctl.backends.load import TINY
 from reasonctl.controller import ControllerError, parse_draft, parse_policy
 from reasonctl.controller.drafting.models.model_drafter import DraftModel
-from reasonctl.probes.risk.threshold import Mode, check_request
+from reasonctl.probes.promise import Promise
+from reasonctl.probes.risk.threshold import Mode
 from reasonctl.probes.signals.signals import SignalName
 
-from ..pages.wording import Request
 from ..parallel.spread import cores
 from ..runs.recipe import Backend
 
@@ -50,9 +50,7 @@ class Options:
         Raises:
             ControllerError: A risk, a confidence, a policy or a draft that can't be.
         """
-        check_request(self.mode, self.risk, self.confidence)
-        if self.give_up is not None:
-            check_request("harm", self.give_up, self.confidence)
+        _ = self.promise
         self.policy_text()
         parse_draft(self.draft, lambda name: cast(DraftModel, None))  # opened when the model is
 
@@ -87,9 +85,13 @@ class Options:
         return self.workers or 1, self.threads
 
     @property
-    def request(self) -> Request:
-        """The promise that is asked for."""
-        return Request(self.mode, self.risk, self.confidence, self.signal, self.domain, self.give_up)
+    def promise(self) -> Promise:
+        """The promise that is asked for.
+
+        Raises:
+            ControllerError: It is an impossible one.
+        """
+        return Promise(self.mode, self.risk, self.confidence, self.signal, self.domain, self.give_up)
 
 
 SHARED = tuple(field.name for field in fields(Options) if field.name != "given")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -12,7 +11,6 @@ import click
 from reasonctl.backends.load import BUNDLED_PROBE, TINY, load_model
 from reasonctl.backends.model import Model
 from reasonctl.controller import ControllerError, Cues, parse_policy
-from reasonctl.controller.sampling.policy import checked
 from reasonctl.controller.thinking.chat_template import default_cues, exit_suffix, find_markers
 from reasonctl.controller.thinking.markers import Markers
 from reasonctl.probes.exit import ProbeExit, make_exit
@@ -35,8 +33,8 @@ def open_rule(show: Console, name: str, options: Options, probe: str | None) -> 
 
 
 def rule_of(options: Options, path: object) -> ProbeExit:
-    """The rule of a probe file under the options' risk, confidence, mode, signal and domain."""
-    return make_exit(load_probe(str(path)), **asdict(options.request))
+    """The rule of a probe file under the promise that the options ask for."""
+    return make_exit(load_probe(str(path)), options.promise)
 
 
 MOST_NEW_TOKENS = 2048
@@ -46,7 +44,7 @@ _ESCAPE = re.compile(r"\\(?:[\\'\"nrt]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})")
 def open_model(name: str, options: Options) -> Model:
     """The parent's copy of the model: its template, tokenizer and fingerprint. A policy of another model is refused."""
     model = load_model(name, backend=options.backend, threads=options.machine(name)[1])
-    for warning in checked((parse_policy(options.policy_text()),), model):
+    for warning in parse_policy(options.policy_text()).check(model):
         click.echo(f"warning: {warning}", err=True)
     return model
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from reasonctl.controller import ControllerError
 
 from ..evaluation.baselines import EQUAL_COST
 from ..evaluation.signals import BUDGET, Comparison, compare_signals
 from ..pages.wording import percent
-from ..runs.arrays import ANSWERS_CUT, cut_told, share_cut
+from ..runs.arrays import ANSWERS_TRUNCATED, share_truncated, truncation_note
 from ..runs.cue_sets import check_collected, with_cues
+from ..runs.records import RunRecord
 from ..runs.run_file import RunFile
 from .console import Console
 from .options import Options
@@ -28,19 +28,12 @@ def replay(path: str, options: Options, *, cues: str | None, splits: int) -> Non
     risks = sorted({*RISKS, options.risk})
     with show.progress("re-splitting") as progress:
         found = compare_signals(
-            records,
-            mode=options.mode,
-            risks=risks,
-            confidence=options.confidence,
-            splits=splits,
-            seed=options.seed,
-            gain_risk=options.risk,
-            progress=progress,
+            records, options.promise, risks=risks, splits=splits, seed=options.seed, progress=progress
         )
     show_table(show, found, len(records), splits, options)
     limit = file.stored_settings()["answer_tokens"]
-    share = share_cut(records, limit)
-    if (message := cut_told(share, limit)) is not None:
+    share = share_truncated(records, limit)
+    if (message := truncation_note(share, limit)) is not None:
         show.say(message, "yellow")
     show.result(
         {
@@ -49,7 +42,7 @@ def replay(path: str, options: Options, *, cues: str | None, splits: int) -> Non
             "mode": options.mode,
             "confidence": options.confidence,
             "domain": options.domain,
-            ANSWERS_CUT: share,
+            ANSWERS_TRUNCATED: share,
             **asdict(found),
         }
     )
@@ -61,7 +54,7 @@ def _run_file(path: str) -> RunFile:
     return RunFile(Path(path), {})
 
 
-def _records(file: RunFile, cues: str | None, domain: str | None) -> list[dict[str, Any]]:
+def _records(file: RunFile, cues: str | None, domain: str | None) -> list[RunRecord]:
     """The file's runs, as fewer cues would have seen them, and of one domain."""
     records = file.read()
     if cues is not None:
@@ -70,16 +63,16 @@ def _records(file: RunFile, cues: str | None, domain: str | None) -> list[dict[s
         records = with_cues(records, wanted, settings["max_cues"])
     if domain is not None:
         records = of_domain(records, domain)
-    if not any(record["cues"] for record in records):
+    if not any(record.cues for record in records):
         raise ControllerError(f"{str(file.path)!r} holds no cue, so there is nothing to compare")
     return records
 
 
-def of_domain(records: list[dict[str, Any]], domain: str) -> list[dict[str, Any]]:
+def of_domain(records: list[RunRecord], domain: str) -> list[RunRecord]:
     """The runs of one domain; ControllerError if there is none."""
-    found = [record for record in records if record["domain"] == domain]
+    found = [record for record in records if record.domain == domain]
     if not found:
-        known = ", ".join(map(repr, sorted({record["domain"] for record in records})))
+        known = ", ".join(map(repr, sorted({record.domain for record in records})))
         raise ControllerError(f"domain is {domain!r}; these runs are of {known}")
     return found
 

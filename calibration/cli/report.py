@@ -8,11 +8,11 @@ from typing import Any
 
 from reasonctl.controller import ControllerError
 from reasonctl.probes.files.probe_file import digest_of, load_probe
+from reasonctl.probes.promise import Promise
 
-from ..fitting.kept import kept_runs
+from ..fitting.saved_runs import saved_runs
 from ..pages.evaluation_file import read_evaluation
 from ..pages.report import check_page, write_report
-from ..pages.wording import Request
 from ..runs.splits import report_path
 from .console import Console
 from .options import Options
@@ -29,20 +29,20 @@ def report(probe: str, options: Options, *, evaluation: str | None, out: str | N
         raise ControllerError(
             f"{evaluation!r} was made with another probe than {probe!r}; give that one, or evaluate again"
         )
-    request = options.request if measured is None else request_of(options, measured)
-    records = kept_runs(Path(probe), content)
-    write_report(target, content, request, records, measured, force=options.force)
+    promise = options.promise if measured is None else evaluated_promise(options, measured)
+    records = saved_runs(Path(probe), content)
+    write_report(target, content, promise, records, measured, force=options.force)
     show.say(f"written: {target}")
     show.result({"out": str(target), "runs": records is not None, "evaluation": measured is not None})
 
 
-def request_of(options: Options, evaluation: dict[str, Any]) -> Request:
+def evaluated_promise(options: Options, evaluation: dict[str, Any]) -> Promise:
     """The promise that was evaluated.
 
     Raises:
         ControllerError: The command line asks for another one.
     """
-    names = [field.name for field in fields(Request)]
+    names = [field.name for field in fields(Promise)]
     for name in names:
         asked = getattr(options, name)
         if name in options.given and asked != evaluation[name]:
@@ -50,4 +50,4 @@ def request_of(options: Options, evaluation: dict[str, Any]) -> Request:
                 f"--{name.replace('_', '-')} is {asked!r}, the evaluation was made with {evaluation[name]!r}; "
                 "leave the option out, or evaluate again with it"
             )
-    return Request(**{name: evaluation[name] for name in names})
+    return Promise(**{name: evaluation[name] for name in names})

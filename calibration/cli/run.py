@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from reasonctl.backends.model import Model
-from reasonctl.controller import Chain, Controller, ControllerError, Event, PerPhase, Thinking, Trace, parse_policy
+from reasonctl.controller import Controller, ControllerError, Event, Thinking, Trace, parse_policy
 from reasonctl.probes.exit import ProbeExit
 
 from ..runs.recipe import Recipe
 from ..runs.splits import evaluation_stream
-from ..runs.worker import play
+from ..runs.worker import run_once
 from ..tasks.sources import load_task
 from .console import Console
 from .options import Options
@@ -31,9 +31,7 @@ def run(
         rule, model = open_rule(show, name, options, probe)
         recipe = card_recipe(name, rule.card, options)
     if verbose:
-        policy = parse_policy(recipe.policy)
-        assert isinstance(policy, Chain | PerPhase)
-        for line in policy.explain():
+        for line in parse_policy(recipe.policy).explain():
             show.say(f"  {line}", "dim")
     question = prompt or _fresh_question(name, options)
     thinking = None if rule else Thinking(recipe.span(), recipe.suffix)
@@ -58,7 +56,7 @@ def stream_run(show: Console, model: Model, recipe: Recipe, question: str, contr
         if event.token not in model.eos:
             show.stream(model.tokenizer.text(event.token), "magenta" if event.source == "forced" else None)
 
-    trace, _ = play(model, controller, recipe.call(model, question), each)
+    trace, _ = run_once(model, controller, recipe.call(model, question), each)
     show.say()
     for decision in trace.decisions:
         show.say(f"  {decision}", "dim")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,49 +16,68 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from reasonctl.controller import ControllerError
+from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.bounds import upper_bound
-from reasonctl.probes.risk.table import NO_EXIT, Bools, Ints, Outcomes, Table
-from reasonctl.probes.risk.threshold import Grid, Mode, Threshold, choose_threshold, count_failures
+from reasonctl.probes.risk.table import NO_EXIT, Bools, Floats64, Ints, Outcomes, Table
+from reasonctl.probes.risk.threshold import Grid, Mode, Threshold, count_failures
 
 EQUAL_COST = "budget, equal cost"
 
 Extra = Sequence[npt.NDArray[Any]]
 """One matrix per split (fitting, calibration, evaluation), each of shape (cues, m)."""
 
-Scored = tuple[str, Grid, Any, Any]
-"""A rule with a threshold: its name, its grid, its scores on the calibration and on the evaluation runs."""
+
+class ScoredRule(NamedTuple):
+    """A rule that a threshold can be put on."""
+
+    name: str
+    """What tables call it."""
+    grid: Grid
+    """Its candidate thresholds."""
+    calibration: Floats64 | Ints
+    """Its scores at the cues of the calibration runs."""
+    evaluation: Floats64 | Ints
+    """Its scores at the cues of the evaluation runs."""
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One rule on the evaluation runs.
-
-    saved: mean tokens saved per run, net of the exit's own; saved_share: of the full runs' mean. failed, failed_upper:
-    share of runs that fail in the mode asked for (of exited runs in `selective`), and its one-sided 90 % bound.
-    harm, help: shares of runs. accuracy: of the answers given. tokens: (runs,), expected where a coin chooses.
-    threshold: None for rules without one.
-    """
+    """One rule on the evaluation runs."""
 
     name: str
+    """What tables call it."""
     threshold: Threshold | None
+    """None: the rule has none."""
     exit_rate: float
+    """Share of runs that exit."""
     saved: float
+    """Mean tokens saved per run, net of the exit's own."""
     saved_share: float
+    """The same as a share of the full runs' mean."""
     failed: float
+    """Share of runs that fail in the mode asked for; in `selective` of the exited runs."""
     failed_upper: float
+    """One-sided 90 % bound of that share."""
     harm: float
+    """Share of runs that lose a right answer."""
     help: float
+    """Share of runs that gain one."""
     accuracy: float
+    """Share of right answers among those given."""
     tokens: npt.NDArray[Any]
+    """Shape (runs,): the cost of each run, in expectation where a coin chooses."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """`always exit at cue k`: failing share and mean tokens saved. k is 0-based; NO_EXIT: never."""
+    """The rule `always exit at cue k`."""
 
     cue: int
+    """k, from 0; NO_EXIT: never."""
     failed: float
+    """Share of failing runs."""
     saved: float
+    """Mean tokens saved per run."""
 
 
 def evaluate(name: str, table: Table, rule: Ints | Outcomes, mode: Mode, threshold: Threshold | None = None) -> Result:
@@ -86,54 +105,70 @@ def compare(
     fitting: Table | None,
     calibration: Table,
     evaluation: Table,
+    promise: Promise,
     *,
-    mode: Mode,
-    risk: float,
-    confidence: float | None,
     grid: Grid | None = None,
     extra: Extra | None = None,
 ) -> list[Result]:
-    """The probe (the tables' own scores) and the cheap rules, in the order of this list:
+    """The probe and the cheap rules, each under the same promise.
 
-    probe; cue index (always exit at cue k, k calibrated); index + word (logistic regression); index + word + text
-    where `extra` is given (for example how often the current value was named before); oracle (earliest right cue).
-    Each is fitted on `fitting` (None: the two regressions are left out), thresholded on `calibration` by
-    `choose_threshold`, and judged on `evaluation`. grid: the probe file's, so that the probe is judged at the very
-    threshold of its exit rule; without it `fitting` must hold held-out scores.
+    Args:
+        fitting: The runs that the two regressions are fitted on. None: they are left out.
+        calibration: The runs that every rule gets its threshold from. Its scores are the probe's.
+        evaluation: The runs that every rule is measured on. Its scores are the probe's.
+        promise: Its mode, risk and confidence hold for every rule.
+        grid: The probe file's, so that the probe is measured at the very threshold of its exit rule. None: taken from
+            `fitting`, whose scores must be held-out ones.
+        extra: Text features, for the rule that reads them. None: it is left out.
+
+    Returns:
+        In this order: the probe; cue index (always exit at cue k, k calibrated); index + word (logistic regression);
+        index + word + text (for example how often the current value was named before); the oracle (earliest right cue).
     """
-    tables = [calibration, evaluation] if fitting is None else [calibration, evaluation, fitting]
+    _check_cues([calibration, evaluation] if fitting is None else [calibration, evaluation, fitting])
+    mode = promise.mode
+    if grid is None:
+        grid = _grid_of(fitting)
+    rules = [ScoredRule("probe", grid, calibration.scores, evaluation.scores)]
+    rules += cheap_signals(fitting, calibration, evaluation, mode, extra)
+    results = [_measured(rule, calibration, evaluation, promise) for rule in rules]
+    return [*results, evaluate("oracle", evaluation, evaluation.first_where(_target(evaluation, mode)), mode)]
+
+
+def _check_cues(tables: Sequence[Table]) -> None:
+    """Raise ControllerError if a split has no run or no cue."""
     if any(table.runs == 0 or table.cues == 0 for table in tables):
         raise ControllerError(
             f"comparing rules needs runs with cues in every split, got {[t.cues for t in tables]} cues"
         )
-    if grid is None and fitting is None:
+
+
+def _grid_of(fitting: Table | None) -> Grid:
+    if fitting is None:
         raise ControllerError("comparing rules needs the probe's grid or the fitting split; give one")
-    if grid is None:
-        grid = Grid.of(tables[-1])
-    rules: list[Scored] = [("probe", grid, calibration.scores, evaluation.scores)]
-    rules += cheap_signals(fitting, calibration, evaluation, mode, extra)
-    results = []
-    for name, candidates, held, judged in rules:
-        threshold = choose_threshold(calibration.with_scores(held), candidates, mode, risk, confidence)
-        # Cheap rules get all that is certified; the probe is judged as it is deployed.
-        value = threshold.value if name == "probe" or confidence is None else threshold.loosest
-        exits = evaluation.with_scores(judged).first_exit(value)
-        results.append(evaluate(name, evaluation, exits, mode, threshold))
-    return [*results, evaluate("oracle", evaluation, evaluation.first_where(_target(evaluation, mode)), mode)]
+    return Grid.of(fitting)
+
+
+def _measured(rule: ScoredRule, calibration: Table, evaluation: Table, promise: Promise) -> Result:
+    """A rule at the threshold that the promise allows it, on the evaluation's runs."""
+    threshold = promise.threshold(calibration.with_scores(rule.calibration), rule.grid)
+    # Cheap rules get all that is certified; the probe is measured as it is deployed.
+    value = threshold.value if rule.name == "probe" or promise.confidence is None else threshold.loosest
+    exits = evaluation.with_scores(rule.evaluation).first_exit(value)
+    return evaluate(rule.name, evaluation, exits, promise.mode, threshold)
 
 
 def cheap_signals(
     fitting: Table | None, calibration: Table, evaluation: Table, mode: Mode, extra: Extra | None = None
-) -> list[Scored]:
+) -> list[ScoredRule]:
     """The cheap rules of `compare` that have a threshold, as scores."""
-    rules: list[Scored] = [
-        ("cue index", _index_grid(fitting or calibration), calibration.cue_index, evaluation.cue_index)
-    ]
+    grid = _index_grid(fitting or calibration)
+    rules = [ScoredRule("cue index", grid, calibration.cue_index, evaluation.cue_index)]
     return rules if fitting is None else rules + _regressions(fitting, calibration, evaluation, mode, extra)
 
 
 def budget_of_cost(table: Table, tokens: float, mode: Mode) -> Result:
-    """The fixed budget that costs `tokens` a run on average: exit at the first cue behind so many tokens.
+    """The fixed budget that costs `tokens` a run on average: exit at the first cue after so many tokens.
 
     A coin chooses between the loosest budget that costs no more and the next one, so that the mean is met exactly.
     Where even an exit at every first cue costs more, that is what is given. It is fitted to these very runs, and
@@ -236,7 +271,7 @@ def _index_grid(table: Table) -> Grid:
 
 def _regressions(
     fitting: Table, calibration: Table, evaluation: Table, mode: Mode, extra: Extra | None
-) -> list[Scored]:
+) -> list[ScoredRule]:
     """The fitted cheap rules."""
     tables = (fitting, calibration, evaluation)
     words = int(max(table.cue_name.max() for table in tables)) + 1
@@ -244,10 +279,10 @@ def _regressions(
     if extra is not None:
         pairs = zip(features["index + word"], extra, tables, strict=True)
         features["index + word + text"] = [np.hstack([plain, _checked(text, table)]) for plain, text, table in pairs]
-    rules: list[Scored] = []
+    rules = []
     for name, matrices in features.items():
-        own, held, judged = _regression(fitting, matrices, mode)
-        rules.append((name, Grid.of(fitting.with_scores(own)), held, judged))
+        own, calibrating, evaluating = _regression(fitting, matrices, mode)
+        rules.append(ScoredRule(name, Grid.of(fitting.with_scores(own)), calibrating, evaluating))
     return rules
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from reasonctl.probes.exit import ProbeExit
-from reasonctl.probes.files.probe_file import tables_of
 from reasonctl.probes.risk.table import Table
 
 from ..fitting.all_signals import scores_of
-from ..fitting.kept import halves
-from ..fitting.tables import judged_table, make_table, outcomes_of
-from ..runs.arrays import RunArrays, cut
+from ..fitting.saved_runs import halves
+from ..fitting.tables import apply_to_table, make_table, outcomes_of
+from ..runs.arrays import RunArrays, to_arrays
+from ..runs.records import RunRecord
 from .baselines import Extra, Point, Result, budget_of_cost, compare, evaluate, fixed_at, fixed_curve
 
 
@@ -52,7 +52,7 @@ class CheapRules:
 
 
 def compare_cheap_rules(
-    rule: ProbeExit, collected: list[dict[str, Any]] | None, records: list[dict[str, Any]]
+    rule: ProbeExit, collected: list[RunRecord] | None, records: list[RunRecord]
 ) -> CheapRules | None:
     """Replay the rule on full runs, and judge the cheap rules on the same runs.
 
@@ -64,41 +64,40 @@ def compare_cheap_rules(
     Returns:
         None if the evaluation's runs met no cue.
     """
-    runs = cut(records)
+    runs = to_arrays(records)
     if runs.offsets[-1] == 0:
         return None
-    content, limit = rule.content, rule.threshold
+    content, promise = rule.content, rule.promise
     plain = make_table(runs, scores_of(content.probe, runs), content.card.cues)
     own = _replayed(rule, runs, plain)
     fitting, extra = (None, None) if collected is None else _fitting(rule, collected, runs)
     cheap = compare(
         fitting,
-        tables_of(content, "hidden", rule.domain)[1],
+        content.signal_table("hidden", promise.domain).table,
         plain,
-        mode=limit.mode,
-        risk=limit.risk,
-        confidence=limit.confidence,
+        promise,
         grid=content.grid,
         extra=extra,
     )[1:]
-    budget = budget_of_cost(plain, float(own.tokens.mean()), limit.mode)
-    curve, full = fixed_curve(plain, limit.mode), float(np.mean(plain.full_tokens))
+    budget = budget_of_cost(plain, float(own.tokens.mean()), promise.mode)
+    curve, full = fixed_curve(plain, promise.mode), float(np.mean(plain.full_tokens))
     results = [own, *cheap[:-1], budget, cheap[-1]]
     return CheapRules(results, plain.graded, fixed_at(curve, own.failed) / full, curve, full)
 
 
-def _fitting(rule: ProbeExit, collected: Sequence[dict[str, Any]], runs: RunArrays) -> tuple[Table, Extra]:
+def _fitting(rule: ProbeExit, collected: Sequence[RunRecord], runs: RunArrays) -> tuple[Table, Extra]:
     """The table of the fitting runs, and the text features of the fitting, calibration and evaluation runs."""
     fitting, calibration = halves(rule.content, collected)
-    if rule.domain is not None:
-        calibration = [record for record in calibration if record["domain"] == rule.domain]
-    parts = cut(fitting), cut(calibration)
+    if (domain := rule.promise.domain) is not None:
+        calibration = [record for record in calibration if record.domain == domain]
+    parts = to_arrays(fitting), to_arrays(calibration)
     table = make_table(parts[0], scores_of(rule.content.probe, parts[0]), rule.content.card.cues)
     return table, [part.text for part in (*parts, runs)]
 
 
 def _replayed(rule: ProbeExit, runs: RunArrays, plain: Table) -> Result:
     """What the rule itself does to these runs: its signal, its threshold, its trials, its giving up."""
-    judged = plain if rule.name == "hidden" else judged_table(rule.signal, runs, plain)
-    out = outcomes_of(judged, plain, rule.threshold.value, rule.lower.curve if rule.lower else None)
-    return evaluate("probe" if rule.name == "hidden" else rule.name, plain, out, rule.threshold.mode, rule.threshold)
+    hidden = rule.signal_name == "hidden"
+    calibrated = plain if hidden else apply_to_table(rule.signal, runs, plain)
+    out = outcomes_of(calibrated, plain, rule.threshold.value, rule.lower.curve if rule.lower else None)
+    return evaluate("probe" if hidden else rule.signal_name, plain, out, rule.promise.mode, rule.threshold)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,29 +14,44 @@ from reasonctl.probes.files.probe_file import ProbeFile
 from reasonctl.probes.risk.bounds import upper_bound
 from reasonctl.probes.risk.threshold import Mode
 
-from ..parallel.spread import spread
+from ..parallel.spread import ProgressCallback, run_jobs
 from ..runs.collect import graded
 from ..runs.recipe import Recipe
+from ..runs.records import RunRecord
 from ..runs.splits import calibration_stream, evaluation_stream
-from ..runs.worker import collect_run, compare_run
+from ..runs.worker import ArmRecord, Arms, collect_run, compare_run
 from ..tasks.graders import Grader
 from ..tasks.problem import Problem
 from ..tasks.sources import Task
 
-FIRST_RUN = 1 << 32
+EVALUATION_OFFSET = 1 << 32
 """Run numbers of evaluations start here: no uniform is shared with a run of the calibration."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One problem in both arms; `record` is the full run with a forced exit tried at every cue, if collected."""
+    """One problem in both arms, graded."""
 
-    baseline: dict[str, Any]
-    controlled: dict[str, Any]
-    record: dict[str, Any] | None
+    baseline: ArmRecord
+    """The run without control."""
+    controlled: ArmRecord
+    """The run under the rule."""
+    same: bool
+    """Whether the grader holds the two answers equal."""
+    record: RunRecord | None = None
+    """The run without control, with an exit tried at every cue. None: it wasn't collected."""
 
 
-def run_pairs(
+class Evaluated(NamedTuple):
+    """One problem's runs, before they are graded."""
+
+    arms: Arms
+    """Both arms."""
+    record: RunRecord | None
+    """The collected run. None: it wasn't asked for."""
+
+
+def evaluate_pairs(
     recipe: Recipe,
     problems: Sequence[Problem],
     grader: Grader,
@@ -44,25 +59,40 @@ def run_pairs(
     *,
     workers: int,
     cheap_rules: bool,
-    progress: Callable[[int, int], None],
+    progress: ProgressCallback,
 ) -> list[Pair]:
-    """Both arms of every problem, interleaved; `cheap_rules` also collects what the baselines need."""
-    jobs = [(recipe, FIRST_RUN + i, p.question, rule, cheap_rules) for i, p in enumerate(problems)]
+    """Both arms of every problem, interleaved.
+
+    Args:
+        recipe: How the runs are made.
+        problems: One pair each.
+        grader: What grades the answers of both arms.
+        rule: The rule of the controlled arm.
+        workers: Number of processes.
+        cheap_rules: Also collect what the baselines need.
+        progress: Called after every pair.
+    """
+    jobs = [(recipe, EVALUATION_OFFSET + i, p.question, rule, cheap_rules) for i, p in enumerate(problems)]
     pairs = []
-    for i, (arms, record) in enumerate(spread(evaluate_run, jobs, workers=min(workers, len(jobs)))):
-        for arm in arms.values():
-            arm["right"] = problems[i].answer is not None and grader.right(arm["answer"], problems[i])
-        arms["controlled"]["same"] = grader.same(arms["controlled"]["answer"], arms["baseline"]["answer"])
-        full = None if record is None else graded(record, problems[i], grader)
-        pairs.append(Pair(arms["baseline"], arms["controlled"], full))
+    for i, evaluated in enumerate(run_jobs(evaluate_run, jobs, workers=min(workers, len(jobs)))):
+        pairs.append(_graded_pair(evaluated, problems[i], grader))
         progress(i + 1, len(problems))
     return pairs
 
 
-def evaluate_run(recipe: Recipe, index: int, question: str, rule: ExitRule, cheap_rules: bool) -> tuple[Any, Any]:
-    """One problem's arms, and its collected record or None."""
+def evaluate_run(recipe: Recipe, index: int, question: str, rule: ExitRule, cheap_rules: bool) -> Evaluated:
+    """One problem's runs."""
     record = collect_run(recipe, index, question) if cheap_rules else None
-    return compare_run(recipe, index, question, rule), record
+    return Evaluated(compare_run(recipe, index, question, rule), record)
+
+
+def _graded_pair(evaluated: Evaluated, problem: Problem, grader: Grader) -> Pair:
+    baseline, controlled = (
+        replace(arm, right=problem.answer is not None and grader.right(arm.answer, problem)) for arm in evaluated.arms
+    )
+    same = grader.same(controlled.answer, baseline.answer)
+    record = None if evaluated.record is None else graded(evaluated.record, problem, grader)
+    return Pair(baseline, controlled, same, record)
 
 
 def summary(pairs: Sequence[Pair], mode: Mode, *, graded: bool = True) -> dict[str, Any]:
@@ -72,11 +102,11 @@ def summary(pairs: Sequence[Pair], mode: Mode, *, graded: bool = True) -> dict[s
     answers, so that accuracy, harm and help are None.
     """
     n = len(pairs)
-    exits = [p.controlled["exit"] for p in pairs]
+    exits = [p.controlled.exit for p in pairs]
     counts = np.bincount([e for e in exits if e is not None], minlength=1) if n else np.zeros(1)
     exited = n - exits.count(None)
-    helped = sum(not p.baseline["right"] and p.controlled["right"] for p in pairs)
-    lost = sum(p.baseline["right"] and not p.controlled["right"] for p in pairs)
+    helped = sum(not p.baseline.right and p.controlled.right for p in pairs)
+    lost = sum(p.baseline.right and not p.controlled.right for p in pairs)
     return {
         "n": n,
         "baseline": _arm([p.baseline for p in pairs], graded),
@@ -87,7 +117,7 @@ def summary(pairs: Sequence[Pair], mode: Mode, *, graded: bool = True) -> dict[s
         "harm": _share(sum(failed(p, "harm") for p in pairs), n) if graded else None,
         "help": {"count": helped, "rate": helped / n} if graded else None,
         "failure": {"mode": mode, **_share(sum(failed(p, mode) for p in pairs), exited if mode == "selective" else n)},
-        "drafted": sum(p.controlled["drafted"] for p in pairs),
+        "drafted": sum(p.controlled.drafted for p in pairs),
     }
 
 
@@ -96,23 +126,23 @@ def failed(pair: Pair, mode: Mode) -> bool:
 
     `event` promises nothing of a run: there it is whether the run exits with a wrong answer, as in `wrong`.
     """
-    if pair.controlled["exit"] is None:
+    if pair.controlled.exit is None:
         return False
     if mode == "disagree":
-        return not pair.controlled["same"]
-    return not pair.controlled["right"] and (mode != "harm" or pair.baseline["right"])
+        return not pair.same
+    return not pair.controlled.right and (mode != "harm" or pair.baseline.right)
 
 
-def _share(count: int, n: int) -> dict[str, Any]:
+def _share(count: int, n: int) -> dict[str, float]:
     """n: the runs that count. upper: the one-sided 90 % Clopper-Pearson bound."""
     return {"count": count, "n": n, "rate": count / n if n else 0.0, "upper": upper_bound(count, n)}
 
 
-def _arm(runs: Sequence[dict[str, Any]], graded: bool) -> dict[str, float | None]:
+def _arm(runs: Sequence[ArmRecord], graded: bool) -> dict[str, float | None]:
     return {
-        "accuracy": float(np.mean([run["right"] for run in runs])) if graded else None,
-        "tokens": float(np.mean([run["tokens"] for run in runs])),
-        "seconds": float(np.mean([run["seconds"] for run in runs])),
+        "accuracy": float(np.mean([run.right for run in runs])) if graded else None,
+        "tokens": float(np.mean([run.tokens for run in runs])),
+        "seconds": float(np.mean([run.seconds for run in runs])),
     }
 
 

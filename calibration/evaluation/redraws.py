@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,39 +23,41 @@ Procedure = Callable[[Table], float]
 
 @dataclass(frozen=True)
 class Verdict:
-    """How often a promise was broken over `draws` re-draws.
-
-    With a confidence: violations = share of draws whose true rate is above the risk; nominal = 1 - confidence.
-    Marginal: violations = the mean true rate; nominal = the risk. bound: nominal + 3 standard errors, so that a true
-    promise at its very limit is called broken with probability 0.0013.
-    """
+    """How often a promise was broken over re-draws of its calibration set."""
 
     violations: float
+    """With a confidence: share of draws whose true rate is above the risk. Marginal: the mean true rate."""
     nominal: float
+    """What `violations` may be: 1 - confidence, or the risk."""
     bound: float
+    """nominal + 3 standard errors: a true promise at its very limit is called broken with probability 0.0013."""
     draws: int
+    """Number of re-draws."""
 
     @property
     def kept(self) -> bool:
+        """Whether the promise stands."""
         return self.violations <= self.bound
 
 
 @dataclass(frozen=True)
-class Row:
-    """One mode and form: our procedure, and LYNX's per-cue threshold on the same draws against the same promise.
-
-    `event`: verdict is of its own promise, per cue; lynx is what its runs suffer, P(exit wrong).
-    exit_rate, saved: mean over draws of our share of pool runs that exit and of tokens saved, net of trials. never:
-    share of draws whose threshold is +inf.
-    """
+class ModeResult:
+    """One mode in one form: our procedure, and LYNX's per-cue threshold on the same draws against the same promise."""
 
     mode: Mode
+    """Which failure the risk bounds."""
     confidence: float | None
+    """None: the marginal form."""
     verdict: Verdict
+    """On our procedure; `event`: on its own promise, per cue."""
     lynx: Verdict
+    """On LYNX's threshold; `event`: on what its runs suffer, P(exit wrong)."""
     exit_rate: float
+    """Mean over draws of our share of pool runs that exit."""
     saved: float
+    """Mean over draws of our share of tokens saved, net of trials."""
     never: float
+    """Share of draws whose threshold is +inf."""
 
 
 def redraw(pool: Table, runs: int, draws: int, seed: int) -> Iterator[Table]:
@@ -68,7 +69,7 @@ def redraw(pool: Table, runs: int, draws: int, seed: int) -> Iterator[Table]:
         yield replace(pool.select(rng.integers(pool.runs, size=runs)), problem=np.arange(runs))
 
 
-def judge(rates: Any, risk: float, confidence: float | None) -> Verdict:
+def verdict_on(rates: npt.ArrayLike, risk: float, confidence: float | None) -> Verdict:
     """The verdict on a promise of `risk` whose true rates over the re-draws were these, shape (draws,)."""
     rates = np.asarray(rates, dtype=np.float64)
     draws = len(rates)
@@ -80,7 +81,7 @@ def judge(rates: Any, risk: float, confidence: float | None) -> Verdict:
     return Verdict(float(np.mean(rates > risk)), nominal, nominal + 3 * error, draws)
 
 
-def true_rates(pool: Table, mode: Mode, thresholds: Any) -> Floats:
+def true_rates(pool: Table, mode: Mode, thresholds: npt.ArrayLike) -> Floats:
     """Shape (m,): the pool's own risk at each threshold; `event`: the share of its wrong cues that score above."""
     thresholds = np.asarray(thresholds, dtype=np.float64)
     if mode == "event":
@@ -103,7 +104,7 @@ def check(
 ) -> Verdict:
     """The verdict on any procedure that promises `risk` in this mode."""
     thresholds = [procedure(table) for table in redraw(pool, runs, draws, seed)]
-    return judge(true_rates(pool, mode, thresholds), risk, confidence)
+    return verdict_on(true_rates(pool, mode, thresholds), risk, confidence)
 
 
 def check_all(
@@ -116,7 +117,7 @@ def check_all(
     draws: int = 500,
     seed: int = 0,
     plain: Table | None = None,
-) -> list[Row]:
+) -> list[ModeResult]:
     """Every mode in every form that exists, all on the same draws; the pool must have had no part in the grid.
 
     plain: the pool without the cost of its signal's trials [the pool]; savings are shares of its tokens.
@@ -131,22 +132,22 @@ def check_all(
     )
     lynx = chosen[:, forms.index(("event", None))]
     full = (plain or pool).full_tokens.sum()
-    return [_row(pool, full, mode, form, risk, chosen[:, i], lynx) for i, (mode, form) in enumerate(forms)]
+    return [_mode_result(pool, full, mode, form, risk, chosen[:, i], lynx) for i, (mode, form) in enumerate(forms)]
 
 
-def _row(
+def _mode_result(
     pool: Table, full: int, mode: Mode, confidence: float | None, risk: float, chosen: Floats, lynx: Floats
-) -> Row:
+) -> ModeResult:
     per_run: Mode = "wrong" if mode == "event" else mode
     spared = pool.sum_at_exits(chosen, pool.full_tokens[pool.run_of] - pool.exit_tokens)
     # A rule that never exits tries nothing.
     spent = np.where(chosen < np.inf, pool.full_tokens.sum() - spared, full)
     exits = pool.sum_at_exits(chosen, np.ones(pool.cues, dtype=bool))
-    return Row(
+    return ModeResult(
         mode,
         confidence,
-        judge(true_rates(pool, mode, chosen), risk, confidence),
-        judge(true_rates(pool, per_run, lynx), risk, confidence),
+        verdict_on(true_rates(pool, mode, chosen), risk, confidence),
+        verdict_on(true_rates(pool, per_run, lynx), risk, confidence),
         float(exits.mean()) / pool.runs,
         float(1 - spent.mean() / full),
         float(np.isposinf(chosen).mean()),

@@ -1,4 +1,4 @@
-"""Every signal on one footing: what each saves at each risk on the same recorded runs, judged by held-out problems.
+"""Every signal on one footing: what each saves at each risk on the same recorded runs, measured on held-out problems.
 
 Owns the re-splitting of a file of runs and its comparison; runs no model and writes no probe.
 """
@@ -6,22 +6,25 @@ Owns the re-splitting of a file of runs and its comparison; runs no model and wr
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from reasonctl.controller import ControllerError
+from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.table import NO_EXIT, Outcomes, Table
-from reasonctl.probes.risk.threshold import Grid, Mode, choose_threshold
+from reasonctl.probes.risk.threshold import Grid, Mode
 from reasonctl.probes.signals.signals import make_signal
 
 from ..fitting.all_signals import FittedSignals, fit_signals, scores_of
-from ..fitting.tables import judged_table, make_table, outcomes_of
-from ..runs.arrays import RunArrays, cut
-from .baselines import Point, Result, Scored, budget_of_cost, cheap_signals, evaluate, fixed_at
+from ..fitting.tables import apply_to_table, make_table, outcomes_of
+from ..parallel.spread import ProgressCallback
+from ..runs.arrays import RunArrays, to_arrays
+from ..runs.records import RunRecord
+from .baselines import Point, Result, ScoredRule, budget_of_cost, cheap_signals, evaluate, fixed_at
 
 BUDGET = "budget, same risk"
 ORACLE = "oracle"
@@ -30,143 +33,218 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Entry:
-    """One signal, cheap rule or reference at one risk, means over the splits.
-
-    saved: share of the plain runs' tokens, net of trials and exits. low, high: least and largest over the splits.
-    failed: share of test runs that fail in the mode. certified: share of the splits where the risk could be promised.
-    """
+    """One signal, cheap rule or reference at one risk; means over the splits."""
 
     signal: str
+    """Its name."""
     risk: float
+    """The risk that its threshold was chosen for."""
     saved: float
+    """Share of the plain runs' tokens that it saves, net of trials and exits."""
     low: float
+    """The least of these over the splits."""
     high: float
+    """The largest of these over the splits."""
     failed: float
+    """Share of test runs that fail in the mode."""
     exit_rate: float
+    """Share of test runs that exit."""
     certified: float
+    """Share of the splits where the risk could be promised."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """entries: signal by risk. gain: of `hidden` over the best fixed cue at equal failure, at `gain_risk`, share of
-    tokens; gain_low, gain_high: its 95 % bootstrap interval over the first split's test runs, `judged` of them."""
+    """All signals at all risks, and what the probe adds to a fixed cue."""
 
     entries: list[Entry]
+    """Every signal, then the cheap rules and references; each at every risk."""
     gain_risk: float
+    """The risk at which `gain` was measured."""
     gain: float
+    """What `hidden` saves beyond the best fixed cue at equal failure, as a share of tokens."""
     gain_low: float
+    """Lower end of its 95 % bootstrap interval."""
     gain_high: float
+    """Upper end of that interval."""
     judged: int
+    """Test runs of the first split, which the gain was measured on."""
+
+
+class Gain(NamedTuple):
+    """Savings beyond the best fixed cue at the same failure rate; shares of tokens."""
+
+    mean: float
+    """On the runs themselves."""
+    low: float
+    """Lower end of the 95 % bootstrap interval."""
+    high: float
+    """Upper end of the interval."""
+
+
+class Parts(NamedTuple):
+    """Runs in three parts."""
+
+    fitting: RunArrays
+    """A quarter."""
+    calibrating: RunArrays
+    """A quarter."""
+    test: RunArrays
+    """Half of them."""
+
+
+class Ruled(NamedTuple):
+    """What a rule does to the test runs of one split."""
+
+    name: str
+    """The rule."""
+    outcomes: Outcomes
+    """What becomes of each run."""
+    certified: bool
+    """Whether its risk could be promised."""
+
+
+class Figures(NamedTuple):
+    """A rule on one split, at one risk."""
+
+    saved: float
+    """Share of the plain runs' tokens that it saves."""
+    failed: float
+    """Share of runs that fail."""
+    exit_rate: float
+    """Share of runs that exit."""
+    certified: float
+    """1.0 where the risk could be promised, else 0.0."""
+
+
+class _Split:
+    """One split: everything fitted on its first quarter and calibrated on its second, to be measured on its half."""
+
+    def __init__(self, parts: Parts, cues: Sequence[str], domains: Sequence[str], mode: Mode, seed: int) -> None:
+        self.mode = mode
+        self.fitted = fit_signals(parts.fitting, parts.calibrating, cues, domains, mode, seed=seed)
+        self.test = make_table(parts.test, scores_of(self.fitted.probe, parts.test), cues)
+        self.cheap = _cheap_signals(self.fitted, parts, self.test, cues, mode)
+        self.tested = {
+            name: self.test
+            if name == "hidden"
+            else apply_to_table(make_signal(name, self.fitted.stack), parts.test, self.test)
+            for name in self.fitted.tables
+        }
+
+    def signals(self, promise: Promise) -> list[Ruled]:
+        """Every signal, `hidden` first."""
+        return _signals(self.fitted, self.tested, promise)
+
+    def results(self, promise: Promise) -> list[tuple[Result, bool]]:
+        """Every signal, cheap rule and reference, each with whether its risk could be promised."""
+        rows = self.signals(promise)
+        hidden = rows[0]
+        rows = rows + _cheap(self.cheap, self.fitted.tables["hidden"].table, self.test, promise)
+        results = [(evaluate(row.name, self.test, row.outcomes, self.mode), row.certified) for row in rows]
+        equal_cost = budget_of_cost(self.test, float(hidden.outcomes.tokens.mean()), self.mode)
+        return [*results, (equal_cost, hidden.certified), (_oracle(self.test, self.mode), True)]
 
 
 def compare_signals(
-    records: Sequence[dict[str, Any]],
+    records: Sequence[RunRecord],
+    promise: Promise,
     *,
-    mode: Mode,
     risks: Sequence[float],
-    confidence: float | None,
     splits: int,
     seed: int,
-    gain_risk: float | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: ProgressCallback = lambda done, total: None,
 ) -> Comparison:
-    """A quarter of the runs fits, a quarter calibrates, half judges; `splits` times, by problem, at random.
+    """All signals on the same runs, split by problem at random, several times over.
 
-    gain_risk: one of `risks`, for the gain over fixed cues; None = the first.
+    Args:
+        records: The runs. In every split a quarter fits, a quarter calibrates, and half are measured on.
+        promise: Its mode and confidence hold for every signal; at its risk the gain over fixed cues is measured.
+        risks: The risks to compare at; the promise's is one of them.
+        splits: Number of splits.
+        seed: Of the splits, the folds and the bootstrap.
+        progress: Called after every split.
+
+    Raises:
+        ControllerError: The runs are too few to fit anything on.
     """
-    gain_risk = risks[0] if gain_risk is None else gain_risk
-    if len(records) < 8:
-        raise ControllerError(f"{len(records)} runs are too few to fit, calibrate and judge on; collect more")
-    cues = sorted({cue["name"] for record in records for cue in record["cues"]})
-    found: dict[tuple[str, float], list[tuple[float, float, float, bool]]] = {}
+    _check(len(records), promise, risks)
+    cues = sorted({cue.name for record in records for cue in record.cues})
+    domains = sorted({record.domain for record in records})
+    found: dict[tuple[str, float], list[Figures]] = {}
     for turn in range(splits):
-        fitting, calibrating, test = three_parts(records, f"signals {seed} {turn}")
-        fitted = fit_signals(fitting, calibrating, cues, _domains(records), mode, seed=seed)
-        judged = make_table(test, scores_of(fitted.probe, test), cues)
-        cheap = _cheap_signals(fitted, (fitting, calibrating, test), judged, cues, mode)
-        tested = {
-            name: judged if name == "hidden" else judged_table(make_signal(name, fitted.stack), test, judged)
-            for name in fitted.judged
-        }
+        split = _Split(three_parts(records, f"signals {seed} {turn}"), cues, domains, promise.mode, seed)
+        if turn == 0:
+            hidden = split.signals(promise)[0].outcomes
+            gain, runs = gain_over_fixed(split.test, hidden, promise.mode, seed), split.test.runs
         for risk in risks:
-            asked = mode, risk, confidence
-            rows = _signals(fitted, tested, *asked)
-            hidden = rows[0][1]
-            if turn == 0 and risk == gain_risk:
-                gain = gain_over_fixed(judged, hidden, mode, seed)
-                runs = judged.runs
-            rows += _cheap(cheap, fitted.judged["hidden"].table, judged, *asked)
-            results = [(evaluate(name, judged, out, mode), certified) for name, out, certified in rows]
-            results.append((budget_of_cost(judged, float(hidden.tokens.mean()), mode), rows[0][2]))
-            results.append((_oracle(judged, mode), True))
-            for result, certified in results:
-                figures = result.saved_share, result.failed, result.exit_rate, certified
+            for result, certified in split.results(replace(promise, risk=risk)):
+                figures = Figures(result.saved_share, result.failed, result.exit_rate, float(certified))
                 found.setdefault((result.name, risk), []).append(figures)
         progress(turn + 1, splits)
-    entries = []
-    for (name, risk), measured in found.items():
-        saved, *means = np.array(measured, dtype=np.float64).T
-        low, high = float(saved.min()), float(saved.max())
-        entries.append(Entry(name, risk, float(saved.mean()), low, high, *(float(mean.mean()) for mean in means)))
-    return Comparison(entries, gain_risk, *gain, runs)
+    entries = [_entry(name, risk, figures) for (name, risk), figures in found.items()]
+    return Comparison(entries, promise.risk, gain.mean, gain.low, gain.high, runs)
 
 
-def _domains(records: Sequence[dict[str, Any]]) -> list[str]:
-    return sorted({record["domain"] for record in records})
+def _check(runs: int, promise: Promise, risks: Sequence[float]) -> None:
+    if runs < 8:
+        raise ControllerError(f"{runs} runs are too few to fit, calibrate and judge on; collect more")
+    if promise.risk not in risks:
+        raise ControllerError(f"the promise's risk is {promise.risk:g}; it must be one of the risks {list(risks)}")
 
 
-def three_parts(records: Sequence[dict[str, Any]], key: str) -> tuple[RunArrays, RunArrays, RunArrays]:
+def _entry(name: str, risk: float, measured: Sequence[Figures]) -> Entry:
+    saved = [figures.saved for figures in measured]
+    mean = Figures(*(float(np.mean(values)) for values in zip(*measured, strict=True)))
+    return Entry(name, risk, mean.saved, min(saved), max(saved), mean.failed, mean.exit_rate, mean.certified)
+
+
+def three_parts(records: Sequence[RunRecord], key: str) -> Parts:
+    """A random split of the runs; the same for the same key."""
     order = random.Random(key).sample(range(len(records)), len(records))
     quarter = len(order) // 4
     parts = order[:quarter], order[quarter : 2 * quarter], order[2 * quarter :]
-    fitting, calibrating, test = (cut([records[i] for i in sorted(part)]) for part in parts)
-    return fitting, calibrating, test
+    return Parts(*(to_arrays([records[i] for i in sorted(part)]) for part in parts))
 
 
-Rows = list[tuple[str, Outcomes, bool]]
-"""(rule, what it does to the test runs, whether its risk could be certified)"""
-
-
-def _signals(
-    fitted: FittedSignals, tested: Mapping[str, Table], mode: Mode, risk: float, confidence: float | None
-) -> Rows:
-    """Every signal, `hidden` first."""
+def _signals(fitted: FittedSignals, tested: Mapping[str, Table], promise: Promise) -> list[Ruled]:
     rows = []
-    for name, calibrated in fitted.judged.items():
-        value = choose_threshold(calibrated.table, calibrated.grid, mode, risk, confidence).value
-        rows.append((name, outcomes_of(tested[name], tested["hidden"], value), value < np.inf))
+    for name, calibrated in fitted.tables.items():
+        value = promise.threshold(calibrated.table, calibrated.grid).value
+        rows.append(Ruled(name, outcomes_of(tested[name], tested["hidden"], value), value < np.inf))
     return rows
 
 
 def _cheap_signals(
-    fitted: FittedSignals, parts: tuple[RunArrays, RunArrays, RunArrays], judged: Table, cues: Sequence[str], mode: Mode
-) -> list[Scored]:
+    fitted: FittedSignals, parts: Parts, test: Table, cues: Sequence[str], mode: Mode
+) -> list[ScoredRule]:
     """What a threshold can be put on without hidden states and trials: cue index, word, text, tokens so far."""
-    fitting, calibration = make_table(parts[0], np.zeros(parts[0].offsets[-1]), cues), fitted.judged["hidden"].table
-    scored = cheap_signals(fitting, calibration, judged, mode, [part.text for part in parts])
+    fitting = make_table(parts.fitting, np.zeros(parts.fitting.offsets[-1]), cues)
+    calibration = fitted.tables["hidden"].table
+    scored = cheap_signals(fitting, calibration, test, mode, [part.text for part in parts])
     grid = Grid.of(fitting.with_scores(fitting.positions))
-    return [*scored, (BUDGET, grid, calibration.positions, judged.positions)]
+    return [*scored, ScoredRule(BUDGET, grid, calibration.positions, test.positions)]
 
 
-def _cheap(
-    scored: Sequence[Scored], calibration: Table, judged: Table, mode: Mode, risk: float, confidence: float | None
-) -> Rows:
+def _cheap(scored: Sequence[ScoredRule], calibration: Table, test: Table, promise: Promise) -> list[Ruled]:
     rows = []
-    for name, grid, held, tested in scored:
-        value = choose_threshold(calibration.with_scores(held), grid, mode, risk, confidence).value
-        rows.append((name, judged.outcomes(judged.with_scores(tested).first_exit(value)), value < np.inf))
+    for rule in scored:
+        value = promise.threshold(calibration.with_scores(rule.calibration), rule.grid).value
+        exits = test.with_scores(rule.evaluation).first_exit(value)
+        rows.append(Ruled(rule.name, test.outcomes(exits), value < np.inf))
     return rows
 
 
-def _oracle(judged: Table, mode: Mode) -> Result:
+def _oracle(test: Table, mode: Mode) -> Result:
     """It exits at the earliest right cue of every run."""
-    return evaluate(ORACLE, judged, judged.first_where(judged.same if mode == "disagree" else judged.right), mode)
+    return evaluate(ORACLE, test, test.first_where(test.same if mode == "disagree" else test.right), mode)
 
 
-def gain_over_fixed(table: Table, out: Outcomes, mode: Mode, seed: int) -> tuple[float, float, float]:
-    """Savings beyond the best fixed cue at the same failure rate, with a 95 % bootstrap interval; shares of tokens.
+def gain_over_fixed(table: Table, out: Outcomes, mode: Mode, seed: int) -> Gain:
+    """Savings beyond the best fixed cue at the same failure rate.
 
-    Every resample is of whole runs, and the fixed cue is chosen anew in each: it may fit itself to the resample.
+    Every resample of the bootstrap is of whole runs, and the fixed cue is chosen anew in each: it may fit itself to the
+    resample.
     """
     rng = np.random.default_rng(seed)
     lengths = np.diff(table.offsets)
@@ -174,7 +252,7 @@ def gain_over_fixed(table: Table, out: Outcomes, mode: Mode, seed: int) -> tuple
     whole = _gain(table, out, outs, mode, np.arange(table.runs))
     drawn = [_gain(table, out, outs, mode, rng.integers(table.runs, size=table.runs)) for _ in range(RESAMPLES)]
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return whole, float(low), float(high)
+    return Gain(whole, float(low), float(high))
 
 
 def _gain(table: Table, out: Outcomes, fixed: Sequence[Outcomes], mode: Mode, rows: npt.NDArray[np.int64]) -> float:

@@ -8,12 +8,11 @@ from statistics import median
 from typing import Any
 
 from reasonctl.backends.model import Model
-from reasonctl.controller import Call, Controller, Decode, Trace
-from reasonctl.controller.drafting.drafter import forget
+from reasonctl.controller import Call, Controller, Decode
 from reasonctl.controller.drafting.planning.cost import CostCurve, measure
 from reasonctl.controller.drafting.planning.cost_cache import keep_curve
 
-from ..runs.worker import play
+from ..runs.worker import Played, run_once
 
 ROUNDS = 7
 CONTEXTS = (64, 512, 2048)
@@ -24,9 +23,9 @@ SECONDS = 6.0
 
 @dataclass
 class Arm:
-    """Runs of one way of decoding: (trace, seconds) each."""
+    """Runs of one way of decoding."""
 
-    runs: list[tuple[Trace, float]] = field(default_factory=list)
+    runs: list[Played] = field(default_factory=list)
 
     def result(self) -> dict[str, float]:
         """Medians over runs; emitted_per_step counts the forwards of the target."""
@@ -47,18 +46,21 @@ def interleaved(model: Model, kinds: dict[str, Controller], calls: Sequence[Call
     arms = {kind: Arm() for kind in kinds}
     first = calls[0]
     for controller in kinds.values():
-        play(model, controller, Call(first.prompt, min(8, first.max_new_tokens), first.eos, first.keys, first.policy))
+        run_once(
+            model, controller, Call(first.prompt, min(8, first.max_new_tokens), first.eos, first.keys, first.policy)
+        )
     for turn, call in enumerate(calls):
         order = list(kinds) if turn % 2 == 0 else list(reversed(kinds))
         for kind in order:
             # Questions come again: what was answered before must not be drafted from.
-            forget(kinds[kind].drafter)
-            arms[kind].runs.append(play(model, kinds[kind], call))
+            if (drafter := kinds[kind].drafter) is not None:
+                drafter.forget()
+            arms[kind].runs.append(run_once(model, kinds[kind], call))
     return arms
 
 
 def cost_curve(model: Model, prompt: Sequence[int], *, contexts: Sequence[int] = CONTEXTS) -> CostCurve:
-    """Seconds of a forward by its rows, at several lengths of context; kept for the drafters' plans."""
+    """Seconds of a forward by its rows, at several lengths of context; stored for the drafters' plans."""
     seconds: dict[int, dict[int, float]] = {}
     for context in contexts:
         if context > contexts[0] and context + 64 > model.context:

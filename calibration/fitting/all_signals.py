@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
+from reasonctl.probes.files.card import Scalar
 from reasonctl.probes.files.probe_file import SignalTable
 from reasonctl.probes.risk.give_up import LowerGrid
+from reasonctl.probes.risk.table import Floats64
 from reasonctl.probes.risk.threshold import Grid, Mode
 from reasonctl.probes.signals.probe import Probe
 from reasonctl.probes.signals.signals import SIGNALS, Stack, make_signal
@@ -16,45 +18,50 @@ from reasonctl.probes.signals.signals import SIGNALS, Stack, make_signal
 from ..runs.arrays import RunArrays
 from .probe import fit_probe
 from .stack import fit_stack
-from .tables import by_run, judged_table, looks_of, make_table
+from .tables import apply_to_table, by_run, make_table, observations_of
 
 
-class FittedSignals(NamedTuple):
-    """The probe, the stack (None: it could not be fitted), and every signal's grid and calibration table.
-
-    lower: curves for giving up, by the probe's scores; None without gold answers.
-    """
+@dataclass(frozen=True, eq=False)
+class FittedSignals:
+    """Everything that is fitted for a probe file."""
 
     probe: Probe
+    """The probe."""
     stack: Stack | None
+    """The stack. None: it could not be fitted."""
     lower: LowerGrid | None
-    judged: dict[str, SignalTable]
-    report: dict[str, Any]
+    """Curves for giving up, by the probe's scores. None: there are no gold answers."""
+    tables: dict[str, SignalTable]
+    """Every signal's grid and calibration table, `hidden` first."""
+    report: dict[str, Scalar]
+    """The figures of the probe's fit, for the card."""
 
 
 def fit_signals(
     fitting: RunArrays, calibrating: RunArrays, cues: Sequence[str], domains: Sequence[str], mode: Mode, *, seed: int
 ) -> FittedSignals:
     """Every signal on the same two splits: fitted, and given its grid, on one; its table filled from the other."""
-    labels = np.array(fitting.per_cue("same" if mode == "disagree" else "right"))
-    problems = np.repeat(fitting.per_run("problem"), np.diff(fitting.offsets))
-    probe, report, held_out = fit_probe(fitting.features, labels, problems, seed=seed)
-    own = make_table(fitting, held_out, cues, domains)
-    table = make_table(calibrating, scores_of(probe, calibrating), cues, domains)
-    judged = {"hidden": SignalTable(Grid.of(own), table)}
+    labels = fitting.labels(mode)
+    fitted = fit_probe(fitting.features, labels, fitting.problems, seed=seed)
+    own = make_table(fitting, fitted.held_out, cues, domains)
+    table = make_table(calibrating, scores_of(fitted.probe, calibrating), cues, domains)
+    tables = {"hidden": SignalTable(Grid.of(own), table)}
     for name in SIGNALS[1:-1]:
         signal = make_signal(name, None)
-        grid = Grid.of(judged_table(signal, fitting, own))
-        judged[name] = SignalTable(grid, judged_table(signal, calibrating, table))
-    looks = [looks_of(record, part) for record, part in zip(fitting.records, by_run(own, held_out), strict=True)]
-    stacked = fit_stack(looks, labels, seed=seed)
+        grid = Grid.of(apply_to_table(signal, fitting, own))
+        tables[name] = SignalTable(grid, apply_to_table(signal, calibrating, table))
+    runs = [
+        observations_of(record, part)
+        for record, part in zip(fitting.records, by_run(own, fitted.held_out), strict=True)
+    ]
+    stacked = fit_stack(runs, labels, seed=seed)
     if stacked is not None:
         grid = Grid.of(own.with_scores(stacked.held_out))
-        judged["stack"] = SignalTable(grid, judged_table(stacked.stack, calibrating, table))
+        tables["stack"] = SignalTable(grid, apply_to_table(stacked.stack, calibrating, table))
     lower = LowerGrid.of(own) if own.graded else None
-    return FittedSignals(probe, stacked.stack if stacked else None, lower, judged, report)
+    return FittedSignals(fitted.probe, stacked.stack if stacked else None, lower, tables, fitted.report)
 
 
-def scores_of(probe: Probe, runs: RunArrays) -> Any:
+def scores_of(probe: Probe, runs: RunArrays) -> Floats64:
     """Shape (cues,): the probe's probabilities at the cues of some runs."""
     return probe.scores(runs.features) if len(runs.features) else np.zeros(0)

@@ -1,18 +1,18 @@
-"""Which cues to look at: chosen on the fitting runs alone, so that calibration sees its runs for the first time."""
+"""Which cues a rule is asked at: chosen on the fitting runs alone, so that calibration sees new runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from reasonctl.controller import ControllerError
 from reasonctl.controller.thinking.chat_template import BREAKS, WORDS
-from reasonctl.probes.risk.threshold import NEARLY, Grid, Mode, choose_threshold
+from reasonctl.probes.promise import Promise
+from reasonctl.probes.risk.threshold import NEARLY, Grid
 
-from ..runs.arrays import cut
+from ..runs.arrays import to_arrays
 from ..runs.cue_sets import with_cues
+from ..runs.records import RunRecord
 from .probe import fit_probe
 from .tables import make_table
 
@@ -21,54 +21,62 @@ EVERYTHING = (*WORDS, *BREAKS)
 CANDIDATES = (WORDS, BREAKS[:1], BREAKS, (*WORDS, *BREAKS[:1]), EVERYTHING)
 
 
-class Tried(NamedTuple):
-    """A cue set and the share of tokens that it would save on the fitting runs; None: nothing could be fitted."""
+class TriedCues(NamedTuple):
+    """A cue set, and what it would do."""
 
     cues: tuple[str, ...]
+    """The set."""
     saved: float | None
+    """Share of tokens that it would save on the fitting runs. None: nothing could be fitted."""
+
+
+class ChosenCues(NamedTuple):
+    """The cue set that is used, and how it was found."""
+
+    cues: tuple[str, ...]
+    """The set."""
+    tried: list[TriedCues]
+    """All candidates, in their order."""
 
 
 def choose_cues(
-    fitting: Sequence[dict[str, Any]],
-    mode: Mode,
-    risk: float,
-    confidence: float | None,
+    fitting: Sequence[RunRecord],
+    promise: Promise,
     *,
     seed: int,
     max_cues: int,
     candidates: Sequence[tuple[str, ...]] = CANDIDATES,
-) -> tuple[tuple[str, ...], list[Tried]]:
-    """The first candidate with nearly the largest net savings at this risk, by held-out scores on the fitting runs.
+) -> ChosenCues:
+    """The first candidate with nearly the largest net savings under a promise, by held-out scores on the fitting runs.
 
-    Also gives all as they were tried. Candidates go from few cues to many; more must pay by more than chance.
+    Args:
+        fitting: The runs to fit on.
+        promise: Its mode, risk and confidence count.
+        seed: Of the folds.
+        max_cues: Most cues of a run at which a rule is asked.
+        candidates: Cue sets, from few cues to many; more cues must pay by more than chance.
+
+    Raises:
+        ControllerError: Nothing can be fitted at any of them.
     """
     seen = {cues: with_cues(fitting, cues, max_cues) for cues in candidates}
-    tried = [Tried(cues, _saved(runs, cues, mode, risk, confidence, seed)) for cues, runs in seen.items()]
+    tried = [TriedCues(cues, _saved(runs, cues, promise, seed)) for cues, runs in seen.items()]
     best = max((one.saved for one in tried if one.saved is not None), default=None)
     if best is None:
         raise ControllerError(
             f"none of the cues {', '.join(EVERYTHING)} gives a probe on {len(fitting)} runs; name others with --cues"
         )
     chosen = next(one for one in tried if one.saved is not None and one.saved >= best - (1 - NEARLY) * abs(best))
-    return chosen.cues, tried
+    return ChosenCues(chosen.cues, tried)
 
 
-def _saved(
-    records: Sequence[dict[str, Any]],
-    cues: tuple[str, ...],
-    mode: Mode,
-    risk: float,
-    confidence: float | None,
-    seed: int,
-) -> float | None:
+def _saved(records: Sequence[RunRecord], cues: tuple[str, ...], promise: Promise, seed: int) -> float | None:
     try:
-        runs = cut(list(records))
-        labels = np.array(runs.per_cue("same" if mode == "disagree" else "right"))
-        problems = np.repeat(runs.per_run("problem"), np.diff(runs.offsets))
-        held_out = fit_probe(runs.features, labels, problems, seed=seed).held_out
+        runs = to_arrays(records)
+        held_out = fit_probe(runs.features, runs.labels(promise.mode), runs.problems, seed=seed).held_out
     except ControllerError:
         return None  # too few cues of this kind, or of one label: not a candidate
     table = make_table(runs, held_out, cues)
-    value = choose_threshold(table, Grid.of(table), mode, risk, confidence).value
+    value = promise.threshold(table, Grid.of(table)).value
     out = table.outcomes(table.first_exit(value))
     return float(1 - out.tokens.mean() / table.full_tokens.mean())

@@ -1,7 +1,7 @@
 """Training AutoDeco's heads: the frozen model's rows on right runs, the soft top-p, and a loop that can be killed.
 
 After AutoDeco (arXiv 2510.26697), in the form of its released TRL trainer: see `losses`. The heads in use, in numpy,
-are probes/heads.py.
+are probes/files/heads_file.py.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from reasonctl.backends.model import Model
+from reasonctl.controller.core.probability import log_prob, softmax
 from reasonctl.probes.files.heads_file import COOLEST, STATISTICS, Heads, unit
 from reasonctl.probes.files.sealed import Sealed
 from reasonctl.probes.signals.probe import Probe
 
-from ..runs.teacher_forced import Rows, Written, teacher_forced
+from ..runs.teacher_forced import RunRows, Written, teacher_forced
 
 CHECKPOINT = Sealed("reasonctl-heads-training", 1, "training state", "ctl calibrate --heads")
 STEEPNESS = 30.0
@@ -34,28 +35,37 @@ ENTRIES = 1 << 25
 """Most logits in one step: of longer runs, or under larger vocabularies, a random part of the rows is taken."""
 _TINY = 1e-9
 
+Measures = dict[str, float]
+"""What heads do at one token, by name."""
+
 
 @dataclass(frozen=True)
 class Training:
-    """How heads are trained. hidden: units per head. epochs: passes over the runs; one run is one step of Adam.
+    """How heads are trained.
 
     Epochs and rate were chosen on `tiny`: more of either costs likelihood on held-out runs (docs/log.md).
-    weighted: as the method's code does, each token's loss is multiplied by the model's own probability of it, and the
-    temperature is trained on few of the easy positions (EASY_DROPPED). The first alone makes heads colder than the
-    likelihood wants them, the second warmer. False: every token counts the same.
     """
 
     hidden: int = 256
+    """Units per head."""
     epochs: int = 2
+    """Passes over the runs; one run is one step of Adam."""
     rate: float = 3e-4
+    """Adam's learning rate."""
     weighted: bool = True
+    """Weigh tokens as the method's code does. False: every token counts the same.
+
+    Each token's loss is multiplied by the model's own probability of it, and the temperature is trained on few of the
+    easy positions (EASY_DROPPED). The first alone makes heads colder than the likelihood wants them, the second warmer.
+    """
     seed: int = 0
+    """Of the first weights, the order of the runs and what is dropped."""
     every: int = 20
     """Steps between two checkpoints."""
 
 
 class TorchHeads(nn.Module):
-    """The two heads as modules; at first they leave the law nearly as it is (temperature 1, top-p 0.98)."""
+    """The two heads as modules; at first they leave the distribution nearly as it is (temperature 1, top-p 0.98)."""
 
     def __init__(self, width: int, hidden: int, *, seed: int) -> None:
         super().__init__()
@@ -67,8 +77,8 @@ class TorchHeads(nn.Module):
     def forward(self, states: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """(temperature, top-p), each (n,). states: (n, width), see `unit`. logits: (n, vocabulary)."""
         temperature = 2.0 * torch.sigmoid(self.temperature(states)[:, 0])
-        told = temperature.detach()[:, None]
-        seen = torch.cat([states, told, _statistics(logits, told)], dim=1)
+        detached = temperature.detach()[:, None]
+        seen = torch.cat([states, detached, _statistics(logits, detached)], dim=1)
         return temperature, torch.sigmoid(self.top_p(seen)[:, 0])
 
     def stored(self) -> Heads:
@@ -90,7 +100,7 @@ def _probe(head: nn.Sequential) -> Probe:
 
 
 def _statistics(logits: Tensor, temperature: Tensor) -> Tensor:
-    """Shape (n, 4): probes/heads.py `statistics` of every row."""
+    """Shape (n, 4): `statistics` of every row, as probes/files/heads_file.py has it."""
     p = torch.softmax(logits / (temperature + 1e-8), dim=1)
     entropy = -(p * torch.log(p + 1e-8)).sum(1)
     top = p.topk(min(5, p.shape[1]), dim=1).values
@@ -98,7 +108,7 @@ def _statistics(logits: Tensor, temperature: Tensor) -> Tensor:
 
 
 def soft_top_p(p: Tensor, top_p: Tensor) -> Tensor:
-    """Shape (n, vocabulary): laws whose tokens beyond the mass `top_p` (n,) fade by exp(-a * excess), renormalised.
+    """Shape (n, vocabulary): p with the tokens beyond the mass `top_p` (n,) faded by exp(-a * excess), renormalised.
 
     The mass of a token includes itself, so that the one that crosses top_p fades too; a hard top-p keeps it whole.
     """
@@ -134,7 +144,7 @@ class Trainer:
         self.heads = TorchHeads(width, training.hidden, seed=training.seed)
         self.optimiser = torch.optim.Adam(self.heads.parameters(), lr=training.rate)
 
-    def step(self, rows: Rows) -> float:
+    def step(self, rows: RunRows) -> float:
         """One step on one run; the loss before it. What is random in it is keyed by the step."""
         random = np.random.default_rng((self.training.seed, self.done))
         rows = _part(rows, random)
@@ -184,13 +194,13 @@ class Trainer:
         return True
 
 
-def _part(rows: Rows, random: np.random.Generator) -> Rows:
+def _part(rows: RunRows, random: np.random.Generator) -> RunRows:
     """As many of the rows, drawn without replacement, as one step takes."""
     most = max(1, ENTRIES // rows.logits.shape[1])
     if len(rows.labels) <= most:
         return rows
     chosen = np.sort(random.permutation(len(rows.labels))[:most])
-    return Rows(rows.hidden[chosen], rows.logits[chosen], rows.labels[chosen])
+    return RunRows(rows.hidden[chosen], rows.logits[chosen], rows.labels[chosen])
 
 
 def order(runs: int, training: Training) -> Iterator[int]:
@@ -214,8 +224,8 @@ def train(
     The state is saved every `training.every` steps: a killed training goes on from there, and ends in the same bytes
     on the same machine. identity: of the model; with the runs and the settings it says whose checkpoint is whose.
     """
-    told = json.dumps([identity, asdict(training), runs], sort_keys=True)
-    of = hashlib.sha256(told.encode()).hexdigest()
+    described = json.dumps([identity, asdict(training), runs], sort_keys=True)
+    of = hashlib.sha256(described.encode()).hexdigest()
     trainer = Trainer(model.width, training)
     trainer.resume(checkpoint, of)
     steps = list(order(len(runs), training))
@@ -231,26 +241,34 @@ def train(
     return trainer.heads.stored()
 
 
-def judged(heads: Heads, model: Model, runs: Sequence[Written]) -> dict[str, Any]:
-    """Of held-out runs: nats per token under the model's own law and under the heads' temperatures; the heads' means.
+def evaluate_heads(heads: Heads, model: Model, runs: Sequence[Written]) -> Measures:
+    """How likely the heads make held-out runs, and what they set.
 
-    dropped: share of the runs' tokens outside of the kept sets.
+    Returns:
+        Means over the tokens: nats under the model's own distribution (`nats_own`) and under the heads' temperatures
+        (`nats_tempered`), `temperature`, `top_p`, and the share of tokens outside of the kept sets (`dropped`);
+        `tokens` is their number.
     """
-    own, tempered, temperatures, masses, dropped = [], [], [], [], []
-    for rows in (teacher_forced(model, run) for run in runs):
-        for hidden, logits, label in zip(*rows, strict=True):
-            temperature, top_p = heads.at(hidden, logits)
-            shifted = logits.astype(np.float64) - float(logits.max())
-            temperature = max(temperature, COOLEST)
-            p = np.exp(shifted / temperature)
-            p /= p.sum()
-            own.append(np.log(np.exp(shifted).sum()) - shifted[label])
-            tempered.append(-np.log(p[label]))
-            # The tokens before it in the order of a stable sort hold the mass top-p already: then it is dropped.
-            ahead = (p > p[label]) | ((p == p[label]) & (np.arange(len(p)) < label))
-            dropped.append(p[ahead].sum() >= top_p)
-            temperatures.append(temperature)
-            masses.append(top_p)
-    values = {"nats_own": own, "nats_tempered": tempered, "temperature": temperatures, "top_p": masses}
-    means: dict[str, Any] = {name: round(float(np.mean(value)), 6) for name, value in values.items()}
-    return {"tokens": len(own), **means, "dropped": round(float(np.mean(dropped)), 6)}
+    measured = [
+        _measure(heads, hidden, logits, int(label))
+        for rows in (teacher_forced(model, run) for run in runs)
+        for hidden, logits, label in zip(*rows, strict=True)
+    ]
+    means = {name: round(float(np.mean([one[name] for one in measured])), 6) for name in measured[0]}
+    return {"tokens": len(measured), **means}
+
+
+def _measure(heads: Heads, hidden: npt.NDArray[np.float32], logits: npt.NDArray[np.float32], label: int) -> Measures:
+    """One row and the token that was written there."""
+    temperature, top_p = heads.at(hidden, logits)
+    temperature = max(temperature, COOLEST)
+    p = softmax(logits, temperature)
+    # A token is dropped where those before it in the order of a stable sort hold the mass top-p already.
+    ahead = (p > p[label]) | ((p == p[label]) & (np.arange(len(p)) < label))
+    return {
+        "nats_own": -log_prob(logits, label),
+        "nats_tempered": float(-np.log(p[label])),
+        "temperature": temperature,
+        "top_p": top_p,
+        "dropped": float(p[ahead].sum() >= top_p),
+    }

@@ -16,8 +16,9 @@ from reasonctl.probes.files.card import origin_of
 from reasonctl.probes.files.heads_file import Heads, HeadsCard, HeadsFile, save_heads
 
 from ..runs.collect import identity_of
+from ..runs.records import RunRecord
 from ..runs.teacher_forced import Written
-from .heads import Training, judged, train
+from .heads import Training, evaluate_heads, train
 from .job import CalibrationJob
 
 HELD_OUT = 10
@@ -42,7 +43,7 @@ class FittedHeads:
 def fit_heads(
     job: CalibrationJob,
     model: Model,
-    records: list[dict[str, Any]],
+    records: list[RunRecord],
     training: Training,
     *,
     progress: Callable[[int, int], None],
@@ -73,7 +74,7 @@ def fit_heads(
     if heads is None:
         return None
     counts = {"collected": len(records), "right": len(runs), "trained": len(learn)}
-    return FittedHeads(heads, counts, judged(heads, model, runs[::HELD_OUT]))
+    return FittedHeads(heads, counts, evaluate_heads(heads, model, runs[::HELD_OUT]))
 
 
 def write_heads(job: CalibrationJob, model: Model, training: Training, fitted: FittedHeads, *, force: bool) -> None:
@@ -87,7 +88,7 @@ def checkpoint_of(out: Path) -> Path:
     return out.with_name(out.name + ".training")
 
 
-def right_runs(model: Model, records: list[dict[str, Any]]) -> list[Written]:
+def right_runs(model: Model, records: list[RunRecord]) -> list[Written]:
     """The right ones of collected runs as tokens, ended by the end of sequence where the run did.
 
     The text is encoded anew, so that a run sampled in an unusual tokenisation is learned in the usual one.
@@ -97,11 +98,11 @@ def right_runs(model: Model, records: list[dict[str, Any]]) -> list[Written]:
     """
     runs = []
     for record in records:
-        if record["right"]:
-            prompt = model.prompt(record["question"])
-            ended = record["finish"] == "stop" and model.eos
+        if record.right:
+            prompt = model.prompt(record.question)
+            ended = record.finish == "stop" and model.eos
             end = [min(model.eos)] if ended else []
-            runs.append(Written([*prompt, *model.tokenizer.encode(record["text"]), *end], len(prompt)))
+            runs.append(Written([*prompt, *model.tokenizer.encode(record.text), *end], len(prompt)))
     if len(runs) < FEWEST:
         raise ControllerError(
             f"{len(runs)} of {len(records)} runs are right; heads need at least {FEWEST}: give a larger -n, or an "

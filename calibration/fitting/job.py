@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from reasonctl.backends.model import Model
 from reasonctl.controller import ControllerError
-from reasonctl.probes.files.card import Card, origin_of
+from reasonctl.probes.files.card import Card, Scalar, origin_of
 from reasonctl.probes.files.probe_file import ProbeFile, save_probe
-from reasonctl.probes.risk.threshold import Mode
+from reasonctl.probes.promise import Promise
 
-from ..runs.arrays import ANSWERS_CUT, RunArrays, cut, share_cut
+from ..runs.arrays import ANSWERS_TRUNCATED, RunArrays, share_truncated, to_arrays
 from ..runs.collect import settings_of
 from ..runs.cue_sets import with_cues
 from ..runs.recipe import Recipe
+from ..runs.records import RunRecord
 from ..runs.run_file import RunFile
 from ..runs.splits import calibration_stream, runs_path, split
 from ..tasks.problem import Problem
@@ -27,46 +27,54 @@ from .choose_cues import choose_cues
 
 @dataclass(frozen=True)
 class CalibrationJob:
-    """A calibration job, checked before any work.
-
-    choose_cues: keep the best of the collected cue sets, by savings at this risk and confidence on the fitting runs.
-    """
+    """A calibration job, checked before any work."""
 
     recipe: Recipe
+    """How the runs are made."""
     task: Task
-    mode: Mode
+    """Where the problems come from."""
+    promise: Promise
+    """What the probe is made for; its mode says which answers it learns from."""
     n: int
+    """Runs, half of them to fit and half to calibrate."""
     out: Path
-    risk: float = 0.05
-    confidence: float | None = 0.9
+    """The probe file to write."""
     choose_cues: bool = False
+    """Keep the best of the collected cue sets only, by savings under the promise on the fitting runs."""
 
     def problems(self) -> list[Problem]:
+        """The problems of the job's runs, in order."""
         return self.task.problems(self.n, stream=calibration_stream(self.recipe.seed))
 
     def run_file(self, model: Model) -> RunFile:
+        """The file that the job's runs are collected into; not opened yet."""
         return RunFile(runs_path(self.out), settings_of(self.recipe, self.task, model, self.n))
 
 
-def fit_and_save(plan: CalibrationJob, model: Model, records: list[dict[str, Any]], *, force: bool) -> ProbeFile:
+def fit_and_save(plan: CalibrationJob, model: Model, records: list[RunRecord], *, force: bool) -> ProbeFile:
     """Fit on one half of the runs, fill the tables from the other, write the probe file."""
     parts = [[records[i] for i in part] for part in split(len(records), plan.recipe.seed)]
     if plan.choose_cues:
         most = plan.recipe.max_cues
-        cues, _ = choose_cues(parts[0], plan.mode, plan.risk, plan.confidence, seed=plan.recipe.seed, max_cues=most)
+        cues = choose_cues(parts[0], plan.promise, seed=plan.recipe.seed, max_cues=most).cues
         plan = replace(plan, recipe=replace(plan.recipe, cues=cues))
         parts = [with_cues(part, cues, most) for part in parts]
-    _check_cues(plan, cut(parts[0]))
-    domains = tuple(sorted({record["domain"] for record in records}))
-    fitted = fit_signals(cut(parts[0]), cut(parts[1]), plan.recipe.cues, domains, plan.mode, seed=plan.recipe.seed)
+    fitting, calibrating = (to_arrays(part) for part in parts)
+    _check_cues(plan, fitting)
+    domains = tuple(sorted({record.domain for record in records}))
+    mode = plan.promise.mode
+    fitted = fit_signals(fitting, calibrating, plan.recipe.cues, domains, mode, seed=plan.recipe.seed)
     runs = {"fit": len(parts[0]), "calibrate": len(parts[1])}
-    report = {**fitted.report, ANSWERS_CUT: share_cut([*parts[0], *parts[1]], plan.recipe.answer_tokens)}
+    report: dict[str, Scalar] = {
+        **fitted.report,
+        ANSWERS_TRUNCATED: share_truncated([*parts[0], *parts[1]], plan.recipe.answer_tokens),
+    }
     content = ProbeFile(
         fitted.probe,
-        fitted.judged["hidden"].grid,
-        fitted.judged["hidden"].table,
+        fitted.tables["hidden"].grid,
+        fitted.tables["hidden"].table,
         _card(plan, model, runs, domains, report),
-        {name: judged for name, judged in fitted.judged.items() if name != "hidden"},
+        {name: table for name, table in fitted.tables.items() if name != "hidden"},
         fitted.stack,
         fitted.lower,
     )
@@ -90,7 +98,7 @@ def _check_cues(plan: CalibrationJob, fitting: RunArrays) -> None:
 
 
 def _card(
-    plan: CalibrationJob, model: Model, runs: dict[str, int], domains: tuple[str, ...], report: dict[str, Any]
+    plan: CalibrationJob, model: Model, runs: dict[str, int], domains: tuple[str, ...], report: dict[str, Scalar]
 ) -> Card:
     recipe = plan.recipe
     return Card(
@@ -105,14 +113,14 @@ def _card(
         tasks=plan.task.name,
         seeds={"seed": recipe.seed},
         runs=runs,
-        grader=None if plan.mode == "disagree" else plan.task.grader.name,
-        mode=plan.mode,
+        grader=None if plan.promise.mode == "disagree" else plan.task.grader.name,
+        mode=plan.promise.mode,
         domains=domains,
         versions={name: version(name) for name in ("reasonctl", "scikit-learn", "numpy")},
         report=report,
     )
 
 
-def sampler_of(recipe: Recipe) -> dict[str, Any]:
-    """What the card says of the sampling law; drafting doesn't change it."""
+def sampler_of(recipe: Recipe) -> dict[str, Scalar]:
+    """What the card says of how tokens are sampled; drafting doesn't change it."""
     return {"policy": recipe.policy, "answer_tokens": recipe.answer_tokens}

@@ -1,11 +1,14 @@
 """Fitting a probe: a scikit-learn pipeline chosen by cross-validation over whole problems, handed on as arrays.
 
-Owns the choice of model and its report; thresholds are none of its business (probes/risk.py).
+Owns the choice of model and its report; thresholds are chosen in probes/risk/.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from reasonctl.controller import ControllerError
+from reasonctl.probes.files.card import Scalar
 from reasonctl.probes.signals.probe import Probe
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -30,50 +34,90 @@ MLP_MARGIN = 0.01
 FOLDS = 5
 
 Array = npt.NDArray[Any]
+Fold = tuple[Array, Array]
+"""Indices to fit on, and to score."""
 
 
 class Fitted(NamedTuple):
-    """probe: refitted on everything. report: plain values. held_out: (n,) scores by models that never saw the problem.
-
-    Take the grid of thresholds from `held_out`: the probe's scores of its own training cues are too sure.
-    """
+    """A fitted probe."""
 
     probe: Probe
-    report: dict[str, Any]
+    """Refitted on everything."""
+    report: dict[str, Scalar]
+    """The figures of the fit, for the card."""
     held_out: npt.NDArray[np.float64]
+    """Shape (n,): scores by models that never saw the problem.
+
+    Take the grid of thresholds from these: the probe's scores of its own training cues are too sure.
+    """
+
+
+class _Data(NamedTuple):
+    """What a probe is fitted on."""
+
+    x: Array
+    """Shape (n, d): features."""
+    y: Array
+    """Shape (n,): labels, 0 or 1."""
+    problems: Array
+    """Shape (n,): ids."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A kind of model, tried by cross-validation."""
+
+    name: str
+    """What the report calls it."""
+    pipeline: Pipeline
+    """A fresh model of the kind, to be fitted on everything."""
+    held_out: npt.NDArray[np.float64]
+    """Shape (n,): scores by folds that never saw the problem."""
+    auc: float
+    """Of these scores."""
 
 
 def fit_probe(features: Array, labels: Array, problems: Array, *, seed: int) -> Fitted:
     """Fit P(label | features): logistic regression, or a small MLP where cross-validation clearly prefers it.
 
-    features: (n, d) states at cues. labels: (n,) the forced answer was right (or agreed). problems: (n,) ids; a
-    problem is never split over folds, as LYNX's split by cue does (arXiv 2512.05325, train_probe.py). Classes are
-    balanced by weight. Deterministic in its inputs and the seed (one thread). The report's AUC is of held-out scores,
-    slightly optimistic as it also chose among the candidates. Raises ControllerError on too little or broken data.
+    Classes are balanced by weight. The result depends on the arguments alone (one thread). The report's AUC is of
+    held-out scores; it is slightly optimistic, as it also chose among the candidates.
+
+    Args:
+        features: States at cues. Shape (n, d).
+        labels: Whether the trial answer was right, or agreed with the full run's. Shape (n,).
+        problems: Ids. Shape (n,). A problem is never split over folds, as LYNX's split by cue does (arXiv 2512.05325,
+            train_probe.py).
+        seed: Of the folds and the MLP.
+
+    Raises:
+        ControllerError: There are too few data, or broken ones.
     """
-    x, y, groups = _checked(features, labels, problems)
+    data = _checked(features, labels, problems)
     with threadpool_limits(limits=1):
-        folds = _folds(x, y, groups, seed)
-        tried = [(f"C={c:g}", _logistic(c), _held_out(_logistic(c), x, y, folds)) for c in PENALTIES]
-        aucs = [float(roc_auc_score(y, scores)) for _, _, scores in tried]
-        best = int(np.argmax(aucs))
-        mlp = _held_out(_mlp(seed), x, y, folds)
-        mlp_auc = float(roc_auc_score(y, mlp))
-        wins = mlp_auc > aucs[best] + MLP_MARGIN
-        name, pipeline, held_out = (f"mlp{HIDDEN}", _mlp(seed), mlp) if wins else tried[best]
-        _fit(pipeline, x, y)
-    report = {
-        "model": name if wins else f"logistic {name}",
-        "auc": mlp_auc if wins else aucs[best],
-        "auc_logistic": aucs[best],
-        "auc_mlp": mlp_auc,
-        "cues": len(y),
-        "problems": len(np.unique(groups)),
-        "positive": int(y.sum()),
+        folds = _folds(data, seed)
+        logistic = [_try(f"logistic C={c:g}", partial(_logistic, c), data, folds) for c in PENALTIES]
+        best = max(logistic, key=lambda candidate: candidate.auc)
+        mlp = _try(f"mlp{HIDDEN}", partial(_mlp, seed), data, folds)
+        chosen = mlp if mlp.auc > best.auc + MLP_MARGIN else best
+        _fit(chosen.pipeline, data.x, data.y)
+    report: dict[str, Scalar] = {
+        "model": chosen.name,
+        "auc": chosen.auc,
+        "auc_logistic": best.auc,
+        "auc_mlp": mlp.auc,
+        "cues": len(data.y),
+        "problems": len(np.unique(data.problems)),
+        "positive": int(data.y.sum()),
         "folds": len(folds),
         "seed": seed,
     }
-    return Fitted(probe_of(pipeline), report, held_out)
+    return Fitted(probe_of(chosen.pipeline), report, chosen.held_out)
+
+
+def _try(name: str, make: Callable[[], Pipeline], data: _Data, folds: list[Fold]) -> _Candidate:
+    held_out = _held_out(make(), data.x, data.y, folds)
+    return _Candidate(name, make(), held_out, float(roc_auc_score(data.y, held_out)))
 
 
 def probe_of(pipeline: Pipeline) -> Probe:
@@ -87,8 +131,10 @@ def probe_of(pipeline: Pipeline) -> Probe:
     return Probe((scale, *weights[1:]), (biases[0] - scaler.mean_ @ scale, *biases[1:]))
 
 
-def _checked(features: Array, labels: Array, problems: Array) -> tuple[Array, Array, Array]:
-    x, y, groups = np.asarray(features, dtype=np.float64), np.asarray(labels).astype(np.int64), np.asarray(problems)
+def _checked(features: Array, labels: Array, problems: Array) -> _Data:
+    x = np.asarray(features, dtype=np.float64)
+    y = np.asarray(labels).astype(np.int64)
+    groups = np.asarray(problems)
     if x.ndim != 2 or y.shape != (len(x),) or groups.shape != (len(x),):
         raise ControllerError(f"features {x.shape}, labels {y.shape} and problems {groups.shape} don't fit together")
     if not np.isfinite(x).all():
@@ -100,11 +146,12 @@ def _checked(features: Array, labels: Array, problems: Array) -> tuple[Array, Ar
                 f"only {n} of {len(np.unique(groups))} problems have a cue whose forced answer is {word}; a probe "
                 f"needs at least 2: collect {'easier' if label else 'harder'} problems, or more"
             )
-    return x, y, groups
+    return _Data(x, y, groups)
 
 
-def _folds(x: Array, y: Array, groups: Array, seed: int) -> list[tuple[Array, Array]]:
+def _folds(data: _Data, seed: int) -> list[Fold]:
     """Folds of whole problems with both labels in every training part."""
+    x, y, groups = data
     least = min(len(np.unique(groups[y == label])) for label in (0, 1))
     splitter = StratifiedGroupKFold(n_splits=min(FOLDS, least), shuffle=True, random_state=seed)
     with warnings.catch_warnings():
@@ -115,7 +162,7 @@ def _folds(x: Array, y: Array, groups: Array, seed: int) -> list[tuple[Array, Ar
     return folds
 
 
-def _held_out(pipeline: Pipeline, x: Array, y: Array, folds: list[tuple[Array, Array]]) -> npt.NDArray[np.float64]:
+def _held_out(pipeline: Pipeline, x: Array, y: Array, folds: list[Fold]) -> npt.NDArray[np.float64]:
     scores = np.full(len(y), np.nan)
     for train, test in folds:
         _fit(pipeline, x[train], y[train])

@@ -29,27 +29,37 @@ Array = npt.NDArray[Any]
 
 
 class Stacked(NamedTuple):
-    """stack: refitted on everything. held_out: (n,) its scores by folds that never saw the problem."""
+    """A fitted stack."""
 
     stack: Stack
+    """Refitted on everything."""
     held_out: npt.NDArray[np.float64]
+    """Shape (cues,): scores by folds that never saw the problem."""
 
 
 def fit_stack(runs: Sequence[Sequence[Observation]], labels: Array, *, seed: int) -> Stacked | None:
-    """Fit on the looks of every run, whose `settled` are held-out scores; labels: (cues,) over all runs.
+    """Fit the stack's two regressions and its band of doubt.
 
-    None where no fold holds both labels. The band of doubt runs from the SURE quantile of the right cues' `settled` to
-    the 1 - SURE quantile of the wrong cues': outside it a trial would rarely change the decision. It is empty, and no
-    trial is ever run, where the probe leaves no doubt. Weights are not balanced: scores are probabilities.
+    The band runs from the SURE quantile of the right cues' `p_settled` to the 1 - SURE quantile of the wrong cues':
+    outside it a trial would rarely change the decision. Where the probe leaves no doubt the band is empty, and no trial
+    is ever run. Weights are not balanced: scores are probabilities.
+
+    Args:
+        runs: The observations of every run; their `p_settled` are held-out scores.
+        labels: Whether an exit at each cue would be right. Shape (cues,), over all runs.
+        seed: Of the folds.
+
+    Returns:
+        The stack and its held-out scores. None: some fold holds one label only.
     """
     y = np.asarray(labels, dtype=bool)
-    settled = np.array([look.settled for looks in runs for look in looks])
-    low, high = float(np.quantile(settled[y], SURE)), float(np.quantile(settled[~y], 1 - SURE))
-    doubt = (settled >= low) & (settled <= high)
+    p_settled = np.array([observation.p_settled for observations in runs for observation in observations])
+    low, high = float(np.quantile(p_settled[y], SURE)), float(np.quantile(p_settled[~y], 1 - SURE))
+    doubt = (p_settled >= low) & (p_settled <= high)
     if doubt.sum() < LEAST or len(np.unique(y[doubt])) < 2:
         low, high, doubt = 1.0, 0.0, np.zeros_like(doubt)
-    cheap, full = _matrices(runs, lambda look: low <= look.settled <= high)
-    groups = np.repeat(np.arange(len(runs)), [len(looks) for looks in runs])
+    cheap, full = _matrices(runs, lambda observation: low <= observation.p_settled <= high)
+    groups = np.repeat(np.arange(len(runs)), [len(observations) for observations in runs])
     held_out = np.full(len(y), np.nan)
     with threadpool_limits(limits=1):
         splitter = GroupKFold(n_splits=min(FOLDS, len(np.unique(groups))), shuffle=True, random_state=seed)
@@ -58,19 +68,19 @@ def fit_stack(runs: Sequence[Sequence[Observation]], labels: Array, *, seed: int
             if part is None:
                 return None
             held_out[test] = part[0].scores(cheap[test])
-            asked = test[doubt[test]]
-            held_out[asked] = part[1].scores(full[asked])
+            doubtful = test[doubt[test]]
+            held_out[doubtful] = part[1].scores(full[doubtful])
         whole = _fit(cheap, full, y, doubt, np.arange(len(y)))
     return None if whole is None else Stacked(Stack(low, high, *whole), held_out)
 
 
-def _matrices(runs: Sequence[Sequence[Observation]], asked: Callable[[Observation], bool]) -> tuple[Array, Array]:
-    """(cues, 3) and (cues, 6): features of every cue, seen with the trials that were asked for."""
+def _matrices(runs: Sequence[Sequence[Observation]], tried: Callable[[Observation], bool]) -> tuple[Array, Array]:
+    """(cues, 3) and (cues, 6): features of every cue, with the trials of the cues that are `tried`."""
     cheap, full = [], []
-    for looks in runs:
+    for observations in runs:
         seen: list[Observation] = []
-        for look in looks:
-            seen.append(look if asked(look) else replace(look, answer=None, logprobs=()))
+        for observation in observations:
+            seen.append(observation if tried(observation) else replace(observation, answer=None, logprobs=()))
             cheap.append(cheap_features(seen))
             full.append(full_features(seen))
     return np.array(cheap), np.array(full)
@@ -78,11 +88,11 @@ def _matrices(runs: Sequence[Sequence[Observation]], asked: Callable[[Observatio
 
 def _fit(cheap: Array, full: Array, y: Array, doubt: Array, rows: Array) -> tuple[Probe, Probe] | None:
     """Both regressions on these rows; None if there is one label only. Without doubt the second one is never asked."""
-    asked = rows[doubt[rows]]
-    if len(np.unique(y[rows])) < 2 or (doubt.any() and len(np.unique(y[asked])) < 2):
+    doubtful = rows[doubt[rows]]
+    if len(np.unique(y[rows])) < 2 or (doubt.any() and len(np.unique(y[doubtful])) < 2):
         return None
     pair = []
-    for x, chosen in ((cheap, rows), (full, asked if len(asked) else rows)):
+    for x, chosen in ((cheap, rows), (full, doubtful if len(doubtful) else rows)):
         pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
         pipeline.fit(x[chosen], y[chosen])
         pair.append(probe_of(pipeline))

@@ -7,7 +7,7 @@ report.html.jinja is the page. The same files give the same bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,28 +18,30 @@ from markupsafe import Markup
 
 from reasonctl.controller import ControllerError
 from reasonctl.probes.exit import make_exit
-from reasonctl.probes.files.probe_file import ProbeFile, SignalTable, domain_index
+from reasonctl.probes.files.probe_file import ProbeFile, SignalTable
 from reasonctl.probes.files.sealed import check_target, write_whole
+from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.give_up import GiveUp
 from reasonctl.probes.risk.table import Ints
-from reasonctl.probes.risk.threshold import Threshold, choose_threshold, count_failures, failing_cues, failures_at
+from reasonctl.probes.risk.threshold import Threshold, count_failures, failing_cues, failures_at
 from reasonctl.probes.signals.signals import SIGNALS
 
 from ..evaluation.baselines import fixed_curve
-from ..fitting.kept import halves
+from ..fitting.saved_runs import halves
 from ..fitting.tables import outcomes_of
+from ..runs.records import RunRecord
 from ..runs.splits import runs_path
 from . import figures
 from . import report_parts as parts
 from .highlights import RuleOutcome, pick
-from .wording import FAIL, FAILED, RISKS, Request, facts, level, number, percentage, promise, share_of
+from .wording import FAIL, FAILED, RISKS, facts, level, number, percentage, promise, share_of
 
 
 def write_report(
     path: Path,
     content: ProbeFile,
-    request: Request,
-    records: Sequence[dict[str, Any]] | None,
+    request: Promise,
+    records: Sequence[RunRecord] | None,
     evaluation: Mapping[str, Any] | None,
     *,
     force: bool,
@@ -59,15 +61,15 @@ def check_page(page: Path, probe: Path, force: bool, *others: Path) -> None:
 
 def render(
     content: ProbeFile,
-    request: Request,
-    records: Sequence[dict[str, Any]] | None,
+    request: Promise,
+    records: Sequence[RunRecord] | None,
     evaluation: Mapping[str, Any] | None,
 ) -> str:
     """The page. Raises ControllerError if the records aren't those behind the probe file."""
     rows = _rows(content, request.domain)
     if not len(rows):
         raise ControllerError("the probe file holds no calibration run to report on; calibrate with more -n")
-    told = None if records is None else halves(content, records)[1]
+    told = None if records is None else halves(content, records).calibration
     subject = _Subject(content, request, rows)
     judged = subject.judgement()
     picked, absent = pick(judged)
@@ -103,7 +105,7 @@ class _Subject:
     """A probe file under a request. rows: the calibration runs that the promise is about."""
 
     content: ProbeFile
-    request: Request
+    request: Promise
     rows: Ints
 
     @property
@@ -123,18 +125,7 @@ class _Subject:
 
     @cached_property
     def lower(self) -> GiveUp | None:
-        asked = self.request
-        if asked.give_up is None:
-            return None
-        return make_exit(
-            self.content,
-            risk=asked.risk,
-            confidence=asked.confidence,
-            mode=asked.mode,
-            signal=asked.signal,
-            domain=asked.domain,
-            give_up=asked.give_up,
-        ).lower
+        return None if self.request.give_up is None else make_exit(self.content, self.request).lower
 
     def judgement(self) -> RuleOutcome:
         table, mode = self.judged(self.request.signal).table, self.request.mode
@@ -221,17 +212,17 @@ class _Subject:
         return failed / np.maximum(n, 1), 1 - tokens / self.plain
 
     def judged(self, name: str) -> SignalTable:
-        judged = self.content.judged(name)
+        judged = self.content.signal_table(name)
         return (
             judged if len(self.rows) == judged.table.runs else SignalTable(judged.grid, judged.table.select(self.rows))
         )
 
     def _threshold(self, name: str, risk: float) -> Threshold:
-        judged, asked = self.judged(name), self.request
-        return choose_threshold(judged.table, judged.grid, asked.mode, risk, asked.confidence)
+        judged = self.judged(name)
+        return replace(self.request, risk=risk).threshold(judged.table, judged.grid)
 
 
 def _rows(content: ProbeFile, domain: str | None) -> Ints:
     if domain is None:
         return np.arange(content.table.runs)
-    return np.flatnonzero(content.table.domain == domain_index(content, domain))
+    return np.flatnonzero(content.table.domain == content.domain_index(domain))

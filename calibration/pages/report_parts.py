@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 
 from reasonctl.probes.files.probe_file import ProbeFile
+from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.bounds import refutes
 from reasonctl.probes.risk.give_up import GiveUp
 from reasonctl.probes.risk.table import NO_EXIT, Ints, Table
 from reasonctl.probes.risk.threshold import Threshold, count_failures
 
 from ..evaluation.baselines import EQUAL_COST, fixed_at, fixed_curve
-from .highlights import Example, Piece, RuleOutcome, pieces
-from .wording import Request
+from ..runs.records import RunRecord
+from .highlights import Example, RuleOutcome, pieces
 
 
-def rule(judged: RuleOutcome, threshold: Threshold, lower: GiveUp | None, request: Request) -> dict[str, Any]:
+def rule(judged: RuleOutcome, threshold: Threshold, lower: GiveUp | None, request: Promise) -> dict[str, Any]:
     """The rule on the calibration runs."""
     table, out = judged.table, judged.out
     failed, n = count_failures(out, request.mode)
@@ -40,7 +41,7 @@ def rule(judged: RuleOutcome, threshold: Threshold, lower: GiveUp | None, reques
     }
 
 
-def measured(evaluation: Mapping[str, Any], request: Request) -> dict[str, Any]:
+def measured(evaluation: Mapping[str, Any], request: Promise) -> dict[str, Any]:
     """What an evaluation says, and whether it contradicts the promise."""
     failure = evaluation["failure"]
     failed, of = int(failure["count"]), int(failure["n"])
@@ -71,7 +72,7 @@ def verdict(baselines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {"rule": own, "best": max(cheap, key=lambda row: float(row["saved"]))} if cheap else None
 
 
-def context(judged: RuleOutcome, hidden: Table, request: Request) -> dict[str, float]:
+def context(judged: RuleOutcome, hidden: Table, request: Promise) -> dict[str, float]:
     """The fixed cue at the rule's own failing share and at the risk, and the oracle; they run no trials (`hidden`)."""
     failed, n = count_failures(judged.out, request.mode)
     full = max(float(judged.plain.mean()), 1.0)
@@ -85,7 +86,7 @@ def context(judged: RuleOutcome, hidden: Table, request: Request) -> dict[str, f
     }
 
 
-def domains(content: ProbeFile, judged: RuleOutcome, rows: Ints, request: Request) -> list[dict[str, Any]]:
+def domains(content: ProbeFile, judged: RuleOutcome, rows: Ints, request: Promise) -> list[dict[str, Any]]:
     """The rule in every domain, where there are several."""
     domain = content.table.domain[rows]
     found = []
@@ -99,9 +100,7 @@ def domains(content: ProbeFile, judged: RuleOutcome, rows: Ints, request: Reques
     return found
 
 
-def example(
-    judged: RuleOutcome, content: ProbeFile, example: Example, record: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def example(judged: RuleOutcome, content: ProbeFile, example: Example, record: RunRecord | None) -> dict[str, Any]:
     """What the page shows of one run. record: the collected run, if it is at hand."""
     table, run = judged.table, example.run
     exit_at = None if judged.out.cue[run] == NO_EXIT else int(judged.out.cue[run])
@@ -152,20 +151,17 @@ def _cues(judged: RuleOutcome, content: ProbeFile, run: int, exit_at: int | None
     ]
 
 
-def _written(record: Mapping[str, Any] | None, exit_at: int | None, focus: int) -> dict[str, Any]:
+def _written(record: RunRecord | None, exit_at: int | None, focus: int) -> dict[str, Any]:
     """What the page shows of a run's text and trial answers; empty where the record isn't at hand."""
     if record is None:
         return {"pieces": [], "left_out": (0, 0), "exit_answer": None, "focus_answer": None}
-    cues = record["cues"]
-    text: list[Piece] = []
-    before = after = 0
-    if "text" in record:
-        before, text, after = pieces(record["text"], [cue["offset"] for cue in cues], exit_at, focus)
+    cues = record.cues
+    before, text, after = pieces(record.text, [cue.offset for cue in cues], exit_at, focus)
     return {
         "pieces": text,
         "left_out": (before, after),
-        "exit_answer": None if exit_at is None else cues[exit_at]["answer"],
-        "focus_answer": cues[focus]["answer"],
+        "exit_answer": None if exit_at is None else cues[exit_at].answer,
+        "focus_answer": cues[focus].answer,
     }
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from reasonctl.probes.exit import answer_tokens
 from reasonctl.probes.files.card import Card
-from reasonctl.probes.risk.threshold import Mode
-from reasonctl.probes.signals.signals import SignalName
+from reasonctl.probes.promise import Promise
 
-from ..runs.arrays import ANSWERS_CUT, cut_told
+from ..runs.arrays import ANSWERS_TRUNCATED, truncation_note
 
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Risks that a table shows, next to the one that is asked for."""
@@ -37,24 +35,7 @@ FAILED = {
 }
 
 
-@dataclass(frozen=True)
-class Request:
-    """The promise that a report is about."""
-
-    mode: Mode
-    risk: float
-    confidence: float | None
-    signal: SignalName
-    domain: str | None = None
-    give_up: float | None = None
-
-    @property
-    def bound(self) -> float:
-        """Most failures that the promise allows: of a rule that also gives up, the sum of both risks."""
-        return self.risk + (self.give_up or 0.0)
-
-
-def promise(request: Request) -> str:
+def promise(request: Promise) -> str:
     """The promise as one sentence."""
     share = share_of(request.risk)
     if request.mode == "event":
@@ -69,7 +50,7 @@ def promise(request: Request) -> str:
     )
 
 
-def level(request: Request) -> str:
+def level(request: Promise) -> str:
     """What the confidence means."""
     if request.confidence is None or request.mode == "event":
         return "On average over calibrations: this one may lie a little above or below."
@@ -92,11 +73,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def cut_of(card: Card) -> str | None:
-    """What cut answers mean for a probe file; None if none was cut."""
-    if ANSWERS_CUT not in card.report:
+def truncation_of(card: Card) -> str | None:
+    """What truncated answers mean for a probe file; None if none was truncated."""
+    if ANSWERS_TRUNCATED not in card.report:
         return "how many of the tried answers were cut wasn't recorded yet when this file was made"
-    return cut_told(float(str(card.report[ANSWERS_CUT])), answer_tokens(card))
+    return truncation_note(float(str(card.report[ANSWERS_TRUNCATED])), answer_tokens(card))
 
 
 def facts(card: Card) -> dict[str, str]:
@@ -113,9 +94,9 @@ def facts(card: Card) -> dict[str, str]:
         "fit": ", ".join(
             f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
             for key, value in card.report.items()
-            if key != ANSWERS_CUT
+            if key != ANSWERS_TRUNCATED
         ),
-        "answers": cut_of(card) or "none of the tried ones was cut",
+        "answers": truncation_of(card) or "none of the tried ones was cut",
         "settings": ", ".join(f"{key} {value}" for key, value in card.settings.items()),
     }
 

@@ -67,8 +67,8 @@ def _why(cause: BaseException) -> str:
     if isinstance(cause, KilledWorker):
         deaths = cause.allowed_failures + 1
         return f"one run ended {deaths} dask workers, most likely for want of memory; start fewer on a machine"
-    told = str(cause).strip().partition("\n")[0]
-    return f"the cluster gave a run up: {told}; finished runs are kept, run the same command again"
+    reason = str(cause).strip().partition("\n")[0]
+    return f"the cluster gave a run up: {reason}; finished runs are kept, run the same command again"
 
 
 @contextmanager
@@ -110,9 +110,9 @@ class _Backend(DaskDistributedBackend):  # type: ignore[misc]
         """Report a task that the cluster gave up, too: joblib would wait for it for ever."""
         future = super().submit(func, callback)
 
-        def told(ended: Any) -> None:
+        def report(ended: Any) -> None:
             if cause := ended.exception():
                 callback(_GivenUp(cause))
 
-        future.add_done_callback(told)
+        future.add_done_callback(report)
         return future

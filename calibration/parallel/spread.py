@@ -1,4 +1,4 @@
-"""Which of processes or machines carries the jobs."""
+"""Many calls of one function, here, in processes or on machines; their results come in the order of the calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 from reasonctl.controller import ControllerError
 
-Update = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
+"""Called with (jobs done, jobs wanted)."""
 
 
 def cores() -> int:
@@ -18,7 +19,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def spread(
+def run_jobs(
     function: Callable[..., Any],
     jobs: Sequence[tuple[Any, ...]],
     *,
@@ -27,8 +28,12 @@ def spread(
 ) -> Generator[Any, None, None]:
     """function(*job) for every job, in order.
 
-    workers: a number of processes (one is this process, which keeps its models loaded), or a dask cluster: the
-    address of its scheduler, or local:N for N workers here that speak to each other as machines do.
+    Args:
+        function: What every job calls; processes and machines must be able to import it.
+        jobs: The arguments of each call.
+        workers: A number of processes (one is this process, which keeps its models loaded), or a dask cluster: the
+            address of its scheduler, or local:N for N workers here that speak to each other as machines do.
+        warn: Told when a worker died and its jobs are done again.
     """
     if isinstance(workers, str):
         from .dask import over_machines  # needs the extra

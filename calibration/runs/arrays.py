@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from .run_file import unpack
+from reasonctl.probes.risk.table import Bools
+from reasonctl.probes.risk.threshold import Mode
+
+from .records import CueRecord, RunRecord
 
 TEXT_FEATURES = 6
-ANSWERS_CUT = "answers_cut"
-"""Name of `share_cut` in a card's report."""
+ANSWERS_TRUNCATED = "answers_cut"
+"""Name of `share_truncated` in a card's report."""
 
 
-def share_cut(records: Sequence[dict[str, Any]], limit: int) -> float:
+def share_truncated(records: Sequence[RunRecord], limit: int) -> float:
     """Share of the tried answers that filled their limit, so that nobody knows how long they would have been."""
-    lengths = [len(cue["logprobs"]) for record in records for cue in record["cues"]]
+    lengths = [len(cue.logprobs) for record in records for cue in record.cues]
     return sum(length >= limit for length in lengths) / len(lengths) if lengths else 0.0
 
 
-def cut_told(share: float, limit: int) -> str | None:
-    """What answers that were cut mean for everything counted from them; None if there are none."""
+def truncation_note(share: float, limit: int) -> str | None:
+    """What truncated answers mean for everything counted from them; None if there are none."""
     if not share:
         return None
     return (
@@ -33,30 +36,40 @@ def cut_told(share: float, limit: int) -> str | None:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunArrays:
-    """Collected runs as arrays; cues of run i are offsets[i] : offsets[i + 1].
+    """Collected runs as arrays."""
 
-    features: (cues, width) hidden states; text: (cues, 6) what a rule without hidden states could use.
-    """
-
-    records: list[dict[str, Any]]
+    records: Sequence[RunRecord]
+    """The runs themselves."""
     offsets: npt.NDArray[np.int64]
+    """Shape (runs + 1,): the cues of run i are offsets[i] : offsets[i + 1]."""
     features: npt.NDArray[np.float32]
+    """Shape (cues, width): the hidden states."""
     text: npt.NDArray[np.float64]
+    """Shape (cues, 6): `text_features`, what a rule without hidden states could use."""
 
-    def per_cue(self, name: str) -> list[Any]:
-        return [cue[name] for record in self.records for cue in record["cues"]]
+    @cached_property
+    def cues(self) -> list[CueRecord]:
+        """The cues of all runs, in order."""
+        return [cue for record in self.records for cue in record.cues]
 
-    def per_run(self, name: str) -> list[Any]:
-        return [record[name] for record in self.records]
+    @cached_property
+    def problems(self) -> npt.NDArray[np.int64]:
+        """Shape (cues,): the problem of every cue's run."""
+        per_run = np.array([record.problem for record in self.records], dtype=np.int64)
+        return np.repeat(per_run, np.diff(self.offsets))
+
+    def labels(self, mode: Mode) -> Bools:
+        """Shape (cues,): whether an exit at each cue would be right; in `disagree`, as the full run answers."""
+        return np.array([cue.same if mode == "disagree" else cue.right for cue in self.cues], dtype=np.bool_)
 
 
-def cut(records: list[dict[str, Any]]) -> RunArrays:
+def to_arrays(records: Sequence[RunRecord]) -> RunArrays:
     """Arrays of some runs."""
-    lengths = [len(record["cues"]) for record in records]
-    features = [unpack(cue["hidden"]) for record in records for cue in record["cues"]]
-    text = [row for record in records for row in text_features(record["cues"])]
+    lengths = [len(record.cues) for record in records]
+    features = [cue.state for record in records for cue in record.cues]
+    text = [row for record in records for row in text_features(record.cues)]
     return RunArrays(
         records,
         np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
@@ -65,23 +78,27 @@ def cut(records: list[dict[str, Any]]) -> RunArrays:
     )
 
 
-def text_features(cues: list[dict[str, Any]]) -> list[list[float]]:
-    """Per cue: log tokens so far, whether the last number written is that of the cue before, for how many cues it
-    has stood, how many cues hold it, how many different ones there were, and the cue's index."""
+def text_features(cues: Sequence[CueRecord]) -> list[list[float]]:
+    """What the text of a run says at each of its cues.
+
+    Returns:
+        Six numbers per cue: the logarithm of 1 + tokens so far; whether the last number written is that of the cue
+        before; for how many cues it has stood; how many cues hold it; how many different ones there were; and the
+        cue's index.
+    """
     rows: list[list[float]] = []
     values: list[str] = []
     standing = 0
     for index, cue in enumerate(cues):
-        value = cue["value"]
-        repeats = bool(values) and values[-1] == value
+        repeats = bool(values) and values[-1] == cue.value
         standing = standing + 1 if repeats else 0
-        values.append(value)
+        values.append(cue.value)
         rows.append(
             [
-                float(np.log1p(cue["position"])),
+                float(np.log1p(cue.position)),
                 float(repeats),
                 float(standing),
-                float(values.count(value)),
+                float(values.count(cue.value)),
                 float(len(set(values))),
                 float(index),
             ]

@@ -7,23 +7,21 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
 from reasonctl.backends.model import Model
 from reasonctl.controller import ControllerError
 
-from ..parallel.spread import spread
+from ..parallel.spread import ProgressCallback, run_jobs
 from ..tasks.graders import Grader
 from ..tasks.problem import Problem
 from ..tasks.sources import Task
 from .recipe import Recipe
+from .records import CueRecord, RunRecord
 from .run_file import RunFile
 from .worker import collect_run
-
-Progress = Callable[[int, int], None]
-"""Called with (runs done, runs wanted)."""
 
 
 def settings_of(recipe: Recipe, task: Task, model: Model, n: int) -> dict[str, Any]:
@@ -47,15 +45,30 @@ def collect(
     *,
     done: int,
     workers: int | str,
-    progress: Progress,
+    progress: ProgressCallback,
     deadline: float | None = None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> bool:
-    """Append the runs that the file doesn't hold yet, in order; False if the deadline (monotonic) came first."""
+    """Append the runs that the file doesn't hold yet, in order.
+
+    Args:
+        recipe: How the runs are made.
+        problems: All problems of the job; run i is on problem i.
+        grader: What grades the answers.
+        file: The open file.
+        done: Runs that the file holds.
+        workers: As in `run_jobs`.
+        progress: Called after every run.
+        deadline: The time, of `time.monotonic`, after which no further run is kept. None: no limit.
+        warn: Told of trouble that costs time only.
+
+    Returns:
+        False if the deadline came first.
+    """
     identity = file.settings.get("model")
     jobs = [(identity, recipe, i, problems[i].question) for i in range(done, len(problems))]
     progress(done, len(problems))
-    with closing(spread(collect_checked, jobs, workers=workers, warn=warn)) as results:
+    with closing(run_jobs(collect_checked, jobs, workers=workers, warn=warn)) as results:
         for i, record in enumerate(results, start=done):
             file.append(graded(record, problems[i], grader))
             progress(i + 1, len(problems))
@@ -64,7 +77,7 @@ def collect(
     return True
 
 
-def collect_checked(identity: dict[str, str] | None, recipe: Recipe, index: int, question: str) -> dict[str, Any]:
+def collect_checked(identity: dict[str, str] | None, recipe: Recipe, index: int, question: str) -> RunRecord:
     """`collect_run`, if the worker's model is the job's: another machine may hold another one under the same name."""
     if identity is not None and _identity(recipe) != identity:
         raise ControllerError(
@@ -78,20 +91,19 @@ def _identity(recipe: Recipe) -> dict[str, str]:
     return identity_of(recipe.load())
 
 
-def graded(record: dict[str, Any], problem: Problem, grader: Grader) -> dict[str, Any]:
-    """The record with `right` and `same`; without a gold answer nothing is right."""
+def graded(record: RunRecord, problem: Problem, grader: Grader) -> RunRecord:
+    """The record with its problem's gold answer and domain, and graded; without a gold answer nothing is right."""
     known = problem.answer is not None
-    looks = {
-        part: [
-            {
-                **cue,
-                "right": known and grader.right(cue["answer"], problem),
-                "same": grader.same(cue["answer"], record["answer"]),
-            }
-            for cue in record[part]
-        ]
-        for part in ("cues", "others")
-    }
-    right = known and grader.right(record["answer"], problem)
-    named = {"problem": problem.id, "domain": problem.domain, "gold": problem.answer}
-    return {**record, **named, "right": right, **looks}
+
+    def with_grades(cue: CueRecord) -> CueRecord:
+        right = known and grader.right(cue.answer, problem)
+        return replace(cue, right=right, same=grader.same(cue.answer, record.answer))
+
+    return replace(
+        record,
+        domain=problem.domain,
+        gold=problem.answer,
+        right=known and grader.right(record.answer, problem),
+        cues=tuple(map(with_grades, record.cues)),
+        others=tuple(map(with_grades, record.others)),
+    )

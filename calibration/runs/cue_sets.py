@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 from reasonctl.controller import ControllerError, Cues
 
+from .records import CueRecord, RunRecord
 
-def with_cues(records: Sequence[dict[str, Any]], names: Sequence[str], max_cues: int) -> list[dict[str, Any]]:
+
+def with_cues(records: Sequence[RunRecord], names: Sequence[str], max_cues: int) -> list[RunRecord]:
     """The records as they would have been collected at these cues, of those that they were collected at."""
     wanted = Cues(names).names
-    return [_looked_at(record, wanted, max_cues) for record in records]
+    return [_with_cues(record, wanted, max_cues) for record in records]
 
 
 def check_collected(names: Sequence[str], collected: Sequence[str]) -> None:
@@ -24,15 +26,15 @@ def check_collected(names: Sequence[str], collected: Sequence[str]) -> None:
         )
 
 
-def _looked_at(record: dict[str, Any], wanted: Sequence[str], max_cues: int) -> dict[str, Any]:
-    """A row is looked at once, at the wanted cue that begins furthest to the left: looks of a row are in that order."""
-    chosen: list[dict[str, Any]] = []
-    left: list[dict[str, Any]] = []
-    for look in sorted([*record["cues"], *record["others"]], key=lambda look: look["row"]):
-        name = next((name for name in look["names"] if name in wanted), None)
-        taken = bool(chosen) and chosen[-1]["row"] == look["row"]
+def _with_cues(record: RunRecord, wanted: Sequence[str], max_cues: int) -> RunRecord:
+    """A rule is asked once a row, at the wanted cue furthest to the left; the cues of a row are in that order."""
+    chosen: list[CueRecord] = []
+    left: list[CueRecord] = []
+    for cue in sorted([*record.cues, *record.others], key=lambda cue: cue.row):
+        name = next((name for name in cue.names if name in wanted), None)
+        taken = bool(chosen) and chosen[-1].row == cue.row
         if name is None or taken or len(chosen) == max_cues:
-            left.append(look)
+            left.append(cue)
         else:
-            chosen.append({**look, "name": name})
-    return {**record, "cues": chosen, "others": left}
+            chosen.append(replace(cue, name=name))
+    return replace(record, cues=tuple(chosen), others=tuple(left))

@@ -9,7 +9,6 @@ from typing import Literal
 from reasonctl.backends.load import load_drafter, load_model
 from reasonctl.backends.model import Model
 from reasonctl.controller import Call, Drafter, Keys, Markers, Policy, parse_policy
-from reasonctl.controller.sampling.policy import checked
 
 Backend = Literal["llama.cpp", "transformers"]
 
@@ -49,9 +48,9 @@ class Recipe:
     def call(self, model: Model, question: str, run: int = 0) -> Call:
         """The question as the model's prompt, with the recipe's policy and the keys of that run."""
         keys = Keys(seed=self.seed, run=run)
-        return Call(model.prompt(question), self.max_new_tokens, model.eos, keys, self.law())
+        return Call(model.prompt(question), self.max_new_tokens, model.eos, keys, self.parsed_policy())
 
-    def law(self) -> Policy:
+    def parsed_policy(self) -> Policy:
         """The policy, read once per process: it may name files."""
         return _policy(self.policy)
 
@@ -74,5 +73,5 @@ def _policy(text: str) -> Policy:
 @cache
 def _suiting(recipe: Recipe, hidden: bool) -> Model:
     model = _load(recipe.model, recipe.backend, recipe.threads, hidden)
-    checked((recipe.law(),), model)
+    recipe.parsed_policy().check(model)
     return model

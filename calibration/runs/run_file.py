@@ -1,12 +1,11 @@
 """The file of collected runs: a header line, then one JSON line per run, in order, append-only.
 
-docs/runs-format.md says what each field means. A job holds the file for itself while it appends. A killed job leaves
-at most one torn line at the end, which is cut off when the file is opened again.
+docs/runs-format.md says what each field means, and records.py has the fields as types. A job holds the file for itself
+while it appends. A killed job leaves at most one torn line at the end, which is cut off when the file is opened again.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import sys
@@ -15,10 +14,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from reasonctl.controller import ControllerError
+
+from .records import RunRecord
 
 if sys.platform != "win32":
     import fcntl
@@ -27,22 +25,13 @@ FORMAT = 4
 _START = b'{"format":'
 
 
-def pack(values: npt.NDArray[np.float32]) -> str:
-    """A float32 vector as text."""
-    return base64.b64encode(values.astype("<f4").tobytes()).decode("ascii")
-
-
-def unpack(text: str) -> npt.NDArray[np.float32]:
-    """The vector that `pack` wrote."""
-    return np.frombuffer(base64.b64decode(text), dtype="<f4")
-
-
 @dataclass
 class RunFile:
-    """Appends runs and reads them back; `settings` are what two jobs must share to share the file."""
+    """Appends runs and reads them back."""
 
     path: Path
     settings: dict[str, Any]
+    """What two jobs must share to share the file: the header's settings."""
     _file: FileIO | None = field(default=None, init=False, repr=False)
 
     def open(self, *, force: bool) -> int:
@@ -69,9 +58,9 @@ class RunFile:
             self.close()
             raise
 
-    def append(self, record: dict[str, Any]) -> None:
+    def append(self, record: RunRecord) -> None:
         """Write one run and make sure that it is on the disk."""
-        self._write(record)
+        self._write(record.to_json())
 
     def close(self) -> None:
         """Let other jobs in."""
@@ -79,17 +68,30 @@ class RunFile:
             self._file.close()
             self._file = None
 
-    def read(self) -> list[dict[str, Any]]:
-        """All runs, in order; raises ControllerError if they are in another format."""
+    def read(self) -> list[RunRecord]:
+        """All runs, in order.
+
+        Raises:
+            ControllerError: The file is in another format, or a line of it is no run; the message has its number.
+        """
         data = self.path.read_bytes()
         header, *runs = data[: data.rfind(b"\n") + 1].splitlines() or [b""]
         self._header(header)
-        return [json.loads(line) for line in runs]
+        return [self._record(line, number) for number, line in enumerate(runs, start=2)]
 
     def stored_settings(self) -> dict[str, Any]:
         """What the file says of the job that wrote it."""
         with self.path.open("rb") as file:
             return self._header(file.readline())
+
+    def _record(self, line: bytes, number: int) -> RunRecord:
+        try:
+            return RunRecord.from_json(json.loads(line))
+        except (ValueError, ControllerError) as error:
+            raise ControllerError(
+                f"{self.path}:{number} is no collected run ({error}); the file was changed: move it away, and collect "
+                "again"
+            ) from None
 
     def _lock(self) -> None:
         """The lock is the open file's, so that it ends with the process, however that ends. Not on Windows."""
@@ -148,10 +150,10 @@ class RunFile:
                 "give the old settings to resume, another --out, or --force to start over"
             )
 
-    def _write(self, record: dict[str, Any]) -> None:
+    def _write(self, values: dict[str, Any]) -> None:
         """Append a line and sync it; a line that fails half-way, or is interrupted, is taken back."""
         assert self._file is not None, "open() first"
-        line = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+        line = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
         whole = os.fstat(self._file.fileno()).st_size
         try:
             rest = memoryview(line)

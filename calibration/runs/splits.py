@@ -1,4 +1,4 @@
-"""Which runs fit and which calibrate; streams of problems; file names beside a probe."""
+"""Which runs fit and which calibrate; streams of problems; names of the files that go with a probe."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def runs_path(probe: Path) -> Path:
-    """Where the runs behind a probe file are kept: beside it."""
+    """Where the runs that a probe file was made from are saved: in its folder."""
     return probe.with_name(probe.name + ".runs.jsonl")
 
 
 def report_path(probe: Path) -> Path:
-    """Beside the probe file: P.safetensors has P.html."""
+    """The page of a probe file: P.safetensors has P.html."""
     return probe.with_suffix(".html")
 
 

@@ -1,4 +1,4 @@
-"""Rows of a model along a text that is given."""
+"""A model's rows along a text that is given: teacher forcing, in few forwards, on any backend."""
 
 from __future__ import annotations
 
@@ -13,56 +13,76 @@ from reasonctl.controller import ROOT, Decode, Draft
 from reasonctl.controller.core.decode import Floats
 
 CHUNK = 32
-
-
-def rows(model: Model, prompt: Sequence[int], text: Sequence[int]) -> Iterator[Floats]:
-    """The logits before each token of `text`, teacher-forced: chunks of it go as accepted chain drafts."""
-    session, pending = model.engine.session(), list(prompt)
-    for start in range(0, len(text), CHUNK):
-        chunk = list(text[start : start + CHUNK])
-        inner = chunk[:-1]
-        (step,) = model.engine.forward((Decode(session, pending, Draft.chain(inner)),))
-        for node in range(ROOT, len(inner)):
-            yield step.logits(node).copy()
-        session.keep(range(len(inner)))
-        pending = chunk[-1:]
-    session.close()
-
-
+"""Tokens of a text that one forward reads."""
 LONGEST_DRAFT = 256
+"""The same, where a run's rows are trained on."""
+
+
+class ForcedRow(NamedTuple):
+    """The row before one token of a given text; copies."""
+
+    logits: Floats
+    """Shape (vocabulary,)."""
+    hidden: Floats | None
+    """Shape (width,): the output of the block that was asked for. None: none was."""
+
+
+def forced_rows(
+    model: Model, prompt: Sequence[int], text: Sequence[int], *, layer: int | None = None, chunk: int = CHUNK
+) -> Iterator[ForcedRow]:
+    """The row before each token of a text, as if the model had written it.
+
+    The text is read in chunks, each as a draft that is accepted whole. Where the session's cache takes no draft, the
+    tokens are fed one by one.
+
+    Args:
+        model: The model that reads.
+        prompt: Tokens before the text; at least one.
+        text: Tokens whose rows are wanted.
+        layer: The block whose outputs are wanted too. None: none.
+        chunk: Most tokens of the text in one forward.
+    """
+    layers, pending = () if layer is None else (layer,), list(prompt)
+    size = chunk if model.can.branches else 1
+    session = model.engine.session()
+    try:
+        for start in range(0, len(text), size):
+            part = list(text[start : start + size])
+            drafted = part[:-1]
+            (step,) = model.engine.forward((Decode(session, pending, Draft.chain(drafted), layers),))
+            for node in range(ROOT, len(drafted)):
+                hidden = None if layer is None else step.hidden(node, layer).copy()
+                yield ForcedRow(step.logits(node).copy(), hidden)
+            session.keep(range(len(drafted)))
+            pending = part[-1:]
+    finally:
+        session.close()
 
 
 class Written(NamedTuple):
-    """A right run as tokens; those from `start` on are the model's."""
+    """A right run as tokens."""
 
     tokens: list[int]
+    """The prompt's and the run's."""
     start: int
+    """The first of `tokens` that the model wrote."""
 
 
-class Rows(NamedTuple):
-    """The rows that predict a run's tokens. hidden: (n, width). logits: (n, vocabulary). labels: (n,)."""
+class RunRows(NamedTuple):
+    """The rows that predict a run's tokens."""
 
     hidden: npt.NDArray[np.float32]
+    """Shape (n, width): the last block's outputs."""
     logits: npt.NDArray[np.float32]
+    """Shape (n, vocabulary)."""
     labels: npt.NDArray[np.int64]
+    """Shape (n,): the tokens."""
 
 
-def teacher_forced(model: Model, run: Written) -> Rows:
-    """The frozen model's rows on a run's own tokens, read as a verified draft: few forwards, on any backend."""
-    layer, at, pending = model.depth - 1, run.start, run.tokens[: run.start]
-    longest = LONGEST_DRAFT if model.can.branches else 0
-    hidden, logits = [], []
-    session = model.engine.session()
-    try:
-        while at < len(run.tokens):
-            drafted = run.tokens[at : min(at + longest, len(run.tokens) - 1)]
-            (step,) = model.engine.forward((Decode(session, pending, Draft.chain(drafted), (layer,)),))
-            for node in range(-1, len(drafted)):
-                logits.append(np.array(step.logits(node), dtype=np.float32))
-                hidden.append(np.array(step.hidden(node, layer), dtype=np.float32))
-            session.keep(range(len(drafted)))
-            at += len(drafted) + 1
-            pending = run.tokens[at - 1 : at]
-    finally:
-        session.close()
-    return Rows(np.stack(hidden), np.stack(logits), np.array(run.tokens[run.start :], dtype=np.int64))
+def teacher_forced(model: Model, run: Written) -> RunRows:
+    """The frozen model's rows on a run's own tokens."""
+    prompt, text = run.tokens[: run.start], run.tokens[run.start :]
+    rows = list(forced_rows(model, prompt, text, layer=model.depth - 1, chunk=LONGEST_DRAFT + 1))
+    hidden = [np.asarray(row.hidden, dtype=np.float32) for row in rows]
+    logits = [np.asarray(row.logits, dtype=np.float32) for row in rows]
+    return RunRows(np.stack(hidden), np.stack(logits), np.array(text, dtype=np.int64))

@@ -1,4 +1,7 @@
-"""One run of the loop, timed. Every command and every worker plays its runs through here."""
+"""One run of the loop: collected, with an exit tried at every cue, or in both arms of an evaluation.
+
+Every command and every worker makes its runs here.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,48 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from reasonctl.backends.model import Model
-from reasonctl.controller import Boundary, Call, Controller, Cue, Cues, Decision, Event, ExitRule, Trace, Trial
-from reasonctl.controller.sampling.policy import layers_of
+from reasonctl.controller import (
+    Boundary,
+    Call,
+    Controller,
+    Cue,
+    Cues,
+    Decision,
+    Decode,
+    Event,
+    ExitRule,
+    Step,
+    Trace,
+    Trial,
+)
 from reasonctl.controller.thinking.answers import after_thinking
 from reasonctl.probes.signals.probe import layer_of
 
+from ..tasks.problem import Problem
 from .recipe import Recipe
-from .run_file import pack
+from .records import CueRecord, RunRecord, pack
+
+_NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
 
 
-def play(
-    model: Model, controller: Controller, call: Call, each: Callable[[Event], None] | None = None
-) -> tuple[Trace, float]:
-    """The run's trace and its wall-clock seconds, prefill included; `each` gets its tokens as they come."""
+class Played(NamedTuple):
+    """A finished run."""
+
+    trace: Trace
+    """What the loop recorded of it."""
+    seconds: float
+    """Wall-clock, prefill included."""
+
+
+def run_once(model: Model, controller: Controller, call: Call, each: Callable[[Event], None] | None = None) -> Played:
+    """One call on a session of its own; `each` gets the tokens as they come."""
     session, trace = model.engine.session(), Trace()
     start = time.perf_counter()
     for event in controller.stream(session, model.tokenizer, call, trace):
@@ -33,24 +58,25 @@ def play(
             each(event)
     seconds = time.perf_counter() - start
     session.close()
-    return trace, seconds
-
-
-_NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
+    return Played(trace, seconds)
 
 
 @dataclass
-class Collect:
-    """The exit rule that never exits: at every cue it tries the exit on a fork and writes down what came of it.
-
-    seen: what the rule deployed at all of these cues looks at. others: what is looked at with fewer of them only: a cue
-    that another one in its row hides, and those past the most cues of a run, until each name had its own share of them.
-    """
+class Collect(ExitRule):
+    """The exit rule that never exits: at every cue it tries the exit on a fork and writes down what came of it."""
 
     recipe: Recipe
+    """How the run is made."""
     model: Model
-    seen: list[dict[str, Any]] = field(default_factory=list)
-    others: list[dict[str, Any]] = field(default_factory=list)
+    """The model that makes it."""
+    seen: list[CueRecord] = field(default_factory=list)
+    """The cues at which the rule deployed on all of these cues is asked."""
+    others: list[CueRecord] = field(default_factory=list)
+    """The cues at which only a rule on fewer of them is asked.
+
+    They are cues that another one in their row hides, and those past the most cues of a run, until each name was met as
+    often as that.
+    """
     trials: bool = True
     max_cues = sys.maxsize
     """Never reached: a smaller set of cues has its first ones later."""
@@ -61,38 +87,38 @@ class Collect:
         self.met: Counter[str] = Counter()
 
     def layers(self, depth: int) -> tuple[int, ...]:
-        return tuple(dict.fromkeys(layer_of(f, depth) for f in self.recipe.layers))
+        return tuple(dict.fromkeys(layer_of(fraction, depth) for fraction in self.recipe.layers))
 
-    def decide(self, at: Boundary) -> Any:
+    def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
         entropy, row = at.entropy(), (at.cue, *at.cue.also)
         for cue in row:
             # The first of a set's cues are among the first of at least one of its names.
             if any(self.met[name] < self.recipe.max_cues for name in cue.names):
                 trial = yield from at.answer(self.recipe.answer_tokens, cue)
                 first = cue is at.cue and cue.index < self.recipe.max_cues
-                (self.seen if first else self.others).append(self._look(at, cue, entropy, trial))
+                (self.seen if first else self.others).append(self._record(at, cue, entropy, trial))
         self.met.update({name for cue in row for name in cue.names})
         return Decision(False, at.cue.name, at.cue.index, at.cue.first - at.prompt, 0.0, float("inf"))
 
-    def _look(self, at: Boundary, cue: Cue, entropy: float, trial: Trial) -> dict[str, Any]:
-        states = [at.hidden[layer_of(f, self.model.depth)] for f in self.recipe.layers]
+    def _record(self, at: Boundary, cue: Cue, entropy: float, trial: Trial) -> CueRecord:
+        states = [at.hidden[layer_of(fraction, self.model.depth)] for fraction in self.recipe.layers]
         text = self.model.tokenizer.decode(at.tokens[at.prompt : cue.first])
         values = _NUMBER.findall(text)
-        return {
-            "name": cue.name,
-            "names": list(cue.names),
-            "position": cue.first - at.prompt,
-            "row": cue.last - at.prompt,
-            "offset": len(text),
-            # Up to the cue's last token, the token sampled behind it, and the exit itself.
-            "tokens": cue.last + 2 - at.prompt + trial.cost,
-            "trial": trial.cost,
-            "answer": after_thinking(trial.text, self.markers),
-            "logprobs": list(trial.logprobs),
-            "entropy": entropy,
-            "value": values[-1] if values else "",
-            "hidden": pack(np.concatenate(states).astype(np.float32)),
-        }
+        return CueRecord(
+            name=cue.name,
+            names=tuple(cue.names),
+            position=cue.first - at.prompt,
+            row=cue.last - at.prompt,
+            offset=len(text),
+            # Up to the cue's last token, the token sampled after it, and the exit itself.
+            tokens=cue.last + 2 - at.prompt + trial.cost,
+            trial=trial.cost,
+            answer=after_thinking(trial.text, self.markers),
+            logprobs=trial.logprobs,
+            entropy=entropy,
+            value=values[-1] if values else "",
+            hidden=pack(np.concatenate(states).astype(np.float32)),
+        )
 
 
 def plain_text(model: Model, tokens: list[int]) -> str:
@@ -105,48 +131,89 @@ def answer_text(recipe: Recipe, model: Model, tokens: list[int]) -> str:
     return after_thinking(plain_text(model, tokens), recipe.span())
 
 
-def one_run(recipe: Recipe, model: Model, index: int, question: str, rule: ExitRule | None) -> tuple[Trace, float]:
-    """Run number `index` of a job under `rule`, and its seconds."""
-    return play(model, Controller(exit=rule, drafter=recipe.drafter()), recipe.call(model, question, index))
+def one_run(recipe: Recipe, model: Model, index: int, question: str, rule: ExitRule | None) -> Played:
+    """Run number `index` of a job under `rule`."""
+    return run_once(model, Controller(exit=rule, drafter=recipe.drafter()), recipe.call(model, question, index))
 
 
-def collect_run(recipe: Recipe, index: int, question: str) -> dict[str, Any]:
-    """A full run, with the answer that an exit would have given at every cue. Its record holds no times."""
+def collect_run(recipe: Recipe, index: int, question: str) -> RunRecord:
+    """A full run, with the answer that an exit would have given at every cue; nothing is graded yet."""
     model = recipe.load()
-    # Without cues to look at (runs for training heads) nothing is tried, and no cache needs a fork.
+    # Without cues to observe (runs for training heads) nothing is tried, and no cache needs a fork.
     rule = Collect(recipe, model) if recipe.max_cues else None
     trace, _ = one_run(recipe, model, index, question, rule)
-    return {
-        "run": index,
-        "question": question,
-        "tokens": len(trace.tokens),
-        "finish": trace.finish_reason,
-        "text": plain_text(model, trace.tokens),
-        "answer": answer_text(recipe, model, trace.tokens),
-        "cues": rule.seen if rule else [],
-        "others": rule.others if rule else [],
-    }
+    return RunRecord(
+        run=index,
+        problem=Problem(question, None).id,
+        question=question,
+        tokens=len(trace.tokens),
+        finish=str(trace.finish_reason),
+        text=plain_text(model, trace.tokens),
+        answer=answer_text(recipe, model, trace.tokens),
+        cues=tuple(rule.seen) if rule else (),
+        others=tuple(rule.others) if rule else (),
+    )
 
 
-def compare_run(recipe: Recipe, index: int, question: str, rule: ExitRule) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class ArmRecord:
+    """One run of an evaluation, with control or without."""
+
+    tokens: int
+    """The run's cost: tokens generated, or fed for its sake, beyond the prompt."""
+    seconds: float
+    """Wall-clock, prefill included."""
+    answer: str
+    """What the user reads as the answer."""
+    exit: int | None
+    """Index of the cue at which the run exited. None: it didn't."""
+    drafted: int
+    """Tokens proposed by the drafter."""
+    accepted: int
+    """Drafted tokens that were accepted."""
+    why: str
+    """One line of the trace: what the controller did."""
+    scores: tuple[float, ...]
+    """The rule's score at each cue at which it was asked."""
+    right: bool = False
+    """Whether the grader accepts the answer; False where nothing was graded, or there is no right answer."""
+
+
+class Arms(NamedTuple):
+    """The same problem with the same keys, in both arms."""
+
+    baseline: ArmRecord
+    """Nothing is switched on."""
+    controlled: ArmRecord
+    """Under the rule, with the recipe's drafter."""
+
+
+def compare_run(recipe: Recipe, index: int, question: str, rule: ExitRule) -> Arms:
     """The same run with nothing switched on and under control, one after the other; which goes first alternates."""
-    arms: dict[str, Any] = {}
-    reads = bool(layers_of((recipe.law(),), recipe.load().depth))
-    order = ["baseline", "controlled"] if index % 2 == 0 else ["controlled", "baseline"]
-    for arm in order:
-        model = recipe.load(hidden=arm == "controlled" or reads)
-        plain = replace(recipe, draft="none") if arm == "baseline" else recipe
-        trace, seconds = one_run(plain, model, index, question, rule if arm == "controlled" else None)
-        exited = trace.exit
-        answer = trace.tokens[trace.forced[0] :] if trace.forced else trace.tokens
-        arms[arm] = {
-            "tokens": trace.cost,
-            "seconds": seconds,
-            "answer": answer_text(recipe, model, answer),
-            "exit": None if exited is None else exited.index,
-            "drafted": trace.drafted,
-            "accepted": trace.accepted,
-            "why": trace.why,
-            "scores": [decision.score for decision in trace.decisions],
-        }
-    return arms
+    reads_hidden = bool(recipe.parsed_policy().layers(recipe.load().depth))
+    plain = replace(recipe, draft="none")
+
+    def baseline() -> ArmRecord:
+        return _arm(plain, plain.load(hidden=reads_hidden), index, question, None)
+
+    def controlled() -> ArmRecord:
+        return _arm(recipe, recipe.load(hidden=True), index, question, rule)
+
+    if index % 2 == 0:
+        return Arms(baseline(), controlled())
+    first = controlled()
+    return Arms(baseline(), first)
+
+
+def _arm(recipe: Recipe, model: Model, index: int, question: str, rule: ExitRule | None) -> ArmRecord:
+    trace, seconds = one_run(recipe, model, index, question, rule)
+    return ArmRecord(
+        tokens=trace.cost,
+        seconds=seconds,
+        answer=answer_text(recipe, model, trace.tokens[trace.forced[0] :] if trace.forced else trace.tokens),
+        exit=None if trace.exit is None else trace.exit.index,
+        drafted=trace.drafted,
+        accepted=trace.accepted,
+        why=trace.why,
+        scores=tuple(decision.score for decision in trace.decisions),
+    )

@@ -1,4 +1,4 @@
-"""Prompts of three kinds on which drafting is judged: copying a given text, writing code, reasoning about numbers."""
+"""Prompts of three kinds on which drafting is measured: copying a given text, writing code, reasoning about numbers."""
 
 from __future__ import annotations
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import accumulate, count, islice
+
+from .problem import Problem
 
 LOWEST, HIGHEST = 20, 89  # every value of a chain stays two-digit, so each one is a single token
 HIGHEST_MISREAD = 99  # likewise where one '-' is taken for a '+', which raises every later value
@@ -18,18 +19,6 @@ STEPS = (3, 4, 5)
 MINUS_SHARES = (0.35, 0.5, 0.65, 0.8)  # varies by problem: a '-' is what the model may misread, so difficulty varies
 LETTERS = "abcde"
 HELD_OUT_MODULUS = 8
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One question in the bundled model's language, with its answer.
-
-    >>> Problem("80 a-3 b-6 c-5 d+8", "74").answer
-    '74'
-    """
-
-    question: str
-    answer: str
 
 
 def is_held_out(question: str) -> bool:
@@ -86,7 +75,7 @@ def _draw(rng: random.Random) -> Problem:
         if "-" in signs and _stays_two_digit(value, steps):
             break
     question = " ".join([str(value)] + [f"{a}{s}{o}" for a, s, o in zip(LETTERS, signs, operands, strict=False)])
-    return Problem(question, str(value + sum(steps)))
+    return Problem(question, str(value + sum(steps)), f"{length} steps")
 
 
 def _stays_two_digit(value: int, steps: list[int]) -> bool:

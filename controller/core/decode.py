@@ -5,14 +5,17 @@ Owns the contract between the loop and the backends (`Session`, `Engine`, `Step`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from .errors import ControllerError
+
 Floats = npt.NDArray[np.floating[Any]]
+T = TypeVar("T")
 
 ROOT = -1
 """The node above a draft: the last pending token."""
@@ -20,35 +23,37 @@ ROOT = -1
 
 @dataclass(frozen=True)
 class Proposal:
-    """How the children of one node were drawn: what a verifier needs to accept as often as it may.
+    """How the children of one node were drawn: what a verifier needs to accept as often as it may."""
 
-    law: shape (draft vocabulary,), sums to 1: the distribution of the first draw. draws: the tokens in draw order.
-    replacement: every draw from `law` itself; otherwise each from what `law` leaves of it once the tokens
-    drawn before are struck out.
-    """
-
-    law: Floats
+    probs: Floats
+    """Shape (draft vocabulary,), sums to 1: the distribution of the first draw."""
     draws: tuple[int, ...]
+    """The tokens in draw order."""
     replacement: bool = False
+    """True: every draw is from `probs`. False: a token that was drawn is struck out of it for the later draws."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A tree of proposed tokens in topological order; a chain is a tree with one branch.
+    """A tree of proposed tokens, every node after its parent; a chain is a tree with one branch.
 
-    `parents[i]` is the node before node i, or ROOT. Siblings hold different tokens. `proposals` says by node how its
-    children were drawn; a node without one has children that were not drawn but are a function of the past.
+    Siblings hold different tokens.
 
     >>> tree = Draft(tokens=(7, 8, 9), parents=(ROOT, ROOT, 0))
     >>> tree.child(ROOT, 8), tree.child(0, 9), tree.child(1, 9)
     (1, 2, None)
     >>> tree.depths()
     (0, 0, 1)
+    >>> tree.path(2)
+    (0, 2)
     """
 
     tokens: tuple[int, ...] = ()
+    """The token of each node."""
     parents: tuple[int, ...] = ()
+    """The node before each node, or ROOT."""
     proposals: Mapping[int, Proposal] = field(default_factory=dict, compare=False)
+    """How the children of a node were drawn. The children of a node without a proposal are a function of the past."""
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.parents):
@@ -86,6 +91,22 @@ class Draft:
         """One branch only (an empty draft is a chain too)."""
         return all(parent == node - 1 for node, parent in enumerate(self.parents))
 
+    def path(self, node: int) -> tuple[int, ...]:
+        """The nodes from the root down to `node`, which is the last of them; ROOT has an empty path."""
+        upwards: list[int] = []
+        while node != ROOT:
+            upwards.append(node)
+            node = self.parents[node]
+        return tuple(reversed(upwards))
+
+    def check_path(self, path: Sequence[int]) -> None:
+        """Raises ControllerError, which is a ValueError, unless `path` leads from the root down, child by child."""
+        parent = ROOT
+        for node in path:
+            if not 0 <= node < len(self.parents) or self.parents[node] != parent:
+                raise ControllerError(f"{list(path)} is no path from the draft's root; give a node, then its child")
+            parent = node
+
     def first_branch(self) -> Draft:
         """The chain of first children, for sessions without branches."""
         tokens: list[int] = []
@@ -102,6 +123,27 @@ class Draft:
 
 
 NO_DRAFT = Draft()
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens `a` and `b` have in common at their beginning.
+
+    >>> common_prefix([5, 6, 7], (5, 6, 8, 9))
+    2
+    """
+    size = min(len(a), len(b))
+    first, second = list(a[:size]), list(b[:size])
+    if first == second:
+        return size
+    # A bisection by slices: the first `same` tokens are equal, the first `different` ones are not.
+    same, different = 0, size
+    while different - same > 1:
+        middle = (same + different) // 2
+        if first[same:middle] == second[same:middle]:
+            same = middle
+        else:
+            different = middle
+    return same
 
 
 @dataclass(frozen=True)
@@ -188,8 +230,16 @@ class Decode:
     clock: Clock | None = field(default=None, compare=False)
 
 
+Asking: TypeAlias = Generator[Decode, Step, T]
+"""What asks for forwards and has a result: it yields Decodes, is sent their Steps and returns a T."""
+
+
 class Engine(Protocol):
     """Owns the weights and the forward pass."""
+
+    @property
+    def identity(self) -> str:
+        """What a forward's cost depends on, besides the machine; "" = unknown, so no cost is kept after the process."""
 
     @property
     def batch(self) -> int:

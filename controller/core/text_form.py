@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from types import MappingProxyType
+from typing import Any
 
 from .errors import ControllerError
 
@@ -23,7 +24,7 @@ def read_value(text: str) -> Any:
         return text
 
 
-def written(value: Any) -> str:
+def write_value(value: Any) -> str:
     """As an argument, so that `read_value` gives it back; words like true and nan need their quotes."""
     if isinstance(value, str) and value.isidentifier() and read_value(value) == value:
         return value
@@ -32,12 +33,11 @@ def written(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), default=repr)
 
 
-ELSEWHERE = {"autodeco": "reasonctl.probes"}
-"""Stages of other packages: they can be named once their package is imported."""
 _NAME = re.compile(r"\s*([a-z_0-9]+)\s*")
 
 Arguments = list[tuple[str | None, Any]]
 """(key or None, value) each."""
+NOTHING_ELSEWHERE: Mapping[str, str] = MappingProxyType({})
 
 
 def split_top(text: str, mark: str) -> Iterator[str]:
@@ -60,12 +60,27 @@ def split_top(text: str, mark: str) -> Iterator[str]:
     yield text[start:]
 
 
-def call_in(part: str, kind: str, known: tuple[str, ...]) -> tuple[str, Arguments | None]:
-    """`name` or `name(value, key=value)` as a name and its arguments."""
+def call_in(
+    part: str, kind: str, known: Sequence[str], elsewhere: Mapping[str, str] = NOTHING_ELSEWHERE
+) -> tuple[str, Arguments | None]:
+    """Read `name` or `name(value, key=value)`.
+
+    Args:
+        part: the text.
+        kind: what is named, for errors: "policy" or "draft".
+        known: the names that may stand there.
+        elsewhere: names that become known once a package is imported, with that package.
+
+    Returns:
+        The name, and its arguments: None without parentheses.
+
+    Raises:
+        ControllerError: nothing of that name is known, with the nearest one that is.
+    """
     match = _NAME.match(part)
     name, rest = (match.group(1), part[match.end() :].rstrip()) if match else (part, "")
     if match is None or name not in known or (rest and not (rest[0] == "(" and rest[-1] == ")")):
-        unknown(part, kind, known)
+        raise _unknown(part, kind, known, elsewhere)
     if not rest:
         return name, None
     arguments: Arguments = []
@@ -77,12 +92,13 @@ def call_in(part: str, kind: str, known: tuple[str, ...]) -> tuple[str, Argument
     return name, arguments
 
 
-def unknown(part: str, kind: str, known: tuple[str, ...]) -> NoReturn:
+def _unknown(part: str, kind: str, known: Sequence[str], elsewhere: Mapping[str, str]) -> ControllerError:
+    """What is wrong with the name of `part`."""
     name = part.partition("(")[0].strip()
     near = get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-    if name in ELSEWHERE:
-        hint = f"import {ELSEWHERE[name]} first"
+    if name in elsewhere:
+        hint = f"import {elsewhere[name]} first"
     if name in known:
         hint = f"write {name}(value) or {name}(name=value,...)"
-    raise ControllerError(f"unknown {kind} {part.strip()!r}; {hint}")
+    return ControllerError(f"unknown {kind} {part.strip()!r}; {hint}")

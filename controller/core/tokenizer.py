@@ -42,6 +42,9 @@ class Tokenizer(Protocol):
     def text(self, token: int) -> str:
         """The token decoded alone; broken UTF-8 as U+FFFD, special tokens as they are written."""
 
+    def bytes_of(self, token: int) -> bytes:
+        """The token's bytes inside a sequence, special tokens as they are written; b"" for one that no text makes."""
+
     def decode(self, tokens: Sequence[int]) -> str:
         """The tokens' text, special tokens as they are written."""
 

@@ -152,6 +152,11 @@ class Trace:
             return f"{kept}: {self._never()}; {cues} cues met"
         return f"{kept}: {cues} cues, highest score {best.score:.3f} <= {best.threshold:.3f}"
 
+    def charge(self, trial: Trace, forced: int) -> None:
+        """Count a trial answer, and the `forced` tokens in front of it, as this run's cost."""
+        self.cost += trial.cost + forced
+        self.forwards += trial.forwards
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for one JSON line per run; null stands for what is no number in JSON.
 

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 
 from ..core.decode import ROOT, Decode, Step
 from ..core.trace import Event
-from .run import Request
+from .run import Decoding
 
 
 def answer(requests: Sequence[Decode]) -> Sequence[Step]:
@@ -27,7 +27,7 @@ def answer(requests: Sequence[Decode]) -> Sequence[Step]:
     return steps
 
 
-def drive(request: Request) -> Generator[Event, None, None]:
+def drive(request: Decoding) -> Generator[Event, None, None]:
     """Run one loop; each Decode is one forward."""
     reply: Step | None = None
     try:
@@ -44,7 +44,7 @@ def drive(request: Request) -> Generator[Event, None, None]:
         request.close()
 
 
-def drive_batch(requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
+def drive_batch(requests: Sequence[Decoding]) -> Iterator[tuple[int, Event]]:
     """Run many loops; up to `engine.batch` Decodes of one engine share one forward, first come first.
 
     Yields (index of the loop, event).

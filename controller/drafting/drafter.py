@@ -1,12 +1,16 @@
-"""Drafters: where proposed tokens come from. Proposing never changes the law, only the speed."""
+"""The contract of drafting: a `Drafter` is what a user configures, a `Drafting` is what one run holds.
+
+A draft never changes the distribution of what is emitted, only the speed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Self
 
-from ..core.decode import Clock, Decode, Draft, Session, Step
+from ..core.decode import Asking, Clock, Draft, Session
 from ..core.randomness import Keys
 from ..core.tokenizer import Tokenizer
 from ..sampling.policy import Policy
@@ -16,71 +20,92 @@ from ..thinking.markers import Phase
 
 @dataclass(frozen=True)
 class Target:
-    """The run that is drafted for: what a drafter may consult when it starts.
-
-    warnings: where it says what it can't do here. frame: the run's. phase: asks where the run stands now.
-    clock: what the run's last forward took.
-    """
+    """The run that is drafted for: what a drafter may consult."""
 
     session: Session
+    """The run's sequence on the target model."""
     tokenizer: Tokenizer
+    """The target model's."""
     keys: Keys
+    """The run's randomness."""
     policy: Policy
+    """How the run samples."""
     warnings: list[str] = field(default_factory=list)
-    frame: RunContext = field(default_factory=RunContext)
+    """Where a drafter says what it can't do here; the Trace shows them."""
+    context: RunContext = field(default_factory=RunContext)
+    """What stays the same during the run."""
     phase: Callable[[], Phase] = lambda: "answer"
+    """Gives the phase that the run is in now."""
     clock: Clock = field(default_factory=Clock)
+    """The seconds of the run's last forward."""
 
-    def behind(self, tokens: Sequence[int]) -> bool:
-        """A prompt or a suffix is yet to be fed: no step like others. A middle level may lag by one token."""
+    def is_prefill(self, tokens: Sequence[int]) -> bool:
+        """Whether the next forward feeds a prompt or a suffix; its price says nothing about a step.
+
+        The target of an inner drafter may lag by one token more than a run's own.
+        """
         return self.session.length < len(tokens) - 2
 
     def fits(self, tokens: Sequence[int]) -> int:
-        """Most drafted tokens that the forward behind `tokens` takes; trees keep to it before anything is drawn."""
+        """Most drafted tokens that the forward after `tokens` takes; trees keep to it before anything is drawn."""
         return self.session.can.drafted(len(tokens) - self.session.length)
 
 
-class Drafting(Protocol):
-    """One run's drafter."""
+class Drafting(ABC):
+    """The drafts of one run."""
 
-    def propose(self, tokens: Sequence[int], room: int) -> Generator[Decode, Step, Draft]:
-        """A draft of depth `room` at most behind `tokens`; NO_DRAFT decodes plainly. May ask for forwards of its own.
+    @abstractmethod
+    def propose(self, tokens: Sequence[int], room: int) -> Asking[Draft]:
+        """Propose what may come after `tokens`; may ask for forwards of its own.
 
-        A draft of more nodes than fit the forward is dropped whole; where their number depends on what was drawn it
-        must keep to `Target.fits`, or the law would lean away from what is dropped.
+        The draft must depend on the past only: whether another sibling is drawn must not depend on the token of the
+        last draw. A draft of more nodes than fit the forward is dropped whole. Where the number of nodes depends on
+        what was drawn, a drafter must therefore keep to `Target.fits`: what is dropped would be missing from the
+        distribution of what is emitted.
 
-        It may depend on the past only: whether another sibling is drawn must not depend on the token of the last draw.
+        Args:
+            tokens: The run's text so far, prompt included.
+            room: Most drafted tokens on a path.
+
+        Returns:
+            The draft; NO_DRAFT decodes plainly.
         """
 
     def observe(self, draft: Draft, accepted: Sequence[int]) -> None:
-        """What became of the last proposal, an empty one too: the nodes accepted, from the root down."""
+        """Learn what became of the last proposal, an empty one too; does nothing by default.
+
+        Args:
+            draft: What was verified.
+            accepted: The accepted nodes, from the root down.
+        """
+        return None
 
     def close(self) -> None:
-        """The run is over."""
+        """The run is over: give back what it held; does nothing by default."""
+        return None
 
 
-class Drafter(Protocol):
-    """What a user configures; shared by all runs of a controller."""
+class Drafter(ABC):
+    """What a user configures; all runs of a controller share it."""
 
+    @abstractmethod
     def start(self, target: Target) -> Drafting:
-        """The drafter of one run. Raises ControllerError if it can't draft for this target."""
+        """The drafts of one run.
+
+        Raises:
+            ControllerError: It can't draft for this target.
+        """
+
+    def forget(self) -> None:
+        """Draft no more from what earlier runs wrote; what was learnt of acceptance and costs stays.
+
+        Does nothing by default, for a drafter that remembers no text.
+        """
+        return None
 
 
-def forget(drafter: Drafter | None) -> None:
-    """What earlier runs wrote is drafted from no more; what was learnt of acceptance and costs stays."""
-    clear = getattr(drafter, "forget", None)
-    if clear is not None:
-        clear()
-
-
-class Stateless:
-    """A drafter that keeps nothing of a run: all runs share it."""
+class Stateless(Drafter, Drafting):
+    """A drafter that keeps nothing of a run, so that all runs share it; `propose` is left to write."""
 
     def start(self, target: Target) -> Self:
         return self
-
-    def observe(self, draft: Draft, accepted: Sequence[int]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass

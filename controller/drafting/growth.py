@@ -3,47 +3,54 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
-from ..core.decode import ROOT, Draft, Floats, Proposal
+from ..core.decode import ROOT, Asking, Draft, Floats, Proposal
 from .shapes import Shape
 
-Laws = Callable[[Draft, Sequence[int]], Generator[Any, Any, Sequence[Floats]]]
-"""The draft model's laws behind some nodes of a draft: may ask for forwards."""
+ProbsAfter = Callable[[Draft, Sequence[int]], Asking[Sequence[Floats]]]
+"""Gives the draft model's distributions after some nodes of a draft; may ask for forwards."""
 
 
 class Growth:
-    """A tree while it is drawn, without replacement. choose: an index drawn from weights; None = the largest.
+    """A tree while it is drawn, without replacement.
 
-    values[i]: the draft model's own chance that node i is reached and accepted.
+    Args:
+        choose: Draws an index from weights; None takes the largest.
     """
 
     def __init__(self, choose: Callable[[Floats], int] | None) -> None:
         self.choose = choose
         self.tokens: list[int] = []
+        """The token of each node."""
         self.parents: list[int] = []
-        self._laws: dict[int, Floats] = {}
+        """The node before each node, or ROOT."""
         self.values: list[float] = []
+        """The draft model's own estimate that each node is reached and accepted."""
+        self._probs: dict[int, Floats] = {}
         self._left: dict[int, Floats] = {}
-        self._slots: dict[int, float] = {}
+        """What the next child of a node is drawn from: its distribution without the children drawn so far."""
+        self._next_values: dict[int, float] = {}
+        """The estimate that a node is reached and that none of its children so far is accepted."""
         self._draws: dict[int, list[int]] = {}
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def knows(self, node: int) -> bool:
-        """Whether the law behind `node` was given."""
-        return node in self._laws
+        """Whether the distribution after `node` was given."""
+        return node in self._probs
 
-    def give(self, node: int, law: Floats) -> None:
-        """The law behind `node`; shape (vocabulary,), sums to 1."""
-        self._laws[node] = self._left[node] = law
+    def give(self, node: int, probs: Floats) -> None:
+        """Set the distribution after `node`; shape (vocabulary,), sums to 1."""
+        self._probs[node] = probs
+        self._left[node] = probs
         self._draws[node] = []
-        self._slots[node] = 1.0 if node == ROOT else self.values[node]
+        self._next_values[node] = 1.0 if node == ROOT else self.values[node]
 
     def exhausted(self, node: int) -> bool:
-        """Nothing is left to draw behind `node`."""
+        """Whether nothing is left to draw after `node`."""
         return not self._left[node].any()
 
     def children(self, node: int) -> int:
@@ -60,8 +67,8 @@ class Growth:
         mass = left.sum()
         self._left[parent] = left / mass if mass > 0.0 else left
         self._draws[parent].append(token)
-        self.values.append(self._slots[parent] * probability)
-        self._slots[parent] *= 1.0 - probability
+        self.values.append(self._next_values[parent] * probability)
+        self._next_values[parent] *= 1.0 - probability
         self.tokens.append(token)
         self.parents.append(parent)
         return len(self.tokens) - 1, probability
@@ -70,50 +77,59 @@ class Growth:
         """What was drawn so far. Largest-first choices are no draws: they carry no proposal."""
         proposals = {}
         if self.choose is not None:
-            proposals = {n: Proposal(self._laws[n], tuple(draws)) for n, draws in self._draws.items() if draws}
+            proposals = {n: Proposal(self._probs[n], tuple(draws)) for n, draws in self._draws.items() if draws}
         return Draft(tuple(self.tokens), tuple(self.parents), proposals)
 
 
-Growing = Generator[Any, Any, None]
-
-
-def draw_shape(growth: Growth, laws: Laws, shape: Shape) -> Growing:
+def draw_shape(growth: Growth, probs_after: ProbsAfter, shape: Shape) -> Asking[None]:
     """Fill a static shape, one layer per forward of the draft model."""
+    # The grown node of each place of the shape.
     nodes = {ROOT: ROOT}
     layer = [ROOT]
     while layer:
-        inner = [node for node in layer if node in shape.parents]
+        inner = [place for place in layer if place in shape.parents]
         if not inner:
             return
-        given = yield from laws(growth.draft(), [nodes[node] for node in inner])
-        below = []
-        for node, law in zip(inner, given, strict=True):
-            growth.give(nodes[node], law)
-            for child in (i for i, parent in enumerate(shape.parents) if parent == node):
-                if growth.exhausted(nodes[node]):
+        given = yield from probs_after(growth.draft(), [nodes[place] for place in inner])
+        next_layer = []
+        for place, probs in zip(inner, given, strict=True):
+            node = nodes[place]
+            growth.give(node, probs)
+            for child in (i for i, parent in enumerate(shape.parents) if parent == place):
+                if growth.exhausted(node):
                     break
-                nodes[child], _ = growth.draw(nodes[node])
-                below.append(child)
-        layer = below
+                nodes[child], _ = growth.draw(node)
+                next_layer.append(child)
+        layer = next_layer
 
 
-def draw_greedy(growth: Growth, laws: Laws, *, nodes: int, layers: int, leaves: int = 1 << 30) -> Growing:
-    """DySpec, fixed size: always draw where the chance that the draw is tested and reached is largest.
+def draw_greedy(
+    growth: Growth, probs_after: ProbsAfter, *, nodes: int, layers: int, leaves: int = 1 << 30
+) -> Asking[None]:
+    """DySpec, fixed size: always draw where the chance that the draw is reached and tested is largest.
 
-    A slot's value is known before its token is drawn. A law is asked for when its first slot comes up: at most one
-    forward of the draft model per node. `nodes` are drafted nodes; `layers` drafted layers.
+    The chance of a place is known before its token is drawn. A node's distribution is asked for when its first place
+    comes up: at most one forward of the draft model per node.
+
+    Args:
+        growth: Grows.
+        probs_after: Gives the draft model's distributions.
+        nodes: Most drafted nodes.
+        layers: Most drafted layers.
+        leaves: Most leaves.
     """
+    # (minus the chance of the place, order of its making, its parent, the parent's depth)
     heap: list[tuple[float, int, int, int]] = [(-1.0, 0, ROOT, 0)]
     order, ends = 1, 1
     while heap and len(growth) < nodes:
         value, _, node, depth = heapq.heappop(heap)
-        sibling = growth.children(node) > 0
-        if sibling and ends == leaves:
-            continue
-        ends += sibling
+        if growth.children(node) > 0:
+            if ends == leaves:
+                continue
+            ends += 1
         if not growth.knows(node):
-            (law,) = yield from laws(growth.draft(), [node])
-            growth.give(node, law)
+            (probs,) = yield from probs_after(growth.draft(), [node])
+            growth.give(node, probs)
         child, probability = growth.draw(node)
         if not growth.exhausted(node) and probability < 1.0:
             heapq.heappush(heap, (value * (1.0 - probability), order, node, depth))
@@ -123,30 +139,40 @@ def draw_greedy(growth: Growth, laws: Laws, *, nodes: int, layers: int, leaves: 
 
 
 def draw_threshold(
-    growth: Growth, laws: Laws, *, threshold: float, nodes: int, layers: int, leaves: int = 1 << 30
-) -> Growing:
-    """DySpec, threshold form: every slot worth `threshold` is drawn, one forward of the draft model per layer."""
-    least, ends = threshold - 1e-12, 1
+    growth: Growth, probs_after: ProbsAfter, *, threshold: float, nodes: int, layers: int, leaves: int = 1 << 30
+) -> Asking[None]:
+    """DySpec, threshold form: draw every place whose chance is large enough, one forward of the draft model per layer.
+
+    Args:
+        growth: Grows.
+        probs_after: Gives the draft model's distributions.
+        threshold: Least chance that a draw is reached and tested.
+        nodes: Most drafted nodes.
+        layers: Most drafted layers.
+        leaves: Most leaves.
+    """
+    least = threshold - 1e-12
+    ends = 1
     layer = [(ROOT, 1.0)]
     for _ in range(layers):
         if not layer or len(growth) >= nodes:
             return
-        given = yield from laws(growth.draft(), [node for node, _ in layer])
-        below = []
-        for (node, value), law in zip(layer, given, strict=True):
-            growth.give(node, law)
+        given = yield from probs_after(growth.draft(), [node for node, _ in layer])
+        drawn: list[tuple[int, float]] = []
+        for (node, value), probs in zip(layer, given, strict=True):
+            growth.give(node, probs)
             while value >= least and len(growth) < nodes and not growth.exhausted(node):
-                sibling = growth.children(node) > 0
-                if sibling and ends == leaves:
-                    break
-                ends += sibling
+                if growth.children(node) > 0:
+                    if ends == leaves:
+                        break
+                    ends += 1
                 child, probability = growth.draw(node)
-                below.append((child, value * probability))
+                drawn.append((child, value * probability))
                 value *= 1.0 - probability
-        layer = [(node, value) for node, value in below if value >= least]
+        layer = [(node, value) for node, value in drawn if value >= least]
 
 
-def finish(growing: Growing) -> None:
-    """Run a growth whose laws need no forwards."""
+def finish(growing: Asking[None]) -> None:
+    """Run a growth whose distributions need no forwards."""
     for _ in cast(Iterable[Any], growing):
         raise RuntimeError("this growth asks for forwards")

@@ -6,14 +6,14 @@ how many of them are is decided from measured costs and recent acceptance.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..core.decode import NO_DRAFT, ROOT, Decode, Draft, Step
+from ..core.decode import NO_DRAFT, ROOT, Asking, Draft
 from ..core.errors import ControllerError
 from ..core.tokenizer import vocabulary_of
-from .drafter import Target
-from .ngrams import KEPT, Context, Recent, Table
+from .drafter import Drafter, Drafting, Target
+from .ngrams import KEPT, Context, NgramTable, Recent
 from .planning.acceptance import AcceptanceRates
 from .planning.cost import CostCurve, Stopwatch
 from .planning.cost_cache import known_curve
@@ -39,20 +39,24 @@ PRIOR = {
 }
 """Chance that the next token is right, by source and length of match; soon replaced by what is seen."""
 
+MATCH_LENGTHS = (16, 9, 6, 4, 3, 2)
+"""Lengths of match with a rate of their own; a length between two of them has the shorter one's."""
+
 
 @dataclass
-class Hierarchy:
-    """Drafts from n-gram databases; deterministic, so that a drafted run gives the tokens of a plain one.
-
-    size: most drafted tokens a step. model, corpus: databases from files; their vocabulary must be the target's.
-    recent: earlier runs of this drafter are a database too. curve: forward times; None = measured at first use.
-    """
+class Hierarchy(Drafter):
+    """Drafts from n-gram databases; deterministic, so that a drafted run gives the tokens of a plain one."""
 
     size: int = 48
-    model: Table | None = None
-    corpus: Table | None = None
+    """Most drafted tokens a step."""
+    model: NgramTable | None = None
+    """The model's own outputs, from a file; its vocabulary must be the target's."""
+    corpus: NgramTable | None = None
+    """Other texts, from a file; its vocabulary must be the target's."""
     recent: Recent | None = field(default_factory=Recent)
+    """What earlier runs of this drafter wrote; None = they are not remembered."""
     curve: CostCurve | None = None
+    """What the target's forwards cost; None = measured at first use."""
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -60,127 +64,176 @@ class Hierarchy:
         self.rates = AcceptanceRates(dict(PRIOR))
 
     def start(self, target: Target) -> HierarchyRun:
-        """One run; raises ControllerError for a database of another vocabulary."""
-        if self.model or self.corpus:
-            wanted = vocabulary_of(target.tokenizer)
-            for table in (self.model, self.corpus):
-                if table is not None and table.vocabulary != wanted:
-                    raise ControllerError(
-                        f"the n-gram database of {table.source!r} has other token ids than this model; "
-                        "make one for it with ctl ngrams"
-                    )
+        """The drafts of one run.
+
+        Raises:
+            ControllerError: A database has another vocabulary than the target.
+        """
+        tables = [table for table in (self.model, self.corpus) if table is not None]
+        vocabulary = vocabulary_of(target.tokenizer) if tables else ""
+        for table in tables:
+            if table.vocabulary != vocabulary:
+                raise ControllerError(
+                    f"the n-gram database of {table.source!r} has other token ids than this model; "
+                    "make one for it with ctl ngrams"
+                )
         return HierarchyRun(self, target)
 
     def forget(self) -> None:
-        """An empty memory of earlier runs; databases, and what is known of them, stay."""
+        """Empty the memory of earlier runs; databases, and what is known of them, stay."""
         if self.recent is not None:
             self.recent = Recent(self.recent.capacity)
 
 
-class HierarchyRun:
-    """One run's candidates: a tree with the kind of each edge and the chance of each node."""
+class CandidateTrie:
+    """Chains of candidates merged to a trie, each node with its kind and the chance that it is accepted."""
 
-    def __init__(self, drafter: Hierarchy, target: Target) -> None:
-        self.d, self.target, self.session, self.rates = drafter, target, target.session, drafter.rates
-        self.curve: CostCurve | None = drafter.curve
-        self.watch: Stopwatch | None = None
-        self.stake = LossBudget()
-        self.context = Context()
-        self.start = self.at = 0
-        self.tokens: Sequence[int] = ()
-        self._clear()
-
-    def _clear(self) -> None:
-        self.children: dict[int, dict[int, int]] = {}
-        self.nodes: list[tuple[int, int]] = []
-        self.kinds: list[str] = []
+    def __init__(self, rates: AcceptanceRates, most: int) -> None:
+        self.tokens: list[int] = []
+        """The token of each node."""
+        self.parents: list[int] = []
+        """The node before each node, or ROOT."""
         self.values: list[float] = []
+        """The chance that each node is accepted."""
+        self._kinds: list[str] = []
+        self._children: dict[int, dict[int, int]] = {}
+        """The child of a node that holds a token."""
+        self._rates = rates
+        self._most = most
 
-    def propose(self, tokens: Sequence[int], room: int) -> Generator[Decode, Step, Draft]:
-        """The part of the candidates that is worth its rows now."""
-        if self.curve is None:
-            self.curve = yield from known_curve(self.session.engine, tokens)
-        if self.watch is None:
-            self.watch = Stopwatch(self.curve, self.target.clock)
-            self.start = len(tokens)
-        self._learn(tokens)
-        self.tokens, self.at = tokens, len(tokens)
-        if self.target.behind(tokens):
-            return NO_DRAFT  # the prompt or a suffix is fed: its price says nothing about a step
-        self._collect(tokens, min(room, self.d.size))
-        draft = NO_DRAFT
-        if self.values:
-            found = Draft(tuple(token for _, token in self.nodes), tuple(parent for parent, _ in self.nodes))
-            draft = best_part(
-                found,
-                self.values,
-                self.curve,
-                self.session.length,
-                leaves=self.session.can.branches,
-                size=min(self.d.size, self.target.fits(tokens)),
-                stake=self.stake.left,
-            )
-        self.watch.begin(self.session.length)
-        return draft
+    def add(self, chain: Sequence[int], source: str, length: int | None) -> bool:
+        """Merge a chain.
 
-    def _learn(self, tokens: Sequence[int]) -> None:
-        """Every candidate of the last step is judged by what was emitted, verified or not."""
+        Args:
+            chain: The candidates, each after the one before.
+            source: Where they come from.
+            length: Tokens of the text that match before the chain; None = the source doesn't say.
+
+        Returns:
+            Whether the chain begins with a token that no chain before it began with.
+        """
         node = ROOT
-        for token in tokens[self.at :] if self.nodes else ():
-            candidates = self.children.get(node, {})
-            for candidate, child in candidates.items():
-                self.rates.note(self.kinds[child], candidate == token)
-            if token not in candidates:
-                break
-            node = candidates[token]
-        self._clear()
-
-    def _collect(self, tokens: Sequence[int], depth: int) -> None:
-        width = 0
-        for place, length in self.context.matches(tokens):
-            width += self._add(tokens[place : place + depth], f"context {_bucket(length)}", length)
-        for name, source in (("recent", self.d.recent), ("model", self.d.model), ("corpus", self.d.corpus)):
-            if width >= KEPT or source is None:
-                continue
-            for chain in source.continuations(tokens):
-                width += self._add(chain[:depth], name, None)
-
-    def _add(self, chain: Sequence[int], kind: str, length: int | None) -> bool:
-        """Merge a chain of candidates; True if it begins with a token that no better one began with."""
-        node, value, new = ROOT, 1.0, False
+        value = 1.0
+        is_new = False
         for i, token in enumerate(chain):
-            here = kind if i == 0 else f"{kind}+" if length is None else f"context {_bucket(length + i)}"
-            siblings = self.children.setdefault(node, {})
+            siblings = self._children.setdefault(node, {})
             known = siblings.get(token)
             if known is None:
-                here = f"{here}, not first" if siblings else here
-                value *= self.rates.of(here)
-                if value < LEAST or len(self.kinds) >= 2 * self.d.size:
+                kind = _kind(source, length, i)
+                if siblings:
+                    kind = f"{kind}, not first"
+                value *= self._rates.of(kind)
+                if value < LEAST or len(self.tokens) >= self._most:
                     break
-                new = new or i == 0
-                known = siblings[token] = len(self.kinds)
-                self.nodes.append((node, token))
-                self.kinds.append(here)
+                is_new = is_new or i == 0
+                known = siblings[token] = len(self.tokens)
+                self.tokens.append(token)
+                self.parents.append(node)
                 self.values.append(value)
-            value, node = self.values[known], known
-        return new
+                self._kinds.append(kind)
+            value = self.values[known]
+            node = known
+        return is_new
+
+    def learn(self, emitted: Sequence[int]) -> None:
+        """Compare the candidates on the way with what was emitted, verified or not."""
+        if not self.tokens:
+            return
+        node = ROOT
+        for token in emitted:
+            children = self._children.get(node, {})
+            for candidate, child in children.items():
+                self._rates.note(self._kinds[child], candidate == token)
+            if token not in children:
+                break
+            node = children[token]
+
+    def draft(self) -> Draft:
+        """All of them."""
+        return Draft(tuple(self.tokens), tuple(self.parents))
+
+
+def _kind(source: str, length: int | None, depth: int) -> str:
+    """What a candidate is counted as: its source, and how well it matches; `depth` candidates stand before it."""
+    if length is not None:
+        matching = length + depth
+        return f"{source} {next((known for known in MATCH_LENGTHS if matching >= known), 1)}"
+    return f"{source}+" if depth else source
+
+
+class HierarchyRun(Drafting):
+    """One run's candidates, what they cost, and what the run can afford to lose by them."""
+
+    def __init__(self, drafter: Hierarchy, target: Target) -> None:
+        self.drafter = drafter
+        self.target = target
+        self.curve: CostCurve | None = drafter.curve
+        self.watch: Stopwatch | None = None
+        self.losses = LossBudget()
+        self.context = Context()
+        self.candidates = self._no_candidates()
+        self.tokens: Sequence[int] = ()
+        """The run's text when it was last asked for a draft."""
+        self.begin = 0
+        """Tokens of the text when it was first asked for a draft."""
+        self.seen = 0
+        """Tokens of the text when the candidates were collected."""
+
+    def propose(self, tokens: Sequence[int], room: int) -> Asking[Draft]:
+        """The part of the candidates that is worth its rows now."""
+        session = self.target.session
+        if self.curve is None:
+            self.curve = yield from known_curve(session.engine, tokens)
+        if self.watch is None:
+            self.watch = Stopwatch(self.curve, self.target.clock)
+            self.begin = len(tokens)
+        self.candidates.learn(tokens[self.seen :])
+        self.candidates = self._no_candidates()
+        self.tokens = tokens
+        self.seen = len(tokens)
+        if self.target.is_prefill(tokens):
+            return NO_DRAFT
+        self._collect(tokens, min(room, self.drafter.size))
+        draft = NO_DRAFT
+        if self.candidates.values:
+            draft = best_part(
+                self.candidates.draft(),
+                self.candidates.values,
+                self.curve,
+                session.length,
+                leaves=session.can.branches,
+                size=min(self.drafter.size, self.target.fits(tokens)),
+                losses=self.losses.left,
+            )
+        self.watch.begin(session.length)
+        return draft
 
     def observe(self, draft: Draft, accepted: Sequence[int]) -> None:
-        """Time and price are read here; tokens are judged when the next step sees them."""
+        """Count the step's price; its tokens are counted when the next step sees them."""
         if self.watch is None or self.curve is None:
             return
-        at = self.watch.context
-        if at is not None:
-            price = self.curve.now(1 + len(draft), at) / self.curve.now(1, at)
-            self.stake.settle(price, 1 + len(accepted))
+        context = self.watch.context
+        if context is not None:
+            price = self.curve.now(1 + len(draft), context) / self.curve.now(1, context)
+            self.losses.settle(price, 1 + len(accepted))
         self.watch.end(1 + len(draft))
 
     def close(self) -> None:
-        """What this run wrote helps later runs."""
-        if self.d.recent is not None:
-            self.d.recent.add(list(self.tokens[self.start :]))
+        """Remember what this run wrote, for later runs."""
+        if self.drafter.recent is not None:
+            self.drafter.recent.add(list(self.tokens[self.begin :]))
 
+    def _no_candidates(self) -> CandidateTrie:
+        return CandidateTrie(self.drafter.rates, 2 * self.drafter.size)
 
-def _bucket(length: int) -> int:
-    """Lengths of match that are judged together."""
-    return next((b for b in (16, 9, 6, 4, 3, 2) if length >= b), 1)
+    def _collect(self, tokens: Sequence[int], depth: int) -> None:
+        """Gather candidates, the best sources first, until KEPT different first tokens were found."""
+        width = 0
+        for place, length in self.context.matches(tokens):
+            width += self.candidates.add(tokens[place : place + depth], "context", length)
+        sources = {"recent": self.drafter.recent, "model": self.drafter.model, "corpus": self.drafter.corpus}
+        for name, source in sources.items():
+            if width >= KEPT or source is None:
+                continue
+            for chain in source.continuations(tokens):
+                width += self.candidates.add(chain[:depth], name, None)

@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,41 +24,55 @@ ORDERS = (3, 2, 1)
 """Lengths of the n-grams that the text so far is searched for, longest first."""
 KEPT = 7
 """Continuations remembered of one n-gram, the newest ones."""
-KEY, DEPTH = 2, 4
-"""Tokens of a key and of a continuation in `Recent` and `Table`."""
+KEY = 2
+"""Tokens of a key in `Recent` and `NgramTable`."""
+DEPTH = 4
+"""Tokens of a continuation in `Recent` and `NgramTable`."""
 LONGEST = 32
+"""Most matching tokens that are counted before a place of the text so far."""
 FORMAT = "reasonctl-ngrams-1"
+"""Names the file format; a file of another one is refused."""
 
 Ints = npt.NDArray[Any]
 
 
-class Context:
-    """Where the n-grams of one growing text occur; a text that is cut and goes on otherwise may be passed too.
+class Match(NamedTuple):
+    """An earlier occurrence of the text's end."""
 
-    About 0.5 KB per token.
+    place: int
+    """Index of the token that followed it."""
+    length: int
+    """Matching tokens before the place, LONGEST at most."""
+
+
+class Context:
+    """Where the n-grams of one growing text occur; takes about 0.5 KB a token.
+
+    The text may also lose tokens at its end and go on otherwise.
     """
 
     def __init__(self) -> None:
         self._places: dict[tuple[int, ...], list[int]] = {}
         self._seen = 0
 
-    def matches(self, tokens: Sequence[int]) -> list[tuple[int, int]]:
-        """(place, length) of earlier occurrences of the text's end: `tokens[place]` is what followed.
+    def matches(self, tokens: Sequence[int]) -> list[Match]:
+        """Earlier occurrences of the text's end, longest match first; KEPT at most.
 
-        At most KEPT, longest n-gram of the index first, newest first; `length` counts matching tokens, LONGEST at most.
+        They are looked for by the longest n-gram of the index first, and newest first.
         """
         self._index(tokens)
         found: dict[int, int] = {}
         for order in ORDERS:
-            if len(found) == KEPT:
-                break
             for place in reversed(self._places.get(tuple(tokens[-order:]), ())):
-                # Places of text that was cut since do not match any more.
-                if place < len(tokens) and place not in found and (length := _common(tokens, place)) >= order:
+                if len(found) == KEPT:
+                    break
+                # Places of a text that has lost tokens since do not match any more.
+                if place >= len(tokens) or place in found:
+                    continue
+                length = _matching(tokens, place)
+                if length >= order:
                     found[place] = length
-                    if len(found) == KEPT:
-                        break
-        return sorted(found.items(), key=lambda item: (-item[1], -item[0]))
+        return sorted((Match(*item) for item in found.items()), key=lambda match: (-match.length, -match.place))
 
     def _index(self, tokens: Sequence[int]) -> None:
         places = self._places
@@ -76,18 +90,20 @@ class Context:
         self._seen = len(tokens)
 
 
-def _common(tokens: Sequence[int], place: int) -> int:
+def _matching(tokens: Sequence[int], place: int) -> int:
     """How many tokens before `place` equal the end of the text."""
-    n, end = 0, len(tokens)
-    while n < min(place, LONGEST) and tokens[place - 1 - n] == tokens[end - 1 - n]:
-        n += 1
-    return n
+    end = len(tokens)
+    length = 0
+    while length < min(place, LONGEST) and tokens[place - 1 - length] == tokens[end - 1 - length]:
+        length += 1
+    return length
 
 
 class Recent:
-    """What followed a pair of tokens in earlier runs: least recently used pairs go first.
+    """What followed a pair of tokens in earlier runs; the least recently used pairs go first.
 
-    capacity: pairs kept; 0.3 to 1.8 KB each, at most 36 MB for the default.
+    Args:
+        capacity: Pairs kept; 0.3 to 1.8 KB each, at most 36 MB for the default.
     """
 
     def __init__(self, capacity: int = 20_000) -> None:
@@ -100,9 +116,10 @@ class Recent:
         return len(self._next)
 
     def add(self, tokens: Sequence[int]) -> None:
-        """Every pair of `tokens` with the DEPTH tokens behind it."""
+        """Remember every pair of `tokens` with the DEPTH tokens after it."""
         for i in range(len(tokens) - KEY - DEPTH + 1):
-            key, rest = tuple(tokens[i : i + KEY]), tuple(tokens[i + KEY : i + KEY + DEPTH])
+            key = tuple(tokens[i : i + KEY])
+            rest = tuple(tokens[i + KEY : i + KEY + DEPTH])
             kept = self._next.setdefault(key, [])
             if rest in kept:
                 kept.remove(rest)
@@ -113,7 +130,7 @@ class Recent:
             self._next.popitem(last=False)
 
     def continuations(self, tokens: Sequence[int]) -> list[tuple[int, ...]]:
-        """Newest first."""
+        """What followed the last pair of `tokens`, newest first."""
         key = tuple(tokens[-KEY:])
         kept = self._next.get(key)
         if kept is None:
@@ -123,20 +140,20 @@ class Recent:
 
 
 @dataclass(frozen=True)
-class Table:
-    """The most frequent n-grams of a corpus, or of a model's own outputs; fixed once made.
-
-    keys: shape (n,), ascending, two token ids packed into 64 bits. rest: shape (n, DEPTH), int32; the
-    continuations of equal keys stand most frequent first. vocabulary: whose token ids these are.
-    """
+class NgramTable:
+    """The most frequent n-grams of a corpus, or of a model's own outputs; fixed once made."""
 
     keys: Ints
+    """Shape (n,), int64, ascending: two token ids packed into 64 bits."""
     rest: Ints
+    """Shape (n, DEPTH), int32: the continuations; those of equal keys stand most frequent first."""
     vocabulary: str
+    """The hash of the vocabulary that the token ids belong to; see `vocabulary_hash`."""
     source: str
+    """Where the texts come from, for messages."""
 
     def continuations(self, tokens: Sequence[int]) -> list[tuple[int, ...]]:
-        """Most frequent first, KEPT at most."""
+        """What followed the last pair of `tokens`, most frequent first; KEPT at most."""
         if len(tokens) < KEY:
             return []
         key = _pack(tokens[-2], tokens[-1])
@@ -147,18 +164,28 @@ class Table:
         return [tuple(row) for row in self.rest[start:end].tolist()]
 
     def megabytes(self) -> float:
-        """Of memory, and about as much on disk."""
+        """Size in memory, and about as much on disk."""
         return float(self.keys.nbytes + self.rest.nbytes) / 1e6
 
 
-def build_table(texts: Iterable[Sequence[int]], *, vocabulary: str, source: str, capacity: int = 100_000) -> Table:
-    """The `capacity` most frequent n-grams of token lists, KEPT per pair. Raises ControllerError if there are none."""
+def build_table(texts: Iterable[Sequence[int]], *, vocabulary: str, source: str, capacity: int = 100_000) -> NgramTable:
+    """Count the n-grams of texts and keep the most frequent ones, KEPT a pair at most.
+
+    Args:
+        texts: Lists of tokens.
+        vocabulary: The hash of the vocabulary that they belong to.
+        source: Where they come from, for messages.
+        capacity: Most n-grams kept.
+
+    Raises:
+        ControllerError: The texts are too short to hold an n-gram.
+    """
     counts: Counter[tuple[int, ...]] = Counter()
     for tokens in texts:
         for i in range(len(tokens) - KEY - DEPTH + 1):
             counts[tuple(tokens[i : i + KEY + DEPTH])] += 1
         if len(counts) > 8 * capacity:
-            # What was rare so far is dropped: memory stays bounded, and the frequent ones are safe (lossy counting).
+            # Lossy counting: what was rare so far is dropped, so that memory stays bounded; the frequent ones stay.
             counts = Counter(dict(counts.most_common(4 * capacity)))
     if not counts:
         raise ControllerError(f"the texts are too short for n-grams of {KEY + DEPTH} tokens; give more text")
@@ -171,17 +198,23 @@ def build_table(texts: Iterable[Sequence[int]], *, vocabulary: str, source: str,
     order = sorted(per_key)
     keys = np.array([key for key in order for _ in per_key[key]], np.int64)
     rest = np.array([row for key in order for row in per_key[key]], np.int32)
-    return Table(keys, rest, vocabulary, source)
+    return NgramTable(keys, rest, vocabulary, source)
 
 
 def _pack(first: int, second: int) -> int:
     return first << 32 | second
 
 
-def save_table(path: Path, table: Table, *, force: bool = False) -> None:
-    """One safetensors file: two arrays, and a card with their digest; written whole or not at all.
+def save_table(path: Path, table: NgramTable, *, force: bool = False) -> None:
+    """Write a table to one safetensors file: two arrays, and a card with their digest. Whole or not at all.
 
-    Raises ControllerError if it exists, or can't be written.
+    Args:
+        path: The file.
+        table: What is written.
+        force: Whether an existing file may be replaced.
+
+    Raises:
+        ControllerError: The file exists, or can't be written.
     """
     if path.exists() and not force:
         raise ControllerError(f"{path} exists; give another name, or --force to overwrite it")
@@ -196,14 +229,18 @@ def save_table(path: Path, table: Table, *, force: bool = False) -> None:
         raise ControllerError(f"can't write {path}: {error}; give a name in a folder with room") from None
 
 
-def load_table(path: Path) -> Table:
-    """Raises ControllerError for a file that is damaged, or not of this kind."""
+def load_table(path: Path) -> NgramTable:
+    """Read a table.
+
+    Raises:
+        ControllerError: There is no such file, or it is damaged, changed, or of another kind.
+    """
     try:
         with safe_open(path, framework="numpy") as file:
             card = json.loads((file.metadata() or {}).get("card", "{}"))
             if not isinstance(card, dict) or card.get("format") != FORMAT:
                 raise ControllerError(f"{path} is no n-gram database of this version; make one with ctl ngrams")
-            table = Table(file.get_tensor("keys"), file.get_tensor("rest"), card["vocabulary"], card["source"])
+            table = NgramTable(file.get_tensor("keys"), file.get_tensor("rest"), card["vocabulary"], card["source"])
             digest = card["sha256"]
     except FileNotFoundError:
         raise ControllerError(f"{path} does not exist; make it with ctl ngrams") from None
@@ -211,13 +248,14 @@ def load_table(path: Path) -> Table:
         if isinstance(error, ControllerError):
             raise
         raise ControllerError(f"{path} is damaged or no n-gram database; make it again with ctl ngrams") from None
-    shapes = table.keys.shape == (len(table.rest),) and table.rest.shape[1:] == (DEPTH,)
-    if not shapes or table.keys.dtype != np.int64 or table.rest.dtype != np.int32 or _digest(table) != digest:
+    has_shapes = table.keys.shape == (len(table.rest),) and table.rest.shape[1:] == (DEPTH,)
+    has_types = table.keys.dtype == np.int64 and table.rest.dtype == np.int32
+    if not has_shapes or not has_types or _digest(table) != digest:
         raise ControllerError(f"{path} was changed after it was written; make it again with ctl ngrams")
     return table
 
 
-def _digest(table: Table) -> str:
+def _digest(table: NgramTable) -> str:
     digest = hashlib.sha256(f"{FORMAT} {table.vocabulary} {table.source}\n".encode())
     digest.update(np.ascontiguousarray(table.keys).tobytes())
     digest.update(np.ascontiguousarray(table.rest).tobytes())

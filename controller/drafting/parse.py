@@ -1,9 +1,13 @@
-"""Drafters as short texts: `ngram(8)`, `hierarchy(16, corpus=FILE)`, `sequoia(MODEL, 16)`; the grammar is text.py's."""
+"""Drafters as short texts: `ngram(8)`, `hierarchy(16, corpus=FILE)`, `sequoia(MODEL, 16)`.
+
+`core/text_form.py` owns the grammar.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from ..core.errors import ControllerError
 from ..core.text_form import Arguments, call_in
@@ -12,10 +16,11 @@ from .hierarchy import Hierarchy
 from .models.model_drafter import DraftModel, ModelDrafter
 from .models.triforce import TriForce
 from .ngrams import load_table
-from .planning.acceptance import Kind
+from .planning.plan import Kind
 from .prompt_lookup import PromptLookup
 
 Load = Callable[[str], DraftModel]
+"""Opens the model that a text names."""
 
 _MODEL_DRAFTS: dict[str, Kind] = {
     "model": "chain",
@@ -24,51 +29,71 @@ _MODEL_DRAFTS: dict[str, Kind] = {
     "dyspec": "dyspec",
     "dyspec_greedy": "dyspec-greedy",
 }
+"""How drafts branch, by the name of a drafter with a model."""
 _DRAFTS = ("none", "ngram", "hierarchy", "triforce", *_MODEL_DRAFTS)
+CHAIN_SIZE = 8
+"""Most tokens of a chain of a smaller model, unless the text says so."""
+TREE_SIZE = 16
+"""Most tokens of a tree of a smaller model, unless the text says so."""
+TRIFORCE_SIZE = 6
+"""Most tokens of TriForce's chains, unless the text says so."""
+TRIFORCE_BUDGET = 1024
+"""Tokens of the past that TriForce's chains are drawn with, unless the text says so."""
 
 
 def parse_draft(text: str, load: Load | None = None) -> Drafter | None:
-    """`none`, `ngram(8)`, `hierarchy(48, model=FILE, corpus=FILE)`; what stands in parentheses may be left out.
+    """Make a drafter from its text; what stands in parentheses may be left out.
 
-    With a smaller model: `model(MODEL, 8)` drafts chains, `cascade(MODEL, 8)` chains that n-grams draft for,
-    `sequoia(MODEL, 16)`, `dyspec(MODEL, 16)` and
-    `dyspec_greedy(MODEL, 16)` trees; `triforce(6, budget=1024, model=MODEL)` drafts with the model's
-    own sparse cache. `load` opens MODEL.
+    - `none`
+    - `ngram(8)`: n-grams of the text so far.
+    - `hierarchy(48, model=FILE, corpus=FILE)`: n-grams of the text, of earlier runs and of databases.
+    - `model(MODEL, 8)`: chains of a smaller model. `cascade(MODEL, 8)`: the same, with n-grams as inner drafter.
+    - `sequoia(MODEL, 16)`, `dyspec(MODEL, 16)`, `dyspec_greedy(MODEL, 16)`: trees of a smaller model.
+    - `triforce(6, budget=1024, model=MODEL)`: the target itself with a part of its cache.
+
+    Args:
+        text: The drafter.
+        load: Opens MODEL; None = a text with a model is refused.
+
+    Raises:
+        ControllerError: The text is no drafter, or its model or file can't be opened.
 
     >>> parse_draft("ngram(4)")
     PromptLookup(longest=3, shortest=1, size=4)
     """
-    name, given = call_in(text, "draft", _DRAFTS)
-    arguments = given or []
+    name, found = call_in(text, "draft", _DRAFTS)
+    arguments = found or []
     if name == "none":
         return None
     if name in _MODEL_DRAFTS:
         return _model_drafter(name, arguments, load)
     if name == "triforce":
         return _triforce(arguments, load)
-    size, files = _size_and_named(name, arguments, ("model", "corpus") if name == "hierarchy" else ())
     if name == "ngram":
-        return PromptLookup(size=size or PromptLookup.size)
-    tables = {key: load_table(Path(value)) for key, value in files.items()}
-    return Hierarchy(size=size or Hierarchy.size, model=tables.get("model"), corpus=tables.get("corpus"))
+        return PromptLookup(size=_size_and_named(name, arguments, ()).size or PromptLookup.size)
+    given = _size_and_named(name, arguments, ("model", "corpus"))
+    tables = {key: load_table(Path(value)) for key, value in given.named.items()}
+    return Hierarchy(size=given.size or Hierarchy.size, model=tables.get("model"), corpus=tables.get("corpus"))
 
 
 def _model_drafter(name: str, arguments: Arguments, load: Load | None) -> ModelDrafter:
     if not arguments or arguments[0][0] is not None or not arguments[0][1]:
         raise ControllerError(f"draft {name} needs a smaller model: {name}(MODEL) or {name}(MODEL, 16)")
-    size, _ = _size_and_named(name, arguments[1:], ())
+    size = _size_and_named(name, arguments[1:], ()).size
     kind = _MODEL_DRAFTS[name]
-    below = PromptLookup() if name == "cascade" else None
     model = _opened(str(arguments[0][1]), name, load)
-    return ModelDrafter(model, kind=kind, size=size or (8 if kind == "chain" else 16), below=below)
+    inner = PromptLookup() if name == "cascade" else None
+    return ModelDrafter(model, kind=kind, size=size or (CHAIN_SIZE if kind == "chain" else TREE_SIZE), inner=inner)
 
 
 def _triforce(arguments: Arguments, load: Load | None) -> TriForce:
     size, named = _size_and_named("triforce", arguments, ("budget", "model"))
-    below: Drafter | None = None
+    inner: Drafter | None = None
     if "model" in named:
-        below = ModelDrafter(_opened(named["model"], "triforce", load), kind="chain", size=8, below=PromptLookup())
-    return TriForce(below, size=size or 6, budget=_whole(named.get("budget", 1024), "triforce's budget"))
+        model = _opened(named["model"], "triforce", load)
+        inner = ModelDrafter(model, kind="chain", size=CHAIN_SIZE, inner=PromptLookup())
+    budget = _whole(named.get("budget", TRIFORCE_BUDGET), "triforce's budget")
+    return TriForce(inner, size=size or TRIFORCE_SIZE, budget=budget)
 
 
 def _opened(model: str, name: str, load: Load | None) -> DraftModel:
@@ -77,8 +102,15 @@ def _opened(model: str, name: str, load: Load | None) -> DraftModel:
     return load(model)
 
 
-def _size_and_named(name: str, arguments: Arguments, keys: tuple[str, ...]) -> tuple[int | None, dict[str, str]]:
-    """(size, named values) of `name(8, key=...)`."""
+class _Given(NamedTuple):
+    """The arguments of `name(8, key=...)`."""
+
+    size: int | None
+    named: dict[str, str]
+
+
+def _size_and_named(name: str, arguments: Arguments, keys: tuple[str, ...]) -> _Given:
+    """Read the arguments; raises ControllerError for a name that is not in `keys`."""
     size, named = None, {}
     for key, value in arguments:
         if key is None:
@@ -88,7 +120,7 @@ def _size_and_named(name: str, arguments: Arguments, keys: tuple[str, ...]) -> t
         else:
             takes = "".join(f", {k}=..." for k in keys)
             raise ControllerError(f"draft {name} takes a size{takes}; not {key}={value}")
-    return size, named
+    return _Given(size, named)
 
 
 def _whole(value: object, what: str) -> int:

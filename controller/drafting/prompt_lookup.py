@@ -1,11 +1,11 @@
-"""Drafts copied from behind an earlier place where the last tokens stand too."""
+"""Drafts copied from what followed an earlier occurrence of the last tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..core.decode import NO_DRAFT, Decode, Draft, Step
+from ..core.decode import NO_DRAFT, Asking, Draft
 from ..core.errors import ControllerError
 from .drafter import Stateless
 
@@ -19,8 +19,11 @@ class PromptLookup(Stateless):
     """
 
     longest: int = 3
+    """Most tokens of the n-gram that is looked for."""
     shortest: int = 1
+    """Fewest tokens of it."""
     size: int = 8
+    """Most drafted tokens a step."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.shortest <= self.longest:
@@ -30,7 +33,8 @@ class PromptLookup(Stateless):
         if self.size < 1:
             raise ControllerError(f"draft size is {self.size}; it must be at least 1")
 
-    def propose(self, tokens: Sequence[int], room: int) -> Generator[Decode, Step, Draft]:
+    def propose(self, tokens: Sequence[int], room: int) -> Asking[Draft]:
+        """The continuation of the best match, as a chain."""
         found = self._continuation(list(tokens), min(self.size, room))
         return Draft.chain(found) if found else NO_DRAFT
         yield  # a generator that needs no forward of its own
@@ -38,16 +42,18 @@ class PromptLookup(Stateless):
     def _continuation(self, tokens: list[int], size: int) -> list[int]:
         if size < 1 or not tokens:
             return []
-        best, found = self.shortest - 1, 0
+        best_length = self.shortest - 1
+        best_end = 0
         last = tokens[-1]
         for end in range(len(tokens) - 1, 0, -1):
             if tokens[end - 1] != last:
                 continue
-            n = 1
-            while n < min(self.longest, end) and tokens[end - 1 - n] == tokens[-1 - n]:
-                n += 1
-            if n > best:
-                best, found = n, end
-                if n == self.longest:
+            length = 1
+            while length < min(self.longest, end) and tokens[end - 1 - length] == tokens[-1 - length]:
+                length += 1
+            if length > best_length:
+                best_length = length
+                best_end = end
+                if length == self.longest:
                     break
-        return tokens[found : found + size] if found else []
+        return tokens[best_end : best_end + size] if best_end else []

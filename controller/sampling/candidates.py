@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..core.decode import Floats
 from ..core.errors import ControllerError
+from ..core.probability import entropy_of
 
 Indices = npt.NDArray[np.intp]
 
@@ -22,8 +23,8 @@ _SHORT = 4096
 _DEPTHS = (3.0, 5.0, 8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 32.0, 48.0, 104.0, np.inf)
 """At 104 the weights of float32 have underflowed to 0."""
 
-_FLOOR = -1000.0
-"""Stands in for -inf where it is multiplied by a weight of 0: exp(-1000) is 0 in float64 too."""
+COLDEST = 1e-4
+"""At and below this temperature the most probable token is taken; the lowest id wins ties."""
 
 
 class Candidates:
@@ -60,10 +61,7 @@ class Candidates:
             short = self.ids is None and len(self.logits) < _SHORT
             logits = self.logits.astype(np.float64) if short else self.logits
             top = logits.max()
-            if top == -np.inf:
-                raise ControllerError("no token is allowed here: the constraints of this call have removed all of them")
-            if not top < np.inf:
-                raise ControllerError(f"the sampling law is broken: the largest logit is {top} (a faulty processor?)")
+            check_largest(top)
             self._shifted = logits - top
         return self._shifted
 
@@ -85,11 +83,7 @@ class Candidates:
     def entropy(self) -> float:
         """In nats; candidates of probability 0 count as absent."""
         if self._entropy is None:
-            with np.errstate(invalid="ignore"):
-                inner = float(self.weights @ self.shifted)
-            if inner != inner:  # 0 times -inf
-                inner = float(self.weights @ np.maximum(self.shifted, _FLOOR))
-            self._entropy = max(float(np.log(self.mass)) - inner / self.mass, 0.0)
+            self._entropy = entropy_of(self.shifted, self.weights, self.mass)
         return self._entropy
 
     @property
@@ -111,9 +105,20 @@ class Candidates:
         """Only the most probable candidate; the lowest id wins ties."""
         return self.keep(np.array([int(self.shifted.argmax())]))
 
-    def scaled(self, temperature: float) -> Candidates:
-        """All logits divided by a temperature above 0."""
+    def tempered(self, temperature: float) -> Candidates:
+        """All logits divided by a temperature; at COLDEST and below only the most probable candidate."""
+        if temperature == 1.0:
+            return self
+        if temperature <= COLDEST:
+            return self.keep_top()
         return Candidates(self.shifted / temperature, self.ids, centred=True, whole=self.whole)
+
+    def dense(self, size: int) -> Floats:
+        """Shape (size,), float64, sum 1: the probability of every token, 0 for those that are no candidates."""
+        probs = np.zeros(size)
+        probs[slice(len(self.weights)) if self.ids is None else self.ids] = self.weights
+        probs /= probs.sum()
+        return probs
 
     def token(self, position: int) -> int:
         """The token id at a position."""
@@ -122,6 +127,14 @@ class Candidates:
     def position(self, token: int) -> int:
         """Where a candidate stands."""
         return token if self.ids is None else int(np.searchsorted(self.ids, token))
+
+
+def check_largest(logit: float) -> None:
+    """Raises ControllerError if the largest logit of a row says that nothing can be drawn from it."""
+    if logit == -np.inf:
+        raise ControllerError("no token is allowed here: the constraints of this call have removed all of them")
+    if not logit < np.inf:
+        raise ControllerError(f"the sampling distribution is broken: its largest logit is {logit} (bad processor?)")
 
 
 def head(rank: Floats, enough: Callable[[Indices], Any]) -> Indices:

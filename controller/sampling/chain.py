@@ -1,27 +1,27 @@
 """Chains: a policy as a list of stages, in the order in which they act, ending in a draw from the keyed uniforms.
 
-Owns how stages are put together and which orders make no sense.
+Owns how stages are put together and which orders make no sense. It knows no stage by name: what it must know of one
+the stage declares.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any
-
-import numpy as np
+from typing import Any, ClassVar
 
 from ..core.decode import Decode, Floats, Step
 from ..core.errors import ControllerError
-from ..core.tokenizer import Tokenizer
-from .candidates import Candidates, Indices
-from .policy import beside, checked, layers_of
-from .row import NO_ROW, Row, RunContext
+from ..thinking.markers import Phase
+from .candidates import Candidates, check_largest
+from .policy import CompositePolicy, Policy
+from .row import LogitsRow, Row
 from .stage import Stage
-from .stages.temperature import Temperature
-from .stages.truncation import TopNSigma
+
+_MODELS_OWN = "temperature(1)"
+"""The text of the model's own distribution, which a chain without stages draws from."""
 
 
-class Chain:
+class Chain(CompositePolicy):
     """A sampling policy: stages from left to right, then a draw. Raises ControllerError for an order without sense.
 
     >>> from reasonctl.controller import EDT, TopH
@@ -29,118 +29,113 @@ class Chain:
     edt(t0=0.8,theta=0.4) | top_h(0.4)
     """
 
-    suppresses_cues = False
+    takes_largest: ClassVar[bool] = False
+    """The most probable candidate is taken; nothing is drawn."""
 
     def __init__(self, *stages: Stage) -> None:
         check_order(stages)
-        # No stage at all is the model's own law, which has a text too.
-        self.stages: tuple[Stage, ...] = stages or (() if self._kind() else (Temperature(1.0),))
+        super().__init__(stages)
+        self.stages = stages
         self.stateful = any(stage.stateful for stage in stages)
-        self.asks = any(stage.asks for stage in stages)
-        self.reads_text = any(stage.reads_text for stage in stages)
-        self.phased = any(stage.phased for stage in stages)
-        # A subclass may say so of itself.
-        self.suppresses_cues = self.suppresses_cues or any(stage.suppresses_cues for stage in stages)
+        self.neutral = all(stage.neutral for stage in stages) and not self.takes_largest
+        """The chain draws from the model's own distribution."""
 
     def start(self) -> Any:
         return tuple(stage.start() for stage in self.stages) if self.stateful else None
 
-    def check_run(self, frame: RunContext) -> None:
-        for stage in self.stages:
-            stage.check_run(frame)
+    def step(self, state: Any, row: Row) -> tuple[Any, int]:
+        held, candidates = self.candidates(state, row)
+        token = self.draw(candidates, row)
+        return self.accept(held, candidates, token), token
+
+    def candidates(self, state: Any, row: Row) -> tuple[Sequence[Any], Candidates]:
+        """The stages' states half-way, for `accept`, and what the stages leave of a row."""
+        return run_stages(self.stages, state, row.logits, row)
+
+    def draw(self, candidates: Candidates, row: Row) -> int:
+        """The token that this position's first uniform draws."""
+        return row.draw(candidates)
+
+    def accept(self, held: Sequence[Any], candidates: Candidates, token: int) -> Any:
+        """The state after `token` was drawn from `candidates`; `held` are the stages' states half-way."""
+        if not self.stateful:
+            return None
+        return tuple(
+            stage.accept(own, candidates, token) if stage.stateful else own
+            for stage, own in zip(self.stages, held, strict=True)
+        )
+
+    def samples(self, phase: Phase) -> bool:
+        return not self.takes_largest
+
+    def distribution(self, state: Any, row: Row) -> Candidates:
+        _, candidates = self.candidates(state, row)
+        return candidates
+
+    def probs(self, logits: Floats) -> Floats:
+        """Probabilities of all tokens before the first token of a run, from a row of logits alone.
+
+        Raises:
+            ControllerError: a stage reads more than the logits.
+
+        >>> import numpy as np
+        >>> Chain().probs(np.log([0.75, 0.25])).round(4).tolist()
+        [0.75, 0.25]
+        """
+        return self.distribution(self.start(), LogitsRow(logits)).dense(len(logits))
+
+    def for_drafts(self) -> Policy:
+        kept = [stage for stage in self.stages if stage.drafts]
+        return self if len(kept) == len(self.stages) else self._of(kept)
 
     def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
+        if not self.needs_forwards:
+            return state
         held = []
         for stage, own in zip(self.stages, state, strict=True):
-            held.append((yield from stage.prepare(own, row)) if stage.asks else own)
+            held.append((yield from stage.prepare(own, row)) if stage.needs_forwards else own)
         return tuple(held)
 
     def end(self, state: Any) -> None:
-        for stage, own in zip(self.stages, state, strict=True):
-            if stage.asks:
+        if self.needs_forwards:
+            for stage, own in zip(self.stages, state, strict=True):
                 stage.end(own)
-
-    def layers(self, depth: int) -> tuple[int, ...]:
-        return layers_of(self.stages, depth)
-
-    def check(self, model: Any) -> list[str]:
-        return checked(self.stages, model)
-
-    def beside(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> tuple[int, ...]:
-        return beside(self.stages, tokenizer, prompt)
-
-    def step(self, state: Any, row: Row) -> tuple[Any, int]:
-        return self.drawn(*self.scores(state, row), row)
-
-    def drawn(self, held: Sequence[Any] | None, scores: Candidates, row: Row) -> tuple[Any, int]:
-        """The states after a draw from what the stages left, and the token; `held` are their states half-way."""
-        token = self.choose(scores, row)
-        if not self.stateful or held is None:
-            return None, token
-        return tuple(
-            stage.accept(own, scores, token) if stage.stateful else own
-            for stage, own in zip(self.stages, held, strict=True)
-        ), token
-
-    def scores(self, state: Any, row: Row) -> tuple[Sequence[Any], Candidates]:
-        """What the stages leave of a row, and their states half-way: `accept` takes them on."""
-        return run_stages(self.stages, state, row.logits, row)
-
-    def choose(self, scores: Candidates, row: Row) -> int:
-        """The token that this position's first uniform draws."""
-        return row.draw(scores.weights, scores.ids)
-
-    def law(self, logits: Floats, row: Any = None) -> tuple[Indices | None, Floats]:
-        """(token ids, weights) of the survivors; ids None = all of them. Weights need no sum of 1.
-
-        Without a row only stages that look at nothing but the logits can be asked; others raise ControllerError.
-        """
-        _, scores = run_stages(self.stages, self.start(), logits, NO_ROW if row is None else row)
-        return scores.ids, scores.weights
 
     def explain(self) -> list[str]:
         """One line per stage, in order: what it is, and on which side of the temperature a truncation acts."""
         at = next((i for i, stage in enumerate(self.stages) if stage.kind == "temperature"), None)
         lines = []
         for i, stage in enumerate(self.stages):
-            side = (
-                "" if at is None or stage.kind != "truncation" else f", {'after' if i > at else 'before'} temperature"
-            )
+            side = ""
+            if at is not None and stage.kind == "truncation":
+                side = f", {'after' if i > at else 'before'} temperature"
             lines.append(f"{stage} ({stage.kind}{side})")
         return lines
 
     def __str__(self) -> str:
-        return " | ".join(map(str, self.stages))
+        return " | ".join(map(str, self.stages)) or _MODELS_OWN
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Chain) and self._kind() == other._kind() and self.stages == other.stages
+        return isinstance(other, Chain) and self._key() == other._key()
 
     def __hash__(self) -> int:
-        return hash((self._kind(), self.stages))
+        return hash(self._key())
 
-    def _kind(self) -> bool:
-        return isinstance(self, Greedy)
+    def _key(self) -> tuple[bool, tuple[Stage, ...]]:
+        return self.takes_largest, () if self.neutral else self.stages
 
-
-def run_stages(stages: Sequence[Stage], state: Any, logits: Floats, row: Any) -> tuple[Sequence[Any], Candidates]:
-    """A row's candidates after all stages, and the stages' states."""
-    scores = Candidates(logits)
-    if state is None:
-        for stage in stages:
-            _, scores = stage.step(None, scores, row)
-        return (), scores
-    held = []
-    for stage, own in zip(stages, state, strict=True):
-        own, scores = stage.step(own, scores, row)
-        held.append(own)
-    return held, scores
+    def _of(self, stages: Sequence[Stage]) -> Chain:
+        """A chain of this kind."""
+        return Chain(*stages)
 
 
 class Greedy(Chain):
     """The most probable token; the lowest id wins ties. Constraints may come before it."""
+
+    takes_largest = True
 
     def __init__(self, *constraints: Stage) -> None:
         for stage in constraints:
@@ -150,14 +145,33 @@ class Greedy(Chain):
                 )
         super().__init__(*constraints)
 
-    def choose(self, scores: Candidates, row: Row) -> int:
-        token = int(scores.logits.argmax())
-        if not -np.inf < scores.logits[token] < np.inf:
-            _ = scores.shifted  # says why
+    def draw(self, candidates: Candidates, row: Row) -> int:
+        token = int(candidates.logits.argmax())
+        check_largest(candidates.logits[token])
         return token
+
+    def distribution(self, state: Any, row: Row) -> Candidates:
+        return super().distribution(state, row).keep_top()
 
     def __str__(self) -> str:
         return " | ".join([*map(str, self.stages), "greedy"])
+
+    def _of(self, stages: Sequence[Stage]) -> Chain:
+        return Greedy(*stages)
+
+
+def run_stages(stages: Sequence[Stage], state: Any, logits: Floats, row: Row) -> tuple[Sequence[Any], Candidates]:
+    """The stages' states half-way, and the candidates that they leave of `logits`; state None for no states."""
+    candidates = Candidates(logits)
+    if state is None:
+        for stage in stages:
+            _, candidates = stage.step(None, candidates, row)
+        return (), candidates
+    held = []
+    for stage, own in zip(stages, state, strict=True):
+        own, candidates = stage.step(own, candidates, row)
+        held.append(own)
+    return held, candidates
 
 
 def check_order(stages: Sequence[Stage]) -> None:
@@ -172,7 +186,7 @@ def check_order(stages: Sequence[Stage]) -> None:
 
 
 def _clash(first: Stage, then: Stage) -> str | None:
-    """Why `then` can't stand behind `first`."""
+    """Why `then` can't stand after `first`."""
     kinds = (first.kind, then.kind)
     if type(first) is type(then):
         return f"it names {first.name} twice; keep one"
@@ -185,7 +199,7 @@ def _clash(first: Stage, then: Stage) -> str | None:
         other = then if own is first else first
         return f"{own.name} sets the truncation itself, and {other.name} would take it off its target; keep one"
     if kinds == ("feedback", "temperature"):
-        return f"{then.name} would change the law whose surprise {first.name} steers; put it before"
-    if isinstance(then, TopNSigma) and first.truncates:
-        return f"top_n_sigma measures the spread of the whole row; put it before {first.name}"
+        return f"{then.name} would change the distribution whose surprise {first.name} steers; put it before"
+    if then.needs_whole_row and first.truncates:
+        return f"{then.name} measures the spread of the whole row; put it before {first.name}"
     return None

@@ -1,4 +1,4 @@
-"""Policies made of policies: one for each phase of a run, and one behind the constraints of a call."""
+"""Policies made of policies: one for each phase of a run, and one after the constraints of a call."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from ..core.decode import Decode, Step
-from ..core.tokenizer import Tokenizer
 from ..core.trace import Trace
+from ..thinking.markers import Phase
+from .candidates import Candidates
 from .chain import Chain, run_stages
-from .policy import Policy, asks, beside, check_run, checked, end, finish, layers_of, prepared, suppresses_cues
-from .row import Row, RunContext
+from .policy import CompositePolicy, Policy, PolicyWrapper
+from .row import Row
 from .stage import Stage
 
 
-class PerPhase:
+class PerPhase(CompositePolicy):
     """One policy while thinking (and before), another one for the answer; each keeps its own state.
 
     Where a phase ends is read from the text: by the exit rule's markers, or by the controller's.
@@ -24,53 +25,58 @@ class PerPhase:
     think: temperature(1) | min_p(0.05) ; answer: greedy
     """
 
-    phased = reads_text = True
+    phased = True
+    reads_text = True
 
     def __init__(self, think: Policy, answer: Policy) -> None:
-        self.think, self.answer = think, answer
-        self.asks = asks(think) or asks(answer)
-        self.suppresses_cues = suppresses_cues(think)
+        super().__init__((think, answer))
+        self.think = think
+        self.answer = answer
+        # Exit rules wait for words while the model thinks; what the answer may hold is nothing to them.
+        self.suppresses_cues = think.suppresses_cues
 
     def start(self) -> Any:
         return self.think.start(), self.answer.start()
 
-    def check_run(self, frame: RunContext) -> None:
-        check_run(self.think, frame)
-        check_run(self.answer, frame)
+    def step(self, state: Any, row: Row) -> tuple[Any, int]:
+        think, answer = state
+        if row.phase == "answer":
+            answer, token = self.answer.step(answer, row)
+        else:
+            think, token = self.think.step(think, row)
+        return (think, answer), token
+
+    def samples(self, phase: Phase) -> bool:
+        return (self.answer if phase == "answer" else self.think).samples(phase)
+
+    def distribution(self, state: Any, row: Row) -> Candidates:
+        think, answer = state
+        if row.phase == "answer":
+            return self.answer.distribution(answer, row)
+        return self.think.distribution(think, row)
+
+    def for_drafts(self) -> Policy:
+        return PerPhase(self.think.for_drafts(), self.answer.for_drafts())
 
     def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
+        think, answer = state
         if row.phase == "answer":
-            return state[0], (yield from prepared(self.answer, state[1], row))
-        return (yield from prepared(self.think, state[0], row)), state[1]
+            return think, (yield from self.answer.prepare(answer, row))
+        return (yield from self.think.prepare(think, row)), answer
 
     def end(self, state: Any) -> None:
-        end(self.think, state[0])
-        end(self.answer, state[1])
-
-    def layers(self, depth: int) -> tuple[int, ...]:
-        return layers_of((self.think, self.answer), depth)
-
-    def check(self, model: Any) -> list[str]:
-        return checked((self.think, self.answer), model)
-
-    def beside(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> tuple[int, ...]:
-        return beside((self.think, self.answer), tokenizer, prompt)
+        think, answer = state
+        self.think.end(think)
+        self.answer.end(answer)
 
     def finish(self, state: Any, trace: Trace) -> None:
-        finish(self.think, state[0], trace)
-        finish(self.answer, state[1], trace)
-
-    def step(self, state: Any, row: Row) -> tuple[Any, int]:
-        if row.phase == "answer":
-            own, token = self.answer.step(state[1], row)
-            return (state[0], own), token
-        own, token = self.think.step(state[0], row)
-        return (own, state[1]), token
+        think, answer = state
+        self.think.finish(think, trace)
+        self.answer.finish(answer, trace)
 
     def explain(self) -> list[str]:
-        """One line per stage, in order."""
-        parts = (("think", self.think), ("answer", self.answer))
-        return [f"{name}: {line}" for name, policy in parts if isinstance(policy, Chain) for line in policy.explain()]
+        phases = (("think", self.think), ("answer", self.answer))
+        return [f"{phase}: {line}" for phase, policy in phases for line in policy.explain()]
 
     def __str__(self) -> str:
         return f"think: {self.think} ; answer: {self.answer}"
@@ -79,53 +85,50 @@ class PerPhase:
         return f"PerPhase({str(self)!r})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, PerPhase) and (self.think, self.answer) == (other.think, other.answer)
+        return isinstance(other, PerPhase) and self.parts == other.parts
 
     def __hash__(self) -> int:
-        return hash((self.think, self.answer))
+        return hash(self.parts)
 
 
-class Constrained:
-    """Any policy behind constraints: it sees the row with changed logits. Their states travel with the node too."""
+class Constrained(PolicyWrapper):
+    """Any policy after constraints: it sees the row with changed logits. The state holds theirs and its own."""
 
     def __init__(self, constraints: Sequence[Stage], inner: Policy) -> None:
-        self.constraints, self.inner, self.asks = tuple(constraints), inner, asks(inner)
-        self.phased = getattr(inner, "phased", False) or any(stage.phased for stage in self.constraints)
-        self.suppresses_cues = suppresses_cues(inner) or any(stage.suppresses_cues for stage in self.constraints)
-
-    def __str__(self) -> str:
-        # The model's own law adds nothing to what stands before it.
-        own = isinstance(self.inner, Chain) and self.inner == Chain() and bool(self.constraints)
-        return " | ".join(map(str, self.constraints if own else (*self.constraints, self.inner)))
+        super().__init__(inner, *constraints)
+        self.constraints = tuple(constraints)
 
     def start(self) -> Any:
         return tuple(stage.start() for stage in self.constraints), self.inner.start()
 
-    def check_run(self, frame: RunContext) -> None:
-        for stage in self.constraints:
-            stage.check_run(frame)
-        check_run(self.inner, frame)
+    def step(self, state: Any, row: Row) -> tuple[Any, int]:
+        held, candidates = run_stages(self.constraints, state[0], row.logits, row)
+        own, token = self.inner.step(state[1], row.replaced(candidates.logits))
+        stages = zip(self.constraints, held, strict=True)
+        return (tuple(stage.accept(half, candidates, token) for stage, half in stages), own), token
+
+    def distribution(self, state: Any, row: Row) -> Candidates:
+        _, candidates = run_stages(self.constraints, state[0], row.logits, row)
+        return self.inner.distribution(state[1], row.replaced(candidates.logits))
+
+    def for_drafts(self) -> Policy:
+        kept = [stage for stage in self.constraints if stage.drafts]
+        inner = self.inner.for_drafts()
+        return Constrained(kept, inner) if kept else inner
 
     def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
-        return state[0], (yield from prepared(self.inner, state[1], row))
+        return state[0], (yield from self.inner.prepare(state[1], row))
 
     def end(self, state: Any) -> None:
-        end(self.inner, state[1])
-
-    def layers(self, depth: int) -> tuple[int, ...]:
-        return layers_of((*self.constraints, self.inner), depth)
-
-    def check(self, model: Any) -> list[str]:
-        return checked((*self.constraints, self.inner), model)
-
-    def beside(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> tuple[int, ...]:
-        return beside((self.inner,), tokenizer, prompt)
+        self.inner.end(state[1])
 
     def finish(self, state: Any, trace: Trace) -> None:
-        finish(self.inner, state[1], trace)
+        self.inner.finish(state[1], trace)
 
-    def step(self, state: Any, row: Row) -> tuple[Any, int]:
-        held, scores = run_stages(self.constraints, state[0], row.logits, row)
-        own, token = self.inner.step(state[1], row.replaced(scores.logits))
-        stages = zip(self.constraints, held, strict=True)
-        return (tuple(stage.accept(half, scores, token) for stage, half in stages), own), token
+    def explain(self) -> list[str]:
+        return [*(f"{stage} ({stage.kind})" for stage in self.constraints), *self.inner.explain()]
+
+    def __str__(self) -> str:
+        # The model's own distribution adds nothing to what stands before it.
+        adds_nothing = isinstance(self.inner, Chain) and self.inner.neutral and bool(self.constraints)
+        return " | ".join(map(str, self.constraints if adds_nothing else (*self.constraints, self.inner)))

@@ -8,21 +8,21 @@ is where it differs from pi, which is p^a on the allowed texts normalised once, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..core.decode import Floats
+from ..core.decode import Decode, Floats, Step
 from ..core.errors import ControllerError
+from ..core.probability import softmax
 from ..core.trace import Trace
-from .candidates import Candidates
-from .chain import Chain, Greedy
-from .policy import Policy
-from .row import NO_ROW, Row, RunContext
+from .candidates import COLDEST, Candidates
+from .chain import Chain
+from .policy import Policy, PolicyWrapper
+from .row import LogitsRow, Row
 from .stage import Stage
-from .stages.temperature import COLDEST
 
 
 def log_z(chain: Chain, logits: Floats, row: Row | None = None) -> float:
@@ -34,69 +34,70 @@ def log_z(chain: Chain, logits: Floats, row: Row | None = None) -> float:
     >>> round(log_z(Chain(TopK(2)), np.log([0.5, 0.3, 0.2])), 4)
     -0.2231
     """
-    return _followed(weighable(chain), chain.start(), logits, NO_ROW if row is None else row)[2]
+    return _followed(weighable(chain), chain.start(), logits, LogitsRow(logits) if row is None else row).log_z
 
 
 def weighable(policy: Policy) -> Chain:
     """The policy itself, if its runs have weights. Raises ControllerError."""
-    if isinstance(policy, Greedy) or not isinstance(policy, Chain):
+    if not isinstance(policy, Chain) or policy.takes_largest:
         raise ControllerError(f"policy {policy} can't be weighed; give one chain that ends in a draw")
-    if policy.asks:
+    if policy.needs_forwards:
         raise ControllerError(f"policy {policy} can't be weighed: its temperature takes a second forward; leave it out")
     return policy
 
 
-class Weighed:
+class Weighed(PolicyWrapper):
     """A chain whose runs leave the sum of ln Z over their drawn tokens in `Trace.log_z`.
 
     Its tokens are the chain's. The sum is state: what a rejected draft or a retracted cue saw is not in it.
     """
 
-    asks = False
-
     def __init__(self, policy: Policy) -> None:
         self.chain = weighable(policy)
-        self.reads_text, self.phased = self.chain.reads_text, self.chain.phased
-        self.suppresses_cues = self.chain.suppresses_cues
+        super().__init__(self.chain)
 
     def start(self) -> Any:
         return self.chain.start(), 0.0
 
-    def check_run(self, frame: RunContext) -> None:
-        self.chain.check_run(frame)
-
-    def layers(self, depth: int) -> tuple[int, ...]:
-        return self.chain.layers(depth)
-
-    def check(self, model: Any) -> list[str]:
-        return self.chain.check(model)
-
     def step(self, state: Any, row: Row) -> tuple[Any, int]:
         own, total = state
-        held, scores, here = _followed(self.chain, own, row.logits, row)
-        own, token = self.chain.drawn(held, scores, row)
-        return (own, total + here), token
+        weighed = _followed(self.chain, own, row.logits, row)
+        token = self.chain.draw(weighed.candidates, row)
+        return (self.chain.accept(weighed.held, weighed.candidates, token), total + weighed.log_z), token
+
+    def distribution(self, state: Any, row: Row) -> Candidates:
+        return self.chain.distribution(state[0], row)
+
+    def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
+        return (yield from self.chain.prepare(state[0], row)), state[1]
+
+    def end(self, state: Any) -> None:
+        self.chain.end(state[0])
 
     def finish(self, state: Any, trace: Trace) -> None:
+        self.chain.finish(state[0], trace)
         trace.log_z = (trace.log_z or 0.0) + state[1]
 
-    def explain(self) -> list[str]:
-        """One line per stage, in order."""
-        return self.chain.explain()
 
-    def __str__(self) -> str:
-        return str(self.chain)
+class _WeighedRow(NamedTuple):
+    """What all stages of a chain leave of a row."""
+
+    held: Sequence[Any]
+    """The stages' states half-way."""
+    candidates: Candidates
+    log_z: float
+    """ln Z of the row."""
 
 
-def _followed(chain: Chain, state: Any, logits: Floats, row: Row) -> tuple[Sequence[Any] | None, Candidates, float]:
-    """(states half-way, candidates, ln Z) after all stages of a chain."""
+def _followed(chain: Chain, state: Any, logits: Floats, row: Row) -> _WeighedRow:
+    """A chain's stages on a row, with the ln Z of each added up."""
     scores, total, held = Candidates(logits), 0.0, []
     for stage, own in zip(chain.stages, state or [None] * len(chain.stages), strict=True):
         own, after = stage.step(own, scores, row)
         held.append(own)
         total = _through(stage, total, scores, after, row)
         scores = after
-    return (held if chain.stateful else None), scores, total
+    return _WeighedRow(held, scores, total)
 
 
 def _through(stage: Stage, total: float, before: Candidates, after: Candidates, row: Row) -> float:
@@ -148,10 +149,7 @@ def importance_weights(log_z: Sequence[float]) -> Floats:
 
     For voting and any other mean over samples: pi / q is the product of the Zs, up to a factor.
     """
-    logs = _checked(log_z)
-    w = np.exp(logs - logs.max())
-    weights: Floats = w / w.sum()
-    return weights
+    return softmax(_checked(log_z))
 
 
 def _checked(log_z: Sequence[float]) -> Floats:

@@ -6,7 +6,7 @@ A policy is stages from left to right; `think: ... ; answer: ...` gives each pha
 from __future__ import annotations
 
 import types
-from dataclasses import MISSING, fields
+from dataclasses import MISSING
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -15,7 +15,7 @@ from ..core.text_form import Arguments, call_in, split_top
 from .chain import Chain, Greedy
 from .composed import PerPhase
 from .policy import Policy
-from .stage import Stage
+from .stage import Stage, parameters_of
 from .stages.grammar import Grammar
 from .stages.kl_guided import KLGuided
 from .stages.mirostat import Mirostat, MirostatV2
@@ -53,6 +53,9 @@ STAGES: dict[str, type[Stage]] = {
     )
 }
 """Every stage that a text can name; packages that import this one add theirs with `register_stage`."""
+
+_ELSEWHERE = {"autodeco": "reasonctl.probes"}
+"""Stages of other packages: they can be named once their package is imported."""
 
 S = TypeVar("S", bound=Stage)
 
@@ -104,7 +107,7 @@ def _chain(text: str) -> Chain:
     stages: list[Stage] = []
     parts = [part.strip() for part in split_top(text, "|")]
     for i, part in enumerate(parts):
-        name, arguments = call_in(part, "policy", ("greedy", *STAGES))
+        name, arguments = call_in(part, "policy", ("greedy", *STAGES), _ELSEWHERE)
         if name != "greedy":
             stages.append(_build(STAGES[name], arguments))
         elif arguments is not None or i < len(parts) - 1:
@@ -113,7 +116,7 @@ def _chain(text: str) -> Chain:
 
 
 def _build(stage: type[Stage], arguments: Arguments | None) -> Stage:
-    known = {field.name: field for field in fields(stage)}  # type: ignore[arg-type]
+    known = {field.name: field for field in parameters_of(stage)}
     hints, given = get_type_hints(stage), dict[str, Any]()
     for place, (key, value) in enumerate(arguments or ()):
         name = key if key is not None else (list(known)[place] if place < len(known) else None)

@@ -1,60 +1,83 @@
-"""The verifier of one node: emit a token of the target's law, and a drafted one as often as that law allows.
+"""Verifying the drafted tokens of one node: the emitted token follows the target, and is a drafted one where it may be.
 
-Chains and trees are verified node by node on the way down, so this is all there is to it.
+Speculative sampling (Leviathan et al. 2023, Chen et al. 2023), for several draws at a node as in Sequoia (Chen et al.
+2024). Chains and trees are verified node by node on the way down, so this is all there is to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from ..core.decode import Floats, Proposal
 
 
-def node_tests(target: Floats, proposal: Proposal) -> Iterator[tuple[int | None, Floats, Floats]]:
-    """The tests of a node in draw order: (token drawn, what the target has left, the law of this draw).
+class NodeTest(NamedTuple):
+    """One test of a node, and what it is made of. Both distributions have shape (vocabulary,) and sum 1."""
 
-    A test accepts with probability min(1, left[token] / law[token]); the next item is for the case that it did not.
-    The last item has no token: its `left` is the law of the emitted token if no test accepted. All shapes
-    (vocabulary,), all sums 1. One test gives min(left, law) plus the rejected mass times norm(max(left - law, 0)),
-    which is `left` again: by induction the node's token follows the target. Without replacement: Sequoia's rule.
+    token: int | None
+    """The token drawn; None after the last draw."""
+    target: Floats
+    """What the target has left; after the last draw the distribution of the emitted token."""
+    draft: Floats
+    """The distribution of this draw."""
+
+
+class Verified(NamedTuple):
+    """What verification leaves of a node."""
+
+    accepted: int | None
+    """The drafted token to emit; None where no test accepted one."""
+    residual: Floats
+    """Shape (vocabulary,), sum 1: what the token is drawn from where none was accepted."""
+
+
+def node_tests(target: Floats, proposal: Proposal) -> Iterator[NodeTest]:
+    """The tests of a node in draw order, the last one without a token.
+
+    A test accepts with probability min(1, target[token] / draft[token]); the next one is for the case that it did not.
+    One test gives min(target, draft) plus the rejected mass times norm(max(target - draft, 0)), which is the target
+    again: by induction the node's token follows the target. Without replacement: Sequoia's rule.
+
+    Args:
+        target: shape (vocabulary,), sum 1.
+        proposal: the draws, and the distribution of the first of them, of the target's shape.
     """
-    left, law = target, proposal.law
+    draft = proposal.probs
     for token in proposal.draws:
-        yield token, left, law
-        rest = np.maximum(left - law, 0.0)
+        yield NodeTest(token, target, draft)
+        rest = np.maximum(target - draft, 0.0)
         mass = rest.sum()
-        if mass > 0.0:  # otherwise left == law, and a rejection has probability 0
-            left = rest / mass
+        if mass > 0.0:  # otherwise target == draft, and a rejection has probability 0
+            target = rest / mass
         if not proposal.replacement:
-            law = law.copy()
-            law[token] = 0.0
-            mass = law.sum()
+            draft = draft.copy()
+            draft[token] = 0.0
+            mass = draft.sum()
             if mass <= 0.0:
                 break
-            law /= mass
-    yield None, left, law
+            draft /= mass
+    yield NodeTest(None, target, draft)
 
 
-def verify(
-    weights: Floats, ids: Any, proposal: Proposal, uniform: Callable[[int], float]
-) -> tuple[int | None, Floats, Any]:
-    """(accepted token, -, -), or (None, weights, ids) of the law to draw the token from.
+def verify(target: Floats, proposal: Proposal, uniform: Callable[[int], float]) -> Verified:
+    """Test a node's draws against the target.
 
-    weights, ids: the target's law as `Row.draw` takes it. uniform: number i of this node's own uniforms.
+    Args:
+        target: shape (vocabulary,), sum 1; may be longer than the draft's distribution.
+        proposal: the node's draws.
+        uniform: number i of this node's own uniforms.
     """
-    size = max(len(proposal.law), len(weights) if ids is None else int(np.max(ids)) + 1)
-    target = np.zeros(size)
-    target[slice(len(weights)) if ids is None else ids] = weights
-    target /= target.sum()
-    if size > len(proposal.law):
-        padded = np.zeros(size)
-        padded[: len(proposal.law)] = proposal.law
+    if len(target) > len(proposal.probs):
+        padded = np.zeros(len(target))
+        padded[: len(proposal.probs)] = proposal.probs
         proposal = Proposal(padded, proposal.draws, proposal.replacement)
-    for i, (token, left, law) in enumerate(node_tests(target, proposal)):
+    for i, test in enumerate(node_tests(target, proposal)):
+        if test.token is None:
+            break
         # Strictly less, and multiplied: a token that the target can't give is never accepted, and nothing is 0/0.
-        if token is not None and uniform(i) * law[token] < left[token]:
-            return token, left, None
-    return None, left, None
+        if uniform(i) * test.draft[test.token] < test.target[test.token]:
+            return Verified(test.token, test.target)
+    return Verified(None, test.target)

@@ -4,52 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from ..core.decode import ROOT, Engine, Floats, Proposal, Step
 from ..core.errors import ControllerError
 from ..core.randomness import SAMPLE, VERIFY, Keys
+from ..core.tokenizer import Tokenizer
 from ..thinking.markers import Phase
+from .candidates import Candidates
 from .rejection import verify
-
-if TYPE_CHECKING:
-    from ..core.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """What stays the same in a run: where the prompt ends, what ends the run, and the model behind it.
-
-    known: where stages keep what they have read of the tokenizer, so that each token is read once a run.
-    """
+    """What stays the same in a run."""
 
     start: int = 0
+    """Tokens of the prompt."""
     eos: frozenset[int] = frozenset()
+    """Tokens that end the run."""
     tokenizer: Tokenizer | None = None
+    """The model's; None where a policy that reads no text runs without one."""
     engine: Engine | None = None
+    """The model, for policies that ask for forwards of their own."""
     known: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    """Where stages keep what they have read of the tokenizer, so that each token is read once a run."""
 
     def read(self, why: str) -> Tokenizer:
-        """The tokenizer; ControllerError if there is none."""
+        """The tokenizer; ControllerError if there is none, `why` being who needs it."""
         if self.tokenizer is None:
             raise ControllerError(f"{why} reads text; pass the model's tokenizer")
         return self.tokenizer
 
 
-_NO_FRAME = RunContext()
+_NO_CONTEXT = RunContext()
 
 
 class Row:
-    """What a policy may look at: one verified row, and where it stands.
+    """What a policy may read: one row of the model, and where it stands in the run."""
 
-    tokens: everything before the token to be drawn (prompt included); do not change it.
-    score: what the exit rule said at the last cue; None before the first one.
-    proposal: how the draft's tokens at this place were drawn, if they were.
-    """
+    __slots__ = ("_node", "_step", "context", "keys", "phase", "proposal", "score", "tokens")
 
-    __slots__ = ("_node", "_step", "frame", "keys", "phase", "proposal", "score", "tokens")
+    tokens: Sequence[int]
+    """Everything before the token to be drawn, prompt included; do not change it."""
+    phase: Phase
+    """Whether the token is thought or answered."""
+    keys: Keys
+    """The run's keyed uniforms."""
+    context: RunContext
+    """The run."""
+    score: float | None
+    """What the exit rule said at the last cue; None before the first one."""
+    proposal: Proposal | None
+    """How the draft's tokens at this place were drawn, if they were."""
 
     def __init__(
         self,
@@ -58,12 +67,18 @@ class Row:
         tokens: Sequence[int],
         phase: Phase,
         keys: Keys,
-        frame: RunContext = _NO_FRAME,
+        context: RunContext = _NO_CONTEXT,
         score: float | None = None,
         proposal: Proposal | None = None,
     ) -> None:
-        self._step, self._node, self.tokens = step, node, tokens
-        self.phase, self.keys, self.frame, self.score, self.proposal = phase, keys, frame, score, proposal
+        self._step = step
+        self._node = node
+        self.tokens = tokens
+        self.phase = phase
+        self.keys = keys
+        self.context = context
+        self.score = score
+        self.proposal = proposal
 
     @property
     def logits(self) -> Floats:
@@ -71,29 +86,25 @@ class Row:
         return self._step.logits(self._node)
 
     def hidden(self, layer: int) -> Floats:
-        """Shape (width,)."""
+        """The state after block `layer`, shape (width,); the policy must name the block in `Policy.layers`."""
         return self._step.hidden(self._node, layer)
 
     def uniform(self, index: int = 0) -> float:
         """The keyed uniforms of this position: 0 draws the token, 1 is for stages with a choice of their own."""
         return self.keys.uniform(len(self.tokens), SAMPLE, index)
 
-    def draw(self, weights: Floats, ids: Any = None) -> int:
-        """A token of this law, the draft's if it may be: how every policy that samples ends.
-
-        weights: non-negative, no sum of 1 needed. ids: the tokens they belong to; None = all, in order.
-        """
-        if self.proposal is not None:
-            token, weights, ids = verify(weights, ids, self.proposal, self._test)
-            if token is not None:
-                return token
-        index = draw(weights, self.uniform())
-        return index if ids is None else int(ids[index])
+    def draw(self, candidates: Candidates) -> int:
+        """A token of the candidates, a drafted one if it may be: how every policy that samples ends."""
+        if self.proposal is None:
+            return candidates.token(draw(candidates.weights, self.uniform()))
+        target = candidates.dense(max(len(self.logits), len(self.proposal.probs)))
+        accepted, residual = verify(target, self.proposal, self._test)
+        return draw(residual, self.uniform()) if accepted is None else accepted
 
     def replaced(self, logits: Floats) -> Row:
         """The same row with other logits."""
         step = _Replaced(self._step, self._node, logits)
-        return type(self)(step, ROOT, self.tokens, self.phase, self.keys, self.frame, self.score, self.proposal)
+        return Row(step, ROOT, self.tokens, self.phase, self.keys, self.context, self.score, self.proposal)
 
     @property
     def raw(self) -> Floats:
@@ -107,14 +118,34 @@ class Row:
         return self.keys.uniform(len(self.tokens), VERIFY, index)
 
 
-class _NoRow:
-    """In the place of a Row where a policy is asked about logits alone."""
+class LogitsRow(Row):
+    """Logits without a run, for asking what a policy would draw from. Anything else that it reads is an error."""
 
-    def __getattr__(self, name: str) -> Any:
-        raise ControllerError(f"this policy looks at more than logits (at the row's {name}); give it a row")
+    __slots__ = ()
+
+    def __init__(self, logits: Floats) -> None:
+        self._step = _OneRow(logits)
+        self._node = ROOT
+
+    def replaced(self, logits: Floats) -> Row:
+        return LogitsRow(logits)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        # Slots of Row that were never filled.
+        raise ControllerError(f"this policy reads more than logits (the row's {name}); give it a row of a run")
 
 
-NO_ROW: Any = _NoRow()
+@dataclass(frozen=True, slots=True)
+class _OneRow:
+    """A Step that holds one row of logits and no hidden state."""
+
+    row: Floats
+
+    def logits(self, node: int) -> Floats:
+        return self.row
+
+    def hidden(self, node: int, layer: int) -> Floats:
+        raise ControllerError("this policy reads more than logits (the row's hidden state); give it a row of a run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +154,10 @@ class _Replaced:
 
     step: Step
     node: int
-    scores: Floats
+    row: Floats
 
     def logits(self, node: int) -> Floats:
-        return self.scores
+        return self.row
 
     def hidden(self, node: int, layer: int) -> Floats:
         return self.step.hidden(self.node, layer)
@@ -152,6 +183,8 @@ def draw(weights: Floats, uniform: float) -> int:
     mass = np.cumsum(weights, dtype=np.float64)
     total = mass[-1]
     if not 0.0 < total < np.inf:
-        raise ControllerError(f"the sampling law is broken: its total mass is {total} (NaN or infinite logits?)")
+        raise ControllerError(
+            f"the sampling distribution is broken: its total mass is {total} (NaN or infinite logits?)"
+        )
     # side="right": an index of zero weight can't be hit, not even by a uniform of exactly 0.
     return min(int(mass.searchsorted(uniform * total, side="right")), len(weights) - 1)

@@ -1,56 +1,61 @@
 """A stage of a chain: one pure step on the candidates of a row. Its fields are its text form.
 
-Owns the contract of a stage and how one is written and checked; the stages themselves stand beside.
+Owns the contract of a stage and how one is written and checked; the stages themselves are in `stages/`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
-from dataclasses import MISSING, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import MISSING, Field, fields
+from typing import Any, ClassVar, Literal
 
 from ..core.decode import Decode, Step
 from ..core.errors import ControllerError
-from ..core.text_form import written
+from ..core.text_form import write_value
+from ..core.tokenizer import Tokenizer
 from .candidates import Candidates
 from .row import Row, RunContext
-
-if TYPE_CHECKING:
-    from ..core.tokenizer import Tokenizer
-
 
 Kind = Literal["constraint", "temperature", "truncation", "feedback"]
 
 
 class Stage(ABC):
-    """One step of a chain, a frozen dataclass. State travels with the node, so it must be a value.
+    """One step of a chain, a frozen dataclass. Its state travels with the token's node, so it must be a value.
 
-    kind: what the stage does, which decides where it may stand. stateful: it has a state of its own.
-    asks: it wants forwards, see `prepare`. reads_text: it needs the run's tokenizer. truncates: it may drop candidates
-    for being improbable. phased: it needs to know where thinking ends. suppresses_cues: words that exit rules wait for
-    are never written while thinking. drafts: it may be asked about a draft model's rows too; False for what counts its
-    calls, or takes every token it is shown for a written one.
+    A stage of your own needs `name`, `kind` and `step` (or `apply`, as a `Pure` stage without state).
     """
 
     name: ClassVar[str]
+    """Of its text form."""
     kind: ClassVar[Kind]
+    """What the stage does, which decides where in a chain it may stand."""
     stateful: ClassVar[bool] = False
-    asks: ClassVar[bool] = False
-    reads_text: ClassVar[bool] = False
-    truncates: ClassVar[bool] = False
+    """The stage has a state of its own, from `start` through `step` and `accept`."""
+    needs_forwards: ClassVar[bool] = False
+    """The stage asks for forwards of its own, see `prepare`."""
     phased: ClassVar[bool] = False
+    """The stage needs to know where thinking ends."""
+    reads_text: ClassVar[bool] = False
+    """The stage reads the run's tokenizer."""
     suppresses_cues: ClassVar[bool] = False
+    """The stage keeps words away while thinking that exit rules wait for."""
+    truncates: ClassVar[bool] = False
+    """The stage may drop candidates because they are improbable."""
+    needs_whole_row: ClassVar[bool] = False
+    """The stage measures the whole row: no truncation may stand before it."""
     drafts: ClassVar[bool] = True
+    """The stage may see a draft model's rows. False where it counts its calls, takes every token that it sees for a
+    written one, or reads what only the target has."""
+
+    @property
+    def neutral(self) -> bool:
+        """The stage leaves every row as it is."""
+        return False
 
     def start(self) -> Any:
-        """State before the first token of a run."""
+        """The state before the first token of a run."""
         return None
-
-    def check_run(self, frame: RunContext) -> None:
-        """Raises ControllerError, before any forward, if this run can't have the stage."""
-        if self.reads_text:
-            frame.read(self.name)
 
     @abstractmethod
     def step(self, state: Any, scores: Candidates, row: Row) -> tuple[Any, Candidates]:
@@ -64,6 +69,15 @@ class Stage(ABC):
         """What `step` divides the logits by at this row, before it truncates."""
         return 1.0
 
+    def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
+        """Ask for the forwards that `step` depends on, where `needs_forwards`; returns the state for `step`."""
+        return state
+        yield  # a generator
+
+    def end(self, state: Any) -> None:
+        """Give back what `prepare` holds for a run, once the run is over."""
+        return None
+
     def layers(self, depth: int) -> tuple[int, ...]:
         """Blocks whose output `step` reads, in a model of `depth` blocks."""
         return ()
@@ -72,29 +86,25 @@ class Stage(ABC):
         """Warnings about the model that the stage will run on; ControllerError for one that it wasn't made for."""
         return []
 
-    def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
-        """Forwards that `step` depends on; only asked of stages that ask."""
-        return state
-        yield  # a generator
+    def check_run(self, context: RunContext) -> None:
+        """Raises ControllerError, before any forward, for a run that can't have the stage."""
+        if self.reads_text:
+            context.read(self.name)
 
-    def beside(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> tuple[int, ...]:
-        """Tokens of the prompt on each sequence that the stage keeps beside the run's own."""
+    def extra_sequences(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> tuple[int, ...]:
+        """Sequences that the stage keeps besides the run's own, as the number of the prompt's tokens on each."""
         return ()
-
-    def end(self, state: Any) -> None:
-        """The run is over; only told to stages that ask."""
-        return None
 
     def __str__(self) -> str:
         """The text form: `min_p(0.05)`, `edt(t0=0.8,theta=0.4)`."""
+        parameters, values = parameters_of(type(self)), vars(self)
         given = {}
-        for field in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if field.default is MISSING or value != field.default:
-                given[field.name] = value
-        if list(given) == [fields(self)[0].name]:  # type: ignore[arg-type]
-            return f"{self.name}({written(*given.values())})"
-        inside = ",".join(f"{name}={written(value)}" for name, value in given.items())
+        for field in parameters:
+            if field.default is MISSING or values[field.name] != field.default:
+                given[field.name] = values[field.name]
+        if list(given) == [parameters[0].name]:
+            return f"{self.name}({write_value(*given.values())})"
+        inside = ",".join(f"{name}={write_value(value)}" for name, value in given.items())
         return f"{self.name}({inside})" if inside else self.name
 
 
@@ -107,6 +117,11 @@ class Pure(Stage):
     @abstractmethod
     def apply(self, scores: Candidates, row: Row) -> Candidates:
         """The candidates after this stage."""
+
+
+def parameters_of(stage: type[Stage]) -> list[Field[Any]]:
+    """The fields that a stage is made from, which its text form names; not those that it reads from a file."""
+    return [field for field in fields(stage) if field.init]  # type: ignore[arg-type]
 
 
 def require(ok: bool, name: str, value: Any, rule: str) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from ..core.decode import Decode, Floats, Session, Step
-from ..core.trace import Decision
+from ..core.errors import ControllerError
+from ..core.probability import entropy
+from ..core.trace import Decision, Trace
 from .cues import Cue, Cues
 from .markers import Markers
 
@@ -59,42 +60,84 @@ class Boundary:
         return entropy(self.row())
 
 
-def entropy(logits: Floats) -> float:
-    """Entropy in nats of softmax(logits); shape (vocabulary,). -inf entries count as impossible.
+class ExitRule(ABC):
+    """Says at every cue whether thinking ends there.
 
-    >>> round(entropy(np.zeros(8)), 4), entropy(np.array([0.0, -np.inf]))
-    (2.0794, 0.0)
+    A rule sets `cues` and `suffix`, and writes `decide`. Everything else has a default that suits a rule which reads no
+    hidden state, tries no answer, and promises nothing.
     """
-    shifted = logits.astype(np.float64) - logits.max()
-    weights = np.exp(shifted)
-    total = weights.sum()
-    return float(np.log(total) - (weights @ np.where(weights > 0, shifted, 0.0)) / total)
 
+    cues: Cues
+    """What counts as a cue."""
+    suffix: str
+    """The text that takes the cue's place on exit; it closes the span where there are markers."""
+    markers: Markers | None = None
+    """The texts that open and close thinking. None: the whole completion is the span."""
+    max_cues: int = 1_000_000
+    """Most cues of a run at which the rule is asked; the same in calibration and in use."""
+    trials: bool = False
+    """Whether `decide` may call `at.answer`, which ends the walk over a draft."""
 
-class ExitRule(Protocol):
-    """Says at every cue whether thinking ends there."""
+    @abstractmethod
+    def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
+        """Exit at this cue, or go on.
 
-    @property
-    def markers(self) -> Markers | None:
-        """None: the model has no thinking markers, its whole completion is the span."""
+        Args:
+            at: The cue and what is known of the run so far.
 
-    @property
-    def cues(self) -> Cues: ...
-
-    @property
-    def suffix(self) -> str:
-        """The text that takes the cue's place on exit; closes the span where there are markers."""
-
-    @property
-    def max_cues(self) -> int:
-        """Cues looked at per run; the same in calibration and in use."""
-
-    @property
-    def trials(self) -> bool:
-        """True: `decide` may call `at.answer`, which ends the walk over a draft."""
+        Returns:
+            A generator that may yield Decodes on a fork, and returns the decision.
+        """
 
     def layers(self, depth: int) -> tuple[int, ...]:
-        """Blocks whose state at the cue is wanted, for a model of `depth` blocks."""
+        """Blocks whose outputs at the cue are wanted. Default: none.
 
-    def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
-        """Exit here, or go on."""
+        Args:
+            depth: Number of blocks of the model in use.
+
+        Raises:
+            ControllerError: The rule was made for a model of another depth.
+        """
+        return ()
+
+    def at(self, *, risk: float) -> ExitRule:
+        """The same rule at another risk, in (0, 1). Default: a rule that promises nothing has no risk to set.
+
+        Raises:
+            ControllerError: The rule promises no risk.
+        """
+        raise ControllerError(
+            f"risk is {risk}, and a {type(self).__name__} promises none; use a calibrated rule (load_exit)"
+        )
+
+    @property
+    def why(self) -> str:
+        """One line for the trace: what the rule promises, or why it never exits. Default: empty."""
+        return ""
+
+    def in_use(self, policy: str, max_new_tokens: int) -> list[str]:
+        """How a call differs from the calls that the promise was made for, one line each. Default: no difference.
+
+        Args:
+            policy: The text form of the sampling policy in use.
+            max_new_tokens: Most tokens of the run after its prompt.
+        """
+        return []
+
+    def check(self, model: Any) -> list[str]:
+        """Compare the rule with the model that it is attached to. Default: nothing to compare.
+
+        Args:
+            model: A `backends.Model`.
+
+        Returns:
+            Warnings about small differences.
+
+        Raises:
+            ControllerError: The rule was made for another model.
+        """
+        return []
+
+    def finish(self, trace: Trace) -> None:
+        """Take in a finished run; the rule may add to its trace. Default: nothing."""
+        return None

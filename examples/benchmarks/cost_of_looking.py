@@ -52,6 +52,7 @@ from reasonctl.controller import (
 from reasonctl.controller.thinking.chat_template import default_cues, exit_suffix, find_markers
 from reasonctl.probes import Card, Probe, ProbeExit
 from reasonctl.probes.files.probe_file import ProbeFile
+from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.table import Table
 from reasonctl.probes.risk.threshold import Grid, Threshold
 from reasonctl.probes.signals.probe import layer_of
@@ -136,7 +137,7 @@ def never(model: Model, sizes: Sequence[int]) -> ProbeExit:
         mode="harm",
     )
     unreachable = Threshold(math.inf, "harm", 0.05, 0.9, 0, 0, None, "never exits: for timing")
-    return ProbeExit(ProbeFile(probe, Grid.of(table, 2), table, card), unreachable)
+    return ProbeExit(ProbeFile(probe, Grid.of(table, 2), table, card), Promise(), unreachable)
 
 
 def decision_cost(model: Model, sizes: Sequence[int], tokens: int, repeats: int) -> dict[str, Any]:

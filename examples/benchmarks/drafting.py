@@ -30,7 +30,7 @@ from triforce import triforce
 from reasonctl.backends import Model, attach, load_model
 from reasonctl.calibration.tasks.draft_prompts import KINDS
 from reasonctl.controller import ROOT, Controller, Decode, Drafter, Hierarchy, ModelDrafter, PromptLookup
-from reasonctl.controller.drafting.ngrams import Recent, Table, load_table
+from reasonctl.controller.drafting.ngrams import NgramTable, load_table
 
 LOOKUPS = (5, 10, 20, 40)
 LONGEST = 3
@@ -143,7 +143,7 @@ def split(target: Model, prompt: list[int], plain: list[int], other: list[int]) 
     return gap
 
 
-def drafters(small: list[Model], table: Table | None) -> dict[str, Drafter]:
+def drafters(small: list[Model], table: NgramTable | None) -> dict[str, Drafter]:
     out: dict[str, Drafter] = {} if small else {"hierarchy": Hierarchy()}
     if table is not None:
         out["hierarchy, database"] = Hierarchy(model=table)
@@ -153,7 +153,7 @@ def drafters(small: list[Model], table: Table | None) -> dict[str, Drafter]:
             f"model{where}": ModelDrafter(model, kind="chain", size=8),
             f"sequoia{where}": ModelDrafter(model, kind="sequoia"),
             f"dyspec{where}": ModelDrafter(model, kind="dyspec"),
-            f"cascade{where}": ModelDrafter(model, kind="chain", size=8, below=PromptLookup()),
+            f"cascade{where}": ModelDrafter(model, kind="chain", size=8, inner=PromptLookup()),
         }
     return out
 
@@ -161,8 +161,7 @@ def drafters(small: list[Model], table: Table | None) -> dict[str, Drafter]:
 def forget(own: dict[str, Drafter]) -> None:
     """A new round asks the old questions: what was answered before must not be drafted from."""
     for drafter in own.values():
-        if isinstance(drafter, Hierarchy):
-            drafter.recent = Recent()
+        drafter.forget()
 
 
 def transformers_arms(target: Model, small: list[Model], own: dict[str, Drafter]) -> dict[str, Arm]:

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from reasonctl.backends import Model
-from reasonctl.calibration.advice.draft_model import law, rank_acceptance, written
+from reasonctl.calibration.advice.draft_model import rank_acceptance, written
 from reasonctl.calibration.evaluation.speed import cost_curve
-from reasonctl.calibration.runs.teacher_forced import rows
+from reasonctl.calibration.runs.teacher_forced import forced_rows
 from reasonctl.calibration.tasks.draft_prompts import KINDS
 from reasonctl.controller import Call, Controller, Greedy, Keys, ModelDrafter, Proposal, Sampling, Trace
-from reasonctl.controller.drafting.planning.acceptance import Ledger
+from reasonctl.controller.drafting.planning.experience import Ledger
 from reasonctl.controller.sampling.rejection import node_tests
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
@@ -48,10 +48,11 @@ def acceptance(target: Model, drafts: list[Model], a: argparse.Namespace) -> lis
         rng = np.random.default_rng(0)
         sums: dict[str, list[float]] = {"chain": [], "with": [], "without": [], "largest": []}
         for prompt, text in zip(prompts, texts, strict=True):
-            for p_row, q_row in zip(rows(target, prompt, text), rows(small, prompt, text), strict=True):
+            both = zip(forced_rows(target, prompt, text), forced_rows(small, prompt, text), strict=True)
+            for p_row, q_row in ((target_row.logits, small_row.logits) for target_row, small_row in both):
                 size = min(len(p_row), len(q_row))
-                q = law(q_row[:size], policy)
-                p = law(p_row[:size], policy) if temperature else (np.arange(size) == p_row[:size].argmax()) * 1.0
+                q = policy.probs(q_row[:size])
+                p = (policy if temperature else Greedy()).probs(p_row[:size])
                 sums["chain"].append(float(np.minimum(p, q).sum()))
                 again = [int(t) for t in np.searchsorted(np.cumsum(q), rng.random(3) * q.sum())]
                 sums["with"].append(accepted(p, Proposal(q, tuple(again), True)))
@@ -109,7 +110,7 @@ def steps(target: Model, drafts: list[Model], a: argparse.Namespace) -> Iterator
                 size = 16 if adaptive else FIXED
                 drafter = ModelDrafter(small, kind=kind, size=size, depth=8, adaptive=adaptive, curves=curves)
                 one_run(target, drafter, prompts[-1], a.tokens, policy, len(prompts))
-                drafter.ledger = ledger = Ledger()
+                drafter.experience.ledger = ledger = Ledger()
                 start = time.perf_counter()
                 tokens = [one_run(target, drafter, p, a.tokens, policy, i) for i, p in enumerate(prompts)]
                 seconds, n = time.perf_counter() - start, max(1, ledger.steps)
@@ -119,7 +120,7 @@ def steps(target: Model, drafts: list[Model], a: argparse.Namespace) -> Iterator
                     "size": "planned" if adaptive else size,
                     "tokens_per_second": sum(tokens) / seconds,
                     "drafted_steps": ledger.steps,
-                    "acceptance": drafter.acceptance(),
+                    "acceptance": drafter.experience.acceptance.by_rank(),
                     "expected_per_step": ledger.expected_emitted / n,
                     "emitted_per_step": ledger.emitted / n,
                     "achieved": None,

@@ -33,8 +33,8 @@ from reasonctl.controller import (
     Trace,
     TriForce,
 )
-from reasonctl.controller.drafting.planning.acceptance import SIZES
 from reasonctl.controller.drafting.planning.payoff import MARGIN
+from reasonctl.controller.drafting.planning.plan import SIZES
 from reasonctl.controller.drafting.shapes import best_shape
 
 CONTEXTS = (256, 512, 1024, 2048, 4096)
@@ -74,13 +74,13 @@ def triforce(target: Model, drafts: list[Model], a: argparse.Namespace) -> list[
         whole[n] = forward_times(session.fork(), last)
         part[n] = forward_times(session.sparse(a.budget, CHUNK), last)
         out.append({"context": n, "budget": a.budget, "whole": whole[n], "part": part[n]})
-    below = {"n-grams": PromptLookup(size=4)}
+    inner = {"n-grams": PromptLookup(size=4)}
     for small in drafts:
-        below["small model"] = ModelDrafter(small, kind="chain", size=4, adaptive=False)
+        inner["small model"] = ModelDrafter(small, kind="chain", size=4, adaptive=False)
     for policy in (Greedy(), Sampling(temperature=0.6)):
         call = Call(tokens[: most + 1], a.tokens, frozenset(), Keys(seed=1), policy)
         plain, seconds = timed(target, session, Controller(), call)
-        for name, drafter in below.items():
+        for name, drafter in inner.items():
             counted = Counted(drafter)
             made = TriForce(counted, size=SIZE, budget=a.budget, chunk=CHUNK, adaptive=False)
             trace, taken = timed(target, session, Controller(drafter=made), call)

@@ -26,12 +26,12 @@ import numpy.typing as npt
 
 from reasonctl.backends.load import BUNDLED_PROBE, TINY
 from reasonctl.calibration.cli.console import Console
-from reasonctl.calibration.parallel.spread import cores, spread
+from reasonctl.calibration.parallel.spread import cores, run_jobs
 from reasonctl.calibration.runs.recipe import Recipe
-from reasonctl.calibration.runs.worker import answer_text, play
+from reasonctl.calibration.runs.worker import answer_text, run_once
 from reasonctl.calibration.tasks.problem import Problem
 from reasonctl.calibration.tasks.sources import load_task
-from reasonctl.controller import Controller, ControllerError, Sampling, Thinking, draw
+from reasonctl.controller import Controller, ControllerError, Policy, Sampling, Thinking, draw
 from reasonctl.probes import load_exit
 
 TIMES = (1, 2, 4, 8, 16)
@@ -40,7 +40,7 @@ SEED = 5
 
 
 @dataclass(frozen=True)
-class Hasty:
+class Hasty(Policy):
     """Sampling with a bonus for the token that closes thinking; its scale is that of logits."""
 
     bonus: float
@@ -54,8 +54,7 @@ class Hasty:
         logits = row.logits.astype(np.float64)
         # Only where the model might close at all: after a finished line.
         logits[self.close] += self.bonus if logits[self.close] > logits.max() - 8 else 0.0
-        _, weights = self.law.law(logits)
-        return None, draw(weights, row.uniform())
+        return None, draw(self.law.probs(logits), row.uniform())
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def answer(setting: Setting, asked: bool, times: int, index: int, question: str)
     if setting.bonus:
         (close,) = model.tokenizer.encode("</think>")
         call = replace(call, policy=Hasty(setting.bonus, close))
-    trace, _ = play(model, setting.controller(asked, times), call)
+    trace, _ = run_once(model, setting.controller(asked, times), call)
     tokens = trace.tokens[trace.forced[0] :] if trace.forced else trace.tokens
     return answer_text(recipe, model, tokens), trace.cost
 
@@ -149,7 +148,7 @@ def run(show: Console, setting: Setting, problems: list[Problem], grader: Any) -
 
     def arm(asked: bool, times: int) -> Arm:
         jobs = [(setting, asked, times, i, problem.question) for i, problem in enumerate(problems)]
-        found = list(spread(answer, jobs, workers=workers))
+        found = list(run_jobs(answer, jobs, workers=workers))
         right = [grader.right(text, problem) for (text, _), problem in zip(found, problems, strict=True)]
         one = Arm(np.array(right, dtype=float), np.array([tokens for _, tokens in found], dtype=float))
         show.say(f"done: {_name(asked, times)}: {one.right.mean():.3f} right, {one.tokens.mean():.1f} tokens", "dim")

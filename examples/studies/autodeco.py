@@ -22,9 +22,10 @@ import numpy as np
 
 from reasonctl.calibration.evaluation.pairs import paired_difference
 from reasonctl.calibration.fitting.heads_job import OWN_DISTRIBUTION, right_runs
-from reasonctl.calibration.parallel.spread import cores, spread
+from reasonctl.calibration.parallel.spread import cores, run_jobs
 from reasonctl.calibration.runs.collect import graded
 from reasonctl.calibration.runs.recipe import Recipe
+from reasonctl.calibration.runs.records import RunRecord
 from reasonctl.calibration.runs.teacher_forced import teacher_forced
 from reasonctl.calibration.runs.worker import collect_run
 from reasonctl.calibration.tasks.sources import load_task
@@ -55,16 +56,16 @@ RECIPE = Recipe(
 )
 
 
-def runs(text: str, problems: Sequence[Any], grader: Any) -> list[dict[str, Any]]:
+def runs(text: str, problems: Sequence[Any], grader: Any) -> list[RunRecord]:
     """Graded runs under this policy."""
     jobs = [(replace(RECIPE, policy=text), i, problem.question) for i, problem in enumerate(problems)]
-    records = spread(collect_run, jobs, workers=cores())
+    records = run_jobs(collect_run, jobs, workers=cores())
     return [graded(record, problem, grader) for record, problem in zip(records, problems, strict=True)]
 
 
-def right(records: Sequence[dict[str, Any]]) -> np.ndarray:
+def right(records: Sequence[RunRecord]) -> np.ndarray:
     """(n,) bool."""
-    return np.array([record["right"] for record in records])
+    return np.array([record.right for record in records])
 
 
 def likelihood(logits: np.ndarray, labels: np.ndarray, temperature: Any, top_p: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -155,7 +156,7 @@ def main() -> None:
     accuracy["fixed"] = float(reference.mean())
     for path in given.heads:
         records = runs(f"autodeco({json.dumps(path)})", test, task.grader)
-        good, tokens = right(records), float(np.mean([record["tokens"] for record in records]))
+        good, tokens = right(records), float(np.mean([record.tokens for record in records]))
         gained, lost = int((good & ~reference).sum()), int((~good & reference).sum())
         difference = paired_difference(gained, lost, given.test)
         accuracy[path] = {"right": float(good.mean()), "tokens": tokens, **difference}

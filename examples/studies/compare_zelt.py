@@ -20,7 +20,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -30,9 +30,10 @@ import numpy.typing as npt
 from reasonctl.backends import load_model
 from reasonctl.calibration.evaluation.signals import three_parts
 from reasonctl.calibration.fitting.all_signals import fit_signals, scores_of
-from reasonctl.calibration.fitting.tables import judged_table, make_table
+from reasonctl.calibration.fitting.tables import apply_to_table, make_table
 from reasonctl.calibration.runs.arrays import RunArrays
 from reasonctl.calibration.runs.recipe import Recipe
+from reasonctl.calibration.runs.records import RunRecord
 from reasonctl.calibration.runs.worker import Collect, one_run
 from reasonctl.controller import ROOT, Boundary, Decision, Decode, Step, entropy
 from reasonctl.controller.thinking.answers import stated_answer
@@ -118,6 +119,8 @@ def probe(cue: Record, reading: Reading, law: str) -> Record:
 class Greedily(Collect):
     """At every cue a greedy answer of at most zelt's length on a fork; notes top log-probabilities and entropies."""
 
+    measured: list[Record] = field(default_factory=list)
+
     def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
         fork, pending, logprobs, laws = at.session.fork(), list(at.forced), [], []
         position = at.cue.first - at.prompt
@@ -129,14 +132,14 @@ class Greedily(Collect):
             pending = [int(logits.argmax())]
             logprobs.append(float(logits.max() - np.logaddexp.reduce(logits)))
         fork.close()
-        self.seen.append({"position": position, "logprobs": logprobs, "laws": laws})
+        self.measured.append({"position": position, "logprobs": logprobs, "laws": laws})
         return Decision(False, at.cue.name, at.cue.index, position, 0.0, math.inf)
 
 
 def exact(settings: Record, records: Sequence[Record], name: str) -> list[Record]:
     """The records with zelt's own measurements; raises where this model doesn't repeat the runs."""
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-    own = {field.name for field in fields(Recipe)} & given.keys()
+    own = {one.name for one in fields(Recipe)} & given.keys()
     recipe = Recipe(
         **{key: given[key] for key in own} | {"model": name, "backend": settings["model"]["backend"], "threads": 1}
     )
@@ -144,9 +147,9 @@ def exact(settings: Record, records: Sequence[Record], name: str) -> list[Record
     for record in records:
         rule = Greedily(recipe, model)
         one_run(recipe, model, record["run"], record["question"], rule)
-        if [seen["position"] for seen in rule.seen] != [cue["position"] for cue in record["cues"]]:
+        if [seen["position"] for seen in rule.measured] != [cue["position"] for cue in record["cues"]]:
             sys.exit(f"run {record['run']} is another one under {name!r}: these runs come from another model")
-        cues = [{**cue, **seen} for cue, seen in zip(record["cues"], rule.seen, strict=True)]
+        cues = [{**cue, **seen} for cue, seen in zip(record["cues"], rule.measured, strict=True)]
         repeated.append({**record, "cues": cues})
     return repeated
 
@@ -214,8 +217,8 @@ def our_rules(
     fitting, calibrating, test = parts
     fitted = fit_signals(fitting, calibrating, cues, domains, "harm", seed=seed)
     plain = make_table(test, scores_of(fitted.probe, test), cues, domains)
-    for name, calibrated in fitted.judged.items():
-        table = plain if name == "hidden" else judged_table(make_signal(name, fitted.stack), test, plain)
+    for name, calibrated in fitted.tables.items():
+        table = plain if name == "hidden" else apply_to_table(make_signal(name, fitted.stack), test, plain)
         for risk in risks:
             value = choose_threshold(calibrated.table, calibrated.grid, "harm", risk, confidence).value
             out = table.outcomes(table.first_exit(value))
@@ -248,6 +251,7 @@ def main() -> None:
     check_zelt()
     with open(options.runs, encoding="utf-8") as file:
         header, *records = (json.loads(line) for line in file if line.endswith("\n"))
+    runs = [RunRecord.from_json(record) for record in records]
     readings = {"all tokens": everything}
     if options.model:
         readings["answer tokens"] = answer_reader(options.model, header["settings"]["answer_tokens"])
@@ -259,14 +263,14 @@ def main() -> None:
     found: dict[tuple[str, float], list[Judged]] = {}
     plain = []
     for turn in range(options.splits):
-        parts = three_parts(records, f"signals {options.seed} {turn}")
-        plain.append(np.array(parts[2].per_run("tokens")))
+        parts = three_parts(runs, f"signals {options.seed} {turn}")
+        plain.append(np.array([run.tokens for run in parts.test.records]))
         for name, risk, judged in our_rules(parts, cues, domains, options.risk, options.confidence, options.seed):
             found.setdefault((name, risk), []).append(judged)
         for read, reading in readings.items():
             for sparse in (False, True):
                 rows = [
-                    examples([measured[run] for run in part.per_run("run")], reading, options.entropy, sparse)
+                    examples([measured[run.run] for run in part.records], reading, options.entropy, sparse)
                     for part in parts
                 ]
                 for rule, risk, judged in their_rules(rows, options.risk, options.confidence):

@@ -21,7 +21,7 @@ import numpy as np
 from llama_cpp import llama_cpp as C
 
 from reasonctl.backends import load_model
-from reasonctl.controller import Call, Candidates, Chain, Controller, Keys, Mirostat, MirostatV2
+from reasonctl.controller import Call, Candidates, Chain, Controller, Keys, Mirostat, MirostatV2, Policy, PolicyWrapper
 
 PROMPT = "Once upon a time, in a town by the sea,"
 WARM_UP = 100
@@ -32,7 +32,7 @@ ETA, SEED, RATIOS = 0.1, 1, 100
 CANDIDATE = np.dtype([("id", np.intc), ("logit", np.single), ("p", np.single)], align=True)
 
 
-class Native:
+class Native(Policy):
     """One of llama.cpp's mirostat samplers as a policy. Its state stands outside of the run: for plain runs only."""
 
     def __init__(self, sampler: Any, name: str) -> None:
@@ -75,19 +75,17 @@ ROWS: dict[str, Callable[[float, int], Any]] = {
 }
 
 
-class Surprised:
+class Surprised(PolicyWrapper):
     """A policy that notes how surprising the model itself found each token."""
 
-    def __init__(self, policy: Any) -> None:
-        self.policy, self.bits = policy, []
-
-    def start(self):
-        return self.policy.start()
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(policy)
+        self.bits: list[float] = []
 
     def step(self, state, row):
-        scores = Candidates(row.logits.copy())
-        state, token = self.policy.step(state, row)
-        self.bits.append((math.log(scores.mass) - float(scores.shifted[token])) / math.log(2))
+        candidates = Candidates(row.logits.copy())
+        state, token = self.inner.step(state, row)
+        self.bits.append((math.log(candidates.mass) - float(candidates.shifted[token])) / math.log(2))
         return state, token
 
 

@@ -22,9 +22,9 @@ import numpy as np
 
 from reasonctl.calibration.cli.console import Console
 from reasonctl.calibration.evaluation.redraws import check_all
-from reasonctl.calibration.fitting.tables import judged_table, make_table
+from reasonctl.calibration.fitting.tables import apply_to_table, make_table
 from reasonctl.calibration.pages.wording import percent
-from reasonctl.calibration.runs.arrays import cut
+from reasonctl.calibration.runs.arrays import to_arrays
 from reasonctl.calibration.runs.run_file import RunFile
 from reasonctl.probes.files.probe_file import ProbeFile, load_probe
 from reasonctl.probes.risk.table import Table
@@ -33,11 +33,11 @@ from reasonctl.probes.risk.table import Table
 def pool_of(content: ProbeFile, path: Path | None, signal: str) -> Table:
     """Runs that had no part in fitting the probe, under this signal's scores."""
     if path is None:
-        return content.judged(signal).table.one_per_problem()
-    runs = cut(RunFile(path, {}).read())
+        return content.signal_table(signal).table.one_per_problem()
+    runs = to_arrays(RunFile(path, {}).read())
     table = make_table(runs, content.probe.scores(runs.features), content.card.cues)
     if signal != "hidden":
-        table = judged_table(content.signal(signal), runs, table)
+        table = apply_to_table(content.signal(signal), runs, table)
     own = np.isin(table.problem, content.table.problem)
     # The file beside the probe holds all of its calibration runs; another seed's may share a problem by chance.
     beside = len(np.unique(table.problem[own])) == len(np.unique(content.table.problem))
@@ -59,7 +59,7 @@ def main() -> None:
     pool, plain = (pool_of(content, options.recorded, name) for name in (options.signal, "hidden"))
     rows = check_all(
         pool,
-        content.judged(options.signal).grid,
+        content.signal_table(options.signal).grid,
         options.risk,
         options.confidence,
         runs=options.runs,

@@ -24,7 +24,8 @@ from sklearn.preprocessing import StandardScaler
 from traces import CONFIRMATIONS, CUES
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reasonctl.calibration.tasks.tiny import Problem, fresh_problems
+from reasonctl.calibration.tasks.problem import Problem
+from reasonctl.calibration.tasks.tiny import fresh_problems
 
 SUFFIX = "</think>\nThe answer is"
 EXIT_TOKENS = 8  # what an exit costs: 5 suffix tokens, the value, the full stop and <eos>

@@ -11,7 +11,8 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from reasonctl.calibration.tasks.tiny import LETTERS, Problem, training_problem
+from reasonctl.calibration.tasks.problem import Problem
+from reasonctl.calibration.tasks.tiny import LETTERS, training_problem
 
 CUES = ("Wait", "Hmm", "Alternatively")
 CONFIRMATIONS = (" ok", " fine")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reasonctl.controller import ControllerError
+from reasonctl.controller.core.probability import softmax
 
 from ..risk.table import Floats64
 from ..signals.probe import Probe
@@ -40,11 +41,10 @@ def statistics(logits: npt.NDArray[Any], temperature: float) -> Floats64:
 
     logits: shape (vocabulary,), -inf where impossible.
     """
-    shifted = (logits.astype(np.float64) - float(logits.max())) / (temperature + _TINY)
-    p = np.exp(shifted)
-    p /= p.sum()
+    p = softmax(logits, temperature + _TINY)
     top = np.partition(p, -5)[-5:] if len(p) > 5 else p
     spread = p.var(ddof=1) if len(p) > 1 else 0.0
+    # The entropy as in training (calibration/fitting/heads.py): _TINY is added inside the logarithm there.
     return np.array([p.max(), -(p * np.log(p + _TINY)).sum(), spread, top.sum()])
 
 

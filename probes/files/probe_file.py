@@ -48,18 +48,28 @@ class ProbeFile:
     stack: Stack | None = None
     lower: LowerGrid | None = None
 
-    def judged(self, signal: str) -> SignalTable:
-        """Grid and table of a signal; ControllerError if the file has none for it."""
-        if signal == "hidden":
-            return SignalTable(self.grid, self.table)
-        if signal not in self.others:
+    def signal_table(self, signal: str, domain: str | None = None) -> SignalTable:
+        """The calibration runs under a signal, all of them or those of one domain.
+
+        Raises:
+            ControllerError: The file has no such signal or domain.
+        """
+        found = SignalTable(self.grid, self.table) if signal == "hidden" else self.others.get(signal)
+        if found is None:
             known = ", ".join(["hidden", *sorted(self.others)])
             raise ControllerError(f"this probe file has no signal {signal!r}; it has {known}")
-        return self.others[signal]
+        return found if domain is None else replace(found, table=found.table.in_domain(self.domain_index(domain)))
+
+    def domain_index(self, domain: str) -> int:
+        """The table's number of a domain; ControllerError for one that the probe wasn't calibrated on."""
+        if domain not in self.card.domains:
+            known = ", ".join(map(repr, self.card.domains))
+            raise ControllerError(f"domain is {domain!r}; this probe was calibrated on {known}")
+        return self.card.domains.index(domain)
 
     def signal(self, name: str) -> Signal:
         """A signal of this file by name."""
-        self.judged(name)
+        self.signal_table(name)
         return make_signal(name, self.stack)
 
     def __post_init__(self) -> None:
@@ -101,9 +111,9 @@ _OWN = ("scores", "exit_tokens", "full_tokens")
 
 def _tensors(content: ProbeFile) -> Tensors:
     groups = {"probe": content.probe.arrays(), "grid": _grid_arrays(content.grid), "table": content.table.arrays()}
-    for name, judged in content.others.items():
-        own = {key: getattr(judged.table, key) for key in _OWN}
-        groups[f"signal {name}"] = {**own, **_grid_arrays(judged.grid)}
+    for name, calibrated in content.others.items():
+        own = {key: getattr(calibrated.table, key) for key in _OWN}
+        groups[f"signal {name}"] = {**own, **_grid_arrays(calibrated.grid)}
     if content.stack is not None:
         groups["stack"] = content.stack.arrays()
     if content.lower is not None:
@@ -130,9 +140,9 @@ def _content(tensors: Tensors, values: dict[str, Any]) -> ProbeFile:
             raise ControllerError(f"it holds a tensor {name!r} that no probe has")
     table = Table.from_arrays(groups["table"])
     stack = Stack.from_arrays(groups["stack"]) if groups["stack"] else None
-    judged = {name: _judged(name, arrays, table) for name, arrays in others.items()}
+    signals = {name: _signal_table(name, arrays, table) for name, arrays in others.items()}
     probe, grid = Probe.from_arrays(groups["probe"]), _grid("grid", groups["grid"])
-    return ProbeFile(probe, grid, table, card, judged, stack, _lower(groups["lower"]))
+    return ProbeFile(probe, grid, table, card, signals, stack, _lower(groups["lower"]))
 
 
 def _lower(arrays: Tensors) -> LowerGrid | None:
@@ -143,7 +153,7 @@ def _lower(arrays: Tensors) -> LowerGrid | None:
     return LowerGrid(float(arrays["c"][0]), arrays["starts"])
 
 
-def _judged(name: str, arrays: Tensors, table: Table) -> SignalTable:
+def _signal_table(name: str, arrays: Tensors, table: Table) -> SignalTable:
     rest = {key: array for key, array in arrays.items() if key not in _OWN}
     if any(key not in arrays for key in _OWN):
         raise ControllerError(f"its signal {name!r} lacks arrays. Make it again: ctl calibrate")
@@ -155,20 +165,3 @@ def _grid(what: str, arrays: Tensors) -> Grid:
     if set(arrays) != {"thresholds", "exits"}:
         raise ControllerError(f"its {what} holds {sorted(arrays)}; it needs exits and thresholds")
     return Grid(**arrays)
-
-
-def tables_of(content: ProbeFile, signal: str, domain: str | None) -> tuple[SignalTable, Table]:
-    """The calibration runs of a domain [all] under a signal, and the same runs without trials."""
-    judged, plain = content.judged(signal), content.table
-    if domain is None:
-        return judged, plain
-    index = domain_index(content, domain)
-    return replace(judged, table=judged.table.in_domain(index)), plain.in_domain(index)
-
-
-def domain_index(content: ProbeFile, domain: str) -> int:
-    """Of a domain that the probe was calibrated on; ControllerError for any other."""
-    if domain not in content.card.domains:
-        known = ", ".join(map(repr, content.card.domains))
-        raise ControllerError(f"domain is {domain!r}; this probe was calibrated on {known}")
-    return content.card.domains.index(domain)

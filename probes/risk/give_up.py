@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from reasonctl.controller import ControllerError
 
@@ -135,14 +135,14 @@ def choose_lower(table: Table, grid: LowerGrid, risk: float, confidence: float |
     return GiveUp(LowerCurve(grid.c, t0), risk, confidence, n, failed, 0, why)
 
 
-def _crossings(c: float, scores: Any, positions: Any) -> Any:
+def _crossings(c: float, scores: npt.ArrayLike, positions: npt.ArrayLike) -> Floats64:
     """The start whose curve passes through each cue: t - logit(score) / c. A curve is above the cue iff t0 is less."""
     scores = np.asarray(scores, dtype=np.float64)
     if not ((scores >= 0.0) & (scores <= 1.0)).all():
         raise ControllerError("giving up needs scores between 0 and 1; use a signal that gives a probability")
     with np.errstate(divide="ignore"):
         logits = np.log(scores) - np.log1p(-scores)
-    return np.clip(positions - logits / c, -_FAR, _FAR)
+    return np.asarray(np.clip(np.asarray(positions) - logits / c, -_FAR, _FAR))
 
 
 def _late(table: Table, c: float) -> Table:

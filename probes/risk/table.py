@@ -34,22 +34,24 @@ _CUE = {
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """What a rule does to each run, each of shape (runs,).
-
-    cue: index of the exit's cue in its run, or NO_EXIT. tokens: the run's whole cost.
-    harm: the exit's answer is wrong and the full run's was right. help: the other way round.
-    """
+    """What a rule does to each run; every array has shape (runs,)."""
 
     cue: Ints
+    """Index of the exit's cue in its run, or NO_EXIT."""
     harm: Bools
+    """The exit's answer is wrong, and the full run's was right."""
     help: Bools
+    """The exit's answer is right, and the full run's was wrong."""
     wrong: Bools
+    """The run exits, and the exit's answer is wrong."""
     disagree: Bools
+    """The run exits, and the exit's answer isn't the full run's."""
     tokens: Ints
+    """The run's whole cost."""
 
     @property
     def exited(self) -> Bools:
-        """Shape (runs,)."""
+        """Shape (runs,): the run exits."""
         return np.asarray(self.cue != NO_EXIT)
 
 
@@ -57,13 +59,10 @@ class Outcomes:
 class Table:
     """Recorded runs without any exit, and at every cue the answer that an exit there would have given.
 
-    Cues of run i are offsets[i] : offsets[i + 1], in order; offsets has shape (runs + 1,).
-    Per cue, shape (cues,): positions (tokens generated before the cue), scores (of the stored probe), right (the
-    forced answer is right), same (it equals the full run's answer), exit_tokens (the run's whole cost in tokens if
-    it exited here), cue_name (index into the card's cues).
-    Per run, shape (runs,): full_right, full_tokens (its cost without an exit), problem (the unit of the promise),
-    domain (index of its problem's domain; 0 for every run unless given).
-    graded False: there were no gold answers, so `right` and `full_right` mean nothing.
+    Arrays of other types, and sequences, are converted.
+
+    Raises:
+        ControllerError: The arrays don't fit together, or hold what no run can have.
 
     >>> table = Table(
     ...     offsets=[0, 2, 2], positions=[5, 9], scores=[0.4, 0.8], right=[False, True], same=[False, True],
@@ -75,18 +74,30 @@ class Table:
     [True, False]
     """
 
-    offsets: Any
-    positions: Any
-    scores: Any
-    right: Any
-    same: Any
-    exit_tokens: Any
-    cue_name: Any
-    full_right: Any
-    full_tokens: Any
-    problem: Any
-    domain: Any = None
+    offsets: npt.NDArray[np.int64]
+    """Shape (runs + 1,): the cues of run i are offsets[i] : offsets[i + 1], in order."""
+    positions: Ints
+    """Shape (cues,): tokens generated before the cue."""
+    scores: Floats64
+    """Shape (cues,): the signal's score at the cue."""
+    right: Bools
+    """Shape (cues,): the answer that an exit here would have given is right."""
+    same: Bools
+    """Shape (cues,): that answer equals the full run's."""
+    exit_tokens: Ints
+    """Shape (cues,): the run's whole cost in tokens if it exited here."""
+    cue_name: Ints
+    """Shape (cues,): index into the card's cues."""
+    full_right: Bools
+    """Shape (runs,): the full run's answer is right."""
+    full_tokens: Ints
+    """Shape (runs,): the run's cost in tokens without an exit."""
+    problem: npt.NDArray[np.int64]
+    """Shape (runs,): the run's problem, which is the unit of the promise."""
+    domain: Ints = None  # type: ignore[assignment]  # filled in below
+    """Shape (runs,): index of the problem's domain. None: 0 for every run."""
     graded: bool = True
+    """False: there were no gold answers, so that `right` and `full_right` mean nothing."""
 
     def __post_init__(self) -> None:
         if self.domain is None:
@@ -111,10 +122,12 @@ class Table:
 
     @property
     def runs(self) -> int:
+        """Number of runs."""
         return len(self.offsets) - 1
 
     @property
     def cues(self) -> int:
+        """Number of cues, over all runs."""
         return int(self.offsets[-1])
 
     @cached_property
@@ -144,7 +157,9 @@ class Table:
     def first_of(self, threshold: float, low: Bools) -> tuple[Ints, Bools]:
         """Two rules at once: exit at score > threshold, give up where `low`, of shape (cues,), is true.
 
-        Shape (runs,) each: the first cue where either fires, and whether it gives up there; both at once is an exit.
+        Returns:
+            The first cue where either fires, and whether the run gives up there; both have shape (runs,). A cue where
+            both fire is an exit.
         """
         high = self.scores > threshold
         first = self.first_where(high | low)
@@ -152,7 +167,7 @@ class Table:
         gave_up[gave_up] = ~high[self.offsets[:-1][gave_up] + first[gave_up]]
         return first, gave_up
 
-    def sum_at_exits(self, thresholds: Any, values: Any) -> npt.NDArray[Any]:
+    def sum_at_exits(self, thresholds: npt.ArrayLike, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Shape (len(thresholds),): the sum of `values`, of shape (cues,), over the first exits at each threshold."""
         sums = []
         for cues, edges in self._ranges:
@@ -203,11 +218,11 @@ class Table:
         np.maximum.at(highest, self.run_of[at], self.scores[at])
         return highest
 
-    def with_scores(self, scores: Any) -> Table:
-        """The same runs under another probe."""
+    def with_scores(self, scores: npt.NDArray[Any]) -> Table:
+        """The same runs under other scores, shape (cues,)."""
         return replace(self, scores=scores)
 
-    def select(self, runs: Any) -> Table:
+    def select(self, runs: npt.ArrayLike) -> Table:
         """The runs with these indices, in this order."""
         chosen = np.asarray(runs, dtype=np.int64)
         lengths = np.diff(self.offsets)[chosen]

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One cue of a run.
-
-    index: of the cue, 0-based. position: tokens generated before it. settled: the probe's P(the answer is right) from
-    the hidden state, in (0, 1). entropy: of the next-token law after the cue, in nats. Either is NaN where the signal
-    doesn't read it. answer: what a trial exit
-    stated, None where none was tried. logprobs: of the trial's answer tokens, in nats, at temperature 1.
-    """
+    """One cue of a run. A number that the signal doesn't read is NaN."""
 
     index: int
+    """Of the cue in its run, from 0."""
     position: int
-    settled: float
+    """Tokens generated before the cue."""
+    p_settled: float
+    """The probe's probability, from the hidden state, that the answer is settled; in (0, 1)."""
     entropy: float
+    """Of the next-token distribution after the cue, in nats."""
     answer: str | None = None
+    """What a trial exit stated. None: no trial was run."""
     logprobs: tuple[float, ...] = ()
+    """Of the trial's answer tokens, in nats, at temperature 1."""

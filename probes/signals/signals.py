@@ -1,7 +1,7 @@
-"""Signals: from what was seen at a run's cues to one number that says how settled the answer is.
+"""Signals: from the observations at a run's cues to one number that says how settled the answer is.
 
-Owns the formulas; every signal is a pure function of the run's looks so far, so that a recorded run is judged by the
-very rule that is deployed. Thresholds and promises don't care which signal feeds them (risk.py).
+Owns the formulas. Every signal is a pure function of the run's observations so far, so that a recorded run is scored by
+the very rule that is deployed. Thresholds and promises work alike for all signals (risk/threshold.py).
 """
 
 from __future__ import annotations
@@ -29,32 +29,31 @@ SIGNALS: tuple[SignalName, ...] = get_args(SignalName)
 
 
 class Signal(ABC):
-    """How settled the answer is, at the last of a run's looks; larger is more settled.
+    """How settled the answer is at the last of a run's observations; larger is more settled."""
 
-    hidden, law, trials: whether it reads `Observation.settled`, which takes hidden states; `Observation.entropy`, which
-    takes a pass over the vocabulary; and whether it may want trials, which take tokens.
-    """
-
-    hidden = False
-    law = False
+    reads_hidden = False
+    """Whether it reads `Observation.p_settled`, which takes hidden states."""
+    reads_distribution = False
+    """Whether it reads `Observation.entropy`, which takes a pass over the vocabulary."""
     trials = False
+    """Whether it may want trials, which take tokens."""
 
-    def wants_trial(self, looks: Sequence[Observation]) -> bool:
-        """Whether a trial is worth its tokens at the last look, which has none yet."""
+    def wants_trial(self, observations: Sequence[Observation]) -> bool:
+        """Whether a trial is worth its tokens at the last observation, which has none yet."""
         return self.trials
 
     @abstractmethod
-    def score(self, looks: Sequence[Observation]) -> float:
-        """Finite. The last look has a trial if one was wanted."""
+    def score(self, observations: Sequence[Observation]) -> float:
+        """A finite number. The last observation has a trial if one was wanted."""
 
 
 class Hidden(Signal):
     """The probe's probability (LYNX, arXiv 2512.05325)."""
 
-    hidden = True
+    reads_hidden = True
 
-    def score(self, looks: Sequence[Observation]) -> float:
-        return looks[-1].settled
+    def score(self, observations: Sequence[Observation]) -> float:
+        return observations[-1].p_settled
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,8 @@ class TrialConfidence(Signal):
     trials = True
     kind: Literal["mean", "geometric", "least"] = "mean"
 
-    def score(self, looks: Sequence[Observation]) -> float:
-        return confidence(looks[-1].logprobs, self.kind)
+    def score(self, observations: Sequence[Observation]) -> float:
+        return confidence(observations[-1].logprobs, self.kind)
 
 
 class Agreement(Signal):
@@ -76,46 +75,49 @@ class Agreement(Signal):
 
     trials = True
 
-    def score(self, looks: Sequence[Observation]) -> float:
-        return float(streak(looks))
+    def score(self, observations: Sequence[Observation]) -> float:
+        return float(streak(observations))
 
 
 class Entropy(Signal):
-    """Minus the entropy of the next-token law at the run's cues, exponentially smoothed. Costs no token."""
+    """Minus the entropy of the next-token distribution at the run's cues, exponentially smoothed. Costs no token."""
 
-    law = True
+    reads_distribution = True
 
-    def score(self, looks: Sequence[Observation]) -> float:
-        return -smoothed_entropy(looks)
+    def score(self, observations: Sequence[Observation]) -> float:
+        return -smoothed_entropy(observations)
 
 
 @dataclass(frozen=True, eq=False)
 class Stack(Signal):
     """A logistic regression over all signals. Trials are run only where the probe leaves room for doubt.
 
-    low, high: the probe's probabilities between which a trial is tried. cheap: weights over `cheap_features`, used
-    where none was; full: over `full_features`, used where one was. Both give P(the answer is settled), so they compare.
+    Both regressions give P(the answer is settled), so that their scores compare.
     """
 
     low: float
+    """Least probability of the probe at which a trial is run."""
     high: float
+    """Largest probability of the probe at which a trial is run; below `low`: none ever is."""
     cheap: Probe
+    """Weights over `cheap_features`, used at cues without a trial."""
     full: Probe
-    hidden = True
-    law = True
+    """Weights over `full_features`, used at cues with a trial."""
+    reads_hidden = True
+    reads_distribution = True
 
     def __post_init__(self) -> None:
         if self.cheap.size != len(CHEAP) or self.full.size != len(FULL):
             raise ControllerError(f"the stack reads {self.cheap.size} and {self.full.size} values; fit it again")
         object.__setattr__(self, "trials", self.low <= self.high)
 
-    def wants_trial(self, looks: Sequence[Observation]) -> bool:
-        return self.low <= looks[-1].settled <= self.high
+    def wants_trial(self, observations: Sequence[Observation]) -> bool:
+        return self.low <= observations[-1].p_settled <= self.high
 
-    def score(self, looks: Sequence[Observation]) -> float:
-        if looks[-1].answer is None:
-            return self.cheap.score(cheap_features(looks))
-        return self.full.score(full_features(looks))
+    def score(self, observations: Sequence[Observation]) -> float:
+        if observations[-1].answer is None:
+            return self.cheap.score(cheap_features(observations))
+        return self.full.score(full_features(observations))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The stack as named arrays, for the probe file."""
@@ -140,21 +142,23 @@ class Stack(Signal):
 
 
 CHEAP = ("logit of settled", "smoothed entropy", "log index")
+"""Features that cost no token."""
 FULL = (*CHEAP, "mean logprob", "least logprob", "streak")
+"""Features at a cue with a trial."""
 
 
-def cheap_features(looks: Sequence[Observation]) -> Floats64:
+def cheap_features(observations: Sequence[Observation]) -> Floats64:
     """Shape (3,): what costs no token, in the order of CHEAP."""
-    last = looks[-1]
-    logit = math.log(last.settled) - math.log1p(-last.settled) if last.settled < 1.0 else 36.0
-    return np.array([logit, smoothed_entropy(looks), math.log1p(last.index)])
+    last = observations[-1]
+    logit = math.log(last.p_settled) - math.log1p(-last.p_settled) if last.p_settled < 1.0 else 36.0
+    return np.array([logit, smoothed_entropy(observations), math.log1p(last.index)])
 
 
-def full_features(looks: Sequence[Observation]) -> Floats64:
+def full_features(observations: Sequence[Observation]) -> Floats64:
     """Shape (6,): `cheap_features` and the trial's, in the order of FULL."""
-    logprobs = looks[-1].logprobs or (-36.0,)
-    trial = [sum(logprobs) / len(logprobs), min(logprobs), float(streak(looks))]
-    return np.concatenate([cheap_features(looks), trial])
+    logprobs = observations[-1].logprobs or (-36.0,)
+    trial = [sum(logprobs) / len(logprobs), min(logprobs), float(streak(observations))]
+    return np.concatenate([cheap_features(observations), trial])
 
 
 def confidence(logprobs: Sequence[float], kind: Literal["mean", "geometric", "least"]) -> float:
@@ -170,18 +174,18 @@ def confidence(logprobs: Sequence[float], kind: Literal["mean", "geometric", "le
     return math.exp(min(logprobs) if kind == "least" else sum(logprobs) / len(logprobs))
 
 
-def streak(looks: Sequence[Observation]) -> int:
-    """Length of the run of equal, non-empty answers at the end, over the looks that had a trial."""
-    answers = [look.answer for look in looks if look.answer is not None]
+def streak(observations: Sequence[Observation]) -> int:
+    """How many of the last trial answers in a row are equal and not empty; cues without a trial are passed over."""
+    answers = [one.answer for one in observations if one.answer is not None]
     last = answers[-1] if answers else ""
     return next((i for i, answer in enumerate(reversed(answers)) if answer != last), len(answers)) if last else 0
 
 
-def smoothed_entropy(looks: Sequence[Observation]) -> float:
-    """In nats, newest cue first."""
-    value = looks[0].entropy
-    for look in looks[1:]:
-        value = SMOOTHING * look.entropy + (1 - SMOOTHING) * value
+def smoothed_entropy(observations: Sequence[Observation]) -> float:
+    """The exponential average of the cues' entropies, in nats; the newest cue weighs SMOOTHING."""
+    value = observations[0].entropy
+    for one in observations[1:]:
+        value = SMOOTHING * one.entropy + (1 - SMOOTHING) * value
     return value
 
 

@@ -34,8 +34,8 @@ def test_the_other_backend_drafts(backend, kind):
     """The same weights up to rounding: greedy runs are plain ones, and nearly all that is drawn is accepted."""
     target, other = tiny(backend), tiny(BACKENDS[backend])
     assert vocabulary_of(target.tokenizer) == vocabulary_of(other.tokenizer)
-    below, kind = (PromptLookup(), "chain") if kind == "cascade" else (None, kind)
-    drafter = ModelDrafter(other, kind=kind, size=6, depth=4, below=below, curves=CURVES, adaptive=False)
+    inner, kind = (PromptLookup(), "chain") if kind == "cascade" else (None, kind)
+    drafter = ModelDrafter(other, kind=kind, size=6, depth=4, inner=inner, curves=CURVES, adaptive=False)
     plain, drafted = played(target, None, Greedy()), played(target, drafter, Greedy())
     assert drafted.tokens == plain.tokens and drafted.accepted > 20
     for i in range(3):

@@ -31,6 +31,7 @@ from reasonctl.controller import (
     Hierarchy,
     Keys,
     ModelDrafter,
+    Policy,
     PromptLookup,
     Trace,
     TriForce,
@@ -86,9 +87,9 @@ def made(kind, small):
         return PromptLookup(size=6) if kind == "ngram" else Hierarchy(curve=FLAT)
     if kind == "triforce":
         return TriForce(size=4, budget=32, refresh=32, adaptive=False)
-    below = PromptLookup(size=4) if kind == "cascade" else None
+    inner = PromptLookup(size=4) if kind == "cascade" else None
     tree = "chain" if kind in ("model", "cascade") else kind
-    return ModelDrafter(small, kind=tree, size=8, depth=4, adaptive=False, below=below)
+    return ModelDrafter(small, kind=tree, size=8, depth=4, adaptive=False, inner=inner)
 
 
 def played(model, drafter, prompt, most):
@@ -166,7 +167,7 @@ def test_greedy_drafted_runs_are_plain_runs(models, backend, n, most):
 def test_a_target_that_differs_by_more_than_its_noise_is_caught(models):
     target, other = models["transformers"]
 
-    class Swapped:
+    class Swapped(Policy):
         """Emits another model's tokens."""
 
         def start(self):

@@ -51,8 +51,7 @@ def on_an_edge(model: Model, tokens: list[int], policy: Policy, run: int, noise:
     if isinstance(policy, Greedy):
         best = np.sort(logits)[-2:]
         return bool(best[1] - best[0] < 10 * noise)
-    _, weights = policy.law(logits)
-    edges = np.cumsum(weights) / weights.sum()
+    edges = np.cumsum(policy.probs(logits))
     return bool(np.abs(edges - Keys(seed=4, run=run).uniform(len(tokens))).min() < noise)
 
 

@@ -112,11 +112,11 @@ def test_draft_models_on_real_engines(backend, kind):
 def test_a_call_s_processors_and_grammar_see_the_target_s_rows_only(drafter):
     """A function that counts its calls, and a grammar that admits few tokens: as in plain runs, whatever drafts."""
     small = load_model("tiny", threads=1)
-    below, kind = PromptLookup(size=3) if drafter == "cascade" else None, "chain" if drafter == "cascade" else drafter
+    inner, kind = PromptLookup(size=3) if drafter == "cascade" else None, "chain" if drafter == "cascade" else drafter
     made = (
         Hierarchy(curve=FLAT)
         if drafter == "hierarchy"
-        else ModelDrafter(small, kind=kind, size=4, depth=4, adaptive=False, below=below)
+        else ModelDrafter(small, kind=kind, size=4, depth=4, adaptive=False, inner=inner)
     )
 
     class Counting:

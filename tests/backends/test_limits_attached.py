@@ -13,7 +13,7 @@ from reasonctl.backends import attach
 from reasonctl.backends.hf.tokenizer import HFTokenizer
 from reasonctl.backends.llama.tokenizer import LlamaTokenizer
 from reasonctl.backends.load import tiny_folder
-from reasonctl.controller import Controller, ControllerError, Decision
+from reasonctl.controller import Controller, ControllerError, Decision, ExitRule
 from support.llama_models import CALLS, CHAT, PROMPT, ExitAt, first, open_llama
 
 
@@ -125,19 +125,20 @@ def test_shadow_mode_changes_no_token(library, trials):
     assert trace.would_save == trace.thinking[1] - handle.trace.exit.position > 0
 
 
-class Calibrated:
+class Calibrated(ExitRule):
     """A rule with a table of risks: from 0.1 on it exits at the first cue."""
 
-    cues, suffix, markers, max_cues, trials = ExitAt.cues, "</think>\n", ExitAt.markers, 100, False
+    cues, suffix, markers, max_cues = ExitAt.cues, "</think>\n", ExitAt.markers, 100
 
     def __init__(self, risk):
-        self.why, self.threshold = f"risk {risk}", 0.0 if risk >= 0.1 else 1.0
+        self.risk, self.threshold = risk, 0.0 if risk >= 0.1 else 1.0
+
+    @property
+    def why(self):
+        return f"risk {self.risk}"
 
     def at(self, *, risk=None):
         return Calibrated(risk)
-
-    def layers(self, depth):
-        return ()
 
     def decide(self, at):
         return Decision(self.threshold < 0.5, at.cue.name, at.cue.index, at.cue.first - at.prompt, 0.5, self.threshold)

@@ -19,6 +19,9 @@ from reasonctl.backends.hf.engine import HFEngine
 from reasonctl.backends.hf.tokenizer import HFTokenizer
 from reasonctl.backends.llama.sampling import DEFAULTS, call_policy
 from reasonctl.controller import (
+    DRY,
+    Chain,
+    Constrained,
     Controller,
     ControllerError,
     Markers,
@@ -57,6 +60,21 @@ def llm():
 def model():
     torch.set_num_threads(1)
     return small()
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Chain(DRY()),
+        Constrained([DRY()], Chain()),
+        Constrained([], Chain(DRY())),
+        Constrained([], parse_policy("think: greedy; answer: greedy")),
+    ],
+    ids=str,
+)
+def test_a_policy_that_reads_text_is_refused_without_a_tokenizer(model, policy):
+    with pytest.raises(ControllerError, match=r"reads text; pass the tokenizer: attach\(…, tokenizer=…\)"):
+        attach(model, Controller(policy=policy, thinking=THINKING))
 
 
 @pytest.mark.parametrize("text", CHAINS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,8 +17,9 @@ from reasonctl.calibration.advice import truncation as advise_policy
 from reasonctl.calibration.advice.equal_risk import Curve, Family, Measured, Place, families, judge, recommended
 from reasonctl.calibration.advice.prefix_trie import PrefixTrie, fork_rows, text_trie
 from reasonctl.calibration.cli.main import main
-from reasonctl.calibration.runs.run_file import FORMAT
+from reasonctl.calibration.runs.run_file import RunFile
 from reasonctl.controller import ControllerError, MinP, MirostatV2, TopH, TopK, TopNSigma, TopP, Typical
+from support.run_records import run
 
 GOLDEN = [3, 10, 50]
 
@@ -160,7 +162,13 @@ class Toy(SimpleNamespace):
 
 
 TOY = ToyEngine(vocabulary=6, order=2, seed=5, concentration=0.9)
-MODEL = Toy(engine=TOY, tokenizer=ToyTokenizer([*"abc", " ", ".", "d"]), start=(), eos=frozenset())
+MODEL = Toy(
+    engine=TOY,
+    tokenizer=ToyTokenizer([*"abc", " ", ".", "d"]),
+    start=(),
+    eos=frozenset(),
+    can=TOY.session().can,
+)
 
 
 def test_rows_are_the_model_s_own_at_each_fork(tmp_path):
@@ -181,8 +189,9 @@ def test_rows_are_the_model_s_own_at_each_fork(tmp_path):
 
 def test_jsonl_and_collected_runs_are_texts(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "abc. abd."}\n\n{"text": "ab"}\n')
-    header = json.dumps({"format": FORMAT, "settings": {}}, separators=(",", ":"))
-    (tmp_path / "b.runs.jsonl").write_text(header + '\n{"text": "abc.\\nabd", "run": 0}\n')
+    with closing(RunFile(tmp_path / "b.runs.jsonl", {})) as collected:
+        collected.open(force=False)
+        collected.append(run(text="abc.\nabd"))
     assert text_trie(MODEL, [str(tmp_path / "a.jsonl")]).texts == 3
     assert text_trie(MODEL, [str(tmp_path / "b.runs.jsonl")]).texts == 2
 

@@ -10,16 +10,17 @@ import random
 import re
 import time
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from reasonctl.calibration.runs.arrays import cut, text_features
+from reasonctl.calibration.runs.arrays import text_features, to_arrays
 from reasonctl.calibration.runs.collect import collect, graded, identity_of, settings_of
-from reasonctl.calibration.runs.run_file import FORMAT, RunFile, pack, unpack
+from reasonctl.calibration.runs.records import CueRecord, RunRecord, pack, unpack
+from reasonctl.calibration.runs.run_file import FORMAT, RunFile
 from reasonctl.calibration.runs.splits import split
 from reasonctl.calibration.runs.worker import answer_text, collect_run, one_run
 from reasonctl.calibration.tasks.graders import NUMBER
@@ -28,6 +29,7 @@ from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import ControllerError, Cues, Markers
 from reasonctl.probes.exit import FixedExit
 from support.recipes import RECIPE
+from support.run_records import cue, run
 
 PROBLEMS = load_task("tiny").problems(4, stream=6)
 
@@ -45,12 +47,12 @@ def test_a_trial_is_what_the_exit_itself_gives(backend):
     checked = 0
     for i, problem in enumerate(PROBLEMS[:2]):
         record = collect_run(recipe, i, problem.question)
-        for k, cue in enumerate(record["cues"][:4]):
+        for k, tried in enumerate(record.cues[:4]):
             rule = FixedExit(index=k, cues=Cues(recipe.cues), suffix=recipe.suffix, markers=Markers(*recipe.markers))
             trace, _ = one_run(recipe, model, i, problem.question, rule)
-            assert trace.exit is not None and trace.exit.position == cue["position"]
-            assert trace.cost == cue["tokens"]
-            assert answer_text(recipe, model, trace.tokens[trace.forced[0] :]) == cue["answer"]
+            assert trace.exit is not None and trace.exit.position == tried.position
+            assert trace.cost == tried.tokens
+            assert answer_text(recipe, model, trace.tokens[trace.forced[0] :]) == tried.answer
             assert model.tokenizer.decode(trace.tokens).count("</think>") == 1
             checked += 1
     assert checked >= 4
@@ -60,8 +62,8 @@ def test_collecting_leaves_the_run_as_it_was(records):
     model = RECIPE.load()
     for i, problem in enumerate(PROBLEMS):
         trace, _ = one_run(RECIPE, model, i, problem.question, None)
-        assert records[i]["tokens"] == len(trace.tokens) == trace.cost
-        assert records[i]["answer"] == answer_text(RECIPE, model, trace.tokens)
+        assert records[i].tokens == len(trace.tokens) == trace.cost
+        assert records[i].answer == answer_text(RECIPE, model, trace.tokens)
 
 
 def test_a_run_depends_on_nothing_that_ran_before_it(records):
@@ -182,12 +184,59 @@ def test_the_documented_format_is_the_written_one(tmp_path):
     assert [run["run"] for run in runs] == list(range(len(runs)))
 
 
+def test_a_record_is_its_line_and_the_line_its_record(tmp_path):
+    """Byte for byte, on a real job's file and on values at their limits."""
+    path = tmp_path / "runs.jsonl"
+    job(path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    odd = run(
+        gold=None,
+        text="\u2028\x00\U0001f600",
+        others=(cue(logprobs=(), entropy=1e-300, value="-1"),),
+        problem=2**63 - 1,
+    )
+    copy = RunFile(tmp_path / "copy.jsonl", {"seed": 3})
+    with closing(copy):
+        copy.open(force=False)
+        for line in lines[1:]:
+            copy.append(RunRecord.from_json(json.loads(line)))
+        assert copy.path.read_bytes() == path.read_bytes()
+        copy.append(odd)
+    assert copy.read()[-1] == odd and copy.read()[:-1] == RunFile(path, {}).read()
+    for part, kind in (("Run", RunRecord), ("Cue", CueRecord)):
+        assert {field.name for field in fields(kind)} == set(documented(part))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda run: run.pop("gold"), "fields differ by gold"),
+        (lambda run: run.update(tokens="12"), "tokens is '12'; it must be int"),
+        (lambda run: run.update(right=1), "right is 1; it must be bool"),
+        (lambda run: run.update(cues={}), "cues is {}; it must be tuple"),
+        (lambda run: run["cues"][0].update(logprobs=[None]), "logprobs is"),
+        (lambda run: run["cues"][0].update(more=1), "fields differ by more"),
+    ],
+)
+def test_a_line_that_is_no_run_is_named_by_its_number(tmp_path, change, message):
+    path = tmp_path / "runs.jsonl"
+    job(path)
+    header, first, second, *rest = path.read_text().splitlines()
+    broken = json.loads(second)
+    change(broken)
+    for bad in (json.dumps(broken), "[]", "no JSON"):
+        path.write_text("\n".join([header, first, bad, *rest, ""]))
+        with pytest.raises(ControllerError, match="runs.jsonl:3 is no collected run") as caught:
+            RunFile(path, {}).read()
+        assert "\n" not in str(caught.value) and (message in str(caught.value) or bad in ("[]", "no JSON"))
+
+
 def test_cues_are_found_in_the_text(records):
     cues = 0
     for record in records:
-        assert record["text"].endswith(record["answer"])
-        for cue in record["cues"]:
-            assert record["text"][cue["offset"] :].lstrip().lower().startswith(cue["name"])
+        assert record.text.endswith(record.answer)
+        for met in record.cues:
+            assert record.text[met.offset :].lstrip().lower().startswith(met.name)
             cues += 1
     assert cues >= 4
 
@@ -212,13 +261,13 @@ def test_a_full_disk_loses_no_finished_run(tmp_path, monkeypatch, fail_at):
 
 def test_grading_and_arrays(records):
     wrong = replace_answer(PROBLEMS[0], "0")
-    assert not graded(records[0], wrong, NUMBER)["right"]
-    told = [graded(r, p, NUMBER) for r, p in zip(records, PROBLEMS, strict=True)]
-    runs = cut(told)
-    assert runs.offsets[-1] == len(runs.features) == len(runs.text) == sum(len(r["cues"]) for r in told)
+    assert not graded(records[0], wrong, NUMBER).right
+    grades = [graded(r, p, NUMBER) for r, p in zip(records, PROBLEMS, strict=True)]
+    runs = to_arrays(grades)
+    assert runs.offsets[-1] == len(runs.features) == len(runs.text) == sum(len(r.cues) for r in grades)
     assert runs.features.shape[1] == 2 * 128
-    assert (runs.features[0] == unpack(told[0]["cues"][0]["hidden"])).all()
-    empty = cut([{**told[0], "cues": []}])
+    assert (runs.features[0] == grades[0].cues[0].state).all()
+    empty = to_arrays([replace(grades[0], cues=())])
     assert empty.text.shape == (0, 6) and list(empty.offsets) == [0, 0]
 
 
@@ -227,7 +276,7 @@ def replace_answer(problem: Problem, answer: str) -> Problem:
 
 
 def test_text_features_count_repeats():
-    rows = text_features([{"value": v, "position": 10} for v in ("5", "5", "7", "5", "5", "5")])
+    rows = text_features([cue(value=v, position=10) for v in ("5", "5", "7", "5", "5", "5")])
     assert [row[2] for row in rows] == [0, 1, 0, 0, 1, 2]
     assert [row[3] for row in rows] == [1, 2, 1, 3, 4, 5]
     assert [row[4] for row in rows] == [1, 1, 2, 2, 2, 2]

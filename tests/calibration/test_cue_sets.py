@@ -16,56 +16,33 @@ from reasonctl.calibration.fitting.choose_cues import EVERYTHING, choose_cues
 from reasonctl.calibration.fitting.job import CalibrationJob, fit_and_save
 from reasonctl.calibration.runs.cue_sets import check_collected, with_cues
 from reasonctl.calibration.runs.recipe import Recipe
-from reasonctl.calibration.runs.run_file import pack
+from reasonctl.calibration.runs.records import RunRecord
 from reasonctl.calibration.runs.splits import split
 from reasonctl.calibration.runs.worker import Collect
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import Call, Controller, ControllerError, Cues, Keys, Markers, Sampling, Span, Thinking, Trace
+from reasonctl.probes.promise import Promise
+from support.run_records import cue, run
 from support.scripted import Scripted
 
 
-def record(run: int, rng: np.random.Generator, telling: str) -> dict:
+def record(number: int, rng: np.random.Generator, telling: str) -> RunRecord:
     """12 cues, words and paragraphs in turn; right from a random cue on; only `telling` cues' states show it."""
-    settled = int(rng.integers(0, 10))
+    settles = int(rng.integers(0, 10))
     cues = []
     for i in range(12):
         name = "paragraph" if i % 2 else "wait"
         state = rng.normal(size=4)
         if (name == "paragraph") == (telling == "paragraph"):
-            state[0] = 4.0 if i >= settled else -4.0
+            state[0] = 4.0 if i >= settles else -4.0
+        right = i >= settles
         cues.append(
-            {
-                "name": name,
-                "names": [name],
-                "position": 20 * i + 20,
-                "row": 20 * i + 20,
-                "tokens": 20 * i + 30,
-                "trial": 9,
-                "answer": "The answer is 5.",
-                "logprobs": [-0.1],
-                "entropy": 1.0,
-                "value": "5",
-                "right": i >= settled,
-                "same": i >= settled,
-                "hidden": pack(state.astype(np.float32)),
-            }
+            cue(name=name, position=20 * i + 20, tokens=20 * i + 30, trial=9, right=right, same=right, state=state)
         )
-    return {
-        "run": run,
-        "problem": run,
-        "domain": "",
-        "question": str(run),
-        "gold": "5",
-        "tokens": 300,
-        "finish": "stop",
-        "answer": "The answer is 5.",
-        "right": True,
-        "cues": cues,
-        "others": [],
-    }
+    return run(run=number, question=str(number), cues=tuple(cues))
 
 
-def records(telling: str, n: int = 160, seed: int = 0) -> list[dict]:
+def records(telling: str, n: int = 160, seed: int = 0) -> list[RunRecord]:
     rng = np.random.default_rng(seed)
     return [record(i, rng, telling) for i in range(n)]
 
@@ -74,7 +51,7 @@ def records(telling: str, n: int = 160, seed: int = 0) -> list[dict]:
     ("telling", "wanted"), [("word", ("wait", "hmm", "alternatively")), ("paragraph", ("paragraph",))]
 )
 def test_the_cues_whose_states_tell_are_chosen(telling, wanted):
-    chosen, tried = choose_cues(records(telling), "harm", 0.1, 0.9, seed=0, max_cues=50)
+    chosen, tried = choose_cues(records(telling), Promise(risk=0.1), seed=0, max_cues=50)
     assert chosen == wanted
     assert len(tried) == 5 and max(one.saved or 0 for one in tried) > 0.3
 
@@ -102,7 +79,7 @@ def test_calibration_runs_have_no_say(tmp_path: Path):
     )
     model = replace(load_model("tiny", threads=1), width=4)
     plan = CalibrationJob(
-        recipe, load_task("tiny"), "harm", len(runs), tmp_path / "a.safetensors", 0.1, 0.9, choose_cues=True
+        recipe, load_task("tiny"), Promise(risk=0.1), len(runs), tmp_path / "a.safetensors", choose_cues=True
     )
     honest = fit_and_save(plan, model, runs, force=False)
     fooled = fit_and_save(replace(plan, out=tmp_path / "b.safetensors"), model, swapped, force=False)
@@ -112,8 +89,8 @@ def test_calibration_runs_have_no_say(tmp_path: Path):
 
 def test_only_collected_cues_can_be_looked_at():
     runs = records("word", n=3)
-    assert all(cue["name"] == "wait" for one in with_cues(runs, ["Wait"], 50) for cue in one["cues"])
-    assert all(len(one["cues"]) == 4 for one in with_cues(runs, ["wait"], 4))
+    assert all(seen.name == "wait" for one in with_cues(runs, ["Wait"], 50) for seen in one.cues)
+    assert all(len(one.cues) == 4 for one in with_cues(runs, ["wait"], 4))
     check_collected(["Wait"], ["wait", "hmm"])
     with pytest.raises(
         ControllerError, match="collected at the cues wait, every\\(8\\); nothing is known of hmm, every"
@@ -122,9 +99,9 @@ def test_only_collected_cues_can_be_looked_at():
 
 
 def test_nothing_to_fit_is_one_line():
-    runs = [{**one, "cues": []} for one in records("word", n=8)]
+    runs = [replace(one, cues=()) for one in records("word", n=8)]
     with pytest.raises(ControllerError):
-        choose_cues(runs, "harm", 0.1, 0.9, seed=0, max_cues=50)
+        choose_cues(runs, Promise(risk=0.1), seed=0, max_cues=50)
 
 
 TEXTS = [
@@ -175,7 +152,7 @@ def toy_run(rule, seed: int, most: int) -> None:
     list(Controller(exit=rule, thinking=thinking).stream(engine.session(), ToyTokenizer(TEXTS), call, Trace()))
 
 
-def toy_collect(cues: tuple[str, ...], max_cues: int, seed: int, most: int) -> dict:
+def toy_collect(cues: tuple[str, ...], max_cues: int, seed: int, most: int) -> RunRecord:
     recipe = Recipe(
         model="toy",
         backend=None,
@@ -193,34 +170,34 @@ def toy_collect(cues: tuple[str, ...], max_cues: int, seed: int, most: int) -> d
     )
     rule = Collect(recipe, SimpleNamespace(tokenizer=ToyTokenizer(TEXTS), depth=3))
     toy_run(rule, seed, most)
-    return {"cues": rule.seen, "others": rule.others}
+    return run(cues=tuple(rule.seen), others=tuple(rule.others))
 
 
 @pytest.mark.parametrize("max_cues", [3, 200])
 def test_fewer_cues_on_record_are_fewer_cues_live(max_cues):
     """For every subset of the cues: the record of a run under all of them, cut down, is the run under the subset."""
     subsets = [names for n in range(1, 6) for names in itertools.combinations(KINDS, n)]
-    looks = differing = 0
+    asked = differing = 0
     for seed, most in [(1, 40), (2, 40), (3, 24), (4, 17), (5, 60), *((6, n) for n in range(9, 13))]:
         whole = toy_collect(KINDS, max_cues, seed, most)
         for names in subsets:
             kept = with_cues([whole], names, max_cues)[0]
             live = Scripted(lambda at: False, "</think>", cues=Cues(names), max_cues=max_cues, answer_tokens=4)
             toy_run(live, seed, most)
-            assert [(cue["name"], cue["position"], cue["row"]) for cue in kept["cues"]] == [
+            assert [(cue.name, cue.position, cue.row) for cue in kept.cues] == [
                 (at.cue.name, at.cue.first - at.prompt, at.cue.last - at.prompt) for at in live.seen
             ]
             alone = toy_collect(names, max_cues, seed, most)
-            strip = [{**cue, "names": None} for cue in kept["cues"]]
-            assert strip == [{**cue, "names": None} for cue in alone["cues"]]  # answers, states, costs, numbers
+            strip = [replace(cue, names=()) for cue in kept.cues]
+            assert strip == [replace(cue, names=()) for cue in alone.cues]  # answers, states, costs, numbers
             # And a subset of the subset may be cut from either.
             less = names[1:] or names
-            again = [with_cues([one], less, max_cues)[0]["cues"] for one in (kept, whole)]
+            again = [with_cues([one], less, max_cues)[0].cues for one in (kept, whole)]
             assert again[0] == again[1]
-            looks += len(live.seen)
-            named = [cue for cue in whole["cues"] if cue["name"] in names]
-            differing += [cue["position"] for cue in named] != [cue["position"] for cue in kept["cues"]]
-    assert looks > 400 and differing > 20  # names alone, one per row, tell another run
+            asked += len(live.seen)
+            named = [cue for cue in whole.cues if cue.name in names]
+            differing += [cue.position for cue in named] != [cue.position for cue in kept.cues]
+    assert asked > 400 and differing > 20  # names alone, one per row, tell another run
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from distributed import LocalCluster
 
 from reasonctl.calibration.cli.main import main
 from reasonctl.calibration.parallel import dask as cluster_module
-from reasonctl.calibration.parallel.spread import spread
+from reasonctl.calibration.parallel.spread import run_jobs
 from reasonctl.calibration.runs.collect import collect
 from reasonctl.calibration.runs.run_file import RunFile
 from reasonctl.calibration.tasks.graders import NUMBER
@@ -74,18 +74,18 @@ def test_a_killed_worker_costs_a_retry(cluster, alone, tmp_path):
 
 def test_a_run_that_always_kills_its_worker_ends_the_job(cluster, tmp_path):
     with pytest.raises(ControllerError, match="one run ended 2 dask workers"):
-        list(spread(deadly, [(tmp_path, i, 99) for i in range(8)], workers=cluster.scheduler_address))
+        list(run_jobs(deadly, [(tmp_path, i, 99) for i in range(8)], workers=cluster.scheduler_address))
 
 
 def test_a_failing_run_says_why(cluster):
     with pytest.raises(ControllerError, match="3 is too much"):
-        list(spread(fails, [(i,) for i in range(6)], workers=cluster.scheduler_address))
+        list(run_jobs(fails, [(i,) for i in range(6)], workers=cluster.scheduler_address))
 
 
 def test_another_version_is_refused(cluster, monkeypatch):
     monkeypatch.setattr(cluster_module, "version", lambda name: "9.9")
     with pytest.raises(ControllerError, match="has reasonctl .*, this machine has 9.9; install the same"):
-        list(spread(fails, [(2,)], workers=cluster.scheduler_address))
+        list(run_jobs(fails, [(2,)], workers=cluster.scheduler_address))
 
 
 def test_a_worker_without_the_package_is_refused_and_lives_on(cluster, monkeypatch):
@@ -93,29 +93,29 @@ def test_a_worker_without_the_package_is_refused_and_lives_on(cluster, monkeypat
         patch.setattr(cluster_module, "PACKAGE", "no-such-package")
         patch.setattr(cluster_module, "version", lambda name: "9.9")
         with pytest.raises(ControllerError, match="a dask worker has no no-such-package; install 9.9"):
-            list(spread(fails, [(2,)], workers=cluster.scheduler_address))
-    assert list(spread(fails, [(2,)], workers=cluster.scheduler_address)) == [2]
+            list(run_jobs(fails, [(2,)], workers=cluster.scheduler_address))
+    assert list(run_jobs(fails, [(2,)], workers=cluster.scheduler_address)) == [2]
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_one_worker_does_the_runs_there_and_one_at_a_time(threads):
     with local(n_workers=1, threads_per_worker=threads) as cluster:
-        results = list(spread(lonely, [(i,) for i in range(9)], workers=cluster.scheduler_address))
+        results = list(run_jobs(lonely, [(i,) for i in range(9)], workers=cluster.scheduler_address))
     assert {seen for _, seen in results} == {1} and os.getpid() not in {pid for pid, _ in results}
 
 
 def test_nobody_there_is_one_line(monkeypatch):
     monkeypatch.setattr(cluster_module, "SECONDS", 0.5)
     with pytest.raises(ControllerError, match="no dask scheduler answers at tcp://127.0.0.1:9"):
-        list(spread(fails, [(0,)], workers="tcp://127.0.0.1:9"))
+        list(run_jobs(fails, [(0,)], workers="tcp://127.0.0.1:9"))
     with local(n_workers=0) as cluster, pytest.raises(ControllerError, match="no worker is at .* dask worker tcp://"):
-        list(spread(fails, [(0,)], workers=cluster.scheduler_address))
+        list(run_jobs(fails, [(0,)], workers=cluster.scheduler_address))
 
 
 def test_a_lost_scheduler_is_one_line():
     cluster = local(n_workers=1)
     with pytest.raises(ControllerError, match="scheduler at .* is gone"):
-        for _ in spread(time.sleep, [(0.3,)] * 40, workers=cluster.scheduler_address):
+        for _ in run_jobs(time.sleep, [(0.3,)] * 40, workers=cluster.scheduler_address):
             cluster.close()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from reasonctl.calibration.cli.main import main
-from reasonctl.calibration.fitting.kept import kept_runs
+from reasonctl.calibration.fitting.saved_runs import saved_runs
 from reasonctl.calibration.runs.splits import report_path, runs_path
 from reasonctl.controller import ControllerError
 from reasonctl.probes.files.probe_file import load_probe
@@ -99,8 +99,8 @@ def test_a_larger_job_goes_on_from_a_smaller_one(done, tmp_path, capfd):
     assert fresh.read_bytes() == done.read_bytes()
     # The smaller probe's runs are the first ones of the larger file; a smaller job needs no run at all.
     shutil.copy(runs_path(done), runs_path(kept))
-    found = kept_runs(kept, load_probe(kept))
-    assert found is not None and [record["run"] for record in found] == list(range(24))
+    found = saved_runs(kept, load_probe(kept))
+    assert found is not None and [record.run for record in found] == list(range(24))
     code, _, err = ctl(capfd, *job(done, 24, "--force", "--no-report"))
     assert code == 0 and "collecting" not in err and done.read_bytes() == kept.read_bytes()
 
@@ -152,4 +152,4 @@ def test_runs_of_another_probe_are_refused_before_any_work(done, capfd):
         assert code == 2 and "aren't the ones that it was made from" in err and "problems of tiny" not in out
     path.write_text("".join(lines[:10]))
     with pytest.raises(ControllerError, match="aren't the ones"):
-        kept_runs(done, load_probe(done))
+        saved_runs(done, load_probe(done))

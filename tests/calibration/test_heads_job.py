@@ -15,7 +15,6 @@ import pytest
 from reasonctl.backends.load import load_model
 from reasonctl.calibration.cli.main import main
 from reasonctl.controller import Call, Chain, Controller, Decision, Keys, Temperature, TopP, Trace, parse_policy
-from reasonctl.controller.sampling.policy import layers_of
 from support.ctl import ctl
 from support.example_scripts import load
 from support.heads_files import for_model, heads_file
@@ -85,7 +84,7 @@ class TriesFirst(ExitAtFirst):
 
 def test_a_trial_and_the_exit_that_it_tries_have_the_same_temperatures(tmp_path):
     policy, compared = parse_policy(f"autodeco({heads_file(tmp_path / 'h.safetensors')})"), 0
-    assert layers_of((policy,), 3) == (2,)
+    assert policy.layers(3) == (2,)
     for seed in range(30):
         rule, trace = TriesFirst(), Trace()
         call = Call([5, 0], 25, frozenset(), Keys(seed=seed), policy)
@@ -104,9 +103,7 @@ def test_the_example_s_likelihood_is_the_chain_s_law():
     labels = np.arange(200) % 9
     got, outside = example.likelihood(logits, labels, 0.8, 0.9)
     for at, (row, label) in enumerate(zip(logits, labels, strict=True)):
-        ids, weights = Chain(Temperature(0.8), TopP(0.9)).law(row)
-        law = np.zeros(9)
-        law[ids] = weights / weights.sum()
+        law = Chain(Temperature(0.8), TopP(0.9)).probs(row)
         own = np.exp(row) / np.exp(row).sum()
         assert got[at] == pytest.approx(np.log((1 - example.MIXED) * law[label] + example.MIXED * own[label]))
         assert outside[at] == (law[label] == 0)

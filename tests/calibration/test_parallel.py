@@ -14,10 +14,11 @@ import pytest
 
 from reasonctl.calibration.cli.console import Console, Pace, span
 from reasonctl.calibration.parallel import spread as spread_module
-from reasonctl.calibration.parallel.spread import check_cluster, spread
+from reasonctl.calibration.parallel.spread import check_cluster, run_jobs
 from reasonctl.calibration.runs.run_file import FORMAT, RunFile
 from reasonctl.controller import ControllerError
 from support.processes import hear_ctrl_c, wait_for
+from support.run_records import run
 from support.worker_jobs import deadly, fails
 
 
@@ -25,7 +26,7 @@ from support.worker_jobs import deadly, fails
 def test_a_killed_worker_costs_a_retry(tmp_path, deaths):
     warned: list[str] = []
     jobs = [(tmp_path, i, deaths) for i in range(12)]
-    results = list(spread(deadly, jobs, workers=2, warn=warned.append))
+    results = list(run_jobs(deadly, jobs, workers=2, warn=warned.append))
     assert [i for i, _ in results] == list(range(12))
     assert results[-1][1] == deaths == len(warned) and "worker process died" in warned[0]
 
@@ -33,14 +34,14 @@ def test_a_killed_worker_costs_a_retry(tmp_path, deaths):
 def test_a_run_that_always_kills_its_worker_ends_the_job(tmp_path):
     got = []
     with pytest.raises(ControllerError, match="died 4 times on the same runs.*fewer --workers"):
-        for i, _ in spread(deadly, [(tmp_path, i, 99) for i in range(12)], workers=2, warn=lambda text: None):
+        for i, _ in run_jobs(deadly, [(tmp_path, i, 99) for i in range(12)], workers=2, warn=lambda text: None):
             got.append(i)
     assert got == list(range(len(got))) and len(got) <= 5
 
 
 def test_a_failing_run_is_no_dead_worker():
     with pytest.raises(ControllerError, match="3 is too much"):
-        list(spread(fails, [(i,) for i in range(6)], workers=2))
+        list(run_jobs(fails, [(i,) for i in range(6)], workers=2))
 
 
 def test_a_wrong_cluster_is_refused_before_any_work(monkeypatch):
@@ -61,7 +62,7 @@ def test_a_second_job_is_refused_and_damages_nothing(tmp_path):
     path = tmp_path / "runs.jsonl"
     first, second = RunFile(path, {"seed": 1}), RunFile(path, {"seed": 1})
     first.open(force=False)
-    first.append({"run": 0})
+    first.append(run())
     with path.open("ab") as file:
         file.write(b'{"half')  # the first job in the middle of a write
     before = path.read_bytes()
@@ -69,7 +70,7 @@ def test_a_second_job_is_refused_and_damages_nothing(tmp_path):
         with pytest.raises(ControllerError, match="another job is collecting into .*wait for it"):
             second.open(force=force)
         assert path.read_bytes() == before
-    assert second.read() == [{"run": 0}]  # reading is free, and a half line is none
+    assert second.read() == [run()]  # reading is free, and a half line is none
     first.close()
     assert second.open(force=False) == 1 and path.read_bytes() == before[: -len(b'{"half')]
     assert [file.name for file in tmp_path.iterdir()] == ["runs.jsonl"]
@@ -119,11 +120,11 @@ def test_a_job_killed_in_its_first_write_starts_over(tmp_path):
 SLEEPER = """
 import sys, time
 from reasonctl.calibration.cli.interrupt import interruptible
-from reasonctl.calibration.parallel.spread import spread
+from reasonctl.calibration.parallel.spread import run_jobs
 def work():
     try:
         print("working", flush=True)
-        for _ in spread(time.sleep, [(60,)] * 4, workers=2): pass
+        for _ in run_jobs(time.sleep, [(60,)] * 4, workers=2): pass
     except KeyboardInterrupt:
         print("cleaning", flush=True)
         if "slow" in sys.argv: time.sleep(60)

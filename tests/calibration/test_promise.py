@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ from reasonctl.backends.load import load_model
 from reasonctl.calibration.evaluation.baselines import compare, fixed_at, fixed_curve
 from reasonctl.calibration.fitting.job import CalibrationJob, fit_and_save
 from reasonctl.calibration.fitting.tables import make_table
-from reasonctl.calibration.runs.arrays import cut
+from reasonctl.calibration.runs.arrays import to_arrays
 from reasonctl.calibration.runs.collect import collect
 from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.run_file import RunFile
 from reasonctl.calibration.runs.splits import evaluation_stream, split
 from reasonctl.calibration.tasks.sources import load_task
+from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.bounds import refutes
 
 pytestmark = pytest.mark.slow
@@ -50,15 +52,15 @@ def runs(tmp_path_factory):
         file = RunFile(folder / name, {})
         collect(RECIPE, part, task.grader, file, done=file.open(force=False), workers=2, progress=lambda a, b: None)
         parts.append(file.read())
-    return parts[0], cut(parts[1])
+    return parts[0], to_arrays(parts[1])
 
 
 def measure(records, evaluation, folder: Path):
     """Savings and harm on the evaluation runs of a probe made from these records by the pipeline of `ctl calibrate`."""
-    plan = CalibrationJob(RECIPE, load_task("tiny"), "harm", N, folder / "p.safetensors")
+    plan = CalibrationJob(RECIPE, load_task("tiny"), Promise(), N, folder / "p.safetensors")
     content = fit_and_save(plan, load_model("tiny", threads=1), records, force=True)
     judged = make_table(evaluation, content.probe.scores(evaluation.features), RECIPE.cues)
-    results = compare(None, content.table, judged, mode="harm", risk=0.05, confidence=0.9, grid=content.grid)
+    results = compare(None, content.table, judged, Promise(), grid=content.grid)
     return judged, results[0], results[1]
 
 
@@ -78,12 +80,12 @@ def test_permuted_labels_keep_the_promise_and_save_nothing_a_fixed_cue_does_not(
     """
     records, evaluation = runs
     fitting, _ = split(N, SEED)
-    labels = [cue["right"] for i in fitting for cue in records[i]["cues"]]
+    labels = [cue.right for i in fitting for cue in records[i].cues]
     random.Random(1).shuffle(labels)
     shuffled = iter(labels)
     permuted = list(records)
     for i in fitting:
-        permuted[i] = {**records[i], "cues": [{**cue, "right": next(shuffled)} for cue in records[i]["cues"]]}
+        permuted[i] = replace(records[i], cues=tuple(replace(cue, right=next(shuffled)) for cue in records[i].cues))
     judged, probe, _ = measure(permuted, evaluation, tmp_path)
     fixed = fixed_at(fixed_curve(judged, "harm"), probe.failed)
     print(f"permuted probe saves {probe.saved:.1f} tokens at harm {probe.harm:.3f}; a fixed cue {fixed:.1f}")

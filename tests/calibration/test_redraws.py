@@ -1,7 +1,7 @@
 """Promises hold over re-drawn calibration sets, and wrong procedures are caught by the same check.
 
 Truth: in closed form on a toy law; a pool's own rate, exact, for sets drawn from it with replacement. A true promise
-at its very limit is called broken with probability 0.0013 (`judge`: nominal + 3 standard errors); seeds are fixed.
+at its very limit is called broken with probability 0.0013 (`verdict_on`: nominal + 3 standard errors); seeds are fixed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from reasonctl.calibration.evaluation.redraws import Procedure, check, check_all, judge, redraw, true_rates
+from reasonctl.calibration.evaluation.redraws import Procedure, check, check_all, redraw, true_rates, verdict_on
 from reasonctl.calibration.fitting.probe import fit_probe
 from reasonctl.controller import ControllerError
 from reasonctl.probes.risk.table import Table
@@ -41,11 +41,11 @@ def test_sets_are_drawn_with_replacement_and_copies_are_new_problems() -> None:
 
 def test_the_verdict_is_the_stated_bound() -> None:
     rates = np.array([0.2] * 60 + [0.1] * 440)
-    found = judge(rates, 0.1, 0.9)
+    found = verdict_on(rates, 0.1, 0.9)
     assert found.violations == 0.12 and found.nominal == pytest.approx(0.1) and found.kept
     assert found.bound == pytest.approx(0.1 + 3 * math.sqrt(0.1 * 0.9 / 500))
-    assert not judge(np.array([0.2] * 75 + [0.1] * 425), 0.1, 0.9).kept
-    mean = judge(rates, 0.1, None)
+    assert not verdict_on(np.array([0.2] * 75 + [0.1] * 425), 0.1, 0.9).kept
+    mean = verdict_on(rates, 0.1, None)
     assert mean.violations == pytest.approx(0.112) and not mean.kept
     assert mean.bound == pytest.approx(0.1 + 3 * rates.std(ddof=1) / math.sqrt(500))
 
@@ -85,7 +85,7 @@ def toy_draws() -> tuple[Grid, list[Table]]:
 def test_toy_promises_with_a_confidence(mode: Mode) -> None:
     grid, draws = toy_draws()
     values = np.array([choose_threshold(table, grid, mode, LIMITS[mode], CONFIDENCE).loosest for table in draws])
-    found = judge(two_cues_risk(mode, values), LIMITS[mode], CONFIDENCE)
+    found = verdict_on(two_cues_risk(mode, values), LIMITS[mode], CONFIDENCE)
     print(f"toy {mode}: {found.violations:.3f} of {DRAWS} draws above {LIMITS[mode]} (bound {found.bound:.3f})")
     assert found.kept and np.isfinite(values).mean() > 0.8  # "never exit" would keep any promise
 
@@ -94,11 +94,11 @@ def test_toy_promises_with_a_confidence(mode: Mode) -> None:
 def test_toy_promises_on_average(mode: Mode) -> None:
     grid, draws = toy_draws()
     values = np.array([choose_threshold(table, grid, mode, LIMITS[mode], None).value for table in draws])
-    found = judge(two_cues_risk(mode, values), LIMITS[mode], None)
+    found = verdict_on(two_cues_risk(mode, values), LIMITS[mode], None)
     print(f"toy {mode}, marginal: {found.violations:.4f} against {LIMITS[mode]}")
     assert found.kept
     if mode in ("harm", "wrong"):  # of "some failing cue fires" the level is exact, between risk - 1 / (n + 1) and risk
-        exact = judge(two_cues_envelope(mode, values), LIMITS[mode], None)
+        exact = verdict_on(two_cues_envelope(mode, values), LIMITS[mode], None)
         assert exact.kept and exact.violations > 2 * LIMITS[mode] - exact.bound - 1 / (RUNS + 1)
 
 
@@ -207,7 +207,7 @@ def test_one_grid_step_too_loose_is_caught(loose: int) -> None:
         return float(thresholds[min(at + loose, 3)])
 
     values = np.array([chosen(table) for table in toy_draws()[1]])
-    found = judge(two_cues_risk("harm", values), RISK, CONFIDENCE)
+    found = verdict_on(two_cues_risk("harm", values), RISK, CONFIDENCE)
     print(f"{loose} steps too loose: {found.violations:.3f} of draws above {RISK} (bound {found.bound:.3f})")
     assert found.kept == (loose == 0)
 
@@ -223,7 +223,7 @@ def test_a_clamped_quantile_is_caught(clamped: bool, per_cue: bool) -> None:
         mode: Mode = "event" if per_cue else "wrong"
         exact = choose_threshold(table, Grid(np.array([0.5]), np.ones(1)), mode, RISK, None).value
         values.append(min(exact, float(table.scores.max())) if clamped else exact)
-    found = judge(1 - np.minimum(values, 1.0), RISK, None)
+    found = verdict_on(1 - np.minimum(values, 1.0), RISK, None)
     print(f"clamped {clamped}: mean risk {found.violations:.3f} against {RISK}")
     assert found.kept == (not clamped)
 
@@ -268,7 +268,7 @@ def overfitted(shared: bool, calibrate_on: str) -> list[float]:
 )
 def test_calibrating_on_what_was_fitted_is_caught(shared: bool, calibrate_on: str, right: bool) -> None:
     rates = overfitted(shared, calibrate_on)
-    found = judge(rates, RISK, CONFIDENCE)
+    found = verdict_on(rates, RISK, CONFIDENCE)
     print(f"calibrated on {calibrate_on}: {found.violations:.3f} of draws above {RISK}; mean risk {np.mean(rates):.3f}")
     assert found.kept == right
 

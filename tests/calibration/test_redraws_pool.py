@@ -15,7 +15,7 @@ import pytest
 from reasonctl.calibration.evaluation.redraws import check, check_all
 from reasonctl.calibration.fitting.all_signals import FittedSignals, fit_signals
 from reasonctl.calibration.parallel.spread import cores
-from reasonctl.calibration.runs.arrays import cut
+from reasonctl.calibration.runs.arrays import to_arrays
 from reasonctl.calibration.runs.collect import collect
 from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.run_file import RunFile
@@ -56,16 +56,16 @@ def fitted(tmp_path_factory) -> Iterator[FittedSignals]:
             RECIPE, problems, task.grader, file, done=done, workers=cores(), progress=lambda done, total: None
         )
         records = file.read()
-    domains = sorted({record["domain"] for record in records})
-    yield fit_signals(cut(records[:FITTING]), cut(records[FITTING:]), CUES, domains, "harm", seed=0)
+    domains = sorted({record.domain for record in records})
+    yield fit_signals(to_arrays(records[:FITTING]), to_arrays(records[FITTING:]), CUES, domains, "harm", seed=0)
 
 
 @pytest.mark.parametrize("signal", ["hidden", "entropy", "trial", "agreement", "stack"])
 def test_every_promise_of_every_signal_is_kept(fitted, signal):
-    judged = fitted.judged[signal]
-    assert judged.table.runs == POOL and len(np.unique(judged.table.problem)) == POOL
-    plain = fitted.judged["hidden"].table
-    rows = check_all(judged.table, judged.grid, RISK, CONFIDENCE, runs=RUNS, draws=DRAWS, plain=plain)
+    calibrated = fitted.tables[signal]
+    assert calibrated.table.runs == POOL and len(np.unique(calibrated.table.problem)) == POOL
+    plain = fitted.tables["hidden"].table
+    rows = check_all(calibrated.table, calibrated.grid, RISK, CONFIDENCE, runs=RUNS, draws=DRAWS, plain=plain)
     for row in rows:
         form = "on average" if row.confidence is None else f"at {row.confidence}"
         print(
@@ -82,12 +82,12 @@ def test_every_promise_of_every_signal_is_kept(fitted, signal):
 
 def test_a_threshold_without_a_margin_is_caught(fitted):
     """The loosest threshold whose *measured* rate on the set is at most the risk: right on average, too often above."""
-    judged = fitted.judged["trial"]
+    calibrated = fitted.tables["trial"]
 
     def hopeful(table: Table) -> float:
-        failed, n = failures_at(table, "harm", judged.grid.thresholds)
-        return float(judged.grid.thresholds[np.cumprod(failed <= RISK * n).sum() - 1])
+        failed, n = failures_at(table, "harm", calibrated.grid.thresholds)
+        return float(calibrated.grid.thresholds[np.cumprod(failed <= RISK * n).sum() - 1])
 
-    found = check(judged.table, hopeful, "harm", RISK, CONFIDENCE, runs=RUNS, draws=DRAWS)
+    found = check(calibrated.table, hopeful, "harm", RISK, CONFIDENCE, runs=RUNS, draws=DRAWS)
     print(f"without a margin: {found.violations:.3f} of the sets above {RISK} (bound {found.bound:.3f})")
     assert not found.kept

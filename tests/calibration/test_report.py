@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,11 @@ import pytest
 from reasonctl.calibration.cli.main import main
 from reasonctl.calibration.pages.highlights import AFTER, BEFORE, RuleOutcome, pick, pieces
 from reasonctl.calibration.pages.report import _Subject, render
-from reasonctl.calibration.pages.wording import Request
-from reasonctl.calibration.runs.run_file import FORMAT
+from reasonctl.calibration.runs.run_file import RunFile
 from reasonctl.calibration.runs.splits import runs_path
 from reasonctl.controller import ControllerError
 from reasonctl.probes.files.probe_file import ProbeFile, digest_of, load_probe, save_probe
+from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.table import Table
 from reasonctl.probes.risk.threshold import failing_cues
 from support import simulated_runs as laws
@@ -104,12 +105,12 @@ def test_without_an_evaluation_it_says_so(file):
 def test_every_mode(mode, confidence, words):
     table = laws.simulate(60, seed=2)
     file = probe_file(replace(table, graded=mode != "disagree"))
-    parsed = Page(render(file, Request(mode, 0.2, confidence, "entropy"), records_of(file), None))
+    parsed = Page(render(file, Promise(mode, 0.2, confidence, "entropy"), records_of(file), None))
     assert words in parsed.text
 
 
 def test_never_exiting_is_said(file):
-    text = Page(render(file, Request("harm", 0.001, 0.9, "hidden"), records_of(file), None)).text
+    text = Page(render(file, Promise("harm", 0.001, 0.9, "hidden"), records_of(file), None)).text
     assert "the rule never exits" in text and "more runs are needed" in text
     assert f"0 of {file.table.runs} calibration runs exit" in text
     assert "There is no biggest saving to show" in text
@@ -133,7 +134,7 @@ def test_runs_without_cues_and_records(file):
 
 def test_savings_are_net_of_trials(file):
     """Of the plain run's tokens, whatever the signal: one that pays for trials can cost more than it saves."""
-    request = Request("harm", 0.2, 0.9, "entropy")
+    request = Promise("harm", 0.2, 0.9, "entropy")
     subject = _Subject(file, request, np.arange(file.table.runs))
     judged, plain = subject.judgement(), file.table.full_tokens
     assert judged.out.exited.any()
@@ -204,7 +205,7 @@ def test_no_run_is_shown_twice():
 
 
 def test_failures_are_on_the_page(file):
-    loose = Request("harm", 0.3, 0.9, "hidden")
+    loose = Promise("harm", 0.3, 0.9, "hidden")
     judged = _Subject(file, loose, np.arange(file.table.runs)).judgement()
     failed = int(judged.failed.sum())
     assert failed > 0
@@ -239,8 +240,10 @@ def saved(tmp_path: Path, file: ProbeFile) -> Path:
     """A probe file without the signal that this test made up, and the runs beside it."""
     path = tmp_path / "p.safetensors"
     save_probe(path, replace(file, others={}))
-    lines = [json.dumps(record) for record in ({"format": FORMAT, "settings": {}}, *records_of(file))]
-    runs_path(path).write_text("\n".join(lines) + "\n")
+    with closing(RunFile(runs_path(path), {})) as collected:
+        collected.open(force=False)
+        for record in records_of(file):
+            collected.append(record)
     return path
 
 

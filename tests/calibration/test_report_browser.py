@@ -17,8 +17,8 @@ import pytest
 
 from reasonctl.backends.load import BUNDLED_PROBE
 from reasonctl.calibration.pages.report import render
-from reasonctl.calibration.pages.wording import Request
 from reasonctl.probes.files.probe_file import load_probe
+from reasonctl.probes.promise import Promise
 from support.report_files import HARM, evaluation, probe_file, records_of
 
 CHROMIUM = shutil.which("chromium")
@@ -85,12 +85,12 @@ def browse(folder: Path, page: str, picture: Path | None = None) -> dict:
 
 def pages() -> dict[str, str]:
     file = probe_file()
-    never = Request("harm", 0.001, 0.9, "hidden")
+    never = Promise("harm", 0.001, 0.9, "hidden")
     bundled = load_probe(BUNDLED_PROBE)
     return {
         "measured": render(file, HARM, records_of(file), evaluation()),
         "never": render(file, never, records_of(file, "long" * 100), None),
-        "pair": render(bundled, Request("harm", 0.05, 0.9, "hidden", give_up=0.05), None, None),
+        "pair": render(bundled, Promise("harm", 0.05, 0.9, "hidden", give_up=0.05), None, None),
     }
 
 

@@ -9,20 +9,22 @@ import pytest
 
 from reasonctl.calibration.evaluation.baselines import EQUAL_COST, budget_of_cost
 from reasonctl.calibration.evaluation.signals import BUDGET, ORACLE, Comparison, compare_signals
-from reasonctl.calibration.runs.run_file import pack
+from reasonctl.calibration.runs.records import RunRecord
 from reasonctl.controller import ControllerError
+from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.table import Table
 from reasonctl.probes.risk.threshold import count_failures
+from support.run_records import cue, run
 from support.simulated_runs import one_run, simulate
 
 CUES, RISKS = 6, (0.05, 0.1)
 
 
-def recorded(n: int, seed: int, *, telling: str = "hidden") -> list[dict]:
+def recorded(n: int, seed: int, *, telling: str = "hidden") -> list[RunRecord]:
     """Runs whose answer settles at a random cue. telling: what shows it, the hidden state or the cue's word."""
     rng = np.random.default_rng(seed)
     runs = []
-    for run in range(n):
+    for number in range(n):
         settles, cues = int(rng.integers(CUES + 1)), []
         for k in range(CUES):
             right = k >= settles
@@ -30,28 +32,29 @@ def recorded(n: int, seed: int, *, telling: str = "hidden") -> list[dict]:
             state[0] += 3.0 * right if telling == "hidden" else 0.0
             name = "hmm" if (right if telling == "word" else rng.random() < 0.5) else "wait"
             answer = "7" if right else str(rng.integers(90, 99))
-            cues.append(
-                {
-                    "name": name,
-                    "position": 20 * k + int(rng.integers(10)),
-                    "tokens": 20 * k + 18,
-                    "trial": 6,
-                    "answer": answer,
-                    "right": bool(right),
-                    "same": bool(right),
-                    "logprobs": [-float(rng.random())],
-                    "entropy": float(rng.random()),
-                    "value": str(rng.integers(9)),
-                    "hidden": pack(state.astype(np.float32)),
-                }
-            )
-        runs.append({"run": run, "problem": run, "gold": "7", "domain": "", "tokens": 160, "right": True, "cues": cues})
+            made = {
+                "name": name,
+                "position": 20 * k + int(rng.integers(10)),
+                "tokens": 20 * k + 18,
+                "trial": 6,
+                "answer": answer,
+                "right": bool(right),
+                "same": bool(right),
+                "logprobs": (-float(rng.random()),),
+                "entropy": float(rng.random()),
+                "value": str(rng.integers(9)),
+                "state": state,
+            }
+            cues.append(cue(**made))
+        runs.append(run(run=number, gold="7", tokens=160, cues=tuple(cues)))
     return runs
 
 
-def compared(runs: list[dict], **changes: object) -> Comparison:
-    asked = {"mode": "harm", "risks": RISKS, "confidence": None, "splits": 2, "seed": 1}
-    return compare_signals(runs, **{**asked, **changes})
+def compared(
+    runs: list[RunRecord], *, risk: float = RISKS[0], confidence: float | None = None, **changes: object
+) -> Comparison:
+    asked = {"risks": RISKS, "splits": 2, "seed": 1}
+    return compare_signals(runs, Promise(risk=risk, confidence=confidence), **{**asked, **changes})
 
 
 @cache
@@ -79,7 +82,7 @@ def test_every_row_stands_beside_every_risk():
 
 
 def test_the_gain_over_fixed_cues_is_that_of_the_asked_risk():
-    strict, loose = found(), compared(recorded(400, 0), gain_risk=RISKS[-1])
+    strict, loose = found(), compared(recorded(400, 0), risk=RISKS[-1])
     assert (strict.gain_risk, loose.gain_risk) == (RISKS[0], RISKS[-1])
     assert strict.entries == loose.entries and strict.gain != loose.gain
 
@@ -107,10 +110,12 @@ def test_the_budget_of_equal_cost_costs_the_same_and_fails_more(risk):
 
 
 def test_a_risk_that_nothing_can_promise_saves_nothing():
-    strict = compared(recorded(80, 3), risks=(0.001,), confidence=0.9)
+    strict = compared(recorded(80, 3), risk=0.001, confidence=0.9, risks=(0.001,))
     for one in strict.entries:
         if one.signal != ORACLE:
             assert (one.saved, one.failed, one.exit_rate, one.certified) == (0.0, 0.0, 0.0, 0.0)
+    with pytest.raises(ControllerError, match="the promise's risk is 0.02; it must be one of"):
+        compared(recorded(80, 3), risk=0.02)
     with pytest.raises(ControllerError, match="7 runs are too few"):
         compared(recorded(7, 0))
 

@@ -6,20 +6,21 @@ import json
 
 import pytest
 
-from reasonctl.calibration.runs.arrays import cut_told, share_cut
+from reasonctl.calibration.runs.arrays import share_truncated, truncation_note
 from reasonctl.calibration.runs.splits import report_path, runs_path
 from support.ctl import ctl
 from support.jobs import job
+from support.run_records import cue, run
 
 TOLD = "of the tried answers were cut at 5 tokens"
 
 
 def test_the_share_is_of_answers_at_the_limit():
     lengths = [[2, 3], [], [3, 1]]
-    records = [{"cues": [{"logprobs": [0.0] * n} for n in run]} for run in lengths]
-    assert [share_cut(records, limit) for limit in (2, 3, 4)] == [0.75, 0.5, 0.0]
-    assert share_cut([{"cues": []}], 3) == 0.0
-    assert cut_told(0.0, 3) is None and "--answer-tokens 12" in str(cut_told(0.5, 3))
+    records = [run(cues=tuple(cue(logprobs=(0.0,) * n) for n in cues)) for cues in lengths]
+    assert [share_truncated(records, limit) for limit in (2, 3, 4)] == [0.75, 0.5, 0.0]
+    assert share_truncated([run()], 3) == 0.0
+    assert truncation_note(0.0, 3) is None and "--answer-tokens 12" in str(truncation_note(0.5, 3))
 
 
 @pytest.mark.parametrize(("limit", "share"), [("5", 1.0), ("64", 0.0)])

@@ -65,21 +65,21 @@ def test_a_forced_exit_feeds_its_suffix_and_its_answer_and_never_the_prefix(mete
     record = collect_run(recipe, 0, QUESTION)
     prompt, suffix = model.prompt(QUESTION), len(model.tokenizer.encode(recipe.suffix))
     run, *forks = meter.fed
-    assert len(forks) == len(record["cues"]) >= 3
-    for fork, cue in zip(forks, record["cues"], strict=True):
-        answer = len(cue["logprobs"])
+    assert len(forks) == len(record.cues) >= 3
+    for fork, cue in zip(forks, record.cues, strict=True):
+        answer = len(cue.logprobs)
         # A cue's token may carry text ahead of the cue ("\nWait"): one more token of suffix.
-        assert suffix <= fork[0] <= suffix + 1 < len(prompt) + cue["position"]
-        assert cue["trial"] == fork[0] + answer
+        assert suffix <= fork[0] <= suffix + 1 < len(prompt) + cue.position
+        assert cue.trial == fork[0] + answer
         assert sum(fork) <= fork[0] + answer
         assert fork[1:] == [1] * (answer - 1)
-    assert sum(run) <= len(prompt) + record["tokens"]  # nor does the run itself see anything twice
+    assert sum(run) <= len(prompt) + record.tokens  # nor does the run itself see anything twice
 
 
 def test_looking_at_hidden_states_feeds_nothing(metered):
     recipe, model, meter = metered
     never = load_exit(BUNDLED_PROBE, risk=1e-6)
-    assert never.threshold.value == float("inf") and never.name == "hidden"
+    assert never.threshold.value == float("inf") and never.signal_name == "hidden"
     counts = {}
     for name, rule in (("plain", None), ("looking", never)):
         meter.sessions.clear(), meter.fed.clear()

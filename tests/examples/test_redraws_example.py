@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from reasonctl.calibration.evaluation.redraws import redraw
-from reasonctl.calibration.runs.run_file import RunFile, pack
+from reasonctl.calibration.runs.run_file import RunFile
 from reasonctl.probes.files.probe_file import ProbeFile, load_probe
 from reasonctl.probes.risk.threshold import choose_threshold
 from support.example_scripts import load
+from support.run_records import cue, run
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE, PROBE = ROOT / "examples/studies/redraws.py", ROOT / "backends/tiny_probe/tiny.probe.safetensors"
@@ -29,37 +30,20 @@ def run_file(path: Path, content: ProbeFile, problems: list[int]) -> Path:
     """Runs of two cues with random hidden states."""
     rng, file = np.random.default_rng(0), RunFile(path, {})
     file.open(force=False)
-    for run, problem in enumerate(problems):
+    for number, problem in enumerate(problems):
         cues = [
-            {
-                "name": content.card.cues[0],
-                "position": 5 + 4 * k,
-                "tokens": 9 + 4 * k,
-                "trial": 3,
-                "answer": "7",
-                "right": True,
-                "same": True,
-                "logprobs": [-0.1],
-                "entropy": 0.2,
-                "value": "7",
-                "hidden": pack(rng.normal(size=content.probe.size).astype(np.float32)),
-            }
+            cue(
+                name=content.card.cues[0],
+                position=5 + 4 * k,
+                tokens=9 + 4 * k,
+                trial=3,
+                right=True,
+                same=True,
+                state=rng.normal(size=content.probe.size),
+            )
             for k in range(2)
         ]
-        file.append(
-            {
-                "run": run,
-                "problem": problem,
-                "question": "",
-                "gold": "7",
-                "domain": "",
-                "tokens": 40,
-                "finish": "stop",
-                "answer": "7",
-                "right": True,
-                "cues": cues,
-            }
-        )
+        file.append(run(run=number, problem=problem, tokens=40, cues=tuple(cues)))
     file.close()
     return path
 

@@ -53,6 +53,6 @@ def test_the_heads_see_the_whole_row_whatever_was_cut_before(tmp_path):
     stage = AutoDeco(str(path))
     temperature, top_p = heads.at(STATE, L)
     assert heads.at(STATE, L[:3])[1] < top_p - 0.05
-    _, scores = Chain(TopK(3), stage).scores(None, row())
+    scores = Chain(TopK(3), stage).distribution(None, row())
     expected = TopP(top_p).apply(Candidates(L[:3] / temperature), None)
     assert scores.weights / scores.mass == pytest.approx(expected.weights / expected.mass)

@@ -15,6 +15,7 @@ from reasonctl.controller import Call, Controller, Decision, Keys, Trace, parse_
 from reasonctl.probes import load_exit
 from reasonctl.probes.exit import ProbeExit, make_exit
 from reasonctl.probes.files.probe_file import SignalTable
+from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.threshold import Grid
 from support.probe_files import card, content
 from support.simulated_runs import two_domains
@@ -57,7 +58,7 @@ def exit_of(table, domain, **asked) -> ProbeExit:
     made = content()
     file = replace(made, table=table, grid=Grid.of(table, 50), card=card(domains=("easy", "hard")))
     file = replace(file, others={name: SignalTable(file.grid, table) for name in ("entropy", "trial")})
-    return make_exit(file, confidence=0.9, mode="harm", domain=domain, **asked)
+    return make_exit(file, Promise(domain=domain, **asked))
 
 
 def first_scores(table) -> list[float]:

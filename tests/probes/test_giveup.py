@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from reasonctl.calibration.evaluation.redraws import judge, redraw
+from reasonctl.calibration.evaluation.redraws import redraw, verdict_on
 from reasonctl.controller import ControllerError
 from reasonctl.probes.risk.bounds import p_value
 from reasonctl.probes.risk.give_up import GiveUp, LowerCurve, LowerGrid, choose_lower
@@ -85,7 +85,7 @@ def test_the_promise_holds_over_redraws(confidence: float | None) -> None:
     pool, grid, _ = world()
     chosen = [choose_lower(table, grid, RISK, confidence) for table in redraw(pool, RUNS, DRAWS, seed=1)]
     losses = {found.curve.t0: lower_loss(pool, found.curve) for found in chosen}
-    found = judge([losses[c.curve.t0] for c in chosen], RISK, confidence)
+    found = verdict_on([losses[c.curve.t0] for c in chosen], RISK, confidence)
     print(f"lower exit, {confidence}: {found.violations:.3f} (nominal {found.nominal:.3f}, bound {found.bound:.3f})")
     assert found.kept
     assert np.mean([math.isfinite(c.curve.t0) for c in chosen]) > 0.95
@@ -106,7 +106,7 @@ def test_both_promises_hold_for_the_pair() -> None:
         assert float((gave_up & pool.full_right).mean()) <= lower_loss(pool, curve)
         worst.append(float(out.harm.mean()))
         saved.append(float((alone.tokens - out.tokens).mean()))
-    assert judge(worst, RISK + 0.1, 0.8).kept
+    assert verdict_on(worst, RISK + 0.1, 0.8).kept
     assert np.mean(saved) > 1  # tokens per run that the lower exit adds
 
 
@@ -138,7 +138,7 @@ def test_wrong_forms_are_caught(wrong) -> None:
     pool, grid, _ = world()
     starts = [wrong(table) for table in redraw(pool, RUNS, 100, seed=3)]
     losses = {t0: lower_loss(pool, LowerCurve(grid.c, t0)) for t0 in set(starts)}
-    found = judge([losses[t0] for t0 in starts], RISK, CONFIDENCE)
+    found = verdict_on([losses[t0] for t0 in starts], RISK, CONFIDENCE)
     print(f"{wrong.__name__}: {found.violations:.3f} (bound {found.bound:.3f})")
     assert not found.kept
 

@@ -132,8 +132,8 @@ def test_the_stage_is_a_temperature_and_a_top_p(tmp_path):
         hidden = rng.normal(size=3)
         temperature, top_p = stage.content.heads.at(hidden, L)
         row = Row(Seen(L, hidden), ROOT, [0], "think", Keys(seed=0))
-        _, got = Chain(stage).scores(None, row)
-        _, wanted = Chain(Temperature(max(temperature, COOLEST)), TopP(top_p)).scores(None, row)
+        got = Chain(stage).distribution(None, row)
+        wanted = Chain(Temperature(max(temperature, COOLEST)), TopP(top_p)).distribution(None, row)
         assert np.array_equal(got.ids, wanted.ids) and got.weights == pytest.approx(wanted.weights)
         kept.add(len(got.ids))
     assert len(kept) > 2
@@ -385,7 +385,7 @@ def test_training_finds_the_temperature_of_the_labels(weighted):
         p = np.exp(logits / 0.5)
         p /= p.sum(1, keepdims=True)
         labels = np.array([rng.choice(12, p=row) for row in p])
-        rows = training_module.Rows(rng.normal(size=(60, 4)).astype(np.float32), logits.astype(np.float32), labels)
+        rows = training_module.RunRows(rng.normal(size=(60, 4)).astype(np.float32), logits.astype(np.float32), labels)
         trainer.step(rows)
     heads = trainer.heads.stored()
     found = [heads.at(rng.normal(size=4), rng.normal(size=12) * 2)[0] for _ in range(200)]

@@ -20,6 +20,7 @@ from reasonctl.controller import Boundary, ControllerError, Cue, Cues
 from reasonctl.probes.exit import FixedExit, NeverExit, ProbeExit, load_exit
 from reasonctl.probes.files.probe_file import load_probe, save_probe
 from reasonctl.probes.files.sealed import check_target
+from reasonctl.probes.promise import Promise
 from reasonctl.probes.signals.probe import layer_of
 from support.probe_files import DEPTH, WIDTH, card, content
 
@@ -282,7 +283,7 @@ def test_a_decision_is_the_probes_score_strictly_above_the_threshold() -> None:
     score = was.probe.score(np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], np.float32).astype(np.float64))
 
     def rule(value: float) -> ProbeExit:
-        return ProbeExit(was, SimpleNamespace(value=value))
+        return ProbeExit(was, Promise(), SimpleNamespace(value=value))
 
     said = decision(rule(score), boundary(states, 3))
     assert (said.exit, said.score, said.index, said.position, said.cue) == (False, score, 3, 4, "wait")

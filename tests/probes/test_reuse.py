@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from reasonctl.backends.load import BUNDLED_PROBE, load_model
-from reasonctl.calibration.parallel.spread import spread
+from reasonctl.calibration.parallel.spread import run_jobs
 from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.splits import evaluation_stream
 from reasonctl.calibration.runs.worker import one_run
@@ -44,7 +44,7 @@ def rule() -> ProbeExit:
     strict = content.grid.thresholds[content.grid.exits >= 0.75][0]
     made = load_exit(PROBE, risk=0.05)
     assert strict > made.threshold.value
-    return ProbeExit(content, replace(made.threshold, value=float(strict)))
+    return ProbeExit(content, made.promise, replace(made.threshold, value=float(strict)))
 
 
 def decided(backend: str, index: int, question: str) -> tuple[list[int], int | None, int]:
@@ -58,7 +58,7 @@ def decided(backend: str, index: int, question: str) -> tuple[list[int], int | N
 def compare(n: int, workers: int) -> dict[str, float]:
     problems = load_task("tiny").problems(n, stream=evaluation_stream(9))
     got = {
-        backend: list(spread(decided, [(backend, i, p.question) for i, p in enumerate(problems)], workers=workers))
+        backend: list(run_jobs(decided, [(backend, i, p.question) for i, p in enumerate(problems)], workers=workers))
         for backend in BACKENDS
     }
     agreeing = same = exits = 0

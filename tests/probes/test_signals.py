@@ -11,8 +11,8 @@ import pytest
 from reasonctl.backends.load import load_model
 from reasonctl.calibration.fitting.all_signals import fit_signals
 from reasonctl.calibration.fitting.stack import fit_stack
-from reasonctl.calibration.fitting.tables import by_run, judge, judged_table, looks_of, make_table
-from reasonctl.calibration.runs.arrays import cut
+from reasonctl.calibration.fitting.tables import apply_to_run, apply_to_table, by_run, make_table, observations_of
+from reasonctl.calibration.runs.arrays import to_arrays
 from reasonctl.calibration.runs.collect import graded
 from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.worker import collect_run, one_run
@@ -20,6 +20,7 @@ from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import ControllerError
 from reasonctl.probes.exit import ProbeExit, make_exit
 from reasonctl.probes.files.probe_file import ProbeFile, load_probe, save_probe
+from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.threshold import Threshold
 from reasonctl.probes.signals.observation import Observation
 from reasonctl.probes.signals.probe import Probe
@@ -63,30 +64,30 @@ def records():
     ]
 
 
-def look(
+def observation(
     index: int, answer: str | None, settled: float = 0.5, entropy: float = 1.0, logprobs=(-0.1, -0.7)
 ) -> Observation:
     return Observation(index, 10 * index, settled, entropy, answer, logprobs if answer is not None else ())
 
 
 def test_formulas():
-    looks = [look(0, "4"), look(1, "5", 0.7, 0.5), look(2, "5", 0.8, 0.1)]
-    assert Hidden().score(looks) == 0.8
-    assert TrialConfidence("mean").score(looks) == pytest.approx((math.exp(-0.1) + math.exp(-0.7)) / 2)
-    assert TrialConfidence("geometric").score(looks) == pytest.approx(math.exp(-0.4))
-    assert TrialConfidence("least").score(looks) == pytest.approx(math.exp(-0.7))
-    assert [Agreement().score(looks[:k]) for k in (1, 2, 3)] == [1.0, 1.0, 2.0]
-    assert Entropy().score(looks) == pytest.approx(-(0.5 * 0.1 + 0.5 * (0.5 * 0.5 + 0.5 * 1.0)))
+    observations = [observation(0, "4"), observation(1, "5", 0.7, 0.5), observation(2, "5", 0.8, 0.1)]
+    assert Hidden().score(observations) == 0.8
+    assert TrialConfidence("mean").score(observations) == pytest.approx((math.exp(-0.1) + math.exp(-0.7)) / 2)
+    assert TrialConfidence("geometric").score(observations) == pytest.approx(math.exp(-0.4))
+    assert TrialConfidence("least").score(observations) == pytest.approx(math.exp(-0.7))
+    assert [Agreement().score(observations[:k]) for k in (1, 2, 3)] == [1.0, 1.0, 2.0]
+    assert Entropy().score(observations) == pytest.approx(-(0.5 * 0.1 + 0.5 * (0.5 * 0.5 + 0.5 * 1.0)))
 
 
 def test_a_trial_without_an_answer_is_worth_nothing():
-    empty = [look(0, "", logprobs=()), look(1, "", logprobs=())]
+    empty = [observation(0, "", logprobs=()), observation(1, "", logprobs=())]
     assert Agreement().score(empty) == 0.0 and TrialConfidence().score(empty) == 0.0
 
 
 def test_agreement_counts_only_cues_that_had_a_trial():
-    assert streak([look(0, "4"), look(1, None), look(2, "4")]) == 2
-    assert streak([look(0, None)]) == 0
+    assert streak([observation(0, "4"), observation(1, None), observation(2, "4")]) == 2
+    assert streak([observation(0, None)]) == 0
 
 
 def stack(low: float, high: float) -> Stack:
@@ -96,7 +97,7 @@ def stack(low: float, high: float) -> Stack:
 
 def test_the_stack_tries_only_where_there_is_doubt():
     doubtful = stack(0.3, 0.7)
-    assert [doubtful.wants_trial([look(0, None, p)]) for p in (0.2, 0.3, 0.5, 0.7, 0.8)] == [
+    assert [doubtful.wants_trial([observation(0, None, p)]) for p in (0.2, 0.3, 0.5, 0.7, 0.8)] == [
         False,
         True,
         True,
@@ -105,7 +106,7 @@ def test_the_stack_tries_only_where_there_is_doubt():
     ]
     assert doubtful.trials and not stack(1.0, 0.0).trials
     again = Stack.from_arrays(doubtful.arrays())
-    assert again.score([look(0, "4", 0.4)]) == doubtful.score([look(0, "4", 0.4)]) == pytest.approx(0.4)
+    assert again.score([observation(0, "4", 0.4)]) == doubtful.score([observation(0, "4", 0.4)]) == pytest.approx(0.4)
     with pytest.raises(ControllerError, match="band is missing"):
         Stack.from_arrays({})
 
@@ -120,15 +121,15 @@ def test_unknown_signals_are_one_line():
 def fitted(records) -> ProbeFile:
     """A file with every signal, from a handful of runs; its stack always has doubts, so that trials happen."""
     made = fit_signals(
-        cut(records[:12]), cut(records[12:]), RECIPE.cues, ("3 steps", "4 steps", "5 steps"), "harm", seed=0
+        to_arrays(records[:12]), to_arrays(records[12:]), RECIPE.cues, ("3 steps", "4 steps", "5 steps"), "harm", seed=0
     )
     held = make_table(
-        cut(records[12:]), made.judged["hidden"].table.scores, RECIPE.cues, ("3 steps", "4 steps", "5 steps")
+        to_arrays(records[12:]), made.tables["hidden"].table.scores, RECIPE.cues, ("3 steps", "4 steps", "5 steps")
     )
     doubts = stack(0.0, float(np.median(held.scores)))
-    others = {name: judged for name, judged in made.judged.items() if name not in ("hidden", "stack")}
-    table = judged_table(doubts, cut(records[12:]), held)
-    others["stack"] = replace(made.judged["hidden"], table=table)
+    others = {name: table for name, table in made.tables.items() if name not in ("hidden", "stack")}
+    table = apply_to_table(doubts, to_arrays(records[12:]), held)
+    others["stack"] = replace(made.tables["hidden"], table=table)
     model = load_model("tiny", threads=1)
     described = card(
         depth=model.depth,
@@ -140,7 +141,7 @@ def fitted(records) -> ProbeFile:
         sampler={"policy": RECIPE.policy, "answer_tokens": RECIPE.answer_tokens},
         domains=("3 steps", "4 steps", "5 steps"),
     )
-    return ProbeFile(made.probe, made.judged["hidden"].grid, held, described, others, doubts)
+    return ProbeFile(made.probe, made.tables["hidden"].grid, held, described, others, doubts)
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
@@ -149,8 +150,8 @@ def test_a_recorded_run_is_judged_as_a_live_one(records, signal, tmp_path):
     save_probe(tmp_path / "p.safetensors", fitted(records))
     content = load_probe(tmp_path / "p.safetensors")
     model = RECIPE.load()
-    part = cut(records[12:])
-    table = content.judged(signal).table
+    part = to_arrays(records[12:])
+    table = content.signal_table(signal).table
     values = np.unique(table.scores)
     middle = float(values[len(values) // 2 - 1 :][:2].mean())  # between two scores, so that rounding decides nothing
     threshold = Threshold(middle, "harm", 0.05, 0.9, table.runs, 0, 0, "for this test")
@@ -158,8 +159,8 @@ def test_a_recorded_run_is_judged_as_a_live_one(records, signal, tmp_path):
     out = table.outcomes(exits)
     assert out.exited.sum() > 0
     for i, record in enumerate(part.records):
-        rule = ProbeExit(content, threshold, signal=signal)
-        trace, _ = one_run(RECIPE, model, record["run"], record["question"], rule)
+        rule = ProbeExit(content, Promise(signal=signal), threshold)
+        trace, _ = one_run(RECIPE, model, record.run, record.question, rule)
         scores = [decision.score for decision in trace.decisions]
         expected = by_run(table, table.scores)[i]
         assert scores == pytest.approx(expected[: len(scores)], abs=1e-12)
@@ -171,23 +172,23 @@ def test_a_rule_that_never_exits_tries_nothing(records):
     content = fitted(records)
     never = Threshold(math.inf, "harm", 0.05, 0.9, 12, 0, 33, "too few runs")
     for record in records[12:15]:
-        rule = ProbeExit(content, never, signal="trial")
-        trace, _ = one_run(RECIPE, RECIPE.load(), record["run"], record["question"], rule)
-        assert trace.cost == record["tokens"] == len(trace.tokens) and trace.exit is None
-        some = ProbeExit(content, replace(never, value=2.0), signal="trial")
-        assert one_run(RECIPE, RECIPE.load(), record["run"], record["question"], some)[0].cost > record["tokens"]
+        rule = ProbeExit(content, Promise(signal="trial"), never)
+        trace, _ = one_run(RECIPE, RECIPE.load(), record.run, record.question, rule)
+        assert trace.cost == record.tokens == len(trace.tokens) and trace.exit is None
+        some = ProbeExit(content, Promise(signal="trial"), replace(never, value=2.0))
+        assert one_run(RECIPE, RECIPE.load(), record.run, record.question, some)[0].cost > record.tokens
 
 
 def test_domains_have_thresholds_of_their_own(records):
     content = fitted(records)
-    names = [record["domain"] for record in records[12:]]
+    names = [record.domain for record in records[12:]]
     for k, domain in enumerate(content.card.domains):
         part = content.table.in_domain(k)
         assert part.runs == names.count(domain)
-    rule = make_exit(content, risk=0.5, confidence=None, mode="wrong", domain="4 steps")
+    rule = make_exit(content, Promise("wrong", 0.5, None, domain="4 steps"))
     assert rule.threshold.runs == names.count("4 steps")
     with pytest.raises(ControllerError, match="domain is 'algebra'; this probe was calibrated on '3 steps'"):
-        make_exit(content, risk=0.5, confidence=None, mode="wrong", domain="algebra")
+        make_exit(content, Promise("wrong", 0.5, None, domain="algebra"))
 
 
 def test_the_stack_learns_which_signal_tells():
@@ -195,32 +196,32 @@ def test_the_stack_learns_which_signal_tells():
     rng = np.random.default_rng(3)
     runs, labels = [], []
     for _ in range(200):
-        looks = []
+        observations = []
         for i in range(3):
             right = bool(rng.random() < 0.5)
             p = (-0.05, -0.1) if right else (-1.0, -2.0)
-            looks.append(
+            observations.append(
                 Observation(i, 10 * i, float(rng.uniform(0.2, 0.8)), 1.0, "7" if right else str(rng.integers(99)), p)
             )
             labels.append(right)
-        runs.append(looks)
+        runs.append(observations)
     made = fit_stack(runs, np.array(labels), seed=0)
     assert made is not None and made.stack.trials
-    doubt = np.array([made.stack.wants_trial([seen]) for looks in runs for seen in looks])
+    doubt = np.array([made.stack.wants_trial([seen]) for observations in runs for seen in observations])
     y = np.array(labels)
     assert doubt.mean() > 0.8
     assert made.held_out[doubt & y].min() > made.held_out[doubt & ~y].max()
 
 
 def test_trials_are_paid_for_up_to_the_exit(records):
-    part = cut(records[12:])
+    part = to_arrays(records[12:])
     table = make_table(part, np.linspace(0, 1, int(part.offsets[-1])), RECIPE.cues)
-    tried = judged_table(TrialConfidence(), part, table)
+    tried = apply_to_table(TrialConfidence(), part, table)
     for i, record in enumerate(part.records):
-        costs = [cue["trial"] for cue in record["cues"]]
+        costs = [cue.trial for cue in record.cues]
         first = int(table.offsets[i])
-        assert tried.full_tokens[i] == record["tokens"] + sum(costs)
-        for k, cue in enumerate(record["cues"]):
-            assert tried.exit_tokens[first + k] == cue["tokens"] + sum(costs[: k + 1])
-    scores, ran = judge(Hidden(), looks_of(part.records[0], [0.5] * len(part.records[0]["cues"])))
+        assert tried.full_tokens[i] == record.tokens + sum(costs)
+        for k, cue in enumerate(record.cues):
+            assert tried.exit_tokens[first + k] == cue.tokens + sum(costs[: k + 1])
+    scores, ran = apply_to_run(Hidden(), observations_of(part.records[0], [0.5] * len(part.records[0].cues)))
     assert not any(ran) and set(scores) == {0.5}

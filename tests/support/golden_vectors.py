@@ -35,7 +35,5 @@ FORMS = {
 
 def law(chain, logits) -> np.ndarray:
     """Shape of logits: probabilities."""
-    ids, weights = chain.law(logits)
-    full = np.zeros(len(logits))
-    full[slice(None) if ids is None else ids] = weights / weights.sum(dtype=np.float64)
-    return full
+    probs: np.ndarray = chain.probs(logits)
+    return probs

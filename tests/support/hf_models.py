@@ -7,7 +7,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from reasonctl.backends.attach import attach
-from reasonctl.controller import ROOT, Controller, Cues, Decision, Draft, Markers, Stateless
+from reasonctl.controller import ROOT, Controller, Cues, Decision, Draft, ExitRule, Markers, Stateless
 
 WORDS = [" Wait", " Hmm", "\n\n", "<think>", "</think>", " so", " the", " answer", "Wait", "ing"]
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<think>{% endif %}"
@@ -64,7 +64,7 @@ PROMPT = TOKENIZER("so the cat<think>", return_tensors="pt")
 GREEDY = dict(max_new_tokens=40, do_sample=False)
 
 
-class Scripted:
+class Scripted(ExitRule):
     """Exits at one cue, or never; remembers what it was shown."""
 
     markers, suffix, max_cues = Markers("<think>", "</think>"), "</think>\n\n", 100

@@ -10,7 +10,7 @@ from llama_cpp import Llama
 from reasonctl.backends.llama.engine import LlamaEngine
 from reasonctl.backends.llama.tokenizer import LlamaTokenizer
 from reasonctl.backends.load import tiny_folder
-from reasonctl.controller import ROOT, Controller, Cues, Decision, Decode, Draft, Markers, Stateless
+from reasonctl.controller import ROOT, Controller, Cues, Decision, Decode, Draft, ExitRule, Markers, Policy, Stateless
 
 TINY = tiny_folder() / "tiny.gguf"
 PROMPT = "Q: 52 a+3 b-6 c+8\n<think>\n"
@@ -70,7 +70,7 @@ class Prophet(Stateless):
         yield
 
 
-class Scripted:
+class Scripted(Policy):
     """A policy that writes a given text while thinking and another one as the answer."""
 
     def __init__(self, tokenizer, think: str, answer: str) -> None:
@@ -86,14 +86,14 @@ class Scripted:
         return (phase, i + 1), self.tokens[phase][i]
 
 
-class ExitAt:
+class ExitAt(ExitRule):
     """Exits at cue number `at`; remembers what it saw."""
 
     cues, suffix, max_cues = Cues(["wait", "hmm", "alternatively", "paragraph"]), "\n</think>\n", 100
     markers = Markers("<think>", "</think>")
 
     def __init__(self, at: float, trials: bool = False) -> None:
-        self.at, self.trials, self.boundaries, self.answers = at, trials, [], []
+        self.first, self.trials, self.boundaries, self.answers = at, trials, [], []
 
     def layers(self, depth):
         return (1, depth - 1)
@@ -102,7 +102,7 @@ class ExitAt:
         self.boundaries.append((list(at.tokens), at.cue, at.hidden))
         if self.trials:
             self.answers.append(list((yield from at.answer(4)).tokens))
-        return Decision(at.cue.index >= self.at, at.cue.name, at.cue.index, at.cue.first - at.prompt, 1.0, 0.5)
+        return Decision(at.cue.index >= self.first, at.cue.name, at.cue.index, at.cue.first - at.prompt, 1.0, 0.5)
 
 
 def scripted(llm: Llama, rule: ExitAt) -> Controller:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
-from reasonctl.controller import Cues, Decision, Markers
+from reasonctl.controller import Cues, Decision, ExitRule, Markers
 
 LARGE_TEXTS = ToyTokenizer([chr(0x4E00 + i) for i in range(40)])
 
 
-class ExitAtFirst:
+class ExitAtFirst(ExitRule):
     """Leaves thinking at the first cue."""
 
-    markers, cues, suffix, max_cues, trials = Markers("<t>", "</think>"), Cues(["wait"]), "</think> ", 9, False
-
-    def layers(self, depth):
-        return ()
+    markers, cues, suffix, max_cues = Markers("<t>", "</think>"), Cues(["wait"]), "</think> ", 9
 
     def decide(self, at):
         return Decision(True, at.cue.name, at.cue.index, at.cue.first - at.prompt, 1.0, 0.5)

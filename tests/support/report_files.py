@@ -8,15 +8,18 @@ from html.parser import HTMLParser
 import numpy as np
 
 from reasonctl.calibration.pages.highlights import RuleOutcome
-from reasonctl.calibration.pages.wording import NARROW, Request
+from reasonctl.calibration.pages.wording import NARROW
+from reasonctl.calibration.runs.records import RunRecord
 from reasonctl.calibration.runs.splits import split
 from reasonctl.probes.files.probe_file import ProbeFile, SignalTable
+from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.table import Table
 from reasonctl.probes.risk.threshold import Grid, failing_cues
 from support import simulated_runs as laws
 from support.probe_files import card, content
+from support.run_records import cue, run
 
-HARM = Request("harm", 0.05, 0.9, "hidden")
+HARM = Promise()
 TRIAL = 8
 """Tokens that the signal `entropy` pays for at every cue here."""
 
@@ -39,32 +42,27 @@ def probe_file(table: Table | None = None, runs: int = 120, **changes: object) -
     return ProbeFile(probe, Grid.of(table, 100), table, described, others)
 
 
-def records_of(file: ProbeFile, evil: str = "") -> list[dict]:
+def records_of(file: ProbeFile, evil: str = "") -> list[RunRecord]:
     """Collected runs that fit the table, in the order of the job; the fitting half holds nothing."""
     table, names = file.table, file.card.cues
-    records: list[dict] = [{"problem": -1, "cues": [], "others": []} for _ in range(2 * table.runs)]
-    for i, run in enumerate(split(len(records), 0)[1]):
+    records = [run(run=i, problem=-1) for i in range(2 * table.runs)]
+    for i, number in enumerate(split(len(records), 0)[1]):
         part = range(int(table.offsets[i]), int(table.offsets[i + 1]))
-        cues = [
-            {
-                "name": names[table.cue_name[c]],
-                "names": [names[table.cue_name[c]]],
-                "position": int(table.positions[c]),
-                "row": int(table.positions[c]),
-                "offset": int(table.positions[c]),
-                "answer": f"tried {c}{evil}",
-            }
-            for c in part
-        ]
-        records[run] = {
-            "problem": int(table.problem[i]),
-            "question": f"question {i}{evil}",
-            "gold": f"gold {i}{evil}",
-            "answer": f"answer {i}{evil}",
-            "text": "thinking, " * len(part) + evil,
-            "cues": cues,
-            "others": [],
-        }
+        cues = []
+        for c in part:
+            position = int(table.positions[c])
+            cues.append(
+                cue(name=names[table.cue_name[c]], position=position, offset=position, answer=f"tried {c}{evil}")
+            )
+        records[number] = run(
+            run=number,
+            problem=int(table.problem[i]),
+            question=f"question {i}{evil}",
+            gold=f"gold {i}{evil}",
+            answer=f"answer {i}{evil}",
+            text="thinking, " * len(part) + evil,
+            cues=tuple(cues),
+        )
     return records
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from reasonctl.controller import Boundary, Cues, Decision, Draft, Markers, Stateless
+from reasonctl.controller import Boundary, Cues, Decision, Draft, ExitRule, Markers, Stateless
 
 
 @dataclass
-class Scripted:
+class Scripted(ExitRule):
     """Exits where `act(boundary)` says so; keeps every boundary. With `answer_tokens` it first tries the exit."""
 
     act: Callable[[Boundary], bool]

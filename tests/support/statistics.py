@@ -22,10 +22,7 @@ TARGET.table[0], DRAFT.table[0] = P, Q
 
 def exact_three(policy):
     def row(last):
-        ids, weights = policy.law(np.log(TARGET.law([last])))
-        out = np.zeros(5)
-        out[slice(None) if ids is None else ids] = weights / weights.sum()
-        return out
+        return policy.probs(np.log(TARGET.law([last])))
 
     law = np.zeros((5, 5, 5))
     for a in range(5):

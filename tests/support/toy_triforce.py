@@ -18,7 +18,7 @@ MIDDLE.table = 0.6 * TARGET.table + 0.4 * np.random.default_rng(5).dirichlet(np.
 
 
 class View(ToySession):
-    """Follows the middle's table, and can't be rolled back behind the place where it was renewed."""
+    """Follows the middle's table, and can't be rolled back before the place where it was renewed."""
 
     def __init__(self, whole):
         super().__init__(whole.engine.middle, [])
@@ -57,6 +57,6 @@ LONG.table = TARGET.table
 PREFIX = [1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 2, 0]
 
 
-def triforce(below=None, **more):
+def triforce(inner=None, **more):
     settings = {"size": 4, "budget": 4, "chunk": 2, "refresh": 3, "adaptive": False}
-    return TriForce(below, **(settings | more))
+    return TriForce(inner, **(settings | more))

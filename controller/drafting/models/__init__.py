@@ -1,1 +1,4 @@
-"""Drafts that a model proposes: chains, trees, and TriForce's two levels."""
+"""Drafts that a model proposes: chains and trees of a smaller one, and TriForce's chains of the target itself.
+
+`model_run.py` is one run of either; the other files are its parts.
+"""

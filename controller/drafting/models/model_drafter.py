@@ -11,35 +11,53 @@ from ...core.decode import Engine
 from ...core.errors import ControllerError
 from ...core.tokenizer import Tokenizer, vocabulary_of
 from ..drafter import Drafter, Target
-from ..planning.acceptance import Kind, Planned
 from ..planning.cost import CostCurve
+from ..planning.experience import Experience
+from ..planning.meter import CurvePair, EngineCurves, StepMeter
+from ..planning.plan import DraftSettings, Kind
+from .draft_session import DraftSession
 from .model_run import ModelRun
 
 
 class DraftModel(Protocol):
-    """What is needed of a loaded model."""
+    """What is needed of a loaded model; `backends.load_model` gives one."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """For messages."""
 
     @property
-    def engine(self) -> Engine: ...
+    def engine(self) -> Engine:
+        """Makes the forwards."""
 
     @property
-    def tokenizer(self) -> Tokenizer: ...
+    def tokenizer(self) -> Tokenizer:
+        """Its vocabulary must be the target's."""
 
     @property
-    def context(self) -> int: ...
+    def context(self) -> int:
+        """Most tokens that the model was made for."""
 
 
-class ModelDrafter(Planned):
-    """Drafts of a smaller model. kind: the tree; size, depth: most drafted tokens a step, most of them on a path.
+class ModelDrafter(Drafter):
+    """Drafts of a smaller model, chains or trees.
 
-    Size, depth and branching are planned from recent acceptance by rank and from both models' measured forward times;
-    where no plan beats plain decoding nothing is drafted, and it is tried again now and then. `adaptive` False: one
-    shape of `size` tokens, so that a run depends on its keys only. With a greedy target a draft is a function of the
-    past; else it is drawn, by the run's own keys. below: a drafter that drafts for chains of the draft model (two
-    levels, as in TriForce); what the middle level hands up follows its own law exactly.
+    Size, depth and branching are planned from recent acceptance and from the measured forward times of both models.
+    Where no plan beats plain decoding nothing is drafted, and it is tried again now and then. For a greedy target a
+    draft is a function of the past; otherwise it is drawn, by the run's own keys.
+
+    Args:
+        model: Proposes the tokens.
+        kind: How drafts branch.
+        size: Most drafted tokens a step.
+        depth: Most drafted tokens on a path.
+        adaptive: False drafts one shape of `size` tokens always, so that a run depends on its keys only.
+        curves: What forwards of the target and of the draft model cost; None = measured at first use.
+        inner: Drafts for the chains of the draft model, as in TriForce. The chain follows the draft model's own
+            distribution exactly, whatever the inner drafter proposes.
+
+    Raises:
+        ControllerError: A size or depth below 1, or an inner drafter under trees.
     """
 
     def __init__(
@@ -51,15 +69,37 @@ class ModelDrafter(Planned):
         depth: int = 8,
         adaptive: bool = True,
         curves: tuple[CostCurve, CostCurve] | None = None,
-        below: Drafter | None = None,
+        inner: Drafter | None = None,
     ) -> None:
-        super().__init__(kind=kind, size=size, depth=depth, adaptive=adaptive, curves=curves, below=below)
         self.model = model
+        self.settings = DraftSettings(kind, size, depth, adaptive, None if curves is None else CurvePair(*curves))
+        if inner is not None and kind != "chain":
+            raise ControllerError(f"an inner drafter drafts for chains, and kind is {kind!r}; leave one of them out")
+        self.inner = inner
+        self.experience = Experience()
 
     def start(self, target: Target) -> ModelRun:
-        """One run; raises ControllerError if the vocabularies differ or the draft model can't take tokens back."""
-        if vocabulary_of(self.model.tokenizer) != vocabulary_of(target.tokenizer):
+        """The drafts of one run.
+
+        Raises:
+            ControllerError: The vocabularies differ.
+        """
+        model = self.model
+        if vocabulary_of(model.tokenizer) != vocabulary_of(target.tokenizer):
             raise ControllerError(
-                f"{self.model.name!r} has other token ids than the target; draft with a model of the same family"
+                f"{model.name!r} has other token ids than the target; draft with a model of the same family"
             )
-        return ModelRun(self, target, self.model.engine, self.model.name, self.model.context)
+        session = DraftSession(
+            model.engine.session,
+            name=model.name,
+            context=model.context,
+            vocabulary=target.session.can.vocabulary,
+            meter=StepMeter(target.clock),
+        )
+        curves = EngineCurves(self.settings.curves, target.session.engine, model.engine)
+        return ModelRun(self.settings, self.experience, target, session, curves, self.inner)
+
+    def forget(self) -> None:
+        """Make the inner drafter forget; a model remembers no text."""
+        if self.inner is not None:
+            self.inner.forget()

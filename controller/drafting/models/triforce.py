@@ -5,16 +5,18 @@ Sun et al. 2024: a lossless hierarchy for long contexts, where a step's time goe
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Protocol, cast
 
-from ...core.decode import NO_DRAFT, Decode, Draft, Session, Step
+from ...core.decode import NO_DRAFT, Asking, Draft, Session
 from ...core.errors import ControllerError
 from ..drafter import Drafter, Drafting, Target
-from ..planning.acceptance import Planned
 from ..planning.cost import FIRST_ROWS, CostCurve, measure
+from ..planning.experience import Experience
+from ..planning.meter import CurvePair, Curves, StepMeter
+from ..planning.plan import DraftSettings
 from ..prompt_lookup import PromptLookup
-from .cascade import Draws
+from .draft_session import DraftSession
 from .model_run import ModelRun
 
 
@@ -26,7 +28,7 @@ class SparseView(Session, Protocol):
         """Fewest tokens that it can be rolled back to."""
 
     def renew(self) -> None:
-        """The tokens that the whole sequence holds now; the next row sees them all and chooses anew."""
+        """Take over the tokens that the whole sequence holds now; the next row sees them all and chooses anew."""
 
 
 class Retrieving(Session, Protocol):
@@ -36,18 +38,29 @@ class Retrieving(Session, Protocol):
         """A view that reads `budget` tokens of the past, in chunks that a row's query chooses."""
 
 
-class TriForce(Planned):
-    """Chains of up to `size` tokens, drawn from the target's own weights over a part of its cache.
+class TriForce(Drafter):
+    """Chains drawn from the target's own weights over a part of its cache.
 
-    budget: tokens of the past that the middle level reads, in chunks of `chunk`; while the context is no longer than
-    that nothing is drafted. refresh: tokens after which they are chosen anew, by a forward over all of them. below:
-    what drafts for the middle level (None = n-grams of the text). Costs are measured at the context's own length.
-    A session that can't leave a part of its cache out (llama.cpp) gets the level below alone, and the Trace says so.
+    Nothing is drafted while the context is no longer than the budget. Costs are measured at the context's own length.
+    On a session that can't leave a part of its cache out (llama.cpp) the inner drafter drafts for the target directly,
+    and the Trace says so.
+
+    Args:
+        inner: Drafts for the chains; None = n-grams of the text.
+        size: Most drafted tokens a step.
+        budget: Tokens of the past that the chains are drawn with.
+        chunk: Tokens that are kept or left out together.
+        refresh: Tokens after which the chunks are chosen anew, by a forward over the whole cache.
+        adaptive: False drafts `size` tokens always.
+        curves: What forwards over the whole cache and over its part cost; None = measured.
+
+    Raises:
+        ControllerError: A size or refresh below 1, or a budget of less than two chunks.
     """
 
     def __init__(
         self,
-        below: Drafter | None = None,
+        inner: Drafter | None = None,
         *,
         size: int = 6,
         budget: int = 1024,
@@ -56,67 +69,107 @@ class TriForce(Planned):
         adaptive: bool = True,
         curves: tuple[CostCurve, CostCurve] | None = None,
     ) -> None:
-        self.light: Drafter = PromptLookup() if below is None else below
-        super().__init__(kind="chain", size=size, depth=size, adaptive=adaptive, curves=curves, below=self.light)
+        self.inner: Drafter = PromptLookup() if inner is None else inner
+        self.settings = DraftSettings("chain", size, size, adaptive, None if curves is None else CurvePair(*curves))
+        self.experience = Experience()
         if chunk < 1 or budget < 2 * chunk:
             raise ControllerError(
                 f"triforce's budget is {budget} tokens in chunks of {chunk}; it must hold two chunks of at least 1"
             )
         if refresh < 1:
             raise ControllerError(f"triforce's refresh is {refresh}; it must be at least 1")
-        self.budget, self.chunk, self.refresh = budget, chunk, refresh
-        self.measured: dict[int, tuple[CostCurve, CostCurve]] = {}
+        self.budget = budget
+        self.chunk = chunk
+        self.refresh = refresh
+        self.measured: dict[int, CurvePair] = {}
+        """Curves by the number of bits of the context's length."""
 
     def start(self, target: Target) -> Drafting:
-        """One run."""
+        """The drafts of one run; the inner drafter's own where the session has no sparse view."""
         if not target.session.can.sparse:
             target.warnings.append(
                 "triforce's middle level needs a transformers model with sdpa attention and an unwindowed cache: "
-                "the level below drafts for the target directly"
+                "the inner drafter drafts for the target directly"
             )
-            return self.light.start(target)
+            return self.inner.start(target)
         return TriForceRun(self, target)
 
+    def forget(self) -> None:
+        """Make the inner drafter forget."""
+        self.inner.forget()
 
-class TriForceRun(ModelRun):
-    """One run's view of its own cache."""
+
+class TriForceRun(Drafting):
+    """The drafts of one run over its own cache; none while a view would leave nothing out."""
 
     def __init__(self, drafter: TriForce, target: Target) -> None:
-        super().__init__(drafter, target, target.session.engine, "the target", 1 << 30)
-        self.t, self.chosen = drafter, -drafter.refresh
+        self._target = target
+        self._budget = drafter.budget
+        session = ViewSession(drafter, target)
+        curves = CurvesByLength(drafter, target)
+        self.chains = ModelRun(drafter.settings, drafter.experience, target, session, curves, drafter.inner)
 
-    def open(self) -> SparseView:
-        """A view of the target's sequence."""
-        return cast(Retrieving, self.target.session).sparse(self.t.budget, self.t.chunk)
+    def propose(self, tokens: Sequence[int], room: int) -> Asking[Draft]:
+        """A chain, where the view would leave something out."""
+        if self._target.session.length <= self._budget:
+            return NO_DRAFT
+        return (yield from self.chains.propose(tokens, room))
 
-    def curves(self, tokens: Sequence[int]) -> Generator[Decode, Step, tuple[CostCurve, CostCurve]]:
-        """Measured anew wherever the context has doubled."""
-        if self.t.curves is not None:
-            return self.t.curves
-        length = self.target.session.length
-        found = self.t.measured.get(length.bit_length())
-        if found is None:
-            whole = yield from measure(self.target.session.fork(), tokens[-1:], rows=FIRST_ROWS)
-            part = yield from measure(self.open(), tokens[-1:], rows=FIRST_ROWS)
-            found = self.t.measured[length.bit_length()] = CostCurve({length: whole}), CostCurve({length: part})
-        return found
+    def observe(self, draft: Draft, accepted: Sequence[int]) -> None:
+        self.chains.observe(draft, accepted)
+
+    def close(self) -> None:
+        self.chains.close()
+
+
+class ViewSession(DraftSession):
+    """A view of the target's own sequence, renewed where it is too old or can't be rolled back far enough."""
+
+    def __init__(self, drafter: TriForce, target: Target) -> None:
+        super().__init__(
+            lambda: _view(drafter, target),
+            name="the target",
+            context=1 << 30,
+            vocabulary=target.session.can.vocabulary,
+            meter=StepMeter(target.clock),
+        )
+        self._refresh = drafter.refresh
+        self._renewed = -drafter.refresh
+        """Tokens of the run when the view was last renewed."""
 
     def missing(self, tokens: Sequence[int]) -> int:
-        """A view has what the target has."""
+        """Only the last token: a view has what the target has."""
         return 1
 
-    def propose(self, tokens: Sequence[int], room: int) -> Generator[Decode, Step, Draft]:
-        """A chain, where the view would leave something out."""
-        if self.target.session.length <= self.t.budget:
-            return NO_DRAFT
-        return (yield from super().propose(tokens, room))
-
-    def chain(
-        self, below: Drafter, tokens: Sequence[int], size: int, draws: Draws | None
-    ) -> Generator[Decode, Step, Draft]:
-        """As ever, with a view that is not too old and can be rolled back far enough."""
+    def prepare(self, tokens: Sequence[int]) -> None:
+        """Renew the view if it must be."""
         view = cast(SparseView, self.session)
-        if len(tokens) - self.chosen >= self.t.refresh or self.common(tokens) < view.least:
+        if len(tokens) - self._renewed >= self._refresh or self.common(tokens) < view.least:
             view.renew()
-            self.fed, self.chosen = list(tokens[: view.length]), len(tokens)
-        return (yield from super().chain(below, tokens, size, draws))
+            self.fed = list(tokens[: view.length])
+            self._renewed = len(tokens)
+
+
+class CurvesByLength(Curves):
+    """What forwards over the whole cache and over its part cost, measured anew wherever the context has doubled."""
+
+    def __init__(self, drafter: TriForce, target: Target) -> None:
+        self._drafter = drafter
+        self._target = target
+
+    def pair(self, tokens: Sequence[int]) -> Asking[CurvePair]:
+        if self._drafter.settings.curves is not None:
+            return self._drafter.settings.curves
+        length = self._target.session.length
+        known = self._drafter.measured.get(length.bit_length())
+        if known is not None:
+            return known
+        whole = yield from measure(self._target.session.fork(), tokens[-1:], rows=FIRST_ROWS)
+        part = yield from measure(_view(self._drafter, self._target), tokens[-1:], rows=FIRST_ROWS)
+        found = CurvePair(CostCurve({length: whole}), CostCurve({length: part}))
+        self._drafter.measured[length.bit_length()] = found
+        return found
+
+
+def _view(drafter: TriForce, target: Target) -> SparseView:
+    return cast(Retrieving, target.session).sparse(drafter.budget, drafter.chunk)

@@ -1,32 +1,38 @@
-"""What a forward of n rows costs on this machine: measured, kept in the user's cache folder, corrected while running.
+"""What a forward of n rows costs on this machine: measured, interpolated, and corrected while running.
 
-Owns times only; what to do about them is decided in `speed.py`.
+Owns times only; `payoff.py` and `plan.py` decide what to do about them.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from ...core.decode import ROOT, Clock, Decode, Draft, Session, Step
+from ...core.decode import ROOT, Asking, Clock, Decode, Draft, Session
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
+"""Numbers of rows that `ctl bench` times."""
 FIRST_ROWS = (1, 2, 4, 8, 16, 24, 48)
-"""Numbers of rows that are timed: by `ctl bench`, and at first use."""
+"""Numbers of rows that are timed at first use."""
 BUDGET = 3.0
-"""Seconds that measuring at first use may take, and the rounds it makes at most."""
+"""Seconds that measuring at first use may take."""
 ROUNDS = 5
+"""Rounds of measuring, at most."""
 CONTEXT = 64
 """Tokens of context at first use."""
 FOLLOW = 0.1
-"""Weight of a new forward in what was seen."""
-FORGET_SEVERAL, FORGET_SIZE = 1024, 64
-"""Plain steps after which the prices of drafts, and forwards of other sizes after which one size's, are forgotten."""
+"""Least weight of a new forward in a correction."""
+FORGET_SEVERAL = 1024
+"""Plain steps over which the corrections of forwards of several rows fade."""
+FORGET_SIZE = 64
+"""Forwards of several rows over which the correction of one number of rows fades."""
 PLAIN_EVERY = 64
 """Drafted steps after which a plain one shows its price, where drafting just pays."""
+MOST_KNOWN = 4096
+"""Interpolated prices that a curve remembers."""
 _LN2 = math.log(2.0)
 
 
@@ -43,25 +49,27 @@ class DecayingLog:
     """
 
     value: float = 0.0
+    """The logarithm now."""
     _seen: int = 0
 
     def follow(self, seen: float) -> None:
+        """Move towards a new value."""
         self._seen += 1
         off = min(max(seen - self.value, -_LN2), _LN2)
         self.value += off * max(FOLLOW, 1.0 / (1 + self._seen))
 
     def fade(self, steps: int) -> None:
-        """Less is known of it: to be believed half as much after 0.7 `steps` of these."""
+        """Move towards 0 by one step; half-way after 0.7 `steps` of these."""
         self.value -= self.value / steps
 
 
 @dataclass
 class CostCurve:
-    """Seconds of one forward by its number of rows, at the lengths of context where they were taken.
+    """Seconds of one forward by its number of rows, at the lengths of context where they were measured.
 
-    Corrected while running, by the ratio of what is seen to what was measured: of plain forwards, of those of several
-    rows beside it, and of single numbers of rows. What is not seen for long is forgotten, so that a few slow forwards
-    are no verdict for ever.
+    While running, the ratio of what is seen to what was measured corrects the curve. There is a correction for plain
+    forwards, one for those of several rows, and one for each number of rows. A correction fades while nothing is seen
+    of its kind, so that a few slow forwards don't rule a size out for ever.
 
     >>> curve = CostCurve({100: {1: 1.0, 4: 1.6}, 300: {1: 2.0, 4: 3.2}})
     >>> curve.at(2), curve.at(4, context=200), round(curve.at(7), 6)
@@ -69,33 +77,35 @@ class CostCurve:
     """
 
     seconds: Mapping[int, Mapping[int, float]]
+    """By tokens of context, then by rows."""
     _plain: DecayingLog = field(default_factory=DecayingLog, compare=False)
     _several: DecayingLog = field(default_factory=DecayingLog, compare=False)
     _sizes: dict[int, DecayingLog] = field(default_factory=dict, compare=False)
     _drafted: int = field(default=0, compare=False)
+    """Drafted steps since the last plain one."""
     _found: dict[tuple[int, int], float] = field(default_factory=dict, compare=False)
 
     def at(self, rows: int, context: int = 0) -> float:
-        """Interpolated between what was measured; beyond the most rows along the last slope."""
+        """Seconds of a forward as measured: interpolated, and beyond the most rows along the last slope."""
         key = rows, context if len(self.seconds) > 1 else 0
         found = self._found.get(key)
         if found is None:
-            if len(self._found) > 4096:
+            if len(self._found) > MOST_KNOWN:
                 self._found.clear()
             found = self._found[key] = self._interpolated(rows, context)
         return found
 
     def _interpolated(self, rows: int, context: int) -> float:
         lengths = sorted(self.seconds)
-        below = max((n for n in lengths if n <= context), default=lengths[0])
-        above = min((n for n in lengths if n >= context), default=lengths[-1])
+        below = max((length for length in lengths if length <= context), default=lengths[0])
+        above = min((length for length in lengths if length >= context), default=lengths[-1])
         low = _line(self.seconds[below], rows)
         if above <= below:
             return low
         return low + (context - below) / (above - below) * (_line(self.seconds[above], rows) - low)
 
     def note(self, rows: int, seconds: float, context: int = 0) -> None:
-        """A forward behind `context` tokens was seen to take that long."""
+        """Correct the curve by a forward that was seen, after `context` tokens."""
         seen = math.log(max(seconds, 1e-9) / self.at(rows, context))
         if rows == 1:
             self._drafted = 0
@@ -121,7 +131,11 @@ class CostCurve:
         return self.at(rows, context) * math.exp(off)
 
     def plain_due(self, ratio: float) -> bool:
-        """Whether a plain step should show what it costs now; less often the more drafting gains (`ratio`)."""
+        """Whether a plain step should show what it costs now.
+
+        Args:
+            ratio: Speed of the best draft over that of plain decoding; the larger, the rarer plain steps are.
+        """
         return self._drafted >= PLAIN_EVERY * ratio * ratio
 
 
@@ -139,11 +153,19 @@ def _line(points: Mapping[int, float], rows: int) -> float:
 
 def measure(
     session: Session, tokens: Sequence[int], *, rows: Sequence[int] = ROWS, rounds: int = ROUNDS, budget: float = BUDGET
-) -> Generator[Decode, Step, dict[int, float]]:
-    """Lower quartile of a forward's seconds by its rows (chain drafts), behind `tokens`; closes the session.
+) -> Asking[dict[int, float]]:
+    """Time forwards of several numbers of rows in turn, after a round to warm up; closes the session.
 
-    Interleaved, one round to warm up. Stops as soon as `budget` seconds are over, in the middle of a round too: two
-    numbers of rows at least are timed, warm or not, and a larger one that was not reached lies along the last slope.
+    Args:
+        session: An empty sequence, or one whose tokens are the context too.
+        tokens: Fed first, as the context.
+        rows: The numbers of rows.
+        rounds: Rounds that count.
+        budget: Seconds after which measuring stops, even in the middle of a round. Two numbers of rows are timed in
+            any case; the cost curve continues along their slope.
+
+    Returns:
+        The lower quartile of the seconds, by rows.
     """
     yield Decode(session, tokens)
     most = 1 + max(0, session.can.drafted(1))
@@ -162,35 +184,44 @@ def measure(
         session.keep([])
         session.rollback(1)
     session.close()
-    # The lower quartile: another process's work only ever adds to a forward's time.
-    timed = {n: sorted(seconds[1:] or seconds) for n, seconds in taken.items() if seconds}
-    return {n: seconds[len(seconds) // 4] for n, seconds in timed.items()}
+    return {n: _lower_quartile(seconds[1:] or seconds) for n, seconds in taken.items() if seconds}
+
+
+def _lower_quartile(seconds: Sequence[float]) -> float:
+    """Another process's work only ever adds to a forward's time, so that the faster ones say more."""
+    return sorted(seconds)[len(seconds) // 4]
 
 
 T = TypeVar("T")
 
 
 class Stopwatch:
-    """Takes the seconds of the target's forwards to its curve, those of steps that were proposed for."""
+    """Shows a curve the seconds of the target's forwards, those of ordinary steps only.
+
+    Args:
+        curve: The target's.
+        clock: Holds the seconds of the target's last forward.
+    """
 
     def __init__(self, curve: CostCurve, clock: Clock) -> None:
-        self.curve, self.clock = curve, clock
+        self.curve = curve
+        self.clock = clock
         self.context: int | None = None
-        """Tokens in the cache before the ordinary step that was proposed for."""
+        """Tokens in the cache before the ordinary step that comes next; None where none was announced."""
 
     def begin(self, context: int) -> None:
-        """An ordinary step comes, behind so many tokens."""
+        """An ordinary step comes next, after so many tokens."""
         self.context = context
 
     def end(self, rows: int) -> None:
-        """It had so many rows."""
+        """The step's forward had so many rows."""
         if self.context is not None and self.clock.seconds is not None:
             self.curve.note(rows, self.clock.seconds, self.context)
         self.context = None
 
 
-def counted(asking: Generator[Decode, Step, T]) -> Generator[Decode, Step, tuple[T, float]]:
-    """(result, seconds) of something that asks for forwards: its own work between them, whoever runs them."""
+def counted(asking: Asking[T]) -> Asking[tuple[T, float]]:
+    """(result, seconds) of something that asks for forwards: its own work between them, whoever makes them."""
     seconds, reply = 0.0, None
     while True:
         start = time.perf_counter()

@@ -6,27 +6,33 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from ...core.decode import Decode, Engine, Step
+from ...core.decode import Asking, Engine
 from .cost import CONTEXT, FIRST_ROWS, CostCurve, measure
 
+_BY_PATH: dict[Path, CostCurve] = {}
+_BY_ENGINE: WeakKeyDictionary[Engine, CostCurve] = WeakKeyDictionary()
 
-def known_curve(engine: Engine, tokens: Sequence[int]) -> Generator[Decode, Step, CostCurve]:
-    """An engine's curve: of this process, of the cache folder, or measured now on a sequence of its own (seconds).
 
-    `tokens`: something to feed. The key names model, backend, threads, versions and processor; engines of one key
-    share what was seen. Where there is no room to measure now nothing pays, and it is measured another time.
+def known_curve(engine: Engine, tokens: Sequence[int]) -> Asking[CostCurve]:
+    """An engine's curve: known to this process, read from the cache folder, or measured now (a few seconds).
+
+    Engines of one identity share the curve, and what was seen since it was measured. Where the context has no room to
+    measure, the curve says that no draft pays; it isn't kept, so that the next run measures again.
+
+    Args:
+        engine: Whose forwards are timed; on a sequence of its own.
+        tokens: Something to feed.
     """
-    found = _curve_in_memory(engine)
-    if found is not None:
-        return found
-    identity = getattr(engine, "identity", None)
-    stored = load_curve(cost_path(identity)) if identity else None
+    known = _curve_in_memory(engine)
+    if known is not None:
+        return known
+    stored = load_curve(cost_path(engine.identity)) if engine.identity else None
     if stored is not None:
         return _remember(engine, stored)
     session = engine.session()
@@ -34,41 +40,37 @@ def known_curve(engine: Engine, tokens: Sequence[int]) -> Generator[Decode, Step
         session.close()
         return CostCurve({0: {1: 1.0, 2: 2.0}})
     fed = (list(tokens) * (1 + CONTEXT // len(tokens)))[:CONTEXT]
-    return keep_curve(engine, CostCurve({CONTEXT: (yield from measure(session, fed, rows=FIRST_ROWS))}))
+    seconds = yield from measure(session, fed, rows=FIRST_ROWS)
+    return keep_curve(engine, CostCurve({CONTEXT: seconds}))
 
 
 def keep_curve(engine: Engine, curve: CostCurve) -> CostCurve:
-    """A fresh curve for this process and for later ones; contexts that it lacks stay as they were known."""
-    identity = getattr(engine, "identity", None)
-    if identity:
-        path = cost_path(identity)
+    """Keep a fresh curve for this process and for later ones; lengths of context that it lacks stay as they were."""
+    if engine.identity:
+        path = cost_path(engine.identity)
         before = load_curve(path)
         if before is not None:
             curve = CostCurve({**before.seconds, **curve.seconds})
-        save_curve(path, curve, identity)
+        save_curve(path, curve, engine.identity)
     return _remember(engine, curve)
 
 
 def _curve_in_memory(engine: Engine) -> CostCurve | None:
-    identity = getattr(engine, "identity", None)
-    return _BY_PATH.get(cost_path(identity)) if identity else _BY_ENGINE.get(engine)
+    if engine.identity:
+        return _BY_PATH.get(cost_path(engine.identity))
+    return _BY_ENGINE.get(engine)
 
 
 def _remember(engine: Engine, curve: CostCurve) -> CostCurve:
-    identity = getattr(engine, "identity", None)
-    if identity:
-        _BY_PATH[cost_path(identity)] = curve
+    if engine.identity:
+        _BY_PATH[cost_path(engine.identity)] = curve
     else:
         _BY_ENGINE[engine] = curve
     return curve
 
 
-_BY_PATH: dict[Path, CostCurve] = {}
-_BY_ENGINE: WeakKeyDictionary[Engine, CostCurve] = WeakKeyDictionary()
-
-
 def cost_path(identity: str) -> Path:
-    """Where the curve of an engine is kept."""
+    """The file of the curve of engines with this identity, on this machine with these library versions."""
     key = hashlib.sha256("\n".join((identity, *_machine())).encode()).hexdigest()[:24]
     root = os.environ.get("REASONCTL_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "reasonctl"
@@ -78,24 +80,32 @@ def cost_path(identity: str) -> Path:
 
 @cache
 def _machine() -> tuple[str, ...]:
-    processor = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            processor = next(
-                (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), processor
-            )
+    """Processor, number of cores, thread limit and library versions."""
     versions = []
     for name in ("torch", "transformers", "llama-cpp-python"):
         try:
             versions.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             versions.append(f"no {name}")
-    return (processor, str(os.cpu_count()), os.environ.get("OMP_NUM_THREADS", ""), *versions)
+    return (_processor(), str(os.cpu_count()), os.environ.get("OMP_NUM_THREADS", ""), *versions)
+
+
+def _processor() -> str:
+    """The processor's name as Linux gives it, else Python's."""
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def save_curve(path: Path, curve: CostCurve, identity: str) -> None:
-    """Write it whole or not at all; a folder that can't be written is no reason to stop."""
-    content = {"identity": identity, "seconds": {str(c): dict(rows) for c, rows in curve.seconds.items()}}
+    """Write the curve whole or not at all. A folder that can't be written stops nothing: it is measured again."""
+    content = {
+        "identity": identity,
+        "seconds": {str(context): dict(rows) for context, rows in curve.seconds.items()},
+    }
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,11 +116,16 @@ def save_curve(path: Path, curve: CostCurve, identity: str) -> None:
 
 
 def load_curve(path: Path) -> CostCurve | None:
-    """What was kept; None if nothing was or if it can't be read: then it is measured again."""
+    """Read a curve; None where there is none or it can't be read, so that it is measured again."""
     try:
         seconds = json.loads(path.read_text(encoding="utf-8"))["seconds"]
-        curve = CostCurve({int(c): {int(n): float(s) for n, s in rows.items()} for c, rows in seconds.items()})
+        curve = CostCurve(
+            {
+                int(context): {int(rows): float(took) for rows, took in by_rows.items()}
+                for context, by_rows in seconds.items()
+            }
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    sound = curve.seconds and all(rows and min(rows.values()) > 0 for rows in curve.seconds.values())
-    return curve if sound else None
+    has_prices = bool(curve.seconds) and all(rows and min(rows.values()) > 0 for rows in curve.seconds.values())
+    return curve if has_prices else None

@@ -1,6 +1,6 @@
-"""Whether and how much to draft: expected tokens per second, from recent acceptance and the cost curve.
+"""Which part of a draft pays: expected tokens per second, from chances of acceptance and the cost curve.
 
-Everything here looks at the past only, so the law of what is emitted is untouched.
+Everything here depends on the past only, so the distribution of what is emitted is untouched.
 """
 
 from __future__ import annotations
@@ -12,23 +12,28 @@ from ...core.decode import NO_DRAFT, ROOT, Draft
 from .cost import CostCurve
 
 MARGIN = 1.03
-"""Drafting must promise this much more than plain decoding: what is gained below it is noise."""
+"""Drafting must promise this many times the speed of plain decoding: a smaller gain is noise."""
 CAUTION = 0.1
-"""What a promise must hold beyond that for each plain step that its further rows cost: candidates that look best are
-often those whose chance is estimated too high, and where rows are dear a wrong one costs many steps."""
-ENDOWMENT, ALLOWANCE = 1.0, 0.005
-"""Plain steps that a run may lose by drafting, and the share of its steps that it may lose besides: estimates err, and
-what is lost beyond that must have been gained before."""
+"""What a draft must promise beyond MARGIN for each plain step that its rows cost.
+
+The candidates that look best are often those whose chance is estimated too high. Where rows are dear, a wrong one costs
+many steps.
+"""
+ENDOWMENT = 1.0
+"""Plain steps that a run may lose by drafting before it has gained any."""
+ALLOWANCE = 0.005
+"""Plain steps that a run may lose for each of its steps besides."""
 
 
 class LossBudget:
     """What a run can afford to lose by its next draft, in plain steps.
 
-    Where no draft risks more, `emitted` tokens cost at most ENDOWMENT + (1 + ALLOWANCE) * emitted plain steps, at the
-    prices of the curve and whatever becomes of the drafts.
+    What is lost beyond ENDOWMENT and ALLOWANCE must have been gained before. Where no draft risks more than is left,
+    `emitted` tokens cost at most ENDOWMENT + (1 + ALLOWANCE) * emitted plain steps, at the prices of the curve and
+    whatever becomes of the drafts.
 
-    >>> stake = LossBudget(); before = stake.left
-    >>> stake.settle(price=2.5, emitted=1); stake.settle(price=1.5, emitted=4); round(stake.left - before, 6)
+    >>> losses = LossBudget(); before = losses.left
+    >>> losses.settle(price=2.5, emitted=1); losses.settle(price=1.5, emitted=4); round(losses.left - before, 6)
     1.01
     """
 
@@ -36,7 +41,7 @@ class LossBudget:
         self.left = ENDOWMENT
 
     def settle(self, price: float, emitted: int) -> None:
-        """A step cost so many plain ones and brought so many tokens."""
+        """Count a step that cost as much as `price` plain ones and emitted so many tokens."""
         self.left += emitted - price + ALLOWANCE
 
 
@@ -48,39 +53,73 @@ def best_part(
     *,
     leaves: int,
     size: int,
-    stake: float = math.inf,
+    losses: float = math.inf,
 ) -> Draft:
-    """The nodes worth verifying, `size` at most: most expected tokens per second, less CAUTION; or none.
+    """The nodes of most expected tokens per second, less CAUTION; none where no draft pays or a plain step is due.
 
-    values[i]: probability that node i is accepted, at most its parent's. stake: plain steps that may be lost if none
-    is. Only for drafts that are a function of the past: leaving drawn tokens out by their value would change the law.
-    None too where a plain step is due.
+    Only for drafts that are a function of the past: leaving drawn tokens out by their value would change the
+    distribution of what is emitted.
+
+    Args:
+        draft: All candidates.
+        values: The chance that each node is accepted, at most its parent's.
+        curve: What the target's forwards cost.
+        context: Tokens in the target's cache.
+        leaves: Most leaves of the part.
+        size: Most nodes of the part.
+        losses: Plain steps that may be lost if no node is accepted.
     """
-    order = sorted(range(len(draft)), key=lambda i: (-values[i], i))
+    nodes = _by_value(draft, values, leaves, size)
+    count, ratio = _best_count([values[node] for node in nodes], curve, context, losses)
+    if curve.plain_due(ratio):
+        return NO_DRAFT
+    return _part(draft, nodes[:count])
+
+
+def _best_count(values: Sequence[float], curve: CostCurve, context: int, losses: float) -> tuple[int, float]:
+    """How many of the nodes pay most, the first ones; and by what factor the step with them is faster than plain."""
     plain = curve.now(1, context)
-    best, ratio, score, gain, ends = 0, MARGIN, MARGIN, 1.0, 1
+    best, emitted = 0, 1.0
+    best_ratio = best_score = MARGIN
+    for count, value in enumerate(values, start=1):
+        emitted += value
+        price = curve.now(1 + count, context) / plain
+        if price - 1.0 > losses:
+            continue
+        score = emitted / price - CAUTION * (price - 1.0)
+        if score > best_score:
+            best = count
+            best_ratio = emitted / price
+            best_score = score
+    return best, best_ratio
+
+
+def _by_value(draft: Draft, values: Sequence[float], leaves: int, size: int) -> list[int]:
+    """The nodes of largest value, so many at most, every one after its parent."""
+    order = sorted(range(len(draft)), key=lambda node: (-values[node], node))
     taken: list[int] = []
-    known, inner = {ROOT}, set[int]()
+    known = {ROOT}
+    parents: set[int] = set()
+    ends = 1
     for node in order:
         parent = draft.parents[node]
-        branches = parent in inner
-        if parent not in known or (branches and ends == leaves):
+        is_branch = parent in parents
+        if parent not in known or (is_branch and ends == leaves):
             continue
         if len(taken) == size:
             break
-        ends += branches
-        inner.add(parent)
+        ends += 1 if is_branch else 0
+        parents.add(parent)
         known.add(node)
         taken.append(node)
-        gain += values[node]
-        price = curve.now(1 + len(taken), context) / plain
-        if price - 1.0 > stake:
-            continue
-        found = gain / price - CAUTION * (price - 1.0)
-        if found > score:
-            best, ratio, score = len(taken), gain / price, found
-    if curve.plain_due(ratio):
-        return NO_DRAFT
-    kept = sorted(taken[:best])
+    return taken
+
+
+def _part(draft: Draft, nodes: Sequence[int]) -> Draft:
+    """The draft without its other nodes; each of `nodes` has its parent among them."""
+    kept = sorted(nodes)
     place = {node: i for i, node in enumerate(kept)} | {ROOT: ROOT}
-    return Draft(tuple(draft.tokens[n] for n in kept), tuple(place[draft.parents[n]] for n in kept))
+    return Draft(
+        tuple(draft.tokens[node] for node in kept),
+        tuple(place[draft.parents[node]] for node in kept),
+    )

@@ -1,42 +1,84 @@
 """Plans: which shape of draft pays now, by recent acceptance of each rank and by measured forward times.
 
-Everything here looks at the past only, so the law of what is emitted is untouched.
+Everything here depends on the past only, so the distribution of what is emitted is untouched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from ...core.decode import Draft
+from ...core.errors import ControllerError
 from ..shapes import Shape, sequoia
-from .acceptance import FIRST, LONGEST_PAUSE, PAUSE, RANKS, REPLAN, SIZES, Planned
-from .cost import CostCurve
+from .experience import Experience
+from .meter import CurvePair
 from .payoff import MARGIN
+
+Kind = Literal["chain", "sequoia", "dyspec", "dyspec-greedy"]
+"""How drafts branch: not at all, as Sequoia's static tree, or as DySpec's dynamic tree, by layers or by nodes."""
+SIZES = (2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
+"""Rows of the target's forward that a plan may choose, the root's included."""
+FIRST_INTERVAL = 4
+"""Steps between the first two plans of a run, and between two plans after a pause; it doubles with each plan."""
+LONGEST_INTERVAL = 16
+"""Steps between two plans, at most."""
+
+
+@dataclass(frozen=True)
+class DraftSettings:
+    """What a user sets for a drafter with a model."""
+
+    kind: Kind
+    """How drafts branch."""
+    size: int
+    """Most drafted tokens a step."""
+    depth: int
+    """Most drafted tokens on a path."""
+    adaptive: bool
+    """Whether size, depth and branching are planned; False drafts one shape of `size` tokens always."""
+    curves: CurvePair | None
+    """What forwards cost; None = measured at first use."""
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.depth < 1:
+            raise ControllerError(f"draft size is {self.size} and depth {self.depth}; both must be at least 1")
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the tree follows the draft model's own estimates."""
+        return self.kind in ("dyspec", "dyspec-greedy")
 
 
 class DraftPlan:
-    """One run's plan: the shape to draft now; an empty one while drafting doesn't pay."""
+    """One run's plan: the shape to draft now, which is empty while drafting doesn't pay."""
 
-    def __init__(self, drafter: Planned) -> None:
-        self.d = drafter
-        self.shape, self.ratio = Shape(), 1.0
-        self._left, self._span = 0, FIRST
-        # Another text: a long pause behind the last one says little about it.
-        drafter.pause = min(drafter.pause, PAUSE)
+    def __init__(self, settings: DraftSettings, experience: Experience) -> None:
+        self.settings = settings
+        self.experience = experience
+        self.shape = Shape()
+        self.ratio = 1.0
+        """Expected tokens per second of the last plan, over those of plain decoding."""
+        self._steps_left = 0
+        self._interval = FIRST_INTERVAL
+        experience.pauses.begin_run()
 
     def due(self) -> bool:
         """Count a step; True where a new shape must be chosen."""
-        if self.d.pause:
-            self.d.pause -= 1
-            self.shape, self._left, self._span = Shape(), 0, FIRST
+        pauses = self.experience.pauses
+        if pauses.left:
+            pauses.left -= 1
+            self.shape = Shape()
+            self._steps_left = 0
+            self._interval = FIRST_INTERVAL
             return False
-        self._left -= 1
-        return self._left < 0
+        self._steps_left -= 1
+        return self._steps_left < 0
 
     def choose(
         self,
-        target: CostCurve,
-        own: CostCurve,
+        curves: CurvePair,
         *,
         context: int,
         leaves: int,
@@ -44,66 +86,110 @@ class DraftPlan:
         start: float = 0.0,
         remaining: float = 1e9,
     ) -> None:
-        """The best shape under both curves, or a pause: twice as long each time that drafting did not pay.
+        """Choose the shape that pays best, or a pause where none pays.
 
-        nodes: most drafted tokens. start: seconds that the draft model needs before it can draft at all; they must
-        come in again over `remaining` tokens.
+        Args:
+            curves: What forwards of both models cost.
+            context: Tokens in the target's cache.
+            leaves: Most leaves of a tree.
+            nodes: Most drafted tokens.
+            start: Seconds that the draft model needs before it can draft at all.
+            remaining: Tokens to come, over which `start` must be earned back.
         """
-        plain = target.now(1, context)
-        self.shape, rate = self._best(target, own, context, leaves, nodes)
+        plain = curves.target.now(1, context)
+        self.shape, rate = self._best(curves, context, leaves, nodes)
         self.ratio = rate * plain
+        pauses = self.experience.pauses
         if self.ratio < MARGIN:
-            self._rest(self.d.next_pause, True)
-            self.d.next_pause = min(2 * self.d.next_pause, LONGEST_PAUSE)
+            self.shape = Shape()
+            pauses.failed()
         elif (plain - 1.0 / rate) * remaining < start:
-            self._rest(PAUSE, False)  # a longer run may be worth it
+            self.shape = Shape()
+            pauses.postpone()
         else:
-            if self._span > FIRST:
-                self.d.next_pause = PAUSE
-            self._left, self._span = self._span - 1, min(2 * self._span, REPLAN)
+            if self._interval > FIRST_INTERVAL:
+                pauses.paid()
+            self._steps_left = self._interval - 1
+            self._interval = min(2 * self._interval, LONGEST_INTERVAL)
 
-    def _rest(self, steps: int, tried: bool) -> None:
-        self.shape, self.d.pause, self.d.rested = Shape(), steps, tried
-
-    def _best(self, target: CostCurve, own: CostCurve, context: int, leaves: int, nodes: int) -> tuple[Shape, float]:
+    def _best(self, curves: CurvePair, context: int, leaves: int, nodes: int) -> tuple[Shape, float]:
         """(shape, expected tokens per second): Sequoia's choice of size and depth, with every layer's own price."""
-        acceptance = self.d.acceptance()[: 1 if leaves == 1 else RANKS]
-        best, rate = Shape(), 1.0 / target.now(1, context)
-        prices = {n: target.now(n, context) for n in SIZES if n <= min(self.d.size, nodes) + 1}
-        least = own.now(1, context)
-        for depth in range(1, self.d.depth + 1):
+        acceptance = self.experience.acceptance.by_rank()
+        if leaves == 1:
+            acceptance = acceptance[:1]
+        most = min(self.settings.size, nodes) + 1
+        prices = {rows: curves.target.now(rows, context) for rows in SIZES if rows <= most}
+        cheapest_draft = curves.draft.now(1, context)
+        best = Shape()
+        best_rate = 1.0 / curves.target.now(1, context)
+        for depth in range(1, self.settings.depth + 1):
             # The best tree of n nodes is the first n nodes of a larger one.
             shape = sequoia(acceptance, max(prices, default=1), depth + 1, leaves)
-            for n, price in prices.items():
-                if n > len(shape.gains) or shape.gains[n - 1] <= rate * (price + least):
+            for rows, price in prices.items():
+                if rows > len(shape.gains) or shape.gains[rows - 1] <= best_rate * (price + cheapest_draft):
                     continue
-                part = shape.first(n - 1)
+                part = shape.first(rows - 1)
                 # A chain stays in the draft model's cache; what is accepted of a tree is fed to it again.
-                first = round(part.gain) if any(part.ranks) else 1
-                found = part.gain / self.seconds(part.parents, target, own, context, first)
-                if found > rate:
-                    best, rate = part, found
-        return best, rate
+                first_rows = round(part.gain) if any(part.ranks) else 1
+                rate = part.gain / self.seconds(part.parents, curves, context, first_rows)
+                if rate > best_rate:
+                    best = part
+                    best_rate = rate
+        return best, best_rate
 
-    def fed(self, parents: Sequence[int], first: int = 1) -> list[int]:
-        """Rows of the draft model's forwards for a tree: all that stands before, but for chains, which stay fed.
+    def seconds(self, parents: Sequence[int], curves: CurvePair, context: int, first_rows: int) -> float:
+        """What a step with this tree should take, on both sides.
 
-        first: tokens behind the draft model's cache when the tree is begun.
+        Args:
+            parents: The tree.
+            curves: What forwards of both models cost.
+            context: Tokens in the target's cache.
+            first_rows: Rows of the draft model's first forward.
         """
-        tree = Draft(tuple(range(len(parents))), tuple(parents))
-        if self.d.kind == "dyspec-greedy":
-            heads: dict[int, int] = {}
-            for node, parent in enumerate(parents):
-                heads.setdefault(parent, node)
-            drawn = sorted(heads.values())
-            chain = next((i for i, parent in enumerate(parents) if parent != i - 1), len(parents))
-        else:
-            depths = tree.depths()
-            drawn = [sum(at < layer for at in depths) for layer in range(1 + max(depths))]
-            chain = next((layer for layer, n in enumerate(drawn) if n != layer), len(drawn)) - 1
-        return [first, *(1 if n <= chain else 1 + n for n in drawn[1:])]
+        drafting = sum(curves.draft.now(rows, context) for rows in self.draft_rows(parents, first_rows))
+        own_work = len(parents) * self.experience.node_seconds
+        return curves.target.now(1 + len(parents), context) + drafting + own_work
 
-    def seconds(self, parents: Sequence[int], target: CostCurve, own: CostCurve, context: int, first: int) -> float:
-        """What a step with this tree should take; first: rows of the draft model's first forward."""
-        laws = sum(own.now(rows, context) for rows in self.fed(parents, first))
-        return target.now(1 + len(parents), context) + laws + len(parents) * self.d.node_seconds
+    def draft_rows(self, parents: Sequence[int], first_rows: int = 1) -> list[int]:
+        """Rows of each forward that the draft model makes for a tree.
+
+        A chain grows in the draft model's cache, one row a forward. Once the tree has branched, every forward is fed
+        the last token and the whole tree so far.
+
+        Args:
+            parents: The tree, not empty.
+            first_rows: Rows of the first forward: the tokens that the draft model was not fed before.
+        """
+        drawn, chain = self._drawn_by_node(parents) if self.settings.kind == "dyspec-greedy" else _by_layer(parents)
+        rows = [first_rows]
+        for nodes in drawn[1:]:
+            rows.append(1 if nodes <= chain else 1 + nodes)
+        return rows
+
+    @staticmethod
+    def _drawn_by_node(parents: Sequence[int]) -> tuple[list[int], int]:
+        """(nodes drawn before each forward, nodes of the chain that the tree begins with): a forward for each parent.
+
+        The forward for a parent comes before its first child, whose number is how many nodes were drawn before.
+        """
+        first_children: dict[int, int] = {}
+        for node, parent in enumerate(parents):
+            first_children.setdefault(parent, node)
+        chain = len(parents)
+        for node, parent in enumerate(parents):
+            if parent != node - 1:
+                chain = node
+                break
+        return sorted(first_children.values()), chain
+
+
+def _by_layer(parents: Sequence[int]) -> tuple[list[int], int]:
+    """(nodes drawn before each forward, nodes of the chain that the tree begins with): a forward for each layer."""
+    depths = Draft(tuple(range(len(parents))), tuple(parents)).depths()
+    drawn = [sum(depth < layer for depth in depths) for layer in range(1 + max(depths))]
+    chain = len(drawn) - 1
+    for layer, nodes in enumerate(drawn):
+        if nodes != layer:
+            chain = layer - 1
+            break
+    return drawn, chain

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -57,18 +57,21 @@ class Grammar(Stage):
     stateful = reads_text = True
     drafts = False
     source: str
+    text: str = field(init=False, compare=False, repr=False)
+    """The grammar, read once: a file that changes doesn't change a policy."""
+    language: Kind = field(init=False, compare=False, repr=False)
+    """What it is written in."""
 
     def __post_init__(self) -> None:
         text = _read(self.source)
-        # Read once: a file that changes doesn't change a policy.
         object.__setattr__(self, "text", text)
         object.__setattr__(self, "language", _language(text, self.source))
 
-    def check_run(self, frame: RunContext) -> None:
-        self._begin(frame)
+    def check_run(self, context: RunContext) -> None:
+        self._begin(context)
 
     def step(self, state: Any, scores: Candidates, row: Row) -> tuple[Any, Candidates]:
-        matcher, seen = state or (self._begin(row.frame), len(row.tokens))
+        matcher, seen = state or (self._begin(row.context), len(row.tokens))
         for token in row.tokens[seen:]:  # written without having been drawn here: an exit's suffix, a wrap-up
             matcher = matcher.after(token)
             if matcher is None:
@@ -85,11 +88,11 @@ class Grammar(Stage):
         matcher, seen = state
         return matcher.after(token), seen + 1
 
-    def _begin(self, frame: RunContext) -> Matcher:
-        tokenizer = frame.read(self.name)
+    def _begin(self, context: RunContext) -> Matcher:
+        tokenizer = context.read(self.name)
         if not isinstance(tokenizer, GrammarReader):
             raise ControllerError(f"{type(tokenizer).__name__} can't match grammars against its tokens; leave it out")
-        return tokenizer.matcher(self.text, self.language, frame.eos)  # type: ignore[attr-defined]
+        return tokenizer.matcher(self.text, self.language, context.eos)
 
     @property
     def _short(self) -> str:

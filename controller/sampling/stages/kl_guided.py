@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ...core.decode import ROOT, Decode, Floats, Session, Step
+from ...core.decode import ROOT, Decode, Floats, Session, Step, common_prefix
 from ...core.errors import ControllerError
 from ...core.tokenizer import Tokenizer
 from ..candidates import Candidates
 from ..row import Row, RunContext
 from ..stage import Stage, require
-from .temperature import tempered
 
 _LEAST = 1e-7
 """Probabilities are clipped below at this."""
@@ -37,7 +36,7 @@ class KLGuided(Stage):
     name = "kl_guided"
     kind = "temperature"
     stateful = True
-    asks = True
+    needs_forwards = True
     reads_text = True
     drafts = False  # its second forward is the target's
     source: str
@@ -54,19 +53,19 @@ class KLGuided(Stage):
 
     def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
         without: _Without = state[0]
-        return without, (yield from without.row(row.tokens, row.frame))
+        return without, (yield from without.row(row.tokens, row.context))
 
     def step(self, state: Any, scores: Candidates, row: Row) -> tuple[Any, Candidates]:
         without, other = state
         if other is None:
             raise ControllerError("kl_guided needs a second forward per token, which this caller doesn't make")
         raw = np.where(scores.whole.logits > -np.inf, row.raw, -np.inf)
-        return (without, None), tempered(scores, self.temperature(Candidates(raw), other))
+        return (without, None), scores.tempered(self.temperature(Candidates(raw), other))
 
     def end(self, state: Any) -> None:
         state[0].close()
 
-    def beside(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> tuple[int, ...]:
+    def extra_sequences(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> tuple[int, ...]:
         spans = source_spans(tokenizer, prompt, self.source)
         return (len(prompt) - sum(end - first for first, end in spans),)
 
@@ -92,16 +91,16 @@ class _Without:
         self._session: Session | None = None
         self._fed: list[int] = []
 
-    def row(self, tokens: Sequence[int], frame: RunContext) -> Generator[Decode, Step, Floats]:
+    def row(self, tokens: Sequence[int], context: RunContext) -> Generator[Decode, Step, Floats]:
         """Logits after `tokens`, shape (vocabulary,); a copy."""
         if self._kept is None:
-            prompt = tokens[: frame.start]
-            spans = source_spans(frame.read("kl_guided"), prompt, self._source)
+            prompt = tokens[: context.start]
+            spans = source_spans(context.read("kl_guided"), prompt, self._source)
             self._kept = [t for i, t in enumerate(prompt) if not any(first <= i < end for first, end in spans)]
-        wanted = [*self._kept, *tokens[frame.start :]]
+        wanted = [*self._kept, *tokens[context.start :]]
         if not wanted:
             raise ControllerError("kl_guided: the prompt is nothing but its source; add an instruction to it")
-        session = self._at(min(_common(self._fed, wanted), len(wanted) - 1), frame)
+        session = self._at(min(common_prefix(self._fed, wanted), len(wanted) - 1), context)
         step = yield Decode(session, wanted[session.length :])
         self._fed = wanted
         logits = step.logits(ROOT).copy()
@@ -113,24 +112,17 @@ class _Without:
             self._session.close()
         self._session, self._fed = None, []
 
-    def _at(self, length: int, frame: RunContext) -> Session:
+    def _at(self, length: int, context: RunContext) -> Session:
         """The session with its first `length` tokens, or an empty one where the cache can't forget."""
         if self._session is not None and length < self._session.length and not self._session.can.rollback:
             self.close()
         if self._session is None:
-            if frame.engine is None:
+            if context.engine is None:
                 raise ControllerError("kl_guided needs the model for a second forward; run it through a Controller")
-            self._session = frame.engine.session()
+            self._session = context.engine.session()
         if length < self._session.length:
             self._session.rollback(self._session.length - length)
         return self._session
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common prefix."""
-    if list(b[: len(a)]) == list(a):
-        return len(a)
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def source_spans(tokenizer: Tokenizer, prompt: Sequence[int], source: str) -> list[tuple[int, int]]:

@@ -62,9 +62,9 @@ class NoWait(Constraint):
     def apply(self, scores: Candidates, row: Row) -> Candidates:
         if row.phase != "think":
             return scores
-        tokenizer = row.frame.read("no_wait")
+        tokenizer = row.context.read("no_wait")
         banned = _vocabulary(tokenizer, len(scores.logits)).banned(self.words, _word_at_end(tokenizer, row.tokens))
-        banned = banned[~np.isin(banned, list(row.frame.eos))]
+        banned = banned[~np.isin(banned, list(row.context.eos))]
         logits = scores.logits.copy()
         logits[banned] = -np.inf
         return Candidates(logits)

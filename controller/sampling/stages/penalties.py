@@ -46,7 +46,7 @@ class Penalties(Constraint):
         require(self.skip >= 0, "penalties' skip", self.skip, "0 or more")
 
     def apply(self, scores: Candidates, row: Row) -> Candidates:
-        first = self.skip if self.prompt else max(self.skip, row.frame.start)
+        first = self.skip if self.prompt else max(self.skip, row.context.start)
         if self.last_n:
             first = max(first, len(row.tokens) - self.last_n)
         recent = row.tokens[first:]
@@ -113,10 +113,10 @@ class MinNewTokens(Constraint):
         require(self.n >= 0, "min_new_tokens", self.n, "0 or more")
 
     def apply(self, scores: Candidates, row: Row) -> Candidates:
-        if len(row.tokens) - row.frame.start >= self.n:
+        if len(row.tokens) - row.context.start >= self.n:
             return scores
         # An end that has no row in the model can't be drawn: -1 and the like switch it off in calls.
-        return _banned(scores, [token for token in row.frame.eos if 0 <= token < len(scores.logits)])
+        return _banned(scores, [token for token in row.context.eos if 0 <= token < len(scores.logits)])
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,8 @@ class DRY(Constraint):
 
     def _breaks(self, row: Row) -> Callable[[int], bool]:
         """Whether a token ends a sequence; it is never penalised itself."""
-        read = row.frame.read("dry").text
-        known: dict[int, bool] = row.frame.known.setdefault((self.name, self.breakers), {})
+        read = row.context.read("dry").text
+        known: dict[int, bool] = row.context.known.setdefault((self.name, self.breakers), {})
 
         def breaks(token: int) -> bool:
             if token not in known:

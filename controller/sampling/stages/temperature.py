@@ -10,9 +10,6 @@ from ..candidates import Candidates
 from ..row import Row
 from ..stage import Pure, require
 
-COLDEST = 1e-4
-"""At and below this temperature the most probable token is taken; the lowest id wins ties."""
-
 
 class Tempering(Pure):
     """Divides the logits by `temperature(scores, row)`."""
@@ -27,14 +24,7 @@ class Tempering(Pure):
         return self.temperature(scores, row)
 
     def apply(self, scores: Candidates, row: Row) -> Candidates:
-        return tempered(scores, self.temperature(scores, row))
-
-
-def tempered(scores: Candidates, temperature: float) -> Candidates:
-    """Logits divided by a temperature; see COLDEST."""
-    if temperature == 1.0:
-        return scores
-    return scores.keep_top() if temperature <= COLDEST else scores.scaled(temperature)
+        return scores.tempered(self.temperature(scores, row))
 
 
 def _positive(name: str, value: float) -> None:
@@ -50,6 +40,10 @@ class Temperature(Tempering):
 
     def __post_init__(self) -> None:
         _positive("temperature", self.t)
+
+    @property
+    def neutral(self) -> bool:
+        return self.t == 1.0
 
     def temperature(self, scores: Candidates, row: Row) -> float:
         return self.t
@@ -129,7 +123,7 @@ class EAD(Tempering):
         require((self.d > 0) != (self.median > 0), "ead's scale", f"d={self.d}, median={self.median}", "one of the two")
 
     def temperature(self, scores: Candidates, row: Row) -> float:
-        return self.at(len(row.tokens) - row.frame.start)
+        return self.at(len(row.tokens) - row.context.start)
 
     def at(self, position: int) -> float:
         """Temperature of the token after `position` generated ones.

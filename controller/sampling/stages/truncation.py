@@ -20,6 +20,8 @@ Rule = Literal["renormalised", "partial"]
 
 
 class Truncation(Pure):
+    """Drops candidates because they are improbable."""
+
     kind = "truncation"
     truncates = True
 
@@ -136,6 +138,7 @@ class TopNSigma(Truncation):
     """
 
     name = "top_n_sigma"
+    needs_whole_row = True
     n: float
 
     def __post_init__(self) -> None:

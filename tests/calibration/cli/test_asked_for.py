@@ -18,10 +18,12 @@ from reasonctl.calibration.evaluation.pairs import Pair, fresh, summary
 from reasonctl.calibration.pages.highlights import Example
 from reasonctl.calibration.pages.report import _Subject, render
 from reasonctl.calibration.pages.report_parts import example, measured
-from reasonctl.calibration.pages.wording import Request, promise
+from reasonctl.calibration.pages.wording import promise
+from reasonctl.calibration.runs.worker import ArmRecord
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import ControllerError
 from reasonctl.probes.files.probe_file import digest_of, load_probe, save_probe
+from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.bounds import upper_bound
 from support.ctl import ctl
 from support.report_files import HARM, Page, evaluation, judgement, probe_file, records_of
@@ -61,17 +63,17 @@ def test_a_domain_that_the_task_lacks_ends(capfd):
         task.problems(2, stream=1, domain="algebra")
 
 
-def arm(right: bool, exit_at: int | None = None, same: bool = True) -> dict:
-    return {"right": right, "exit": exit_at, "same": same, "tokens": 10, "seconds": 0.1, "drafted": 0}
+def arm(right: bool, exit_at: int | None = None) -> ArmRecord:
+    return ArmRecord(10, 0.1, "", exit_at, 0, 0, "", (), right)
 
 
 PAIRS = [
-    Pair(arm(True), arm(False, 1, same=False), None),  # harm
-    Pair(arm(False), arm(False, 0, same=True), None),  # wrong, but no worse
-    Pair(arm(False), arm(False, 0, same=False), None),  # wrong in another way
-    Pair(arm(True), arm(True, 2), None),
-    Pair(arm(False), arm(True, 2, same=False), None),  # help
-    Pair(arm(False), arm(False, None), None),  # never exits: no failure of any mode
+    Pair(arm(True), arm(False, 1), same=False),  # harm
+    Pair(arm(False), arm(False, 0), same=True),  # wrong, but no worse
+    Pair(arm(False), arm(False, 0), same=False),  # wrong in another way
+    Pair(arm(True), arm(True, 2), same=True),
+    Pair(arm(False), arm(True, 2), same=False),  # help
+    Pair(arm(False), arm(False, None), same=True),  # never exits: no failure of any mode
 ]
 
 
@@ -120,7 +122,7 @@ def test_of_a_pair_of_rules_the_bound_is_the_sum(capsys):
 
 def test_a_report_shows_the_pair(capfd):
     content = load_probe(PROBE)
-    upper, pair = Request("harm", 0.05, 0.9, "hidden"), Request("harm", 0.05, 0.9, "hidden", give_up=0.1)
+    upper, pair = Promise("harm", 0.05, 0.9, "hidden"), Promise("harm", 0.05, 0.9, "hidden", give_up=0.1)
     rows = np.arange(content.table.runs)
     alone, both = (_Subject(content, request, rows).judgement().out for request in (upper, pair))
     assert both.tokens.sum() < alone.tokens.sum() and both.exited.sum() > alone.exited.sum()
@@ -158,7 +160,7 @@ def test_a_rule_that_never_exits_tries_nothing_and_costs_nothing(capfd):
     never = levels(capfd, "--signal", "trial", "--risk", "0.001")[0.001]
     assert (never["exits"], never["exit_rate"], never["saved"]) == ("never", 0.0, 0.0)
     content = load_probe(PROBE)
-    subject = _Subject(content, Request("harm", 0.001, 0.9, "trial"), np.arange(content.table.runs))
+    subject = _Subject(content, Promise("harm", 0.001, 0.9, "trial"), np.arange(content.table.runs))
     assert subject.judgement().saved_share == 0.0
     trial = next(row for row in subject.levels() if row["signal"] == "trial")
     assert trial["cells"][0]["risk"] == 0.001 and trial["cells"][0]["saved"] == 0.0
@@ -227,7 +229,7 @@ def test_a_threshold_below_every_score_is_a_valid_one(capsys):
     file = probe_file()
     shown = example(at_once, file, Example("A typical exit", "", False, 0, 0), None)
     assert shown["level"] is None and shown["exit_at"] == 0
-    page = render(file, Request("disagree", 0.99, None, "hidden"), records_of(file), None)
+    page = render(file, Promise("disagree", 0.99, None, "hidden"), records_of(file), None)
     assert "inf" not in page.replace("information", "").lower().split("<style>")[-1].split("</style>")[-1]
     Console(as_json=True).result({"threshold": -math.inf, "more": [math.inf, {"x": math.nan}], "fine": 1.5})
     assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {

@@ -7,7 +7,6 @@ from reasonctl.calibration.cli.bench import questions
 from reasonctl.calibration.evaluation.speed import CONTEXTS, ROUNDS, cost_curve, interleaved
 from reasonctl.calibration.tasks.draft_prompts import KINDS
 from reasonctl.controller import Call, Controller, Greedy, Hierarchy, Keys, ModelDrafter, TriForce
-from reasonctl.controller.drafting.drafter import forget
 from reasonctl.controller.drafting.planning.cost import CostCurve
 from reasonctl.controller.drafting.planning.cost_cache import cost_path, load_curve
 
@@ -25,14 +24,15 @@ def test_rounds_of_the_same_question_are_alike():
     assert len(drafter.recent) > 0
 
 
-def test_forgetting_reaches_the_level_below():
+def test_forgetting_reaches_the_inner_drafter():
     memories = [Hierarchy(), Hierarchy()]
     for memory in memories:
         memory.recent.add(range(20))
-    forget(TriForce(memories[0]))
-    forget(ModelDrafter(load_model("tiny", threads=1), kind="chain", below=memories[1]))
+    TriForce(memories[0]).forget()
+    ModelDrafter(load_model("tiny", threads=1), kind="chain", inner=memories[1]).forget()
     assert [len(memory.recent) for memory in memories] == [0, 0]
-    forget(None), forget(Hierarchy(recent=None))
+    Hierarchy(recent=None).forget()
+    ModelDrafter(load_model("tiny", threads=1)).forget()
 
 
 def test_all_kinds_are_asked_in_a_few_rounds():

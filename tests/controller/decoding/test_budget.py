@@ -7,7 +7,7 @@ import pytest
 from reasonctl.backends.toy import ToyEngine
 from reasonctl.controller import Controller, ControllerError, Greedy, Markers, PromptLookup, Span, Thinking
 from reasonctl.controller.decoding.loop import Loop
-from reasonctl.controller.decoding.run import Run
+from reasonctl.controller.decoding.thinking_control import ThinkingControl
 from support.scripted import RandomTree, Scripted
 from support.toy_thinking import BARE, CLOSE, ENGINE, EOS, OPEN, PROMPT, TEXTS, THINKING, TOKENIZER, account, run
 
@@ -117,7 +117,10 @@ class Bytes:
         return self.decode([token])
 
     def decode(self, tokens):
-        return b"".join(b"</think>" if t == 256 else bytes([t]) for t in tokens).decode("utf-8", errors="replace")
+        return b"".join(map(self.bytes_of, tokens)).decode("utf-8", errors="replace")
+
+    def bytes_of(self, token):
+        return b"</think>" if token == 256 else bytes([token])
 
     def encode(self, text):
         return [256] if text == "</think>" else list(text.encode())
@@ -171,17 +174,18 @@ def test_a_controller_must_know_how_thinking_is_closed():
         Controller(exit=Scripted(act=lambda at: False), thinking=BARE)
 
 
-def unread(self, closer, first, forced):
+def unread(self, edit):
     """Shows the forced tokens and lets the model read only the last one, as a push on the logits would."""
-    close(self, closer, first, forced)
-    self.pending = self.pending[: -len(forced)] + forced[-1:]
+    apply(self, edit)
+    if edit is not None and edit.closer is not None:
+        self.text.pending = self.text.pending[: -len(edit.forced)] + edit.forced[-1:]
 
 
-close = Loop._close
+apply = Loop._apply
 WRONG = {
-    "forced tokens that the model does not read": (Loop, "_close", unread),
-    "a second close that stays": (Loop, "_early_close", lambda self, token: None),
-    "a half-written marker that is shown": (Run, "held", lambda *_, **__: 0),
+    "forced tokens that the model does not read": (Loop, "_apply", unread),
+    "a second close that stays": (ThinkingControl, "_early_close", lambda self, token: None),
+    "a half-written marker that is shown": (ThinkingControl, "held", lambda *_, **__: 0),
 }
 
 

@@ -288,10 +288,7 @@ class Guess(Stateless):
 
 def exact_law(policy) -> np.ndarray:
     def row(tokens):
-        ids, weights = policy.law(np.log(SMALL.law(tokens)))
-        out = np.zeros(4)
-        out[slice(None) if ids is None else ids] = weights / weights.sum()
-        return out
+        return policy.probs(np.log(SMALL.law(tokens)))
 
     law = np.zeros((4, 4, 4))
     for a, pa in enumerate(row([0])):
@@ -331,10 +328,7 @@ def wrong_outcomes(error: str) -> list[int]:
 
     def law(tokens, truncated=True):
         policy = LAW if truncated else Sampling(temperature=0.7)
-        ids, weights = policy.law(np.log(SMALL.law(tokens)))
-        out = np.zeros(4)
-        out[slice(None) if ids is None else ids] = weights / weights.sum()
-        return out
+        return policy.probs(np.log(SMALL.law(tokens)))
 
     out = []
     for _ in range(N):

@@ -6,7 +6,7 @@ import pytest
 
 from reasonctl.controller import Controller, ControllerError, Cues, PromptLookup
 from reasonctl.controller.decoding.loop import Loop
-from reasonctl.controller.decoding.run import Run
+from reasonctl.controller.decoding.thinking_control import ThinkingControl
 from support.scripted import RandomTree, Scripted
 from support.toy_thinking import BARE, EOS, PROMPT, TEXTS, THINKING, TOKENIZER, account, run
 
@@ -141,27 +141,27 @@ def test_a_probe_can_be_asked_at_a_cue_only(text):
     assert Controller(exit=asked_rule(cues=Cues(["wait", "paragraph"])), continue_times=1, continue_text="\n\nHold on")
 
 
-close = Loop._early_close
-
-
-def unread(self, mark, forced):
+def unread(self, edit):
     """Leaves the close in place and only shows the continue text."""
-    self.tokens[mark.first :] = forced
-    self.states[mark.first - self.start + 1 :] = self.states[-1:] * len(forced)
-    self.sources[mark.first - self.start :] = ["forced"] * len(forced)
-    self.r.span.rewind(self.tokens[: mark.first])
+    if edit is None:
+        return
+    text, span, first, forced = self.text, self.control.span, edit.first, edit.forced
+    text.tokens[first:] = forced
+    text.states[first - text.start + 1 :] = text.states[-1:] * len(forced)
+    text.sources[first - text.start :] = ["forced"] * len(forced)
+    span.rewind(text.tokens[:first])
     for token in forced:
-        self.r.span.push(token)
-    self.pending = forced[-1:]
-    self.r.trace.reopened.append(mark.first - self.start)
+        span.push(token)
+    text.pending = forced[-1:]
+    self.settings.trace.reopened.append(first - text.start)
 
 
 WRONG = {
-    "the close stays": (Loop, "_early_close", lambda self, token: None),
-    "half a marker is shown": (Run, "held", lambda *_, **__: 0),
-    "the model does not read the text": (Loop, "_replace", unread),
+    "the close stays": (ThinkingControl, "_early_close", lambda self, token: None),
+    "half a marker is shown": (ThinkingControl, "held", lambda *_, **__: 0),
+    "the model does not read the text": (Loop, "_apply", unread),
     "the text before the marker is lost": (
-        Loop,
+        ThinkingControl,
         "_continuation",
         lambda self, mark: TOKENIZER.encode("Wait") if self._thought(mark.first) < 12 else None,
     ),

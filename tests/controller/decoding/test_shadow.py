@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reasonctl.controller import ControllerError, Cues, PromptLookup
-from reasonctl.controller.decoding.loop import Loop
+from reasonctl.controller.decoding.thinking_control import ThinkingControl
 from support.scripted import RandomTree, Scripted
 from support.toy_thinking import PROMPT, TEXTS, THINKING, TOKENIZER, account, run
 
@@ -53,15 +53,15 @@ def test_a_budget_still_holds_in_the_shadow_of_a_rule():
 
 
 def test_a_rule_that_acts_is_caught(monkeypatch):
-    monkeypatch.setattr(Loop, "_at_cue", _acting(Loop._at_cue))
+    monkeypatch.setattr(ThinkingControl, "_ask", _acting(ThinkingControl._ask))
     with pytest.raises(AssertionError):
         check(20)
 
 
-def _acting(at_cue):
+def _acting(ask):
     def act(self, rule, cue, step, node):
-        object.__setattr__(self.r, "shadow", False)
-        return (yield from at_cue(self, rule, cue, step, node))
+        object.__setattr__(self.settings, "shadow", False)
+        return (yield from ask(self, rule, cue, step, node))
 
     return act
 

@@ -9,10 +9,20 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from reasonctl.controller import ROOT, Call, Controller, Hierarchy, Keys, ModelDrafter, PromptLookup, Row, Trace
+from reasonctl.controller import (
+    ROOT,
+    Call,
+    Controller,
+    Hierarchy,
+    Keys,
+    ModelDrafter,
+    PolicyWrapper,
+    PromptLookup,
+    Row,
+    Trace,
+)
 from reasonctl.controller import parse_policy as policy_of
 from reasonctl.controller.core.tokenizer import vocabulary_hash
-from reasonctl.controller.drafting.models.draft_policy import DraftRow
 from reasonctl.controller.drafting.ngrams import Recent, build_table
 from support.statistics import merged_p_value
 from support.toy_drafts import ALPHA, FLAT, NEAR, TARGET, TOKENS, small
@@ -28,7 +38,7 @@ DRAWN = {
     kind: lambda kind=kind: ModelDrafter(small(NEAR), kind=kind, size=5, depth=3, adaptive=False)
     for kind in ("chain", "sequoia", "dyspec", "dyspec-greedy")
 } | {
-    "cascade": lambda: ModelDrafter(small(NEAR), kind="chain", size=5, adaptive=False, below=PromptLookup(size=3)),
+    "cascade": lambda: ModelDrafter(small(NEAR), kind="chain", size=5, adaptive=False, inner=PromptLookup(size=3)),
     "triforce": lambda: triforce(PromptLookup(size=3)),
 }
 DRAFTERS = DETERMINISTIC | DRAWN
@@ -49,10 +59,12 @@ def before(policy, tokens, start):
     state = policy.start()
     for end in range(start, len(tokens) + 1):
         row = Row(Rows(tokens[:end]), ROOT, tokens[:end], "answer", Keys(seed=0), frame_of(start))
-        held, scores = policy.scores(state, row)
+        held, candidates = policy.candidates(state, row)
         if end == len(tokens):
-            return state, scores
-        state = tuple(stage.accept(own, scores, tokens[end]) for stage, own in zip(policy.stages, held, strict=True))
+            return state, candidates
+        state = tuple(
+            stage.accept(own, candidates, tokens[end]) for stage, own in zip(policy.stages, held, strict=True)
+        )
     raise AssertionError
 
 
@@ -62,19 +74,16 @@ def frame_of(start):
     return RunContext(start)
 
 
-class Spy:
-    """Remembers the state that each verified row was given."""
+class Spy(PolicyWrapper):
+    """Remembers the state that each verified row was given; drafts ask the inner policy."""
 
     def __init__(self, policy):
-        self.policy, self.seen = policy, []
-
-    def start(self):
-        return self.policy.start()
+        super().__init__(policy)
+        self.seen = []
 
     def step(self, state, row):
-        if not isinstance(row, DraftRow):
-            self.seen.append((list(row.tokens), state))
-        return self.policy.step(state, row)
+        self.seen.append((list(row.tokens), state))
+        return self.inner.step(state, row)
 
 
 def drafted(drafter, policy, run=0, most=40):
@@ -124,10 +133,8 @@ def exact_two(policy):
     for path in itertools.product(range(5), repeat=3):
         chance = 1.0
         for end in range(3):
-            _, scores = before(policy, [*PREFIX, *path[:end]], len(PREFIX))
-            law = np.zeros(5)
-            law[slice(None) if scores.ids is None else scores.ids] = scores.weights / scores.weights.sum()
-            chance *= law[path[end]]
+            _, candidates = before(policy, [*PREFIX, *path[:end]], len(PREFIX))
+            chance *= candidates.dense(5)[path[end]]
         out[path] = chance
     return out.sum(0)
 

@@ -298,13 +298,13 @@ def test_a_part_has_no_more_nodes_than_fit():
         assert len(best_part(TREE, VALUES, FLAT, 0, leaves=99, size=size)) == size
 
 
-def test_a_part_risks_no_more_than_the_stake():
+def test_a_part_risks_no_more_than_may_be_lost():
     curve = CostCurve({0: {1: 1.0, 7: 1.6}})
-    for stake, most in ((0.05, 0), (0.1, 1), (0.25, 2), (0.45, 4), (9.0, 6)):
-        assert len(best_part(TREE, [0.9] * 6, curve, 0, leaves=99, size=99, stake=stake + 1e-9)) == most
+    for losses, most in ((0.05, 0), (0.1, 1), (0.25, 2), (0.45, 4), (9.0, 6)):
+        assert len(best_part(TREE, [0.9] * 6, curve, 0, leaves=99, size=99, losses=losses + 1e-9)) == most
     # A larger number of rows may be the cheaper one: two cost more than four here.
     odd = CostCurve({0: {1: 1.0, 2: 2.0, 4: 1.7, 7: 1.7}})
-    assert len(best_part(TREE, [0.9] * 6, odd, 0, leaves=99, size=99, stake=0.8)) > 2
+    assert len(best_part(TREE, [0.9] * 6, odd, 0, leaves=99, size=99, losses=0.8)) > 2
 
 
 def test_leaves_of_a_part_are_bounded():

@@ -65,7 +65,7 @@ class Rows:
 
 
 def folded(policy, path):
-    """(policy's chain at its state, the candidates) behind PREFIX + path, without any loop."""
+    """What the policy draws from after PREFIX + path, without any loop."""
     chain, state, phase = policy, None, "think"
     if isinstance(policy, PerPhase):
         phase = "answer" if CLOSE in path else "think"
@@ -74,21 +74,15 @@ def folded(policy, path):
     for end in range(len(path) + 1):
         tokens = [*PREFIX, *path[:end]]
         row = Row(Rows(tokens), ROOT, tokens, phase, KEYS, FRAME)
-        held, scores = chain.scores(state, row)
-        if end < len(path) and state is not None:
-            state = tuple(stage.accept(own, scores, path[end]) for stage, own in zip(chain.stages, held, strict=True))
-    return chain, scores
+        held, candidates = chain.candidates(state, row)
+        if end < len(path):
+            state = chain.accept(held, candidates, path[end])
+    return chain.distribution(state, row)
 
 
 def law_behind(policy, path):
     """Shape (5,)."""
-    chain, scores = folded(policy, path)
-    out = np.zeros(5)
-    if str(chain).endswith("greedy"):
-        out[int(scores.logits.argmax())] = 1.0
-    else:
-        out[slice(None) if scores.ids is None else scores.ids] = scores.weights / scores.mass
-    return out / out.sum()
+    return folded(policy, path).dense(5)
 
 
 def proposed(policy, kind, choose, monkeypatch) -> Draft:
@@ -101,7 +95,7 @@ def proposed(policy, kind, choose, monkeypatch) -> Draft:
     monkeypatch.setattr(model_run, "Draws", Told)
     session = LONG.session()
     session.tokens += PREFIX[:-1]
-    target = Target(session, TOKENS, KEYS, policy, frame=FRAME, phase=lambda: "think")
+    target = Target(session, TOKENS, KEYS, policy, context=FRAME, phase=lambda: "think")
     drafting = ModelDrafter(small(NEAR), kind=kind, size=3, depth=2, adaptive=False).start(target)
     asking, step = drafting.propose(PREFIX, 3), None
     while True:
@@ -181,7 +175,7 @@ DRAWN = {
     kind: lambda kind=kind: ModelDrafter(small(NEAR), kind=kind, size=5, depth=3, adaptive=False)
     for kind in ("chain", "sequoia", "dyspec", "dyspec-greedy")
 } | {
-    "cascade": lambda: ModelDrafter(small(NEAR), kind="chain", size=5, adaptive=False, below=PromptLookup(size=3)),
+    "cascade": lambda: ModelDrafter(small(NEAR), kind="chain", size=5, adaptive=False, inner=PromptLookup(size=3)),
     "triforce": lambda: triforce(PromptLookup(size=3)),
 }
 

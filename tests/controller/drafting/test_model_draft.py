@@ -1,4 +1,4 @@
-"""Drafts of a smaller model: the law under every tree, plans that pay, sessions that stay in step."""
+"""Drafts of a smaller model: the distribution under every tree, plans that pay, sessions that stay in step."""
 
 from __future__ import annotations
 
@@ -50,20 +50,20 @@ KINDS = ["chain", "sequoia", "dyspec", "dyspec-greedy"]
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("policy", [Sampling(), Sampling(temperature=0.7, top_p=0.9)], ids=["whole", "truncated"])
 @pytest.mark.parametrize("n", [250, pytest.param(30_000, marks=pytest.mark.slow)])
-def test_the_law_is_the_target_s(kind, policy, n):
+def test_the_distribution_is_the_target_s(kind, policy, n):
     counts, accepted = three_tokens(drafter(kind, size=5, depth=3, adaptive=False), policy, n)
     assert accepted > n
     assert merged_p_value(counts, exact_three(policy)) > ALPHA
 
 
-def test_a_draft_under_another_law_than_it_says_is_caught(monkeypatch):
+def test_a_draft_under_another_distribution_than_it_says_is_caught(monkeypatch):
     from reasonctl.controller.drafting.growth import Growth
 
     honest = Growth.give
 
-    def dishonest(self, node, law):
-        honest(self, node, law)
-        self._laws[node] = np.roll(law, 1)
+    def dishonest(self, node, probs):
+        honest(self, node, probs)
+        self._probs[node] = np.roll(probs, 1)
 
     monkeypatch.setattr(Growth, "give", dishonest)
     counts, _ = three_tokens(drafter("sequoia", size=5, depth=3, adaptive=False), Sampling(), 500)
@@ -93,7 +93,7 @@ def test_the_draft_session_follows_what_was_accepted():
 
         def checked(tokens, room):
             draft = yield from propose(tokens, room)
-            committed = run.session.tokens[: len(tokens)]
+            committed = run.session.session.tokens[: len(tokens)]
             assert committed == list(tokens)[: len(committed)]
             seen.append(len(draft))
             return draft
@@ -107,7 +107,7 @@ def test_the_draft_session_follows_what_was_accepted():
 
 
 def test_plans_follow_cost_and_acceptance():
-    twin = drafter("sequoia", engine=TARGET)  # drafts its own law: everything is accepted
+    twin = drafter("sequoia", engine=TARGET)  # drafts its own distribution: everything is accepted
     good = [run(twin, run=i) for i in range(4)]
     assert good[-1].forwards < 60 / 3
     dear = drafter("sequoia", curves=(DEAR, CHEAP))
@@ -149,9 +149,9 @@ def test_the_text_form_opens_the_model():
         return small()
 
     made = parse_draft("sequoia(small.gguf, 12)", load)
-    assert opened == ["small.gguf"] and (made.kind, made.size) == ("sequoia", 12)
-    assert parse_draft("model(small.gguf)", load).kind == "chain"
-    assert parse_draft("dyspec_greedy(small.gguf)", load).kind == "dyspec-greedy"
+    assert opened == ["small.gguf"] and (made.settings.kind, made.settings.size) == ("sequoia", 12)
+    assert parse_draft("model(small.gguf)", load).settings.kind == "chain"
+    assert parse_draft("dyspec_greedy(small.gguf)", load).settings.kind == "dyspec-greedy"
     for text in ("sequoia", "sequoia(x, y)", "model(x, 0)"):
         with pytest.raises(ControllerError):
             parse_draft(text, load)
@@ -189,8 +189,8 @@ def test_exits_inside_drafted_blocks():
 
 
 @pytest.mark.parametrize("n", [400, pytest.param(30_000, marks=pytest.mark.slow)])
-def test_two_levels_keep_the_law(n):
-    made = drafter("chain", size=5, depth=5, adaptive=False, below=PromptLookup(size=3))
+def test_two_levels_keep_the_distribution(n):
+    made = drafter("chain", size=5, depth=5, adaptive=False, inner=PromptLookup(size=3))
     counts, accepted = three_tokens(made, Sampling(), n)
     assert accepted > n
     assert merged_p_value(counts, exact_three(Sampling())) > ALPHA
@@ -203,7 +203,7 @@ def test_two_levels_give_the_draft_model_s_own_chain_in_fewer_forwards():
     near.table = 0.9 * target.table + 0.1 / 5
     for policy in (Greedy(), Sampling()):
         alone, two = (
-            drafter("chain", engine=near, size=6, depth=6, adaptive=False, below=b) for b in (None, PromptLookup())
+            drafter("chain", engine=near, size=6, depth=6, adaptive=False, inner=b) for b in (None, PromptLookup())
         )
         near.forwards = 0
         first = run(alone, engine=target, policy=policy)
@@ -212,11 +212,11 @@ def test_two_levels_give_the_draft_model_s_own_chain_in_fewer_forwards():
         assert second.tokens == first.tokens and second.accepted == first.accepted
         assert near.forwards - plain < 0.7 * plain
     with pytest.raises(ControllerError, match="chains"):
-        drafter("sequoia", below=PromptLookup())
+        drafter("sequoia", inner=PromptLookup())
 
 
 def test_a_middle_level_that_redraws_after_a_rejection_is_biased():
-    """TriForce's toy: without the residual at the middle level the emitted law is wrong by 0.08; with it, exact."""
+    """TriForce's toy: without the residual at the middle level what is emitted is wrong by 0.08; with it, exact."""
     q, m, p = np.array([0.7, 0.2, 0.1]), np.array([0.3, 0.4, 0.3]), np.array([0.2, 0.3, 0.5])
     least = np.minimum(q, m)
     residual = np.maximum(m - q, 0) / np.maximum(m - q, 0).sum()
@@ -250,7 +250,7 @@ def test_a_run_that_never_begins_holds_no_session():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_under_a_grammar_drafts_of_a_model_are_verified_by_it(kind):
-    """The draft model's laws know no grammar; what is written keeps to it."""
+    """The draft model's distributions know no grammar; what is written keeps to it."""
     policy, accepted = parse_policy(r'grammar("root ::= (\"a\" | \"b\" \"c\"+ \"d\")+") | temperature(1.2)'), 0
     for i in range(10):
         trace = run(drafter(kind), policy=policy, run=i, most=30)

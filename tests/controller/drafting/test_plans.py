@@ -11,8 +11,9 @@ from reasonctl.backends.toy import ToyEngine
 from reasonctl.controller import Call, Controller, Greedy, Keys, PromptLookup, Sampling, Trace
 from reasonctl.controller.core import tokenizer as vocabulary
 from reasonctl.controller.drafting.growth import Growth, draw_threshold, finish
-from reasonctl.controller.drafting.models.model_run import ModelRun
-from reasonctl.controller.drafting.planning.acceptance import LONGEST_PAUSE, PAUSE, Ledger
+from reasonctl.controller.drafting.models.draft_distribution import DraftDistribution
+from reasonctl.controller.drafting.planning.experience import LONGEST_PAUSE, PAUSE, Ledger
+from reasonctl.controller.drafting.planning.meter import CurvePair
 from reasonctl.controller.drafting.planning.plan import DraftPlan
 from reasonctl.controller.drafting.shapes import sequoia
 from support.statistics import exact_three, merged_p_value
@@ -43,52 +44,52 @@ class Watched:
 def test_a_draft_that_fails_is_tried_for_a_few_steps_and_the_pause_outlives_the_run():
     made = drafter("chain", engine=WRONG, curves=(STEEP, CHEAP), size=4)
     first = run(made, engine=TEXT, policy=Greedy(), most=PAUSE // 2)
-    assert first.drafted > 0 and made.ledger.steps == 4
-    pause = made.pause
+    assert first.drafted > 0 and made.experience.ledger.steps == 4
+    pause = made.experience.pauses.left
     assert pause > 20
     assert run(made, engine=TEXT, policy=Greedy(), most=20).drafted == 0
-    assert pause - 20 <= made.pause < pause
+    assert pause - 20 <= made.experience.pauses.left < pause
     # What a long pause was for is asked again soon in another text.
-    made.pause, made.next_pause = LONGEST_PAUSE, LONGEST_PAUSE
+    made.experience.pauses.left, made.experience.pauses.next_length = LONGEST_PAUSE, LONGEST_PAUSE
     run(made, engine=TEXT, policy=Greedy(), most=2)
-    assert made.pause <= PAUSE
+    assert made.experience.pauses.left <= PAUSE
 
 
 def test_after_a_pause_a_greedy_draft_is_judged_by_what_it_missed():
     """No step is spent on it: the forward that it needs anyway tells how it would have done."""
     watched = Watched(WRONG)
     bad = drafter("chain", engine=watched.engine, curves=(STEEP, CHEAP), size=4)
-    bad.pause, bad.rested = 40, True
+    bad.experience.pauses.left, bad.experience.pauses.after_attempt = 40, True
     assert run(bad, engine=TEXT, policy=Greedy(), most=100).drafted == 0
-    assert max(watched.rows) > 30 and bad.rates.of("0") < 0.35 and bad.pause > 0
+    assert max(watched.rows) > 30 and bad.experience.acceptance.ranks.of("0") < 0.35 and bad.experience.pauses.left > 0
     good = drafter("chain", engine=TEXT, curves=(STEEP, CHEAP), size=4)
     for _ in range(30):
-        good.note_ranks(None)  # it failed for long
-    good.pause, good.rested = 40, True
-    good.rates.relax(), good.rates.relax()
+        good.experience.acceptance.note_rank(None)  # it failed for long
+    good.experience.pauses.left, good.experience.pauses.after_attempt = 40, True
+    good.experience.acceptance.ranks.relax(), good.experience.acceptance.ranks.relax()
     trace = run(good, engine=TEXT, policy=Greedy(), most=200)
-    assert good.rates.of("0") > 0.8 and trace.forwards < 150
+    assert good.experience.acceptance.ranks.of("0") > 0.8 and trace.forwards < 150
 
 
 def test_the_ranks_learnt_are_those_of_the_missed_tokens():
     made = drafter("sequoia", engine=WRONG, curves=(FLAT, CHEAP))
     noted = []
-    made.note_ranks = lambda found, ranks=4: noted.append(found)
-    made.pause, made.rested = 20, True
+    made.experience.acceptance.note_rank = lambda found, ranks=4: noted.append(found)
+    made.experience.pauses.left, made.experience.pauses.after_attempt = 20, True
     trace = run(made, engine=TEXT, policy=Greedy(), most=22)
     tokens, expected = [0, *trace.tokens], []
     for at in range(1, 21):
-        law = WRONG.law(tokens[:at])
-        rank = int((law > law[tokens[at]]).sum())
+        probs = WRONG.law(tokens[:at])
+        rank = int((probs > probs[tokens[at]]).sum())
         expected.append(rank if rank < 4 else None)
     assert noted[: len(expected)] == expected
 
 
 def test_drafting_that_goes_on_paying_ends_the_growth_of_pauses():
     made = drafter("chain", engine=TEXT, size=4)
-    made.next_pause = LONGEST_PAUSE
+    made.experience.pauses.next_length = LONGEST_PAUSE
     run(made, engine=TEXT, policy=Greedy(), most=100)
-    assert made.next_pause == PAUSE
+    assert made.experience.pauses.next_length == PAUSE
 
 
 @pytest.mark.parametrize("most, drafts", [(30, False), (400, True)])
@@ -104,10 +105,10 @@ def test_a_long_prompt_must_be_worth_its_feeding(most, drafts):
 def test_the_work_between_the_forwards_is_priced():
     made = drafter("sequoia", engine=TEXT, curves=(FLAT, CHEAP))
     run(made, engine=TEXT, policy=Sampling(), most=40)
-    assert 1e-6 < made.node_seconds < 1e-2
-    made.note_work(100.0, 1)
-    made.node_seconds = 5.0
-    made.note_work = lambda seconds, nodes: None
+    assert 1e-6 < made.experience.node_seconds < 1e-2
+    made.experience.note_work(100.0, 1)
+    made.experience.node_seconds = 5.0
+    made.experience.note_work = lambda seconds, nodes: None
     assert run(made, engine=TEXT, policy=Sampling(), most=40).drafted == 0
 
 
@@ -128,11 +129,11 @@ def test_the_draft_model_s_curve_is_corrected_by_ordinary_steps():
         assert min(context for _, context in notes) >= 100
 
 
-def test_greedy_chains_need_no_law(monkeypatch):
+def test_greedy_chains_need_no_distribution(monkeypatch):
     expected = run(None, engine=TEXT, policy=Greedy()).tokens
-    monkeypatch.setattr(ModelRun, "law", lambda *_: pytest.fail("a law was asked for"))
-    for below in (None, PromptLookup()):
-        made = drafter("chain", engine=TEXT, adaptive=False, below=below)
+    monkeypatch.setattr(DraftDistribution, "probs", lambda *_: pytest.fail("a distribution was asked for"))
+    for inner in (None, PromptLookup()):
+        made = drafter("chain", engine=TEXT, adaptive=False, inner=inner)
         trace = run(made, engine=TEXT, policy=Greedy())
         assert trace.tokens == expected and trace.accepted > 30
 
@@ -168,16 +169,16 @@ def test_a_dynamic_tree_is_no_deeper_than_its_plan():
 
 def test_the_threshold_of_a_plan_gives_its_tree_where_the_draft_model_says_what_is_accepted():
     acceptance = (0.6, 0.2, 0.08, 0.04)
-    law = np.array([*acceptance, *[0.02] * 4])
+    probs = np.array([*acceptance, *[0.02] * 4])
     for nodes in (4, 8, 16):
         plan, growth = sequoia(acceptance, nodes, 10), Growth(None)
 
-        def laws(draft, asked):
-            return [law for _ in asked]
+        def probs_after(draft, asked):
+            return [probs for _ in asked]
             yield
 
         threshold = plan.least_slot(acceptance)
-        finish(draw_threshold(growth, laws, threshold=threshold, nodes=99, layers=plan.depth()))
+        finish(draw_threshold(growth, probs_after, threshold=threshold, nodes=99, layers=plan.depth()))
         assert nodes / 2 <= len(growth) <= 2 * nodes
         assert 1 + sum(growth.values) >= 0.9 * plan.gain
     # One chain of two: its second node is tested if the first was accepted.
@@ -194,7 +195,7 @@ def test_what_a_step_brings_was_foretold(kind):
     made = drafter(kind, engine=near, curves=(target, own), size=6, depth=4, adaptive=False)
     for i in range(6):
         run(made, engine=TEXT, run=i, most=100)
-    ledger = made.ledger
+    ledger = made.experience.ledger
     assert ledger.steps > 100 and ledger.timed == ledger.steps
     # A prior holds the rates down, and the text's own ends cut steps short.
     assert 0.9 < ledger.emitted / ledger.expected_emitted < 1.25
@@ -217,7 +218,7 @@ def test_the_rows_that_a_plan_prices_are_those_that_are_fed(kind):
         def heard(draft, accepted):
             observe(draft, accepted)
             # What was accepted is fed once more, before the next draft.
-            priced.append(sum(run.plan.fed(draft.parents)) + len(accepted) if draft.tokens else 0)
+            priced.append(sum(run.plan.draft_rows(draft.parents)) + len(accepted) if draft.tokens else 0)
 
         run.observe = heard
         return run
@@ -234,11 +235,12 @@ def test_a_tree_is_chosen_by_what_its_own_layers_cost():
     draft model's rows are. A chain stays in its cache."""
     sizes = []
     for own, chain in ((Fixed({0: {1: 0.02, 32: 1.2}}), True), (Fixed({0: {1: 0.02, 32: 0.05}}), False)):
-        plan = DraftPlan(drafter("sequoia", curves=(FLAT, own), size=16))
-        plan.choose(FLAT, own, context=0, leaves=99, nodes=99)
+        made = drafter("sequoia", curves=(FLAT, own), size=16)
+        plan = DraftPlan(made.settings, made.experience)
+        plan.choose(CurvePair(FLAT, own), context=0, leaves=99, nodes=99)
         parents = plan.shape.parents
         assert (parents == tuple(range(-1, len(parents) - 1))) is chain
-        fed = plan.fed(parents, 1 if chain else round(plan.shape.gain))
+        fed = plan.draft_rows(parents, 1 if chain else round(plan.shape.gain))
         assert plan.ratio == pytest.approx(plan.shape.gain / (FLAT.at(1) + sum(map(own.at, fed))))
         sizes.append(len(parents))
     assert sizes[0] < sizes[1]
@@ -248,7 +250,7 @@ def test_a_dynamic_tree_foretells_from_its_own_slots():
     made = drafter("dyspec", engine=TARGET, curves=(FLAT, CHEAP), size=6, adaptive=False)
     for i in range(6):
         run(made, run=i)
-    ledger = made.ledger
+    ledger = made.experience.ledger
     assert ledger.steps > 30 and 1.5 < ledger.expected_emitted / ledger.steps < 7
     assert ledger.emitted >= 0.9 * ledger.expected_emitted
 
@@ -258,14 +260,16 @@ def test_a_draft_model_that_is_too_sure_is_not_believed_for_long():
     flatter = ToyEngine(vocabulary=5, order=3)
     flatter.table = 0.55 * TEXT.table + 0.45 / 5
     made = drafter("dyspec", engine=TEXT, curves=(FLAT, CHEAP), size=6, adaptive=False)
-    promised, told = [], made.expected_of
-    made.expected_of = lambda draft, slots: promised.append(1 + sum(slots)) or told(draft, slots)
+    promised, expected = [], made.experience.acceptance.expected_by_value
+    made.experience.acceptance.expected_by_value = lambda draft, slots: (
+        promised.append(1 + sum(slots)) or expected(draft, slots)
+    )
     for i in range(4):
         run(made, engine=flatter, run=i, most=100)
-    made.ledger, promised[:] = Ledger(), []
+    made.experience.ledger, promised[:] = Ledger(), []
     for i in range(4, 12):
         run(made, engine=flatter, run=i, most=100)
-    ledger = made.ledger
+    ledger = made.experience.ledger
     assert ledger.steps == len(promised) > 150 and ledger.emitted < 0.8 * sum(promised)
     assert 0.9 < ledger.emitted / ledger.expected_emitted < 1.1
 
@@ -274,8 +278,8 @@ def test_a_sure_first_rank_is_not_held_down_by_later_ones():
     """Ranks exclude each other: what the first is known to take the later ones, never seen, can't have."""
     made = drafter("chain")
     for i in range(400):
-        made.note_ranks(0 if i % 20 else None, ranks=1)
-    first, *later = made.acceptance()
+        made.experience.acceptance.note_rank(0 if i % 20 else None, ranks=1)
+    first, *later = made.experience.acceptance.by_rank()
     assert first > 0.92 and sum((first, *later)) < 1.0 and later == sorted(later, reverse=True)
 
 
@@ -294,7 +298,7 @@ def test_a_vocabulary_is_hashed_once_per_library_tokenizer(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["chain", "sequoia", "dyspec", "dyspec-greedy"])
 @pytest.mark.parametrize("n", [400, pytest.param(30_000, marks=pytest.mark.slow)])
-def test_the_law_under_plans_is_the_target_s(kind, n):
+def test_the_distribution_under_plans_is_the_target_s(kind, n):
     """Shapes, thresholds and pauses follow earlier runs and steps; what is drawn now decides none of them."""
     own = Fixed({0: {1: 0.12, 32: 0.3}})
     made = drafter(kind, curves=(Fixed({0: {1: 1.0, 2: 1.1, 32: 6.0}}), own), size=6, depth=3)

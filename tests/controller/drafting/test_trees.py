@@ -1,4 +1,4 @@
-"""Trees: the golden numbers of Sequoia and DySpec, and the exact law under every way of drawing one."""
+"""Trees: the golden numbers of Sequoia and DySpec, and the exact distribution under every way of drawing one."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_leaves_are_bounded():
 TOY = {ROOT: (0.6, 0.3, 0.1), 0: (0.5, 0.4, 0.1), 1: (0.9, 0.05, 0.05), 2: (0.34, 0.33, 0.33)}
 
 
-def toy_laws(draft: Draft, nodes):
+def toy_probs(draft: Draft, nodes):
     return [np.array(TOY[ROOT if node == ROOT else draft.tokens[node]]) for node in nodes]
     yield
 
@@ -124,7 +124,7 @@ def names(draft: Draft) -> list[str]:
 
 def test_dyspec_s_golden_tree():
     growth = Growth(None)
-    finish(draw_greedy(growth, toy_laws, nodes=8, layers=99))
+    finish(draw_greedy(growth, toy_probs, nodes=8, layers=99))
     draft = growth.draft()
     assert names(draft) == ["A", "AA", "B", "AB", "AAA", "BA", "BAA", "ABA"]
     assert not draft.proposals
@@ -137,11 +137,11 @@ def test_dyspec_s_golden_tree():
 
 def test_dyspec_s_threshold_form():
     growth = Growth(None)
-    finish(draw_threshold(growth, toy_laws, threshold=0.15, nodes=99, layers=99))
+    finish(draw_threshold(growth, toy_probs, threshold=0.15, nodes=99, layers=99))
     expected = {"A", "AA", "B", "AB", "AAA", "BA", "BAA", "ABA", "ABAA", "AAB", "AAAA"}
     assert set(names(growth.draft())) == expected
     greedy = Growth(None)
-    finish(draw_greedy(greedy, toy_laws, nodes=len(expected), layers=99))
+    finish(draw_greedy(greedy, toy_probs, nodes=len(expected), layers=99))
     assert set(names(greedy.draft())) == expected  # the threshold is the value of its last slot
 
 
@@ -149,7 +149,7 @@ def test_a_trie_shares_what_chains_share():
     assert trie([(1, 2, 3), (1, 2, 4), (5,), (1,)]) == Draft((1, 2, 3, 4, 5), (ROOT, 0, 1, 1, ROOT))
 
 
-# Exact laws: V = 5, every draw and every test written out.
+# Exact distributions: V = 5, every draw and every test written out.
 
 rng = np.random.default_rng(3)
 TARGET, DRAFT = rng.dirichlet(np.ones(5) * 0.7, size=6), rng.dirichlet(np.ones(5) * 0.7, size=6)
@@ -157,11 +157,11 @@ TARGET[2] = [0, 0.6, 0.4, 0, 0]  # truncated
 DRAFT[1] = [0, 0.7, 0.3, 0, 0]
 
 
-def target_law(path):
+def target_probs(path):
     return TARGET[path[-1] if path else 5]
 
 
-def draft_laws(draft, nodes):
+def draft_probs(draft, nodes):
     return [DRAFT[5 if node == ROOT else draft.tokens[node]] for node in nodes]
     yield
 
@@ -170,22 +170,22 @@ def expected(length):
     out = np.ones((5,) * length)
     for path in itertools.product(range(5), repeat=length):
         for i, token in enumerate(path):
-            out[path] *= target_law(path[:i])[token]
+            out[path] *= target_probs(path[:i])[token]
     return out
 
 
 WAYS = {
-    "chain": lambda g: draw_shape(g, draft_laws, sequoia((0.7,), 3, 4)),
-    "five children": lambda g: draw_shape(g, draft_laws, sequoia((0.2,) * 5, 6, 2)),
-    "sequoia": lambda g: draw_shape(g, draft_laws, sequoia((0.6, 0.5), 5, 3)),
-    "dyspec": lambda g: draw_greedy(g, draft_laws, nodes=4, layers=3),
-    "dyspec, two leaves": lambda g: draw_greedy(g, draft_laws, nodes=4, layers=3, leaves=2),
-    "threshold": lambda g: draw_threshold(g, draft_laws, threshold=0.3, nodes=4, layers=3),
-    "threshold, capped": lambda g: draw_threshold(g, draft_laws, threshold=0.05, nodes=3, layers=2),
+    "chain": lambda g: draw_shape(g, draft_probs, sequoia((0.7,), 3, 4)),
+    "five children": lambda g: draw_shape(g, draft_probs, sequoia((0.2,) * 5, 6, 2)),
+    "sequoia": lambda g: draw_shape(g, draft_probs, sequoia((0.6, 0.5), 5, 3)),
+    "dyspec": lambda g: draw_greedy(g, draft_probs, nodes=4, layers=3),
+    "dyspec, two leaves": lambda g: draw_greedy(g, draft_probs, nodes=4, layers=3, leaves=2),
+    "threshold": lambda g: draw_threshold(g, draft_probs, threshold=0.3, nodes=4, layers=3),
+    "threshold, capped": lambda g: draw_threshold(g, draft_probs, threshold=0.05, nodes=3, layers=2),
 }
 
 
-def law_of(way):
+def emitted_by(way):
     def growing(choose):
         growth = Growth(choose)
         finish(way(growth))
@@ -193,7 +193,7 @@ def law_of(way):
 
     out, total, sizes = np.zeros((5, 5)), 0.0, set()
     for weight, draft in outcomes(growing):
-        out += weight * emitted(draft, target_law, 2)
+        out += weight * emitted(draft, target_probs, 2)
         total += weight
         sizes.add(len(draft))
     assert total == pytest.approx(1.0, abs=1e-12) and max(sizes) > 1
@@ -201,15 +201,15 @@ def law_of(way):
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_drawn_trees_keep_the_law_exactly(way):
-    assert np.abs(law_of(way) - expected(2)).max() < 1e-12
+def test_drawn_trees_keep_the_distribution_exactly(way):
+    assert np.abs(emitted_by(way) - expected(2)).max() < 1e-12
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_largest_first_trees_keep_the_law_exactly(way):
+def test_largest_first_trees_keep_the_distribution_exactly(way):
     growth = Growth(None)
     finish(way(growth))
-    assert np.abs(emitted(growth.draft(), target_law, 2) - expected(2)).max() < 1e-12
+    assert np.abs(emitted(growth.draft(), target_probs, 2) - expected(2)).max() < 1e-12
 
 
 def test_a_stop_that_looks_at_the_token_is_caught():
@@ -227,16 +227,16 @@ def test_a_stop_that_looks_at_the_token_is_caught():
         return
         yield
 
-    assert np.abs(law_of_wrong(wrong) - expected(2)).max() > 1e-3
+    assert np.abs(wrongly_emitted(wrong) - expected(2)).max() > 1e-3
 
 
-def law_of_wrong(way):
+def wrongly_emitted(way):
     def growing(choose):
         growth = Growth(choose)
         finish(way(growth))
         return growth.draft()
 
-    return sum(weight * emitted(draft, target_law, 2) for weight, draft in outcomes(growing))
+    return sum(weight * emitted(draft, target_probs, 2) for weight, draft in outcomes(growing))
 
 
 def test_the_upper_layers_of_a_shape():

@@ -1,9 +1,8 @@
-"""TriForce: the law of three levels written out, the toy pair in the loop, what it does without a sparse view."""
+"""TriForce: the distribution of three levels written out, the toy pair in the loop, and runs without a sparse view."""
 
 from __future__ import annotations
 
 import itertools
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,7 +31,7 @@ from support.statistics import exact_three, merged_p_value
 from support.toy_drafts import ALPHA, CHEAP, DEAR, FLAT, SMALL, TARGET, TOKENS, run, small
 from support.toy_triforce import LONG, PREFIX, SparseEngine, triforce
 
-# The law of three levels, every draw and every test written out.
+# The distribution of three levels, every draw and every test written out.
 
 
 class Scripted(Draws):
@@ -41,25 +40,25 @@ class Scripted(Draws):
     def __init__(self, choose):
         self.choose = choose
 
-    def follow(self, law, proposal):
-        for token, left, drawn in node_tests(law, proposal) if proposal else ():
+    def follow(self, probs, proposal):
+        for token, left, drawn in node_tests(probs, proposal) if proposal else ():
             if token is None:
                 return self.choose(left)
             chance = min(1.0, left[token] / drawn[token])
             if self.choose(np.array([1 - chance, chance])):
                 return token
-        return self.choose(law)
+        return self.choose(probs)
 
 
 class Redrawing(Scripted):
-    """The authors' middle level: a rejected token is drawn anew from the middle's law."""
+    """The authors' middle level: a rejected token is drawn anew from the middle's distribution."""
 
-    def follow(self, law, proposal):
-        for token, left, drawn in list(node_tests(law, proposal))[:1] if proposal else ():
+    def follow(self, probs, proposal):
+        for token, left, drawn in list(node_tests(probs, proposal))[:1] if proposal else ():
             chance = min(1.0, left[token] / drawn[token])
             if self.choose(np.array([1 - chance, chance])):
                 return token
-        return self.choose(law)
+        return self.choose(probs)
 
 
 class Below:
@@ -71,9 +70,9 @@ class Below:
     def propose(self, tokens, room):
         path, proposals = [], {}
         for i in range(room):
-            law = self.table[[*tokens, *path][-1]]
-            path.append(self.choose(law))
-            proposals[i - 1] = Proposal(law, (path[-1],))
+            probs = self.table[[*tokens, *path][-1]]
+            path.append(self.choose(probs))
+            proposals[i - 1] = Proposal(probs, (path[-1],))
         return Draft(tuple(path), tuple(range(-1, len(path) - 1)), proposals)
         yield
 
@@ -82,27 +81,28 @@ class Below:
 
 
 class Table:
-    """A middle model whose laws are a table's rows."""
+    """A middle model whose distributions are a table's rows."""
 
-    def __init__(self, table):
-        self.table, self.session = table, SimpleNamespace(can=SimpleNamespace(branches=1), keep=lambda path: None)
+    def __init__(self, table, leaves=1):
+        self.table, self.leaves = table, leaves
 
     def decode(self, tokens, draft):
         return None
         yield
 
-    def kept(self, tokens):
+    def keep(self, path):
         pass
 
-    def law(self, step, node, tokens):
+    def probs(self, step, node, tokens):
         return self.table[tokens[-1]]
 
 
 def chain_of(tables, size, draws=Scripted):
-    """The middle's chain behind token 0 as a function of the choices made for it."""
+    """The middle's chain after token 0 as a function of the choices made for it."""
 
     def growing(choose):
-        asking = middle_chain(Table(tables[1]), Below(tables[2], choose), [0], size, draws(choose))
+        middle = Table(tables[1])
+        asking = middle_chain(middle, middle.probs, Below(tables[2], choose), [0], size, draws(choose))
         while True:
             try:
                 next(asking)
@@ -113,7 +113,7 @@ def chain_of(tables, size, draws=Scripted):
 
 
 def three_levels(tables, size, draws=Scripted, length=2):
-    """Shape (V,) * length: the law of what the target emits."""
+    """Shape (V,) * length: the distribution of what the target emits."""
     out, total = np.zeros((len(tables[0]),) * length), 0.0
     for weight, draft in outcomes(chain_of(tables, size, draws)):
         out += weight * emitted(draft, lambda path: tables[0][path[-1] if path else 0], length)
@@ -134,7 +134,7 @@ P, M, Q = (np.tile(row, (3, 1)) for row in ([0.2, 0.3, 0.5], [0.3, 0.4, 0.3], [0
 
 
 def test_the_golden_toy():
-    """Without the residual at the middle level the law is off by 0.08; with it, exact."""
+    """Without the residual at the middle level the distribution is off by 0.08; with it, exact."""
     wrong = three_levels((P, M, Q), 2, Redrawing, length=1)
     assert wrong == pytest.approx([0.28, 0.27, 0.45], abs=1e-12)
     assert 0.5 * np.abs(wrong - P[0]).sum() == pytest.approx(0.08)
@@ -148,23 +148,25 @@ FIVE[1][2] = [0, 0.2, 0.8, 0, 0]  # truncated middle
 
 
 @pytest.mark.parametrize("tables, size", [(FIVE, 2), ((P, M, Q), 3)], ids=["five", "three"])
-def test_three_levels_keep_the_law_exactly(tables, size):
+def test_three_levels_keep_the_distribution_exactly(tables, size):
     assert np.abs(three_levels(tables, size) - plain(tables[0])).max() < 1e-12
     assert np.abs(three_levels(tables, size, Redrawing) - plain(tables[0])).max() > 1e-3
 
 
 @pytest.mark.parametrize("tables, size", [(FIVE, 2), ((P, M, Q), 3)], ids=["five", "three"])
-def test_the_middle_level_hands_up_its_own_law(tables, size):
-    """So that the target may test against it: the chain's law is the middle model's, whatever drafts for it."""
-    law = np.zeros((len(tables[0]),) * size)
+def test_the_middle_level_hands_up_its_own_distribution(tables, size):
+    """The chain follows the middle model, whatever drafts for it: that is what the target tests against."""
+    probs = np.zeros((len(tables[0]),) * size)
     for weight, draft in outcomes(chain_of(tables, size)):
         assert len(draft) == size
-        law[draft.tokens] += weight
+        probs[draft.tokens] += weight
         for i, token in enumerate(draft.tokens):
             before = draft.tokens[i - 1] if i else 0
-            assert draft.proposals[i - 1].law is not None and (draft.proposals[i - 1].law == tables[1][before]).all()
+            assert (
+                draft.proposals[i - 1].probs is not None and (draft.proposals[i - 1].probs == tables[1][before]).all()
+            )
             assert draft.proposals[i - 1].draws == (token,)
-    assert np.abs(law - plain(tables[1], size)).max() < 1e-12
+    assert np.abs(probs - plain(tables[1], size)).max() < 1e-12
 
 
 class Fixed:
@@ -188,14 +190,13 @@ class Fixed:
 
 @pytest.mark.parametrize("tree", [False, True])
 @pytest.mark.parametrize("tables, size", [(FIVE, 2), ((P, M, Q), 3)], ids=["five", "three"])
-def test_over_a_deterministic_level_the_law_is_exact_too(tables, size, tree):
-    """The middle's chain is its own law, and what the target emits the target's, whatever n-grams guess."""
+def test_over_a_deterministic_level_the_distribution_is_exact_too(tables, size, tree):
+    """The middle's chain is its own distribution, and what the target emits the target's, whatever n-grams guess."""
     chain, out, total = np.zeros((len(tables[0]),) * size), np.zeros((len(tables[0]),) * 2), 0.0
-    middle = Table(tables[1])
-    middle.session.can.branches = 9 if tree else 1
+    middle = Table(tables[1], leaves=9 if tree else 1)
 
     def growing(choose):
-        asking = middle_chain(middle, Fixed(tree), [0], size, Scripted(choose))
+        asking = middle_chain(middle, middle.probs, Fixed(tree), [0], size, Scripted(choose))
         while True:
             try:
                 next(asking)
@@ -237,19 +238,19 @@ def behind_prefix(drafter, n, policy=None):
 
 
 def exact_behind(policy):
-    """The law of those tokens: the first one is drawn behind token 0, as in `exact_three`."""
+    """The distribution of those tokens: the first one is drawn after token 0, as in `exact_three`."""
     two = exact_three(policy).sum(2)  # (first, second)
     rows = two / np.maximum(two.sum(1, keepdims=True), 1e-300)
     first = two.sum(1)
-    law = np.zeros((5, 5, 5))
+    probs = np.zeros((5, 5, 5))
     for a, b, c, d in itertools.product(range(5), repeat=4):
-        law[b, c, d] += first[a] * rows[a][b] * rows[b][c] * rows[c][d]
-    return law
+        probs[b, c, d] += first[a] * rows[a][b] * rows[b][c] * rows[c][d]
+    return probs
 
 
 @pytest.mark.parametrize("kind", ["ngram", "hierarchy", "chain", "sequoia", "dyspec"])
 @pytest.mark.parametrize("n", [250, pytest.param(30_000, marks=pytest.mark.slow)])
-def test_the_law_is_the_target_s(kind, n):
+def test_the_distribution_is_the_target_s(kind, n):
     counts, accepted = behind_prefix(triforce(light(kind)), n)
     assert accepted > n
     assert merged_p_value(counts, exact_behind(Sampling())) > ALPHA
@@ -257,22 +258,22 @@ def test_the_law_is_the_target_s(kind, n):
 
 def test_a_middle_level_that_redraws_is_caught_in_the_loop(monkeypatch):
     class Wrong(Draws):
-        def follow(self, law, proposal):
+        def follow(self, probs, proposal):
             if proposal is not None:
                 (token,) = proposal.draws
-                if self.uniform() * proposal.law[token] < law[token]:
+                if self.uniform() * proposal.probs[token] < probs[token]:
                     return token
-            return self.choose(law)
+            return self.choose(probs)
 
     monkeypatch.setattr("reasonctl.controller.drafting.models.model_run.Draws", Wrong)
     far = ToyEngine(vocabulary=5)
     far.table = np.roll(TARGET.table, 1, axis=1)
-    below = ModelDrafter(small(far), kind="chain", size=3, depth=3, adaptive=False)
-    counts, _ = behind_prefix(triforce(below), 2500)
+    inner = ModelDrafter(small(far), kind="chain", size=3, depth=3, adaptive=False)
+    counts, _ = behind_prefix(triforce(inner), 2500)
     assert merged_p_value(counts, exact_behind(Sampling())) < ALPHA
 
 
-def test_a_drafter_below_shares_no_uniform_with_the_run(monkeypatch):
+def test_an_inner_drafter_shares_no_uniform_with_the_run(monkeypatch):
     seen = []
     uniform = Keys.uniform
 
@@ -318,7 +319,7 @@ def test_plans_follow_costs_at_the_context_s_length():
         assert all(int(length).bit_length() == bits for curve in pair for length in curve.seconds)
 
 
-def test_without_sparse_sessions_the_level_below_drafts_and_the_trace_says_so():
+def test_without_sparse_sessions_the_inner_drafter_drafts_and_the_trace_says_so():
     trace = run(triforce(PromptLookup()), engine=TARGET, policy=Greedy(), most=60)
     assert trace.tokens == run(None, engine=TARGET, policy=Greedy(), most=60).tokens
     assert trace.drafted > 0 and "middle level needs a transformers model" in trace.warnings[0]
@@ -326,11 +327,11 @@ def test_without_sparse_sessions_the_level_below_drafts_and_the_trace_says_so():
 
 def test_the_text_form():
     made = parse_draft("triforce(5, budget=512)")
-    assert (made.size, made.budget) == (5, 512) and isinstance(made.light, PromptLookup)
-    assert parse_draft("triforce").size == 6
+    assert (made.settings.size, made.budget) == (5, 512) and isinstance(made.inner, PromptLookup)
+    assert parse_draft("triforce").settings.size == 6
     opened = []
     made = parse_draft("triforce(model=small.gguf)", lambda name: opened.append(name) or small())
-    assert opened == ["small.gguf"] and isinstance(made.light.below, PromptLookup)
+    assert opened == ["small.gguf"] and isinstance(made.inner.inner, PromptLookup)
     for text in ("triforce(budget=x)", "triforce(budget=0)", "triforce(budget=8)", "triforce(0)", "triforce(chunk=2)"):
         with pytest.raises(ControllerError) as caught:
             parse_draft(text)

@@ -40,10 +40,7 @@ def texts(chain: Chain) -> dict[tuple[int, int], tuple[float, float]]:
     for a, b in itertools.product(range(3), repeat=2):
         q, log_w = 1.0, 0.0
         for law, token in ((FIRST, a), (SECOND[a], b)):
-            ids, weights = chain.law(np.log(law))
-            here = np.zeros(3)
-            here[slice(None) if ids is None else ids] = weights
-            q, log_w = q * here[token] / here.sum(), log_w + log_z(chain, np.log(law))
+            q, log_w = q * chain.probs(np.log(law))[token], log_w + log_z(chain, np.log(law))
         if q > 0:
             found[a, b] = q, log_w
     return found
@@ -91,12 +88,11 @@ def test_z_is_what_is_missing_between_the_laws(text, law):
     """ln q = a ln p - ln Z with one a and one Z for all tokens that are kept; a is 1 without a temperature."""
     chain = parse_policy(text)
     logits = np.log(law)
-    ids, weights = chain.law(logits)
+    q = chain.probs(logits)
     p = law * (np.exp([0, 0.7, 0]) if "bias" in text else 1.0)
     p = p / p.sum()
-    kept = np.arange(3) if ids is None else ids
-    kept = kept[weights > 0]
-    q = weights[weights > 0] / weights.sum()
+    kept = np.flatnonzero(q)
+    q = q[kept]
     z = log_z(chain, logits)
     if len(kept) > 1:
         a = float(np.ptp(np.log(q)) / np.ptp(np.log(p[kept])))

@@ -187,9 +187,9 @@ def test_phases_of_their_own_sources_are_both_counted(llm):
         len(prompt) - sum(end - first for first, end in source_spans(tokenizer, prompt, source))
         for source in ("52 a+3", "b-6")
     )
-    assert parse_policy(text).beside(tokenizer, prompt) == (one, other)
-    assert Constrained([Penalties(2.0)], parse_policy(text)).beside(tokenizer, prompt) == (one, other)
-    assert parse_policy("min_p(0.1)").beside(tokenizer, prompt) == ()
+    assert parse_policy(text).extra_sequences(tokenizer, prompt) == (one, other)
+    assert Constrained([Penalties(2.0)], parse_policy(text)).extra_sequences(tokenizer, prompt) == (one, other)
+    assert parse_policy("min_p(0.1)").extra_sequences(tokenizer, prompt) == ()
 
 
 WITH, WITHOUT = np.array([4.0, 1.0, 0.5, 0.0]), np.array([1.0, 1.5, 0.5, 0.2])
@@ -211,7 +211,7 @@ def temperature_behind(*constraints, call: bool) -> float:
         policy.step((tuple(c.start() for c in constraints), ((None, WITHOUT),)), row)
     else:
         chain = Chain(*constraints, stage)
-        chain.scores((*(None for _ in constraints), (None, WITHOUT)), row)
+        chain.candidates((*(None for _ in constraints), (None, WITHOUT)), row)
     return told[0]
 
 
@@ -224,7 +224,7 @@ def test_penalties_and_biases_are_no_dependence_on_the_source(call):
     three = KLGuided("source")
     row = Row(Plain(WITH[:3]), -1, [0], "think", Keys(seed=0))
     chain = Chain(three)
-    _, scores = chain.scores(((None, WITHOUT[:3]),), row)
+    scores = chain.distribution(((None, WITHOUT[:3]),), row)
     cooled = float(scores.logits[1] / (WITH[1] - WITH[0]))
     assert temperature_behind(LogitBias(((3, -np.inf),)), call=call) == pytest.approx(1 / cooled, rel=1e-4)
 

@@ -85,7 +85,7 @@ def test_llama_cpp_s_feedback_ends_elsewhere():
 
 def test_the_surprise_is_that_of_the_tempered_law():
     tempered = Chain(Temperature(2.0), MirostatV2(2.0))
-    half, scores = tempered.scores(tempered.start(), Row(Fixed(L), -1, [0], "think", Keys(seed=0)))
+    half, scores = tempered.candidates(tempered.start(), Row(Fixed(L), -1, [0], "think", Keys(seed=0)))
     after = tempered.stages[1].accept(half[1], scores, 0)
     law = np.exp(L / 2) / np.exp(L / 2).sum()
     assert after == pytest.approx(4.0 - 0.1 * (-math.log2(law[0]) - 2.0), abs=1e-9)

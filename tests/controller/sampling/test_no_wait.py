@@ -126,7 +126,7 @@ def test_which_tokens_are_banned(before, also):
     tokens, frame = [TEXTS.index(text) for text in before], RunContext(0, frozenset([0]), ToyTokenizer(TEXTS))
     for phase, expected in (("think", INNER | also), ("answer", set()), ("before", set())):
         row = Row(step, -1, tokens, phase, Keys(seed=0), frame)
-        logits = Chain(NoWait()).scores(None, row)[1].logits
+        logits = Chain(NoWait()).distribution(None, row).logits
         assert {TEXTS[i] for i in np.flatnonzero(np.isneginf(logits))} == expected
 
 
@@ -134,7 +134,7 @@ def test_an_end_of_sequence_is_never_banned():
     step = SimpleNamespace(logits=lambda node: np.zeros(3))
     frame = RunContext(0, frozenset([1]), ToyTokenizer(["a", "now", "now"]))
     row = Row(step, -1, [], "think", Keys(seed=0), frame)
-    assert np.isneginf(Chain(NoWait()).scores(None, row)[1].logits).tolist() == [False, False, True]
+    assert np.isneginf(Chain(NoWait()).distribution(None, row).logits).tolist() == [False, False, True]
 
 
 WRAPPED = {

@@ -242,7 +242,7 @@ def test_dry_reads_each_token_once_a_run():
 def test_no_penalty_forbids_the_only_token_there_is():
     """A text of 2,000 equal tokens, at a power that llama.cpp's float32 can't hold."""
     logits = np.array([-np.inf, 2.0, -np.inf], dtype=np.float32)
-    _, scores = Chain(DRY(multiplier=5.0)).scores(None, row([1] * 2_000, logits=logits))
+    scores = Chain(DRY(multiplier=5.0)).distribution(None, row([1] * 2_000, logits=logits))
     assert scores.weights.tolist() == [0.0, 1.0, 0.0]
 
 
@@ -263,7 +263,7 @@ def test_xtc_acts_as_often_as_it_says():
     chain, kept = Chain(XTC(0.3, 0.1)), []
     keys = Keys(seed=4)
     for position in range(4_000):
-        _, scores = chain.scores(None, Row(Plain(logits), -1, [0] * (position + 1), "think", keys))
+        scores = chain.distribution(None, Row(Plain(logits), -1, [0] * (position + 1), "think", keys))
         kept.append(len(scores.logits))
     assert set(kept) == {4, 2}
     assert abs(kept.count(2) - 1_200) < 4.5 * (4_000 * 0.3 * 0.7) ** 0.5

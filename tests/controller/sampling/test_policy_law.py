@@ -15,10 +15,9 @@ from reasonctl.controller import (
     ControllerError,
     Decode,
     Draft,
-    Greedy,
     Keys,
     Markers,
-    PerPhase,
+    Policy,
     Row,
     RunContext,
     Stateless,
@@ -27,7 +26,6 @@ from reasonctl.controller import (
     drive_batch,
     parse_policy,
 )
-from reasonctl.controller.sampling.policy import prepared
 from support.engines import Plain
 from support.heads_files import heads_file, made_up
 from support.policy_calls import CUED, LARGE_TEXTS, OPEN, ExitAtFirst
@@ -121,19 +119,6 @@ class WithState(Plain):
         return np.array([self._tokens[-1], len(self._tokens) - 1, layer], dtype=np.float32)
 
 
-def law_of(policy, state, row: Row) -> np.ndarray:
-    """Probability of every token at a row: the law that the stages leave, before any draw."""
-    if isinstance(policy, PerPhase):
-        policy, state = (policy.answer, state[1]) if row.phase == "answer" else (policy.think, state[0])
-    _, scores = policy.scores(state, row)
-    weights = np.zeros(SMALL.vocabulary)
-    if isinstance(policy, Greedy):
-        weights[int(scores.logits.argmax())] = 1.0
-    else:
-        weights[slice(None) if scores.ids is None else scores.ids] = scores.weights
-    return weights / weights.sum()
-
-
 def walk(policy, length: int) -> Iterator[tuple[list[int], list[tuple[float, float]]]]:
     """Every sequence that the policy can write, with the interval of uniforms of each of its tokens.
 
@@ -148,8 +133,8 @@ def walk(policy, length: int) -> Iterator[tuple[list[int], list[tuple[float, flo
         told = Told([0.0] * length)
         phase = "answer" if CLOSE in tokens[len(PROMPT) :] else "think"
         row = Row(WithState(np.log(SMALL.law(tokens)), tokens), -1, tokens, phase, told, frame)
-        state = settled(prepared(policy, state, row), SMALL)
-        law = law_of(policy, state, row)
+        state = settled(policy.prepare(state, row), SMALL)
+        law = policy.distribution(state, row).dense(SMALL.vocabulary)
         ends = np.cumsum(law)
         for token in np.flatnonzero(law):
             low, high = ends[token] - law[token], ends[token]
@@ -312,7 +297,7 @@ def test_a_wrong_verifier_has_the_law_that_the_specification_gives():
 STEERED = "mirostat_v2(tau=2,eta=0.9)"
 
 
-class Forgets:
+class Forgets(Policy):
     """Mirostat with its state outside: what a rejected or retracted token did to it stays."""
 
     def __init__(self) -> None:

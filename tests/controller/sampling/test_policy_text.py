@@ -146,10 +146,10 @@ def test_any_source_at_all_survives(source):
 def test_a_law_without_a_row_is_one_clear_error_where_the_row_matters(stage):
     chain, logits = Chain(stage), np.zeros(5)
     if isinstance(stage, MinP):
-        assert chain.law(logits)[1].tolist() == [1.0] * 5 and log_z(chain, logits) == 0.0
+        assert chain.probs(logits).tolist() == [0.2] * 5 and log_z(chain, logits) == 0.0
         return
-    for asked in (chain.law, lambda row: log_z(chain, row)):
-        with pytest.raises(ControllerError, match="looks at more than logits"):
+    for asked in (chain.probs, lambda row: log_z(chain, row)):
+        with pytest.raises(ControllerError, match="reads more than logits"):
             asked(logits)
 
 
@@ -269,7 +269,7 @@ def draw_thrice(policy, logits, tokens, uniform, phase):
     row = Row(Plain(logits), -1, tokens, phase, Told(seed=0), RunContext(0, ends, Letters()))
     state = policy.start()
     for _ in range(3):
-        _, scores = chain.scores(state if part is None else state[part], row)
+        _, scores = chain.candidates(state if part is None else state[part], row)
         assert np.isfinite(scores.mass) and scores.mass > 0
         assert not np.isnan(scores.weights).any() and len(scores.weights) > 0
         state, token = policy.step(state, row)
@@ -305,5 +305,5 @@ def test_no_policy_of_many_gives_an_impossible_token(policy, logits, tokens, uni
 def test_broken_rows_are_refused(text, bad):
     policy = parse_policy(text)
     row = Row(Plain(np.array(bad)), -1, [0], "think", Keys(seed=0))
-    with pytest.raises(ControllerError, match="no token is allowed|law is broken"):
+    with pytest.raises(ControllerError, match="no token is allowed|distribution is broken"):
         policy.step(policy.start(), row)

@@ -7,8 +7,23 @@ import pytest
 from scipy.stats import chisquare
 
 from reasonctl.backends.toy import ToyTokenizer
-from reasonctl.controller import ROOT, Call, Controller, Draft, Greedy, Keys, Proposal, Sampling, Stateless, Trace, draw
+from reasonctl.controller import (
+    ROOT,
+    Call,
+    Candidates,
+    Controller,
+    Draft,
+    Greedy,
+    Keys,
+    Proposal,
+    Row,
+    Sampling,
+    Stateless,
+    Trace,
+    draw,
+)
 from reasonctl.controller.sampling.rejection import verify
+from support.engines import Plain
 from support.exact_laws import P, Q, draw_sequences, marginal
 from support.statistics import ALPHA, DRAFT, TARGET, exact_three, merged_p_value
 
@@ -63,8 +78,8 @@ def drawn(rng, law, k, replacement=False):
 
 
 def emit(target, law, draws, rng, replacement=False):
-    token, left, _ = verify(target, None, Proposal(law, draws, replacement), lambda i: rng.random())
-    return draw(left, rng.random()) if token is None else token
+    accepted, residual = verify(target, Proposal(law, draws, replacement), lambda i: rng.random())
+    return draw(residual, rng.random()) if accepted is None else accepted
 
 
 def no_residual(rng):
@@ -148,9 +163,7 @@ def test_known_distances_of_the_planted_errors():
     assert distance(dropped) == pytest.approx(0.1125)
     # The specification's sixth: a target at temperature 0.7 and top-p 0.9, verified as if it were not truncated.
     policy, logits = Sampling(temperature=0.7, top_p=0.9), np.array([2.0, 1.0, 0.5, 0.0, -1.0])
-    ids, weights = policy.law(logits)
-    kept, whole = np.zeros(5), np.exp(logits / 0.7) / np.exp(logits / 0.7).sum()
-    kept[ids] = weights / weights.sum()
+    kept, whole = policy.probs(logits), np.exp(logits / 0.7) / np.exp(logits / 0.7).sum()
     draft = np.exp(np.array([1.0, 1.8, 0.2, 0.1, -0.5]) / 0.7)
     out, _ = marginal(whole, draft / draft.sum(), 1, False)
     assert 0.5 * np.abs(out - kept).sum() == pytest.approx(0.049852, abs=1e-6)
@@ -164,18 +177,14 @@ def law_of_draws(draws, replacement=False):
 
 def test_unequal_vocabularies_and_truncated_targets():
     """Rows longer or shorter than the draft's law, and laws given by the ids that survived truncation."""
-    keys = Keys(seed=3)
+    candidates = Candidates(np.log([4.0, 3.0, 1.0]), np.array([0, 1, 3]))
     for law in (Q, np.append(Q * 0.9, 0.1), np.array([0.2, 0.8])):
         sample = []
         for i in range(5000):
             rng = np.random.default_rng(i)
-            draws = (int(rng.choice(len(law), p=law)),)
-            ids = np.array([0, 1, 3])
-            token, left, rest = verify(
-                np.array([4.0, 3.0, 1.0]), ids, Proposal(law, draws), lambda _, rng=rng: rng.random()
-            )
-            assert rest is None
-            sample.append(draw(left, keys.uniform(i)) if token is None else token)
+            proposal = Proposal(law, (int(rng.choice(len(law), p=law)),))
+            row = Row(Plain(np.zeros(4)), ROOT, [0], "answer", Keys(seed=3, run=i), proposal=proposal)
+            sample.append(row.draw(candidates))
         assert p_value(sample, np.array([0.5, 0.375, 0, 0.125, 0])) > ALPHA
 
 
@@ -259,4 +268,4 @@ def test_greedy_follows_drawn_drafts_without_a_test():
 def test_the_first_branch_of_a_drawn_tree_keeps_the_first_draws():
     tree = Draft((3, 1, 4), (ROOT, ROOT, 0), {ROOT: Proposal(Q, (3, 1)), 0: Proposal(P, (4,))})
     chain = tree.first_branch()
-    assert chain.tokens == (3, 4) and chain.proposals[ROOT].draws == (3,) and chain.proposals[0].law is P
+    assert chain.tokens == (3, 4) and chain.proposals[ROOT].draws == (3,) and chain.proposals[0].probs is P

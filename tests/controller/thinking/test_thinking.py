@@ -93,7 +93,7 @@ def test_every_k_tokens():
     assert found == [("every(2)", 5, 4, "", 6)]  # only what is thought counts
     found, _ = follow(["a ", "Wait", ",", "b"], OPEN, ["every(2)", "wait"])
     assert found == [("wait", 1, 1, "", 3)]  # one row, one cue: the word
-    found, _ = follow(["a", "\ufffd", "b", "c", "d"], OPEN, ["every(2)"])
+    found, _ = follow(["a", b"\xc3", b"\xa9", "c", "d"], OPEN, ["every(2)"])
     assert found == [("every(2)", 3, 2, "", 4), ("every(2)", 4, 3, "", 5)]  # no character is cut
     found, _ = follow(["a", "</th", "b", "c"], OPEN, ["every(2)"])
     assert found == [("every(2)", 3, 2, "", 4)]  # nor a marker

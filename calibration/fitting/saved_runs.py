@@ -1,4 +1,4 @@
-"""The runs kept beside a probe file: whether they are the ones that it was made from, and its two halves of them.
+"""The runs saved next to a probe file: whether they are the ones that it was made from, and its two halves of them.
 
 Owns the way from a file of runs back to its probe; collects and fits nothing.
 """
@@ -7,20 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from reasonctl.controller import ControllerError
 from reasonctl.probes.files.probe_file import ProbeFile
 
 from ..runs.cue_sets import with_cues
+from ..runs.records import RunRecord
 from ..runs.run_file import RunFile
 from ..runs.splits import runs_path, split
 
-Records = list[dict[str, Any]]
+
+class Halves(NamedTuple):
+    """The runs of a probe file in the order of the job, with the card's cues."""
+
+    fitting: list[RunRecord]
+    """The runs that the probe was fitted on."""
+    calibration: list[RunRecord]
+    """The runs of its table."""
 
 
-def kept_runs(probe: Path, content: ProbeFile) -> Records | None:
-    """The runs behind a probe file, None if they are not beside it; ControllerError if others are."""
+def saved_runs(probe: Path, content: ProbeFile) -> list[RunRecord] | None:
+    """The runs that a probe file was made from, None if they aren't saved; ControllerError if others are."""
     path = runs_path(probe)
     if not path.is_file():
         return None
@@ -29,22 +37,25 @@ def kept_runs(probe: Path, content: ProbeFile) -> Records | None:
     return records[: _count(content)]
 
 
-def halves(content: ProbeFile, records: Sequence[dict[str, Any]]) -> tuple[Records, Records]:
-    """(fitting, calibration) records in the order of the job, with the card's cues.
+def halves(content: ProbeFile, records: Sequence[RunRecord]) -> Halves:
+    """The two halves of a probe file's runs.
 
-    The file may have grown since: the first runs of a stream are the same for every number of runs.
+    The file of runs may have grown since: the first runs of a stream are the same for every number of runs.
+
+    Raises:
+        ControllerError: These aren't the runs that the probe file was made from.
     """
     n = _count(content)
     parts = [[records[i] for i in part if i < len(records)] for part in split(n, content.card.seeds["seed"])]
     fitting, found = (with_cues(part, content.card.cues, content.card.max_cues) for part in parts)
-    same = [record["problem"] for record in found] == content.table.problem.tolist()
-    positions = [cue["position"] for record in found for cue in record["cues"]]
+    same = [record.problem for record in found] == content.table.problem.tolist()
+    positions = [cue.position for record in found for cue in record.cues]
     if len(records) < n or not same or positions != content.table.positions.tolist():
         raise ControllerError(
             "the collected runs beside the probe file aren't the ones that it was made from; move them away, or make "
             "the probe again with ctl calibrate"
         )
-    return fitting, found
+    return Halves(fitting, found)
 
 
 def _count(content: ProbeFile) -> int:

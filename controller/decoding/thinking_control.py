@@ -1,0 +1,256 @@
+"""Asked once a token: does thinking close here, go on, or is nothing to be done?
+
+Owns what a run's exit rule, limits of thinking and closing markers decide together. It changes no text: it answers with
+one `Edit`, and the loop applies it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..core.decode import Decode, Step
+from ..core.token_text import LONGEST_CHARACTER
+from ..core.trace import Closer, Finish
+from ..thinking.cues import Cue
+from ..thinking.exit_rule import Boundary, ExitRule, Trial
+from ..thinking.span import MarkerPosition, Span
+from .run import RunSettings
+from .transcript import Transcript
+
+TryExit = Callable[[RunSettings, Transcript, "Exit", int], Generator[Decode, Step, Trial]]
+"""Tries an exit on a fork of the run, with at most so many answer tokens."""
+
+
+@dataclass(frozen=True)
+class Exit:
+    """An exit at a cue that has room below the run's limit."""
+
+    cue: Cue
+    forced: list[int]
+    """Tokens that take the cue's place."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What changes in a run's text: the tokens from `first` on are taken back, and `forced` takes their place."""
+
+    first: int
+    """Absolute index; the text's length where nothing is taken back."""
+    forced: list[int]
+    closer: Closer | None = None
+    """Who closes thinking with it; None where a closing marker of the model's own is taken back."""
+
+
+class ThinkingControl:
+    """Follows a run's thinking span and says what is to be changed behind each token."""
+
+    def __init__(
+        self, settings: RunSettings, text: Transcript, span: Span, closer: Closer | None, try_exit: TryExit
+    ) -> None:
+        self.settings = settings
+        self.text = text
+        self.span = span
+        self.closer = closer
+        """Who closed thinking; None while it is open, or never was."""
+        self.finish: Finish | None = None
+        """Why the run is over."""
+        self.score: float | None = None
+        """What the exit rule said at the last cue."""
+        self.rule = settings.rule
+        """The exit rule while it may still be asked."""
+        self.layers = settings.rule.layers(text.session.can.layers) if settings.rule else ()
+        """Blocks whose output the rule reads at a cue."""
+        self._budget = settings.limits.budget
+        self._continued = 0
+        self._asked = 0
+        self._no_room = False
+        self._memory: list[Any] = []
+        self._try_exit = try_exit
+        self._rolls_back = text.session.can.rollback
+
+    def after(self, token: int, step: Step, node: int) -> Generator[Decode, Step, Edit | None]:
+        """What is to be done behind the text's last token, which was drawn from the row of `node`.
+
+        At most one edit: an exit before the model's own close, that before the budget. `finish` says whether the run
+        is over.
+        """
+        cue = self.span.push(token)
+        edit = self._early_close(token)
+        if edit is None and self.text.sources[-1] != "forced":
+            self._end(self.settings.ends(self.text.tokens))
+        if cue is not None and self.rule is not None and self.finish is None:
+            edit = (yield from self._ask(self.rule, cue, step, node)) or edit
+        if edit is None and self.finish is None:
+            edit = self.over_budget()
+        return edit
+
+    def over_budget(self) -> Edit | None:
+        """Closes thinking once its budget is used up; a half-written marker goes, a character is finished first."""
+        settings, span, thinking = self.settings, self.span, self.settings.thinking
+        if self._budget is None or thinking is None or span.phase != "think":
+            return None
+        over = self._thought(len(self.text.tokens)) - self._budget
+        if over < 0 or (over < LONGEST_CHARACTER - 1 and not span.whole):
+            return None
+        mark = span.half_closed() if self._rolls_back else None
+        first = mark.first if mark else len(self.text.tokens)
+        before = mark.before if mark else ""
+        forced = settings.tokenizer.encode(before + settings.limits.wrap_up + thinking.suffix)
+        if first + len(forced) >= settings.limit:
+            settings.trace.note = (
+                f"no room for the budget's {len(forced)} closing tokens below the limit of {settings.limit}"
+            )
+            self._budget = None
+            return None
+        return Edit(first, forced, "budget")
+
+    def applied(self, edit: Edit) -> None:
+        """The text from `edit.first` on was taken back: the span, the rule and the record follow."""
+        trace, place = self.settings.trace, edit.first - self.text.start
+        if edit.closer is not None:
+            trace.forced = (place, len(edit.forced))
+            self._note_end(edit.closer, edit.first)
+            self.span.close(edit.first + len(edit.forced))
+            self._retire()
+            return
+        self.span.rewind(self.text.tokens)
+        if self.closer is None:
+            trace.reopened.append(place)
+            return
+        trace.repeated += 1
+        if len(edit.forced) >= self.settings.limit - edit.first:
+            self._end("length")
+
+    def held(self) -> int:
+        """How many of the last tokens may still be taken back."""
+        held = self.span.held() if self.rule is not None and not self.settings.shadow else 0
+        closes = self.closer or self.settings.limits.any
+        if self.closer == "model" or not closes or not self._rolls_back:
+            return held
+        mark = self.span.half_closed()
+        return max(held, len(self.text.tokens) - mark.first) if mark else held
+
+    def record(self) -> None:
+        """Write down how far thinking has come, as long as it is open."""
+        if self.closer is None:
+            tokens = self.text.tokens
+            self._note_end(None, len(tokens) - (tokens[-1] in self.settings.eos))
+
+    def _ask(self, rule: ExitRule, cue: Cue, step: Step, node: int) -> Generator[Decode, Step, Edit | None]:
+        """Ask the rule about a cue; the exit, if it is to be made."""
+        settings, text = self.settings, self.text
+        if self._asked >= rule.max_cues:
+            self.span.stop_cues()
+            self._retire()
+            return None
+        found = self._fitting_exit(rule, cue)
+        self._no_room = found is None
+        if found is None:
+            return None
+        self._asked += 1
+        hidden = {layer: step.hidden(node, layer).copy() for layer in self.layers}
+        if rule.trials:
+            # A fork must not see rows that are not committed.
+            text.commit()
+
+        def answer(longest: int, other: Cue | None = None) -> Generator[Decode, Step, Trial]:
+            tried = found if other is None else self._exit_at(rule, other)
+            return self._try_exit(settings, text, tried, longest)
+
+        decision = yield from rule.decide(
+            Boundary(
+                cue=found.cue,
+                hidden=hidden,
+                tokens=text.tokens,
+                forced=tuple(found.forced),
+                prompt=text.start,
+                session=text.session,
+                memory=self._memory,
+                row=lambda: step.logits(node),
+                answer=answer,
+            )
+        )
+        settings.trace.decisions.append(decision)
+        self.score = decision.score
+        acts = decision.exit and not settings.shadow
+        if not acts or self._thought(found.cue.first) < settings.limits.min_thinking:
+            return None
+        return Edit(found.cue.first, found.forced, "exit")
+
+    def _fitting_exit(self, rule: ExitRule, cue: Cue) -> Exit | None:
+        """The first cue of a row whose exit has room below the limit.
+
+        Each cue is considered by itself: what a rule may act on depends on no cue that it doesn't read.
+        """
+        exits = [self._exit_at(rule, one) for one in (cue, *cue.also)]
+        fitting = [one for one in exits if one.cue.first + len(one.forced) < self.settings.limit]
+        if not fitting:
+            self.settings.trace.note = (
+                f"no room for the exit's {len(exits[0].forced)} tokens below the limit of {self.settings.limit}"
+            )
+            return None
+        first, *others = fitting
+        return Exit(replace(first.cue, index=self._asked, also=tuple(one.cue for one in others)), first.forced)
+
+    def _exit_at(self, rule: ExitRule, cue: Cue) -> Exit:
+        return Exit(cue, self.settings.tokenizer.encode(cue.before + rule.suffix))
+
+    def _early_close(self, token: int) -> Edit | None:
+        """Thinking closes in this token, and shouldn't: what goes in the close's place."""
+        settings, mark = self.settings, self.span.closed
+        if settings.thinking is not None and mark is not None and self.closer in ("exit", "budget"):
+            again = settings.tokenizer.encode(mark.before + settings.thinking.behind)
+            return Edit(mark.first, again) if self._rolls_back else None
+        ended = token in settings.eos and self.span.phase == "think"
+        if mark is None and ended and settings.limits.reopens:
+            mark = self.span.end()
+        forced = None if mark is None else self._continuation(mark)
+        if mark is not None and forced is not None:
+            return Edit(mark.first, forced)
+        if self.span.closed is not None:
+            self._note_end("model", self.span.closed.first)
+        return None
+
+    def _continuation(self, mark: MarkerPosition) -> list[int] | None:
+        """The tokens that continue thinking at `mark`; None if it ends there."""
+        settings, limits, thought = self.settings, self.settings.limits, self._thought(mark.first)
+        early = thought < limits.min_thinking
+        # An exit rule's probe is asked at the continue text's cue; where it can't be asked any more, the close stands.
+        asked = settings.rule is None or settings.shadow or (self.rule is not None and not self._no_room)
+        again = asked and self._continued < limits.continue_times
+        if mark.first < self.text.start or not (early or again):
+            return None
+        gap = "" if mark.spaced or limits.continue_text[:1].isspace() else " "
+        forced = settings.tokenizer.encode(mark.before + gap + limits.continue_text)
+        if mark.first + len(forced) >= settings.limit:
+            settings.trace.note = f"no room to continue by {len(forced)} tokens below the limit of {settings.limit}"
+            return None
+        if self._budget is not None and thought + len(forced) >= self._budget:
+            return None
+        if not early:
+            self._continued += 1
+        return forced
+
+    def _end(self, reason: Finish | None) -> None:
+        self.finish = reason
+        if reason is not None:
+            self.settings.trace.finish_reason = reason
+
+    def _retire(self) -> None:
+        """The exit rule is asked no more."""
+        self.rule = None
+        self.layers = ()
+
+    def _thought(self, end: int) -> int:
+        """Thinking tokens before token `end`."""
+        return end - (self.text.start if self.span.opened is None else self.span.opened)
+
+    def _note_end(self, closer: Closer | None, end: int) -> None:
+        """Thinking ends before token `end`; closer None: so far."""
+        if self.span.opened is None:
+            return
+        self.closer = closer
+        self.settings.trace.closed_by = closer
+        self.settings.trace.thinking = (self.span.opened - self.text.start, end - self.text.start)
