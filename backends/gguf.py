@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from pathlib import Path
 from typing import Any
 
-from gguf.constants import GGML_QUANT_SIZES
-
 from reasonctl.controller import ControllerError
+
+from .extras import require
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Metadata by key, arrays left out. ControllerError: no file, a folder, no GGUF, a damaged or cut-off one."""
+    """Metadata by key, arrays left out.
+
+    Raises:
+        ControllerError: there is no such file, it is no GGUF file, it is damaged, or its end is missing.
+    """
+    require("llama", "gguf")
     if path.is_dir():
         raise ControllerError(f"{path} is a folder; give a .gguf file in it")
     if not path.is_file():
@@ -36,7 +42,9 @@ class _Reader:
     """A cursor over the file."""
 
     def __init__(self, data: mmap.mmap, path: Path) -> None:
-        self._data, self._path, self._at = data, path, 4
+        self._data = data
+        self._path = path
+        self._at = len(b"GGUF")
 
     def header(self) -> dict[str, Any]:
         version = self._number("<I")
@@ -55,7 +63,8 @@ class _Reader:
             raise ControllerError(f"{self._path} holds a vocabulary only, no weights; give a model file")
         end = max(self._tensor_end() for _ in range(tensors))
         alignment = int(found.get("general.alignment", 32)) or 32
-        wanted = -(-self._at // alignment) * alignment + end
+        data_start = -(-self._at // alignment) * alignment  # rounded up
+        wanted = data_start + end
         if wanted > len(self._data):
             raise ControllerError(
                 f"{self._path} is cut off: {len(self._data)} of {wanted} bytes are there; download it again"
@@ -63,15 +72,14 @@ class _Reader:
         return found
 
     def _tensor_end(self) -> int:
-        """Offset behind one tensor, from the start of the data."""
-        self._string()
-        shape = [self._number("<Q") for _ in range(self._number("<I"))]
-        per_block, size = GGML_QUANT_SIZES.get(self._number("<I"), (1, 0))
-        offset, count = self._number("<Q"), 1
-        for length in shape:
-            count *= length
-        end: int = offset + count // per_block * size
-        return end
+        """Offset of the end of one tensor, from the start of the data."""
+        from gguf.constants import GGML_QUANT_SIZES
+
+        self._string()  # its name
+        shape = [int(self._number("<Q")) for _ in range(self._number("<I"))]
+        weights_per_block, bytes_per_block = GGML_QUANT_SIZES.get(self._number("<I"), (1, 0))
+        offset = int(self._number("<Q"))
+        return offset + math.prod(shape) // int(weights_per_block) * int(bytes_per_block)
 
     def _skip_array(self) -> None:
         kind, count = self._number("<I"), self._number("<Q")
@@ -80,7 +88,9 @@ class _Reader:
                 self._skip_array()
         elif kind == _STRING:
             # Vocabularies: 300 000 strings, so this loop is the cost of reading a header.
-            at, unpack, data = self._at, struct.Struct("<Q").unpack_from, self._data
+            at = self._at
+            data = self._data
+            unpack = struct.Struct("<Q").unpack_from
             for _ in range(count):
                 at += 8 + unpack(data, at)[0]
             self._at = at

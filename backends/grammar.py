@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.sampling.stages.grammar import Kind
+from reasonctl.controller.core.tokenizer import Kind, Matcher
+
+from .extras import require
 
 _PREFIX = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 
@@ -29,8 +31,8 @@ class Compiler:
         self._compilers: dict[frozenset[int], Any] = {}
         self._compiled: dict[tuple[str, Kind, frozenset[int]], Any] = {}
 
-    def matcher(self, text: str, kind: Kind, eos: frozenset[int]) -> Place:
-        """The beginning of a grammar; see `controller.grammar.GrammarReader`."""
+    def matcher(self, text: str, kind: Kind, eos: frozenset[int]) -> Position:
+        """The beginning of a grammar; see `Tokenizer.matcher`."""
         xgrammar = _xgrammar()
         found = self._compiled.get((text, kind, eos))
         if found is None:
@@ -41,12 +43,13 @@ class Compiler:
                 why = _PREFIX.sub("", str(error)).strip().replace("\n", " ")
                 raise ControllerError(f"grammar can't be read: {why}") from None
             self._compiled[text, kind, eos] = found
-        return Place(xgrammar.GrammarMatcher(found), found.tokenizer_info.vocab_size, eos)
+        return Position(xgrammar.GrammarMatcher(found), found.tokenizer_info.vocab_size, eos)
 
     def _compiler(self, eos: frozenset[int]) -> Any:
         """Knows the tokens; making it takes most of the time for a large vocabulary."""
         if eos not in self._compilers:
-            xgrammar, spelt = _xgrammar(), dict(self._spellings())
+            xgrammar = _xgrammar()
+            spelt = dict(self._spellings())
             size = max([*spelt, *eos]) + 1
             # Ids without bytes count as special tokens there: never allowed.
             pieces = [b"" if token in eos else spelt.get(token, b"") for token in range(size)]
@@ -57,11 +60,13 @@ class Compiler:
         return self._compilers[eos]
 
 
-class Place:
+class Position(Matcher):
     """A place in a grammar; its xgrammar matcher is never changed once it is a place's."""
 
     def __init__(self, matcher: Any, size: int, eos: frozenset[int]) -> None:
-        self._matcher, self._size, self._eos = matcher, size, eos
+        self._matcher = matcher
+        self._size = size
+        self._eos = eos
 
     def allowed(self) -> npt.NDArray[np.bool_]:
         """Shape (size,): the end of the sequence where the grammar is complete, and tokens that go on with it."""
@@ -69,17 +74,18 @@ class Place:
         self._matcher.fill_next_token_bitmask(words)
         return np.unpackbits(words.view(np.uint8)[0], count=self._size, bitorder="little").astype(bool)
 
-    def after(self, token: int) -> Place | None:
+    def after(self, token: int) -> Position | None:
         """The place behind a token; the end of the sequence leaves the grammar where it is."""
         if token in self._eos:
             return self if self.allowed()[token] else None
         matcher = self._matcher.fork()
-        return Place(matcher, self._size, self._eos) if matcher.accept_token(token) else None
+        if not matcher.accept_token(token):
+            return None
+        return Position(matcher, self._size, self._eos)
 
 
 def _xgrammar() -> Any:
-    try:
-        import xgrammar
-    except ImportError:
-        raise ControllerError("a grammar needs xgrammar; install it: pip install 'reasonctl[grammar]'") from None
+    require("grammar", "xgrammar")
+    import xgrammar
+
     return xgrammar

@@ -1,7 +1,7 @@
-"""What `attach` gives back: the traces of the last call, and the way to give the model back.
+"""What `attach` returns: the traces of the last call, and the way to give the model back.
 
-Owns no model; a backend tells it how to restore one and reports its runs to it. Owns the keywords that an attached
-model's calls take beyond the library's own.
+A backend says how its model is restored and reports its runs. The keywords that calls of an attached model take beyond
+the library's own are here too.
 """
 
 from __future__ import annotations
@@ -15,15 +15,12 @@ from typing import Any
 from reasonctl.controller import Controller, Thinking, Trace
 from reasonctl.controller.thinking.chat_template import exit_suffix, find_markers
 
-ASKED = ("risk", "thinking_budget", "min_thinking", "continue_times")
+OVERRIDES = ("risk", "thinking_budget", "min_thinking", "continue_times")
 """Keywords of one call under a controller; None = as the controller is set."""
 
 
 class Handle:
     """An attached controller; as a context manager it detaches at the end of the block.
-
-    traces: one Trace per row of the last call. runs: runs that the controlled loop has started since attach.
-    custom_generate: for `model.generate(..., custom_generate=handle.custom_generate)`; None on llama.cpp.
 
     >>> given_back = []
     >>> with Handle(Controller(), restore=lambda: given_back.append("model")) as handle:
@@ -37,8 +34,11 @@ class Handle:
     def __init__(self, controller: Controller, restore: Callable[[], None]) -> None:
         self.controller = controller
         self.traces: list[Trace] = []
+        """One for each row of the last call."""
         self.runs = 0
+        """Runs that the controlled loop has started since attach."""
         self.custom_generate: Callable[..., Any] | None = None
+        """For `model.generate(..., custom_generate=handle.custom_generate)`; None on llama.cpp."""
         self._restore: Callable[[], None] | None = restore
 
     @property
@@ -57,7 +57,8 @@ class Handle:
 
     def detach(self) -> None:
         """Give the model back as it was; a second call does nothing."""
-        restore, self._restore = self._restore, None
+        restore = self._restore
+        self._restore = None
         if restore is not None:
             restore()
 
@@ -83,10 +84,15 @@ def check_parts(controller: Controller, model: Any) -> None:
         warnings.warn(message, stacklevel=4)
 
 
-def take_asked(named: dict[str, Any]) -> dict[str, Any]:
-    """Take the keywords that are meant for the controller off a call's."""
-    asked = {name: named.pop(name) for name in ASKED if name in named}
-    return {name: value for name, value in asked.items() if value is not None}
+def take_overrides(named: dict[str, Any]) -> dict[str, Any]:
+    """Take the keywords that are meant for the controller out of a call's; None counts as not given.
+
+    >>> arguments = {"max_tokens": 9, "risk": 0.05, "thinking_budget": None}
+    >>> take_overrides(arguments), arguments
+    ({'risk': 0.05}, {'max_tokens': 9})
+    """
+    found = {name: named.pop(name) for name in OVERRIDES if name in named}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def thinking_of(template: str | None) -> Thinking:
@@ -99,8 +105,14 @@ def thinking_of(template: str | None) -> Thinking:
     return Thinking(markers, exit_suffix(template, markers))
 
 
-def for_call(controller: Controller, thinking: Thinking | None, asked: dict[str, Any]) -> Controller:
-    """The controller of one call; `thinking`, from the template, steps in where neither it nor its rule says more."""
+def for_call(controller: Controller, thinking: Thinking | None, overrides: dict[str, Any]) -> Controller:
+    """The controller of one call. Raises ControllerError for impossible overrides.
+
+    Args:
+        controller: as the user attached it.
+        thinking: markers and suffix of the chat template, used where neither controller nor exit rule has any.
+        overrides: keywords of the call, by the names of `Controller.under`.
+    """
     if controller.exit is None and controller.thinking is None:
         controller = replace(controller, thinking=thinking)
-    return controller.under(**asked)
+    return controller.under(**overrides)

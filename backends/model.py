@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from reasonctl.controller import Capabilities, Engine, Session, Tokenizer
+from reasonctl.controller import Capabilities, Engine, Tokenizer
 
 Backend = Literal["llama.cpp", "transformers"]
-
-
-class ModelTokenizer(Tokenizer, Protocol):
-    """A tokenizer that can also list its vocabulary, for the model's fingerprint."""
-
-    def pieces(self) -> Iterator[tuple[int, bytes]]:
-        """(id, bytes) of every token that text can produce, in ascending order; padding rows are left out."""
-
-
-class ModelEngine(Engine, Protocol):
-    """An engine that opens sessions."""
-
-    def session(self) -> Session:
-        """An empty sequence."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +27,8 @@ class Model:
     name: str
     backend: Backend
     library: Any
-    engine: ModelEngine
-    tokenizer: ModelTokenizer
+    engine: Engine
+    tokenizer: Tokenizer
     eos: frozenset[int]
     depth: int
     width: int

@@ -1,37 +1,50 @@
-"""An exact n-gram language model with known probabilities: the backend that statistics are tested on.
+"""An exact n-gram language model with known probabilities, for tests and documentation.
 
-Its logits are log-probabilities, so every law that the loop should follow can be written down.
+No user's model runs here. Its logits are log-probabilities, so the exact distribution of what the loop should write
+can be computed and compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from reasonctl.controller import NO_DRAFT, Capabilities, ControllerError, Decode, Draft, Session
-from reasonctl.controller.core.decode import Floats
-from reasonctl.controller.sampling.stages.grammar import Kind, Matcher
+from reasonctl.controller import (
+    NO_DRAFT,
+    Capabilities,
+    ControllerError,
+    Decode,
+    Draft,
+    Engine,
+    Session,
+    Step,
+    Tokenizer,
+)
+from reasonctl.controller.core.decode import UNLIMITED, Floats
+from reasonctl.controller.core.tokenizer import Kind, Matcher
 
 from .grammar import Compiler
 
 
-class ToyEngine:
+class ToyEngine(Engine):
     """A Markov chain of a given order over `vocabulary` tokens; batches any number of sessions.
 
     Its "hidden state" of layer k at a token is [token, position, k]: a test can tell rows apart.
     """
 
-    batch = 1 << 30
+    batch = UNLIMITED
+    identity: str = ""
+    """Its forwards cost nothing that is worth keeping; a test may set another one."""
     layers = 3
-    identity = ""
-    """Its forwards cost nothing that is worth keeping."""
+    """Blocks whose "hidden state" can be read."""
 
     def __init__(self, *, vocabulary: int, order: int = 1, seed: int = 0, concentration: float = 0.7) -> None:
         if order < 1 or vocabulary < 2:
             raise ControllerError(f"a toy model needs order >= 1 and vocabulary >= 2, not {order} and {vocabulary}")
-        self.vocabulary, self.order = vocabulary, order
+        self.vocabulary = vocabulary
+        self.order = order
         rng = np.random.default_rng(seed)
         self.table = rng.dirichlet([concentration] * vocabulary, size=vocabulary**order)
         """Shape (vocabulary**order, vocabulary): the law of the next token after each context."""
@@ -61,7 +74,7 @@ class ToyEngine:
 
 
 @dataclass
-class ToyStep:
+class ToyStep(Step):
     """Rows computed from the tokens on the way to a node."""
 
     engine: ToyEngine
@@ -82,14 +95,21 @@ class ToyStep:
         return np.array([tokens[-1], len(tokens) - 1, layer], dtype=np.float32)
 
 
-class ToySession:
+_EVERYTHING = Capabilities(rollback=True, branches=UNLIMITED, fork=True, layers=0, vocabulary=0)
+
+
+class ToySession(Session):
     """The tokens themselves are the cache."""
 
+    engine: ToyEngine
+    can: Capabilities = _EVERYTHING
+    """A test may set less."""
+
     def __init__(self, engine: ToyEngine, tokens: list[int]) -> None:
-        self.engine, self.tokens, self._draft = engine, tokens, NO_DRAFT
-        self.can = Capabilities(
-            rollback=True, branches=1 << 30, fork=True, layers=engine.layers, vocabulary=engine.vocabulary
-        )
+        self.engine = engine
+        self.tokens = tokens
+        self.can = replace(_EVERYTHING, layers=engine.layers, vocabulary=engine.vocabulary)
+        self._draft = NO_DRAFT
 
     @property
     def length(self) -> int:
@@ -113,7 +133,7 @@ class ToySession:
         self._draft = NO_DRAFT
         del self.tokens[len(self.tokens) - n :]
 
-    def fork(self) -> Session:
+    def fork(self) -> ToySession:
         if self._draft.tokens:
             raise ControllerError("fork after keep: a draft's rows are not committed")
         return ToySession(self.engine, list(self.tokens))
@@ -122,22 +142,16 @@ class ToySession:
         self.tokens = []
 
 
-class ToyTokenizer:
+class ToyTokenizer(Tokenizer):
     """Token i is the i-th of the given texts, or of the given bytes, which may be a part of a character."""
 
     def __init__(self, texts: Sequence[str | bytes]) -> None:
         self.texts = list(texts)
         self._bytes = [text if isinstance(text, bytes) else text.encode() for text in texts]
-        self._grammars = Compiler(lambda: enumerate(self._bytes))
-
-    def text(self, token: int) -> str:
-        return self.bytes_of(token).decode(errors="replace")
+        self._grammars = Compiler(self.pieces)
 
     def bytes_of(self, token: int) -> bytes:
         return self._bytes[token]
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        return b"".join(map(self.bytes_of, tokens)).decode(errors="replace")
 
     def encode(self, text: str) -> list[int]:
         """Longest match first."""
@@ -151,6 +165,10 @@ class ToyTokenizer:
             tokens.append(best)
             rest = rest[len(self._bytes[best]) :]
         return tokens
+
+    def pieces(self) -> Iterator[tuple[int, bytes]]:
+        """(id, bytes) of every token."""
+        return enumerate(self._bytes)
 
     def matcher(self, text: str, kind: Kind, eos: frozenset[int]) -> Matcher:
         """The beginning of a grammar."""

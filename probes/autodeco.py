@@ -1,9 +1,9 @@
 """AutoDeco: temperature and top-p of every token from two small heads on the model's last hidden state.
 
 After AutoDeco (arXiv 2510.26697, "The End of Manual Decoding", as far as its released code says: heads of 256 hidden
-units, 2 * sigmoid and sigmoid). Owns the heads' numbers, their file, and the stage of a chain that asks them; they are
-trained in calibration/heads.py. The method's control by instructions ("be creative" in the prompt) is out of scope:
-heads trained on a task's right answers learn that task's sampling and nothing about wishes.
+units, 2 * sigmoid and sigmoid). Owns the stage of a chain that asks the heads. Their file and numbers are in
+files/heads_file.py; calibration/fitting/heads.py trains them. The method's control by instructions ("be creative" in
+the prompt) is out of scope: heads trained on a task's right answers learn that task's sampling, nothing about wishes.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from .files.heads_file import COOLEST, SEALED, HeadsFile, load_heads
 @register_stage
 @dataclass(frozen=True)
 class AutoDeco(Pure):
-    """Temperature and top-p of each token from the heads in `file`; reads the last block's state at every row.
+    """Temperature and top-p of each token, from heads that read the last block's state at every row.
 
-    The logits are those that the constraints leave. Temperatures below COOLEST are raised to it; at least the most
-    probable token stays. `ctl calibrate MODEL --tasks T --heads --out FILE` makes a file.
+    The heads see the logits that the constraints leave. Temperatures below COOLEST are raised to it. At least the most
+    probable token stays.
     """
 
     name = "autodeco"
@@ -33,6 +33,7 @@ class AutoDeco(Pure):
     reads_text = True  # a model is known by its vocabulary
     drafts = False  # a draft model has other states
     file: str
+    """Made by `ctl calibrate MODEL --tasks T --heads --out FILE`. A missing or broken file is an error at once."""
     content: HeadsFile = field(init=False, compare=False, repr=False)
     """The file's heads and card."""
 
@@ -59,15 +60,15 @@ class AutoDeco(Pure):
             again="the heads on your task",
         )
 
-    def divisor(self, scores: Candidates, row: Row) -> float:
-        return self._at(scores, row)[0]
+    def divisor(self, candidates: Candidates, row: Row) -> float:
+        return self._at(candidates, row)[0]
 
-    def apply(self, scores: Candidates, row: Row) -> Candidates:
-        temperature, top_p = self._at(scores, row)
-        return TopP(top_p).apply(scores.tempered(temperature), row)
+    def apply(self, candidates: Candidates, row: Row) -> Candidates:
+        temperature, top_p = self._at(candidates, row)
+        return TopP(top_p).apply(candidates.tempered(temperature), row)
 
-    def _at(self, scores: Candidates, row: Row) -> tuple[float, float]:
+    def _at(self, candidates: Candidates, row: Row) -> tuple[float, float]:
         """(temperature, top-p) of this row: the heads see the whole of it, whatever stands before this stage."""
         hidden = row.hidden(self.content.card.depth - 1)
-        temperature, top_p = self.content.heads.at(hidden, scores.whole.shifted)
+        temperature, top_p = self.content.heads.at(hidden, candidates.whole.shifted)
         return max(temperature, COOLEST), top_p

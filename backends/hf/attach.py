@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-import threading
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache
@@ -31,10 +29,11 @@ from reasonctl.controller import (
     Trace,
 )
 
-from ..handle import Handle, check_parts, for_call, take_asked, thinking_of
+from ..attachment import Attachment
+from ..handle import Handle, check_parts, take_overrides, thinking_of
 from .engine import HFEngine
 from .load import wrap_transformers
-from .processors import LAW, behind, check_processors, for_row
+from .processors import WARPERS, check_processors, for_row, with_processors
 from .session import HFSession
 from .tokenizer import HFTokenizer, NoTokenizer
 
@@ -49,6 +48,8 @@ _MODES = {
 }
 """Modes with a loop of their own, by the argument that asks for them."""
 
+_MARK = "_reasonctl"
+"""Attribute of an attached model's class."""
 _REFUSED = ("inputs_embeds", "position_ids", "assistant_model", "synced_gpus")
 _PREPARED = {
     "attention_mask",
@@ -68,7 +69,7 @@ _SAMPLING = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0} 
 def attach_transformers(model: Any, controller: Controller, *, tokenizer: Any = None) -> Handle:
     """Control every later `model.generate(...)`. Raises ControllerError if that model or controller can't be."""
     base = type(model)
-    if hasattr(base, "_reasonctl"):
+    if hasattr(base, _MARK):
         raise ControllerError(f"this {base.__name__} is attached already; detach its handle first")
     if not hasattr(model, "generation_config") or not hasattr(base, "_sample"):
         raise ControllerError(f"{base.__name__} has no generate loop of transformers; attach the model inside it")
@@ -81,16 +82,17 @@ def attach_transformers(model: Any, controller: Controller, *, tokenizer: Any = 
         raise ControllerError(f"policy {controller.policy} reads text; pass the tokenizer: attach(…, tokenizer=…)")
     if controller.exit is not None or policy_reads_text:
         check_parts(controller, wrap_transformers("this model", model, tokenizer))
-    attachment = _Attachment(model, controller, tokenizer)
-    for_call(controller, attachment.thinking, {})
-    model.__class__ = _controlled_class(base, attachment)
+    attachment = HFAttachment(model, controller, tokenizer)
+    attachment.under({})  # raises where the template and the controller don't fit
+    attachment.swap_class(_members(attachment))
     return attachment.handle
 
 
-def _controlled_class(base: type, attachment: _Attachment) -> type:
-    """A subclass that goes by its base's name, so that save_pretrained and pipelines see the same model."""
+def _members(attachment: HFAttachment) -> dict[str, Any]:
+    """What the attached model's class replaces."""
+    base = attachment.base
 
-    @functools.wraps(base.generate)  # type: ignore[attr-defined]
+    @functools.wraps(base.generate)
     def generate(self: Any, *args: Any, **named: Any) -> Any:
         return attachment.generate(args, named)
 
@@ -112,59 +114,41 @@ def _controlled_class(base: type, attachment: _Attachment) -> type:
         # The first thing that generate() asks once it knows the mode.
         if mode in _MODES:
             raise ControllerError(f"{_MODES[mode]} can't be honoured under a controller; leave it out, or detach first")
-        return base._get_deprecated_gen_repo(self, mode, *args, **named)  # type: ignore[attr-defined]
+        return base._get_deprecated_gen_repo(self, mode, *args, **named)
 
-    def reduce(self: Any, protocol: Any) -> Any:
-        # Copies and pickles are of the base class: uncontrolled.
-        made: Any = object.__reduce_ex__(self, protocol)
-        return (made[0], (base, *made[1][1:]), *made[2:])
-
-    members = {
-        "generate": generate,
-        "_sample": sample,
-        "_get_deprecated_gen_repo": check_mode,
-        "__reduce_ex__": reduce,
-        "_reasonctl": attachment,
-        "__module__": base.__module__,
-        "__qualname__": base.__qualname__,
-        "__doc__": base.__doc__,
-    }
-    return type(base.__name__, (base,), members)
+    return {"generate": generate, "_sample": sample, "_get_deprecated_gen_repo": check_mode, _MARK: True}
 
 
 class _Shared:
     """Feeds a prompt that several rows of a batch have in common (num_return_sequences) once."""
 
     def __init__(self, engine: HFEngine) -> None:
-        self.engine, self.prompt, self.fed = engine, [-1], engine.session()
+        self._engine = engine
+        self._prompt = [-1]
+        self._fed = engine.session()
 
     def session(self, prompt: list[int]) -> HFSession:
         """A fork that waits for the prompt's last token."""
-        if prompt != self.prompt:
-            self.prompt, self.fed = prompt, self.engine.session()
+        if prompt != self._prompt:
+            self._prompt = prompt
+            self._fed = self._engine.session()
             if len(prompt) > 1:
-                self.engine.forward([Decode(self.fed, prompt[:-1])])
-        return self.fed.fork()
+                self._engine.forward([Decode(self._fed, prompt[:-1])])
+        return self._fed.fork()
 
 
-class _Attachment:
-    """One model under one controller."""
+class HFAttachment(Attachment):
+    """One transformers model under one controller."""
 
     def __init__(self, model: Any, controller: Controller, tokenizer: Any) -> None:
-        self.model, self.base, self.library_tokenizer = model, type(model), tokenizer
+        template = getattr(tokenizer, "chat_template", None)
+        thinking = None if tokenizer is None else thinking_of(template if isinstance(template, str) else None)
+        super().__init__(model, controller, thinking)
+        self.library_tokenizer = tokenizer
         self.engine = HFEngine(model)
         self.tokenizer: Tokenizer = NoTokenizer() if tokenizer is None else HFTokenizer(tokenizer)
-        template = getattr(tokenizer, "chat_template", None)
-        self.thinking = None if tokenizer is None else thinking_of(template if isinstance(template, str) else None)
-        # generate() hands the call's own wishes to sample() past the library, which would refuse them.
-        self._call = threading.local()
-        self.handle = Handle(controller, self._restore)
         self.handle.custom_generate = self._custom_generate
         self._arguments = list(inspect.signature(self.base.generate).parameters)[1:]
-        self._warned = False
-
-    def _restore(self) -> None:
-        self.model.__class__ = self.base
 
     def _custom_generate(self, *args: Any, **named: Any) -> Any:
         # An attached model takes this argument off the call; called by generate() itself, the model isn't attached.
@@ -175,55 +159,56 @@ class _Attachment:
         named = dict(zip(self._arguments, args, strict=False)) | named
         streamer = named.get("streamer")
         try:
-            asked = take_asked(named)
-            controller = for_call(self.handle.controller, self.thinking, asked)
-            if controller.reads_text and self.library_tokenizer is None:
-                raise ControllerError(
-                    f"{', '.join(asked)} needs text; attach with the tokenizer: attach(…, tokenizer=…)"
-                )
-            self._call.asked, self._call.controller = asked, controller
-            # With this argument transformers drops streamer and tokenizer; the swapped class needs no such detour.
-            if named.pop("custom_generate", None) not in (None, self.handle.custom_generate):
-                raise ControllerError("custom_generate brings a loop of its own; leave it out, or detach first")
-            for name in _REFUSED:
-                if named.get(name) is not None and named[name] is not False:
-                    raise ControllerError(f"{name} can't be honoured under a controller; leave it out, or detach first")
-            if self.library_tokenizer is not None and named.get("tokenizer") is None:
-                named["tokenizer"] = self.library_tokenizer
-            return self.base.generate(self.model, **named)
+            overrides = take_overrides(named)
+            with self.calling(overrides) as controller:
+                if controller.reads_text and self.library_tokenizer is None:
+                    raise ControllerError(
+                        f"{', '.join(overrides)} needs text; attach with the tokenizer: attach(…, tokenizer=…)"
+                    )
+                self._check_arguments(named)
+                if self.library_tokenizer is not None and named.get("tokenizer") is None:
+                    named["tokenizer"] = self.library_tokenizer
+                return self.base.generate(self.model, **named)
         finally:
             # Whatever happens: a thread that reads the streamer must not wait for ever.
             if streamer is not None:
                 streamer.end()
 
+    def _check_arguments(self, named: dict[str, Any]) -> None:
+        """Raises ControllerError for a call's argument that the loop can't honour; takes custom_generate off it."""
+        # With this argument transformers drops streamer and tokenizer; the swapped class needs no such detour.
+        if named.pop("custom_generate", None) not in (None, self.handle.custom_generate):
+            raise ControllerError("custom_generate brings a loop of its own; leave it out, or detach first")
+        for name in _REFUSED:
+            if named.get(name) is not None and named[name] is not False:
+                raise ControllerError(f"{name} can't be honoured under a controller; leave it out, or detach first")
+
     def sample(
         self, input_ids: Any, processors: Any, criteria: Any, config: Any, streamer: Any, prepared: dict[str, Any]
     ) -> Any:
         """What generate() calls in place of its own loop: the rows run one after another."""
-        rows, controller, asked = len(input_ids), self._call.controller, self._call.asked
-        _check_config(config, prepared, self.engine.cache_name)
-        why = "running a batch row by row" if rows > 1 else "drafting" if controller.drafter else "an exit or a budget"
-        if rows > 1 or controller.drafter or controller.rewrites:
-            check_processors(processors, why)
-        if rows > 1 and getattr(prepared.get(self.engine.cache_name), "_is_user_defined", False):
-            raise ControllerError(
-                f"{self.engine.cache_name} of a batch can't be honoured; leave it out, or detach first"
-            )
+        overrides = self.overrides
+        controller = self.under(overrides)
+        rows = len(input_ids)
+        self._check_batch(rows, controller, processors, config, prepared)
         notes = self._notes(config)
         random = config.do_sample or controller.policy is not None
         seed = int(torch.randint(0, 2**63 - 1, (1,))) if random else 0
         mask = prepared.get("attention_mask")
         self.handle.begin()
-        sequences, shared, met = [], _Shared(self.engine), set[tuple[int, ...]]()
+        sequences: list[list[int]] = []
+        shared = _Shared(self.engine)
+        met: set[tuple[int, ...]] = set()
         for row, padded in enumerate(input_ids.tolist()):
             prompt = padded if mask is None else self._unpadded(padded, mask[row].tolist())
             read = _reader(padded, len(prompt), input_ids.device)
-            eos, limit, stop = _ends(criteria, len(padded), read)
+            ends = _ends(criteria, len(padded), read)
             policy = self._policy(processors, config.do_sample, row, rows, read)
             session = shared.session(prompt) if rows > 1 else self._session(prepared, len(padded), config)
-            trace = Trace(warnings=list(notes), asked=asked)
+            trace = Trace(warnings=list(notes), asked=overrides)
             self.handle.add(trace)
-            call = Call(prompt, limit, eos, Keys(seed=seed, run=row), policy, stop, tuple(prompt) in met)
+            keys = Keys(seed=seed, run=row)
+            call = Call(prompt, ends.limit, ends.eos, keys, policy, ends.stop, repeat=tuple(prompt) in met)
             met.add(tuple(prompt))
             for event in replace(controller, policy=None).stream(session, self.tokenizer, call, trace):
                 if streamer is not None:
@@ -233,9 +218,25 @@ class _Attachment:
                 session.close()
         return _result(sequences, config, input_ids, session)
 
+    def _check_batch(
+        self, rows: int, controller: Controller, processors: Sequence[Any], config: Any, prepared: dict[str, Any]
+    ) -> None:
+        """Raises ControllerError for what generate() has prepared and the loop can't honour."""
+        cache_name = self.engine.model_forward.cache_name
+        _check_config(config, prepared)
+        if rows > 1:
+            check_processors(processors, "running a batch row by row")
+        elif controller.drafter:
+            check_processors(processors, "drafting")
+        elif controller.rewrites:
+            check_processors(processors, "an exit or a budget")
+        if rows > 1 and getattr(prepared.get(cache_name), "_is_user_defined", False):
+            raise ControllerError(f"{cache_name} of a batch can't be honoured; leave it out, or detach first")
+
     def _unpadded(self, padded: list[int], mask: list[int]) -> list[int]:
         """The tokens that attention sees: it is blind to holes, and positions skip them."""
-        if self.engine.recurrent and 0 in mask[mask.index(1) if 1 in mask else 0 :]:
+        first = mask.index(1) if 1 in mask else 0
+        if self.engine.model_forward.recurrent and 0 in mask[first:]:
             raise ControllerError(
                 "attention_mask has a hole; a recurrent state runs through holes: pass a mask of ones"
             )
@@ -244,43 +245,41 @@ class _Attachment:
     def _policy(
         self, processors: Sequence[Any], do_sample: bool, row: int, rows: int, read: Callable[..., torch.Tensor]
     ) -> Policy:
-        """The controller's policy behind the call's constraints; without one, the call's whole law."""
+        """The controller's policy after the call's constraints; without one, all of the call's processors."""
         own = self.handle.controller.policy
         inner = own or (Sampling() if do_sample else Greedy())
-        applied = [for_row(p, row, rows) for p in processors if own is None or not isinstance(p, LAW)]
-        return behind(applied, inner, read)
+        applied = [for_row(p, row, rows) for p in processors if own is None or not isinstance(p, WARPERS)]
+        return with_processors(applied, inner, read)
 
     def _notes(self, config: Any) -> list[str]:
-        """Warn, once, that the call's sampling arguments give way to the controller's policy."""
+        """What a trace says where the call's sampling arguments give way to the controller's policy."""
         if self.handle.controller.policy is None or not config.do_sample:
             return []
         given = {name: getattr(config, name, None) for name in _SAMPLING}
-        told = ", ".join(f"{n}={v}" for n, v in given.items() if v is not None and v != _SAMPLING[n])
-        note = f"the controller's own policy is used; the call's sampling arguments are not: {told}"
-        if not self._warned:
-            warnings.warn(note, stacklevel=2)
-            self._warned = True
-        return [note]
+        return self.without_effect(
+            [f"{name}={value}" for name, value in given.items() if value is not None and value != _SAMPLING[name]]
+        )
 
     def _session(self, prepared: dict[str, Any], length: int, config: Any) -> HFSession:
         """A new sequence, or the one in a cache that the user passed."""
-        cache: Any = prepared.get(self.engine.cache_name)
+        cache_name = self.engine.model_forward.cache_name
+        cache: Any = prepared.get(cache_name)
         if not getattr(cache, "_is_user_defined", False):
             return self.engine.session()
-        told = getattr(config, "_mask_length", length)
-        seen = cache.get_seq_length()
-        if type(cache) is not DynamicCache or prepared.get("attention_mask") is not None or told != length:
+        masked = prepared.get("attention_mask") is not None or getattr(config, "_mask_length", length) != length
+        if type(cache) is not DynamicCache or masked:
             raise ControllerError(
-                f"{self.engine.cache_name} is honoured as a DynamicCache of one unpadded prompt whose tokens are all "
-                "in input_ids; leave it out, or detach first"
+                f"{cache_name} is honoured as a DynamicCache of one unpadded prompt whose tokens are all in "
+                "input_ids; leave it out, or detach first"
             )
-        if seen >= length:
-            raise ControllerError(f"{self.engine.cache_name} holds {seen} tokens and input_ids only {length}; crop it")
+        held = cache.get_seq_length()
+        if held >= length:
+            raise ControllerError(f"{cache_name} holds {held} tokens and input_ids only {length}; crop it")
         cache.activate_past_recording()
-        return HFSession(self.engine, cache, seen, self.model.device)
+        return self.engine.adopt(cache, held)
 
 
-def _check_config(config: Any, prepared: dict[str, Any], cache_name: str) -> None:
+def _check_config(config: Any, prepared: dict[str, Any]) -> None:
     wanted = {
         "use_cache": config.use_cache is False,
         "cache_implementation": config.cache_implementation not in (None, "dynamic", "hybrid", "sliding_window"),
@@ -304,21 +303,27 @@ def _reader(padded: list[int], skip: int, device: torch.device) -> Callable[[Seq
     return read
 
 
-def _ends(
-    criteria: Sequence[Any], length: int, read: Callable[[Sequence[int]], torch.Tensor]
-) -> tuple[frozenset[int], int, Callable[[Sequence[int]], bool] | None]:
-    """(end tokens, max_new_tokens, everything else as one question) of the call's stopping criteria."""
+class _Ends(NamedTuple):
+    """What ends a row."""
+
+    eos: frozenset[int]
+    limit: int
+    """Most new tokens."""
+    stop: Callable[[Sequence[int]], bool] | None
+    """All other criteria as one question, asked after every token with all tokens so far."""
+
+
+def _ends(criteria: Sequence[Any], length: int, read: Callable[[Sequence[int]], torch.Tensor]) -> _Ends:
+    """The call's stopping criteria for a row whose padded prompt has `length` tokens."""
     eos = frozenset(t for c in criteria if type(c) is EosTokenCriteria for t in c.eos_token_id.tolist())
     limit = min((c.max_length for c in criteria if type(c) is MaxLengthCriteria), default=1 << 62) - length
     others = [c for c in criteria if type(c) not in (EosTokenCriteria, MaxLengthCriteria)]
-    if not others:
-        return eos, limit, None
 
     def stop(tokens: Sequence[int]) -> bool:
         ids = read(tokens)
         return any(bool(torch.as_tensor(criterion(ids, None)).any()) for criterion in others)
 
-    return eos, limit, stop
+    return _Ends(eos, limit, stop if others else None)
 
 
 def _result(sequences: list[list[int]], config: Any, input_ids: torch.Tensor, session: HFSession) -> Any:

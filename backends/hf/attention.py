@@ -29,7 +29,8 @@ MOST_ROWS = 128
 def folded(model: Any, see: See | None = None) -> Iterator[None]:
     """Forwards inside fold; `see` is shown every layer's queries and keys, as attention gets them."""
     config = model.config.get_text_config(decoder=True)
-    before, config._attn_implementation = config._attn_implementation, _NAME
+    before = config._attn_implementation
+    config._attn_implementation = _NAME
     token = _SEE.set(see or _SEE.get())
     try:
         yield
@@ -58,17 +59,18 @@ def _attention(
     see = _SEE.get()
     if see is not None:
         see(module.layer_idx, query, key)
-    batch, heads, rows, _ = query.shape
-    below = query.reshape(batch, key.shape[1], -1, query.shape[-1])
+    batch, heads, rows, width = query.shape
+    folded_query = query.reshape(batch, key.shape[1], -1, width)
     biased = any(more.get(name) is not None for name in ("position_bias", "softcap"))
-    unfolded = rows > 1 if mask is None else mask.shape[2] != below.shape[2]  # a prompt, with the library's own mask
-    if biased or unfolded:
+    # A prompt comes with the library's own mask, or without one and with many rows.
+    folds = rows == 1 if mask is None else mask.shape[2] == folded_query.shape[2]
+    if biased or not folds:
         first = None if mask is None else mask[:, :, :rows]
         found: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, first, scaling=scaling, **more
         )
         return found
-    out = torch.nn.functional.scaled_dot_product_attention(below, key, value, attn_mask=mask, scale=scaling)
+    out = torch.nn.functional.scaled_dot_product_attention(folded_query, key, value, attn_mask=mask, scale=scaling)
     return out.reshape(batch, heads, rows, -1).transpose(1, 2).contiguous(), None
 
 

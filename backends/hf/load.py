@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from reasonctl.controller import ControllerError
 
+from ..extras import require
 from ..gguf import read_header
 from ..model import Model
 from .engine import HFEngine
@@ -95,6 +96,7 @@ def _check_files(name: str, folder: Path, gguf_file: str | None) -> dict[str, An
     if local and not folder.is_dir():
         raise ControllerError(f"there is no folder {str(folder)!r}; give a transformers folder or a hub id")
     if local and gguf_file is not None:
+        require("hf", "gguf")
         return read_header(folder / gguf_file)
     if local and not (folder / "config.json").is_file():
         raise ControllerError(f"{str(folder)!r} holds no config.json; give a folder that save_pretrained wrote")

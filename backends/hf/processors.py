@@ -18,7 +18,7 @@ from reasonctl.controller import Candidates, Constrained, MinP, Policy, Row, Sta
 
 from ..processors import check_stateless, forked
 
-LAW = (
+WARPERS = (
     hf.TemperatureLogitsWarper,
     hf.TopKLogitsWarper,
     hf.TopPLogitsWarper,
@@ -28,7 +28,7 @@ LAW = (
     hf.EpsilonLogitsWarper,
     hf.EtaLogitsWarper,
 )
-"""Sampling arguments proper: a policy of the controller's own takes their place. All others are constraints."""
+"""Processors that a policy of the controller's own takes the place of. All others are constraints."""
 
 _STAGES: dict[type, Callable[[Any], Stage]] = {
     hf.TemperatureLogitsWarper: lambda p: Temperature(p.temperature),
@@ -38,7 +38,7 @@ _STAGES: dict[type, Callable[[Any], Stage]] = {
 }
 """What the usual ones are in a policy's text."""
 
-_BLIND = (*LAW, hf.InfNanRemoveLogitsProcessor, hf.LogitNormalization, hf.SuppressTokensLogitsProcessor)
+_BLIND = (*WARPERS, hf.InfNanRemoveLogitsProcessor, hf.LogitNormalization, hf.SuppressTokensLogitsProcessor)
 """Processors that never look at the tokens."""
 
 _STATELESS = (
@@ -107,7 +107,7 @@ class Processors(Stage):
         return all(type(processor) in _BLIND for processor in self.processors)
 
     def __str__(self) -> str:
-        """The law's processors as the stages that they are, in their order; others by their name."""
+        """The warpers as the stages that they are, in their order; other processors by their class's name."""
         return " | ".join(filter(None, map(_written, self.processors))) or str(Temperature(1.0))
 
     def start(self) -> tuple[Any, ...]:
@@ -138,8 +138,8 @@ class UserProcessors(Processors):
     drafts = False
 
 
-def behind(processors: Sequence[Any], inner: Policy, ids: Callable[[Sequence[int]], torch.Tensor]) -> Policy:
-    """A policy behind the call's processors, in their order."""
+def with_processors(processors: Sequence[Any], inner: Policy, ids: Callable[[Sequence[int]], torch.Tensor]) -> Policy:
+    """A policy that sees the logits after the call's processors, in their order."""
     stages = [
         (Processors if known else UserProcessors)(tuple(group), ids)
         for known, group in groupby(processors, lambda processor: type(processor) in _STATELESS)

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
-from reasonctl.controller import ControllerError
-from reasonctl.controller.sampling.stages.grammar import Kind, Matcher
+from reasonctl.controller import ControllerError, Tokenizer
+from reasonctl.controller.core.tokenizer import Kind, Matcher
 
 from ..grammar import Compiler
 
@@ -29,7 +29,7 @@ def _byte_alphabet() -> dict[str, int]:
     return alphabet | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
-class HFTokenizer:
+class HFTokenizer(Tokenizer):
     """Wraps any transformers tokenizer.
 
     decode(a + b) = decode(a) + decode(b), wherever a character is not split: no space is stripped or cleaned up.
@@ -110,7 +110,7 @@ class HFTokenizer:
         return written.replace(_SPACE, " ").encode()
 
 
-class NoTokenizer:
+class NoTokenizer(Tokenizer):
     """Stands in for the tokenizer of a call that reads no text."""
 
     def text(self, token: int) -> str:

@@ -1,230 +1,210 @@
 """llama.cpp as an engine: one context, its sequence ids as sessions, chains and trees in one llama_decode.
 
-Owns the rebuilt context of the user's Llama; loads no model and samples nothing.
+The engine runs forwards over a Llama that somebody else has loaded; it samples nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 from llama_cpp import Llama
 from llama_cpp import llama_cpp as C
 
-from reasonctl.controller import Capabilities, ControllerError, Decode, Draft
+from reasonctl.controller import ControllerError, Decode, Engine, Step
 from reasonctl.controller.core.decode import Floats
 
-from .native import Batch, Capture, logits_function, rebuild
+from .native import Batch, Capture, Context, LogitRows
+from .sequences import SEQUENCES, Sequences
 from .session import LlamaSession, leaves_below
 
-SEQUENCES = 16
-"""Sequence ids of the context: live sessions and leaves of trees share them; id 0 is the user's own."""
 
-
-class LlamaEngine:
-    """The forward pass over a llama_cpp.Llama, whose one context is rebuilt and given back by `close`.
-
-    hidden: install the callback that reads block outputs; without it nothing is slowed down.
-    """
-
-    batch = 1
+class LlamaEngine(Engine):
+    """The forward pass over a Llama, whose one context is rebuilt and given back by `close`."""
 
     def __init__(self, llm: Llama, hidden: bool) -> None:
+        """Rebuild the Llama's context.
+
+        Args:
+            llm: the Llama; its cache is empty afterwards.
+            hidden: install the callback that reads block outputs. Without it no decode is slowed down.
+
+        Raises:
+            ControllerError: the Llama writes no text, or there is no room for the context.
+        """
         if llm.context_params.embeddings:
             raise ControllerError("this Llama was built with embedding=True and writes no text; build it without")
-        self.llm, model = llm, llm.model
-        self.depth = int(C.llama_model_n_layer(model))
-        self._capture = Capture(int(C.llama_model_n_embd(model))) if hidden else None
-        self.sequences = min(SEQUENCES, llm.n_batch)  # llama.cpp aborts the process with more than n_batch
-        changes: dict[str, Any] = {"n_seq_max": self.sequences, "kv_unified": True}
-        if self._capture is not None:
-            changes["cb_eval"] = self._capture.callback
-        rebuild(llm, **changes)
-        self._context, self._ctx = llm._ctx, llm.ctx
-        self.memory = C.llama_get_memory(self._ctx)
-        self.context, self.rows = int(C.llama_n_ctx(self._ctx)), int(C.llama_n_batch(self._ctx))
-        self.parallel, self.vocabulary = int(C.llama_n_ubatch(self._ctx)), int(llm.n_vocab())
-        windowed = C.llama_model_n_swa(model) > 0 and not llm.context_params.swa_full
-        # Recurrent states and windows that forget can't take tokens back.
-        self.editable = not (C.llama_model_is_recurrent(model) or C.llama_model_is_hybrid(model) or windowed)
-        self.free = list(range(self.sequences - 1, 0, -1))
-        self.live: dict[int, LlamaSession] = {}
-        self.serial = 0
-        self._one, self._many = Batch(1, 1), Batch(self.rows, self.sequences)
-        self._logits_at, self._views = logits_function(), dict[int, Floats]()
+        self._capture = Capture(int(C.llama_model_n_embd(llm.model))) if hidden else None
+        self.context = Context(llm, SEQUENCES, None if self._capture is None else self._capture.callback)
+        self.sequences = Sequences(self.context)
+        self._rows = LogitRows(self.context)
+        self._one = Batch(1, 1)
         self._one.plain()
+        self._many = Batch(self.context.batch, self.context.sequences)
 
     def session(self) -> LlamaSession:
         """An empty sequence."""
-        return LlamaSession(self, self.take(1)[0])
+        return LlamaSession(self, self.sequences, self.sequences.take(1)[0])
 
     def user_session(self) -> LlamaSession:
         """The sequence that the Llama's own methods work on, with what they left in it."""
-        session = LlamaSession(self, 0)
-        session.adopt(self.llm.n_tokens)
+        session = LlamaSession(self, self.sequences, 0)
+        session.adopt(self.context.llm.n_tokens)
         return session
 
     def close(self) -> None:
         """Give the Llama its original context back."""
-        if self.open:
-            rebuild(self.llm)
-        self.serial += 1
+        self.context.close()
+        self._rows.serial += 1
 
     @property
     def identity(self) -> str:
         """What a forward's cost depends on, besides the machine."""
-        llm, params = self.llm, self.llm.context_params
+        llm = self.context.llm
+        params = llm.context_params
         weights = f"{Path(llm.model_path).name} {C.llama_model_size(llm.model)}"
-        cache = f"{params.type_k} {params.type_v} {params.flash_attn_type}"
-        return f"llama.cpp {weights} threads {llm.n_threads} {llm.n_threads_batch} cache {cache} ubatch {self.parallel}"
-
-    @property
-    def open(self) -> bool:
-        """False once the context is gone: closed, rebuilt by another engine, or closed by the user."""
-        return self.llm._ctx is self._context and self._context.ctx is not None
-
-    def take(self, n: int) -> list[int]:
-        """n free sequence ids."""
-        if n > len(self.free):
-            raise ControllerError(
-                f"{n} more sequences are needed and {len(self.free)} of {self.sequences} are free; "
-                "close sessions, or draft trees with fewer leaves"
-            )
-        return [self.free.pop() for _ in range(n)]
-
-    def capabilities(self, session: LlamaSession) -> Capabilities:
-        """What it can do right now: a tree's leaves need free sequence ids, and all sequences share the cells."""
-        branches = len(self.free) + 1 if self.editable else 0
-        others = sum(other.cells for other in self.live.values() if other is not session)
-        free = self.context - max(session.length, others + session.length - session.shared)
-        return Capabilities(
-            self.editable, branches, self.editable, self.depth, self.vocabulary, rows=self.rows, free=free
-        )
+        threads = f"threads {llm.n_threads} {llm.n_threads_batch}"
+        cache = f"cache {params.type_k} {params.type_v} {params.flash_attn_type}"
+        return f"llama.cpp {weights} {threads} {cache} ubatch {self.context.ubatch}"
 
     def forward(self, requests: Sequence[Decode]) -> tuple[LlamaStep]:
-        """One llama_decode (several for a prompt longer than n_batch)."""
+        """One llama_decode for one request (several for a prompt longer than n_batch).
+
+        Raises:
+            ControllerError: more than one request, no room in the context, or a draft or layer that can't be had.
+            RuntimeError: the context or the session is closed, or llama_decode failed.
+        """
         if len(requests) != 1:
             raise ControllerError(f"llama.cpp takes one request per forward here, not {len(requests)}")
         request = requests[0]
-        session, pending, draft = request.session, request.pending, request.draft
-        if self.llm._ctx is not self._context or self._context.ctx is None:
+        context, session = self.context, request.session
+        if context.llm._ctx is not context.owner or context.owner.ctx is None:
             raise RuntimeError("this engine is closed: the Llama was closed, or its context rebuilt")
         assert isinstance(session, LlamaSession)
         session.settle()
-        self.serial += 1
-        if len(pending) == 1 and not draft.tokens and not request.layers:
-            at = session.length
-            if at >= self.context:
-                self._overflow(session, 1)
-            one = self._one
-            one.token[0], one.pos[0], one.ids[0, 0] = pending[0], at, session.id
-            code = C.llama_decode(self._ctx, one.struct)
-            if code:
-                self._fail(code, session, 1)
-            session.length = session.reach = at + 1
-            return (LlamaStep(self, 0, {}),)
-        return (self._wide(session, pending, draft, request.layers),)
+        self._rows.serial += 1
+        if len(request.pending) > 1 or request.draft.tokens or request.layers:
+            return (self._wide(session, request),)
+        if not request.pending:
+            raise ControllerError(_NOTHING_PENDING)
+        position = session.length
+        if position >= context.size:
+            self._overflow(session, 1)
+        one = self._one
+        one.token[0] = request.pending[0]
+        one.pos[0] = position
+        one.ids[0, 0] = session.id
+        code = C.llama_decode(context.address, one.struct)
+        if code:
+            self._fail(code, session, 1)
+        session.length = session.reach = position + 1
+        return (LlamaStep(self._rows, 0, {}),)
 
-    def logits(self, row: int) -> Floats:
-        """Shape (vocabulary,): a view of the last decode's row `row`."""
-        address = self._logits_at(self._ctx, row)
-        view = self._views.get(address)
-        if view is None:
-            if not address:
-                raise IndexError(f"row {row} of the last decode has no logits")
-            if len(self._views) > 4 * SEQUENCES:
-                self._views.clear()
-            view = self._views[address] = Batch.floats(address, self.vocabulary)
-        return view
-
-    def _wide(self, session: LlamaSession, pending: Sequence[int], draft: Draft, layers: Sequence[int]) -> LlamaStep:
-        """Prompts, drafts and rows whose hidden state is read."""
-        n, drafted = len(pending), len(draft)
-        self._check(session, n, drafted, layers)
-        # The last decode holds the last pending row and all of the draft.
-        last = min(n - (n - 1) // self.rows * self.rows, n)
-        last = last if last + drafted <= self.rows else 1
-        at, fed, below = session.length, n - last, leaves_below(draft)
+    def _wide(self, session: LlamaSession, request: Decode) -> LlamaStep:
+        """Prompts, drafts, and rows whose hidden state is read."""
+        self._check(session, request)
+        pending, draft, layers = request.pending, request.draft, request.layers
+        n = len(pending)
+        start = session.length
+        wanted = n + len(draft)
+        last = self._last_part(n, len(draft))
+        before = n - last
+        below = leaves_below(draft)
         session.branch(len(below[0]))
-        for start in range(0, fed, self.rows):
-            chunk = pending[start : min(start + self.rows, fed)]
-            self._many.chain(chunk, at + start, session.id)
-            self._decode(session, n + drafted)
-        session.spread(at + fed)
-        self._many.tree(pending[fed:], at + fed, draft, below, session.ids)
+        for done in range(0, before, self.context.batch):
+            chunk = pending[done : min(done + self.context.batch, before)]
+            self._many.chain(chunk, start + done, session.id)
+            self._decode(session, wanted)
+        session.share(start + before)
+        self._many.tree(pending[before:], start + before, draft, below, session.ids)
+        hidden: dict[int, Floats] = {}
         if layers:
             assert self._capture is not None
-            whole = last + drafted <= self.parallel
-            hidden = self._capture.reading(layers, 1 + drafted, whole, lambda: self._decode(session, n + drafted))
+            whole = last + len(draft) <= self.context.ubatch
+            hidden = self._capture.reading(layers, 1 + len(draft), whole, lambda: self._decode(session, wanted))
         else:
-            self._decode(session, n + drafted)
-            hidden = {}
-        session.length, session.draft, session.below, session.reach = at + n, draft, below, at + n + drafted
-        return LlamaStep(self, last - 1, hidden)
+            self._decode(session, wanted)
+        session.advance(n, draft, below)
+        return LlamaStep(self._rows, last - 1, hidden)
 
-    def _check(self, session: LlamaSession, n: int, drafted: int, layers: Sequence[int]) -> None:
-        if n < 1:
-            raise ControllerError("a Decode needs at least one pending token")
-        if session.length + n + drafted > self.context:
-            self._overflow(session, n + drafted)
-        if drafted and not self.editable:
+    def _last_part(self, n: int, drafted: int) -> int:
+        """How many of `n` pending tokens share the last decode with the draft; the others are fed before."""
+        batch = self.context.batch
+        last = n - (n - 1) // batch * batch
+        return last if last + drafted <= batch else 1
+
+    def _check(self, session: LlamaSession, request: Decode) -> None:
+        context, drafted = self.context, len(request.draft)
+        if not request.pending:
+            raise ControllerError(_NOTHING_PENDING)
+        wanted = len(request.pending) + drafted
+        if session.length + wanted > context.size:
+            self._overflow(session, wanted)
+        if drafted and not context.editable:
             raise ControllerError("this model's cache can't forget rejected tokens (recurrent or windowed): no drafts")
-        if 1 + drafted > self.rows:
+        if 1 + drafted > context.batch:
             raise ControllerError(
-                f"a draft has {drafted} tokens; at most n_batch - 1 = {self.rows - 1} fit one forward"
+                f"a draft has {drafted} tokens; at most n_batch - 1 = {context.batch - 1} fit one forward"
             )
-        if layers and self._capture is None:
+        if request.layers and self._capture is None:
             raise ControllerError("hidden states were asked of an engine without them; open it with hidden=True")
-        if any(not 0 <= layer < self.depth for layer in layers):
-            raise ControllerError(f"layers {tuple(layers)} were asked for; this model has 0 to {self.depth - 1}")
+        if any(not 0 <= layer < context.depth for layer in request.layers):
+            raise ControllerError(f"layers {request.layers} were asked for; this model has 0 to {context.depth - 1}")
 
     def _decode(self, session: LlamaSession, wanted: int) -> None:
-        code = C.llama_decode(self._ctx, self._many.struct)
+        code = C.llama_decode(self.context.address, self._many.struct)
         if code:
             self._fail(code, session, wanted)
 
-    def _overflow(self, session: LlamaSession, wanted: int) -> None:
+    def _overflow(self, session: LlamaSession, wanted: int) -> NoReturn:
         raise ControllerError(
-            f"{session.length} tokens and {wanted} more don't fit the context of {self.context}; "
+            f"{session.length} tokens and {wanted} more don't fit the context of {self.context.size}; "
             "shorten the prompt, lower max_tokens, or load the model with a larger n_ctx"
         )
 
-    def _fail(self, code: int, session: LlamaSession, wanted: int) -> None:
-        """llama_decode's return codes, said in words; the session stays as it was before the request."""
+    def _fail(self, code: int, session: LlamaSession, wanted: int) -> NoReturn:
+        """Raise what a return code of llama_decode means; the session stays as it was before the request."""
         session.drop()
         if code == 1:
-            live = self.sequences - len(self.free)
             raise ControllerError(
-                f"no room for {wanted} more tokens in the context of {self.context}, shared by {live} sequences; "
+                f"no room for {wanted} more tokens in the context of {self.context.size}, "
+                f"shared by {self.sequences.in_use} sequences; "
                 "close other sessions, or load the model with a larger n_ctx"
             )
         reason = {2: "was aborted", -1: "refused the batch (is every token below n_vocab?)"}.get(code, "failed")
         raise RuntimeError(f"llama_decode {reason}: code {code}")
 
 
-class LlamaStep:
-    """Rows of one llama_decode; `root` is the batch row of the last pending token."""
+_NOTHING_PENDING = "a Decode needs at least one pending token"
 
-    __slots__ = ("_engine", "_hidden", "_root", "_serial")
 
-    def __init__(self, engine: LlamaEngine, root: int, hidden: dict[int, Floats]) -> None:
-        self._engine, self._root, self._hidden, self._serial = engine, root, hidden, engine.serial
+class LlamaStep(Step):
+    """Rows of one llama_decode. Raises RuntimeError once the engine has run another one."""
+
+    __slots__ = ("_hidden", "_root", "_rows", "_serial")
+
+    def __init__(self, rows: LogitRows, root: int, hidden: dict[int, Floats]) -> None:
+        """`root` is the batch row of the last pending token; `hidden` has its rows by layer, the draft's after it."""
+        self._rows = rows
+        self._root = root
+        self._hidden = hidden
+        self._serial = rows.serial
 
     def logits(self, node: int) -> Floats:
         """Shape (vocabulary,), float32: a view into llama.cpp's buffer."""
-        if self._serial != self._engine.serial:
+        if self._serial != self._rows.serial:
             self._stale()
-        return self._engine.logits(self._root + 1 + node)
+        return self._rows.row(self._root + 1 + node)
 
     def hidden(self, node: int, layer: int) -> Floats:
         """Shape (width,), float32."""
-        if self._serial != self._engine.serial:
+        if self._serial != self._rows.serial:
             self._stale()
         if layer not in self._hidden:
             raise KeyError(f"layer {layer} was not asked for in this Decode")
         row: Floats = self._hidden[layer][1 + node]
         return row
 
-    def _stale(self) -> None:
+    def _stale(self) -> NoReturn:
         raise RuntimeError("stale Step: the engine has run another forward since; copy rows before it")

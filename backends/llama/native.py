@@ -19,6 +19,9 @@ from llama_cpp import llama_cpp as C
 from reasonctl.controller import ControllerError, Draft
 from reasonctl.controller.core.decode import Floats
 
+MOST_VIEWS = 64
+"""Views of logit rows that are kept; making one costs more than finding it."""
+
 
 def rebuild(llm: Llama, **changes: Any) -> None:
     """Replace the Llama's context by one with its own parameters and `changes`; its cache is empty then."""
@@ -33,26 +36,96 @@ def rebuild(llm: Llama, **changes: Any) -> None:
             raise ControllerError(f"llama.cpp can't make a context of {params.n_ctx} tokens; lower n_ctx") from None
         rebuild(llm)
         raise ControllerError(f"llama.cpp can't rebuild the context of {params.n_ctx} tokens; lower n_ctx") from None
-    llm.n_tokens, llm._requires_eval = 0, True
+    llm.n_tokens = 0
+    llm._requires_eval = True
     if llm._lora_adapter is not None:
         adapters = (C.llama_adapter_lora_p_ctypes * 1)(llm._lora_adapter)
         if C.llama_set_adapters_lora(llm.ctx, adapters, 1, (ctypes.c_float * 1)(llm.lora_scale)):
             raise ControllerError(f"llama.cpp can't apply the LoRA {llm.lora_path!r} to the new context; detach")
 
 
-def logits_function() -> Any:
-    """llama_get_logits_ith giving the address as an int: making an array of a pointer costs 5 us per row."""
-    function = C._lib["llama_get_logits_ith"]
-    function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_int32], ctypes.c_void_p
-    return function
+class Context:
+    """A user's Llama with its context rebuilt for sessions, and the facts of that context."""
+
+    def __init__(self, llm: Llama, sequences: int, eval_callback: Any = None) -> None:
+        """Rebuild the context; `close` gives the original one back.
+
+        Args:
+            llm: the user's Llama.
+            sequences: sequence ids wanted; the context has fewer where n_batch is smaller.
+            eval_callback: llama.cpp's cb_eval, or None: a callback slows every decode down.
+        """
+        model = llm.model
+        self.llm = llm
+        self.sequences = min(sequences, int(llm.n_batch))
+        """Sequence ids; llama.cpp aborts the process with more than n_batch."""
+        changes: dict[str, Any] = {"n_seq_max": self.sequences, "kv_unified": True}
+        if eval_callback is not None:
+            changes["cb_eval"] = eval_callback
+        rebuild(llm, **changes)
+        self.owner = llm._ctx
+        """The library's object for the context."""
+        self.address = llm.ctx
+        self.memory = C.llama_get_memory(llm.ctx)
+        self.size = int(C.llama_n_ctx(llm.ctx))
+        """Cells of the cache, shared by all sequences."""
+        self.batch = int(C.llama_n_batch(llm.ctx))
+        """Most rows of one llama_decode."""
+        self.ubatch = int(C.llama_n_ubatch(llm.ctx))
+        """Most rows that its graph computes at once."""
+        self.vocabulary = int(llm.n_vocab())
+        self.depth = int(C.llama_model_n_layer(model))
+        windowed = C.llama_model_n_swa(model) > 0 and not llm.context_params.swa_full
+        self.editable = not (C.llama_model_is_recurrent(model) or C.llama_model_is_hybrid(model) or windowed)
+        """Tokens can be taken back; recurrent states, and windows that forget, can't."""
+
+    @property
+    def open(self) -> bool:
+        """False once the context is gone: closed, rebuilt by another engine, or closed by the user."""
+        return self.llm._ctx is self.owner and self.owner.ctx is not None
+
+    def close(self) -> None:
+        """Give the Llama its original context back; nothing happens where this one is gone already."""
+        if self.open:
+            rebuild(self.llm)
+
+
+class LogitRows:
+    """The logits of the last decode, as views into llama.cpp's buffer."""
+
+    def __init__(self, context: Context) -> None:
+        self.serial = 0
+        """Number of decodes; a Step of an older one is stale."""
+        self._context = context.address
+        self._vocabulary = context.vocabulary
+        # It gives the address as an int: making an array of a pointer costs 5 us per row.
+        self._address_of = C._lib["llama_get_logits_ith"]
+        self._address_of.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+        self._address_of.restype = ctypes.c_void_p
+        self._views: dict[int, Floats] = {}
+
+    def row(self, i: int) -> Floats:
+        """Shape (vocabulary,), float32: row `i` of the last decode."""
+        address = self._address_of(self._context, i)
+        view = self._views.get(address)
+        if view is None:
+            if not address:
+                raise IndexError(f"row {i} of the last decode has no logits")
+            if len(self._views) > MOST_VIEWS:
+                self._views.clear()
+            view = np.ctypeslib.as_array((ctypes.c_float * self._vocabulary).from_address(address))
+            self._views[address] = view
+        return view
 
 
 class Batch:
     """A llama_batch over numpy arrays: filling a slice costs less than writing ctypes pointers one by one."""
 
     def __init__(self, rows: int, width: int) -> None:
-        self.token, self.pos = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
-        self.n_ids, self.ids = np.ones(rows, np.int32), np.zeros((rows, width), np.int32)
+        self.token = np.zeros(rows, np.int32)
+        self.pos = np.zeros(rows, np.int32)
+        self.n_ids = np.ones(rows, np.int32)
+        self.ids = np.zeros((rows, width), np.int32)
         self.wanted = np.zeros(rows, np.int8)
         # llama.cpp takes one pointer per row, and a null pointer behind the last.
         self._pointers = np.zeros(rows + 1, np.uintp)
@@ -71,7 +144,8 @@ class Batch:
 
     def plain(self) -> None:
         """One row with logits."""
-        self.struct.n_tokens, self.wanted[0] = 1, 1
+        self.struct.n_tokens = 1
+        self.wanted[0] = 1
 
     def chain(self, tokens: Sequence[int], start: int, sequence: int) -> None:
         """Rows of one sequence from position `start`, without logits."""
@@ -93,18 +167,14 @@ class Batch:
             self.n_ids[:n] = len(ids)
             self.ids[:n, : len(ids)] = ids
         for node, depth in enumerate(draft.depths()):
-            row, leaves = n + node, below[node + 1]
-            self.token[row], self.pos[row] = draft.tokens[node], start + n + depth
+            row = n + node
+            leaves = below[node + 1]
+            self.token[row] = draft.tokens[node]
+            self.pos[row] = start + n + depth
             self.n_ids[row] = len(leaves)
             self.ids[row, : len(leaves)] = [ids[leaf] for leaf in leaves]
         self.struct.n_tokens = n + len(draft)
         self.wanted[n - 1 : n + len(draft)] = 1
-
-    @staticmethod
-    def floats(address: int, n: int) -> Floats:
-        """A view of n float32 at an address."""
-        view: Floats = np.ctypeslib.as_array((ctypes.c_float * n).from_address(address))
-        return view
 
 
 def _ggml() -> Any:
@@ -114,8 +184,10 @@ def _ggml() -> Any:
     if not found:
         raise ControllerError(f"no ggml-base library in {folder}: no hidden states; reinstall llama-cpp-python")
     lib = ctypes.CDLL(str(found[0]))
-    lib.ggml_get_name.argtypes, lib.ggml_get_name.restype = [ctypes.c_void_p], ctypes.c_char_p
-    lib.ggml_nbytes.argtypes, lib.ggml_nbytes.restype = [ctypes.c_void_p], ctypes.c_size_t
+    lib.ggml_get_name.argtypes = [ctypes.c_void_p]
+    lib.ggml_get_name.restype = ctypes.c_char_p
+    lib.ggml_nbytes.argtypes = [ctypes.c_void_p]
+    lib.ggml_nbytes.restype = ctypes.c_size_t
     lib.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
     lib.ggml_backend_tensor_get.restype = None
     return lib
@@ -125,11 +197,17 @@ class Capture:
     """Copies rows of block outputs (tensors `l_out-k`) out of a decode, through llama.cpp's eval callback."""
 
     def __init__(self, width: int) -> None:
-        self._bytes, self._width, self._ggml = 4 * width, width, _ggml()
+        self._width = width
+        self._bytes = 4 * width
+        self._ggml = _ggml()
         self._names: dict[bytes, int] = {}
-        self._rows, self._whole, self._interrupted = 0, True, False
+        self._rows = 0
+        self._whole = True
+        self._interrupted = False
         self._parts: dict[int, list[Floats]] = {}
-        names, name_of, copy = self._names, self._ggml.ggml_get_name, self._copy
+        names = self._names
+        name_of = self._ggml.ggml_get_name
+        copy = self._copy
 
         def callback(tensor: int, ask: bool, _: int | None) -> bool:
             # Called for each of about 1000 nodes per token: the unarmed path must stay this short.
@@ -145,7 +223,9 @@ class Capture:
 
     def reading(self, layers: Sequence[int], rows: int, whole: bool, decode: Callable[[], None]) -> dict[int, Floats]:
         """Run `decode`; by layer, the last `rows` rows, shape (rows, width). whole: the graph runs once in it."""
-        self._rows, self._whole, self._parts = rows, whole, {layer: [] for layer in layers}
+        self._rows = rows
+        self._whole = whole
+        self._parts = {layer: [] for layer in layers}
         self._names.update({b"l_out-%d" % layer: layer for layer in layers})
         try:
             decode()

@@ -54,13 +54,13 @@ DEFAULTS: dict[str, Any] = {
 
 CHAT_TEMPERATURE = 0.2
 
-_LAW = ("temp", "top_k", "top_p", "min_p", "typical_p", "mirostat_mode", "mirostat_tau", "mirostat_eta")
-"""Sampling arguments proper: a policy of the controller's own takes their place. All others are constraints."""
+_SAMPLING = ("temp", "top_k", "top_p", "min_p", "typical_p", "mirostat_mode", "mirostat_tau", "mirostat_eta")
+"""Arguments that a policy of the controller's own takes the place of. All others are constraints."""
 
 
 def changed(arguments: dict[str, Any]) -> list[str]:
-    """Names of the law's arguments that differ from the library's defaults, in the caller's words."""
-    differs = [name for name in _LAW if arguments[name] != DEFAULTS[name]]
+    """Names of the sampling arguments that differ from the library's defaults, in the caller's words."""
+    differs = [name for name in _SAMPLING if arguments[name] != DEFAULTS[name]]
     if arguments["temp"] == CHAT_TEMPERATURE:
         differs.remove("temp")
     return ["temperature" if name == "temp" else name for name in differs]
@@ -69,17 +69,21 @@ def changed(arguments: dict[str, Any]) -> list[str]:
 def call_policy(
     arguments: dict[str, Any], *, prompt: int, window: int, model: Any = None, own: Policy | None = None
 ) -> Policy:
-    """The call's own law behind its constraints; `own` takes the law's place.
+    """The call's sampling arguments as a policy: constraints first, then samplers.
 
-    prompt: number of prompt tokens, which the library's penalties never see. window: tokens that they look back on.
-    model: the llama_model, for a grammar.
+    Args:
+        arguments: of `Llama.generate`, all of them.
+        prompt: number of prompt tokens, which the library's penalties never see.
+        window: number of last tokens that the penalties see.
+        model: the llama_model, for a grammar.
+        own: the controller's policy, which takes the samplers' place.
     """
     constraints = _constraints(arguments, prompt, window, model)
     if own is not None:
         return Constrained(constraints, own) if constraints else own
     if arguments["temp"] == 0:
         return Greedy(*constraints)
-    return Chain(*constraints, *_law(arguments))
+    return Chain(*constraints, *_samplers(arguments))
 
 
 def _constraints(arguments: dict[str, Any], prompt: int, window: int, model: Any) -> list[Stage]:
@@ -95,7 +99,7 @@ def _constraints(arguments: dict[str, Any], prompt: int, window: int, model: Any
     return stages
 
 
-def _law(arguments: dict[str, Any]) -> list[Stage]:
+def _samplers(arguments: dict[str, Any]) -> list[Stage]:
     """Truncation before temperature; mirostat takes no temperature here, as in llama-cpp-python."""
     temperature, mode = arguments["temp"], arguments["mirostat_mode"]
     if temperature < 0:  # llama-cpp-python: the model's own distribution
@@ -103,14 +107,14 @@ def _law(arguments: dict[str, Any]) -> list[Stage]:
     if mode in (1, 2):
         kind = Mirostat if mode == 1 else MirostatV2
         return [kind(tau=arguments["mirostat_tau"], eta=arguments["mirostat_eta"], feedback="llama")]
-    cuts = (
+    truncations = (
         TopK(max(arguments["top_k"], 0)),
         Typical(_share(arguments["typical_p"])),
         TopP(_share(arguments["top_p"])),  # 0 keeps one token, as in llama.cpp
         MinP(min(max(arguments["min_p"], 0.0), 1.0)),
     )
     off = (TopK(0), Typical(1.0), TopP(1.0), MinP(0.0))
-    return [*(cut for cut in cuts if cut not in off), Temperature(temperature)]
+    return [*(stage for stage in truncations if stage not in off), Temperature(temperature)]
 
 
 def _share(value: float) -> float:
@@ -141,10 +145,10 @@ class Processors(Stage):
 
 def check_processors(processors: Sequence[Processor] | None, why: str) -> None:
     """Raises ControllerError for the first of the call's processors that may remember tokens taken back."""
-    check_stateless([p for p in processors or () if not _library_s(p)], why)
+    check_stateless([p for p in processors or () if not _of_the_library(p)], why)
 
 
-def _library_s(processor: Any) -> bool:
+def _of_the_library(processor: Any) -> bool:
     """Made by the library: the closure behind a call's `logit_bias`, and its least number of tokens."""
     where = (getattr(processor, "__module__", ""), getattr(processor, "__name__", ""))
     # The latter remembers its first call only, which is the prompt's row.

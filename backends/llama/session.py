@@ -1,36 +1,44 @@
 """One sequence id of a llama.cpp context as a session: commit, roll back, fork and branch without a forward.
 
-Owns the edits of the cache; the engine owns the forward.
+The session decides what its sequence should hold; `sequences.py` edits the cache, and the engine runs the forward.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from llama_cpp import llama_cpp as C
+from reasonctl.controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Draft, Engine, Session
 
-from reasonctl.controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Draft, Session
-
-if TYPE_CHECKING:
-    from .engine import LlamaEngine
+from .sequences import Sequences
 
 
-class LlamaSession:
+class LlamaSession(Session):
     """One sequence id. What it forgets stays in the cache until the next forward needs the room."""
 
-    def __init__(self, engine: LlamaEngine, sequence: int) -> None:
-        self.engine, self.id, self.length = engine, sequence, 0
-        self.ids, self.draft, self.below = [sequence], NO_DRAFT, [[0]]
-        self._stale = self._closed = False
-        self.reach = self.shared = 0
+    length: int = 0
+
+    def __init__(self, engine: Engine, sequences: Sequences, sequence: int) -> None:
+        self.engine = engine
+        self.sequences = sequences
+        self.id = sequence
+        self.ids = [sequence]
+        """The sequence of every leaf of the last draft; its own first."""
+        self.draft = NO_DRAFT
+        self.below = leaves_below(NO_DRAFT)
+        """The draft's leaves under the root and under each node; see `leaves_below`."""
+        self.reach = 0
+        """Tokens in the cache, forgotten ones included."""
+        self.shared = 0
+        """Tokens whose cells are those of the sequence that it was forked from."""
+        self._stale = False
+        self._closed = False
         self._forks: WeakSet[LlamaSession] = WeakSet()
-        engine.live[sequence] = self
+        sequences.hold(sequence, self)
 
     @property
     def can(self) -> Capabilities:
-        return self.engine.capabilities(self)
+        return self.sequences.capabilities(self)
 
     @property
     def cells(self) -> int:
@@ -38,13 +46,20 @@ class LlamaSession:
         return max(self.reach, self.length) - self.shared
 
     def adopt(self, length: int) -> int:
-        """Take over what stands in the sequence, `length` tokens of it if it can; the number taken."""
-        present = int(C.llama_memory_seq_pos_max(self.engine.memory, self.id)) + 1
+        """Take over the first `length` tokens that stand in the sequence.
+
+        Returns:
+            The tokens taken: `length`, or 0 where the cache can't be cut back to that many and is emptied instead.
+        """
+        present = self.sequences.tokens_in(self.id)
         self.drop()
-        self.length, self._stale = length, present > length
-        if present < length or (self._stale and not self.engine.editable):
-            C.llama_memory_seq_rm(self.engine.memory, self.id, -1, -1)
-            self.length, self._stale, present = 0, False, 0
+        self.length = length
+        self._stale = present > length
+        if present < length or (self._stale and not self.sequences.context.editable):
+            self.sequences.remove(self.id)
+            self.length = 0
+            self._stale = False
+            present = 0
         self.reach = present
         return self.length
 
@@ -55,76 +70,88 @@ class LlamaSession:
         if self.draft.tokens:
             self.keep(())
         if self._stale:
-            if not C.llama_memory_seq_rm(self.engine.memory, self.id, self.length, -1):
+            if not self.sequences.remove(self.id, self.length):
                 raise RuntimeError(f"llama.cpp can't remove the tokens from {self.length} on of sequence {self.id}")
-            self._stale, self.reach = False, self.length
+            self._stale = False
+            self.reach = self.length
 
     def branch(self, leaves: int) -> None:
-        """One sequence id per leaf."""
-        self.ids = [self.id, *self.engine.take(leaves - 1)]
+        """Take a sequence id for each leaf."""
+        self.ids = [self.id, *self.sequences.take(leaves - 1)]
 
-    def spread(self, base: int) -> None:
-        """Give the first `base` tokens to every leaf."""
+    def share(self, n: int) -> None:
+        """Give the first `n` tokens to every leaf."""
         for leaf in self.ids[1:]:
-            C.llama_memory_seq_cp(self.engine.memory, self.id, leaf, 0, base)
+            self.sequences.copy(self.id, leaf, 0, n)
+
+    def advance(self, n: int, draft: Draft, below: list[list[int]]) -> None:
+        """A forward has put `n` more tokens and a draft into the cache."""
+        self.length += n
+        self.reach = self.length + len(draft)
+        self.draft = draft
+        self.below = below
 
     def keep(self, path: Sequence[int]) -> None:
+        """Commit a path of the last draft. Raises ControllerError if it does not start at the root."""
         self.draft.check_path(path)
         if not self.draft.tokens:
             return
         kept = self.length + len(path)
         if len(self.ids) > 1:
-            last = path[-1] if path else ROOT
-            leaf, memory = self.ids[self.below[last + 1][0]], self.engine.memory
+            leaf = self.ids[self.below[(path[-1] if path else ROOT) + 1][0]]
             if leaf != self.id:
-                C.llama_memory_seq_rm(memory, self.id, self.length, -1)
-                C.llama_memory_seq_cp(memory, leaf, self.id, self.length, kept)
+                self.sequences.remove(self.id, self.length)
+                self.sequences.copy(leaf, self.id, self.length, kept)
             self.drop()
-        self.length, self.draft, self._stale = kept, NO_DRAFT, True
+        self.length = kept
+        self.draft = NO_DRAFT
+        self._stale = True
 
     def rollback(self, n: int) -> None:
+        """Forget n tokens. Raises ControllerError for more than there are, or on a cache that can't forget."""
         if not 0 <= n <= self.length:
             raise ControllerError(f"can't roll back {n} of {self.length} tokens")
         if self.draft.tokens:
             self.keep(())
-        if n and not self.engine.editable:
+        if n and not self.sequences.context.editable:
             raise ControllerError(
                 "this model's cache can't roll back tokens (recurrent or windowed); open a new session"
             )
-        self.length, self._stale = self.length - n, self._stale or n > 0
+        self.length -= n
+        self._stale = self._stale or n > 0
         for session in (self, *self._forks):
             session.shared = min(session.shared, self.length)
 
-    def fork(self) -> Session:
+    def fork(self) -> LlamaSession:
+        """An independent sequence; it shares the cells of the tokens that both have."""
         if self.draft.tokens:
             raise ControllerError("fork after keep: a draft's rows are not committed")
-        if not self.engine.editable:
+        if not self.sequences.context.editable:
             raise ControllerError("this model's cache (recurrent or windowed) can't be forked; start a new session")
         self.settle()
-        fork = self.engine.session()
-        C.llama_memory_seq_cp(self.engine.memory, self.id, fork.id, -1, -1)
+        fork = LlamaSession(self.engine, self.sequences, self.sequences.take(1)[0])
+        self.sequences.copy(self.id, fork.id)
         fork.length = fork.reach = fork.shared = self.length
         self._forks.add(fork)
         return fork
 
     def drop(self) -> None:
         """Forget the branches of a tree, and whatever else is not committed."""
-        for leaf in self.ids[:0:-1]:
-            C.llama_memory_seq_rm(self.engine.memory, leaf, -1, -1)
-            self.engine.free.append(leaf)
-        self.ids, self.draft, self._stale = [self.id], NO_DRAFT, True
+        self.sequences.give_back(self.ids[:0:-1])
+        self.ids = [self.id]
+        self.draft = NO_DRAFT
+        self._stale = True
 
     def close(self) -> None:
-        if self._closed or not self.engine.open:
+        """Give the sequence id back; nothing happens where the context is gone."""
+        if self._closed or not self.sequences.context.open:
             return
         self.drop()
-        C.llama_memory_seq_rm(self.engine.memory, self.id, -1, -1)
-        if self.id:
-            self.engine.free.append(self.id)
+        self.sequences.release(self.id)
         for fork in self._forks:
             fork.shared = 0  # the cells are its own now
-        self.length, self._closed = 0, True
-        self.engine.live.pop(self.id, None)
+        self.length = 0
+        self._closed = True
 
 
 def leaves_below(draft: Draft) -> list[list[int]]:

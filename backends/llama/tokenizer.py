@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from llama_cpp import Llama
 from llama_cpp import llama_cpp as C
 
-from reasonctl.controller.sampling.stages.grammar import Kind, Matcher
+from reasonctl.controller import Tokenizer
+from reasonctl.controller.core.tokenizer import Kind, Matcher
 
 from ..grammar import Compiler
 
@@ -16,13 +17,15 @@ _WRITTEN = C.LLAMA_TOKEN_ATTR_NORMAL | C.LLAMA_TOKEN_ATTR_USER_DEFINED | C.LLAMA
 _TEXT = _WRITTEN | C.LLAMA_TOKEN_ATTR_BYTE
 
 
-class LlamaTokenizer:
+class LlamaTokenizer(Tokenizer):
     """Special tokens are written and read as they stand (`<think>`), on every path."""
 
     def __init__(self, llm: Llama) -> None:
         # A Llama frees its model when it is collected, whoever else still holds that.
-        self._llm, self._vocab = llm, llm._model.vocab
-        self._size, self._buffer = 64, ctypes.create_string_buffer(64)
+        self._llm = llm
+        self._vocab = llm._model.vocab
+        self._size = 64
+        self._buffer = ctypes.create_string_buffer(self._size)
         # SentencePiece models put a space before the first word of a text; inside a sequence that is wrong.
         spaced = llm.metadata.get("tokenizer.ggml.add_space_prefix", "true") == "true"
         sentencepiece = llm._model.vocab_type() == C.LLAMA_VOCAB_TYPE_SPM
@@ -38,7 +41,8 @@ class LlamaTokenizer:
         """The token's bytes."""
         n = C.llama_token_to_piece(self._vocab, token, self._buffer, self._size, 0, True)
         if n < 0:
-            self._size, self._buffer = -n, ctypes.create_string_buffer(-n)
+            self._size = -n
+            self._buffer = ctypes.create_string_buffer(self._size)
             n = C.llama_token_to_piece(self._vocab, token, self._buffer, self._size, 0, True)
         return self._buffer.raw[:n]
 

@@ -55,7 +55,7 @@ class Place:
         # Feedback starts where a run does; no stage that is asked here looks at anything but the logits.
         state, row = stage.start(), None
         _, after = stage.step(state, self.scores, row)  # type: ignore[arg-type]
-        ids = self.scores.candidates if after.ids is None else after.ids
+        ids = self.scores.possible if after.ids is None else after.ids
         inside = int(self.best[ids].sum())
         kept = 0.0 if after is self.scores else float(np.logaddexp.reduce(after.logits.astype(np.float64)))
         log_z = 0.0 if after is self.scores else kept - math.log(self.scores.mass)

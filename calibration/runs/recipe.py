@@ -18,23 +18,37 @@ LAYERS = (1 / 3, 2 / 3, 1.0)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the runs of a job are made. layers: fractions of depth. answer_tokens: most tokens of a trial answer."""
+    """How the runs of a job are made."""
 
     model: str
+    """The model, as the command line names it."""
     backend: Backend | None
+    """What runs it. None: what its name says."""
     threads: int | None
+    """Threads of a process. None: the library's choice."""
     markers: tuple[str, str] | None
+    """The texts that open and close thinking. None: the whole completion is the span."""
     cues: tuple[str, ...]
+    """What counts as a cue."""
     suffix: str
+    """The text that takes a cue's place on exit."""
     max_cues: int
+    """Most cues of a run at which an exit rule is asked."""
     layers: tuple[float, ...]
+    """The blocks whose outputs are recorded, as fractions of depth."""
     policy: str
+    """How tokens are sampled: a policy's text form."""
     draft: str
+    """The drafter's text form, or `none`."""
     seed: int
+    """Of the problems and of sampling."""
     max_new_tokens: int
+    """Most tokens of a run after its prompt."""
     answer_tokens: int
+    """Most tokens of a trial answer."""
 
     def span(self) -> Markers | None:
+        """The markers as the controller takes them."""
         return Markers(*self.markers) if self.markers else None
 
     def load(self, *, hidden: bool = True) -> Model:

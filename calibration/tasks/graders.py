@@ -1,19 +1,21 @@
-"""Is this answer right? Graders read the text after thinking; both arms are judged by the same one.
+"""Is this answer right? Graders read the text after thinking; both arms are graded by the same one.
 
-A grader is `grade(answer_text, problem) -> bool` plus `extract(text) -> str`, what counts as the answer.
+A grader is `grade(answer_text, problem) -> bool` plus `extract(text) -> str`, what counts as the answer. It reads as a
+person would: a forced answer is a bare number, a full run's is worded, and neither may count against it.
 """
 
 from __future__ import annotations
 
 import importlib
-import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.thinking.answers import stated_answer
+from reasonctl.controller.thinking.answers import stated_answer, statement
 
+from .grading.mathematics import equal
+from .grading.plain_answers import Asked, agree, alike
 from .problem import Problem
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
@@ -21,16 +23,21 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 @dataclass(frozen=True)
 class Grader:
-    """name: stored in the card. extract: the stated answer, '' if there is none. right: judged against the gold."""
+    """What says whether an answer is right, and whether two are the same."""
 
     name: str
+    """Stored in the card."""
     extract: Callable[[str], str]
+    """The stated answer, '' if there is none."""
     right: Callable[[str, Problem], bool]
+    """Whether a text states the problem's gold answer."""
+    alike: Callable[[str, str], bool] = str.__eq__
+    """Whether two stated answers are the same."""
 
     def same(self, a: str, b: str) -> bool:
         """Two texts state the same answer; two texts without one don't."""
         x, y = self.extract(a), self.extract(b)
-        return bool(x) and x == y
+        return bool(x and y) and (x == y or self.alike(x, y))
 
 
 def stated_number(text: str) -> str:
@@ -46,23 +53,40 @@ def stated_number(text: str) -> str:
     return number.rstrip("0").rstrip(".") if "." in number else number
 
 
+def same_answer(a: str, b: str) -> bool:
+    r"""Whether two stated answers are the same, formulas included.
+
+    >>> same_answer("72 clips", "72"), same_answer(r"\frac{x}{2}", "x/2"), same_answer("5 or 6", "5")
+    (True, True, False)
+    """
+    return alike(a, b, equal)
+
+
+def is_right(text: str, gold: str, question: str = "") -> bool:
+    r"""Whether a text ends with the gold answer, as a person would grade it.
+
+    Args:
+        text: A whole answer; see `probes.answers.statement` for what it ends with.
+        gold: A number, word, option letter, list, date or formula; a GSM8K solution counts by its last line.
+        question: Says whether a list may have any order, and which unit is asked for.
+
+    >>> is_right("So **540** meters.\n\nHope this helps!", "540"), is_right("The answer is Pairs.", "Paris")
+    (True, False)
+    """
+    return agree(gold, statement(text), Asked(question, equal)) is True
+
+
 def _is_number(text: str, problem: Problem) -> bool:
     gold = stated_number(problem.answer or "")
     return bool(gold) and stated_number(text) == gold
 
 
 def _is_equivalent(text: str, problem: Problem) -> bool:
-    from math_verify import parse, verify
-
-    # No time limits of its own: they need signals, which workers don't have. It warns of that at every call.
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
-    gold = parse(f"${problem.answer}$", parsing_timeout=None)
-    answer = parse(f"${stated_answer(text)}$", parsing_timeout=None)
-    return bool(verify(gold, answer, timeout_seconds=None))
+    return is_right(text, problem.answer or "", problem.question)
 
 
 NUMBER = Grader("number", stated_number, _is_number)
-MATH = Grader("math-verify", stated_answer, _is_equivalent)
+MATH = Grader("math-verify", stated_answer, _is_equivalent, same_answer)
 
 
 def load_grader(spec: str) -> Grader:
@@ -74,4 +98,4 @@ def load_grader(spec: str) -> Grader:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ControllerError(f"--grader {spec!r} can't be imported: {error}") from None
-    return Grader(spec, stated_answer, lambda text, p: bool(function(p.question, p.answer, text)))
+    return Grader(spec, stated_answer, lambda text, p: bool(function(p.question, p.answer, text)), same_answer)

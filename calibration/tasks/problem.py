@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from reasonctl.controller import ControllerError
+
+Prompt = Callable[[str], Sequence[int]]
+"""A question's tokens, as the model reads them: `Model.prompt`."""
 
 
 @dataclass(frozen=True)
@@ -16,5 +22,54 @@ class Problem:
 
     @property
     def id(self) -> int:
-        """63 bits of the question's hash: what keeps fitting, calibration and evaluation apart."""
-        return int.from_bytes(hashlib.sha256(self.question.encode()).digest()[:8], "big") >> 1
+        """63 bits of the question's hash, whatever its white space: what keeps fitting and evaluation apart.
+
+        >>> Problem("1 + 1 = ?", "2").id == Problem(" 1 + 1\\n= ?", "2").id != Problem("1 + 2 = ?", "3").id
+        True
+        """
+        return _hash(" ".join(self.question.split()).encode())
+
+
+@dataclass
+class Distinct:
+    """Takes each problem once. Two are the same if their texts agree but for white space, or their prompts' tokens."""
+
+    prompt: Prompt | None = None
+    """Without it only texts are compared."""
+    agree: Callable[[str, str], bool] = str.__eq__
+    """Whether two gold answers are the same."""
+    _known: dict[int, tuple[Problem, str]] = field(default_factory=dict)
+
+    def add(self, problem: Problem, where: str) -> bool:
+        """Whether the problem is new; `where` names its source.
+
+        Raises:
+            ControllerError: The same problem came before, with another answer or of another domain.
+
+        >>> seen = Distinct()
+        >>> seen.add(Problem("1 + 1", "2"), "a:1"), seen.add(Problem("1  + 1", "2"), "a:2")
+        (True, False)
+        >>> seen.add(Problem("1 + 1 ", "3"), "a:3")
+        Traceback (most recent call last):
+        reasonctl.controller.core.errors.ControllerError: a:1, a:3: one problem with the answers '2' and '3'; keep one
+        """
+        keys = [problem.id]
+        if self.prompt is not None:
+            keys.append(_hash(b"tokens " + " ".join(map(str, self.prompt(problem.question))).encode()))
+        first = next((self._known[key] for key in keys if key in self._known), None)
+        for key in keys:
+            self._known.setdefault(key, first or (problem, where))
+        if first is None:
+            return True
+        self._check(*first, problem, where)
+        return False
+
+    def _check(self, first: Problem, there: str, second: Problem, here: str) -> None:
+        for name, a, b in (("answers", first.answer, second.answer), ("domains", first.domain, second.domain)):
+            if a == b or a is None or b is None or (name == "answers" and self.agree(a, b)):
+                continue
+            raise ControllerError(f"{there}, {here}: one problem with the {name} {a!r} and {b!r}; keep one")
+
+
+def _hash(data: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") >> 1

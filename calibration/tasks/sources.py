@@ -5,43 +5,78 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from reasonctl.controller import ControllerError
 from reasonctl.controller.thinking.answers import stated_answer
 
-from .graders import MATH, NUMBER, Grader, load_grader
-from .problem import Problem
+from .graders import MATH, NUMBER, Grader, is_right, load_grader, same_answer
+from .grading.limited import LIMITED
+from .problem import Distinct, Problem, Prompt
 from .tiny import fresh_problems
 
 RAREST = 256
 """Problems that are drawn for each one wanted, before a domain counts as one that the task doesn't have."""
 
+LONGEST_SCORED = 10_000
+"""Characters of an answer that reasoning-gym's scorers are given."""
+
+SCORING_SECONDS = 3.0
+"""Processor time of one score."""
+
 
 @dataclass(frozen=True)
 class Task:
-    """A source of problems. draw(n, stream): n distinct problems, the same for the same arguments.
-
-    A finite task gives fewer than n when it has no more; streams of an endless one are independent.
-    """
+    """A source of problems."""
 
     name: str
+    """How the command line names it."""
     grader: Grader
+    """What grades its answers."""
     draw: Callable[[int, int], list[Problem]]
+    """draw(n, stream) gives n distinct problems, the same for the same arguments.
+
+    A finite task gives fewer where it has no more; streams of an endless one are independent.
+    """
+    where: Callable[[Problem], str] = lambda problem: repr(problem.question)
+    """Names a problem in an error: its line in a file."""
 
     def problems(
-        self, n: int, *, stream: int, exclude: Collection[int] = (), domain: str | None = None
+        self,
+        n: int,
+        *,
+        stream: int,
+        exclude: Collection[int] = (),
+        domain: str | None = None,
+        apart: Iterable[Problem] = (),
+        prompt: Prompt | None = None,
     ) -> list[Problem]:
-        """n problems of a stream whose ids aren't in `exclude`; of one domain, if it is given."""
+        """n problems of a stream, no two of them the same; of one domain, if it is given.
+
+        Args:
+            n: How many.
+            stream: Which of the task's streams.
+            exclude: Ids of problems that are not wanted.
+            domain: Of all problems.
+            apart: Problems that are not wanted, nor any with the same prompt.
+            prompt: Gives a question's tokens; two problems with the same tokens are the same then.
+
+        Raises ControllerError where the task has fewer, or gives a problem two answers.
+        """
         if n < 1:
             raise ControllerError(f"-n is {n}; it must be at least 1")
         want, of = n, "" if domain is None else f" of the domain {domain!r}"
         while True:
             drawn = self.draw(want, stream)
-            kept = [p for p in drawn if p.id not in exclude and domain in (None, p.domain)]
+            seen = Distinct(prompt, same_answer)
+            for problem in apart:
+                seen.add(problem, self.where(problem))
+            new = [p for p in drawn if seen.add(p, self.where(p))]
+            kept = [p for p in new if p.id not in exclude and domain in (None, p.domain)]
             if len(kept) >= n:
                 return kept[:n]
             if len(drawn) < want or (domain is not None and want > RAREST * n):
@@ -62,7 +97,7 @@ def load_task(spec: str, *, grader: str | None = None, gold: bool = True) -> Tas
         task = _jsonl(Path(spec), gold)
     else:
         raise ControllerError(f"unknown task {spec!r}; use tiny, reasoning-gym:NAME or a .jsonl file")
-    return Task(task.name, load_grader(grader), task.draw) if grader else task
+    return replace(task, grader=load_grader(grader)) if grader else task
 
 
 def _tiny(n: int, stream: int) -> list[Problem]:
@@ -70,41 +105,58 @@ def _tiny(n: int, stream: int) -> list[Problem]:
 
 
 def _reasoning_gym(spec: str) -> Task:
-    import reasoning_gym
-
     name, *options = spec.removeprefix("reasoning-gym:").split(",")
     settings = dict(map(_option, options))
+    entries: dict[int, Any] = {}
 
     def make(size: int, seed: int) -> Any:
+        import reasoning_gym
+
         try:
             return reasoning_gym.create_dataset(name, size=size, seed=seed, **settings)
         except (ValueError, TypeError, AssertionError) as error:
             raise ControllerError(f"task {spec!r} can't be made: {error}") from None
 
-    entries: dict[str, Any] = {}
-
     def draw(n: int, stream: int) -> list[Problem]:
-        found: dict[str, Problem] = {}
+        found: dict[int, Problem] = {}
         # Entries are a function of seed + index: a longer draw starts with the shorter one, and the streams' seeds are
         # far apart, or one would be the other, shifted by an entry.
         for entry in make(4 * n, _far_apart(stream)):
-            entries[entry["question"]] = entry
-            found.setdefault(entry["question"], Problem(entry["question"], str(entry["answer"])))
+            problem = Problem(entry["question"], str(entry["answer"]))
+            if found.setdefault(problem.id, problem) is problem:
+                entries[problem.id] = entry
             if len(found) == n:
                 break
         return list(found.values())
 
-    scorer = make(1, 0)
-
     def right(text: str, problem: Problem) -> bool:
-        entry = entries.get(problem.question) or {
-            "question": problem.question,
-            "answer": problem.answer,
-            "metadata": {},
-        }
-        return float(scorer.score_answer(stated_answer(text), entry)) >= 0.99
+        gold, stated = problem.answer or "", stated_answer(text)
+        entry = entries.get(problem.id) or {"question": problem.question, "answer": gold, "metadata": {}}
+        if len(stated) > LONGEST_SCORED:
+            return False
+        # The scorers parse and even evaluate what they are given.
+        score = LIMITED.call(f"{__name__}:score", name, settings, stated, entry, seconds=SCORING_SECONDS)
+        return (score is not None and score >= 0.99) or (_is_digits(gold) and is_right(text, gold, problem.question))
 
-    return Task(spec, Grader(f"reasoning-gym:{name}", stated_answer, right), draw)
+    make(1, 0)
+    return Task(spec, Grader(f"reasoning-gym:{name}", stated_answer, right, same_answer), draw)
+
+
+def score(name: str, settings: dict[str, Any], stated: str, entry: dict[str, Any]) -> float:
+    """What reasoning-gym gives for an answer; runs in the limited process."""
+    return float(_scorer(name, json.dumps(settings)).score_answer(stated, entry))
+
+
+@cache
+def _scorer(name: str, settings: str) -> Any:
+    import reasoning_gym
+
+    return reasoning_gym.create_dataset(name, size=1, seed=0, **json.loads(settings))
+
+
+def _is_digits(gold: str) -> bool:
+    """A number without leading zeros, which an answer may put into words."""
+    return str(gold).removeprefix("-").isdecimal() and (gold == "0" or gold.lstrip("-")[0] != "0")
 
 
 def _far_apart(stream: int) -> int:
@@ -125,27 +177,29 @@ def _option(text: str) -> tuple[str, Any]:
 def _jsonl(path: Path, gold: bool) -> Task:
     if not path.is_file():
         raise ControllerError(f"task file {str(path)!r} does not exist")
-    problems: dict[str, Problem] = {}
+    seen, where = Distinct(agree=same_answer), {}
+    everything: list[Problem] = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise ControllerError(f"task file {str(path)!r} is not UTF-8 text: {error.reason}") from None
     for number, line in enumerate(lines, 1):
         if line.strip():
             problem = _problem(line, f"{path}:{number}", gold)
-            problems.setdefault(problem.question, problem)
-    if not problems:
+            if seen.add(problem, f"{path}:{number}"):
+                where[problem.id] = f"{path}:{number}"
+                everything.append(problem)
+    if not everything:
         raise ControllerError(
             f'task file {str(path)!r} has no problems; each line is {{"question": ..., "answer": ...}}'
         )
-    everything = list(problems.values())
 
     def draw(n: int, stream: int) -> list[Problem]:
         # One order per file, whatever the stream: what calibration took is excluded by id, not by luck.
         shuffled = random.Random(0).sample(everything, len(everything))
         return shuffled[:n]
 
-    return Task(path.name, MATH, draw)
+    return Task(path.name, MATH, draw, lambda problem: where.get(problem.id, repr(problem.question)))
 
 
 def _problem(line: str, where: str, gold: bool) -> Problem:

@@ -1,10 +1,12 @@
-"""What the loop asks a model for: `Decode`, the token tree it may carry, and the `Step` that comes back.
+"""The contract between the decoding loop and the backends.
 
-Owns the contract between the loop and the backends (`Session`, `Engine`, `Step`); runs no model.
+The loop yields a `Decode`: a request for one forward of one `Session`. The session's `Engine` runs it and returns a
+`Step`, which gives the rows. A Decode may carry a `Draft`, a tree of proposed tokens. Nothing here runs a model.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -125,6 +127,10 @@ class Draft:
 NO_DRAFT = Draft()
 
 
+UNLIMITED = 1 << 30
+"""More tokens, rows or branches than any session has."""
+
+
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     """How many tokens `a` and `b` have in common at their beginning.
 
@@ -148,105 +154,157 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a session can do; asked for before use.
-
-    rollback: committed tokens can be forgotten again (recurrent caches can't).
-    branches: most leaves a draft may have; 1 = chains only, 0 = no drafts at all.
-    fork: an independent copy of the sequence can be made.
-    layers: number of blocks whose output `Step.hidden` can give.
-    vocabulary: length of a logits row.
-    sparse: the session is a `Retrieving` one: it can open a view of itself with a part of its cache.
-    rows: most rows of a Decode from the last pending token on: itself and a draft. free: tokens that the cache has
-    room for now.
-    """
+    """What a session can do; read before use, since some answers change while the session runs."""
 
     rollback: bool
+    """Committed tokens can be forgotten again (recurrent caches can't)."""
     branches: int
+    """Most leaves of a draft: 1 = chains only, 0 = no drafts at all."""
     fork: bool
+    """An independent copy of the sequence can be made."""
     layers: int
+    """Number of blocks whose output `Step.hidden` can give."""
     vocabulary: int
+    """Length of a logits row."""
     sparse: bool = False
-    rows: int = 1 << 30
-    free: int = 1 << 30
+    """`Session.sparse` opens a view that reads only a part of the cache."""
+    rows: int = UNLIMITED
+    """Most rows of a Decode from the last pending token on: that token and the draft."""
+    free: int = UNLIMITED
+    """Tokens that the cache has room for now."""
 
     def drafted(self, pending: int) -> int:
-        """Most drafted tokens that the next Decode takes behind so many pending ones; below 1 = none."""
+        """Most drafted tokens that the next Decode takes after `pending` pending ones; below 1 = none."""
         return min(self.rows - 1, self.free - pending) if self.branches else 0
 
 
 class Step(Protocol):
-    """A view of one forward pass; stale, and raising, after the next Decode on the same engine."""
+    """The rows of one forward: a view that raises RuntimeError after the next forward of the same engine.
+
+    A Protocol and no base class: copies and stand-ins of rows are Steps too, and inherit nothing.
+    """
+
+    __slots__ = ()
 
     def logits(self, node: int) -> Floats:
-        """Shape (vocabulary,): scores of the token after `node`; ROOT is the last pending token."""
+        """Shape (vocabulary,): logits of the token after `node`; ROOT is the last pending token."""
 
     def hidden(self, node: int, layer: int) -> Floats:
         """Shape (width,): output of block `layer` (0-based, before the final norm) at `node`."""
 
 
-class Session(Protocol):
-    """One sequence on one engine: its tokens are in the cache, `length` of them."""
+class Session(ABC):
+    """One sequence of one engine, with its tokens in the cache."""
+
+    engine: Engine
+    """Runs this session's forwards."""
 
     @property
-    def engine(self) -> Engine: ...
+    @abstractmethod
+    def length(self) -> int:
+        """Committed tokens."""
 
     @property
-    def can(self) -> Capabilities: ...
+    @abstractmethod
+    def can(self) -> Capabilities:
+        """What the session can do now."""
 
-    @property
-    def length(self) -> int: ...
-
+    @abstractmethod
     def keep(self, path: Sequence[int]) -> None:
         """Commit these nodes of the last draft, from the root down; forget its other nodes."""
 
+    @abstractmethod
     def rollback(self, n: int) -> None:
         """Forget the last n committed tokens."""
 
+    @abstractmethod
     def fork(self) -> Session:
         """An independent sequence with the same committed tokens."""
 
+    @abstractmethod
     def close(self) -> None:
-        """Give the sequence's memory back."""
+        """Give the sequence's memory back; a second call does nothing."""
+
+    def sparse(self, budget: int, chunk: int) -> SparseSession:
+        """A view that reads a part of the past; only where `can.sparse`.
+
+        Args:
+            budget: tokens of the past that the view reads.
+            chunk: tokens that stay or go together; the query of the view's first row chooses.
+
+        Raises:
+            ControllerError: this kind of session has no such view (the default).
+        """
+        raise ControllerError(f"a {type(self).__name__} can't leave out a part of its cache; read can.sparse first")
+
+
+class SparseSession(Session):
+    """A sequence that sees only a part of its past: the part that the first row fed to it chooses."""
+
+    @property
+    @abstractmethod
+    def least(self) -> int:
+        """Fewest tokens that a rollback can leave."""
+
+    @abstractmethod
+    def renew(self) -> None:
+        """Take over the tokens that the whole sequence holds now; the next row sees them all and chooses anew."""
 
 
 @dataclass(slots=True)
 class Clock:
-    """What the last forward that was asked for with it took; None where it was shared with other requests."""
+    """A place for the duration of the last forward that was requested with it."""
 
     seconds: float | None = None
+    """None before the first forward, and where the forward was shared with other requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """A request for one forward: feed `pending`, verify `draft` behind it, and give the rows.
-
-    `layers` names the blocks whose output the asker will read from the Step. `clock` is set by whoever runs it.
-    """
+    """A request for one forward: feed `pending`, verify `draft` after it, and give the rows."""
 
     session: Session
+    """The sequence to feed."""
     pending: Sequence[int]
+    """Tokens to commit; at least one."""
     draft: Draft = NO_DRAFT
+    """Proposed tokens after the pending ones; `Session.keep` commits a path of them."""
     layers: tuple[int, ...] = ()
+    """Blocks whose output will be read from the Step."""
     clock: Clock | None = field(default=None, compare=False)
+    """Set by whoever runs the forward."""
 
 
 Asking: TypeAlias = Generator[Decode, Step, T]
 """What asks for forwards and has a result: it yields Decodes, is sent their Steps and returns a T."""
 
 
-class Engine(Protocol):
-    """Owns the weights and the forward pass."""
+class Engine(ABC):
+    """A model's weights and its forward pass."""
+
+    batch: int = 1
+    """Most requests that one `forward` takes."""
 
     @property
     def identity(self) -> str:
-        """What a forward's cost depends on, besides the machine; "" = unknown, so no cost is kept after the process."""
+        """What a forward's cost depends on, besides the machine.
 
-    @property
-    def batch(self) -> int:
-        """Most requests that one `forward` takes."""
+        Engines of one identity share measured costs, in this process and in the user's cache folder. "" (the
+        default): this engine's costs are its own, and are forgotten with it.
+        """
+        return ""
 
+    @abstractmethod
     def session(self) -> Session:
         """An empty sequence."""
 
+    @abstractmethod
     def forward(self, requests: Sequence[Decode]) -> Sequence[Step]:
-        """Run one forward for all requests (of different sessions); a Step for each, in order."""
+        """Run one forward for all requests.
+
+        Args:
+            requests: at most `batch` of them, each of another session of this engine.
+
+        Returns:
+            A Step for each request, in order.
+        """

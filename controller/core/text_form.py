@@ -13,7 +13,7 @@ from .errors import ControllerError
 
 
 def read_value(text: str) -> Any:
-    """What a text says as an argument: a JSON value, a float as Python writes it, or a bare word."""
+    """An argument's value: a JSON value, a float as Python writes it, or else the text as a bare word."""
     try:
         return json.loads(text)
     except ValueError:
@@ -25,7 +25,7 @@ def read_value(text: str) -> Any:
 
 
 def write_value(value: Any) -> str:
-    """As an argument, so that `read_value` gives it back; words like true and nan need their quotes."""
+    """The text of an argument, from which `read_value` gives it back; words like true and nan need their quotes."""
     if isinstance(value, str) and value.isidentifier() and read_value(value) == value:
         return value
     if isinstance(value, float):
@@ -41,7 +41,7 @@ NOTHING_ELSEWHERE: Mapping[str, str] = MappingProxyType({})
 
 
 def split_top(text: str, mark: str) -> Iterator[str]:
-    """Parts between marks that stand outside of strings and brackets."""
+    """The parts of a text between those of its marks (`|`, `;`, `,`) that stand outside of strings and brackets."""
     start, depth, at = 0, 0, 0
     while at < len(text):
         character = text[at]

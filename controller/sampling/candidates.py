@@ -1,6 +1,6 @@
 """What a chain hands from stage to stage: the candidates of one row, their logits, and statistics counted once.
 
-Owns the numerics of a law: centring, weights, entropy, and sorting no more of a row than is needed.
+Owns the numerics of a row: centring, weights, entropy, and sorting no more of it than is needed.
 """
 
 from __future__ import annotations
@@ -28,22 +28,34 @@ COLDEST = 1e-4
 
 
 class Candidates:
-    """Candidates and their logits; a value, never changed in place.
+    """The tokens that may be drawn at a row, and their logits. A value: it is never changed in place.
 
-    logits: shape (n,). ids: token ids in ascending order, shape (n,); None = all tokens, -inf where impossible.
-    `shifted` has its maximum at 0; `weights` = exp(shifted), `mass` their sum.
-
-    >>> scores = Candidates(np.array([0.0, 1.0, -np.inf]))
-    >>> scores.weights.round(4).tolist(), scores.keep(np.array([1])).token(0)
+    >>> candidates = Candidates(np.array([0.0, 1.0, -np.inf]))
+    >>> candidates.weights.round(4).tolist(), candidates.keep(np.array([1])).token(0)
     ([0.3679, 1.0, 0.0], 1)
     """
 
     __slots__ = ("_entropy", "_mass", "_shifted", "_weights", "_whole", "ids", "logits")
 
+    logits: Floats
+    """Shape (n,)."""
+    ids: Indices | None
+    """Shape (n,), ascending: the token of each logit. None: all tokens of the vocabulary, -inf where impossible."""
+
     def __init__(
         self, logits: Floats, ids: Indices | None = None, *, centred: bool = False, whole: Candidates | None = None
     ) -> None:
-        self.logits, self.ids, self._whole = logits, ids, whole
+        """Take a row.
+
+        Args:
+            logits: shape (n,).
+            ids: shape (n,), ascending; None for a whole row.
+            centred: the largest logit is 0 already.
+            whole: the row before any truncation or temperature; None where this is it.
+        """
+        self.logits = logits
+        self.ids = ids
+        self._whole = whole
         self._shifted = logits if centred else None
         self._weights: Floats | None = None
         self._mass: float | None = None
@@ -56,7 +68,11 @@ class Candidates:
 
     @property
     def shifted(self) -> Floats:
-        """Logits relative to the largest one. Raises ControllerError for NaN, +inf, or no candidate at all."""
+        """Shape (n,): logits relative to the largest one.
+
+        Raises:
+            ControllerError: a logit is NaN or +inf, or no token is possible.
+        """
         if self._shifted is None:
             short = self.ids is None and len(self.logits) < _SHORT
             logits = self.logits.astype(np.float64) if short else self.logits
@@ -67,7 +83,7 @@ class Candidates:
 
     @property
     def weights(self) -> Floats:
-        """Shape (n,): probabilities up to a factor."""
+        """Shape (n,): exp(shifted), probabilities up to a factor."""
         if self._weights is None:
             self._weights = np.exp(self.shifted)
         return self._weights
@@ -81,13 +97,13 @@ class Candidates:
 
     @property
     def entropy(self) -> float:
-        """In nats; candidates of probability 0 count as absent."""
+        """In nats, in the precision of `shifted`; candidates of probability 0 count as absent."""
         if self._entropy is None:
             self._entropy = entropy_of(self.shifted, self.weights, self.mass)
         return self._entropy
 
     @property
-    def candidates(self) -> Indices:
+    def possible(self) -> Indices:
         """Positions of the tokens that are possible."""
         return np.flatnonzero(self.shifted > -np.inf)
 
@@ -125,7 +141,7 @@ class Candidates:
         return position if self.ids is None else int(self.ids[position])
 
     def position(self, token: int) -> int:
-        """Where a candidate stands."""
+        """The position of a candidate."""
         return token if self.ids is None else int(np.searchsorted(self.ids, token))
 
 
@@ -138,10 +154,17 @@ def check_largest(logit: float) -> None:
 
 
 def head(rank: Floats, enough: Callable[[Indices], Any]) -> Indices:
-    """The first positions in descending order of `rank` (largest about 0), at least as many as `enough` asks for.
+    """The first positions of a row in descending order of `rank`.
 
-    Ties stay in order of id, as in a stable sort of the whole row; -inf is never among them. Only the head is sorted: a
-    full sort of 150,000 logits takes 20 ms, a threshold 30 us.
+    Ties stay in order of id, as in a stable sort of the whole row. Only the head is sorted: a full sort of 150,000
+    logits takes 20 ms, a threshold 30 us.
+
+    Args:
+        rank: shape (n,), the largest about 0. Positions of -inf are never returned.
+        enough: whether these positions, in no order, are as many as wanted.
+
+    Returns:
+        Positions for which `enough` holds, or all that are possible.
     """
     for depth in _DEPTHS:
         found = np.flatnonzero(rank > -depth)

@@ -26,9 +26,12 @@ from .stage import Stage
 
 
 def log_z(chain: Chain, logits: Floats, row: Row | None = None) -> float:
-    """ln Z of a row of logits, shape (vocabulary,), from the chain's first state.
+    """ln Z of a row of logits, from the chain's first state. Constraints belong to p, so they don't count.
 
-    Without a row the chain's stages may look at nothing but the logits. Constraints belong to p: they don't count.
+    Args:
+        chain: it must end in a draw, see `weighable`.
+        logits: shape (vocabulary,).
+        row: where the logits stand in a run; None where the chain's stages read nothing but them.
 
     >>> from reasonctl.controller import TopK
     >>> round(log_z(Chain(TopK(2)), np.log([0.5, 0.3, 0.2])), 4)
@@ -38,7 +41,11 @@ def log_z(chain: Chain, logits: Floats, row: Row | None = None) -> float:
 
 
 def weighable(policy: Policy) -> Chain:
-    """The policy itself, if its runs have weights. Raises ControllerError."""
+    """The policy itself, if its runs have weights.
+
+    Raises:
+        ControllerError: it is no chain, takes the largest, or asks for forwards.
+    """
     if not isinstance(policy, Chain) or policy.takes_largest:
         raise ControllerError(f"policy {policy} can't be weighed; give one chain that ends in a draw")
     if policy.needs_forwards:
@@ -80,7 +87,7 @@ class Weighed(PolicyWrapper):
 
 
 class _WeighedRow(NamedTuple):
-    """What all stages of a chain leave of a row."""
+    """What all stages of a chain leave of a row, and the ln Z that they add up to."""
 
     held: Sequence[Any]
     """The stages' states half-way."""
@@ -91,46 +98,50 @@ class _WeighedRow(NamedTuple):
 
 def _followed(chain: Chain, state: Any, logits: Floats, row: Row) -> _WeighedRow:
     """A chain's stages on a row, with the ln Z of each added up."""
-    scores, total, held = Candidates(logits), 0.0, []
+    candidates, total, held = Candidates(logits), 0.0, []
     for stage, own in zip(chain.stages, state or [None] * len(chain.stages), strict=True):
-        own, after = stage.step(own, scores, row)
+        own, after = stage.step(own, candidates, row)
         held.append(own)
-        total = _through(stage, total, scores, after, row)
-        scores = after
-    return _WeighedRow(held, scores, total)
+        total = _through(stage, total, candidates, after, row)
+        candidates = after
+    return _WeighedRow(held, candidates, total)
 
 
 def _through(stage: Stage, total: float, before: Candidates, after: Candidates, row: Row) -> float:
-    """ln Z behind a stage, from ln Z before it.
+    """ln Z after a stage, from ln Z before it.
 
     With ln q = a ln p - ln Z, dividing by T and keeping a set A gives ln Z / T + ln sum_A q^(1/T).
     """
     if after is before or stage.kind == "constraint":
         return total
     t = stage.divisor(before, row)
-    t = t if t > COLDEST else 1.0  # so cold that it is a cut to one token
-    # after.logits are relative to the largest before, which a cut may have dropped.
+    t = t if t > COLDEST else 1.0  # so cold that it leaves one token
+    # after.logits are relative to the largest before, which a truncation may have dropped.
     kept = math.log(after.mass) + float(after.logits.max())
     return total / t + kept - math.log(before.mass) / t
 
 
 @dataclass(frozen=True)
 class Distortion:
-    """What samples q of a chain say about the globally normalised law, pi.
-
-    mean: E[-sum ln Z] in nats per run. kl: KL(q || pi) in nats per run. ess: effective sample size of the samples as
-    samples of pi, as a share of their number; 1 = no distortion.
-    """
+    """What runs of a chain, q, say about pi, the distribution that is normalised once for whole texts."""
 
     mean: float
+    """E[-sum ln Z], in nats per run."""
     kl: float
+    """KL(q || pi), in nats per run."""
     ess: float
+    """Effective sample size of the runs as samples of pi, as a share of their number; 1 = no distortion."""
 
 
 def distortion(log_z: Sequence[float], chances: Sequence[float] | None = None) -> Distortion:
-    """From ln Z of runs (`Trace.log_z`); chances: their probabilities under q, None = drawn from it.
+    """The distortion of a chain: KL(q || pi) = ln E[W] - E[ln W], ESS = E[W]^2 / E[W^2] under q, W = exp(log_z).
 
-    KL(q || pi) = ln E[W] - E[ln W] and ESS = E[W]^2 / E[W^2] under q, with W = exp(log_z).
+    Args:
+        log_z: ln Z of runs (`Trace.log_z`).
+        chances: the probability of each run under q; None for runs that were drawn from it.
+
+    Raises:
+        ControllerError: there is no run, or its ln Z isn't finite.
     """
     logs = _checked(log_z)
     share = np.ones(len(logs)) if chances is None else np.asarray(chances, float)
@@ -145,9 +156,18 @@ def distortion(log_z: Sequence[float], chances: Sequence[float] | None = None) -
 
 
 def importance_weights(log_z: Sequence[float]) -> Floats:
-    """Shape (n,), sum 1: weights under which runs of a chain average as runs of the globally normalised law.
+    """Weights under which runs of a chain average as runs of pi, for voting and any other mean over samples.
 
-    For voting and any other mean over samples: pi / q is the product of the Zs, up to a factor.
+    pi / q is the product of the Zs, up to a factor.
+
+    Args:
+        log_z: ln Z of runs (`Trace.log_z`).
+
+    Returns:
+        Shape (n,), sum 1.
+
+    Raises:
+        ControllerError: there is no run, or its ln Z isn't finite.
     """
     return softmax(_checked(log_z))
 

@@ -1,6 +1,6 @@
-"""Policies as short texts: `edt(t0=0.8,theta=0.4) | min_p(0.05)`. Owns the grammar, which drafters' texts share.
+"""Policies as short texts: `edt(t0=0.8,theta=0.4) | min_p(0.05)`.
 
-A policy is stages from left to right; `think: ... ; answer: ...` gives each phase its own; `str(policy)` writes it.
+A policy is stages from left to right. `think: ... ; answer: ...` gives each phase its own. `str(policy)` writes it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ def register_stage(stage: type[S]) -> type[S]:
 
 
 def parse_policy(text: str) -> Policy:
-    """The policy that a text names; `str()` of it is a text again. Raises ControllerError, in one line, for mistakes.
+    """The policy that a text names; `str()` of it is a text again.
+
+    Raises:
+        ControllerError: a mistake in the text, in one line, with the nearest name that is known.
 
     >>> parse_policy("temperature(0.6) | top_p(0.95)")
     Chain('temperature(0.6) | top_p(0.95)')
@@ -92,7 +95,7 @@ def parse_policy(text: str) -> Policy:
 
 
 def same_policy(one: str, other: str) -> bool:
-    """Whether two texts name one law, however they are written; a text that can't be read here is itself alone.
+    """Whether two texts name one policy, however they are written. A text that can't be read equals itself only.
 
     >>> same_policy("temperature(0.60)|top_p(1e0)", "temperature(0.6) | top_p(1)")
     True
@@ -129,12 +132,22 @@ def _build(stage: type[Stage], arguments: Arguments | None) -> Stage:
         given[name] = coerced(value, hints[name], stage.name, name)
     for name, field in known.items():
         if name not in given and field.default is MISSING:
-            coerced(None, hints[name], stage.name, name)
+            raise _unfit(None, hints[name], stage.name, name)
     return stage(**given)
 
 
 def coerced(value: Any, hint: Any, stage: str, name: str) -> Any:
-    """The value as its field's type; a ControllerError that shows how to write it."""
+    """A value of a text, as the type of its field.
+
+    Args:
+        value: as `read_value` found it.
+        hint: the field's type.
+        stage: the stage's name, for errors.
+        name: the field's name, for errors.
+
+    Raises:
+        ControllerError: it is no such value; the message shows how to write one.
+    """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is float and number:
         return float(value)
@@ -143,7 +156,7 @@ def coerced(value: Any, hint: Any, stage: str, name: str) -> Any:
             raise ControllerError(f"{stage} is {value}; {name} must be a whole number")
         return int(value)
     if hint in (float, int):
-        raise ControllerError(f"{stage} needs a number in parentheses, e.g. {stage}({name}=1), not {value!r}")
+        raise _unfit(value, hint, stage, name)
     if get_origin(hint) is tuple and isinstance(value, list):
         inner = get_args(hint)
         kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
@@ -152,5 +165,12 @@ def coerced(value: Any, hint: Any, stage: str, name: str) -> Any:
     plain = hint if isinstance(hint, type) else str
     if not isinstance(hint, types.GenericAlias) and isinstance(value, plain):
         return value
+    raise _unfit(value, hint, stage, name)
+
+
+def _unfit(value: Any, hint: Any, stage: str, name: str) -> ControllerError:
+    """What is wrong with a value, and how to write one."""
+    if hint in (float, int):
+        return ControllerError(f"{stage} needs a number in parentheses, e.g. {stage}({name}=1), not {value!r}")
     wanted = "a list" if get_origin(hint) is tuple else "true or false" if hint is bool else 'a "text"'
-    raise ControllerError(f"{stage}'s {name} is {value!r}; it must be {wanted}, e.g. {stage}({name}=...)")
+    return ControllerError(f"{stage}'s {name} is {value!r}; it must be {wanted}, e.g. {stage}({name}=...)")

@@ -58,14 +58,14 @@ class Stage(ABC):
         return None
 
     @abstractmethod
-    def step(self, state: Any, scores: Candidates, row: Row) -> tuple[Any, Candidates]:
+    def step(self, state: Any, candidates: Candidates, row: Row) -> tuple[Any, Candidates]:
         """The candidates after this stage, and what `accept` needs to know."""
 
-    def accept(self, state: Any, scores: Candidates, token: int) -> Any:
-        """The state after `token` was drawn from `scores`, what the whole chain left; `state` is `step`'s."""
+    def accept(self, state: Any, candidates: Candidates, token: int) -> Any:
+        """The state after `token` was drawn from `candidates`, what the whole chain left; `state` is `step`'s."""
         return state
 
-    def divisor(self, scores: Candidates, row: Row) -> float:
+    def divisor(self, candidates: Candidates, row: Row) -> float:
         """What `step` divides the logits by at this row, before it truncates."""
         return 1.0
 
@@ -111,11 +111,11 @@ class Stage(ABC):
 class Pure(Stage):
     """A stage without state."""
 
-    def step(self, state: Any, scores: Candidates, row: Row) -> tuple[Any, Candidates]:
-        return state, self.apply(scores, row)
+    def step(self, state: Any, candidates: Candidates, row: Row) -> tuple[Any, Candidates]:
+        return state, self.apply(candidates, row)
 
     @abstractmethod
-    def apply(self, scores: Candidates, row: Row) -> Candidates:
+    def apply(self, candidates: Candidates, row: Row) -> Candidates:
         """The candidates after this stage."""
 
 

@@ -17,37 +17,39 @@ from .markers import Markers
 
 @dataclass(frozen=True)
 class Trial:
-    """The answer that an exit would have given, found on a fork.
-
-    tokens: the answer, end-of-sequence included. logprobs: of each of them under the model's own law (temperature 1,
-    nothing truncated), in nats. text: forced text and answer as the user would read them. cost: tokens fed or sampled.
-    """
+    """The answer that an exit would have given, found on a fork."""
 
     tokens: tuple[int, ...]
+    """The answer, end of sequence included."""
     logprobs: tuple[float, ...]
+    """Of each of them in the model's own distribution (temperature 1, nothing truncated), in nats."""
     text: str
+    """Forced text and answer as the user would read them."""
     cost: int
+    """Tokens fed or sampled."""
 
 
 @dataclass(frozen=True)
 class Boundary:
-    """A cue inside the thinking span, all of its tokens verified and in the cache.
-
-    hidden: by layer, the state at the cue's last token, shape (width,); copies, safe to keep.
-    tokens: the run's tokens; the cue is `tokens[cue.first : cue.last + 1]`, one more token follows (sampled; where a
-        forced text goes on behind its cue word, the next forced one).
-    forced: what an exit here would feed in place of the cue.
-    prompt: number of prompt tokens in `tokens`.
-    memory: the rule's own notes on this run, kept from cue to cue; empty at the first.
-    """
+    """A cue inside the thinking span, all of its tokens verified and in the cache."""
 
     cue: Cue
+    """The cue."""
     hidden: dict[int, Floats]
+    """By layer, the state at the cue's last token, shape (width,); copies, safe to keep."""
     tokens: Sequence[int]
+    """The run's tokens. The cue is `tokens[cue.first : cue.last + 1]`.
+
+    One more token follows: a sampled one, or the next of a forced text that goes on after its cue word.
+    """
     forced: tuple[int, ...]
+    """What an exit here would feed in place of the cue."""
     prompt: int
+    """Number of prompt tokens in `tokens`."""
     session: Session
+    """The run's session."""
     memory: list[Any]
+    """The rule's own notes on this run, from cue to cue; empty at the first."""
     row: Callable[[], Floats]
     """The logits after the cue's last token, shape (vocabulary,): a view, gone after the first trial."""
     answer: Callable[..., Generator[Decode, Step, Trial]]
@@ -56,7 +58,7 @@ class Boundary:
     `answer(n, cue)` tries it at another cue of this row, one of `cue.also`."""
 
     def entropy(self) -> float:
-        """Entropy in nats of the next-token law after the cue, at temperature 1; ask before any trial."""
+        """Entropy in nats of the next-token distribution after the cue, at temperature 1; ask before any trial."""
         return entropy(self.row())
 
 

@@ -21,36 +21,48 @@ Scalar = str | int | float | bool | None
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a probe's promise was made for. Plain values only: no times, no paths of this machine.
-
-    fingerprint, depth, width: the model's (backends Model.fingerprint). template: `template_hash` of its chat template.
-    layers: fractions of depth. cues, markers (open, close; None: none), suffix, max_cues: the exit rule's.
-    sampler, max_new_tokens, tasks, seeds, grader (None: no gold answers), mode: how the runs were made and judged.
-    domains: the names of the table's domains; the problems of a task without domains are all in "".
-    runs: how many, by split. settings: what changes hidden states slightly. versions: of the libraries. report: the
-    fit's figures.
-    """
+    """What a probe's promise was made for. Plain values only: no times, no paths of this machine."""
 
     fingerprint: str
+    """Of the model: its shape and vocabulary (`Model.fingerprint`)."""
     depth: int
+    """Number of the model's blocks."""
     width: int
+    """Length of its hidden states."""
     template: str
+    """`template_hash` of its chat template."""
     layers: tuple[float, ...]
+    """The blocks that the probe reads, as fractions of depth."""
     cues: tuple[str, ...]
+    """What counts as a cue."""
     markers: tuple[str, str] | None
+    """The texts that open and close thinking. None: there are none."""
     suffix: str
+    """The text that takes the cue's place on exit."""
     max_cues: int
+    """Most cues of a run at which the rule is asked."""
     sampler: dict[str, Scalar]
+    """How the runs were sampled: the policy and the length of trial answers."""
     max_new_tokens: int
+    """Most tokens of a run after its prompt."""
     tasks: str
+    """Where the problems came from."""
     seeds: dict[str, int]
+    """Seeds, by purpose."""
     runs: dict[str, int]
+    """Number of runs, by split."""
     grader: str | None
+    """What graded the answers. None: there were no gold answers."""
     mode: str
+    """The failure that the probe learned to foresee."""
     domains: tuple[str, ...] = ("",)
+    """Names of the table's domains; the problems of a task without domains are all in ""."""
     settings: dict[str, str] = field(default_factory=dict)
+    """What changes the model's hidden states slightly."""
     versions: dict[str, str] = field(default_factory=dict)
+    """Of the libraries."""
     report: dict[str, Scalar] = field(default_factory=dict)
+    """Figures of the fit."""
 
     def __post_init__(self) -> None:
         check_plain(
@@ -95,9 +107,14 @@ def check_entries(kind: type[Any], values: Mapping[str, Any]) -> None:
 def check_plain(
     card: Any, *, numbers: Sequence[str], texts: Sequence[str], named: Sequence[str], maps: Sequence[str]
 ) -> None:
-    """Raise ControllerError unless numbers are whole and positive, texts are texts, and maps hold finite scalars.
+    """Raise ControllerError unless a card holds plain values.
 
-    named, and texts in maps, must not look like a path of this machine; named may be None.
+    Args:
+        card: A dataclass.
+        numbers: Fields that must be whole and positive.
+        texts: Fields that must be texts.
+        named: Fields that must be texts, and no path of this machine; `grader` may be None.
+        maps: Fields that must hold finite scalars, and no path of this machine.
     """
     for name in numbers:
         value = getattr(card, name)
@@ -190,12 +207,24 @@ def check_model(
     make: str = "Make a probe for it: ctl calibrate",
     again: str = "the probe with ctl eval",
 ) -> list[str]:
-    """Warnings about a model that differs slightly from the card's; ControllerError for another model.
+    """Compare a model with the card of a file.
 
-    what, make, again: how messages speak of it.
+    Args:
+        card: The card.
+        model: The model in use.
+        what: The file's content and a verb, for messages.
+        make: How to make one for the model, for messages.
+        again: What to check, for warnings.
+
+    Returns:
+        Warnings about small differences.
+
+    Raises:
+        ControllerError: The card is of another model.
     """
     own = origin_of(model)
-    depth, width, settings = own["depth"], own["width"], own["settings"]
+    depth, width = own["depth"], own["width"]
+    settings = own["settings"]
     if own["fingerprint"] != card.fingerprint:
         same_shape = (depth, width) == (card.depth, card.width)
         this = "the same shape but another vocabulary" if same_shape else f"{depth} layers of width {width}"

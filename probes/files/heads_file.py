@@ -50,15 +50,17 @@ def statistics(logits: npt.NDArray[Any], temperature: float) -> Floats64:
 
 @dataclass(frozen=True, eq=False)
 class Heads:
-    """temperature: T = 2 * sigmoid(MLP(h)), below 2. top_p: sigmoid(MLP([h, T, statistics])). h: see `unit`."""
+    """Two small networks on h, the last block's state as `unit` scales it."""
 
     temperature: Probe
+    """Gives T = 2 * sigmoid(MLP(h)), below 2."""
     top_p: Probe
+    """Gives sigmoid(MLP([h, T, statistics]))."""
 
     def __post_init__(self) -> None:
         if self.top_p.size != self.width + 1 + STATISTICS:
             raise ControllerError(
-                f"the top-p head reads {self.top_p.size} values; beside a temperature head of {self.width} it must "
+                f"the top-p head reads {self.top_p.size} values; next to a temperature head of {self.width} it must "
                 f"read {self.width + 1 + STATISTICS}. Make the file again: {SEALED.make}"
             )
 
@@ -84,21 +86,34 @@ class Heads:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadsCard:
-    """What heads were trained on: plain values, no times, no paths. Entries as in a probe's Card."""
+    """What heads were trained on: plain values, no times, no paths of this machine."""
 
     fingerprint: str
+    """Of the model: its shape and vocabulary."""
     depth: int
+    """Number of the model's blocks."""
     width: int
+    """Length of its hidden states."""
     template: str
+    """`template_hash` of its chat template."""
     sampler: dict[str, Scalar]
+    """How the runs were sampled."""
     tasks: str
+    """Where the problems came from."""
     grader: str
+    """What graded the answers."""
     seeds: dict[str, int]
+    """Seeds, by purpose."""
     runs: dict[str, int]
+    """Number of runs: collected, right, trained on."""
     training: dict[str, Scalar]
+    """How the heads were trained."""
     settings: dict[str, str] = field(default_factory=dict)
+    """What changes the model's hidden states slightly."""
     versions: dict[str, str] = field(default_factory=dict)
+    """Of the libraries."""
     report: dict[str, Scalar] = field(default_factory=dict)
+    """Figures on held-out runs."""
 
     def __post_init__(self) -> None:
         check_plain(
@@ -124,7 +139,9 @@ class HeadsFile:
     """Everything that one heads file holds."""
 
     heads: Heads
+    """The heads."""
     card: HeadsCard
+    """What they were trained on."""
 
     def __post_init__(self) -> None:
         if self.heads.width != self.card.width:

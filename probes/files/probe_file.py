@@ -1,6 +1,6 @@
 """The probe file: one sealed .safetensors with the probe, its grids, its calibration table and a card.
 
-Owns what it holds; what makes it whole is sealed.py, what the card says card.py.
+Owns what it holds. What makes a file whole is in sealed.py, what a card says in card.py.
 """
 
 from __future__ import annotations
@@ -27,26 +27,32 @@ SEALED = Sealed("reasonctl", 2, "probe file", "ctl calibrate")
 
 @dataclass(frozen=True, eq=False)
 class SignalTable:
-    """The calibration runs under one signal: its grid, and the table with its scores and the cost of its trials."""
+    """The calibration runs under one signal."""
 
     grid: Grid
+    """The signal's candidate thresholds."""
     table: Table
+    """The runs with the signal's scores and the cost of its trials."""
 
 
 @dataclass(frozen=True, eq=False)
 class ProbeFile:
-    """Everything that one probe file holds.
-
-    grid, table: of the signal `hidden`; others: of the other signals. lower: candidate curves for giving up.
-    """
+    """Everything that one probe file holds."""
 
     probe: Probe
+    """The probe."""
     grid: Grid
+    """Candidate thresholds of the signal `hidden`."""
     table: Table
+    """The calibration runs under the signal `hidden`."""
     card: Card
+    """What the promise was made for."""
     others: Mapping[str, SignalTable] = field(default_factory=dict)
+    """The other signals."""
     stack: Stack | None = None
+    """The stack's weights. None: it could not be fitted."""
     lower: LowerGrid | None = None
+    """Candidate curves for giving up. None: there were no gold answers."""
 
     def signal_table(self, signal: str, domain: str | None = None) -> SignalTable:
         """The calibration runs under a signal, all of them or those of one domain.

@@ -1,6 +1,6 @@
 """A sealed file: one .safetensors with tensors and a JSON card under a digest, written whole or not at all. No pickle.
 
-Owns what makes a file whole; what it holds is file.py's (probes) and heads.py's (AutoDeco heads).
+Owns what makes a file whole. What files hold is in probe_file.py (probes) and heads_file.py (AutoDeco's heads).
 """
 
 from __future__ import annotations
@@ -40,12 +40,16 @@ def check_target(path: str | os.PathLike[str], force: bool) -> None:
 
 @dataclass(frozen=True)
 class Sealed:
-    """One kind of file. key: of its metadata. what, make: how messages call it, and the command that makes one."""
+    """One kind of file."""
 
     key: str
+    """The key of its card in the file's metadata."""
     format: int
+    """The version of the format."""
     what: str
+    """How messages call it."""
     make: str
+    """The command that makes one."""
 
     def save(self, path: str | os.PathLike[str], tensors: Tensors, card: dict[str, Any]) -> None:
         """Write the file whole or not at all; the same content gives the same bytes.
@@ -100,7 +104,8 @@ class Sealed:
         again = f"Make it again: {self.make}"
         try:
             parsed = json.loads(header)
-            version, digest, card = parsed["format"], parsed["sha256"], parsed["card"]
+            version, digest = parsed["format"], parsed["sha256"]
+            card = parsed["card"]
         except (ValueError, TypeError, KeyError, RecursionError):
             raise ControllerError(f"its card is broken; the file was changed. {again}") from None
         if version != self.format:
@@ -125,7 +130,7 @@ def canonical(value: Any) -> str:
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Into a new file beside the target, then renamed over it; on any failure the new file goes away.
+    """Write a new file in the target's folder, then rename it over the target; on any failure the new file goes away.
 
     Raises ControllerError where it can't be written; what was there before stays.
     """

@@ -17,7 +17,7 @@ from .table import Floats64, Ints
 
 
 def p_value(failures: int, n: int, risk: float) -> float:
-    """P(Binomial(n, risk) <= failures): exact p-value of "the risk is above `risk`" (F4); 1 where n = 0."""
+    """P(Binomial(n, risk) <= failures): exact p-value of "the risk is above `risk`"; 1 where n = 0."""
     from scipy.special import bdtr
 
     return float(bdtr(failures, n, risk)) if n else 1.0
@@ -87,9 +87,19 @@ def fewest(risk: float, confidence: float) -> int:
 def shortfall(
     failed: int, n: int, risk: float, confidence: float, *, what: str, promise: str, share: float = 1.0
 ) -> tuple[int | None, str]:
-    """(runs that are missing, why) where not even the strictest candidate holds the promise; None: no number would do.
+    """How many runs are missing where not even the strictest candidate holds the promise, and why.
 
-    share: of all runs, those that count.
+    Args:
+        failed: Failing runs at the strictest candidate.
+        n: Runs that count there.
+        risk: The risk that was asked for.
+        confidence: The confidence that was asked for.
+        what: What is counted, in a word for the message.
+        promise: The promise in words.
+        share: Of all runs, those that count.
+
+    Returns:
+        The number of runs, None where no number would do; and the reason in one sentence.
     """
     least, share = fewest(risk, confidence), max(share, 1e-9)
     if n < least:
@@ -115,7 +125,7 @@ def _doubling(n: int) -> list[int]:
 
 
 def conformal_quantile(scores: Floats64, risk: float) -> float:
-    """The ceil((n + 1)(1 - risk))-th smallest score; +inf, not the largest, where that index is above n (F1)."""
+    """The ceil((n + 1)(1 - risk))-th smallest score; +inf, not the largest score, where that index is above n."""
     n = len(scores)
     index = n + 1 - math.floor((n + 1) * Fraction(str(float(risk))))  # the decimal that was typed, not its float
     return math.inf if index > n else float(np.partition(scores, index - 1)[index - 1])

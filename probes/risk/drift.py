@@ -1,4 +1,4 @@
-"""Is a probe still used on the runs that it was calibrated for? A test that may be looked at after every run.
+"""Is a probe still used on the runs that it was calibrated for? A test that may be read after every run.
 
 Owns the monitor. Its statistic is the score at a run's first cue (a run without a cue ranks below all): the one score
 that every run shows, whatever rule is in use. Later scores are hidden by exits, and the exit's threshold was itself
@@ -7,13 +7,13 @@ chosen on the calibration runs, so that "highest score so far" would not be exch
 Every run is ranked among the calibration runs *and all runs met before it*. If all of them are exchangeable, these
 smoothed conformal p-values are independent and uniform for any number of calibration runs (Vovk, Gammerman, Shafer
 2005); the product of bets on them is a test martingale, and by Ville's inequality it ever reaches 1 / level with
-probability `level` at most. All of that is exact. Several samples of one prompt in one
-call depend on each other: the first of them counts. Ranks among a *fixed* reference would not do: they share its
-sampling error, and a bettor learns it. The price: a drift that lasts becomes the new normal, so an alarm is kept.
+probability `level` at most. All of that is exact. Several samples of one prompt in one call depend on each other: the
+first of them counts. Ranks among a *fixed* reference would not do: they share its sampling error, and a bettor learns
+it. The price is that a drift that lasts becomes the new normal, so an alarm, once raised, stays.
 
 The bettor follows the best of nine Beta densities (the switching of the Simple Jumper). The linear bets of MAPIE's
-`OnlineMartingaleTest` miss a change of spread, and its state can't be stored; see tests/test_drift.py for runs until
-the alarm.
+`OnlineMartingaleTest` miss a change of spread, and its state can't be stored; tests/probes/test_drift.py counts the
+runs until the alarm.
 """
 
 from __future__ import annotations
@@ -43,8 +43,6 @@ _NORM = tuple(math.gamma(a + b) / (math.gamma(a) * math.gamma(b)) for a, b in BE
 class DriftMonitor:
     """An e-process for "runs in use and calibration runs are exchangeable"; false alarms, ever: at most `level`.
 
-    reference: the calibration runs' scores at their first cue, -inf for a run without one.
-
     >>> monitor = DriftMonitor([i / 100 for i in range(100)], level=0.01)
     >>> for score in [0.95, 0.99, 0.97, 0.9, 0.98] * 4:
     ...     evidence = monitor.update([score, 0.5])
@@ -53,6 +51,16 @@ class DriftMonitor:
     """
 
     def __init__(self, reference: Sequence[float], *, level: float = 0.01, seed: int = 0) -> None:
+        """Start with no run met.
+
+        Args:
+            reference: The calibration runs' scores at their first cue; -inf for a run without one.
+            level: Largest probability of a false alarm, ever; in (0, 1).
+            seed: Of the uniforms that break ties.
+
+        Raises:
+            ControllerError: There is no score, a score is NaN, or the level is out of range.
+        """
         if not 0.0 < level < 1.0:
             raise ControllerError(f"the drift monitor's level is {level}; it must be above 0 and below 1, say 0.01")
         if not reference or any(math.isnan(score) for score in reference):
@@ -146,9 +154,15 @@ class DriftMonitor:
 
 
 def bet(weights: Sequence[float], densities: Sequence[float]) -> tuple[list[float], float]:
-    """(new weights, growth of the wealth) after a p-value where the bets' densities are these; weights sum to 1.
+    """One round of the bettor.
 
-    The growth has mean 1 if the p-value is uniform, whatever the weights.
+    Args:
+        weights: The share of the wealth on each bet; they sum to 1.
+        densities: Each bet's density at the p-value.
+
+    Returns:
+        The new weights, and the growth of the wealth. The growth has mean 1 if the p-value is uniform, whatever the
+        weights.
     """
     spread = SWITCH / len(weights)
     stakes = [((1 - SWITCH) * weight + spread) * density for weight, density in zip(weights, densities, strict=True)]

@@ -1,10 +1,11 @@
 """The lower exit: giving up on runs that look hopeless for how long they have been thinking. Off by default.
 
-Owns the rising curve (Conformal Thinking, arXiv 2602.03814) and a promise of its own: P(the full run is right and
-this rule alone would have given up at some cue) <= risk. That loss knows nothing of an upper threshold, so the same
+Owns the rising curve (Conformal Thinking, arXiv 2602.03814) and a promise of its own: P(the full run is right and this
+rule alone would have given up at some cue) <= risk. That loss doesn't depend on the upper threshold, so that the same
 runs may serve for both, in any order: an exit of the pair is one that the upper rule alone would make, or a give-up.
-P(harm) of the pair is at most the sum of both risks (with confidences, both hold at once with 2 * confidence - 1 at
-least). `selective` is the exception: give-ups take runs out of those that exit, so its promise does not survive.
+P(harm) of the pair is at most the sum of both risks; with confidences, both hold at once with probability
+2 * confidence - 1 at least. The mode `selective` is the exception: give-ups take runs out of those that exit, so that
+its promise does not survive.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _FAR = 1e300
 
 @dataclass(frozen=True)
 class LowerCurve:
-    """Give up at a cue whose score is below sigma(c (t - t0)); t = tokens before the cue. t0 = +inf: never.
+    """Give up at a cue whose score is below sigma(c (t - t0)), where t is the number of tokens before the cue.
 
     >>> curve = LowerCurve(c=0.01, t0=500.0)
     >>> curve.below(0.4, 500), curve.below(0.4, 450), curve.below(0.9, 750)
@@ -37,7 +38,9 @@ class LowerCurve:
     """
 
     c: float
+    """Slope, in logits per token."""
     t0: float
+    """Where the curve passes 0.5, in tokens; +inf: never give up."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.c < math.inf or math.isnan(self.t0):
@@ -54,13 +57,12 @@ class LowerCurve:
 
 @dataclass(frozen=True, eq=False)
 class LowerGrid:
-    """Candidate curves of one slope, latest start (strictest) first, fixed by the fitting split.
-
-    starts: (size,), tokens, strictly falling.
-    """
+    """Candidate curves of one slope, fixed by the fitting split."""
 
     c: float
+    """Their slope, in logits per token."""
     starts: Floats64
+    """Shape (size,), in tokens, strictly falling: the latest start, which is the strictest, first."""
 
     def __post_init__(self) -> None:
         starts = self.starts
@@ -88,31 +90,44 @@ class LowerGrid:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """The lower exit in use: its curve and what that promises.
-
-    runs, failures: the calibration runs and how many of them are right and given up. more_runs, why: as in Threshold.
-    """
+    """The lower exit in use, and what it promises."""
 
     curve: LowerCurve
+    """Where the rule gives up."""
     risk: float
+    """The risk that was asked for."""
     confidence: float | None
+    """None: the marginal form."""
     runs: int
+    """The calibration runs."""
     failures: int
+    """How many of them are right and given up."""
     more_runs: int | None
+    """How many more calibration runs the promise needs. 0: it stands; None: no number of runs would do."""
     why: str
+    """One line for people."""
 
 
 def choose_lower(table: Table, grid: LowerGrid, risk: float, confidence: float | None) -> GiveUp:
-    """The curve that gives up nearly as early as the table can promise `risk` for; never where it can't.
+    """The curve that gives up nearly as early as the calibration runs allow; never where they can promise nothing.
 
-    With a confidence: Learn-then-Test from the latest start to the earliest. None: split conformal on each run's latest
-    crossing. Raises ControllerError on a bad request, ungraded runs, several runs of a problem, scores beyond 0..1.
+    Args:
+        table: The calibration runs, one per problem, under scores in 0..1.
+        grid: Candidate curves.
+        risk: Largest P(the full run is right and given up).
+        confidence: Probability that the risk holds, by Learn-then-Test from the latest start to the earliest. None: on
+            average, by split conformal on each run's latest crossing.
+
+    Raises:
+        ControllerError: The request is impossible, the runs aren't graded, one problem has several, or the scores
+            aren't probabilities.
     """
     check_request("harm", risk, confidence)
     if not table.graded:
         raise ControllerError("giving up needs gold answers and these runs have none; leave it off")
     check_evidence(table)
-    late, hopeful, n = _late(table, grid.c), table.full_right[table.run_of], table.runs
+    late, n = _late(table, grid.c), table.runs
+    hopeful = table.full_right[table.run_of]
     if confidence is None:
         highest = late.highest(hopeful)
         t0, promise = conformal_quantile(highest, risk), f"{_MEANS} <= {risk} on average over calibrations"

@@ -1,6 +1,7 @@
 """From a calibration table and a named risk to a threshold, with the exact procedures and nothing asymptotic.
 
-Owns the procedures (methods F1, F2, F4, F5 and LYNX's own); the unit is one run of one problem, except in `event`.
+Owns the procedures: split conformal, Learn-then-Test and LYNX's own. The unit is one run of one problem, except in
+`event`.
 """
 
 from __future__ import annotations
@@ -34,13 +35,12 @@ MEANS = {
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Candidate thresholds, strictest first, fixed by the fitting split before any calibration run is looked at.
-
-    thresholds: (size,), strictly falling. exits: (size,), the share of fitting runs that exit at each.
-    """
+    """Candidate thresholds, fixed by the fitting split before any calibration run is looked at."""
 
     thresholds: Floats64
+    """Shape (size,), strictly falling: the strictest first."""
     exits: Floats64
+    """Shape (size,): the share of fitting runs that exit at each."""
 
     def __post_init__(self) -> None:
         values, exits = self.thresholds, self.exits
@@ -62,29 +62,33 @@ class Grid:
 
 @dataclass(frozen=True)
 class Threshold:
-    """Exit at a run's first cue with score > value; +inf: never.
-
-    runs, failures: the calibration runs behind it (exited runs in `selective`) and how many of them fail at `value`.
-    more_runs: how many more calibration runs a promise needs (0: it stands; None: no number of runs would do).
-    why: one line for people. loosest: with a confidence, the loosest threshold that holds the risk too.
-    """
+    """Exit at a run's first cue with a score above a value, and what that promises."""
 
     value: float
+    """The threshold; +inf: never exit."""
     mode: Mode
+    """Which failure the risk bounds."""
     risk: float
+    """The risk that was asked for."""
     confidence: float | None
+    """The confidence that was used; `event` uses none."""
     runs: int
+    """The calibration runs that it comes from; in `selective` those that exit."""
     failures: int
+    """How many of them fail at `value`."""
     more_runs: int | None
+    """How many more calibration runs a promise needs. 0: it stands; None: no number of runs would do."""
     why: str
+    """One line for people."""
     loosest: float = math.inf
+    """With a confidence, the loosest threshold that holds the risk too."""
 
 
 def runs_needed(mode: Mode, risk: float, confidence: float | None) -> int:
     """Fewest calibration runs, all without a failure, that can promise anything at all.
 
-    With a confidence ceil(ln(1 - confidence) / ln(1 - risk)) (F4), counted in exited runs for `selective`;
-    marginal ceil(1 / risk) - 1 (F1, F2), counted in wrong cues for `event`.
+    With a confidence it is ceil(ln(1 - confidence) / ln(1 - risk)), counted in exited runs for `selective`. The
+    marginal form takes ceil(1 / risk) - 1, counted in wrong cues for `event`.
 
     >>> runs_needed("harm", 0.05, 0.9), runs_needed("harm", 0.05, None)
     (45, 19)
@@ -117,11 +121,18 @@ def check_evidence(table: Table) -> None:
 
 
 def choose_threshold(table: Table, grid: Grid, mode: Mode, risk: float, confidence: float | None) -> Threshold:
-    """The loosest threshold that the table can promise `risk` for; +inf where it can promise nothing.
+    """The threshold that calibration runs allow for a risk; +inf where they can promise nothing.
 
-    With a confidence: Learn-then-Test (Angelopoulos et al. 2021), fixed sequence down the grid. None: split
-    conformal on each run's highest failing score. `event`: LYNX (arXiv 2512.05325), without its clamp, marginal.
-    Raises ControllerError on a bad request, on ungraded runs, and on several runs of one problem.
+    Args:
+        table: The calibration runs, one per problem.
+        grid: Candidate thresholds.
+        mode: Which failure the risk bounds. `event` is LYNX (arXiv 2512.05325) without its clamp, marginal.
+        risk: Largest probability of a failure.
+        confidence: Probability that the risk holds, by Learn-then-Test (Angelopoulos et al. 2021) with a fixed sequence
+            down the grid. None: on average, by split conformal on each run's highest failing score.
+
+    Raises:
+        ControllerError: The request is impossible, the runs aren't graded, or one problem has several.
     """
     check_request(mode, risk, confidence)
     if mode != "disagree" and not table.graded:
@@ -162,7 +173,7 @@ def count_failures(out: Outcomes, mode: Mode) -> tuple[int, int]:
 
 
 def _learn_then_test(table: Table, grid: Grid, mode: Mode, risk: float, confidence: float) -> Threshold:
-    """F4, F5: accept down the grid while the p-value stays at most 1 - confidence; stop at the first failure.
+    """Learn-then-Test: accept down the grid while the p-value stays at most 1 - confidence; stop at the first failure.
 
     The sequence needs no entry above every score: there no run fails and p = (1 - risk)^n, the smallest p that
     n runs can give, so that it fails only where all the others fail too; "never exit" needs no test. `selective`
@@ -179,11 +190,12 @@ def _learn_then_test(table: Table, grid: Grid, mode: Mode, risk: float, confiden
     share, what = (float(grid.exits.max()), "exited runs") if mode == "selective" else (1.0, "runs")
     promise = f"{MEANS[mode]} <= {risk} with confidence {confidence}"
     if held == 0:
-        first = int(failed[0]), int(n[0])
-        more, why = shortfall(*first, risk, confidence, what=what, promise=promise, share=share)
-        return Threshold(math.inf, mode, risk, confidence, first[1], first[0], more, f"never exit: {why}")
+        count, of = int(failed[0]), int(n[0])
+        more, why = shortfall(count, of, risk, confidence, what=what, promise=promise, share=share)
+        return Threshold(math.inf, mode, risk, confidence, of, count, more, f"never exit: {why}")
     at = worthwhile(table, candidates[:held])
-    value, count, of = float(candidates[at]), int(failed[at]), int(n[at])
+    value = float(candidates[at])
+    count, of = int(failed[at]), int(n[at])
     calibration = what.replace("runs", "calibration runs")
     why = f"exit above {value:.4f}: {count} failures in {of} {calibration}; {promise}"
     return Threshold(value, mode, risk, confidence, of, count, 0, why, float(candidates[held - 1]))
@@ -201,7 +213,7 @@ def worthwhile(table: Table, thresholds: Floats64) -> int:
 
 
 def _conformal(table: Table, mode: Mode, risk: float) -> Threshold:
-    """F1, F2: P(some failing cue of a run scores above L) <= risk, on average over calibration draws."""
+    """Split conformal: P(some failing cue of a run scores above the value) <= risk, on average over calibrations."""
     highest, n = table.highest(failing_cues(table, mode)), table.runs
     value = conformal_quantile(highest, risk)
     if value == math.inf:

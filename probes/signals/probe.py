@@ -1,6 +1,6 @@
 """The probe: a fitted scikit-learn pipeline as plain arrays, evaluated in numpy.
 
-Owns the score of one hidden state and which layers it is made of; fits nothing (calibration/fit.py does).
+Owns the score of one hidden state and which layers it is made of; calibration/fitting/probe.py does the fitting.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def features_at(hidden: Mapping[int, npt.NDArray[Any]], layers: Sequence[int]) -
 class Probe:
     """sigmoid(relu(... x W0 + b0 ...) Wn + bn): logistic regression with one layer, an MLP with more.
 
-    weights[i]: (in, out), biases[i]: (out,); the last out is 1. The scaler is folded into layer 0. All float64: some
-    dimensions of a hidden state are hundreds of times larger than the rest, and their folded means must cancel.
+    The scaler is folded into layer 0. All is float64: some dimensions of a hidden state are hundreds of times larger
+    than the rest, and their folded means must cancel.
 
     >>> probe = Probe((np.array([[2.0], [0.0]]),), (np.array([-1.0]),))
     >>> round(probe.score(np.array([0.5, 3.0])), 6)
@@ -50,7 +50,9 @@ class Probe:
     """
 
     weights: tuple[Floats64, ...]
+    """By layer, shape (in, out); the last out is 1."""
     biases: tuple[Floats64, ...]
+    """By layer, shape (out,)."""
 
     def __post_init__(self) -> None:
         if not self.weights or len(self.weights) != len(self.biases):

@@ -41,7 +41,7 @@ def test_the_other_backend_drafts(backend, kind):
     for i in range(3):
         drawn = played(target, drafter, Sampling(temperature=0.8), i)
         assert len(drawn.tokens) / drawn.forwards > 1.8
-    assert len(tiny("llama.cpp").engine.free) == 15  # every session is closed
+    assert len(tiny("llama.cpp").engine.sequences.free) == 15  # every session is closed
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

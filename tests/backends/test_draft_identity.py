@@ -36,10 +36,9 @@ from reasonctl.controller import (
     Trace,
     TriForce,
 )
-from reasonctl.controller.drafting.planning.cost import CostCurve
 from support.example_scripts import load
+from support.toy_drafts import FLAT
 
-FLAT, CHEAP = CostCurve({0: {1: 1.0, 32: 1.0}}), CostCurve({0: {1: 0.05, 32: 0.05}})
 F32 = 0
 KINDS = ["ngram", "hierarchy", "model", "sequoia", "dyspec", "dyspec-greedy", "cascade", "triforce"]
 

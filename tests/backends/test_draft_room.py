@@ -24,12 +24,8 @@ from reasonctl.controller import (
     Stateless,
     Trace,
 )
-from reasonctl.controller.drafting.planning.cost import CostCurve
 from support.llama_models import PROMPT, open_llama
-from support.toy_drafts import run, small
-
-FLAT = CostCurve({0: {1: 1.0, 32: 1.0}})
-CHEAP = CostCurve({0: {1: 0.05, 32: 0.05}})
+from support.toy_drafts import FLAT, run, small
 
 
 def tiny(**arguments):
@@ -69,7 +65,7 @@ def tokens_of(target, used, prompt, most):
 def test_drafts_up_to_the_last_token_of_the_context(arguments):
     target = tiny(**arguments)
     prompt = target.tokenizer.encode(PROMPT) * 10
-    most = target.engine.context - len(prompt)
+    most = target.engine.context.size - len(prompt)
     plain = tokens_of(target, None, prompt, most)
     assert most > 60 and len(plain.tokens) == most
     for name, used in drafters(target).items():

@@ -29,12 +29,9 @@ from reasonctl.controller import (
     Trace,
 )
 from reasonctl.controller.drafting.ngrams import load_table
-from reasonctl.controller.drafting.planning.cost import CostCurve
 from support.exact_laws import P, Q
 from support.llama_models import CHAT, PROMPT, TINY
-
-FLAT = CostCurve({0: {1: 1.0, 32: 1.0}})
-CHEAP = CostCurve({0: {1: 0.05, 32: 0.05}})
+from support.toy_drafts import CHEAP, FLAT
 
 
 def llama():

@@ -24,7 +24,7 @@ def rows(engine, pending, draft):
 
 def unfolded(model, **changes):
     engine = HFEngine(model)
-    engine.groups = 0  # what a model without a foldable attention has
+    engine.model_forward.groups = 0  # what a model without a foldable attention has
     return engine
 
 
@@ -35,7 +35,7 @@ def test_folding_changes_no_row(dtype, heads, draft):
     torch.set_num_threads(1)
     model = small(num_key_value_heads=heads).to(dtype)
     ours, theirs = HFEngine(model), unfolded(model)
-    assert ours.groups == 4 // heads
+    assert ours.model_forward.groups == 4 // heads
     worst = max(abs(a - b).max() for a, b in zip(rows(ours, [3], draft), rows(theirs, [3], draft), strict=True))
     assert worst <= (1e-5 if dtype == torch.float32 else 0.06)
 
@@ -68,4 +68,4 @@ def test_the_models_own_attention_is_back_after_every_forward():
     model = small()
     rows(HFEngine(model), [3], TREE)
     assert model.config._attn_implementation == "sdpa"
-    assert HFEngine(small(attn_implementation="eager")).groups == 0
+    assert HFEngine(small(attn_implementation="eager")).model_forward.groups == 0

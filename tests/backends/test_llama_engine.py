@@ -12,9 +12,9 @@ import pytest
 from llama_cpp import llama_cpp as C
 
 from reasonctl.backends.attach import attach
-from reasonctl.backends.llama import engine as backend
 from reasonctl.backends.llama.engine import LlamaEngine
 from reasonctl.backends.llama.load import load_gguf
+from reasonctl.backends.llama.sequences import SEQUENCES
 from reasonctl.controller import ROOT, Controller, ControllerError, Decode, Draft, PromptLookup
 from support.llama_models import PROMPT, TINY, ExitAt, open_llama
 
@@ -112,14 +112,14 @@ def test_a_llama_that_its_user_closed_is_left_alone():
 def test_sequence_ids_come_back(llm):
     engine = LlamaEngine(llm, hidden=False)
     main = engine.session()
-    assert main.can.branches == backend.SEQUENCES - 1
+    assert main.can.branches == SEQUENCES - 1
     engine.forward((Decode(main, [5, 6], Draft((7, 8, 9), (ROOT, ROOT, 0))),))
     fork_room = main.can.branches
     main.keep([1])
     assert main.can.branches == fork_room + 1
     for _ in range(40):
         main.fork().close()
-    assert main.can.branches == backend.SEQUENCES - 1
+    assert main.can.branches == SEQUENCES - 1
     with pytest.raises(ControllerError, match="layers"):
         LlamaEngine(open_llama(), hidden=True).forward((Decode(engine.session(), [5], layers=(9,)),))
 

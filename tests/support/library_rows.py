@@ -47,7 +47,7 @@ class Uniform:
 def kept_by(stage, scores: Candidates) -> np.ndarray:
     """Ids that a first step leaves, ascending."""
     _, left = stage.step(stage.start(), scores, Uniform())
-    return left.candidates if left.ids is None else left.ids[left.candidates]
+    return left.possible if left.ids is None else left.ids[left.possible]
 
 
 def by_transformers(warper, logits: np.ndarray) -> np.ndarray:

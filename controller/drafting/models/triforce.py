@@ -6,9 +6,9 @@ Sun et al. 2024: a lossless hierarchy for long contexts, where a step's time goe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import cast
 
-from ...core.decode import NO_DRAFT, Asking, Draft, Session
+from ...core.decode import NO_DRAFT, Asking, Draft, SparseSession
 from ...core.errors import ControllerError
 from ..drafter import Drafter, Drafting, Target
 from ..planning.cost import FIRST_ROWS, CostCurve, measure
@@ -18,24 +18,6 @@ from ..planning.plan import DraftSettings
 from ..prompt_lookup import PromptLookup
 from .draft_session import DraftSession
 from .model_run import ModelRun
-
-
-class SparseView(Session, Protocol):
-    """A sequence that sees only a part of its past: chosen by the first row that it is fed."""
-
-    @property
-    def least(self) -> int:
-        """Fewest tokens that it can be rolled back to."""
-
-    def renew(self) -> None:
-        """Take over the tokens that the whole sequence holds now; the next row sees them all and chooses anew."""
-
-
-class Retrieving(Session, Protocol):
-    """A session with `can.sparse`."""
-
-    def sparse(self, budget: int, chunk: int) -> SparseView:
-        """A view that reads `budget` tokens of the past, in chunks that a row's query chooses."""
 
 
 class TriForce(Drafter):
@@ -143,7 +125,7 @@ class ViewSession(DraftSession):
 
     def prepare(self, tokens: Sequence[int]) -> None:
         """Renew the view if it must be."""
-        view = cast(SparseView, self.session)
+        view = cast(SparseSession, self.session)
         if len(tokens) - self._renewed >= self._refresh or self.common(tokens) < view.least:
             view.renew()
             self.fed = list(tokens[: view.length])
@@ -171,5 +153,5 @@ class CurvesByLength(Curves):
         return found
 
 
-def _view(drafter: TriForce, target: Target) -> SparseView:
-    return cast(Retrieving, target.session).sparse(drafter.budget, drafter.chunk)
+def _view(drafter: TriForce, target: Target) -> SparseSession:
+    return target.session.sparse(drafter.budget, drafter.chunk)

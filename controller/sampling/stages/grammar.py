@@ -9,54 +9,36 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...core.errors import ControllerError
+from ...core.tokenizer import Kind, Matcher
 from ..candidates import Candidates
 from ..row import Row, RunContext
 from ..stage import Stage
 
-Kind = Literal["ebnf", "schema"]
-
 _SHOWN = 40
 _ROOT = re.compile(r"^\s*root\s*::=", re.MULTILINE)
-
-
-class Matcher(Protocol):
-    """A place in a grammar. A value: it never changes."""
-
-    def allowed(self) -> npt.NDArray[np.bool_]:
-        """Which tokens may come next, shape (n,); ids from n on may not."""
-
-    def after(self, token: int) -> Matcher | None:
-        """The place behind a token; None if the grammar doesn't admit it."""
-
-
-@runtime_checkable
-class GrammarReader(Protocol):
-    """A tokenizer that can match grammars against its tokens."""
-
-    def matcher(self, text: str, kind: Kind, eos: frozenset[int]) -> Matcher:
-        """The beginning of a grammar. Raises ControllerError, in one line, for one that can't be read."""
 
 
 @dataclass(frozen=True)
 class Grammar(Stage):
     """Only texts of a grammar: EBNF as llama.cpp writes it (GBNF, from the rule `root`), or a JSON schema.
 
-    source: the grammar itself, or a file that holds it. It governs what is written from the first token that the stage
-    sees: all of the run, or in `think: ... ; answer: grammar(...)` the answer. The end of the sequence is allowed where
-    the grammar is complete. The state is a place in the grammar and the number of tokens before it.
+    It governs what is written from the first token that the stage sees: all of the run, or in `think: ... ; answer:
+    grammar(...)` the answer. The end of the sequence is allowed where the grammar is complete. The state is a place in
+    the grammar and the number of tokens before it.
     """
 
     name = "grammar"
     kind = "constraint"
-    stateful = reads_text = True
-    drafts = False
+    stateful = True
+    reads_text = True
+    drafts = False  # it takes every token that it sees for a written one
     source: str
+    """The grammar itself, or a file that holds it."""
     text: str = field(init=False, compare=False, repr=False)
     """The grammar, read once: a file that changes doesn't change a policy."""
     language: Kind = field(init=False, compare=False, repr=False)
@@ -70,7 +52,7 @@ class Grammar(Stage):
     def check_run(self, context: RunContext) -> None:
         self._begin(context)
 
-    def step(self, state: Any, scores: Candidates, row: Row) -> tuple[Any, Candidates]:
+    def step(self, state: Any, candidates: Candidates, row: Row) -> tuple[Any, Candidates]:
         matcher, seen = state or (self._begin(row.context), len(row.tokens))
         for token in row.tokens[seen:]:  # written without having been drawn here: an exit's suffix, a wrap-up
             matcher = matcher.after(token)
@@ -79,20 +61,17 @@ class Grammar(Stage):
                     f"grammar {self._short} doesn't admit the forced token {token}; give the grammar to the answer "
                     "only (think: ... ; answer: grammar(...)), or leave out what forces it"
                 )
-        allowed, logits = matcher.allowed(), np.full_like(scores.logits, -np.inf)
+        allowed, logits = matcher.allowed(), np.full_like(candidates.logits, -np.inf)
         inside = np.flatnonzero(allowed[: len(logits)])
-        logits[inside] = scores.logits[inside]
+        logits[inside] = candidates.logits[inside]
         return (matcher, len(row.tokens)), Candidates(logits)
 
-    def accept(self, state: Any, scores: Candidates, token: int) -> Any:
+    def accept(self, state: Any, candidates: Candidates, token: int) -> Any:
         matcher, seen = state
         return matcher.after(token), seen + 1
 
     def _begin(self, context: RunContext) -> Matcher:
-        tokenizer = context.read(self.name)
-        if not isinstance(tokenizer, GrammarReader):
-            raise ControllerError(f"{type(tokenizer).__name__} can't match grammars against its tokens; leave it out")
-        return tokenizer.matcher(self.text, self.language, context.eos)
+        return context.read(self.name).matcher(self.text, self.language, context.eos)
 
     @property
     def _short(self) -> str:
@@ -113,7 +92,7 @@ def _read(source: str) -> str:
 
 
 def _language(text: str, source: str) -> Kind:
-    """What the text is written in; ControllerError for what is visibly neither."""
+    """What the text is written in. Raises ControllerError for what is visibly neither."""
     if text.lstrip().startswith("{"):
         try:
             json.loads(text)

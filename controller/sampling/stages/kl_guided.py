@@ -1,7 +1,7 @@
 """KL-guided temperature: a second decode without the source text says how much a token depends on it.
 
-After google-research/kl_guided_sampling: T = t0 * 2^(-KL / sigma), KL in nats of the law with the source from the law
-without it.
+After google-research/kl_guided_sampling: T = t0 * 2^(-KL / sigma), with KL(p || q) in nats, p the distribution with the
+source and q the one without it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _LEAST = 1e-7
 class KLGuided(Stage):
     """Cooler where the token depends on `source`, a text that the prompt holds; t0 where it doesn't.
 
-    sigma: the KL, in nats, that halves the temperature. Costs a second forward per token and a second cache. What is
-    compared are the model's own two laws, at temperature 1, over the tokens that the constraints allow: penalties and
-    biases change neither. Every occurrence of the source in the prompt is left out of the second.
+    It costs a second forward per token and a second cache. It compares the model's own two distributions at
+    temperature 1, over the tokens that the constraints allow: penalties and biases change neither. The second
+    distribution is without every occurrence of the source in the prompt.
     """
 
     name = "kl_guided"
@@ -40,8 +40,11 @@ class KLGuided(Stage):
     reads_text = True
     drafts = False  # its second forward is the target's
     source: str
+    """A text of the prompt, as it stands there."""
     t0: float = 1.0
+    """The temperature of a token that doesn't depend on the source."""
     sigma: float = 1.0
+    """The KL, in nats, that halves the temperature."""
 
     def __post_init__(self) -> None:
         require(bool(self.source), "kl_guided's source", repr(self.source), "a text that the prompt holds")
@@ -55,12 +58,12 @@ class KLGuided(Stage):
         without: _Without = state[0]
         return without, (yield from without.row(row.tokens, row.context))
 
-    def step(self, state: Any, scores: Candidates, row: Row) -> tuple[Any, Candidates]:
+    def step(self, state: Any, candidates: Candidates, row: Row) -> tuple[Any, Candidates]:
         without, other = state
         if other is None:
             raise ControllerError("kl_guided needs a second forward per token, which this caller doesn't make")
-        raw = np.where(scores.whole.logits > -np.inf, row.raw, -np.inf)
-        return (without, None), scores.tempered(self.temperature(Candidates(raw), other))
+        raw = np.where(candidates.whole.logits > -np.inf, row.raw, -np.inf)
+        return (without, None), candidates.tempered(self.temperature(Candidates(raw), other))
 
     def end(self, state: Any) -> None:
         state[0].close()
@@ -69,15 +72,20 @@ class KLGuided(Stage):
         spans = source_spans(tokenizer, prompt, self.source)
         return (len(prompt) - sum(end - first for first, end in spans),)
 
-    def temperature(self, scores: Candidates, without: Floats) -> float:
-        """From the model's own row, masked, and the logits without the source, shape (vocabulary,)."""
-        return self.t0 * math.pow(2.0, -divergence(scores, without) / self.sigma)
+    def temperature(self, candidates: Candidates, without: Floats) -> float:
+        """The temperature of a row.
+
+        Args:
+            candidates: the model's own row, masked by the constraints.
+            without: shape (vocabulary,), logits without the source.
+        """
+        return self.t0 * math.pow(2.0, -divergence(candidates, without) / self.sigma)
 
 
-def divergence(scores: Candidates, without: Floats) -> float:
-    """KL in nats of the row's law from softmax(without), over the row's candidates; probabilities are clipped."""
-    other = Candidates(np.where(scores.logits > -np.inf, without, -np.inf))
-    p = np.clip(scores.weights / scores.mass, _LEAST, 1.0).astype(np.float64)
+def divergence(candidates: Candidates, without: Floats) -> float:
+    """KL(candidates || softmax(without)) in nats, over the candidates; probabilities are clipped at 1e-7."""
+    other = Candidates(np.where(candidates.logits > -np.inf, without, -np.inf))
+    p = np.clip(candidates.weights / candidates.mass, _LEAST, 1.0).astype(np.float64)
     q = np.clip(other.weights / other.mass, _LEAST, 1.0).astype(np.float64)
     return max(float(p @ (np.log(p) - np.log(q))), 0.0)
 

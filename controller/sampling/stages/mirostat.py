@@ -1,4 +1,4 @@
-"""Feedback: mirostat steers the truncation by the surprise of the tokens drawn so far (Basu et al. 2021)."""
+"""Mirostat: feedback that steers the truncation by the surprise of the tokens drawn so far (Basu et al. 2021)."""
 
 from __future__ import annotations
 
@@ -16,27 +16,30 @@ from ..stage import Stage, require
 Feedback = Literal["model", "llama"]
 
 _LOWEST, _HIGHEST = -20.0, 60.0
-"""Bounds of mu, in bits: below, mirostat takes the top token anyway; above, 2^mu says nothing any more."""
+"""Bounds of mu, in bits: below, mirostat takes the top token anyway; above, it truncates nothing."""
 
 
 _LARGEST = 700.0
-"""exp of more is no number."""
+"""exp of more overflows."""
 
 
 @dataclass(frozen=True)
 class Steering(Stage):
     """Keeps the surprise of the drawn tokens near tau bits: mu starts at 2 tau, then mu <- mu - eta (surprise - tau).
 
-    feedback: "model" takes the surprise under the law that the stage was given, which is the authors' rule;
-    "llama" takes it under the law after truncation, as llama.cpp does: there tau is not the model's surprise.
+    The state is mu; between `step` and `accept` it is mu with the candidates that the stage was given.
     """
 
     kind = "feedback"
     stateful = True
 
     tau: float = 5.0
+    """The surprise to hold, in bits."""
     eta: float = 0.1
+    """Learning rate of mu."""
     feedback: Feedback = "model"
+    """The distribution whose surprise is fed back. "model": what the stage is given, the authors' rule. "llama": what
+    truncation leaves, as in llama.cpp; there tau is not the model's surprise."""
 
     def __post_init__(self) -> None:
         require(0.0 < self.tau < math.inf, f"{self.name}'s tau", self.tau, "above 0 bits")
@@ -46,17 +49,17 @@ class Steering(Stage):
     def start(self) -> float:
         return 2.0 * self.tau
 
-    def step(self, state: float, scores: Candidates, row: Row) -> tuple[Any, Candidates]:
-        return (state, scores), scores.keep(np.sort(self.kept(scores, state)))
+    def step(self, state: float, candidates: Candidates, row: Row) -> tuple[Any, Candidates]:
+        return (state, candidates), candidates.keep(np.sort(self.kept(candidates, state)))
 
-    def accept(self, state: tuple[float, Candidates], scores: Candidates, token: int) -> float:
+    def accept(self, state: tuple[float, Candidates], candidates: Candidates, token: int) -> float:
         mu, before = state
-        law = before if self.feedback == "model" else scores
-        surprise = (math.log(law.mass) - float(law.shifted[law.position(token)])) / math.log(2)
+        fed_back = before if self.feedback == "model" else candidates
+        surprise = (math.log(fed_back.mass) - float(fed_back.shifted[fed_back.position(token)])) / math.log(2)
         return min(max(mu - self.eta * (surprise - self.tau), _LOWEST), _HIGHEST)
 
     @abstractmethod
-    def kept(self, scores: Candidates, mu: float) -> Indices:
+    def kept(self, candidates: Candidates, mu: float) -> Indices:
         """Positions of the tokens that stay."""
 
 
@@ -64,31 +67,32 @@ class Steering(Stage):
 class Mirostat(Steering):
     """Version 1: the k most probable tokens, k from a Zipf fit of the 100 largest ratios of neighbours.
 
-    k = (e 2^mu / (1 - N^-e))^(1/s), e = s - 1, N the vocabulary; rounded as in the authors' script, or as in llama.cpp.
-    A row without a falling tail (flat, or one candidate) keeps all of it; llama.cpp keeps one token there.
+    k = (e 2^mu / (1 - N^-e))^(1/s), e = s - 1, N the vocabulary. It is rounded as in the authors' script with the
+    model's feedback, else as in llama.cpp. A row without a falling tail (flat, or one candidate) stays whole; llama.cpp
+    keeps one token there.
     """
 
     name = "mirostat"
 
-    def kept(self, scores: Candidates, mu: float) -> Indices:
-        k = self.count(scores, mu)
-        return head(scores.shifted, lambda found: len(found) >= k)[:k]
+    def kept(self, candidates: Candidates, mu: float) -> Indices:
+        k = self.count(candidates, mu)
+        return head(candidates.shifted, lambda found: len(found) >= k)[:k]
 
-    def count(self, scores: Candidates, mu: float) -> int:
+    def count(self, candidates: Candidates, mu: float) -> int:
         """Number of tokens that stay."""
-        k, n = self.size(scores, mu), len(scores.candidates)
+        k, n = self.size(candidates, mu), len(candidates.possible)
         if k > n + 1:
             return n
         return min(max(round(k) + 1 if self.feedback == "model" else int(k), 1), n)
 
-    def size(self, scores: Candidates, mu: float) -> float:
+    def size(self, candidates: Candidates, mu: float) -> float:
         """k before it is rounded; infinite for a row without a falling tail."""
         ratios = 100 if self.feedback == "model" else 99
-        order = head(scores.shifted, lambda found: len(found) > ratios)[: ratios + 1]
-        exponent = _zipf(scores.shifted[order].astype(np.float64))
+        order = head(candidates.shifted, lambda found: len(found) > ratios)[: ratios + 1]
+        exponent = _zipf(candidates.shifted[order].astype(np.float64))
         if not 0.0 < exponent < math.inf:
             return math.inf
-        excess, log_size = exponent - 1.0, math.log(len(scores.logits))
+        excess, log_size = exponent - 1.0, math.log(len(candidates.logits))
         factor = 1 / log_size if abs(excess) < 1e-9 else excess / -math.expm1(-excess * log_size)
         # In logs: (...)^(1/s) overflows for a small s.
         log = (math.log(factor) + mu * math.log(2)) / exponent
@@ -109,8 +113,8 @@ class MirostatV2(Steering):
 
     name = "mirostat_v2"
 
-    def kept(self, scores: Candidates, mu: float) -> Indices:
-        bound = math.log(scores.mass) - mu * math.log(2)
+    def kept(self, candidates: Candidates, mu: float) -> Indices:
+        bound = math.log(candidates.mass) - mu * math.log(2)
         if bound > 0.0:
-            return np.array([int(scores.shifted.argmax())])
-        return np.flatnonzero(scores.shifted >= bound)
+            return np.array([int(candidates.shifted.argmax())])
+        return np.flatnonzero(candidates.shifted >= bound)

@@ -1,7 +1,7 @@
 """NoWait (arXiv 2506.08343): reflection words are never written while the model thinks.
 
-The paper bans every token that holds one of them, filtered by hand. Here the words are looked for in the text,
-whatever its tokens: " Wait" and "Wait," are banned, "wait" behind "a" is not, and "atively" is behind "Altern".
+The paper bans every token that holds one of them, filtered by hand. Here the words are found in the text, however it is
+split into tokens: " Wait" and "Wait," are banned, "wait" after "a" is not, and "atively" is after "Altern".
 """
 
 from __future__ import annotations
@@ -48,24 +48,27 @@ _TAIL = re.compile(f"[{LETTERS}]*$")
 class NoWait(Constraint):
     """Bans whole words, in any case, while thinking; the answer may hold them.
 
-    An exit rule on cue words would never be asked under it: the two exclude each other.
+    An exit rule on cue words would never be asked under it, so the two exclude each other.
     """
 
     name = "no_wait"
-    reads_text = phased = suppresses_cues = True
+    reads_text = True
+    phased = True
+    suppresses_cues = True
     words: tuple[str, ...] = REFLECTION
+    """Each of letters only."""
 
     def __post_init__(self) -> None:
         rule = 'words of letters, such as ["wait","hmm"]'
         require(bool(self.words) and all(map(_is_word, self.words)), "no_wait's words", self.words, rule)
 
-    def apply(self, scores: Candidates, row: Row) -> Candidates:
+    def apply(self, candidates: Candidates, row: Row) -> Candidates:
         if row.phase != "think":
-            return scores
+            return candidates
         tokenizer = row.context.read("no_wait")
-        banned = _vocabulary(tokenizer, len(scores.logits)).banned(self.words, _word_at_end(tokenizer, row.tokens))
+        banned = _vocabulary(tokenizer, len(candidates.logits)).banned(self.words, _word_at_end(tokenizer, row.tokens))
         banned = banned[~np.isin(banned, list(row.context.eos))]
-        logits = scores.logits.copy()
+        logits = candidates.logits.copy()
         logits[banned] = -np.inf
         return Candidates(logits)
 
@@ -100,7 +103,7 @@ class _Vocabulary:
         self._known: dict[tuple[tuple[str, ...], str], Indices] = {}
 
     def banned(self, words: tuple[str, ...], end: str) -> Indices:
-        """Tokens that write one of the words behind a text that ends in the letters `end`."""
+        """Tokens that write one of the words after a text that ends in the letters `end`."""
         folded = tuple(word.lower() for word in words)
         # What none of the words begins with leads to none of them.
         end = end if any(word.startswith(end) for word in folded) else "-"
@@ -115,11 +118,13 @@ class _Vocabulary:
         return self._known[key]
 
 
-_read: WeakKeyDictionary[Tokenizer, _Vocabulary] = WeakKeyDictionary()
+_vocabularies: WeakKeyDictionary[Tokenizer, _Vocabulary] = WeakKeyDictionary()
 
 
 def _vocabulary(tokenizer: Tokenizer, size: int) -> _Vocabulary:
-    known = _read.get(tokenizer)
+    """What was read of a tokenizer; kept as long as it lives."""
+    known = _vocabularies.get(tokenizer)
     if known is None:
-        known = _read[tokenizer] = _Vocabulary(tokenizer, size)
+        known = _Vocabulary(tokenizer, size)
+        _vocabularies[tokenizer] = known
     return known

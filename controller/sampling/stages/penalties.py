@@ -18,25 +18,28 @@ _DRY_MOST = 1e30
 
 
 class Constraint(Pure):
+    """Changes the model's own logits."""
+
     kind = "constraint"
 
 
 @dataclass(frozen=True)
 class Penalties(Constraint):
-    """Repetition (Keskar et al. 2019), frequency and presence penalties over the last tokens.
-
-    repeat: positive logits of seen tokens are divided by it, others multiplied. frequency, presence: subtracted per
-    occurrence, and once. last_n: how many tokens count, 0 = all. prompt: whether the prompt's count (transformers' do,
-    llama-cpp-python's don't). skip: so many first tokens never count.
-    """
+    """Repetition (Keskar et al. 2019), frequency and presence penalties over the last tokens."""
 
     name = "penalties"
     repeat: float = 1.0
+    """Divides positive logits of seen tokens and multiplies others; 1 is off."""
     frequency: float = 0.0
+    """Subtracted for each occurrence; 0 is off."""
     presence: float = 0.0
+    """Subtracted once from every seen token; 0 is off."""
     last_n: int = 0
+    """The number of last tokens that count; 0 for all."""
     prompt: bool = True
+    """The prompt's tokens count, as in transformers; they don't in llama-cpp-python."""
     skip: int = 0
+    """The number of first tokens that never count."""
 
     def __post_init__(self) -> None:
         require(0.0 < self.repeat < math.inf, "penalties' repeat", self.repeat, "above 0 (1 = off)")
@@ -45,17 +48,17 @@ class Penalties(Constraint):
         require(self.last_n >= 0, "penalties' last_n", self.last_n, "0 (all) or more")
         require(self.skip >= 0, "penalties' skip", self.skip, "0 or more")
 
-    def apply(self, scores: Candidates, row: Row) -> Candidates:
+    def apply(self, candidates: Candidates, row: Row) -> Candidates:
         first = self.skip if self.prompt else max(self.skip, row.context.start)
         if self.last_n:
             first = max(first, len(row.tokens) - self.last_n)
         recent = row.tokens[first:]
         if not recent:
-            return scores
+            return candidates
         ids, counts = np.unique(np.asarray(recent), return_counts=True)
-        fits = ids < len(scores.logits)
+        fits = ids < len(candidates.logits)
         ids, counts = ids[fits], counts[fits]
-        logits = scores.logits.copy()
+        logits = candidates.logits.copy()
         real = logits.dtype.type
         values = logits[ids]
         values = np.where(values <= 0, values * real(self.repeat), values / real(self.repeat))
@@ -65,17 +68,18 @@ class Penalties(Constraint):
 
 @dataclass(frozen=True)
 class LogitBias(Constraint):
-    """Adds to the logits of tokens: ((token, bias), ...); -Infinity bans one."""
+    """Adds to the logits of tokens."""
 
     name = "logit_bias"
     bias: tuple[tuple[int, float], ...]
+    """(token id, what is added) each; -Infinity bans the token."""
 
     def __post_init__(self) -> None:
         require(all(b < math.inf for _, b in self.bias), "logit_bias", self.bias, "finite numbers or -Infinity")
         require(all(token >= 0 for token, _ in self.bias), "logit_bias", self.bias, "of token ids from 0 on")
 
-    def apply(self, scores: Candidates, row: Row) -> Candidates:
-        logits = scores.logits.copy()
+    def apply(self, candidates: Candidates, row: Row) -> Candidates:
+        logits = candidates.logits.copy()
         for token, bias in self.bias:
             require(token < len(logits), "logit_bias's token", token, f"below the vocabulary's {len(logits)}")
             logits[token] += bias
@@ -88,18 +92,19 @@ class BadWords(Constraint):
 
     name = "bad_words"
     words: tuple[tuple[int, ...], ...]
+    """Each as token ids."""
 
     def __post_init__(self) -> None:
         require(all(self.words) and bool(self.words), "bad_words", self.words, "lists of one token id or more")
         require(all(min(word) >= 0 for word in self.words), "bad_words", self.words, "of token ids from 0 on")
 
-    def apply(self, scores: Candidates, row: Row) -> Candidates:
-        largest, size = max(word[-1] for word in self.words), len(scores.logits)
+    def apply(self, candidates: Candidates, row: Row) -> Candidates:
+        largest, size = max(word[-1] for word in self.words), len(candidates.logits)
         require(largest < size, "bad_words's token", largest, f"below the vocabulary's {size}")
         ended = [
             word[-1] for word in self.words if len(word) == 1 or tuple(row.tokens[-(len(word) - 1) :]) == word[:-1]
         ]
-        return _banned(scores, ended)
+        return _banned(candidates, ended)
 
 
 @dataclass(frozen=True)
@@ -108,33 +113,37 @@ class MinNewTokens(Constraint):
 
     name = "min_new_tokens"
     n: int
+    """The number of tokens after the prompt."""
 
     def __post_init__(self) -> None:
         require(self.n >= 0, "min_new_tokens", self.n, "0 or more")
 
-    def apply(self, scores: Candidates, row: Row) -> Candidates:
+    def apply(self, candidates: Candidates, row: Row) -> Candidates:
         if len(row.tokens) - row.context.start >= self.n:
-            return scores
+            return candidates
         # An end that has no row in the model can't be drawn: -1 and the like switch it off in calls.
-        return _banned(scores, [token for token in row.context.eos if 0 <= token < len(scores.logits)])
+        return _banned(candidates, [token for token in row.context.eos if 0 <= token < len(candidates.logits)])
 
 
 @dataclass(frozen=True)
 class DRY(Constraint):
-    """Don't repeat yourself: a token that would prolong a repeated sequence of length n >= allowed_length loses
-    multiplier * base^(n - allowed_length), as in llama.cpp.
+    """Don't repeat yourself: penalises tokens that would prolong a repetition, as in llama.cpp.
 
-    last_n: how far it looks back, 0 = all. A token whose text holds a breaker ends a sequence; one that is
-    spread over several tokens isn't seen.
+    A token after a repeated sequence of length n >= allowed_length loses multiplier * base^(n - allowed_length).
     """
 
     name = "dry"
     reads_text = True
     multiplier: float = 0.8
+    """Of the penalty; 0 is off."""
     base: float = 1.75
+    """How the penalty grows with every repeated token."""
     allowed_length: int = 2
+    """The shortest sequence whose repetition is penalised, in tokens."""
     last_n: int = 0
+    """The number of last tokens that are searched; 0 for all."""
     breakers: tuple[str, ...] = _DRY_BREAKERS
+    """Texts that end a sequence. A breaker that is spread over several tokens isn't seen."""
 
     def __post_init__(self) -> None:
         require(0.0 <= self.multiplier < math.inf, "dry's multiplier", self.multiplier, "0 (off) or more")
@@ -142,11 +151,11 @@ class DRY(Constraint):
         require(self.allowed_length >= 1, "dry's allowed_length", self.allowed_length, "at least 1")
         require(self.last_n >= 0, "dry's last_n", self.last_n, "0 (all) or more")
 
-    def apply(self, scores: Candidates, row: Row) -> Candidates:
+    def apply(self, candidates: Candidates, row: Row) -> Candidates:
         longest = self.repeats(row) if self.multiplier else {}
         if not longest:
-            return scores
-        logits = scores.logits.copy()
+            return candidates
+        logits = candidates.logits.copy()
         # Beyond this power llama.cpp's float32 would overflow.
         most = 88.7228391 / math.log(self.base) if self.base > 1.000001 else math.inf
         for token, length in longest.items():
@@ -156,7 +165,7 @@ class DRY(Constraint):
         return Candidates(logits)
 
     def repeats(self, row: Row) -> dict[int, int]:
-        """For each token that would go on with a repetition: the length of the longest one that it would prolong."""
+        """By token that would go on with a repetition: the length of the longest one that it would prolong."""
         back = list(row.tokens[-self.last_n :] if self.last_n else row.tokens)[::-1]
         breaks = self._breaks(row)
         reach = next((n for n, token in enumerate(back) if breaks(token)), len(back))
@@ -184,9 +193,16 @@ class DRY(Constraint):
 
 
 def common_prefixes(tokens: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
-    """(i, n): tokens[i:] begins with the first n tokens of `tokens`, n at most `most`; for each i > 0 where n > 0.
+    """Where the beginning of a sequence comes again: its Z-function.
 
-    The Z-function: every token is compared successfully once, so that repetitive texts take no longer than others.
+    Every token is compared successfully once, so that repetitive texts take no longer than others.
+
+    Args:
+        tokens: the sequence.
+        most: the longest prefix of interest.
+
+    Yields:
+        (i, n) for each i > 0 where n > 0: tokens[i:] begins with the first n tokens, n at most `most`.
 
     >>> list(common_prefixes([7, 7, 7, 5, 7, 7], 9))
     [(1, 2), (2, 1), (4, 2), (5, 1)]
@@ -202,9 +218,9 @@ def common_prefixes(tokens: Sequence[int], most: int) -> Iterator[tuple[int, int
         yield i, n
 
 
-def _banned(scores: Candidates, tokens: list[int]) -> Candidates:
+def _banned(candidates: Candidates, tokens: list[int]) -> Candidates:
     if not tokens:
-        return scores
-    logits = scores.logits.copy()
+        return candidates
+    logits = candidates.logits.copy()
     logits[tokens] = -np.inf
     return Candidates(logits)

@@ -1,4 +1,4 @@
-"""Temperatures: one number per row, from the model's own confidence or from the position, that divides the logits."""
+"""Temperatures: one number per row that divides the logits, from the model's own confidence or from the position."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ..stage import Pure, require
 
 
 class Tempering(Pure):
-    """Divides the logits by `temperature(scores, row)`."""
+    """Divides the logits by `temperature(candidates, row)`."""
 
     kind = "temperature"
 
     @abstractmethod
-    def temperature(self, scores: Candidates, row: Row) -> float:
-        """At this row."""
+    def temperature(self, candidates: Candidates, row: Row) -> float:
+        """The temperature of this row."""
 
-    def divisor(self, scores: Candidates, row: Row) -> float:
-        return self.temperature(scores, row)
+    def divisor(self, candidates: Candidates, row: Row) -> float:
+        return self.temperature(candidates, row)
 
-    def apply(self, scores: Candidates, row: Row) -> Candidates:
-        return scores.tempered(self.temperature(scores, row))
+    def apply(self, candidates: Candidates, row: Row) -> Candidates:
+        return candidates.tempered(self.temperature(candidates, row))
 
 
 def _positive(name: str, value: float) -> None:
@@ -37,6 +37,7 @@ class Temperature(Tempering):
 
     name = "temperature"
     t: float
+    """Above 0; 1 leaves the row as it is."""
 
     def __post_init__(self) -> None:
         _positive("temperature", self.t)
@@ -45,7 +46,7 @@ class Temperature(Tempering):
     def neutral(self) -> bool:
         return self.t == 1.0
 
-    def temperature(self, scores: Candidates, row: Row) -> float:
+    def temperature(self, candidates: Candidates, row: Row) -> float:
         return self.t
 
 
@@ -53,19 +54,22 @@ class Temperature(Tempering):
 class EDT(Tempering):
     """Entropy-based: T = t0 * 0.8^(theta / H), H the entropy in nats of the row before truncation and temperature.
 
-    Sure rows become greedy, unsure ones approach t0. The equation is known to us at second hand; so is its natural log.
+    Rows of low entropy become greedy, those of high entropy approach t0. We know the equation at second hand only, and
+    its natural logarithm too.
     """
 
     name = "edt"
     t0: float = 1.0
+    """The temperature that rows of high entropy approach."""
     theta: float = 0.1
+    """How fast the temperature falls with the entropy, in nats; 0 is t0 everywhere."""
 
     def __post_init__(self) -> None:
         _positive("edt's t0", self.t0)
         require(0.0 <= self.theta < math.inf, "edt's theta", self.theta, "0 (off) or more")
 
-    def temperature(self, scores: Candidates, row: Row) -> float:
-        entropy = scores.whole.entropy
+    def temperature(self, candidates: Candidates, row: Row) -> float:
+        entropy = candidates.whole.entropy
         if self.theta == 0.0:
             return self.t0
         return self.t0 * math.pow(0.8, self.theta / entropy) if entropy > 0.0 else 0.0
@@ -75,44 +79,52 @@ class EDT(Tempering):
 class Dynatemp(Tempering):
     """llama.cpp's dynamic temperature: t +- range, by the normalised entropy of the candidates to the power `exponent`.
 
-    Candidates are what the stages before it left: their number normalises the entropy. llama.cpp counts tokens that its
-    top-n-sigma has masked; we don't.
+    The number of candidates that earlier stages left normalises the entropy. llama.cpp also counts tokens that its
+    top-n-sigma has masked.
     """
 
     name = "dynatemp"
     t: float = 0.8
+    """The middle of the range."""
     range: float = 0.0
+    """Most that the temperature differs from t; 0 is off."""
     exponent: float = 1.0
+    """Of the normalised entropy, which is in [0, 1]."""
 
     def __post_init__(self) -> None:
         _positive("dynatemp's t", self.t)
         require(0.0 <= self.range < math.inf, "dynatemp's range", self.range, "0 (off) or more")
         require(0.0 <= self.exponent < math.inf, "dynatemp's exponent", self.exponent, "0 or more")
 
-    def temperature(self, scores: Candidates, row: Row) -> float:
+    def temperature(self, candidates: Candidates, row: Row) -> float:
         if self.range == 0.0:
             return self.t
-        n = len(scores.candidates)
+        n = len(candidates.possible)
         if n < 2:
             return 1.0
         low, high = max(0.0, self.t - self.range), self.t + self.range
-        return low + (high - low) * math.pow(min(scores.entropy / math.log(n), 1.0), self.exponent)
+        return low + (high - low) * math.pow(min(candidates.entropy / math.log(n), 1.0), self.exponent)
 
 
 @dataclass(frozen=True)
 class EAD(Tempering):
     """Exploratory annealed decoding: 1 for the first tokens, then max(1 + t_max - e^(i/d), t_min), i tokens generated.
 
-    Give d, or the median length of an answer: then t_min is reached at half of it. Our own choice of half; the method's
-    authors warn that a d made for long answers never anneals short ones.
+    Give either d or the median length of an answer. The method's authors warn that a d made for long answers never
+    anneals short ones.
     """
 
     name = "ead"
     d: float = 0.0
+    """Scale of the decay, in tokens; 0 where `median` is given."""
     median: float = 0.0
+    """Median length of an answer, in tokens: t_min is reached at half of it (the half is our own choice)."""
     t_max: float = 1.2
+    """The temperature at which the decay begins."""
     t_min: float = 0.1
+    """Lowest temperature."""
     warmup: int = 10
+    """First tokens, which are sampled at temperature 1."""
 
     def __post_init__(self) -> None:
         _positive("ead's t_min", self.t_min)
@@ -122,7 +134,7 @@ class EAD(Tempering):
             require(0.0 <= value < math.inf, f"ead's {name}", value, "above 0 tokens")
         require((self.d > 0) != (self.median > 0), "ead's scale", f"d={self.d}, median={self.median}", "one of the two")
 
-    def temperature(self, scores: Candidates, row: Row) -> float:
+    def temperature(self, candidates: Candidates, row: Row) -> float:
         return self.at(len(row.tokens) - row.context.start)
 
     def at(self, position: int) -> float:

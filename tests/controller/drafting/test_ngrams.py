@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from reasonctl.backends.hf.tokenizer import NoTokenizer
 from reasonctl.controller import ControllerError
 from reasonctl.controller.core.tokenizer import vocabulary_hash
 from reasonctl.controller.drafting.ngrams import KEPT, LONGEST, Context, Recent, build_table, load_table, save_table
@@ -145,4 +146,4 @@ def test_vocabularies_are_compared_by_their_bytes():
     assert vocabulary_hash(Pieces(b"a", b"b")) == vocabulary_hash(Pieces(b"a", b"b"))
     assert vocabulary_hash(Pieces(b"a", b"b")) != vocabulary_hash(Pieces(b"b", b"a"))
     with pytest.raises(ControllerError, match="tokenizer"):
-        vocabulary_hash(object())
+        vocabulary_hash(NoTokenizer())

@@ -98,10 +98,10 @@ def test_kl_guided_survives_exits_and_trials(model):
 def test_kl_guided_on_llama_cpp(llm):
     policy = Chain(KLGuided("52 a+3", sigma=0.5), MinP(0.02))
     handle = attach(llm, Controller(policy=policy))
-    free = len(handle_engine(llm, handle).free)
+    free = len(handle_engine(llm, handle).sequences.free)
     for _ in range(20):  # more calls than sequences: each gives its own back
         first = llm(PROMPT, max_tokens=6, seed=2)["choices"][0]["text"]
-    assert len(handle_engine(llm, handle).free) == free
+    assert len(handle_engine(llm, handle).sequences.free) == free
     assert llm.create_chat_completion(CHAT, max_tokens=6, seed=2)["choices"][0]["message"]["content"] is not None
     assert isinstance(first, str)
 
@@ -166,7 +166,7 @@ def test_the_second_sequence_counts_in_the_context():
     llm, source = open_llama(n_ctx=256, n_batch=64), "52 a+3"
     policy = Constrained([LogitBias(((llm.token_eos(), -np.inf),))], Chain(KLGuided(source)))
     handle = attach(llm, Controller(policy=policy))
-    context = handle_engine(llm, handle).context
+    context = handle_engine(llm, handle).context.size
     for padding in (0, 1, 30):
         text = PROMPT + "7 " * padding
         prompt = llm.tokenize(text.encode(), special=True)

@@ -1,0 +1,159 @@
+"""One transformers model's forward: its argument names, its blocks, and the rows that it gives.
+
+Everything that a session must know of the model is here. Caches are the session's: it makes them with `new_cache`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from reasonctl.controller import Capabilities, ControllerError, Step
+from reasonctl.controller.core.decode import UNLIMITED, Floats
+
+from .attention import groups
+
+_CACHE_NAMES = ("past_key_values", "cache_params")
+"""What forward() calls its cache: attention models, state-space models."""
+
+
+class ModelForward:
+    """A causal language model as its sessions call it."""
+
+    def __init__(self, model: Any) -> None:
+        """Read what the model can do. Raises ControllerError for one that keeps no DynamicCache."""
+        if model.config.is_encoder_decoder:
+            raise ControllerError(f"{type(model).__name__} is an encoder-decoder; give a decoder-only model")
+        names = inspect.signature(type(model).forward).parameters
+        found = [name for name in _CACHE_NAMES if name in names]
+        if not found or not type(model)._supports_default_dynamic_cache():
+            raise ControllerError(f"{type(model).__name__} keeps a cache of its own kind; a DynamicCache is needed")
+        self.model = model
+        self.count = 0
+        """Forwards so far; a Step of an older one is stale."""
+        self.cache_name = found[0]
+        self.takes_positions = "position_ids" in names
+        self._takes_logits_to_keep = "logits_to_keep" in names
+        self._blocks = find_blocks(model)
+        layers = self.new_cache().layers
+        self.recurrent = any(hasattr(layer, "recurrent_states") or not layer.is_croppable for layer in layers)
+        """The cache holds a state that can't take tokens back."""
+        self.can = self._capabilities(layers)
+        self.groups = groups(model) if self.can.sparse else 0
+        """Query heads that share a key head; 0 where they can't be folded into rows (`attention.py`)."""
+
+    def _capabilities(self, layers: Sequence[Any]) -> Capabilities:
+        output = self.model.get_output_embeddings()
+        config = self.model.config.get_text_config(decoder=True)
+        # A tree needs a 4D mask that the attention respects, explicit positions, and whole columns to gather.
+        attention = getattr(self.model.config, "_attn_implementation", None) in ("sdpa", "eager")
+        tree = self.takes_positions and attention and all(type(layer) is DynamicLayer for layer in layers)
+        branches = UNLIMITED if tree else 1
+        shows_queries = config._attn_implementation == "sdpa" and type(self.model).is_backend_compatible()
+        return Capabilities(
+            rollback=not self.recurrent,
+            branches=0 if self.recurrent else branches,
+            fork=True,
+            layers=len(self._blocks),
+            vocabulary=config.vocab_size if output is None else len(output.weight),
+            sparse=tree and shows_queries,
+        )
+
+    def new_cache(self) -> Any:
+        """An empty cache; sliding layers keep their past, because a rollback may need it again."""
+        cache = DynamicCache(config=self.model.config)
+        for layer in cache.layers:
+            if isinstance(layer, DynamicSlidingWindowLayer):
+                layer.activate_past_recording()
+        return cache
+
+    def run(self, ids: torch.Tensor, cache: Any, rows: int, layers: Sequence[int], more: dict[str, Any]) -> HFStep:
+        """Run one forward.
+
+        Args:
+            ids: tokens, shape (1, size).
+            cache: the past; it grows by `size` tokens.
+            rows: number of last rows to give: the last pending token's and a draft's.
+            layers: blocks whose output is captured at these rows.
+            more: further arguments of the model's forward, such as a mask and positions.
+
+        Raises:
+            ControllerError: there is no such layer.
+        """
+        blocks = len(self._blocks)
+        for layer in layers:
+            if not 0 <= layer < blocks:
+                raise ControllerError(f"layer {layer} was asked for; this model has {blocks} readable blocks (from 0)")
+        hidden: dict[int, torch.Tensor] = {}
+        hooks = [self._capture(layer, rows, hidden) for layer in layers]
+        self.count += 1
+        if self._takes_logits_to_keep:
+            more["logits_to_keep"] = rows
+        more[self.cache_name] = cache
+        try:
+            out = self.model(input_ids=ids, use_cache=True, return_dict=True, **more)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        logits = out.logits[0]
+        return HFStep(self, logits if logits.shape[0] == rows else logits[-rows:], hidden)
+
+    def _capture(self, layer: int, rows: int, hidden: dict[int, torch.Tensor]) -> Any:
+        def capture(module: Any, args: Any, output: Any) -> None:
+            state = output[0] if isinstance(output, tuple) else output
+            hidden[layer] = state[0, -rows:].clone()
+
+        return self._blocks[layer].register_forward_hook(capture)
+
+
+class HFStep(Step):
+    """The rows of one forward: ROOT first, then the draft's nodes. Raises RuntimeError once stale."""
+
+    __slots__ = ("_count", "_forward", "_hidden", "_read", "_rows")
+
+    def __init__(self, forward: ModelForward, rows: torch.Tensor, hidden: dict[int, torch.Tensor]) -> None:
+        """`rows`: shape (1 + drafted, vocabulary); `hidden`: shape (1 + drafted, width) by layer."""
+        self._forward = forward
+        self._count = forward.count
+        self._rows = rows
+        self._hidden = hidden
+        self._read: dict[int, Floats] = {}
+
+    def _check(self) -> None:
+        if self._forward.count != self._count:
+            raise RuntimeError("stale Step: the engine has run another forward since; copy rows before it")
+
+    def logits(self, node: int) -> Floats:
+        """Shape (vocabulary,), float32."""
+        self._check()
+        # A walk visits few of a tree's rows: only those are converted, each once.
+        if node not in self._read:
+            self._read[node] = as_numpy(self._rows[node + 1])
+        return self._read[node]
+
+    def hidden(self, node: int, layer: int) -> Floats:
+        """Shape (width,), float32. Raises ControllerError for a layer that the Decode did not ask for."""
+        self._check()
+        if layer not in self._hidden:
+            raise ControllerError(f"layer {layer} was not captured; name it in Decode.layers: {sorted(self._hidden)}")
+        row: Floats = as_numpy(self._hidden[layer][node + 1])
+        return row
+
+
+def as_numpy(tensor: torch.Tensor) -> Any:
+    """float32 numpy; a view where the tensor already is that."""
+    return tensor.float().cpu().numpy()
+
+
+def find_blocks(model: Any) -> Sequence[torch.nn.Module]:
+    """The decoder's blocks in order: its first ModuleList as long as the configuration is deep; () if there is none."""
+    depth = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
+    for module in model.get_decoder().modules():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
+            return tuple(module)
+    return ()

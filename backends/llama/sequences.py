@@ -1,0 +1,101 @@
+"""The sequence ids of one llama.cpp context: which are free, who holds the others, and how many cells are left.
+
+Every edit of the cache without a forward goes through here: copying one sequence to another, and removing tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from llama_cpp import llama_cpp as C
+
+from reasonctl.controller import Capabilities, ControllerError
+
+from .native import Context
+
+SEQUENCES = 16
+"""Sequence ids of a context: live sessions and the leaves of trees share them; id 0 is the user's own."""
+
+
+class Holder(Protocol):
+    """Who holds a sequence id: a session."""
+
+    @property
+    def length(self) -> int:
+        """Committed tokens."""
+
+    @property
+    def shared(self) -> int:
+        """Of these, tokens whose cells are counted for the sequence that it was forked from."""
+
+    @property
+    def cells(self) -> int:
+        """Cells of its own, forgotten tokens that still stand in them included."""
+
+
+class Sequences:
+    """The sequence ids of one context and their holders."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.free = list(range(context.sequences - 1, 0, -1))
+        """Ids that nobody holds; the last one is given away next."""
+        self._holders: dict[int, Holder] = {}
+
+    def take(self, n: int) -> list[int]:
+        """Take n free ids. Raises ControllerError where fewer are free."""
+        if n > len(self.free):
+            raise ControllerError(
+                f"{n} more sequences are needed and {len(self.free)} of {self.context.sequences} are free; "
+                "close sessions, or draft trees with fewer leaves"
+            )
+        return [self.free.pop() for _ in range(n)]
+
+    def give_back(self, ids: Iterable[int]) -> None:
+        """Empty these sequences, and let others take the ids. Id 0 is never taken, so it is only emptied."""
+        for sequence in ids:
+            self.remove(sequence)
+            if sequence:
+                self.free.append(sequence)
+
+    def hold(self, sequence: int, holder: Holder) -> None:
+        """Count a holder's cells from now on."""
+        self._holders[sequence] = holder
+
+    def release(self, sequence: int) -> None:
+        """Count them no longer, and give the id back."""
+        self.give_back([sequence])
+        self._holders.pop(sequence, None)
+
+    @property
+    def in_use(self) -> int:
+        """Ids that are taken, the user's own included."""
+        return self.context.sequences - len(self.free)
+
+    def capabilities(self, holder: Holder) -> Capabilities:
+        """What a session can do now: a tree's leaves need free ids, and all sequences share the cells."""
+        context = self.context
+        others = sum(other.cells for other in self._holders.values() if other is not holder)
+        used = max(holder.length, others + holder.length - holder.shared)
+        return Capabilities(
+            rollback=context.editable,
+            branches=len(self.free) + 1 if context.editable else 0,
+            fork=context.editable,
+            layers=context.depth,
+            vocabulary=context.vocabulary,
+            rows=context.batch,
+            free=context.size - used,
+        )
+
+    def tokens_in(self, sequence: int) -> int:
+        """Tokens that stand in a sequence, forgotten ones included."""
+        return int(C.llama_memory_seq_pos_max(self.context.memory, sequence)) + 1
+
+    def copy(self, source: int, target: int, start: int = -1, end: int = -1) -> None:
+        """Let `target` have the tokens of `source` from `start` up to `end`; -1 = from the first, to the last."""
+        C.llama_memory_seq_cp(self.context.memory, source, target, start, end)
+
+    def remove(self, sequence: int, start: int = -1) -> bool:
+        """Remove the tokens from `start` on; -1 = all. False where llama.cpp can't."""
+        return bool(C.llama_memory_seq_rm(self.context.memory, sequence, start, -1))

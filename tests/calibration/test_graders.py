@@ -1,0 +1,353 @@
+"""Grading as a person would, within limits of time, wherever it runs."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from reasonctl.calibration.tasks.graders import MATH, is_right
+from reasonctl.calibration.tasks.grading.limited import LimitedProcess
+from reasonctl.calibration.tasks.grading.mathematics import is_bounded
+from reasonctl.calibration.tasks.grading.plain_answers import agree
+from reasonctl.calibration.tasks.problem import Distinct, Problem
+from reasonctl.calibration.tasks.sources import load_task
+from reasonctl.controller import ControllerError
+from reasonctl.controller.thinking.answers import stated_answer, statement
+
+TABLES = sorted(Path(__file__).parent.glob("grading_pairs*.json"))
+PAIRS = [
+    (kind, *pair)
+    for table in TABLES
+    for kind, pairs in json.loads(table.read_text(encoding="utf-8")).items()
+    for pair in pairs
+]
+"""Kind, gold answer, text, whether it is right, and a question where that matters."""
+
+HOSTILE = {
+    "tower": "9^{9^{9}}",
+    "bare tower": "9^9^9^9",
+    "double exponent": "9^{999}^{999}",
+    "factorial": "1000000!",
+    "factorials": "((9!)!)!",
+    "power of a sum": "(x+1)^{5000}",
+    "long expansion": "(x+y+z+1)^{30}",
+    "braces": "{" * 2000,
+    "brackets": "(" * 1000 + "1" + ")" * 1000,
+    "fractions": r"\frac{1}{" * 300 + "2" + "}" * 300,
+    "digits": "7" * 20_000,
+    "exponent of digits": "1e999999999",
+    "product in the exponent": r"9^{99\cdot 99\cdot 99\cdot 99\cdot 99}",
+    "quotient in the exponent": r"9^{\frac{999999999}{2-1}}",
+    "sum": r"\sum_{i=1}^{99999999} \sin(i!)",
+    "roots": r"\sqrt{" * 100 + "2" + "}" * 100,
+}
+
+
+@pytest.mark.parametrize(("kind", "gold", "text", "right", "question"), [(*p, "q")[:5] for p in PAIRS])
+def test_a_person_would_agree(kind: str, gold: str, text: str, right: bool, question: str) -> None:
+    assert MATH.right(text, Problem(question, gold)) is right
+
+
+def test_a_third_of_the_pairs_are_wrong_answers() -> None:
+    wrong = sum(not pair[3] for pair in PAIRS)
+    assert len(PAIRS) >= 300 and 3 * wrong >= len(PAIRS)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("5", "The answer is 5 people.", True),
+        ("The answer is 5 people.", "5", True),
+        ("So she sold 72 clips in total.", "Altogether, 72 clips were sold.", True),
+        (r"\boxed{\frac{x}{2}}", "x/2", True),
+        ("The answer is 5 people.", "6", False),
+        ("5 or 6", "5", False),
+        ("", "", False),
+    ],
+)
+def test_a_worded_answer_is_the_same_as_a_bare_one(a: str, b: str, same: bool) -> None:
+    assert MATH.same(a, b) is same
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_no_answer_takes_long(text: str) -> None:
+    started = time.monotonic()
+    assert not is_right(f"The answer is {text}", "5") and not is_right(rf"\boxed{{{text}}}", r"\frac{x}{2}")
+    assert not is_right("5", text) and time.monotonic() - started < 60
+
+
+def test_what_explodes_is_not_computed() -> None:
+    guarded = [text for name, text in HOSTILE.items() if name != "quotient in the exponent"]
+    assert not any(map(is_bounded, guarded)) and is_bounded(r"\frac{(x+1)^3}{2!}")
+
+
+def _graded_in_a_thread() -> list[bool]:
+    found: list[bool] = []
+    thread = threading.Thread(target=lambda: found.extend(map(_graded, ("x/2", r"9^{\frac{999999999}{2-1}}", "2/x"))))
+    thread.start()
+    thread.join(60)
+    return found
+
+
+def _graded(text: str) -> bool:
+    return is_right(rf"\boxed{{{text}}}", r"\frac{x}{2}")
+
+
+def test_limits_hold_in_a_thread() -> None:
+    assert _graded_in_a_thread() == [True, False, False]
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_limits_hold_in_a_child_process_and_its_threads(method: str) -> None:
+    """A fork inherits a grading process that is not its own."""
+    assert _graded("x/2")
+    with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
+        assert pool.submit(_graded_in_a_thread).result(120) == [True, False, False]
+    assert _graded("x/2")
+
+
+def test_threads_take_turns() -> None:
+    found: dict[int, bool] = {}
+    threads = [threading.Thread(target=lambda i=i: found.update({i: _graded(f"{i}x/{2 * i}")})) for i in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == dict.fromkeys(range(1, 9), True)
+
+
+def _running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_runaway_ends_and_the_next_call_works() -> None:
+    process = LimitedProcess()
+    started = time.monotonic()
+    assert process.call("builtins:pow", 9, 9**10, seconds=1) is None
+    assert time.monotonic() - started < 20
+    assert process.call("operator:add", 2, 3, seconds=1) == 5
+    assert process.call("builtins:int", "no number", seconds=1) is None
+    with pytest.raises(RuntimeError, match="no_such_module"):
+        process.call("no_such_module:f", seconds=1)
+    process.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_the_process_ends_with_its_caller() -> None:
+    code = (
+        "from reasonctl.calibration.tasks.grading.limited import LIMITED\n"
+        "print(LIMITED.call('os:getpid', seconds=5), flush=True)\n"
+        "input()\n"
+    )
+    for end in (subprocess.Popen.kill, lambda caller: caller.communicate(b"\n")):
+        caller = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert caller.stdout
+        pid = int(caller.stdout.readline())
+        assert _running(pid)
+        end(caller)
+        caller.wait()
+        deadline = time.monotonic() + 10
+        while _running(pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not _running(pid)
+        for pipe in (caller.stdin, caller.stdout):
+            if pipe:
+                pipe.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+def test_an_interrupted_call_leaves_no_stale_reply() -> None:
+    process = LimitedProcess()
+    assert process.call("operator:add", 1, 1, seconds=5) == 2
+    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        process.call("time:sleep", 3, seconds=5)
+    assert process.call("operator:add", 2, 3, seconds=5) == 5
+    process.close()
+
+
+PATTERNS = [
+    *(
+        "answer:\n",
+        "answer to ",
+        "answer is ",
+        "\\boxed{",
+        "\\boxed{3} and ",
+        "####",
+        "#### ",
+        "because ",
+        "not ",
+        "no ",
+    ),
+    *(
+        "= ",
+        "a=b,",
+        ". ",
+        "B. ",
+        "5 or ",
+        "5, ",
+        "1,000",
+        "1.000",
+        "5 ",
+        "5-",
+        "3/",
+        "5^",
+        "1:30 ",
+        "March 5 ",
+        "5 cm ",
+    ),
+    *(
+        "five ",
+        "and ",
+        "is ",
+        "to be ",
+        "x",
+        "- ",
+        "$",
+        "$5$",
+        "**",
+        "\n",
+        " ",
+        "%",
+        "'",
+        "{",
+        "(",
+        "²",
+        "½",
+        "<answer>",
+    ),
+    *("\\frac{1}{2}", "\\text{", "\\text{a}", "a\n\n", "!", "?! ", "1 1/2 ", "one half ", "9!", "\\{", "e-5", "A, "),
+]
+GOLDS = (
+    "5",
+    "Paris",
+    "B",
+    "yes",
+    "1, 2",
+    "(1, 2)",
+    "\\{1, 2\\}",
+    "March 5, 2024",
+    "12:30",
+    "5-10",
+    "3:4",
+    "2 h",
+    "x+1",
+)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_reading_is_linear_in_the_text(pattern: str) -> None:
+    """Four times the text takes four times the time at most; the bound leaves room for a cold cache."""
+
+    def seconds(size: int) -> float:
+        text = (pattern * size)[:size]
+        started = time.process_time()
+        stated_answer(text)
+        statement(text + " answer")
+        return time.process_time() - started
+
+    short, long = (min(seconds(size) for _ in range(3)) for size in (12_000, 48_000))
+    assert long < 10 * short + 0.05
+    assert seconds(2_000_000) < 2
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_grading_is_linear_in_the_answer(pattern: str) -> None:
+    def seconds(size: int) -> float:
+        text = (pattern * size)[:size]
+        started = time.process_time()
+        for gold in GOLDS:
+            agree(gold, text)
+        return time.process_time() - started
+
+    short, long = (min(seconds(size) for _ in range(3)) for size in (450, 1_800))
+    assert long < 12 * short + 0.05
+    assert seconds(100_000) < 2
+
+
+def test_a_thousand_plain_answers_take_a_moment() -> None:
+    started = time.perf_counter()
+    for i in range(1000):
+        assert is_right(f"So the answer is {i:,} people.", str(i)) and not is_right(f"It is {i + 1}.", str(i))
+    assert time.perf_counter() - started < 5
+
+
+def test_one_prompt_is_one_problem(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    lines = [("1 + 1 = ?", "2"), (" 1 + 1\n= ?  ", "2.0"), ("2 + 2 = ?", "4"), ("2 +\u00a02 = ?", "The sum is 4")]
+    path.write_text("\n".join(json.dumps({"question": q, "answer": a}) for q, a in lines), encoding="utf-8")
+    task = load_task(str(path))
+    found = task.problems(2, stream=0)
+    assert {problem.answer for problem in found} == {"2", "4"}
+    with pytest.raises(ControllerError, match="only 2 distinct"):
+        task.problems(3, stream=0)
+    assert Problem("1  + 1 = ?\n", None).id == Problem("1 + 1 = ?", None).id != Problem("1 + 1 = ? 2", None).id
+
+
+def test_a_question_with_two_answers_names_its_lines(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    lines = [("1 + 1 = ?", "2", "sums"), ("2 + 2 = ?", "4", "sums"), ("1 +  1 = ?", "3", "sums")]
+    records = [json.dumps({"question": q, "answer": a, "domain": d}) for q, a, d in lines]
+    path.write_text("\n".join(records))
+    with pytest.raises(ControllerError, match=r"t\.jsonl:1, .*t\.jsonl:3: one problem with the answers '2' and '3'"):
+        load_task(str(path))
+    path.write_text("\n".join([*records[:2], records[0].replace("sums", "other")]))
+    with pytest.raises(ControllerError, match=r"t\.jsonl:1, .*t\.jsonl:3: one problem with the domains"):
+        load_task(str(path))
+
+
+def test_problems_with_the_same_tokens_are_the_same(tmp_path: Path) -> None:
+    """A template or a tokenizer may drop what the texts differ in: here it is case."""
+
+    def prompt(question: str) -> list[int]:
+        return [ord(character) for character in question.casefold()]
+
+    path = tmp_path / "t.jsonl"
+    questions = ["How many?", "how many?", "how much?", "Who?"]
+    path.write_text("\n".join(json.dumps({"question": q, "answer": "5"}) for q in questions))
+    task = load_task(str(path))
+    assert len(task.problems(3, stream=0, prompt=prompt)) == 3 and len(task.problems(4, stream=0)) == 4
+    with pytest.raises(ControllerError, match="only 3 distinct"):
+        task.problems(4, stream=0, prompt=prompt)
+    rest = task.problems(2, stream=1, prompt=prompt, apart=[Problem("HOW MANY?", "5")])
+    assert {problem.question for problem in rest} == {"how much?", "Who?"}
+    path.write_text("\n".join(json.dumps({"question": q, "answer": a}) for q, a in zip(questions, "5678", strict=True)))
+    with pytest.raises(ControllerError, match=r"t\.jsonl:\d, .*t\.jsonl:\d: one problem with the answers"):
+        load_task(str(path)).problems(3, stream=0, prompt=prompt)
+
+
+def test_the_first_of_the_same_problems_is_kept() -> None:
+    seen = Distinct()
+    assert [seen.add(Problem(q, a), "here") for q, a in (("a b", "1"), ("a  b", "1"), ("b", None))] == [
+        True,
+        False,
+        True,
+    ]
+
+
+def test_a_scorer_that_evaluates_answers_is_limited() -> None:
+    """reasoning-gym parses and evaluates what a model says."""
+    task = load_task("reasoning-gym:countdown")
+    problem = task.problems(1, stream=0)[0]
+    started = time.monotonic()
+    assert not task.grader.right("The answer is 9**9**9**9", problem) and time.monotonic() - started < 40
+    assert task.grader.right(f"The answer is {problem.answer}.", problem)
+    sums = load_task("reasoning-gym:chain_sum")
+    problem = sums.problems(1, stream=0)[0]
+    assert sums.grader.right(f"The answer is {problem.answer} apples.", problem)
+    assert not sums.grader.right(f"The answer is {problem.answer}0 apples.", problem)
