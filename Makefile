@@ -53,11 +53,12 @@ clean: ## remove caches and links; keeps .venv and what was trained into build/
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch first and pinned: on a CPU-only machine a bare `torch` brings gigabytes of CUDA.
-# xgrammar (the extra `grammar`) without its dependency triton, 200 MB of GPU compiler that a CPU never loads.
+# The extra `all`, but for xgrammar (the extra `grammar`), which goes without its dependency triton: 200 MB of GPU
+# compiler that a CPU never loads.
 # llama-cpp-python is compiled here (about 10 minutes on 2 cores); pip keeps the wheel.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt torch==2.13.0
-	$(BIN)/pip install -q -c constraints.txt -e '.[llama,test]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[calibrate,dask,hf,llama,test]'
 	$(BIN)/pip install -q -c constraints.txt --no-deps xgrammar apache-tvm-ffi
 	touch $(STAMP)

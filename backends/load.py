@@ -52,11 +52,7 @@ def load_model(
         return load_gguf(Path(name), context=context, threads=threads, hidden=hidden)
     from .hf.load import load_transformers
 
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
-    return load_transformers(name)
+    return load_transformers(name, threads=threads)
 
 
 def load_drafter(text: str, *, threads: int | None = None) -> Drafter | None:

@@ -41,6 +41,8 @@ class Model:
     """What a new session can do."""
     start: tuple[int, ...] = ()
     """Tokens before a text that is no prompt: BOS, where the model wants one."""
+    parameters: int = 0
+    """Number of weights."""
 
     def fingerprint(self) -> str:
         """A hash of depth, width and vocabulary: equal for the same model in every format and quantisation."""

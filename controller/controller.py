@@ -171,15 +171,7 @@ class Controller:
         context = RunContext(len(prompt), call.eos, tokenizer, session.engine)
         policy.check_run(context)
         self._describe(policy, call, trace)
-        thinking = self.closing
-        span = Span(
-            tokenizer,
-            thinking.markers if thinking else None,
-            self.exit.cues if self.exit else None,
-            thinking.opens if thinking else "model",
-        )
-        if thinking is not None:
-            span.begin(prompt)
+        span = self._span(tokenizer, prompt)
         clock: Clock | None = None
         drafter: Drafting | None = None
         if self.drafter is not None:
@@ -197,12 +189,21 @@ class Controller:
             clock=clock,
             rule=self.exit,
             stop=call.stop,
-            thinking=thinking,
+            thinking=self.closing,
             limits=self.limits,
             shadow=self.shadow,
             context=context,
         )
         return decode_loop(settings, session, span, Start(prompt, prompt[session.length :]))
+
+    def _span(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> Span:
+        """Where thinking stands at the end of the prompt."""
+        thinking, cues = self.closing, self.exit.cues if self.exit else None
+        if thinking is None:
+            return Span(tokenizer, None, cues)
+        span = Span(tokenizer, thinking.markers, cues, thinking.opens)
+        span.begin(prompt)
+        return span
 
     def _check_call(self, session: Session, policy: Policy, call: Call) -> None:
         """Raises ControllerError for a call that can't run under this controller."""

@@ -24,11 +24,16 @@ _BROKEN = (OSError, ValueError, KeyError, IndexError, RuntimeError, ImportError,
 """What transformers raises for files that are missing, truncated or of an unknown kind."""
 
 
-def load_transformers(name: str, *, gguf_file: str | None = None, dtype: torch.dtype | None = None) -> Model:
+def load_transformers(
+    name: str, *, gguf_file: str | None = None, dtype: torch.dtype | None = None, threads: int | None = None
+) -> Model:
     """A local folder or hub id (`gguf_file`: a file in it), or `hf:FILE.gguf`.
 
-    dtype: None keeps the checkpoint's. Raises ControllerError if there is no readable model.
+    dtype: None keeps the checkpoint's. threads: of all of torch, None leaves them as they are. Raises ControllerError
+    if there is no readable model.
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     source = name
     if name.startswith("hf:"):
         file = Path(name[3:]).expanduser()
@@ -82,6 +87,7 @@ def wrap_transformers(name: str, library: Any, tokenizer: Any, *, gguf: bool = F
         prompt=lambda question: _prompt(tokenizer, question),
         can=engine.can,
         start=tuple(token for token in tokenizer.encode("") if token == tokenizer.bos_token_id),
+        parameters=int(library.num_parameters()),
     )
 
 

@@ -83,6 +83,7 @@ def wrap_llama(name: str, llm: Llama, engine: LlamaEngine, tokenizer: LlamaToken
         prompt=_prompter(llm, tokenizer, template),
         can=session.can,
         start=_beginning(llm),
+        parameters=int(C.llama_model_n_params(llm.model)),
     )
 
 

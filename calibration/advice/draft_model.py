@@ -104,6 +104,67 @@ def written(model: Model, prompts: Sequence[Sequence[int]], policy: Policy, most
     return [run_once(model, Controller(), call)[0].tokens for call in calls]
 
 
+@dataclass(frozen=True)
+class Acceptance:
+    """How often a target accepts what a draft model draws."""
+
+    of_texts: list[float]
+    """Mean of sum min(P, Q) over each text's positions."""
+    of_ranks: list[float]
+    """Probability that draw number k is the accepted one, over all positions."""
+
+
+def measure_acceptance(
+    target: Model,
+    draft: Model,
+    prompts: Sequence[Sequence[int]],
+    texts: Sequence[Sequence[int]],
+    policy: Chain | None,
+    *,
+    seed: int,
+) -> Acceptance:
+    """Both models' distributions at every position of the target's texts. policy None: greedy.
+
+    Raises:
+        ControllerError: The texts hold no token.
+    """
+    rng = np.random.default_rng(seed)
+    of_texts: list[float] = []
+    ranks = np.zeros(RANKS)
+    count = 0
+    for prompt, text in zip(prompts, texts, strict=True):
+        alphas = []
+        both = zip(forced_rows(target, prompt, text), forced_rows(draft, prompt, text), strict=True)
+        for target_row, draft_row in both:
+            alpha, accepted = _at_position(target_row.logits, draft_row.logits, policy, rng)
+            alphas.append(alpha)
+            ranks[: len(accepted)] += accepted
+        count += len(alphas)
+        if alphas:
+            of_texts.append(float(np.mean(alphas)))
+    if not count:
+        raise ControllerError("the target wrote nothing to measure on; give other prompts")
+    return Acceptance(of_texts, [float(r) / count for r in ranks])
+
+
+def _at_position(
+    target: Floats, draft: Floats, policy: Chain | None, rng: np.random.Generator
+) -> tuple[float, list[float]]:
+    """(sum min(P, Q), the probability that each of the first draws is the accepted one)."""
+    size = min(len(target), len(draft))
+    p = (policy or Greedy()).probs(target[:size])
+    if policy is None:
+        q = softmax(draft[:size], DRAFT_TEMPERATURE)
+        best = np.isin(np.argsort(-q)[:RANKS], np.flatnonzero(p))
+        return float(p[int(q.argmax())]), [float(one) for one in best]
+    q = policy.probs(draft[:size])
+    # An exponential race: the order of a draw without replacement.
+    with np.errstate(divide="ignore"):
+        keys = np.where(q > 0, np.log(rng.random(size)) / np.maximum(q, 1e-300), -np.inf)
+    draws = [int(token) for token in np.argsort(-keys)[:RANKS] if q[token] > 0]
+    return float(np.minimum(p, q).sum()), rank_acceptance(p, q, draws)
+
+
 def measure_draft(
     target: Model,
     draft: Model,
@@ -115,63 +176,27 @@ def measure_draft(
     own: CostCurve,
     seed: int,
 ) -> Advice:
-    """One draft model against the target, on the target's own texts."""
+    """One draft model against the target, on the target's own texts. curve, own: the target's and the draft's costs."""
     if vocabulary_hash(draft.tokenizer) != vocabulary_hash(target.tokenizer):
         raise ControllerError(f"{draft.name!r} has other token ids than {target.name!r}; give a model of its family")
-    rng = np.random.default_rng(seed)
-    per_text: list[float] = []
-    ranks = np.zeros(RANKS)
-    count = 0
-    for prompt, text in zip(prompts, texts, strict=True):
-        alphas = []
-        both = zip(forced_rows(target, prompt, text), forced_rows(draft, prompt, text), strict=True)
-        for target_row, draft_row in both:
-            size = min(len(target_row.logits), len(draft_row.logits))
-            p = (policy or Greedy()).probs(target_row.logits[:size])
-            theirs = draft_row.logits[:size]
-            q = softmax(theirs, DRAFT_TEMPERATURE) if policy is None else policy.probs(theirs)
-            alphas.append(float(p[int(q.argmax())] if policy is None else np.minimum(p, q).sum()))
-            if policy is None:
-                ranks += np.isin(np.argsort(-q)[:RANKS], np.flatnonzero(p))
-            else:
-                # An exponential race: the order of a draw without replacement.
-                with np.errstate(divide="ignore"):
-                    keys = np.where(q > 0, np.log(rng.random(size)) / np.maximum(q, 1e-300), -np.inf)
-                draws = [int(t) for t in np.argsort(-keys)[:RANKS] if q[t] > 0]
-                found = rank_acceptance(p, q, draws)
-                ranks[: len(found)] += found
-            count += 1
-        if alphas:
-            per_text.append(float(np.mean(alphas)))
-    if not count:
-        raise ControllerError("the target wrote nothing to measure on; give other prompts")
-    acceptance = monotone([float(r) / count for r in ranks], [1.0] * RANKS)
-    cost = own.at(1) / curve.at(1)
+    measured = measure_acceptance(target, draft, prompts, texts, policy, seed=seed)
+    alphas = measured.of_texts
+    acceptance = monotone(measured.of_ranks, [1.0] * RANKS)
+    step = own.at(1)
     shape, rate = best_shape(
-        acceptance, lambda n: curve.at(n) - (own.at(1) if n > 1 else 0.0), own.at(1), sizes=SIZES, layers=LAYERS
+        acceptance, lambda n: curve.at(n) - (step if n > 1 else 0.0), step, sizes=SIZES, layers=LAYERS
     )
-    error = float(np.std(per_text, ddof=1) / math.sqrt(len(per_text))) if len(per_text) > 1 else float("nan")
     return Advice(
-        draft.name,
-        parameters_of(draft),
-        float(np.mean(per_text)),
-        error,
-        tuple(acceptance),
-        cost,
-        1 + len(shape.parents),
-        shape.depth(),
-        rate * curve.at(1),
+        draft=draft.name,
+        parameters=draft.parameters,
+        alpha=float(np.mean(alphas)),
+        error=float(np.std(alphas, ddof=1) / math.sqrt(len(alphas))) if len(alphas) > 1 else float("nan"),
+        acceptance=tuple(acceptance),
+        cost=step / curve.at(1),
+        size=1 + len(shape.parents),
+        depth=shape.depth(),
+        speed_up=rate * curve.at(1),
     )
-
-
-def parameters_of(model: Model) -> int:
-    """Number of weights."""
-    library = model.library
-    if model.backend == "transformers":
-        return int(library.num_parameters())
-    from llama_cpp import llama_cpp as C
-
-    return int(C.llama_model_n_params(library.model))
 
 
 def advise(

@@ -26,7 +26,6 @@ from reasonctl.controller import (
 from reasonctl.controller.thinking.answers import after_thinking
 from reasonctl.controller.thinking.chat_template import read_template
 
-from ..cli.options import Options
 from ..parallel.spread import ProgressCallback
 from ..runs.worker import run_once
 from ..tasks.problem import Problem
@@ -47,21 +46,44 @@ ALIEN = 10
 
 @dataclass(frozen=True)
 class Advice:
-    """What was found. found: by risk target, then by family, None where the family can't reach the target.
-
-    curves: what was judged of each family, by risk. chains: the recommended policy's text by risk target.
-    weighed: its runs' distortion at the first target. needed: median K*; vocabulary: number of tokens there are.
-    """
+    """What was found."""
 
     places: int
+    """Prefixes that were compared."""
     texts: int
+    """Texts that they were found in."""
     curves: dict[str, list[Measured]]
+    """What was judged of each family, by risk."""
     found: dict[float, dict[str, Measured | None]]
+    """By risk target, then by family; None where the family can't reach the target."""
     chains: dict[float, str]
+    """The recommended policy's text, by risk target."""
     weighed: Distortion
+    """Of runs of the policy at the first target."""
     tokens: float
+    """Mean length of those runs."""
     needed: float
+    """Median K*: the rank of the worst reasonable token."""
     vocabulary: int
+    """Number of tokens there are."""
+
+    @classmethod
+    def of(
+        cls, trie: PrefixTrie, curves: dict[str, Curve], choice: Choice, weighed: Distortion, tokens: float
+    ) -> Advice:
+        """All that was measured, as one value."""
+        places = next(iter(curves.values())).places
+        return cls(
+            places=len(places),
+            texts=trie.texts,
+            curves={name: curve.points() for name, curve in curves.items()},
+            found=choice.found,
+            chains=choice.chains,
+            weighed=weighed,
+            tokens=tokens,
+            needed=float(np.median([place.needed for place in places])),
+            vocabulary=len(places[0].best),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for --json."""
@@ -83,25 +105,6 @@ class Advice:
 
 def _plain(one: Measured) -> dict[str, Any]:
     return {key: value for key, value in asdict(one).items() if key != "recalls"}
-
-
-def risk_targets(text: str) -> tuple[float, ...]:
-    """`1,5,15` as numbers. Raises ControllerError."""
-    try:
-        targets = tuple(dict.fromkeys(float(part) for part in text.split(",")))
-    except ValueError:
-        targets = ()
-    if not targets or not all(0 < target < 1e6 for target in targets):
-        raise ControllerError(f"--at is {text!r}; give risks above 0 such as 1,5,15")
-    return targets
-
-
-def temperature_of(options: Options) -> float:
-    if options.policy is not None:
-        raise ControllerError(f"--policy is {options.policy!r}, and a policy is what is looked for; leave it out")
-    if options.temperature == 0:
-        raise ControllerError("--temperature is 0: greedy truncates nothing; give one above 0")
-    return 1.0 if options.temperature is None else options.temperature
 
 
 def sample(model: Model, prompt: Sequence[int], policy: Policy, most: int, keys: Keys) -> Trace:
@@ -165,6 +168,34 @@ def chain_of(found: dict[str, Measured | None], curves: dict[str, Curve], temper
     return policy if temperature == 1.0 else f"{policy} | {Temperature(temperature)}"
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What was found at each risk target."""
+
+    found: dict[float, dict[str, Measured | None]]
+    """By target, then by family; None where the family can't reach the target."""
+    chains: dict[float, str]
+    """The recommended policy's text, for the targets that a family reaches."""
+
+    @property
+    def first(self) -> str:
+        """The policy at the first target that is reached."""
+        return next(iter(self.chains.values()))
+
+
+def choose(curves: dict[str, Curve], targets: Sequence[float], temperature: float) -> Choice:
+    """Every family at every target, and the recommended policies.
+
+    Raises:
+        ControllerError: No family reaches any target.
+    """
+    found = {target: {name: curve.at_risk(target) for name, curve in curves.items()} for target in targets}
+    chains = {target: chain for target, by in found.items() if (chain := chain_of(by, curves, temperature))}
+    if not chains:
+        raise ControllerError(f"no truncation reaches a risk of {min(targets):g} at these places; lower --at")
+    return Choice(found, chains)
+
+
 def openings_of(forks: Sequence[Fork]) -> list[list[int]]:
     return [[*fork.before, *fork.prefix] for fork in forks[:PROMPTS]]
 
@@ -173,12 +204,12 @@ def weigh(
     model: Model, text: str, prompts: Sequence[Sequence[int]], most: int, seed: int, progress: ProgressCallback
 ) -> tuple[Distortion, float]:
     """(distortion of runs of a chain, mean over prompts; tokens a run)."""
-    told, lengths = [], []
+    weighed, lengths = [], []
     for i, prompt in enumerate(prompts):
         keys = [Keys(seed=seed + 1, run=SAMPLES * i + k) for k in range(SAMPLES)]
         traces = [sample(model, prompt, Weighed(parse_policy(text)), most, key) for key in keys]
-        told.append(distortion([float(trace.log_z or 0.0) for trace in traces]))
+        weighed.append(distortion([float(trace.log_z or 0.0) for trace in traces]))
         lengths += [len(trace.tokens) for trace in traces]
         progress(i + 1, len(prompts))
-    mean, kl, ess = np.mean([(one.mean, one.kl, one.ess) for one in told], axis=0)
+    mean, kl, ess = np.mean([(one.mean, one.kl, one.ess) for one in weighed], axis=0)
     return Distortion(float(mean), float(kl), float(ess)), float(np.mean(lengths))

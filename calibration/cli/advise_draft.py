@@ -1,4 +1,4 @@
-"""The command behind `ctl advise draft`."""
+"""`ctl advise draft`: prints what advice/draft_model.py measures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .options import Options
 from .recipes import open_model
 
 
-def run(name: str, drafts: Sequence[str], options: Options) -> None:
+def advise_draft(name: str, drafts: Sequence[str], options: Options) -> None:
     """Print the table and the verdict."""
     show = Console(as_json=options.json)
     policy = parse_policy(options.policy_text())

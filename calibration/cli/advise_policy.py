@@ -1,11 +1,9 @@
-"""The command behind `ctl advise policy`."""
+"""`ctl advise policy`: prints what advice/truncation.py measures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from reasonctl.controller import ControllerError
 from reasonctl.probes.files.sealed import check_target
@@ -22,22 +20,21 @@ from ..advice.truncation import (
     WEIGHED_TOKENS,
     Advice,
     answer_trie,
-    chain_of,
+    choose,
     compare,
     enough,
     openings_of,
-    risk_targets,
-    temperature_of,
     weigh,
 )
-from ..pages.advice import SUFFIXES, write_page
 from ..tasks.sources import load_task
 from .console import Console
 from .options import Options
 from .recipes import open_model
 
 
-def run(name: str, options: Options, *, tasks: str | None, texts: Sequence[str], at: str, out: str | None) -> None:
+def advise_policy(
+    name: str, options: Options, *, tasks: str | None, texts: Sequence[str], at: str, out: str | None
+) -> None:
     """Measure and advise; what can be refused is refused before the model is opened."""
     show, targets, temperature = Console(as_json=options.json), risk_targets(at), temperature_of(options)
     if tasks is None and not texts:
@@ -58,34 +55,50 @@ def run(name: str, options: Options, *, tasks: str | None, texts: Sequence[str],
     forks = enough(trie, texts)
     with show.progress("comparing") as progress:
         curves = compare(model, forks, progress)
-    found = {target: {name: curve.at_risk(target) for name, curve in curves.items()} for target in targets}
-    chains = {target: chain for target, by in found.items() if (chain := chain_of(by, curves, temperature))}
-    if not chains:
-        raise ControllerError(f"no truncation reaches a risk of {min(targets):g} at these places; lower --at")
+    choice = choose(curves, targets, temperature)
     prompts = [model.prompt(problem.question) for problem in problems[:PROMPTS]] or openings_of(forks)
-    first = next(iter(chains.values()))
+    most = min(WEIGHED_TOKENS, options.max_new_tokens or WEIGHED_TOKENS)
     with show.progress("weighing") as progress:
-        weighed, tokens = weigh(
-            model, first, prompts, min(WEIGHED_TOKENS, options.max_new_tokens or WEIGHED_TOKENS), options.seed, progress
-        )
-    points = {name: curve.points() for name, curve in curves.items()}
-    places = next(iter(curves.values())).places
-    needed, size = float(np.median([place.needed for place in places])), len(places[0].best)
-    advice = Advice(len(forks), trie.texts, points, found, chains, weighed, tokens, needed, size)
-    tell(show, name, advice)
+        weighed, tokens = weigh(model, choice.first, prompts, most, options.seed, progress)
+    advice = Advice.of(trie, curves, choice, weighed, tokens)
+    show_advice(show, name, advice)
     if out is not None:
+        from ..pages.advice import write_page
+
         write_page(Path(out), name, advice)
         show.say(f"written: {out}")
     show.result({"model": name, **advice.to_dict()})
 
 
+def risk_targets(text: str) -> tuple[float, ...]:
+    """`1,5,15` as numbers. Raises ControllerError."""
+    try:
+        targets = tuple(dict.fromkeys(float(part) for part in text.split(",")))
+    except ValueError:
+        targets = ()
+    if not targets or not all(0 < target < 1e6 for target in targets):
+        raise ControllerError(f"--at is {text!r}; give risks above 0 such as 1,5,15")
+    return targets
+
+
+def temperature_of(options: Options) -> float:
+    """The temperature after the truncation; ControllerError if greedy or a whole policy was asked for."""
+    if options.policy is not None:
+        raise ControllerError(f"--policy is {options.policy!r}, and a policy is what is looked for; leave it out")
+    if options.temperature == 0:
+        raise ControllerError("--temperature is 0: greedy truncates nothing; give one above 0")
+    return 1.0 if options.temperature is None else options.temperature
+
+
 def _check_out(out: str, force: bool) -> None:
+    from ..pages.advice import SUFFIXES  # matplotlib is read only where a page is wanted
+
     if Path(out).suffix not in SUFFIXES:
         raise ControllerError(f"--out is {out!r}; it must end in {', '.join(SUFFIXES)}")
     check_target(out, force)
 
 
-def tell(show: Console, name: str, advice: Advice) -> None:
+def show_advice(show: Console, name: str, advice: Advice) -> None:
     """A table per risk target, then the advice with its evidence."""
     show.title(f"truncations for {name} at equal risk: {advice.places} places of {advice.texts} texts")
     show.say(
@@ -100,10 +113,10 @@ def tell(show: Console, name: str, advice: Advice) -> None:
         show.table(rows, f"risk {target:g}", "recall (diversity)", "risk", "-ln Z", "its spread")
     for target, chain in advice.chains.items():
         show.say(f"at risk {target:g}: --policy '{chain}'", "bold")
-    told = advice.weighed
+    weighed, first = advice.weighed, next(iter(advice.chains.values()))
     show.say(
-        f"normalising token by token, {next(iter(advice.chains.values()))}: -ln Z {told.mean:.3f} nats over runs of "
-        f"{advice.tokens:.0f} tokens; KL from the global law {told.kl:.3f} nats; effective sample size {told.ess:.0%}"
+        f"normalising token by token, {first}: -ln Z {weighed.mean:.3f} nats over runs of {advice.tokens:.0f} tokens; "
+        f"KL from the global law {weighed.kl:.3f} nats; effective sample size {weighed.ess:.0%}"
     )
     show.say("mirostat: its first step only, for its sets move during a run; it is never recommended here")
 

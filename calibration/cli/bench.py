@@ -16,7 +16,7 @@ from .options import Options
 from .recipes import card_recipe, new_recipe, open_model, open_rule
 
 
-def run(name: str, options: Options, *, probe: str | None) -> None:
+def bench(name: str, options: Options, *, probe: str | None) -> None:
     """Interleaved rounds; medians of wall-clock."""
     show = Console(as_json=options.json)
     rule = None

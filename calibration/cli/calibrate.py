@@ -1,10 +1,12 @@
-"""The command behind `ctl calibrate`: what is checked before any work, what is resumed, and what is said of it."""
+"""`ctl calibrate`: what is checked before any work, what is resumed, and what is said of it."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,31 @@ from ..runs.run_file import RunFile
 from ..runs.splits import report_path, runs_path
 from ..runs.worker import collect_run
 from ..tasks.problem import Problem
-from ..tasks.sources import load_task
+from ..tasks.sources import Task, load_task
 from .console import Console
-from .ngrams import keep_ngrams
-from .options import Options, promise_of
+from .ngrams import keep_ngrams, usage
+from .options import Options
 from .recipes import new_recipe, open_model
 
 CALIBRATION_RUNS = 400
+"""Default number of runs: half fit the probe, half calibrate it."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The files that a job writes."""
+
+    probe: Path
+    page: Path | None
+    """None: it isn't wanted."""
+    ngrams: Path | None
+    """None: they aren't wanted."""
+    again: bool
+    """The job was stopped between its probe and its last file: what exists is kept."""
+
+    def wants(self, path: Path | None) -> bool:
+        """Whether the page or the n-grams are still to be written."""
+        return path is not None and not (self.again and path.exists())
 
 
 def calibrate(
@@ -41,18 +61,50 @@ def calibrate(
     *,
     tasks: str,
     out: str,
-    answer_tokens: int,
     report: bool,
     ngrams: str | None,
+    dask: str | None,
+    answer_tokens: int,
     **overrides: str | None,
 ) -> None:
-    """Collect, fit, calibrate; everything that can be refused is refused first."""
+    """Collect, fit, calibrate; everything that can be refused is refused first.
+
+    overrides: what the user gives in place of the template's markers, suffix, cues and layers.
+    """
     show = Console(as_json=options.json)
-    plan_out = Path(out)
-    workers = where(name, options, overrides["dask"])
-    again = check_targets(plan_out, report, ngrams, options.force)
+    workers = where(name, options, dask)
+    targets = check_targets(Path(out), report, ngrams, options.force)
     task = load_task(tasks, grader=options.grader, gold=options.mode != "disagree")
     model = open_model(name, options)
+    plan = _job(name, model, task, targets.probe, options, answer_tokens, overrides)
+    problems = plan.problems()
+    check_domain(options, problems)
+    content = made_already(plan, model) if targets.again else None
+    describe(show, plan, model, options)
+    if options.dry_run:
+        show.result({"n": plan.n, "runs_needed": needed(options), "recipe": vars(plan.recipe)})
+        return
+    with closing(plan.run_file(model)) as file:
+        records = collected(show, plan, file, options, problems, workers)
+        if records is None:
+            return
+        content = _fitted(plan, model, records, content, force=options.force)
+    if targets.ngrams is not None and targets.wants(targets.ngrams):
+        table = keep_ngrams(model, records, targets.ngrams, source=task.name, force=options.force)
+        show.say(usage(table, targets.ngrams, "model"))
+    report_fit(show, plan, content, options, records if targets.wants(targets.page) else None)
+
+
+def _job(
+    name: str,
+    model: Model,
+    task: Task,
+    out: Path,
+    options: Options,
+    answer_tokens: int,
+    overrides: Mapping[str, str | None],
+) -> CalibrationJob:
+    choose = overrides["cues"] == AUTO
     recipe = new_recipe(
         name,
         model,
@@ -60,48 +112,41 @@ def calibrate(
         opening=overrides["think_open"],
         closing=overrides["think_close"],
         suffix=overrides["suffix"],
-        cues=",".join(EVERYTHING) if overrides["cues"] == AUTO else overrides["cues"],
+        cues=",".join(EVERYTHING) if choose else overrides["cues"],
         layers=overrides["layers"],
         answer_tokens=answer_tokens,
     )
-    plan = CalibrationJob(
+    return CalibrationJob(
         recipe,
         task,
-        promise_of(options),
+        options.promise,
         options.n or CALIBRATION_RUNS,
-        plan_out,
-        choose_cues=overrides["cues"] == AUTO,
+        out,
+        choose_cues=choose,
     )
-    problems = plan.problems()
-    check_domain(options, problems)
-    content = made_already(plan, model) if again else None
-    describe(show, plan, model, options)
-    if options.dry_run:
-        show.result({"n": plan.n, "runs_needed": needed(options), "recipe": vars(recipe)})
-        return
-    with closing(plan.run_file(model)) as file:
-        records = collected(show, plan, file, options, problems, workers)
-        if records is None:
-            return
-        if content is None:
-            fit_and_save(plan, model, records, force=options.force)
-            content = load_probe(plan.out)  # what is said and drawn is the file's, to the byte
-        else:
-            halves(content, records)
-    if ngrams is not None and not (again and Path(ngrams).exists()):
-        keep_ngrams(show, model, records, Path(ngrams), source=task.name, force=options.force)
-    wanted = report and not (again and report_path(plan_out).exists())
-    report_fit(show, plan, content, options, records if wanted else None)
 
 
-def check_targets(out: Path, report: bool, ngrams: str | None, force: bool) -> bool:
-    """Whether the job seems to have been stopped between its probe and its last file: then what exists is kept.
+def _fitted(
+    plan: CalibrationJob, model: Model, records: list[RunRecord], content: ProbeFile | None, *, force: bool
+) -> ProbeFile:
+    """The probe file; content: the one that an interrupted job left, whose runs these must be."""
+    if content is not None:
+        halves(content, records)
+        return content
+    fit_and_save(plan, model, records, force=force)
+    return load_probe(plan.out)  # what is said and drawn is the file's, to the byte
 
-    Raises ControllerError if a file of the job can't be put where it is wanted.
+
+def check_targets(out: Path, report: bool, ngrams: str | None, force: bool) -> Targets:
+    """The files of the job.
+
+    Raises:
+        ControllerError: One of them can't be put where it is wanted.
     """
-    targets = [out, *([report_path(out)] if report else [])]
-    if report_path(out) == out:
+    page = report_path(out)
+    if page == out:
         raise ControllerError(f"--out is {out}, a page's name; give the probe file one that ends in .safetensors")
+    targets = [out, *([page] if report else [])]
     if ngrams is not None:
         if Path(ngrams).resolve() in {path.resolve() for path in (*targets, runs_path(out))}:
             raise ControllerError(f"--ngrams is {ngrams}, which the job itself writes; give another name")
@@ -110,7 +155,7 @@ def check_targets(out: Path, report: bool, ngrams: str | None, force: bool) -> b
     again = not force and out.is_file() and runs_path(out).is_file() and bool(missing)
     for target in missing if again else targets:
         check_target(target, force)
-    return again
+    return Targets(out, page if report else None, None if ngrams is None else Path(ngrams), again)
 
 
 def made_already(plan: CalibrationJob, model: Model) -> ProbeFile:
@@ -223,16 +268,16 @@ def report_fit(
     show: Console, plan: CalibrationJob, content: ProbeFile, options: Options, records: list[RunRecord] | None
 ) -> None:
     """What was fitted, what it can promise, the page with it if the records are given, and the JSON."""
-    card, asked = content.card, promise_of(options)
-    rule = make_exit(content, asked)
+    card, promise = content.card, options.promise
+    rule = make_exit(content, promise)
     auc = float(str(card.report["auc"]))
     if plan.choose_cues:
         show.say(f"cues chosen on the fitting runs: {', '.join(card.cues)}")
     show.say(f"probe: {card.report['model']}, AUC {auc:.3f} on held-out problems ({card.report['cues']} cues)")
-    if (told := truncation_of(card)) is not None:
-        show.say(told, "yellow")
+    if (message := truncation_of(card)) is not None:
+        show.say(message, "yellow")
     show.say(rule.why, "bold")
-    if rule.threshold.more_runs and asked.domain is None:
+    if rule.threshold.more_runs and promise.domain is None:
         enough = plan.n + 2 * rule.threshold.more_runs
         show.say(f"to go on from here: the same command with -n {enough} --force; the {plan.n} runs are kept")
     written = [plan.out]
@@ -240,16 +285,9 @@ def report_fit(
         from ..pages.report import write_report  # matplotlib is read only where a page is wanted
 
         written.append(report_path(plan.out))
-        write_report(written[-1], content, asked, records, None, force=options.force)
+        write_report(written[-1], content, promise, records, None, force=options.force)
     show.say(f"written: {', '.join(map(str, written))}")
-    show.result(
-        {
-            "out": str(plan.out),
-            "complete": True,
-            "calibration": calibration_json(rule),
-            "why": rule.why,
-        }
-    )
+    show.result({"out": str(plan.out), "complete": True, "calibration": calibration_json(rule), "why": rule.why})
 
 
 def calibration_json(rule: ProbeExit) -> dict[str, Any]:

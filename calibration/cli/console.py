@@ -16,7 +16,6 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from ..pages.wording import FAILURES, bound_of, percent
 from ..parallel.spread import ProgressCallback
 
 BLOCKS = 5
@@ -56,7 +55,7 @@ class Pace:
             (end - start) / max(1, more - some) for (start, some), (end, more) in zip(edges, edges[1:], strict=False)
         )
 
-    def told(self, total: int) -> str:
+    def message(self, total: int) -> str:
         """`, 3.1 runs/s, 0:02:05 left`, or nothing if that can't be said."""
         pace = self.seconds_per_run()
         if pace is None:
@@ -118,7 +117,7 @@ class Console:
             def update(done: int, total: int) -> None:
                 nonlocal shown
                 pace.mark(done)
-                state = f"{done} of {total}{pace.told(total)}"
+                state = f"{done} of {total}{pace.message(total)}"
                 bar.update(task, completed=done, total=total, state=state)
                 now = time.monotonic()
                 if not console.is_terminal and (now - shown > SECONDS_BETWEEN_LINES or done == total):
@@ -141,68 +140,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def comparison(show: Console, result: dict[str, Any]) -> None:
-    """Both arms side by side, then harm and accuracy against what was promised."""
-    base, control = result["baseline"], result["controlled"]
-    rows = [
-        [
-            "without control",
-            percent(base["accuracy"]),
-            f"{base['tokens']:.1f}",
-            f"{1000 * base['seconds']:.1f} ms",
-            "",
-            "",
-        ]
-    ]
-    saved = [1 - control[name] / base[name] if base[name] else 0.0 for name in ("tokens", "seconds")]
-    rows.append(
-        [
-            "with reasonctl",
-            percent(control["accuracy"]),
-            f"{control['tokens']:.1f}",
-            f"{1000 * control['seconds']:.1f} ms",
-            percent(-saved[0], True),
-            percent(-saved[1], True),
-        ]
-    )
-    show.table(rows, f"{result['n']} problems", "accuracy", "tokens/run", "time/run", "tokens", "time")
-    exits = [f"{i + 1}:{count}" for i, count in enumerate(result["exits_at"]) if count]
-    show.say(f"exit rate {percent(result['exit_rate'])}; exits at cue (cue:runs) {' '.join(exits[:14]) or 'none'}")
-    _measured(show, result)
-    harm, gap, helped = result["harm"], result["accuracy_difference"], result["help"]
-    if gap is None:
-        show.say("there are no gold answers, so nothing is said of accuracy")
-        return
-    show.say(
-        f"accuracy difference {percent(gap['mean'], True)} (95 % interval {percent(gap['low'], True)} to "
-        f"{percent(gap['high'], True)}); harm {harm['count']} of {result['n']}, help {helped['count']} of {result['n']}"
-    )
-
-
-def _measured(show: Console, result: dict[str, Any]) -> None:
-    """What the mode promises, and the same measured."""
-    promise, failure = result["guarantee"], result["failure"]
-    level = "on average" if promise["confidence"] is None else f"with confidence {promise['confidence']:g}"
-    word = "promised" if promise["holds"] else "not promised here"
-    of = {"selective": "exited runs", "event": "wrong cues"}.get(promise["mode"], "runs")
-    domain = f" of the domain {promise['domain']!r}" if "domain" in promise else ""
-    show.say(
-        f"{word}: {promise['mode']} in at most {percent(promise['risk'])} of {of}{domain}, {level}"
-        f"{_given_up(promise)}; "
-        f"measured {FAILURES[failure['mode']]}: {failure['count']} of {failure['n']} = {percent(failure['rate'])} "
-        f"(90 % upper bound {percent(failure['upper'])})",
-        "bold",
-    )
-    for reason in promise["why_not"]:
-        show.say(f"  no guarantee: {reason}")
-
-
-def _given_up(promise: dict[str, Any]) -> str:
-    if "give_up" not in promise:
-        return ""
-    return (
-        f", and right runs given up in at most {percent(promise['give_up'])}: in at most {percent(bound_of(promise))} "
-        "of runs together"
-    )

@@ -1,8 +1,8 @@
-"""The command behind `ctl eval`: a rule on problems that its probe never saw, beside no control and cheap rules."""
+"""`ctl eval`: a rule on problems that its probe never saw, next to no control and to cheap rules."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +10,57 @@ from reasonctl.backends.model import Model
 from reasonctl.probes.exit import ProbeExit
 from reasonctl.probes.files.probe_file import digest_of
 
-from ..evaluation.pairs import evaluate_pairs, fresh, summary
+from ..evaluation.cheap_rules import compare_cheap_rules
+from ..evaluation.pairs import Pair, evaluate_pairs, fresh, summary
 from ..fitting.job import sampler_of
 from ..fitting.saved_runs import saved_runs
 from ..runs.recipe import Recipe
 from ..runs.records import RunRecord
 from ..tasks.problem import Problem
 from ..tasks.sources import Task, load_task
-from .baselines import cheap_rules
-from .console import Console, comparison
-from .options import Options, promise_of
+from .baselines import show_cheap_rules
+from .comparison import show_comparison
+from .console import Console
+from .options import Options
 from .recipes import card_recipe, open_rule, probe_path
 
 EVALUATION_RUNS = 400
+"""Default number of problems."""
 
 
-def run(
+@dataclass(frozen=True)
+class EvaluationJob:
+    """What an evaluation is of."""
+
+    rule: ProbeExit
+    model: Model
+    recipe: Recipe
+    task: Task
+    problems: list[Problem]
+    options: Options
+
+    def measured(self, pairs: list[Pair]) -> dict[str, Any]:
+        """The JSON of `ctl eval` without the cheap rules: what was asked for, measured and promised."""
+        rule, recipe, task = self.rule, self.recipe, self.task
+        promise = rule.guarantee(
+            sampler=sampler_of(recipe), max_new_tokens=recipe.max_new_tokens, tasks=task.name, grader=task.grader.name
+        )
+        if rule.promise.domain is not None:
+            promise["domain"] = rule.promise.domain
+        graded = all(problem.answer is not None for problem in self.problems)
+        return {
+            "seed": self.options.seed,
+            "model": recipe.model,
+            "backend": self.model.backend,
+            "tasks": task.name,
+            **asdict(rule.promise),
+            "probe": digest_of(rule.content),
+            **summary(pairs, rule.promise.mode, graded=graded),
+            "guarantee": promise,
+        }
+
+
+def evaluate(
     name: str, options: Options, *, tasks: str | None, probe: str | None, baselines: bool, report: str | None
 ) -> None:
     """Both arms on problems that neither fitting nor calibration saw; `report`: the page to write."""
@@ -44,49 +79,41 @@ def run(
     if options.dry_run:
         show.result({"n": len(problems), "dry_run": True})
         return
-    result = compare(show, recipe, problems, task, rule, model, options, runs=runs, baselines=baselines)
+    job = EvaluationJob(rule, model, recipe, task, problems, options)
+    result = compare(show, job, runs=runs, baselines=baselines)
     show.result(result)
     if report is not None:
-        write_report(Path(report), content, promise_of(options, result), runs, result, force=options.force)
+        write_report(Path(report), content, options.promise, runs, result, force=options.force)
         show.say(f"written: {report}")
 
 
-def compare(
-    show: Console,
-    recipe: Recipe,
-    problems: list[Problem],
-    task: Task,
-    rule: ProbeExit,
-    model: Model,
-    options: Options,
-    *,
-    runs: list[RunRecord] | None,
-    baselines: bool,
-) -> dict[str, Any]:
-    """Run both arms, print the comparison and the cheap rules; the JSON of `ctl eval`."""
-    workers = options.machine(recipe.model)[0]
+def compare(show: Console, job: EvaluationJob, *, runs: list[RunRecord] | None, baselines: bool) -> dict[str, Any]:
+    """Run both arms, print the comparison and the cheap rules.
+
+    Args:
+        show: Where it is printed.
+        job: What is evaluated.
+        runs: The runs that the probe was made from, if they are at hand.
+        baselines: Whether the cheap rules are compared too.
+
+    Returns:
+        The JSON of `ctl eval`.
+    """
     with show.progress("evaluating") as progress:
         pairs = evaluate_pairs(
-            recipe, problems, task.grader, rule, workers=workers, cheap_rules=baselines, progress=progress
+            job.recipe,
+            job.problems,
+            job.task.grader,
+            job.rule,
+            workers=job.options.machine(job.recipe.model)[0],
+            cheap_rules=baselines,
+            progress=progress,
         )
-    promise = rule.guarantee(
-        sampler=sampler_of(recipe), max_new_tokens=recipe.max_new_tokens, tasks=task.name, grader=task.grader.name
-    )
-    if rule.promise.domain is not None:
-        promise["domain"] = rule.promise.domain
-    asked, graded = promise_of(options), all(problem.answer is not None for problem in problems)
-    result = {
-        "seed": options.seed,
-        "model": recipe.model,
-        "backend": model.backend,
-        "tasks": task.name,
-        **asdict(asked),
-        "probe": digest_of(rule.content),
-        **summary(pairs, options.mode, graded=graded),
-        "guarantee": promise,
-    }
-    comparison(show, result)
+    result = job.measured(pairs)
+    show_comparison(show, result)
     if baselines:
         records = [pair.record for pair in pairs if pair.record is not None]
-        result["baselines"] = cheap_rules(show, rule, runs, records)
+        found = compare_cheap_rules(job.rule, runs, records)
+        show_cheap_rules(show, found, job.rule.promise.mode)
+        result["baselines"] = [] if found is None else found.to_json()
     return result

@@ -12,21 +12,20 @@ from reasonctl.backends.load import TINY
 from reasonctl.controller import ControllerError
 from reasonctl.controller.thinking.chat_template import read_template
 from reasonctl.probes.exit import ProbeExit, make_exit
-from reasonctl.probes.files.heads_file import SEALED, load_heads
+from reasonctl.probes.files.heads_file import SEALED, HeadsCard, load_heads
 from reasonctl.probes.files.probe_file import load_probe
+from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.drift import DriftMonitor
 from reasonctl.probes.risk.table import Table
 
 from ..fitting.tables import outcomes_of
-from ..pages.wording import exits_where, facts, missing_runs, percent
+from ..pages.wording import RISKS, exits_where, facts, missing_runs, percent
 from .console import Console
-from .options import Options, promise_of
+from .options import Options
 from .recipes import open_model
 
-RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 
-
-def run(path: str, options: Options, *, traces: str | None) -> None:
+def inspect(path: str, options: Options, *, traces: str | None) -> None:
     """The card, and risk -> threshold, savings, exit rate on the calibration runs, runs still needed.
 
     traces: a file of Trace.to_dict() lines, in the order of the runs; they are tested for drift.
@@ -35,33 +34,27 @@ def run(path: str, options: Options, *, traces: str | None) -> None:
     if path == TINY or path.startswith("hf:") or path.endswith(".gguf") or Path(path).is_dir():
         return _model(show, path, options)
     if SEALED.holds(path):
-        return _heads(show, path)
+        _show_heads(show, load_heads(path).card)
+        return
     content = load_probe(path)
-    risks = sorted({*RISKS, options.risk})
-    rules = [make_exit(content, replace(promise_of(options), risk=risk)) for risk in risks]
+    promise = options.promise
+    table, plain = (content.signal_table(name, promise.domain).table for name in (promise.signal, "hidden"))
+    risks = sorted({*RISKS, promise.risk})
+    rules = [make_exit(content, replace(promise, risk=risk)) for risk in risks]
+    levels = [_level(rule, table, plain) for rule in rules]
     for label, fact in facts(content.card).items():
         show.say(f"{label:>12}: {fact}")
-    table, plain = (content.signal_table(name, options.domain).table for name in (options.signal, "hidden"))
-    levels = [_level(rule, table, plain) for rule in rules]
-    level = "marginal" if options.confidence is None else f"confidence {options.confidence:g}"
-    show.title(f"{options.mode}, {options.signal}{_of(options)}, {level}: {table.runs} calibration runs")
-    show.table([_row(one) for one in levels], "risk", "threshold", "exit rate", "tokens saved", "more runs needed")
+    _show_levels(show, levels, promise, table.runs)
     if (lower := rules[0].lower) is not None:
         show.say(f"{lower.why}; the exit rates and savings above include it, and its risk adds to theirs")
     show.say("Choose the risk before you look at the savings: one picked afterwards is valid for that one choice only.")
-    drift = None if traces is None else _drift(show, DriftMonitor.of(table), Path(traces))
-    show.result(
-        {
-            "card": vars(content.card),
-            "levels": levels,
-            "mode": options.mode,
-            "confidence": options.confidence,
-            "signal": options.signal,
-            "domain": options.domain,
-            "give_up": options.give_up,
-            "drift": drift,
-        }
-    )
+    drift = None
+    if traces is not None:
+        monitor = _monitored(DriftMonitor.of(table), Path(traces))
+        show.say(f"{monitor.why}; false alarms, ever: at most {percent(monitor.level)}", "bold")
+        drift = {"runs": monitor.runs, "evidence": monitor.evidence, "alarm": monitor.alarm, "level": monitor.level}
+    asked = {name: value for name, value in asdict(promise).items() if name != "risk"}
+    show.result({"card": vars(content.card), "levels": levels, **asked, "drift": drift})
 
 
 def _level(rule: ProbeExit, table: Table, plain: Table) -> dict[str, Any]:
@@ -78,6 +71,13 @@ def _level(rule: ProbeExit, table: Table, plain: Table) -> dict[str, Any]:
     }
 
 
+def _show_levels(show: Console, levels: list[dict[str, Any]], promise: Promise, runs: int) -> None:
+    level = "marginal" if promise.confidence is None else f"confidence {promise.confidence:g}"
+    domain = "" if promise.domain is None else f", domain {promise.domain!r}"
+    show.title(f"{promise.mode}, {promise.signal}{domain}, {level}: {runs} calibration runs")
+    show.table([_row(one) for one in levels], "risk", "threshold", "exit rate", "tokens saved", "more runs needed")
+
+
 def _row(level: dict[str, Any]) -> list[str]:
     shown = level["exits"] if level["threshold"] is None else f"{level['threshold']:.4f}"
     return [
@@ -89,10 +89,6 @@ def _row(level: dict[str, Any]) -> list[str]:
     ]
 
 
-def _of(options: Options) -> str:
-    return "" if options.domain is None else f", domain {options.domain!r}"
-
-
 def _model(show: Console, name: str, options: Options) -> None:
     """Where a model thinks, as its chat template has it."""
     found = read_template(open_model(name, options).template)
@@ -101,19 +97,22 @@ def _model(show: Console, name: str, options: Options) -> None:
     show.result({"format": asdict(found)})
 
 
-def _heads(show: Console, path: str) -> None:
+def _show_heads(show: Console, card: HeadsCard) -> None:
     """The card of AutoDeco heads."""
-    card = load_heads(path).card
     show.say(f"AutoDeco heads for {card.depth} layers of width {card.width}, fingerprint {card.fingerprint[:12]}")
     for name in ("tasks", "grader", "sampler", "runs", "training", "report", "settings"):
         value = getattr(card, name)
-        told = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        show.say(f"{name:>12}: {told}")
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        show.say(f"{name:>12}: {text}")
     show.result({"heads": vars(card)})
 
 
-def _drift(show: Console, monitor: DriftMonitor, path: Path) -> dict[str, Any]:
-    """What the monitor says after these runs."""
+def _monitored(monitor: DriftMonitor, path: Path) -> DriftMonitor:
+    """The monitor after the runs of a file of traces.
+
+    Raises:
+        ControllerError: A line that is no trace, or a file that can't be read.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -126,5 +125,4 @@ def _drift(show: Console, monitor: DriftMonitor, path: Path) -> dict[str, Any]:
             raise ControllerError(f"{path}:{number} is no trace; write json.dumps(handle.trace.to_dict())") from None
         if not trace.get("repeat"):
             monitor.update(scores)
-    show.say(f"{monitor.why}; false alarms, ever: at most {percent(monitor.level)}", "bold")
-    return {"runs": monitor.runs, "evidence": monitor.evidence, "alarm": monitor.alarm, "level": monitor.level}
+    return monitor

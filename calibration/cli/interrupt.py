@@ -14,6 +14,11 @@ from typing import Any, NoReturn
 CODE = 130
 
 
+def stop_at_once(*_: Any) -> NoReturn:
+    os.write(2, b"\nStopped at once. What was collected is kept: run the same command again to go on.\n")
+    os._exit(CODE)
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """KeyboardInterrupt at the first Ctrl-C; a second one ends the process, whatever it is doing then.
@@ -28,7 +33,7 @@ def interruptible() -> Iterator[None]:
         stop()
 
     def stop(*_: Any) -> NoReturn:
-        signal.signal(signal.SIGINT, second)
+        signal.signal(signal.SIGINT, stop_at_once)
         raise KeyboardInterrupt
 
     def lost(what: sys.UnraisableHookArgs) -> None:
@@ -40,10 +45,6 @@ def interruptible() -> Iterator[None]:
         again = threading.Timer(0.01, _thread.interrupt_main)
         again.daemon = True
         again.start()
-
-    def second(*_: Any) -> NoReturn:
-        os.write(2, b"\nStopped at once. What was collected is kept: run the same command again to go on.\n")
-        os._exit(CODE)
 
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield  # in the background, or under a program with its own idea of Ctrl-C

@@ -1,19 +1,20 @@
 """The command line `ctl`: a mistake is one line and exit code 2; Ctrl-C leaves a resumable state and exits 130.
 
-Commands import their work when they are called, so that `ctl --help` needs neither scikit-learn nor matplotlib.
+Commands import their work when they are called, so that `ctl --help` reads click and nothing else.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from reasonctl.controller import ControllerError
-
+from .flags import common
 from .interrupt import CODE, interruptible
-from .options import Options, common
+
+if TYPE_CHECKING:
+    from .options import Options
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -30,9 +31,9 @@ def cli() -> None:
 @common
 def demo_command(options: Options) -> None:
     """The main job, end to end, on the bundled model."""
-    from . import demo
+    from .demo import demo
 
-    demo.run(options)
+    demo(options)
 
 
 @cli.command("calibrate")
@@ -48,22 +49,22 @@ def demo_command(options: Options) -> None:
 )
 @click.option("--layers", help="Fractions of depth that the probe reads, e.g. 0.5,0.75,1.")
 @click.option("--dask", help="Collect on a cluster: its scheduler, e.g. tcp://host:8786, or local:2 to try it here.")
-@click.option("--report/--no-report", default=True, show_default=True, help="Write the page P.html beside it.")
+@click.option("--report/--no-report", default=True, show_default=True, help="Also write the page P.html.")
 @click.option("--heads", is_flag=True, help="Train AutoDeco's heads on the right runs, in place of a probe.")
-@click.option("--unweighted", is_flag=True, help="With --heads: every token counts the same, see docs/policies.md.")
+@click.option("--unweighted", is_flag=True, help="With --heads: every token counts the same, see docs/sampling.md.")
 @click.option("--ngrams", type=click.Path(), help="Also write the runs' n-grams, for --draft 'hierarchy(model=FILE)'.")
 @common
 def calibrate_command(model: str, options: Options, heads: bool, unweighted: bool, **overrides: Any) -> None:
     """Collect runs, fit a probe, calibrate it. Resumable: run the same command again."""
     if heads:
-        from . import heads as make_heads
+        from .heads import calibrate_heads
 
         given = {name: overrides[name] for name in ("tasks", "out", "dask")}
-        make_heads.run(model, options, weighted=not unweighted, **given)
+        calibrate_heads(model, options, weighted=not unweighted, **given)
     else:
-        from . import calibrate as jobs
+        from .calibrate import calibrate
 
-        jobs.calibrate(model, options, **overrides)
+        calibrate(model, options, **overrides)
 
 
 @cli.command("eval")
@@ -75,9 +76,9 @@ def calibrate_command(model: str, options: Options, heads: bool, unweighted: boo
 @common
 def eval_command(model: str, options: Options, **what: Any) -> None:
     """Controlled against uncontrolled on the same fresh problems."""
-    from . import evaluate as evaluate_command
+    from .evaluate import evaluate
 
-    evaluate_command.run(model, options, **what)
+    evaluate(model, options, **what)
 
 
 @cli.command("report")
@@ -86,10 +87,10 @@ def eval_command(model: str, options: Options, **what: Any) -> None:
 @click.option("--out", type=click.Path(), help="The page to write [P.html].")
 @common
 def report_command(probe: str, options: Options, evaluation: str | None, out: str | None) -> None:
-    """A page about a probe file: promised, measured, and five runs. It reads the collected runs beside the file."""
-    from . import report
+    """A page about a probe file: promised, measured, and five runs. It reads the collected runs next to the file."""
+    from .report import report
 
-    report.run(probe, options, evaluation=evaluation, out=out)
+    report(probe, options, evaluation=evaluation, out=out)
 
 
 @cli.command("run")
@@ -105,9 +106,9 @@ def report_command(probe: str, options: Options, evaluation: str | None, out: st
 @common
 def run_command(model: str, prompt: str | None, options: Options, probe: str | None, **lengths: Any) -> None:
     """One streamed answer, with what the controller did."""
-    from . import run
+    from .run import run
 
-    run.run(model, prompt, options, probe=probe, **lengths)
+    run(model, prompt, options, probe=probe, **lengths)
 
 
 @cli.command("inspect")
@@ -116,21 +117,21 @@ def run_command(model: str, prompt: str | None, options: Options, probe: str | N
 @common
 def inspect_command(probe: str, options: Options, traces: str | None) -> None:
     """The card of a probe file and what it can promise at which risk; of a MODEL, where it thinks."""
-    from . import inspect
+    from .inspect import inspect
 
-    inspect.run(probe, options, traces=traces)
+    inspect(probe, options, traces=traces)
 
 
 @cli.command("replay")
 @click.argument("runs", type=click.Path())
-@click.option("--cues", help="Look at these of the collected cues only.")
+@click.option("--cues", help="Only these of the collected cues.")
 @click.option("--splits", type=click.IntRange(1), default=5, show_default=True, help="Random re-splits to average.")
 @common
-def replay_command_(runs: str, options: Options, cues: str | None, splits: int) -> None:
-    """Collected runs (P.safetensors.runs.jsonl) re-judged under every signal, without a model."""
-    from . import replay as replay_command
+def replay_command(runs: str, options: Options, cues: str | None, splits: int) -> None:
+    """Every signal compared on collected runs, without a model. RUNS is P.safetensors.runs.jsonl."""
+    from .replay import replay
 
-    replay_command.run(runs, options, cues=cues, splits=splits)
+    replay(runs, options, cues=cues, splits=splits)
 
 
 @cli.command("bench")
@@ -139,29 +140,29 @@ def replay_command_(runs: str, options: Options, cues: str | None, splits: int) 
 @common
 def bench_command(model: str, options: Options, probe: str | None) -> None:
     """Cost curve of a forward, and the speed of plain, drafted and controlled decoding."""
-    from . import bench
+    from .bench import bench
 
-    bench.run(model, options, probe=probe)
+    bench(model, options, probe=probe)
 
 
 @cli.group("advise")
-def advise() -> None:
+def advise_group() -> None:
     """What pays on this machine and this model, from measurements."""
 
 
-@advise.command("draft")
+@advise_group.command("draft")
 @click.argument("model")
 @click.option("--drafts", "first", required=True, metavar="DRAFT...", help="Smaller models of the same family.")
 @click.argument("more", nargs=-1, metavar="")
 @common
 def advise_draft_command(model: str, first: str, more: tuple[str, ...], options: Options) -> None:
     """Which draft model pays, if any: ctl advise draft MODEL --drafts A B C."""
-    from . import advise_draft
+    from .advise_draft import advise_draft
 
-    advise_draft.run(model, (first, *more), options)
+    advise_draft(model, (first, *more), options)
 
 
-@advise.command("policy")
+@advise_group.command("policy")
 @click.argument("model")
 @click.option("--tasks", help="Learn from the model's own right answers to these problems.")
 @click.option("--texts", multiple=True, type=click.Path(), help="Learn from your own texts: text files, .jsonl, runs.")
@@ -170,9 +171,9 @@ def advise_draft_command(model: str, first: str, more: tuple[str, ...], options:
 @common
 def advise_policy_command(model: str, options: Options, **what: Any) -> None:
     """Truncations at equal risk, and the one that keeps the most: ctl advise policy MODEL --texts FILE."""
-    from . import advise_policy
+    from .advise_policy import advise_policy
 
-    advise_policy.run(model, options, **what)
+    advise_policy(model, options, **what)
 
 
 @cli.command("ngrams")
@@ -181,10 +182,10 @@ def advise_policy_command(model: str, options: Options, **what: Any) -> None:
 @click.option("--out", required=True, type=click.Path(), help="The database to write.")
 @common
 def ngrams_command(model: str, texts: tuple[str, ...], out: str, options: Options) -> None:
-    """An n-gram database for --draft 'hierarchy(corpus=FILE)', from text files or .jsonl files of {"text"}."""
-    from . import ngrams as make_ngrams
+    """An n-gram database for --draft 'hierarchy(corpus=FILE)'. TEXTS are text files, or .jsonl files of {"text"}."""
+    from .ngrams import ngrams
 
-    make_ngrams.run(model, texts, out, options)
+    ngrams(model, texts, out, options)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -193,9 +194,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         with interruptible():
             code = cli.main(args=arguments, prog_name="ctl", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
-    except ControllerError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)

@@ -18,7 +18,7 @@ from .options import Options
 from .recipes import open_model
 
 
-def run(name: str, texts: Sequence[str], out: str, options: Options) -> None:
+def ngrams(name: str, texts: Sequence[str], out: str, options: Options) -> None:
     """Read, count, write; everything that can be refused is refused before the model is opened."""
     show, path = Console(as_json=options.json), Path(out)
     check_target(path, options.force)
@@ -28,16 +28,13 @@ def run(name: str, texts: Sequence[str], out: str, options: Options) -> None:
     model = open_model(name, options)
     source = ", ".join(Path(text).name for text in texts)
     table = write(model, read(texts), path, source=source, force=options.force)
-    show.say(told(table, path, "corpus"))
+    show.say(usage(table, path, "corpus"))
     show.result({"out": out, "ngrams": len(table.keys), "megabytes": table.megabytes(), "source": source})
 
 
-def keep_ngrams(
-    show: Console, model: Model, records: Sequence[RunRecord], path: Path, *, source: str, force: bool
-) -> None:
+def keep_ngrams(model: Model, records: Sequence[RunRecord], path: Path, *, source: str, force: bool) -> NgramTable:
     """The database of what a model wrote in collected runs, their trial answers left out."""
-    table = write(model, (record.text for record in records), path, source=source, force=force)
-    show.say(told(table, path, "model"))
+    return write(model, (record.text for record in records), path, source=source, force=force)
 
 
 def write(model: Model, texts: Iterable[str], path: Path, *, source: str, force: bool) -> NgramTable:
@@ -48,7 +45,7 @@ def write(model: Model, texts: Iterable[str], path: Path, *, source: str, force:
     return table
 
 
-def told(table: NgramTable, path: Path, place: str) -> str:
+def usage(table: NgramTable, path: Path, place: str) -> str:
     """What was written, and how to use it."""
     size = f"{len(table.keys)} n-grams, {table.megabytes():.1f} MB"
     return f"{path}: {size}; use it with --draft 'hierarchy({place}={path})'"

@@ -1,4 +1,4 @@
-"""Which exit rule a command uses: the probe file's, at the risk and for the signal that were asked for."""
+"""From options to a model, a recipe and an exit rule."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from reasonctl.probes.signals.probe import layer_of
 
 from ..runs.recipe import LAYERS, Recipe
 from .console import Console
-from .options import Options, promise_of
+from .options import Options
 
 
 def open_rule(show: Console, name: str, options: Options, probe: str | None) -> tuple[ProbeExit, Model]:
@@ -34,7 +34,7 @@ def open_rule(show: Console, name: str, options: Options, probe: str | None) -> 
 
 def rule_of(options: Options, path: object) -> ProbeExit:
     """The rule of a probe file under the promise that the options ask for."""
-    return make_exit(load_probe(str(path)), promise_of(options))
+    return make_exit(load_probe(str(path)), options.promise)
 
 
 MOST_NEW_TOKENS = 2048

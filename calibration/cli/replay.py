@@ -15,37 +15,26 @@ from ..runs.cue_sets import check_collected, with_cues
 from ..runs.records import RunRecord
 from ..runs.run_file import RunFile
 from .console import Console
-from .options import Options, promise_of
+from .options import Options
 
 RISKS = (0.02, 0.05, 0.10)
 
 
-def run(path: str, options: Options, *, cues: str | None, splits: int) -> None:
+def replay(path: str, options: Options, *, cues: str | None, splits: int) -> None:
     """The table signal x risk, and what `hidden` gains over the best fixed cue."""
     options.refuse("ctl replay", signal="it compares all of them", give_up="it compares signals, without giving up")
-    show = Console(as_json=options.json)
-    if not Path(path).is_file():
-        raise ControllerError(f"{path!r} is no file; give the .runs.jsonl beside a probe file")
-    file = RunFile(Path(path), {})
-    records = file.read()
-    if cues is not None:
-        wanted, collected = [name.strip() for name in cues.split(",") if name.strip()], file.stored_settings()
-        check_collected(wanted, collected["cues"])
-        records = with_cues(records, wanted, collected["max_cues"])
-    if options.domain is not None:
-        records = of_domain(records, options.domain)
-    if not any(record.cues for record in records):
-        raise ControllerError(f"{path!r} holds no cue, so there is nothing to judge")
+    show, file = Console(as_json=options.json), _run_file(path)
+    records = _records(file, cues, options.domain)
     risks = sorted({*RISKS, options.risk})
     with show.progress("re-splitting") as progress:
         found = compare_signals(
-            records, promise_of(options), risks=risks, splits=splits, seed=options.seed, progress=progress
+            records, options.promise, risks=risks, splits=splits, seed=options.seed, progress=progress
         )
-    table(show, found, len(records), splits, options)
+    show_table(show, found, len(records), splits, options)
     limit = file.stored_settings()["answer_tokens"]
     share = share_truncated(records, limit)
-    if (told := truncation_note(share, limit)) is not None:
-        show.say(told, "yellow")
+    if (message := truncation_note(share, limit)) is not None:
+        show.say(message, "yellow")
     show.result(
         {
             "runs": len(records),
@@ -59,6 +48,26 @@ def run(path: str, options: Options, *, cues: str | None, splits: int) -> None:
     )
 
 
+def _run_file(path: str) -> RunFile:
+    if not Path(path).is_file():
+        raise ControllerError(f"{path!r} is no file; give the .runs.jsonl next to a probe file")
+    return RunFile(Path(path), {})
+
+
+def _records(file: RunFile, cues: str | None, domain: str | None) -> list[RunRecord]:
+    """The file's runs, as fewer cues would have seen them, and of one domain."""
+    records = file.read()
+    if cues is not None:
+        wanted, settings = [name.strip() for name in cues.split(",") if name.strip()], file.stored_settings()
+        check_collected(wanted, settings["cues"])
+        records = with_cues(records, wanted, settings["max_cues"])
+    if domain is not None:
+        records = of_domain(records, domain)
+    if not any(record.cues for record in records):
+        raise ControllerError(f"{str(file.path)!r} holds no cue, so there is nothing to compare")
+    return records
+
+
 def of_domain(records: list[RunRecord], domain: str) -> list[RunRecord]:
     """The runs of one domain; ControllerError if there is none."""
     found = [record for record in records if record.domain == domain]
@@ -68,7 +77,7 @@ def of_domain(records: list[RunRecord], domain: str) -> list[RunRecord]:
     return found
 
 
-def table(show: Console, found: Comparison, runs: int, splits: int, options: Options) -> None:
+def show_table(show: Console, found: Comparison, runs: int, splits: int, options: Options) -> None:
     """Net tokens saved by signal and risk, with what was measured on the runs that judge."""
     risks = sorted({entry.risk for entry in found.entries})
     cells = {(entry.signal, entry.risk): entry for entry in found.entries}

@@ -125,26 +125,37 @@ def compare(
         In this order: the probe; cue index (always exit at cue k, k calibrated); index + word (logistic regression);
         index + word + text (for example how often the current value was named before); the oracle (earliest right cue).
     """
-    tables = [calibration, evaluation] if fitting is None else [calibration, evaluation, fitting]
+    _check_cues([calibration, evaluation] if fitting is None else [calibration, evaluation, fitting])
+    mode = promise.mode
+    if grid is None:
+        grid = _grid_of(fitting)
+    rules = [ScoredRule("probe", grid, calibration.scores, evaluation.scores)]
+    rules += cheap_signals(fitting, calibration, evaluation, mode, extra)
+    results = [_measured(rule, calibration, evaluation, promise) for rule in rules]
+    return [*results, evaluate("oracle", evaluation, evaluation.first_where(_target(evaluation, mode)), mode)]
+
+
+def _check_cues(tables: Sequence[Table]) -> None:
+    """Raise ControllerError if a split has no run or no cue."""
     if any(table.runs == 0 or table.cues == 0 for table in tables):
         raise ControllerError(
             f"comparing rules needs runs with cues in every split, got {[t.cues for t in tables]} cues"
         )
-    if grid is None and fitting is None:
+
+
+def _grid_of(fitting: Table | None) -> Grid:
+    if fitting is None:
         raise ControllerError("comparing rules needs the probe's grid or the fitting split; give one")
-    if grid is None:
-        grid = Grid.of(tables[-1])
-    mode = promise.mode
-    rules = [ScoredRule("probe", grid, calibration.scores, evaluation.scores)]
-    rules += cheap_signals(fitting, calibration, evaluation, mode, extra)
-    results = []
-    for rule in rules:
-        threshold = promise.threshold(calibration.with_scores(rule.calibration), rule.grid)
-        # Cheap rules get all that is certified; the probe is measured as it is deployed.
-        value = threshold.value if rule.name == "probe" or promise.confidence is None else threshold.loosest
-        exits = evaluation.with_scores(rule.evaluation).first_exit(value)
-        results.append(evaluate(rule.name, evaluation, exits, mode, threshold))
-    return [*results, evaluate("oracle", evaluation, evaluation.first_where(_target(evaluation, mode)), mode)]
+    return Grid.of(fitting)
+
+
+def _measured(rule: ScoredRule, calibration: Table, evaluation: Table, promise: Promise) -> Result:
+    """A rule at the threshold that the promise allows it, on the evaluation's runs."""
+    threshold = promise.threshold(calibration.with_scores(rule.calibration), rule.grid)
+    # Cheap rules get all that is certified; the probe is measured as it is deployed.
+    value = threshold.value if rule.name == "probe" or promise.confidence is None else threshold.loosest
+    exits = evaluation.with_scores(rule.evaluation).first_exit(value)
+    return evaluate(rule.name, evaluation, exits, promise.mode, threshold)
 
 
 def cheap_signals(

@@ -168,10 +168,7 @@ def compare_signals(
     Raises:
         ControllerError: The runs are too few to fit anything on.
     """
-    if len(records) < 8:
-        raise ControllerError(f"{len(records)} runs are too few to fit, calibrate and judge on; collect more")
-    if promise.risk not in risks:
-        raise ControllerError(f"the promise's risk is {promise.risk:g}; it must be one of the risks {list(risks)}")
+    _check(len(records), promise, risks)
     cues = sorted({cue.name for record in records for cue in record.cues})
     domains = sorted({record.domain for record in records})
     found: dict[tuple[str, float], list[Figures]] = {}
@@ -187,6 +184,13 @@ def compare_signals(
         progress(turn + 1, splits)
     entries = [_entry(name, risk, figures) for (name, risk), figures in found.items()]
     return Comparison(entries, promise.risk, gain.mean, gain.low, gain.high, runs)
+
+
+def _check(runs: int, promise: Promise, risks: Sequence[float]) -> None:
+    if runs < 8:
+        raise ControllerError(f"{runs} runs are too few to fit, calibrate and judge on; collect more")
+    if promise.risk not in risks:
+        raise ControllerError(f"the promise's risk is {promise.risk:g}; it must be one of the risks {list(risks)}")
 
 
 def _entry(name: str, risk: float, measured: Sequence[Figures]) -> Entry:

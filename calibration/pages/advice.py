@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import matplotlib as mpl
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from reasonctl.controller import ControllerError
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from ..advice.truncation import Advice
-
+from ..advice.truncation import Advice
 
 SUFFIXES = (".html", ".svg", ".png", ".pdf")
 
@@ -23,8 +21,6 @@ _DASHES = ("-", "--", "-.", ":")
 
 def draw(advice: Advice) -> Figure:
     """Recall against risk on a logarithmic axis; the parameters of equal risk are marked."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.subplots()
     lowest = min(advice.found) / 20
@@ -53,8 +49,6 @@ def draw(advice: Advice) -> Figure:
 
 def write_page(path: Path, name: str, advice: Advice) -> None:
     """A figure, or the page with figure and tables; by the suffix. The same numbers give the same bytes."""
-    import matplotlib as mpl
-
     html = path.suffix == ".html"
     stream = io.BytesIO()
     kind = "svg" if html else path.suffix[1:]
@@ -72,8 +66,6 @@ def write_page(path: Path, name: str, advice: Advice) -> None:
 
 def page(name: str, advice: Advice, figure: str) -> str:
     """The page; everything but the figure, which is ours, is escaped."""
-    from markupsafe import Markup
-
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("advice.html.jinja").read_text(encoding="utf-8"))
     return template.render(name=name, advice=advice, figure=Markup(figure))

@@ -89,17 +89,8 @@ def trade_off(
             axes.plot(
                 *curve, color=PAINT[paint_of(name)], linewidth=2.4 if name == signal else 1.3, linestyle=dash_of(name)
             )
-        for point, marker in ((here, "o"), (measured, "D")):
-            if point is not None:
-                axes.plot(
-                    *point,
-                    marker=marker,
-                    markersize=8,
-                    color=PAINT["exit"],
-                    markeredgecolor=PAINT["paper"],
-                    clip_on=False,
-                    zorder=5,
-                )
+        _mark(axes, here, "o")
+        _mark(axes, measured, "D")
         seen = [y[x <= right] for x, y in [*curves.values(), fixed]]
         low = min((float(y.min()) for y in seen if len(y)), default=0.0)
         axes.set(xlim=(-0.012 * right, right), ylim=(max(-0.4, min(-0.02, low - 0.02)), max(0.1, oracle) * 1.12))
@@ -108,6 +99,15 @@ def trade_off(
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
 
     return _svg(draw, 3.5, "Tokens saved against the share of runs that fail, a line for each signal")
+
+
+def _mark(axes: Axes, point: tuple[float, float] | None, marker: str) -> None:
+    """A large dot, if there is one."""
+    if point is not None:
+        edge = PAINT["paper"]
+        axes.plot(
+            *point, marker=marker, markersize=8, color=PAINT["exit"], markeredgecolor=edge, clip_on=False, zorder=5
+        )
 
 
 def reliability(scores: Array, target: Array, threshold: float, word: str) -> str:

@@ -32,11 +32,9 @@ from ..fitting.tables import outcomes_of
 from ..runs.records import RunRecord
 from ..runs.splits import runs_path
 from . import figures
-from . import wording as parts
+from . import report_parts as parts
 from .highlights import RuleOutcome, pick
-from .wording import facts
-
-RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
+from .wording import FAIL, FAILED, RISKS, facts, level, number, percentage, promise, share_of
 
 
 def write_report(
@@ -77,17 +75,17 @@ def render(
     picked, absent = pick(judged)
     examples = [parts.example(judged, content, one, None if told is None else told[rows[one.run]]) for one in picked]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=parts.percentage, share=parts.share_of, number=parts.number)
+    environment.filters.update(percent=percentage, share=share_of, number=number)
     template = environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
         card=content.card,
         facts=facts(content.card),
         auc=content.card.report.get("auc"),
         request=request,
-        promise=parts.promise(request),
-        level=parts.level(request),
-        fail=parts.FAIL[request.mode],
-        failed=parts.FAILED[request.mode],
+        promise=promise(request),
+        level=level(request),
+        fail=FAIL[request.mode],
+        failed=FAILED[request.mode],
         rule=parts.rule(judged, subject.threshold, subject.lower, request),
         levels=subject.levels(),
         evaluation=evaluation,

@@ -10,8 +10,6 @@ from typing import Any
 
 from reasonctl.controller import ControllerError
 
-from .processes import over_processes
-
 ProgressCallback = Callable[[int, int], None]
 """Called with (jobs done, jobs wanted)."""
 
@@ -45,6 +43,8 @@ def run_jobs(
         for job in jobs:
             yield function(*job)
     else:
+        from .processes import over_processes  # reads joblib
+
         yield from over_processes(function, jobs, min(workers, len(jobs)), warn)
 
 

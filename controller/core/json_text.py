@@ -246,4 +246,5 @@ def _short(value: Any) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+    """The system's words for what it couldn't do, without its number and the path."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from reasonctl.calibration.cli.heads import OWN_LAW, right_runs
 from reasonctl.calibration.evaluation.pairs import paired_difference
+from reasonctl.calibration.fitting.heads_job import OWN_DISTRIBUTION, right_runs
 from reasonctl.calibration.parallel.spread import cores, run_jobs
 from reasonctl.calibration.runs.collect import graded
 from reasonctl.calibration.runs.recipe import Recipe
@@ -48,7 +48,7 @@ RECIPE = Recipe(
     suffix="</think>\n",
     max_cues=0,
     layers=(1.0,),
-    policy=OWN_LAW,
+    policy=OWN_DISTRIBUTION,
     draft="none",
     seed=3,
     max_new_tokens=400,
@@ -56,7 +56,7 @@ RECIPE = Recipe(
 )
 
 
-def runs(text: str, problems: Sequence[Any], grader: Any) -> list[dict[str, Any]]:
+def runs(text: str, problems: Sequence[Any], grader: Any) -> list[RunRecord]:
     """Graded runs under this policy."""
     jobs = [(replace(RECIPE, policy=text), i, problem.question) for i, problem in enumerate(problems)]
     records = run_jobs(collect_run, jobs, workers=cores())
@@ -144,7 +144,7 @@ def main() -> None:
     given = parser.parse_args()
     task = load_task("tiny")
     tuning, test = task.problems(given.tune, stream=TUNING), task.problems(given.test, stream=TEST)
-    own, model = [runs(OWN_LAW, problems, task.grader) for problems in (tuning, test)], RECIPE.load()
+    own, model = [runs(OWN_DISTRIBUTION, problems, task.grader) for problems in (tuning, test)], RECIPE.load()
     rows = [[teacher_forced(model, run) for run in right_runs(model, records)] for records in own]
     likelihood_of = likelihoods(given.heads, *rows)
 

@@ -30,5 +30,5 @@ except KeyboardInterrupt:
 
 def test_a_ctrl_c_in_a_callback_is_not_lost():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.split() == ["stopped", "second"]
+    assert done.stdout.split() == ["stopped", "stop_at_once"]
     assert done.stderr.strip() == "Stopping. Ctrl-C again stops at once."

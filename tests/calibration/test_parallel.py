@@ -211,12 +211,12 @@ def paced(seconds: list[float], done: int = 0) -> Pace:
 
 
 def test_pace_of_an_even_job_and_of_a_resumed_one():
-    assert paced([]).seconds_per_run() is None and paced([]).told(9) == ""
+    assert paced([]).seconds_per_run() is None and paced([]).message(9) == ""
     assert paced([2.0] * 3).seconds_per_run() == 2.0
     assert paced([0.5] * 30, done=300).seconds_per_run() == 0.5
-    assert paced([0.5] * 30, done=300).told(340) == ", 2.0 runs/s, 0:00:05 left"
-    assert paced([30.0] * 2).told(4) == ", 2.0 runs/min, 0:01:00 left"
-    assert paced([0.5] * 4).told(4) == ", 2.0 runs/s"
+    assert paced([0.5] * 30, done=300).message(340) == ", 2.0 runs/s, 0:00:05 left"
+    assert paced([30.0] * 2).message(4) == ", 2.0 runs/min, 0:01:00 left"
+    assert paced([0.5] * 4).message(4) == ", 2.0 runs/s"
 
 
 def test_pace_is_robust():

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
-ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
-PACKAGES = ("controller", "backends", "probes", "calibration")
+from reasonctl.calibration.cli.extras import LIBRARIES
+from support.source import PACKAGES, ROOT, modules
+
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 ROOMS = sorted(path.parent for package in PACKAGES for path in (ROOT / package).rglob("__init__.py"))
 
@@ -41,3 +45,54 @@ def test_data_files_are_listed() -> None:
             if path.is_file() and path.suffix not in (".py", ".pyc") and path.name != "py.typed":
                 patterns = data.get(dotted(path.parent), [])
                 assert any(path.match(pattern) for pattern in patterns), path
+
+
+# What is installed with it
+
+PROJECT = SETTINGS["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+COMES_WITH = {"dask": "distributed", "markupsafe": "jinja2"}
+"""Libraries that are imported and that another one of ours brings."""
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[^\w.-]", requirement)[0].lower() for requirement in requirements}
+
+
+def distribution(library: str) -> str:
+    """The name on the package index of what is imported as `library`."""
+    return COMES_WITH.get(library) or packages_distributions()[library][0].lower().replace("_", "-")
+
+
+def imported() -> set[tuple[str, str]]:
+    """(module of ours, library) for every import of another library."""
+    found = set()
+    for module in modules().values():
+        found |= {(module.name, one.name.partition(".")[0]) for one in module.imports()}
+    return {pair for pair in found if pair[1] not in sys.stdlib_module_names and pair[1] != "reasonctl"}
+
+
+def test_every_library_is_asked_for() -> None:
+    wanted = {distribution(library) for _, library in imported()}
+    listed = names(PROJECT["dependencies"]).union(*(names(EXTRAS[extra]) for extra in LIBRARIES))
+    assert wanted <= listed
+    assert listed - wanted == {"accelerate"}, "transformers reads it: it loads large models in parts"
+
+
+def test_an_exit_rule_needs_no_extra() -> None:
+    base = names(PROJECT["dependencies"])
+    needed = {pair for pair in imported() if pair[0].startswith(("controller", "probes"))}
+    assert len(needed) > 20 and {distribution(library) for _, library in needed} <= base
+
+
+def test_a_missing_library_is_named_with_its_extra() -> None:
+    for extra, libraries in LIBRARIES.items():
+        assert {distribution(library) for library in libraries} == names(EXTRAS[extra])
+    assert set(EXTRAS) == {*LIBRARIES, "all", "test"}
+    assert set(re.findall(r"\w+", EXTRAS["all"][0])) == {"reasonctl", *LIBRARIES}
+
+
+def test_the_makefile_installs_all() -> None:
+    """xgrammar alone comes another way."""
+    found = re.search(r"-e '\.\[([\w,]+)\]'", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert found is not None and set(found[1].split(",")) == {*LIBRARIES, "test"} - {"grammar"}

@@ -69,12 +69,20 @@ def best_part(
         size: Most nodes of the part.
         losses: Plain steps that may be lost if no node is accepted.
     """
-    plain = curve.now(1, context)
     nodes = _by_value(draft, values, leaves, size)
+    count, ratio = _best_count([values[node] for node in nodes], curve, context, losses)
+    if curve.plain_due(ratio):
+        return NO_DRAFT
+    return _part(draft, nodes[:count])
+
+
+def _best_count(values: Sequence[float], curve: CostCurve, context: int, losses: float) -> tuple[int, float]:
+    """How many of the nodes pay most, the first ones; and by what factor the step with them is faster than plain."""
+    plain = curve.now(1, context)
     best, emitted = 0, 1.0
     best_ratio = best_score = MARGIN
-    for count, node in enumerate(nodes, start=1):
-        emitted += values[node]
+    for count, value in enumerate(values, start=1):
+        emitted += value
         price = curve.now(1 + count, context) / plain
         if price - 1.0 > losses:
             continue
@@ -83,9 +91,7 @@ def best_part(
             best = count
             best_ratio = emitted / price
             best_score = score
-    if curve.plain_due(best_ratio):
-        return NO_DRAFT
-    return _part(draft, nodes[:best])
+    return best, best_ratio
 
 
 def _by_value(draft: Draft, values: Sequence[float], leaves: int, size: int) -> list[int]:

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from reasonctl.backends.load import BUNDLED_PROBE
-from reasonctl.calibration.cli.console import Console, comparison
+from reasonctl.calibration.cli.comparison import show_comparison
+from reasonctl.calibration.cli.console import Console
 from reasonctl.calibration.cli.recipes import unescaped
 from reasonctl.calibration.evaluation.pairs import Pair, fresh, summary
 from reasonctl.calibration.pages.highlights import Example
 from reasonctl.calibration.pages.report import _Subject, render
-from reasonctl.calibration.pages.wording import example, measured, promise
+from reasonctl.calibration.pages.report_parts import example, measured
+from reasonctl.calibration.pages.wording import promise
 from reasonctl.calibration.runs.worker import ArmRecord
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import ControllerError
@@ -84,7 +86,7 @@ def test_what_the_mode_promises_is_measured(mode, count, n, capsys):
     assert found["failure"] == {"mode": mode, "count": count, "n": n, "rate": count / n, "upper": upper_bound(count, n)}
     assert (found["harm"]["count"], found["help"]["count"], found["exit_rate"]) == (1, 1, 5 / 6)
     said = {"holds": True, "mode": mode, "risk": 0.05, "confidence": 0.9, "why_not": []}
-    comparison(Console(as_json=False), {**found, "guarantee": said})
+    show_comparison(Console(as_json=False), {**found, "guarantee": said})
     told = capsys.readouterr().out
     assert f"{count} of {n} = " in told and "harm 1 of 6, help 1 of 6" in told
     ungraded = summary(PAIRS, mode, graded=False)
@@ -114,7 +116,7 @@ def test_of_a_pair_of_rules_the_bound_is_the_sum(capsys):
     assert measured(seen, alone)["refuted"] and not measured(seen, pair)["refuted"]
     assert "at most 10\u202f% together" in promise(pair) and "together" not in promise(alone)
     said = {"holds": True, "mode": "harm", "risk": 0.05, "confidence": 0.9, "why_not": [], "give_up": 0.02}
-    comparison(Console(as_json=False), {**summary(PAIRS, "harm"), "guarantee": said})
+    show_comparison(Console(as_json=False), {**summary(PAIRS, "harm"), "guarantee": said})
     assert "in at most 7.0 % of runs together" in capsys.readouterr().out
 
 
