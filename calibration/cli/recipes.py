@@ -86,7 +86,7 @@ def new_recipe(
     )
 
 
-def thinking_of(model: Model, recipe: Recipe) -> Thinking:
+def thinking_under(model: Model, recipe: Recipe) -> Thinking:
     """How thinking is closed by the recipe, and opened by the model's template where both have the same markers."""
     found = read_template(model.template)
     if found.markers == recipe.span():

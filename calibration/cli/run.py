@@ -14,7 +14,7 @@ from ..runs.worker import run_once
 from ..tasks.sources import load_task
 from .console import Console
 from .options import Options
-from .recipes import card_recipe, new_recipe, open_model, open_rule, thinking_of
+from .recipes import card_recipe, new_recipe, open_model, open_rule, thinking_under
 
 
 def run(
@@ -34,7 +34,7 @@ def run(
         for line in parse_policy(recipe.policy).explain():
             show.say(f"  {line}", "dim")
     question = prompt or _fresh_question(name, options)
-    thinking = None if rule else thinking_of(model, recipe)
+    thinking = None if rule else thinking_under(model, recipe)
     controller = Controller(exit=rule, drafter=recipe.drafter(), thinking=thinking, **lengths)
     trace = stream_run(show, model, recipe, question, controller)
     show.say(

@@ -24,8 +24,19 @@ _ON = {"enable_thinking": True, "thinking": True, "reasoning": True}
 _OFF = dict.fromkeys(_ON, False)
 _NAMED = {**_ON, "thinking_mode": "enabled", "reasoning_effort": "high"}
 
-_NAMES = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts", "tool_plan")
-"""Where messages keep their reasoning."""
+_NAMES = (
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "reasoning_text",
+    "thought",
+    "thoughts",
+    "think",
+    "analysis",
+    "tool_plan",
+)
+"""Where messages keep their reasoning; the first three are usual."""
+_DETAILS = [{"type": "reasoning.text", "text": THOUGHT}]
 _CALLS = [{"id": "call00001", "type": "function", "function": {"name": _TOOL, "arguments": {"x": 1}}}]
 
 Message = dict[str, Any]
@@ -33,7 +44,7 @@ Message = dict[str, Any]
 
 def _answers() -> dict[str, list[Message]]:
     """Turns of the assistant behind a question, by name: everything that follows it."""
-    named = {"role": "assistant", "content": ANSWER, **dict.fromkeys(_NAMES, THOUGHT)}
+    named = {"role": "assistant", "content": ANSWER, **dict.fromkeys(_NAMES, THOUGHT), "reasoning_details": _DETAILS}
     text = {"type": "text", "text": ANSWER}
     calls = {**named, "tool_calls": _CALLS}
     contents: dict[str, Any] = {

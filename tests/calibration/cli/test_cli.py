@@ -36,6 +36,14 @@ def test_calibrate_says_what_it_wrote(probe, capfd):
     assert "Not measured on fresh problems yet" in page and "&lt;/think&gt;" in page
 
 
+def test_inspect_says_where_a_model_thinks(capfd):
+    code, out, _ = ctl(capfd, "inspect", "tiny")
+    assert code == 0 and "thinking markers '<think>' ... '</think>'" in out and "prompt opens the span" in out
+    code, out, _ = ctl(capfd, "inspect", str(TINY), "--json")
+    found = json.loads(out.splitlines()[-1])["format"]
+    assert code == 0 and (found["suffix"], found["opens"], found["source"]) == ("</think>\n", "prompt", "rendering")
+
+
 def test_eval_prints_the_promised_json(probe, tmp_path, capfd):
     arguments = ["eval", "tiny", "--probe", str(probe), "-n", "20", "--risk", "0.2", "--json", "--workers", "1"]
     code, out, _ = ctl(capfd, *arguments)

@@ -137,6 +137,10 @@ FORMS = {
         template(turn("<muse>", "thought", "<speak>")),
         ("<muse>", "<speak>", "<speak>", "model"),
     ),
+    "details of a reasoning": (
+        template("<bot>{%- for d in m.reasoning_details -%}<r>{{ d.text }}</r>{%- endfor -%}{{ m.content }}"),
+        ("<r>", "</r>", "</r>", "model"),
+    ),
     "generation blocks": (
         template("{% generation %}" + turn("◁think▷", "reasoning", "◁/think▷") + "{% endgeneration %}"),
         ("◁think▷", "◁/think▷", "◁/think▷", "model"),
