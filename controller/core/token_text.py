@@ -31,15 +31,22 @@ class TextDecoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._texts: dict[int, str | None] = {}
+        """By token: its text, or None if it holds a part of a character."""
+        self.inside = False
+        """The last token ends inside a character."""
 
     def push(self, token: int) -> str:
         """The text that is whole once this token is there."""
-        return self._decoder.decode(self._tokenizer.bytes_of(token))
-
-    @property
-    def inside(self) -> bool:
-        """The last token ends inside a character."""
-        return bool(self.begun)
+        if not self.inside:
+            if token not in self._texts:
+                self._texts[token] = _whole_text(self._tokenizer.bytes_of(token))
+            text = self._texts[token]
+            if text is not None:
+                return text
+        text = self._decoder.decode(self._tokenizer.bytes_of(token))
+        self.inside = bool(self.begun)
+        return text
 
     @property
     def begun(self) -> bytes:
@@ -48,7 +55,15 @@ class TextDecoder:
 
     def finish(self) -> str:
         """What a text that ends here leaves of a character that is not whole: U+FFFD, or nothing."""
+        self.inside = False
         return self._decoder.decode(b"", final=True)
+
+
+def _whole_text(piece: bytes) -> str | None:
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 class TokenText:
@@ -75,8 +90,8 @@ class TokenText:
         """Whole characters so far."""
         self._whole = [0]
         """Whole characters before each token, and behind the last."""
-        self._inside = [False]
-        """Whether each token, and the next one, begins inside a character."""
+        self._split: set[int] = set()
+        """Tokens, counted from `start`, that begin inside a character; the next one may be among them."""
 
     def begin(self, prompt: Sequence[int]) -> None:
         """The text of a prompt, of which only the end is kept; tokens are placed from its end on."""
@@ -84,7 +99,7 @@ class TokenText:
         self._decode_again(prompt, self._most)
         self.total = len(self.tail)
         self._whole = [self.total]
-        self._inside = [self._decoder.inside]
+        self._split = {0} if self._decoder.inside else set()
 
     def push(self, token: int) -> int:
         """Take the next token in; the number of characters that it completes."""
@@ -92,13 +107,14 @@ class TokenText:
         self.tail = (self.tail + text)[-(self._most + len(text)) :]
         self.total += len(text)
         self._whole.append(self.total)
-        self._inside.append(self._decoder.inside)
+        if self._decoder.inside:
+            self._split.add(len(self._whole) - 1)
         return len(text)
 
     def rewind(self, tokens: Sequence[int]) -> None:
         """Back to the sequence's `tokens`, fewer than before."""
         del self._whole[len(tokens) - self.start + 1 :]
-        del self._inside[len(tokens) - self.start + 1 :]
+        self._split = {i for i in self._split if i < len(self._whole)}
         self.total = self._whole[-1]
         self._decode_again(tokens, min(self._most, self.total))
 
@@ -126,7 +142,7 @@ class TokenText:
     @property
     def inside(self) -> bool:
         """The text ends inside a character."""
-        return self._inside[-1]
+        return self._decoder.inside
 
     @property
     def begun(self) -> bytes:
@@ -144,7 +160,7 @@ class TokenText:
     def first_of(self, char: int) -> int:
         """Absolute index of the last token at which the text can be cut before a character, whole or only begun."""
         i = bisect_right(self._whole, char) - 1
-        while self._inside[i] and i:
+        while i and i in self._split:
             i -= 1
         return self.start + i
 
