@@ -27,12 +27,11 @@ class ThinkingLimits:
     continue_text: str = "Wait"
 
     def __post_init__(self) -> None:
-        for name, unit in (
-            ("budget", "thinking tokens"),
-            ("min_thinking", "thinking tokens"),
-            ("continue_times", "times"),
+        for name, value, unit in (
+            ("budget", self.budget, "thinking tokens"),
+            ("min_thinking", self.min_thinking, "thinking tokens"),
+            ("continue_times", self.continue_times, "times"),
         ):
-            value = getattr(self, name)
             if name == "budget" and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
