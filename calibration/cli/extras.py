@@ -5,7 +5,7 @@ from __future__ import annotations
 LIBRARIES = {
     "llama": ("llama_cpp", "gguf"),
     "hf": ("torch", "transformers", "accelerate", "gguf"),
-    "calibrate": ("sklearn", "joblib", "threadpoolctl", "math_verify", "reasoning_gym", "matplotlib"),
+    "calibrate": ("sklearn", "joblib", "threadpoolctl", "mapie", "math_verify", "reasoning_gym", "matplotlib"),
     "grammar": ("xgrammar",),
     "dask": ("distributed", "dask"),
 }

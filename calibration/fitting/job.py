@@ -23,6 +23,7 @@ from ..tasks.problem import Problem
 from ..tasks.sources import Task
 from .all_signals import fit_signals
 from .choose_cues import choose_cues
+from .cross_check import check_with_mapie
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def fit_and_save(plan: CalibrationJob, model: Model, records: list[RunRecord], *
         fitted.stack,
         fitted.lower,
     )
+    check_with_mapie(content.table, content.grid, plan.promise)
     save_probe(plan.out, content, force=force)
     return content
 

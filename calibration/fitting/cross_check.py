@@ -1,0 +1,44 @@
+"""A second opinion on a calibration: MAPIE's fixed-sequence test on the same runs, before a probe file is written."""
+
+from __future__ import annotations
+
+from mapie.risk_control import FWERFixedSequenceTesting, control_fwer
+from scipy.stats import binom
+
+from reasonctl.controller import ControllerError
+from reasonctl.probes.promise import Promise
+from reasonctl.probes.risk.bounds import accepted
+from reasonctl.probes.risk.table import Table
+from reasonctl.probes.risk.threshold import Grid, failures_at
+
+ROUNDING = 1e-12
+"""Largest difference of two exact computations of one p-value."""
+
+
+def check_with_mapie(table: Table, grid: Grid, promise: Promise) -> None:
+    """Compare the thresholds that we accept for a promise with those that MAPIE accepts.
+
+    Ours is a few lines of numpy, so that attaching a probe needs no MAPIE. Promises without a confidence, and the
+    mode `event`, use no sequence of tests: nothing is compared.
+
+    Args:
+        table: The calibration runs.
+        grid: The thresholds that are tested.
+        promise: What is asked for.
+
+    Raises:
+        ControllerError: The two disagree.
+    """
+    if promise.confidence is None or promise.mode == "event":
+        return
+    failed, n = failures_at(table, promise.mode, grid.thresholds)
+    ours = accepted(failed, n, promise.risk, promise.confidence)
+    p_values = [float(binom.cdf(f, k, promise.risk)) if k else 1.0 for f, k in zip(failed, n, strict=True)]
+    theirs = len(control_fwer(p_values, 1 - promise.confidence, FWERFixedSequenceTesting()))
+    # Where they part at a p-value that is the level itself, but for rounding, either is right.
+    tied = ours != theirs and abs(p_values[min(ours, theirs)] - (1 - promise.confidence)) < ROUNDING
+    if ours != theirs and not tied:
+        raise ControllerError(
+            f"our fixed-sequence test accepts {ours} thresholds and MAPIE's accepts {theirs}, so no probe was written; "
+            "please report it with the collected runs, which are kept"
+        )
