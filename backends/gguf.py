@@ -24,6 +24,7 @@ MOST_NESTED = 4
 MOST_KEY = (1 << 16) - 1
 """Longest key, in bytes, as the format has it."""
 _TEXTS = ("general.architecture", "tokenizer.chat_template", "tokenizer.ggml.model")
+_VOCABULARY = "tokenizer.ggml.tokens"
 _WHOLE = {"context_length": (0, 1 << 31), "block_count": (1, 1 << 16), "embedding_length": (1, 1 << 24)}
 """Least and largest value of the keys of an architecture that are read here or multiplied by llama.cpp unchecked."""
 
@@ -99,7 +100,7 @@ class _Reader:
             if key in found:
                 raise _DamagedError(f"the key {key!r:.60} twice")
             if kind == _ARRAY:
-                self._skip_array(1)
+                self._skip_array(1, distinct=key == _VOCABULARY)
                 continue
             if key == "general.alignment" and kind != _U32:
                 raise _DamagedError("general.alignment is of another type than u32")
@@ -134,7 +135,7 @@ class _Reader:
         offset = int(self._number("<Q"))
         return offset + math.prod(shape) // int(weights_per_block) * int(bytes_per_block)
 
-    def _skip_array(self, depth: int) -> None:
+    def _skip_array(self, depth: int, *, distinct: bool = False) -> None:
         kind, count = self._number("<I"), self._number("<Q")
         least = 12 if kind == _ARRAY else 8 if kind == _STRING else struct.calcsize(self._layout(kind))
         if count > (len(self._data) - self._at) // least or depth > MOST_NESTED:
@@ -143,18 +144,28 @@ class _Reader:
             for _ in range(count):
                 self._skip_array(depth + 1)
         elif kind == _STRING:
-            # Vocabularies: 300 000 strings, so this loop is the cost of reading a header.
-            at = self._at
-            data = self._data
-            size = len(data)
-            unpack = struct.Struct("<Q").unpack_from
-            for _ in range(count):
-                at += 8 + unpack(data, at)[0]
-                if at > size:
-                    raise _DamagedError("a text is longer than the file")
-            self._at = at
+            self._skip_texts(count, distinct)
         else:
             self._at += count * least
+
+    def _skip_texts(self, count: int, distinct: bool) -> None:
+        """Vocabularies have 300 000 texts, so this loop is the cost of reading a header."""
+        at, data = self._at, self._data
+        size = len(data)
+        unpack = struct.Struct("<Q").unpack_from
+        seen: set[bytes] = set()
+        for _ in range(count):
+            start = at + 8
+            at = start + unpack(data, at)[0]
+            if at > size:
+                raise _DamagedError("a text is longer than the file")
+            if distinct and at > start:
+                text = data[start:at]
+                if text in seen:
+                    # llama.cpp ends the process on it.
+                    raise _DamagedError(f"the vocabulary holds the token {text!r:.40} twice")
+                seen.add(text)
+        self._at = at
 
     def _layout(self, kind: int) -> str:
         if kind not in _SCALARS:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from llama_cpp import Llama
 from llama_cpp import llama_cpp as C
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
@@ -104,12 +105,17 @@ def _prompter(llm: Llama, tokenizer: LlamaTokenizer, template: str | None) -> Ca
     bos, eos = llm.token_bos(), llm.token_eos()
     if template is None:
         return lambda question: [*_beginning(llm), *tokenizer.encode(question)]
-    formatter = Jinja2ChatFormatter(
-        template=template,
-        bos_token=llm._model.token_get_text(bos) if bos >= 0 else "",
-        eos_token=llm._model.token_get_text(eos) if eos >= 0 else "",
-        add_generation_prompt=True,
-    )
+    try:
+        formatter = Jinja2ChatFormatter(
+            template=template,
+            bos_token=llm._model.token_get_text(bos) if bos >= 0 else "",
+            eos_token=llm._model.token_get_text(eos) if eos >= 0 else "",
+            add_generation_prompt=True,
+        )
+    except TemplateError as error:
+        raise ControllerError(
+            f"the model's chat template can't be read: {str(error):.200}; the file is damaged, download it again"
+        ) from None
 
     def prompt(question: str) -> list[int]:
         text = formatter(messages=[{"role": "user", "content": question}]).prompt
