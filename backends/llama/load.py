@@ -54,6 +54,10 @@ def load_gguf(path: str | Path, *, context: int = 0, threads: int | None = None,
     try:
         with without_amx():
             llm = Llama(str(path), n_ctx=size, n_threads=threads, n_threads_batch=threads, verbose=False)
+    except TemplateError as error:  # a Llama compiles the file's chat templates
+        raise ControllerError(
+            f"{path} has a chat template that can't be read: {str(error):.200}; download it again"
+        ) from None
     except ValueError as error:
         raise ControllerError(
             f"llama.cpp can't load {path} (architecture {architecture!r}, {size} tokens of context): {error}"
@@ -105,17 +109,12 @@ def _prompter(llm: Llama, tokenizer: LlamaTokenizer, template: str | None) -> Ca
     bos, eos = llm.token_bos(), llm.token_eos()
     if template is None:
         return lambda question: [*_beginning(llm), *tokenizer.encode(question)]
-    try:
-        formatter = Jinja2ChatFormatter(
-            template=template,
-            bos_token=llm._model.token_get_text(bos) if bos >= 0 else "",
-            eos_token=llm._model.token_get_text(eos) if eos >= 0 else "",
-            add_generation_prompt=True,
-        )
-    except TemplateError as error:
-        raise ControllerError(
-            f"the model's chat template can't be read: {str(error):.200}; the file is damaged, download it again"
-        ) from None
+    formatter = Jinja2ChatFormatter(
+        template=template,
+        bos_token=llm._model.token_get_text(bos) if bos >= 0 else "",
+        eos_token=llm._model.token_get_text(eos) if eos >= 0 else "",
+        add_generation_prompt=True,
+    )
 
     def prompt(question: str) -> list[int]:
         text = formatter(messages=[{"role": "user", "content": question}]).prompt
