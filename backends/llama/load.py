@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from llama_cpp import Llama
 from llama_cpp import llama_cpp as C
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
@@ -53,6 +54,10 @@ def load_gguf(path: str | Path, *, context: int = 0, threads: int | None = None,
     try:
         with without_amx():
             llm = Llama(str(path), n_ctx=size, n_threads=threads, n_threads_batch=threads, verbose=False)
+    except TemplateError as error:  # a Llama compiles the file's chat templates
+        raise ControllerError(
+            f"{path} has a chat template that can't be read: {str(error):.200}; download it again"
+        ) from None
     except ValueError as error:
         raise ControllerError(
             f"llama.cpp can't load {path} (architecture {architecture!r}, {size} tokens of context): {error}"

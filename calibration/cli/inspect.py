@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from reasonctl.backends.load import TINY
 from reasonctl.controller import ControllerError
+from reasonctl.controller.core.json_text import Fields, lines
 from reasonctl.controller.thinking.chat_template import read_template
 from reasonctl.probes.exit import ProbeExit, make_exit
 from reasonctl.probes.files.heads_file import SEALED, HeadsCard, load_heads
@@ -114,15 +114,14 @@ def _monitored(monitor: DriftMonitor, path: Path) -> DriftMonitor:
         ControllerError: A line that is no trace, or a file that can't be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ControllerError(f"{str(path)!r} can't be read as traces: {error}") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            trace = json.loads(line)
-            scores = [float(decision["score"]) for decision in trace["decisions"]]
-        except (ValueError, TypeError, KeyError):
-            raise ControllerError(f"{path}:{number} is no trace; write json.dumps(handle.trace.to_dict())") from None
-        if not trace.get("repeat"):
-            monitor.update(scores)
+        for number, value in lines(path, "traces"):
+            trace = Fields.of(value, f"line {number} of {str(path)!r}")
+            scores = [
+                Fields.of(decision, f"decision {i} in {trace.where}").number("score")
+                for i, decision in enumerate(trace.items("decisions"), start=1)
+            ]
+            if not trace.optional(trace.flag, "repeat"):
+                monitor.update(scores)
+    except ControllerError as error:
+        raise ControllerError(f"{error}; write one json.dumps(handle.trace.to_dict()) a line") from None
     return monitor

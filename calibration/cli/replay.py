@@ -31,7 +31,7 @@ def replay(path: str, options: Options, *, cues: str | None, splits: int) -> Non
             records, options.promise, risks=risks, splits=splits, seed=options.seed, progress=progress
         )
     show_table(show, found, len(records), splits, options)
-    limit = file.stored_settings()["answer_tokens"]
+    limit = file.stored_settings().whole("answer_tokens", 1)
     share = share_truncated(records, limit)
     if (message := truncation_note(share, limit)) is not None:
         show.say(message, "yellow")
@@ -59,8 +59,8 @@ def _records(file: RunFile, cues: str | None, domain: str | None) -> list[RunRec
     records = file.read()
     if cues is not None:
         wanted, settings = [name.strip() for name in cues.split(",") if name.strip()], file.stored_settings()
-        check_collected(wanted, settings["cues"])
-        records = with_cues(records, wanted, settings["max_cues"])
+        check_collected(wanted, settings.texts("cues"))
+        records = with_cues(records, wanted, settings.whole("max_cues"))
     if domain is not None:
         records = of_domain(records, domain)
     if not any(record.cues for record in records):

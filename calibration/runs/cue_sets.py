@@ -1,4 +1,4 @@
-"""Records as a smaller set of cues would have seen them."""
+"""Records as a smaller set of cues would have seen them, and whether they are of the cues of their job."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from reasonctl.controller import ControllerError, Cues
+from reasonctl.controller.core.json_text import Fields
 
 from .records import CueRecord, RunRecord
 
@@ -24,6 +25,21 @@ def check_collected(names: Sequence[str], collected: Sequence[str]) -> None:
         raise ControllerError(
             f"these runs were collected at the cues {', '.join(known)}; nothing is known of {', '.join(strange)}"
         )
+
+
+def check_job(records: Sequence[RunRecord], settings: Fields) -> None:
+    """Raises ControllerError unless the records can be those of one job: in order, with its cues and one width."""
+    known = set(Cues(settings.texts("cues")).names) if "cues" in settings else None
+    width = None
+    for index, record in enumerate(records):
+        if record.run != index:
+            raise ControllerError(f"run {record.run} stands where run {index} belongs")
+        for cue in [*record.cues, *record.others]:
+            if known is not None and not known.issuperset(cue.names):
+                raise ControllerError(f"run {index} has a cue {cue.name!r:.40}, which its job didn't look for")
+            width = len(cue.state) if width is None else width
+            if len(cue.state) != width:
+                raise ControllerError(f"run {index} has a hidden state of {len(cue.state)} values, others {width}")
 
 
 def _with_cues(record: RunRecord, wanted: Sequence[str], max_cues: int) -> RunRecord:

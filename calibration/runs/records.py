@@ -8,29 +8,18 @@ from __future__ import annotations
 
 import base64
 from dataclasses import asdict, dataclass, fields
-from types import NoneType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from reasonctl.controller import ControllerError
+from reasonctl.controller.core.json_text import Fields
 
-_VALUES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (float, int),
-    "str": (str,),
-    "bool": (bool,),
-    "str | None": (str, NoneType),
-}
-"""JSON's types of a field, by the field's annotation."""
-
-_ELEMENTS: dict[str, tuple[type, ...]] = {
-    "tuple[str, ...]": (str,),
-    "tuple[float, ...]": (float, int),
-    "tuple[CueRecord, ...]": (dict,),
-}
-"""JSON's types of an array's elements, by the field's annotation."""
+MOST = (1 << 31) - 1
+"""Largest index, and largest number of tokens or characters."""
+_LARGEST = {"problem": (1 << 63) - 1}
+"""Largest whole number of a field, where it isn't MOST."""
 
 
 def pack(values: npt.NDArray[np.float32]) -> str:
@@ -39,8 +28,18 @@ def pack(values: npt.NDArray[np.float32]) -> str:
 
 
 def unpack(text: str) -> npt.NDArray[np.float32]:
-    """The vector that `pack` wrote."""
-    return np.frombuffer(base64.b64decode(text), dtype="<f4")
+    """The vector that `pack` wrote.
+
+    Raises:
+        ControllerError: The text stands for no finite numbers.
+    """
+    try:
+        values = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4")
+    except ValueError:  # no base64, or bytes that are no whole numbers
+        raise ControllerError("the hidden state is no base64 of float32 numbers; collect the run again") from None
+    if not len(values) or not np.isfinite(values).all():
+        raise ControllerError("the hidden state is empty or holds NaN or infinite values; collect the run again")
+    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +81,12 @@ class CueRecord:
         return unpack(self.hidden)
 
     @classmethod
-    def from_json(cls, values: Any) -> CueRecord:
-        """From parsed JSON; ControllerError for anything but a cue's object."""
-        return cls(**_checked(cls, values))
+    def from_json(cls, values: Any, where: str = "the cue") -> CueRecord:
+        """From parsed JSON; ControllerError for anything but a cue's object, with `where` it stands."""
+        made = cls(**_checked(cls, Fields.of(values, where)))
+        if made.name not in made.names:
+            raise ControllerError(f"{where} is named {made.name!r:.40}, which is none of its names")
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,32 +119,37 @@ class RunRecord:
     """Whether the grader accepts the answer; False where nothing was graded, or there is no right answer."""
 
     @classmethod
-    def from_json(cls, values: Any) -> RunRecord:
+    def from_json(cls, values: Any, where: str = "the run") -> RunRecord:
         """From parsed JSON, the inverse of `to_json`; ControllerError for anything but a run's object."""
-        found = _checked(cls, values)
-        parts = {name: tuple(map(CueRecord.from_json, found[name])) for name in ("cues", "others")}
-        return cls(**{**found, **parts})
+        return cls(**_checked(cls, Fields.of(values, where)))
 
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON object."""
         return asdict(self)
 
 
-def _checked(kind: type[CueRecord] | type[RunRecord], values: Any) -> dict[str, Any]:
+def _checked(kind: type[CueRecord] | type[RunRecord], found: Fields) -> dict[str, Any]:
     """The object's values, arrays as tuples; ControllerError unless they are those of the record, all and no other."""
-    if not isinstance(values, dict):
-        raise ControllerError(f"{values!r:.40} is no JSON object")
-    names = {field.name for field in fields(kind)}
-    if set(values) != names:
-        raise ControllerError(f"the fields differ by {', '.join(sorted(map(str, names ^ set(values))))}")
-    found = {}
-    for field in fields(kind):
-        value, elements = values[field.name], _ELEMENTS.get(str(field.type))
-        if elements is None:
-            fits = type(value) in _VALUES[str(field.type)]
-        else:
-            fits = type(value) is list and all(type(element) in elements for element in value)
-        if not fits:
-            raise ControllerError(f"{field.name} is {value!r:.40}; it must be {field.type}")
-        found[field.name] = value if elements is None else tuple(value)
-    return found
+    names = [field.name for field in fields(kind)]
+    found.only(names)
+    return {field.name: _value(str(field.type), field.name, found) for field in fields(kind)}
+
+
+def _value(kind: str, name: str, found: Fields) -> Any:
+    """The value of a record's field, by the field's annotation."""
+    if kind == "int":
+        return found.whole(name, 0, _LARGEST.get(name, MOST))
+    if kind == "float":
+        return found.number(name)
+    if kind == "bool":
+        return found.flag(name)
+    if kind == "str | None":
+        return found.optional(found.text, name)
+    if kind == "tuple[str, ...]":
+        return tuple(found.texts(name))
+    if kind == "tuple[float, ...]":
+        return tuple(found.numbers(name))
+    if kind == "tuple[CueRecord, ...]":
+        cues = enumerate(found.items(name), start=1)
+        return tuple(CueRecord.from_json(cue, f"cue {i} of {name!r} in {found.where}") for i, cue in cues)
+    return found.text(name)

@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from reasonctl.controller import ControllerError
+from reasonctl.controller.core.json_text import Fields, lines, parse
 
+from .cue_sets import check_job
 from .records import RunRecord
 
 if sys.platform != "win32":
     import fcntl
 
 FORMAT = 4
+MOST_HEADER = 1 << 20
+"""Longest header, in bytes."""
 _START = b'{"format":'
 
 
@@ -46,8 +50,8 @@ class RunFile:
             whole = self._cut_torn_tail()
             if whole:
                 try:
-                    self._check(whole[0])
-                    return len(whole) - 1
+                    self._check(whole.partition(b"\n")[0])
+                    return whole.count(b"\n") - 1
                 except ControllerError:
                     if not force:
                         raise
@@ -74,24 +78,21 @@ class RunFile:
         Raises:
             ControllerError: The file is in another format, or a line of it is no run; the message has its number.
         """
-        data = self.path.read_bytes()
-        header, *runs = data[: data.rfind(b"\n") + 1].splitlines() or [b""]
-        self._header(header)
-        return [self._record(line, number) for number, line in enumerate(runs, start=2)]
-
-    def stored_settings(self) -> dict[str, Any]:
-        """What the file says of the job that wrote it."""
-        with self.path.open("rb") as file:
-            return self._header(file.readline())
-
-    def _record(self, line: bytes, number: int) -> RunRecord:
+        settings = self.stored_settings()
+        records: list[RunRecord] = []
         try:
-            return RunRecord.from_json(json.loads(line))
-        except (ValueError, ControllerError) as error:
-            raise ControllerError(
-                f"{self.path}:{number} is no collected run ({error}); the file was changed: move it away, and collect "
-                "again"
-            ) from None
+            for number, value in lines(self.path, "collected runs", torn_end=True):
+                if number > 1:
+                    records.append(RunRecord.from_json(value, f"line {number} of {str(self.path)!r}"))
+            check_job(records, settings)
+        except ControllerError as error:
+            raise ControllerError(f"{error}; the file was changed: move it away, and collect again") from None
+        return records
+
+    def stored_settings(self) -> Fields:
+        """What the file says of the job that wrote it; ControllerError if it is in another format."""
+        with self.path.open("rb") as file:
+            return self._header(file.readline(MOST_HEADER))
 
     def _lock(self) -> None:
         """The lock is the open file's, so that it ends with the process, however that ends. Not on Windows."""
@@ -111,7 +112,8 @@ class RunFile:
                     else f"can't lock {str(self.path)!r}: {error.strerror}; give an --out on a local disk"
                 ) from None
 
-    def _cut_torn_tail(self) -> list[bytes]:
+    def _cut_torn_tail(self) -> bytes:
+        """What the file holds up to the end of its last whole line."""
         data = self.path.read_bytes()
         if not data.startswith(_START) and not _START.startswith(data):
             raise ControllerError(
@@ -120,26 +122,27 @@ class RunFile:
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
             os.truncate(self.path, whole)
-        return data[:whole].splitlines()
+        return data[:whole]
 
-    def _header(self, header: bytes) -> dict[str, Any]:
+    def _header(self, header: bytes) -> Fields:
         """The settings in a header line of this format."""
+        where = f"the header of {str(self.path)!r}"
         try:
-            found = json.loads(header)
-            settings, version = found["settings"], found["format"]
-        except (ValueError, KeyError, TypeError):  # no JSON, or no text at all
+            found = Fields.of(parse(header, where), where)
+            settings, version = found.inner("settings"), found.whole("format")
+        except ControllerError as error:
             raise ControllerError(
-                f"{str(self.path)!r} is no file of collected runs; move it away, or start over with --force"
+                f"{str(self.path)!r} is no file of collected runs ({error}); move it away, or start over with --force"
             ) from None
         if version != FORMAT:
             raise ControllerError(
                 f"{str(self.path)!r} holds runs in format {version!r}, this reasonctl writes {FORMAT}; "
                 "move it away, or start over with --force"
             )
-        return dict(settings)
+        return settings
 
     def _check(self, header: bytes) -> None:
-        settings = self._header(header)
+        settings = self._header(header).values
         wanted = json.loads(json.dumps(self.settings))
         # `n` is what the first job asked for: the first problems of a stream, and so the runs, are the same for any.
         names = (wanted.keys() | settings.keys()) - {"n"}

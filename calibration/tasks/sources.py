@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonctl.controller import ControllerError
+from reasonctl.controller.core.json_text import Fields, lines, parse
 from reasonctl.controller.thinking.answers import stated_answer
 
 from .graders import MATH, NUMBER, Grader, is_right, load_grader, same_answer
@@ -169,8 +170,8 @@ def _option(text: str) -> tuple[str, Any]:
     if not equals:
         raise ControllerError(f"task option {text!r} needs the form key=value")
     try:
-        return key, json.loads(value)
-    except json.JSONDecodeError:
+        return key, parse(value, f"task option {key!r}")
+    except ControllerError:  # a bare word
         return key, value
 
 
@@ -179,16 +180,12 @@ def _jsonl(path: Path, gold: bool) -> Task:
         raise ControllerError(f"task file {str(path)!r} does not exist")
     seen, where = Distinct(agree=same_answer), {}
     everything: list[Problem] = []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ControllerError(f"task file {str(path)!r} is not UTF-8 text: {error.reason}") from None
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            problem = _problem(line, f"{path}:{number}", gold)
-            if seen.add(problem, f"{path}:{number}"):
-                where[problem.id] = f"{path}:{number}"
-                everything.append(problem)
+    for number, value in lines(path, "tasks"):
+        place = f"line {number} of {str(path)!r}"
+        problem = _problem(Fields.of(value, place), gold)
+        if seen.add(problem, place):
+            where[problem.id] = place
+            everything.append(problem)
     if not everything:
         raise ControllerError(
             f'task file {str(path)!r} has no problems; each line is {{"question": ..., "answer": ...}}'
@@ -202,17 +199,22 @@ def _jsonl(path: Path, gold: bool) -> Task:
     return Task(path.name, MATH, draw, lambda problem: where.get(problem.id, repr(problem.question)))
 
 
-def _problem(line: str, where: str, gold: bool) -> Problem:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ControllerError(f"{where}: not JSON: {error.msg}") from None
-    if not isinstance(record, dict) or not isinstance(record.get("question"), str) or not record["question"].strip():
-        raise ControllerError(f'{where}: the line needs a non-empty "question"')
-    answer = record.get("answer")
+def _problem(record: Fields, gold: bool) -> Problem:
+    """The problem of one line."""
+    question = record.text("question")
+    if not question.strip():
+        record.refuse("question", "a text that isn't empty")
+    answer = None if record.values.get("answer") is None else _answer(record)
     if answer is None and gold:
-        raise ControllerError(f'{where}: the line has no "answer"; add it, or use --mode disagree, which needs none')
-    domain = record.get("domain", "")
-    if not isinstance(domain, str):
-        raise ControllerError(f'{where}: "domain" is {domain!r}; it must be a text')
-    return Problem(record["question"], None if answer is None else str(answer), domain)
+        raise ControllerError(f'{record.where} has no "answer"; add it, or use --mode disagree, which needs none')
+    return Problem(question, answer, record.optional(record.text, "domain") or "")
+
+
+def _answer(record: Fields) -> str:
+    """An answer is a text or a number."""
+    answer = record.values["answer"]
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float) or not str(answer).strip():
+        record.refuse("answer", "a number, or a text that isn't empty")
+    if isinstance(answer, float):
+        record.number("answer")
+    return str(answer)

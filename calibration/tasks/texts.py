@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from reasonctl.controller import ControllerError
+from reasonctl.controller.core.json_text import Fields, lines, read_bytes
 
 
 def read(paths: Sequence[str]) -> Iterator[str]:
-    """The texts of files, one by one."""
+    """The texts of files, one by one: a plain file's own, and the field `text` of each line of a .jsonl file.
+
+    Raises:
+        ControllerError: A file can't be read, is not UTF-8, or holds a line without a text.
+    """
     for name in paths:
-        content = Path(name).read_text(encoding="utf-8")
         if not name.endswith(".jsonl"):
-            yield content
+            yield _plain(name)
             continue
-        for number, line in enumerate(content.splitlines(), start=1):
-            if line.strip():
-                yield _text(line, f"{name}, line {number}")
+        for number, value in lines(name, "texts"):
+            yield Fields.of(value, f"line {number} of {name!r}").text("text")
 
 
-def _text(line: str, where: str) -> str:
+def _plain(name: str) -> str:
     try:
-        found = json.loads(line)["text"]
-    except (ValueError, KeyError, TypeError):
-        raise ControllerError(f"{where}: not a JSON object with 'text'") from None
-    if not isinstance(found, str):
-        raise ControllerError(f"{where}: 'text' is no string")
-    return found
+        return read_bytes(name, "a text").decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ControllerError(f"{name!r} is not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -133,6 +133,12 @@ class Fields:
             raise ControllerError(f"{where} is {_short(value)}; it must be an object with named fields")
         return cls(value, where)
 
+    def only(self, names: Collection[str]) -> None:
+        """Raises ControllerError unless the object has these fields, all and no other."""
+        if self.values.keys() != set(names):
+            different = ", ".join(f"{name:.40}" for name in sorted(set(names) ^ self.values.keys())[:8])
+            raise ControllerError(f"the fields of {self.where} differ by {different}")
+
     def __contains__(self, name: str) -> bool:
         return name in self.values
 
@@ -164,6 +170,10 @@ class Fields:
             self.refuse(name, "a number" if math.isinf(low) and math.isinf(high) else f"a number from {low} to {high}")
         return float(value)
 
+    def number_or_null(self, name: str, low: float = -math.inf, high: float = math.inf) -> float | None:
+        """A finite number within bounds; None where the field is null. It must be there."""
+        return None if self._value(name) is None else self.number(name, low, high)
+
     def items(self, name: str, most: int = 1 << 24) -> list[Any]:
         """A list of at most so many values."""
         value = self._value(name)
@@ -177,6 +187,13 @@ class Fields:
         if not all(map(_is_number, value)):
             self.refuse(name, "a list of numbers")
         return [float(one) for one in value]
+
+    def texts(self, name: str, most: int = 4096) -> list[str]:
+        """A list of at most so many texts."""
+        value = self.items(name, most)
+        if not all(isinstance(one, str) for one in value):
+            self.refuse(name, "a list of texts")
+        return value
 
     def inner(self, name: str) -> Fields:
         """An object of its own."""

@@ -10,18 +10,29 @@ from types import MappingProxyType
 from typing import Any
 
 from .errors import ControllerError
+from .json_text import parse
 
 
 def read_value(text: str) -> Any:
     """An argument's value: a JSON value, a float as Python writes it, or else the text as a bare word."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return parse(text, "an argument")
+    except ControllerError:  # a bare word, or a number with more digits than are read as a whole one
         pass
     try:
         return float(text)
     except ValueError:
         return text
+
+
+def shown(value: Any, most: int = 120) -> str:
+    """A value for an error, shortened.
+
+    >>> shown("abc"), shown("a" * 50, most=10)
+    ("'abc'", "'aaaaaa...'")
+    """
+    text = repr(value[: most + 1] if isinstance(value, str | list | tuple) else value)
+    return text if len(text) <= most else f"{text[: most - 4]}...{text[0] if isinstance(value, str) else ''}"
 
 
 def write_value(value: Any) -> str:
@@ -33,6 +44,8 @@ def write_value(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), default=repr)
 
 
+LONGEST_NAME = 64
+"""Characters of an unknown name that are compared with the known ones."""
 _NAME = re.compile(r"\s*([a-z_0-9]+)\s*")
 
 Arguments = list[tuple[str | None, Any]]
@@ -94,11 +107,11 @@ def call_in(
 
 def _unknown(part: str, kind: str, known: Sequence[str], elsewhere: Mapping[str, str]) -> ControllerError:
     """What is wrong with the name of `part`."""
-    name = part.partition("(")[0].strip()
+    name = part.partition("(")[0].strip()[:LONGEST_NAME]
     near = get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
     if name in elsewhere:
         hint = f"import {elsewhere[name]} first"
     if name in known:
         hint = f"write {name}(value) or {name}(name=value,...)"
-    return ControllerError(f"unknown {kind} {part.strip()!r}; {hint}")
+    return ControllerError(f"unknown {kind} {shown(part.strip())}; {hint}")

@@ -6,10 +6,12 @@ how many of them are is decided from measured costs and recent acceptance.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
-from ..core.decode import NO_DRAFT, ROOT, Asking, Draft
+from ..core.decode import NO_DRAFT, ROOT, Asking, Draft, Engine
 from ..core.errors import ControllerError
 from ..core.tokenizer import vocabulary_of
 from .drafter import Drafter, Drafting, Target
@@ -71,10 +73,11 @@ class Hierarchy(Drafter):
         """
         tables = [table for table in (self.model, self.corpus) if table is not None]
         vocabulary = vocabulary_of(target.tokenizer) if tables else ""
+        most = target.session.can.vocabulary
         for table in tables:
-            if table.vocabulary != vocabulary:
+            if table.vocabulary != vocabulary or table.largest >= most:
                 raise ControllerError(
-                    f"the n-gram database of {table.source!r} has other token ids than this model; "
+                    f"the n-gram database of {table.source!r:.80} has other token ids than this model; "
                     "make one for it with ctl ngrams"
                 )
         return HierarchyRun(self, target)
@@ -83,6 +86,20 @@ class Hierarchy(Drafter):
         """Empty the memory of earlier runs; databases, and what is known of them, stay."""
         if self.recent is not None:
             self.recent = Recent(self.recent.capacity)
+
+
+_UNLISTED: WeakKeyDictionary[Engine, str] = WeakKeyDictionary()
+"""Names of the vocabularies of engines whose tokenizer can't list its own."""
+
+
+def _own_ids(target: Target) -> str:
+    """Names whose token ids the target's are; where a vocabulary can't be listed, each engine has its own."""
+    try:
+        name = vocabulary_of(target.tokenizer)
+    except ControllerError:
+        engine = target.session.engine
+        name = engine.identity or _UNLISTED.setdefault(engine, secrets.token_hex(8))
+    return f"{target.session.can.vocabulary} {name}"
 
 
 class CandidateTrie:
@@ -167,6 +184,8 @@ class HierarchyRun(Drafting):
     def __init__(self, drafter: Hierarchy, target: Target) -> None:
         self.drafter = drafter
         self.target = target
+        self.ids = _own_ids(target) if drafter.recent is not None else ""
+        """Names whose token ids the run's are, for the memory of earlier runs."""
         self.curve: CostCurve | None = drafter.curve
         self.watch: Stopwatch | None = None
         self.losses = LossBudget()
@@ -221,7 +240,7 @@ class HierarchyRun(Drafting):
     def close(self) -> None:
         """Remember what this run wrote, for later runs."""
         if self.drafter.recent is not None:
-            self.drafter.recent.add(list(self.tokens[self.begin :]))
+            self.drafter.recent.add(list(self.tokens[self.begin :]), self.ids)
 
     def _no_candidates(self) -> CandidateTrie:
         return CandidateTrie(self.drafter.rates, 2 * self.drafter.size)
@@ -231,9 +250,13 @@ class HierarchyRun(Drafting):
         width = 0
         for place, length in self.context.matches(tokens):
             width += self.candidates.add(tokens[place : place + depth], "context", length)
-        sources = {"recent": self.drafter.recent, "model": self.drafter.model, "corpus": self.drafter.corpus}
-        for name, source in sources.items():
-            if width >= KEPT or source is None:
-                continue
-            for chain in source.continuations(tokens):
-                width += self.candidates.add(chain[:depth], name, None)
+        recent, tables = self.drafter.recent, {"model": self.drafter.model, "corpus": self.drafter.corpus}
+        if width < KEPT and recent is not None:
+            width += self._add(recent.continuations(tokens, self.ids), "recent", depth)
+        for name, table in tables.items():
+            if width < KEPT and table is not None:
+                width += self._add(table.continuations(tokens), name, depth)
+
+    def _add(self, chains: Sequence[Sequence[int]], source: str, depth: int) -> int:
+        """Merge a source's chains; the number of new first tokens."""
+        return sum([self.candidates.add(chain[:depth], source, None) for chain in chains])

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..core.errors import ControllerError
+from ..core.json_text import Fields, parse
 
 ORDERS = (3, 2, 1)
 """Lengths of the n-grams that the text so far is searched for, longest first."""
@@ -110,15 +111,20 @@ class Recent:
         if capacity < 1:
             raise ControllerError(f"an n-gram memory's capacity is {capacity}; it must be at least 1")
         self.capacity = capacity
-        self._next: OrderedDict[tuple[int, ...], list[tuple[int, ...]]] = OrderedDict()
+        self._next: OrderedDict[tuple[str | int, ...], list[tuple[int, ...]]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._next)
 
-    def add(self, tokens: Sequence[int]) -> None:
-        """Remember every pair of `tokens` with the DEPTH tokens after it."""
+    def add(self, tokens: Sequence[int], vocabulary: str = "") -> None:
+        """Remember every pair of `tokens` with the DEPTH tokens after it.
+
+        Args:
+            tokens: What a run wrote.
+            vocabulary: Names the vocabulary of the ids; those of others are not mixed with them.
+        """
         for i in range(len(tokens) - KEY - DEPTH + 1):
-            key = tuple(tokens[i : i + KEY])
+            key = (vocabulary, *tokens[i : i + KEY])
             rest = tuple(tokens[i + KEY : i + KEY + DEPTH])
             kept = self._next.setdefault(key, [])
             if rest in kept:
@@ -129,9 +135,9 @@ class Recent:
         while len(self._next) > self.capacity:
             self._next.popitem(last=False)
 
-    def continuations(self, tokens: Sequence[int]) -> list[tuple[int, ...]]:
-        """What followed the last pair of `tokens`, newest first."""
-        key = tuple(tokens[-KEY:])
+    def continuations(self, tokens: Sequence[int], vocabulary: str = "") -> list[tuple[int, ...]]:
+        """What followed the last pair of `tokens` in this vocabulary, newest first."""
+        key = (vocabulary, *tokens[-KEY:])
         kept = self._next.get(key)
         if kept is None:
             return []
@@ -162,6 +168,12 @@ class NgramTable:
         while end < min(start + KEPT, len(self.keys)) and self.keys[end] == key:
             end += 1
         return [tuple(row) for row in self.rest[start:end].tolist()]
+
+    @property
+    def largest(self) -> int:
+        """The largest token id in it."""
+        halves = self.keys >> 32, self.keys & 0xFFFFFFFF, self.rest
+        return max(int(ids.max()) for ids in halves)
 
     def megabytes(self) -> float:
         """Size in memory, and about as much on disk."""
@@ -235,24 +247,37 @@ def load_table(path: Path) -> NgramTable:
     Raises:
         ControllerError: There is no such file, or it is damaged, changed, or of another kind.
     """
+    again = "make it again with ctl ngrams"
+    if not path.is_file():
+        raise ControllerError(f"{path} does not exist; make it with ctl ngrams")
     try:
         with safe_open(path, framework="numpy") as file:
-            card = json.loads((file.metadata() or {}).get("card", "{}"))
-            if not isinstance(card, dict) or card.get("format") != FORMAT:
+            text = (file.metadata() or {}).get("card")
+            if text is None:
                 raise ControllerError(f"{path} is no n-gram database of this version; make one with ctl ngrams")
-            table = NgramTable(file.get_tensor("keys"), file.get_tensor("rest"), card["vocabulary"], card["source"])
-            digest = card["sha256"]
-    except FileNotFoundError:
-        raise ControllerError(f"{path} does not exist; make it with ctl ngrams") from None
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+            card = _card(text, path)
+            table = NgramTable(
+                file.get_tensor("keys"), file.get_tensor("rest"), card.text("vocabulary"), card.text("source")
+            )
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         if isinstance(error, ControllerError):
             raise
-        raise ControllerError(f"{path} is damaged or no n-gram database; make it again with ctl ngrams") from None
+        raise ControllerError(f"{path} is damaged or no n-gram database; {again}") from None
     has_shapes = table.keys.shape == (len(table.rest),) and table.rest.shape[1:] == (DEPTH,)
     has_types = table.keys.dtype == np.int64 and table.rest.dtype == np.int32
-    if not has_shapes or not has_types or _digest(table) != digest:
-        raise ControllerError(f"{path} was changed after it was written; make it again with ctl ngrams")
+    if not has_shapes or not has_types or _digest(table) != card.text("sha256"):
+        raise ControllerError(f"{path} was changed after it was written; {again}")
+    if not len(table.keys) or (np.diff(table.keys) < 0).any() or table.keys[0] < 0 or table.rest.min() < 0:
+        raise ControllerError(f"{path} holds no n-grams, unsorted ones or negative token ids; {again}")
     return table
+
+
+def _card(text: str, path: Path) -> Fields:
+    where = f"the card of {str(path)!r}"
+    card = Fields.of(parse(text, where), where)
+    if card.values.get("format") != FORMAT:
+        raise ControllerError(f"{path} is no n-gram database of this version; make one with ctl ngrams")
+    return card
 
 
 def _digest(table: NgramTable) -> str:

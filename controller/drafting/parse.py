@@ -37,6 +37,8 @@ TREE_SIZE = 16
 """Most tokens of a tree of a smaller model, unless the text says so."""
 TRIFORCE_SIZE = 6
 """Most tokens of TriForce's chains, unless the text says so."""
+MOST_DIGITS = 9
+"""Longest number of tokens, in digits."""
 TRIFORCE_BUDGET = 1024
 """Tokens of the past that TriForce's chains are drawn with, unless the text says so."""
 
@@ -119,12 +121,12 @@ def _size_and_named(name: str, arguments: Arguments, keys: tuple[str, ...]) -> _
             named[key] = str(value)
         else:
             takes = "".join(f", {k}=..." for k in keys)
-            raise ControllerError(f"draft {name} takes a size{takes}; not {key}={value}")
+            raise ControllerError(f"draft {name} takes a size{takes}; not {key}={value!s:.60}")
     return _Given(size, named)
 
 
 def _whole(value: object, what: str) -> int:
     text = str(value).removesuffix(".0")
-    if not text.isdecimal() or int(text) < 1:
-        raise ControllerError(f"{what} is {value}; it must be a whole number, at least 1")
+    if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < 1:
+        raise ControllerError(f"{what} is {text:.60}; it must be a whole number, at least 1 and below a billion")
     return int(text)

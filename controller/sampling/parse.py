@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ..core.errors import ControllerError
-from ..core.text_form import Arguments, call_in, split_top
+from ..core.text_form import LONGEST_NAME, Arguments, call_in, shown, split_top
 from .chain import Chain, Greedy
 from .composed import PerPhase
 from .policy import Policy
@@ -81,16 +81,18 @@ def parse_policy(text: str) -> Policy:
         phase, colon, chain = part.partition(":")
         if not colon or "(" in phase:
             if len(parts) > 1:
-                raise ControllerError(f"policy {text.strip()!r}: name the phase of {part.strip()!r}, think: or answer:")
+                raise ControllerError(
+                    f"policy {shown(text.strip())}: name the phase of {shown(part.strip())}, think: or answer:"
+                )
             return _chain(text)
         phase = phase.strip()
         if phase not in ("think", "answer") or phase in phases:
-            what = f"names {phase} twice" if phase in phases else f"names a phase {phase!r}"
-            raise ControllerError(f"policy {text.strip()!r} {what}; the phases are think and answer")
+            what = f"names {phase} twice" if phase in phases else f"names a phase {shown(phase)}"
+            raise ControllerError(f"policy {shown(text.strip())} {what}; the phases are think and answer")
         phases[phase] = _chain(chain)
     if len(phases) < 2:
         missing = "answer" if "think" in phases else "think"
-        raise ControllerError(f"policy {text.strip()!r} says nothing about the phase {missing}; give one for each")
+        raise ControllerError(f"policy {shown(text.strip())} says nothing about the phase {missing}; give one for each")
     return PerPhase(phases["think"], phases["answer"])
 
 
@@ -114,7 +116,7 @@ def _chain(text: str) -> Chain:
         if name != "greedy":
             stages.append(_build(STAGES[name], arguments))
         elif arguments is not None or i < len(parts) - 1:
-            raise ControllerError(f"policy {text.strip()!r}: greedy stands alone, comes last and takes no value")
+            raise ControllerError(f"policy {shown(text.strip())}: greedy stands alone, comes last and takes no value")
     return Greedy(*stages) if parts[-1] == "greedy" else Chain(*stages)
 
 
@@ -124,6 +126,7 @@ def _build(stage: type[Stage], arguments: Arguments | None) -> Stage:
     for place, (key, value) in enumerate(arguments or ()):
         name = key if key is not None else (list(known)[place] if place < len(known) else None)
         if name is None or name not in known:
+            name = None if name is None else name[:LONGEST_NAME]
             near = get_close_matches(str(name), known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(known)}"
             raise ControllerError(f"{stage.name} takes no {name or 'argument number ' + str(place + 1)}; {hint}")
@@ -153,7 +156,7 @@ def coerced(value: Any, hint: Any, stage: str, name: str) -> Any:
         return float(value)
     if hint is int and number:
         if not float(value).is_integer():
-            raise ControllerError(f"{stage} is {value}; {name} must be a whole number")
+            raise ControllerError(f"{stage} is {shown(value)}; {name} must be a whole number")
         return int(value)
     if hint in (float, int):
         raise _unfit(value, hint, stage, name)
@@ -171,6 +174,6 @@ def coerced(value: Any, hint: Any, stage: str, name: str) -> Any:
 def _unfit(value: Any, hint: Any, stage: str, name: str) -> ControllerError:
     """What is wrong with a value, and how to write one."""
     if hint in (float, int):
-        return ControllerError(f"{stage} needs a number in parentheses, e.g. {stage}({name}=1), not {value!r}")
+        return ControllerError(f"{stage} needs a number in parentheses, e.g. {stage}({name}=1), not {shown(value)}")
     wanted = "a list" if get_origin(hint) is tuple else "true or false" if hint is bool else 'a "text"'
-    return ControllerError(f"{stage}'s {name} is {value!r}; it must be {wanted}, e.g. {stage}({name}=...)")
+    return ControllerError(f"{stage}'s {name} is {shown(value)}; it must be {wanted}, e.g. {stage}({name}=...)")

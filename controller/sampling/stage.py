@@ -127,4 +127,5 @@ def parameters_of(stage: type[Stage]) -> list[Field[Any]]:
 def require(ok: bool, name: str, value: Any, rule: str) -> None:
     """ControllerError unless `ok`: the value, and what it must be."""
     if not ok:
-        raise ControllerError(f"{name} is {value}; it must be {rule}")
+        text = str(value)
+        raise ControllerError(f"{name} is {text if len(text) <= 120 else text[:117] + '...'}; it must be {rule}")

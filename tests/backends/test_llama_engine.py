@@ -12,6 +12,7 @@ import pytest
 from llama_cpp import llama_cpp as C
 
 from reasonctl.backends.attach import attach
+from reasonctl.backends.gguf import read_header
 from reasonctl.backends.llama.engine import LlamaEngine
 from reasonctl.backends.llama.load import load_gguf
 from reasonctl.backends.llama.sequences import SEQUENCES
@@ -212,3 +213,25 @@ def test_a_tokenizer_keeps_its_model_alive():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "Wait ok")
+
+
+def test_what_would_end_the_process_or_be_read_as_another_type_is_refused(tmp_path):
+    """llama.cpp aborts on two tokens of one text; a chat template is compiled when the file is opened."""
+    data = TINY.read_bytes()
+    vocabulary = data.index(b"tokenizer.ggml.tokens")
+    token = data.index(b"\x01\x00\x00\x00\x00\x00\x00\x00s\x01", vocabulary) + 8
+    number = data.index(b"llama.context_length") + len(b"llama.context_length")
+    path = tmp_path / "m.gguf"
+    for changed, words in (
+        (data[:token] + b"t" + data[token + 1 :], "holds the token b't' twice"),
+        (data.replace(b"{%- endfor -%}", b"{%- endfox -%}"), "chat template that can't be read"),
+        (data[:number] + struct.pack("<If", 6, 1.5) + data[number + 8 :], "context_length is 1.5, no whole number"),
+        (data.replace(b"llama.block_count\x04", b"llama.block_count\x05", 1), None),
+    ):
+        path.write_bytes(changed)
+        if words is None:
+            assert read_header(path)["llama.block_count"] == 4  # another type of whole number
+            continue
+        with pytest.raises(ControllerError, match=words) as caught:
+            load_gguf(path)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 500

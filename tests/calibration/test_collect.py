@@ -190,9 +190,10 @@ def test_a_record_is_its_line_and_the_line_its_record(tmp_path):
     job(path)
     lines = path.read_bytes().splitlines(keepends=True)
     odd = run(
+        run=len(lines) - 1,
         gold=None,
         text="\u2028\x00\U0001f600",
-        others=(cue(logprobs=(), entropy=1e-300, value="-1"),),
+        others=(cue(logprobs=(), entropy=1e-300, value="-1", state=np.zeros(2 * 128)),),
         problem=2**63 - 1,
     )
     copy = RunFile(tmp_path / "copy.jsonl", {"seed": 3})
@@ -210,12 +211,18 @@ def test_a_record_is_its_line_and_the_line_its_record(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda run: run.pop("gold"), "fields differ by gold"),
-        (lambda run: run.update(tokens="12"), "tokens is '12'; it must be int"),
-        (lambda run: run.update(right=1), "right is 1; it must be bool"),
-        (lambda run: run.update(cues={}), "cues is {}; it must be tuple"),
-        (lambda run: run["cues"][0].update(logprobs=[None]), "logprobs is"),
-        (lambda run: run["cues"][0].update(more=1), "fields differ by more"),
+        (lambda run: run.pop("gold"), "differ by gold"),
+        (lambda run: run.update(tokens="12"), "'tokens' in line 3 of"),
+        (lambda run: run.update(right=1), "is 1; it must be true or false"),
+        (lambda run: run.update(cues={}), "is an object of 0 fields; it must be a list"),
+        (lambda run: run["cues"][0].update(logprobs=[None]), "'logprobs' in cue 1 of 'cues' in line 3"),
+        (lambda run: run["cues"][0].update(more=1), "differ by more"),
+        (lambda run: run["cues"][0].update(hidden="x"), "no base64 of float32"),
+        (lambda run: run["cues"][0].update(names=[]), "none of its names"),
+        (lambda run: run["cues"][0].update(hidden=pack(np.array([np.nan], np.float32))), "NaN or infinite"),
+        (lambda run: run["cues"][0].update(hidden=pack(np.zeros(3, np.float32))), "others 3|of 3 values"),
+        (lambda run: run.update(tokens=2**31), "from 0 to 2147483647"),
+        (lambda run: run.update(run=7), "run 7 stands where run 1 belongs"),
     ],
 )
 def test_a_line_that_is_no_run_is_named_by_its_number(tmp_path, change, message):
@@ -226,9 +233,10 @@ def test_a_line_that_is_no_run_is_named_by_its_number(tmp_path, change, message)
     change(broken)
     for bad in (json.dumps(broken), "[]", "no JSON"):
         path.write_text("\n".join([header, first, bad, *rest, ""]))
-        with pytest.raises(ControllerError, match="runs.jsonl:3 is no collected run") as caught:
+        with pytest.raises(ControllerError, match="; the file was changed: move it away") as caught:
             RunFile(path, {}).read()
-        assert "\n" not in str(caught.value) and (message in str(caught.value) or bad in ("[]", "no JSON"))
+        said = str(caught.value)
+        assert "\n" not in said and (re.search(message, said) or ("line 3 of " in said and bad in ("[]", "no JSON")))
 
 
 def test_cues_are_found_in_the_text(records):

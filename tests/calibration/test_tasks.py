@@ -9,6 +9,7 @@ import pytest
 from reasonctl.calibration.tasks.graders import MATH, NUMBER, load_grader
 from reasonctl.calibration.tasks.problem import Problem
 from reasonctl.calibration.tasks.sources import load_task
+from reasonctl.calibration.tasks.texts import read
 from reasonctl.controller import ControllerError
 
 
@@ -48,6 +49,54 @@ def test_answers_may_be_missing_where_none_is_needed(tmp_path):
     assert load_task(str(path), gold=False).problems(1, stream=0)[0].answer is None
     with pytest.raises(ControllerError, match="--mode disagree"):
         load_task(str(path))
+
+
+def test_line_ends_of_unicode_stand_in_a_question(tmp_path):
+    path = tmp_path / "t.jsonl"
+    question = "a\u2028b\u2029c\x85d\x0be"
+    line = json.dumps({"question": question, "answer": 0.5}, ensure_ascii=False)
+    path.write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\r\n")
+    (problem,) = load_task(str(path)).problems(1, stream=0)
+    assert (problem.question, problem.answer) == (question, "0.5")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"question": "a", "answer": ["1"]}', "'answer' in line 1 of .*t.jsonl.* is a list of 1 values"),
+        (b'{"question": "a", "answer": ""}', "a text that isn't empty"),
+        (b'{"question": "a", "answer": NaN}', "holds NaN"),
+        (b'{"question": "a", "answer": 1e999}', "must be a number"),
+        (b'{"question": "a", "answer": {"x": 1}}', "an object of 1 fields"),
+        (b'{"question": "a", "answer": true}', "is True"),
+        (b'{"question": "a", "answer": ' + b"9" * 5000 + b"}", "whole number of 5,000 digits"),
+        (b'{"question": "  ", "answer": 1}', "a text that isn't empty"),
+        (b'{"question": 3, "answer": 1}', "it must be a text"),
+        (b'{"answer": 1}', "'question' is missing"),
+        (b'{"question": "a", "answer": 1, "domain": 3}', "'domain' in line 1"),
+        (b"[" * 90_000, "brackets deep"),
+        ('{"question": "\u00e9", "answer": 1}'.encode("latin-1"), "not UTF-8"),
+    ],
+)
+def test_a_line_that_is_no_problem_is_named(tmp_path, line, message):
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(line + b"\n")
+    with pytest.raises(ControllerError, match=message) as caught:
+        load_task(str(path))
+    assert "\n" not in str(caught.value) and "line 1 of" in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_texts_are_read_line_by_line_or_whole(tmp_path):
+    lines, plain = tmp_path / "a.jsonl", tmp_path / "b.txt"
+    lines.write_text(json.dumps({"text": "a\u2028b"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    plain.write_text("c\nd", encoding="utf-8")
+    assert list(read([str(lines), str(plain)])) == ["a\u2028b", "c\nd"]
+    for content, message in ((b"\xe9t\xe9", "not UTF-8"), (b"", "")):
+        plain.write_bytes(content)
+        lines.write_bytes(content or b'{"text": 3}')
+        for path in (plain, lines) if content else (lines,):
+            with pytest.raises(ControllerError, match=message or "'text' in line 1"):
+                list(read([str(path)]))
 
 
 @pytest.mark.parametrize(

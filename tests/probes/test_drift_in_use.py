@@ -105,7 +105,10 @@ def test_samples_of_one_prompt_count_once():
 
 def test_a_file_that_holds_no_traces_is_one_line(tmp_path, capfd):
     path = tmp_path / "x.jsonl"
-    path.write_text('{"decisions": 3}\n')
-    with pytest.raises(SystemExit) as left:
-        main(["inspect", str(PROBE), "--traces", str(path)])
-    assert left.value.code == 2 and "x.jsonl:1 is no trace" in capfd.readouterr().err
+    for text in ('{"decisions": 3}\n', '{"decisions": [{"score": null}]}\n', '["\u2028', "[" * 9000):
+        path.write_text(text)
+        with pytest.raises(SystemExit) as left:
+            main(["inspect", str(PROBE), "--traces", str(path)])
+        said = capfd.readouterr().err
+        assert left.value.code == 2 and "line 1 of " in said and "json.dumps(handle.trace.to_dict())" in said
+        assert len(said.splitlines()) == 1

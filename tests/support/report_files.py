@@ -45,7 +45,7 @@ def probe_file(table: Table | None = None, runs: int = 120, **changes: object) -
 def records_of(file: ProbeFile, evil: str = "") -> list[RunRecord]:
     """Collected runs that fit the table, in the order of the job; the fitting half holds nothing."""
     table, names = file.table, file.card.cues
-    records = [run(run=i, problem=-1) for i in range(2 * table.runs)]
+    records = [run(run=i, problem=10**9) for i in range(2 * table.runs)]
     for i, number in enumerate(split(len(records), 0)[1]):
         part = range(int(table.offsets[i]), int(table.offsets[i + 1]))
         cues = []

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ...core.decode import ROOT, Asking, Clock, Decode, Draft, Session
+from ...core.errors import ControllerError
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 """Numbers of rows that `ctl bench` times."""
@@ -33,6 +34,10 @@ PLAIN_EVERY = 64
 """Drafted steps after which a plain one shows its price, where drafting just pays."""
 MOST_KNOWN = 4096
 """Interpolated prices that a curve remembers."""
+SHORTEST = 1e-9
+"""Seconds of the fastest forward that a curve may hold; a clock may show 0."""
+LONGEST = 1e5
+"""Seconds of the slowest forward that a curve may hold."""
 _LN2 = math.log(2.0)
 
 
@@ -67,6 +72,8 @@ class DecayingLog:
 class CostCurve:
     """Seconds of one forward by its number of rows, at the lengths of context where they were measured.
 
+    A curve may fall between its points, but goes on level beyond them: no number of rows costs nothing.
+
     While running, the ratio of what is seen to what was measured corrects the curve. There is a correction for plain
     forwards, one for those of several rows, and one for each number of rows. A correction fades while nothing is seen
     of its kind, so that a few slow forwards don't rule a size out for ever.
@@ -84,6 +91,18 @@ class CostCurve:
     _drafted: int = field(default=0, compare=False)
     """Drafted steps since the last plain one."""
     _found: dict[tuple[int, int], float] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        """Raises ControllerError unless it holds prices, each of them possible."""
+        if not self.seconds or not all(self.seconds.values()):
+            raise ControllerError("a cost curve holds no times; give the seconds of forwards of 1 and more rows")
+        for context, by_rows in self.seconds.items():
+            for rows, took in by_rows.items():
+                if context < 0 or rows < 1 or not SHORTEST <= took <= LONGEST:
+                    raise ControllerError(
+                        f"a cost curve says {took!r:.40} seconds for {rows} rows after {context} tokens; it must be "
+                        f"from {SHORTEST:g} to {LONGEST:g}, for at least 1 row after at least 0 tokens"
+                    )
 
     def at(self, rows: int, context: int = 0) -> float:
         """Seconds of a forward as measured: interpolated, and beyond the most rows along the last slope."""
@@ -148,7 +167,26 @@ def _line(points: Mapping[int, float], rows: int) -> float:
     below = max((n for n in known if n < above), default=known[0])
     if above == below:
         return points[above]
-    return points[below] + (rows - below) / (above - below) * (points[above] - points[below])
+    slope = (points[above] - points[below]) / (above - below)
+    if rows > above:
+        return points[above] + (rows - above) * max(slope, 0.0)
+    return points[below] + (rows - below) * slope
+
+
+def rising(seconds: Mapping[int, float]) -> dict[int, float]:
+    """Times by rows as they can be: a forward costs no more than one of more rows.
+
+    Other work only ever adds to a time, so that of two times in the wrong order the larger one is wrong.
+
+    >>> rising({1: 0.010, 2: 0.008, 4: 0.009})
+    {1: 0.008, 2: 0.008, 4: 0.009}
+    """
+    least = math.inf
+    found: dict[int, float] = {}
+    for rows in sorted(seconds, reverse=True):
+        least = min(least, max(seconds[rows], SHORTEST))
+        found[rows] = least
+    return dict(sorted(found.items()))
 
 
 def measure(
@@ -165,7 +203,7 @@ def measure(
             any case; the cost curve continues along their slope.
 
     Returns:
-        The lower quartile of the seconds, by rows.
+        The lower quartile of the seconds, by rows; `rising`.
     """
     yield Decode(session, tokens)
     most = 1 + max(0, session.can.drafted(1))
@@ -184,7 +222,7 @@ def measure(
         session.keep([])
         session.rollback(1)
     session.close()
-    return {n: _lower_quartile(seconds[1:] or seconds) for n, seconds in taken.items() if seconds}
+    return rising({n: _lower_quartile(seconds[1:] or seconds) for n, seconds in taken.items() if seconds})
 
 
 def _lower_quartile(seconds: Sequence[float]) -> float:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +14,16 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from ...core.decode import Asking, Engine
-from .cost import CONTEXT, FIRST_ROWS, CostCurve, measure
+from ...core.errors import ControllerError
+from ...core.json_text import Fields, parse, read_bytes
+from .cost import CONTEXT, FIRST_ROWS, LONGEST, SHORTEST, CostCurve, measure, rising
+
+MOST_BYTES = 1 << 20
+"""Largest file of a curve."""
+MOST_CONTEXT = 1 << 30
+"""Longest context that a file may name, in tokens."""
+MOST_ROWS = 1 << 16
+"""Most rows of a forward that a file may name."""
 
 _BY_PATH: dict[Path, CostCurve] = {}
 _BY_ENGINE: WeakKeyDictionary[Engine, CostCurve] = WeakKeyDictionary()
@@ -116,16 +126,43 @@ def save_curve(path: Path, curve: CostCurve, identity: str) -> None:
 
 
 def load_curve(path: Path) -> CostCurve | None:
-    """Read a curve; None where there is none or it can't be read, so that it is measured again."""
-    try:
-        seconds = json.loads(path.read_text(encoding="utf-8"))["seconds"]
-        curve = CostCurve(
-            {
-                int(context): {int(rows): float(took) for rows, took in by_rows.items()}
-                for context, by_rows in seconds.items()
-            }
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    """Read a curve; None, with a warning, where the file is none, so that it is measured again.
+
+    A curve that falls anywhere is made to rise: files of earlier versions hold such.
+    """
+    if not path.exists():
         return None
-    has_prices = bool(curve.seconds) and all(rows and min(rows.values()) > 0 for rows in curve.seconds.values())
-    return curve if has_prices else None
+    try:
+        return read_curve(path)
+    except ControllerError as error:
+        warnings.warn(f"{error}; the cost of drafting is measured anew", RuntimeWarning, stacklevel=2)
+        return None
+
+
+def read_curve(path: Path) -> CostCurve:
+    """Read a curve.
+
+    Raises:
+        ControllerError: The file can't be read, or holds anything but a curve.
+    """
+    where = f"the cost curve {str(path)!r}"
+    found = Fields.of(parse(read_bytes(path, "a cost curve", MOST_BYTES), where), where).inner("seconds")
+    curve: dict[int, dict[int, float]] = {}
+    for context in found.values:
+        by_rows = found.inner(context)
+        prices = {
+            _count(rows, 1, MOST_ROWS, by_rows): by_rows.number(rows, SHORTEST, LONGEST) for rows in by_rows.values
+        }
+        if 1 not in prices:
+            raise ControllerError(f"'1' is missing in {by_rows.where}; a curve says what one row costs")
+        curve[_count(context, 0, MOST_CONTEXT, found)] = rising(prices)
+    if not curve:
+        raise ControllerError(f"{where} holds no times")
+    return CostCurve(curve)
+
+
+def _count(name: str, low: int, high: int, where: Fields) -> int:
+    """The whole number that a field's name stands for."""
+    if not (name.isascii() and name.isdecimal() and len(name) <= 12 and low <= int(name) <= high):
+        raise ControllerError(f"{where.where} has a field {name!r:.40}; it must be a whole number from {low} to {high}")
+    return int(name)

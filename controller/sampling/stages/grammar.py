@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import ControllerError
+from ...core.text_form import shown
 from ...core.tokenizer import Kind, Matcher
 from ..candidates import Candidates
 from ..row import Row, RunContext
@@ -87,7 +88,7 @@ def _read(source: str) -> str:
     except (OSError, ValueError) as error:
         why = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "can't be read as a file"
         raise ControllerError(
-            f'grammar {source!r} {why}; give a file, "root ::= ..." or a JSON schema {{"type": ...}}'
+            f'grammar {shown(source)} {why}; give a file, "root ::= ..." or a JSON schema {{"type": ...}}'
         ) from None
 
 
@@ -96,7 +97,7 @@ def _language(text: str, source: str) -> Kind:
     if text.lstrip().startswith("{"):
         try:
             json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ControllerError(f"grammar {source[:_SHOWN]!r} is a broken JSON schema: {error}") from None
         return "schema"
     if not _ROOT.search(text):

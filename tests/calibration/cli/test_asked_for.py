@@ -186,7 +186,7 @@ def test_a_report_refuses_a_measurement_of_something_else(tmp_path, capfd):
     assert code == 2 and "another probe" in err and len(err.splitlines()) == 1
     del good["signal"]
     found.write_text(json.dumps(good))
-    assert "no result of this version's ctl eval" in ctl(capfd, *report)[2]
+    assert "the result of this version's ctl eval" in ctl(capfd, *report)[2]
 
 
 def test_the_digest_is_the_files_own(tmp_path):

@@ -14,6 +14,7 @@ from reasonctl.controller import (
     ROOT,
     Call,
     Controller,
+    ControllerError,
     Decode,
     Draft,
     Keys,
@@ -24,7 +25,7 @@ from reasonctl.controller import (
 )
 from reasonctl.controller.drafting.planning import cost, cost_cache
 from reasonctl.controller.drafting.planning.acceptance import AcceptanceRates
-from reasonctl.controller.drafting.planning.cost import CostCurve, measure
+from reasonctl.controller.drafting.planning.cost import CostCurve, measure, rising
 from reasonctl.controller.drafting.planning.cost_cache import cost_path, keep_curve, known_curve, load_curve, save_curve
 from reasonctl.controller.drafting.planning.payoff import CAUTION, MARGIN, best_part
 
@@ -244,7 +245,8 @@ def test_drivers_time_the_forward_and_nothing_else():
 def test_a_broken_curve_is_measured_again(tmp_path, text):
     path = tmp_path / "curve.json"
     path.write_text(text)
-    assert load_curve(path) is None
+    with pytest.warns(RuntimeWarning, match="curve.json.*measured anew"):
+        assert load_curve(path) is None
     save_curve(path, FLAT, "flat")
     assert load_curve(path) == FLAT
 
@@ -332,3 +334,39 @@ def test_rates_forget():
     for _ in range(100):
         rates.note("a", False)
     assert rates.of("a") < 0.2
+
+
+FALLING = {1: 0.010, 2: 0.008}
+
+
+def test_a_curve_that_falls_gives_a_price_for_every_number_of_rows():
+    """A cold first forward is slower than the next one of two rows."""
+    curve = CostCurve({64: FALLING})
+    assert all(curve.at(n, c) > 0 for n in range(1, 500) for c in (0, 64, 9000))
+    curve.note(49, 0.1, 64)
+    assert len(best_part(TREE, VALUES, curve, 0, leaves=99, size=99)) <= 6
+
+
+def test_what_is_measured_and_read_rises(tmp_path):
+    assert rising(FALLING) == {1: 0.008, 2: 0.008}
+    assert rising({8: 3.0, 1: 0.0, 4: 5.0, 2: 2.0}) == {1: cost.SHORTEST, 2: 2.0, 4: 3.0, 8: 3.0}
+    slow_first = iter([0.06, 0.03])
+
+    class Uneven(ToyEngine):
+        def forward(self, requests):
+            time.sleep(next(slow_first, 0.0) if len(requests[0].session.tokens) else 0.0)
+            return super().forward(requests)
+
+    seconds, _ = run(measure(Uneven(vocabulary=5).session(), [1], rows=(1, 2, 4), budget=0.0))
+    assert set(seconds) == {1, 2} and seconds[1] <= seconds[2]
+    path = tmp_path / "curve.json"
+    path.write_text('{"identity": "x", "seconds": {"64": {"1": 0.010, "2": 0.008}}}')
+    assert load_curve(path) == CostCurve({64: {1: 0.008, 2: 0.008}})
+
+
+@pytest.mark.parametrize(
+    "seconds", [{}, {0: {}}, {0: {1: 0.0}}, {0: {1: -1.0}}, {0: {1: float("nan")}}, {0: {0: 1.0}}, {-1: {1: 1.0}}]
+)
+def test_a_senseless_curve_is_refused(seconds):
+    with pytest.raises(ControllerError, match="a cost curve"):
+        CostCurve(seconds)

@@ -138,6 +138,31 @@ def test_earlier_runs_are_a_database():
     assert run(REPEATING, alone, policy=Greedy(), most=30).forwards >= first.forwards - 2
 
 
+def test_one_drafter_serves_models_of_different_vocabularies():
+    """What a run of one model wrote is no draft for the other: an id means another text there, or nothing."""
+    drafter = Hierarchy(curve=fixed(FLAT))
+    small, letters = ToyEngine(vocabulary=4, order=1, seed=4), Words(list("abcd"))
+    for _ in range(3):
+        run(REPEATING, drafter, policy=Greedy(), most=30)
+        for seed in range(5):
+            tokens = []
+            for one in (drafter, None):
+                trace, call = Trace(), Call([1, 2], 40, frozenset(), Keys(seed=seed), Sampling())
+                list(Controller(drafter=one).stream(small.session(), letters, call, trace))
+                tokens.append(trace.tokens)
+            assert tokens[0] == tokens[1]
+    same = Words([f"{chr(97 + i)} " for i in range(12)])
+    drafter.forget()
+    run(REPEATING, drafter, policy=Greedy(), most=30)
+    assert {key[0] for key in drafter.recent._next} == {f"12 {vocabulary_hash(same)}"}
+
+
+def test_a_database_with_ids_beyond_the_vocabulary_is_refused():
+    table = build_table([[1, 2, 3, 4, 5, 12]], vocabulary=vocabulary_hash(WORDS), source="toy")
+    with pytest.raises(ControllerError, match="other token ids"):
+        run(REPEATING, Hierarchy(model=table))
+
+
 def test_all_tokens_of_a_block_are_learnt_from():
     drafter = Hierarchy(curve=fixed(FLAT))
     for _ in range(2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -133,6 +134,21 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
         load_table(path)
     with pytest.raises(ControllerError, match="does not exist"):
         load_table(tmp_path / "nothing")
+
+
+def test_files_with_a_right_digest_and_senseless_content_are_refused(tmp_path):
+    table = build_table([[1, 2, 3, 4, 5, 6, 7, 8] * 9], vocabulary="v", source="words")
+    keys, rest = table.keys, table.rest
+    for name, changes in {
+        "unsorted": {"keys": keys[::-1].copy()},
+        "negative": {"rest": rest - 9},
+        "negative key": {"keys": keys - (1 << 40)},
+        "empty": {"keys": keys[:0], "rest": rest[:0]},
+    }.items():
+        save_table(tmp_path / name, replace(table, **changes))
+        with pytest.raises(ControllerError, match="holds no n-grams, unsorted ones or negative"):
+            load_table(tmp_path / name)
+    assert table.largest == 8
 
 
 def test_vocabularies_are_compared_by_their_bytes():

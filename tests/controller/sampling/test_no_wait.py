@@ -130,6 +130,43 @@ def test_which_tokens_are_banned(before, also):
         assert {TEXTS[i] for i in np.flatnonzero(np.isneginf(logits))} == expected
 
 
+BYTES = [bytes([i]) for i in range(256)]
+
+
+@pytest.mark.parametrize(
+    ("before", "banned"),
+    [
+        ("v", b""),
+        ("x v\u00e1r", b"jJ"),
+        ("V\u00c1R", b"jJ"),
+        ("\u4f60\u597dv\u00e1r", b"jJ"),
+        ("xv\u00e1r", b""),
+        ("\u00e1v\u00e1r", b""),
+        (" n\u00e9".encode()[:-1], b"\xa9\x89"),
+        ("an\u00e9".encode()[:-1], b""),
+        (b"n" + b"\xe2\x80", b""),
+        (b"\xc3", b"\xb6\x96"),
+        (b"x\xc3", b""),
+    ],
+)
+def test_words_are_read_where_tokens_split_their_characters(before, banned):
+    """A vocabulary of single bytes: no token of "v\u00e1rj" decodes to its second letter."""
+    before = before.encode() if isinstance(before, str) else before
+    step = SimpleNamespace(logits=lambda node: np.zeros(256))
+    row = Row(step, -1, list(before), "think", Keys(seed=0), RunContext(0, frozenset([0]), ToyTokenizer(BYTES)))
+    logits = Chain(NoWait(("v\u00e1rj", "n\u00e9", "\u00f6"))).distribution(None, row).logits
+    assert np.flatnonzero(np.isneginf(logits)).tolist() == sorted(banned)
+
+
+def test_tokens_that_complete_a_letter_and_go_on():
+    pieces = [b"v\xc3", b"\xa1rj", b"\xa1rj.", b"\xa1rja", b"\xa1 v", b"r", b"\x96 V\xc3\xa1rj", b"\xa1"]
+    step = SimpleNamespace(logits=lambda node: np.zeros(len(pieces)))
+    for before, banned in (([0], [1, 2, 6]), ([5, 0], [6]), ([], [6]), ([4, 5], [6])):
+        row = Row(step, -1, before, "think", Keys(seed=0), RunContext(0, frozenset(), ToyTokenizer(pieces)))
+        logits = Chain(NoWait(("v\u00e1rj",))).distribution(None, row).logits
+        assert np.flatnonzero(np.isneginf(logits)).tolist() == banned
+
+
 def test_an_end_of_sequence_is_never_banned():
     step = SimpleNamespace(logits=lambda node: np.zeros(3))
     frame = RunContext(0, frozenset([1]), ToyTokenizer(["a", "now", "now"]))
