@@ -31,6 +31,7 @@ from reasonctl.controller import (
 
 from ..attachment import Attachment
 from ..handle import Handle, check_parts, take_overrides, thinking_of
+from ..token_ids import check_ids
 from .engine import HFEngine
 from .load import templates_of, wrap_transformers
 from .processors import WARPERS, check_processors, for_row, with_processors
@@ -214,6 +215,7 @@ class HFAttachment(Attachment):
         met: set[tuple[int, ...]] = set()
         for row, padded in enumerate(input_ids.tolist()):
             prompt = padded if mask is None else self._unpadded(padded, mask[row].tolist())
+            check_ids(prompt, self.engine.can.vocabulary, "the prompt")
             read = _reader(padded, len(prompt), input_ids.device)
             ends = _ends(criteria, len(padded), read)
             policy = self._policy(processors, config.do_sample, row, rows, read)

@@ -23,6 +23,7 @@ from reasonctl.controller.core.decode import common_prefix
 
 from ..attachment import Attachment
 from ..handle import Handle, check_parts, take_overrides, thinking_of
+from ..token_ids import check_ids
 from .engine import LlamaEngine
 from .load import templates_of, wrap_llama
 from .sampling import call_policy, changed, check_processors
@@ -55,6 +56,7 @@ def _members(attachment: LlamaAttachment) -> dict[str, Any]:
 
         @functools.wraps(stock)
         def call(self: Any, *args: Any, **named: Any) -> Any:
+            _check_messages(self, args, named)
             # A chat call leads to create_completion, which must not lose what the chat call was given.
             overrides = attachment.overrides | take_overrides(named)
             with attachment.calling(overrides):
@@ -63,6 +65,24 @@ def _members(attachment: LlamaAttachment) -> dict[str, Any]:
         return call
 
     return {name: taking(name) for name in ("__call__", "create_completion", "create_chat_completion")}
+
+
+def _check_messages(llm: Llama, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+    """Raises ControllerError for a chat call with pictures or sound.
+
+    The library's handlers decode them by themselves and leave no token ids, so the prompt that they pass on holds
+    whatever stood in memory.
+    """
+    messages = named.get("messages", args[0] if args else ())
+    if llm.chat_handler is None or isinstance(messages, str):
+        return
+    for message in messages:
+        parts = message.get("content") if isinstance(message, dict) else None
+        kinds = [part.get("type") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+        if other := [kind for kind in kinds if kind != "text"]:
+            raise ControllerError(
+                f"{other[0]} in a message can't be honoured under a controller: it has no token ids; detach first"
+            )
 
 
 @dataclass(frozen=True)
@@ -150,6 +170,7 @@ class LlamaAttachment(Attachment):
         if controller.rewrites:  # drafts alone are harmless: only rows that are walked ask a processor, once each
             check_processors(arguments["logits_processor"], "an exit or a budget")
         prompt = [int(token) for token in tokens]
+        check_ids(prompt, self.engine.context.vocabulary, "the prompt")
         if not arguments["reset"]:
             prompt = self.model._input_ids.tolist() + prompt
         call = self._call(prompt, arguments, completion.max_tokens)
