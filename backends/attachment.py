@@ -15,6 +15,7 @@ from reasonctl.controller import Controller, Thinking
 
 from .class_swap import subclass_of_its_name
 from .handle import Handle, for_call
+from .turns import Turns
 
 
 class Attachment:
@@ -32,7 +33,10 @@ class Attachment:
         self.base = type(model)
         self.thinking = thinking
         self.handle = Handle(controller, restore=self.detach)
-        self._of_thread = threading.local()
+        self.turns = Turns()
+        """Calls run one after another."""
+        self.of_thread = threading.local()
+        """What a call keeps for the loop that it leads to, and the library wouldn't pass on."""
         self._warned = False
 
     def swap_class(self, members: dict[str, Any]) -> None:
@@ -40,13 +44,14 @@ class Attachment:
         self.model.__class__ = subclass_of_its_name(self.base, members)
 
     def detach(self) -> None:
-        """Give the model its own class back."""
+        """Give the model its own class back. Raises ControllerError while a call runs."""
+        self.turns.close()
         self.model.__class__ = self.base
 
     @property
     def overrides(self) -> dict[str, Any]:
         """The controller's keywords of the call that this thread is in."""
-        found: dict[str, Any] = getattr(self._of_thread, "overrides", {})
+        found: dict[str, Any] = getattr(self.of_thread, "overrides", {})
         return found
 
     def under(self, overrides: dict[str, Any]) -> Controller:
@@ -62,11 +67,11 @@ class Attachment:
         """
         controller = self.under(overrides)
         before = self.overrides
-        self._of_thread.overrides = overrides
+        self.of_thread.overrides = overrides
         try:
             yield controller
         finally:
-            self._of_thread.overrides = before
+            self.of_thread.overrides = before
 
     def without_effect(self, arguments: Sequence[str]) -> list[str]:
         """Notes for a trace: these sampling arguments gave way to the controller's policy. The first one warns."""

@@ -33,7 +33,7 @@ class Handle:
     def __init__(self, controller: Controller, restore: Callable[[], None]) -> None:
         self.controller = controller
         self.traces: list[Trace] = []
-        """One for each row of the last call."""
+        """One for each row of the last call, whichever thread made it."""
         self.runs = 0
         """Runs that the controlled loop has started since attach."""
         self.custom_generate: Callable[..., Any] | None = None
@@ -55,11 +55,14 @@ class Handle:
         self.runs += 1
 
     def detach(self) -> None:
-        """Give the model back as it was; a second call does nothing."""
-        restore = self._restore
-        self._restore = None
-        if restore is not None:
-            restore()
+        """Give the model back as it was; a second call does nothing.
+
+        Raises:
+            ControllerError: a call of the model is running, in another thread for example; it stays attached.
+        """
+        if self._restore is not None:
+            self._restore()
+            self._restore = None
 
     @property
     def attached(self) -> bool:

@@ -31,6 +31,7 @@ from reasonctl.controller import (
 
 from ..attachment import Attachment
 from ..handle import Handle, check_parts, take_overrides, thinking_of
+from ..token_ids import check_ids
 from .engine import HFEngine
 from .load import templates_of, wrap_transformers
 from .processors import WARPERS, check_processors, for_row, with_processors
@@ -173,7 +174,8 @@ class HFAttachment(Attachment):
         streamer = named.get("streamer")
         try:
             overrides = take_overrides(named)
-            with self.calling(overrides) as controller:
+            with self.turns.whole(), self.calling(overrides) as controller:
+                self.of_thread.seed = named.pop("seed", None)
                 if controller.reads_text and self.library_tokenizer is None:
                     raise ControllerError(
                         f"{', '.join(overrides)} needs text; attach with the tokenizer: attach(…, tokenizer=…)"
@@ -205,8 +207,7 @@ class HFAttachment(Attachment):
         rows = len(input_ids)
         self._check_batch(rows, controller, processors, config, prepared)
         notes = self._notes(config)
-        random = config.do_sample or controller.policy is not None
-        seed = int(torch.randint(0, 2**63 - 1, (1,))) if random else 0
+        seed = self._seed(config.do_sample or controller.policy is not None)
         mask = prepared.get("attention_mask")
         self.handle.begin()
         sequences: list[list[int]] = []
@@ -214,6 +215,7 @@ class HFAttachment(Attachment):
         met: set[tuple[int, ...]] = set()
         for row, padded in enumerate(input_ids.tolist()):
             prompt = padded if mask is None else self._unpadded(padded, mask[row].tolist())
+            check_ids(prompt, self.engine.can.vocabulary, "the prompt")
             read = _reader(padded, len(prompt), input_ids.device)
             ends = _ends(criteria, len(padded), read)
             policy = self._policy(processors, config.do_sample, row, rows, read)
@@ -230,6 +232,13 @@ class HFAttachment(Attachment):
             if rows > 1:
                 session.close()
         return _result(sequences, config, input_ids, session)
+
+    def _seed(self, random: bool) -> int:
+        """The call's own seed; without one, the next number of torch's generator, so that torch.manual_seed decides."""
+        given: int | None = self.of_thread.seed
+        if given is not None:
+            return int(given)
+        return int(torch.randint(0, 2**63 - 1, (1,))) if random else 0
 
     def _check_batch(
         self, rows: int, controller: Controller, processors: Sequence[Any], config: Any, prepared: dict[str, Any]

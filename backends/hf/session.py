@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from reasonctl.controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Decode, Draft, Engine, Session
 from reasonctl.controller.core.decode import SparseSession
 
+from ..token_ids import check_ids
 from .attention import MOST_ROWS, folded
 from .forward import HFStep, ModelForward
 from .sparse import choose, keep_columns
@@ -54,6 +55,7 @@ class HFSession(Session):
             raise ControllerError("a Decode needs at least one pending token")
         if draft.tokens:
             self._check_draft(draft)
+        check_ids(pending, self.can.vocabulary, "what is to be decoded")
         if self._draft.tokens:
             self.keep(())
         if self.model_forward.recurrent and self.length and len(pending) > 1:
@@ -64,6 +66,7 @@ class HFSession(Session):
         return self._run([*pending, *draft.tokens], draft, request.layers)
 
     def _check_draft(self, draft: Draft) -> None:
+        check_ids(draft.tokens, self.can.vocabulary, "a draft")
         branches = self.can.branches
         if branches == 0 or (branches == 1 and not draft.is_chain()):
             raise ControllerError(f"this model's cache takes at most {branches} branches; give a smaller draft")

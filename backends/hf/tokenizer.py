@@ -88,13 +88,15 @@ class HFTokenizer(Tokenizer):
         return self.decode(tokens).startswith(" ")
 
     def bytes_of(self, token: int) -> bytes:
-        """The token's bytes; b"" for a padding row of the model."""
+        """The token's bytes; b"" for a padding row of the model. Raises ControllerError for an id below 0."""
         piece = self._bytes.get(token)
         if piece is None:
             piece = self._bytes[token] = self._spell(token)
         return piece
 
     def _spell(self, token: int) -> bytes:
+        if token < 0:
+            raise ControllerError(f"a text has the token id {token}; ids begin at 0")
         if token in self._added:
             return str(self._added[token]).encode()
         written: str | None = self.tokenizer.convert_ids_to_tokens(token)

@@ -23,6 +23,7 @@ from reasonctl.controller.core.decode import common_prefix
 
 from ..attachment import Attachment
 from ..handle import Handle, check_parts, take_overrides, thinking_of
+from ..token_ids import check_ids
 from .engine import LlamaEngine
 from .load import templates_of, wrap_llama
 from .sampling import call_policy, changed, check_processors
@@ -55,6 +56,7 @@ def _members(attachment: LlamaAttachment) -> dict[str, Any]:
 
         @functools.wraps(stock)
         def call(self: Any, *args: Any, **named: Any) -> Any:
+            _check_messages(self, args, named)
             # A chat call leads to create_completion, which must not lose what the chat call was given.
             overrides = attachment.overrides | take_overrides(named)
             with attachment.calling(overrides):
@@ -63,6 +65,24 @@ def _members(attachment: LlamaAttachment) -> dict[str, Any]:
         return call
 
     return {name: taking(name) for name in ("__call__", "create_completion", "create_chat_completion")}
+
+
+def _check_messages(llm: Llama, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+    """Raises ControllerError for a chat call with pictures or sound.
+
+    The library's handlers decode them by themselves and leave no token ids, so the prompt that they pass on holds
+    whatever stood in memory.
+    """
+    messages = named.get("messages", args[0] if args else ())
+    if llm.chat_handler is None or isinstance(messages, str):
+        return
+    for message in messages:
+        parts = message.get("content") if isinstance(message, dict) else None
+        kinds = [part.get("type") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+        if other := [kind for kind in kinds if kind != "text"]:
+            raise ControllerError(
+                f"{other[0]} in a message can't be honoured under a controller: it has no token ids; detach first"
+            )
 
 
 @dataclass(frozen=True)
@@ -106,8 +126,6 @@ class LlamaAttachment(Attachment):
             raise
         self.session = self.engine.user_session()
         self._eos = end_tokens(llm)
-        self._completion = _DIRECT
-        self._running: object = None
         self._signature = inspect.signature(llm.generate)
         self._stock_completion = llm._create_completion
 
@@ -119,29 +137,46 @@ class LlamaAttachment(Attachment):
 
     def detach(self) -> None:
         """Give the Llama back as it was, with an empty cache."""
-        del self.model.generate, self.model._create_completion
         super().detach()
+        del self.model.generate, self.model._create_completion
         self.engine.close()
 
     def create_completion(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         """Stock, but `generate` gets to know the call's overrides and its limit."""
-        # A stream is read after the call that asked for it has returned, so the overrides are read now.
-        return self._complete(self.overrides, args, kwargs)
-
-    def _complete(self, overrides: dict[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         if kwargs.get("logprobs") is not None:
             raise ControllerError(f"logprobs is {kwargs['logprobs']}; it can't be honoured yet: drop it or detach")
-        # Read by `generate` before anything else can run: the library calls it in the first step of its generator.
-        self._completion = _Completion(kwargs.get("max_tokens"), overrides)
-        try:
-            yield from self._stock_completion(*args, **kwargs)
-        finally:
-            self._completion = _DIRECT
+        # A stream is read after the call that asked for it has returned, so the overrides are read now.
+        completion = _Completion(kwargs.get("max_tokens"), self.overrides)
+        return self._in_turn(self._stock_completion(*args, **kwargs), completion)
 
-    def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Generator[int, Sequence[int] | None, None]:
+    def _in_turn(self, run: Generator[Any, None, None], completion: _Completion) -> Generator[Any, Any, None]:
+        """A stream of the library's, or a run that the user asked `generate` for, read while no other call runs."""
+        turn = self.turns.turn(stop=run.close)
+        try:
+            turn.begin()
+            # Read by `generate` in this thread: the library calls it in the first step of its generator.
+            self.of_thread.completion = completion
+            for item in run:
+                turn.pause()
+                sent = yield item
+                turn.resume()
+                if sent is not None:
+                    raise ControllerError("tokens can't be sent into generate under a controller; detach for that")
+        finally:
+            if self.completion is completion:
+                self.of_thread.completion = _DIRECT
+            turn.end()
+
+    @property
+    def completion(self) -> _Completion:
+        """The completion that this thread is in, until `generate` has read it."""
+        found: _Completion = getattr(self.of_thread, "completion", _DIRECT)
+        return found
+
+    def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Iterator[int]:
         """`Llama.generate` under the controller, with the same arguments."""
-        completion = self._completion
-        self._completion = _DIRECT
+        completion = self.completion
+        self.of_thread.completion = _DIRECT
         overrides = completion.overrides | take_overrides(kwargs)
         controller = self.under(overrides)
         bound = self._signature.bind(tokens, *args, **kwargs)
@@ -150,10 +185,12 @@ class LlamaAttachment(Attachment):
         if controller.rewrites:  # drafts alone are harmless: only rows that are walked ask a processor, once each
             check_processors(arguments["logits_processor"], "an exit or a budget")
         prompt = [int(token) for token in tokens]
+        check_ids(prompt, self.engine.context.vocabulary, "the prompt")
         if not arguments["reset"]:
             prompt = self.model._input_ids.tolist() + prompt
         call = self._call(prompt, arguments, completion.max_tokens)
-        return self._run(controller, call, arguments, Trace(asked=overrides))
+        run = self._run(controller, call, arguments, Trace(asked=overrides))
+        return self._in_turn(run, _DIRECT) if completion is _DIRECT else run
 
     def _call(self, prompt: list[int], arguments: dict[str, Any], max_tokens: int | None) -> Call:
         """One call of `generate` for the loop. Raises ControllerError for a prompt that fills the context."""
@@ -174,9 +211,7 @@ class LlamaAttachment(Attachment):
         limit = min(max_tokens, room.tokens) if max_tokens is not None and max_tokens > 0 else room.tokens
         return Call(prompt=prompt, max_new_tokens=limit, eos=self._eos, keys=Keys(seed=self._seed()), policy=policy)
 
-    def _run(
-        self, controller: Controller, call: Call, arguments: dict[str, Any], trace: Trace
-    ) -> Generator[int, Sequence[int] | None, None]:
+    def _run(self, controller: Controller, call: Call, arguments: dict[str, Any], trace: Trace) -> Iterator[int]:
         """The controlled run, and plain tokens after it where the library asks for more."""
         if self.handle.controller.policy is not None:
             trace.warnings += self.without_effect(changed(arguments))
@@ -200,15 +235,12 @@ class LlamaAttachment(Attachment):
         extra = policy.extra_sequences(self.tokenizer, tokens)
         return _Room(extra, (self.engine.context.size - len(tokens) - sum(extra)) // (1 + len(extra)))
 
-    def _stream(
-        self, controller: Controller, call: Call, stop: Any, trace: Trace
-    ) -> Generator[int, Sequence[int] | None, None]:
+    def _stream(self, controller: Controller, call: Call, stop: Any, trace: Trace) -> Iterator[int]:
         """One run of the loop. What is yielded is in the Llama's own record of its cache."""
         self._reuse_prefix(call.prompt)
         llm = self.model
         ids = llm.input_ids
         position = len(call.prompt)
-        running = self._running = object()
         stopped = False
         try:
             # Closed here, and not when it is collected, so that the run ends where nobody reads on.
@@ -220,22 +252,16 @@ class LlamaAttachment(Attachment):
                     stopped = stop is not None and stop(ids[:position], llm.scores[0])
                     if stopped:
                         break
-                    if (yield event.token) is not None:
-                        raise ControllerError("tokens can't be sent into generate under a controller; detach for that")
-                    if self._running is not running:
-                        raise RuntimeError(
-                            "another call was made on this Llama before this stream ended; read it first"
-                        )
+                    yield event.token
             if stopped:
                 trace.finish_reason = "stop"
         except GeneratorExit:
             trace.finish_reason = trace.finish_reason or "stop"  # a stop string, or nobody reads on
             raise
         finally:
-            if self._running is running:
-                # The last token yielded is not in the cache, nor is an exit's suffix that was just forced.
-                llm.n_tokens = min(position, self.session.length)
-                llm._requires_eval = True
+            # The last token yielded is not in the cache, nor is an exit's suffix that was just forced.
+            llm.n_tokens = min(position, self.session.length)
+            llm._requires_eval = True
 
     def _reuse_prefix(self, prompt: Sequence[int]) -> None:
         """Keep what the cache shares with the prompt; the last prompt token is always fed, for its logits."""

@@ -15,6 +15,7 @@ from llama_cpp import llama_cpp as C
 from reasonctl.controller import ControllerError, Decode, Engine, Step
 from reasonctl.controller.core.decode import Floats
 
+from ..token_ids import check_ids
 from .native import Batch, Capture, Context, LogitRows
 from .sequences import SEQUENCES, Sequences
 from .session import LlamaSession, leaves_below
@@ -88,6 +89,8 @@ class LlamaEngine(Engine):
             return (self._wide(session, request),)
         if not request.pending:
             raise ControllerError(_NOTHING_PENDING)
+        if not 0 <= request.pending[0] < context.vocabulary:
+            check_ids(request.pending, context.vocabulary, _FED)
         position = session.length
         if position >= context.size:
             self._overflow(session, 1)
@@ -138,6 +141,8 @@ class LlamaEngine(Engine):
         context, drafted = self.context, len(request.draft)
         if not request.pending:
             raise ControllerError(_NOTHING_PENDING)
+        check_ids(request.pending, context.vocabulary, _FED)
+        check_ids(request.draft.tokens, context.vocabulary, "a draft")
         wanted = len(request.pending) + drafted
         if session.length + wanted > context.size:
             self._overflow(session, wanted)
@@ -177,6 +182,7 @@ class LlamaEngine(Engine):
 
 
 _NOTHING_PENDING = "a Decode needs at least one pending token"
+_FED = "what is to be decoded"
 
 
 class LlamaStep(Step):

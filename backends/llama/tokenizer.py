@@ -12,6 +12,7 @@ from reasonctl.controller import Tokenizer
 from reasonctl.controller.core.tokenizer import Kind, Matcher
 
 from ..grammar import Compiler
+from ..token_ids import check_ids
 
 _WRITTEN = C.LLAMA_TOKEN_ATTR_NORMAL | C.LLAMA_TOKEN_ATTR_USER_DEFINED | C.LLAMA_TOKEN_ATTR_CONTROL
 _TEXT = _WRITTEN | C.LLAMA_TOKEN_ATTR_BYTE
@@ -24,6 +25,7 @@ class LlamaTokenizer(Tokenizer):
         # A Llama frees its model when it is collected, whoever else still holds that.
         self._llm = llm
         self._vocab = llm._model.vocab
+        self._count = int(C.llama_vocab_n_tokens(self._vocab))
         self._size = 64
         self._buffer = ctypes.create_string_buffer(self._size)
         # SentencePiece puts a space before the first word of a text. Inside a sequence that is wrong.
@@ -38,7 +40,9 @@ class LlamaTokenizer(Tokenizer):
         return self._llm
 
     def bytes_of(self, token: int) -> bytes:
-        """The token's bytes."""
+        """The token's bytes. Raises ControllerError for an id outside of the vocabulary."""
+        if not 0 <= token < self._count:
+            check_ids([token], self._count, "a text")
         n = C.llama_token_to_piece(self._vocab, token, self._buffer, self._size, 0, True)
         if n < 0:
             self._size = -n
@@ -65,7 +69,7 @@ class LlamaTokenizer(Tokenizer):
 
     def pieces(self) -> Iterator[tuple[int, bytes]]:
         """(id, bytes) of every token that text can produce, ids ascending; unused and unknown rows are left out."""
-        for token in range(C.llama_vocab_n_tokens(self._vocab)):
+        for token in range(self._count):
             attributes = C.llama_vocab_get_attr(self._vocab, token)
             if attributes & _TEXT and not attributes & (C.LLAMA_TOKEN_ATTR_UNUSED | C.LLAMA_TOKEN_ATTR_UNKNOWN):
                 yield token, self.bytes_of(token)

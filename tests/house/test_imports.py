@@ -34,6 +34,8 @@ STOREYS = {
             "grammar",
             "gguf",
             "class_swap",
+            "token_ids",
+            "turns",
             "tiny",
             "tiny_probe",
         ],
@@ -54,7 +56,19 @@ STOREYS = {
 }
 """The rooms of each package from the ground up. A room imports itself and lower storeys, never its neighbours."""
 
-ONE_STOREY = {"extras", "hooks", "handle", "attachment", "model", "processors", "grammar", "gguf", "class_swap"}
+ONE_STOREY = {
+    "extras",
+    "hooks",
+    "handle",
+    "attachment",
+    "model",
+    "processors",
+    "grammar",
+    "gguf",
+    "class_swap",
+    "token_ids",
+    "turns",
+}
 """What both libraries share: these files may import one another."""
 
 BELOW = {

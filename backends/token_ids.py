@@ -1,0 +1,32 @@
+"""Token ids at the door: what leaves the vocabulary is refused before a library reads it.
+
+llama.cpp ends the process on such an id, and a GPU leaves its kernels in an undefined state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reasonctl.controller import ControllerError
+
+
+def check_ids(tokens: Sequence[int], vocabulary: int, what: str) -> None:
+    """Refuse token ids that the model doesn't have.
+
+    Args:
+        tokens: ids.
+        vocabulary: number of the model's ids, which begin at 0.
+        what: where the ids come from, for the message.
+
+    Raises:
+        ControllerError: the first id outside of the vocabulary.
+
+    >>> check_ids([85, 3], 100, "the prompt")
+    >>> check_ids([85, -1], 100, "the prompt")
+    Traceback (most recent call last):
+    reasonctl.controller.core.errors.ControllerError: the prompt has the token id -1; this model's are 0 to 99
+    """
+    if not tokens or (min(tokens) >= 0 and max(tokens) < vocabulary):
+        return
+    first = next(token for token in tokens if not 0 <= token < vocabulary)
+    raise ControllerError(f"{what} has the token id {first}; this model's are 0 to {vocabulary - 1}")

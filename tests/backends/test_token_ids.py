@@ -1,0 +1,106 @@
+"""Ids outside of the vocabulary are refused at the door: before llama.cpp, which would end the process, reads them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from reasonctl.backends.attach import attach
+from reasonctl.backends.hf.engine import HFEngine
+from reasonctl.backends.llama.engine import LlamaEngine
+from reasonctl.backends.llama.tokenizer import LlamaTokenizer
+from reasonctl.controller import Controller, ControllerError, Decode, Draft, Markers, Policy, Stateless, Thinking
+from support.hf_models import TOKENIZER, small
+from support.llama_models import open_llama
+
+LIMITED = Controller(thinking=Thinking(Markers("<think>", "</think>"), "</think>\n"), budget=9)
+BAD = [99999, -1]
+
+
+class Strays(Stateless):
+    """Drafts an id that no model has."""
+
+    def __init__(self, bad):
+        self.bad = bad
+
+    def propose(self, tokens, room):
+        return Draft.chain((self.bad,))
+        yield
+
+
+class StrayPolicy(Policy):
+    def __init__(self, bad):
+        self.bad = bad
+
+    def start(self):
+        return None
+
+    def step(self, state, row):
+        return None, self.bad
+
+
+@pytest.fixture(scope="module")
+def llm():
+    made = open_llama()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("controller", [LIMITED, Controller()], ids=["limited", "inert"])
+def test_a_prompt_with_a_stray_id_is_refused_on_llama_cpp(llm, controller, bad):
+    with attach(llm, controller):
+        for call in (lambda: llm([85, bad], max_tokens=3), lambda: next(llm.generate([85, bad]))):
+            with pytest.raises(ControllerError, match=f"prompt has the token id {bad}"):
+                call()
+        assert llm([85, 86], max_tokens=3, temperature=0.0)["usage"]["completion_tokens"] == 3
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("controller", [LIMITED, Controller()], ids=["limited", "inert"])
+def test_a_prompt_with_a_stray_id_is_refused_on_transformers(controller, bad):
+    model = small()
+    with attach(model, controller, tokenizer=TOKENIZER), pytest.raises(ControllerError, match=f"token id {bad}"):
+        model.generate(torch.tensor([[5, bad]]), attention_mask=torch.ones(1, 2), max_new_tokens=3)
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("part", ["policy", "drafter"])
+def test_a_stray_id_of_a_policy_or_a_drafter_is_refused(llm, part, bad):
+    controller = Controller(policy=StrayPolicy(bad)) if part == "policy" else Controller(drafter=Strays(bad))
+    with attach(llm, controller), pytest.raises(ControllerError, match=f"token id {bad}"):
+        llm([85, 86], max_tokens=4, temperature=0.0)
+    model = small()
+    with attach(model, controller, tokenizer=TOKENIZER), pytest.raises(ControllerError, match=f"token id {bad}"):
+        model.generate(torch.tensor([[5, 6]]), attention_mask=torch.ones(1, 2), max_new_tokens=4)
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("pending", [[], [5]], ids=["one", "several"])
+def test_engines_and_tokenizers_refuse_a_stray_id(llm, pending, bad):
+    tokenizer = LlamaTokenizer(llm)
+    for read in (tokenizer.text, tokenizer.bytes_of, lambda token: tokenizer.decode([token])):
+        with pytest.raises(ControllerError, match=f"token id {bad}"):
+            read(bad)
+    native = LlamaEngine(llm, hidden=False)
+    for engine in (native, HFEngine(small())):
+        with pytest.raises(ControllerError, match=f"token id {bad}"):
+            engine.forward((Decode(engine.session(), [*pending, bad]),))
+        with pytest.raises(ControllerError, match=f"token id {bad}"):
+            engine.forward((Decode(engine.session(), [5], Draft.chain((6, bad))),))
+    native.close()
+
+
+def test_pictures_in_a_chat_are_refused_by_name(llm):
+    picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]
+    asked = []
+    llm.chat_handler = lambda **named: asked.append(named)
+    try:
+        with attach(llm, Controller()):
+            with pytest.raises(ControllerError, match="image_url"):
+                llm.create_chat_completion(picture)
+            assert not asked
+            llm.create_chat_completion([{"role": "user", "content": [{"type": "text", "text": "hi"}]}])
+        assert len(asked) == 1
+    finally:
+        llm.chat_handler = None
