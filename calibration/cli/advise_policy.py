@@ -49,6 +49,8 @@ def advise_policy(
         show.result({"files": len(texts), "problems": len(problems), "runs": SAMPLES * len(problems), "dry_run": True})
         return
     model = open_model(name, options)
+    if task is not None:  # no two of them with the same prompt, which only the model knows
+        problems = task.problems(len(problems), stream=options.seed, prompt=model.prompt)
     with show.progress("reading texts" if texts else "running problems") as progress:
         most = options.max_new_tokens or min(MOST_NEW_TOKENS, model.context // 2)
         trie = text_trie(model, texts) if texts else answer_trie(model, task, problems, most, options.seed, progress)

@@ -77,7 +77,7 @@ def calibrate(
     task = load_task(tasks, grader=options.grader, gold=options.mode != "disagree")
     model = open_model(name, options)
     plan = _job(name, model, task, targets.probe, options, answer_tokens, overrides)
-    problems = plan.problems()
+    problems = plan.problems(model)
     check_domain(options, problems)
     content = made_already(plan, model) if targets.again else None
     describe(show, plan, model, options)

@@ -74,7 +74,15 @@ def evaluate(
     task = load_task(tasks or content.card.tasks, grader=options.grader, gold=options.mode != "disagree")
     recipe = card_recipe(name, content.card, options)
     runs = saved_runs(probe_path(name, probe), content)
-    problems = fresh(task, content, options.n or EVALUATION_RUNS, options.seed, options.domain)
+    problems = fresh(
+        task,
+        content,
+        options.n or EVALUATION_RUNS,
+        options.seed,
+        options.domain,
+        prompt=model.prompt,
+        runs=runs,
+    )
     show.say(f"{len(problems)} problems of {task.name} that the probe never saw; {rule.why}")
     if options.dry_run:
         show.result({"n": len(problems), "dry_run": True})

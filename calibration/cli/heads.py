@@ -37,7 +37,7 @@ def calibrate_heads(
     recipe = replace(new_recipe(name, model, options), policy=options.policy_text(OWN_DISTRIBUTION), max_cues=0)
     plan = CalibrationJob(recipe, task, Promise(), options.n or CALIBRATION_RUNS, target)
     training = Training(seed=options.seed, weighted=weighted)
-    problems = plan.problems()
+    problems = plan.problems(model)
     show.say(f"model {name} on {model.backend}: {model.depth} layers of width {model.width}")
     show.say(f"{plan.n} runs on {task.name}, {recipe.policy}; heads of {training.hidden} units on the right ones")
     if options.dry_run:

@@ -42,9 +42,9 @@ class CalibrationJob:
     choose_cues: bool = False
     """Keep the best of the collected cue sets only, by savings under the promise on the fitting runs."""
 
-    def problems(self) -> list[Problem]:
-        """The problems of the job's runs, in order."""
-        return self.task.problems(self.n, stream=calibration_stream(self.recipe.seed))
+    def problems(self, model: Model) -> list[Problem]:
+        """The problems of the job's runs, in order; no two of them have the same prompt."""
+        return self.task.problems(self.n, stream=calibration_stream(self.recipe.seed), prompt=model.prompt)
 
     def run_file(self, model: Model) -> RunFile:
         """The file that the job's runs are collected into; not opened yet."""
