@@ -72,7 +72,7 @@ def _calibrated(
     """The rule, and the runs that it was made from."""
     workers = options.machine("tiny")[0]
     unlimited = replace(options, time_limit=None)
-    records = collected(show, plan, plan.run_file(model), unlimited, plan.problems(model), workers)
+    records = collected(show, plan, plan.run_file(model), unlimited, plan.asked(model).problems, workers)
     assert records is not None
     content = fit_and_save(plan, model, records, force=False)
     rule = rule_of(options, plan.out)

@@ -18,7 +18,7 @@ from reasonctl.probes.files.card import Card
 from reasonctl.probes.files.probe_file import load_probe
 from reasonctl.probes.signals.probe import layer_of
 
-from ..runs.recipe import LAYERS, Recipe
+from ..runs.recipe import LAYERS, Recipe, usual_room
 from .console import Console
 from .options import Options
 
@@ -68,7 +68,6 @@ def new_recipe(
         tuple(part.strip() for part in cues.split(",") if part.strip()) if cues is not None else default_cues(markers)
     )
     Cues(names)
-    room = model.context * 3 // 4
     return Recipe(
         model=name,
         backend=options.backend,
@@ -81,7 +80,7 @@ def new_recipe(
         policy=options.policy_text(),
         draft=options.draft,
         seed=options.seed,
-        max_new_tokens=options.max_new_tokens or min(MOST_NEW_TOKENS, room),
+        max_new_tokens=options.max_new_tokens or min(MOST_NEW_TOKENS, usual_room(model)),
         answer_tokens=answer_tokens,
     )
 

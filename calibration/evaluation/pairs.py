@@ -18,6 +18,7 @@ from ..parallel.spread import ProgressCallback, run_jobs
 from ..runs.collect import graded
 from ..runs.recipe import Recipe
 from ..runs.records import RunRecord
+from ..runs.room import LEFT_OUT
 from ..runs.splits import calibration_stream, evaluation_stream
 from ..runs.worker import ArmRecord, Arms, collect_run, compare_run
 from ..tasks.graders import Grader
@@ -180,7 +181,7 @@ def fresh(
     card = content.card
     known = [Problem(record.question, None) for record in runs or ()]
     if card.tasks == task.name:
-        used = sum(card.runs.values())
+        used = sum(card.runs.values()) + int(str(card.report.get(LEFT_OUT, 0)))
         known += task.problems(used, stream=calibration_stream(card.seeds["seed"]), prompt=prompt)
     ids = frozenset(content.table.problem.tolist())
     return task.problems(n, stream=evaluation_stream(seed), exclude=ids, domain=domain, apart=known, prompt=prompt)

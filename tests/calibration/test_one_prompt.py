@@ -47,17 +47,17 @@ def made_from(task: str, runs: int) -> ProbeFile:
 
 def test_a_job_asks_each_prompt_once(tmp_path):
     twins = job(tmp_path / "t.jsonl", "Who?", "who?", "Why?", "WHY?", n=2)
-    assert {folded(p.question)[1] for p in twins.problems(MODEL)} == {ord("h")}
-    assert len({tuple(folded(p.question)) for p in twins.problems(MODEL)}) == 2
+    assert {folded(p.question)[1] for p in twins.asked(MODEL).problems} == {ord("h")}
+    assert len({tuple(folded(p.question)) for p in twins.asked(MODEL).problems}) == 2
     with pytest.raises(ControllerError, match="only 2 distinct problems left of the 3"):
-        replace(twins, n=3).problems(MODEL)
+        replace(twins, n=3).asked(MODEL)
 
 
 def test_an_evaluation_asks_no_prompt_of_the_calibration(tmp_path):
     """The file of the calibration: its problems are drawn anew, and their twins are left out with them."""
     questions = [f"{word} {i}?" for i in range(6) for word in ("who", "WHO")]
     plan = job(tmp_path / "t.jsonl", *questions, n=4)
-    used = {tuple(folded(p.question)) for p in plan.problems(MODEL)}
+    used = {tuple(folded(p.question)) for p in plan.asked(MODEL).problems}
     file = made_from(plan.task.name, 4)
     found = fresh(plan.task, file, 2, 0, prompt=folded)
     assert len(found) == 2 and not used & {tuple(folded(p.question)) for p in found}
