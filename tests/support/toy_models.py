@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from reasonctl.backends.model import Model
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
+from support.recipes import RECIPE
+
+PLAIN = replace(RECIPE, model="toy", markers=None, suffix="?", policy="greedy")
+"""A recipe under which it writes them."""
 
 
 def writing(pieces: Sequence[bytes], context: int = 1000) -> Model:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from reasonctl.calibration.cli.console import Console
 from reasonctl.calibration.cli.run import stream_run
 from reasonctl.controller import Controller
-from support.recipes import RECIPE
-from support.toy_models import writing
-
-PLAIN = replace(RECIPE, model="toy", markers=None, policy="greedy")
+from support.toy_models import PLAIN, writing
 
 
 @pytest.mark.parametrize(
