@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from reasonctl.backends.model import Model
 from reasonctl.controller import ControllerError
 from reasonctl.probes.files.sealed import check_target
 
@@ -26,7 +27,10 @@ from ..advice.truncation import (
     openings_of,
     weigh,
 )
-from ..tasks.sources import load_task
+from ..runs.room import with_room
+from ..tasks.problem import Problem
+from ..tasks.sources import Task, load_task
+from .calibrate import show_left_out
 from .console import Console
 from .options import Options
 from .recipes import open_model
@@ -49,6 +53,8 @@ def advise_policy(
         show.result({"files": len(texts), "problems": len(problems), "runs": SAMPLES * len(problems), "dry_run": True})
         return
     model = open_model(name, options)
+    if task is not None:
+        problems = _asked(show, model, task, options)
     with show.progress("reading texts" if texts else "running problems") as progress:
         most = options.max_new_tokens or min(MOST_NEW_TOKENS, model.context // 2)
         trie = text_trie(model, texts) if texts else answer_trie(model, task, problems, most, options.seed, progress)
@@ -68,6 +74,14 @@ def advise_policy(
         write_page(Path(out), name, advice)
         show.say(f"written: {out}")
     show.result({"model": name, **advice.to_dict()})
+
+
+def _asked(show: Console, model: Model, task: Task, options: Options) -> list[Problem]:
+    """The problems that leave room for a run, no two of them with the same prompt."""
+    drawn = task.problems(options.n or PROBLEMS, stream=options.seed, prompt=model.prompt)
+    asked = with_room(model, drawn, options.max_new_tokens or model.context // 2)
+    show_left_out(show, asked, task)
+    return asked.problems
 
 
 def risk_targets(text: str) -> tuple[float, ...]:

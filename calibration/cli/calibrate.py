@@ -24,6 +24,7 @@ from ..pages.wording import exits_where, truncation_of
 from ..parallel.spread import check_cluster
 from ..runs.collect import collect
 from ..runs.records import RunRecord
+from ..runs.room import Asked
 from ..runs.run_file import RunFile
 from ..runs.splits import report_path, runs_path
 from ..runs.worker import collect_run
@@ -77,7 +78,7 @@ def calibrate(
     task = load_task(tasks, grader=options.grader, gold=options.mode != "disagree")
     model = open_model(name, options)
     plan = _job(name, model, task, targets.probe, options, answer_tokens, overrides)
-    problems = plan.problems()
+    plan, problems = asked(show, plan, model)
     check_domain(options, problems)
     content = made_already(plan, model) if targets.again else None
     describe(show, plan, model, options)
@@ -124,6 +125,19 @@ def _job(
         out,
         choose_cues=choose,
     )
+
+
+def asked(show: Console, plan: CalibrationJob, model: Model) -> tuple[CalibrationJob, list[Problem]]:
+    """The job and its problems without those that are too long for the model; these are named."""
+    found = plan.asked(model)
+    show_left_out(show, found, plan.task)
+    return plan.of(found), found.problems
+
+
+def show_left_out(show: Console, asked: Asked, task: Task) -> None:
+    """Name the questions that are left out, if any is."""
+    if (message := asked.message(task.where)) is not None:
+        show.say(message, "yellow")
 
 
 def _fitted(

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from ..parallel.spread import ProgressCallback
+from .terminal import visible
 
 BLOCKS = 5
 WINDOW = 100
@@ -75,30 +76,33 @@ SECONDS_BETWEEN_LINES = 10
 
 
 class Console:
-    """One place for output: `say` and tables for people; `result` prints the JSON object last."""
+    """One place for output: `say` and tables for people; `result` prints the JSON object last.
+
+    Control characters in a text are written out, and no text is read as markup: much of it was written by others.
+    """
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        self.console = RichConsole(stderr=as_json, highlight=False, soft_wrap=True)
+        self.console = RichConsole(stderr=as_json, highlight=False, soft_wrap=True, markup=False, emoji=False)
         self._started = time.monotonic()
 
     def say(self, text: str = "", style: str | None = None) -> None:
-        self.console.print(text, style=style, markup=False)
+        self.console.print(visible(text), style=style)
 
     def title(self, text: str) -> None:
         self.console.print()
-        self.console.rule(text, align="left", style="dim")
+        self.console.rule(visible(text), align="left", style="dim")
 
     def stream(self, text: str, style: str | None = None) -> None:
         """A piece of an answer, as it comes."""
-        self.console.print(text, end="", style=style, markup=False)
+        self.console.print(visible(text), end="", style=style)
 
     def table(self, rows: list[list[str]], *head: str) -> None:
         table = Table(box=None, pad_edge=False, header_style="dim")
         for i, name in enumerate(head):
-            table.add_column(name, justify="left" if i == 0 else "right")
+            table.add_column(visible(name), justify="left" if i == 0 else "right")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(visible, row))
         self.console.print(table)
 
     def elapsed(self) -> float:
@@ -129,7 +133,8 @@ class Console:
     def result(self, value: dict[str, Any]) -> None:
         """The JSON object, as the last line of stdout, if it was asked for."""
         if self.as_json:
-            sys.stdout.write(json.dumps(_finite(value), allow_nan=False) + "\n")
+            line = json.dumps(_finite(value), allow_nan=False).replace("\x7f", "\\u007f")  # the rest is escaped already
+            sys.stdout.write(line + "\n")
             sys.stdout.flush()
 
 

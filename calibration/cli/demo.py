@@ -38,7 +38,7 @@ def demo(options: Options) -> None:
     with tempfile.TemporaryDirectory(prefix="ctl-demo-") as folder:
         plan = CalibrationJob(recipe, task, options.promise, DEMO_RUNS, Path(folder) / "demo.probe.safetensors")
         show.title("1. A small model thinks, and goes on long after it has the answer")
-        first = task.problems(1, stream=evaluation_stream(options.seed))[0].question
+        first = task.problems(1, stream=evaluation_stream(options.seed), prompt=model.prompt)[0].question
         before = stream_run(show, model, recipe, first, Controller())
         show.title("2. Collect runs, try an exit at every cue, fit a probe on hidden states, calibrate it")
         describe(show, plan, model, options)
@@ -50,7 +50,15 @@ def demo(options: Options) -> None:
         after = stream_run(show, model, recipe, first, Controller(exit=rule))
         show.say(f"{after.cost} tokens instead of {before.cost}. {after.why}", "bold")
         show.title("4. Promised and measured, on problems that neither fitting nor calibration saw")
-        problems = fresh(task, rule.content, options.n or EVALUATION_RUNS, options.seed, options.domain)
+        problems = fresh(
+            task,
+            rule.content,
+            options.n or EVALUATION_RUNS,
+            options.seed,
+            options.domain,
+            prompt=model.prompt,
+            runs=records,
+        )
         job = EvaluationJob(rule, model, recipe, task, problems, options)
         result = compare(show, job, runs=records, baselines=True)
     result["calibration"] = calibration_json(rule)
@@ -64,7 +72,7 @@ def _calibrated(
     """The rule, and the runs that it was made from."""
     workers = options.machine("tiny")[0]
     unlimited = replace(options, time_limit=None)
-    records = collected(show, plan, plan.run_file(model), unlimited, plan.problems(), workers)
+    records = collected(show, plan, plan.run_file(model), unlimited, plan.asked(model).problems, workers)
     assert records is not None
     content = fit_and_save(plan, model, records, force=False)
     rule = rule_of(options, plan.out)

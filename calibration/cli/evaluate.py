@@ -16,9 +16,11 @@ from ..fitting.job import sampler_of
 from ..fitting.saved_runs import saved_runs
 from ..runs.recipe import Recipe
 from ..runs.records import RunRecord
+from ..runs.room import LEFT_OUT, with_room
 from ..tasks.problem import Problem
 from ..tasks.sources import Task, load_task
 from .baselines import show_cheap_rules
+from .calibrate import show_left_out
 from .comparison import show_comparison
 from .console import Console
 from .options import Options
@@ -74,13 +76,26 @@ def evaluate(
     task = load_task(tasks or content.card.tasks, grader=options.grader, gold=options.mode != "disagree")
     recipe = card_recipe(name, content.card, options)
     runs = saved_runs(probe_path(name, probe), content)
-    problems = fresh(task, content, options.n or EVALUATION_RUNS, options.seed, options.domain)
+    drawn = fresh(
+        task,
+        content,
+        options.n or EVALUATION_RUNS,
+        options.seed,
+        options.domain,
+        prompt=model.prompt,
+        runs=runs,
+    )
+    asked = with_room(model, drawn, recipe.max_new_tokens)
+    show_left_out(show, asked, task)
+    problems = asked.problems
     show.say(f"{len(problems)} problems of {task.name} that the probe never saw; {rule.why}")
     if options.dry_run:
         show.result({"n": len(problems), "dry_run": True})
         return
     job = EvaluationJob(rule, model, recipe, task, problems, options)
     result = compare(show, job, runs=runs, baselines=baselines)
+    if asked.left_out:
+        result[LEFT_OUT] = len(asked.left_out)
     show.result(result)
     if report is not None:
         write_report(Path(report), content, options.promise, runs, result, force=options.force)

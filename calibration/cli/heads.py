@@ -17,7 +17,7 @@ from ..fitting.heads_job import OWN_DISTRIBUTION, FittedHeads, checkpoint_of, fi
 from ..fitting.job import CalibrationJob
 from ..runs.records import RunRecord
 from ..tasks.sources import load_task
-from .calibrate import CALIBRATION_RUNS, collected, where
+from .calibrate import CALIBRATION_RUNS, asked, collected, where
 from .console import Console
 from .options import Options
 from .recipes import new_recipe, open_model
@@ -37,7 +37,7 @@ def calibrate_heads(
     recipe = replace(new_recipe(name, model, options), policy=options.policy_text(OWN_DISTRIBUTION), max_cues=0)
     plan = CalibrationJob(recipe, task, Promise(), options.n or CALIBRATION_RUNS, target)
     training = Training(seed=options.seed, weighted=weighted)
-    problems = plan.problems()
+    plan, problems = asked(show, plan, model)
     show.say(f"model {name} on {model.backend}: {model.depth} layers of width {model.width}")
     show.say(f"{plan.n} runs on {task.name}, {recipe.policy}; heads of {training.hidden} units on the right ones")
     if options.dry_run:

@@ -12,6 +12,7 @@ import click
 
 from .flags import common
 from .interrupt import CODE, interruptible
+from .terminal import TEXT, lenient_output, one_line
 
 if TYPE_CHECKING:
     from .options import Options
@@ -40,10 +41,10 @@ def demo_command(options: Options) -> None:
 @click.argument("model")
 @click.option("--tasks", required=True, help="Where problems come from.")
 @click.option("--out", required=True, type=click.Path(), help="The probe file to write (.safetensors).")
-@click.option("--think-open", help="Text that opens thinking [from the chat template].")
-@click.option("--think-close", help="Text that closes it.")
-@click.option("--suffix", help="Text that takes a cue's place on exit.")
-@click.option("--cues", help="Words, 'paragraph', 'sentence', comma-separated; or 'auto'.")
+@click.option("--think-open", type=TEXT, help="Text that opens thinking [from the chat template].")
+@click.option("--think-close", type=TEXT, help="Text that closes it.")
+@click.option("--suffix", type=TEXT, help="Text that takes a cue's place on exit.")
+@click.option("--cues", type=TEXT, help="Words, 'paragraph', 'sentence', comma-separated; or 'auto'.")
 @click.option(
     "--answer-tokens", type=click.IntRange(1), default=64, show_default=True, help="Most tokens of a trial answer."
 )
@@ -95,10 +96,10 @@ def report_command(probe: str, options: Options, evaluation: str | None, out: st
 
 @cli.command("run")
 @click.argument("model")
-@click.argument("prompt", required=False)
+@click.argument("prompt", required=False, type=TEXT)
 @click.option("--probe", help="Probe file [tiny: the bundled one]; 'none' for no exits.")
 @click.option("--budget", type=int, help="Most thinking tokens.")
-@click.option("--wrap-up", default="", help="Text that the model reads when the budget is used up.")
+@click.option("--wrap-up", default="", type=TEXT, help="Text that the model reads when the budget is used up.")
 @click.option("--min-thinking", type=int, default=0, help="No end of thinking before so many tokens.")
 @click.option("--continue-times", type=int, default=0, help="Re-open thinking that closes too early, so many times.")
 @click.option("--shadow", is_flag=True, help="Decide and record at every cue, and never act.")
@@ -191,14 +192,14 @@ def ngrams_command(model: str, texts: tuple[str, ...], out: str, options: Option
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of `ctl`."""
     try:
-        with interruptible():
+        with interruptible(), lenient_output():
             code = cli.main(args=arguments, prog_name="ctl", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
     except click.ClickException as error:
-        click.echo(f"Error: {error.format_message()}", err=True)
+        click.echo(f"Error: {one_line(error.format_message())}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted. What was collected is kept: run the same command again to go on.", err=True)

@@ -18,9 +18,10 @@ from reasonctl.probes.files.card import Card
 from reasonctl.probes.files.probe_file import load_probe
 from reasonctl.probes.signals.probe import layer_of
 
-from ..runs.recipe import LAYERS, Recipe
+from ..runs.recipe import LAYERS, Recipe, usual_room
 from .console import Console
 from .options import Options
+from .terminal import visible
 
 
 def open_rule(show: Console, name: str, options: Options, probe: str | None) -> tuple[ProbeExit, Model]:
@@ -40,12 +41,14 @@ def rule_of(options: Options, path: object) -> ProbeExit:
 MOST_NEW_TOKENS = 2048
 _ESCAPE = re.compile(r"\\(?:[\\'\"nrt]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})")
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 
 def open_model(name: str, options: Options) -> Model:
     """The parent's copy of the model: its template, tokenizer and fingerprint. A policy of another model is refused."""
     model = load_model(name, backend=options.backend, threads=options.machine(name)[1])
     for warning in parse_policy(options.policy_text()).check(model):
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(visible(f"warning: {warning}"), err=True)
     return model
 
 
@@ -68,7 +71,6 @@ def new_recipe(
         tuple(part.strip() for part in cues.split(",") if part.strip()) if cues is not None else default_cues(markers)
     )
     Cues(names)
-    room = model.context * 3 // 4
     return Recipe(
         model=name,
         backend=options.backend,
@@ -81,7 +83,7 @@ def new_recipe(
         policy=options.policy_text(),
         draft=options.draft,
         seed=options.seed,
-        max_new_tokens=options.max_new_tokens or min(MOST_NEW_TOKENS, room),
+        max_new_tokens=options.max_new_tokens or min(MOST_NEW_TOKENS, usual_room(model)),
         answer_tokens=answer_tokens,
     )
 
@@ -99,8 +101,14 @@ def unescaped(text: str) -> str:
 
     >>> unescaped(r"Réponse :\n\u2192 1 \\n")
     'Réponse :\n→ 1 \\n'
+
+    Raises:
+        ControllerError: A number is half of a surrogate pair, which is no character.
     """
-    return _ESCAPE.sub(lambda found: found.group().encode("ascii").decode("unicode_escape"), text)
+    plain = _ESCAPE.sub(lambda found: found.group().encode("ascii").decode("unicode_escape"), text)
+    if _SURROGATE.search(plain):
+        raise ControllerError(f"{text!r} names half of a surrogate pair; write the character itself")
+    return plain
 
 
 def card_recipe(name: str, card: Card, options: Options) -> Recipe:

@@ -6,6 +6,7 @@ from typing import Any
 
 from reasonctl.backends.model import Model
 from reasonctl.controller import Controller, ControllerError, Event, Trace, parse_policy
+from reasonctl.controller.core.token_text import TextDecoder
 from reasonctl.probes.exit import ProbeExit
 
 from ..runs.recipe import Recipe
@@ -51,12 +52,14 @@ def run(
 def stream_run(show: Console, model: Model, recipe: Recipe, question: str, controller: Controller) -> Trace:
     """Print a run as it comes: forced tokens stand out, cues' scores follow the answer."""
     show.say(question, "cyan")
+    decoder = TextDecoder(model.tokenizer)  # a character may be split over tokens
 
     def each(event: Event) -> None:
         if event.token not in model.eos:
-            show.stream(model.tokenizer.text(event.token), "magenta" if event.source == "forced" else None)
+            show.stream(decoder.push(event.token), "magenta" if event.source == "forced" else None)
 
     trace, _ = run_once(model, controller, recipe.call(model, question), each)
+    show.stream(decoder.finish())
     show.say()
     for decision in trace.decisions:
         show.say(f"  {decision}", "dim")

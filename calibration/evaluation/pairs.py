@@ -18,10 +18,11 @@ from ..parallel.spread import ProgressCallback, run_jobs
 from ..runs.collect import graded
 from ..runs.recipe import Recipe
 from ..runs.records import RunRecord
+from ..runs.room import LEFT_OUT
 from ..runs.splits import calibration_stream, evaluation_stream
 from ..runs.worker import ArmRecord, Arms, collect_run, compare_run
 from ..tasks.graders import Grader
-from ..tasks.problem import Problem
+from ..tasks.problem import Problem, Prompt
 from ..tasks.sources import Task
 
 EVALUATION_OFFSET = 1 << 32
@@ -155,11 +156,32 @@ def paired_difference(gained: int, lost: int, n: int) -> dict[str, float]:
     return {"mean": (gained - lost) / n, "low": centre - half, "high": centre + half}
 
 
-def fresh(task: Task, content: ProbeFile, n: int, seed: int, domain: str | None = None) -> list[Problem]:
-    """Problems that are in neither split of the probe; of one domain, if the promise is."""
+def fresh(
+    task: Task,
+    content: ProbeFile,
+    n: int,
+    seed: int,
+    domain: str | None = None,
+    *,
+    prompt: Prompt,
+    runs: Sequence[RunRecord] | None = None,
+) -> list[Problem]:
+    """Problems that are in neither split of the probe, and share no prompt with one that is.
+
+    Args:
+        task: Where they come from.
+        content: The probe file.
+        n: How many.
+        seed: Of the evaluation.
+        domain: The one that the promise is about. None: all.
+        prompt: Gives a question's tokens.
+        runs: The runs that the probe was made from. None: they aren't at hand; then the problems of the calibration are
+            drawn anew if the task is the card's, and known by their ids else.
+    """
     card = content.card
-    seen = set(content.table.problem.tolist())
+    known = [Problem(record.question, None) for record in runs or ()]
     if card.tasks == task.name:
-        drawn = task.problems(sum(card.runs.values()), stream=calibration_stream(card.seeds["seed"]))
-        seen |= {problem.id for problem in drawn}
-    return task.problems(n, stream=evaluation_stream(seed), exclude=seen, domain=domain)
+        used = sum(card.runs.values()) + int(str(card.report.get(LEFT_OUT, 0)))
+        known += task.problems(used, stream=calibration_stream(card.seeds["seed"]), prompt=prompt)
+    ids = frozenset(content.table.problem.tolist())
+    return task.problems(n, stream=evaluation_stream(seed), exclude=ids, domain=domain, apart=known, prompt=prompt)

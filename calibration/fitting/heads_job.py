@@ -17,6 +17,7 @@ from reasonctl.probes.files.heads_file import Heads, HeadsCard, HeadsFile, save_
 
 from ..runs.collect import identity_of
 from ..runs.records import RunRecord
+from ..runs.room import LEFT_OUT
 from ..runs.teacher_forced import Written
 from .heads import Training, evaluate_heads, train
 from .job import CalibrationJob
@@ -74,6 +75,7 @@ def fit_heads(
     if heads is None:
         return None
     counts = {"collected": len(records), "right": len(runs), "trained": len(learn)}
+    counts |= {LEFT_OUT: job.left_out} if job.left_out else {}
     return FittedHeads(heads, counts, evaluate_heads(heads, model, runs[::HELD_OUT]))
 
 

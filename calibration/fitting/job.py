@@ -17,9 +17,9 @@ from ..runs.collect import settings_of
 from ..runs.cue_sets import with_cues
 from ..runs.recipe import Recipe
 from ..runs.records import RunRecord
+from ..runs.room import LEFT_OUT, Asked, with_room
 from ..runs.run_file import RunFile
 from ..runs.splits import calibration_stream, runs_path, split
-from ..tasks.problem import Problem
 from ..tasks.sources import Task
 from .all_signals import fit_signals
 from .choose_cues import choose_cues
@@ -42,10 +42,17 @@ class CalibrationJob:
     """The probe file to write."""
     choose_cues: bool = False
     """Keep the best of the collected cue sets only, by savings under the promise on the fitting runs."""
+    left_out: int = 0
+    """Questions that were left out, beyond the n: they are too long for the model's context."""
 
-    def problems(self) -> list[Problem]:
-        """The problems of the job's runs, in order."""
-        return self.task.problems(self.n, stream=calibration_stream(self.recipe.seed))
+    def asked(self, model: Model) -> Asked:
+        """The problems of the job's runs, in order, and those too long for one; no two have the same prompt."""
+        drawn = self.task.problems(self.n, stream=calibration_stream(self.recipe.seed), prompt=model.prompt)
+        return with_room(model, drawn, self.recipe.max_new_tokens)
+
+    def of(self, asked: Asked) -> CalibrationJob:
+        """The job with a run for each problem that isn't left out."""
+        return replace(self, n=len(asked.problems), left_out=len(asked.left_out))
 
     def run_file(self, model: Model) -> RunFile:
         """The file that the job's runs are collected into; not opened yet."""
@@ -69,6 +76,7 @@ def fit_and_save(plan: CalibrationJob, model: Model, records: list[RunRecord], *
     report: dict[str, Scalar] = {
         **fitted.report,
         ANSWERS_TRUNCATED: share_truncated([*parts[0], *parts[1]], plan.recipe.answer_tokens),
+        **({LEFT_OUT: plan.left_out} if plan.left_out else {}),
     }
     content = ProbeFile(
         fitted.probe,

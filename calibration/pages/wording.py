@@ -10,6 +10,7 @@ from reasonctl.probes.files.card import Card
 from reasonctl.probes.promise import Promise
 
 from ..runs.arrays import ANSWERS_TRUNCATED, truncation_note
+from ..runs.room import LEFT_OUT
 
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Risks that a table shows, next to the one that is asked for."""
@@ -80,6 +81,12 @@ def truncation_of(card: Card) -> str | None:
     return truncation_note(float(str(card.report[ANSWERS_TRUNCATED])), answer_tokens(card))
 
 
+def left_out_of(card: Card) -> str:
+    """What the card says of questions that were too long for the context; empty if there were none."""
+    n = card.report.get(LEFT_OUT)
+    return f"; {n} question{'' if n == 1 else 's'} too long for the context left out" if n else ""
+
+
 def facts(card: Card) -> dict[str, str]:
     """The card in words."""
     return {
@@ -90,11 +97,11 @@ def facts(card: Card) -> dict[str, str]:
         "suffix": repr(card.suffix),
         "sampler": ", ".join(f"{key} {value}" for key, value in card.sampler.items()),
         "tasks": f"{card.tasks}, judged by {card.grader}, at most {card.max_new_tokens} new tokens",
-        "runs": ", ".join(f"{value} {key}" for key, value in card.runs.items()),
+        "runs": ", ".join(f"{value} {key}" for key, value in card.runs.items()) + left_out_of(card),
         "fit": ", ".join(
             f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
             for key, value in card.report.items()
-            if key != ANSWERS_TRUNCATED
+            if key not in (ANSWERS_TRUNCATED, LEFT_OUT)
         ),
         "answers": truncation_of(card) or "none of the tried ones was cut",
         "settings": ", ".join(f"{key} {value}" for key, value in card.settings.items()),

@@ -60,13 +60,23 @@ class Recipe:
         return _drafter(self.draft, self.threads)
 
     def call(self, model: Model, question: str, run: int = 0) -> Call:
-        """The question as the model's prompt, with the recipe's policy and the keys of that run."""
-        keys = Keys(seed=self.seed, run=run)
-        return Call(model.prompt(question), self.max_new_tokens, model.eos, keys, self.parsed_policy())
+        """The question as the model's prompt, with the recipe's policy and the keys of that run.
+
+        A run ends where the model's context does, with room for an exit's text, if that comes first.
+        """
+        keys, prompt = Keys(seed=self.seed, run=run), model.prompt(question)
+        room = model.context - len(prompt) - len(model.tokenizer.encode(self.suffix))
+        most = min(self.max_new_tokens, room) if room > 0 else self.max_new_tokens  # the engine names what doesn't fit
+        return Call(prompt, most, model.eos, keys, self.parsed_policy())
 
     def parsed_policy(self) -> Policy:
         """The policy, read once per process: it may name files."""
         return _policy(self.policy)
+
+
+def usual_room(model: Model) -> int:
+    """Tokens of a run where nobody asks for a number: three quarters of the context; the prompt has the rest."""
+    return model.context * 3 // 4
 
 
 @cache

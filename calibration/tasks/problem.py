@@ -38,7 +38,8 @@ class Distinct:
     """Without it only texts are compared."""
     agree: Callable[[str, str], bool] = str.__eq__
     """Whether two gold answers are the same."""
-    _known: dict[int, tuple[Problem, str]] = field(default_factory=dict)
+    _known: dict[int, tuple[Problem, str] | None] = field(default_factory=dict)
+    """The first problem of each key and its source. None: it was left out, and nothing is compared with it."""
 
     def add(self, problem: Problem, where: str) -> bool:
         """Whether the problem is new; `where` names its source.
@@ -53,16 +54,25 @@ class Distinct:
         Traceback (most recent call last):
         reasonctl.controller.core.errors.ControllerError: a:1, a:3: one problem with the answers '2' and '3'; keep one
         """
-        keys = [problem.id]
-        if self.prompt is not None:
-            keys.append(_hash(b"tokens " + " ".join(map(str, self.prompt(problem.question))).encode()))
-        first = next((self._known[key] for key in keys if key in self._known), None)
+        keys = self._keys(problem)
+        known = [key for key in keys if key in self._known]
+        first = self._known[known[0]] if known else (problem, where)
         for key in keys:
-            self._known.setdefault(key, first or (problem, where))
-        if first is None:
-            return True
-        self._check(*first, problem, where)
-        return False
+            self._known.setdefault(key, first)
+        if known and first is not None:
+            self._check(*first, problem, where)
+        return not known
+
+    def leave_out(self, problem: Problem) -> None:
+        """Take neither this problem nor one that is the same, whatever their answers and domains."""
+        self._known.update(dict.fromkeys(self._keys(problem)))
+
+    def _keys(self, problem: Problem) -> list[int]:
+        """Hashes of what makes problems the same: the text and, where they are asked for, the prompt's tokens."""
+        if self.prompt is None:
+            return [problem.id]
+        tokens = " ".join(map(str, self.prompt(problem.question)))
+        return [problem.id, _hash(f"tokens {tokens}".encode())]
 
     def _check(self, first: Problem, there: str, second: Problem, here: str) -> None:
         for name, a, b in (("answers", first.answer, second.answer), ("domains", first.domain, second.domain)):

@@ -75,7 +75,7 @@ class Task:
             drawn = self.draw(want, stream)
             seen = Distinct(prompt, same_answer)
             for problem in apart:
-                seen.add(problem, self.where(problem))
+                seen.leave_out(problem)
             new = [p for p in drawn if seen.add(p, self.where(p))]
             kept = [p for p in new if p.id not in exclude and domain in (None, p.domain)]
             if len(kept) >= n:

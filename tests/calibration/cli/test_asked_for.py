@@ -51,10 +51,15 @@ def test_eval_judges_the_rule_of_the_signal_and_domain_asked_for(capfd):
     assert own["saved"] < 0 or own["exit_rate"] > 0  # trials were paid for, so that this isn't "nothing happened"
     assert (own["exit_rate"], own["failed"]) == (found["exit_rate"], found["failure"]["rate"])
     assert own["accuracy"] == pytest.approx(arms[0]["accuracy"])
-    problems = fresh(load_task("tiny"), load_probe(PROBE), 8, 0, "4 steps")
+    problems = fresh(load_task("tiny"), load_probe(PROBE), 8, 0, "4 steps", prompt=words)
     assert {problem.domain for problem in problems} == {"4 steps"}
-    everything = fresh(load_task("tiny"), load_probe(PROBE), 60, 0)
+    everything = fresh(load_task("tiny"), load_probe(PROBE), 60, 0, prompt=words)
     assert [p for p in everything if p.domain == "4 steps"][:8] == problems
+
+
+def words(question: str) -> list[int]:
+    """A prompt that tells all questions apart."""
+    return list(question.encode())
 
 
 def test_a_domain_that_the_task_lacks_ends(capfd):
