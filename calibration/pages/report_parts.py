@@ -16,12 +16,12 @@ from reasonctl.probes.risk.threshold import Threshold, count_failures
 
 from ..evaluation.baselines import EQUAL_COST, fixed_at, fixed_curve
 from ..runs.records import RunRecord
-from .highlights import Example, RuleOutcome, pieces
+from .highlights import Example, RuleOutcome, excerpt
 
 
-def rule(judged: RuleOutcome, threshold: Threshold, lower: GiveUp | None, request: Promise) -> dict[str, Any]:
+def rule(outcome: RuleOutcome, threshold: Threshold, lower: GiveUp | None, request: Promise) -> dict[str, Any]:
     """The rule on the calibration runs."""
-    table, out = judged.table, judged.out
+    table, out = outcome.table, outcome.out
     failed, n = count_failures(out, request.mode)
     return {
         "exits": threshold.value < np.inf,
@@ -31,9 +31,9 @@ def rule(judged: RuleOutcome, threshold: Threshold, lower: GiveUp | None, reques
         "n": n,
         "exited": int(out.exited.sum()),
         "wrong": int(out.wrong.sum()),
-        "saved": judged.saved_share,
+        "saved": outcome.saved_share,
         "tokens": float(out.tokens.mean()),
-        "full_tokens": float(judged.plain.mean()),
+        "full_tokens": float(outcome.plain.mean()),
         "graded": table.graded,
         "help": int(out.help.sum()),
         "accuracy": float(table.full_right.mean()),
@@ -66,17 +66,17 @@ def saved(evaluation: Mapping[str, Any], what: str) -> float:
 
 
 def verdict(baselines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The rule, which is the first row, beside the cheap rule that saves the most."""
+    """The rule, which is the first row, next to the baseline rule that saves the most."""
     own, *rules = [row for row in baselines if "harm" in row] or [{}]
     cheap = [row for row in rules if row["name"] not in ("oracle", EQUAL_COST)]
     return {"rule": own, "best": max(cheap, key=lambda row: float(row["saved"]))} if cheap else None
 
 
-def context(judged: RuleOutcome, hidden: Table, request: Promise) -> dict[str, float]:
+def context(outcome: RuleOutcome, hidden: Table, request: Promise) -> dict[str, float]:
     """The fixed cue at the rule's own failing share and at the risk, and the oracle; they run no trials (`hidden`)."""
-    failed, n = count_failures(judged.out, request.mode)
-    full = max(float(judged.plain.mean()), 1.0)
-    oracle = hidden.outcomes(hidden.first_where(judged.target))
+    failed, n = count_failures(outcome.out, request.mode)
+    full = max(float(outcome.plain.mean()), 1.0)
+    oracle = hidden.outcomes(hidden.first_where(outcome.target))
     curve = fixed_curve(hidden, request.mode)
     return {
         "fixed": fixed_at(curve, failed / n if n else 0.0) / full,
@@ -86,57 +86,57 @@ def context(judged: RuleOutcome, hidden: Table, request: Promise) -> dict[str, f
     }
 
 
-def domains(content: ProbeFile, judged: RuleOutcome, rows: Ints, request: Promise) -> list[dict[str, Any]]:
+def domains(content: ProbeFile, outcome: RuleOutcome, rows: Ints, request: Promise) -> list[dict[str, Any]]:
     """The rule in every domain, where there are several."""
     domain = content.table.domain[rows]
     found = []
     for i, name in enumerate(content.card.domains):
         runs = np.flatnonzero(domain == i)
-        if 0 < len(runs) < judged.table.runs:
-            part = judged.table.select(runs)
-            failed, n = count_failures(part.outcomes(part.first_exit(judged.threshold)), request.mode)
-            saved = float(judged.saved[runs].sum() / max(judged.plain[runs].sum(), 1))
+        if 0 < len(runs) < outcome.table.runs:
+            part = outcome.table.select(runs)
+            failed, n = count_failures(part.outcomes(part.first_exit(outcome.threshold)), request.mode)
+            saved = float(outcome.saved[runs].sum() / max(outcome.plain[runs].sum(), 1))
             found.append({"name": name, "failed": failed, "n": n, "saved": saved})
     return found
 
 
-def example(judged: RuleOutcome, content: ProbeFile, example: Example, record: RunRecord | None) -> dict[str, Any]:
+def example(outcome: RuleOutcome, content: ProbeFile, example: Example, record: RunRecord | None) -> dict[str, Any]:
     """What the page shows of one run. record: the collected run, if it is at hand."""
-    table, run = judged.table, example.run
-    exit_at = None if judged.out.cue[run] == NO_EXIT else int(judged.out.cue[run])
-    length = max(int(judged.plain[run]), 1)
-    low, high = span(table, judged.threshold)
+    table, run = outcome.table, example.run
+    exit_at = None if outcome.out.cue[run] == NO_EXIT else int(outcome.out.cue[run])
+    length = max(int(outcome.plain[run]), 1)
+    low, high = span(table, outcome.threshold)
     at = int(table.offsets[run]) + (exit_at or 0)
     return {
         "title": example.title,
         "why": example.why,
         "failure": example.failure,
-        "cues": _cues(judged, content, run, exit_at),
+        "cues": _cues(outcome, content, run, exit_at),
         "exit_at": exit_at,
         "focus": example.focus,
         "length": length,
         "record": record,
         "position": int(table.positions[at]) if exit_at is not None else None,
-        "cost": int(judged.out.tokens[run]),
-        "saved": float(judged.saved[run]) / length,
-        "failed": bool(judged.failed[run]),
-        "exit_right": exit_at is not None and bool(judged.target[at]),
+        "cost": int(outcome.out.tokens[run]),
+        "saved": float(outcome.saved[run]) / length,
+        "failed": bool(outcome.failed[run]),
+        "exit_right": exit_at is not None and bool(outcome.target[at]),
         "full_right": bool(table.full_right[run]),
         "graded": table.graded,
-        "level": height(judged.threshold, low, high) if np.isfinite(judged.threshold) else None,
+        "level": height(outcome.threshold, low, high) if np.isfinite(outcome.threshold) else None,
         **_written(record, exit_at, example.focus),
     }
 
 
-def _cues(judged: RuleOutcome, content: ProbeFile, run: int, exit_at: int | None) -> list[dict[str, Any]]:
+def _cues(outcome: RuleOutcome, content: ProbeFile, run: int, exit_at: int | None) -> list[dict[str, Any]]:
     """The cues of a run, as dots on its strip."""
-    table = judged.table
+    table = outcome.table
     part = slice(int(table.offsets[run]), int(table.offsets[run + 1]))
-    length = max(int(judged.plain[run]), 1)
-    low, high = span(table, judged.threshold)
+    length = max(int(outcome.plain[run]), 1)
+    low, high = span(table, outcome.threshold)
     shown = ".3f" if (low, high) == (0.0, 1.0) else ".4g"
     names = [content.card.cues[i] for i in table.cue_name[part]]
-    rows = zip(names, table.scores[part], judged.target[part], table.positions[part], strict=True)
+    rows = zip(names, table.scores[part], outcome.target[part], table.positions[part], strict=True)
     return [
         {
             "name": name,
@@ -156,7 +156,7 @@ def _written(record: RunRecord | None, exit_at: int | None, focus: int) -> dict[
     if record is None:
         return {"pieces": [], "left_out": (0, 0), "exit_answer": None, "focus_answer": None}
     cues = record.cues
-    before, text, after = pieces(record.text, [cue.offset for cue in cues], exit_at, focus)
+    before, text, after = excerpt(record.text, [cue.offset for cue in cues], exit_at, focus)
     return {
         "pieces": text,
         "left_out": (before, after),

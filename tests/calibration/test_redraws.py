@@ -256,9 +256,9 @@ def overfitted(shared: bool, calibrate_on: str) -> list[float]:
         weights = np.linalg.lstsq(rows, right[:, seen].ravel() - 0.5, rcond=None)[0]
         held = {"fresh runs": fresh, "same cues": (x, right), "other cues": (x[:, 2:], right[:, 2:])}[calibrate_on]
         value = choose_threshold(table(*held, weights), grid, "wrong", RISK, CONFIDENCE).loosest
-        # Judged on as many cues a run as it was calibrated on.
-        judged = (truth[0][:, 2:], truth[1][:, 2:]) if calibrate_on == "other cues" else truth
-        rates.append(float(true_rates(table(*judged, weights), "wrong", [value])[0]))
+        # Measured on as many cues a run as it was calibrated on.
+        scored = (truth[0][:, 2:], truth[1][:, 2:]) if calibrate_on == "other cues" else truth
+        rates.append(float(true_rates(table(*scored, weights), "wrong", [value])[0]))
     return rates
 
 
