@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from reasonctl.controller import ControllerError
@@ -77,10 +77,7 @@ def render(
         parts.example(outcome, content, one, None if calibration is None else calibration[rows[one.run]])
         for one in picked
     ]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=percentage, share=share_of, number=number)
-    template = environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
-    return template.render(
+    return _template().render(
         card=content.card,
         facts=facts(content.card),
         auc=content.card.report.get("auc"),
@@ -101,6 +98,13 @@ def render(
         absent=absent,
         with_runs=calibration is not None,
     )
+
+
+def _template() -> Template:
+    """The page's template, with the filters that it names."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(percent=percentage, share=share_of, number=number)
+    return environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, eq=False)
