@@ -68,8 +68,8 @@ def saved(evaluation: Mapping[str, Any], what: str) -> float:
 def verdict(baselines: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The rule, which is the first row, next to the baseline rule that saves the most."""
     own, *rules = [row for row in baselines if "harm" in row] or [{}]
-    cheap = [row for row in rules if row["name"] not in ("oracle", EQUAL_COST)]
-    return {"rule": own, "best": max(cheap, key=lambda row: float(row["saved"]))} if cheap else None
+    baselines_only = [row for row in rules if row["name"] not in ("oracle", EQUAL_COST)]
+    return {"rule": own, "best": max(baselines_only, key=lambda row: float(row["saved"]))} if baselines_only else None
 
 
 def context(outcome: RuleOutcome, hidden: Table, request: Promise) -> dict[str, float]:
