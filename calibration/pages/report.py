@@ -34,7 +34,7 @@ from ..runs.splits import runs_path
 from . import figures
 from . import report_parts as parts
 from .highlights import RuleOutcome, pick
-from .wording import FAIL, FAILED, RISKS, facts, level, number, percentage, promise, share_of
+from .wording import FAIL, FAILED, SHOWN_RISKS, facts, level, number, percentage, promise, share_of
 
 
 def write_report(
@@ -148,7 +148,7 @@ class _Subject:
 
     def levels(self) -> list[dict[str, Any]]:
         """Every signal at every risk: what it saves on the calibration runs, or how many more runs it needs."""
-        risks = sorted({*RISKS, self.request.risk})
+        risks = sorted({*SHOWN_RISKS, self.request.risk})
         rows = []
         for name in self.signals:
             cells = []

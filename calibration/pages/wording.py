@@ -11,7 +11,7 @@ from reasonctl.probes.promise import Promise
 
 from ..runs.arrays import ANSWERS_TRUNCATED, truncation_note
 
-RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
+SHOWN_RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Risks that a table shows, next to the one that is asked for."""
 
 NARROW = "\u202f"
