@@ -26,7 +26,7 @@ from reasonctl.controller import (
 from reasonctl.controller.thinking.answers import after_thinking
 from reasonctl.controller.thinking.chat_template import read_template
 
-from ..parallel.spread import ProgressCallback
+from ..parallel.run_jobs import ProgressCallback
 from ..runs.worker import run_once
 from ..tasks.problem import Problem
 from ..tasks.sources import Task

@@ -14,7 +14,7 @@ from reasonctl.probes.files.probe_file import ProbeFile
 from reasonctl.probes.risk.bounds import upper_bound
 from reasonctl.probes.risk.threshold import Mode
 
-from ..parallel.spread import ProgressCallback, run_jobs
+from ..parallel.run_jobs import ProgressCallback, run_jobs
 from ..runs.collect import graded
 from ..runs.recipe import Recipe
 from ..runs.records import RunRecord

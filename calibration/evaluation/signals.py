@@ -21,7 +21,7 @@ from reasonctl.probes.signals.signals import make_signal
 
 from ..fitting.all_signals import FittedSignals, fit_signals, scores_of
 from ..fitting.tables import apply_to_table, make_table, outcomes_of
-from ..parallel.spread import ProgressCallback
+from ..parallel.run_jobs import ProgressCallback
 from ..runs.arrays import RunArrays, to_arrays
 from ..runs.records import RunRecord
 from .baselines import Point, Result, ScoredRule, baseline_signals, budget_of_cost, evaluate, fixed_at

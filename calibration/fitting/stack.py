@@ -87,7 +87,7 @@ def _matrices(runs: Sequence[Sequence[Observation]], tried: Callable[[Observatio
 
 
 def _fit(untried: Array, full: Array, y: Array, doubt: Array, rows: Array) -> tuple[Probe, Probe] | None:
-    """Both regressions on these rows; None if there is one label only. Without doubt the second one is never asked."""
+    """Both regressions on these rows; None if there is one label only. Without doubt the second one is never used."""
     doubtful = rows[doubt[rows]]
     if len(np.unique(y[rows])) < 2 or (doubt.any() and len(np.unique(y[doubtful])) < 2):
         return None

@@ -14,7 +14,7 @@ import pytest
 
 from reasonctl.calibration.evaluation.redraws import check, check_all
 from reasonctl.calibration.fitting.all_signals import FittedSignals, fit_signals
-from reasonctl.calibration.parallel.spread import cores
+from reasonctl.calibration.parallel.run_jobs import cores
 from reasonctl.calibration.runs.arrays import to_arrays
 from reasonctl.calibration.runs.collect import collect
 from reasonctl.calibration.runs.recipe import Recipe
