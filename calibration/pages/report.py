@@ -22,7 +22,7 @@ from reasonctl.probes.files.probe_file import ProbeFile, SignalTable
 from reasonctl.probes.files.sealed import check_target, write_whole
 from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.give_up import GiveUp
-from reasonctl.probes.risk.table import Ints
+from reasonctl.probes.risk.table import Floats64, Ints
 from reasonctl.probes.risk.threshold import Threshold, count_failures, failing_cues, failures_at
 from reasonctl.probes.signals.signals import SIGNALS
 
@@ -107,6 +107,38 @@ def _template() -> Template:
     return environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
 
 
+@dataclass(frozen=True)
+class _Cell:
+    """One signal at one risk, on the calibration runs."""
+
+    risk: float
+    """The risk."""
+    saved: float
+    """Share of tokens saved."""
+    failed: int
+    """Runs that break the promise."""
+    n: int
+    """Runs that count for it."""
+    more: int | None
+    """Further runs that the promise needs. None: no number would do."""
+    exits: bool
+    """Whether the rule can exit."""
+    here: bool
+    """Whether this is the risk asked for."""
+
+
+@dataclass(frozen=True)
+class _SignalRow:
+    """One signal at every risk."""
+
+    signal: str
+    """Its name."""
+    cells: list[_Cell]
+    """One for each risk, in order."""
+    chosen: bool
+    """Whether this is the signal asked for."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Subject:
     """A probe file, and what is asked of it."""
@@ -146,7 +178,7 @@ class _Subject:
         out = outcomes_of(table, plain, value, self.lower.curve if self.lower else None)
         return RuleOutcome(table, value, out, target, failing_cues(table, mode), plain.full_tokens)
 
-    def levels(self) -> list[dict[str, Any]]:
+    def levels(self) -> list[_SignalRow]:
         """Every signal at every risk: what it saves on the calibration runs, or how many more runs it needs."""
         risks = sorted({*SHOWN_RISKS, self.request.risk})
         rows = []
@@ -156,18 +188,9 @@ class _Subject:
                 limit, table = self._threshold(name, risk), self.signal_table(name).table
                 out = outcomes_of(table, self.signal_table("hidden").table, limit.value)
                 failed, n = count_failures(out, self.request.mode)
-                cells.append(
-                    {
-                        "risk": risk,
-                        "saved": 1 - float(out.tokens.mean()) / self.plain,
-                        "failed": failed,
-                        "n": n,
-                        "more": limit.more_runs,
-                        "exits": limit.value < np.inf,
-                        "here": risk == self.request.risk,
-                    }
-                )
-            rows.append({"signal": name, "cells": cells, "chosen": name == self.request.signal})
+                share, exits = 1 - float(out.tokens.mean()) / self.plain, limit.value < np.inf
+                cells.append(_Cell(risk, share, failed, n, limit.more_runs, exits, risk == self.request.risk))
+            rows.append(_SignalRow(name, cells, name == self.request.signal))
         return rows
 
     def drawn(self, outcome: RuleOutcome, evaluation: Mapping[str, Any] | None) -> dict[str, Markup]:
@@ -213,14 +236,14 @@ class _Subject:
             measured=measured,
         )
 
-    def _curve(self, calibrated: SignalTable) -> tuple[Any, Any]:
-        """(failing share, share of tokens saved) down the grid, from a threshold that nothing exceeds."""
+    def _curve(self, calibrated: SignalTable) -> tuple[Floats64, Floats64]:
+        """Failing shares and shares of tokens saved down the grid, from a threshold that nothing exceeds."""
         table = calibrated.table
         thresholds = np.concatenate([[np.inf], calibrated.grid.thresholds, [-np.inf]])
         failed, n = failures_at(table, self.request.mode, thresholds)
         spared = table.sum_at_exits(thresholds, table.full_tokens[table.run_of] - table.exit_tokens)
         tokens = (table.full_tokens.sum() - spared) / table.runs
-        return failed / np.maximum(n, 1), 1 - tokens / self.plain
+        return np.asarray(failed / np.maximum(n, 1)), np.asarray(1 - tokens / self.plain)
 
     def signal_table(self, name: str) -> SignalTable:
         """A signal's grid, and its table of the promise's runs."""

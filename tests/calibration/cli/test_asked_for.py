@@ -113,7 +113,7 @@ def test_disagree_needs_no_answers(tmp_path, capfd):
 def test_of_a_pair_of_rules_the_bound_is_the_sum(capsys):
     pair, alone = replace(HARM, risk=0.05, give_up=0.05), HARM
     seen = evaluation(harm=20)  # 10 % of 200 runs: more than 0.05, and not more than 0.1
-    assert measured(seen, alone)["refuted"] and not measured(seen, pair)["refuted"]
+    assert measured(seen, alone).refuted and not measured(seen, pair).refuted
     assert "at most 10\u202f% together" in promise(pair) and "together" not in promise(alone)
     said = {"holds": True, "mode": "harm", "risk": 0.05, "confidence": 0.9, "why_not": [], "give_up": 0.02}
     show_comparison(Console(as_json=False), {**summary(PAIRS, "harm"), "guarantee": said})
@@ -162,8 +162,8 @@ def test_a_rule_that_never_exits_tries_nothing_and_costs_nothing(capfd):
     content = load_probe(PROBE)
     subject = _Subject(content, Promise("harm", 0.001, 0.9, "trial"), np.arange(content.table.runs))
     assert subject.outcome().saved_share == 0.0
-    trial = next(row for row in subject.levels() if row["signal"] == "trial")
-    assert trial["cells"][0]["risk"] == 0.001 and trial["cells"][0]["saved"] == 0.0
+    trial = next(row for row in subject.levels() if row.signal == "trial")
+    assert trial.cells[0].risk == 0.001 and trial.cells[0].saved == 0.0
 
 
 # report --eval
@@ -228,7 +228,7 @@ def test_a_threshold_below_every_score_is_a_valid_one(capsys):
     assert at_once.out.cue.tolist() == [0]
     file = probe_file()
     shown = example(at_once, file, Example("A typical exit", "", False, 0, 0), None)
-    assert shown["level"] is None and shown["exit_at"] == 0
+    assert shown.level is None and shown.exit_at == 0
     page = render(file, Promise("disagree", 0.99, None, "hidden"), records_of(file), None)
     assert "inf" not in page.replace("information", "").lower().split("<style>")[-1].split("</style>")[-1]
     Console(as_json=True).result({"threshold": -math.inf, "more": [math.inf, {"x": math.nan}], "fine": 1.5})
