@@ -31,37 +31,50 @@ LAYERS = 9
 
 
 @dataclass(frozen=True)
-class Advice:
-    """What one draft model would bring.
-
-    parameters: number of weights. alpha: mean of sum min(P, Q), the acceptance of one draw; error: its standard error
-    over texts. acceptance: of child number k, drawn without replacement. cost: its step over the target's. size: rows
-    verified, depth: drafted layers of the best tree; speed_up: expected, 1.0 = don't draft.
-    """
+class DraftAdvice:
+    """What one draft model would bring."""
 
     draft: str
+    """Its name."""
     parameters: int
+    """Number of its weights."""
     alpha: float
+    """Acceptance of one draw: the mean of sum min(P, Q)."""
     error: float
+    """Standard error of alpha over texts."""
     acceptance: tuple[float, ...]
+    """Of child number k, drawn without replacement."""
     cost: float
+    """Seconds of its step over those of the target's."""
     size: int
+    """Rows that the best tree verifies."""
     depth: int
+    """Drafted layers of the best tree."""
     speed_up: float
+    """Expected with the best tree; 1.0: don't draft."""
 
 
 @dataclass(frozen=True)
 class LogLine:
-    """alpha = intercept + slope * log10(parameters), by weighted least squares; the form of Scylla's law."""
+    """alpha = intercept + slope * log10(parameters), by weighted least squares; the form that Scylla fits."""
 
     intercept: float
+    """alpha at one parameter."""
     slope: float
+    """alpha per decade."""
     r2: float
+    """Weighted share of the variance that the line explains."""
     least: float
+    """Parameters of the smallest draft that was measured."""
     most: float
+    """Parameters of the largest one."""
 
     def at(self, parameters: float) -> float:
-        """Clipped to [0, 1). Raises ControllerError more than a decade beyond what was measured."""
+        """alpha of a draft of so many parameters, clipped to [0, 1).
+
+        Raises:
+            ControllerError: The size lies more than a decade outside of what was measured.
+        """
         if not self.least / 10 <= parameters <= self.most * 10:
             raise ControllerError(
                 f"{parameters:.3g} parameters lie more than a decade outside of {self.least:.3g} to {self.most:.3g}; "
@@ -79,18 +92,18 @@ def fit_line(sizes: Sequence[float], alphas: Sequence[float], errors: Sequence[f
     mean_x, mean_y = np.average(x, weights=w), np.average(y, weights=w)
     slope = float((w * (x - mean_x) * (y - mean_y)).sum() / (w * (x - mean_x) ** 2).sum())
     intercept = float(mean_y - slope * mean_x)
-    spread = (w * (y - mean_y) ** 2).sum()
-    r2 = 1.0 - float((w * (y - intercept - slope * x) ** 2).sum() / spread) if spread > 0 else 1.0
+    total = (w * (y - mean_y) ** 2).sum()
+    r2 = 1.0 - float((w * (y - intercept - slope * x) ** 2).sum() / total) if total > 0 else 1.0
     return LogLine(intercept, slope, r2, float(min(sizes)), float(max(sizes)))
 
 
-def rank_acceptance(target: Floats, law: Floats, draws: Sequence[int]) -> list[float]:
+def rank_acceptance(target: Floats, draft: Floats, draws: Sequence[int]) -> list[float]:
     """Probability that draw number k is the accepted one, for draws without replacement in that order.
 
     Averages the tests' probabilities instead of their outcomes: no noise of its own.
     """
     reach, out = 1.0, []
-    for token, left, q in node_tests(target, Proposal(law, tuple(draws))):
+    for token, left, q in node_tests(target, Proposal(draft, tuple(draws))):
         if token is not None:
             chance = min(1.0, float(left[token] / q[token])) if q[token] > 0 else 0.0
             out.append(reach * chance)
@@ -175,7 +188,7 @@ def measure_draft(
     curve: CostCurve,
     own: CostCurve,
     seed: int,
-) -> Advice:
+) -> DraftAdvice:
     """One draft model against the target, on the target's own texts. curve, own: the target's and the draft's costs."""
     if vocabulary_hash(draft.tokenizer) != vocabulary_hash(target.tokenizer):
         raise ControllerError(f"{draft.name!r} has other token ids than {target.name!r}; give a model of its family")
@@ -186,7 +199,7 @@ def measure_draft(
     shape, rate = best_shape(
         acceptance, lambda n: curve.at(n) - (step if n > 1 else 0.0), step, sizes=SIZES, layers=LAYERS
     )
-    return Advice(
+    return DraftAdvice(
         draft=draft.name,
         parameters=draft.parameters,
         alpha=float(np.mean(alphas)),
@@ -209,10 +222,10 @@ def advise(
     seed: int,
     threads: int | None,
 ) -> dict[str, Any]:
-    """Everything measured, the law over sizes where there are three, and the best draft (None = don't)."""
+    """Everything measured, the line over sizes where there are three, and the best draft (None = don't draft)."""
     curve = cost_curve(target, prompts[0], contexts=(64,))
     texts = written(target, prompts, policy or Greedy(), most, seed)
-    found: list[Advice] = []
+    found: list[DraftAdvice] = []
     for name in drafts:
         draft = load_model(name, threads=threads, hidden=False)
         own = cost_curve(draft, prompts[0], contexts=(64,))

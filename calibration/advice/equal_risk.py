@@ -3,7 +3,7 @@
 The method of "Balancing Diversity and Risk in LLM Sampling" (its published code): at a place K* is the rank of the
 worst reasonable token; a sampler that keeps K tokens there has recall min(1, K/K*) and risk max(0, K/K* - 1). Counts
 only, so no temperature. Ours: sets that are no prefix of the ranking are counted inside and outside of the K* best
-tokens, which is the same for prefixes; and min-p, top-n-sigma, top-H and typical stand beside the method's own.
+tokens, which is the same for prefixes; and min-p, top-n-sigma, top-H and typical are compared as well.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from reasonctl.controller import (
     Candidates,
@@ -37,10 +36,36 @@ GRID = 17
 HALVINGS = 12
 
 
+class PlaceFigures(NamedTuple):
+    """What a truncation does at one place."""
+
+    recall: float
+    """Share of the K* best tokens that it keeps."""
+    risk: float
+    """Tokens that it keeps beyond these, per token of K*."""
+    log_z: float
+    """The logarithm of the probability mass that it keeps, in nats."""
+
+
 class Place:
-    """A row with its reasonable tokens. needed: K*. shape of logits: (vocabulary,)."""
+    """A row of logits with its reasonable tokens.
+
+    Attributes:
+        scores: The row as candidates.
+        best: Shape (vocabulary,): whether a token is among the K* best.
+        needed: K*, the rank of the worst reasonable token.
+    """
 
     def __init__(self, logits: Floats, tokens: Collection[int]) -> None:
+        """Rank the reasonable tokens.
+
+        Args:
+            logits: Shape (vocabulary,).
+            tokens: Ids of the reasonable tokens; at least one.
+
+        Raises:
+            ControllerError: There is no reasonable token.
+        """
         if not tokens:
             raise ControllerError("a place without a reasonable token has no recall; leave it out")
         self.scores = Candidates(logits)
@@ -50,38 +75,45 @@ class Place:
         self.best = (logits > logits[worst]) | ((logits == logits[worst]) & (ids <= worst))
         self.needed = int(self.best.sum())
 
-    def judge(self, stage: Stage) -> tuple[float, float, float]:
-        """(recall, risk, ln of the mass that is kept)."""
-        # Feedback starts where a run does; no stage that is asked here looks at anything but the logits.
+    def measure(self, stage: Stage) -> PlaceFigures:
+        """What a truncation does here."""
+        # Feedback starts where a run does, and no stage of `families` reads more than the logits.
         state, row = stage.start(), None
         _, after = stage.step(state, self.scores, row)  # type: ignore[arg-type]
         ids = self.scores.possible if after.ids is None else after.ids
         inside = int(self.best[ids].sum())
-        kept = 0.0 if after is self.scores else float(np.logaddexp.reduce(after.logits.astype(np.float64)))
-        log_z = 0.0 if after is self.scores else kept - math.log(self.scores.mass)
-        return inside / self.needed, (len(ids) - inside) / self.needed, log_z
+        if after is self.scores:
+            log_z = 0.0
+        else:
+            log_z = float(np.logaddexp.reduce(after.logits.astype(np.float64))) - math.log(self.scores.mass)
+        return PlaceFigures(inside / self.needed, (len(ids) - inside) / self.needed, log_z)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A truncation at many places; errors are standard errors of the mean over places (ddof 0, as published).
-
-    distortion: mean of -ln Z in nats; spread: its standard deviation, which is what distorts.
-    """
+    """A truncation at many places. Errors are standard errors of the mean over places (ddof 0, as published)."""
 
     policy: str
+    """The truncation's text."""
     recall: float
+    """Mean recall."""
     recall_error: float
+    """Its standard error."""
     risk: float
+    """Mean risk."""
     risk_error: float
+    """Its standard error."""
     distortion: float
+    """Mean of -ln Z, in nats."""
     spread: float
+    """Standard deviation of -ln Z over places: this is what distorts."""
     recalls: tuple[float, ...]
+    """The recall at each place."""
 
 
-def judge(stage: Stage, places: Sequence[Place]) -> Measured:
+def measure(stage: Stage, places: Sequence[Place]) -> Measured:
     """Mean recall and risk of a truncation."""
-    values: npt.NDArray[Any] = np.array([place.judge(stage) for place in places])
+    values = np.array([place.measure(stage) for place in places])
     recall, risk, log_z = values.mean(axis=0)
     errors = values.std(axis=0) / math.sqrt(len(values))
     return Measured(
@@ -98,15 +130,19 @@ def judge(stage: Stage, places: Sequence[Place]) -> Measured:
 
 @dataclass(frozen=True)
 class Family:
-    """Truncations of one kind, from the smallest set (0) to the largest (1). adapts: its sets move during a run."""
+    """Truncations of one kind, from the smallest set (u = 0) to the largest (u = 1)."""
 
     name: str
+    """The stage's name."""
     make: Callable[[float], Stage]
+    """From a parameter to the truncation."""
     parameter: Callable[[float], float]
+    """From u to the parameter."""
     adapts: bool = False
+    """Whether the sets move during a run."""
 
     def at(self, u: float) -> Stage:
-        """The truncation at u, its parameter as short as it is told to users."""
+        """The truncation at u. Its parameter is rounded, so that users get the number that was measured."""
         return self.make(self.parameter(u))
 
 
@@ -115,7 +151,7 @@ def _share(u: float) -> float:
     return float(f"{1 / (1 + math.exp(-(-9.2 + 23.0 * u))):.6f}")
 
 
-def _cut(u: float) -> float:
+def _floor(u: float) -> float:
     return float(f"{10 ** (-0.001 - 9.999 * u):.4g}")
 
 
@@ -134,10 +170,10 @@ def families(vocabulary: int) -> tuple[Family, ...]:
     return (
         Family("top_k", lambda v: TopK(int(v)), count),
         Family("top_p", TopP, _share),
-        Family("min_p", MinP, _cut),
+        Family("min_p", MinP, _floor),
         Family("typical", Typical, _share),
-        Family("epsilon", Epsilon, _cut),
-        Family("eta", Eta, _cut),
+        Family("epsilon", Epsilon, _floor),
+        Family("eta", Eta, _floor),
         Family("top_n_sigma", TopNSigma, wide),
         Family("top_h", TopH, _share),
         Family("mirostat", Mirostat, bits, adapts=True),
@@ -146,21 +182,22 @@ def families(vocabulary: int) -> tuple[Family, ...]:
 
 
 class Curve:
-    """A family at some places, judged once per parameter."""
+    """A family at some places, measured once per parameter."""
 
     def __init__(self, family: Family, places: Sequence[Place]) -> None:
         self.family, self.places = family, places
         self._known: dict[Stage, Measured] = {}
-        self.grid = [self.judged(u) for u in np.linspace(0, 1, GRID)]
+        self.grid = [self.measured(u) for u in np.linspace(0, 1, GRID)]
 
-    def judged(self, u: float) -> Measured:
+    def measured(self, u: float) -> Measured:
+        """The family at u."""
         stage = self.family.at(float(u))
         if stage not in self._known:
-            self._known[stage] = judge(stage, self.places)
+            self._known[stage] = measure(stage, self.places)
         return self._known[stage]
 
     def points(self) -> list[Measured]:
-        """Everything judged so far, by risk."""
+        """Everything measured so far, by risk."""
         return sorted(self._known.values(), key=lambda found: (found.risk, found.recall))
 
     def at_risk(self, target: float) -> Measured | None:
@@ -174,14 +211,15 @@ class Curve:
         low, high = max(above - 1, 0) / (GRID - 1), above / (GRID - 1)
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            low, high = (low, middle) if self.judged(middle).risk >= target else (middle, high)
-        return min((self.judged(low), self.judged(high)), key=lambda found: abs(found.risk - target))
+            low, high = (low, middle) if self.measured(middle).risk >= target else (middle, high)
+        return min((self.measured(low), self.measured(high)), key=lambda found: abs(found.risk - target))
 
 
 def recommended(found: Sequence[Measured]) -> Measured:
-    """At equal risk: the highest recall; of those that can't be told from it, the steadiest (least risk error).
+    """The truncation to take among some of equal risk.
 
-    Told apart: by more than one standard error of the difference over the same places.
+    The highest recall wins. Others tie with it if they are within one standard error of the difference over the same
+    places; the least risk error decides between these.
     """
     best = max(found, key=lambda one: one.recall)
 

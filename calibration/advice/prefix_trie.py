@@ -1,6 +1,6 @@
 """A prefix trie of texts in a model's tokens: where they go on in several ways, and in which.
 
-Owns reading and counting; what a sampler keeps at these places is judged elsewhere.
+Owns reading and counting; equal_risk.py measures what a sampler keeps at these places.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from reasonctl.backends.model import Model
 from reasonctl.controller import ControllerError
@@ -27,12 +26,16 @@ _END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 @dataclass(frozen=True)
 class Fork:
-    """A prefix that was continued in two ways or more. before: what precedes the text (a prompt, or BOS)."""
+    """A prefix that was continued in two ways or more."""
 
     before: tuple[int, ...]
+    """Tokens that precede the text: a prompt, or BOS."""
     prefix: tuple[int, ...]
+    """Tokens of the text that these continuations share."""
     tokens: frozenset[int]
+    """The tokens that come next."""
     count: int
+    """Number of texts that begin so."""
 
 
 @dataclass
@@ -56,7 +59,7 @@ class PrefixTrie:
         self.texts = 0
 
     def add(self, before: Sequence[int], tokens: Sequence[int]) -> None:
-        """Count one text; only its first tokens are kept."""
+        """Count one text: its first LONGEST tokens."""
         node = self.roots.setdefault(tuple(before), _Node())
         self.texts += 1
         for token in tokens[:LONGEST]:
@@ -116,8 +119,8 @@ def fork_rows(model: Model, forks: Iterable[Fork]) -> dict[Fork, Floats]:
         if last in found:
             continue
         fed = max(len(last.before), 1)
-        # The token behind the last one is never fed: any of its continuations will do.
-        path: list[Any] = [*tokens[fed:], min(last.tokens)]
+        # The row after the last fork needs one more token, which is never fed: any continuation will do.
+        path = [*tokens[fed:], min(last.tokens)]
         for i, row in enumerate(forced_rows(model, tokens[:fed], path)):
             fork = wanted.get(tokens[: fed + i])
             if fork is not None and fork not in found:

@@ -26,7 +26,7 @@ from reasonctl.controller import (
 from reasonctl.controller.thinking.answers import after_thinking
 from reasonctl.controller.thinking.chat_template import read_template
 
-from ..parallel.spread import ProgressCallback
+from ..parallel.run_jobs import ProgressCallback
 from ..runs.worker import run_once
 from ..tasks.problem import Problem
 from ..tasks.sources import Task
@@ -45,7 +45,7 @@ ALIEN = 10
 
 
 @dataclass(frozen=True)
-class Advice:
+class PolicyAdvice:
     """What was found."""
 
     places: int
@@ -53,7 +53,7 @@ class Advice:
     texts: int
     """Texts that they were found in."""
     curves: dict[str, list[Measured]]
-    """What was judged of each family, by risk."""
+    """What was measured of each family, by risk."""
     found: dict[float, dict[str, Measured | None]]
     """By risk target, then by family; None where the family can't reach the target."""
     chains: dict[float, str]
@@ -70,7 +70,7 @@ class Advice:
     @classmethod
     def of(
         cls, trie: PrefixTrie, curves: dict[str, Curve], choice: Choice, weighed: Distortion, tokens: float
-    ) -> Advice:
+    ) -> PolicyAdvice:
         """All that was measured, as one value."""
         places = next(iter(curves.values())).places
         return cls(
@@ -116,13 +116,13 @@ def sample(model: Model, prompt: Sequence[int], policy: Policy, most: int, keys:
 def answer_trie(
     model: Model, task: Task | None, problems: Sequence[Problem], most: int, seed: int, progress: ProgressCallback
 ) -> PrefixTrie:
-    """The model's own right answers to each problem, sampled from its own law: what it may reasonably write."""
+    """The model's own right answers to each problem, sampled at temperature 1: what it may reasonably write."""
     assert task is not None
-    trie, law, markers = PrefixTrie(), Chain(Temperature(1.0)), read_template(model.template).markers
+    trie, policy, markers = PrefixTrie(), Chain(Temperature(1.0)), read_template(model.template).markers
     for i, problem in enumerate(problems):
         prompt = model.prompt(problem.question)
         for k in range(SAMPLES):
-            tokens = sample(model, prompt, law, most, Keys(seed=seed, run=SAMPLES * i + k)).tokens
+            tokens = sample(model, prompt, policy, most, Keys(seed=seed, run=SAMPLES * i + k)).tokens
             text = model.tokenizer.decode([token for token in tokens if token not in model.eos])
             if task.grader.right(after_thinking(text, markers), problem):
                 trie.add(prompt, tokens)
@@ -136,7 +136,7 @@ def answer_trie(
 
 
 def enough(trie: PrefixTrie, texts: Sequence[str]) -> list[Fork]:
-    """The places to look at. Raises ControllerError where the texts fork too rarely."""
+    """The places to compare at. Raises ControllerError where the texts fork too rarely."""
     if not trie.texts:
         raise ControllerError(f"{', '.join(texts)} hold no text; give files with sentences in them")
     forks = trie.forks(PLACES)
@@ -149,7 +149,7 @@ def enough(trie: PrefixTrie, texts: Sequence[str]) -> list[Fork]:
 
 
 def compare(model: Model, forks: Sequence[Fork], progress: ProgressCallback) -> dict[str, Curve]:
-    """Every family of truncations at the model's laws of these places."""
+    """Every family of truncations on the model's distributions at these places."""
     places = [Place(row, fork.tokens) for fork, row in fork_rows(model, forks).items()]
     every, curves = families(len(places[0].best)), {}
     for i, family in enumerate(every):
@@ -159,12 +159,15 @@ def compare(model: Model, forks: Sequence[Fork], progress: ProgressCallback) -> 
 
 
 def chain_of(found: dict[str, Measured | None], curves: dict[str, Curve], temperature: float) -> str | None:
-    """The recommended policy of a risk target; what adapts during a run isn't judged by its first step alone."""
+    """The recommended policy of a risk target.
+
+    Families that adapt during a run are left out: only their first step is measured here.
+    """
     fixed = [one for name, one in found.items() if one is not None and not curves[name].family.adapts]
     if not fixed:
         return None
     policy = recommended(fixed).policy
-    # Behind the truncation, so that the sets are those that were judged.
+    # The temperature comes after the truncation, so that the sets are those that were measured.
     return policy if temperature == 1.0 else f"{policy} | {Temperature(temperature)}"
 
 

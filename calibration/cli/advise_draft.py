@@ -8,7 +8,7 @@ from typing import Any
 from reasonctl.controller import Chain, ControllerError, Greedy, parse_policy
 
 from ..advice.draft_model import TOKENS, advise
-from ..tasks.draft_prompts import KINDS
+from ..tasks.draft_prompts import DRAFT_PROMPTS
 from .console import Console
 from .options import Options
 from .recipes import open_model
@@ -23,7 +23,7 @@ def advise_draft(name: str, drafts: Sequence[str], options: Options) -> None:
             "advice on drafts needs a policy without state; use temperature, top_k, top_p, min_p or greedy"
         )
     target = open_model(name, options)
-    questions = [question for kind in KINDS.values() for question in kind][: options.n or 12]
+    questions = [question for kind in DRAFT_PROMPTS.values() for question in kind][: options.n or 12]
     result = advise(
         target,
         drafts,

@@ -19,7 +19,7 @@ from ..advice.truncation import (
     PROMPTS,
     SAMPLES,
     WEIGHED_TOKENS,
-    Advice,
+    PolicyAdvice,
     answer_trie,
     choose,
     compare,
@@ -66,7 +66,7 @@ def advise_policy(
     most = min(WEIGHED_TOKENS, options.max_new_tokens or WEIGHED_TOKENS)
     with show.progress("weighing") as progress:
         weighed, tokens = weigh(model, choice.first, prompts, most, options.seed, progress)
-    advice = Advice.of(trie, curves, choice, weighed, tokens)
+    advice = PolicyAdvice.of(trie, curves, choice, weighed, tokens)
     show_advice(show, name, advice)
     if out is not None:
         from ..pages.advice import write_page
@@ -112,7 +112,7 @@ def _check_out(out: str, force: bool) -> None:
     check_target(out, force)
 
 
-def show_advice(show: Console, name: str, advice: Advice) -> None:
+def show_advice(show: Console, name: str, advice: PolicyAdvice) -> None:
     """A table per risk target, then the advice with its evidence."""
     show.title(f"truncations for {name} at equal risk: {advice.places} places of {advice.texts} texts")
     show.say(

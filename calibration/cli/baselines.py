@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from ..evaluation.baseline_comparison import BaselineComparison
 from ..evaluation.baselines import EQUAL_COST, Result, verdict
-from ..evaluation.cheap_rules import CheapRules
 from ..pages.wording import percent
 from .console import Console
 
 
-def show_cheap_rules(show: Console, found: CheapRules | None, mode: str) -> None:
+def show_baselines(show: Console, found: BaselineComparison | None, mode: str) -> None:
     """A table of all rules, the best fixed cue, and the verdict. found: None if no cue was met."""
     if found is None:
         show.say("no cue was met in these runs: nothing to compare")

@@ -9,7 +9,7 @@ from reasonctl.controller import Controller
 from reasonctl.controller.drafting.planning.cost import CostCurve
 
 from ..evaluation.speed import ROUNDS, cost_curve, interleaved, same_tokens
-from ..tasks.draft_prompts import KINDS
+from ..tasks.draft_prompts import DRAFT_PROMPTS
 from ..tasks.sources import load_task
 from .console import Console
 from .options import Options
@@ -61,7 +61,7 @@ def questions(name: str) -> list[str]:
     """Of each kind in turn, so that a few rounds ask all kinds; `tiny` knows one kind of problem only."""
     if name == "tiny":
         return [problem.question for problem in load_task("tiny").problems(ROUNDS, stream=7)]
-    return [question for group in zip(*KINDS.values(), strict=True) for question in group]
+    return [question for group in zip(*DRAFT_PROMPTS.values(), strict=True) for question in group]
 
 
 def verdict(ratio: float) -> str:

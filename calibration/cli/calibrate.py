@@ -21,7 +21,7 @@ from ..fitting.choose_cues import AUTO, EVERYTHING
 from ..fitting.job import CalibrationJob, fit_and_save, made_by
 from ..fitting.saved_runs import halves
 from ..pages.wording import exits_where, truncation_of
-from ..parallel.spread import check_cluster
+from ..parallel.run_jobs import check_cluster
 from ..runs.collect import collect
 from ..runs.records import RunRecord
 from ..runs.room import Asked

@@ -16,7 +16,7 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from ..parallel.spread import ProgressCallback
+from ..parallel.run_jobs import ProgressCallback
 from .terminal import visible
 
 BLOCKS = 5

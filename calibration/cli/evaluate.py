@@ -10,7 +10,7 @@ from reasonctl.backends.model import Model
 from reasonctl.probes.exit import ProbeExit
 from reasonctl.probes.files.probe_file import digest_of
 
-from ..evaluation.cheap_rules import compare_cheap_rules
+from ..evaluation.baseline_comparison import compare_with_baselines
 from ..evaluation.pairs import Pair, evaluate_pairs, fresh, summary
 from ..fitting.job import sampler_of
 from ..fitting.saved_runs import saved_runs
@@ -19,7 +19,7 @@ from ..runs.records import RunRecord
 from ..runs.room import LEFT_OUT, with_room
 from ..tasks.problem import Problem
 from ..tasks.sources import Task, load_task
-from .baselines import show_cheap_rules
+from .baselines import show_baselines
 from .calibrate import show_left_out
 from .comparison import show_comparison
 from .console import Console
@@ -121,14 +121,14 @@ def compare(show: Console, job: EvaluationJob, *, runs: list[RunRecord] | None, 
             job.task.grader,
             job.rule,
             workers=job.options.machine(job.recipe.model)[0],
-            cheap_rules=baselines,
+            with_baselines=baselines,
             progress=progress,
         )
     result = job.measured(pairs)
     show_comparison(show, result)
     if baselines:
         records = [pair.record for pair in pairs if pair.record is not None]
-        found = compare_cheap_rules(job.rule, runs, records)
-        show_cheap_rules(show, found, job.rule.promise.mode)
+        found = compare_with_baselines(job.rule, runs, records)
+        show_baselines(show, found, job.rule.promise.mode)
         result["baselines"] = [] if found is None else found.to_json()
     return result

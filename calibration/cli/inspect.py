@@ -19,7 +19,7 @@ from reasonctl.probes.risk.drift import DriftMonitor
 from reasonctl.probes.risk.table import Table
 
 from ..fitting.tables import outcomes_of
-from ..pages.wording import RISKS, exits_where, facts, missing_runs, percent
+from ..pages.wording import SHOWN_RISKS, exits_where, facts, missing_runs, percent
 from .console import Console
 from .options import Options
 from .recipes import open_model
@@ -39,7 +39,7 @@ def inspect(path: str, options: Options, *, traces: str | None) -> None:
     content = load_probe(path)
     promise = options.promise
     table, plain = (content.signal_table(name, promise.domain).table for name in (promise.signal, "hidden"))
-    risks = sorted({*RISKS, promise.risk})
+    risks = sorted({*SHOWN_RISKS, promise.risk})
     rules = [make_exit(content, replace(promise, risk=risk)) for risk in risks]
     levels = [_level(rule, table, plain) for rule in rules]
     for label, fact in facts(content.card).items():

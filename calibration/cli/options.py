@@ -12,7 +12,7 @@ from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.threshold import Mode
 from reasonctl.probes.signals.signals import SignalName
 
-from ..parallel.spread import cores
+from ..parallel.run_jobs import cores
 from ..runs.recipe import Backend
 
 

@@ -1,1 +1,1 @@
-"""What a rule does, next to cheap rules and to no rule."""
+"""What a rule does, next to baseline rules and to no rule."""

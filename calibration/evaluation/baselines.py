@@ -1,4 +1,4 @@
-"""What cheap rules would have done on the same recorded runs, thresholded by the same procedure as the probe.
+"""What baseline rules would have done on the same recorded runs, thresholded by the same procedure as the probe.
 
 Owns the rules and their comparison; runs no model.
 """
@@ -110,7 +110,7 @@ def compare(
     grid: Grid | None = None,
     extra: Extra | None = None,
 ) -> list[Result]:
-    """The probe and the cheap rules, each under the same promise.
+    """The probe and the baseline rules, each under the same promise.
 
     Args:
         fitting: The runs that the two regressions are fitted on. None: they are left out.
@@ -130,7 +130,7 @@ def compare(
     if grid is None:
         grid = _grid_of(fitting)
     rules = [ScoredRule("probe", grid, calibration.scores, evaluation.scores)]
-    rules += cheap_signals(fitting, calibration, evaluation, mode, extra)
+    rules += baseline_signals(fitting, calibration, evaluation, mode, extra)
     results = [_measured(rule, calibration, evaluation, promise) for rule in rules]
     return [*results, evaluate("oracle", evaluation, evaluation.first_where(_target(evaluation, mode)), mode)]
 
@@ -152,16 +152,16 @@ def _grid_of(fitting: Table | None) -> Grid:
 def _measured(rule: ScoredRule, calibration: Table, evaluation: Table, promise: Promise) -> Result:
     """A rule at the threshold that the promise allows it, on the evaluation's runs."""
     threshold = promise.threshold(calibration.with_scores(rule.calibration), rule.grid)
-    # Cheap rules get all that is certified; the probe is measured as it is deployed.
+    # Baseline rules get all that is certified; the probe is measured as it is deployed.
     value = threshold.value if rule.name == "probe" or promise.confidence is None else threshold.loosest
     exits = evaluation.with_scores(rule.evaluation).first_exit(value)
     return evaluate(rule.name, evaluation, exits, promise.mode, threshold)
 
 
-def cheap_signals(
+def baseline_signals(
     fitting: Table | None, calibration: Table, evaluation: Table, mode: Mode, extra: Extra | None = None
 ) -> list[ScoredRule]:
-    """The cheap rules of `compare` that have a threshold, as scores."""
+    """The baseline rules of `compare` that have a threshold, as scores."""
     grid = _index_grid(fitting or calibration)
     rules = [ScoredRule("cue index", grid, calibration.cue_index, evaluation.cue_index)]
     return rules if fitting is None else rules + _regressions(fitting, calibration, evaluation, mode, extra)
@@ -226,10 +226,10 @@ def fixed_at(curve: Sequence[Point], failed: float) -> float:
 
 
 def verdict(results: Sequence[Result]) -> str:
-    """One line: does the probe (first) save more than the best cheap rule? The oracle (last) is no rule to beat, and
-    neither is a budget of equal cost, which saves the same by its making.
+    """One line: whether the probe (first) saves more than the best baseline rule.
 
-    "More" = the paired mean difference in tokens is above 1.645 standard errors (one-sided 5 %).
+    The oracle (last) is no rule to beat, and neither is a budget of equal cost, which saves the same by its making.
+    "More" means that the paired mean difference in tokens is above 1.645 standard errors (one-sided 5 %).
     """
     probe = results[0]
     best = max((r for r in results[1:-1] if r.name != EQUAL_COST), key=lambda result: result.saved)
@@ -272,7 +272,7 @@ def _index_grid(table: Table) -> Grid:
 def _regressions(
     fitting: Table, calibration: Table, evaluation: Table, mode: Mode, extra: Extra | None
 ) -> list[ScoredRule]:
-    """The fitted cheap rules."""
+    """The fitted baseline rules."""
     tables = (fitting, calibration, evaluation)
     words = int(max(table.cue_name.max() for table in tables)) + 1
     features = {"index + word": [_index_and_word(table, words) for table in tables]}

@@ -1,4 +1,4 @@
-"""Controlled against uncontrolled on the same fresh problems with the same keys, and what cheap rules would do."""
+"""Controlled against uncontrolled on the same fresh problems with the same keys, and what baseline rules would do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reasonctl.probes.files.probe_file import ProbeFile
 from reasonctl.probes.risk.bounds import upper_bound
 from reasonctl.probes.risk.threshold import Mode
 
-from ..parallel.spread import ProgressCallback, run_jobs
+from ..parallel.run_jobs import ProgressCallback, run_jobs
 from ..runs.collect import graded
 from ..runs.recipe import Recipe
 from ..runs.records import RunRecord
@@ -59,7 +59,7 @@ def evaluate_pairs(
     rule: ExitRule,
     *,
     workers: int,
-    cheap_rules: bool,
+    with_baselines: bool,
     progress: ProgressCallback,
 ) -> list[Pair]:
     """Both arms of every problem, interleaved.
@@ -70,10 +70,10 @@ def evaluate_pairs(
         grader: What grades the answers of both arms.
         rule: The rule of the controlled arm.
         workers: Number of processes.
-        cheap_rules: Also collect what the baselines need.
+        with_baselines: Also collect what the baselines need.
         progress: Called after every pair.
     """
-    jobs = [(recipe, EVALUATION_OFFSET + i, p.question, rule, cheap_rules) for i, p in enumerate(problems)]
+    jobs = [(recipe, EVALUATION_OFFSET + i, p.question, rule, with_baselines) for i, p in enumerate(problems)]
     pairs = []
     for i, evaluated in enumerate(run_jobs(evaluate_run, jobs, workers=min(workers, len(jobs)))):
         pairs.append(_graded_pair(evaluated, problems[i], grader))
@@ -81,9 +81,9 @@ def evaluate_pairs(
     return pairs
 
 
-def evaluate_run(recipe: Recipe, index: int, question: str, rule: ExitRule, cheap_rules: bool) -> Evaluated:
+def evaluate_run(recipe: Recipe, index: int, question: str, rule: ExitRule, with_baselines: bool) -> Evaluated:
     """One problem's runs."""
-    record = collect_run(recipe, index, question) if cheap_rules else None
+    record = collect_run(recipe, index, question) if with_baselines else None
     return Evaluated(compare_run(recipe, index, question, rule), record)
 
 

@@ -35,7 +35,7 @@ class Verdict:
     """Number of re-draws."""
 
     @property
-    def kept(self) -> bool:
+    def holds(self) -> bool:
         """Whether the promise stands."""
         return self.violations <= self.bound
 

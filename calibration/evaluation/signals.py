@@ -21,10 +21,10 @@ from reasonctl.probes.signals.signals import make_signal
 
 from ..fitting.all_signals import FittedSignals, fit_signals, scores_of
 from ..fitting.tables import apply_to_table, make_table, outcomes_of
-from ..parallel.spread import ProgressCallback
+from ..parallel.run_jobs import ProgressCallback
 from ..runs.arrays import RunArrays, to_arrays
 from ..runs.records import RunRecord
-from .baselines import Point, Result, ScoredRule, budget_of_cost, cheap_signals, evaluate, fixed_at
+from .baselines import Point, Result, ScoredRule, baseline_signals, budget_of_cost, evaluate, fixed_at
 
 BUDGET = "budget, same risk"
 ORACLE = "oracle"
@@ -33,7 +33,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Entry:
-    """One signal, cheap rule or reference at one risk; means over the splits."""
+    """One signal, baseline rule or reference at one risk; means over the splits."""
 
     signal: str
     """Its name."""
@@ -58,7 +58,7 @@ class Comparison:
     """All signals at all risks, and what the probe adds to a fixed cue."""
 
     entries: list[Entry]
-    """Every signal, then the cheap rules and references; each at every risk."""
+    """Every signal, then the baseline rules and references; each at every risk."""
     gain_risk: float
     """The risk at which `gain` was measured."""
     gain: float
@@ -124,7 +124,7 @@ class _Split:
         self.mode = mode
         self.fitted = fit_signals(parts.fitting, parts.calibrating, cues, domains, mode, seed=seed)
         self.test = make_table(parts.test, scores_of(self.fitted.probe, parts.test), cues)
-        self.cheap = _cheap_signals(self.fitted, parts, self.test, cues, mode)
+        self.baselines = _baseline_signals(self.fitted, parts, self.test, cues, mode)
         self.tested = {
             name: self.test
             if name == "hidden"
@@ -137,10 +137,10 @@ class _Split:
         return _signals(self.fitted, self.tested, promise)
 
     def results(self, promise: Promise) -> list[tuple[Result, bool]]:
-        """Every signal, cheap rule and reference, each with whether its risk could be promised."""
+        """Every signal, baseline rule and reference, each with whether its risk could be promised."""
         rows = self.signals(promise)
         hidden = rows[0]
-        rows = rows + _cheap(self.cheap, self.fitted.tables["hidden"].table, self.test, promise)
+        rows = rows + _baselines(self.baselines, self.fitted.tables["hidden"].table, self.test, promise)
         results = [(evaluate(row.name, self.test, row.outcomes, self.mode), row.certified) for row in rows]
         equal_cost = budget_of_cost(self.test, float(hidden.outcomes.tokens.mean()), self.mode)
         return [*results, (equal_cost, hidden.certified), (_oracle(self.test, self.mode), True)]
@@ -188,7 +188,7 @@ def compare_signals(
 
 def _check(runs: int, promise: Promise, risks: Sequence[float]) -> None:
     if runs < 8:
-        raise ControllerError(f"{runs} runs are too few to fit, calibrate and judge on; collect more")
+        raise ControllerError(f"{runs} runs are too few to fit, calibrate and test on; collect more")
     if promise.risk not in risks:
         raise ControllerError(f"the promise's risk is {promise.risk:g}; it must be one of the risks {list(risks)}")
 
@@ -215,18 +215,18 @@ def _signals(fitted: FittedSignals, tested: Mapping[str, Table], promise: Promis
     return rows
 
 
-def _cheap_signals(
+def _baseline_signals(
     fitted: FittedSignals, parts: Parts, test: Table, cues: Sequence[str], mode: Mode
 ) -> list[ScoredRule]:
     """What a threshold can be put on without hidden states and trials: cue index, word, text, tokens so far."""
     fitting = make_table(parts.fitting, np.zeros(parts.fitting.offsets[-1]), cues)
     calibration = fitted.tables["hidden"].table
-    scored = cheap_signals(fitting, calibration, test, mode, [part.text for part in parts])
+    scored = baseline_signals(fitting, calibration, test, mode, [part.text for part in parts])
     grid = Grid.of(fitting.with_scores(fitting.positions))
     return [*scored, ScoredRule(BUDGET, grid, calibration.positions, test.positions)]
 
 
-def _cheap(scored: Sequence[ScoredRule], calibration: Table, test: Table, promise: Promise) -> list[Ruled]:
+def _baselines(scored: Sequence[ScoredRule], calibration: Table, test: Table, promise: Promise) -> list[Ruled]:
     rows = []
     for rule in scored:
         value = promise.threshold(calibration.with_scores(rule.calibration), rule.grid).value

@@ -23,7 +23,7 @@ from .heads import Training, evaluate_heads, train
 from .job import CalibrationJob
 
 HELD_OUT = 10
-"""Every tenth right run is kept from training, to report on."""
+"""Every tenth right run is held out of training, to report on."""
 FEWEST = 20
 """Right runs that are needed."""
 OWN_DISTRIBUTION = "temperature(1)"
@@ -50,7 +50,7 @@ def fit_heads(
     progress: Callable[[int, int], None],
     deadline: float | None,
 ) -> FittedHeads | None:
-    """Train on the right runs, and judge on the held-out ones.
+    """Train on the right runs, and evaluate on the held-out ones.
 
     Args:
         job: The collected job; its output names the checkpoint.
@@ -86,7 +86,7 @@ def write_heads(job: CalibrationJob, model: Model, training: Training, fitted: F
 
 
 def checkpoint_of(out: Path) -> Path:
-    """Where a training's state is kept until its heads are written: next to them."""
+    """Where a training's state is saved until its heads are written: next to them."""
     return out.with_name(out.name + ".training")
 
 

@@ -52,7 +52,7 @@ def halves(content: ProbeFile, records: Sequence[RunRecord]) -> Halves:
     positions = [cue.position for record in found for cue in record.cues]
     if len(records) < n or not same or positions != content.table.positions.tolist():
         raise ControllerError(
-            "the collected runs beside the probe file aren't the ones that it was made from; move them away, or make "
+            "the collected runs next to the probe file aren't the ones that it was made from; move them away, or make "
             "the probe again with ctl calibrate"
         )
     return Halves(fitting, found)

@@ -58,41 +58,41 @@ def fit_stack(runs: Sequence[Sequence[Observation]], labels: Array, *, seed: int
     doubt = (p_settled >= low) & (p_settled <= high)
     if doubt.sum() < LEAST or len(np.unique(y[doubt])) < 2:
         low, high, doubt = 1.0, 0.0, np.zeros_like(doubt)
-    cheap, full = _matrices(runs, lambda observation: low <= observation.p_settled <= high)
+    untried, full = _matrices(runs, lambda observation: low <= observation.p_settled <= high)
     groups = np.repeat(np.arange(len(runs)), [len(observations) for observations in runs])
     held_out = np.full(len(y), np.nan)
     with threadpool_limits(limits=1):
         splitter = GroupKFold(n_splits=min(FOLDS, len(np.unique(groups))), shuffle=True, random_state=seed)
-        for train, test in splitter.split(cheap, y, groups):
-            part = _fit(cheap, full, y, doubt, train)
+        for train, test in splitter.split(untried, y, groups):
+            part = _fit(untried, full, y, doubt, train)
             if part is None:
                 return None
-            held_out[test] = part[0].scores(cheap[test])
+            held_out[test] = part[0].scores(untried[test])
             doubtful = test[doubt[test]]
             held_out[doubtful] = part[1].scores(full[doubtful])
-        whole = _fit(cheap, full, y, doubt, np.arange(len(y)))
+        whole = _fit(untried, full, y, doubt, np.arange(len(y)))
     return None if whole is None else Stacked(Stack(low, high, *whole), held_out)
 
 
 def _matrices(runs: Sequence[Sequence[Observation]], tried: Callable[[Observation], bool]) -> tuple[Array, Array]:
-    """(cues, 3) and (cues, 6): features of every cue, with the trials of the cues that are `tried`."""
-    cheap, full = [], []
+    """Features of every cue: without trials, shape (cues, 3), and with the trials of the `tried` cues, (cues, 6)."""
+    untried, full = [], []
     for observations in runs:
         seen: list[Observation] = []
         for observation in observations:
             seen.append(observation if tried(observation) else replace(observation, answer=None, logprobs=()))
-            cheap.append(cheap_features(seen))
+            untried.append(cheap_features(seen))
             full.append(full_features(seen))
-    return np.array(cheap), np.array(full)
+    return np.array(untried), np.array(full)
 
 
-def _fit(cheap: Array, full: Array, y: Array, doubt: Array, rows: Array) -> tuple[Probe, Probe] | None:
-    """Both regressions on these rows; None if there is one label only. Without doubt the second one is never asked."""
+def _fit(untried: Array, full: Array, y: Array, doubt: Array, rows: Array) -> tuple[Probe, Probe] | None:
+    """Both regressions on these rows; None if there is one label only. Without doubt the second one is never used."""
     doubtful = rows[doubt[rows]]
     if len(np.unique(y[rows])) < 2 or (doubt.any() and len(np.unique(y[doubtful])) < 2):
         return None
     pair = []
-    for x, chosen in ((cheap, rows), (full, doubtful if len(doubtful) else rows)):
+    for x, chosen in ((untried, rows), (full, doubtful if len(doubtful) else rows)):
         pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
         pipeline.fit(x[chosen], y[chosen])
         pair.append(probe_of(pipeline))

@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 
 from reasonctl.controller import ControllerError
 
-from ..advice.truncation import Advice
+from ..advice.truncation import PolicyAdvice
 
 SUFFIXES = (".html", ".svg", ".png", ".pdf")
 
 _DASHES = ("-", "--", "-.", ":")
 
 
-def draw(advice: Advice) -> Figure:
+def draw(advice: PolicyAdvice) -> Figure:
     """Recall against risk on a logarithmic axis; the parameters of equal risk are marked."""
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.subplots()
@@ -47,7 +47,7 @@ def draw(advice: Advice) -> Figure:
     return figure
 
 
-def write_page(path: Path, name: str, advice: Advice) -> None:
+def write_page(path: Path, name: str, advice: PolicyAdvice) -> None:
     """A figure, or the page with figure and tables; by the suffix. The same numbers give the same bytes."""
     html = path.suffix == ".html"
     stream = io.BytesIO()
@@ -64,7 +64,7 @@ def write_page(path: Path, name: str, advice: Advice) -> None:
         raise ControllerError(f"can't write {str(path)!r}: {error.strerror}; give another --out") from None
 
 
-def page(name: str, advice: Advice, figure: str) -> str:
+def page(name: str, advice: PolicyAdvice, figure: str) -> str:
     """The page; everything but the figure, which is ours, is escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("advice.html.jinja").read_text(encoding="utf-8"))

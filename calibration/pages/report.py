@@ -1,6 +1,6 @@
-"""`P.html`: what a probe file promises, what was measured, and the runs behind it, for someone who has a minute.
+"""`P.html`: what a probe file promises, what was measured, and on which runs, for someone who has a minute.
 
-Owns the numbers and the words; every number comes from the files given. figures.py draws, examples.py picks the runs,
+Owns the numbers and the words; every number comes from the files given. figures.py draws, highlights.py picks the runs,
 report.html.jinja is the page. The same files give the same bytes.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from reasonctl.controller import ControllerError
@@ -22,7 +22,7 @@ from reasonctl.probes.files.probe_file import ProbeFile, SignalTable
 from reasonctl.probes.files.sealed import check_target, write_whole
 from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.give_up import GiveUp
-from reasonctl.probes.risk.table import Ints
+from reasonctl.probes.risk.table import Floats64, Ints
 from reasonctl.probes.risk.threshold import Threshold, count_failures, failing_cues, failures_at
 from reasonctl.probes.signals.signals import SIGNALS
 
@@ -34,7 +34,7 @@ from ..runs.splits import runs_path
 from . import figures
 from . import report_parts as parts
 from .highlights import RuleOutcome, pick
-from .wording import FAIL, FAILED, RISKS, facts, level, number, percentage, promise, share_of
+from .wording import FAIL, FAILED, SHOWN_RISKS, facts, level, number, percentage, promise, share_of
 
 
 def write_report(
@@ -65,19 +65,19 @@ def render(
     records: Sequence[RunRecord] | None,
     evaluation: Mapping[str, Any] | None,
 ) -> str:
-    """The page. Raises ControllerError if the records aren't those behind the probe file."""
+    """The page. Raises ControllerError if the probe file wasn't made from these records."""
     rows = _rows(content, request.domain)
     if not len(rows):
         raise ControllerError("the probe file holds no calibration run to report on; calibrate with more -n")
-    told = None if records is None else halves(content, records).calibration
+    calibration = None if records is None else halves(content, records).calibration
     subject = _Subject(content, request, rows)
-    judged = subject.judgement()
-    picked, absent = pick(judged)
-    examples = [parts.example(judged, content, one, None if told is None else told[rows[one.run]]) for one in picked]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=percentage, share=share_of, number=number)
-    template = environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
-    return template.render(
+    outcome = subject.outcome()
+    picked, absent = pick(outcome)
+    examples = [
+        parts.example(outcome, content, one, None if calibration is None else calibration[rows[one.run]])
+        for one in picked
+    ]
+    return _template().render(
         card=content.card,
         facts=facts(content.card),
         auc=content.card.report.get("auc"),
@@ -86,27 +86,69 @@ def render(
         level=level(request),
         fail=FAIL[request.mode],
         failed=FAILED[request.mode],
-        rule=parts.rule(judged, subject.threshold, subject.lower, request),
+        rule=parts.rule(outcome, subject.threshold, subject.lower, request),
         levels=subject.levels(),
         evaluation=evaluation,
         measured=None if evaluation is None else parts.measured(evaluation, request),
         signals=figures.legend(subject.signals),
-        figures=subject.drawn(judged, evaluation),
-        context=parts.context(judged, subject.judged("hidden").table, request),
-        domains=parts.domains(content, judged, rows, request),
+        figures=subject.drawn(outcome, evaluation),
+        context=parts.context(outcome, subject.signal_table("hidden").table, request),
+        domains=parts.domains(content, outcome, rows, request),
         examples=examples,
         absent=absent,
-        with_runs=told is not None,
+        with_runs=calibration is not None,
     )
+
+
+def _template() -> Template:
+    """The page's template, with the filters that it names."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(percent=percentage, share=share_of, number=number)
+    return environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One signal at one risk, on the calibration runs."""
+
+    risk: float
+    """The risk."""
+    saved: float
+    """Share of tokens saved."""
+    failed: int
+    """Runs that break the promise."""
+    n: int
+    """Runs that count for it."""
+    more: int | None
+    """Further runs that the promise needs. None: no number would do."""
+    exits: bool
+    """Whether the rule can exit."""
+    here: bool
+    """Whether this is the risk asked for."""
+
+
+@dataclass(frozen=True)
+class _SignalRow:
+    """One signal at every risk."""
+
+    signal: str
+    """Its name."""
+    cells: list[_Cell]
+    """One for each risk, in order."""
+    chosen: bool
+    """Whether this is the signal asked for."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Subject:
-    """A probe file under a request. rows: the calibration runs that the promise is about."""
+    """A probe file, and what is asked of it."""
 
     content: ProbeFile
+    """The file."""
     request: Promise
+    """The promise that the page is about."""
     rows: Ints
+    """The calibration runs that the promise is about: indices into the file's table."""
 
     @property
     def signals(self) -> list[str]:
@@ -116,8 +158,8 @@ class _Subject:
 
     @property
     def plain(self) -> float:
-        """Mean tokens of a run that nothing looks at."""
-        return float(self.judged("hidden").table.full_tokens.mean())
+        """Mean tokens of a run without a rule."""
+        return float(self.signal_table("hidden").table.full_tokens.mean())
 
     @property
     def threshold(self) -> Threshold:
@@ -127,67 +169,59 @@ class _Subject:
     def lower(self) -> GiveUp | None:
         return None if self.request.give_up is None else make_exit(self.content, self.request).lower
 
-    def judgement(self) -> RuleOutcome:
-        table, mode = self.judged(self.request.signal).table, self.request.mode
+    def outcome(self) -> RuleOutcome:
+        """What the rule does to the promise's runs."""
+        table, mode = self.signal_table(self.request.signal).table, self.request.mode
         value = self.threshold.value
         target = np.asarray(table.same if mode == "disagree" else table.right)
-        plain = self.judged("hidden").table
+        plain = self.signal_table("hidden").table
         out = outcomes_of(table, plain, value, self.lower.curve if self.lower else None)
         return RuleOutcome(table, value, out, target, failing_cues(table, mode), plain.full_tokens)
 
-    def levels(self) -> list[dict[str, Any]]:
+    def levels(self) -> list[_SignalRow]:
         """Every signal at every risk: what it saves on the calibration runs, or how many more runs it needs."""
-        risks = sorted({*RISKS, self.request.risk})
+        risks = sorted({*SHOWN_RISKS, self.request.risk})
         rows = []
         for name in self.signals:
             cells = []
             for risk in risks:
-                limit, table = self._threshold(name, risk), self.judged(name).table
-                out = outcomes_of(table, self.judged("hidden").table, limit.value)
+                limit, table = self._threshold(name, risk), self.signal_table(name).table
+                out = outcomes_of(table, self.signal_table("hidden").table, limit.value)
                 failed, n = count_failures(out, self.request.mode)
-                cells.append(
-                    {
-                        "risk": risk,
-                        "saved": 1 - float(out.tokens.mean()) / self.plain,
-                        "failed": failed,
-                        "n": n,
-                        "more": limit.more_runs,
-                        "exits": limit.value < np.inf,
-                        "here": risk == self.request.risk,
-                    }
-                )
-            rows.append({"signal": name, "cells": cells, "chosen": name == self.request.signal})
+                share, exits = 1 - float(out.tokens.mean()) / self.plain, limit.value < np.inf
+                cells.append(_Cell(risk, share, failed, n, limit.more_runs, exits, risk == self.request.risk))
+            rows.append(_SignalRow(name, cells, name == self.request.signal))
         return rows
 
-    def drawn(self, judged: RuleOutcome, evaluation: Mapping[str, Any] | None) -> dict[str, Markup]:
+    def drawn(self, outcome: RuleOutcome, evaluation: Mapping[str, Any] | None) -> dict[str, Markup]:
         """The figures, safe to inline: they hold numbers and fixed words only."""
-        table, out, mode = judged.table, judged.out, self.request.mode
+        table, out, mode = outcome.table, outcome.out, self.request.mode
         exited = out.exited
         start = table.positions[table.offsets[:-1][exited] + out.cue[exited]]
-        full = self.judged("hidden").table.full_tokens[exited]
-        hidden = self.judged("hidden").table
+        full = self.signal_table("hidden").table.full_tokens[exited]
+        hidden = self.signal_table("hidden").table
         word = "with the full run's answer" if mode == "disagree" else "with a right answer"
-        threshold = judged.threshold if self.request.signal == "hidden" else np.inf
-        failed = judged.failed[exited]
+        threshold = outcome.threshold if self.request.signal == "hidden" else np.inf
+        failed = outcome.failed[exited]
         never = int((~exited).sum())
         return {
             name: Markup(svg)
             for name, svg in {  # noqa: S704 (nothing in them was written by a model or a user)
-                "trade_off": self._trade_off(judged, evaluation),
-                "reliability": figures.reliability(hidden.scores, judged.target, threshold, word),
+                "trade_off": self._trade_off(outcome, evaluation),
+                "reliability": figures.reliability(hidden.scores, outcome.target, threshold, word),
                 "by_cue": figures.by_cue(out.cue[exited], failed, never),
                 "by_share": figures.by_share(start / np.maximum(full, 1), failed),
             }.items()
         }
 
-    def _trade_off(self, judged: RuleOutcome, evaluation: Mapping[str, Any] | None) -> str:
-        mode, table = self.request.mode, self.judged("hidden").table
-        curves = {name: self._curve(self.judged(name)) for name in self.signals}
+    def _trade_off(self, outcome: RuleOutcome, evaluation: Mapping[str, Any] | None) -> str:
+        mode, table = self.request.mode, self.signal_table("hidden").table
+        curves = {name: self._curve(self.signal_table(name)) for name in self.signals}
         points = fixed_curve(table, mode)
         fixed = np.array([p.failed for p in points]), np.array([p.saved for p in points]) / self.plain
-        best = table.outcomes(table.first_where(judged.target))
-        failed, n = count_failures(judged.out, mode)
-        here = (failed / n, 1 - float(judged.out.tokens.mean()) / self.plain) if n else None
+        best = table.outcomes(table.first_where(outcome.target))
+        failed, n = count_failures(outcome.out, mode)
+        here = (failed / n, 1 - float(outcome.out.tokens.mean()) / self.plain) if n else None
         measured = None
         if evaluation is not None and evaluation["failure"]["n"]:
             failure = evaluation["failure"]
@@ -202,24 +236,25 @@ class _Subject:
             measured=measured,
         )
 
-    def _curve(self, judged: SignalTable) -> tuple[Any, Any]:
-        """(failing share, share of tokens saved) down the grid, from a threshold that nothing exceeds."""
-        table = judged.table
-        thresholds = np.concatenate([[np.inf], judged.grid.thresholds, [-np.inf]])
+    def _curve(self, calibrated: SignalTable) -> tuple[Floats64, Floats64]:
+        """Failing shares and shares of tokens saved down the grid, from a threshold that nothing exceeds."""
+        table = calibrated.table
+        thresholds = np.concatenate([[np.inf], calibrated.grid.thresholds, [-np.inf]])
         failed, n = failures_at(table, self.request.mode, thresholds)
         spared = table.sum_at_exits(thresholds, table.full_tokens[table.run_of] - table.exit_tokens)
         tokens = (table.full_tokens.sum() - spared) / table.runs
-        return failed / np.maximum(n, 1), 1 - tokens / self.plain
+        return np.asarray(failed / np.maximum(n, 1)), np.asarray(1 - tokens / self.plain)
 
-    def judged(self, name: str) -> SignalTable:
-        judged = self.content.signal_table(name)
-        return (
-            judged if len(self.rows) == judged.table.runs else SignalTable(judged.grid, judged.table.select(self.rows))
-        )
+    def signal_table(self, name: str) -> SignalTable:
+        """A signal's grid, and its table of the promise's runs."""
+        whole = self.content.signal_table(name)
+        if len(self.rows) == whole.table.runs:
+            return whole
+        return SignalTable(whole.grid, whole.table.select(self.rows))
 
     def _threshold(self, name: str, risk: float) -> Threshold:
-        judged = self.judged(name)
-        return replace(self.request, risk=risk).threshold(judged.table, judged.grid)
+        calibrated = self.signal_table(name)
+        return replace(self.request, risk=risk).threshold(calibrated.table, calibrated.grid)
 
 
 def _rows(content: ProbeFile, domain: str | None) -> Ints:

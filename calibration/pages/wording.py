@@ -12,7 +12,7 @@ from reasonctl.probes.promise import Promise
 from ..runs.arrays import ANSWERS_TRUNCATED, truncation_note
 from ..runs.room import LEFT_OUT
 
-RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
+SHOWN_RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Risks that a table shows, next to the one that is asked for."""
 
 NARROW = "\u202f"
@@ -77,7 +77,7 @@ def number(value: float) -> str:
 def truncation_of(card: Card) -> str | None:
     """What truncated answers mean for a probe file; None if none was truncated."""
     if ANSWERS_TRUNCATED not in card.report:
-        return "how many of the tried answers were cut wasn't recorded yet when this file was made"
+        return "how many of the tried answers were truncated wasn't recorded yet when this file was made"
     return truncation_note(float(str(card.report[ANSWERS_TRUNCATED])), answer_tokens(card))
 
 
@@ -96,14 +96,14 @@ def facts(card: Card) -> dict[str, str]:
         "markers": " ... ".join(card.markers) if card.markers else "none",
         "suffix": repr(card.suffix),
         "sampler": ", ".join(f"{key} {value}" for key, value in card.sampler.items()),
-        "tasks": f"{card.tasks}, judged by {card.grader}, at most {card.max_new_tokens} new tokens",
+        "tasks": f"{card.tasks}, graded by {card.grader}, at most {card.max_new_tokens} new tokens",
         "runs": ", ".join(f"{value} {key}" for key, value in card.runs.items()) + left_out_of(card),
         "fit": ", ".join(
             f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
             for key, value in card.report.items()
             if key not in (ANSWERS_TRUNCATED, LEFT_OUT)
         ),
-        "answers": truncation_of(card) or "none of the tried ones was cut",
+        "answers": truncation_of(card) or "none of the tried ones was truncated",
         "settings": ", ".join(f"{key} {value}" for key, value in card.settings.items()),
     }
 

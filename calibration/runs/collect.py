@@ -1,4 +1,4 @@
-"""Collects runs: full ones, with a forced exit tried at every cue; resumable, spread over processes or machines."""
+"""Collects runs: full ones, with a forced exit tried at every cue; resumable, in processes or on machines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from reasonctl.backends.model import Model
 from reasonctl.controller import ControllerError
 
-from ..parallel.spread import ProgressCallback, run_jobs
+from ..parallel.run_jobs import ProgressCallback, run_jobs
 from ..tasks.graders import Grader
 from ..tasks.problem import Problem
 from ..tasks.sources import Task
@@ -59,8 +59,8 @@ def collect(
         done: Runs that the file holds.
         workers: As in `run_jobs`.
         progress: Called after every run.
-        deadline: The time, of `time.monotonic`, after which no further run is kept. None: no limit.
-        warn: Told of trouble that costs time only.
+        deadline: The time, of `time.monotonic`, after which no further run is written. None: no limit.
+        warn: Called with a message about trouble that costs time only.
 
     Returns:
         False if the deadline came first.

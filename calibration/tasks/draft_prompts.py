@@ -26,7 +26,7 @@ _CODE = """class Account:
         self.balance -= amount
 """
 
-KINDS: dict[str, tuple[str, ...]] = {
+DRAFT_PROMPTS: dict[str, tuple[str, ...]] = {
     "copy": (
         f"Copy this text word by word, but write 'port' in place of 'harbour':\n\n{_REPORT}",
         f"Rename the class to Wallet and give the whole code back, changing nothing else:\n\n```python\n{_CODE}```",
@@ -49,3 +49,4 @@ KINDS: dict[str, tuple[str, ...]] = {
         "it is full, if the second pipe starts 6 minutes late? Think step by step.",
     ),
 }
+"""Four prompts of each kind, by kind."""

@@ -15,7 +15,7 @@ from reasonctl.controller import ControllerError
 from reasonctl.controller.thinking.answers import stated_answer, statement
 
 from .grading.mathematics import equal
-from .grading.plain_answers import Asked, agree, alike
+from .grading.plain_answers import Context, agree, alike
 from .problem import Problem
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
@@ -73,7 +73,7 @@ def is_right(text: str, gold: str, question: str = "") -> bool:
     >>> is_right("So **540** meters.\n\nHope this helps!", "540"), is_right("The answer is Pairs.", "Paris")
     (True, False)
     """
-    return agree(gold, statement(text), Asked(question, equal)) is True
+    return agree(gold, statement(text), Context(question, equal)) is True
 
 
 def _is_number(text: str, problem: Problem) -> bool:

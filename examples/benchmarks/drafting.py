@@ -28,7 +28,7 @@ from drafting_trees import acceptance, steps
 from triforce import triforce
 
 from reasonctl.backends import Model, attach, load_model
-from reasonctl.calibration.tasks.draft_prompts import KINDS
+from reasonctl.calibration.tasks.draft_prompts import DRAFT_PROMPTS
 from reasonctl.controller import ROOT, Controller, Decode, Drafter, Hierarchy, ModelDrafter, PromptLookup
 from reasonctl.controller.drafting.ngrams import NgramTable, load_table
 
@@ -100,7 +100,7 @@ def speed(target: Model, small: list[Model], a: argparse.Namespace) -> Iterator[
         arms = {n: arm for n, arm in arms.items() if n == "plain" or n.startswith(tuple(a.only))}
     for arm in arms.values():
         arm(target.prompt("Hello."), 8)  # whatever happens at first use happens here
-    for kind, questions in KINDS.items():
+    for kind, questions in DRAFT_PROMPTS.items():
         prompts = [target.prompt(question) for question in questions[: a.prompts]]
         rates: dict[str, list[float]] = {name: [] for name in arms}
         splits: dict[str, list[float]] = {name: [] for name in arms}

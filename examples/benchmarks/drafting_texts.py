@@ -19,7 +19,7 @@ import torch
 
 from reasonctl.backends import Model, load_model
 from reasonctl.backends.hf.load import load_transformers
-from reasonctl.calibration.tasks.draft_prompts import KINDS
+from reasonctl.calibration.tasks.draft_prompts import DRAFT_PROMPTS
 from reasonctl.controller import Call, Controller, Greedy, Keys, Trace
 
 SUMS = 48
@@ -47,7 +47,7 @@ def questions() -> list[str]:
     code = (Path(__file__).parent / "drafting_prompts.txt").read_text(encoding="utf-8").split("\n")
     sums = reasoning_gym.create_dataset("gsm_symbolic", size=SUMS, seed=11)
     found = [line for line in code if line] + [f"{entry['question']} Think step by step." for entry in sums]
-    timed = {question for kind in KINDS.values() for question in kind}
+    timed = {question for kind in DRAFT_PROMPTS.values() for question in kind}
     return [question for question in found if question not in timed]
 
 

@@ -18,7 +18,7 @@ from reasonctl.backends import Model
 from reasonctl.calibration.advice.draft_model import rank_acceptance, written
 from reasonctl.calibration.evaluation.speed import cost_curve
 from reasonctl.calibration.runs.teacher_forced import forced_rows
-from reasonctl.calibration.tasks.draft_prompts import KINDS
+from reasonctl.calibration.tasks.draft_prompts import DRAFT_PROMPTS
 from reasonctl.controller import Call, Controller, Greedy, Keys, ModelDrafter, Proposal, Sampling, Trace
 from reasonctl.controller.drafting.planning.experience import Ledger
 from reasonctl.controller.sampling.rejection import node_tests
@@ -38,7 +38,7 @@ WAYS = {
 def acceptance(target: Model, drafts: list[Model], a: argparse.Namespace) -> list[dict[str, Any]]:
     """Acceptance of three siblings drawn with and without replacement, and taken largest first, by temperature."""
     (small,) = drafts
-    questions = [q for kind in KINDS.values() for q in kind[: a.prompts]]
+    questions = [q for kind in DRAFT_PROMPTS.values() for q in kind[: a.prompts]]
     prompts = [target.prompt(question) for question in questions]
     out = []
     for temperature in TEMPERATURES:
@@ -102,7 +102,7 @@ def steps(target: Model, drafts: list[Model], a: argparse.Namespace) -> Iterator
     One run first, so that acceptance is known and not guessed. `achieved`: measured over expected tokens per second.
     """
     (small,) = drafts
-    prompts = [target.prompt(q) for kind in KINDS.values() for q in kind[: a.prompts]]
+    prompts = [target.prompt(q) for kind in DRAFT_PROMPTS.values() for q in kind[: a.prompts]]
     curves = cost_curve(target, prompts[0], contexts=CONTEXTS), cost_curve(small, prompts[0], contexts=CONTEXTS)
     for policy in (Greedy(), Sampling(temperature=0.6), Sampling(temperature=1.0)):
         for adaptive in (True, False):

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from reasonctl.backends.load import BUNDLED_PROBE, TINY
 from reasonctl.calibration.cli.console import Console
-from reasonctl.calibration.parallel.spread import cores, run_jobs
+from reasonctl.calibration.parallel.run_jobs import cores, run_jobs
 from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.worker import answer_text, run_once
 from reasonctl.calibration.tasks.problem import Problem

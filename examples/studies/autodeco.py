@@ -22,7 +22,7 @@ import numpy as np
 
 from reasonctl.calibration.evaluation.pairs import paired_difference
 from reasonctl.calibration.fitting.heads_job import OWN_DISTRIBUTION, right_runs
-from reasonctl.calibration.parallel.spread import cores, run_jobs
+from reasonctl.calibration.parallel.run_jobs import cores, run_jobs
 from reasonctl.calibration.runs.collect import graded
 from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.records import RunRecord

@@ -4,7 +4,7 @@
     PYTHONPATH=DIR python examples/studies/compare_zelt.py P.safetensors.runs.jsonl
         [--model MODEL [--exact]] [--splits 5]
 
-Same runs, same splits as `ctl replay --signals` (a quarter fits, a quarter calibrates, half judges), same risks, same
+Same runs, same splits as `ctl replay --signals` (a quarter fits, a quarter calibrates, half tests), same risks, same
 confidence, harm. zelt's probes are our trial answers, at our cues: at all of them, or spaced as it spaces them
 (48 tokens, 24 after a probability of 0.6). It is spared what ours pay: it exits with the trial's answer, and needs no
 cue to be sampled and taken back. What the records don't hold is filled, see `probe`. --model names the tokenizer that
@@ -54,13 +54,17 @@ Reading = Callable[[Record], slice]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A rule on one split's test runs. tokens, harm: (runs,). threshold: None if nothing was certified."""
+class RuleFigures:
+    """A rule on one split's test runs."""
 
     threshold: float | None
+    """None: no threshold was certified."""
     tokens: npt.NDArray[Any]
+    """Shape (runs,): the cost of each run."""
     harm: npt.NDArray[np.bool_]
+    """Shape (runs,): the run loses a right answer."""
     exit_rate: float
+    """Share of runs that exit."""
 
 
 def everything(cue: Record) -> slice:
@@ -184,7 +188,7 @@ def examples(records: Sequence[Record], reading: Reading, law: str, sparse: bool
 
 def their_rules(
     parts: Sequence[list[Record]], risks: Sequence[float], confidence: float
-) -> Iterator[tuple[str, float, Judged]]:
+) -> Iterator[tuple[str, float, RuleFigures]]:
     """zelt's learned decider and its raw-confidence baseline, fitted, calibrated and simulated by its own code."""
     from zelt.decider import FEATURES, StopDecider, choose_tau, featurize, simulate
 
@@ -196,13 +200,13 @@ def their_rules(
         "raw confidence": lambda rows: [featurize(row["probes"])[:, smoothed].tolist() for row in rows],
     }
     for name, score in scores.items():
-        held, judged = score(calibrating), score(test)
+        held, tested = score(calibrating), score(test)
         for risk in risks:
             tau, _ = choose_tau(calibrating, held, GRID, risk, 1 - confidence)
-            out = simulate(test, judged, math.inf if tau is None else tau)
+            out = simulate(test, tested, math.inf if tau is None else tau)
             tokens = np.array([row["tokens"] + row["overhead"] for row in out])
             harm = np.array([row["harm"] for row in out])
-            yield name, risk, Judged(tau, tokens, harm, float(np.mean([row["stopped"] for row in out])))
+            yield name, risk, RuleFigures(tau, tokens, harm, float(np.mean([row["stopped"] for row in out])))
 
 
 def our_rules(
@@ -212,7 +216,7 @@ def our_rules(
     risks: Sequence[float],
     confidence: float,
     seed: int,
-) -> Iterator[tuple[str, float, Judged]]:
+) -> Iterator[tuple[str, float, RuleFigures]]:
     """Every signal of ours, as `ctl calibrate` fits and thresholds it."""
     fitting, calibrating, test = parts
     fitted = fit_signals(fitting, calibrating, cues, domains, "harm", seed=seed)
@@ -223,10 +227,10 @@ def our_rules(
             value = choose_threshold(calibrated.table, calibrated.grid, "harm", risk, confidence).value
             out = table.outcomes(table.first_exit(value))
             found = value if value < math.inf else None
-            yield name, risk, Judged(found, out.tokens, out.harm, float(out.exited.mean()))
+            yield name, risk, RuleFigures(found, out.tokens, out.harm, float(out.exited.mean()))
 
 
-def gain(ours: Judged, theirs: Judged, full: npt.NDArray[Any]) -> tuple[float, float, float]:
+def gain(ours: RuleFigures, theirs: RuleFigures, full: npt.NDArray[Any]) -> tuple[float, float, float]:
     """Share of plain tokens that ours saves beyond theirs on the same runs; 95 % bootstrap interval over the runs."""
     rng = np.random.default_rng(0)
     more = (theirs.tokens - ours.tokens).astype(np.float64)
@@ -260,22 +264,22 @@ def main() -> None:
     measured = {record["run"]: record for record in records}
     if options.exact:
         measured = {record["run"]: record for record in exact(header["settings"], records, options.model)}
-    found: dict[tuple[str, float], list[Judged]] = {}
+    found: dict[tuple[str, float], list[RuleFigures]] = {}
     plain = []
     for turn in range(options.splits):
         parts = three_parts(runs, f"signals {options.seed} {turn}")
         plain.append(np.array([run.tokens for run in parts.test.records]))
-        for name, risk, judged in our_rules(parts, cues, domains, options.risk, options.confidence, options.seed):
-            found.setdefault((name, risk), []).append(judged)
+        for name, risk, figures in our_rules(parts, cues, domains, options.risk, options.confidence, options.seed):
+            found.setdefault((name, risk), []).append(figures)
         for read, reading in readings.items():
             for sparse in (False, True):
                 rows = [
                     examples([measured[run.run] for run in part.records], reading, options.entropy, sparse)
                     for part in parts
                 ]
-                for rule, risk, judged in their_rules(rows, options.risk, options.confidence):
+                for rule, risk, figures in their_rules(rows, options.risk, options.confidence):
                     name = f"zelt {rule}, {'spaced' if sparse else 'every cue'}, {read}"
-                    found.setdefault((name, risk), []).append(judged)
+                    found.setdefault((name, risk), []).append(figures)
         print(f"split {turn + 1} of {options.splits}", file=sys.stderr)
     report(found, plain, options)
 
@@ -290,7 +294,7 @@ def check_zelt() -> None:
         sys.exit(f"zelt-ai is not installed: {how}")
 
 
-def report(found: dict[tuple[str, float], list[Judged]], plain: list[npt.NDArray[Any]], options: Any) -> None:
+def report(found: dict[tuple[str, float], list[RuleFigures]], plain: list[npt.NDArray[Any]], options: Any) -> None:
     """A line per rule and risk; behind them, per risk, `hidden` against the best that zelt does with any feeding."""
     rows, gains = [], []
     for (name, risk), splits in found.items():

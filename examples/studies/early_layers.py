@@ -22,7 +22,7 @@ from triforce import ROWS, forward_times
 
 from reasonctl.backends import Model
 from reasonctl.calibration.advice.draft_model import written
-from reasonctl.calibration.tasks.draft_prompts import KINDS
+from reasonctl.calibration.tasks.draft_prompts import DRAFT_PROMPTS
 from reasonctl.controller import ROOT, Decode, Draft, Greedy
 from reasonctl.controller.drafting.planning.cost import CostCurve
 from reasonctl.controller.drafting.shapes import best_shape
@@ -42,7 +42,7 @@ def main() -> None:
     model = opened(a.model, a.dtype, a.threads)
     assert model.backend == "transformers", "this needs transformers: hf:FILE.gguf"
     depths = sorted({max(1, round(model.depth * k / 8)) for k in (1, 2, 3, 4, 6, 7)})
-    prompts = [model.prompt(question) for kind in KINDS.values() for question in kind[: a.prompts]]
+    prompts = [model.prompt(question) for kind in DRAFT_PROMPTS.values() for question in kind[: a.prompts]]
     texts = written(model, prompts, Greedy(), a.tokens, 0)
     curve = CostCurve({64: forward_times(at_64(model, prompts[0]), prompts[0][:1])})
     rates = acceptance(model, prompts, texts, depths)

@@ -68,7 +68,7 @@ HEAD = (
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One policy at one temperature; intervals are (low, high)."""
 
     temperature: float
@@ -158,11 +158,11 @@ def interval(values: np.ndarray, rng: np.random.Generator, draws: int = 2000) ->
     return float(low), float(high)
 
 
-def summary(t: float, name: str, text: str, found: Answers, plain: Answers, seed: int) -> Row:
+def summary(t: float, name: str, text: str, found: Answers, plain: Answers, seed: int) -> TableRow:
     rng = np.random.default_rng(seed)
     accuracy, gap = found.right.mean(axis=1), (found.right.mean(axis=1) - plain.right.mean(axis=1))
     distinct = found.distinct()
-    return Row(
+    return TableRow(
         t,
         name,
         text,
@@ -182,7 +182,7 @@ def summary(t: float, name: str, text: str, found: Answers, plain: Answers, seed
     )
 
 
-def line(row: Row) -> str:
+def line(row: TableRow) -> str:
     (low, high), (worse, better), (few, many) = row.accuracy_interval, row.difference_interval, row.distinct_interval
     return (
         f"| {row.temperature:g} | {row.name} | {row.accuracy:.3f} ({low:.3f}-{high:.3f}) | {row.difference:+.3f} "

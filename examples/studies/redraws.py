@@ -7,7 +7,7 @@ The pool is the probe file's own table, or RUNS.jsonl: the runs kept beside a pr
 are left out), or runs of the same model and task that were collected for another seed. Every set has --runs runs,
 drawn with replacement. "harm, 0.9": share of sets whose threshold has a true risk above the promised one. "harm, mean":
 the mean true risk of the marginal form. A row is BROKEN where its figure is above the bound: nominal + 3 standard
-errors. LYNX: its per-cue threshold on the same draws, judged by the same row's promise; in `event`, whose promise is
+errors. LYNX: its per-cue threshold on the same draws, held to the same row's promise; in `event`, whose promise is
 per cue, P(a run exits wrongly) under it. Then, of ours: mean tokens saved, net of trials, and share of sets that never
 exit.
 The last line is one JSON object.
@@ -78,7 +78,7 @@ def main() -> None:
                 percent(ours.violations),
                 percent(ours.nominal),
                 percent(ours.bound),
-                "kept" if ours.kept else "BROKEN",
+                "kept" if ours.holds else "BROKEN",
                 percent(row.lynx.violations),
                 percent(row.saved),
                 percent(row.never),
@@ -91,7 +91,7 @@ def main() -> None:
                 "violations": ours.violations,
                 "nominal": ours.nominal,
                 "bound": ours.bound,
-                "kept": ours.kept,
+                "kept": ours.holds,
                 "lynx": row.lynx.violations,
                 "exit_rate": row.exit_rate,
                 "saved": row.saved,

@@ -14,7 +14,7 @@ import pytest
 from reasonctl.backends.load import load_model
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.calibration.advice import truncation as advise_policy
-from reasonctl.calibration.advice.equal_risk import Curve, Family, Measured, Place, families, judge, recommended
+from reasonctl.calibration.advice.equal_risk import Curve, Family, Measured, Place, families, measure, recommended
 from reasonctl.calibration.advice.prefix_trie import PrefixTrie, fork_rows, text_trie
 from reasonctl.calibration.cli.main import main
 from reasonctl.calibration.runs.run_file import RunFile
@@ -48,7 +48,7 @@ def places(needed=GOLDEN) -> list[Place]:
 )
 def test_golden_numbers(k, recalls, recall, risk, error):
     """samplers.md, section 13: K* = 3, 10, 50."""
-    found = judge(TopK(k), places())
+    found = measure(TopK(k), places())
     assert [place.needed for place in places()] == GOLDEN
     assert found.recalls == pytest.approx(recalls)
     assert (found.recall, found.risk, found.risk_error) == pytest.approx((recall, risk, error), abs=5e-5)
@@ -86,7 +86,7 @@ P = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
     ],
 )
 def test_risk_and_recall_by_hand(stage, inside, outside):
-    recall, risk, log_z = Place(np.log(P), {1, 2}).judge(stage)
+    recall, risk, log_z = Place(np.log(P), {1, 2}).measure(stage)
     assert (recall, risk) == pytest.approx((inside / 3, outside / 3))
     kept = {1: [0], 2: [0, 1], 3: [0, 1, 2], 4: [0, 1, 2, 3], 5: range(5)}[inside + outside]
     kept = [1] if stage == Typical(0.25) else list(kept)
@@ -96,26 +96,26 @@ def test_risk_and_recall_by_hand(stage, inside, outside):
 def test_a_set_that_is_no_prefix_is_counted_on_both_sides():
     """typical leaves the most probable token out here; counting its size alone would call that full recall."""
     law = np.array([0.7, 0.1, 0.1, 0.1])
-    recall, risk, _ = Place(np.log(law), {0, 1}).judge(Typical(0.05))
+    recall, risk, _ = Place(np.log(law), {0, 1}).measure(Typical(0.05))
     kept = Typical(0.05).apply(Place(np.log(law), {0}).scores, None).ids
     size = min(1.0, len(kept) / 2)
     assert 0 in kept or recall < size
     law = np.array([0.45, 0.45, 0.1]) if 0 in kept else law
     place = Place(np.log(np.array([0.6, 0.2, 0.1, 0.1])), {0})
     kept = Typical(0.1).apply(place.scores, None).ids.tolist()
-    assert 0 not in kept and place.judge(Typical(0.1))[:2] == (0.0, float(len(kept)))
+    assert 0 not in kept and place.measure(Typical(0.1))[:2] == (0.0, float(len(kept)))
 
 
 def test_ties_are_ranked_by_id():
     flat = np.zeros(4)
     assert Place(flat, {2}).needed == 3 and Place(flat, {0}).needed == 1
-    assert judge(TopK(3), [Place(flat, {2})]).risk == 0.0
+    assert measure(TopK(3), [Place(flat, {2})]).risk == 0.0
 
 
 def test_planted_errors_are_seen():
     """A rank that starts at 0, sets counted without K*, and recall taken for risk give other numbers."""
-    found = judge(TopK(8), places())
-    wrong_rank = judge(TopK(8), places([k - 1 for k in GOLDEN]))
+    found = measure(TopK(8), places())
+    wrong_rank = measure(TopK(8), places([k - 1 for k in GOLDEN]))
     assert abs(found.risk - wrong_rank.risk) > 0.1
     assert found.risk != pytest.approx(np.mean([max(0, 8 - k) for k in GOLDEN]))
     assert found.recall != pytest.approx(1 - found.risk)
@@ -130,18 +130,18 @@ def test_sets_of_a_family_are_nested_and_its_equal_risk_is_the_nearest(family):
     risks = [found.risk for found in curve.grid]
     assert risks == sorted(risks) and risks[0] < 0.3
     found = curve.at_risk(1.0)
-    other = min((curve.judged(u) for u in np.linspace(0, 1, 400)), key=lambda one: abs(one.risk - 1.0))
+    other = min((curve.measured(u) for u in np.linspace(0, 1, 400)), key=lambda one: abs(one.risk - 1.0))
     assert abs(found.risk - 1.0) <= abs(other.risk - 1.0) + 1e-12
     assert curve.at_risk(1e5) is None
 
 
-def judged(policy: str, recalls: list[float], error: float) -> Measured:
+def measured(policy: str, recalls: list[float], error: float) -> Measured:
     return Measured(policy, float(np.mean(recalls)), 0.0, 1.0, error, 0.0, 0.0, tuple(recalls))
 
 
 def test_the_recommended_one_is_the_steadiest_of_those_that_can_t_be_told_from_the_best():
-    best, near = judged("a", [0.5, 0.7, 0.6, 0.4], 0.3), judged("b", [0.6, 0.5, 0.6, 0.45], 0.2)
-    worse, steady = judged("c", [0.4, 0.6, 0.5, 0.3], 0.1), judged("d", [0.1, 0.1, 0.1, 0.1], 0.01)
+    best, near = measured("a", [0.5, 0.7, 0.6, 0.4], 0.3), measured("b", [0.6, 0.5, 0.6, 0.45], 0.2)
+    worse, steady = measured("c", [0.4, 0.6, 0.5, 0.3], 0.1), measured("d", [0.1, 0.1, 0.1, 0.1], 0.01)
     assert recommended([best, near, worse, steady]).policy == "b"
     assert recommended([best, worse, steady]).policy == "a"
 

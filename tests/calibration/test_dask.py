@@ -17,7 +17,7 @@ from distributed import LocalCluster
 
 from reasonctl.calibration.cli.main import main
 from reasonctl.calibration.parallel import dask as cluster_module
-from reasonctl.calibration.parallel.spread import run_jobs
+from reasonctl.calibration.parallel.run_jobs import run_jobs
 from reasonctl.calibration.runs.collect import collect
 from reasonctl.calibration.runs.run_file import RunFile
 from reasonctl.calibration.tasks.graders import NUMBER

@@ -59,18 +59,18 @@ def measure(records, evaluation, folder: Path):
     """Savings and harm on the evaluation runs of a probe made from these records by the pipeline of `ctl calibrate`."""
     plan = CalibrationJob(RECIPE, load_task("tiny"), Promise(), N, folder / "p.safetensors")
     content = fit_and_save(plan, load_model("tiny", threads=1), records, force=True)
-    judged = make_table(evaluation, content.probe.scores(evaluation.features), RECIPE.cues)
-    results = compare(None, content.table, judged, Promise(), grid=content.grid)
-    return judged, results[0], results[1]
+    table = make_table(evaluation, content.probe.scores(evaluation.features), RECIPE.cues)
+    results = compare(None, content.table, table, Promise(), grid=content.grid)
+    return table, results[0], results[1]
 
 
 def test_the_probe_keeps_its_promise_and_saves(runs, tmp_path):
-    judged, probe, index = measure(*runs, tmp_path)
+    table, probe, index = measure(*runs, tmp_path)
     print(f"probe saves {probe.saved_share:.3f} at harm {probe.harm:.3f}; calibrated cue index {index.saved_share:.3f}")
     assert not refutes(round(probe.harm * EVALUATION), EVALUATION, 0.05)
     assert probe.saved_share > 0.45
-    full = judged.full_tokens.mean()
-    assert probe.saved_share > fixed_at(fixed_curve(judged, "harm"), probe.failed) / full + 0.1
+    full = table.full_tokens.mean()
+    assert probe.saved_share > fixed_at(fixed_curve(table, "harm"), probe.failed) / full + 0.1
 
 
 def test_permuted_labels_keep_the_promise_and_save_nothing_a_fixed_cue_does_not(runs, tmp_path):
@@ -86,9 +86,9 @@ def test_permuted_labels_keep_the_promise_and_save_nothing_a_fixed_cue_does_not(
     permuted = list(records)
     for i in fitting:
         permuted[i] = replace(records[i], cues=tuple(replace(cue, right=next(shuffled)) for cue in records[i].cues))
-    judged, probe, _ = measure(permuted, evaluation, tmp_path)
-    fixed = fixed_at(fixed_curve(judged, "harm"), probe.failed)
+    table, probe, _ = measure(permuted, evaluation, tmp_path)
+    fixed = fixed_at(fixed_curve(table, "harm"), probe.failed)
     print(f"permuted probe saves {probe.saved:.1f} tokens at harm {probe.harm:.3f}; a fixed cue {fixed:.1f}")
     assert not refutes(round(probe.harm * EVALUATION), EVALUATION, 0.05)
-    error = float(np.std(judged.full_tokens - probe.tokens)) / EVALUATION**0.5
+    error = float(np.std(table.full_tokens - probe.tokens)) / EVALUATION**0.5
     assert probe.saved <= fixed + 3 * error

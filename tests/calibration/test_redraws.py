@@ -42,11 +42,11 @@ def test_sets_are_drawn_with_replacement_and_copies_are_new_problems() -> None:
 def test_the_verdict_is_the_stated_bound() -> None:
     rates = np.array([0.2] * 60 + [0.1] * 440)
     found = verdict_on(rates, 0.1, 0.9)
-    assert found.violations == 0.12 and found.nominal == pytest.approx(0.1) and found.kept
+    assert found.violations == 0.12 and found.nominal == pytest.approx(0.1) and found.holds
     assert found.bound == pytest.approx(0.1 + 3 * math.sqrt(0.1 * 0.9 / 500))
-    assert not verdict_on(np.array([0.2] * 75 + [0.1] * 425), 0.1, 0.9).kept
+    assert not verdict_on(np.array([0.2] * 75 + [0.1] * 425), 0.1, 0.9).holds
     mean = verdict_on(rates, 0.1, None)
-    assert mean.violations == pytest.approx(0.112) and not mean.kept
+    assert mean.violations == pytest.approx(0.112) and not mean.holds
     assert mean.bound == pytest.approx(0.1 + 3 * rates.std(ddof=1) / math.sqrt(500))
 
 
@@ -87,7 +87,7 @@ def test_toy_promises_with_a_confidence(mode: Mode) -> None:
     values = np.array([choose_threshold(table, grid, mode, LIMITS[mode], CONFIDENCE).loosest for table in draws])
     found = verdict_on(two_cues_risk(mode, values), LIMITS[mode], CONFIDENCE)
     print(f"toy {mode}: {found.violations:.3f} of {DRAWS} draws above {LIMITS[mode]} (bound {found.bound:.3f})")
-    assert found.kept and np.isfinite(values).mean() > 0.8  # "never exit" would keep any promise
+    assert found.holds and np.isfinite(values).mean() > 0.8  # "never exit" would keep any promise
 
 
 @pytest.mark.parametrize("mode", ["harm", "wrong", "disagree", "event"])
@@ -96,10 +96,10 @@ def test_toy_promises_on_average(mode: Mode) -> None:
     values = np.array([choose_threshold(table, grid, mode, LIMITS[mode], None).value for table in draws])
     found = verdict_on(two_cues_risk(mode, values), LIMITS[mode], None)
     print(f"toy {mode}, marginal: {found.violations:.4f} against {LIMITS[mode]}")
-    assert found.kept
+    assert found.holds
     if mode in ("harm", "wrong"):  # of "some failing cue fires" the level is exact, between risk - 1 / (n + 1) and risk
         exact = verdict_on(two_cues_envelope(mode, values), LIMITS[mode], None)
-        assert exact.kept and exact.violations > 2 * LIMITS[mode] - exact.bound - 1 / (RUNS + 1)
+        assert exact.holds and exact.violations > 2 * LIMITS[mode] - exact.bound - 1 / (RUNS + 1)
 
 
 # Sets drawn with replacement from a pool of runs whose cues depend on each other
@@ -125,11 +125,11 @@ def test_promises_hold_on_a_pool(separation: float) -> None:
             f"{row.mode} {form}: {row.verdict.violations:.3f} (nominal {row.verdict.nominal:.3f}, bound "
             f"{row.verdict.bound:.3f}); LYNX {row.lynx.violations:.3f}; saved {row.saved:.3f}, never {row.never:.2f}"
         )
-    assert all(row.verdict.kept for row in rows)
+    assert all(row.verdict.holds for row in rows)
     by = {(row.mode, row.confidence): row for row in rows}
     assert by["harm", 0.9].never < 0.1 and by["harm", 0.9].saved > 0.05
     if separation == 0.9:  # with a weak probe LYNX's per-cue level says little of a run
-        assert not by["harm", 0.9].lynx.kept and not by["wrong", None].lynx.kept
+        assert not by["harm", 0.9].lynx.holds and not by["wrong", None].lynx.holds
 
 
 @pytest.mark.slow
@@ -138,7 +138,7 @@ def test_promises_hold_on_a_pool(separation: float) -> None:
 def test_promises_hold_on_large_pools(separation: float, risk: float) -> None:
     pool, grid = simulate(5000, 11, separation), Grid.of(simulate(500, 13, separation))
     rows = check_all(pool, grid, risk, CONFIDENCE, runs=400, draws=1000, seed=5)
-    assert all(row.verdict.kept for row in rows), [(row.mode, row.confidence, row.verdict) for row in rows]
+    assert all(row.verdict.holds for row in rows), [(row.mode, row.confidence, row.verdict) for row in rows]
 
 
 # Wrong procedures, on the same kind of draws
@@ -190,7 +190,7 @@ def best_of_ten(table: Table) -> float:
 def test_the_check_tells_right_from_wrong(procedure: Procedure, runs: int, right: bool) -> None:
     found = check(world()[0], procedure, "harm", RISK, CONFIDENCE, runs=runs, draws=100, seed=1)
     print(f"{procedure.__name__}: {found.violations:.3f} of draws above {RISK} (bound {found.bound:.3f})")
-    assert found.kept == right
+    assert found.holds == right
 
 
 @pytest.mark.parametrize("loose", [0, 1])
@@ -209,7 +209,7 @@ def test_one_grid_step_too_loose_is_caught(loose: int) -> None:
     values = np.array([chosen(table) for table in toy_draws()[1]])
     found = verdict_on(two_cues_risk("harm", values), RISK, CONFIDENCE)
     print(f"{loose} steps too loose: {found.violations:.3f} of draws above {RISK} (bound {found.bound:.3f})")
-    assert found.kept == (loose == 0)
+    assert found.holds == (loose == 0)
 
 
 @pytest.mark.parametrize("clamped", [False, True])
@@ -225,7 +225,7 @@ def test_a_clamped_quantile_is_caught(clamped: bool, per_cue: bool) -> None:
         values.append(min(exact, float(table.scores.max())) if clamped else exact)
     found = verdict_on(1 - np.minimum(values, 1.0), RISK, None)
     print(f"clamped {clamped}: mean risk {found.violations:.3f} against {RISK}")
-    assert found.kept == (not clamped)
+    assert found.holds == (not clamped)
 
 
 FEATURES = 60
@@ -256,9 +256,9 @@ def overfitted(shared: bool, calibrate_on: str) -> list[float]:
         weights = np.linalg.lstsq(rows, right[:, seen].ravel() - 0.5, rcond=None)[0]
         held = {"fresh runs": fresh, "same cues": (x, right), "other cues": (x[:, 2:], right[:, 2:])}[calibrate_on]
         value = choose_threshold(table(*held, weights), grid, "wrong", RISK, CONFIDENCE).loosest
-        # Judged on as many cues a run as it was calibrated on.
-        judged = (truth[0][:, 2:], truth[1][:, 2:]) if calibrate_on == "other cues" else truth
-        rates.append(float(true_rates(table(*judged, weights), "wrong", [value])[0]))
+        # Measured on as many cues a run as it was calibrated on.
+        scored = (truth[0][:, 2:], truth[1][:, 2:]) if calibrate_on == "other cues" else truth
+        rates.append(float(true_rates(table(*scored, weights), "wrong", [value])[0]))
     return rates
 
 
@@ -270,7 +270,7 @@ def test_calibrating_on_what_was_fitted_is_caught(shared: bool, calibrate_on: st
     rates = overfitted(shared, calibrate_on)
     found = verdict_on(rates, RISK, CONFIDENCE)
     print(f"calibrated on {calibrate_on}: {found.violations:.3f} of draws above {RISK}; mean risk {np.mean(rates):.3f}")
-    assert found.kept == right
+    assert found.holds == right
 
 
 @pytest.mark.parametrize("inclusive", [False, True])
@@ -282,9 +282,9 @@ def test_an_inclusive_comparison_is_caught_on_ties(inclusive: bool) -> None:
         value = choose_threshold(table, grid, "harm", RISK, CONFIDENCE).loosest
         return math.nextafter(value, -math.inf) if inclusive else value
 
-    assert check(pool, deployed, "harm", RISK, CONFIDENCE, runs=300, draws=200).kept == (not inclusive)
+    assert check(pool, deployed, "harm", RISK, CONFIDENCE, runs=300, draws=200).holds == (not inclusive)
     coarse = judge_marginal(inclusive)
-    assert coarse.kept == (not inclusive)
+    assert coarse.holds == (not inclusive)
 
 
 def judge_marginal(inclusive: bool):
@@ -317,4 +317,4 @@ def test_a_probe_fitted_on_permuted_labels_still_keeps_the_promise() -> None:
 
     found = check(scored, chosen, "harm", RISK, CONFIDENCE, runs=200, draws=100)
     print(f"permuted labels: {found.violations:.3f} of draws above {RISK}")
-    assert found.kept
+    assert found.holds

@@ -14,7 +14,7 @@ import pytest
 
 from reasonctl.calibration.evaluation.redraws import check, check_all
 from reasonctl.calibration.fitting.all_signals import FittedSignals, fit_signals
-from reasonctl.calibration.parallel.spread import cores
+from reasonctl.calibration.parallel.run_jobs import cores
 from reasonctl.calibration.runs.arrays import to_arrays
 from reasonctl.calibration.runs.collect import collect
 from reasonctl.calibration.runs.recipe import Recipe
@@ -72,12 +72,12 @@ def test_every_promise_of_every_signal_is_kept(fitted, signal):
             f"{signal}, {row.mode} {form}: {row.verdict.violations:.3f} (bound {row.verdict.bound:.3f}); "
             f"LYNX {row.lynx.violations:.3f}; saved {row.saved:.3f}, never {row.never:.2f}"
         )
-    assert len(rows) == 8 and all(row.verdict.kept for row in rows)
+    assert len(rows) == 8 and all(row.verdict.holds for row in rows)
     assert rows[0].never < 0.05  # never to exit would keep any promise
     if signal in ("hidden", "stack"):
         assert rows[0].saved > 0.5
     if signal == "entropy":  # a weak signal: there LYNX's rule, which promises per cue, breaks a promise per run
-        assert (rows[1].mode, rows[1].confidence) == ("wrong", CONFIDENCE) and not rows[1].lynx.kept
+        assert (rows[1].mode, rows[1].confidence) == ("wrong", CONFIDENCE) and not rows[1].lynx.holds
 
 
 def test_a_threshold_without_a_margin_is_caught(fitted):
@@ -90,4 +90,4 @@ def test_a_threshold_without_a_margin_is_caught(fitted):
 
     found = check(calibrated.table, hopeful, "harm", RISK, CONFIDENCE, runs=RUNS, draws=DRAWS)
     print(f"without a margin: {found.violations:.3f} of the sets above {RISK} (bound {found.bound:.3f})")
-    assert not found.kept
+    assert not found.holds

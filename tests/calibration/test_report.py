@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from reasonctl.calibration.cli.main import main
-from reasonctl.calibration.pages.highlights import AFTER, BEFORE, RuleOutcome, pick, pieces
+from reasonctl.calibration.pages.highlights import AFTER, BEFORE, RuleOutcome, excerpt, pick
 from reasonctl.calibration.pages.report import _Subject, render
 from reasonctl.calibration.runs.run_file import RunFile
 from reasonctl.calibration.runs.splits import runs_path
@@ -22,7 +22,7 @@ from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.table import Table
 from reasonctl.probes.risk.threshold import failing_cues
 from support import simulated_runs as laws
-from support.report_files import HARM, TRIAL, Page, evaluation, judgement, probe_file, records_of
+from support.report_files import HARM, TRIAL, Page, evaluation, outcome_of, probe_file, records_of
 
 EVIL = "</code></div><script>alert(1)</script><img src=x onerror=alert(1)>\"'{{ 7 * 7 }}"
 
@@ -89,7 +89,7 @@ def test_without_an_evaluation_it_says_so(file):
     text = Page(render(file, HARM, records_of(file), None)).text
     assert "Not measured on fresh problems yet" in text and "no independent check" in text
     assert "Measured on" not in text
-    out = _Subject(file, HARM, np.arange(file.table.runs)).judgement().out
+    out = _Subject(file, HARM, np.arange(file.table.runs)).outcome().out
     assert f"{int(out.harm.sum())} of {file.table.runs} lose a right answer" in text
 
 
@@ -136,9 +136,9 @@ def test_savings_are_net_of_trials(file):
     """Of the plain run's tokens, whatever the signal: one that pays for trials can cost more than it saves."""
     request = Promise("harm", 0.2, 0.9, "entropy")
     subject = _Subject(file, request, np.arange(file.table.runs))
-    judged, plain = subject.judgement(), file.table.full_tokens
-    assert judged.out.exited.any()
-    assert judged.saved_share == pytest.approx(1 - judged.out.tokens.sum() / plain.sum())
+    outcome, plain = subject.outcome(), file.table.full_tokens
+    assert outcome.out.exited.any()
+    assert outcome.saved_share == pytest.approx(1 - outcome.out.tokens.sum() / plain.sum())
     x, y = subject._curve(file.others["entropy"])
     assert x[0] == 0 and y[0] == pytest.approx(-TRIAL * file.table.cues / plain.sum())
     for at in (10, 50, 90):
@@ -177,7 +177,7 @@ ROWS = [
 
 
 def test_the_examples_follow_their_rules():
-    examples, absent = pick(judgement(ROWS))
+    examples, absent = pick(outcome_of(ROWS))
     assert not absent
     assert {example.title: (example.run, example.focus, example.failure) for example in examples} == {
         "The biggest saving": (2, 0, False),
@@ -190,7 +190,7 @@ def test_the_examples_follow_their_rules():
 
 def test_without_failures_the_nearest_miss_and_the_latest_exit_are_shown():
     rows = [*ROWS[:3], ([0.1, 0.4, 0.9], [False, False, True], True), ([0.1, 0.3, 0.9], [True, True, True], True)]
-    examples, absent = pick(judgement(rows))
+    examples, absent = pick(outcome_of(rows))
     picked = {example.title: (example.run, example.focus) for example in examples}
     assert picked["The nearest miss"] == (3, 1) and picked["The latest exit"] == (4, 2)
     assert len(absent) == 1 and "no missed exit" in absent[0]
@@ -206,8 +206,8 @@ def test_no_run_is_shown_twice():
 
 def test_failures_are_on_the_page(file):
     loose = Promise("harm", 0.3, 0.9, "hidden")
-    judged = _Subject(file, loose, np.arange(file.table.runs)).judgement()
-    failed = int(judged.failed.sum())
+    outcome = _Subject(file, loose, np.arange(file.table.runs)).outcome()
+    failed = int(outcome.failed.sum())
     assert failed > 0
     text = Page(render(file, loose, records_of(file), None)).text
     assert f"A failure ✗ exit fails Exits that fail: {failed} of {file.table.runs}" in text
@@ -219,7 +219,7 @@ def test_pieces_give_the_text_back():
         text = "".join(rng.choice(list("ab \n<é"), size=int(rng.integers(1, 4000))))
         offsets = sorted(rng.choice(len(text), size=min(len(text), int(rng.integers(1, 9))), replace=False).tolist())
         focus = int(rng.integers(len(offsets)))
-        before, shown, after = pieces(text, offsets, focus, focus)
+        before, shown, after = excerpt(text, offsets, focus, focus)
         assert text[:before] + "".join(piece.text for piece in shown) + text[len(text) - after :] == text
         assert focus in [piece.cue for piece in shown]
         assert [piece.unwritten for piece in shown if piece.cue is not None] == [

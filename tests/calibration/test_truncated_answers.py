@@ -12,7 +12,7 @@ from support.ctl import ctl
 from support.jobs import job
 from support.run_records import cue, run
 
-TOLD = "of the tried answers were cut at 5 tokens"
+NOTE = "of the tried answers were truncated at 5 tokens"
 
 
 def test_the_share_is_of_answers_at_the_limit():
@@ -31,5 +31,5 @@ def test_calibrate_inspect_replay_and_the_page_tell(tmp_path, capfd, limit, shar
     arguments.remove("--json")
     told = [ctl(capfd, *arguments)[1], ctl(capfd, "inspect", str(out))[1], report_path(out).read_text()]
     _, result, said = ctl(capfd, "replay", str(runs_path(out)), "--splits", "1", "--json")
-    assert [TOLD in text for text in (*told, said)] == [share > 0] * 4
+    assert [NOTE in text for text in (*told, said)] == [share > 0] * 4
     assert json.loads(result.splitlines()[-1])["answers_cut"] == pytest.approx(share, abs=0.02)

@@ -252,8 +252,9 @@ def planted(name: str, text: str) -> Module:
         ),
         ("backends.hf.load", "from ..llama.load import load_gguf", "imports backends.llama.load"),
         ("backends.hf.load", "from ..attach import attach", "imports backends.attach"),
+        ("backends.model", "from .hf.engine import HFEngine", "imports backends.hf.engine"),
         ("calibration.advice.truncation", "from ..cli.options import Options", "imports calibration.cli.options"),
-        ("calibration.tasks.tiny", "from ..parallel.spread import cores", "imports calibration.parallel.spread"),
+        ("calibration.tasks.tiny", "from ..parallel.run_jobs import cores", "imports calibration.parallel.run_jobs"),
     ],
 )
 def test_a_wrong_import_of_ours_is_seen(name: str, text: str, breach: str) -> None:

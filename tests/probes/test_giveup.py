@@ -87,7 +87,7 @@ def test_the_promise_holds_over_redraws(confidence: float | None) -> None:
     losses = {found.curve.t0: lower_loss(pool, found.curve) for found in chosen}
     found = verdict_on([losses[c.curve.t0] for c in chosen], RISK, confidence)
     print(f"lower exit, {confidence}: {found.violations:.3f} (nominal {found.nominal:.3f}, bound {found.bound:.3f})")
-    assert found.kept
+    assert found.holds
     assert np.mean([math.isfinite(c.curve.t0) for c in chosen]) > 0.95
     if confidence is None:
         assert found.violations > 0.8 * RISK  # not idle: the level is exact up to 1 / (n + 1)
@@ -106,7 +106,7 @@ def test_both_promises_hold_for_the_pair() -> None:
         assert float((gave_up & pool.full_right).mean()) <= lower_loss(pool, curve)
         worst.append(float(out.harm.mean()))
         saved.append(float((alone.tokens - out.tokens).mean()))
-    assert verdict_on(worst, RISK + 0.1, 0.8).kept
+    assert verdict_on(worst, RISK + 0.1, 0.8).holds
     assert np.mean(saved) > 1  # tokens per run that the lower exit adds
 
 
@@ -140,7 +140,7 @@ def test_wrong_forms_are_caught(wrong) -> None:
     losses = {t0: lower_loss(pool, LowerCurve(grid.c, t0)) for t0 in set(starts)}
     found = verdict_on([losses[t0] for t0 in starts], RISK, CONFIDENCE)
     print(f"{wrong.__name__}: {found.violations:.3f} (bound {found.bound:.3f})")
-    assert not found.kept
+    assert not found.holds
 
 
 # Exact numbers and refusals

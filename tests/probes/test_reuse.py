@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from reasonctl.backends.load import BUNDLED_PROBE, load_model
-from reasonctl.calibration.parallel.spread import run_jobs
+from reasonctl.calibration.parallel.run_jobs import run_jobs
 from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.splits import evaluation_stream
 from reasonctl.calibration.runs.worker import one_run

@@ -137,7 +137,7 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split()).replace(NARROW, " ")
 
 
-def judgement(rows: list[tuple[list[float], list[bool], bool]], threshold: float = 0.5) -> RuleOutcome:
+def outcome_of(rows: list[tuple[list[float], list[bool], bool]], threshold: float = 0.5) -> RuleOutcome:
     """Runs given as (scores, right, full_right); cue k sits at token 10 k, exits cost 2 more, a run 10 per cue + 10."""
     lengths = [len(scores) for scores, _, _ in rows]
     positions = np.concatenate([10 * np.arange(k) for k in lengths])

@@ -59,31 +59,31 @@ _ANY_ORDER = re.compile(
     re.IGNORECASE,
 )
 _LIST_LEAD = re.compile(r"^[^(\[{]*(?<!\w)(?:is|are|was|were|equals?)(?: the| at)? (?=\S)|^[^:(\[{]*[a-z]{3,}:\s")
-Judge = Callable[[str, str], bool | None]
-"""Whether two formulas are equal, gold and answer."""
+SameFormula = Callable[[str, str], bool | None]
+"""Whether the gold formula and the answer's are equal. None: it can't tell."""
 
 
 def undecided(gold: str, answer: str) -> None:
-    """The judge that leaves every formula open."""
+    """Leaves every formula open."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class Context:
     """What a reading may need besides the two answers."""
 
     question: str = ""
     """Says whether a list may have any order, and which unit is asked for."""
-    judge: Judge = undecided
+    same_formula: SameFormula = undecided
     """Compares formulas."""
 
 
-def agree(gold: str, answer: str, asked: Asked = Asked()) -> bool | None:
-    """Whether the stated answer is the gold one; None where only mathematics can tell and the judge doesn't.
+def agree(gold: str, answer: str, context: Context = Context()) -> bool | None:
+    """Whether the stated answer is the gold one; None where only mathematics can tell, and it doesn't.
 
     Args:
         gold: The gold answer, which may end a worked solution as GSM8K's do: `... #### 5`.
         answer: What a text states as its answer, without its reasoning.
-        asked: The question, and who compares formulas.
+        context: The question, and who compares formulas.
 
     >>> agree("5", "5 people"), agree("Paris", "Pairs"), agree("B", "(B) because"), agree("2x", "x + x")
     (True, False, True, None)
@@ -99,22 +99,22 @@ def agree(gold: str, answer: str, asked: Asked = Asked()) -> bool | None:
     if not is_mathematical(gold) and words(wanted) == words(said) != "":
         return True
     for reading in (_option, _truth, _date, _time, _ratio, _range, _sequence, _quantity):
-        verdict = reading(wanted, said, asked)
+        verdict = reading(wanted, said, context)
         if verdict is not None:
             return verdict
     if is_mathematical(gold):
-        return asked.judge(gold, answer if "=" in gold else last_side(answer))
+        return context.same_formula(gold, answer if "=" in gold else last_side(answer))
     return names(wanted, said)
 
 
-def alike(a: str, b: str, judge: Judge = undecided) -> bool:
+def alike(a: str, b: str, same_formula: SameFormula = undecided) -> bool:
     """Whether two stated answers are the same, whichever of them is the plainer one.
 
     >>> alike("She sold 72 clips in total", "72"), alike("The total is 72 clips", "She sold 72 clips in total")
     (True, True)
     """
-    asked = Asked(judge=judge)
-    if agree(a, b, asked) or agree(b, a, asked):
+    context = Context(same_formula=same_formula)
+    if agree(a, b, context) or agree(b, a, context):
         return True
     if max(len(a), len(b)) > LONGEST or min(len(a.split()), len(b.split())) < FEWEST_WORDS:
         return False
@@ -127,7 +127,7 @@ def _final(gold: str) -> str:
     return stated_answer(gold) if "\\boxed" in gold else _GSM8K.split(gold)[-1]
 
 
-def _option(gold: str, answer: str, asked: Asked) -> bool | None:
+def _option(gold: str, answer: str, context: Context) -> bool | None:
     wanted = _OPTION.fullmatch(gold) or (_OPTION.fullmatch(gold + ")") if _OPTION.fullmatch(answer) else None)
     if not wanted:
         return None
@@ -143,7 +143,7 @@ def _option(gold: str, answer: str, asked: Asked) -> bool | None:
     return named == {right} and not _NOT.search(answer) and not _CHOICES.search(answer)
 
 
-def _truth(gold: str, answer: str, asked: Asked) -> bool | None:
+def _truth(gold: str, answer: str, context: Context) -> bool | None:
     wanted = _TRUTH.get(gold.strip(" .!").casefold())
     if wanted is None:
         return None
@@ -163,21 +163,21 @@ def _is_true(word: str) -> bool:
     return word.casefold() in ("yes", "true")
 
 
-def _date(gold: str, answer: str, asked: Asked) -> bool | None:
+def _date(gold: str, answer: str, context: Context) -> bool | None:
     if not is_date(gold):
         return None
     found = set(dates(claim(answer)))
     return len(found) == 1 and not denies(claim(answer)) and same_date(dates(gold)[0], found.pop())
 
 
-def _time(gold: str, answer: str, asked: Asked) -> bool | None:
+def _time(gold: str, answer: str, context: Context) -> bool | None:
     if not is_time(gold):
         return None
     found = times(claim(answer))
     return len(found) == 1 and not denies(claim(answer)) and bool(found[0] & times(gold)[0])
 
 
-def _ratio(gold: str, answer: str, asked: Asked) -> bool | None:
+def _ratio(gold: str, answer: str, context: Context) -> bool | None:
     """`3:4` is `3 to 4` and 3/4."""
     wanted = re.fullmatch(r"(\d+)\s?(:|to|/)\s?(\d+)", gold)
     if not wanted or (wanted[2] != ":" and not re.search(r"\d\s?:\s?\d", answer)):
@@ -186,7 +186,7 @@ def _ratio(gold: str, answer: str, asked: Asked) -> bool | None:
     return not denies(answer) and found == [(wanted[1], wanted[3])]
 
 
-def _range(gold: str, answer: str, asked: Asked) -> bool | None:
+def _range(gold: str, answer: str, context: Context) -> bool | None:
     wanted = stated_range(gold)
     if wanted is None or not gold[0].isdigit() or " and " in gold:
         return None
@@ -194,7 +194,7 @@ def _range(gold: str, answer: str, asked: Asked) -> bool | None:
     return found is not None and not denies(answer) and all(map(same, wanted, found))
 
 
-def _sequence(gold: str, answer: str, asked: Asked) -> bool | None:
+def _sequence(gold: str, answer: str, context: Context) -> bool | None:
     """Lists, tuples, sets and intervals, part by part; in any order where they are sets or the question says so."""
     wanted = parts_of(gold)
     if wanted is None:
@@ -208,23 +208,23 @@ def _sequence(gold: str, answer: str, asked: Asked) -> bool | None:
         return None if is_mathematical(answer) else False
     if not same_brackets(kind, found[0], len(parts)) or len(parts) != len(found[1]):
         return False
-    if kind == "{}" or " or " in gold or _ANY_ORDER.search(asked.question):
-        return _match(parts, found[1], asked)
+    if kind == "{}" or " or " in gold or _ANY_ORDER.search(context.question):
+        return _match(parts, found[1], context)
     verdict: bool | None = True
     for part, other in zip(parts, found[1], strict=True):
-        same_part = _same_part(part, other, asked)
+        same_part = _same_part(part, other, context)
         if not same_part:
             return same_part
     return verdict
 
 
-def _match(wanted: Sequence[str], found: Sequence[str], asked: Asked) -> bool | None:
+def _match(wanted: Sequence[str], found: Sequence[str], context: Context) -> bool | None:
     """Part by part in any order; the formulas that are left are compared as one set."""
     if len(wanted) > MOST_UNORDERED:
         return sorted(map(words, wanted)) == sorted(map(words, found))
     left, formulas = list(found), []
     for part in wanted:
-        hit = next((i for i, other in enumerate(left) if _same_part(part, other, Asked())), None)
+        hit = next((i for i, other in enumerate(left) if _same_part(part, other, Context())), None)
         if hit is None:
             formulas.append(part)
         else:
@@ -233,14 +233,14 @@ def _match(wanted: Sequence[str], found: Sequence[str], asked: Asked) -> bool | 
         return True
     if not all(map(is_mathematical, [*formulas, *left])):
         return False
-    return asked.judge(rf"\{{{', '.join(formulas)}\}}", rf"\{{{', '.join(left)}\}}")
+    return context.same_formula(rf"\{{{', '.join(formulas)}\}}", rf"\{{{', '.join(left)}\}}")
 
 
-def _same_part(gold: str, answer: str, asked: Asked) -> bool | None:
-    return agree(_VARIABLE.sub("", gold), _VARIABLE.sub("", answer), replace(asked, question=""))
+def _same_part(gold: str, answer: str, context: Context) -> bool | None:
+    return agree(_VARIABLE.sub("", gold), _VARIABLE.sub("", answer), replace(context, question=""))
 
 
-def _quantity(gold: str, answer: str, asked: Asked) -> bool | None:
+def _quantity(gold: str, answer: str, context: Context) -> bool | None:
     wanted = _gold_quantity(gold)
     if wanted is None:
         return None
@@ -250,12 +250,12 @@ def _quantity(gold: str, answer: str, asked: Asked) -> bool | None:
     found = stated_quantities(last_side(claim(answer)))
     if found is None or (not found and not quantities(answer) and is_mathematical(answer)):
         return None
-    right = any(same(wanted, one, asked.question) for one in found)
+    right = any(same(wanted, one, context.question) for one in found)
     return None if not right and _FACTORIAL.fullmatch(answer) else right
 
 
 def _gold_quantity(gold: str) -> Quantity | None:
-    """The one number that the gold answer is, with at most three words behind it."""
+    """The one number that the gold answer is, with at most three words after it."""
     text = in_digits(_VARIABLE.sub("", gold)).strip().rstrip(".")
     found = quantities(text)
     if len(found) != 1 or found[0].start or is_formula(text, found):

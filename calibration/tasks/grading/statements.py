@@ -103,16 +103,16 @@ def stated_quantities(phrase: str) -> list[Quantity] | None:
 
 
 def claim(phrase: str) -> str:
-    """The phrase without its reasons and without what it denies beside what it claims.
+    """The phrase without its reasons and without what it denies next to what it claims.
 
     >>> claim("5, not 6"), claim("not 5 but 6"), claim("B because it is")
     ('5', ' 6', 'B')
     """
     phrase = _CORRECTED.sub("", phrase)
     for aside in (_REASON, _CONTRAST):
-        cut = aside.search(phrase)
-        if cut and re.search(r"\w", phrase[: cut.start()]):
-            phrase = phrase[: cut.start()].rstrip(" (,;")
+        found = aside.search(phrase)
+        if found and re.search(r"\w", phrase[: found.start()]):
+            phrase = phrase[: found.start()].rstrip(" (,;")
     return phrase
 
 

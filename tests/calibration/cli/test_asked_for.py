@@ -26,7 +26,7 @@ from reasonctl.probes.files.probe_file import digest_of, load_probe, save_probe
 from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.bounds import upper_bound
 from support.ctl import ctl
-from support.report_files import HARM, Page, evaluation, judgement, probe_file, records_of
+from support.report_files import HARM, Page, evaluation, outcome_of, probe_file, records_of
 
 PROBE = BUNDLED_PROBE
 
@@ -118,7 +118,7 @@ def test_disagree_needs_no_answers(tmp_path, capfd):
 def test_of_a_pair_of_rules_the_bound_is_the_sum(capsys):
     pair, alone = replace(HARM, risk=0.05, give_up=0.05), HARM
     seen = evaluation(harm=20)  # 10 % of 200 runs: more than 0.05, and not more than 0.1
-    assert measured(seen, alone)["refuted"] and not measured(seen, pair)["refuted"]
+    assert measured(seen, alone).refuted and not measured(seen, pair).refuted
     assert "at most 10\u202f% together" in promise(pair) and "together" not in promise(alone)
     said = {"holds": True, "mode": "harm", "risk": 0.05, "confidence": 0.9, "why_not": [], "give_up": 0.02}
     show_comparison(Console(as_json=False), {**summary(PAIRS, "harm"), "guarantee": said})
@@ -129,7 +129,7 @@ def test_a_report_shows_the_pair(capfd):
     content = load_probe(PROBE)
     upper, pair = Promise("harm", 0.05, 0.9, "hidden"), Promise("harm", 0.05, 0.9, "hidden", give_up=0.1)
     rows = np.arange(content.table.runs)
-    alone, both = (_Subject(content, request, rows).judgement().out for request in (upper, pair))
+    alone, both = (_Subject(content, request, rows).outcome().out for request in (upper, pair))
     assert both.tokens.sum() < alone.tokens.sum() and both.exited.sum() > alone.exited.sum()
     assert "give up below a curve" in Page(render(content, pair, None, None)).text
 
@@ -166,9 +166,9 @@ def test_a_rule_that_never_exits_tries_nothing_and_costs_nothing(capfd):
     assert (never["exits"], never["exit_rate"], never["saved"]) == ("never", 0.0, 0.0)
     content = load_probe(PROBE)
     subject = _Subject(content, Promise("harm", 0.001, 0.9, "trial"), np.arange(content.table.runs))
-    assert subject.judgement().saved_share == 0.0
-    trial = next(row for row in subject.levels() if row["signal"] == "trial")
-    assert trial["cells"][0]["risk"] == 0.001 and trial["cells"][0]["saved"] == 0.0
+    assert subject.outcome().saved_share == 0.0
+    trial = next(row for row in subject.levels() if row.signal == "trial")
+    assert trial.cells[0].risk == 0.001 and trial.cells[0].saved == 0.0
 
 
 # report --eval
@@ -229,11 +229,11 @@ def test_a_page_takes_no_files_place(tmp_path, capfd):
 
 def test_a_threshold_below_every_score_is_a_valid_one(capsys):
     rows = [([0.9, 0.8], [True, True], True)]
-    at_once = judgement(rows, -math.inf)
+    at_once = outcome_of(rows, -math.inf)
     assert at_once.out.cue.tolist() == [0]
     file = probe_file()
     shown = example(at_once, file, Example("A typical exit", "", False, 0, 0), None)
-    assert shown["level"] is None and shown["exit_at"] == 0
+    assert shown.level is None and shown.exit_at == 0
     page = render(file, Promise("disagree", 0.99, None, "hidden"), records_of(file), None)
     assert "inf" not in page.replace("information", "").lower().split("<style>")[-1].split("</style>")[-1]
     Console(as_json=True).result({"threshold": -math.inf, "more": [math.inf, {"x": math.nan}], "fine": 1.5})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from reasonctl.backends.load import load_model
 from reasonctl.calibration.cli.bench import questions
 from reasonctl.calibration.evaluation.speed import CONTEXTS, ROUNDS, cost_curve, interleaved
-from reasonctl.calibration.tasks.draft_prompts import KINDS
+from reasonctl.calibration.tasks.draft_prompts import DRAFT_PROMPTS
 from reasonctl.controller import Call, Controller, Greedy, Hierarchy, Keys, ModelDrafter, TriForce
 from reasonctl.controller.drafting.planning.cost import CostCurve
 from reasonctl.controller.drafting.planning.cost_cache import cost_path, load_curve
@@ -36,8 +36,8 @@ def test_forgetting_reaches_the_inner_drafter():
 
 
 def test_all_kinds_are_asked_in_a_few_rounds():
-    first = questions("some model")[: len(KINDS)]
-    assert all(any(question in group for question in first) for group in KINDS.values())
+    first = questions("some model")[: len(DRAFT_PROMPTS)]
+    assert all(any(question in group for question in first) for group in DRAFT_PROMPTS.values())
     assert len(set(questions("some model"))) > ROUNDS and len(set(questions("tiny"))) == ROUNDS
 
 

@@ -1,4 +1,4 @@
-"""An exit rule and the cheap rules on the runs of an evaluation, under the same promise."""
+"""An exit rule and the baseline rules on the runs of an evaluation, under the same promise."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .baselines import Extra, Point, Result, budget_of_cost, compare, evaluate, 
 
 
 @dataclass(frozen=True)
-class CheapRules:
-    """What the rule and the cheap rules do on the same runs."""
+class BaselineComparison:
+    """What the rule and the baseline rules do on the same runs."""
 
     results: list[Result]
     """The rule first; then cue index, the regressions, the budget of equal cost, and the oracle."""
@@ -51,10 +51,10 @@ class CheapRules:
         }
 
 
-def compare_cheap_rules(
+def compare_with_baselines(
     rule: ProbeExit, collected: list[RunRecord] | None, records: list[RunRecord]
-) -> CheapRules | None:
-    """Replay the rule on full runs, and judge the cheap rules on the same runs.
+) -> BaselineComparison | None:
+    """Replay the rule on full runs, and apply the baseline rules to the same runs.
 
     Args:
         rule: The exit rule that was evaluated.
@@ -71,7 +71,7 @@ def compare_cheap_rules(
     plain = make_table(runs, scores_of(content.probe, runs), content.card.cues)
     own = _replayed(rule, runs, plain)
     fitting, extra = (None, None) if collected is None else _fitting(rule, collected, runs)
-    cheap = compare(
+    baselines = compare(
         fitting,
         content.signal_table("hidden", promise.domain).table,
         plain,
@@ -81,8 +81,8 @@ def compare_cheap_rules(
     )[1:]
     budget = budget_of_cost(plain, float(own.tokens.mean()), promise.mode)
     curve, full = fixed_curve(plain, promise.mode), float(np.mean(plain.full_tokens))
-    results = [own, *cheap[:-1], budget, cheap[-1]]
-    return CheapRules(results, plain.graded, fixed_at(curve, own.failed) / full, curve, full)
+    results = [own, *baselines[:-1], budget, baselines[-1]]
+    return BaselineComparison(results, plain.graded, fixed_at(curve, own.failed) / full, curve, full)
 
 
 def _fitting(rule: ProbeExit, collected: Sequence[RunRecord], runs: RunArrays) -> tuple[Table, Extra]:

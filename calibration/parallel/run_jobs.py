@@ -33,7 +33,7 @@ def run_jobs(
         jobs: The arguments of each call.
         workers: A number of processes (one is this process, which keeps its models loaded), or a dask cluster: the
             address of its scheduler, or local:N for N workers here that speak to each other as machines do.
-        warn: Told when a worker died and its jobs are done again.
+        warn: Called with a message when a worker died and its jobs are done again.
     """
     if isinstance(workers, str):
         from .dask import over_machines  # needs the extra
