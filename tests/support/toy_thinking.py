@@ -68,7 +68,7 @@ def run(*, seed=0, prompt=PROMPT, most=60, eos=(EOS,), engine=ENGINE, tokenizer=
 
 def _next(prompt, tokens, seed):
     before = [*prompt, *tokens]
-    weights = np.exp(np.log(ENGINE.law(before)))
+    weights = np.exp(np.log(ENGINE.probs(before)))
     return draw(weights / weights.max(), Keys(seed=seed).uniform(len(before), SAMPLE))
 
 
