@@ -153,7 +153,7 @@ class LlamaAttachment(Attachment):
         if not arguments["reset"]:
             prompt = self.model._input_ids.tolist() + prompt
         call = self._call(prompt, arguments, completion.max_tokens)
-        return self._run(controller, call, arguments, Trace(asked=overrides))
+        return self._run(controller, call, arguments, Trace(overrides=overrides))
 
     def _call(self, prompt: list[int], arguments: dict[str, Any], max_tokens: int | None) -> Call:
         """One call of `generate` for the loop. Raises ControllerError for a prompt that fills the context."""

@@ -31,7 +31,7 @@ class Decision:
     score: float
     threshold: float
     gave_up: bool = False
-    """Thinking ended because the run looked hopeless."""
+    """Thinking ended because the run seemed hopeless."""
 
     @property
     def at(self) -> str:
@@ -50,7 +50,7 @@ class Trace:
     tokens: what the run generated, forced tokens included, the end-of-sequence token too.
     cost: tokens generated or fed for the run's sake beyond the prompt: tokens of `tokens`, cues and closing
         markers taken back, trial answers. Rejected draft rows are not in it; they are in `drafted`.
-    asked: what the call itself asked for, e.g. {"risk": 0.02}; the controller's settings hold for the rest.
+    overrides: what the call itself asked for, e.g. {"risk": 0.02}; the controller's settings hold for the rest.
     """
 
     prompt_tokens: int = 0
@@ -68,14 +68,14 @@ class Trace:
     """The exit rule decided and didn't act."""
     rule: str = ""
     """What the exit rule says about itself: its promise, or why it never exits."""
-    asked: dict[str, float] = field(default_factory=dict)
+    overrides: dict[str, float] = field(default_factory=dict)
     budget: int | None = None
     """Most thinking tokens."""
     decisions: list[Decision] = field(default_factory=list)
     closed_by: Closer | None = None
     """Who ended thinking; None: it didn't end, or never began."""
     thinking: tuple[int, int] | None = None
-    """First thinking token in `tokens`, and the one behind the last; None: thinking never began."""
+    """First thinking token in `tokens`, and the one after the last; None: thinking never began."""
     forced: tuple[int, int] | None = None
     """Start and length of the forced tokens in `tokens` that closed thinking: an exit's, or a budget's."""
     reopened: list[int] = field(default_factory=list)
@@ -140,17 +140,17 @@ class Trace:
         if self.would_exit and self.shadow:
             did = "given up" if self.would_exit.gave_up else "exited"
             return f"shadow: would have {did} {self.would_exit.at}; {self.would_save} thinking tokens came after it"
-        kept = "shadow: no exit" if self.shadow else "no exit"
+        outcome = "shadow: no exit" if self.shadow else "no exit"
         if self.note:
-            return f"{kept}: {self.note}"
+            return f"{outcome}: {self.note}"
         if self.would_exit:
-            return f"{kept}: min_thinking forbade the one {self.would_exit.at}"
+            return f"{outcome}: min_thinking forbade the one {self.would_exit.at}"
         if not self.decisions:
-            return f"{kept}: no cue was met while thinking"
+            return f"{outcome}: no cue was met while thinking"
         cues, best = len(self.decisions), max(self.decisions, key=lambda decision: decision.score)
         if best.threshold == float("inf"):
-            return f"{kept}: {self._never()}; {cues} cues met"
-        return f"{kept}: {cues} cues, highest score {best.score:.3f} <= {best.threshold:.3f}"
+            return f"{outcome}: {self._never()}; {cues} cues met"
+        return f"{outcome}: {cues} cues, highest score {best.score:.3f} <= {best.threshold:.3f}"
 
     def charge(self, trial: Trace, forced: int) -> None:
         """Count a trial answer, and the `forced` tokens in front of it, as this run's cost."""
