@@ -59,7 +59,8 @@ class ProbeExit(ExitRule):
             table: The calibration runs that the threshold comes from. None: all of the signal's.
         """
         card = content.card
-        self.content, self.card = content, card
+        self.content = content
+        self.card = card
         self.promise = promise
         self.threshold = threshold
         self.lower = lower
@@ -80,13 +81,14 @@ class ProbeExit(ExitRule):
 
     def at(self, *, risk: float | None = None, confidence: float | None | Literal["same"] = "same") -> ProbeExit:
         """The same rule at another risk or confidence; nothing is fitted again. Raises as `load_exit` does."""
-        asked = self.promise
+        promise = self.promise
         if risk is not None:
-            asked = replace(asked, risk=risk)
+            promise = replace(promise, risk=risk)
         if confidence != "same":
-            asked = replace(asked, confidence=confidence)
-        made = make_exit(self.content, asked)
-        made._warnings, made.monitor = self._warnings, self.monitor
+            promise = replace(promise, confidence=confidence)
+        made = make_exit(self.content, promise)
+        made._warnings = self._warnings
+        made.monitor = self.monitor
         return made
 
     @property
@@ -206,7 +208,7 @@ def load_exit(
         mode: Which failure the risk bounds.
         signal: What is compared with the threshold.
         domain: Promise for problems of this domain only, from its own runs.
-        give_up: Also leave runs that look hopeless, at this risk of its own. None: never.
+        give_up: Also leave runs that score too low for their length, at this risk. None: never.
 
     Raises:
         ControllerError: The promise can't be asked for, or the file isn't whole.

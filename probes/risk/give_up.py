@@ -1,4 +1,4 @@
-"""The lower exit: giving up on runs that look hopeless for how long they have been thinking. Off by default.
+"""The lower exit: giving up on runs whose score is too low for their length. Off by default.
 
 Owns the rising curve (Conformal Thinking, arXiv 2602.03814) and a promise of its own: P(the full run is right and this
 rule alone would have given up at some cue) <= risk. That loss doesn't depend on the upper threshold, so that the same

@@ -35,7 +35,7 @@ MEANS = {
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Candidate thresholds, fixed by the fitting split before any calibration run is looked at."""
+    """Candidate thresholds, fixed by the fitting split before any calibration run is read."""
 
     thresholds: Floats64
     """Shape (size,), strictly falling: the strictest first."""
