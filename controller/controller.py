@@ -120,7 +120,7 @@ class Controller:
         return self.limits.any or (self.exit is not None and (self.exit.trials or not self.shadow))
 
     def knowing(self, thinking: Thinking | None) -> Controller:
-        """The same controller with what the model's template says about thinking, where it is not told otherwise.
+        """The same controller with what the model's template says about thinking, unless `thinking` is set.
 
         An exit rule keeps its suffix; who opens the span is the template's to say, if both have the same markers.
         """

@@ -44,7 +44,7 @@ class Edit:
 
 
 class ThinkingControl:
-    """Follows a run's thinking span and says what is to be changed behind each token."""
+    """Follows a run's thinking span and says what is to be changed after each token."""
 
     def __init__(
         self, settings: RunSettings, text: Transcript, span: Span, closer: Closer | None, try_exit: TryExit
@@ -64,7 +64,8 @@ class ThinkingControl:
         """Blocks whose output the rule reads at a cue."""
         self._budget = settings.limits.budget
         self._continued = 0
-        self._asked = 0
+        self._cues = 0
+        """Cues at which the rule was asked."""
         self._no_room = False
         self._memory: list[Any] = []
         self._warned = False
@@ -72,7 +73,7 @@ class ThinkingControl:
         self._rolls_back = text.session.can.rollback
 
     def after(self, token: int, step: Step, node: int) -> Generator[Decode, Step, Edit | None]:
-        """What is to be done behind the text's last token, which was drawn from the row of `node`.
+        """What is to be done after the text's last token, which was drawn from the row of `node`.
 
         At most one edit: an exit before the model's own close, that before the budget. `finish` says whether the run
         is over.
@@ -143,7 +144,7 @@ class ThinkingControl:
     def _ask(self, rule: ExitRule, cue: Cue, step: Step, node: int) -> Generator[Decode, Step, Edit | None]:
         """Ask the rule about a cue; the exit, if it is to be made."""
         settings, text = self.settings, self.text
-        if self._asked >= rule.max_cues:
+        if self._cues >= rule.max_cues:
             self.span.stop_cues()
             self._retire()
             return None
@@ -151,7 +152,7 @@ class ThinkingControl:
         self._no_room = found is None
         if found is None:
             return None
-        self._asked += 1
+        self._cues += 1
         hidden = {layer: step.hidden(node, layer).copy() for layer in self.layers}
         if rule.trials:
             # A fork must not see rows that are not committed.
@@ -194,7 +195,7 @@ class ThinkingControl:
             )
             return None
         first, *others = fitting
-        return Exit(replace(first.cue, index=self._asked, also=tuple(one.cue for one in others)), first.forced)
+        return Exit(replace(first.cue, index=self._cues, also=tuple(one.cue for one in others)), first.forced)
 
     def _exit_at(self, rule: ExitRule, cue: Cue) -> Exit:
         return Exit(cue, self.settings.tokenizer.encode(cue.before + rule.suffix))
@@ -205,7 +206,7 @@ class ThinkingControl:
         if settings.thinking is not None and mark is not None and self.closer in ("exit", "budget"):
             if settings.thinking.ends_messages:
                 return None
-            again = settings.tokenizer.encode(mark.before + settings.thinking.behind)
+            again = settings.tokenizer.encode(mark.before + settings.thinking.after_close)
             return Edit(mark.first, again) if self._rolls_back else None
         ended = token in settings.eos and self.span.phase == "think"
         if mark is None and ended and settings.limits.reopens:
@@ -221,9 +222,9 @@ class ThinkingControl:
         """The tokens that continue thinking at `mark`; None if it ends there."""
         settings, limits, thought = self.settings, self.settings.limits, self._thought(mark.first)
         early = thought < limits.min_thinking
-        # An exit rule's probe is asked at the continue text's cue; where it can't be asked any more, the close stands.
-        asked = settings.rule is None or settings.shadow or (self.rule is not None and not self._no_room)
-        again = asked and self._continued < limits.continue_times
+        # With an exit rule the continue text ends in a cue, where the probe decides. Without room, thinking ends.
+        decides = settings.rule is None or settings.shadow or (self.rule is not None and not self._no_room)
+        again = decides and self._continued < limits.continue_times
         if mark.first < self.text.start or not (early or again):
             return None
         gap = "" if mark.spaced or limits.continue_text[:1].isspace() else " "

@@ -58,7 +58,7 @@ class Context:
     def matches(self, tokens: Sequence[int]) -> list[Match]:
         """Earlier occurrences of the text's end, longest match first; KEPT at most.
 
-        They are looked for by the longest n-gram of the index first, and newest first.
+        They are searched for by the longest n-gram of the index first, and newest first.
         """
         self._index(tokens)
         found: dict[int, int] = {}

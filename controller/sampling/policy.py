@@ -21,7 +21,7 @@ from .stage import Stage
 
 
 class Policy(ABC):
-    """How tokens are chosen, with explicit state: a rejected draft or a retracted cue leaves nothing behind in it.
+    """How tokens are chosen, with explicit state: a rejected draft or a retracted cue leaves no trace in it.
 
     A policy of your own needs `start` and `step`. Everything else has a default that fits a policy which reads the
     row's logits and nothing more.

@@ -16,7 +16,7 @@ from .finding import Finding
 from .markers import Markers, Opens, Thinking
 from .rendering import render
 from .template_text import known_family, named_markers, written_suffix
-from .turns import Shown, behind_question, empty_suffix, opened_by_prompt, read_turns, requests, shown
+from .turns import Shown, after_question, empty_suffix, opened_by_prompt, read_turns, requests, shown
 
 ANSWER_CUE = "\n\nThe final answer is"
 """Suffix for models without markers."""
@@ -51,7 +51,7 @@ class Format:
     opens: Opens
     """Who opens the span where thinking is switched on."""
     generation_prompt: str
-    """What the template writes behind a question where thinking is switched on; empty if it can't be rendered."""
+    """What the template writes after a question where thinking is switched on; empty if it can't be rendered."""
     source: Source
     """How markers were found."""
     ends_messages: bool = False
@@ -178,4 +178,4 @@ def _usual_suffix(markers: Markers) -> str:
 
 
 def _generation_prompt(settings: list[Shown]) -> str:
-    return next((behind_question(setting.prompt) for setting in settings if setting.prompt is not None), "")
+    return next((after_question(setting.prompt) for setting in settings if setting.prompt is not None), "")

@@ -19,17 +19,17 @@ _EVERY = re.compile(r"every\s*(?:\(|$)")
 """What is meant as `every(k)`, well written or not."""
 
 TAIL = 96
-"""Characters kept behind the end of the text; longer than any marker or cue."""
+"""Characters kept before the end of the text; longer than any marker or cue."""
 
 
 class Cues:
     """Where an exit may happen: words (case-insensitive, word-bounded), `paragraph`, `sentence`, `every(k)` tokens.
 
     A word that ends in a doubled letter matches longer runs of it too ("hmm" finds "Hmmm").
-    LYNX (arXiv 2512.05325) matches substrings; "await" and "Waiting" are not cues here. `every(k)` stands behind every
+    LYNX (arXiv 2512.05325) matches substrings; "await" and "Waiting" are not cues here. `every(k)` stands after every
     k-th thinking token; it has no text of its own, and a cue that has one goes first where both meet.
 
-    Each kind is looked for by itself, so that what a set of cues finds is what any larger set finds under its names.
+    Each kind is searched for by itself. So a larger set of cues finds the same places under the same names.
 
     >>> Cues(["wait", "hmm"]).pattern.findall("await. Wait, Hmmm")
     ['Wait', 'Hmmm']

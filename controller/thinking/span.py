@@ -17,14 +17,14 @@ from .markers import Markers, Opens, Phase
 
 @dataclass(frozen=True)
 class MarkerPosition:
-    """Where a closing marker, whole or half-written, begins: in token `first`, behind the text `before`.
-
-    spaced: what stands in front of it ends in a space, or is nothing.
-    """
+    """Where a closing marker, whole or half-written, begins."""
 
     first: int
+    """Absolute index of the token in which it begins."""
     before: str
+    """Text of that token before the marker."""
     spaced: bool
+    """The text before the marker is empty or ends in white space."""
 
 
 class Span:
@@ -58,7 +58,7 @@ class Span:
         self._owed = False
         """every(k) fell due inside a character or a marker."""
         self._due = False
-        """every(k) stands behind the last token."""
+        """every(k) stands after the last token."""
         self._forced = False
         """The controller has closed the span."""
         self._scanned = [0] * (len(cues.kinds) if cues else 0)
@@ -123,7 +123,7 @@ class Span:
         """A closing marker that is half-written at the end of the text, be it by some bytes of one character."""
         if self._markers is None or self.phase == "before":
             return None
-        written = self._text.total - self._text.behind(self._text.start - 1)
+        written = self._text.total - self._text.end_of(self._text.start - 1)
         tail = self._text.tail[max(0, len(self._text.tail) - written) :].encode() + self._text.begun
         close = self._markers.close.encode()
         for length in range(min(len(close) - 1, len(tail)), 0, -1):
@@ -135,7 +135,7 @@ class Span:
     def end(self) -> MarkerPosition:
         """The last token, as the place where thinking ends: an end-of-sequence."""
         last = self._text.next - 1
-        char = self._text.behind(last - 1) - self._text.offset
+        char = self._text.end_of(last - 1) - self._text.offset
         return MarkerPosition(last, "", char <= 0 or self._text.tail[char - 1].isspace())
 
     @property
@@ -199,7 +199,7 @@ class Span:
         return MarkerPosition(first, text.between(first, char), spaced)
 
     def _count(self, cues: Cues) -> None:
-        """every(k) falls due behind each k-th thinking token, or behind the character or marker that it would split."""
+        """every(k) falls due after each k-th thinking token, or after the character or marker that it would split."""
         if not cues.every or self.phase != "think" or self.opened is None:
             return
         thought = self._text.next - self.opened
@@ -230,7 +230,7 @@ class Span:
                 elif found.cue.last == last - 1:
                     ready.append(found)
         if self._due:
-            # No text of its own: behind all that have one.
+            # It has no text of its own, so it comes after all cues that have one.
             ready.append(Found(text.total, len(cues.kinds), Cue((cues.spaced,), 0, last, last - 1, "")))
             self._due = False
 

@@ -255,7 +255,7 @@ def _quantity(gold: str, answer: str, asked: Asked) -> bool | None:
 
 
 def _gold_quantity(gold: str) -> Quantity | None:
-    """The one number that the gold answer is, with at most three words behind it."""
+    """The one number that the gold answer is, with at most three words after it."""
     text = in_digits(_VARIABLE.sub("", gold)).strip().rstrip(".")
     found = quantities(text)
     if len(found) != 1 or found[0].start or is_formula(text, found):

@@ -16,8 +16,8 @@ MARGIN = 1.03
 CAUTION = 0.1
 """What a draft must promise beyond MARGIN for each plain step that its rows cost.
 
-The candidates that look best are often those whose chance is estimated too high. Where rows are dear, a wrong one costs
-many steps.
+The best candidates are often those whose chance is estimated too high. A wrong one costs many steps where rows are
+expensive.
 """
 ENDOWMENT = 1.0
 """Plain steps that a run may lose by drafting before it has gained any."""
