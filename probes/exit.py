@@ -267,10 +267,15 @@ class NeverExit(ExitRule):
     """Meets the cues and never exits: the full run, with its cues in the trace."""
 
     cues: Cues
+    """What counts as a cue."""
     suffix: str
+    """The text that would close thinking."""
     markers: Markers | None = None
+    """The texts that open and close thinking. None: the whole completion is the span."""
     max_cues: int = 1_000_000
+    """Most cues of a run that are recorded."""
     trials: bool = False
+    """It never tries an answer."""
 
     def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
         return _decision(at, 0.0, 1.0)
@@ -279,9 +284,10 @@ class NeverExit(ExitRule):
 
 @dataclass(frozen=True, kw_only=True)
 class FixedExit(NeverExit):
-    """Exits at cue `index` (0-based) of every run that has so many."""
+    """Exits at the same cue of every run that has so many."""
 
     index: int
+    """Number of the cue, from 0."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.max_cues:

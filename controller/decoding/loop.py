@@ -42,7 +42,9 @@ class Next(NamedTuple):
     """The token after a node, and the drafted node that holds it."""
 
     token: int
+    """Its id; it is in the transcript already."""
     child: int | None
+    """None where the draft doesn't hold the token."""
 
 
 class Loop:

@@ -101,8 +101,11 @@ class _Block:
     """Neighbouring values that share one value."""
 
     value: float
+    """Their weighted mean."""
     weight: float
+    """The sum of their weights."""
     count: int
+    """How many there are."""
 
 
 def monotone(values: Sequence[float], weights: Sequence[float]) -> list[float]:

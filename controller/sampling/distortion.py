@@ -90,8 +90,9 @@ class _WeighedRow(NamedTuple):
     """What all stages of a chain leave of a row, and the ln Z that they add up to."""
 
     held: Sequence[Any]
-    """The stages' states half-way."""
+    """Each stage's state before its `accept`."""
     candidates: Candidates
+    """What the stages leave."""
     log_z: float
     """ln Z of the row."""
 

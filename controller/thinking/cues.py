@@ -102,18 +102,20 @@ def _every(name: str) -> int:
 
 @dataclass(frozen=True)
 class Cue:
-    """A cue in a run: tokens first..last hold it (absolute indices); `before` = text ahead of it in `first`.
-
-    `every(k)` holds no token: first = last + 1. names: the declared cues that begin there and end in `last`. also:
-    those that end in `last` too and begin further on, in their order; only a set without these `names` acts on them.
-    """
+    """A cue in a run. Its text stands in the tokens `first` to `last`; `every(k)` has no text: first = last + 1."""
 
     names: tuple[str, ...]
+    """The declared cues that begin here and end in token `last`."""
     index: int
+    """Number of the cue in its run, from 0."""
     first: int
+    """Absolute index of the token in which its text begins."""
     last: int
+    """Absolute index of the token in which its text ends."""
     before: str
+    """Text of token `first` before the cue."""
     also: tuple[Cue, ...] = ()
+    """Cues that end in token `last` too and begin later, in order. A set of cues without `names` acts on them."""
 
     @property
     def name(self) -> str:
@@ -122,11 +124,14 @@ class Cue:
 
 
 class Found(NamedTuple):
-    """A cue, the character that it starts at, and its kind: cues of one row go in this order."""
+    """A cue and its place among the cues of one row: they are sorted by `start`, then by `kind`."""
 
     start: int
+    """Number of its first character in the text."""
     kind: int
+    """Which of `Cues.kinds` found it; every(k) comes last."""
     cue: Cue
+    """The cue itself."""
 
 
 def first_of(row: list[Found]) -> Cue | None:

@@ -33,6 +33,7 @@ class Family:
     signs: tuple[str, ...]
     """Texts that its templates contain, all of them."""
     finding: Finding
+    """How these models think."""
 
 
 def _family(name: str, signs: tuple[str, ...], pair: tuple[str, str], suffix: str, opens: Opens = "model") -> Family:

@@ -65,6 +65,7 @@ class TrialConfidence(Signal):
 
     trials = True
     kind: Literal["mean", "geometric", "least"] = "mean"
+    """How the tokens' probabilities become one number."""
 
     def score(self, observations: Sequence[Observation]) -> float:
         return confidence(observations[-1].logprobs, self.kind)

@@ -94,9 +94,7 @@ ONLY_IN = {
 }
 """The rooms that may import a library; one that isn't named here may be imported anywhere."""
 
-FOREIGN: dict[str, str] = {
-    "controller/thinking/limits.py: getattr(self, name)": "the fields of a dataclass, one after the other",
-}
+FOREIGN: dict[str, str] = {}
 """getattr, hasattr and callable in controller/, and why each is right."""
 
 MOST_LINES = 400

@@ -30,6 +30,7 @@ class ExpectedStep:
     """A draft and what was expected of the step that verifies it."""
 
     draft: Draft
+    """What is verified."""
     emitted: float
     """Tokens that the step emits."""
     values: Sequence[float] | None = None

@@ -25,7 +25,9 @@ class _Outcomes:
     """What was seen of one kind, with exponential forgetting."""
 
     successes: float
+    """Successes, each worth less with every later outcome."""
     count: float
+    """Outcomes, discounted alike."""
     prior_weight: float
     """Outcomes that the prior is worth now."""
 
@@ -51,6 +53,7 @@ class AcceptanceRates:
     and the prior holds it down. Let it fade where there are few kinds that are seen all the time.
     """
     _seen: dict[str, _Outcomes] = field(default_factory=dict)
+    """Outcomes by kind."""
 
     def note(self, kind: str, hit: bool) -> None:
         """Count one outcome."""
