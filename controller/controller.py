@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .core.decode import Clock, Session
+from .core.decode import Session
 from .core.errors import ControllerError
 from .core.randomness import Keys
 from .core.tokenizer import Tokenizer
@@ -15,7 +15,7 @@ from .decoding.drivers import drive
 from .decoding.loop import decode_loop
 from .decoding.run import Decoding, RunSettings
 from .decoding.transcript import Start
-from .drafting.drafter import Drafter, Drafting, Target
+from .drafting.drafter import Drafter, Target
 from .sampling.policy import Policy, require_policy
 from .sampling.row import RunContext
 from .thinking.exit_rule import ExitRule
@@ -199,12 +199,8 @@ class Controller:
         policy.check_run(context)
         self._describe(policy, call, trace)
         span = self._span(tokenizer, prompt)
-        clock: Clock | None = None
-        drafter: Drafting | None = None
-        if self.drafter is not None:
-            target = Target(session, tokenizer, call.keys, policy, trace.warnings, context, lambda: span.phase)
-            drafter = self.drafter.start(target)
-            clock = target.clock
+        target = Target(session, tokenizer, call.keys, policy, trace.warnings, context, lambda: span.phase)
+        drafter = None if self.drafter is None else self.drafter.start(target)
         settings = RunSettings(
             policy=policy,
             tokenizer=tokenizer,
@@ -213,7 +209,7 @@ class Controller:
             eos=call.eos,
             trace=trace,
             drafter=drafter,
-            clock=clock,
+            clock=None if drafter is None else target.clock,
             rule=self.exit,
             stop=call.stop,
             thinking=self.closing,
