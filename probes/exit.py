@@ -1,6 +1,7 @@
 """Exit rules: the calibrated probe, and the fixed rules that it is compared with.
 
-Owns the decision at a cue and what its guarantee covers. The statistics are in risk/, the checks of a file in files/.
+This file decides at a cue, and says what the guarantee covers. The statistics are in risk/, the checks of a file in
+files/.
 """
 
 from __future__ import annotations
@@ -124,10 +125,11 @@ class ProbeExit(ExitRule):
     def finish(self, trace: Trace) -> None:
         """Let the drift monitor take in a finished run, and write what the monitor knows into its trace.
 
-        Three kinds of runs are no news: those of a rule that has switched its trials off, as it scores nothing; further
-        samples of one prompt; and runs that were left before their first cue.
+        Three kinds of runs are left out. A rule that has switched its trials off scores nothing. Further samples of one
+        prompt depend on the first. A run that was left before its first cue shows no score.
         """
-        monitor, left = self.monitor, trace.finish_reason is None and trace.closed_by is None
+        monitor = self.monitor
+        left = trace.finish_reason is None and trace.closed_by is None
         if monitor is None or (self.signal.trials and not self.trials):
             return
         if not trace.repeat and (trace.decisions or not left):

@@ -47,7 +47,7 @@ class TextDecoder:
         return self._decoder.getstate()[0]
 
     def finish(self) -> str:
-        """What a text that ends here leaves of a character that is not whole: U+FFFD, or nothing."""
+        """End the text here: U+FFFD for a character that isn't whole, else an empty text."""
         return self._decoder.decode(b"", final=True)
 
 

@@ -1,7 +1,8 @@
-"""What a chat template tells about thinking: the markers, what closes it, and who opens it.
+"""What a chat template says about thinking: the markers, what closes it, and who opens it.
 
-A template is a program, so it is run: a turn with a marked reasoning and a marked answer is rendered, and the answer
-read off. What no rendering shows is read from the template's text; the user's own words go above both.
+A template is a program, so it is run. A turn with a marked reasoning and a marked answer is rendered, and the text
+around the marks is read off. What no rendering shows is read from the template's text. What the user sets wins over
+both.
 """
 
 from __future__ import annotations
@@ -125,8 +126,8 @@ def with_markers(found: Format, template: str | None, opening: str | None, closi
     markers = Markers(opening or (old.open if old else ""), closing or (old.close if old else ""))
     if markers == old:
         return found
-    kept = found.suffix if old is not None and markers.close == old.close else None
-    suffix = kept or written_suffix(template or "", markers) or _usual_suffix(markers)
+    same = found.suffix if old is not None and markers.close == old.close else None
+    suffix = same or written_suffix(template or "", markers) or _usual_suffix(markers)
     ends = found.generation_prompt.rstrip().endswith(markers.open.rstrip())
     return replace(found, markers=markers, suffix=suffix, opens="prompt" if ends else "model", source="user")
 

@@ -1,6 +1,6 @@
 """The probe: a fitted scikit-learn pipeline as plain arrays, evaluated in numpy.
 
-Owns the score of one hidden state and which layers it is made of; calibration/fitting/probe.py does the fitting.
+It scores one hidden state, made of some layers. calibration/fitting/probe.py fits it.
 """
 
 from __future__ import annotations

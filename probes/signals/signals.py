@@ -1,7 +1,7 @@
 """Signals: from the observations at a run's cues to one number that says how safe an exit is.
 
-Owns the formulas. Every signal is a pure function of the run's observations so far, so that a recorded run is scored by
-the very rule that is deployed. Thresholds and promises work alike for all signals (risk/threshold.py).
+Every signal is a pure function of the run's observations so far. So a recorded run is scored by the very rule that is
+deployed. Thresholds and promises work alike for all signals (risk/threshold.py).
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ class AcceptanceRates:
     fades: bool = False
     """Whether the prior is forgotten too.
 
-    Let it stay where there are many kinds that are seen now and then: the most promising of them is often a lucky one,
-    and the prior holds it down. Let it fade where there are few kinds that are seen all the time.
+    A prior that stays suits many kinds, each seen rarely: the best of them is often a lucky one, and the prior holds it
+    down. A prior that fades suits few kinds that are seen often.
     """
     _seen: dict[str, _Outcomes] = field(default_factory=dict)
     """Outcomes by kind."""

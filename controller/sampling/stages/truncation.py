@@ -234,10 +234,10 @@ class XTC(Truncation):
         if len(above) < 2:
             return candidates
         least = above[np.argsort(-weights[above], kind="stable")[-1]]
-        kept = weights > 0.0
-        kept[above] = False
-        kept[least] = True
-        return candidates.keep(np.flatnonzero(kept))
+        stays = weights > 0.0
+        stays[above] = False
+        stays[least] = True
+        return candidates.keep(np.flatnonzero(stays))
 
 
 def _reach(weights: np.ndarray, wanted: float) -> int:
