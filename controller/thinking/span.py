@@ -184,7 +184,7 @@ class Span:
         self._at_once = markers.open.startswith(written.strip())
 
     def _follow_close(self, markers: Markers, fresh: int) -> int:
-        """Note a closing marker that ends in the last token; returns its first character's number, or the next one's."""
+        """Note a closing marker that ends in the last token; returns the number of its first character or the next."""
         text = self._text
         where = text.tail.find(markers.close, max(0, len(text.tail) - fresh - len(markers.close) + 1))
         if where < 0:
