@@ -8,7 +8,7 @@ from reasonctl.controller import ControllerError
 
 
 def require(extra: str, *libraries: str) -> None:
-    """Look for libraries without importing them.
+    """Find libraries without importing them.
 
     Args:
         extra: the extra of this project that brings them.

@@ -47,16 +47,16 @@ class ToyEngine(Engine):
         self.order = order
         rng = np.random.default_rng(seed)
         self.table = rng.dirichlet([concentration] * vocabulary, size=vocabulary**order)
-        """Shape (vocabulary**order, vocabulary): the law of the next token after each context."""
+        """Shape (vocabulary**order, vocabulary): the probabilities of the next token after each context."""
         self.forwards = 0
 
-    def law(self, tokens: Sequence[int]) -> Floats:
+    def probs(self, tokens: Sequence[int]) -> Floats:
         """Shape (vocabulary,): the exact probabilities of the token after `tokens`."""
         row = 0
         for token in [0] * self.order + list(tokens[-self.order :]):
             row = (row * self.vocabulary + token) % len(self.table)
-        law: Floats = self.table[row]
-        return law
+        probs: Floats = self.table[row]
+        return probs
 
     def session(self) -> ToySession:
         """An empty sequence."""
@@ -88,7 +88,7 @@ class ToyStep(Step):
         return self.committed + tuple(self.draft.tokens[i] for i in self.draft.path(node))
 
     def logits(self, node: int) -> Floats:
-        return np.asarray(np.log(self.engine.law(self._tokens(node))))
+        return np.asarray(np.log(self.engine.probs(self._tokens(node))))
 
     def hidden(self, node: int, layer: int) -> Floats:
         tokens = self._tokens(node)

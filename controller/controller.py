@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .core.decode import Clock, Session
+from .core.decode import Session
 from .core.errors import ControllerError
 from .core.randomness import Keys
 from .core.tokenizer import Tokenizer
@@ -15,7 +15,7 @@ from .decoding.drivers import drive
 from .decoding.loop import decode_loop
 from .decoding.run import Decoding, RunSettings
 from .decoding.transcript import Start
-from .drafting.drafter import Drafter, Drafting, Target
+from .drafting.drafter import Drafter, Target
 from .sampling.policy import Policy, require_policy
 from .sampling.row import RunContext
 from .thinking.exit_rule import ExitRule
@@ -26,45 +26,52 @@ from .thinking.span import Span
 
 @dataclass(frozen=True)
 class Call:
-    """One generate call: the prompt's tokens and what ends the run.
-
-    max_new_tokens: most tokens after the prompt. policy: the call's own sampling arguments.
-    stop: asked after every token with all tokens so far. repeat: another sample of a prompt that was run in this call.
-    """
+    """One generate call: the prompt's tokens and what ends the run."""
 
     prompt: Sequence[int]
+    """The prompt's tokens; at least one."""
     max_new_tokens: int
+    """Most tokens after the prompt."""
     eos: frozenset[int]
+    """Tokens that end the run."""
     keys: Keys
+    """The run's randomness."""
     policy: Policy
+    """The call's own sampling arguments. A controller's policy replaces it."""
     stop: Callable[[Sequence[int]], bool] | None = None
+    """Says after every sampled token, given all tokens so far, whether the run ends."""
     repeat: bool = False
+    """Another sample of a prompt that was already run in this call."""
 
 
 @dataclass
 class Controller:
-    """Exit rule, sampling policy, drafter and limits of thinking under one decoding loop; each may be absent.
-
-    A policy of the controller's own wins over the sampling arguments of the call.
-
-    thinking: where the model thinks and what closes it; None = the exit rule's, else what `attach` finds in the chat
-    template. budget: most thinking tokens; then `wrap_up` and the closing suffix are fed to the model (a character
-    that is split over tokens is finished first). min_thinking: no end of thinking before so many tokens; a close of
-    the model's own is taken back and `continue_text` is fed in its place. continue_times: so many later closes are
-    continued as well; with an exit rule each only where the rule, asked at the continue text's cue, doesn't exit.
-    shadow: the exit rule decides and is recorded, and never acts.
-    """
+    """Exit rule, sampling policy, drafter and limits of thinking under one decoding loop; each may be absent."""
 
     exit: ExitRule | None = None
+    """Decides at every cue whether thinking ends there."""
     policy: Policy | None = None
+    """How tokens are sampled. It wins over the sampling arguments of a call; None = those arguments."""
     drafter: Drafter | None = None
+    """Proposes tokens for the model to verify."""
     thinking: Thinking | None = None
+    """Where the model thinks and what closes it. None = the exit rule's, else what `attach` finds in the template."""
     budget: int | None = None
+    """Most thinking tokens; None = no limit.
+
+    Once they are used up, `wrap_up` and the closing suffix are fed to the model. A character that is split over
+    several tokens is finished first.
+    """
     wrap_up: str = ""
+    """Text that the model reads before the closing suffix when the budget is used up."""
     min_thinking: int = 0
+    """Fewest thinking tokens. An earlier close of the model's own is taken back, and `continue_text` replaces it."""
     continue_times: int = 0
+    """How many later closes are continued as well; with an exit rule, only those where the rule doesn't exit."""
     continue_text: str = "Wait"
+    """Text that replaces a close that is taken back."""
     shadow: bool = False
+    """The exit rule decides and is recorded, and never acts."""
 
     def __post_init__(self) -> None:
         limits, rule = self.limits, self.exit
@@ -120,7 +127,7 @@ class Controller:
         return self.limits.any or (self.exit is not None and (self.exit.trials or not self.shadow))
 
     def knowing(self, thinking: Thinking | None) -> Controller:
-        """The same controller with what the model's template says about thinking, where it is not told otherwise.
+        """The same controller with what the model's template says about thinking, unless `thinking` is set.
 
         An exit rule keeps its suffix; who opens the span is the template's to say, if both have the same markers.
         """
@@ -137,7 +144,17 @@ class Controller:
         min_thinking: int | None = None,
         continue_times: int | None = None,
     ) -> Controller:
-        """The same controller with one call's own wishes; None keeps what is set here. Raises ControllerError."""
+        """The same controller with one call's overrides; None keeps the controller's setting.
+
+        Args:
+            risk: Risk of the exit rule, in (0, 1).
+            thinking_budget: Most thinking tokens.
+            min_thinking: Fewest thinking tokens.
+            continue_times: How many closes of the model's own are continued.
+
+        Raises:
+            ControllerError: A value is impossible, or there is no exit rule to hold the risk.
+        """
         changes: dict[str, Any] = {
             "budget": thinking_budget,
             "min_thinking": min_thinking,
@@ -163,7 +180,17 @@ class Controller:
             )
 
     def loop(self, session: Session, tokenizer: Tokenizer, call: Call, trace: Trace) -> Decoding:
-        """The run as a generator of Decodes and Events; tokens already in the session's cache are not fed again."""
+        """The run as a generator of Decodes and Events.
+
+        Args:
+            session: The sequence to continue. The tokens that its cache holds are not fed again.
+            tokenizer: The model's.
+            call: The prompt, its limits and its sampling.
+            trace: Filled in as the run goes on.
+
+        Raises:
+            ControllerError: The call can't run under this controller.
+        """
         prompt = list(call.prompt)
         policy = call.policy if self.policy is None else self.policy
         require_policy(policy)
@@ -172,12 +199,8 @@ class Controller:
         policy.check_run(context)
         self._describe(policy, call, trace)
         span = self._span(tokenizer, prompt)
-        clock: Clock | None = None
-        drafter: Drafting | None = None
-        if self.drafter is not None:
-            target = Target(session, tokenizer, call.keys, policy, trace.warnings, context, lambda: span.phase)
-            drafter = self.drafter.start(target)
-            clock = target.clock
+        target = Target(session, tokenizer, call.keys, policy, trace.warnings, context, lambda: span.phase)
+        drafter = None if self.drafter is None else self.drafter.start(target)
         settings = RunSettings(
             policy=policy,
             tokenizer=tokenizer,
@@ -186,7 +209,7 @@ class Controller:
             eos=call.eos,
             trace=trace,
             drafter=drafter,
-            clock=clock,
+            clock=None if drafter is None else target.clock,
             rule=self.exit,
             stop=call.stop,
             thinking=self.closing,
@@ -261,5 +284,18 @@ class Controller:
     def stream(
         self, session: Session, tokenizer: Tokenizer, call: Call, trace: Trace | None = None
     ) -> Generator[Event, None, None]:
-        """Run one call on one session; tokens come out when they can no longer be taken back."""
+        """Run one call on one session.
+
+        Args:
+            session: The sequence to continue.
+            tokenizer: The model's.
+            call: The prompt, its limits and its sampling.
+            trace: Filled in as the run goes on; None = a new one.
+
+        Yields:
+            One Event for each token that can no longer be taken back.
+
+        Raises:
+            ControllerError: The call can't run under this controller.
+        """
         return drive(self.loop(session, tokenizer, call, Trace() if trace is None else trace))

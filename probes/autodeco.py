@@ -1,9 +1,9 @@
 """AutoDeco: temperature and top-p of every token from two small heads on the model's last hidden state.
 
-After AutoDeco (arXiv 2510.26697, "The End of Manual Decoding", as far as its released code says: heads of 256 hidden
-units, 2 * sigmoid and sigmoid). Owns the stage of a chain that asks the heads. Their file and numbers are in
-files/heads_file.py; calibration/fitting/heads.py trains them. The method's control by instructions ("be creative" in
-the prompt) is out of scope: heads trained on a task's right answers learn that task's sampling, nothing about wishes.
+After AutoDeco (arXiv 2510.26697, "The End of Manual Decoding") and its released code: heads of 256 hidden units, with
+2 * sigmoid and sigmoid as outputs. This file is the stage that asks the heads. files/heads_file.py has their file and
+numbers, and calibration/fitting/heads.py trains them. Control by instructions in the prompt ("be creative") is left
+out: heads that are trained on a task's right answers learn that task's sampling and nothing about instructions.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from .files.heads_file import COOLEST, SEALED, HeadsFile, load_heads
 class AutoDeco(Pure):
     """Temperature and top-p of each token, from heads that read the last block's state at every row.
 
-    The heads see the logits that the constraints leave. Temperatures below COOLEST are raised to it. At least the most
-    probable token stays.
+    The heads see the logits that the constraints leave. Temperatures below COOLEST are raised to it. The most
+    probable token always stays.
     """
 
     name = "autodeco"

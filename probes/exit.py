@@ -1,6 +1,7 @@
 """Exit rules: the calibrated probe, and the fixed rules that it is compared with.
 
-Owns the decision at a cue and what its guarantee covers. The statistics are in risk/, the checks of a file in files/.
+This file decides at a cue, and says what the guarantee covers. The statistics are in risk/, the checks of a file in
+files/.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class ProbeExit(ExitRule):
             table: The calibration runs that the threshold comes from. None: all of the signal's.
         """
         card = content.card
-        self.content, self.card = content, card
+        self.content = content
+        self.card = card
         self.promise = promise
         self.threshold = threshold
         self.lower = lower
@@ -80,13 +82,14 @@ class ProbeExit(ExitRule):
 
     def at(self, *, risk: float | None = None, confidence: float | None | Literal["same"] = "same") -> ProbeExit:
         """The same rule at another risk or confidence; nothing is fitted again. Raises as `load_exit` does."""
-        asked = self.promise
+        promise = self.promise
         if risk is not None:
-            asked = replace(asked, risk=risk)
+            promise = replace(promise, risk=risk)
         if confidence != "same":
-            asked = replace(asked, confidence=confidence)
-        made = make_exit(self.content, asked)
-        made._warnings, made.monitor = self._warnings, self.monitor
+            promise = replace(promise, confidence=confidence)
+        made = make_exit(self.content, promise)
+        made._warnings = self._warnings
+        made.monitor = self.monitor
         return made
 
     @property
@@ -122,10 +125,11 @@ class ProbeExit(ExitRule):
     def finish(self, trace: Trace) -> None:
         """Let the drift monitor take in a finished run, and write what the monitor knows into its trace.
 
-        Three kinds of runs are no news: those of a rule that has switched its trials off, as it scores nothing; further
-        samples of one prompt; and runs that were left before their first cue.
+        Three kinds of runs are left out. A rule that has switched its trials off scores nothing. Further samples of one
+        prompt depend on the first. A run that was left before its first cue shows no score.
         """
-        monitor, left = self.monitor, trace.finish_reason is None and trace.closed_by is None
+        monitor = self.monitor
+        left = trace.finish_reason is None and trace.closed_by is None
         if monitor is None or (self.signal.trials and not self.trials):
             return
         if not trace.repeat and (trace.decisions or not left):
@@ -206,7 +210,7 @@ def load_exit(
         mode: Which failure the risk bounds.
         signal: What is compared with the threshold.
         domain: Promise for problems of this domain only, from its own runs.
-        give_up: Also leave runs that look hopeless, at this risk of its own. None: never.
+        give_up: Also leave runs that score too low for their length, at this risk. None: never.
 
     Raises:
         ControllerError: The promise can't be asked for, or the file isn't whole.
@@ -265,10 +269,15 @@ class NeverExit(ExitRule):
     """Meets the cues and never exits: the full run, with its cues in the trace."""
 
     cues: Cues
+    """What counts as a cue."""
     suffix: str
+    """The text that would close thinking."""
     markers: Markers | None = None
+    """The texts that open and close thinking. None: the whole completion is the span."""
     max_cues: int = 1_000_000
+    """Most cues of a run that are recorded."""
     trials: bool = False
+    """It never tries an answer."""
 
     def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
         return _decision(at, 0.0, 1.0)
@@ -277,9 +286,10 @@ class NeverExit(ExitRule):
 
 @dataclass(frozen=True, kw_only=True)
 class FixedExit(NeverExit):
-    """Exits at cue `index` (0-based) of every run that has so many."""
+    """Exits at the same cue of every run that has so many."""
 
     index: int
+    """Number of the cue, from 0."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.max_cues:

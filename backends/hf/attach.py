@@ -220,7 +220,7 @@ class HFAttachment(Attachment):
             ends = _ends(criteria, len(padded), read)
             policy = self._policy(processors, config.do_sample, row, rows, read)
             session = shared.session(prompt) if rows > 1 else self._session(prepared, len(padded), config)
-            trace = Trace(warnings=list(notes), asked=overrides)
+            trace = Trace(warnings=list(notes), overrides=overrides)
             self.handle.add(trace)
             keys = Keys(seed=seed, run=row)
             call = Call(prompt, ends.limit, ends.eos, keys, policy, ends.stop, repeat=tuple(prompt) in met)

@@ -189,7 +189,7 @@ class LlamaAttachment(Attachment):
         if not arguments["reset"]:
             prompt = self.model._input_ids.tolist() + prompt
         call = self._call(prompt, arguments, completion.max_tokens)
-        run = self._run(controller, call, arguments, Trace(asked=overrides))
+        run = self._run(controller, call, arguments, Trace(overrides=overrides))
         return self._in_turn(run, _DIRECT) if completion is _DIRECT else run
 
     def _call(self, prompt: list[int], arguments: dict[str, Any], max_tokens: int | None) -> Call:
@@ -211,7 +211,7 @@ class LlamaAttachment(Attachment):
         limit = min(max_tokens, room.tokens) if max_tokens is not None and max_tokens > 0 else room.tokens
         return Call(prompt=prompt, max_new_tokens=limit, eos=self._eos, keys=Keys(seed=self._seed()), policy=policy)
 
-    def _run(self, controller: Controller, call: Call, arguments: dict[str, Any], trace: Trace) -> Iterator[int]:
+    def _run(self, controller: Controller, call: Call, arguments: dict[str, Any], trace: Trace) -> Generator[int, None, None]:
         """The controlled run, and plain tokens after it where the library asks for more."""
         if self.handle.controller.policy is not None:
             trace.warnings += self.without_effect(changed(arguments))
@@ -235,7 +235,7 @@ class LlamaAttachment(Attachment):
         extra = policy.extra_sequences(self.tokenizer, tokens)
         return _Room(extra, (self.engine.context.size - len(tokens) - sum(extra)) // (1 + len(extra)))
 
-    def _stream(self, controller: Controller, call: Call, stop: Any, trace: Trace) -> Iterator[int]:
+    def _stream(self, controller: Controller, call: Call, stop: Any, trace: Trace) -> Generator[int, None, None]:
         """One run of the loop. What is yielded is in the Llama's own record of its cache."""
         self._reuse_prefix(call.prompt)
         llm = self.model

@@ -49,7 +49,7 @@ class LlamaSession(Session):
         """Take over the first `length` tokens that stand in the sequence.
 
         Returns:
-            The tokens taken: `length`, or 0 where the cache can't be cut back to that many and is emptied instead.
+            The tokens taken: `length`, or 0 where the cache can't be shortened to that many and is emptied instead.
         """
         present = self.sequences.tokens_in(self.id)
         self.drop()

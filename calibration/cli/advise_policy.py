@@ -130,7 +130,7 @@ def show_advice(show: Console, name: str, advice: PolicyAdvice) -> None:
     weighed, first = advice.weighed, next(iter(advice.chains.values()))
     show.say(
         f"normalising token by token, {first}: -ln Z {weighed.mean:.3f} nats over runs of {advice.tokens:.0f} tokens; "
-        f"KL from the global law {weighed.kl:.3f} nats; effective sample size {weighed.ess:.0%}"
+        f"KL from the global distribution {weighed.kl:.3f} nats; effective sample size {weighed.ess:.0%}"
     )
     show.say("mirostat: its first step only, for its sets move during a run; it is never recommended here")
 

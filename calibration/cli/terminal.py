@@ -61,7 +61,7 @@ def _drop_output() -> None:
         os.dup2(nowhere, stream.fileno())
 
 
-class Text(click.ParamType):
+class Text(click.ParamType[str]):
     """An argument that a model reads; bytes that are no UTF-8 are refused."""
 
     name = "text"

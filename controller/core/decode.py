@@ -117,7 +117,7 @@ class Draft:
         for i, parent in enumerate(self.parents):
             if parent == node:
                 if (drawn := self.proposals.get(node)) is not None:
-                    # Always the first draw, whatever it is: the choice of siblings must not look at their tokens.
+                    # Always the first draw, whatever it is: the choice of siblings must not depend on their tokens.
                     proposals[len(tokens) - 1] = replace(drawn, draws=drawn.draws[:1])
                 tokens.append(self.tokens[i])
                 node = i

@@ -50,14 +50,14 @@ class Keys:
 
 
 class InnerKeys(Keys):
-    """The keys of a drafter that drafts for a drafter: none of the run's own uniforms, and none of them twice.
-
-    `root`: length of the text that the target has, which grows with every proposal of the level above. The same place
-    may be drafted for again behind another root, and gets new uniforms then.
-    """
+    """The keys of a drafter that drafts for a draft model: uniforms apart from the run's own, each used once."""
 
     def __init__(self, keys: Keys) -> None:
-        self.seed, self.run, self._keys, self.root = keys.seed, keys.run, keys, 0
+        self.seed = keys.seed
+        self.run = keys.run
+        self.root = 0
+        """Length of the target's text. A place that is drafted for again after a longer text gets new uniforms."""
+        self._keys = keys
 
     def uniform(self, position: int, purpose: int = SAMPLE, index: int = 0) -> float:
         return self._keys.uniform(self.root, _PURPOSES + purpose, (position - self.root) * _FAR + index)

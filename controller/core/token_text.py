@@ -54,7 +54,7 @@ class TextDecoder:
         return self._decoder.getstate()[0]
 
     def finish(self) -> str:
-        """What a text that ends here leaves of a character that is not whole: U+FFFD, or nothing."""
+        """End the text here: U+FFFD for a character that isn't whole, else an empty text."""
         self.inside = False
         return self._decoder.decode(b"", final=True)
 
@@ -89,12 +89,12 @@ class TokenText:
         self.total = 0
         """Whole characters so far."""
         self._whole = [0]
-        """Whole characters before each token, and behind the last."""
+        """Whole characters before each token, and after the last."""
         self._split: set[int] = set()
         """Tokens, counted from `start`, that begin inside a character; the next one may be among them."""
 
     def begin(self, prompt: Sequence[int]) -> None:
-        """The text of a prompt, of which only the end is kept; tokens are placed from its end on."""
+        """The text of a prompt, of which only the end is stored; tokens are placed from its end on."""
         self.restart(len(prompt))
         self._decode_again(prompt, self._most)
         self.total = len(self.tail)
@@ -121,7 +121,7 @@ class TokenText:
     def _decode_again(self, tokens: Sequence[int], most: int) -> None:
         """Set `tail` to the last `most` whole characters of `tokens`, by reading no more of them than needed."""
         first, size = len(tokens), 0
-        # So many bytes hold as many characters, one that is cut at either end left out.
+        # So many bytes hold as many characters, less one that is incomplete at either end.
         while first and size < LONGEST_CHARACTER * (most + 2):
             first -= 1
             size += len(self._tokenizer.bytes_of(tokens[first]))
@@ -149,7 +149,7 @@ class TokenText:
         """The bytes of a character that is not whole yet."""
         return self._decoder.begun
 
-    def behind(self, token: int) -> int:
+    def end_of(self, token: int) -> int:
         """Whole characters up to the end of the token with this absolute index."""
         return self._whole[token - self.start + 1]
 
@@ -158,7 +158,7 @@ class TokenText:
         return self.start + bisect_right(self._whole, char) - 1
 
     def first_of(self, char: int) -> int:
-        """Absolute index of the last token at which the text can be cut before a character, whole or only begun."""
+        """Absolute index of the last token at which the text can be split before a character, whole or only begun."""
         i = bisect_right(self._whole, char) - 1
         while i and i in self._split:
             i -= 1

@@ -13,25 +13,34 @@ Closer = Literal["model", "exit", "budget"]
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One token that can no longer be taken back. `position` counts from the start of the prompt."""
+    """One token that can no longer be taken back."""
 
     token: int
+    """Its id."""
     source: Source
+    """Who wrote it: the model, a draft that the model accepted, or the controller."""
     position: int
+    """Its index, counted from the start of the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the exit rule said at one cue. `position` = tokens generated before the cue."""
+    """What the exit rule said at one cue."""
 
     exit: bool
+    """Thinking shall end here."""
     cue: str
+    """Name of the cue."""
     index: int
+    """Number of the cue in its run, from 0."""
     position: int
+    """Tokens generated before the cue."""
     score: float
+    """The signal's value at the cue."""
     threshold: float
+    """The rule exits above it."""
     gave_up: bool = False
-    """Thinking ended because the run looked hopeless."""
+    """Thinking ended because the run seemed hopeless."""
 
     @property
     def at(self) -> str:
@@ -45,37 +54,45 @@ class Decision:
 
 @dataclass
 class Trace:
-    """The record of one run.
-
-    tokens: what the run generated, forced tokens included, the end-of-sequence token too.
-    cost: tokens generated or fed for the run's sake beyond the prompt: tokens of `tokens`, cues and closing
-        markers taken back, trial answers. Rejected draft rows are not in it; they are in `drafted`.
-    asked: what the call itself asked for, e.g. {"risk": 0.02}; the controller's settings hold for the rest.
-    """
+    """The record of one run. Decoding writes it and never reads it."""
 
     prompt_tokens: int = 0
+    """Length of the prompt."""
     tokens: list[int] = field(default_factory=list)
+    """What the run generated, with forced tokens and the end-of-sequence token."""
     cost: int = 0
+    """Tokens generated or fed beyond the prompt: `tokens`, what was taken back, and trial answers.
+
+    Rejected draft tokens don't count; `drafted` has them.
+    """
     forwards: int = 0
+    """Forwards of the model, those of trials included."""
     drafted: int = 0
+    """Drafted tokens that were verified."""
     accepted: int = 0
+    """Drafted tokens that were accepted."""
     seed: int = 0
+    """Seed of the run's randomness."""
     run: int = 0
+    """Number of the run under its seed."""
     repeat: bool = False
     """Another sample of a prompt that was run in the same call: the two depend on each other."""
     controlled: bool = False
+    """There was an exit rule."""
     shadow: bool = False
     """The exit rule decided and didn't act."""
     rule: str = ""
     """What the exit rule says about itself: its promise, or why it never exits."""
-    asked: dict[str, float] = field(default_factory=dict)
+    overrides: dict[str, float] = field(default_factory=dict)
+    """The call's own options, e.g. {"risk": 0.02}; the controller's settings hold for the rest."""
     budget: int | None = None
     """Most thinking tokens."""
     decisions: list[Decision] = field(default_factory=list)
+    """What the exit rule said, cue by cue."""
     closed_by: Closer | None = None
     """Who ended thinking; None: it didn't end, or never began."""
     thinking: tuple[int, int] | None = None
-    """First thinking token in `tokens`, and the one behind the last; None: thinking never began."""
+    """First thinking token in `tokens`, and the one after the last; None: thinking never began."""
     forced: tuple[int, int] | None = None
     """Start and length of the forced tokens in `tokens` that closed thinking: an exit's, or a budget's."""
     reopened: list[int] = field(default_factory=list)
@@ -83,9 +100,11 @@ class Trace:
     repeated: int = 0
     """Closing markers that the model wrote again in its answer and that were taken back."""
     finish_reason: Finish | None = None
+    """Why the run ended: "stop" for an end token or a stop condition, "length" at its limit. None: it was left."""
     note: str = ""
     """Why the controller could not act, where it could not."""
     warnings: list[str] = field(default_factory=list)
+    """What the user should know about this run, one line each."""
     log_z: float | None = None
     """Under a `Weighed` policy: the sum of ln Z over the drawn tokens, the run's importance weight as a logarithm."""
     drift: dict[str, Any] | None = None
@@ -140,27 +159,28 @@ class Trace:
         if self.would_exit and self.shadow:
             did = "given up" if self.would_exit.gave_up else "exited"
             return f"shadow: would have {did} {self.would_exit.at}; {self.would_save} thinking tokens came after it"
-        kept = "shadow: no exit" if self.shadow else "no exit"
+        outcome = "shadow: no exit" if self.shadow else "no exit"
         if self.note:
-            return f"{kept}: {self.note}"
+            return f"{outcome}: {self.note}"
         if self.would_exit:
-            return f"{kept}: min_thinking forbade the one {self.would_exit.at}"
+            return f"{outcome}: min_thinking forbade the one {self.would_exit.at}"
         if not self.decisions:
-            return f"{kept}: no cue was met while thinking"
+            return f"{outcome}: no cue was met while thinking"
         cues, best = len(self.decisions), max(self.decisions, key=lambda decision: decision.score)
         if best.threshold == float("inf"):
-            return f"{kept}: {self._never()}; {cues} cues met"
-        return f"{kept}: {cues} cues, highest score {best.score:.3f} <= {best.threshold:.3f}"
+            return f"{outcome}: {self._never()}; {cues} cues met"
+        return f"{outcome}: {cues} cues, highest score {best.score:.3f} <= {best.threshold:.3f}"
 
     def charge(self, trial: Trace, forced: int) -> None:
-        """Count a trial answer, and the `forced` tokens in front of it, as this run's cost."""
+        """Count a trial's tokens and forwards, and the `forced` tokens before its answer, as this run's cost."""
         self.cost += trial.cost + forced
         self.forwards += trial.forwards
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for one JSON line per run; null stands for what is no number in JSON.
+        """The fields, `why` and `threshold_why` as plain values, for one JSON line per run.
 
-        threshold_why: why the threshold is none (null): the rule never exits, or at every cue.
+        JSON has no infinite numbers, so an infinite threshold is null; `threshold_why` then says whether the rule
+        never exits or exits at every cue.
         """
         thresholds = {decision.threshold for decision in self.decisions}
         why = self._never() if math.inf in thresholds else "exits at every cue" if -math.inf in thresholds else None

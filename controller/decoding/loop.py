@@ -39,10 +39,12 @@ def decode_loop(settings: RunSettings, session: Session, span: Span, start: Star
 
 
 class Next(NamedTuple):
-    """The token behind a node, and the drafted node that holds it."""
+    """The token after a node, and the drafted node that holds it."""
 
     token: int
+    """Its id; it is in the transcript already."""
     child: int | None
+    """None where the draft doesn't hold the token."""
 
 
 class Loop:
@@ -122,7 +124,7 @@ class Loop:
             node = child
 
     def _next(self, step: Step, node: int, draft: Draft) -> Generator[Decode, Step, Next]:
-        """Append the token behind `node`, forced or sampled."""
+        """Append the token after `node`, forced or sampled."""
         text, settings = self.text, self.settings
         settings.trace.cost += 1
         if text.queue:
@@ -190,7 +192,7 @@ class Loop:
                 raise
 
     def _finish(self) -> None:
-        """The run is over: once, with the policy's state behind the last token shown."""
+        """End the run, once, with the policy's state after the last token shown."""
         if not self.over:
             self.over = True
             self.settings.finish(self.text.state_before(self.text.shown))

@@ -26,8 +26,11 @@ class RunSettings:
     """Everything that one run of the loop consults."""
 
     policy: Policy
+    """How tokens are sampled."""
     tokenizer: Tokenizer
+    """The model's."""
     keys: Keys
+    """The run's randomness."""
     limit: int
     """Most tokens of the run, the prompt included."""
     eos: frozenset[int]
@@ -35,14 +38,17 @@ class RunSettings:
     trace: Trace
     """The record of the run. Decoding writes it and never reads it."""
     drafter: Drafting | None = None
+    """The drafts of this run; None = plain decoding."""
     clock: Clock | None = None
     """Set by whoever runs a forward: how long it took."""
     rule: ExitRule | None = None
+    """Decides at every cue; None = no exits."""
     stop: Callable[[Sequence[int]], bool] | None = None
     """Asked after every sampled token, with all tokens so far, whether the run ends."""
     thinking: Thinking | None = None
     """How thinking is marked and closed; None where nothing needs to know."""
     limits: ThinkingLimits = NO_LIMITS
+    """How long the run may and must think."""
     shadow: bool = False
     """The exit rule decides and is recorded, and never acts."""
     context: RunContext = field(default_factory=RunContext)

@@ -1,7 +1,7 @@
-"""Asked once a token: does thinking close here, go on, or is nothing to be done?
+"""Decides once per token whether thinking closes, continues, or stays as it is.
 
-Owns what a run's exit rule, limits of thinking and closing markers decide together. It changes no text: it answers with
-one `Edit`, and the loop applies it.
+Combines a run's exit rule, its limits of thinking and the model's closing markers. It changes no text: it answers with
+at most one `Edit`, and the loop applies it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Exit:
     """An exit at a cue that has room below the run's limit."""
 
     cue: Cue
+    """Where the exit is made."""
     forced: list[int]
     """Tokens that take the cue's place."""
 
@@ -39,12 +40,13 @@ class Edit:
     first: int
     """Absolute index; the text's length where nothing is taken back."""
     forced: list[int]
+    """The tokens that take their place."""
     closer: Closer | None = None
     """Who closes thinking with it; None where a closing marker of the model's own is taken back."""
 
 
 class ThinkingControl:
-    """Follows a run's thinking span and says what is to be changed behind each token."""
+    """Follows a run's thinking span and gives the edit, if any, after each token."""
 
     def __init__(
         self, settings: RunSettings, text: Transcript, span: Span, closer: Closer | None, try_exit: TryExit
@@ -64,7 +66,8 @@ class ThinkingControl:
         """Blocks whose output the rule reads at a cue."""
         self._budget = settings.limits.budget
         self._continued = 0
-        self._asked = 0
+        self._cues = 0
+        """Cues at which the rule was asked."""
         self._no_room = False
         self._memory: list[Any] = []
         self._warned = False
@@ -72,10 +75,17 @@ class ThinkingControl:
         self._rolls_back = text.session.can.rollback
 
     def after(self, token: int, step: Step, node: int) -> Generator[Decode, Step, Edit | None]:
-        """What is to be done behind the text's last token, which was drawn from the row of `node`.
+        """Decide after the text's last token; sets `finish` where the run is over.
 
-        At most one edit: an exit before the model's own close, that before the budget. `finish` says whether the run
-        is over.
+        An exit comes before the model's own close, and that before the budget.
+
+        Args:
+            token: The text's last token.
+            step: The forward that it was drawn from.
+            node: The node whose row it was drawn from.
+
+        Returns:
+            The edit to apply; None to go on. It may ask for forwards on a fork before that.
         """
         cue = self.span.push(token)
         self._note_unopened()
@@ -89,7 +99,9 @@ class ThinkingControl:
         return edit
 
     def over_budget(self) -> Edit | None:
-        """Closes thinking once its budget is used up; a half-written marker goes, a character is finished first."""
+        """The edit that closes thinking once its budget is used up.
+
+        A half-written marker is taken back. A character that is split over tokens is finished first."""
         settings, span, thinking = self.settings, self.span, self.settings.thinking
         if self._budget is None or thinking is None or span.phase != "think":
             return None
@@ -135,7 +147,7 @@ class ThinkingControl:
         return max(held, len(self.text.tokens) - mark.first) if mark else held
 
     def record(self) -> None:
-        """Write down how far thinking has come, as long as it is open."""
+        """Write into the trace how far an open thinking span has come."""
         if self.closer is None:
             tokens = self.text.tokens
             self._note_end(None, len(tokens) - (tokens[-1] in self.settings.eos))
@@ -143,7 +155,7 @@ class ThinkingControl:
     def _ask(self, rule: ExitRule, cue: Cue, step: Step, node: int) -> Generator[Decode, Step, Edit | None]:
         """Ask the rule about a cue; the exit, if it is to be made."""
         settings, text = self.settings, self.text
-        if self._asked >= rule.max_cues:
+        if self._cues >= rule.max_cues:
             self.span.stop_cues()
             self._retire()
             return None
@@ -151,7 +163,7 @@ class ThinkingControl:
         self._no_room = found is None
         if found is None:
             return None
-        self._asked += 1
+        self._cues += 1
         hidden = {layer: step.hidden(node, layer).copy() for layer in self.layers}
         if rule.trials:
             # A fork must not see rows that are not committed.
@@ -194,18 +206,18 @@ class ThinkingControl:
             )
             return None
         first, *others = fitting
-        return Exit(replace(first.cue, index=self._asked, also=tuple(one.cue for one in others)), first.forced)
+        return Exit(replace(first.cue, index=self._cues, also=tuple(one.cue for one in others)), first.forced)
 
     def _exit_at(self, rule: ExitRule, cue: Cue) -> Exit:
         return Exit(cue, self.settings.tokenizer.encode(cue.before + rule.suffix))
 
     def _early_close(self, token: int) -> Edit | None:
-        """Thinking closes in this token, and shouldn't: what goes in the close's place."""
+        """The edit that replaces a close of the model's own in this token; None where the close stands."""
         settings, mark = self.settings, self.span.closed
         if settings.thinking is not None and mark is not None and self.closer in ("exit", "budget"):
             if settings.thinking.ends_messages:
                 return None
-            again = settings.tokenizer.encode(mark.before + settings.thinking.behind)
+            again = settings.tokenizer.encode(mark.before + settings.thinking.after_close)
             return Edit(mark.first, again) if self._rolls_back else None
         ended = token in settings.eos and self.span.phase == "think"
         if mark is None and ended and settings.limits.reopens:
@@ -221,9 +233,9 @@ class ThinkingControl:
         """The tokens that continue thinking at `mark`; None if it ends there."""
         settings, limits, thought = self.settings, self.settings.limits, self._thought(mark.first)
         early = thought < limits.min_thinking
-        # An exit rule's probe is asked at the continue text's cue; where it can't be asked any more, the close stands.
-        asked = settings.rule is None or settings.shadow or (self.rule is not None and not self._no_room)
-        again = asked and self._continued < limits.continue_times
+        # With an exit rule the continue text ends in a cue, where the probe decides. Without room, thinking ends.
+        decides = settings.rule is None or settings.shadow or (self.rule is not None and not self._no_room)
+        again = decides and self._continued < limits.continue_times
         if mark.first < self.text.start or not (early or again):
             return None
         gap = "" if mark.spaced or limits.continue_text[:1].isspace() else " "

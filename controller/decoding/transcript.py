@@ -42,7 +42,7 @@ class Transcript:
         self.shown = self.start
         """Index of the first token that was not shown yet."""
         self.states: list[Any] = [state]
-        """The policy's state before each generated token, and behind the last: an exit takes it back with the cue."""
+        """The policy's state before each generated token, and after the last. An exit restores that before its cue."""
         self.sources: list[Source] = []
         """Where each generated token came from."""
         self.path: list[int] = []
@@ -59,7 +59,7 @@ class Transcript:
         self.committed = False
 
     def append(self, token: int, state: Any, source: Source) -> None:
-        """A sampled token, and the policy's state behind it."""
+        """Add a token, the policy's state after it, and where it came from."""
         self.tokens.append(token)
         self.states.append(state)
         self.sources.append(source)

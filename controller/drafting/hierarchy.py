@@ -1,7 +1,7 @@
 """Hierarchy drafting: candidates from the text so far, earlier runs, a model's database and a corpus, as one trie.
 
-After Hierarchy Drafting's order of databases, with two changes: candidates are merged before they are verified, and
-how many of them are is decided from measured costs and recent acceptance.
+The order of databases is Hierarchy Drafting's. Two things differ: candidates are merged before they are verified, and
+measured costs and recent acceptance decide how many of them are verified.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Context:
     def matches(self, tokens: Sequence[int]) -> list[Match]:
         """Earlier occurrences of the text's end, longest match first; KEPT at most.
 
-        They are looked for by the longest n-gram of the index first, and newest first.
+        They are searched for by the longest n-gram of the index first, and newest first.
         """
         self._index(tokens)
         found: dict[int, int] = {}
@@ -124,7 +124,7 @@ class Recent:
             vocabulary: Names the vocabulary of the ids; those of others are not mixed with them.
         """
         for i in range(len(tokens) - KEY - DEPTH + 1):
-            key = (vocabulary, *tokens[i : i + KEY])
+            key = _key(vocabulary, tokens[i : i + KEY])
             rest = tuple(tokens[i + KEY : i + KEY + DEPTH])
             kept = self._next.setdefault(key, [])
             if rest in kept:
@@ -137,12 +137,16 @@ class Recent:
 
     def continuations(self, tokens: Sequence[int], vocabulary: str = "") -> list[tuple[int, ...]]:
         """What followed the last pair of `tokens` in this vocabulary, newest first."""
-        key = (vocabulary, *tokens[-KEY:])
+        key = _key(vocabulary, tokens[-KEY:])
         kept = self._next.get(key)
         if kept is None:
             return []
         self._next.move_to_end(key)
         return list(reversed(kept))
+
+
+def _key(vocabulary: str, pair: Sequence[int]) -> tuple[str | int, ...]:
+    return (vocabulary, *pair)
 
 
 @dataclass(frozen=True)

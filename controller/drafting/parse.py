@@ -108,7 +108,9 @@ class _Given(NamedTuple):
     """The arguments of `name(8, key=...)`."""
 
     size: int | None
+    """The first argument; None = not given."""
     named: dict[str, str]
+    """The others, by their names."""
 
 
 def _size_and_named(name: str, arguments: Arguments, keys: tuple[str, ...]) -> _Given:

@@ -19,7 +19,7 @@ class PromptLookup(Stateless):
     """
 
     longest: int = 3
-    """Most tokens of the n-gram that is looked for."""
+    """Most tokens of the n-gram that is searched for."""
     shortest: int = 1
     """Fewest tokens of it."""
     size: int = 8

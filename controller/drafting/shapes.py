@@ -1,6 +1,6 @@
 """Shapes of drafted trees: Sequoia's static tree, DySpec's dynamic one, tries of chains, and how a tree is drawn.
 
-Owns which node gets a child; where a node's distribution comes from is the drafter's business.
+This file decides which node gets a child. The drafter gives the distributions.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class Shape:
         return Shape(self.parents[:n], self.ranks[:n], self.gains[: n + 1])
 
     def above(self, depth: int) -> Shape:
-        """Its first `depth` drafted layers; their gain is not worked out."""
+        """Its first `depth` drafted layers, without their gain."""
         depths = self._depths()
         if 1 + max(depths, default=-1) <= depth:
             return self
-        kept = [node for node, at in enumerate(depths) if at < depth]
-        place = {node: i for i, node in enumerate(kept)} | {ROOT: ROOT}
+        nodes = [node for node, at in enumerate(depths) if at < depth]
+        place = {node: i for i, node in enumerate(nodes)} | {ROOT: ROOT}
         return Shape(
-            tuple(place[self.parents[node]] for node in kept),
-            tuple(self.ranks[node] for node in kept),
+            tuple(place[self.parents[node]] for node in nodes),
+            tuple(self.ranks[node] for node in nodes),
         )
 
     def depth(self) -> int:
@@ -51,7 +51,7 @@ class Shape:
         return 1 + max(self._depths(), default=-1)
 
     def least_slot(self, acceptance: Sequence[float]) -> float:
-        """The smallest chance of a node to be reached and tested: where growing the tree stopped paying.
+        """The smallest chance of a node to be reached and tested. Below it the tree was not worth growing.
 
         Args:
             acceptance: Acceptance by rank.
@@ -101,8 +101,11 @@ class _Block:
     """Neighbouring values that share one value."""
 
     value: float
+    """Their weighted mean."""
     weight: float
+    """The sum of their weights."""
     count: int
+    """How many there are."""
 
 
 def monotone(values: Sequence[float], weights: Sequence[float]) -> list[float]:

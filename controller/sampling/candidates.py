@@ -1,6 +1,7 @@
-"""What a chain hands from stage to stage: the candidates of one row, their logits, and statistics counted once.
+"""Candidates: what a chain passes from stage to stage.
 
-Owns the numerics of a row: centring, weights, entropy, and sorting no more of it than is needed.
+This file has the numerics of a row: centring, weights and entropy, each computed once, and a sort of no more of the row
+than is needed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Chains: a policy as a list of stages, in the order in which they act, ending in a draw from the keyed uniforms.
 
-Owns how stages are put together and which orders make no sense. It knows no stage by name: what it must know of one
-the stage declares.
+This file puts stages together and refuses orders that make no sense. It knows no stage by name: a stage declares what
+the chain must know of it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Chain(CompositePolicy):
         return self.accept(held, candidates, token), token
 
     def candidates(self, state: Any, row: Row) -> tuple[Sequence[Any], Candidates]:
-        """The stages' states half-way, for `accept`, and what the stages leave of a row."""
+        """(the states that `accept` takes, the candidates that the stages leave of a row)."""
         return run_stages(self.stages, state, row.logits, row)
 
     def draw(self, candidates: Candidates, row: Row) -> int:
@@ -57,7 +57,13 @@ class Chain(CompositePolicy):
         return row.draw(candidates)
 
     def accept(self, held: Sequence[Any], candidates: Candidates, token: int) -> Any:
-        """The state after `token` was drawn from `candidates`; `held` are the stages' states half-way."""
+        """The state after a token.
+
+        Args:
+            held: The states that `candidates` returned.
+            candidates: What the token was drawn from.
+            token: Its id.
+        """
         if not self.stateful:
             return None
         return tuple(
@@ -85,8 +91,8 @@ class Chain(CompositePolicy):
         return self.distribution(self.start(), LogitsRow(logits)).dense(len(logits))
 
     def for_drafts(self) -> Policy:
-        kept = [stage for stage in self.stages if stage.drafts]
-        return self if len(kept) == len(self.stages) else self._of(kept)
+        seeing = [stage for stage in self.stages if stage.drafts]
+        return self if len(seeing) == len(self.stages) else self._of(seeing)
 
     def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
         if not self.needs_forwards:
@@ -161,7 +167,7 @@ class Greedy(Chain):
 
 
 def run_stages(stages: Sequence[Stage], state: Any, logits: Floats, row: Row) -> tuple[Sequence[Any], Candidates]:
-    """The stages' states half-way, and the candidates that they leave of `logits`; state None for no states."""
+    """(the states that `accept` takes, the candidates that the stages leave of `logits`); state None for no states."""
     candidates = Candidates(logits)
     if state is None:
         for stage in stages:

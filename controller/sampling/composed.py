@@ -112,9 +112,9 @@ class Constrained(PolicyWrapper):
         return self.inner.distribution(state[1], row.replaced(candidates.logits))
 
     def for_drafts(self) -> Policy:
-        kept = [stage for stage in self.constraints if stage.drafts]
+        seeing = [stage for stage in self.constraints if stage.drafts]
         inner = self.inner.for_drafts()
-        return Constrained(kept, inner) if kept else inner
+        return Constrained(seeing, inner) if seeing else inner
 
     def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
         return state[0], (yield from self.inner.prepare(state[1], row))

@@ -1,8 +1,9 @@
 """Local normalization distortion: what a chain's renormalising at every token does to whole texts.
 
-A chain draws a token by q = p^a / Z on the tokens it keeps, so a text by p^a over the product of its Zs. That product
-is where it differs from pi, which is p^a on the allowed texts normalised once, for whole texts (Kempton and Burrell
-2025, "Local Normalization Distortion"). Owns ln Z of a row, of a run, and what samples of runs say about the distance.
+A chain draws a token from q = p^a / Z, normalised over the candidates of its row. So it draws a text from p^a over the
+product of the rows' Z. The distribution pi is p^a normalised once, over all allowed texts. The two differ by that
+product (Kempton and Burrell 2025, "Local Normalization Distortion"). This file computes ln Z of a row and of a run, and
+estimates the distance from samples of runs.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def weighable(policy: Policy) -> Chain:
 class Weighed(PolicyWrapper):
     """A chain whose runs leave the sum of ln Z over their drawn tokens in `Trace.log_z`.
 
-    Its tokens are the chain's. The sum is state: what a rejected draft or a retracted cue saw is not in it.
+    It draws the chain's tokens. The sum is part of the state, so rejected drafts and retracted cues don't count.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -90,8 +91,9 @@ class _WeighedRow(NamedTuple):
     """What all stages of a chain leave of a row, and the ln Z that they add up to."""
 
     held: Sequence[Any]
-    """The stages' states half-way."""
+    """Each stage's state before its `accept`."""
     candidates: Candidates
+    """What the stages leave."""
     log_z: float
     """ln Z of the row."""
 
@@ -115,10 +117,11 @@ def _through(stage: Stage, total: float, before: Candidates, after: Candidates, 
     if after is before or stage.kind == "constraint":
         return total
     t = stage.divisor(before, row)
-    t = t if t > COLDEST else 1.0  # so cold that it leaves one token
+    if t <= COLDEST:
+        t = 1.0  # one token is left, and its weight is 1
     # after.logits are relative to the largest before, which a truncation may have dropped.
-    kept = math.log(after.mass) + float(after.logits.max())
-    return total / t + kept - math.log(before.mass) / t
+    log_mass = math.log(after.mass) + float(after.logits.max())
+    return total / t + log_mass - math.log(before.mass) / t
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from .stage import Stage
 
 
 class Policy(ABC):
-    """How tokens are chosen, with explicit state: a rejected draft or a retracted cue leaves nothing behind in it.
+    """How tokens are chosen, with explicit state: a rejected draft or a retracted cue leaves no trace in it.
 
     A policy of your own needs `start` and `step`. Everything else has a default that fits a policy which reads the
     row's logits and nothing more.
@@ -63,7 +63,7 @@ class Policy(ABC):
         raise ControllerError(f"{type(self).__name__} doesn't say its distribution; define its method `distribution`")
 
     def for_drafts(self) -> Policy:
-        """The policy that a draft model's rows are asked with: without parts that must see the target's rows only."""
+        """The policy for a draft model's rows: this one without the parts that must see the target's rows only."""
         return self
 
     def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
@@ -118,7 +118,7 @@ class Policy(ABC):
 
 
 class CompositePolicy(Policy):
-    """A policy made of stages and policies: what is the same for all states it asks its parts."""
+    """A policy made of stages and policies. It asks its parts for everything that depends on no state."""
 
     def __init__(self, parts: Sequence[Policy | Stage]) -> None:
         self.parts = tuple(parts)

@@ -1,4 +1,4 @@
-"""Verifying the drafted tokens of one node: the emitted token follows the target, and is a drafted one where it may be.
+"""Verifies the drafted tokens of one node. The emitted token follows the target's distribution.
 
 Speculative sampling (Leviathan et al. 2023, Chen et al. 2023), for several draws at a node as in Sequoia (Chen et al.
 2024). Chains and trees are verified node by node on the way down, so this is all there is to it.

@@ -140,6 +140,7 @@ class _OneRow:
     """A Step that holds one row of logits and no hidden state."""
 
     row: Floats
+    """Shape (vocabulary,): the logits of every node."""
 
     def logits(self, node: int) -> Floats:
         return self.row
@@ -153,8 +154,11 @@ class _Replaced:
     """A Step of one row whose logits were replaced."""
 
     step: Step
+    """Gives the hidden states."""
     node: int
+    """The row's node in `step`."""
     row: Floats
+    """Shape (vocabulary,): the new logits."""
 
     def logits(self, node: int) -> Floats:
         return self.row

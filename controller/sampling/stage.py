@@ -27,7 +27,7 @@ class Stage(ABC):
     """
 
     name: ClassVar[str]
-    """Of its text form."""
+    """The name in its text form."""
     kind: ClassVar[Kind]
     """What the stage does, which decides where in a chain it may stand."""
     stateful: ClassVar[bool] = False
@@ -45,8 +45,11 @@ class Stage(ABC):
     needs_whole_row: ClassVar[bool] = False
     """The stage measures the whole row: no truncation may stand before it."""
     drafts: ClassVar[bool] = True
-    """The stage may see a draft model's rows. False where it counts its calls, takes every token that it sees for a
-    written one, or reads what only the target has."""
+    """The stage may see a draft model's rows.
+
+    False for a stage that counts its calls, that takes every token it sees as written, or that reads what only the
+    target has.
+    """
 
     @property
     def neutral(self) -> bool:

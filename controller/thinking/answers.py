@@ -57,7 +57,7 @@ _DECORATION = "*_` \t"
 
 
 def after_thinking(text: str, markers: Markers | None) -> str:
-    """The text behind the last closing marker; empty if thinking never closed, all of it if there are no markers.
+    """The text after the last closing marker; empty if thinking never closed, all of it if there are no markers.
 
     >>> after_thinking("1 + 1 = 2</think> 2. ", Markers("<think>", "</think>"))
     '2.'
@@ -124,7 +124,7 @@ def _statement(text: str) -> tuple[int, str]:
         if not _SOUGHT.search(text, max(0, match.start() - 60), match.start())
     ]
     last_line = text.rstrip().rfind("\n")
-    # `#### 5` states 5; `#### Step 2` with more lines behind it is a heading.
+    # `#### 5` states 5; `#### Step 2` with more lines after it is a heading.
     values = [
         match.end() for match in _GSM8K.finditer(text) if _VALUE.match(text, match.end()) or match.end() > last_line
     ]

@@ -1,7 +1,8 @@
-"""What a chat template tells about thinking: the markers, what closes it, and who opens it.
+"""What a chat template says about thinking: the markers, what closes it, and who opens it.
 
-A template is a program, so it is run: a turn with a marked reasoning and a marked answer is rendered, and the answer
-read off. What no rendering shows is read from the template's text; the user's own words go above both.
+A template is a program, so it is run. A turn with a marked reasoning and a marked answer is rendered, and the text
+around the marks is read off. What no rendering shows is read from the template's text. What the user sets wins over
+both.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from .finding import Finding
 from .markers import Markers, Opens, Thinking
 from .rendering import render
 from .template_text import known_family, named_markers, written_suffix
-from .turns import Shown, behind_question, empty_suffix, opened_by_prompt, read_turns, requests, shown
+from .turns import Shown, after_question, empty_suffix, opened_by_prompt, read_turns, requests, shown
 
 ANSWER_CUE = "\n\nThe final answer is"
 """Suffix for models without markers."""
@@ -51,7 +52,7 @@ class Format:
     opens: Opens
     """Who opens the span where thinking is switched on."""
     generation_prompt: str
-    """What the template writes behind a question where thinking is switched on; empty if it can't be rendered."""
+    """What the template writes after a question where thinking is switched on; empty if it can't be rendered."""
     source: Source
     """How markers were found."""
     ends_messages: bool = False
@@ -125,8 +126,8 @@ def with_markers(found: Format, template: str | None, opening: str | None, closi
     markers = Markers(opening or (old.open if old else ""), closing or (old.close if old else ""))
     if markers == old:
         return found
-    kept = found.suffix if old is not None and markers.close == old.close else None
-    suffix = kept or written_suffix(template or "", markers) or _usual_suffix(markers)
+    same = found.suffix if old is not None and markers.close == old.close else None
+    suffix = same or written_suffix(template or "", markers) or _usual_suffix(markers)
     ends = found.generation_prompt.rstrip().endswith(markers.open.rstrip())
     return replace(found, markers=markers, suffix=suffix, opens="prompt" if ends else "model", source="user")
 
@@ -178,4 +179,4 @@ def _usual_suffix(markers: Markers) -> str:
 
 
 def _generation_prompt(settings: list[Shown]) -> str:
-    return next((behind_question(setting.prompt) for setting in settings if setting.prompt is not None), "")
+    return next((after_question(setting.prompt) for setting in settings if setting.prompt is not None), "")

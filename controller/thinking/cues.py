@@ -19,17 +19,17 @@ _EVERY = re.compile(r"every\s*(?:\(|$)")
 """What is meant as `every(k)`, well written or not."""
 
 TAIL = 96
-"""Characters kept behind the end of the text; longer than any marker or cue."""
+"""Characters kept before the end of the text; longer than any marker or cue."""
 
 
 class Cues:
     """Where an exit may happen: words (case-insensitive, word-bounded), `paragraph`, `sentence`, `every(k)` tokens.
 
     A word that ends in a doubled letter matches longer runs of it too ("hmm" finds "Hmmm").
-    LYNX (arXiv 2512.05325) matches substrings; "await" and "Waiting" are not cues here. `every(k)` stands behind every
+    LYNX (arXiv 2512.05325) matches substrings; "await" and "Waiting" are not cues here. `every(k)` stands after every
     k-th thinking token; it has no text of its own, and a cue that has one goes first where both meet.
 
-    Each kind is looked for by itself, so that what a set of cues finds is what any larger set finds under its names.
+    Each kind is searched for by itself. So a larger set of cues finds the same places under the same names.
 
     >>> Cues(["wait", "hmm"]).pattern.findall("await. Wait, Hmmm")
     ['Wait', 'Hmmm']
@@ -102,18 +102,20 @@ def _every(name: str) -> int:
 
 @dataclass(frozen=True)
 class Cue:
-    """A cue in a run: tokens first..last hold it (absolute indices); `before` = text ahead of it in `first`.
-
-    `every(k)` holds no token: first = last + 1. names: the declared cues that begin there and end in `last`. also:
-    those that end in `last` too and begin further on, in their order; only a set without these `names` acts on them.
-    """
+    """A cue in a run. Its text stands in the tokens `first` to `last`; `every(k)` has no text: first = last + 1."""
 
     names: tuple[str, ...]
+    """The declared cues that begin here and end in token `last`."""
     index: int
+    """Number of the cue in its run, from 0."""
     first: int
+    """Absolute index of the token in which its text begins."""
     last: int
+    """Absolute index of the token in which its text ends."""
     before: str
+    """Text of token `first` before the cue."""
     also: tuple[Cue, ...] = ()
+    """Cues that end in token `last` too and begin later, in order. A set of cues without `names` acts on them."""
 
     @property
     def name(self) -> str:
@@ -122,11 +124,14 @@ class Cue:
 
 
 class Found(NamedTuple):
-    """A cue, the character that it starts at, and its kind: cues of one row go in this order."""
+    """A cue and its place among the cues of one row: they are sorted by `start`, then by `kind`."""
 
     start: int
+    """Number of its first character in the text."""
     kind: int
+    """Which of `Cues.kinds` found it; every(k) comes last."""
     cue: Cue
+    """The cue itself."""
 
 
 def first_of(row: list[Found]) -> Cue | None:

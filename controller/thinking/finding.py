@@ -15,7 +15,7 @@ NAMED_TAG = re.compile(r"<\|[^<>\n]{1,30}\|>(?P<name>\w+)(?P<end><\|[^<>\n]{1,30
 """A tag spelled by three tokens, its name between two that say what it is: <|open|>think<|sep|>."""
 
 _NAME = re.compile(r"[\w-]+\n")
-"""A channel's name behind a tag, with the line that it ends."""
+"""A channel's name after a tag, with the line that it ends."""
 _OPENERS = (
     (r"^(<\|?|\[|◁)/", r"\1"),
     (r"^<(.+)\|>$", r"<|\1>"),
@@ -78,9 +78,9 @@ def as_marker(text: str) -> str:
 
 def from_tag(text: str, tag: str) -> str:
     """The opening marker in `text` that begins with its last `tag`: with a channel's name, if one follows."""
-    behind = text[text.rindex(tag) + len(tag) :]
-    named = _NAME.match(behind)
-    return tag + named[0] if named and named.end() == len(behind) else tag
+    rest = text[text.rindex(tag) + len(tag) :]
+    named = _NAME.match(rest)
+    return tag + named[0] if named and named.end() == len(rest) else tag
 
 
 def fits(marker: str) -> bool:

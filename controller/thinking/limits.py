@@ -12,30 +12,28 @@ from .markers import Thinking
 class ThinkingLimits:
     """The limits of one run's thinking, in thinking tokens: markers don't count, forced texts inside the span do.
 
-    budget: most of them, None = no limit; then `wrap_up` and the closing suffix are fed. min_thinking: a close before
-    so many is taken back and `continue_text` is fed in its place. continue_times: so many later closes are taken back
-    too (the budget forcing of s1); with an exit rule its probe is asked at the continue text's cue.
+    Budget and re-opened thinking are the budget forcing of s1 (Muennighoff et al. 2025, arXiv 2501.19393).
 
     >>> ThinkingLimits(budget=512).any, ThinkingLimits().any
     (True, False)
     """
 
     budget: int | None = None
+    """Most thinking tokens, then `wrap_up` and the closing suffix are fed; None = no limit."""
     wrap_up: str = ""
+    """Text before the closing suffix when the budget is used up."""
     min_thinking: int = 0
+    """Fewest thinking tokens: an earlier close is taken back and `continue_text` is fed in its place."""
     continue_times: int = 0
+    """How many later closes are taken back too; with an exit rule, only those where the rule doesn't exit."""
     continue_text: str = "Wait"
+    """Text that replaces a close that is taken back."""
 
     def __post_init__(self) -> None:
-        for name, value, unit in (
-            ("budget", self.budget, "thinking tokens"),
-            ("min_thinking", self.min_thinking, "thinking tokens"),
-            ("continue_times", self.continue_times, "times"),
-        ):
-            if name == "budget" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ControllerError(f"{name} is {value!r}; it must be a whole number of {unit}, at least 0")
+        if self.budget is not None:
+            _require_count("budget", self.budget, "thinking tokens")
+        _require_count("min_thinking", self.min_thinking, "thinking tokens")
+        _require_count("continue_times", self.continue_times, "times")
         if self.budget is not None and self.min_thinking > self.budget:
             raise ControllerError(
                 f"min_thinking is {self.min_thinking}, above the budget of {self.budget}; lower it or raise the budget"
@@ -68,6 +66,12 @@ class ThinkingLimits:
                     )
         if (self.wrap_up + thinking.suffix).count(markers.close) != 1:
             raise ControllerError(f"wrap_up {self.wrap_up!r} and the suffix {thinking.suffix!r} close thinking twice")
+
+
+def _require_count(name: str, value: object, unit: str) -> None:
+    """Raises ControllerError unless the value is a whole number, at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ControllerError(f"{name} is {value!r}; it must be a whole number of {unit}, at least 0")
 
 
 NO_LIMITS = ThinkingLimits()

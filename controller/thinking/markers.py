@@ -24,7 +24,7 @@ class Markers:
     open: str
     """Written in front of the first thought, by the prompt or by the model."""
     close: str
-    """Written behind the last thought."""
+    """Written after the last thought."""
 
     def __post_init__(self) -> None:
         for text in (self.open, self.close):
@@ -36,7 +36,7 @@ class Markers:
 class Thinking:
     """Where a model thinks, and how thinking is closed for it.
 
-    >>> Thinking(Markers("<think>", "</think>"), "</think>\\nSo ").behind
+    >>> Thinking(Markers("<think>", "</think>"), "</think>\\nSo ").after_close
     '\\nSo '
     """
 
@@ -63,6 +63,6 @@ class Thinking:
             )
 
     @property
-    def behind(self) -> str:
-        """What the suffix puts behind the closing marker; a paragraph's break where that is nothing."""
+    def after_close(self) -> str:
+        """What the suffix puts after the closing marker, or a paragraph's break."""
         return (self.suffix.partition(self.markers.close)[2] if self.markers else "") or "\n\n"

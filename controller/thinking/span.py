@@ -1,6 +1,6 @@
 """Follows the text of one run: where thinking opens and closes, and which cues stand in it.
 
-Owns markers and the mapping from characters to tokens; decides nothing.
+It maps characters to tokens, and decides nothing.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from .markers import Markers, Opens, Phase
 
 @dataclass(frozen=True)
 class MarkerPosition:
-    """Where a closing marker, whole or half-written, begins: in token `first`, behind the text `before`.
-
-    spaced: what stands in front of it ends in a space, or is nothing.
-    """
+    """Where a closing marker, whole or half-written, begins."""
 
     first: int
+    """Absolute index of the token in which it begins."""
     before: str
+    """Text of that token before the marker."""
     spaced: bool
+    """The text before the marker is empty or ends in white space."""
 
 
 class Span:
@@ -36,7 +36,7 @@ class Span:
     opened: int | None = None
     """Absolute index of the first thinking token that is generated."""
     closed: MarkerPosition | None = None
-    """The last token completed a closing marker; set after the controller's own close too: a second one."""
+    """Where the closing marker begins that the last token completed. Set after the controller's own close too."""
     unopened = False
     """A closing marker was written, and nothing had opened the span."""
 
@@ -52,13 +52,13 @@ class Span:
         self._text = TokenText(tokenizer, TAIL)
         self.phase: Phase = "think" if markers is None else "before"
         self.at_cue = False
-        """A cue ends, or may end, in the last token: its row's hidden state may be wanted."""
+        """A cue ends, or may end, in the last token, so its row's hidden state may be wanted."""
         self._waiting: list[Found] = []
         """Cues that end in the last token; they are reported once its row is there."""
         self._owed = False
         """every(k) fell due inside a character or a marker."""
         self._due = False
-        """every(k) stands behind the last token."""
+        """every(k) stands after the last token."""
         self._forced = False
         """The controller has closed the span."""
         self._scanned = [0] * (len(cues.kinds) if cues else 0)
@@ -67,8 +67,8 @@ class Span:
     def begin(self, prompt: Sequence[int]) -> None:
         """Read the prompt. It opens the span if it ends in the opening marker, white space aside.
 
-        A marker further in front is text that somebody wrote about the model, or an earlier turn. Where nothing opens
-        the span it is open, unless the prompt ends in the closing marker: thinking is switched off.
+        An opening marker earlier in the prompt doesn't count: it belongs to an earlier turn, or somebody wrote about
+        it. A model that thinks from its first token has the span open, unless the prompt ends in the closing marker.
         """
         self._text.begin(prompt)
         self._begun = self._text.total
@@ -105,7 +105,7 @@ class Span:
         self._cues, self._waiting, self._due, self.at_cue = None, [], False, False
 
     def push(self, token: int) -> Cue | None:
-        """Take the next token in; give the cue that ended in the token *before* it, if any. The loop numbers it."""
+        """Take in the next token; returns the cue that ended in the token before it, not numbered yet, or None."""
         fresh = self._text.push(token)
         ready, self._waiting, self.at_cue, self.closed = self._waiting, [], False, None
         if self.phase == "answer":
@@ -120,10 +120,10 @@ class Span:
         return first_of(ready)
 
     def half_closed(self) -> MarkerPosition | None:
-        """A closing marker that is half-written at the end of the text, be it by some bytes of one character."""
+        """Where a half-written closing marker at the end of the text begins, be it a part of a character."""
         if self._markers is None or self.phase == "before":
             return None
-        written = self._text.total - self._text.behind(self._text.start - 1)
+        written = self._text.total - self._text.end_of(self._text.start - 1)
         tail = self._text.tail[max(0, len(self._text.tail) - written) :].encode() + self._text.begun
         close = self._markers.close.encode()
         for length in range(min(len(close) - 1, len(tail)), 0, -1):
@@ -135,7 +135,7 @@ class Span:
     def end(self) -> MarkerPosition:
         """The last token, as the place where thinking ends: an end-of-sequence."""
         last = self._text.next - 1
-        char = self._text.behind(last - 1) - self._text.offset
+        char = self._text.end_of(last - 1) - self._text.offset
         return MarkerPosition(last, "", char <= 0 or self._text.tail[char - 1].isspace())
 
     @property
@@ -156,7 +156,7 @@ class Span:
         return min(text.next - text.first_of(text.total - length), text.next - text.start)
 
     def _follow(self, markers: Markers, fresh: int) -> int:
-        """Update the phase; the number of the character at which thinking ends so far."""
+        """Update the phase; returns the number of the character at which thinking ends so far."""
         text = self._text
         if self.phase == "before":
             where = text.tail.find(markers.open, max(0, len(text.tail) - fresh - len(markers.open)))
@@ -184,7 +184,7 @@ class Span:
         self._at_once = markers.open.startswith(written.strip())
 
     def _follow_close(self, markers: Markers, fresh: int) -> int:
-        """Note a closing marker that ends in the last token; the number of its first character, or of the next."""
+        """Note a closing marker that ends in the last token; returns the number of its first character or the next."""
         text = self._text
         where = text.tail.find(markers.close, max(0, len(text.tail) - fresh - len(markers.close) + 1))
         if where < 0:
@@ -199,7 +199,7 @@ class Span:
         return MarkerPosition(first, text.between(first, char), spaced)
 
     def _count(self, cues: Cues) -> None:
-        """every(k) falls due behind each k-th thinking token, or behind the character or marker that it would split."""
+        """every(k) falls due after each k-th thinking token, or after the character or marker that it would split."""
         if not cues.every or self.phase != "think" or self.opened is None:
             return
         thought = self._text.next - self.opened
@@ -230,7 +230,7 @@ class Span:
                 elif found.cue.last == last - 1:
                     ready.append(found)
         if self._due:
-            # No text of its own: behind all that have one.
+            # It has no text of its own, so it comes after all cues that have one.
             ready.append(Found(text.total, len(cues.kinds), Cue((cues.spaced,), 0, last, last - 1, "")))
             self._due = False
 

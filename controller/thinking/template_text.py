@@ -26,13 +26,14 @@ _BREAKS = r"(?:\\n|\n)"
 
 @dataclass(frozen=True)
 class Family:
-    """Models whose templates leave unsaid how their turns look."""
+    """Models whose templates do not show the form of their turns."""
 
     name: str
     """As its makers call it."""
     signs: tuple[str, ...]
     """Texts that its templates contain, all of them."""
     finding: Finding
+    """How these models think."""
 
 
 def _family(name: str, signs: tuple[str, ...], pair: tuple[str, str], suffix: str, opens: Opens = "model") -> Family:
@@ -84,7 +85,7 @@ def named_markers(template: str) -> Finding | None:
 
 
 def written_suffix(template: str, markers: Markers) -> str | None:
-    r"""The closing marker with the line breaks that the text has around it; None where it has none behind it.
+    r"""The closing marker with the line breaks that the text has around it; None without a line break after it.
 
     >>> written_suffix(r"'<think>\n' + r + '\n</think>\n\n' + m", Markers("<think>", "</think>"))
     '\n</think>\n\n'
@@ -92,8 +93,8 @@ def written_suffix(template: str, markers: Markers) -> str | None:
     found = re.findall(f"({_BREAKS}?){re.escape(markers.close)}({_BREAKS}+)", template)
     if not found:
         return None
-    before, behind = max(found, key=lambda pair: len(pair[1]))
-    return f"{before}{markers.close}{behind}".replace("\\n", "\n")
+    before, after = max(found, key=lambda pair: len(pair[1]))
+    return f"{before}{markers.close}{after}".replace("\\n", "\n")
 
 
 def _pair(tag: str) -> tuple[str, str] | None:

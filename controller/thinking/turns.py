@@ -1,7 +1,8 @@
 """Reads a template's way of thinking off what it renders: a turn whose reasoning and answer are marked words.
 
-What stands in front of, between and behind the marked words are the opening marker, the suffix and nothing else. The
-words are given under every name that templates use, since no name is agreed on.
+The template renders three pieces around these words: the opening marker before the reasoning, the suffix between
+reasoning and answer, and what ends a message. The words are given under every name that templates use, since no name
+is standard.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ Message = dict[str, Any]
 
 
 def _answers() -> dict[str, list[Message]]:
-    """Turns of the assistant behind a question, by name: everything that follows it."""
+    """Turns of the assistant after a question, by name: everything that follows it."""
     named = {"role": "assistant", "content": ANSWER, **dict.fromkeys(_NAMES, THOUGHT), "reasoning_details": _DETAILS}
     text = {"type": "text", "text": ANSWER}
     calls = {**named, "tool_calls": _CALLS}
@@ -107,9 +108,9 @@ class Shown(NamedTuple):
     """What a template renders in one setting; None for what it refuses."""
 
     prompt: str | None
-    """A question with the generation prompt behind it."""
+    """A question with the generation prompt after it."""
     turns: dict[str, str | None]
-    """A question with an assistant's turn behind it, by the turn's name."""
+    """A question with an assistant's turn after it, by the turn's name."""
 
 
 def requests(tokens: dict[str, str]) -> list[dict[str, Any]]:
@@ -143,13 +144,13 @@ def empty_suffix(settings: list[Shown], markers: Markers) -> str | None:
     """
     for setting in settings:
         turn = setting.turns["plain"]
-        header, answered, _ = behind_question(turn or "").partition(ANSWER)
-        front, closed, behind = header.rpartition(markers.close)
-        if not answered or not closed or len(behind) > _LONGEST_SUFFIX:
+        header, answered, _ = after_question(turn or "").partition(ANSWER)
+        front, closed, rest = header.rpartition(markers.close)
+        if not answered or not closed or len(rest) > _LONGEST_SUFFIX:
             continue
         bare = front.rstrip()
         space = front[len(bare) :] if bare.endswith(markers.open.rstrip()) else ""
-        return space[(len(space) + 1) // 2 :] + markers.close + behind
+        return space[(len(space) + 1) // 2 :] + markers.close + rest
     return None
 
 
@@ -176,17 +177,17 @@ def _read(setting: Shown, turn: str) -> Finding | None:
     if not 0 <= question < thought or turn.count(THOUGHT) != 1:
         return None
     header = turn[question + len(QUESTION) : thought]
-    behind, answered, _ = turn[thought + len(THOUGHT) :].partition(ANSWER)
-    if _TOOL in behind:
-        closing = _closing_tag(behind)
+    rest, answered, _ = turn[thought + len(THOUGHT) :].partition(ANSWER)
+    if _TOOL in rest:
+        closing = _closing_tag(rest)
         suffix = "" if closing is None else closing + _answer_header(setting)
     elif answered:
-        closing = suffix = behind
+        closing = suffix = rest
     else:
         return None
     close = _close(closing or "", header)
     # A message written down as data has quotes around its texts.
-    if close is None or (header[-1:] in ("'", '"') and behind.startswith(header[-1:])):
+    if close is None or (header[-1:] in ("'", '"') and rest.startswith(header[-1:])):
         return None
     if suffix.count(close) != 1 or len(suffix) > _LONGEST_SUFFIX:
         return None
@@ -198,16 +199,16 @@ def _read(setting: Shown, turn: str) -> Finding | None:
     return Finding(markers, suffix, "model" if opening else "start", _ends_messages(setting, close))
 
 
-def _closing_tag(behind: str) -> str | None:
+def _closing_tag(rest: str) -> str | None:
     """What closes thinking in front of a tool call: the first tag, which nothing but white space precedes."""
-    tag = TAG.search(behind)
-    return behind[: tag.end()] if tag and not behind[: tag.start()].strip() else None
+    tag = TAG.search(rest)
+    return rest[: tag.end()] if tag and not rest[: tag.start()].strip() else None
 
 
 def _close(closing: str, header: str) -> str | None:
     """The closing marker in the text that closes thinking: its first tag, else its first line.
 
-    A name behind the tag that the opening text has too belongs to it: `<|close|>think<|sep|>`.
+    A name after the tag that the opening text has too belongs to it: `<|close|>think<|sep|>`.
     """
     tag = TAG.search(closing)
     lines = closing.strip().splitlines()
@@ -237,7 +238,7 @@ def _opening(setting: Shown, written: str, header: str, close: str) -> str | Non
         close: The closing marker.
     """
     prompt, plain = setting.prompt or "", setting.turns["plain"] or ""
-    for text in (header, behind_question(prompt)):
+    for text in (header, after_question(prompt)):
         named = NAMED_TAG.fullmatch(close)
         paired = [tag for tag in NAMED_TAG.finditer(text) if named and tag["name"] == named["name"]]
         if paired:
@@ -255,10 +256,10 @@ def _opening(setting: Shown, written: str, header: str, close: str) -> str | Non
 
 
 def _ends_messages(setting: Shown, close: str) -> bool:
-    """The closing marker also stands behind the question."""
-    return behind_question(setting.prompt or "").startswith(close)
+    """The closing marker also stands after the question."""
+    return after_question(setting.prompt or "").startswith(close)
 
 
-def behind_question(text: str) -> str:
-    """What a rendering holds behind its question."""
+def after_question(text: str) -> str:
+    """What a rendering holds after its question."""
     return text.rpartition(QUESTION)[2]

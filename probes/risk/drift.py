@@ -1,19 +1,21 @@
-"""Is a probe still used on the runs that it was calibrated for? A test that may be read after every run.
+"""A drift test that may be read after every run: are runs in use still like the calibration runs?
 
-Owns the monitor. Its statistic is the score at a run's first cue (a run without a cue ranks below all): the one score
-that every run shows, whatever rule is in use. Later scores are hidden by exits, and the exit's threshold was itself
-chosen on the calibration runs, so that "highest score so far" would not be exchangeable between the two.
+**Statistic.** The score at a run's first cue; a run without a cue ranks below all others. It is the one score that
+every run shows, whatever rule is in use: an exit hides the later ones. The highest score so far would not do either.
+The threshold was chosen on the calibration runs, so that score isn't exchangeable between them and runs in use.
 
-Every run is ranked among the calibration runs *and all runs met before it*. If all of them are exchangeable, these
-smoothed conformal p-values are independent and uniform for any number of calibration runs (Vovk, Gammerman, Shafer
-2005); the product of bets on them is a test martingale, and by Ville's inequality it ever reaches 1 / level with
-probability `level` at most. All of that is exact. Several samples of one prompt in one call depend on each other: the
-first of them counts. Ranks among a *fixed* reference would not do: they share its sampling error, and a bettor learns
-it. The price is that a drift that lasts becomes the new normal, so an alarm, once raised, stays.
+**Test.** Every run is ranked among the calibration runs *and all runs met before it*. If all of them are exchangeable,
+these smoothed conformal p-values are independent and uniform, for any number of calibration runs (Vovk, Gammerman,
+Shafer 2005). The product of bets on them is a test martingale. By Ville's inequality it ever reaches 1 / level with
+probability `level` at most. All of that is exact.
 
-The bettor follows the best of nine Beta densities (the switching of the Simple Jumper). The linear bets of MAPIE's
-`OnlineMartingaleTest` miss a change of spread, and its state can't be stored; tests/probes/test_drift.py counts the
-runs until the alarm.
+**Limits.** Several samples of one prompt in one call depend on each other, so only the first counts. A drift that lasts
+becomes the new normal, so an alarm stays once it is raised. Ranks among a *fixed* reference would avoid that, but they
+share its sampling error, and a bettor learns the error.
+
+**Bets.** The bettor follows the best of nine Beta densities (the switching of the Simple Jumper). The linear bets of
+MAPIE's `OnlineMartingaleTest` miss a change of spread, and its state can't be stored. tests/probes/test_drift.py counts
+the runs until the alarm.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ SWITCH = 0.01
 """Share of the wealth that is spread evenly over the bets before each run."""
 
 _PURPOSE = 64
-"""Of the keyed uniforms; the decoding loop uses small ones."""
+"""Purpose of the keyed uniforms; the decoding loop uses small numbers."""
 _EDGE = 1e-12
 _LARGEST = 700.0
 _NORM = tuple(math.gamma(a + b) / (math.gamma(a) * math.gamma(b)) for a, b in BETS)
@@ -56,7 +58,7 @@ class DriftMonitor:
         Args:
             reference: The calibration runs' scores at their first cue; -inf for a run without one.
             level: Largest probability of a false alarm, ever; in (0, 1).
-            seed: Of the uniforms that break ties.
+            seed: Seed of the uniforms that break ties.
 
         Raises:
             ControllerError: There is no score, a score is NaN, or the level is out of range.
@@ -104,7 +106,17 @@ class DriftMonitor:
         return f"{said} ({self.runs} runs, highest e-value {highest:.3g}, alarm at {1 / self.level:g})"
 
     def update(self, scores: Sequence[float]) -> float:
-        """Take in a finished run by its scores, in the order of its cues; the e-value after it."""
+        """Take in a finished run.
+
+        Args:
+            scores: The run's scores, in the order of its cues.
+
+        Returns:
+            The e-value after it.
+
+        Raises:
+            ControllerError: The first score is not a number.
+        """
         score = float(scores[0]) if len(scores) else -math.inf
         if math.isnan(score):
             raise ControllerError("the drift monitor got a score that is not a number")

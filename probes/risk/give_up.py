@@ -1,11 +1,13 @@
-"""The lower exit: giving up on runs that look hopeless for how long they have been thinking. Off by default.
+"""The lower exit: giving up on runs whose score is too low for their length. Off by default.
 
-Owns the rising curve (Conformal Thinking, arXiv 2602.03814) and a promise of its own: P(the full run is right and this
-rule alone would have given up at some cue) <= risk. That loss doesn't depend on the upper threshold, so that the same
-runs may serve for both, in any order: an exit of the pair is one that the upper rule alone would make, or a give-up.
-P(harm) of the pair is at most the sum of both risks; with confidences, both hold at once with probability
-2 * confidence - 1 at least. The mode `selective` is the exception: give-ups take runs out of those that exit, so that
-its promise does not survive.
+A run gives up where its score is under a curve that rises with its length (Conformal Thinking, arXiv 2602.03814).
+
+**Promise.** P(the full run is right and this rule alone would have given up at some cue) <= risk.
+
+**Together with the upper threshold.** The loss above doesn't depend on the upper threshold, so the same calibration
+runs serve for both. Every exit of the pair is either an exit of the upper rule alone or a give-up. So P(harm) of the
+pair is at most the sum of both risks. With confidences, both promises hold at once with probability at least
+2 * confidence - 1. Mode `selective` has no such promise: give-ups take runs out of those that exit.
 """
 
 from __future__ import annotations
@@ -73,9 +75,12 @@ class LowerGrid:
 
     @classmethod
     def of(cls, fitting: Table, size: int = 200, risk: float = 0.05) -> LowerGrid:
-        """The slope that saves most on the fitting runs where `risk` of them are right and given up; and its starts.
+        """The slope that saves most on the fitting runs, and its starts.
 
-        Any other risk may be asked for later. Give it scores from held-out folds.
+        Args:
+            fitting: The fitting runs, under scores from held-out folds.
+            size: Most starts.
+            risk: Share of right runs given up at which slopes are compared. Any other risk may be asked for later.
         """
         if size < 2 or fitting.cues == 0:
             raise ControllerError(f"a lower grid needs at least 2 starts of 1 cue, got {size} of {fitting.cues}")
@@ -97,7 +102,7 @@ class GiveUp:
     risk: float
     """The risk that was asked for."""
     confidence: float | None
-    """None: the marginal form."""
+    """Probability that the risk holds. None: it holds on average over calibrations."""
     runs: int
     """The calibration runs."""
     failures: int
@@ -151,7 +156,7 @@ def choose_lower(table: Table, grid: LowerGrid, risk: float, confidence: float |
 
 
 def _crossings(c: float, scores: npt.ArrayLike, positions: npt.ArrayLike) -> Floats64:
-    """The start whose curve passes through each cue: t - logit(score) / c. A curve is above the cue iff t0 is less."""
+    """The start whose curve passes through each cue: t - logit(score) / c. Curves of a smaller t0 are above it."""
     scores = np.asarray(scores, dtype=np.float64)
     if not ((scores >= 0.0) & (scores <= 1.0)).all():
         raise ControllerError("giving up needs scores between 0 and 1; use a signal that gives a probability")

@@ -1,6 +1,6 @@
 """The calibration table: what every recorded run would have done, had it exited at each of its cues.
 
-Owns the flat arrays and what a threshold does to them; knows no statistics.
+The runs are flat arrays, and this file says what a threshold does to them. The statistics are elsewhere.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Table:
     domain: Ints = None  # type: ignore[assignment]  # filled in below
     """Shape (runs,): index of the problem's domain. None: 0 for every run."""
     graded: bool = True
-    """False: there were no gold answers, so that `right` and `full_right` mean nothing."""
+    """False: there were no gold answers, so `right` and `full_right` mean nothing."""
 
     def __post_init__(self) -> None:
         if self.domain is None:

@@ -1,7 +1,7 @@
 """From a calibration table and a named risk to a threshold, with the exact procedures and nothing asymptotic.
 
-Owns the procedures: split conformal, Learn-then-Test and LYNX's own. The unit is one run of one problem, except in
-`event`.
+The procedures are split conformal prediction, Learn-then-Test, and LYNX's own. The unit is one run of one problem,
+except in mode `event`, where it is a cue.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MEANS = {
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Candidate thresholds, fixed by the fitting split before any calibration run is looked at."""
+    """Candidate thresholds, fixed by the fitting split before any calibration run is read."""
 
     thresholds: Floats64
     """Shape (size,), strictly falling: the strictest first."""
@@ -175,10 +175,12 @@ def count_failures(out: Outcomes, mode: Mode) -> tuple[int, int]:
 def _learn_then_test(table: Table, grid: Grid, mode: Mode, risk: float, confidence: float) -> Threshold:
     """Learn-then-Test: accept down the grid while the p-value stays at most 1 - confidence; stop at the first failure.
 
-    The sequence needs no entry above every score: there no run fails and p = (1 - risk)^n, the smallest p that
-    n runs can give, so that it fails only where all the others fail too; "never exit" needs no test. `selective`
-    must not have such an entry: without exits its p is 1 and the sequence would end where it starts. So it starts
-    at the strictest threshold where the *fitting* split promises twice the exits that a pass without a failure takes.
+    "Never exit" needs no test, so the sequence has no entry above every score. No run fails there, and p is
+    (1 - risk)^n, the smallest p that n runs can give: that entry would fail only where all others fail too.
+
+    In mode `selective` such an entry would do harm: without exits its p is 1, and the sequence would stop at once. So
+    the sequence starts at the strictest threshold where the *fitting* split has twice the exits that are needed for a
+    pass without a failure.
     """
     start = 0
     if mode == "selective":
@@ -228,8 +230,8 @@ def _conformal(table: Table, mode: Mode, risk: float) -> Threshold:
 def _event(table: Table, risk: float, confidence: float | None) -> Threshold:
     """LYNX as published: exit iff the label-conditional set is {right}: score > q_wrong and 1 - score <= q_right.
 
-    It has no form with a confidence; where one was asked for, that is said. Without its clamp of the quantile's
-    index: too few wrong cues give +inf, too few right ones no second condition.
+    It has no form with a confidence, so a confidence is ignored, and `why` says so. LYNX's clamp of the quantile's
+    index is left out: too few wrong cues give +inf, and too few right ones drop the second condition.
     """
     wrong, right = table.scores[~table.right], table.scores[table.right]
     # 1 - score <= q_right, said of scores; inclusive, hence the next float below.

@@ -1,6 +1,6 @@
 """The probe: a fitted scikit-learn pipeline as plain arrays, evaluated in numpy.
 
-Owns the score of one hidden state and which layers it is made of; calibration/fitting/probe.py does the fitting.
+It scores one hidden state, made of some layers. calibration/fitting/probe.py fits it.
 """
 
 from __future__ import annotations
@@ -76,7 +76,14 @@ class Probe:
         return int(self.weights[0].shape[0])
 
     def score(self, features: npt.NDArray[Any]) -> float:
-        """P(the answer is settled) at one cue, in (0, 1); features: (size,). Raises on NaN and on another size."""
+        """The probability that the answer at one cue is right, in (0, 1).
+
+        Args:
+            features: The hidden state at the cue. Shape (size,).
+
+        Raises:
+            ControllerError: The features have another size, or a NaN.
+        """
         if features.shape != (self.size,):
             raise ControllerError(f"the probe reads {self.size} features, got shape {features.shape}: another model?")
         logit = float(self._logits(features)[0])

@@ -1,7 +1,7 @@
-"""Signals: from the observations at a run's cues to one number that says how settled the answer is.
+"""Signals: from the observations at a run's cues to one number that says how safe an exit is.
 
-Owns the formulas. Every signal is a pure function of the run's observations so far, so that a recorded run is scored by
-the very rule that is deployed. Thresholds and promises work alike for all signals (risk/threshold.py).
+Every signal is a pure function of the run's observations so far. So a recorded run is scored by the very rule that is
+deployed. Thresholds and promises work alike for all signals (risk/threshold.py).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIGNALS: tuple[SignalName, ...] = get_args(SignalName)
 
 
 class Signal(ABC):
-    """How settled the answer is at the last of a run's observations; larger is more settled."""
+    """The score at the last of a run's observations; larger means a safer exit."""
 
     reads_hidden = False
     """Whether it reads `Observation.p_settled`, which takes hidden states."""
@@ -65,6 +65,7 @@ class TrialConfidence(Signal):
 
     trials = True
     kind: Literal["mean", "geometric", "least"] = "mean"
+    """How the tokens' probabilities become one number."""
 
     def score(self, observations: Sequence[Observation]) -> float:
         return confidence(observations[-1].logprobs, self.kind)
@@ -92,7 +93,7 @@ class Entropy(Signal):
 class Stack(Signal):
     """A logistic regression over all signals. Trials are run only where the probe leaves room for doubt.
 
-    Both regressions give P(the answer is settled), so that their scores compare.
+    Both regressions give P(the answer is right), so that their scores compare.
     """
 
     low: float
@@ -141,7 +142,7 @@ class Stack(Signal):
         return cls(float(band[0]), float(band[1]), Probe.from_arrays(parts["cheap"]), Probe.from_arrays(parts["full"]))
 
 
-CHEAP = ("logit of settled", "smoothed entropy", "log index")
+CHEAP = ("logit of p_settled", "smoothed entropy", "log index")
 """Features that cost no token."""
 FULL = (*CHEAP, "mean logprob", "least logprob", "streak")
 """Features at a cue with a trial."""

@@ -149,14 +149,14 @@ def test_one_call_has_its_own_wishes(library):
     free, _ = plain(library)
     with library.attach(Controller(exit=Calibrated(0.05))) as handle:
         tokens = library(library.ids(), thinking_budget=9)
-        assert handle.trace.forced[0] == 9 == handle.trace.budget and handle.trace.asked == {"thinking_budget": 9}
+        assert handle.trace.forced[0] == 9 == handle.trace.budget and handle.trace.overrides == {"thinking_budget": 9}
         library(library.ids(), risk=0.2)
-        assert handle.trace.exit.index == 0 and handle.trace.asked == {"risk": 0.2}
+        assert handle.trace.exit.index == 0 and handle.trace.overrides == {"risk": 0.2}
         assert library(library.ids(), risk=0.01, min_thinking=None) == free
         assert handle.trace.rule == "risk 0.01" and handle.trace.exit is None
         library(library.ids(), min_thinking=len(free) + 5)
         assert handle.trace.reopened
-        assert library(library.ids()) == free and handle.trace.asked == {}
+        assert library(library.ids()) == free and handle.trace.overrides == {}
         runs = handle.runs
         for wishes, message in (
             ({"risk": 2}, "risk is 2; it must lie between"),
@@ -183,10 +183,10 @@ def test_every_completion_call_takes_them(llama, name, stream):
     with attach(llm, Controller()) as handle:
         made = call(llm, max_tokens=200, temperature=0.0, stream=stream, thinking_budget=12)
         list(made) if stream else None
-        assert handle.trace.forced[0] == 12 and handle.trace.asked == {"thinking_budget": 12}
+        assert handle.trace.forced[0] == 12 and handle.trace.overrides == {"thinking_budget": 12}
         made = call(llm, max_tokens=200, temperature=0.0, stream=stream)
         list(made) if stream else None
-        assert handle.trace.closed_by == "model" and handle.trace.asked == {}
+        assert handle.trace.closed_by == "model" and handle.trace.overrides == {}
     assert type(llm).__name__ == "Llama" and "__call__" in vars(type(llm))
     with pytest.raises(TypeError, match="thinking_budget"):
         call(llm, max_tokens=2, thinking_budget=12)

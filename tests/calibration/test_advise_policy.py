@@ -180,11 +180,11 @@ def test_rows_are_the_model_s_own_at_each_fork(tmp_path):
     forks = trie.forks(20)
     assert max(len(fork.prefix) for fork in forks) == 54 and forks[0].prefix == (0, 1)
     for fork, row in fork_rows(MODEL, forks).items():
-        assert row == pytest.approx(np.log(TOY.law(fork.prefix)))
+        assert row == pytest.approx(np.log(TOY.probs(fork.prefix)))
         assert len(fork.tokens) > 1
     before = [replace(fork, before=(2, 0)) for fork in forks]
     for fork, row in fork_rows(MODEL, before).items():
-        assert row == pytest.approx(np.log(TOY.law([2, 0, *fork.prefix])))
+        assert row == pytest.approx(np.log(TOY.probs([2, 0, *fork.prefix])))
 
 
 def test_jsonl_and_collected_runs_are_texts(tmp_path):

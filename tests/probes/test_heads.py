@@ -323,7 +323,7 @@ def test_teacher_forced_rows_are_the_model_s_own(monkeypatch, branches):
     assert rows.labels.tolist() == run.tokens[2:]
     assert rows.hidden[:, 1].tolist() == list(range(1, 11)) and rows.hidden[:, 0].tolist() == run.tokens[1:-1]
     for at, logits in enumerate(rows.logits, start=2):
-        assert logits == pytest.approx(np.log(engine.law(run.tokens[:at])), abs=1e-6)
+        assert logits == pytest.approx(np.log(engine.probs(run.tokens[:at])), abs=1e-6)
 
 
 def test_teacher_forced_is_step_by_step_on_transformers(tiny):

@@ -22,7 +22,7 @@ TARGET.table[0], DRAFT.table[0] = P, Q
 
 def exact_three(policy):
     def row(last):
-        return policy.probs(np.log(TARGET.law([last])))
+        return policy.probs(np.log(TARGET.probs([last])))
 
     law = np.zeros((5, 5, 5))
     for a in range(5):

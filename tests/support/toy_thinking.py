@@ -68,7 +68,7 @@ def run(*, seed=0, prompt=PROMPT, most=60, eos=(EOS,), engine=ENGINE, tokenizer=
 
 def _next(prompt, tokens, seed):
     before = [*prompt, *tokens]
-    weights = np.exp(np.log(ENGINE.law(before)))
+    weights = np.exp(np.log(ENGINE.probs(before)))
     return draw(weights / weights.max(), Keys(seed=seed).uniform(len(before), SAMPLE))
 
 
@@ -121,7 +121,7 @@ def account(
         out.append(_next(prompt, out, seed))
         if closed == "budget":
             if markers and (again := found(markers.close, answer)):
-                out = out[: again[0]] + TOKENIZER.encode(again[1] + thinking.behind)
+                out = out[: again[0]] + TOKENIZER.encode(again[1] + thinking.after_close)
         elif closed is None and opened is not None:
             ends = found(markers.close, opened) if markers else None
             place = ends or ((len(out) - 1, "") if out[-1] in eos else None)

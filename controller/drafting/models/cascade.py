@@ -21,7 +21,7 @@ Probs = Callable[[Step, int, Sequence[int]], Floats]
 
 
 class Draws:
-    """The choices of one proposal, by the run's keys: numbered from its place, so that no two share a uniform."""
+    """The random choices of one proposal. Each uses the next uniform of the run's keys at the proposal's place."""
 
     def __init__(self, keys: Keys, position: int) -> None:
         self._keys = keys
@@ -61,8 +61,8 @@ def middle_chain(
 ) -> Asking[Draft]:
     """A chain whose every token follows the draft model's distribution, whatever the inner drafter proposes.
 
-    Where no guess is accepted the token is drawn from the residual. Drawn from the draft model's distribution again,
-    it would follow another one than the proposal says, and the target's test would be wrong.
+    A token is drawn from the residual where no guess is accepted. Drawing it from the whole distribution again would
+    give tokens of another distribution than the proposal names, and the target's test would be wrong.
 
     Args:
         session: The draft model's sequence.

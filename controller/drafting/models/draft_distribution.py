@@ -20,6 +20,7 @@ class DraftStep:
     """A step of the draft model as a policy may see it: its hidden states are not the target's."""
 
     step: Step
+    """The draft model's own."""
 
     def logits(self, node: int) -> Floats:
         return self.step.logits(node)

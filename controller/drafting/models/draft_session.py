@@ -26,7 +26,7 @@ class DraftSession:
         open_session: Opens the sequence.
         name: The draft model's name, for messages.
         context: Most tokens that the draft model was made for.
-        vocabulary: Length of the target's logits rows; longer rows of the draft model are cut to it.
+        vocabulary: Length of the target's logits rows; longer rows of the draft model are shortened to it.
         meter: Is shown every forward.
     """
 

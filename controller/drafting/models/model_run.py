@@ -1,4 +1,4 @@
-"""One run of a drafter with a model: when a plan is due, what is drawn from the model, what became of it."""
+"""One run of a drafter with a model: it plans, draws a draft from the model, and learns from its outcome."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from .draft_session import DraftSession
 MOST_LEARNT = 32
 """Most missed tokens that acceptance by rank is learnt from at once."""
 LEAST_LEARNT = 8
-"""Fewer missed tokens than this say too little for a forward."""
+"""Fewest missed tokens that are worth a forward to learn from."""
 
 
 @dataclass(slots=True)
 class ExpectedStep:
-    """A draft and what was expected of the step that verifies it."""
+    """A draft, and what the step that verifies it is expected to bring."""
 
     draft: Draft
+    """What is verified."""
     emitted: float
     """Tokens that the step emits."""
     values: Sequence[float] | None = None
-    """The draft model's estimate that each node is reached and accepted; of a dynamic tree only."""
+    """The draft model's estimate that each node is reached and accepted. None: not a dynamic tree."""
     seconds: float | None = None
-    """What the step takes; None = no curves are known."""
+    """Seconds that the step takes; None = no curves are known."""
 
 
 class ModelRun(Drafting):
@@ -107,7 +108,7 @@ class ModelRun(Drafting):
         acceptance.note_walk(draft, accepted)
 
     def close(self) -> None:
-        """Give the draft model's sequence back; the run's length is known now."""
+        """Give the draft model's sequence back, and note the run's length."""
         if self._seen:
             self.experience.note_length(self._seen - self._begin)
         if self._cascade is not None:
@@ -117,7 +118,7 @@ class ModelRun(Drafting):
     # Whether, and how much.
 
     def _fits(self, tokens: Sequence[int]) -> int:
-        """Most drafted tokens that both models have room for; once the draft model has none the Trace says so."""
+        """Most drafted tokens that both models have room for; warns once the draft model has none."""
         nodes = 0 if self._over else self.target.fits(tokens)
         if nodes < 1:
             return 0
@@ -167,7 +168,7 @@ class ModelRun(Drafting):
         )
 
     def _drafts(self) -> bool:
-        """Whether this step drafts: the plan says so, and no plain step is due."""
+        """Whether this step drafts: the plan has a shape, and no plain step is due."""
         if not self.settings.adaptive:
             if self.meter.curves is None and self.settings.curves is not None:
                 self.meter.use(self.settings.curves)
@@ -192,7 +193,7 @@ class ModelRun(Drafting):
     # What is drawn.
 
     def _drafted(self, tokens: Sequence[int], nodes: int, depth: int, context: int) -> Asking[Draft]:
-        """A draft, with the step that is expected of it remembered and the drafter's own work timed."""
+        """Draw a draft. Remembers what is expected of its step, and times the drafter's own work."""
         missing = self.session.missing(tokens)
         self.meter.begin_draft()
         expected, work = yield from counted(self._drawn(tokens, nodes, depth))
@@ -234,13 +235,13 @@ class ModelRun(Drafting):
         return Draft.chain(path)
 
     def _fixed_shape(self, size: int) -> Shape:
-        """Without a plan: Sequoia's tree for the acceptance that is assumed before anything was seen, or a chain."""
+        """The shape that is drafted without a plan: a chain, or Sequoia's tree for the prior acceptance."""
         leaves = self._leaves
         acceptance = tuple(PRIOR.values()) if self.settings.kind == "sequoia" and leaves > 1 else (1.0,)
         return sequoia(acceptance, size + 1, self.settings.depth + 1, leaves)
 
     def _grow_dynamic(self, growth: Growth, tokens: Sequence[int], size: int, nodes: int, depth: int) -> Asking[None]:
-        """Grow DySpec's tree. Where the draft model is sure it may be larger than planned, elsewhere it is smaller."""
+        """Grow DySpec's tree: larger than planned where the draft model is sure, smaller where it isn't."""
         probs_after = partial(self._probs_after, tokens)
         leaves, threshold = self._leaves, 1.0 / (1 + size)
         if self.settings.adaptive:

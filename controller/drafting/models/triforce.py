@@ -24,14 +24,14 @@ class TriForce(Drafter):
     """Chains drawn from the target's own weights over a part of its cache.
 
     Nothing is drafted while the context is no longer than the budget. Costs are measured at the context's own length.
-    On a session that can't leave a part of its cache out (llama.cpp) the inner drafter drafts for the target directly,
-    and the Trace says so.
+    Some sessions can't leave out a part of their cache (llama.cpp). There the inner drafter drafts for the target
+    directly, and the trace has a warning.
 
     Args:
         inner: Drafts for the chains; None = n-grams of the text.
         size: Most drafted tokens a step.
         budget: Tokens of the past that the chains are drawn with.
-        chunk: Tokens that are kept or left out together.
+        chunk: Tokens that the view reads or leaves out together.
         refresh: Tokens after which the chunks are chosen anew, by a forward over the whole cache.
         adaptive: False drafts `size` tokens always.
         curves: What forwards over the whole cache and over its part cost; None = measured.

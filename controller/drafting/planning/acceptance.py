@@ -25,7 +25,9 @@ class _Outcomes:
     """What was seen of one kind, with exponential forgetting."""
 
     successes: float
+    """Successes, each worth less with every later outcome."""
     count: float
+    """Outcomes, discounted alike."""
     prior_weight: float
     """Outcomes that the prior is worth now."""
 
@@ -47,10 +49,11 @@ class AcceptanceRates:
     fades: bool = False
     """Whether the prior is forgotten too.
 
-    Let it stay where there are many kinds that are seen now and then: the most promising of them is often a lucky one,
-    and the prior holds it down. Let it fade where there are few kinds that are seen all the time.
+    A prior that stays suits many kinds, each seen rarely: the best of them is often a lucky one, and the prior holds it
+    down. A prior that fades suits few kinds that are seen often.
     """
     _seen: dict[str, _Outcomes] = field(default_factory=dict)
+    """Outcomes by kind."""
 
     def note(self, kind: str, hit: bool) -> None:
         """Count one outcome."""

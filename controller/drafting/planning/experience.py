@@ -9,14 +9,14 @@ from .acceptance import Acceptance
 PAUSE = 64
 """Plain steps before a drafter that did not pay tries again, at first."""
 LONGEST_PAUSE = 1024
-"""The same, at most."""
+"""Longest such pause."""
 TYPICAL_LENGTH = 128.0
 """Tokens that a run is expected to have, before any run was seen."""
 
 
 @dataclass
 class Ledger:
-    """Sums over the drafted steps of all runs: what was expected of them, and what came.
+    """Sums over the drafted steps of all runs: expected tokens and seconds, and real ones.
 
     The expected tokens of a step follow from acceptance by rank, for a dynamic tree from acceptance by value. The
     expected seconds follow from the cost curves of both models and the drafter's own work.
@@ -29,7 +29,7 @@ class Ledger:
     emitted: int = 0
     """Tokens that they emitted."""
     timed: int = 0
-    """Steps whose seconds were expected and measured; a forward that was shared with other runs has no time."""
+    """Steps with both an expected and a measured time. A forward that is shared with other runs has no time."""
     expected_seconds: float = 0.0
     """Seconds that the timed steps were expected to take."""
     seconds: float = 0.0
@@ -55,7 +55,7 @@ class Pauses:
     next_length: int = PAUSE
     """Length of the pause after the next attempt that doesn't pay."""
     after_attempt: bool = False
-    """Whether the last pause followed an attempt, so that the rates which it rests on are old now."""
+    """Whether the last pause followed an attempt: the acceptance rates are old then."""
 
     def begin_run(self) -> None:
         """A new run has another text, about which a long pause says little."""
@@ -68,12 +68,12 @@ class Pauses:
         self.next_length = min(2 * self.next_length, LONGEST_PAUSE)
 
     def postpone(self) -> None:
-        """The run that is left doesn't pay for feeding the draft model; a longer run may."""
+        """Pause: the rest of this run is too short to pay for feeding the draft model."""
         self.left = PAUSE
         self.after_attempt = False
 
     def paid(self) -> None:
-        """Drafting went on paying: the next pause is a short one again."""
+        """Drafting still pays: make the next pause short again."""
         self.next_length = PAUSE
 
 

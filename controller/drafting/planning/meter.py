@@ -18,7 +18,9 @@ class CurvePair(NamedTuple):
     """What forwards of the two models cost."""
 
     target: CostCurve
+    """The target model's."""
     draft: CostCurve
+    """The draft model's."""
 
 
 class Curves(ABC):

@@ -16,21 +16,21 @@ MARGIN = 1.03
 CAUTION = 0.1
 """What a draft must promise beyond MARGIN for each plain step that its rows cost.
 
-The candidates that look best are often those whose chance is estimated too high. Where rows are dear, a wrong one costs
-many steps.
+The best candidates are often those whose chance is estimated too high. A wrong one costs many steps where rows are
+expensive.
 """
 ENDOWMENT = 1.0
 """Plain steps that a run may lose by drafting before it has gained any."""
 ALLOWANCE = 0.005
-"""Plain steps that a run may lose for each of its steps besides."""
+"""Plain steps that a run may lose in addition, for each of its steps."""
 
 
 class LossBudget:
     """What a run can afford to lose by its next draft, in plain steps.
 
-    What is lost beyond ENDOWMENT and ALLOWANCE must have been gained before. Where no draft risks more than is left,
-    `emitted` tokens cost at most ENDOWMENT + (1 + ALLOWANCE) * emitted plain steps, at the prices of the curve and
-    whatever becomes of the drafts.
+    A run may lose ENDOWMENT and ALLOWANCE, and what its drafts have gained so far. If no draft risks more than `left`,
+    then `emitted` tokens cost at most ENDOWMENT + (1 + ALLOWANCE) * emitted plain steps. That holds at the curve's
+    prices, even if every draft is rejected.
 
     >>> losses = LossBudget(); before = losses.left
     >>> losses.settle(price=2.5, emitted=1); losses.settle(price=1.5, emitted=4); round(losses.left - before, 6)
@@ -39,6 +39,7 @@ class LossBudget:
 
     def __init__(self) -> None:
         self.left = ENDOWMENT
+        """Plain steps that the next draft may lose."""
 
     def settle(self, price: float, emitted: int) -> None:
         """Count a step that cost as much as `price` plain ones and emitted so many tokens."""
@@ -55,9 +56,9 @@ def best_part(
     size: int,
     losses: float = math.inf,
 ) -> Draft:
-    """The nodes of most expected tokens per second, less CAUTION; none where no draft pays or a plain step is due.
+    """The part of a draft with most expected tokens per second, less CAUTION.
 
-    Only for drafts that are a function of the past: leaving drawn tokens out by their value would change the
+    Only for drafts that are a function of the past. Leaving out drawn tokens by their value would change the
     distribution of what is emitted.
 
     Args:
@@ -68,6 +69,9 @@ def best_part(
         leaves: Most leaves of the part.
         size: Most nodes of the part.
         losses: Plain steps that may be lost if no node is accepted.
+
+    Returns:
+        The part; NO_DRAFT where no draft pays or a plain step is due.
     """
     nodes = _by_value(draft, values, leaves, size)
     count, ratio = _best_count([values[node] for node in nodes], curve, context, losses)
@@ -77,7 +81,7 @@ def best_part(
 
 
 def _best_count(values: Sequence[float], curve: CostCurve, context: int, losses: float) -> tuple[int, float]:
-    """How many of the nodes pay most, the first ones; and by what factor the step with them is faster than plain."""
+    """(how many of the first nodes pay most, the speed of the step with them over that of a plain one)."""
     plain = curve.now(1, context)
     best, emitted = 0, 1.0
     best_ratio = best_score = MARGIN
@@ -95,7 +99,7 @@ def _best_count(values: Sequence[float], curve: CostCurve, context: int, losses:
 
 
 def _by_value(draft: Draft, values: Sequence[float], leaves: int, size: int) -> list[int]:
-    """The nodes of largest value, so many at most, every one after its parent."""
+    """At most `size` nodes, those of largest value, each after its parent."""
     order = sorted(range(len(draft)), key=lambda node: (-values[node], node))
     taken: list[int] = []
     known = {ROOT}
@@ -117,9 +121,9 @@ def _by_value(draft: Draft, values: Sequence[float], leaves: int, size: int) -> 
 
 def _part(draft: Draft, nodes: Sequence[int]) -> Draft:
     """The draft without its other nodes; each of `nodes` has its parent among them."""
-    kept = sorted(nodes)
-    place = {node: i for i, node in enumerate(kept)} | {ROOT: ROOT}
+    ordered = sorted(nodes)
+    place = {node: i for i, node in enumerate(ordered)} | {ROOT: ROOT}
     return Draft(
-        tuple(draft.tokens[node] for node in kept),
-        tuple(place[draft.parents[node]] for node in kept),
+        tuple(draft.tokens[node] for node in ordered),
+        tuple(place[draft.parents[node]] for node in ordered),
     )

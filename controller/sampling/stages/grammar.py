@@ -1,6 +1,6 @@
-"""A grammar as a constraint: no token is drawn that can't go on to a text of the grammar.
+"""A grammar as a constraint: every drawn token can be continued to a text of the grammar.
 
-Owns the stage and its place in a run. Tokens are matched by the run's tokenizer, which knows their bytes.
+The run's tokenizer, which knows the bytes of its tokens, matches them.
 """
 
 from __future__ import annotations

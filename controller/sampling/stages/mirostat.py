@@ -50,7 +50,7 @@ class Steering(Stage):
         return 2.0 * self.tau
 
     def step(self, state: float, candidates: Candidates, row: Row) -> tuple[Any, Candidates]:
-        return (state, candidates), candidates.keep(np.sort(self.kept(candidates, state)))
+        return (state, candidates), candidates.keep(np.sort(self.surviving(candidates, state)))
 
     def accept(self, state: tuple[float, Candidates], candidates: Candidates, token: int) -> float:
         mu, before = state
@@ -59,7 +59,7 @@ class Steering(Stage):
         return min(max(mu - self.eta * (surprise - self.tau), _LOWEST), _HIGHEST)
 
     @abstractmethod
-    def kept(self, candidates: Candidates, mu: float) -> Indices:
+    def surviving(self, candidates: Candidates, mu: float) -> Indices:
         """Positions of the tokens that stay."""
 
 
@@ -74,7 +74,7 @@ class Mirostat(Steering):
 
     name = "mirostat"
 
-    def kept(self, candidates: Candidates, mu: float) -> Indices:
+    def surviving(self, candidates: Candidates, mu: float) -> Indices:
         k = self.count(candidates, mu)
         return head(candidates.shifted, lambda found: len(found) >= k)[:k]
 
@@ -113,7 +113,7 @@ class MirostatV2(Steering):
 
     name = "mirostat_v2"
 
-    def kept(self, candidates: Candidates, mu: float) -> Indices:
+    def surviving(self, candidates: Candidates, mu: float) -> Indices:
         bound = math.log(candidates.mass) - mu * math.log(2)
         if bound > 0.0:
             return np.array([int(candidates.shifted.argmax())])

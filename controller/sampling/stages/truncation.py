@@ -110,6 +110,7 @@ class Epsilon(Truncation):
 
     name = "epsilon"
     epsilon: float
+    """Least probability of a token that stays, in (0, 1)."""
 
     def __post_init__(self) -> None:
         require(0.0 < self.epsilon < 1.0, "epsilon", self.epsilon, "above 0 and below 1")
@@ -124,6 +125,7 @@ class Eta(Truncation):
 
     name = "eta"
     epsilon: float
+    """Largest value of the bound, in (0, 1); the entropy lowers it."""
 
     def __post_init__(self) -> None:
         require(0.0 < self.epsilon < 1.0, "eta", self.epsilon, "above 0 and below 1")
@@ -232,10 +234,10 @@ class XTC(Truncation):
         if len(above) < 2:
             return candidates
         least = above[np.argsort(-weights[above], kind="stable")[-1]]
-        kept = weights > 0.0
-        kept[above] = False
-        kept[least] = True
-        return candidates.keep(np.flatnonzero(kept))
+        stays = weights > 0.0
+        stays[above] = False
+        stays[least] = True
+        return candidates.keep(np.flatnonzero(stays))
 
 
 def _reach(weights: np.ndarray, wanted: float) -> int:

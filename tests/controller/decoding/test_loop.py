@@ -288,7 +288,7 @@ class Guess(Stateless):
 
 def exact_law(policy) -> np.ndarray:
     def row(tokens):
-        return policy.probs(np.log(SMALL.law(tokens)))
+        return policy.probs(np.log(SMALL.probs(tokens)))
 
     law = np.zeros((4, 4, 4))
     for a, pa in enumerate(row([0])):
@@ -328,7 +328,7 @@ def wrong_outcomes(error: str) -> list[int]:
 
     def law(tokens, truncated=True):
         policy = LAW if truncated else Sampling(temperature=0.7)
-        return policy.probs(np.log(SMALL.law(tokens)))
+        return policy.probs(np.log(SMALL.probs(tokens)))
 
     out = []
     for _ in range(N):

@@ -104,7 +104,7 @@ def test_once_with_what_was_shown(seed):
         reading.close()
         assert rule.ended == [n]
         rows = ([0, 7, *whole.tokens[:k]] for k in range(n))
-        assert trace.log_z == pytest.approx(sum(log_z(CHAIN, np.log(TOY.law(tokens))) for tokens in rows))
+        assert trace.log_z == pytest.approx(sum(log_z(CHAIN, np.log(TOY.probs(tokens))) for tokens in rows))
 
 
 def test_a_run_that_breaks_has_no_end():

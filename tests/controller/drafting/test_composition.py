@@ -51,7 +51,7 @@ class Rows:
         self.tokens = tokens
 
     def logits(self, node):
-        return np.log(TARGET.law(self.tokens))
+        return np.log(TARGET.probs(self.tokens))
 
 
 def before(policy, tokens, start):

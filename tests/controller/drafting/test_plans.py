@@ -79,7 +79,7 @@ def test_the_ranks_learnt_are_those_of_the_missed_tokens():
     trace = run(made, engine=TEXT, policy=Greedy(), most=22)
     tokens, expected = [0, *trace.tokens], []
     for at in range(1, 21):
-        probs = WRONG.law(tokens[:at])
+        probs = WRONG.probs(tokens[:at])
         rank = int((probs > probs[tokens[at]]).sum())
         expected.append(rank if rank < 4 else None)
     assert noted[: len(expected)] == expected

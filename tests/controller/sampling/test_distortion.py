@@ -125,7 +125,7 @@ def test_a_run_carries_its_weight_and_drafts_don_t_change_it(text):
         trace, plain, drafted = ran(Weighed(chain), run), ran(chain, run), ran(Weighed(chain), run, Bushy())
         assert trace.tokens == plain.tokens == drafted.tokens and plain.log_z is None
         at = [[0, 1, *trace.tokens[:i]] for i in range(len(trace.tokens))]
-        assert trace.log_z == pytest.approx(sum(log_z(chain, np.log(TOY.law(tokens))) for tokens in at))
+        assert trace.log_z == pytest.approx(sum(log_z(chain, np.log(TOY.probs(tokens))) for tokens in at))
         assert drafted.log_z == pytest.approx(trace.log_z)
         accepted += drafted.accepted
     assert accepted > 20
@@ -140,7 +140,7 @@ def test_the_weights_undo_the_distortion():
         if len(tokens) == 4 + 2:
             exact[tuple(tokens[2:])] = p
             return
-        law = TOY.law(tokens)
+        law = TOY.probs(tokens)
         for token in np.argsort(-law)[:2]:
             deeper([*tokens, int(token)], p * law[token])
 
@@ -153,7 +153,7 @@ def test_the_weights_undo_the_distortion():
         tokens = [event.token for event in Controller().stream(TOY.session(), TEXTS, call, trace)]
         logs.append(trace.log_z)
         firsts.append(tokens[0])
-    tops = np.argsort(-TOY.law([0, 1]))[:2]
+    tops = np.argsort(-TOY.probs([0, 1]))[:2]
     truth = sum(p for text, p in exact.items() if text[0] == tops[0]) / total
     hit, w = np.array(firsts) == tops[0], importance_weights(logs)
     weighted, plain = float(w @ hit), float(hit.mean())

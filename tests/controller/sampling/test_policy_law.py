@@ -132,7 +132,7 @@ def walk(policy, length: int) -> Iterator[tuple[list[int], list[tuple[float, flo
             return
         told = Told([0.0] * length)
         phase = "answer" if CLOSE in tokens[len(PROMPT) :] else "think"
-        row = Row(WithState(np.log(SMALL.law(tokens)), tokens), -1, tokens, phase, told, frame)
+        row = Row(WithState(np.log(SMALL.probs(tokens)), tokens), -1, tokens, phase, told, frame)
         state = settled(policy.prepare(state, row), SMALL)
         law = policy.distribution(state, row).dense(SMALL.vocabulary)
         ends = np.cumsum(law)
@@ -160,7 +160,7 @@ def test_heads_read_each_drafted_row_s_own_state(tmp_path):
     """The same enumeration for AutoDeco, whose temperatures differ by the hidden state of the row."""
     path = heads_file(tmp_path / "h.safetensors")
     heads = made_up(3)
-    told = [heads.at(np.array([token, 5.0, 2.0]), np.log(SMALL.law([token]))) for token in range(5)]
+    told = [heads.at(np.array([token, 5.0, 2.0]), np.log(SMALL.probs([token]))) for token in range(5)]
     assert np.ptp(told, axis=0).min() > 0.05
     for text in ("autodeco(H)", "think: autodeco(H) ; answer: bad_words([[2]]) | autodeco(H)"):
         assert enumerate_drafted(parse_policy(text.replace("H", str(path)))) > 0
@@ -324,12 +324,12 @@ def exits(policy) -> list[tuple[list[int], list[int]]]:
             chain, tokens = parse_policy(STEERED), [5, 0, *trace.tokens[:start]]
             state, keys = chain.start(), Keys(seed=seed)
             for at in range(2, len(tokens)):
-                row = Row(WithState(np.log(CUED.law(tokens[:at]))), -1, tokens[:at], "think", keys)
+                row = Row(WithState(np.log(CUED.probs(tokens[:at]))), -1, tokens[:at], "think", keys)
                 state, token = chain.step(state, row)
                 assert token == tokens[at]
             tokens += trace.tokens[start : start + length]
             while len(tokens) < 27:
-                row = Row(WithState(np.log(CUED.law(tokens))), -1, tokens, "answer", keys)
+                row = Row(WithState(np.log(CUED.probs(tokens))), -1, tokens, "answer", keys)
                 state, token = chain.step(state, row)
                 tokens.append(token)
             found.append((trace.tokens, tokens[2:]))

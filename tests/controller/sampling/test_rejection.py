@@ -208,7 +208,7 @@ class Drawn(Stateless):
         for width in self.widths[:room]:
             below = []
             for parent, last in layer:
-                law, draws = DRAFT.law([last]).copy(), []
+                law, draws = DRAFT.probs([last]).copy(), []
                 left = law.copy()
                 for _ in range(width):
                     if left.sum() > 0:
