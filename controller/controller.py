@@ -9,6 +9,7 @@ from typing import Any
 from .core.decode import Session
 from .core.errors import ControllerError
 from .core.randomness import Keys
+from .core.text_form import shown
 from .core.tokenizer import Tokenizer
 from .core.trace import Event, Trace
 from .decoding.drivers import drive
@@ -74,9 +75,8 @@ class Controller:
     """The exit rule decides and is recorded, and never acts."""
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         limits, rule = self.limits, self.exit
-        if self.policy is not None:
-            require_policy(self.policy)
         if self.closing is not None:
             limits.check(self.closing)
         if rule is None:
@@ -95,6 +95,19 @@ class Controller:
                 f"({', '.join(rule.cues.names)}), so its probe can't be asked there; begin it with one of "
                 "them ('\\n\\n' is a paragraph's)"
             )
+
+    def _check_kinds(self) -> None:
+        """Raises ControllerError for a part that is something else, before a run fails on a method that it lacks."""
+        if self.policy is not None:
+            require_policy(self.policy)
+        kinds: tuple[tuple[str, object, type, str], ...] = (
+            ("exit", self.exit, ExitRule, "a rule such as load_exit('my.probe.safetensors', risk=0.05)"),
+            ("drafter", self.drafter, Drafter, "a drafter such as PromptLookup(), or parse_draft('ngram(8)', load)"),
+            ("thinking", self.thinking, Thinking, "Thinking(Markers('<think>', '</think>'), '</think>\\n\\n')"),
+        )
+        for name, value, kind, example in kinds:
+            if value is not None and not isinstance(value, kind):
+                raise ControllerError(f"{name} is {shown(value)}; give {example}")
 
     @property
     def limits(self) -> ThinkingLimits:

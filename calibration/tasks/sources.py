@@ -83,7 +83,7 @@ class Task:
             if len(drawn) < want or (domain is not None and want > RAREST * n):
                 raise ControllerError(
                     f"task {self.name!r} has only {len(kept)} distinct problems{of} left of the {n} asked for; "
-                    f"lower -n to {len(kept)} or give a larger task"
+                    + (f"lower -n to {len(kept)} or give a larger task" if kept else "give a larger task")
                 )
             want = want + n - len(kept) + 8 if domain is None else 2 * want + 8
 

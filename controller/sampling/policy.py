@@ -12,6 +12,7 @@ from typing import Any
 
 from ..core.decode import Decode, Step
 from ..core.errors import ControllerError
+from ..core.text_form import shown
 from ..core.tokenizer import Tokenizer
 from ..core.trace import Trace
 from ..thinking.markers import Phase
@@ -186,7 +187,8 @@ class PolicyWrapper(CompositePolicy):
 def require_policy(policy: object) -> None:
     """Raises ControllerError for what is no Policy, before a run fails on a method that it lacks."""
     if isinstance(policy, str):
-        raise ControllerError(f"policy is the text {policy!r}; give parse_policy({policy!r})")
+        text = shown(policy, 60)
+        raise ControllerError(f"policy is the text {text}; give parse_policy({text})")
     if not isinstance(policy, Policy):
         raise ControllerError(
             f"policy is a {type(policy).__name__}; make it a subclass of reasonctl.controller.Policy "
