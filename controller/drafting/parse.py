@@ -121,7 +121,7 @@ def _size_and_named(name: str, arguments: Arguments, keys: tuple[str, ...]) -> _
             named[key] = str(value)
         else:
             takes = "".join(f", {k}=..." for k in keys)
-            raise ControllerError(f"draft {name} takes a size{takes}; not {key}={value!s:.60}")
+            raise ControllerError(f"draft {name} takes a size{takes}; not {key!s:.40}={value!s:.60}")
     return _Given(size, named)
 
 
