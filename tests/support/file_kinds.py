@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -24,7 +25,18 @@ from reasonctl.calibration.runs.cue_sets import check_collected, with_cues
 from reasonctl.calibration.runs.run_file import FORMAT, RunFile
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.calibration.tasks.texts import read as read_texts
-from reasonctl.controller import ControllerError, Draft, Keys, Sampling, parse_draft, parse_policy
+from reasonctl.controller import (
+    Call,
+    Controller,
+    ControllerError,
+    Draft,
+    Keys,
+    Markers,
+    Sampling,
+    Thinking,
+    parse_draft,
+    parse_policy,
+)
 from reasonctl.controller.core.tokenizer import vocabulary_hash
 from reasonctl.controller.drafting.drafter import Target
 from reasonctl.controller.drafting.hierarchy import Hierarchy
@@ -166,7 +178,10 @@ def ggufs(folder: Path, n: int, seed: int) -> Iterator[Read]:
 POLICIES = (
     'think: no_wait(["wait"]) | temperature(0.6) | min_p(0.1) ; answer: greedy',
     "edt(t0=0.8,theta=0.4) | top_k(40) | top_p(0.95) | xtc(0.1,0.5)",
-    "penalties(repeat=1.1,window=64) | logit_bias([[3,1.5],[4,-2]]) | temperature(1)",
+    "mirostat(5,0.1)",
+    "min_new_tokens(3) | dynatemp(0.5,1.5) | top_n_sigma(1.5) | typical(0.9) | epsilon(0.001) | eta(0.001)",
+    "dry(0.8,base=1.75) | bad_words([[3]]) | ead(d=0.5) | top_h(0.4)",
+    "penalties(repeat=1.1,last_n=64) | logit_bias([[3,1.5],[4,-2]]) | temperature(1)",
 )
 DRAFTS = ("ngram(8)", "hierarchy(48)", "triforce(6, budget=1024)", "none")
 
@@ -271,18 +286,29 @@ def _lines_or_bytes(whole: list[Any], n: int, seed: int) -> Iterator[bytes]:
 
 
 def _texts(whole: tuple[str, ...], n: int, seed: int) -> Iterator[str]:
-    """Texts broken as bytes are, and with odd values in the place of a number."""
+    """Texts broken as bytes are, with odd values somewhere, and with odd numbers in the place of one."""
     rng = random.Random(seed)
     odd = ["9" * 400, "-" + "9" * 400, "1e999", "nan", "[" * 3000, "a" * 9000, *map(repr, ODD_TEXTS)]
-    for i, text in enumerate(whole):
-        for data in broken_bytes(text.encode(), n // (2 * len(whole)), seed + i):
-            yield data.decode("utf-8", "replace")
-    for _ in range(n - len(whole) * (n // (2 * len(whole)))):
+    numbers = ["0", "-1", "1", "2", "0.5", "1e308", "-1e308", "1e-308", "9" * 20, "9" * 31, "9" * 400, "true", "x"]
+    for i in range(n):
         text = rng.choice(whole)
-        at = rng.randrange(len(text))
-        yield text[:at] + rng.choice(odd) + text[at + rng.randrange(3) :]
+        if i % 3 == 0:
+            (data,) = broken_bytes(text.encode(), 1, seed + i)
+            yield data.decode("utf-8", "replace")
+        elif i % 3 == 1:
+            at = rng.randrange(len(text))
+            yield text[:at] + rng.choice(odd) + text[at + rng.randrange(3) :]
+        else:
+            places = list(re.finditer(r"(?<=[(,=\[ ])[-\d.]+", text)) or [re.search("$", text)]
+            start, end = rng.choice(places).span()
+            yield text[:start] + rng.choice(numbers) + text[end:]
 
 
 def _again(text: str) -> None:
+    """Read, write, read again, and draw some tokens."""
     policy = parse_policy(text)
     assert parse_policy(str(policy)) == policy
+    call = Call([1, 2], 4, frozenset(), Keys(seed=0), policy)
+    controller = Controller(thinking=Thinking(Markers("a ", "b "), "b "))
+    with np.errstate(all="ignore"):
+        list(controller.stream(ToyEngine(vocabulary=12).session(), WORDS, call))
