@@ -8,11 +8,13 @@ from support.file_kinds import KINDS
 from support.fuzz import refused
 
 FEW, MANY = 300, 20_000
+SECONDS = 20.0
+"""Longest that one input may take: comparing answers starts a process of its own, once."""
 
 
 def counted(kind, folder, n, seed):
     """(refused, read) inputs of a kind."""
-    found = [refused(read) for read in kind(folder, n, seed)]
+    found = [refused(read, seconds=SECONDS) for read in kind(folder, n, seed)]
     return sum(found), len(found) - sum(found)
 
 
