@@ -45,8 +45,10 @@ def halves(content: ProbeFile, records: Sequence[RunRecord]) -> Halves:
     Raises:
         ControllerError: These aren't the runs that the probe file was made from.
     """
-    n = _count(content)
-    parts = [[records[i] for i in part if i < len(records)] for part in split(n, content.card.seeds["seed"])]
+    n, seed = _count(content), content.card.seeds.get("seed")
+    if seed is None or n < 2:
+        raise ControllerError("the card of the probe file names no seed and runs, so that its runs can't be told apart")
+    parts = [[records[i] for i in part if i < len(records)] for part in split(n, seed)]
     fitting, found = (with_cues(part, content.card.cues, content.card.max_cues) for part in parts)
     same = [record.problem for record in found] == content.table.problem.tolist()
     positions = [cue.position for record in found for cue in record.cues]

@@ -111,7 +111,7 @@ class Recent:
         if capacity < 1:
             raise ControllerError(f"an n-gram memory's capacity is {capacity}; it must be at least 1")
         self.capacity = capacity
-        self._next: OrderedDict[tuple[str | int, ...], list[tuple[int, ...]]] = OrderedDict()
+        self._next: OrderedDict[tuple[str, tuple[int, ...]], list[tuple[int, ...]]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._next)
@@ -124,7 +124,7 @@ class Recent:
             vocabulary: Names the vocabulary of the ids; those of others are not mixed with them.
         """
         for i in range(len(tokens) - KEY - DEPTH + 1):
-            key = _key(vocabulary, tokens[i : i + KEY])
+            key = vocabulary, tuple(tokens[i : i + KEY])
             rest = tuple(tokens[i + KEY : i + KEY + DEPTH])
             kept = self._next.setdefault(key, [])
             if rest in kept:
@@ -137,16 +137,12 @@ class Recent:
 
     def continuations(self, tokens: Sequence[int], vocabulary: str = "") -> list[tuple[int, ...]]:
         """What followed the last pair of `tokens` in this vocabulary, newest first."""
-        key = _key(vocabulary, tokens[-KEY:])
+        key = vocabulary, tuple(tokens[-KEY:])
         kept = self._next.get(key)
         if kept is None:
             return []
         self._next.move_to_end(key)
         return list(reversed(kept))
-
-
-def _key(vocabulary: str, pair: Sequence[int]) -> tuple[str | int, ...]:
-    return (vocabulary, *pair)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..core.errors import ControllerError
-from ..core.text_form import Arguments, call_in
+from ..core.text_form import Arguments, call_in, shown
 from .drafter import Drafter
 from .hierarchy import Hierarchy
 from .models.model_drafter import DraftModel, ModelDrafter
@@ -123,12 +123,12 @@ def _size_and_named(name: str, arguments: Arguments, keys: tuple[str, ...]) -> _
             named[key] = str(value)
         else:
             takes = "".join(f", {k}=..." for k in keys)
-            raise ControllerError(f"draft {name} takes a size{takes}; not {key}={value!s:.60}")
+            raise ControllerError(f"draft {name} takes a size{takes}; not {key!s:.40}={shown(value)}")
     return _Given(size, named)
 
 
 def _whole(value: object, what: str) -> int:
     text = str(value).removesuffix(".0")
     if not text.isdecimal() or len(text) > MOST_DIGITS or int(text) < 1:
-        raise ControllerError(f"{what} is {text:.60}; it must be a whole number, at least 1 and below a billion")
+        raise ControllerError(f"{what} is {shown(value)}; it must be a whole number, at least 1 and below a billion")
     return int(text)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, TypedDict
 
 from reasonctl.controller import ControllerError, Cues, Markers
+from reasonctl.controller.core.json_text import Fields
 
 from ..risk.threshold import MODES
 from ..signals.probe import layer_of
@@ -17,6 +18,15 @@ from ..signals.probe import layer_of
 _PATH = re.compile(r"[/\\~]|[A-Za-z]:[/\\]")
 
 Scalar = str | int | float | bool | None
+
+MAPS = ("sampler", "seeds", "runs", "settings", "versions", "report")
+"""The entries of a probe's card that hold values by name."""
+MOST = (1 << 31) - 1
+"""Largest number of layers, tokens and the like."""
+MOST_TEXT = 200
+"""Longest name of a cue or a domain, and longest marker, in characters."""
+MOST_SEED = 1 << 64
+"""Largest seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,38 +80,65 @@ class Card:
             numbers=("depth", "width", "max_cues", "max_new_tokens"),
             texts=("fingerprint", "template", "suffix", "mode"),
             named=("tasks", "grader"),
-            maps=("sampler", "seeds", "runs", "settings", "versions", "report"),
+            maps=MAPS,
         )
+        self._check_numbers()
         if self.mode not in MODES:
-            raise ControllerError(f"the card's mode is {self.mode!r}; it must be one of {', '.join(MODES)}")
+            raise ControllerError(f"the card's mode is {self.mode!r:.40}; it must be one of {', '.join(MODES)}")
         if not self.suffix.strip():
             raise ControllerError("the card's suffix is empty; it must be the text that closes thinking")
         blocks = [layer_of(fraction, self.depth) for fraction in self.layers]
         if not blocks or len(set(blocks)) < len(blocks):
-            raise ControllerError(f"the card's layers are blocks {blocks} of {self.depth}; give one or more, each once")
+            raise ControllerError(
+                f"the card's layers are blocks {blocks[:9]} of {self.depth}; give one or more, each once"
+            )
         if not self.domains or len(set(self.domains)) < len(self.domains):
-            raise ControllerError(f"the card's domains are {self.domains}; give one or more, each once")
+            raise ControllerError(f"the card's domains are {self.domains[:4]!s:.200}; give one or more, each once")
         Cues(self.cues)
         if self.markers is not None:
             Markers(*self.markers)
+
+    def _check_numbers(self) -> None:
+        """What is counted with, besides the fields that are numbers themselves."""
+        for name in ("seeds", "runs"):
+            for key, value in getattr(self, name).items():
+                if type(value) is not int or abs(value) > MOST_SEED:
+                    raise ControllerError(f"the card's {name}[{key!r:.40}] is {value!r:.40}; it must be a whole number")
+        if min(self.runs.values(), default=0) < 0:
+            raise ControllerError("the card's runs hold a negative number; make the file again")
+        length = self.sampler.get("answer_tokens", 1)
+        if type(length) is not int or not 1 <= length <= MOST:
+            raise ControllerError(f"the card's answer_tokens is {length!r:.40}; it must be a whole number, at least 1")
+        for name in ("auc", "answers_cut"):
+            value = self.report.get(name, 0.0)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ControllerError(f"the card's report says {name} is {value!r:.40}; it must be a number")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Card:
         """From parsed JSON; raises ControllerError on missing, foreign or ill-typed entries."""
         check_entries(cls, values)
-        try:
-            markers = None if values["markers"] is None else tuple(values["markers"])
-            lists: dict[str, Any] = {name: tuple(values[name]) for name in ("layers", "cues", "domains")}
-            return cls(**{**values, **lists, "markers": markers})
-        except (TypeError, AttributeError) as error:
-            raise ControllerError(f"the card is malformed ({error}); make the file again") from None
+        found = Fields.of(dict(values), "the card")
+        found.numbers("layers")
+        for name in ("cues", "domains", "markers"):
+            texts = found.optional(found.texts, name) if name == "markers" else found.texts(name)
+            if any(len(text) > MOST_TEXT for text in texts or ()):
+                found.refuse(name, f"a list of texts of at most {MOST_TEXT} characters")
+        markers = found.optional(found.texts, "markers")
+        if markers is not None and len(markers) != 2:
+            found.refuse("markers", "two texts, or null")
+        for name in MAPS:
+            found.inner(name)
+        lists: dict[str, Any] = {name: tuple(values[name]) for name in ("layers", "cues", "domains")}
+        return cls(**{**values, **lists, "markers": None if markers is None else (markers[0], markers[1])})
 
 
 def check_entries(kind: type[Any], values: Mapping[str, Any]) -> None:
     """Raise ControllerError unless `values` names the fields of a card's class, all and no other."""
     names = {entry.name for entry in fields(kind)}
     if set(values) != names:
-        raise ControllerError(f"the card's entries differ by {sorted(names ^ set(values))}; make the file again")
+        different = f"{sorted(names ^ set(values))}"
+        raise ControllerError(f"the card's entries differ by {different:.200}; make the file again")
 
 
 def check_plain(
@@ -118,22 +155,22 @@ def check_plain(
     """
     for name in numbers:
         value = getattr(card, name)
-        if type(value) is not int or value < 1:
-            raise ControllerError(f"the card's {name} is {value!r}; it must be a whole number of at least 1")
+        if type(value) is not int or not 1 <= value <= MOST:
+            raise ControllerError(f"the card's {name} is {value!r:.40}; it must be a whole number from 1 to {MOST}")
     for name in (*texts, *named):
         value = getattr(card, name)
         if not (isinstance(value, str) or (value is None and name == "grader")):
-            raise ControllerError(f"the card's {name} is {value!r}; it must be a text")
+            raise ControllerError(f"the card's {name} is {value!r:.40}; it must be a text")
     found: dict[str, Any] = {name: getattr(card, name) for name in named}
     for name in maps:
         for key, value in getattr(card, name).items():
             broken = isinstance(value, float) and not math.isfinite(value)
             if broken or not (value is None or isinstance(value, str | int | float)):
-                raise ControllerError(f"the card's {name}[{key!r}] is {value!r}; it must be a number or a text")
+                raise ControllerError(f"the card's {name}[{key!r:.40}] is {value!r:.40}; it must be a number or a text")
             found[f"{name}[{key!r}]"] = value
     for name, value in found.items():
         if isinstance(value, str) and _PATH.match(value):
-            raise ControllerError(f"the card's {name} is {value!r}, a path; give a name or a hash instead")
+            raise ControllerError(f"the card's {name:.80} is {value!r:.80}, a path; give a name or a hash instead")
 
 
 class Origin(Protocol):

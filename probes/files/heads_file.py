@@ -16,7 +16,7 @@ from reasonctl.controller.core.probability import softmax
 from ..risk.table import Floats64
 from ..signals.probe import Probe
 from .card import Scalar, check_entries, check_plain
-from .sealed import Sealed, Tensors, check_target
+from .sealed import Sealed, Tensors, check_floats, check_target
 
 SEALED = Sealed("reasonctl-heads", 1, "heads file", "ctl calibrate MODEL --tasks T --heads")
 COOLEST = 1e-2
@@ -162,11 +162,12 @@ def load_heads(path: str | os.PathLike[str]) -> HeadsFile:
 
 
 def _content(tensors: Tensors, values: dict[str, Any]) -> HeadsFile:
+    check_floats(tensors)
     groups: dict[str, Tensors] = {"temperature": {}, "top_p": {}}
     for name, array in tensors.items():
         group, _, rest = name.partition(".")
         if group not in groups:
-            raise ControllerError(f"it holds a tensor {name!r} that no heads have")
+            raise ControllerError(f"it holds a tensor {name!r:.80} that no heads have")
         groups[group][rest] = array
     heads = Heads(Probe.from_arrays(groups["temperature"]), Probe.from_arrays(groups["top_p"]))
     return HeadsFile(heads, HeadsCard.from_dict(values))

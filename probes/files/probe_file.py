@@ -15,12 +15,12 @@ import numpy as np
 from reasonctl.controller import ControllerError
 
 from ..risk.give_up import LowerGrid
-from ..risk.table import Table
+from ..risk.table import Table, check_types
 from ..risk.threshold import Grid
 from ..signals.probe import Probe
 from ..signals.signals import Signal, Stack, make_signal
 from .card import Card
-from .sealed import Sealed, Tensors, check_target
+from .sealed import Sealed, Tensors, check_floats, check_target
 
 SEALED = Sealed("reasonctl", 2, "probe file", "ctl calibrate")
 
@@ -87,9 +87,13 @@ class ProbeFile:
             )
         if "hidden" in self.others or ("stack" in self.others) != (self.stack is not None):
             raise ControllerError("the file's signals don't fit together. Make it again: ctl calibrate")
-        named = int(self.table.cue_name.max(initial=-1))
-        if named >= len(self.card.cues):
-            raise ControllerError(f"the table names cue {named}; the card has {len(self.card.cues)} cues")
+        for what, used, names in (
+            ("cue", self.table.cue_name, self.card.cues),
+            ("domain", self.table.domain, self.card.domains),
+        ):
+            named = int(used.max(initial=-1))
+            if named >= len(names):
+                raise ControllerError(f"the table names {what} {named}; the card has {len(names)} {what}s")
 
 
 def save_probe(path: str | os.PathLike[str], content: ProbeFile, *, force: bool = False) -> None:
@@ -143,7 +147,9 @@ def _content(tensors: Tensors, values: dict[str, Any]) -> ProbeFile:
         elif group in groups:
             groups[group][rest] = array
         else:
-            raise ControllerError(f"it holds a tensor {name!r} that no probe has")
+            raise ControllerError(f"it holds a tensor {name!r:.80} that no probe has")
+    for group in ("probe", "grid", "stack", "lower"):
+        check_floats(groups[group])
     table = Table.from_arrays(groups["table"])
     stack = Stack.from_arrays(groups["stack"]) if groups["stack"] else None
     signals = {name: _signal_table(name, arrays, table) for name, arrays in others.items()}
@@ -164,6 +170,8 @@ def _signal_table(name: str, arrays: Tensors, table: Table) -> SignalTable:
     if any(key not in arrays for key in _OWN):
         raise ControllerError(f"its signal {name!r} lacks arrays. Make it again: ctl calibrate")
     own: dict[str, Any] = {key: arrays[key] for key in _OWN}
+    check_types(own)
+    check_floats(rest)
     return SignalTable(_grid(f"signal {name!r}", rest), replace(table, **own))
 
 

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as pack
 
 from reasonctl.controller import ControllerError
+from reasonctl.controller.core.json_text import Fields, parse
 
 _CHUNK = 1 << 20
 
@@ -76,7 +77,7 @@ class Sealed:
         except (SafetensorError, OSError, KeyError, TypeError) as error:
             missing = isinstance(error, FileNotFoundError)
             reason = "no such file" if missing else f"truncated or no safetensors file ({error})"
-            raise ControllerError(f"{path} can't be read as a {self.what}: {reason}".splitlines()[0]) from None
+            raise ControllerError(f"{path} can't be read as a {self.what}: {reason}".partition("\n")[0]) from None
         try:
             return content(tensors, self._verified(tensors, header))
         except ControllerError as error:
@@ -103,20 +104,24 @@ class Sealed:
     def _verified(self, tensors: Tensors, header: str) -> dict[str, Any]:
         again = f"Make it again: {self.make}"
         try:
-            parsed = json.loads(header)
-            version, digest = parsed["format"], parsed["sha256"]
-            card = parsed["card"]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            raise ControllerError(f"its card is broken; the file was changed. {again}") from None
+            found = Fields.of(parse(header, "its card"), "its card")
+            version, digest, card = found.whole("format"), found.text("sha256"), found.inner("card").values
+        except ControllerError as error:
+            raise ControllerError(f"its card is broken ({error}); the file was changed. {again}") from None
         if version != self.format:
             raise ControllerError(
                 f"it has format {version!r}, this reasonctl reads {self.format}; upgrade, or calibrate again"
             )
         if digest != self.digest(tensors, card):
             raise ControllerError(f"hash mismatch: tensors or card were changed since. {again}")
-        if not isinstance(card, dict):
-            raise ControllerError(f"its card is no JSON object. {again}")
         return card
+
+
+def check_floats(tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Raise ControllerError unless the tensors hold float64 numbers, as they were written."""
+    for name, array in tensors.items():
+        if array.dtype != np.float64:
+            raise ControllerError(f"its tensor {name!r:.80} holds {array.dtype}; it must hold float64")
 
 
 def _stored(tensors: Mapping[str, npt.NDArray[Any]]) -> Tensors:

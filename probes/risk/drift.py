@@ -157,7 +157,7 @@ class DriftMonitor:
             monitor._weights = [float(weight) for weight in state["weights"]]
             monitor._log_evidence = float(state["log_evidence"])
             monitor._log_highest = float(state["log_highest"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ControllerError(f"the drift monitor's state is broken ({error!r}); start a new one") from None
         numbers = [*monitor._weights, monitor._log_evidence, monitor._log_highest]
         if len(monitor._weights) != len(BETS) or not all(math.isfinite(number) for number in numbers):

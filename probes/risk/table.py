@@ -5,6 +5,7 @@ The runs are flat arrays, and this file says what a threshold does to them. The 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -30,6 +31,7 @@ _CUE = {
     "exit_tokens": np.int32,
     "cue_name": np.int32,
 }
+_TYPES = {"offsets": np.int64, **_RUN, **_CUE}
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +104,7 @@ class Table:
     def __post_init__(self) -> None:
         if self.domain is None:
             object.__setattr__(self, "domain", np.zeros(len(self.problem)))
-        for name, kind in {"offsets": np.int64, **_RUN, **_CUE}.items():
+        for name, kind in _TYPES.items():
             object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), dtype=kind))
         offsets = self.offsets
         if offsets.ndim != 1 or len(offsets) < 1 or offsets[0] != 0 or (np.diff(offsets) < 0).any():
@@ -251,5 +253,18 @@ class Table:
         if set(arrays) | {"domain"} != names:
             different = sorted(names ^ (set(arrays) | {"domain"}))
             raise ControllerError(f"the calibration table is broken: arrays differ by {different}")
-        values: dict[str, Any] = {**arrays, "graded": bool(arrays["graded"])}
+        check_types(arrays)
+        graded = arrays["graded"]
+        if graded.dtype != np.bool_ or graded.size != 1:
+            raise ControllerError("the calibration table is broken: graded is no single true or false")
+        values: dict[str, Any] = {**arrays, "graded": bool(graded.item())}
         return cls(**values)
+
+
+def check_types(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Raise ControllerError where an array of a table has another type: a number that isn't whole would be rounded."""
+    for name, kind in _TYPES.items():
+        if name in arrays and arrays[name].dtype != kind:
+            raise ControllerError(
+                f"the calibration table is broken: {name} holds {arrays[name].dtype}, it must hold {np.dtype(kind)}"
+            )

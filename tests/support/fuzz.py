@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import time
@@ -78,15 +79,15 @@ def broken_json(value: Any, n: int, seed: int) -> Iterator[Any]:
 def _break(value: Any, rng: random.Random) -> Any:
     places = list(_places(value))
     if not places:
-        return rng.choice(ODD_VALUES)
+        return copy.deepcopy(rng.choice(ODD_VALUES))
     holder, key = rng.choice(places)
     kind = rng.randrange(5)
     if kind <= 1:
-        holder[key] = rng.choice(ODD_VALUES)
+        holder[key] = copy.deepcopy(rng.choice(ODD_VALUES))
     elif kind == 2:
         del holder[key]
     elif kind == 3 and isinstance(holder, list):
-        holder.insert(key, holder[rng.randrange(len(holder))])
+        holder.insert(key, copy.deepcopy(holder[rng.randrange(len(holder))]))
     elif kind == 3:
         holder[f"{key}x"] = holder.pop(key)
     else:
