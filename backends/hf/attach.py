@@ -72,13 +72,16 @@ _SAMPLING = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0} 
 """Sampling arguments and the library's defaults."""
 
 
-def attach_transformers(model: Any, controller: Controller, *, tokenizer: Any = None) -> Handle:
+def attach_transformers(
+    model: Any, controller: Controller, *, tokenizer: Any = None, fold_attention: bool = False
+) -> Handle:
     """Control every later `model.generate(...)`.
 
     Args:
         model: a transformers model; its class is swapped until the handle is detached.
         controller: exit rule, policy, drafter and limits.
         tokenizer: the model's; needed where the controller reads text.
+        fold_attention: as in `attach`.
 
     Raises:
         ControllerError: the model can't be controlled, is attached already, or lacks what the controller needs.
@@ -97,7 +100,7 @@ def attach_transformers(model: Any, controller: Controller, *, tokenizer: Any = 
         raise ControllerError(f"policy {controller.policy} reads text; pass the tokenizer: attach(…, tokenizer=…)")
     if controller.exit is not None or policy_reads_text:
         check_parts(controller, wrap_transformers("this model", model, tokenizer))
-    attachment = HFAttachment(model, controller, tokenizer)
+    attachment = HFAttachment(model, controller, tokenizer, fold_attention)
     attachment.under({})  # raises where the template and the controller don't fit
     attachment.swap_class(_members(attachment))
     return attachment.handle
@@ -155,11 +158,11 @@ class _Shared:
 class HFAttachment(Attachment):
     """One transformers model under one controller."""
 
-    def __init__(self, model: Any, controller: Controller, tokenizer: Any) -> None:
+    def __init__(self, model: Any, controller: Controller, tokenizer: Any, fold_attention: bool) -> None:
         thinking = None if tokenizer is None else thinking_of(templates_of(tokenizer))
         super().__init__(model, controller, thinking)
         self.library_tokenizer = tokenizer
-        self.engine = HFEngine(model)
+        self.engine = HFEngine(model, fold_attention)
         self.tokenizer: Tokenizer = NoTokenizer() if tokenizer is None else HFTokenizer(tokenizer)
         self.handle.custom_generate = self._custom_generate
         self._arguments = list(inspect.signature(self.base.generate).parameters)[1:]

@@ -19,9 +19,14 @@ from .session import HFSession
 class HFEngine(Engine):
     """One transformers causal language model; one request per forward."""
 
-    def __init__(self, model: Any) -> None:
-        """Raises ControllerError for a model that keeps no DynamicCache."""
-        self.model_forward = ModelForward(model)
+    def __init__(self, model: Any, fold_attention: bool = False) -> None:
+        """Raises ControllerError for a model that keeps no DynamicCache.
+
+        Args:
+            model: a causal language model of transformers.
+            fold_attention: as in `attach`.
+        """
+        self.model_forward = ModelForward(model, fold_attention)
 
     @property
     def can(self) -> Capabilities:

@@ -25,8 +25,13 @@ _CACHE_NAMES = ("past_key_values", "cache_params")
 class ModelForward:
     """A causal language model as its sessions call it."""
 
-    def __init__(self, model: Any) -> None:
-        """Read what the model can do. Raises ControllerError for one that keeps no DynamicCache."""
+    def __init__(self, model: Any, folds_plain_rows: bool) -> None:
+        """Read what the model can do. Raises ControllerError for one that keeps no DynamicCache.
+
+        Args:
+            model: a causal language model of transformers.
+            folds_plain_rows: fold query heads without a draft too.
+        """
         if model.config.is_encoder_decoder:
             raise ControllerError(f"{type(model).__name__} is an encoder-decoder; give a decoder-only model")
         names = inspect.signature(type(model).forward).parameters
@@ -46,6 +51,8 @@ class ModelForward:
         self.can = self._capabilities(layers)
         self.groups = groups(model) if self.can.sparse else 0
         """Query heads that share a key head; 0 where they can't be folded into rows (`attention.py`)."""
+        self.folds_plain_rows = folds_plain_rows
+        """Rows without a draft fold their query heads too: faster over long contexts, not the library's rounding."""
 
     def _capabilities(self, layers: Sequence[Any]) -> Capabilities:
         output = self.model.get_output_embeddings()

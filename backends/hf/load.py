@@ -25,12 +25,24 @@ _BROKEN = (OSError, ValueError, KeyError, IndexError, RuntimeError, ImportError,
 
 
 def load_transformers(
-    name: str, *, gguf_file: str | None = None, dtype: torch.dtype | None = None, threads: int | None = None
+    name: str,
+    *,
+    gguf_file: str | None = None,
+    dtype: torch.dtype | None = None,
+    threads: int | None = None,
+    fold_attention: bool = False,
 ) -> Model:
-    """A local folder or hub id (`gguf_file`: a file in it), or `hf:FILE.gguf`.
+    """Load a model and its tokenizer.
 
-    dtype: None keeps the checkpoint's. threads: of all of torch, None leaves them as they are. Raises ControllerError
-    if there is no readable model.
+    Args:
+        name: a local folder, a hub id, or `hf:FILE.gguf`.
+        gguf_file: a file in that folder.
+        dtype: None keeps the checkpoint's.
+        threads: of all of torch; None leaves them as they are.
+        fold_attention: as in `attach`.
+
+    Raises:
+        ControllerError: there is no readable model.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -61,12 +73,14 @@ def load_transformers(
         name = f"hf:{Path(source) / gguf_file}"
         # transformers doesn't read a GGUF's chat template.
         tokenizer.chat_template = tokenizer.chat_template or header.get("tokenizer.chat_template")
-    return wrap_transformers(name, library, tokenizer, gguf=gguf_file is not None)
+    return wrap_transformers(name, library, tokenizer, gguf=gguf_file is not None, fold_attention=fold_attention)
 
 
-def wrap_transformers(name: str, library: Any, tokenizer: Any, *, gguf: bool = False) -> Model:
+def wrap_transformers(
+    name: str, library: Any, tokenizer: Any, *, gguf: bool = False, fold_attention: bool = False
+) -> Model:
     """A loaded transformers model and its tokenizer as a `Model`."""
-    engine = HFEngine(library)
+    engine = HFEngine(library, fold_attention)
     config = library.config.get_text_config(decoder=True)
     return Model(
         name=name,

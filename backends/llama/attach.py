@@ -173,7 +173,7 @@ class LlamaAttachment(Attachment):
         found: _Completion = getattr(self.of_thread, "completion", _DIRECT)
         return found
 
-    def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Iterator[int]:
+    def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Generator[int, Any, None]:
         """`Llama.generate` under the controller, with the same arguments."""
         completion = self.completion
         self.of_thread.completion = _DIRECT
@@ -211,7 +211,9 @@ class LlamaAttachment(Attachment):
         limit = min(max_tokens, room.tokens) if max_tokens is not None and max_tokens > 0 else room.tokens
         return Call(prompt=prompt, max_new_tokens=limit, eos=self._eos, keys=Keys(seed=self._seed()), policy=policy)
 
-    def _run(self, controller: Controller, call: Call, arguments: dict[str, Any], trace: Trace) -> Iterator[int]:
+    def _run(
+        self, controller: Controller, call: Call, arguments: dict[str, Any], trace: Trace
+    ) -> Generator[int, None, None]:
         """The controlled run, and plain tokens after it where the library asks for more."""
         if self.handle.controller.policy is not None:
             trace.warnings += self.without_effect(changed(arguments))
@@ -235,7 +237,7 @@ class LlamaAttachment(Attachment):
         extra = policy.extra_sequences(self.tokenizer, tokens)
         return _Room(extra, (self.engine.context.size - len(tokens) - sum(extra)) // (1 + len(extra)))
 
-    def _stream(self, controller: Controller, call: Call, stop: Any, trace: Trace) -> Iterator[int]:
+    def _stream(self, controller: Controller, call: Call, stop: Any, trace: Trace) -> Generator[int, None, None]:
         """One run of the loop. What is yielded is in the Llama's own record of its cache."""
         self._reuse_prefix(call.prompt)
         llm = self.model
