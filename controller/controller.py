@@ -29,7 +29,8 @@ class Call:
     """One generate call: the prompt's tokens and what ends the run.
 
     max_new_tokens: most tokens after the prompt. policy: the call's own sampling arguments.
-    stop: asked after every token with all tokens so far. repeat: another sample of a prompt that was run in this call.
+    stop: asked after every token with all tokens so far, and the index from which on none of them was fed.
+    repeat: another sample of a prompt that was run in this call.
     """
 
     prompt: Sequence[int]
@@ -37,7 +38,7 @@ class Call:
     eos: frozenset[int]
     keys: Keys
     policy: Policy
-    stop: Callable[[Sequence[int]], bool] | None = None
+    stop: Callable[[Sequence[int], int], bool] | None = None
     repeat: bool = False
 
 

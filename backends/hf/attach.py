@@ -14,7 +14,13 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache
-from transformers.generation import EosTokenCriteria, GenerateDecoderOnlyOutput, GenerationMode, MaxLengthCriteria
+from transformers.generation import (
+    EosTokenCriteria,
+    GenerateDecoderOnlyOutput,
+    GenerationMode,
+    MaxLengthCriteria,
+    StopStringCriteria,
+)
 
 from reasonctl.controller import (
     Call,
@@ -338,8 +344,8 @@ class _Ends(NamedTuple):
     eos: frozenset[int]
     limit: int
     """Most new tokens."""
-    stop: Callable[[Sequence[int]], bool] | None
-    """All other criteria as one question, asked after every token with all tokens so far."""
+    stop: Callable[[Sequence[int], int], bool] | None
+    """All other criteria as one question; `Call.stop`."""
 
 
 def _ends(criteria: Sequence[Any], length: int, read: Callable[[Sequence[int]], torch.Tensor]) -> _Ends:
@@ -348,9 +354,14 @@ def _ends(criteria: Sequence[Any], length: int, read: Callable[[Sequence[int]], 
     limit = min((c.max_length for c in criteria if type(c) is MaxLengthCriteria), default=1 << 62) - length
     others = [c for c in criteria if type(c) not in (EosTokenCriteria, MaxLengthCriteria)]
 
-    def stop(tokens: Sequence[int]) -> bool:
+    def stop(tokens: Sequence[int], own_from: int) -> bool:
         ids = read(tokens)
-        return any(bool(torch.as_tensor(criterion(ids, None)).any()) for criterion in others)
+        # A stop string counts where it lies wholly in the model's own text.
+        own = ids[:, own_from - len(tokens) :] if own_from else ids
+        return any(
+            bool(torch.as_tensor(criterion(own if type(criterion) is StopStringCriteria else ids, None)).any())
+            for criterion in others
+        )
 
     return _Ends(eos, limit, stop if others else None)
 

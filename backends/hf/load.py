@@ -52,13 +52,23 @@ def load_transformers(
         source, gguf_file = str(file.parent), file.name
     header = _check_files(name, Path(source).expanduser(), gguf_file)
     options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
+    tokenizer, library = _read(name, source, dtype, options)
+    if gguf_file:
+        name = f"hf:{Path(source) / gguf_file}"
+        # transformers doesn't read a GGUF's chat template.
+        tokenizer.chat_template = tokenizer.chat_template or header.get("tokenizer.chat_template")
+    return wrap_transformers(name, library, tokenizer, gguf=gguf_file is not None, fold_attention=fold_attention)
+
+
+def _read(name: str, source: str, dtype: torch.dtype | None, options: dict[str, Any]) -> tuple[Any, Any]:
+    """The library's tokenizer and model. Raises ControllerError where it can't read them."""
     # What goes wrong is said in one line below, not in the library's log.
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity(logging.CRITICAL)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        library = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **options).eval()
+        return tokenizer, AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **options).eval()
     except Exception as error:
         # The tokenizers library raises bare Exceptions; whatever isn't one of these kinds is a defect and stays loud.
         if not isinstance(error, _BROKEN) and type(error) is not Exception:
@@ -69,11 +79,6 @@ def load_transformers(
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-    if gguf_file:
-        name = f"hf:{Path(source) / gguf_file}"
-        # transformers doesn't read a GGUF's chat template.
-        tokenizer.chat_template = tokenizer.chat_template or header.get("tokenizer.chat_template")
-    return wrap_transformers(name, library, tokenizer, gguf=gguf_file is not None, fold_attention=fold_attention)
 
 
 def wrap_transformers(

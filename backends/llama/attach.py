@@ -27,6 +27,7 @@ from ..token_ids import check_ids
 from .engine import LlamaEngine
 from .load import templates_of, wrap_llama
 from .sampling import call_policy, changed, check_processors
+from .stop_text import Fed, OwnText, runs_of
 from .tokenizer import LlamaTokenizer, end_tokens
 
 
@@ -64,7 +65,11 @@ def _members(attachment: LlamaAttachment) -> dict[str, Any]:
 
         return call
 
-    return {name: taking(name) for name in ("__call__", "create_completion", "create_chat_completion")}
+    def detokenize(self: Any, tokens: list[int], prev_tokens: list[int] | None = None, special: bool = False) -> bytes:
+        return attachment.detokenize(tokens, prev_tokens, special)
+
+    taken = {name: taking(name) for name in ("__call__", "create_completion", "create_chat_completion")}
+    return taken | {"detokenize": detokenize}
 
 
 def _check_messages(llm: Llama, args: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -126,6 +131,9 @@ class LlamaAttachment(Attachment):
             raise
         self.session = self.engine.user_session()
         self._eos = end_tokens(llm)
+        self._fed: list[bool] = []
+        """For each token that the run has yielded, whether it was fed."""
+        self._prompt_tokens = 0
         self._signature = inspect.signature(llm.generate)
         self._stock_completion = llm._create_completion
 
@@ -148,6 +156,20 @@ class LlamaAttachment(Attachment):
         # A stream is read after the call that asked for it has returned, so the overrides are read now.
         completion = _Completion(kwargs.get("max_tokens"), self.overrides)
         return self._in_turn(self._stock_completion(*args, **kwargs), completion)
+
+    def detokenize(self, tokens: list[int], prev_tokens: list[int] | None, special: bool) -> bytes:
+        """Stock; of a completion's tokens, as a text in which stop strings pass over what was fed."""
+
+        def read(part: list[int]) -> bytes:
+            text: bytes = self.base.detokenize(self.model, part, prev_tokens=prev_tokens, special=special)
+            return text
+
+        text = read(tokens)
+        if prev_tokens is None or not any(self._fed):
+            return text
+        first = len(prev_tokens) - self._prompt_tokens
+        spans = runs_of(self._fed[first : first + len(tokens)])
+        return OwnText.of(text, [Fed(len(read(tokens[:start])), len(read(tokens[:end]))) for start, end in spans])
 
     def _in_turn(self, run: Generator[Any, None, None], completion: _Completion) -> Generator[Any, Any, None]:
         """A stream of the library's, or a run that the user asked `generate` for, read while no other call runs."""
@@ -219,6 +241,8 @@ class LlamaAttachment(Attachment):
             trace.warnings += self.without_effect(changed(arguments))
         self.handle.begin()
         self.handle.add(trace)
+        self._fed = []
+        self._prompt_tokens = len(call.prompt)
         yield from self._stream(replace(controller, policy=None), call, arguments["stopping_criteria"], trace)
         if trace.finish_reason != "length":
             return
@@ -251,6 +275,7 @@ class LlamaAttachment(Attachment):
                     position = event.position
                     ids[position] = event.token
                     llm.n_tokens = position
+                    self._fed.append(event.source == "forced")
                     stopped = stop is not None and stop(ids[:position], llm.scores[0])
                     if stopped:
                         break
