@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from transformers.generation import (
     EosTokenCriteria,
     GenerateDecoderOnlyOutput,
+    GenerationMixin,
     GenerationMode,
     MaxLengthCriteria,
     StopStringCriteria,
@@ -97,6 +98,11 @@ def attach_transformers(
         raise ControllerError(f"this {base.__name__} is attached already; detach its handle first")
     if not hasattr(model, "generation_config") or not hasattr(base, "_sample"):
         raise ControllerError(f"{base.__name__} has no generate loop of transformers; attach the model inside it")
+    if base._sample is not GenerationMixin._sample:
+        raise ControllerError(
+            f"{base.__name__} has a generate loop of its own (_sample), which a controller would replace; "
+            "attach a model that uses the library's"
+        )
     if controller.reads_text and tokenizer is None:
         raise ControllerError(
             "exit rules and thinking budgets read text; pass the tokenizer: attach(model, controller, tokenizer=…)"
@@ -171,7 +177,8 @@ class HFAttachment(Attachment):
         self.engine = HFEngine(model, fold_attention)
         self.tokenizer: Tokenizer = NoTokenizer() if tokenizer is None else HFTokenizer(tokenizer)
         self.handle.custom_generate = self._custom_generate
-        self._arguments = list(inspect.signature(self.base.generate).parameters)[1:]
+        parameters = inspect.signature(self.base.generate).parameters.values()
+        self._arguments = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
 
     def _custom_generate(self, *args: Any, **named: Any) -> Any:
         # An attached model takes this argument off the call; called by generate() itself, the model isn't attached.
@@ -180,6 +187,7 @@ class HFAttachment(Attachment):
     def generate(self, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """The user's call: refuse what the loop can't honour, then the library's own preparation."""
         named = dict(zip(self._arguments, args, strict=False)) | named
+        others = args[len(self._arguments) :]  # for a class with a generate(*args, **named) of its own
         streamer = named.get("streamer")
         try:
             overrides = take_overrides(named)
@@ -192,7 +200,7 @@ class HFAttachment(Attachment):
                 self._check_arguments(named)
                 if self.library_tokenizer is not None and named.get("tokenizer") is None:
                     named["tokenizer"] = self.library_tokenizer
-                return self.base.generate(self.model, **named)
+                return self.base.generate(self.model, *others, **named)
         finally:
             # Whatever happens: a thread that reads the streamer must not wait for ever.
             if streamer is not None:

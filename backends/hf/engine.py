@@ -44,11 +44,11 @@ class HFEngine(Engine):
     def session(self) -> HFSession:
         """An empty sequence on the device that the model is on now."""
         forward = self.model_forward
-        return HFSession(self, forward, forward.new_cache(), 0, forward.model.device)
+        return HFSession(self, forward, forward.new_cache(), 0, forward.device)
 
     def adopt(self, cache: Any, length: int) -> HFSession:
         """A sequence whose first `length` tokens are in a DynamicCache already."""
-        return HFSession(self, self.model_forward, cache, length, self.model_forward.model.device)
+        return HFSession(self, self.model_forward, cache, length, self.model_forward.device)
 
     def forward(self, requests: Sequence[Decode]) -> list[HFStep]:
         """One forward for one request. Raises ControllerError for more, or for another engine's session."""

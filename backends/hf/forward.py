@@ -67,9 +67,24 @@ class ModelForward:
             branches=0 if self.recurrent else branches,
             fork=True,
             layers=len(self._blocks),
-            vocabulary=config.vocab_size if output is None else len(output.weight),
+            vocabulary=self._vocabulary(output, config),
             sparse=tree and shows_queries,
         )
+
+    @staticmethod
+    def _vocabulary(output: Any, config: Any) -> int:
+        """Number of logits. A quantised output layer packs its weight, or has none that can be read."""
+        size = getattr(output, "out_features", None)
+        if isinstance(size, int):
+            return size
+        weight = getattr(output, "weight", None)
+        return len(weight) if torch.is_tensor(weight) else int(config.vocab_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: the model's device now; the CPU for an offloaded model, whose own hooks move inputs on."""
+        device: torch.device = self.model.device
+        return torch.device("cpu") if device.type == "meta" else device
 
     def new_cache(self) -> Any:
         """An empty cache; sliding layers keep their past, because a rollback may need it again."""

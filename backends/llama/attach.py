@@ -37,13 +37,19 @@ def attach_llama(llm: Llama, controller: Controller) -> Handle:
     Its context is rebuilt, so its cache is empty; `detach` rebuilds the original one.
 
     Raises:
-        ControllerError: the Llama is attached already, has a draft model of its own, or isn't what the exit rule was
-            made for.
+        ControllerError: the Llama is attached already, has a draft model or a generate loop of its own, or isn't what
+            the exit rule was made for.
     """
     if "generate" in vars(llm):
         raise ControllerError("this Llama's generate is replaced already (attached twice?); detach first")
     if llm.draft_model is not None:
         raise ControllerError("this Llama has a draft_model; build it without one and give the Controller a drafter")
+    generate = type(llm).generate
+    if generate is not Llama.generate or generate.__module__ != Llama.__module__ or hasattr(generate, "__wrapped__"):
+        raise ControllerError(
+            f"{type(llm).__name__}.generate isn't the library's own, and a controller would replace it; "
+            "attach a Llama whose generate is as it came"
+        )
     attachment = LlamaAttachment(llm, controller)
     attachment.take_over()
     return attachment.handle
