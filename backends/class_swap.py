@@ -26,7 +26,7 @@ def subclass_of_its_name(base: type, members: dict[str, Any]) -> type:
     """
 
     def reduce(self: Any, protocol: Any) -> Any:
-        made: Any = super(swapped, self).__reduce_ex__(protocol)
+        made: Any = base.__reduce_ex__(self, protocol)
         rebuild, arguments, *state = made
         first, *others = arguments
         if first is not swapped:
