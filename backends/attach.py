@@ -9,13 +9,16 @@ from reasonctl.controller import Controller, ControllerError
 from .handle import Handle
 
 
-def attach(model_or_llm: Any, controller: Controller, *, tokenizer: Any = None) -> Handle:
+def attach(model_or_llm: Any, controller: Controller, *, tokenizer: Any = None, fold_attention: bool = False) -> Handle:
     """Control every later generate call of a model.
 
     Args:
         model_or_llm: a transformers model or a llama_cpp.Llama.
         controller: exit rule, policy, drafter and limits.
         tokenizer: the transformers tokenizer; needed for exit rules and stop strings, not used by llama.cpp.
+        fold_attention: transformers only. Rows without a draft fold the query heads that share a key head into one
+            matrix, as rows with a draft do. Steps over thousands of tokens of context are faster for it. Logits then
+            differ from the library's by rounding, which in bfloat16 and float16 can turn a close choice.
 
     Returns:
         The way to read traces and to detach.
@@ -27,11 +30,13 @@ def attach(model_or_llm: Any, controller: Controller, *, tokenizer: Any = None) 
     if "llama_cpp" in libraries:
         from .llama.attach import attach_llama
 
+        if fold_attention:
+            raise ControllerError("fold_attention is for transformers; llama.cpp has kernels of its own: leave it out")
         return attach_llama(model_or_llm, controller)
     if "transformers" in libraries:
         from .hf.attach import attach_transformers
 
-        return attach_transformers(model_or_llm, controller, tokenizer=tokenizer)
+        return attach_transformers(model_or_llm, controller, tokenizer=tokenizer, fold_attention=fold_attention)
     kind = type(model_or_llm)
     raise ControllerError(
         f"can't attach to a {kind.__module__}.{kind.__qualname__}; give a transformers model or a llama_cpp.Llama"

@@ -6,7 +6,11 @@ the base class, so nothing of ours is in them.
 
 from __future__ import annotations
 
+import copyreg
 from typing import Any
+
+NEW_OBJECT = vars(copyreg)["__newobj__"]
+"""What objects without a way of their own are rebuilt with."""
 
 
 def subclass_of_its_name(base: type, members: dict[str, Any]) -> type:
@@ -22,10 +26,14 @@ def subclass_of_its_name(base: type, members: dict[str, Any]) -> type:
     """
 
     def reduce(self: Any, protocol: Any) -> Any:
-        made: Any = object.__reduce_ex__(self, protocol)
+        made: Any = base.__reduce_ex__(self, protocol)
         rebuild, arguments, *state = made
-        _, *others = arguments  # the class comes first
-        return (rebuild, (base, *others), *state)
+        first, *others = arguments
+        if first is not swapped:
+            return made  # the base has its own way, which names no class of ours
+        # A pickler checks the class that this function of copyreg is given; __new__ is the same without the check.
+        return (base.__new__ if rebuild is NEW_OBJECT else rebuild, (base, *others), *state)
 
     named = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
-    return type(base.__name__, (base,), {**members, **named, "__reduce_ex__": reduce})
+    swapped = type(base.__name__, (base,), {**members, **named, "__reduce_ex__": reduce})
+    return swapped

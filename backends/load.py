@@ -25,7 +25,13 @@ def tiny_folder() -> Path:
 
 
 def load_model(
-    name: str, *, backend: Choice | None = None, context: int = 0, threads: int | None = None, hidden: bool = True
+    name: str,
+    *,
+    backend: Choice | None = None,
+    context: int = 0,
+    threads: int | None = None,
+    hidden: bool = True,
+    fold_attention: bool = False,
 ) -> Model:
     """Load a model by the CLI's MODEL argument.
 
@@ -35,13 +41,15 @@ def load_model(
         context: tokens of context on llama.cpp; 0 = the model's own.
         threads: None = the library's choice.
         hidden: the engine can give hidden states (llama.cpp installs a callback for that only if asked).
+        fold_attention: on transformers, as in `attach`; llama.cpp has kernels of its own.
 
     Raises:
         ControllerError: the model can't be loaded, or its library isn't installed.
     """
     if name == TINY:
         name = str(tiny_folder() if backend == "transformers" else tiny_folder() / "tiny.gguf")
-        return replace(load_model(name, context=context, threads=threads, hidden=hidden), name=TINY)
+        loaded = load_model(name, context=context, threads=threads, hidden=hidden, fold_attention=fold_attention)
+        return replace(loaded, name=TINY)
     wanted: Choice = "llama.cpp" if name.endswith(".gguf") and not name.startswith("hf:") else "transformers"
     if backend not in (None, wanted):
         hint = "prefix it with hf: to run it in transformers" if wanted == "llama.cpp" else "give a .gguf file"
@@ -52,9 +60,12 @@ def load_model(
         return load_gguf(Path(name), context=context, threads=threads, hidden=hidden)
     from .hf.load import load_transformers
 
-    return load_transformers(name, threads=threads)
+    return load_transformers(name, threads=threads, fold_attention=fold_attention)
 
 
 def load_drafter(text: str, *, threads: int | None = None) -> Drafter | None:
-    """The drafter of `--draft`; opens the draft model where the text names one. Raises ControllerError."""
-    return parse_draft(text, lambda name: load_model(name, threads=threads, hidden=False))
+    """The drafter of `--draft`; opens the draft model where the text names one. Raises ControllerError.
+
+    A draft model folds its attention: whatever its rounding, the target's distribution stays.
+    """
+    return parse_draft(text, lambda name: load_model(name, threads=threads, hidden=False, fold_attention=True))

@@ -39,8 +39,8 @@ class Call:
     """The run's randomness."""
     policy: Policy
     """The call's own sampling arguments. A controller's policy replaces it."""
-    stop: Callable[[Sequence[int]], bool] | None = None
-    """Says after every sampled token, given all tokens so far, whether the run ends."""
+    stop: Callable[[Sequence[int], int], bool] | None = None
+    """Says after every sampled token whether the run ends: given all tokens, and the first after which none was fed."""
     repeat: bool = False
     """Another sample of a prompt that was already run in this call."""
 

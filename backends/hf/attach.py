@@ -14,7 +14,14 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache
-from transformers.generation import EosTokenCriteria, GenerateDecoderOnlyOutput, GenerationMode, MaxLengthCriteria
+from transformers.generation import (
+    EosTokenCriteria,
+    GenerateDecoderOnlyOutput,
+    GenerationMixin,
+    GenerationMode,
+    MaxLengthCriteria,
+    StopStringCriteria,
+)
 
 from reasonctl.controller import (
     Call,
@@ -72,13 +79,16 @@ _SAMPLING = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0} 
 """Sampling arguments and the library's defaults."""
 
 
-def attach_transformers(model: Any, controller: Controller, *, tokenizer: Any = None) -> Handle:
+def attach_transformers(
+    model: Any, controller: Controller, *, tokenizer: Any = None, fold_attention: bool = False
+) -> Handle:
     """Control every later `model.generate(...)`.
 
     Args:
         model: a transformers model; its class is swapped until the handle is detached.
         controller: exit rule, policy, drafter and limits.
         tokenizer: the model's; needed where the controller reads text.
+        fold_attention: as in `attach`.
 
     Raises:
         ControllerError: the model can't be controlled, is attached already, or lacks what the controller needs.
@@ -88,6 +98,11 @@ def attach_transformers(model: Any, controller: Controller, *, tokenizer: Any = 
         raise ControllerError(f"this {base.__name__} is attached already; detach its handle first")
     if not hasattr(model, "generation_config") or not hasattr(base, "_sample"):
         raise ControllerError(f"{base.__name__} has no generate loop of transformers; attach the model inside it")
+    if base._sample is not GenerationMixin._sample:
+        raise ControllerError(
+            f"{base.__name__} has a generate loop of its own (_sample), which a controller would replace; "
+            "attach a model that uses the library's"
+        )
     if controller.reads_text and tokenizer is None:
         raise ControllerError(
             "exit rules and thinking budgets read text; pass the tokenizer: attach(model, controller, tokenizer=…)"
@@ -97,7 +112,7 @@ def attach_transformers(model: Any, controller: Controller, *, tokenizer: Any = 
         raise ControllerError(f"policy {controller.policy} reads text; pass the tokenizer: attach(…, tokenizer=…)")
     if controller.exit is not None or policy_reads_text:
         check_parts(controller, wrap_transformers("this model", model, tokenizer))
-    attachment = HFAttachment(model, controller, tokenizer)
+    attachment = HFAttachment(model, controller, tokenizer, fold_attention)
     attachment.under({})  # raises where the template and the controller don't fit
     attachment.swap_class(_members(attachment))
     return attachment.handle
@@ -155,14 +170,15 @@ class _Shared:
 class HFAttachment(Attachment):
     """One transformers model under one controller."""
 
-    def __init__(self, model: Any, controller: Controller, tokenizer: Any) -> None:
+    def __init__(self, model: Any, controller: Controller, tokenizer: Any, fold_attention: bool) -> None:
         thinking = None if tokenizer is None else thinking_of(templates_of(tokenizer))
         super().__init__(model, controller, thinking)
         self.library_tokenizer = tokenizer
-        self.engine = HFEngine(model)
+        self.engine = HFEngine(model, fold_attention)
         self.tokenizer: Tokenizer = NoTokenizer() if tokenizer is None else HFTokenizer(tokenizer)
         self.handle.custom_generate = self._custom_generate
-        self._arguments = list(inspect.signature(self.base.generate).parameters)[1:]
+        parameters = inspect.signature(self.base.generate).parameters.values()
+        self._arguments = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
 
     def _custom_generate(self, *args: Any, **named: Any) -> Any:
         # An attached model takes this argument off the call; called by generate() itself, the model isn't attached.
@@ -171,6 +187,7 @@ class HFAttachment(Attachment):
     def generate(self, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """The user's call: refuse what the loop can't honour, then the library's own preparation."""
         named = dict(zip(self._arguments, args, strict=False)) | named
+        others = args[len(self._arguments) :]  # for a class with a generate(*args, **named) of its own
         streamer = named.get("streamer")
         try:
             overrides = take_overrides(named)
@@ -183,7 +200,7 @@ class HFAttachment(Attachment):
                 self._check_arguments(named)
                 if self.library_tokenizer is not None and named.get("tokenizer") is None:
                     named["tokenizer"] = self.library_tokenizer
-                return self.base.generate(self.model, **named)
+                return self.base.generate(self.model, *others, **named)
         finally:
             # Whatever happens: a thread that reads the streamer must not wait for ever.
             if streamer is not None:
@@ -335,8 +352,8 @@ class _Ends(NamedTuple):
     eos: frozenset[int]
     limit: int
     """Most new tokens."""
-    stop: Callable[[Sequence[int]], bool] | None
-    """All other criteria as one question, asked after every token with all tokens so far."""
+    stop: Callable[[Sequence[int], int], bool] | None
+    """All other criteria as one question; `Call.stop`."""
 
 
 def _ends(criteria: Sequence[Any], length: int, read: Callable[[Sequence[int]], torch.Tensor]) -> _Ends:
@@ -345,9 +362,14 @@ def _ends(criteria: Sequence[Any], length: int, read: Callable[[Sequence[int]], 
     limit = min((c.max_length for c in criteria if type(c) is MaxLengthCriteria), default=1 << 62) - length
     others = [c for c in criteria if type(c) not in (EosTokenCriteria, MaxLengthCriteria)]
 
-    def stop(tokens: Sequence[int]) -> bool:
+    def stop(tokens: Sequence[int], own_from: int) -> bool:
         ids = read(tokens)
-        return any(bool(torch.as_tensor(criterion(ids, None)).any()) for criterion in others)
+        # A stop string counts where it lies wholly in the model's own text.
+        own = ids[:, own_from - len(tokens) :] if own_from else ids
+        return any(
+            bool(torch.as_tensor(criterion(own if type(criterion) is StopStringCriteria else ids, None)).any())
+            for criterion in others
+        )
 
     return _Ends(eos, limit, stop if others else None)
 

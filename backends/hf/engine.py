@@ -19,9 +19,14 @@ from .session import HFSession
 class HFEngine(Engine):
     """One transformers causal language model; one request per forward."""
 
-    def __init__(self, model: Any) -> None:
-        """Raises ControllerError for a model that keeps no DynamicCache."""
-        self.model_forward = ModelForward(model)
+    def __init__(self, model: Any, fold_attention: bool = False) -> None:
+        """Raises ControllerError for a model that keeps no DynamicCache.
+
+        Args:
+            model: a causal language model of transformers.
+            fold_attention: as in `attach`.
+        """
+        self.model_forward = ModelForward(model, fold_attention)
 
     @property
     def can(self) -> Capabilities:
@@ -39,11 +44,11 @@ class HFEngine(Engine):
     def session(self) -> HFSession:
         """An empty sequence on the device that the model is on now."""
         forward = self.model_forward
-        return HFSession(self, forward, forward.new_cache(), 0, forward.model.device)
+        return HFSession(self, forward, forward.new_cache(), 0, forward.device)
 
     def adopt(self, cache: Any, length: int) -> HFSession:
         """A sequence whose first `length` tokens are in a DynamicCache already."""
-        return HFSession(self, self.model_forward, cache, length, self.model_forward.model.device)
+        return HFSession(self, self.model_forward, cache, length, self.model_forward.device)
 
     def forward(self, requests: Sequence[Decode]) -> list[HFStep]:
         """One forward for one request. Raises ControllerError for more, or for another engine's session."""

@@ -25,8 +25,13 @@ _CACHE_NAMES = ("past_key_values", "cache_params")
 class ModelForward:
     """A causal language model as its sessions call it."""
 
-    def __init__(self, model: Any) -> None:
-        """Read what the model can do. Raises ControllerError for one that keeps no DynamicCache."""
+    def __init__(self, model: Any, folds_plain_rows: bool) -> None:
+        """Read what the model can do. Raises ControllerError for one that keeps no DynamicCache.
+
+        Args:
+            model: a causal language model of transformers.
+            folds_plain_rows: fold query heads without a draft too.
+        """
         if model.config.is_encoder_decoder:
             raise ControllerError(f"{type(model).__name__} is an encoder-decoder; give a decoder-only model")
         names = inspect.signature(type(model).forward).parameters
@@ -46,6 +51,8 @@ class ModelForward:
         self.can = self._capabilities(layers)
         self.groups = groups(model) if self.can.sparse else 0
         """Query heads that share a key head; 0 where they can't be folded into rows (`attention.py`)."""
+        self.folds_plain_rows = folds_plain_rows
+        """Rows without a draft fold their query heads too: faster over long contexts, not the library's rounding."""
 
     def _capabilities(self, layers: Sequence[Any]) -> Capabilities:
         output = self.model.get_output_embeddings()
@@ -60,9 +67,24 @@ class ModelForward:
             branches=0 if self.recurrent else branches,
             fork=True,
             layers=len(self._blocks),
-            vocabulary=config.vocab_size if output is None else len(output.weight),
+            vocabulary=self._vocabulary(output, config),
             sparse=tree and shows_queries,
         )
+
+    @staticmethod
+    def _vocabulary(output: Any, config: Any) -> int:
+        """Number of logits. A quantised output layer packs its weight, or has none that can be read."""
+        size = getattr(output, "out_features", None)
+        if isinstance(size, int):
+            return size
+        weight = getattr(output, "weight", None)
+        return len(weight) if torch.is_tensor(weight) else int(config.vocab_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: the model's device now; the CPU for an offloaded model, whose own hooks move inputs on."""
+        device: torch.device = self.model.device
+        return torch.device("cpu") if device.type == "meta" else device
 
     def new_cache(self) -> Any:
         """An empty cache; sliding layers keep their past, because a rollback may need it again."""

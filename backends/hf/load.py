@@ -25,12 +25,24 @@ _BROKEN = (OSError, ValueError, KeyError, IndexError, RuntimeError, ImportError,
 
 
 def load_transformers(
-    name: str, *, gguf_file: str | None = None, dtype: torch.dtype | None = None, threads: int | None = None
+    name: str,
+    *,
+    gguf_file: str | None = None,
+    dtype: torch.dtype | None = None,
+    threads: int | None = None,
+    fold_attention: bool = False,
 ) -> Model:
-    """A local folder or hub id (`gguf_file`: a file in it), or `hf:FILE.gguf`.
+    """Load a model and its tokenizer.
 
-    dtype: None keeps the checkpoint's. threads: of all of torch, None leaves them as they are. Raises ControllerError
-    if there is no readable model.
+    Args:
+        name: a local folder, a hub id, or `hf:FILE.gguf`.
+        gguf_file: a file in that folder.
+        dtype: None keeps the checkpoint's.
+        threads: of all of torch; None leaves them as they are.
+        fold_attention: as in `attach`.
+
+    Raises:
+        ControllerError: there is no readable model.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -40,13 +52,23 @@ def load_transformers(
         source, gguf_file = str(file.parent), file.name
     header = _check_files(name, Path(source).expanduser(), gguf_file)
     options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
+    tokenizer, library = _read(name, source, dtype, options)
+    if gguf_file:
+        name = f"hf:{Path(source) / gguf_file}"
+        # transformers doesn't read a GGUF's chat template.
+        tokenizer.chat_template = tokenizer.chat_template or header.get("tokenizer.chat_template")
+    return wrap_transformers(name, library, tokenizer, gguf=gguf_file is not None, fold_attention=fold_attention)
+
+
+def _read(name: str, source: str, dtype: torch.dtype | None, options: dict[str, Any]) -> tuple[Any, Any]:
+    """The library's tokenizer and model. Raises ControllerError where it can't read them."""
     # What goes wrong is said in one line below, not in the library's log.
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity(logging.CRITICAL)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        library = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **options).eval()
+        return tokenizer, AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **options).eval()
     except Exception as error:
         # The tokenizers library raises bare Exceptions; whatever isn't one of these kinds is a defect and stays loud.
         if not isinstance(error, _BROKEN) and type(error) is not Exception:
@@ -57,16 +79,13 @@ def load_transformers(
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-    if gguf_file:
-        name = f"hf:{Path(source) / gguf_file}"
-        # transformers doesn't read a GGUF's chat template.
-        tokenizer.chat_template = tokenizer.chat_template or header.get("tokenizer.chat_template")
-    return wrap_transformers(name, library, tokenizer, gguf=gguf_file is not None)
 
 
-def wrap_transformers(name: str, library: Any, tokenizer: Any, *, gguf: bool = False) -> Model:
+def wrap_transformers(
+    name: str, library: Any, tokenizer: Any, *, gguf: bool = False, fold_attention: bool = False
+) -> Model:
     """A loaded transformers model and its tokenizer as a `Model`."""
-    engine = HFEngine(library)
+    engine = HFEngine(library, fold_attention)
     config = library.config.get_text_config(decoder=True)
     return Model(
         name=name,

@@ -41,6 +41,8 @@ class HFSession(Session):
         self.device = device
         self.left_out = 0
         """Of the first `length` tokens, those without a column in the cache: none, but in a sparse view."""
+        self.folds_plain_rows = model_forward.folds_plain_rows
+        """Rows without a draft fold too: always in a sparse view, whose columns the library's masks don't know."""
         self._draft = NO_DRAFT
         self._positions = torch.arange(0, device=device)
 
@@ -73,7 +75,7 @@ class HFSession(Session):
 
     def _run(self, tokens: list[int], draft: Draft, layers: tuple[int, ...]) -> HFStep:
         size = len(tokens)
-        with torch.inference_mode(), self._attention(size):
+        with torch.inference_mode(), self._attention(draft, size):
             inputs = self._inputs(draft, size)
             ids = torch.tensor((tokens,), device=self.device)
             step = self.model_forward.run(ids, self.cache, 1 + len(draft.tokens), layers, inputs)
@@ -81,17 +83,21 @@ class HFSession(Session):
         self._draft = draft
         return step
 
-    def _folds(self, size: int) -> bool:
-        """Whether query heads are folded into the rows: where there is a past, and no prompt is fed."""
-        return self.length - self.left_out > 0 and self.model_forward.groups > 0 and size <= MOST_ROWS
+    def _folds(self, draft: Draft, size: int) -> bool:
+        """Whether query heads are folded into the rows: where there is a draft and a past, and no prompt is fed.
 
-    def _attention(self, size: int) -> AbstractContextManager[None]:
-        return folded(self.model_forward.model) if self._folds(size) else nullcontext()
+        Rows without a draft run the library's own kernels, so that they are the library's bit for bit.
+        """
+        wanted = bool(draft.tokens) or self.folds_plain_rows
+        return wanted and self.length - self.left_out > 0 and self.model_forward.groups > 0 and size <= MOST_ROWS
+
+    def _attention(self, draft: Draft, size: int) -> AbstractContextManager[None]:
+        return folded(self.model_forward.model) if self._folds(draft, size) else nullcontext()
 
     def _inputs(self, draft: Draft, size: int) -> dict[str, Any]:
         """Mask and positions, where the model's forward can't tell them from the cache alone."""
         branches = bool(draft.tokens) and not draft.is_chain()
-        if branches or (size > 1 and self._folds(size)):
+        if branches or (size > 1 and self._folds(draft, size)):
             return {
                 "attention_mask": self._tree_mask(draft, size),
                 "position_ids": self._tree_positions(draft, size),
@@ -126,7 +132,7 @@ class HFSession(Session):
             if parent != ROOT:
                 below[node] |= below[parent]
         mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
-        if self._folds(size):
+        if self._folds(draft, size):
             mask = mask.repeat(self.model_forward.groups, 1)
         return mask[None, None].to(self.device)
 
@@ -212,6 +218,7 @@ class HFSparseSession(HFSession, SparseSession):
     def __init__(self, whole: HFSession, budget: int, chunk: int) -> None:
         super().__init__(whole.engine, whole.model_forward, None, 0, whole.device)
         self.whole = whole
+        self.folds_plain_rows = True
         self.budget = budget
         self.chunk = chunk
         self.renew()

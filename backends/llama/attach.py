@@ -27,6 +27,7 @@ from ..token_ids import check_ids
 from .engine import LlamaEngine
 from .load import templates_of, wrap_llama
 from .sampling import call_policy, changed, check_processors
+from .stop_text import Fed, OwnText, runs_of
 from .tokenizer import LlamaTokenizer, end_tokens
 
 
@@ -36,13 +37,19 @@ def attach_llama(llm: Llama, controller: Controller) -> Handle:
     Its context is rebuilt, so its cache is empty; `detach` rebuilds the original one.
 
     Raises:
-        ControllerError: the Llama is attached already, has a draft model of its own, or isn't what the exit rule was
-            made for.
+        ControllerError: the Llama is attached already, has a draft model or a generate loop of its own, or isn't what
+            the exit rule was made for.
     """
     if "generate" in vars(llm):
         raise ControllerError("this Llama's generate is replaced already (attached twice?); detach first")
     if llm.draft_model is not None:
         raise ControllerError("this Llama has a draft_model; build it without one and give the Controller a drafter")
+    generate = type(llm).generate
+    if generate is not Llama.generate or generate.__module__ != Llama.__module__ or hasattr(generate, "__wrapped__"):
+        raise ControllerError(
+            f"{type(llm).__name__}.generate isn't the library's own, and a controller would replace it; "
+            "attach a Llama whose generate is as it came"
+        )
     attachment = LlamaAttachment(llm, controller)
     attachment.take_over()
     return attachment.handle
@@ -64,7 +71,11 @@ def _members(attachment: LlamaAttachment) -> dict[str, Any]:
 
         return call
 
-    return {name: taking(name) for name in ("__call__", "create_completion", "create_chat_completion")}
+    def detokenize(self: Any, tokens: list[int], prev_tokens: list[int] | None = None, special: bool = False) -> bytes:
+        return attachment.detokenize(tokens, prev_tokens, special)
+
+    taken = {name: taking(name) for name in ("__call__", "create_completion", "create_chat_completion")}
+    return taken | {"detokenize": detokenize}
 
 
 def _check_messages(llm: Llama, args: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -126,6 +137,9 @@ class LlamaAttachment(Attachment):
             raise
         self.session = self.engine.user_session()
         self._eos = end_tokens(llm)
+        self._fed: list[bool] = []
+        """For each token that the run has yielded, whether it was fed."""
+        self._prompt_tokens = 0
         self._signature = inspect.signature(llm.generate)
         self._stock_completion = llm._create_completion
 
@@ -148,6 +162,20 @@ class LlamaAttachment(Attachment):
         # A stream is read after the call that asked for it has returned, so the overrides are read now.
         completion = _Completion(kwargs.get("max_tokens"), self.overrides)
         return self._in_turn(self._stock_completion(*args, **kwargs), completion)
+
+    def detokenize(self, tokens: list[int], prev_tokens: list[int] | None, special: bool) -> bytes:
+        """Stock; of a completion's tokens, as a text in which stop strings pass over what was fed."""
+
+        def read(part: list[int]) -> bytes:
+            text: bytes = self.base.detokenize(self.model, part, prev_tokens=prev_tokens, special=special)
+            return text
+
+        text = read(tokens)
+        if prev_tokens is None or not any(self._fed):
+            return text
+        first = len(prev_tokens) - self._prompt_tokens
+        spans = runs_of(self._fed[first : first + len(tokens)])
+        return OwnText.of(text, [Fed(len(read(tokens[:start])), len(read(tokens[:end]))) for start, end in spans])
 
     def _in_turn(self, run: Generator[Any, None, None], completion: _Completion) -> Generator[Any, Any, None]:
         """A stream of the library's, or a run that the user asked `generate` for, read while no other call runs."""
@@ -173,7 +201,7 @@ class LlamaAttachment(Attachment):
         found: _Completion = getattr(self.of_thread, "completion", _DIRECT)
         return found
 
-    def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Iterator[int]:
+    def generate(self, tokens: Sequence[int], *args: Any, **kwargs: Any) -> Generator[int, Any, None]:
         """`Llama.generate` under the controller, with the same arguments."""
         completion = self.completion
         self.of_thread.completion = _DIRECT
@@ -211,12 +239,16 @@ class LlamaAttachment(Attachment):
         limit = min(max_tokens, room.tokens) if max_tokens is not None and max_tokens > 0 else room.tokens
         return Call(prompt=prompt, max_new_tokens=limit, eos=self._eos, keys=Keys(seed=self._seed()), policy=policy)
 
-    def _run(self, controller: Controller, call: Call, arguments: dict[str, Any], trace: Trace) -> Generator[int, None, None]:
+    def _run(
+        self, controller: Controller, call: Call, arguments: dict[str, Any], trace: Trace
+    ) -> Generator[int, None, None]:
         """The controlled run, and plain tokens after it where the library asks for more."""
         if self.handle.controller.policy is not None:
             trace.warnings += self.without_effect(changed(arguments))
         self.handle.begin()
         self.handle.add(trace)
+        self._fed = []
+        self._prompt_tokens = len(call.prompt)
         yield from self._stream(replace(controller, policy=None), call, arguments["stopping_criteria"], trace)
         if trace.finish_reason != "length":
             return
@@ -249,6 +281,7 @@ class LlamaAttachment(Attachment):
                     position = event.position
                     ids[position] = event.token
                     llm.n_tokens = position
+                    self._fed.append(event.source == "forced")
                     stopped = stop is not None and stop(ids[:position], llm.scores[0])
                     if stopped:
                         break

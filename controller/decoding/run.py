@@ -43,8 +43,8 @@ class RunSettings:
     """Set by whoever runs a forward: how long it took."""
     rule: ExitRule | None = None
     """Decides at every cue; None = no exits."""
-    stop: Callable[[Sequence[int]], bool] | None = None
-    """Asked after every sampled token, with all tokens so far, whether the run ends."""
+    stop: Callable[[Sequence[int], int], bool] | None = None
+    """Asked after every sampled token whether the run ends: with all tokens, and the first after which none was fed."""
     thinking: Thinking | None = None
     """How thinking is marked and closed; None where nothing needs to know."""
     limits: ThinkingLimits = NO_LIMITS
@@ -54,9 +54,9 @@ class RunSettings:
     context: RunContext = field(default_factory=RunContext)
     """What the policy knows of the run."""
 
-    def ends(self, tokens: Sequence[int]) -> Finish | None:
-        """Why the run ends with the last of `tokens`; None if it goes on."""
-        if tokens[-1] in self.eos or (self.stop is not None and self.stop(tokens)):
+    def ends(self, tokens: Sequence[int], own_from: int) -> Finish | None:
+        """Why the run ends with the last of `tokens`, of which none from `own_from` on was fed; None if it goes on."""
+        if tokens[-1] in self.eos or (self.stop is not None and self.stop(tokens, own_from)):
             return "stop"
         return "length" if len(tokens) >= self.limit else None
 

@@ -91,7 +91,7 @@ class ThinkingControl:
         self._note_unopened()
         edit = self._early_close(token)
         if edit is None and self.text.sources[-1] != "forced":
-            self._end(self.settings.ends(self.text.tokens))
+            self._end(self.settings.ends(self.text.tokens, self.text.own_from))
         if cue is not None and self.rule is not None and self.finish is None:
             edit = (yield from self._ask(self.rule, cue, step, node)) or edit
         if edit is None and self.finish is None:

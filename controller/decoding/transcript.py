@@ -45,6 +45,8 @@ class Transcript:
         """The policy's state before each generated token, and after the last. An exit restores that before its cue."""
         self.sources: list[Source] = []
         """Where each generated token came from."""
+        self.own_from = 0
+        """The tokens from here on were not fed: 0 while the run has fed none, else the index behind the last fed."""
         self.path: list[int] = []
         """Accepted nodes of the draft that is walked."""
         self.committed = False
@@ -68,6 +70,7 @@ class Transcript:
         """Tokens that no policy drew: its state stays as it is."""
         for token in tokens:
             self.append(token, self.states[-1], "forced")
+            self.own_from = len(self.tokens)
 
     def state_before(self, index: int) -> Any:
         """The policy's state before token `index`, an absolute index."""
@@ -91,3 +94,5 @@ class Transcript:
         del self.tokens[first:]
         del self.states[first - self.start + 1 :]
         del self.sources[first - self.start :]
+        forced = [i for i, source in enumerate(self.sources, 1) if source == "forced"]
+        self.own_from = self.start + forced[-1] if forced else 0

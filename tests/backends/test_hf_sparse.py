@@ -140,8 +140,17 @@ def test_the_model_is_left_as_it_was_whatever_happens(monkeypatch):
     model = small()
     engine = HFEngine(model)
     view = fed(engine, TOKENS).sparse(12, 4)
-    with pytest.raises(IndexError):
-        engine.forward([Decode(view, [10_000])])
+    attentions = []
+
+    def fail(module, args, output):
+        attentions.append(model.config._attn_implementation)
+        raise ValueError("a fault in the middle of a forward")
+
+    hook = model.model.layers[1].register_forward_hook(fail)
+    with pytest.raises(ValueError, match="in the middle"):
+        engine.forward([Decode(view, [10])])
+    hook.remove()
+    assert attentions == ["reasonctl_folded"]
     assert model.config._attn_implementation == "sdpa"
     assert engine.can.sparse and not HFEngine(small(attn_implementation="eager")).can.sparse
 

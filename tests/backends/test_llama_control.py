@@ -108,8 +108,11 @@ def test_the_hidden_state_at_a_cue_is_that_of_its_last_token(llm):
 
 def test_a_call_that_ends_inside_the_forced_tokens_leaves_an_honest_cache(stock, llm):
     handle = attach(llm, scripted(llm, ExitAt(0)))
-    llm(PROMPT, max_tokens=100, stop=["</think>"])
-    assert handle.trace.tokens[-1] == LlamaTokenizer(llm).encode("</think>")[0]
+    close = LlamaTokenizer(llm).encode("</think>")[0]
+    run = llm.generate(llm.tokenize(PROMPT.encode(), special=True))
+    assert close in iter(run)  # reads up to it
+    run.close()
+    assert handle.trace.tokens[-1] == close
     assert llm.n_tokens <= C.llama_memory_seq_pos_max(C.llama_get_memory(llm.ctx), 0) + 1
     assert llm.n_tokens < handle.trace.prompt_tokens + len(handle.trace.tokens) - 1
 

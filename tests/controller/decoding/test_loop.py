@@ -180,7 +180,7 @@ def test_ends():
     assert tokens[-1] == 2 and trace.finish_reason == "stop" and 2 not in tokens[:-1]
     tokens, trace = run(seed=3, most=7)
     assert len(tokens) == 7 and trace.finish_reason == "length"
-    tokens, trace = run(seed=3, stop=lambda so_far: len(so_far) == 12)
+    tokens, trace = run(seed=3, stop=lambda so_far, own: len(so_far) == 12)
     assert len(tokens) == 10 and trace.finish_reason == "stop"
     for drafter in DRAFTERS:
         for seed in range(10):

@@ -217,7 +217,7 @@ def vars_of(rule):
 
 
 def test_stops_end_inside_an_accepted_block():
-    def stop(tokens):
+    def stop(tokens, own):
         return len(tokens) >= end
 
     plain = run(REPEATING, Hierarchy(curve=fixed(FLAT)), policy=Greedy(), most=80)
