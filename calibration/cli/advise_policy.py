@@ -67,7 +67,7 @@ def advise_policy(
 
         write_page(Path(out), name, advice)
         show.say(f"written: {out}")
-    show.result({"model": name, **advice.to_dict()})
+    show.result({"model": name, **advice.to_json()})
 
 
 def risk_targets(text: str) -> tuple[float, ...]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from reasonctl.backends.model import Model
 from reasonctl.probes.files.sealed import check_target
@@ -75,9 +75,9 @@ def _trained(
     return fitted
 
 
-def _show_report(show: Console, report: dict[str, Any]) -> None:
+def _show_report(show: Console, report: Mapping[str, float]) -> None:
     show.say(
-        f"held-out runs, {report['tokens']} tokens: {report['nats_own']:.4f} nats a token under the model's own law, "
-        f"{report['nats_tempered']:.4f} under the heads' temperatures; mean temperature {report['temperature']:.3f}, "
+        f"held-out runs, {report['tokens']} tokens: {report['nats_own']:.4f} nats a token under the model's own "
+        f"distribution, {report['nats_tempered']:.4f} under the heads' temperatures; mean temperature {report['temperature']:.3f}, "
         f"top-p {report['top_p']:.3f}, {report['dropped']:.2%} of the tokens outside"
     )

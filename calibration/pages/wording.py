@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from reasonctl.probes.exit import answer_tokens
@@ -127,6 +128,6 @@ FAILURES = {
 }
 
 
-def bound_of(promise: dict[str, Any]) -> float:
+def bound_of(promise: Mapping[str, Any]) -> float:
     """Most failures that a promise allows: of a rule that also gives up, the sum of both risks."""
     return float(promise["risk"]) + float(promise.get("give_up", 0.0))
