@@ -78,6 +78,7 @@ def _trained(
 def _show_report(show: Console, report: Mapping[str, float]) -> None:
     show.say(
         f"held-out runs, {report['tokens']} tokens: {report['nats_own']:.4f} nats a token under the model's own "
-        f"distribution, {report['nats_tempered']:.4f} under the heads' temperatures; mean temperature "
-        f"{report['temperature']:.3f}, top-p {report['top_p']:.3f}, {report['dropped']:.2%} of the tokens outside"
+        "distribution, "
+        f"{report['nats_tempered']:.4f} under the heads' temperatures; mean temperature {report['temperature']:.3f}, "
+        f"top-p {report['top_p']:.3f}, {report['dropped']:.2%} of the tokens outside"
     )
