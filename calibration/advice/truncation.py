@@ -199,6 +199,7 @@ def choose(curves: dict[str, Curve], targets: Sequence[float], temperature: floa
 
 
 def openings_of(forks: Sequence[Fork]) -> list[list[int]]:
+    """The first of the forks' prefixes, as prompts for runs."""
     return [[*fork.before, *fork.prefix] for fork in forks[:PROMPTS]]
 
 

@@ -157,10 +157,12 @@ class _Subject:
 
     @property
     def threshold(self) -> Threshold:
+        """What the request's rule exits above."""
         return self._threshold(self.request.signal, self.request.risk)
 
     @cached_property
     def lower(self) -> GiveUp | None:
+        """The curve below which the rule gives up. None: it doesn't."""
         return None if self.request.give_up is None else make_exit(self.content, self.request).lower
 
     def outcome(self) -> RuleOutcome:

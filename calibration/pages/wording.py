@@ -62,6 +62,7 @@ def level(request: Promise) -> str:
 
 
 def percentage(value: float) -> str:
+    """A share in percent, with signs for print."""
     return percent(value).replace(" ", NARROW).replace("-", "\u2212")
 
 
@@ -71,6 +72,7 @@ def share_of(value: float) -> str:
 
 
 def number(value: float) -> str:
+    """A whole number with commas between thousands."""
     return f"{value:,.0f}"
 
 
