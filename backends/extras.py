@@ -6,12 +6,21 @@ from importlib.util import find_spec
 
 from reasonctl.controller import ControllerError
 
+LIBRARIES = {
+    "llama": ("llama_cpp", "gguf"),
+    "hf": ("torch", "transformers", "accelerate", "gguf"),
+    "calibrate": ("sklearn", "joblib", "threadpoolctl", "mapie", "math_verify", "reasoning_gym", "matplotlib"),
+    "grammar": ("xgrammar",),
+    "dask": ("distributed", "dask"),
+}
+"""What is imported, by the extra of this project that brings it."""
+
 
 def require(extra: str, *libraries: str) -> None:
     """Find libraries without importing them.
 
     Args:
-        extra: the extra of this project that brings them.
+        extra: the extra that brings them.
         libraries: names as they are imported.
 
     Raises:
@@ -19,7 +28,23 @@ def require(extra: str, *libraries: str) -> None:
     """
     missing = [library for library in libraries if not _installed(library)]
     if missing:
-        raise ControllerError(f"{' and '.join(missing)} not installed; install with: pip install 'reasonctl[{extra}]'")
+        raise ControllerError(install_line(extra, *missing))
+
+
+def install_line(extra: str, *missing: str) -> str:
+    """What a user reads where libraries of an extra are missing."""
+    return f"{' and '.join(missing)} not installed; install with: pip install 'reasonctl[{extra}]'"
+
+
+def missing_line(error: ModuleNotFoundError) -> str | None:
+    """The same for an import that failed; None if no extra brings what it wanted.
+
+    >>> missing_line(ModuleNotFoundError(name="sklearn.pipeline"))
+    "sklearn not installed; install with: pip install 'reasonctl[calibrate]'"
+    """
+    library = (error.name or "").partition(".")[0]
+    extra = next((extra for extra, libraries in LIBRARIES.items() if library in libraries), None)
+    return None if extra is None else install_line(extra, library)
 
 
 def _installed(library: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -28,6 +27,8 @@ from ..runs.worker import run_once
 RANKS = 8
 TOKENS = 170
 LAYERS = 9
+WORTH = 1.03
+"""The least expected speed-up at which a draft is advised."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,32 @@ def measure_draft(
     )
 
 
+@dataclass(frozen=True)
+class DraftReport:
+    """What was measured of all drafts."""
+
+    positions: int
+    """Tokens of the target's own texts."""
+    cost_curve: dict[int, float]
+    """Seconds of the target's forward, by its rows."""
+    drafts: list[DraftAdvice]
+    """Every draft, in the order given."""
+    line: LogLine | None
+    """Acceptance over sizes. None: there are fewer than three sizes."""
+    best: str | None
+    """The draft to take. None: don't draft."""
+
+    def to_json(self) -> dict[str, object]:
+        """The values of --json."""
+        return {
+            "positions": self.positions,
+            "cost_curve": self.cost_curve,
+            "drafts": [asdict(draft) for draft in self.drafts],
+            "law": None if self.line is None else asdict(self.line),
+            "best": self.best,
+        }
+
+
 def advise(
     target: Model,
     drafts: Sequence[str],
@@ -221,8 +248,8 @@ def advise(
     most: int,
     seed: int,
     threads: int | None,
-) -> dict[str, Any]:
-    """Everything measured, the line over sizes where there are three, and the best draft (None = don't draft)."""
+) -> DraftReport:
+    """Everything measured, the line over sizes where there are three, and the best draft (None: don't draft)."""
     curve = cost_curve(target, prompts[0], contexts=(64,))
     texts = written(target, prompts, policy or Greedy(), most, seed)
     found: list[DraftAdvice] = []
@@ -232,10 +259,10 @@ def advise(
         found.append(measure_draft(target, draft, prompts, texts, policy, curve=curve, own=own, seed=seed))
     line = fit_line([a.parameters for a in found], [a.alpha for a in found], [a.error for a in found])
     best = max(found, key=lambda a: a.speed_up)
-    return {
-        "positions": sum(map(len, texts)),
-        "cost_curve": dict(curve.seconds[min(curve.seconds)]),
-        "drafts": [asdict(a) for a in found],
-        "law": None if line is None else asdict(line),
-        "best": best.draft if best.speed_up > 1.03 else None,
-    }
+    return DraftReport(
+        positions=sum(map(len, texts)),
+        cost_curve=dict(curve.seconds[min(curve.seconds)]),
+        drafts=found,
+        line=line,
+        best=best.draft if best.speed_up > WORTH else None,
+    )

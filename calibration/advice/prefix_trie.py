@@ -40,8 +40,12 @@ class Fork:
 
 @dataclass
 class _Node:
+    """A prefix of some texts."""
+
     count: int = 0
+    """Number of texts that begin so."""
     children: dict[int, _Node] = field(default_factory=dict)
+    """The prefixes that are one token longer, by that token."""
 
 
 class PrefixTrie:

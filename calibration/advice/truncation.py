@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -85,8 +84,8 @@ class PolicyAdvice:
             vocabulary=len(places[0].best),
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for --json."""
+    def to_json(self) -> dict[str, object]:
+        """The values of --json."""
         rows = [
             {"target": target, "family": name, **({} if one is None else _plain(one)), "reached": one is not None}
             for target, by in self.found.items()
@@ -103,7 +102,7 @@ class PolicyAdvice:
         }
 
 
-def _plain(one: Measured) -> dict[str, Any]:
+def _plain(one: Measured) -> dict[str, object]:
     return {key: value for key, value in asdict(one).items() if key != "recalls"}
 
 
@@ -200,6 +199,7 @@ def choose(curves: dict[str, Curve], targets: Sequence[float], temperature: floa
 
 
 def openings_of(forks: Sequence[Fork]) -> list[list[int]]:
+    """The first of the forks' prefixes, as prompts for runs."""
     return [[*fork.before, *fork.prefix] for fork in forks[:PROMPTS]]
 
 

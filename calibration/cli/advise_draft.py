@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from reasonctl.controller import Chain, ControllerError, Greedy, parse_policy
 
-from ..advice.draft_model import TOKENS, advise
+from ..advice.draft_model import TOKENS, DraftAdvice, advise
 from ..tasks.draft_prompts import DRAFT_PROMPTS
 from .console import Console
 from .options import Options
@@ -33,26 +32,26 @@ def advise_draft(name: str, drafts: Sequence[str], options: Options) -> None:
         seed=options.seed,
         threads=options.machine(name)[1],
     )
-    show.title(f"drafting for {name}, {result['positions']} positions of its own text")
+    show.title(f"drafting for {name}, {result.positions} positions of its own text")
     show.table(
-        [_row(entry) for entry in result["drafts"]], "draft", "weights", "alpha", "cost", "rows", "depth", "speed-up"
+        [_row(entry) for entry in result.drafts], "draft", "weights", "alpha", "cost", "rows", "depth", "speed-up"
     )
-    line = result["law"]
+    line = result.line
     if line is None:
-        show.say("no law over sizes: it takes three drafts of different sizes; these are the measured points")
+        show.say("no line over sizes: it takes three drafts of different sizes; these are the measured points")
     else:
-        show.say(f"alpha = {line['intercept']:.3f} + {line['slope']:.3f} log10(weights), R2 {line['r2']:.3f}")
-    show.say("don't draft with these here" if result["best"] is None else f"best here: {result['best']}", "bold")
-    show.result({"model": name, **result})
+        show.say(f"alpha = {line.intercept:.3f} + {line.slope:.3f} log10(weights), R2 {line.r2:.3f}")
+    show.say("don't draft with these here" if result.best is None else f"best here: {result.best}", "bold")
+    show.result({"model": name, **result.to_json()})
 
 
-def _row(entry: dict[str, Any]) -> list[str]:
+def _row(entry: DraftAdvice) -> list[str]:
     return [
-        entry["draft"],
-        f"{entry['parameters'] / 1e6:.0f} M",
-        f"{entry['alpha']:.3f} +- {entry['error']:.3f}",
-        f"{entry['cost']:.2f}",
-        str(entry["size"]),
-        str(entry["depth"]),
-        f"{entry['speed_up']:.2f}",
+        entry.draft,
+        f"{entry.parameters / 1e6:.0f} M",
+        f"{entry.alpha:.3f} +- {entry.error:.3f}",
+        f"{entry.cost:.2f}",
+        str(entry.size),
+        str(entry.depth),
+        f"{entry.speed_up:.2f}",
     ]

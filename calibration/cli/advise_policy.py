@@ -73,7 +73,7 @@ def advise_policy(
 
         write_page(Path(out), name, advice)
         show.say(f"written: {out}")
-    show.result({"model": name, **advice.to_dict()})
+    show.result({"model": name, **advice.to_json()})
 
 
 def _asked(show: Console, model: Model, task: Task, options: Options) -> list[Problem]:

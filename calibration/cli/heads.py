@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from reasonctl.backends.model import Model
 from reasonctl.probes.files.sealed import check_target
@@ -75,7 +75,7 @@ def _trained(
     return fitted
 
 
-def _show_report(show: Console, report: dict[str, Any]) -> None:
+def _show_report(show: Console, report: Mapping[str, float]) -> None:
     show.say(
         f"held-out runs, {report['tokens']} tokens: {report['nats_own']:.4f} nats a token under the model's own "
         "distribution, "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -34,13 +33,13 @@ class BaselineComparison:
     full_tokens: float
     """Mean tokens of a run without control."""
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[dict[str, object]]:
         """The `baselines` of `ctl eval --json`."""
         points = [{"cue": p.cue, "failed": p.failed, "saved": p.saved / self.full_tokens} for p in self.curve]
         fixed = {"name": "fixed cue at the probe's failure rate", "saved": self.fixed_saved, "curve": points}
         return [*(self._result(result) for result in self.results), fixed]
 
-    def _result(self, result: Result) -> dict[str, Any]:
+    def _result(self, result: Result) -> dict[str, object]:
         return {
             "name": result.name,
             "saved": result.saved_share,

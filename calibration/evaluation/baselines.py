@@ -22,6 +22,7 @@ from reasonctl.probes.risk.table import NO_EXIT, Bools, Floats64, Ints, Outcomes
 from reasonctl.probes.risk.threshold import Grid, Mode, Threshold, count_failures
 
 EQUAL_COST = "budget, equal cost"
+ORACLE = "oracle"
 
 Extra = Sequence[npt.NDArray[Any]]
 """One matrix per split (fitting, calibration, evaluation), each of shape (cues, m)."""
@@ -132,7 +133,7 @@ def compare(
     rules = [ScoredRule("probe", grid, calibration.scores, evaluation.scores)]
     rules += baseline_signals(fitting, calibration, evaluation, mode, extra)
     results = [_measured(rule, calibration, evaluation, promise) for rule in rules]
-    return [*results, evaluate("oracle", evaluation, evaluation.first_where(_target(evaluation, mode)), mode)]
+    return [*results, oracle(evaluation, mode)]
 
 
 def _check_cues(tables: Sequence[Table]) -> None:
@@ -165,6 +166,11 @@ def baseline_signals(
     grid = _index_grid(fitting or calibration)
     rules = [ScoredRule("cue index", grid, calibration.cue_index, evaluation.cue_index)]
     return rules if fitting is None else rules + _regressions(fitting, calibration, evaluation, mode, extra)
+
+
+def oracle(table: Table, mode: Mode) -> Result:
+    """What exits every run at its earliest right cue: no rule can save more."""
+    return evaluate(ORACLE, table, table.first_where(right_exits(table, mode)), mode)
 
 
 def budget_of_cost(table: Table, tokens: float, mode: Mode) -> Result:
@@ -244,7 +250,8 @@ def verdict(results: Sequence[Result]) -> str:
     return f"{who} does not clearly beat a cheap rule ({mean:+.1f} +- {error:.1f}): it saves {much}"
 
 
-def _target(table: Table, mode: Mode) -> Bools:
+def right_exits(table: Table, mode: Mode) -> Bools:
+    """Shape (cues,): whether an exit there would be right; in `disagree`, as the full run answers."""
     return np.asarray(table.same if mode == "disagree" else table.right)
 
 
@@ -288,7 +295,7 @@ def _regressions(
 
 def _regression(fitting: Table, features: list[npt.NDArray[Any]], mode: Mode) -> list[npt.NDArray[Any]]:
     """Scores of every split by a logistic regression on the fitting split; a constant where it holds one label only."""
-    labels = _target(fitting, mode)
+    labels = right_exits(fitting, mode)
     if labels.all() or not labels.any():
         return [np.full(len(x), float(labels.any())) for x in features]
     model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=500))

@@ -24,10 +24,9 @@ from ..fitting.tables import apply_to_table, make_table, outcomes_of
 from ..parallel.run_jobs import ProgressCallback
 from ..runs.arrays import RunArrays, to_arrays
 from ..runs.records import RunRecord
-from .baselines import Point, Result, ScoredRule, baseline_signals, budget_of_cost, evaluate, fixed_at
+from .baselines import Point, Result, ScoredRule, baseline_signals, budget_of_cost, evaluate, fixed_at, oracle
 
 BUDGET = "budget, same risk"
-ORACLE = "oracle"
 RESAMPLES = 2000
 
 
@@ -143,7 +142,7 @@ class _Split:
         rows = rows + _baselines(self.baselines, self.fitted.tables["hidden"].table, self.test, promise)
         results = [(evaluate(row.name, self.test, row.outcomes, self.mode), row.certified) for row in rows]
         equal_cost = budget_of_cost(self.test, float(hidden.outcomes.tokens.mean()), self.mode)
-        return [*results, (equal_cost, hidden.certified), (_oracle(self.test, self.mode), True)]
+        return [*results, (equal_cost, hidden.certified), (oracle(self.test, self.mode), True)]
 
 
 def compare_signals(
@@ -233,11 +232,6 @@ def _baselines(scored: Sequence[ScoredRule], calibration: Table, test: Table, pr
         exits = test.with_scores(rule.evaluation).first_exit(value)
         rows.append(Ruled(rule.name, test.outcomes(exits), value < np.inf))
     return rows
-
-
-def _oracle(test: Table, mode: Mode) -> Result:
-    """It exits at the earliest right cue of every run."""
-    return evaluate(ORACLE, test, test.first_where(test.same if mode == "disagree" else test.right), mode)
 
 
 def gain_over_fixed(table: Table, out: Outcomes, mode: Mode, seed: int) -> Gain:

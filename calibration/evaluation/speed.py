@@ -26,6 +26,7 @@ class Arm:
     """Runs of one way of decoding."""
 
     runs: list[Played] = field(default_factory=list)
+    """In the order of the calls."""
 
     def result(self) -> dict[str, float]:
         """Medians over runs; emitted_per_step counts the forwards of the target."""

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,7 +18,7 @@ from ..runs.collect import identity_of
 from ..runs.records import RunRecord
 from ..runs.room import LEFT_OUT
 from ..runs.teacher_forced import Written
-from .heads import Training, evaluate_heads, train
+from .heads import Measures, Training, evaluate_heads, train
 from .job import CalibrationJob
 
 HELD_OUT = 10
@@ -35,9 +34,10 @@ class FittedHeads:
     """Trained heads and what their card says of them."""
 
     heads: Heads
+    """The heads."""
     counts: dict[str, int]
     """Runs that were collected, that were right, and that trained."""
-    report: dict[str, Any]
+    report: Measures
     """The held-out runs' likelihoods."""
 
 
@@ -124,5 +124,5 @@ def _card(job: CalibrationJob, model: Model, training: Training, fitted: FittedH
         runs=fitted.counts,
         training=asdict(training),
         versions={name: version(name) for name in ("reasonctl", "torch", "numpy")},
-        report=fitted.report,
+        report={**fitted.report},
     )

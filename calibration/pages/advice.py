@@ -6,13 +6,13 @@ import io
 from pathlib import Path
 
 import matplotlib as mpl
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from reasonctl.controller import ControllerError
 
 from ..advice.truncation import PolicyAdvice
+from .template import page_template
 
 SUFFIXES = (".html", ".svg", ".png", ".pdf")
 
@@ -66,6 +66,4 @@ def write_page(path: Path, name: str, advice: PolicyAdvice) -> None:
 
 def page(name: str, advice: PolicyAdvice, figure: str) -> str:
     """The page; everything but the figure, which is ours, is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(Path(__file__).with_name("advice.html.jinja").read_text(encoding="utf-8"))
-    return template.render(name=name, advice=advice, figure=Markup(figure))
+    return page_template("advice.html.jinja").render(name=name, advice=advice, figure=Markup(figure))

@@ -60,6 +60,7 @@ def paint_of(signal: str) -> str:
 
 
 def dash_of(signal: str) -> Any:
+    """The line style of a signal, as matplotlib takes it."""
     return DASHES[SIGNALS.index(signal)]
 
 

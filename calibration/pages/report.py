@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from reasonctl.controller import ControllerError
@@ -26,7 +25,7 @@ from reasonctl.probes.risk.table import Floats64, Ints
 from reasonctl.probes.risk.threshold import Threshold, count_failures, failing_cues, failures_at
 from reasonctl.probes.signals.signals import SIGNALS
 
-from ..evaluation.baselines import fixed_curve
+from ..evaluation.baselines import fixed_curve, right_exits
 from ..fitting.saved_runs import halves
 from ..fitting.tables import outcomes_of
 from ..runs.records import RunRecord
@@ -34,6 +33,7 @@ from ..runs.splits import runs_path
 from . import figures
 from . import report_parts as parts
 from .highlights import RuleOutcome, pick
+from .template import page_template
 from .wording import FAIL, FAILED, SHOWN_RISKS, facts, level, number, percentage, promise, share_of
 
 
@@ -77,7 +77,8 @@ def render(
         parts.example(outcome, content, one, None if calibration is None else calibration[rows[one.run]])
         for one in picked
     ]
-    return _template().render(
+    template = page_template("report.html.jinja", percent=percentage, share=share_of, number=number)
+    return template.render(
         card=content.card,
         facts=facts(content.card),
         auc=content.card.report.get("auc"),
@@ -98,13 +99,6 @@ def render(
         absent=absent,
         with_runs=calibration is not None,
     )
-
-
-def _template() -> Template:
-    """The page's template, with the filters that it names."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=percentage, share=share_of, number=number)
-    return environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -163,20 +157,21 @@ class _Subject:
 
     @property
     def threshold(self) -> Threshold:
+        """What the request's rule exits above."""
         return self._threshold(self.request.signal, self.request.risk)
 
     @cached_property
     def lower(self) -> GiveUp | None:
+        """The curve below which the rule gives up. None: it doesn't."""
         return None if self.request.give_up is None else make_exit(self.content, self.request).lower
 
     def outcome(self) -> RuleOutcome:
         """What the rule does to the promise's runs."""
         table, mode = self.signal_table(self.request.signal).table, self.request.mode
         value = self.threshold.value
-        target = np.asarray(table.same if mode == "disagree" else table.right)
         plain = self.signal_table("hidden").table
         out = outcomes_of(table, plain, value, self.lower.curve if self.lower else None)
-        return RuleOutcome(table, value, out, target, failing_cues(table, mode), plain.full_tokens)
+        return RuleOutcome(table, value, out, right_exits(table, mode), failing_cues(table, mode), plain.full_tokens)
 
     def levels(self) -> list[_SignalRow]:
         """Every signal at every risk: what it saves on the calibration runs, or how many more runs it needs."""

@@ -15,7 +15,7 @@ from reasonctl.probes.risk.give_up import GiveUp
 from reasonctl.probes.risk.table import NO_EXIT, Ints, Table
 from reasonctl.probes.risk.threshold import Threshold, count_failures
 
-from ..evaluation.baselines import EQUAL_COST, fixed_at, fixed_curve
+from ..evaluation.baselines import EQUAL_COST, ORACLE, fixed_at, fixed_curve
 from ..runs.records import RunRecord
 from .highlights import Example, Excerpt, Piece, RuleOutcome, excerpt
 
@@ -234,7 +234,7 @@ def saved(evaluation: Mapping[str, Any], what: str) -> float:
 def best_baseline(rows: Sequence[Mapping[str, Any]]) -> BestBaseline | None:
     """The rule, which is the first row, next to the baseline rule that saves the most."""
     own, *rules = [row for row in rows if "harm" in row] or [{}]
-    baselines = [row for row in rules if row["name"] not in ("oracle", EQUAL_COST)]
+    baselines = [row for row in rules if row["name"] not in (ORACLE, EQUAL_COST)]
     return BestBaseline(own, max(baselines, key=lambda row: float(row["saved"]))) if baselines else None
 
 

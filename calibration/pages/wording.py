@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from reasonctl.probes.exit import answer_tokens
@@ -62,6 +63,7 @@ def level(request: Promise) -> str:
 
 
 def percentage(value: float) -> str:
+    """A share in percent, with signs for print."""
     return percent(value).replace(" ", NARROW).replace("-", "\u2212")
 
 
@@ -71,6 +73,7 @@ def share_of(value: float) -> str:
 
 
 def number(value: float) -> str:
+    """A whole number with commas between thousands."""
     return f"{value:,.0f}"
 
 
@@ -134,6 +137,6 @@ FAILURES = {
 }
 
 
-def bound_of(promise: dict[str, Any]) -> float:
+def bound_of(promise: Mapping[str, Any]) -> float:
     """Most failures that a promise allows: of a rule that also gives up, the sum of both risks."""
     return float(promise["risk"]) + float(promise.get("give_up", 0.0))

@@ -25,6 +25,17 @@ MOST_DEATHS = 3
 def over_processes(
     function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], workers: int, warn: Callable[[str], None]
 ) -> Iterator[Any]:
+    """function(*job) for every job, in order, in processes of this machine.
+
+    Args:
+        function: What every job calls; a process must be able to import it.
+        jobs: The arguments of each call.
+        workers: Number of processes.
+        warn: Called with a message when a worker died and its jobs are done again.
+
+    Raises:
+        ControllerError: Workers died on the same jobs again and again.
+    """
     done = deaths = 0
     while done < len(jobs):
         how = {"n_jobs": workers, "initializer": _die_with, "initargs": (os.getpid(),)}

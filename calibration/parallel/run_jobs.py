@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from importlib.util import find_spec
 from typing import Any
 
+from reasonctl.backends.extras import require
 from reasonctl.controller import ControllerError
 
 ProgressCallback = Callable[[int, int], None]
@@ -49,9 +49,8 @@ def run_jobs(
 
 
 def check_cluster(address: str) -> None:
-    """Raise if there can be no cluster at this address, before any work."""
-    if find_spec("distributed") is None:
-        raise ControllerError("--dask needs a package that isn't installed; pip install 'reasonctl[dask]'")
+    """Raise ControllerError if there can be no cluster at this address, before any work."""
+    require("dask", "distributed")
     kind, _, rest = address.partition(":")
     if not (rest.isdecimal() and int(rest) if kind == "local" else rest.startswith("//")):
         raise ControllerError(f"--dask is {address!r}; give a scheduler's address such as tcp://host:8786, or local:2")

@@ -81,6 +81,7 @@ class Collect(ExitRule):
     often as that.
     """
     trials: bool = True
+    """A trial is run at every cue."""
     max_cues = sys.maxsize
     """Never reached: a smaller set of cues has its first ones later."""
 
@@ -90,9 +91,11 @@ class Collect(ExitRule):
         self.met: Counter[str] = Counter()
 
     def layers(self, depth: int) -> tuple[int, ...]:
+        """The blocks of the recipe's layers."""
         return tuple(dict.fromkeys(layer_of(fraction, depth) for fraction in self.recipe.layers))
 
     def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
+        """Try the exit at every cue of the row, write it down, and stay."""
         entropy, row = at.entropy(), (at.cue, *at.cue.also)
         for cue in row:
             # The first of a set's cues are among the first of at least one of its names.

@@ -1,4 +1,4 @@
-"""What it costs to look: a decision of `hidden` at a cue, its hidden states, and a forced exit against re-encoding.
+"""What a decision costs: a decision of `hidden` at a cue, its hidden states, and a forced exit against re-encoding.
 
     python examples/benchmarks/cost_of_looking.py MODEL [--backend B] [--repeats 20] [--tokens 120] [--runs 2]
         [--answer-tokens 12]

@@ -10,7 +10,7 @@
 MODEL is what `ctl` takes. Greedy in `speed`; arms interleaved; every arm has the same prompts (calibration/kinds.py).
 --ngrams: a database of what the model wrote for other prompts (drafting_texts.py). Where an arm's tokens part from
 plain decoding's, `splits` has the difference of the two tokens' logits there: how near a tie it was.
-One JSON object per line goes to --out; keep that file beside the table that is made from it.
+One JSON object per line goes to --out; keep that file next to the table that is made from it.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def llama_arms(target: Model, own: dict[str, Drafter]) -> dict[str, Arm]:
     path, n = target.library.model_path, target.library.n_threads
 
     def another(draft: Any = None) -> Any:
-        # The library keeps logits of n_ctx rows for a draft model, but makes room for them only if it is told.
+        # The library keeps logits of n_ctx rows for a draft model, but makes room for them only if it is asked to.
         all_rows = draft is not None
         with without_amx():
             return Llama(

@@ -42,7 +42,7 @@ def acceptance(target: Model, drafts: list[Model], a: argparse.Namespace) -> lis
     prompts = [target.prompt(question) for question in questions]
     out = []
     for temperature in TEMPERATURES:
-        # A greedy target is drafted for by draws at 0.6: draws of a one-hot law would all be the same token.
+        # A greedy target is drafted for by draws at 0.6: draws of a one-hot distribution would all be the same token.
         policy = Sampling(temperature=temperature or DRAFTED)
         texts = written(target, prompts, policy if temperature else Greedy(), a.tokens, 0)
         rng = np.random.default_rng(0)
@@ -85,9 +85,11 @@ def figure(found: list[dict[str, Any]], path: Path) -> None:
 
     drawing = Figure(figsize=(7, 4), layout="constrained")
     axes = drawing.subplots()
-    for way, told in WAYS.items():
+    for way, label in WAYS.items():
         errors = [2 * row[f"{way}_error"] for row in found]
-        axes.errorbar([row["temperature"] for row in found], [row[way] for row in found], errors, label=told, capsize=2)
+        axes.errorbar(
+            [row["temperature"] for row in found], [row[way] for row in found], errors, label=label, capsize=2
+        )
     axes.set_xlabel("temperature of target and draft (0: greedy target, drafts at 0.6)")
     axes.set_ylabel("chance that a child is accepted")
     axes.set_ylim(top=1.0)

@@ -2,7 +2,7 @@
 
     python examples/benchmarks/policy_cost.py [--model MODEL.gguf] [--repeats 60]
 
-Rows are drawn from a made-up law at 49,152 and 151,936 tokens; with a GGUF model also 20 rows of a text that it writes
+Rows are made up, at 49,152 and 151,936 tokens; with a GGUF model also 20 rows of a text that it writes
 at temperature 1, sure ones and unsure ones, and the share of its decode step. Ours: penalties, EDT, top-H and the
 draw. transformers: min-p, top-p and its draw. llama.cpp: its native chain of penalties, top-p, min-p, temperature and
 draw. One thread; medians of CPU time over interleaved repetitions, and the mean of the rows' medians. The last line is

@@ -116,7 +116,7 @@ def timed(target: Model, session: Any, controller: Controller, call: Call) -> tu
 
 
 def levels(trace: Trace, counts: Counter[str]) -> dict[str, Any]:
-    """Acceptance of each level: of a tested token, as a chain's tokens behind a rejection are not tested."""
+    """Acceptance of each level: of a tested token, as a chain's tokens after a rejection are not tested."""
 
     def tested(drafted: int, accepted: int, rejections: int) -> float | None:
         return accepted / (accepted + min(rejections, drafted - accepted)) if drafted else None

@@ -3,7 +3,7 @@
     python examples/studies/adaptive_thinking.py [MODEL TASKS --probe P.safetensors] [-n 400] [--risk 0.02] [--bonus 6]
                                          [--times 1 2 4 8 16] [--continue-text Wait] [--max-new-tokens N] [--json]
 
-Without MODEL: `tiny`. It checks itself for long by its own law, so a hasty version of it is made: `</think>` gets a
+Without MODEL: `tiny`. It checks itself for long by itself, so a hasty version of it is made: `</think>` gets a
 bonus in the logits, as in a model that hardly reflects. Any other model is taken as it is; one without markers is
 re-opened at its end of sequence. --continue-text begins with one of the probe's cues. --times: how often the probe may
 re-open; the fixed arms stop at half of the last.
@@ -12,7 +12,7 @@ Every arm answers the same problems with the same keys. "beyond fixed k": right 
 "re-opened k times" at the same mean tokens, a coin choosing between two neighbouring k (k = 0 is "as it is"), with the
 95 % interval of a paired bootstrap over problems, in which tokens and coin are worked out anew each time. Where the
 probe may re-open, "early exit only" is one of the coin's sides too, so that what stands there is what re-opening adds
-to exits. An arm that is cheaper than all of them, or dearer, stands beside the nearest: `<` or `>` says so.
+to exits. An arm that is cheaper than all of them, or dearer, is compared with the nearest: `<` or `>` says so.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Hasty(Policy):
 
     bonus: float
     close: int
-    law: Sampling = Sampling(temperature=0.6)
+    sampling: Sampling = Sampling(temperature=0.6)
 
     def start(self) -> None:
         return None
@@ -54,7 +54,7 @@ class Hasty(Policy):
         logits = row.logits.astype(np.float64)
         # Only where the model might close at all: after a finished line.
         logits[self.close] += self.bonus if logits[self.close] > logits.max() - 8 else 0.0
-        return None, draw(self.law.probs(logits), row.uniform())
+        return None, draw(self.sampling.probs(logits), row.uniform())
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,16 @@ class Arm(NamedTuple):
 
 
 class Gain(NamedTuple):
-    """Right answers beyond fixed k at equal tokens. beside: "" within the reach of the fixed arms, else `<` or `>`."""
+    """Right answers beyond fixed k at equal tokens."""
 
     mean: float
+    """On the problems themselves."""
     low: float
+    """Lower end of the 95 % bootstrap interval."""
     high: float
+    """Upper end of the interval."""
     beside: str
+    """Empty within the reach of the fixed arms; `<` or `>`: the arm is cheaper or dearer than all of them."""
 
 
 def answer(setting: Setting, asked: bool, times: int, index: int, question: str) -> tuple[str, int]:
@@ -180,10 +184,10 @@ def _means(arm: Arm) -> dict[str, float]:
 
 def _shown(row: dict[str, Any]) -> list[str]:
     gain = row.get("beyond")
-    told = ""
+    shown = ""
     if gain is not None:
-        told = f"{gain['beside']} {gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})".strip()
-    return [row["arm"], f"{row['right']:.3f}", f"{row['tokens']:.1f}", told]
+        shown = f"{gain['beside']} {gain['mean']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})".strip()
+    return [row["arm"], f"{row['right']:.3f}", f"{row['tokens']:.1f}", shown]
 
 
 def main() -> None:

@@ -3,11 +3,11 @@
     ctl calibrate tiny --tasks tiny --heads --out tiny.heads.safetensors -n 400
     python examples/studies/autodeco.py tiny.heads.safetensors [MORE.heads.safetensors] [--tune 30] [--test 300]
 
-Likelihood: of right runs that were sampled from the model's own law, on problems that no training saw; mean nats a
-token under the truncated law. A token outside of the kept set has no likelihood there, so every law is mixed with the
-model's own: (1 - e) * law + e * own, e = 0.001, the same for all arms; the share of such tokens is printed. The grid's
-best pair is chosen on a tuning split, by likelihood and by accuracy, each for its own comparison. Accuracy: runs with
-the same keys in both arms. The last line is one JSON object.
+Likelihood: of right runs that were sampled from the model's own distribution, on problems that no training saw; mean
+nats a token under the truncated distribution. A token outside of the kept set has no likelihood there, so each
+distribution is mixed with the model's own: (1 - e) * probs + e * own, e = 0.001, the same for all arms; the share of
+such tokens is printed. The grid's best pair is chosen on a tuning split, by likelihood and by accuracy, each for its
+own comparison. Accuracy: runs with the same keys in both arms. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -69,7 +69,17 @@ def right(records: Sequence[RunRecord]) -> np.ndarray:
 
 
 def likelihood(logits: np.ndarray, labels: np.ndarray, temperature: Any, top_p: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) log of the mixed law at the labels; (n,) whether they are outside. temperature, top_p: number or (n,)."""
+    """The labels under the mixed distribution.
+
+    Args:
+        logits: Shape (n, vocabulary).
+        labels: The tokens that were written, shape (n,).
+        temperature: A number, or one for each row.
+        top_p: A number, or one for each row.
+
+    Returns:
+        Log-probabilities of the labels, and whether they lie outside of the kept sets; each of shape (n,).
+    """
     rows = np.arange(len(labels))
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     own = np.exp(shifted)
@@ -82,15 +92,15 @@ def likelihood(logits: np.ndarray, labels: np.ndarray, temperature: Any, top_p: 
     before = ordered.cumsum(1) - ordered
     cut = np.broadcast_to(top_p, len(labels))[:, None]
     kept = np.where((before < cut) | (cut >= 1.0), ordered, 0.0)
-    law = np.zeros_like(p)
-    np.put_along_axis(law, order, kept / kept.sum(1, keepdims=True), axis=1)
-    at = law[rows, labels]
+    probs = np.zeros_like(p)
+    np.put_along_axis(probs, order, kept / kept.sum(1, keepdims=True), axis=1)
+    at = probs[rows, labels]
     return np.log((1 - MIXED) * at + MIXED * own[rows, labels]), at == 0.0
 
 
-def per_run(rows: Sequence[Any], law: Any) -> tuple[np.ndarray, float]:
+def per_run(rows: Sequence[Any], arm: Any) -> tuple[np.ndarray, float]:
     """(runs, 2): sum of log-likelihoods and tokens of each run; and the share of tokens outside of the kept sets."""
-    found = [likelihood(r.logits, r.labels, *law(r)) for r in rows]
+    found = [likelihood(r.logits, r.labels, *arm(r)) for r in rows]
     outside = np.concatenate([o for _, o in found]).mean()
     return np.array([[values.sum(), len(values)] for values, _ in found]), float(outside)
 
@@ -124,7 +134,7 @@ def likelihoods(files: list[str], rows: Sequence[Any], fresh: Sequence[Any]) -> 
     """Every arm on fresh right runs; the grid's pair is chosen on `rows`."""
     best = max(GRID, key=lambda pair: mean(per_run(rows, fixed(pair))[0]))
     arms = {"own": fixed((1.0, 1.0)), "fixed": fixed(best), **{path: learned(path) for path in files}}
-    found = {name: per_run(fresh, law) for name, law in arms.items()}
+    found = {name: per_run(fresh, arm) for name, arm in arms.items()}
     result: dict[str, Any] = {"best": best, "tokens": int(found["own"][0][:, 1].sum())}
     for name, (sums, outside) in found.items():
         gain = {

@@ -1,4 +1,4 @@
-"""Against zelt-ai 0.2.2: its own features, trainer, threshold and simulator on our recorded runs, beside our signals.
+"""Against zelt-ai 0.2.2: its own features, trainer, threshold and simulator on our recorded runs, next to our signals.
 
     pip install --no-deps --target DIR zelt-ai==0.2.2
     PYTHONPATH=DIR python examples/studies/compare_zelt.py P.safetensors.runs.jsonl
@@ -10,7 +10,7 @@ confidence, harm. zelt's probes are our trial answers, at our cues: at all of th
 cue to be sampled and taken back. What the records don't hold is filled, see `probe`. --model names the tokenizer that
 tells the answer's own tokens from the words around it; then zelt is fed both ways. --exact repeats the runs with that
 model and their own keys, and measures at every cue what zelt measures, so that nothing is filled. --entropy cue gives
-zelt the entropy behind the cue instead of its own: a signal that it doesn't have. The last line is one JSON object.
+zelt the entropy after the cue instead of its own: a signal that it doesn't have. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -295,7 +295,7 @@ def check_zelt() -> None:
 
 
 def report(found: dict[tuple[str, float], list[RuleFigures]], plain: list[npt.NDArray[Any]], options: Any) -> None:
-    """A line per rule and risk; behind them, per risk, `hidden` against the best that zelt does with any feeding."""
+    """A line per rule and risk; then, per risk, `hidden` against the best that zelt does with any feeding."""
     rows, gains = [], []
     for (name, risk), splits in found.items():
         saved = [1 - float(one.tokens.sum() / full.sum()) for one, full in zip(splits, plain, strict=True)]

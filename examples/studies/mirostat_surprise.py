@@ -1,11 +1,11 @@
-"""Does mirostat hold the surprise it is told to? Its mean over one long text, beside llama.cpp's own samplers.
+"""Does mirostat hold its target surprise? Its mean over one long text, next to llama.cpp's own samplers.
 
     python examples/studies/mirostat_surprise.py MODEL.gguf [--tokens 2000] [--tau 2 3 4 5] [--rows v2 v2-native ...]
 
-Rows: v1 and v2 feed the surprise under the model's law back, as the authors do; v1-llama and v2-llama the surprise
-after truncation, as llama.cpp does; v1-native and v2-native are llama.cpp's own samplers, with a generator of their
-own. The surprise that is told is that of the drawn token under the model's own law, in bits, before any truncation. One
-thread; two processes can share the rows or the taus. The last line is one JSON object.
+Rows: v1 and v2 feed the surprise under the model's distribution back, as the authors do; v1-llama and v2-llama the
+surprise after truncation, as llama.cpp does; v1-native and v2-native are llama.cpp's own samplers, with a generator of
+their own. The table shows the surprise of the drawn token under the model's own distribution, in bits, before any
+truncation. One thread; two processes can share the rows or the taus. The last line is one JSON object.
 """
 
 from __future__ import annotations

@@ -4,13 +4,13 @@
         [--temperatures 0.6,1,1.5,2] [--only ROW ...]
 
 Each policy answers every problem several times. `accuracy` is the share of right answers; `distinct` the number of
-different answers (of those that state one) per problem; `any right` the share of problems with a right answer among
-the samples; `voted` the share whose most frequent answer is right; `weighed` the same where each sample counts with its
-importance weight under the globally normalised law (local normalization distortion undone), and `ess` the effective
-share of samples that these weights leave. Intervals are 95 % bootstrap intervals over problems; `difference` is to the
-plain law at the same temperature, on the same problems. Truncations stand behind the temperature, where transformers
-has them; mirostat and EAD set their own. --only names rows, those of MORE too, which take no part otherwise; plain is
-always there, as the reference. One line of JSON per row goes to --out.
+different answers (of those that state one) per problem; `any right` the share of problems with a right answer among the
+samples; `voted` the share whose most frequent answer is right; `weighed` the same where each sample counts with its
+importance weight under the globally normalised distribution (local normalization distortion undone), and `ess` the
+effective share of samples that these weights leave. Intervals are 95 % bootstrap intervals over problems; `difference`
+is to the plain distribution at the same temperature, on the same problems. Truncations come after the temperature,
+where transformers has them; mirostat and EAD set their own. --only names rows, those of MORE too, which take no part
+otherwise; plain is always there, as the reference. One line of JSON per row goes to --out.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python examples/studies/redraws.py PROBE.safetensors [RUNS.jsonl] [--risk 0.05] [--confidence 0.9] [--signal hidden]
                                [--runs 400] [--draws 500] [--seed 0]
 
-The pool is the probe file's own table, or RUNS.jsonl: the runs kept beside a probe file (those that fitted the probe
+The pool is the probe file's own table, or RUNS.jsonl: the runs saved next to a probe file (those that fitted the probe
 are left out), or runs of the same model and task that were collected for another seed. Every set has --runs runs,
 drawn with replacement. "harm, 0.9": share of sets whose threshold has a true risk above the promised one. "harm, mean":
 the mean true risk of the marginal form. A row is BROKEN where its figure is above the bound: nominal + 3 standard
@@ -39,9 +39,9 @@ def pool_of(content: ProbeFile, path: Path | None, signal: str) -> Table:
     if signal != "hidden":
         table = apply_to_table(content.signal(signal), runs, table)
     own = np.isin(table.problem, content.table.problem)
-    # The file beside the probe holds all of its calibration runs; another seed's may share a problem by chance.
-    beside = len(np.unique(table.problem[own])) == len(np.unique(content.table.problem))
-    return (table.select(np.flatnonzero(own)) if beside else table).one_per_problem()
+    # The file next to the probe holds all of its calibration runs; another seed's may share a problem by chance.
+    is_own = len(np.unique(table.problem[own])) == len(np.unique(content.table.problem))
+    return (table.select(np.flatnonzero(own)) if is_own else table).one_per_problem()
 
 
 def main() -> None:

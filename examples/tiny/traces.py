@@ -1,7 +1,7 @@
 """The written reasoning that the bundled model learns: lines of steps, slips, re-checks and when to stop.
 
-Owns the law of a trace and its preview at a temperature; the problems are calibration/tiny_task.py.
-Run as a script, it prints what a perfect learner of this law would do.
+Owns the distribution of a trace and its preview at a temperature; the problems are calibration/tasks/tiny.py.
+Run as a script, it prints what a perfect learner of this distribution would do.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from reasonctl.controller import (
     Trace,
 )
 from reasonctl.controller.drafting.ngrams import load_table
-from support.exact_laws import P, Q
+from support.exact_probs import P, Q
 from support.llama_models import CHAT, PROMPT, TINY
 from support.toy_drafts import CHEAP, FLAT
 

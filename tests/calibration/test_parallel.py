@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from reasonctl.backends import extras
 from reasonctl.calibration.cli.console import Console, Pace, span
-from reasonctl.calibration.parallel import run_jobs as run_jobs_module
 from reasonctl.calibration.parallel.run_jobs import check_cluster, run_jobs
 from reasonctl.calibration.runs.run_file import FORMAT, RunFile
 from reasonctl.controller import ControllerError
@@ -50,7 +50,7 @@ def test_a_wrong_cluster_is_refused_before_any_work(monkeypatch):
     for wrong in ("host:8786", "local:0", "local", "local:two", "localhost", ""):
         with pytest.raises(ControllerError, match="tcp://host:8786"):
             check_cluster(wrong)
-    monkeypatch.setattr(run_jobs_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(ControllerError, match=re.escape("pip install 'reasonctl[dask]'")):
         check_cluster("local:2")
 

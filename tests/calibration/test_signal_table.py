@@ -7,8 +7,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from reasonctl.calibration.evaluation.baselines import EQUAL_COST, budget_of_cost
-from reasonctl.calibration.evaluation.signals import BUDGET, ORACLE, Comparison, compare_signals
+from reasonctl.calibration.evaluation.baselines import EQUAL_COST, ORACLE, budget_of_cost
+from reasonctl.calibration.evaluation.signals import BUDGET, Comparison, compare_signals
 from reasonctl.calibration.runs.records import RunRecord
 from reasonctl.controller import ControllerError
 from reasonctl.probes.promise import Promise

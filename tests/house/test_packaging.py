@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from reasonctl.calibration.cli.extras import LIBRARIES
+from reasonctl.backends.extras import LIBRARIES
 from support.source import PACKAGES, ROOT, modules
 
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

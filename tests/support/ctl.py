@@ -8,6 +8,7 @@ from reasonctl.calibration.cli.main import main
 
 
 def ctl(capfd, *arguments: str) -> tuple[int, str, str]:
+    """One command: its exit code, and what it wrote to stdout and stderr."""
     with pytest.raises(SystemExit) as ended:
         main(list(arguments))
     out, err = capfd.readouterr()

@@ -16,27 +16,30 @@ class Plain:
         self._logits = logits
 
     def logits(self, node: int) -> Any:
+        """The row, whatever the node."""
         return self._logits
 
 
 @dataclass(frozen=True)
 class Bench:
-    """An engine under test, and what equality means on it.
-
-    tolerance: largest difference of logits that counts as equal (0 = bit-exact); shape_tolerance: the same where
-    the two sides came from batches of another shape (None: only the argmax is compared).
-    """
+    """An engine under test, and what equality means on it."""
 
     engine: Any
+    """The engine."""
     tolerance: float
+    """Largest difference of logits that counts as equal; 0: bit-exact."""
     shape_tolerance: float | None
+    """The same between batches of different shapes. None: only the argmax is compared."""
 
 
 def toy() -> Bench:
+    """An n-gram model with a table of probabilities."""
     return Bench(ToyEngine(vocabulary=11, order=3, seed=5), 0.0, 0.0)
 
 
 def transformers(config: str) -> Callable[[], Bench]:
+    """What opens a small random model of a kind."""
+
     def make() -> Bench:
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM

@@ -33,7 +33,6 @@ FORMS = {
 """Rows below 4,096 tokens are computed in float64 whatever they come in; impossible tokens make them longer."""
 
 
-def law(chain, logits) -> np.ndarray:
-    """Shape of logits: probabilities."""
-    probs: np.ndarray = chain.probs(logits)
-    return probs
+def probs_of(chain, logits) -> np.ndarray:
+    """What a chain makes of logits; shape (vocabulary,)."""
+    return np.asarray(chain.probs(logits))

@@ -11,6 +11,7 @@ from reasonctl.probes.signals.probe import Probe
 
 
 def made_up(width: int, *, seed: int = 0, scale: float = 1.5) -> Heads:
+    """Heads of random weights."""
     rng = np.random.default_rng(seed)
 
     def head(n: int, middle: float) -> Probe:
@@ -21,6 +22,7 @@ def made_up(width: int, *, seed: int = 0, scale: float = 1.5) -> Heads:
 
 
 def card(**changes: object) -> HeadsCard:
+    """A card with these changes."""
     values = {
         "fingerprint": "ab" * 32,
         "depth": 3,
@@ -45,5 +47,5 @@ def heads_file(path: Path, *, seed: int = 0, **changes: object) -> Path:
 
 def for_model(path: Path, model, **changes: object) -> Path:
     """Heads that fit a `backends.Model`."""
-    told = {"fingerprint": model.fingerprint(), "depth": model.depth, "width": model.width, **changes}
-    return heads_file(path, **told)
+    fitting = {"fingerprint": model.fingerprint(), "depth": model.depth, "width": model.width, **changes}
+    return heads_file(path, **fitting)

@@ -37,6 +37,7 @@ EOS, PAD = TOKENIZER.eos_token_id, TOKENIZER.pad_token_id
 
 
 def small(kind=LlamaConfig, model=LlamaForCausalLM, **changes):
+    """A random model of three layers."""
     torch.manual_seed(1)
     shape = dict(
         vocab_size=len(TOKENIZER) + 3,
@@ -111,6 +112,7 @@ def both(model, controller=None, tokenizer=TOKENIZER, inputs=PROMPT, seed=0, **a
 
 
 def controlled(model, controller, seed=5, inputs=PROMPT, **arguments):
+    """The tokens of an attached call, and its handle."""
     with attach(model, controller, tokenizer=TOKENIZER) as handle:
         torch.manual_seed(seed)
         return model.generate(**inputs, **arguments)[0].tolist(), handle

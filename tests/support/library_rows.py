@@ -38,7 +38,7 @@ def rows(size: tuple[int, int], n: int, seed: int) -> Iterator[tuple[int, str, n
 
 
 class Uniform:
-    """Of a row only the position's uniform is asked."""
+    """A row of which a stage reads no more than the uniform."""
 
     def uniform(self, index=0):
         return 0.5
@@ -51,6 +51,7 @@ def kept_by(stage, scores: Candidates) -> np.ndarray:
 
 
 def by_transformers(warper, logits: np.ndarray) -> np.ndarray:
+    """Ids that a processor of transformers leaves, ascending."""
     return np.flatnonzero(warper(None, torch.from_numpy(logits.copy())[None])[0].numpy() > -np.inf)
 
 
@@ -72,6 +73,7 @@ def applied(sampler, logits: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def by_llama(make: Callable[[int], object], logits: np.ndarray) -> np.ndarray:
+    """Ids that a sampler of llama.cpp leaves, ascending."""
     sampler = make(len(logits))
     left, _ = applied(sampler, logits)
     C.llama_sampler_free(sampler)
@@ -105,7 +107,7 @@ def lost_entropy(logits: np.ndarray) -> float:
 def explained(name: str, logits: np.ndarray, make, value: float, noise: float, theirs: np.ndarray) -> str | None:
     """Why their set differs from ours, checked on the row; None if nothing explains it. Every rule here is monotone.
 
-    ties: one side keeps all tokens that tie with the last one, the other cuts among them.
+    ties: one side keeps all tokens that tie with the last one, the other keeps some of them.
     rounding: theirs lies between our sets for the parameter a little smaller and a little larger.
     """
     rank = ranks(name, logits)

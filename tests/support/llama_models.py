@@ -26,6 +26,7 @@ CALLS = {
 
 
 def open_llama(**arguments) -> Llama:
+    """The bundled model on one thread."""
     given = {"n_ctx": 256, "n_threads": 1, "n_threads_batch": 1, "verbose": False, **arguments}
     return Llama(str(TINY), **given)
 
@@ -106,5 +107,6 @@ class ExitAt(ExitRule):
 
 
 def scripted(llm: Llama, rule: ExitAt) -> Controller:
+    """A controller with a scripted policy and this rule."""
     think = "52 a+3 55\nWait, b-6 49\nWait, c+8 57\n\nok</think>\nanswer is 57<eos>"
     return Controller(exit=rule, policy=Scripted(LlamaTokenizer(llm), think, "answer is 49<eos>"))

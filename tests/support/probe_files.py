@@ -14,6 +14,7 @@ DEPTH, WIDTH, RUNS = 4, 3, 60
 
 
 def card(**changes: object) -> Card:
+    """A card with these changes."""
     values = {
         "fingerprint": "ab" * 32,
         "depth": DEPTH,
@@ -39,6 +40,7 @@ def card(**changes: object) -> Card:
 
 
 def content(runs: int = RUNS, **changes: object) -> ProbeFile:
+    """A probe file's content, with these changes of its card."""
     rng = np.random.default_rng(0)
     k = 3
     table = Table(

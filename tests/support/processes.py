@@ -14,6 +14,7 @@ def hear_ctrl_c() -> None:
 
 
 def wait_for(truth, seconds: float) -> bool:
+    """Whether `truth()` becomes true within so many seconds."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and not truth():
         time.sleep(0.02)

@@ -10,26 +10,38 @@ from reasonctl.controller import Boundary, Cues, Decision, Draft, ExitRule, Mark
 
 @dataclass
 class Scripted(ExitRule):
-    """Exits where `act(boundary)` says so; keeps every boundary. With `answer_tokens` it first tries the exit."""
+    """Exits where a test says so, and remembers what it saw."""
 
     act: Callable[[Boundary], bool]
+    """Whether to exit at a boundary."""
     suffix: str = "</think>So "
+    """As in every rule."""
     markers: Markers | None = Markers("<think>", "</think>")
+    """As in every rule."""
     cues: Cues = field(default_factory=lambda: Cues(["wait"]))
+    """As in every rule."""
     max_cues: int = 1000
+    """As in every rule."""
     wanted: tuple[int, ...] = (0, 2)
+    """The layers that it reads."""
     answer_tokens: int = 0
+    """Most tokens of a trial answer; 0: it tries no exit."""
     seen: list[Boundary] = field(default_factory=list)
+    """Every boundary, in order."""
     answers: list[list[int]] = field(default_factory=list)
+    """The tokens of every trial answer."""
 
     @property
     def trials(self) -> bool:
+        """Whether it tries exits."""
         return self.answer_tokens > 0
 
     def layers(self, depth: int) -> tuple[int, ...]:
+        """Those that are wanted."""
         return self.wanted
 
     def decide(self, at: Boundary):
+        """Try the exit if that is wanted, then do as the test says."""
         self.seen.append(at)
         if self.trials:
             self.answers.append(list((yield from at.answer(self.answer_tokens)).tokens))
@@ -39,14 +51,19 @@ class Scripted(ExitRule):
 
 @dataclass
 class RandomTree(Stateless):
-    """A tree of guesses that depends on the past only; deterministic, so runs must equal plain ones."""
+    """A tree of guesses. It depends on the past alone, so that drafted runs must equal plain ones."""
 
     vocabulary: int
+    """Token ids are smaller than this."""
     roots: int = 3
+    """Children of the root."""
     children: int = 2
+    """Children of every other node."""
     depth: int = 3
+    """Most tokens on a path."""
 
     def propose(self, tokens: Sequence[int], room: int):
+        """The tree at this place."""
         nodes: list[int] = []
         parents: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Laws of recorded runs with known truth, for tests of tables and promises."""
+"""Recorded runs drawn from known distributions, for tests of tables and promises."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from reasonctl.probes.risk.table import Table
 def simulate(n: int, seed: int, separation: float = 2.2) -> Table:
     """n runs: Poisson(20) cues, a solve time, 4 % lucky or unlucky forced answers, AR(1) and per-run probe errors.
 
-    The law of methods/golden/sim_lynx.py: cues of a run depend on each other, and its probe errors have a shared part.
+    Cues of a run depend on each other, and its probe errors have a shared part.
     """
     rng = np.random.default_rng(seed)
     lengths = np.maximum(1, rng.poisson(20, n))

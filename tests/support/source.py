@@ -30,14 +30,18 @@ class Module:
     name: str
     """Dotted, without `reasonctl`; a package has the name of its folder."""
     text: str
+    """Its source."""
     is_package: bool = False
+    """Whether it is an `__init__.py`."""
 
     @cached_property
     def tree(self) -> ast.Module:
+        """The parsed source."""
         return ast.parse(self.text)
 
     @property
     def file(self) -> str:
+        """Its path in the repository."""
         return self.name.replace(".", "/") + ("/__init__.py" if self.is_package else ".py")
 
     def imports(self) -> Iterator[Import]:

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import chi2
 
 from reasonctl.backends.toy import ToyEngine
-from support.exact_laws import P, Q
+from support.exact_probs import P, Q
 
 ALPHA = 1e-4
 """False alarms of each randomised test; seeds are fixed."""

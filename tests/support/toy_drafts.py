@@ -26,6 +26,8 @@ CHEAP = Fixed({0: {1: 0.05, 32: 0.05}})
 
 
 class Words(ToyTokenizer):
+    """A tokenizer that lists its pieces, as draft models need it."""
+
     def pieces(self):
         return enumerate(text.encode() for text in self.texts)
 
@@ -38,14 +40,17 @@ TARGET.table[0], SMALL.table[0] = [0.40, 0.30, 0.15, 0.10, 0.05], [0.10, 0.50, 0
 
 
 def small(engine=SMALL, tokenizer=TOKENS):
+    """A draft model over a toy engine."""
     return SimpleNamespace(name="small", engine=engine, tokenizer=tokenizer, context=1 << 20)
 
 
 def drafter(kind, *, engine=SMALL, curves=(FLAT, CHEAP), **more):
+    """A ModelDrafter on the small model, with known costs."""
     return ModelDrafter(small(engine), kind=kind, curves=curves, **more)
 
 
 def run(drafter, *, engine=TARGET, policy=None, run=0, most=60, seed=9):
+    """The trace of one drafted run."""
     trace = Trace()
     call = Call([0], most, frozenset(), Keys(seed=seed, run=run), policy or Sampling())
     events = list(Controller(drafter=drafter).stream(engine.session(), TOKENS, call, trace))
@@ -54,7 +59,10 @@ def run(drafter, *, engine=TARGET, policy=None, run=0, most=60, seed=9):
 
 
 def three_tokens(made, policy, n):
-    """Counts of the first three tokens after the prompt; the run goes on, so that drafts of them are not cut short."""
+    """Counts of the first three tokens after the prompt, and how many drafted tokens were accepted.
+
+    The runs are longer, so that drafts of these tokens are not truncated.
+    """
     counts, accepted = np.zeros((5, 5, 5)), 0
     for i in range(n):
         trace = run(made, policy=policy, run=i, most=5)

@@ -35,6 +35,8 @@ class View(ToySession):
 
 
 class Sparse(ToySession):
+    """A session with a sparse view."""
+
     def __init__(self, engine, tokens):
         super().__init__(engine, tokens)
         self.can = replace(self.can, sparse=True)
@@ -44,6 +46,8 @@ class Sparse(ToySession):
 
 
 class SparseEngine(ToyEngine):
+    """An engine whose sessions have sparse views; it remembers when they were renewed."""
+
     def __init__(self, middle, **shape):
         super().__init__(**shape)
         self.middle, self.renewals = middle, []
@@ -58,5 +62,6 @@ PREFIX = [1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 2, 0]
 
 
 def triforce(inner=None, **more):
+    """A small TriForce without adaptive sizes."""
     settings = {"size": 4, "budget": 4, "chunk": 2, "refresh": 3, "adaptive": False}
     return TriForce(inner, **(settings | more))

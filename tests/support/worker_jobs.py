@@ -22,6 +22,7 @@ def deadly(folder: Path, i: int, deaths: int) -> tuple[int, int]:
 
 
 def fails(i: int) -> int:
+    """Raises on one of its jobs."""
     if i == 3:
         raise ControllerError("3 is too much")
     return i

@@ -47,10 +47,10 @@ def _complements(sentence: str, gold: str) -> list[str]:
     named = [tail, re.split(r"[,;:(]| (?:which|who|where|with|as|in|on|that)\b", tail)[0]]
     at = sentence.casefold().rfind(gold.casefold())
     if at >= 0:
-        after = sentence[at + len(gold) :].lstrip("\"'*_")
-        if not re.search(r"\w", sentence[:at]) and _PREDICATE.match(after):
+        rest = sentence[at + len(gold) :].lstrip("\"'*_")
+        if not re.search(r"\w", sentence[:at]) and _PREDICATE.match(rest):
             named.append(gold)
-        if not re.search(r"\w", after) and _AFTER_PREPOSITION.search(sentence[:at]):
+        if not re.search(r"\w", rest) and _AFTER_PREPOSITION.search(sentence[:at]):
             named.append(gold)
     return named
 

@@ -30,7 +30,7 @@ from reasonctl.controller import (
     parse_policy,
 )
 from reasonctl.controller.drafting.models import model_run
-from support.exact_laws import emitted, outcomes
+from support.exact_probs import emitted, outcomes
 from support.heads_files import heads_file
 from support.statistics import merged_p_value
 from support.toy_drafts import ALPHA, NEAR, TARGET, TOKENS, small

@@ -24,7 +24,7 @@ from reasonctl.controller import (
     parse_draft,
     parse_policy,
 )
-from support.exact_laws import node_law
+from support.exact_probs import node_probs
 from support.scripted import Scripted
 from support.statistics import exact_three, merged_p_value
 from support.toy_drafts import (
@@ -224,7 +224,7 @@ def test_a_middle_level_that_redraws_after_a_rejection_is_biased():
     assert wrong == pytest.approx([0.42, 0.36, 0.22]) and right == pytest.approx(m)
 
     def final(proposed):
-        return sum(proposed[x] * node_law(p, Proposal(m, (x,)))[0] for x in range(3))
+        return sum(proposed[x] * node_probs(p, Proposal(m, (x,)))[0] for x in range(3))
 
     assert 0.5 * np.abs(final(wrong) - p).sum() == pytest.approx(0.08)
     assert final(right) == pytest.approx(p, abs=1e-12)

@@ -10,7 +10,7 @@ import pytest
 from reasonctl.controller import ROOT, Draft
 from reasonctl.controller.drafting.growth import Growth, draw_greedy, draw_shape, draw_threshold, finish
 from reasonctl.controller.drafting.shapes import best_shape, monotone, sequoia, sequoia_gains, trie
-from support.exact_laws import emitted, outcomes
+from support.exact_probs import emitted, outcomes
 
 A = (0.6, 0.2, 0.08, 0.04)
 G = {

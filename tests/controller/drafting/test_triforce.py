@@ -26,7 +26,7 @@ from reasonctl.controller import (
 )
 from reasonctl.controller.drafting.models.cascade import Draws, middle_chain
 from reasonctl.controller.sampling.rejection import node_tests
-from support.exact_laws import emitted, outcomes
+from support.exact_probs import emitted, outcomes
 from support.statistics import exact_three, merged_p_value
 from support.toy_drafts import ALPHA, CHEAP, DEAR, FLAT, SMALL, TARGET, TOKENS, run, small
 from support.toy_triforce import LONG, PREFIX, SparseEngine, triforce

@@ -9,7 +9,7 @@ import pytest
 
 from reasonctl.calibration.fitting.heads import TorchHeads
 from reasonctl.controller import Candidates, Chain, Temperature, TopH, TopNSigma, TopP
-from support.golden_vectors import FORMS, TO_4_DECIMALS, F, L, law
+from support.golden_vectors import FORMS, TO_4_DECIMALS, F, L, probs_of
 
 
 @pytest.fixture(params=FORMS.values(), ids=FORMS)
@@ -28,7 +28,7 @@ def test_entropies_and_surprises(form):
     bits = [1.0606, 2.2148, 2.5033, 3.8017, 4.6674, 6.8314, 7.8413, 8.2741, 9.7168, 12.6022]
     assert (scores.surprise() / math.log(2))[:10] == near(bits)
     p = [0.2018, 0.1826, 0.1653, 0.1353, 0.1224, 0.0907, 0.0608, 0.0273, 0.0100, 0.0037]
-    assert law(Chain(), form(F))[:10] == near(p)
+    assert probs_of(Chain(), form(F))[:10] == near(p)
 
 
 def test_deviations_of_both_kinds(form):
@@ -39,7 +39,7 @@ def test_deviations_of_both_kinds(form):
     for n, population, sample in ((0.5, 3.7786, 3.7126), (1.0, 2.5573, 2.4251), (1.5, 1.3359, 1.1377)):
         assert L[0] - n * deviation == near(population) and L[0] - n * unbiased * deviation == near(sample)
     for n, size in ((0.5, 3), (1.0, 5), (1.5, 5)):
-        assert np.flatnonzero(law(Chain(TopNSigma(n * unbiased)), form(L))).tolist() == [*range(size)]
+        assert np.flatnonzero(probs_of(Chain(TopNSigma(n * unbiased)), form(L))).tolist() == [*range(size)]
 
 
 # k, entropy of the renormalised prefix, partial sum.
@@ -85,17 +85,17 @@ def test_prefix_tables_of_top_h(name, form):
             for step, least in ((TO_4_DECIMALS, k), (-TO_4_DECIMALS, k - 1)):
                 alpha = (entropy + step) / total
                 if 0 < alpha <= 1:
-                    kept = np.flatnonzero(law(Chain(TopH(alpha, rule)), form(logits)))
+                    kept = np.flatnonzero(probs_of(Chain(TopH(alpha, rule)), form(logits)))
                     assert len(kept) == max(least, 1), (k, rule, step)
 
 
 def test_autodeco_s_law(form):
     """Hard top-p 0.9 at temperature 0.8."""
     p = [0.5545, 0.2040, 0.1589, 0.0516, 0.0244, 0.0037, 0.0016, 0.0011, 0.0003, 0.0]
-    found = law(Chain(Temperature(0.8)), form(L))
+    found = probs_of(Chain(Temperature(0.8)), form(L))
     assert found[:10] == near(p)
     assert np.cumsum(found)[:10] == near([0.5545, 0.7585, 0.9174, 0.9689, 0.9933, 0.9970, 0.9986, 0.9997, 1.0, 1.0])
-    hard = law(Chain(Temperature(0.8), TopP(0.9)), form(L))
+    hard = probs_of(Chain(Temperature(0.8), TopP(0.9)), form(L))
     assert hard[:3] == near([0.6045, 0.2224, 0.1732]) and not hard[3:].any()
 
 

@@ -11,7 +11,7 @@ from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWa
 
 from reasonctl.controller import ControllerError, Greedy, PromptLookup, Sampling, draw, parse_draft, parse_policy
 from reasonctl.controller.sampling.row import LogitsRow
-from support.golden_vectors import FORMS, TO_4_DECIMALS, L, law
+from support.golden_vectors import FORMS, TO_4_DECIMALS, L, probs_of
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from support.golden_vectors import FORMS, TO_4_DECIMALS, L, law
 )
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_golden_laws(policy, expected, form):
-    got = law(policy, form(L))
+    got = probs_of(policy, form(L))
     assert got[: len(expected)] == pytest.approx(expected, abs=TO_4_DECIMALS)
     assert (got[len(expected) :] == 0).all()
 
@@ -67,7 +67,7 @@ def test_the_head_of_the_row_is_enough():
     for _ in range(1500):
         logits, options = random_case(rng)
         policy, kept = Sampling(**options), reference(logits, **options)
-        assert set(np.flatnonzero(law(policy, logits))) <= set(kept)
+        assert set(np.flatnonzero(probs_of(policy, logits))) <= set(kept)
         ids = policy.distribution(policy.start(), LogitsRow(logits)).ids
         if ids is not None:
             assert list(ids) == kept

@@ -24,7 +24,7 @@ from reasonctl.controller import (
 )
 from reasonctl.controller.sampling.rejection import verify
 from support.engines import Plain
-from support.exact_laws import P, Q, draw_sequences, marginal
+from support.exact_probs import P, Q, draw_sequences, marginal
 from support.statistics import ALPHA, DRAFT, TARGET, exact_three, merged_p_value
 
 SHARP_P, SHARP_Q = np.array([0.01, 0.97, 0.01, 0.005, 0.005]), np.array([0.90, 0.06, 0.02, 0.01, 0.01])
@@ -170,9 +170,9 @@ def test_known_distances_of_the_planted_errors():
 
 
 def law_of_draws(draws, replacement=False):
-    from support.exact_laws import node_law
+    from support.exact_probs import node_probs
 
-    return node_law(P, Proposal(Q, draws, replacement))[0]
+    return node_probs(P, Proposal(Q, draws, replacement))[0]
 
 
 def test_unequal_vocabularies_and_truncated_targets():

@@ -23,7 +23,7 @@ from reasonctl.controller import (
 )
 from reasonctl.controller.sampling.stages.kl_guided import divergence
 from support.engines import Plain
-from support.golden_vectors import FORMS, TO_4_DECIMALS, WITH, WITHOUT, L, law
+from support.golden_vectors import FORMS, TO_4_DECIMALS, WITH, WITHOUT, L, probs_of
 
 
 @pytest.fixture(params=FORMS.values(), ids=FORMS)
@@ -52,7 +52,7 @@ def test_golden_temperatures(stage, logits, temperature, top, form):
     scores = Candidates(form(logits))
     assert stage.temperature(scores, None) == pytest.approx(temperature, abs=TO_4_DECIMALS)
     if top is not None:
-        assert law(Chain(stage), form(logits))[0] == pytest.approx(top, abs=TO_4_DECIMALS)
+        assert probs_of(Chain(stage), form(logits))[0] == pytest.approx(top, abs=TO_4_DECIMALS)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_golden_temperatures(stage, logits, temperature, top, form):
 def test_golden_laws_of_dynatemp(stage, expected, form):
     scores = Candidates(form(L))
     assert scores.entropy / math.log(len(scores.possible)) == pytest.approx(0.6074, abs=TO_4_DECIMALS)
-    assert law(Chain(stage), form(L))[:4] == pytest.approx(expected, abs=TO_4_DECIMALS)
+    assert probs_of(Chain(stage), form(L))[:4] == pytest.approx(expected, abs=TO_4_DECIMALS)
 
 
 def test_entropy_is_read_before_truncation_and_ignores_what_is_impossible():
@@ -79,7 +79,9 @@ def test_entropy_is_read_before_truncation_and_ignores_what_is_impossible():
     masked = np.concatenate([L, np.full(90, -np.inf)])
     for stage in (EDT(1.0, 1.0), Dynatemp(0.8, 0.5)):
         assert stage.temperature(Candidates(masked), None) == pytest.approx(stage.temperature(scores, None), rel=1e-12)
-    assert law(Chain(TopNSigma(1), Temperature(3)), L) == pytest.approx(law(Chain(Temperature(3), TopNSigma(1)), L))
+    assert probs_of(Chain(TopNSigma(1), Temperature(3)), L) == pytest.approx(
+        probs_of(Chain(Temperature(3), TopNSigma(1)), L)
+    )
 
 
 @pytest.mark.parametrize(

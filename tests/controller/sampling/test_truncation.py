@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from reasonctl.controller import Chain, MinP, Mirostat, MirostatV2, Temperature, TopH, TopNSigma
-from support.golden_vectors import FORMS, TO_4_DECIMALS, F, L, law
+from support.golden_vectors import FORMS, TO_4_DECIMALS, F, L, probs_of
 
 CUT = np.where(np.arange(10) < 5, L, -np.inf)
 
 
 def kept(stage, logits) -> list[int]:
-    return np.flatnonzero(law(Chain(stage), logits)).tolist()
+    return np.flatnonzero(probs_of(Chain(stage), logits)).tolist()
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -73,7 +73,7 @@ def test_golden_sets(stages, logits, ids, probabilities, form):
     # The first mirostat's k depends on the size of the vocabulary, which is the specification's 10.
     long = len(form(L)) > len(L) and not isinstance(stages[0], Mirostat)
     row = form(logits) if long else logits.astype(form(logits).dtype)
-    got = law(Chain(*stages), row)
+    got = probs_of(Chain(*stages), row)
     assert np.flatnonzero(got).tolist() == ids
     if probabilities:
         assert got[ids] == pytest.approx(probabilities, abs=TO_4_DECIMALS)
