@@ -78,10 +78,18 @@ class ProbeExit(ExitRule):
         self._warnings: list[str] | None = None
         table = content.signal_table(promise.signal).table if table is None else table
         self.monitor = DriftMonitor.of(table) if table.runs else None
-        """None: no calibration run to compare with."""
+        """Tests whether runs in use are like the calibration runs. None: there are none to compare with."""
 
     def at(self, *, risk: float | None = None, confidence: float | None | Literal["same"] = "same") -> ProbeExit:
-        """The same rule at another risk or confidence; nothing is fitted again. Raises as `load_exit` does."""
+        """The same rule at another risk or confidence; nothing is fitted again.
+
+        Args:
+            risk: Largest probability of a failure, per run. None: as it is.
+            confidence: Probability that the risk holds; None holds it on average. "same": as it is.
+
+        Raises:
+            ControllerError: The promise can't be asked for.
+        """
         promise = self.promise
         if risk is not None:
             promise = replace(promise, risk=risk)
@@ -161,11 +169,11 @@ class ProbeExit(ExitRule):
             sampler: How tokens are sampled in this use; the entries of a card's `sampler`.
             max_new_tokens: Most tokens of a run after its prompt.
             tasks: Where the problems come from.
-            grader: What grades the answers. None: nothing does in this use, so that it can't differ.
+            grader: What grades the answers. None: nothing grades them in this use.
 
         Returns:
-            {"holds", "mode", "risk", "confidence", "why_not"}, and "give_up" for a rule that gives up. why_not: every
-            difference between the card and this use; the promise holds where there is none.
+            {"holds", "mode", "risk", "confidence", "why_not"}, and "give_up" for a rule that gives up. "why_not" lists
+            every difference between the card and this use. The promise holds if the list is empty.
         """
         card, limit = self.card, self.threshold
         pairs: list[tuple[str, Any, Any]] = [("tasks", tasks, card.tasks)]
@@ -206,7 +214,7 @@ def load_exit(
     Args:
         path: A probe file, made by `ctl calibrate`.
         risk: Largest probability of a failure, per run.
-        confidence: Probability, over the calibration runs drawn, that the risk holds. None: the marginal form.
+        confidence: Probability, over the calibration runs drawn, that the risk holds. None: it holds on average.
         mode: Which failure the risk bounds.
         signal: What is compared with the threshold.
         domain: Promise for problems of this domain only, from its own runs.
@@ -244,7 +252,7 @@ def _lower(content: ProbeFile, table: Table, promise: Promise) -> GiveUp | None:
 
 
 def differences(card: Card, sampler: Mapping[str, Scalar], max_new_tokens: int) -> list[str]:
-    """Where a use's sampling and limit aren't the card's: the promise was made for those."""
+    """How a use's sampling and limit differ from the card's, for which the promise was made."""
     pairs: list[tuple[str, Any, Any]] = [("max_new_tokens", max_new_tokens, card.max_new_tokens)]
     for name in sorted(set(sampler) | set(card.sampler)):
         pairs.append((f"sampler {name}", sampler.get(name, "not set"), card.sampler.get(name, "not set")))

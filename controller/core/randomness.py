@@ -11,8 +11,12 @@ BLOCK = 256
 PER_POSITION = 4
 """One Philox4x64 counter gives four uniforms; a counter is a position."""
 
-SAMPLE, DRAFT, VERIFY = 0, 1, 2
-"""Purposes: the draw of the emitted token; draws that a drafter makes for itself; tests of drawn tokens."""
+SAMPLE = 0
+"""Purpose: the draw of the emitted token."""
+DRAFT = 1
+"""Purpose: draws that a drafter makes for itself."""
+VERIFY = 2
+"""Purpose: tests of drawn tokens."""
 
 _LIMIT = 1 << 64
 _PURPOSES, _FAR = 3, 1 << 12
@@ -34,7 +38,8 @@ class Keys:
         for name, value in (("seed", seed), ("run", run)):
             if not 0 <= value < _LIMIT:
                 raise ControllerError(f"{name} is {value}; it must be between 0 and 2^64 - 1")
-        self.seed, self.run = seed, run
+        self.seed = seed
+        self.run = run
         self._blocks: dict[tuple[int, int, int], npt.NDArray[np.float64]] = {}
 
     def uniform(self, position: int, purpose: int = SAMPLE, index: int = 0) -> float:

@@ -55,7 +55,9 @@ NOTHING_ELSEWHERE: Mapping[str, str] = MappingProxyType({})
 
 def split_top(text: str, mark: str) -> Iterator[str]:
     """The parts of a text between those of its marks (`|`, `;`, `,`) that stand outside of strings and brackets."""
-    start, depth, at = 0, 0, 0
+    start = 0
+    depth = 0
+    at = 0
     while at < len(text):
         character = text[at]
         if character == '"':

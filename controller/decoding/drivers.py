@@ -11,7 +11,11 @@ from .run import Decoding
 
 
 def answer(requests: Sequence[Decode]) -> Sequence[Step]:
-    """One forward of one engine. A lone request's clock is set, up to its first row: until then a device may work."""
+    """Run one forward of one engine.
+
+    Only a request that has the forward to itself gets a time. It ends when the first row is read, as a device may
+    still work until then.
+    """
     engine, clock = requests[0].session.engine, requests[0].clock
     if len(requests) > 1:
         for request in requests:
@@ -45,9 +49,10 @@ def drive(request: Decoding) -> Generator[Event, None, None]:
 
 
 def drive_batch(requests: Sequence[Decoding]) -> Iterator[tuple[int, Event]]:
-    """Run many loops; up to `engine.batch` Decodes of one engine share one forward, first come first.
+    """Run many loops. Up to `engine.batch` Decodes of one engine share a forward, in order of arrival.
 
-    Yields (index of the loop, event).
+    Yields:
+        (index of the loop, event).
     """
     replies: list[tuple[int, Step | None]] = [(i, None) for i in range(len(requests))]
     waiting: dict[int, Decode] = {}

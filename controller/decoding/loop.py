@@ -106,7 +106,7 @@ class Loop:
         return tuple(dict.fromkeys(self._policy_layers + control.layers))
 
     def _walk(self, step: Step, draft: Draft) -> Generator[Decode, Step, list[int]]:
-        """Sample from the root down while the draft holds the sampled token; the nodes accepted."""
+        """Sample from the root down while the draft holds the sampled token; returns the accepted nodes."""
         text, control = self.text, self.control
         node, accepted = ROOT, list[int]()
         while True:
@@ -124,7 +124,7 @@ class Loop:
             node = child
 
     def _next(self, step: Step, node: int, draft: Draft) -> Generator[Decode, Step, Next]:
-        """Append the token after `node`, forced or sampled."""
+        """Append the token after `node`, from the queue or from the policy."""
         text, settings = self.text, self.settings
         settings.trace.cost += 1
         if text.queue:
@@ -176,7 +176,8 @@ class Loop:
 
     def _show(self) -> Generator[Event, None, None]:
         """Give out the tokens that can no longer be taken back."""
-        text, control, trace = self.text, self.control, self.settings.trace
+        text, control = self.text, self.control
+        trace = self.settings.trace
         safe = len(text.tokens) - (control.held() if control.finish is None else 0)
         control.record()
         while text.shown < safe:

@@ -61,7 +61,7 @@ class RunSettings:
         return "length" if len(tokens) >= self.limit else None
 
     def finish(self, state: Any) -> None:
-        """The run is over: the policy, with its last state, and the rule may add to its record."""
+        """End the run: the policy, with its last state, and the rule may add to its record."""
         self.policy.finish(state, self.trace)
         if self.rule is not None:
             self.rule.finish(self.trace)

@@ -102,7 +102,8 @@ class ThinkingControl:
         """The edit that closes thinking once its budget is used up.
 
         A half-written marker is taken back. A character that is split over tokens is finished first."""
-        settings, span, thinking = self.settings, self.span, self.settings.thinking
+        settings, span = self.settings, self.span
+        thinking = settings.thinking
         if self._budget is None or thinking is None or span.phase != "think":
             return None
         over = self._thought(len(self.text.tokens)) - self._budget
@@ -231,7 +232,8 @@ class ThinkingControl:
 
     def _continuation(self, mark: MarkerPosition) -> list[int] | None:
         """The tokens that continue thinking at `mark`; None if it ends there."""
-        settings, limits, thought = self.settings, self.settings.limits, self._thought(mark.first)
+        settings, limits = self.settings, self.settings.limits
+        thought = self._thought(mark.first)
         early = thought < limits.min_thinking
         # With an exit rule the continue text ends in a cue, where the probe decides. Without room, thinking ends.
         decides = settings.rule is None or settings.shadow or (self.rule is not None and not self._no_room)

@@ -25,7 +25,7 @@ class Start:
 
 
 class Transcript:
-    """Tokens that are appended, taken back and committed, with the policy's state and the source of each.
+    """A run's tokens, with the policy's state and the source of each. Tokens can be appended, taken back and committed.
 
     Between two forwards the cache holds all of `tokens` but the last `len(pending)`. During a walk over a draft
     `path` lists the accepted nodes, whose tokens are in the cache and not committed yet.
@@ -55,7 +55,7 @@ class Transcript:
         """Forced tokens that wait until the row before them was read."""
 
     def begin_walk(self) -> None:
-        """A forward has read what was pending."""
+        """Begin a walk: the forward has read what was pending."""
         self.pending = []
         self.path = []
         self.committed = False
@@ -67,7 +67,7 @@ class Transcript:
         self.sources.append(source)
 
     def force(self, tokens: Sequence[int]) -> None:
-        """Tokens that no policy drew: its state stays as it is."""
+        """Add tokens that no policy drew; the policy's state stays as it is."""
         for token in tokens:
             self.append(token, self.states[-1], "forced")
             self.own_from = len(self.tokens)
@@ -77,13 +77,13 @@ class Transcript:
         return self.states[index - self.start]
 
     def commit(self) -> None:
-        """The accepted nodes stay in the cache, the others leave it."""
+        """Keep the accepted nodes in the cache, and drop the others."""
         self.session.keep(self.path)
         self.path = []
         self.committed = True
 
     def take_back(self, first: int) -> None:
-        """The text without its tokens from `first` on; those before it that the cache lacks are pending again."""
+        """Remove the tokens from `first` on. Earlier tokens that the cache lacks become pending again."""
         self.commit()
         # During a walk nothing is pending, and the token that was just appended is not in the cache.
         fed = len(self.tokens) - max(1, len(self.pending))

@@ -22,12 +22,16 @@ DecodeLoop = Callable[[RunSettings, Session, Span, Start], Decoding]
 
 
 def trial_with(decode: DecodeLoop) -> TryExit:
-    """How an exit is tried: by `decode`, the loop itself, on a fork."""
+    """Make the function that tries an exit on a fork.
+
+    Args:
+        decode: The loop itself. It is passed in, since the loop uses the trial.
+    """
 
     def try_exit(
         settings: RunSettings, text: Transcript, exit_here: Exit, longest: int
     ) -> Generator[Decode, Step, Trial]:
-        """At most `longest` answer tokens; their cost goes to the run's trace."""
+        """Sample at most `longest` answer tokens; their cost goes to the run's trace."""
         first, forced = exit_here.cue.first, exit_here.forced
         tokens = text.tokens[:first] + forced
         policy = LogprobRecorder(settings.policy)
@@ -60,7 +64,7 @@ def trial_with(decode: DecodeLoop) -> TryExit:
 
 
 def _answer(trial: Decoding) -> Generator[Decode, Step, list[int]]:
-    """Run a trial to its end; the tokens that it shows."""
+    """Run a trial to its end; returns the tokens that it shows."""
     answer: list[int] = []
     step: Step | None = None
     try:
@@ -78,7 +82,7 @@ def _answer(trial: Decoding) -> Generator[Decode, Step, list[int]]:
 
 
 class LogprobRecorder(PolicyWrapper):
-    """A policy that also notes how probable the model itself found each token (a trial drafts nothing, so in order)."""
+    """A policy that also records each token's log-probability under the model; in order, as a trial drafts nothing."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__(policy)

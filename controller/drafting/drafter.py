@@ -31,7 +31,7 @@ class Target:
     policy: Policy
     """How the run samples."""
     warnings: list[str] = field(default_factory=list)
-    """Where a drafter says what it can't do here; the Trace shows them."""
+    """A drafter adds what it can't do here; the trace shows it."""
     context: RunContext = field(default_factory=RunContext)
     """What stays the same during the run."""
     phase: Callable[[], Phase] = lambda: "answer"
@@ -47,7 +47,7 @@ class Target:
         return self.session.length < len(tokens) - 2
 
     def fits(self, tokens: Sequence[int]) -> int:
-        """Most drafted tokens that the forward after `tokens` takes; trees keep to it before anything is drawn."""
+        """Most drafted tokens that the forward after `tokens` takes. A tree keeps to it before its first draw."""
         return self.session.can.drafted(len(tokens) - self.session.length)
 
 
@@ -58,10 +58,11 @@ class Drafting(ABC):
     def propose(self, tokens: Sequence[int], room: int) -> Asking[Draft]:
         """Propose what may come after `tokens`; may ask for forwards of its own.
 
-        The draft must depend on the past only: whether another sibling is drawn must not depend on the token of the
-        last draw. A draft of more nodes than fit the forward is dropped whole. Where the number of nodes depends on
-        what was drawn, a drafter must therefore keep to `Target.fits`: what is dropped would be missing from the
-        distribution of what is emitted.
+        The shape of the draft must depend on the past only: whether another sibling is drawn must not depend on the
+        token of the last draw.
+
+        A draft with more nodes than the forward takes is dropped whole. If the number of nodes depends on the drawn
+        tokens, dropping would change the distribution of what is emitted. Such a drafter must keep to `Target.fits`.
 
         Args:
             tokens: The run's text so far, prompt included.
@@ -72,7 +73,7 @@ class Drafting(ABC):
         """
 
     def observe(self, draft: Draft, accepted: Sequence[int]) -> None:
-        """Learn what became of the last proposal, an empty one too; does nothing by default.
+        """Learn the outcome of the last proposal, which may be empty. Default: nothing.
 
         Args:
             draft: What was verified.
@@ -81,7 +82,7 @@ class Drafting(ABC):
         return None
 
     def close(self) -> None:
-        """The run is over: give back what it held; does nothing by default."""
+        """End the run and give back what it held. Default: nothing."""
         return None
 
 

@@ -39,7 +39,7 @@ class Growth:
         return len(self.tokens)
 
     def knows(self, node: int) -> bool:
-        """Whether the distribution after `node` was given."""
+        """Whether the distribution after `node` is known."""
         return node in self._probs
 
     def give(self, node: int, probs: Floats) -> None:
@@ -58,7 +58,11 @@ class Growth:
         return len(self._draws.get(node, ()))
 
     def draw(self, parent: int) -> tuple[int, float]:
-        """(a new child of `parent`, its probability in this draw)."""
+        """Draw a new child of `parent`.
+
+        Returns:
+            The child, and its probability in this draw.
+        """
         left = self._left[parent]
         token = int(left.argmax()) if self.choose is None else self.choose(left)
         probability = float(left[token])
@@ -74,7 +78,7 @@ class Growth:
         return len(self.tokens) - 1, probability
 
     def draft(self) -> Draft:
-        """What was drawn so far. Largest-first choices are no draws: they carry no proposal."""
+        """The tree so far. Its nodes carry a proposal where tokens were drawn; the largest tokens need none."""
         proposals = {}
         if self.choose is not None:
             proposals = {n: Proposal(self._probs[n], tuple(draws)) for n, draws in self._draws.items() if draws}
@@ -82,7 +86,13 @@ class Growth:
 
 
 def draw_shape(growth: Growth, probs_after: ProbsAfter, shape: Shape) -> Asking[None]:
-    """Fill a static shape, one layer per forward of the draft model."""
+    """Draw the tokens of a static shape, one layer per forward of the draft model.
+
+    Args:
+        growth: The tree to grow.
+        probs_after: Gives the draft model's distributions.
+        shape: Which nodes have children, and how many.
+    """
     # The grown node of each place of the shape.
     nodes = {ROOT: ROOT}
     layer = [ROOT]
@@ -106,13 +116,13 @@ def draw_shape(growth: Growth, probs_after: ProbsAfter, shape: Shape) -> Asking[
 def draw_greedy(
     growth: Growth, probs_after: ProbsAfter, *, nodes: int, layers: int, leaves: int = 1 << 30
 ) -> Asking[None]:
-    """DySpec, fixed size: always draw where the chance that the draw is reached and tested is largest.
+    """DySpec with a fixed size: always draw where the chance is largest that the draw is reached and tested.
 
-    The chance of a place is known before its token is drawn. A node's distribution is asked for when its first place
-    comes up: at most one forward of the draft model per node.
+    The chance of a place is known before its token is drawn. A node's distribution is computed when its first child is
+    drawn, so the draft model makes at most one forward per node.
 
     Args:
-        growth: Grows.
+        growth: The tree to grow.
         probs_after: Gives the draft model's distributions.
         nodes: Most drafted nodes.
         layers: Most drafted layers.
@@ -141,10 +151,10 @@ def draw_greedy(
 def draw_threshold(
     growth: Growth, probs_after: ProbsAfter, *, threshold: float, nodes: int, layers: int, leaves: int = 1 << 30
 ) -> Asking[None]:
-    """DySpec, threshold form: draw every place whose chance is large enough, one forward of the draft model per layer.
+    """DySpec with a threshold: draw every place whose chance is large enough, one draft forward per layer.
 
     Args:
-        growth: Grows.
+        growth: The tree to grow.
         probs_after: Gives the draft model's distributions.
         threshold: Least chance that a draw is reached and tested.
         nodes: Most drafted nodes.

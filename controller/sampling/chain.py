@@ -1,4 +1,4 @@
-"""Chains: a policy as a list of stages, in the order in which they act, ending in a draw from the keyed uniforms.
+"""Chains: a policy as a list of stages in the order in which they act. The last step is a draw by keyed uniforms.
 
 This file puts stages together and refuses orders that make no sense. It knows no stage by name: a stage declares what
 the chain must know of it.
@@ -22,7 +22,10 @@ _MODELS_OWN = "temperature(1)"
 
 
 class Chain(CompositePolicy):
-    """A sampling policy: stages from left to right, then a draw. Raises ControllerError for an order without sense.
+    """A sampling policy: stages from left to right, then a draw.
+
+    Raises:
+        ControllerError: The order of the stages makes no sense.
 
     >>> from reasonctl.controller import EDT, TopH
     >>> print(Chain(EDT(t0=0.8, theta=0.4), TopH(0.4)))

@@ -97,7 +97,7 @@ def parse_policy(text: str) -> Policy:
 
 
 def same_policy(one: str, other: str) -> bool:
-    """Whether two texts name one policy, however they are written. A text that can't be read equals itself only.
+    """Whether two texts name the same policy. A text that can't be read equals only itself.
 
     >>> same_policy("temperature(0.60)|top_p(1e0)", "temperature(0.6) | top_p(1)")
     True

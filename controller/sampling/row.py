@@ -19,7 +19,7 @@ from .rejection import verify
 
 @dataclass(frozen=True)
 class RunContext:
-    """What stays the same in a run."""
+    """What stays the same during a run, as a policy sees it."""
 
     start: int = 0
     """Tokens of the prompt."""
@@ -30,10 +30,17 @@ class RunContext:
     engine: Engine | None = None
     """The model, for policies that ask for forwards of their own."""
     known: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
-    """Where stages keep what they have read of the tokenizer, so that each token is read once a run."""
+    """What stages have read of the tokenizer, so that each token is read once a run."""
 
     def read(self, why: str) -> Tokenizer:
-        """The tokenizer; ControllerError if there is none, `why` being who needs it."""
+        """The tokenizer.
+
+        Args:
+            why: Who needs it, for the error.
+
+        Raises:
+            ControllerError: There is none.
+        """
         if self.tokenizer is None:
             raise ControllerError(f"{why} reads text; pass the model's tokenizer")
         return self.tokenizer
@@ -50,7 +57,7 @@ class Row:
     tokens: Sequence[int]
     """Everything before the token to be drawn, prompt included; do not change it."""
     phase: Phase
-    """Whether the token is thought or answered."""
+    """Where the token stands: before, in or after the thinking span."""
     keys: Keys
     """The run's keyed uniforms."""
     context: RunContext
@@ -94,7 +101,10 @@ class Row:
         return self.keys.uniform(len(self.tokens), SAMPLE, index)
 
     def draw(self, candidates: Candidates) -> int:
-        """A token of the candidates, a drafted one if it may be: how every policy that samples ends."""
+        """Draw a token of the candidates. A sampling policy ends with this call.
+
+        A drafted token is accepted as often as the target's distribution allows.
+        """
         if self.proposal is None:
             return candidates.token(draw(candidates.weights, self.uniform()))
         target = candidates.dense(max(len(self.logits), len(self.proposal.probs)))
@@ -119,7 +129,7 @@ class Row:
 
 
 class LogitsRow(Row):
-    """Logits without a run, for asking what a policy would draw from. Anything else that it reads is an error."""
+    """A row of logits without a run, to compute what a policy would draw from. Reading anything else is an error."""
 
     __slots__ = ()
 

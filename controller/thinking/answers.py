@@ -1,4 +1,4 @@
-"""What a text gives as its answer; the same reading for graders and for the agreement of trial answers.
+"""Finds the answer that a text states. Graders and the agreement of trial answers read it the same way.
 
 Every reading is linear in the text and sees at most its last `LONGEST` characters.
 """
@@ -57,7 +57,9 @@ _DECORATION = "*_` \t"
 
 
 def after_thinking(text: str, markers: Markers | None) -> str:
-    """The text after the last closing marker; empty if thinking never closed, all of it if there are no markers.
+    """The text after the last closing marker.
+
+    It is empty if thinking never closed, and the whole text if there are no markers.
 
     >>> after_thinking("1 + 1 = 2</think> 2. ", Markers("<think>", "</think>"))
     '2.'
@@ -69,7 +71,7 @@ def after_thinking(text: str, markers: Markers | None) -> str:
 
 
 def stated_answer(text: str) -> str:
-    r"""The answer that a text ends with, as a part of it; of an equation the last side.
+    r"""The answer that a text ends with, as it stands there; the last side of an equation.
 
     >>> stated_answer("So 3. The answer is 74."), stated_answer(r"= \boxed{\frac{1}{2}} done"), stated_answer("")
     ('74', '\\frac{1}{2}', '')
@@ -85,9 +87,12 @@ def stated_answer(text: str) -> str:
 def statement(text: str) -> str:
     r"""`stated_answer` with all sides of an equation.
 
-    In this order: the last \boxed{...}, unless a later statement gives a value; the last "answer is ..." or "#### ...",
-    up to the end of its sentence; a short first sentence that the rest explains; the last sentence that says more than
-    a courtesy.
+    The first of these that exists:
+
+    1. the last \boxed{...}, unless a later statement gives a value;
+    2. the last "answer is ..." or "#### ...", up to the end of its sentence;
+    3. a short first sentence that the rest explains;
+    4. the last sentence that is more than a courtesy.
 
     >>> statement("So **540** meters.\n\nHope this helps!"), statement("Paris. It is the capital."), statement("x = 5.")
     ('So **540** meters', 'Paris', 'x = 5')
@@ -107,7 +112,7 @@ def last_side(text: str) -> str:
 
 
 def _stated(text: str) -> tuple[bool, str]:
-    """Whether it is from a box, and what is stated."""
+    """(whether it is from a box, what is stated)."""
     text = text[-LONGEST:]
     at, stated = _statement(text)
     boxed_at, boxed = _boxes(text)
@@ -117,7 +122,7 @@ def _stated(text: str) -> tuple[bool, str]:
 
 
 def _statement(text: str) -> tuple[int, str]:
-    """Where the last statement of an answer begins, and what it states; (-1, '') if there is none."""
+    """(where the last statement of an answer begins, what it states); (-1, '') if there is none."""
     found = [
         match.end()
         for match in _CUE.finditer(text)
@@ -137,7 +142,7 @@ def _statement(text: str) -> tuple[int, str]:
 
 
 def _boxes(text: str) -> tuple[int, str]:
-    """Where the last box begins, and what it holds; boxes that only `and`, `or` or a comma part are one answer."""
+    """(where the last box begins, what it holds). Boxes with only `and`, `or` or a comma between are one answer."""
     found = [(match.start(), match.end(), _closing(text, match.end())) for match in list(_BOXED.finditer(text))[-8:]]
     found = [box for box in found if text[box[1] : box[2]].strip()]
     if not found:
@@ -154,7 +159,7 @@ def _boxes(text: str) -> tuple[int, str]:
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the brace closes that opened before `start`; the end of the text if it never does."""
+    """Where the brace that opened before `start` closes; the end of the text if it never does."""
     depth = 1
     for brace in re.finditer(r"[{}]", text[start:]):
         depth += 1 if brace[0] == "{" else -1
@@ -178,7 +183,7 @@ def _conclusion(text: str) -> str:
 
 
 def _is_explained(lead: str, rest: str) -> bool:
-    """`Paris. It is the capital.` answers first and explains then."""
+    """Whether the first sentence answers and the rest explains it, as in `Paris. It is the capital.`"""
     if _TRUTH.fullmatch(lead):
         return not _TURN.search(rest)
     words = lead.split()
@@ -212,7 +217,7 @@ def _sentences(line: str) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """The statement without its reason and without what only sets it in type; a currency stays.
+    """The statement without its reason and without typesetting; a currency stays.
 
     >>> _plain("**$x = 4$.**"), _plain("B, because x = 3"), _plain("$0.50.")
     ('x = 4', 'B', '$0.50')

@@ -43,12 +43,12 @@ _WHO = {
 
 @dataclass(frozen=True)
 class Format:
-    """How a model's turns are written where it thinks."""
+    """How a model's turns mark its thinking."""
 
     markers: Markers | None
     """The texts that open and close thinking; None: the template names none, the whole completion is the span."""
     suffix: str
-    """What closes thinking and opens the answer, to the character."""
+    """The exact text that closes thinking and opens the answer."""
     opens: Opens
     """Who opens the span where thinking is switched on."""
     generation_prompt: str
@@ -83,11 +83,11 @@ class Format:
 
 @lru_cache(maxsize=64)
 def read_template(template: str | None, **tokens: str) -> Format:
-    """How a template lets a model think; never fails, whatever the template does.
+    """How a template marks thinking. It never fails, whatever the template does.
 
     Args:
         template: The template's source; None if the model has none.
-        tokens: What the template is given besides, e.g. `bos_token` and `eos_token`; empty texts if left out.
+        tokens: Further variables for the template, e.g. `bos_token` and `eos_token`; empty texts if left out.
 
     >>> read_template(None).lines()[0]
     'no thinking markers (the template names no thinking): the whole completion counts as thinking'
@@ -111,7 +111,7 @@ def read_template(template: str | None, **tokens: str) -> Format:
 
 
 def with_markers(found: Format, template: str | None, opening: str | None, closing: str | None) -> Format:
-    """What was found, with the markers that the user gives; None leaves one as it was found.
+    """The format with markers that the user gives; None keeps what was found.
 
     Raises:
         ControllerError: One is given and the template has no other.
@@ -138,7 +138,7 @@ def default_cues(markers: Markers | None) -> tuple[str, ...]:
 
 
 def chosen_template(template: str | Mapping[str, str] | None, name: str | None = None) -> str | None:
-    """The template that a call uses, of a model that may have several by name.
+    """The template that a call uses. A model may have several, by name.
 
     Args:
         template: The tokenizer's: one, or several by name.
@@ -151,10 +151,10 @@ def chosen_template(template: str | Mapping[str, str] | None, name: str | None =
 
 
 def read_templates(template: str | Mapping[str, str] | None) -> Format:
-    """How a model thinks whose calls may use one of several templates.
+    """How a model with several templates marks its thinking.
 
-    The default decides, unless thinking is named by another one alone ("tool_use", "rag"): calls by the default write
-    no marker then, and calls by the other are followed.
+    The default template decides. If only another one ("tool_use", "rag") names thinking, that one decides: calls with
+    the default write no marker then, and calls with the other are followed.
     """
     found = read_template(chosen_template(template))
     if found.markers is not None or template is None or isinstance(template, str):
@@ -164,7 +164,7 @@ def read_templates(template: str | Mapping[str, str] | None) -> Format:
 
 
 def _format(template: str, found: Finding, settings: list[Shown], source: Source, error: str) -> Format:
-    """A finding with what it leaves open."""
+    """The format of a finding; what the finding leaves open is filled in."""
     opens = found.opens or "model"
     if source != "rendering" and opened_by_prompt(settings, found.markers):
         opens = "prompt"

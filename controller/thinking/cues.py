@@ -1,4 +1,4 @@
-"""Where an exit may happen: cue words, breaks, and every k tokens. Owns how cues are named and what text they match."""
+"""Where an exit may happen: cue words, breaks, and every k tokens. This file names cues and finds their texts."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ LETTERS = "A-Za-z\u00c0-\u024f"
 """Latin letters only: in scripts without spaces a cue may touch its neighbours."""
 
 _NAMED = {"paragraph": r"\n\n", "sentence": r"(?<=[.!?])[ \n]"}
-"""Cues that are not words; a paragraph's break may be longer than what is matched. In the order of their precedence."""
+"""Cues that are not words, by precedence. A paragraph's break may be longer than its match."""
 
 _EVERY = re.compile(r"every\s*(?:\(|$)")
-"""What is meant as `every(k)`, well written or not."""
+"""A name that is meant as `every(k)`, even if it is written wrongly."""
 
 TAIL = 96
-"""Characters kept before the end of the text; longer than any marker or cue."""
+"""Characters at the end of a text that are stored; more than any marker or cue has."""
 
 
 class Cues:
     """Where an exit may happen: words (case-insensitive, word-bounded), `paragraph`, `sentence`, `every(k)` tokens.
 
     A word that ends in a doubled letter matches longer runs of it too ("hmm" finds "Hmmm").
-    LYNX (arXiv 2512.05325) matches substrings; "await" and "Waiting" are not cues here. `every(k)` stands after every
-    k-th thinking token; it has no text of its own, and a cue that has one goes first where both meet.
+    LYNX (arXiv 2512.05325) matches substrings; "await" and "Waiting" are not cues here.
+
+    `every(k)` stands after every k-th thinking token and has no text. A cue with a text goes first where both meet.
 
     Each kind is searched for by itself. So a larger set of cues finds the same places under the same names.
 
@@ -135,7 +136,7 @@ class Found(NamedTuple):
 
 
 def first_of(row: list[Found]) -> Cue | None:
-    """The cues that ended in one row as the first of them, with the others that a smaller set of cues would act on."""
+    """The first of the cues that ended in one row; its `also` has those that a smaller set of cues would act on."""
     cues: list[Cue] = []
     for *_, cue in sorted(row, key=lambda found: found[:2]):
         if cues and (cues[-1].first, cues[-1].before) == (cue.first, cue.before):

@@ -22,7 +22,7 @@ class Trial:
     tokens: tuple[int, ...]
     """The answer, end of sequence included."""
     logprobs: tuple[float, ...]
-    """Of each of them in the model's own distribution (temperature 1, nothing truncated), in nats."""
+    """Log-probability of each token in the model's own distribution (temperature 1, no truncation), in nats."""
     text: str
     """Forced text and answer as the user would read them."""
     cost: int
@@ -31,31 +31,32 @@ class Trial:
 
 @dataclass(frozen=True)
 class Boundary:
-    """A cue inside the thinking span, all of its tokens verified and in the cache."""
+    """A cue inside the thinking span. All of its tokens are verified and in the cache."""
 
     cue: Cue
     """The cue."""
     hidden: dict[int, Floats]
-    """By layer, the state at the cue's last token, shape (width,); copies, safe to keep."""
+    """The hidden state at the cue's last token by layer, each of shape (width,). They are copies."""
     tokens: Sequence[int]
     """The run's tokens. The cue is `tokens[cue.first : cue.last + 1]`.
 
     One more token follows: a sampled one, or the next of a forced text that goes on after its cue word.
     """
     forced: tuple[int, ...]
-    """What an exit here would feed in place of the cue."""
+    """The tokens that an exit here would feed in place of the cue."""
     prompt: int
     """Number of prompt tokens in `tokens`."""
     session: Session
     """The run's session."""
     memory: list[Any]
-    """The rule's own notes on this run, from cue to cue; empty at the first."""
+    """The rule's own notes on this run. They stay from cue to cue, and are empty at the first."""
     row: Callable[[], Floats]
-    """The logits after the cue's last token, shape (vocabulary,): a view, gone after the first trial."""
+    """Gives the logits after the cue's last token, shape (vocabulary,). A view: it is stale after the first trial."""
     answer: Callable[..., Generator[Decode, Step, Trial]]
-    """`answer(n)` tries the exit on a fork: a generator that returns a Trial of at most n answer tokens.
+    """Tries the exit on a fork: `answer(n)` is a generator that returns a Trial of at most n answer tokens.
 
-    `answer(n, cue)` tries it at another cue of this row, one of `cue.also`."""
+    `answer(n, cue)` tries it at another cue of this row, one of `cue.also`.
+    """
 
     def entropy(self) -> float:
         """Entropy in nats of the next-token distribution after the cue, at temperature 1; ask before any trial."""

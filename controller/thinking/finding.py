@@ -1,4 +1,4 @@
-"""What was found out about a template's thinking, and the tags that such findings are made of."""
+"""The result of reading a template: how a model marks its thinking. And how tags of models are written."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ _OPENERS = (
 
 @dataclass(frozen=True)
 class Finding:
-    """What one way of reading found."""
+    """How a model marks its thinking, as one way of reading the template found it."""
 
     markers: Markers
     """The texts that open and close thinking."""
     suffix: str | None
-    """What closes thinking and opens the answer; None where that isn't shown."""
+    """What closes thinking and opens the answer; None: unknown."""
     opens: Opens | None = None
-    """Who opens the span; None where that isn't shown."""
+    """Who opens the span; None: unknown."""
     ends_messages: bool = False
     """The closing marker ends other messages as well."""
 
 
 def openers(close: str) -> list[str]:
-    """The opening tags that a closing tag may belong to, by their names; empty for one that is named after nothing.
+    """The opening tags that a closing tag may belong to, by its name; empty where the name says nothing.
 
     >>> openers("</think>"), openers("<|END_THINKING|>")[0], openers("<channel|>"), openers("<|end|>")
     (['<think>'], '<|START_THINKING|>', ['<|channel>'], [])
@@ -84,7 +84,7 @@ def from_tag(text: str, tag: str) -> str:
 
 
 def fits(marker: str) -> bool:
-    """It can be a marker."""
+    """Whether the text is short enough for a marker, and not empty."""
     return 0 < len(marker) <= LONGEST_MARKER
 
 

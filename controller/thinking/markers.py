@@ -14,7 +14,7 @@ Opens = Literal["prompt", "model", "start"]
 """Who opens the thinking span: the generation prompt, the model with its first text, or nobody: it begins at once."""
 
 LONGEST_MARKER = TAIL // 2 - 1
-"""Characters of a marker; twice as many are kept of a run's text."""
+"""Most characters of a marker. Twice as many of a run's text are stored."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,15 @@ class Thinking:
     """
 
     markers: Markers | None
-    """None for a model without them: its whole completion is the span."""
+    """The texts around its thinking. None: it has none, and its whole completion is the span."""
     suffix: str
     """The text that closes the span and opens the answer; it holds the closing marker exactly once."""
     opens: Opens = "model"
     """Who opens the span. "start": the first token is a thought, as the model never writes an opening marker.
 
-    "prompt" and "model" are followed alike: a prompt that ends in the opening marker opens the span, else the model's
-    own opening marker does. A text that begins otherwise is no thought."""
+    "prompt" and "model" are followed alike. A prompt that ends in the opening marker opens the span; else the model's
+    own opening marker does. A text that begins otherwise is no thought.
+    """
     ends_messages: bool = False
     """The closing marker ends other messages too, as `<|end|>` does: one outside the span means nothing."""
 

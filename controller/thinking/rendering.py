@@ -1,7 +1,7 @@
-"""What a chat template writes, whatever template it is: rendered elsewhere, bounded in time, memory and length.
+"""Renders any chat template in another process, bounded in time, memory and length.
 
-`sandbox` says how a rendering is bounded. A process of its own can be ended wherever it is, from any thread; a step
-counter inside jinja2 could not stop `'x' * 10**9`, nor a thread be stopped at all. It costs about a fifth of a second.
+`sandbox.py` sets the bounds. A process can be ended at any moment, from any thread. A thread can't be ended, and a step
+counter inside jinja2 would not stop `'x' * 10**9`. Starting the process takes about a fifth of a second.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _SCRIPT = Path(__file__).with_name("sandbox.py")
 
 @dataclass(frozen=True)
 class Rendered:
-    """What renderings of one template gave."""
+    """The renderings of one template."""
 
     texts: tuple[str | None, ...]
-    """One for each set of variables; None where the template failed, or was stopped before."""
+    """One for each set of variables; None where the template failed, or was stopped earlier."""
     error: str
     """The first thing that went wrong, in one line; empty if nothing did."""
 
 
 def render(template: str, variables: Sequence[dict[str, Any]]) -> Rendered:
-    """Render a template under each set of variables; a template that fails gives no text, and never an exception.
+    """Render a template under each set of variables. A template that fails gives None, never an exception.
 
     Args:
         template: The template's source.
@@ -66,7 +66,7 @@ def render(template: str, variables: Sequence[dict[str, Any]]) -> Rendered:
 
 
 def _read(line: bytes, texts: list[str | None], errors: list[str]) -> None:
-    """One answer of the script; a text that holds half a character is an error of the template's."""
+    """Read one answer of the script. A text that holds half a character counts as an error of the template."""
     try:
         answer = Fields.of(parse(line, "what the template writes"), "what the template writes")
         text = answer.text("text") if "text" in answer else None

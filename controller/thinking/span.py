@@ -102,12 +102,18 @@ class Span:
 
     def stop_cues(self) -> None:
         """No cue is wanted any more; the phase is still followed."""
-        self._cues, self._waiting, self._due, self.at_cue = None, [], False, False
+        self._cues = None
+        self._waiting = []
+        self._due = False
+        self.at_cue = False
 
     def push(self, token: int) -> Cue | None:
         """Take in the next token; returns the cue that ended in the token before it, not numbered yet, or None."""
         fresh = self._text.push(token)
-        ready, self._waiting, self.at_cue, self.closed = self._waiting, [], False, None
+        ready = self._waiting
+        self._waiting = []
+        self.at_cue = False
+        self.closed = None
         if self.phase == "answer":
             if self._forced and self._markers:
                 self._follow_close(self._markers, fresh)

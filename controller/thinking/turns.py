@@ -1,6 +1,6 @@
-"""Reads a template's way of thinking off what it renders: a turn whose reasoning and answer are marked words.
+"""Finds a template's thinking markers in what it renders: turns whose reasoning and answer are known words.
 
-The template renders three pieces around these words: the opening marker before the reasoning, the suffix between
+The template writes three pieces around these words: the opening marker before the reasoning, the suffix between
 reasoning and answer, and what ends a message. The words are given under every name that templates use, since no name
 is standard.
 """
@@ -105,7 +105,7 @@ SETTINGS = (
 
 
 class Shown(NamedTuple):
-    """What a template renders in one setting; None for what it refuses."""
+    """What a template renders in one setting; None where it refuses."""
 
     prompt: str | None
     """A question with the generation prompt after it."""
@@ -140,7 +140,7 @@ def read_turns(settings: list[Shown]) -> Finding | None:
 def empty_suffix(settings: list[Shown], markers: Markers) -> str | None:
     """The suffix, where turns without a reasoning begin with an empty span.
 
-    White space inside it belongs by halves to the opening and to the closing marker.
+    One half of the white space inside the span belongs to the opening marker, the other to the closing marker.
     """
     for setting in settings:
         turn = setting.turns["plain"]
@@ -155,7 +155,7 @@ def empty_suffix(settings: list[Shown], markers: Markers) -> str | None:
 
 
 def opened_by_prompt(settings: list[Shown], markers: Markers) -> bool:
-    """A generation prompt ends in the opening marker."""
+    """Whether a generation prompt ends in the opening marker."""
     opening = markers.open.rstrip()
     return any((setting.prompt or "").rstrip().endswith(opening) for setting in settings)
 
@@ -256,7 +256,7 @@ def _opening(setting: Shown, written: str, header: str, close: str) -> str | Non
 
 
 def _ends_messages(setting: Shown, close: str) -> bool:
-    """The closing marker also stands after the question."""
+    """Whether the closing marker also stands right after the question."""
     return after_question(setting.prompt or "").startswith(close)
 
 

@@ -67,12 +67,14 @@ class DriftMonitor:
             raise ControllerError(f"the drift monitor's level is {level}; it must be above 0 and below 1, say 0.01")
         if not reference or any(math.isnan(score) for score in reference):
             raise ControllerError(f"the drift monitor needs calibration scores that are numbers, got {len(reference)}")
-        self.level, self.seed = level, seed
+        self.level = level
+        self.seed = seed
         self.reference = tuple(float(score) for score in reference)
         self._ranked = sorted(self.reference)
         self._met: list[float] = []
         self._weights = [1 / len(BETS)] * len(BETS)
-        self._log_evidence = self._log_highest = 0.0
+        self._log_evidence = 0.0
+        self._log_highest = 0.0
         self._keys = Keys(seed=seed)
 
     @classmethod
@@ -153,7 +155,8 @@ class DriftMonitor:
         try:
             reference, met = ([_score(value) for value in state[name]] for name in ("reference", "met"))
             monitor = cls(reference, level=float(state["level"]), seed=int(state["seed"]))
-            monitor._met, monitor._ranked = met, sorted([*reference, *met])
+            monitor._met = met
+            monitor._ranked = sorted([*reference, *met])
             monitor._weights = [float(weight) for weight in state["weights"]]
             monitor._log_evidence = float(state["log_evidence"])
             monitor._log_highest = float(state["log_highest"])

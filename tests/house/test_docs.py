@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from reasonctl.controller import Trace
 from support.source import PACKAGES, ROOT
 
 MOST_LINES = 100
@@ -76,6 +77,14 @@ def test_the_architecture_has_every_room() -> None:
     named = set(ROOM.findall((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")))
     rooms = {path.parent.name for package in PACKAGES for path in (ROOT / package).glob("*/__init__.py")}
     assert rooms - named - {"tiny", "tiny_probe"} == set()
+
+
+def test_the_trace_has_the_fields_that_the_page_names() -> None:
+    page = (ROOT / "docs" / "thinking.md").read_text(encoding="utf-8")
+    table = page.split("\n## What the Trace says\n")[1].split("\n## ")[0]
+    rows = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert len(named) > 8 and set(named) <= set(dir(Trace())), named
 
 
 def test_breaches_are_seen() -> None:

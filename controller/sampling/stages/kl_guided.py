@@ -118,7 +118,8 @@ class _Without:
     def close(self) -> None:
         if self._session is not None:
             self._session.close()
-        self._session, self._fed = None, []
+        self._session = None
+        self._fed = []
 
     def _at(self, length: int, context: RunContext) -> Session:
         """The session with its first `length` tokens, or an empty one where the cache can't forget."""
