@@ -7,7 +7,7 @@ the base class, so nothing of ours is in them.
 from __future__ import annotations
 
 import copyreg
-from typing import Any
+from typing import Any, cast
 
 NEW_OBJECT = vars(copyreg)["__newobj__"]
 """What objects without a way of their own are rebuilt with."""
@@ -26,7 +26,7 @@ def subclass_of_its_name(base: type, members: dict[str, Any]) -> type:
     """
 
     def reduce(self: Any, protocol: Any) -> Any:
-        made: Any = base.__reduce_ex__(self, protocol)
+        made = cast(Any, base).__reduce_ex__(self, protocol)
         rebuild, arguments, *state = made
         first, *others = arguments
         if first is not swapped:

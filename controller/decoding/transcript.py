@@ -46,7 +46,7 @@ class Transcript:
         self.sources: list[Source] = []
         """Where each generated token came from."""
         self.own_from = 0
-        """The tokens from here on were not fed: 0 while the run has fed none, else the index behind the last fed."""
+        """The tokens from here on were not fed: 0 while the run has fed none, else the index after the last fed."""
         self.path: list[int] = []
         """Accepted nodes of the draft that is walked."""
         self.committed = False

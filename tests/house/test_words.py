@@ -25,15 +25,22 @@ MOST: dict[str, dict[str, int]] = {
     "controller": {},
     "backends": {},
     "probes": {},
-    "calibration": {"law": 10, "laws": 1},
+    "calibration": {
+        "law": 1,
+        "look": 6,
+        "looked": 2,
+        "judged": 3,
+        "judge": 2,
+        "behind": 2,
+        "beside": 1,
+        "settled": 1,
+        "told": 1,
+    },
 }
 """How often a package may still use such a word; the words that aren't named: never.
 
 `law` stays in calibration as a key of the JSON that `ctl advise draft` writes, and as a law over sizes.
 """
-
-UNCOUNTED = {"calibration": OWN - {"law", "laws"}}
-"""Words that aren't counted yet."""
 
 FIELD = re.compile(r"p_settled")
 """Names that hold one of the words and are the field's."""
@@ -59,8 +66,7 @@ def own_words(package: str) -> Counter[str]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_own_words_stay_out(package: str) -> None:
-    counted = OWN - UNCOUNTED.get(package, frozenset())
-    found = {word: n for word, n in own_words(package).items() if word in counted and n > MOST[package].get(word, 0)}
+    found = {word: n for word, n in own_words(package).items() if n > MOST[package].get(word, 0)}
     assert not found, f"{package}: write these as the glossary of docs/architecture.md has them: {found}"
 
 
