@@ -11,7 +11,7 @@ OTHERS = {"build"}
 
 
 def written() -> list[str]:
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Rooms\n")[1].split("\n## ")[0]
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Folders\n")[1].split("\n## ")[0]
     return re.findall(r"^    (\S+)/  \S", section, flags=re.MULTILINE)
 
 
