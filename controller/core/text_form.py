@@ -29,7 +29,7 @@ def shown(value: Any, most: int = 120) -> str:
     """A value for an error, shortened.
 
     >>> shown("abc"), shown("a" * 50, most=10)
-    ("'abc'", "'aaaaaa...'")
+    ("'abc'", "'aaaaa...'")
     """
     text = repr(value[: most + 1] if isinstance(value, str | list | tuple) else value)
     return text if len(text) <= most else f"{text[: most - 4]}...{text[0] if isinstance(value, str) else ''}"
