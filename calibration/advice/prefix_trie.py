@@ -14,7 +14,7 @@ from reasonctl.backends.model import Model
 from reasonctl.controller import ControllerError
 from reasonctl.controller.core.decode import Floats
 
-from ..runs.run_file import RunFile
+from ..runs.run_file import START, RunFile
 from ..runs.teacher_forced import forced_rows
 from ..tasks.texts import read
 
@@ -107,12 +107,9 @@ def check_files(paths: Sequence[str]) -> None:
 
 def _texts(paths: Sequence[str]) -> Iterator[str]:
     for name in paths:
-        try:
-            with Path(name).open("rb") as file:
-                collected = file.readline().startswith(b'{"format":')
-            yield from (record.text for record in RunFile(Path(name), {}).read()) if collected else read([name])
-        except UnicodeDecodeError as error:
-            raise ControllerError(f"{name} is not UTF-8 text: {error.reason}; convert it") from None
+        with Path(name).open("rb") as file:
+            collected = file.read(len(START)) == START
+        yield from (record.text for record in RunFile(Path(name), {}).read()) if collected else read([name])
 
 
 def fork_rows(model: Model, forks: Iterable[Fork]) -> dict[Fork, Floats]:

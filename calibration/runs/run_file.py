@@ -26,7 +26,8 @@ if sys.platform != "win32":
 FORMAT = 4
 MOST_HEADER = 1 << 20
 """Longest header, in bytes."""
-_START = b'{"format":'
+START = b'{"format":'
+"""What every file of collected runs begins with."""
 
 
 @dataclass
@@ -115,7 +116,7 @@ class RunFile:
     def _cut_torn_tail(self) -> bytes:
         """What the file holds up to the end of its last whole line."""
         data = self.path.read_bytes()
-        if not data.startswith(_START) and not _START.startswith(data):
+        if not data.startswith(START) and not START.startswith(data):
             raise ControllerError(
                 f"{str(self.path)!r} is no file of collected runs; move it away or give another --out"
             )

@@ -78,7 +78,7 @@ class Distinct:
         for name, a, b in (("answers", first.answer, second.answer), ("domains", first.domain, second.domain)):
             if a == b or a is None or b is None or (name == "answers" and self.agree(a, b)):
                 continue
-            raise ControllerError(f"{there}, {here}: one problem with the {name} {a!r} and {b!r}; keep one")
+            raise ControllerError(f"{there}, {here}: one problem with the {name} {a!r:.80} and {b!r:.80}; keep one")
 
 
 def _hash(data: bytes) -> int:

@@ -36,6 +36,7 @@ from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.records import RunRecord
 from reasonctl.calibration.runs.worker import Collect, one_run
 from reasonctl.controller import ROOT, Boundary, Decision, Decode, Step, entropy
+from reasonctl.controller.core.json_text import lines
 from reasonctl.controller.thinking.answers import stated_answer
 from reasonctl.probes.risk.bounds import upper_bound
 from reasonctl.probes.risk.threshold import choose_threshold
@@ -253,8 +254,7 @@ def main() -> None:
     if options.exact and not options.model:
         parser.error("--exact repeats the runs: name their --model")
     check_zelt()
-    with open(options.runs, encoding="utf-8") as file:
-        header, *records = (json.loads(line) for line in file if line.endswith("\n"))
+    header, *records = (value for _, value in lines(options.runs, "collected runs", torn_end=True))
     runs = [RunRecord.from_json(record) for record in records]
     readings = {"all tokens": everything}
     if options.model:

@@ -76,7 +76,7 @@ class Sealed:
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
         except (SafetensorError, OSError, KeyError, TypeError) as error:
             missing = isinstance(error, FileNotFoundError)
-            reason = "no such file" if missing else f"truncated or no safetensors file ({error})"
+            reason = "no such file" if missing else f"truncated or no safetensors file ({error!s:.200})"
             raise ControllerError(f"{path} can't be read as a {self.what}: {reason}".partition("\n")[0]) from None
         try:
             return content(tensors, self._verified(tensors, header))

@@ -102,7 +102,7 @@ def runs_needed(mode: Mode, risk: float, confidence: float | None) -> int:
 def check_request(mode: str, risk: float, confidence: float | None) -> None:
     """Raise ControllerError for a mode, risk or confidence that no procedure can take."""
     if mode not in MODES:
-        raise ControllerError(f"mode is {mode!r}; choose one of {', '.join(MODES)}")
+        raise ControllerError(f"mode is {mode!r:.60}; choose one of {', '.join(MODES)}")
     if not 0.0 < risk < 1.0:
         raise ControllerError(f"risk is {risk}; it must be above 0 and below 1, for example 0.05")
     if confidence is not None and not 0.0 < confidence < 1.0:

@@ -159,10 +159,10 @@ class CostCurve:
 
 
 def _line(points: Mapping[int, float], rows: int) -> float:
-    """Piecewise linear through `points`."""
+    """Piecewise linear through `points`; in proportion to the rows where only one number of them is known."""
     known = sorted(points)
     if len(known) == 1:
-        return points[known[0]]
+        return points[known[0]] * max(1.0, rows / known[0])
     above = next((n for n in known if n >= rows), known[-1])
     below = max((n for n in known if n < above), default=known[0])
     if above == below:

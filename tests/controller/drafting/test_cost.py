@@ -347,6 +347,12 @@ def test_a_curve_that_falls_gives_a_price_for_every_number_of_rows():
     assert len(best_part(TREE, VALUES, curve, 0, leaves=99, size=99)) <= 6
 
 
+def test_one_known_price_makes_no_draft_free():
+    curve = CostCurve({0: {1: 0.5}})
+    assert [curve.at(n) for n in (1, 2, 8)] == [0.5, 1.0, 4.0]
+    assert not len(best_part(TREE, VALUES, curve, 0, leaves=99, size=99))
+
+
 def test_what_is_measured_and_read_rises(tmp_path):
     assert rising(FALLING) == {1: 0.008, 2: 0.008}
     assert rising({8: 3.0, 1: 0.0, 4: 5.0, 2: 2.0}) == {1: cost.SHORTEST, 2: 2.0, 4: 3.0, 8: 3.0}
