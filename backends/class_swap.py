@@ -26,7 +26,8 @@ def subclass_of_its_name(base: type, members: dict[str, Any]) -> type:
     """
 
     def reduce(self: Any, protocol: Any) -> Any:
-        made: Any = base.__reduce_ex__(self, protocol)
+        foreign: Any = base
+        made = foreign.__reduce_ex__(self, protocol)
         rebuild, arguments, *state = made
         first, *others = arguments
         if first is not swapped:

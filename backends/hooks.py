@@ -57,7 +57,7 @@ HOOKS = (
     Hook(
         "transformers",
         "EosTokenCriteria",
-        "hf/attach.py",
+        "hf/criteria.py",
         "it and MaxLengthCriteria hold eos_token_id (a tensor) and max_length",
     ),
     Hook(
