@@ -139,6 +139,12 @@ HOOKS = (
     ),
     Hook(
         "llama-cpp-python",
+        "_exit_stack",
+        "llama/native.py",
+        "a context puts its close on its model's ExitStack, whose _exit_callbacks are pairs with a __wrapped__",
+    ),
+    Hook(
+        "llama-cpp-python",
         "_lora_adapter",
         "llama/native.py",
         "a Llama's adapter, with lora_scale, which a new context must be given",
