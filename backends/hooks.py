@@ -57,7 +57,7 @@ HOOKS = (
     Hook(
         "transformers",
         "EosTokenCriteria",
-        "hf/attach.py",
+        "hf/criteria.py",
         "it and MaxLengthCriteria hold eos_token_id (a tensor) and max_length",
     ),
     Hook(
@@ -136,6 +136,12 @@ HOOKS = (
         "_internals.LlamaContext",
         "llama/native.py",
         "it makes a context of model, params and verbose; a Llama keeps its own in _ctx, whose ctx is None once closed",
+    ),
+    Hook(
+        "llama-cpp-python",
+        "_exit_stack",
+        "llama/native.py",
+        "a context puts its close on its model's ExitStack, whose _exit_callbacks are pairs with a __wrapped__",
     ),
     Hook(
         "llama-cpp-python",

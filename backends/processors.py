@@ -12,12 +12,13 @@ from typing import Any
 from reasonctl.controller import ControllerError
 
 
-def check_stateless(processors: Sequence[Any], why: str) -> None:
+def check_stateless(processors: Sequence[Any], why: str, kind: str = "logits processor") -> None:
     """Refuse processors that may keep a state and can't be copied.
 
     Args:
         processors: those that the library doesn't know to be stateless.
         why: what takes tokens back in this call, for the message.
+        kind: what they are, for the message.
 
     Raises:
         ControllerError: the first such processor, with the ways out.
@@ -25,7 +26,7 @@ def check_stateless(processors: Sequence[Any], why: str) -> None:
     for processor in processors:
         if not getattr(processor, "stateless", False) and not forks(processor):
             raise ControllerError(
-                f"logits processor {_named(processor)} may keep state, which {why} would break; leave it out, "
+                f"{kind} {_named(processor)} may keep state, which {why} would break; leave it out, "
                 "set `stateless = True` on it if its output depends on its arguments only, or give it a `fork()` that "
                 "returns a copy"
             )

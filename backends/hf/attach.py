@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from transformers import DynamicCache
 from transformers.generation import (
-    EosTokenCriteria,
     GenerateDecoderOnlyOutput,
     GenerationMixin,
     GenerationMode,
-    MaxLengthCriteria,
-    StopStringCriteria,
 )
 
 from reasonctl.controller import (
@@ -38,7 +35,9 @@ from reasonctl.controller import (
 
 from ..attachment import Attachment
 from ..handle import Handle, check_parts, take_overrides, thinking_of
+from ..processors import forked
 from ..token_ids import check_ids
+from .criteria import check_criteria, ends_of, has_clock, in_turn, reader
 from .engine import HFEngine
 from .load import templates_of, wrap_transformers
 from .processors import WARPERS, check_processors, for_row, with_processors
@@ -167,6 +166,29 @@ class _Shared:
         return self._fed.fork()
 
 
+@dataclass
+class _Batch:
+    """What generate() has prepared for all rows of a call, and what they have written."""
+
+    input_ids: torch.Tensor
+    """Shape (rows, length): the prompts, padded."""
+    padded: list[list[int]]
+    """The same as lists."""
+    processors: Sequence[Any]
+    criteria: Sequence[Any]
+    config: Any
+    prepared: dict[str, Any]
+    """Arguments of the model's forward."""
+    notes: list[str]
+    """What every row's trace says of the call."""
+    seed: int
+    shared: _Shared
+    sequences: list[list[int]]
+    """Prompt and new tokens of each row that has ended."""
+    cache: Any = None
+    """The cache that the call returns; None for a batch, whose rows have one each."""
+
+
 class HFAttachment(Attachment):
     """One transformers model under one controller."""
 
@@ -218,37 +240,54 @@ class HFAttachment(Attachment):
     def sample(
         self, input_ids: Any, processors: Any, criteria: Any, config: Any, streamer: Any, prepared: dict[str, Any]
     ) -> Any:
-        """What generate() calls in place of its own loop: the rows run one after another."""
-        overrides = self.overrides
-        controller = self.under(overrides)
+        """What generate() calls in place of its own loop: the rows run one after another, or in turn under a clock."""
+        controller = self.under(self.overrides)
         rows = len(input_ids)
         self._check_batch(rows, controller, processors, config, prepared)
-        notes = self._notes(config)
-        seed = self._seed(config.do_sample or controller.policy is not None)
-        mask = prepared.get("attention_mask")
+        if rows > 1:
+            check_criteria(criteria)
         self.handle.begin()
-        sequences: list[list[int]] = []
-        shared = _Shared(self.engine)
-        met: set[tuple[int, ...]] = set()
-        for row, padded in enumerate(input_ids.tolist()):
-            prompt = padded if mask is None else self._unpadded(padded, mask[row].tolist())
-            check_ids(prompt, self.engine.can.vocabulary, "the prompt")
-            read = _reader(padded, len(prompt), input_ids.device)
-            ends = _ends(criteria, len(padded), read)
-            policy = self._policy(processors, config.do_sample, row, rows, read)
-            session = shared.session(prompt) if rows > 1 else self._session(prepared, len(padded), config)
-            trace = Trace(warnings=list(notes), overrides=overrides)
-            self.handle.add(trace)
-            keys = Keys(seed=seed, run=row)
-            call = Call(prompt, ends.limit, ends.eos, keys, policy, ends.stop, repeat=tuple(prompt) in met)
-            met.add(tuple(prompt))
-            for event in replace(controller, policy=None).stream(session, self.tokenizer, call, trace):
-                if streamer is not None:
-                    streamer.put(torch.tensor([event.token]))
-            sequences.append(padded + trace.tokens)
-            if rows > 1:
-                session.close()
-        return _result(sequences, config, input_ids, session)
+        batch = _Batch(
+            input_ids=input_ids,
+            padded=input_ids.tolist(),
+            processors=processors,
+            criteria=criteria,
+            config=config,
+            prepared=prepared,
+            notes=self._notes(config),
+            seed=self._seed(config.do_sample or controller.policy is not None),
+            shared=_Shared(self.engine),
+            sequences=input_ids.tolist(),
+        )
+        controller = replace(controller, policy=None)
+        runs = (self._row(batch, row, controller) for row in range(rows))
+        # A clock is the whole call's: the rows take a token each in turn, so that it ends all of them alike.
+        for token in in_turn(runs, together=has_clock(criteria)):
+            if streamer is not None:
+                streamer.put(torch.tensor([token]))
+        return _result(batch.sequences, config, input_ids, batch.cache)
+
+    def _row(self, batch: _Batch, row: int, controller: Controller) -> Iterator[int]:
+        """The run of one row; its sequence is in the batch when it has ended."""
+        padded, rows, config = batch.padded[row], len(batch.padded), batch.config
+        mask = batch.prepared.get("attention_mask")
+        prompt = padded if mask is None else self._unpadded(padded, mask[row].tolist())
+        check_ids(prompt, self.engine.can.vocabulary, "the prompt")
+        read = reader(padded, len(prompt), batch.input_ids.device)
+        ends = ends_of(forked(batch.criteria) if rows > 1 else batch.criteria, len(padded), read)
+        policy = self._policy(batch.processors, config.do_sample, row, rows, read)
+        session = batch.shared.session(prompt) if rows > 1 else self._session(batch.prepared, len(padded), config)
+        trace = Trace(warnings=list(batch.notes), overrides=self.overrides)
+        self.handle.add(trace)
+        keys, repeat = Keys(seed=batch.seed, run=row), padded in batch.padded[:row]
+        call = Call(prompt, ends.limit, ends.eos, keys, policy, ends.stop, repeat)
+        for event in controller.stream(session, self.tokenizer, call, trace):
+            yield event.token
+        batch.sequences[row] = padded + trace.tokens
+        if rows == 1:
+            batch.cache = session.cache
+        else:
+            session.close()
 
     def _seed(self, random: bool) -> int:
         """The call's own seed; without one, the next number of torch's generator, so that torch.manual_seed decides."""
@@ -334,47 +373,7 @@ def _check_config(config: Any, prepared: dict[str, Any]) -> None:
             raise ControllerError(f"{name} can't be honoured under a controller; leave it out, or detach first")
 
 
-def _reader(padded: list[int], skip: int, device: torch.device) -> Callable[[Sequence[int]], torch.Tensor]:
-    """A function from a run's tokens to what processors and criteria expect: the padded prompt, then the rest.
-
-    skip: the tokens of the unpadded prompt, which the run's tokens begin with.
-    """
-
-    def read(tokens: Sequence[int]) -> torch.Tensor:
-        return torch.tensor([padded + list(tokens[skip:])], device=device)
-
-    return read
-
-
-class _Ends(NamedTuple):
-    """What ends a row."""
-
-    eos: frozenset[int]
-    limit: int
-    """Most new tokens."""
-    stop: Callable[[Sequence[int], int], bool] | None
-    """All other criteria as one question; `Call.stop`."""
-
-
-def _ends(criteria: Sequence[Any], length: int, read: Callable[[Sequence[int]], torch.Tensor]) -> _Ends:
-    """The call's stopping criteria for a row whose padded prompt has `length` tokens."""
-    eos = frozenset(t for c in criteria if type(c) is EosTokenCriteria for t in c.eos_token_id.tolist())
-    limit = min((c.max_length for c in criteria if type(c) is MaxLengthCriteria), default=1 << 62) - length
-    others = [c for c in criteria if type(c) not in (EosTokenCriteria, MaxLengthCriteria)]
-
-    def stop(tokens: Sequence[int], own_from: int) -> bool:
-        ids = read(tokens)
-        # A stop string counts where it lies wholly in the model's own text.
-        own = ids[:, own_from - len(tokens) :] if own_from else ids
-        return any(
-            bool(torch.as_tensor(criterion(own if type(criterion) is StopStringCriteria else ids, None)).any())
-            for criterion in others
-        )
-
-    return _Ends(eos, limit, stop if others else None)
-
-
-def _result(sequences: list[list[int]], config: Any, input_ids: torch.Tensor, session: HFSession) -> Any:
+def _result(sequences: list[list[int]], config: Any, input_ids: torch.Tensor, cache: Any) -> Any:
     """The rows padded to the longest, in the type that the call asked for."""
     pad = 0 if config._pad_token_tensor is None else int(config._pad_token_tensor)
     longest = max(map(len, sequences))
@@ -382,4 +381,4 @@ def _result(sequences: list[list[int]], config: Any, input_ids: torch.Tensor, se
     ids = torch.tensor(filled, dtype=input_ids.dtype, device=input_ids.device)
     if not config.return_dict_in_generate:
         return ids
-    return GenerateDecoderOnlyOutput(sequences=ids, past_key_values=session.cache)
+    return GenerateDecoderOnlyOutput(sequences=ids, past_key_values=cache)

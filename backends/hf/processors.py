@@ -30,10 +30,13 @@ WARPERS = (
 )
 """Processors that a policy of the controller's own takes the place of. All others are constraints."""
 
+_ONE_TOKEN = 1e-9
+"""The stage takes no 0; the library's top_p=0 keeps one token, as this share does."""
+
 _STAGES: dict[type, Callable[[Any], Stage]] = {
     hf.TemperatureLogitsWarper: lambda p: Temperature(p.temperature),
     hf.TopKLogitsWarper: lambda p: TopK(p.top_k),
-    hf.TopPLogitsWarper: lambda p: TopP(p.top_p),
+    hf.TopPLogitsWarper: lambda p: TopP(max(p.top_p, _ONE_TOKEN)),
     hf.MinPLogitsWarper: lambda p: MinP(p.min_p),
 }
 """How the usual processors are written in a policy's text."""

@@ -159,6 +159,8 @@ class LlamaAttachment(Attachment):
         """Stock, but `generate` gets to know the call's overrides and its limit."""
         if kwargs.get("logprobs") is not None:
             raise ControllerError(f"logprobs is {kwargs['logprobs']}; it can't be honoured yet: drop it or detach")
+        biased = [int(token) for token in kwargs.get("logit_bias") or ()]
+        check_ids(biased, self.engine.context.vocabulary, "logit_bias")
         # A stream is read after the call that asked for it has returned, so the overrides are read now.
         completion = _Completion(kwargs.get("max_tokens"), self.overrides)
         return self._in_turn(self._stock_completion(*args, **kwargs), completion)

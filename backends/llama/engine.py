@@ -36,6 +36,11 @@ class LlamaEngine(Engine):
         """
         if llm.context_params.embeddings:
             raise ControllerError("this Llama was built with embedding=True and writes no text; build it without")
+        if llm.n_batch < 2:
+            raise ControllerError(
+                f"this Llama has n_batch={llm.n_batch}, which is also the most sequences that llama.cpp gives it; "
+                f"a controller needs 2: build it with n_batch={SEQUENCES} or more"
+            )
         self._capture = Capture(int(C.llama_model_n_embd(llm.model))) if hidden else None
         self.context = Context(llm, SEQUENCES, None if self._capture is None else self._capture.callback)
         self.sequences = Sequences(self.context)

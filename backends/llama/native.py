@@ -33,6 +33,7 @@ def rebuild(llm: Llama, **changes: Any) -> None:
     for name, value in changes.items():
         setattr(params, name, value)  # a callback is kept alive by the structure, which the context keeps
     llm._ctx.close()
+    _forget(llm._model._exit_stack, llm._ctx)
     try:
         llm._ctx = _internals.LlamaContext(model=llm._model, params=params, verbose=llm.verbose)
     except ValueError:
@@ -46,6 +47,14 @@ def rebuild(llm: Llama, **changes: Any) -> None:
         adapters = (C.llama_adapter_lora_p_ctypes * 1)(llm._lora_adapter)
         if C.llama_set_adapters_lora(llm.ctx, adapters, 1, (ctypes.c_float * 1)(llm.lora_scale)):
             raise ControllerError(f"llama.cpp can't apply the LoRA {llm.lora_path!r} to the new context; detach")
+
+
+def _forget(stack: Any, context: _internals.LlamaContext) -> None:
+    """Take a closed context off its model's exit stack, which would keep it for as long as the model lives."""
+    callbacks = stack._exit_callbacks
+    kept = [entry for entry in callbacks if getattr(entry[1], "__wrapped__", None) != context.close]
+    callbacks.clear()
+    callbacks.extend(kept)
 
 
 class Context:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from numbers import Real
 from typing import Literal, get_args
 
 import numpy as np
@@ -103,12 +104,17 @@ def check_request(mode: str, risk: float, confidence: float | None) -> None:
     """Raise ControllerError for a mode, risk or confidence that no procedure can take."""
     if mode not in MODES:
         raise ControllerError(f"mode is {mode!r:.60}; choose one of {', '.join(MODES)}")
-    if not 0.0 < risk < 1.0:
-        raise ControllerError(f"risk is {risk}; it must be above 0 and below 1, for example 0.05")
-    if confidence is not None and not 0.0 < confidence < 1.0:
-        raise ControllerError(f"confidence is {confidence}; it must be above 0 and below 1, or None (marginal)")
+    if not _is_share(risk):
+        raise ControllerError(f"risk is {risk!r}; it must be above 0 and below 1, for example 0.05")
+    if confidence is not None and not _is_share(confidence):
+        raise ControllerError(f"confidence is {confidence!r}; it must be above 0 and below 1, or None (marginal)")
     if mode == "selective" and confidence is None:
         raise ControllerError("mode 'selective' has no marginal form; give a confidence, for example 0.9")
+
+
+def _is_share(value: object) -> bool:
+    """Whether a value is a number above 0 and below 1."""
+    return isinstance(value, Real) and not isinstance(value, bool) and 0.0 < float(value) < 1.0
 
 
 def check_evidence(table: Table) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import io
 import pickle
 
 import pytest
 import torch
-from llama_cpp import Llama
+from llama_cpp import Llama, _internals
 from transformers import LlamaForCausalLM
 
 from reasonctl.backends.attach import attach
@@ -111,4 +112,24 @@ def test_a_generate_that_is_not_the_library_s_is_refused_by_name(monkeypatch):
             attach(llm, Controller())
     monkeypatch.undo()
     attach(llm, Controller()).detach()
+    llm.close()
+
+
+def test_attaching_and_detaching_keeps_no_context():
+    llm = open_llama()
+
+    def contexts():
+        gc.collect()
+        return sum(isinstance(found, _internals.LlamaContext) for found in gc.get_objects())
+
+    def cycle():
+        with attach(llm, Controller()):
+            llm(TEXT, max_tokens=1)
+
+    cycle()
+    before = contexts()
+    for _ in range(50):
+        cycle()
+    assert contexts() == before
+    assert llm(TEXT, max_tokens=2)["usage"]["completion_tokens"] == 2
     llm.close()

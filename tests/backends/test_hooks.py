@@ -322,8 +322,10 @@ def test_llama_cpp_python_0_3_36_context(llm):
     assert llm(TEXT, max_tokens=2, temperature=0.0)["usage"]["completion_tokens"] == 2
 
 
+@checks("_exit_stack")
 @checks("_lora_adapter")
 def test_llama_cpp_python_0_3_36_lora(llm):
+    assert llm._ctx.close in [entry[1].__wrapped__ for entry in llm._model._exit_stack._exit_callbacks]
     assert llm._lora_adapter is None and llm.lora_path is None and llm.lora_scale == 1.0
     assert C.llama_set_adapters_lora and C.llama_adapter_lora_p_ctypes
 

@@ -18,6 +18,8 @@ from support.simulated_runs import simulate
         ({"mode": "x"}, "mode is 'x'"),
         ({"risk": 0.0}, "risk is 0.0"),
         ({"risk": 1.0}, "risk is 1.0"),
+        ({"risk": "0.05"}, "risk is '0.05'"),
+        ({"confidence": "0.9"}, "confidence is '0.9'"),
         ({"confidence": 1.0}, "confidence is 1.0"),
         ({"mode": "selective", "confidence": None}, "'selective' has no marginal form"),
         ({"give_up": 0.0}, "risk is 0.0"),

@@ -1,0 +1,88 @@
+"""The stopping criteria of a transformers call, as what ends one row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from transformers.generation import EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria, StopStringCriteria
+
+from ..processors import check_stateless
+
+_STATELESS = (EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria, StopStringCriteria)
+
+
+def check_criteria(criteria: Sequence[Any]) -> None:
+    """Raises ControllerError for the first criterion of a batch that may count its calls or compare rows."""
+    others = [criterion for criterion in criteria if type(criterion) not in _STATELESS]
+    check_stateless(others, "running a batch row by row", "stopping criterion")
+
+
+def has_clock(criteria: Sequence[Any]) -> bool:
+    """Whether time ends the call."""
+    return any(isinstance(criterion, MaxTimeCriteria) for criterion in criteria)
+
+
+def in_turn(runs: Iterable[Iterator[int]], together: bool) -> Iterator[int]:
+    """The tokens of all runs.
+
+    Args:
+        runs: the rows of a batch.
+        together: one token of each run at a time; without, run after run, so that one cache is held at a time.
+
+    >>> list(in_turn([iter([1, 2, 3]), iter([4])], together=True))
+    [1, 4, 2, 3]
+    """
+    if not together:
+        for run in runs:
+            yield from run
+        return
+    left = list(runs)
+    while left:
+        for run in tuple(left):
+            token = next(run, None)
+            if token is None:
+                left.remove(run)
+            else:
+                yield token
+
+
+def reader(padded: list[int], skip: int, device: torch.device) -> Callable[[Sequence[int]], torch.Tensor]:
+    """A function from a run's tokens to what processors and criteria expect: the padded prompt, then the rest.
+
+    skip: the tokens of the unpadded prompt, which the run's tokens begin with.
+    """
+
+    def read(tokens: Sequence[int]) -> torch.Tensor:
+        return torch.tensor([padded + list(tokens[skip:])], device=device)
+
+    return read
+
+
+class Ends(NamedTuple):
+    """What ends a row."""
+
+    eos: frozenset[int]
+    limit: int
+    """Most new tokens."""
+    stop: Callable[[Sequence[int], int], bool] | None
+    """All other criteria as one question; `Call.stop`."""
+
+
+def ends_of(criteria: Sequence[Any], length: int, read: Callable[[Sequence[int]], torch.Tensor]) -> Ends:
+    """The call's stopping criteria for a row whose padded prompt has `length` tokens."""
+    eos = frozenset(t for c in criteria if type(c) is EosTokenCriteria for t in c.eos_token_id.tolist())
+    limit = min((c.max_length for c in criteria if type(c) is MaxLengthCriteria), default=1 << 62) - length
+    others = [c for c in criteria if type(c) not in (EosTokenCriteria, MaxLengthCriteria)]
+
+    def stop(tokens: Sequence[int], own_from: int) -> bool:
+        ids = read(tokens)
+        # A stop string counts where it lies wholly in the model's own text.
+        own = ids[:, own_from - len(tokens) :] if own_from else ids
+        return any(
+            bool(torch.as_tensor(criterion(own if type(criterion) is StopStringCriteria else ids, None)).any())
+            for criterion in others
+        )
+
+    return Ends(eos, limit, stop if others else None)
