@@ -28,6 +28,8 @@ from ..runs.worker import run_once
 RANKS = 8
 TOKENS = 170
 LAYERS = 9
+PAYS = 1.03
+"""Expected speed-up from which on a draft model is recommended."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,18 @@ def measure_draft(
     )
 
 
+def is_same(draft: Model, target: Model) -> bool:
+    """Whether a draft model is the target itself: as costly, whatever the clock says, and so never worth drafting with.
+
+    A quantised copy is another model here.
+    """
+    return (
+        draft.parameters == target.parameters
+        and draft.settings == target.settings
+        and draft.fingerprint() == target.fingerprint()
+    )
+
+
 def advise(
     target: Model,
     drafts: Sequence[str],
@@ -213,16 +227,21 @@ def advise(
     curve = cost_curve(target, prompts[0], contexts=(64,))
     texts = written(target, prompts, policy or Greedy(), most, seed)
     found: list[Advice] = []
+    itself: list[str] = []
     for name in drafts:
         draft = load_model(name, threads=threads, hidden=False)
         own = cost_curve(draft, prompts[0], contexts=(64,))
         found.append(measure_draft(target, draft, prompts, texts, policy, curve=curve, own=own, seed=seed))
+        if is_same(draft, target):
+            itself.append(draft.name)
     line = fit_line([a.parameters for a in found], [a.alpha for a in found], [a.error for a in found])
-    best = max(found, key=lambda a: a.speed_up)
+    others = [one for one in found if one.draft not in itself and one.speed_up > PAYS]
+    best = max(others, key=lambda one: one.speed_up, default=None)
     return {
         "positions": sum(map(len, texts)),
         "cost_curve": dict(curve.seconds[min(curve.seconds)]),
         "drafts": [asdict(a) for a in found],
         "law": None if line is None else asdict(line),
-        "best": best.draft if best.speed_up > 1.03 else None,
+        "best": None if best is None else best.draft,
+        "itself": itself,
     }
