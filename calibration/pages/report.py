@@ -75,7 +75,7 @@ def render(
     picked, absent = pick(judged)
     examples = [parts.example(judged, content, one, None if told is None else told[rows[one.run]]) for one in picked]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=percentage, share=share_of, number=number)
+    environment.filters.update(percent=percentage, share=share_of, number=number, basename=_basename)
     template = environment.from_string(Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
         card=content.card,
@@ -220,6 +220,11 @@ class _Subject:
     def _threshold(self, name: str, risk: float) -> Threshold:
         judged = self.judged(name)
         return replace(self.request, risk=risk).threshold(judged.table, judged.grid)
+
+
+def _basename(name: str) -> str:
+    """The last part of a model's name: a page holds no path of the machine."""
+    return str(name).replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
 def _rows(content: ProbeFile, domain: str | None) -> Ints:
