@@ -13,7 +13,7 @@ import click
 from .flags import MACHINE, PROMISE, SAMPLING, SHARED, common
 from .interrupt import CODE, interruptible
 from .refusal import given, refuse
-from .terminal import TEXT, lenient_output, one_line
+from .terminal import lenient_output, one_line, utf8
 
 if TYPE_CHECKING:
     from .options import Options
@@ -46,10 +46,10 @@ HEADS_JOB = ("tasks", "out", "dask")
 @click.argument("model")
 @click.option("--tasks", required=True, help="Where problems come from.")
 @click.option("--out", required=True, type=click.Path(), help="The probe file to write (.safetensors).")
-@click.option("--think-open", type=TEXT, help="Text that opens thinking [from the chat template].")
-@click.option("--think-close", type=TEXT, help="Text that closes it.")
-@click.option("--suffix", type=TEXT, help="Text that takes a cue's place on exit.")
-@click.option("--cues", type=TEXT, help="Words, 'paragraph', 'sentence', comma-separated; or 'auto'.")
+@click.option("--think-open", callback=utf8, help="Text that opens thinking [from the chat template].")
+@click.option("--think-close", callback=utf8, help="Text that closes it.")
+@click.option("--suffix", callback=utf8, help="Text that takes a cue's place on exit.")
+@click.option("--cues", callback=utf8, help="Words, 'paragraph', 'sentence', comma-separated; or 'auto'.")
 @click.option(
     "--answer-tokens", type=click.IntRange(1), default=64, show_default=True, help="Most tokens of a trial answer."
 )
@@ -103,10 +103,10 @@ def report_command(probe: str, options: Options, evaluation: str | None, out: st
 
 @cli.command("run")
 @click.argument("model")
-@click.argument("prompt", required=False, type=TEXT)
+@click.argument("prompt", required=False, callback=utf8)
 @click.option("--probe", help="Probe file [tiny: the bundled one; else none]; 'none' for no exits.")
 @click.option("--budget", type=int, help="Most thinking tokens, 0 or more.")
-@click.option("--wrap-up", default="", type=TEXT, help="Text that the model reads when the budget is used up.")
+@click.option("--wrap-up", default="", callback=utf8, help="Text that the model reads when the budget is used up.")
 @click.option("--min-thinking", type=int, default=0, help="No end of thinking before so many tokens, 0 or more.")
 @click.option("--continue-times", type=int, default=0, help="Re-open thinking that closes too early, 0 or more times.")
 @click.option("--shadow", is_flag=True, help="Decide and record at every cue, and never act.")
