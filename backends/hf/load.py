@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
+from huggingface_hub import constants
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
@@ -22,6 +26,9 @@ from .tokenizer import HFTokenizer
 
 _BROKEN = (OSError, ValueError, KeyError, IndexError, RuntimeError, ImportError, SafetensorError, struct.error)
 """What transformers raises for files that are missing, truncated or of an unknown kind."""
+
+HUB_SECONDS = 5.0
+"""After so long without an answer the hub counts as out of reach."""
 
 
 def load_transformers(
@@ -62,6 +69,9 @@ def load_transformers(
 
 def _read(name: str, source: str, dtype: torch.dtype | None, options: dict[str, Any]) -> tuple[Any, Any]:
     """The library's tokenizer and model. Raises ControllerError where it can't read them."""
+    offline = not Path(source).expanduser().is_dir() and not hub_answers()
+    if offline:
+        options["local_files_only"] = True  # or every file is asked for again and again, for a minute
     # What goes wrong is said in one line below, not in the library's log.
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
@@ -73,12 +83,36 @@ def _read(name: str, source: str, dtype: torch.dtype | None, options: dict[str, 
         # The tokenizers library raises bare Exceptions; whatever isn't one of these kinds is a defect and stays loud.
         if not isinstance(error, _BROKEN) and type(error) is not Exception:
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ControllerError(f"can't load {name!r} with transformers: {reason}") from error
+        raise ControllerError(_why(name, error, offline)) from error
     finally:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def _why(name: str, error: Exception, offline: bool) -> str:
+    """What went wrong in one line."""
+    if offline:
+        return (
+            f"there is no folder {name!r}, and without the network no model of that name but a cached one; "
+            "download it elsewhere and give its folder's path"
+        )
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"can't load {name!r} with transformers: {reason}"
+
+
+def hub_answers() -> bool:
+    """Whether the hub can be reached: over a proxy it is for transformers to say."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if "https" in getproxies():
+        return True
+    host = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection((host.hostname or "", host.port or 443), timeout=HUB_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def wrap_transformers(

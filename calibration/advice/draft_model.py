@@ -227,6 +227,8 @@ class DraftReport:
     """Acceptance over sizes. None: there are fewer than three sizes."""
     best: str | None
     """The draft to take. None: don't draft."""
+    itself: tuple[str, ...] = ()
+    """Drafts that are the target itself, and so never worth drafting with."""
 
     def to_json(self) -> dict[str, object]:
         """The values of --json."""
@@ -236,7 +238,20 @@ class DraftReport:
             "drafts": [asdict(draft) for draft in self.drafts],
             "law": None if self.line is None else asdict(self.line),
             "best": self.best,
+            "itself": list(self.itself),
         }
+
+
+def is_same(draft: Model, target: Model) -> bool:
+    """Whether a draft model is the target itself: as costly, whatever the clock says, and so never worth drafting with.
+
+    A quantised copy is another model here.
+    """
+    return (
+        draft.parameters == target.parameters
+        and draft.settings == target.settings
+        and draft.fingerprint() == target.fingerprint()
+    )
 
 
 def advise(
@@ -253,16 +268,21 @@ def advise(
     curve = cost_curve(target, prompts[0], contexts=(64,))
     texts = written(target, prompts, policy or Greedy(), most, seed)
     found: list[DraftAdvice] = []
+    itself: list[str] = []
     for name in drafts:
         draft = load_model(name, threads=threads, hidden=False)
         own = cost_curve(draft, prompts[0], contexts=(64,))
         found.append(measure_draft(target, draft, prompts, texts, policy, curve=curve, own=own, seed=seed))
+        if is_same(draft, target):
+            itself.append(draft.name)
     line = fit_line([a.parameters for a in found], [a.alpha for a in found], [a.error for a in found])
-    best = max(found, key=lambda a: a.speed_up)
+    others = [one for one in found if one.draft not in itself and one.speed_up > WORTH]
+    best = max(others, key=lambda one: one.speed_up, default=None)
     return DraftReport(
         positions=sum(map(len, texts)),
         cost_curve=dict(curve.seconds[min(curve.seconds)]),
         drafts=found,
         line=line,
-        best=best.draft if best.speed_up > WORTH else None,
+        best=None if best is None else best.draft,
+        itself=tuple(itself),
     )

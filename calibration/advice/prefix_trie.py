@@ -89,7 +89,7 @@ def _forks(before: tuple[int, ...], root: _Node) -> Iterator[Fork]:
 def text_trie(model: Model, paths: Sequence[str]) -> PrefixTrie:
     """The sentences of text files, of .jsonl files of {"text"}, or of collected runs. Raises ControllerError."""
     trie = PrefixTrie()
-    for text in _texts(paths):
+    for text in own_texts(paths):
         for sentence in _END.split(text):
             if sentence.strip():
                 trie.add(model.start, model.tokenizer.encode(sentence.strip()))
@@ -105,7 +105,8 @@ def check_files(paths: Sequence[str]) -> None:
         )
 
 
-def _texts(paths: Sequence[str]) -> Iterator[str]:
+def own_texts(paths: Sequence[str]) -> Iterator[str]:
+    """The texts of files as `text_trie` takes them; of collected runs, what the model wrote."""
     for name in paths:
         with Path(name).open("rb") as file:
             collected = file.read(len(START)) == START

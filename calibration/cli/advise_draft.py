@@ -41,6 +41,8 @@ def advise_draft(name: str, drafts: Sequence[str], options: Options) -> None:
         show.say("no line over sizes: it takes three drafts of different sizes; these are the measured points")
     else:
         show.say(f"alpha = {line.intercept:.3f} + {line.slope:.3f} log10(weights), R2 {line.r2:.3f}")
+    if result.itself:
+        show.say(f"{', '.join(result.itself)} is the model itself, and no draft model for it", "yellow")
     show.say("don't draft with these here" if result.best is None else f"best here: {result.best}", "bold")
     show.result({"model": name, **result.to_json()})
 

@@ -41,11 +41,7 @@ def advise_policy(
 ) -> None:
     """Measure and advise; what can be refused is refused before the model is opened."""
     show, targets, temperature = Console(as_json=options.json), risk_targets(at), temperature_of(options)
-    if tasks is None and not texts:
-        raise ControllerError("there is nothing to learn from; give --texts FILE (your own texts) or --tasks TASKS")
-    check_files(texts)
-    if out is not None:
-        _check_out(out, options.force)
+    _check(options, tasks, texts, out)
     task = None if tasks is None else load_task(tasks, grader=options.grader)
     problems = [] if task is None else task.problems(options.n or PROBLEMS, stream=options.seed)
     if options.dry_run:
@@ -96,12 +92,23 @@ def risk_targets(text: str) -> tuple[float, ...]:
 
 
 def temperature_of(options: Options) -> float:
-    """The temperature after the truncation; ControllerError if greedy or a whole policy was asked for."""
-    if options.policy is not None:
-        raise ControllerError(f"--policy is {options.policy!r}, and a policy is what is looked for; leave it out")
+    """The temperature after the truncation; ControllerError if greedy was asked for."""
     if options.temperature == 0:
         raise ControllerError("--temperature is 0: greedy truncates nothing; give one above 0")
     return 1.0 if options.temperature is None else options.temperature
+
+
+def _check(options: Options, tasks: str | None, texts: Sequence[str], out: str | None) -> None:
+    """Refuse what can't be, or means nothing, whatever the model."""
+    if tasks is None and not texts:
+        raise ControllerError("there is nothing to learn from; give --texts FILE (your own texts) or --tasks TASKS")
+    if tasks is None:
+        options.refuse("ctl advise policy --texts", "n", "grader", because="there are no problems")
+    check_files(texts)
+    if out is None:
+        options.refuse("ctl advise policy without --out", "force", because="nothing is written")
+    else:
+        _check_out(out, options.force)
 
 
 def _check_out(out: str, force: bool) -> None:

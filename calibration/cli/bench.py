@@ -12,17 +12,19 @@ from ..evaluation.speed import ROUNDS, cost_curve, interleaved, same_tokens
 from ..tasks.draft_prompts import DRAFT_PROMPTS
 from ..tasks.sources import load_task
 from .console import Console
+from .flags import PROMISE
 from .options import Options
-from .recipes import card_recipe, new_recipe, open_model, open_rule
+from .recipes import card_recipe, new_recipe, open_model, open_rule, probed
 
 
 def bench(name: str, options: Options, *, probe: str | None) -> None:
     """Interleaved rounds; medians of wall-clock."""
     show = Console(as_json=options.json)
     rule = None
-    if probe != "none" and (probe is not None or name == "tiny"):
+    if probed(name, probe):
         rule, model = open_rule(show, name, options, probe)
     else:
+        options.refuse("ctl bench without a probe", *PROMISE, because="nothing is promised")
         model = open_model(name, options)
     recipe = card_recipe(name, rule.card, options) if rule else new_recipe(name, model, options)
     short = replace(recipe, max_new_tokens=min(recipe.max_new_tokens, 128))

@@ -1,4 +1,4 @@
-"""Writes docs/cli.md to stdout: every command's help, and the options of all commands once.
+"""Writes docs/cli.md to stdout: every command's help, and the options that several of them share once.
 
 python -m reasonctl.calibration.cli.document > docs/cli.md
 """
@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 
 import click
 
-from .flags import common
+from .flags import SHARED, common
 from .main import cli
 
 WIDTH = 100
@@ -18,9 +18,9 @@ WIDTH = 100
 
 
 @click.command("COMMAND")
-@common
+@common(*SHARED)
 def _shared() -> None:
-    """Carries the options that all commands have."""
+    """Carries the options that several commands have."""
 
 
 def document() -> str:
@@ -29,12 +29,13 @@ def document() -> str:
         "# The command line",
         "Written by `make docs` from the commands' own help; don't edit it by hand.",
         _block(_help(_without(cli, ()), None)),
-        "## Options of every command",
+        "## Shared options",
+        "Each command takes those that are named under it, and refuses the others.",
         _block(_options(_shared)),
     ]
     root = click.Context(cli, info_name="ctl")
     for context in _commands(root):
-        parts += [f"## {context.command_path}", _block(_help(context.command, context.parent))]
+        parts += [f"## {context.command_path}", _block(_help(context.command, context.parent)), _taken(context)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -49,6 +50,15 @@ def _commands(parent: click.Context) -> Iterator[click.Context]:
             yield from _commands(context)
         else:
             yield context
+
+
+def _taken(context: click.Context) -> str:
+    """Which of the shared options a command takes; the context's own command is without them."""
+    assert context.parent is not None and isinstance(context.parent.command, click.Group)
+    command = context.parent.command.commands[str(context.info_name)]
+    shown = {one.name for one in command.params if isinstance(one, click.Option) and not one.hidden}
+    names = [one.opts[0] for one in _shared.params if one.name in shown]
+    return f"Shared options: {', '.join(f'`{name}`' for name in names)}."
 
 
 def _without(command: click.Command, names: Collection[str | None]) -> click.Command:

@@ -67,7 +67,9 @@ def evaluate(
 ) -> None:
     """Both arms on problems that neither fitting nor calibration saw; `report`: the page to write."""
     show = Console(as_json=options.json)
-    if report is not None:
+    if report is None:
+        options.refuse("ctl eval without --report", "force", because="nothing is written")
+    else:
         from ..pages.report import check_page, write_report
 
         check_page(Path(report), probe_path(name, probe), options.force)

@@ -7,13 +7,15 @@ test compares them with the types that they stand for.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from .extras import missing_extra
+from .refusal import given, refuse
 
 BACKENDS = {"llama": "llama.cpp", "hf": "transformers"}
 MODES = ("harm", "wrong", "selective", "disagree", "event")
@@ -35,78 +37,117 @@ def _confidence(_: click.Context, __: click.Parameter, value: str) -> float | No
         raise click.BadParameter(f"{value!r} is neither a number nor 'marginal'") from None
 
 
-_OPTIONS = [
-    click.option("--json", is_flag=True, help="One JSON object as the last line of stdout; all else on stderr."),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Problems and sampling."),
-    click.option("--temperature", type=click.FloatRange(0), help="Sampling temperature [0.6]; 0 is greedy."),
-    click.option("--policy", help="Sampling chain, e.g. 'temperature(0.6) | top_p(0.95)'."),
-    click.option(
+def _option(*flags: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """What click.option takes."""
+    return flags, settings
+
+
+_OPTIONS = {
+    "json": _option("--json", is_flag=True, help="One JSON object as the last line of stdout; all else on stderr."),
+    "seed": _option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Problems and sampling."),
+    "temperature": _option("--temperature", type=click.FloatRange(0), help="Sampling temperature [0.6]; 0 is greedy."),
+    "policy": _option("--policy", help="Sampling chain, e.g. 'temperature(0.6) | top_p(0.95)'."),
+    "draft": _option(
         "--draft",
         default="none",
         show_default=True,
         help="none, ngram(8), hierarchy, model(M), sequoia(M), dyspec(M), triforce.",
     ),
-    click.option("--max-new-tokens", type=click.IntRange(1), help="Most tokens per run."),
-    click.option("-n", "n", type=click.IntRange(1), help="Number of problems."),
-    click.option("--mode", type=click.Choice(MODES), default="harm", show_default=True, help="What a risk bounds."),
-    click.option("--risk", type=float, default=0.05, show_default=True, help="Accepted probability, per run."),
-    click.option("--confidence", default="0.9", show_default=True, callback=_confidence, help="Or 'marginal'."),
-    click.option(
-        "--signal",
-        type=click.Choice(SIGNALS),
-        default="hidden",
+    "max_new_tokens": _option("--max-new-tokens", type=click.IntRange(1), help="Most tokens per run."),
+    "n": _option("-n", "n", type=click.IntRange(1), help="Number of problems."),
+    "mode": _option("--mode", type=click.Choice(MODES), default="harm", show_default=True, help="What a risk bounds."),
+    "risk": _option(
+        "--risk",
+        type=float,
+        default=0.05,
         show_default=True,
-        help="What a cue is scored by.",
+        help="Accepted probability, per run: above 0 and below 1.",
     ),
-    click.option("--domain", help="Promise for problems of this domain only, from its own runs."),
-    click.option("--give-up", type=float, help="Also leave runs that look hopeless, at this risk of harm [off]."),
-    click.option("--force", is_flag=True, help="Overwrite what exists."),
-    click.option("--dry-run", is_flag=True, help="Say what would be done and what it costs; write nothing."),
-    click.option(
+    "confidence": _option(
+        "--confidence",
+        default="0.9",
+        show_default=True,
+        callback=_confidence,
+        help="Above 0 and below 1, or 'marginal'.",
+    ),
+    "signal": _option(
+        "--signal", type=click.Choice(SIGNALS), default="hidden", show_default=True, help="What a cue is scored by."
+    ),
+    "domain": _option("--domain", help="Promise for problems of this domain only, from its own runs."),
+    "give_up": _option(
+        "--give-up",
+        type=float,
+        help="Also leave runs that look hopeless, at this risk of harm: above 0, and below 1 with --risk [off].",
+    ),
+    "force": _option("--force", is_flag=True, help="Overwrite what exists."),
+    "dry_run": _option("--dry-run", is_flag=True, help="Say what would be done and what it costs; write nothing."),
+    "time_limit": _option(
         "--time-limit", type=click.FloatRange(0, min_open=True), help="Stop collecting after so many seconds."
     ),
-    click.option(
+    "backend": _option(
         "--backend",
         type=click.Choice(list(BACKENDS)),
         callback=_backend,
         help="For the bundled model: llama [default] or hf.",
     ),
-    click.option("--workers", type=click.IntRange(1), help="Processes; the bundled model uses one per core."),
-    click.option("--threads", type=click.IntRange(1), help="Threads per process."),
-    click.option("--grader", help="module:function (question, gold, answer) -> bool, in place of the task's own."),
-]
+    "workers": _option("--workers", type=click.IntRange(1), help="Processes; the bundled model uses one per core."),
+    "threads": _option("--threads", type=click.IntRange(1), help="Threads per process."),
+    "grader": _option("--grader", help="module:function (question, gold, answer) -> bool, in place of the task's own."),
+}
+"""The shared options by their names in `Options`."""
+
+SHARED = tuple(_OPTIONS)
+"""Their names, in the order of the help."""
+
+SAMPLING = ("seed", "temperature", "policy", "draft", "max_new_tokens")
+"""How runs are made."""
+PROMISE = ("mode", "risk", "confidence", "signal", "domain", "give_up")
+"""What is asked of a probe."""
+MACHINE = ("backend", "threads")
+"""What a model runs on."""
+
+Command = Callable[..., None]
 
 
-def common(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the shared options; the command gets them as one `Options`, checked as far as possible without a model.
+def common(*takes: str, **reasons: str) -> Callable[[Command], Command]:
+    """Add shared options; the command gets all of them as one `Options`, checked as far as possible without a model.
 
     A ControllerError of the command, and a library of an extra that isn't installed, become click's error of one line.
+
+    Args:
+        takes: The options that mean something to the command. Others stay out of its help, and are refused by name.
+        reasons: Why some are refused.
     """
 
-    @functools.wraps(command)
-    def wrapped(**values: Any) -> None:
-        try:
-            _call(command, values)
-        except ModuleNotFoundError as error:
-            message = missing_extra(error)
-            if message is None:
-                raise
-            raise click.ClickException(message) from error
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def wrapped(**values: Any) -> None:
+            try:
+                _call(command, values, takes, reasons)
+            except ModuleNotFoundError as error:
+                message = missing_extra(error)
+                if message is None:
+                    raise
+                raise click.ClickException(message) from error
 
-    for option in reversed(_OPTIONS):
-        wrapped = option(wrapped)
-    return wrapped
+        for name in reversed(SHARED):
+            flags, settings = _OPTIONS[name]
+            wrapped = click.option(*flags, **settings, hidden=name not in takes)(wrapped)
+        return wrapped
+
+    return decorate
 
 
-def _call(command: Callable[..., None], values: dict[str, Any]) -> None:
+def _call(command: Command, values: dict[str, Any], takes: Collection[str], reasons: Mapping[str, str]) -> None:
     from reasonctl.controller import ControllerError
 
-    from .options import SHARED, Options
+    from .options import Options
 
-    context = click.get_current_context()
-    shared = {name: values.pop(name) for name in SHARED}
-    given = frozenset(name for name in shared if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)
-    options = Options(**shared, given=given)
+    refused = {name: reasons.get(name, "") for name in SHARED if name not in takes}
+    refuse(click.get_current_context().command_path, given(), refused)
+    options = Options(**{name: values.pop(name) for name in SHARED}, given=given())
+    if options.grader is not None:
+        sys.path.append(os.getcwd())  # `python -m` looks there too; what is installed comes first
     try:
         options.check()
         command(options=options, **values)

@@ -21,6 +21,7 @@ from reasonctl.probes.risk.table import Table
 from ..fitting.tables import outcomes_of
 from ..pages.wording import SHOWN_RISKS, exits_where, facts, missing_runs, percent
 from .console import Console
+from .flags import MACHINE, PROMISE
 from .options import Options
 from .recipes import open_model
 
@@ -32,8 +33,11 @@ def inspect(path: str, options: Options, *, traces: str | None) -> None:
     """
     show = Console(as_json=options.json)
     if path == TINY or path.startswith("hf:") or path.endswith(".gguf") or Path(path).is_dir():
+        options.refuse(f"ctl inspect {path}", *PROMISE, "traces", because="it is a model, and promises nothing")
         return _model(show, path, options)
+    options.refuse(f"ctl inspect {path}", *MACHINE, because="no model is loaded")
     if SEALED.holds(path):
+        options.refuse(f"ctl inspect {path}", *PROMISE, "traces", because="heads promise nothing")
         _show_heads(show, load_heads(path).card)
         return
     content = load_probe(path)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from .flags import common
+from .flags import MACHINE, PROMISE, SAMPLING, SHARED, common
 from .interrupt import CODE, interruptible
-from .terminal import TEXT, lenient_output, one_line
+from .refusal import given, refuse
+from .terminal import lenient_output, one_line, utf8
 
 if TYPE_CHECKING:
     from .options import Options
@@ -29,7 +30,7 @@ def cli() -> None:
 
 
 @cli.command("demo")
-@common
+@common("json", *SAMPLING, "n", *PROMISE, "dry_run", *MACHINE, "workers")
 def demo_command(options: Options) -> None:
     """The main job, end to end, on the bundled model."""
     from .demo import demo
@@ -37,32 +38,38 @@ def demo_command(options: Options) -> None:
     demo(options)
 
 
+HEADS_JOB = ("tasks", "out", "dask")
+"""The options of `ctl calibrate` itself that mean something with --heads."""
+
+
 @cli.command("calibrate")
 @click.argument("model")
 @click.option("--tasks", required=True, help="Where problems come from.")
 @click.option("--out", required=True, type=click.Path(), help="The probe file to write (.safetensors).")
-@click.option("--think-open", type=TEXT, help="Text that opens thinking [from the chat template].")
-@click.option("--think-close", type=TEXT, help="Text that closes it.")
-@click.option("--suffix", type=TEXT, help="Text that takes a cue's place on exit.")
-@click.option("--cues", type=TEXT, help="Words, 'paragraph', 'sentence', comma-separated; or 'auto'.")
+@click.option("--think-open", callback=utf8, help="Text that opens thinking [from the chat template].")
+@click.option("--think-close", callback=utf8, help="Text that closes it.")
+@click.option("--suffix", callback=utf8, help="Text that takes a cue's place on exit.")
+@click.option("--cues", callback=utf8, help="Words, 'paragraph', 'sentence', comma-separated; or 'auto'.")
 @click.option(
     "--answer-tokens", type=click.IntRange(1), default=64, show_default=True, help="Most tokens of a trial answer."
 )
-@click.option("--layers", help="Fractions of depth that the probe reads, e.g. 0.5,0.75,1.")
+@click.option("--layers", help="Fractions of depth that the probe reads, above 0 and up to 1, e.g. 0.5,0.75,1.")
 @click.option("--dask", help="Collect on a cluster: its scheduler, e.g. tcp://host:8786, or local:2 to try it here.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Also write the page P.html.")
 @click.option("--heads", is_flag=True, help="Train AutoDeco's heads on the right runs, in place of a probe.")
 @click.option("--unweighted", is_flag=True, help="With --heads: every token counts the same, see docs/sampling.md.")
 @click.option("--ngrams", type=click.Path(), help="Also write the runs' n-grams, for --draft 'hierarchy(model=FILE)'.")
-@common
+@common(*SHARED)
 def calibrate_command(model: str, options: Options, heads: bool, unweighted: bool, **overrides: Any) -> None:
     """Collect runs, fit a probe, calibrate it. Resumable: run the same command again."""
     if heads:
+        others = {name: "no probe is made" for name in (*PROMISE, *overrides) if name not in HEADS_JOB}
+        refuse("ctl calibrate --heads", given(), others)
         from .heads import calibrate_heads
 
-        given = {name: overrides[name] for name in ("tasks", "out", "dask")}
-        calibrate_heads(model, options, weighted=not unweighted, **given)
+        calibrate_heads(model, options, weighted=not unweighted, **{name: overrides[name] for name in HEADS_JOB})
     else:
+        refuse("ctl calibrate", given(), {"unweighted": "it is for --heads"})
         from .calibrate import calibrate
 
         calibrate(model, options, **overrides)
@@ -74,7 +81,7 @@ def calibrate_command(model: str, options: Options, heads: bool, unweighted: boo
 @click.option("--probe", help="Probe file [tiny: the bundled one].")
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Also what cheap rules would do.")
 @click.option("--report", type=click.Path(), help="Write a page about it (.html).")
-@common
+@common(*(name for name in SHARED if name != "time_limit"))
 def eval_command(model: str, options: Options, **what: Any) -> None:
     """Controlled against uncontrolled on the same fresh problems."""
     from .evaluate import evaluate
@@ -86,7 +93,7 @@ def eval_command(model: str, options: Options, **what: Any) -> None:
 @click.argument("probe", type=click.Path())
 @click.option("--eval", "evaluation", type=click.Path(), help="What ctl eval --json wrote; its promise is reported.")
 @click.option("--out", type=click.Path(), help="The page to write [P.html].")
-@common
+@common("json", *PROMISE, "force")
 def report_command(probe: str, options: Options, evaluation: str | None, out: str | None) -> None:
     """A page about a probe file: promised, measured, and five runs. It reads the collected runs next to the file."""
     from .report import report
@@ -96,15 +103,15 @@ def report_command(probe: str, options: Options, evaluation: str | None, out: st
 
 @cli.command("run")
 @click.argument("model")
-@click.argument("prompt", required=False, type=TEXT)
-@click.option("--probe", help="Probe file [tiny: the bundled one]; 'none' for no exits.")
-@click.option("--budget", type=int, help="Most thinking tokens.")
-@click.option("--wrap-up", default="", type=TEXT, help="Text that the model reads when the budget is used up.")
-@click.option("--min-thinking", type=int, default=0, help="No end of thinking before so many tokens.")
-@click.option("--continue-times", type=int, default=0, help="Re-open thinking that closes too early, so many times.")
+@click.argument("prompt", required=False, callback=utf8)
+@click.option("--probe", help="Probe file [tiny: the bundled one; else none]; 'none' for no exits.")
+@click.option("--budget", type=int, help="Most thinking tokens, 0 or more.")
+@click.option("--wrap-up", default="", callback=utf8, help="Text that the model reads when the budget is used up.")
+@click.option("--min-thinking", type=int, default=0, help="No end of thinking before so many tokens, 0 or more.")
+@click.option("--continue-times", type=int, default=0, help="Re-open thinking that closes too early, 0 or more times.")
 @click.option("--shadow", is_flag=True, help="Decide and record at every cue, and never act.")
 @click.option("-v", "--verbose", is_flag=True, help="Also the policy, stage by stage in the order of its chain.")
-@common
+@common("json", *SAMPLING, *PROMISE, *MACHINE)
 def run_command(model: str, prompt: str | None, options: Options, probe: str | None, **lengths: Any) -> None:
     """One streamed answer, with what the controller did."""
     from .run import run
@@ -115,7 +122,7 @@ def run_command(model: str, prompt: str | None, options: Options, probe: str | N
 @cli.command("inspect")
 @click.argument("probe", type=click.Path())
 @click.option("--traces", type=click.Path(), help="Traces of runs in use, one JSON line each: tested for drift.")
-@common
+@common("json", *PROMISE, *MACHINE)
 def inspect_command(probe: str, options: Options, traces: str | None) -> None:
     """The card of a probe file and what it can promise at which risk; of a MODEL, where it thinks."""
     from .inspect import inspect
@@ -127,7 +134,16 @@ def inspect_command(probe: str, options: Options, traces: str | None) -> None:
 @click.argument("runs", type=click.Path())
 @click.option("--cues", help="Only these of the collected cues.")
 @click.option("--splits", type=click.IntRange(1), default=5, show_default=True, help="Random re-splits to average.")
-@common
+@common(
+    "json",
+    "seed",
+    "mode",
+    "risk",
+    "confidence",
+    "domain",
+    signal="it compares all of them",
+    give_up="it compares signals, without giving up",
+)
 def replay_command(runs: str, options: Options, cues: str | None, splits: int) -> None:
     """Every signal compared on collected runs, without a model. RUNS is P.safetensors.runs.jsonl."""
     from .replay import replay
@@ -137,8 +153,8 @@ def replay_command(runs: str, options: Options, cues: str | None, splits: int) -
 
 @cli.command("bench")
 @click.argument("model")
-@click.option("--probe", help="Probe file [tiny: the bundled one]; 'none' for no exits.")
-@common
+@click.option("--probe", help="Probe file [tiny: the bundled one; else none]; 'none' for no exits.")
+@common("json", *SAMPLING, "n", *PROMISE, *MACHINE)
 def bench_command(model: str, options: Options, probe: str | None) -> None:
     """Cost curve of a forward, and the speed of plain, drafted and controlled decoding."""
     from .bench import bench
@@ -155,7 +171,7 @@ def advise_group() -> None:
 @click.argument("model")
 @click.option("--drafts", "first", required=True, metavar="DRAFT...", help="Smaller models of the same family.")
 @click.argument("more", nargs=-1, metavar="")
-@common
+@common("json", "seed", "temperature", "policy", "max_new_tokens", "n", *MACHINE)
 def advise_draft_command(model: str, first: str, more: tuple[str, ...], options: Options) -> None:
     """Which draft model pays, if any: ctl advise draft MODEL --drafts A B C."""
     from .advise_draft import advise_draft
@@ -167,9 +183,20 @@ def advise_draft_command(model: str, first: str, more: tuple[str, ...], options:
 @click.argument("model")
 @click.option("--tasks", help="Learn from the model's own right answers to these problems.")
 @click.option("--texts", multiple=True, type=click.Path(), help="Learn from your own texts: text files, .jsonl, runs.")
-@click.option("--at", default="1,5,15", show_default=True, help="Risks at which truncations are compared.")
+@click.option("--at", default="1,5,15", show_default=True, help="Risks above 0 at which truncations are compared.")
 @click.option("--out", type=click.Path(), help="A page (.html) or the figure (.svg, .png, .pdf).")
-@common
+@common(
+    "json",
+    "seed",
+    "temperature",
+    "max_new_tokens",
+    "n",
+    "force",
+    "dry_run",
+    *MACHINE,
+    "grader",
+    policy="a policy is what is looked for",
+)
 def advise_policy_command(model: str, options: Options, **what: Any) -> None:
     """Truncations at equal risk, and the one that keeps the most: ctl advise policy MODEL --texts FILE."""
     from .advise_policy import advise_policy
@@ -181,9 +208,12 @@ def advise_policy_command(model: str, options: Options, **what: Any) -> None:
 @click.argument("model")
 @click.argument("texts", nargs=-1, required=True, type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="The database to write.")
-@common
+@common("json", "force", *MACHINE)
 def ngrams_command(model: str, texts: tuple[str, ...], out: str, options: Options) -> None:
-    """An n-gram database for --draft 'hierarchy(corpus=FILE)'. TEXTS are text files, or .jsonl files of {"text"}."""
+    """An n-gram database for --draft 'hierarchy(corpus=FILE)'.
+
+    TEXTS are text files, .jsonl files of {"text"}, or collected runs (P.safetensors.runs.jsonl).
+    """
     from .ngrams import ngrams
 
     ngrams(model, texts, out, options)

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from reasonctl.backends.model import Model
-from reasonctl.controller import ControllerError
 from reasonctl.controller.core.tokenizer import vocabulary_hash
 from reasonctl.controller.drafting.ngrams import NgramTable, build_table, save_table
 from reasonctl.probes.files.sealed import check_target
 
+from ..advice.prefix_trie import check_files, own_texts
 from ..runs.records import RunRecord
-from ..tasks.texts import read
 from .console import Console
 from .options import Options
 from .recipes import open_model
@@ -22,12 +21,10 @@ def ngrams(name: str, texts: Sequence[str], out: str, options: Options) -> None:
     """Read, count, write; everything that can be refused is refused before the model is opened."""
     show, path = Console(as_json=options.json), Path(out)
     check_target(path, options.force)
-    missing = [text for text in texts if not Path(text).is_file()]
-    if missing:
-        raise ControllerError(f"{missing[0]} is no file; give text files, or .jsonl files of {{'text'}}")
+    check_files(texts)
     model = open_model(name, options)
     source = ", ".join(Path(text).name for text in texts)
-    table = write(model, read(texts), path, source=source, force=options.force)
+    table = write(model, own_texts(texts), path, source=source, force=options.force)
     show.say(usage(table, path, "corpus"))
     show.result({"out": out, "ngrams": len(table.keys), "megabytes": table.megabytes(), "source": source})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import cast
 
 from reasonctl.backends.load import TINY
@@ -14,6 +14,7 @@ from reasonctl.probes.signals.signals import SignalName
 
 from ..parallel.run_jobs import cores
 from ..runs.recipe import Backend
+from .refusal import refuse
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,9 @@ class Options:
         self.policy_text()
         parse_draft(self.draft, lambda name: cast(DraftModel, None))  # opened when the model is
 
-    def refuse(self, command: str, **reasons: str) -> None:
-        """Refuse options that the command can't honour.
-
-        Args:
-            command: The command's name, for the message.
-            reasons: Why, by the option's name.
-
-        Raises:
-            ControllerError: One of them was given.
-        """
-        for name, reason in reasons.items():
-            if name in self.given:
-                raise ControllerError(f"--{name.replace('_', '-')} means nothing to {command}: {reason}; leave it out")
+    def refuse(self, command: str, *names: str, because: str) -> None:
+        """Refuse options that the command can't honour. See `refusal.refuse`."""
+        refuse(command, self.given, dict.fromkeys(names, because))
 
     def policy_text(self, default: str = "temperature(0.6)") -> str:
         """--policy, or --temperature (0 = greedy), or the default; checked."""
@@ -92,7 +83,3 @@ class Options:
             ControllerError: It is an impossible one.
         """
         return Promise(self.mode, self.risk, self.confidence, self.signal, self.domain, self.give_up)
-
-
-SHARED = tuple(field.name for field in fields(Options) if field.name != "given")
-"""Names of the shared options."""

@@ -131,6 +131,11 @@ def card_recipe(name: str, card: Card, options: Options) -> Recipe:
     )
 
 
+def probed(name: str, probe: str | None) -> bool:
+    """Whether a command that can do without a probe uses one: the one that is given, or the bundled model's own."""
+    return probe != "none" and (probe is not None or name == TINY)
+
+
 def probe_path(name: str, probe: str | None) -> Path:
     """--probe, or the bundled model's own."""
     if probe is not None:

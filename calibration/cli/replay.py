@@ -22,7 +22,6 @@ RISKS = (0.02, 0.05, 0.10)
 
 def replay(path: str, options: Options, *, cues: str | None, splits: int) -> None:
     """The table signal x risk, and what `hidden` gains over the best fixed cue."""
-    options.refuse("ctl replay", signal="it compares all of them", give_up="it compares signals, without giving up")
     show, file = Console(as_json=options.json), _run_file(path)
     records = _records(file, cues, options.domain)
     risks = sorted({*RISKS, options.risk})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from reasonctl.backends.load import TINY
 from reasonctl.backends.model import Model
 from reasonctl.controller import Controller, ControllerError, Event, Trace, parse_policy
 from reasonctl.controller.core.token_text import TextDecoder
@@ -13,9 +14,11 @@ from ..runs.recipe import Recipe
 from ..runs.splits import evaluation_stream
 from ..runs.worker import run_once
 from ..tasks.sources import load_task
+from ..tasks.tiny import EXAMPLE, understands
 from .console import Console
+from .flags import PROMISE
 from .options import Options
-from .recipes import card_recipe, new_recipe, open_model, open_rule, thinking_under
+from .recipes import card_recipe, new_recipe, open_model, open_rule, probed, thinking_under
 
 
 def run(
@@ -23,18 +26,24 @@ def run(
 ) -> None:
     """One streamed answer. lengths: the Controller's limits of thinking."""
     show = Console(as_json=options.json)
+    check_prompt(name, prompt)
     rule: ProbeExit | None = None
     model: Model
-    if probe == "none":
-        model = open_model(name, options)
-        recipe = new_recipe(name, model, options)
-    else:
+    if probed(name, probe):
         rule, model = open_rule(show, name, options, probe)
         recipe = card_recipe(name, rule.card, options)
+    else:
+        options.refuse("ctl run without a probe", *PROMISE, "shadow", because="nothing decides about exits")
+        model = open_model(name, options)
+        recipe = new_recipe(name, model, options)
+        if probe is None:
+            show.say("no --probe, so thinking isn't ended early; make one with ctl calibrate", "dim")
     if verbose:
         for line in parse_policy(recipe.policy).explain():
             show.say(f"  {line}", "dim")
-    question = prompt or _fresh_question(name, options)
+    question = _fresh_question(options) if prompt is None else prompt
+    if name == TINY and not understands(question):
+        show.say(f"tiny answers chains such as {EXAMPLE!r} only; what it says to anything else means nothing", "yellow")
     thinking = None if rule else thinking_under(model, recipe)
     controller = Controller(exit=rule, drafter=recipe.drafter(), thinking=thinking, **lengths)
     trace = stream_run(show, model, recipe, question, controller)
@@ -66,7 +75,13 @@ def stream_run(show: Console, model: Model, recipe: Recipe, question: str, contr
     return trace
 
 
-def _fresh_question(name: str, options: Options) -> str:
-    if name != "tiny":
+def check_prompt(name: str, prompt: str | None) -> None:
+    """Refuse a missing or empty prompt; without one `tiny` answers a fresh question of its own."""
+    if prompt is None and name != TINY:
         raise ControllerError("PROMPT is missing; give the question to answer")
-    return load_task("tiny").problems(1, stream=evaluation_stream(options.seed))[0].question
+    if prompt is not None and not prompt.strip():
+        raise ControllerError(f"PROMPT is {prompt!r}; give the question to answer")
+
+
+def _fresh_question(options: Options) -> str:
+    return load_task(TINY).problems(1, stream=evaluation_stream(options.seed))[0].question

@@ -61,18 +61,10 @@ def _drop_output() -> None:
         os.dup2(nowhere, stream.fileno())
 
 
-class Text(click.ParamType[str]):
+def utf8(_: click.Context, param: click.Parameter, text: str | None) -> str | None:
     """An argument that a model reads; bytes that are no UTF-8 are refused."""
-
-    name = "text"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        text = str(value)
-        broken = next((character for character in text if "\ud800" <= character <= "\udfff"), None)
-        if broken is not None:
-            at = f"byte 0x{ord(broken) - 0xDC00:02x}" if broken >= "\udc80" else "a lone surrogate"
-            self.fail(f"{text!r} holds {at}, which is no UTF-8; give text in UTF-8", param, ctx)
-        return text
-
-
-TEXT = Text()
+    broken = next((character for character in text or "" if "\ud800" <= character <= "\udfff"), None)
+    if broken is not None:
+        what = f"byte 0x{ord(broken) - 0xDC00:02x}" if broken >= "\udc80" else "a lone surrogate"
+        raise click.BadParameter(f"{text!r} holds {what}, which is no UTF-8; give text in UTF-8", param=param)
+    return text

@@ -77,7 +77,7 @@ def render(
         parts.example(outcome, content, one, None if calibration is None else calibration[rows[one.run]])
         for one in picked
     ]
-    template = page_template("report.html.jinja", percent=percentage, share=share_of, number=number)
+    template = page_template("report.html.jinja", percent=percentage, share=share_of, number=number, basename=_basename)
     return template.render(
         card=content.card,
         facts=facts(content.card),
@@ -250,6 +250,11 @@ class _Subject:
     def _threshold(self, name: str, risk: float) -> Threshold:
         calibrated = self.signal_table(name)
         return replace(self.request, risk=risk).threshold(calibrated.table, calibrated.grid)
+
+
+def _basename(name: str) -> str:
+    """The last part of a model's name: a page holds no path of the machine."""
+    return str(name).replace("\\", "/").rstrip("/").rpartition("/")[2]
 
 
 def _rows(content: ProbeFile, domain: str | None) -> Ints:

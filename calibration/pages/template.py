@@ -8,12 +8,12 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, Template
 
 
-def page_template(name: str, **filters: Callable[[float], str]) -> Template:
+def page_template(name: str, **filters: Callable[..., str]) -> Template:
     """A template of this folder. Values are escaped, and a name without a value is an error.
 
     Args:
         name: The file's name.
-        filters: What the template may call on a number.
+        filters: What the template may call on a value.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(filters)

@@ -6,6 +6,7 @@ Owns questions, answers and the split into training and held-out; the written tr
 from __future__ import annotations
 
 import random
+import re
 import zlib
 from collections.abc import Iterator
 from itertools import accumulate, count, islice
@@ -19,6 +20,21 @@ STEPS = (3, 4, 5)
 MINUS_SHARES = (0.35, 0.5, 0.65, 0.8)  # varies by problem: a '-' is what the model may misread, so difficulty varies
 LETTERS = "abcde"
 HELD_OUT_MODULUS = 8
+
+
+EXAMPLE = "48 a-9 b+6 c-3"
+"""A question as the model was trained on."""
+
+_CHAIN = re.compile(r"[2-8][0-9] a[-+][2-9] b[-+][2-9] c[-+][2-9](?: d[-+][2-9](?: e[-+][2-9])?)?")
+
+
+def understands(question: str) -> bool:
+    """Whether a question looks like those that the model was trained on.
+
+    >>> understands(EXAMPLE), understands("80 a-3 b-6 c-5 d+8"), understands("What is 2+2?"), understands("48 a-9")
+    (True, True, False, False)
+    """
+    return _CHAIN.fullmatch(question.strip()) is not None
 
 
 def is_held_out(question: str) -> bool:

@@ -183,6 +183,7 @@ def test_advice(capfd, tmp_path, monkeypatch):
     found = json.loads(out.splitlines()[-1])
     assert code == 0 and found["law"] is None and found["positions"] > 5
     assert found["drafts"][0]["alpha"] == pytest.approx(1.0, abs=0.02)  # it drafts for itself
+    assert found["best"] is None and found["itself"] == ["tiny"]  # however fast the clock found it
 
 
 def test_a_corpus_becomes_a_database(capfd, tmp_path):

@@ -282,3 +282,9 @@ def test_mistakes(saved, capfd):
     ):
         code, _, err = ctl(capfd, *arguments)
         assert code == 2 and words in err and len(err.splitlines()) == 1, err
+
+
+def test_a_page_names_the_evaluated_model_without_its_path():
+    page = render(probe_file(), HARM, None, evaluation(model="/home/me/models/some.gguf"))
+    assert "Model: <b>some.gguf</b>" in page and "/home/me" not in page
+    assert "Model: <b>" not in render(probe_file(), HARM, None, None)

@@ -214,7 +214,7 @@ def mistakes(folder: Path, probe: Path) -> dict[str, tuple[list[str], str]]:
         "no command": (["fly"], "No such command"),
         "wrong backend": (["run", str(TINY / "tiny.gguf"), "x", "--probe", "none", "--backend", "hf"], "hf:"),
         "no prompt": (["run", str(TINY / "tiny.gguf"), "--probe", "none"], "PROMPT is missing"),
-        "no probe": (["run", str(TINY / "tiny.gguf"), "x"], "--probe is missing"),
+        "no probe": (["eval", str(TINY / "tiny.gguf")], "--probe is missing"),
     }
 
 
