@@ -25,8 +25,11 @@ from ..runs.teacher_forced import forced_rows
 from ..runs.worker import run_once
 
 RANKS = 8
+"""Draws at one position whose acceptance is measured."""
 TOKENS = 170
+"""Tokens of each text that the target writes, by default."""
 LAYERS = 9
+"""Most drafted layers of a tree."""
 WORTH = 1.03
 """The least expected speed-up at which a draft is advised."""
 
@@ -164,7 +167,7 @@ def measure_acceptance(
 def _at_position(
     target: Floats, draft: Floats, policy: Chain | None, rng: np.random.Generator
 ) -> tuple[float, list[float]]:
-    """(sum min(P, Q), the probability that each of the first draws is the accepted one)."""
+    """sum min(P, Q), and the probability of each of the first draws to be the accepted one."""
     size = min(len(target), len(draft))
     p = (policy or Greedy()).probs(target[:size])
     if policy is None:
@@ -190,7 +193,21 @@ def measure_draft(
     own: CostCurve,
     seed: int,
 ) -> DraftAdvice:
-    """One draft model against the target, on the target's own texts. curve, own: the target's and the draft's costs."""
+    """One draft model against the target, on the target's own texts.
+
+    Args:
+        target: The model to speed up.
+        draft: The draft model.
+        prompts: What the texts answer.
+        texts: What the target wrote, as tokens.
+        policy: The target's policy. None: greedy.
+        curve: The target's costs.
+        own: The draft model's costs.
+        seed: Of the draws.
+
+    Raises:
+        ControllerError: The two have other token ids.
+    """
     if vocabulary_hash(draft.tokenizer) != vocabulary_hash(target.tokenizer):
         raise ControllerError(f"{draft.name!r} has other token ids than {target.name!r}; give a model of its family")
     measured = measure_acceptance(target, draft, prompts, texts, policy, seed=seed)

@@ -1,6 +1,6 @@
 """The report's figures: matplotlib's SVG, inlined, in the page's own colours so that it follows light and dark.
 
-Owns how they look; the numbers come from report.py. The same numbers give the same bytes.
+The numbers come from report.py. The same numbers give the same bytes.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -74,9 +74,16 @@ def trade_off(
     here: tuple[float, float] | None,
     measured: tuple[float, float] | None,
 ) -> str:
-    """Failing share against tokens saved. curves: (x, y) by signal; fixed: always exit at cue k.
+    """Failing share against tokens saved.
 
-    here: the rule on the calibration runs; measured: on fresh problems.
+    Args:
+        curves: Failing shares and shares of tokens saved, by signal.
+        fixed: The same for `always exit at cue k`.
+        oracle: Share of tokens that the oracle saves.
+        signal: The signal asked for.
+        risk: Most failures that the promise allows, as a share.
+        here: The rule on the calibration runs. None: nothing counts there.
+        measured: The rule on fresh problems. None: it wasn't evaluated.
     """
 
     def draw(figure: Figure) -> None:
@@ -112,7 +119,14 @@ def _mark(axes: Axes, point: tuple[float, float] | None, marker: str) -> None:
 
 
 def reliability(scores: Array, target: Array, threshold: float, word: str) -> str:
-    """Share of right answers among the cues of ten score bins, with how many cues each bin holds. Scores in 0..1."""
+    """Share of right answers among the cues of ten score bins, with how many cues each bin holds.
+
+    Args:
+        scores: The probe's probabilities. Shape (cues,).
+        target: Whether an exit there would be right. Shape (cues,).
+        threshold: Drawn if it lies within 0..1.
+        word: What a right answer is called.
+    """
 
     def draw(figure: Figure) -> None:
         top, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -141,7 +155,13 @@ def reliability(scores: Array, target: Array, threshold: float, word: str) -> st
 
 
 def by_cue(index: Array, failed: Array, never: int) -> str:
-    """How many runs exit at their first, second ... cue. index: (exits,) from 0; failed: (exits,)."""
+    """How many runs exit at their first, second ... cue.
+
+    Args:
+        index: The cue of each exit, from 0. Shape (exits,).
+        failed: Whether it breaks the promise. Shape (exits,).
+        never: Number of runs that don't exit.
+    """
     last = 12
     clipped = np.minimum(index, last - 1)
     names = [str(i + 1) for i in range(last)]
@@ -162,7 +182,12 @@ def by_cue(index: Array, failed: Array, never: int) -> str:
 
 
 def by_share(share: Array, failed: Array) -> str:
-    """How much of its full length a run had gone when it exited. share: (exits,) in 0..1; failed: (exits,)."""
+    """How much of its full length a run had gone when it exited.
+
+    Args:
+        share: The part that was written, in 0..1. Shape (exits,).
+        failed: Whether the exit breaks the promise. Shape (exits,).
+    """
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -224,10 +249,21 @@ def tidy(written: str, label: str) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 
-def legend(signals: Sequence[str]) -> list[tuple[str, str, str]]:
-    """(signal, colour variable, stroke-dasharray) of every line in `trade_off`."""
+class LegendEntry(NamedTuple):
+    """One line of `trade_off`."""
+
+    signal: str
+    """Its signal."""
+    paint: str
+    """The style sheet's variable of its colour."""
+    dash: str
+    """Its stroke-dasharray; empty for a whole line."""
+
+
+def legend(signals: Sequence[str]) -> list[LegendEntry]:
+    """Every line of `trade_off`."""
     rows = []
     for name in signals:
         dash = dash_of(name)
-        rows.append((name, paint_of(name), "" if dash == "-" else " ".join(f"{2 * part:g}" for part in dash[1])))
+        rows.append(LegendEntry(name, paint_of(name), "" if dash == "-" else " ".join(f"{2 * n:g}" for n in dash[1])))
     return rows
