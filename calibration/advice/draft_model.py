@@ -182,6 +182,11 @@ def _at_position(
     return float(np.minimum(p, q).sum()), rank_acceptance(p, q, draws)
 
 
+def standard_error(values: Sequence[float]) -> float:
+    """Of their mean; nan for a single value."""
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
 def measure_draft(
     target: Model,
     draft: Model,
@@ -210,8 +215,11 @@ def measure_draft(
     """
     if vocabulary_hash(draft.tokenizer) != vocabulary_hash(target.tokenizer):
         raise ControllerError(f"{draft.name!r} has other token ids than {target.name!r}; give a model of its family")
-    measured = measure_acceptance(target, draft, prompts, texts, policy, seed=seed)
-    alphas = measured.of_texts
+    return _advice(draft, measure_acceptance(target, draft, prompts, texts, policy, seed=seed), curve, own)
+
+
+def _advice(draft: Model, measured: Acceptance, curve: CostCurve, own: CostCurve) -> DraftAdvice:
+    """The best tree at this acceptance and these costs, the target's and the draft's."""
     acceptance = monotone(measured.of_ranks, [1.0] * RANKS)
     step = own.at(1)
     shape, rate = best_shape(
@@ -220,8 +228,8 @@ def measure_draft(
     return DraftAdvice(
         draft=draft.name,
         parameters=draft.parameters,
-        alpha=float(np.mean(alphas)),
-        error=float(np.std(alphas, ddof=1) / math.sqrt(len(alphas))) if len(alphas) > 1 else float("nan"),
+        alpha=float(np.mean(measured.of_texts)),
+        error=standard_error(measured.of_texts),
         acceptance=tuple(acceptance),
         cost=step / curve.at(1),
         size=1 + len(shape.parents),

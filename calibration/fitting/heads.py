@@ -247,16 +247,14 @@ def train(
         runs: The right runs.
         training: The settings.
         checkpoint: The file of the state.
-        identity: Of the model; with the runs and the settings it says whose checkpoint the file is.
+        identity: Of the model.
         progress: Called with the steps done and all steps.
         deadline: A time of `time.monotonic()`.
 
     Returns:
         The heads. None: the deadline came first.
     """
-    described = json.dumps([identity, asdict(training), runs], sort_keys=True)
-    of = hashlib.sha256(described.encode()).hexdigest()
-    trainer = Trainer(model.width, training)
+    trainer, of = Trainer(model.width, training), _job_of(identity, training, runs)
     trainer.resume(checkpoint, of)
     steps = list(order(len(runs), training))
     progress(trainer.done, len(steps))
@@ -269,6 +267,12 @@ def train(
         if over:
             return None
     return trainer.heads.stored()
+
+
+def _job_of(identity: dict[str, str], training: Training, runs: Sequence[Written]) -> str:
+    """What tells whose checkpoint a file is."""
+    described = json.dumps([identity, asdict(training), runs], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()
 
 
 def evaluate_heads(heads: Heads, model: Model, runs: Sequence[Written]) -> Measures:

@@ -93,20 +93,29 @@ def trade_off(
         axes.axvline(risk, color=PAINT["bad"], linewidth=1)
         axes.axhline(oracle, color=PAINT["muted"], linewidth=1, linestyle=(0, (1, 2)))
         axes.plot(*fixed, color=PAINT["muted"], linewidth=1.2, linestyle=(0, (2, 2)), marker="s", markersize=3)
-        for name, curve in sorted(curves.items(), key=lambda item: item[0] == signal):
-            axes.plot(
-                *curve, color=PAINT[paint_of(name)], linewidth=2.4 if name == signal else 1.3, linestyle=dash_of(name)
-            )
+        _lines(axes, curves, signal)
         _mark(axes, here, "o")
         _mark(axes, measured, "D")
         seen = [y[x <= right] for x, y in [*curves.values(), fixed]]
         low = min((float(y.min()) for y in seen if len(y)), default=0.0)
         axes.set(xlim=(-0.012 * right, right), ylim=(max(-0.4, min(-0.02, low - 0.02)), max(0.1, oracle) * 1.12))
         axes.set(xlabel="runs that fail", ylabel="tokens saved")
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0 if right > 0.05 else 1))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
+        axes.xaxis.set_major_formatter(_percent(0 if right > 0.05 else 1))
+        axes.yaxis.set_major_formatter(_percent())
 
     return _svg(draw, 3.5, "Tokens saved against the share of runs that fail, a line for each signal")
+
+
+def _lines(axes: Axes, curves: Mapping[str, tuple[Array, Array]], signal: str) -> None:
+    """A line for each signal; the one asked for is thicker, and on top."""
+    for name, curve in sorted(curves.items(), key=lambda item: item[0] == signal):
+        width = 2.4 if name == signal else 1.3
+        axes.plot(*curve, color=PAINT[paint_of(name)], linewidth=width, linestyle=dash_of(name))
+
+
+def _percent(decimals: int = 0) -> PercentFormatter:
+    """Shares as percent."""
+    return PercentFormatter(1.0, symbol=" %", decimals=decimals)
 
 
 def _mark(axes: Axes, point: tuple[float, float] | None, marker: str) -> None:
@@ -146,7 +155,7 @@ def reliability(scores: Array, target: Array, threshold: float, word: str) -> st
             if 0 <= threshold <= 1:
                 axes.axvline(threshold, color=PAINT["exit"], linewidth=1.2)
         top.set(ylim=(-0.03, 1.03), xlim=(0, 1.005), ylabel=f"cues {word}")
-        top.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
+        top.yaxis.set_major_formatter(_percent())
         below.set(ylim=(0, max(1, counts.max()) * 1.35), xlabel="the probe's score", ylabel="cues")
         below.set_yticks([])
         below.grid(visible=False)
@@ -194,7 +203,7 @@ def by_share(share: Array, failed: Array) -> str:
         fine, bad = _pair(np.clip((share * 10).astype(int), 0, 9), failed, 10)
         _stacked(axes, np.arange(10) / 10 + 0.05, fine, bad, 0.088)
         axes.set_xticks(np.arange(0, 1.1, 0.2))
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
+        axes.xaxis.set_major_formatter(_percent())
         axes.set_xlim(-0.03, 1.0)
         _finish(axes, "share of the full run written before the exit", int((fine + bad).max()))
 
