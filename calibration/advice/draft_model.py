@@ -30,8 +30,8 @@ TOKENS = 170
 """Tokens of each text that the target writes, by default."""
 LAYERS = 9
 """Most drafted layers of a tree."""
-WORTH = 1.03
-"""The least expected speed-up at which a draft is advised."""
+PAYS = 1.03
+"""Expected speed-up from which on a draft model is recommended."""
 
 
 @dataclass(frozen=True)
@@ -289,5 +289,5 @@ def advise(
         cost_curve=dict(curve.seconds[min(curve.seconds)]),
         drafts=found,
         line=line,
-        best=best.draft if best.speed_up > WORTH else None,
+        best=best.draft if best.speed_up > PAYS else None,
     )

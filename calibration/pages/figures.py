@@ -92,8 +92,7 @@ def trade_off(
         axes.axvspan(risk, right, color=PAINT["bad"], alpha=0.07, linewidth=0)
         axes.axvline(risk, color=PAINT["bad"], linewidth=1)
         axes.axhline(oracle, color=PAINT["muted"], linewidth=1, linestyle=(0, (1, 2)))
-        axes.plot(*fixed, color=PAINT["muted"], linewidth=1.2, linestyle=(0, (2, 2)), marker="s", markersize=3)
-        _lines(axes, curves, signal)
+        _lines(axes, curves, fixed, signal)
         _mark(axes, here, "o")
         _mark(axes, measured, "D")
         seen = [y[x <= right] for x, y in [*curves.values(), fixed]]
@@ -106,8 +105,9 @@ def trade_off(
     return _svg(draw, 3.5, "Tokens saved against the share of runs that fail, a line for each signal")
 
 
-def _lines(axes: Axes, curves: Mapping[str, tuple[Array, Array]], signal: str) -> None:
-    """A line for each signal; the one asked for is thicker, and on top."""
+def _lines(axes: Axes, curves: Mapping[str, tuple[Array, Array]], fixed: tuple[Array, Array], signal: str) -> None:
+    """The fixed cues, then a line for each signal; the one asked for is thicker, and on top."""
+    axes.plot(*fixed, color=PAINT["muted"], linewidth=1.2, linestyle=(0, (2, 2)), marker="s", markersize=3)
     for name, curve in sorted(curves.items(), key=lambda item: item[0] == signal):
         width = 2.4 if name == signal else 1.3
         axes.plot(*curve, color=PAINT[paint_of(name)], linewidth=width, linestyle=dash_of(name))
