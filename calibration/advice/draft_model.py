@@ -25,10 +25,13 @@ from ..runs.teacher_forced import forced_rows
 from ..runs.worker import run_once
 
 RANKS = 8
+"""Draws at one position whose acceptance is measured."""
 TOKENS = 170
+"""Tokens of each text that the target writes, by default."""
 LAYERS = 9
-WORTH = 1.03
-"""The least expected speed-up at which a draft is advised."""
+"""Most drafted layers of a tree."""
+PAYS = 1.03
+"""Expected speed-up from which on a draft model is recommended."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ def measure_acceptance(
 def _at_position(
     target: Floats, draft: Floats, policy: Chain | None, rng: np.random.Generator
 ) -> tuple[float, list[float]]:
-    """(sum min(P, Q), the probability that each of the first draws is the accepted one)."""
+    """sum min(P, Q), and the probability of each of the first draws to be the accepted one."""
     size = min(len(target), len(draft))
     p = (policy or Greedy()).probs(target[:size])
     if policy is None:
@@ -179,6 +182,11 @@ def _at_position(
     return float(np.minimum(p, q).sum()), rank_acceptance(p, q, draws)
 
 
+def standard_error(values: Sequence[float]) -> float:
+    """Of their mean; nan for a single value."""
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
 def measure_draft(
     target: Model,
     draft: Model,
@@ -190,11 +198,28 @@ def measure_draft(
     own: CostCurve,
     seed: int,
 ) -> DraftAdvice:
-    """One draft model against the target, on the target's own texts. curve, own: the target's and the draft's costs."""
+    """One draft model against the target, on the target's own texts.
+
+    Args:
+        target: The model to speed up.
+        draft: The draft model.
+        prompts: What the texts answer.
+        texts: What the target wrote, as tokens.
+        policy: The target's policy. None: greedy.
+        curve: The target's costs.
+        own: The draft model's costs.
+        seed: Of the draws.
+
+    Raises:
+        ControllerError: The two have other token ids.
+    """
     if vocabulary_hash(draft.tokenizer) != vocabulary_hash(target.tokenizer):
         raise ControllerError(f"{draft.name!r} has other token ids than {target.name!r}; give a model of its family")
-    measured = measure_acceptance(target, draft, prompts, texts, policy, seed=seed)
-    alphas = measured.of_texts
+    return _advice(draft, measure_acceptance(target, draft, prompts, texts, policy, seed=seed), curve, own)
+
+
+def _advice(draft: Model, measured: Acceptance, curve: CostCurve, own: CostCurve) -> DraftAdvice:
+    """The best tree at this acceptance and these costs, the target's and the draft's."""
     acceptance = monotone(measured.of_ranks, [1.0] * RANKS)
     step = own.at(1)
     shape, rate = best_shape(
@@ -203,8 +228,8 @@ def measure_draft(
     return DraftAdvice(
         draft=draft.name,
         parameters=draft.parameters,
-        alpha=float(np.mean(alphas)),
-        error=float(np.std(alphas, ddof=1) / math.sqrt(len(alphas))) if len(alphas) > 1 else float("nan"),
+        alpha=float(np.mean(measured.of_texts)),
+        error=standard_error(measured.of_texts),
         acceptance=tuple(acceptance),
         cost=step / curve.at(1),
         size=1 + len(shape.parents),
@@ -276,7 +301,7 @@ def advise(
         if is_same(draft, target):
             itself.append(draft.name)
     line = fit_line([a.parameters for a in found], [a.alpha for a in found], [a.error for a in found])
-    others = [one for one in found if one.draft not in itself and one.speed_up > WORTH]
+    others = [one for one in found if one.draft not in itself and one.speed_up > PAYS]
     best = max(others, key=lambda one: one.speed_up, default=None)
     return DraftReport(
         positions=sum(map(len, texts)),

@@ -33,7 +33,9 @@ from reasonctl.controller import (
 from reasonctl.controller.core.decode import Floats
 
 GRID = 17
+"""Parameters at which every family is measured first."""
 HALVINGS = 12
+"""Further parameters, between the two that enclose a target."""
 
 
 class PlaceFigures(NamedTuple):

@@ -33,12 +33,19 @@ from .equal_risk import Curve, Measured, Place, families, recommended
 from .prefix_trie import Fork, PrefixTrie, fork_rows
 
 PLACES = 150
+"""Most places that are compared."""
 LEAST = 8
+"""Fewest places that say anything."""
 SAMPLES = 8
+"""Runs of each problem or prompt."""
 PROBLEMS = 24
+"""Problems that the model answers, by default."""
 PROMPTS = 6
+"""Prompts on which the recommended policy's distortion is measured."""
 MOST_NEW_TOKENS = 512
+"""Most tokens of an answer, by default."""
 WEIGHED_TOKENS = 64
+"""Tokens of a run whose distortion is measured."""
 ALIEN = 10
 """Texts whose median K* is more than this part of the vocabulary say nothing about truncation."""
 
@@ -206,7 +213,16 @@ def openings_of(forks: Sequence[Fork]) -> list[list[int]]:
 def weigh(
     model: Model, text: str, prompts: Sequence[Sequence[int]], most: int, seed: int, progress: ProgressCallback
 ) -> tuple[Distortion, float]:
-    """(distortion of runs of a chain, mean over prompts; tokens a run)."""
+    """The distortion of a policy's runs, as a mean over prompts, and the mean tokens of a run.
+
+    Args:
+        model: The model.
+        text: The policy's text.
+        prompts: Where runs begin.
+        most: Most tokens of a run.
+        seed: Of the runs.
+        progress: Called after every prompt.
+    """
     weighed, lengths = [], []
     for i, prompt in enumerate(prompts):
         keys = [Keys(seed=seed + 1, run=SAMPLES * i + k) for k in range(SAMPLES)]

@@ -99,8 +99,10 @@ def _graded_pair(evaluated: Evaluated, problem: Problem, grader: Grader) -> Pair
 def summary(pairs: Sequence[Pair], mode: Mode, *, graded: bool = True) -> dict[str, Any]:
     """The figures of `ctl eval --json` that come from the runs.
 
-    `failure` is what the mode promises about, and harm the same whatever the mode. graded False: there were no gold
-    answers, so that accuracy, harm and help are None.
+    Args:
+        pairs: Both arms of every problem.
+        mode: What `failure` counts; `harm` is the same whatever the mode.
+        graded: Whether there were gold answers. Without them accuracy, harm and help are None.
     """
     n = len(pairs)
     exits = [p.controlled.exit for p in pairs]
@@ -135,7 +137,7 @@ def failed(pair: Pair, mode: Mode) -> bool:
 
 
 def _share(count: int, n: int) -> dict[str, float]:
-    """n: the runs that count. upper: the one-sided 90 % Clopper-Pearson bound."""
+    """A count of `n` runs, as a share with its one-sided 90 % Clopper-Pearson bound (`upper`)."""
     return {"count": count, "n": n, "rate": count / n if n else 0.0, "upper": upper_bound(count, n)}
 
 

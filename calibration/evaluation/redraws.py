@@ -102,7 +102,18 @@ def check(
     draws: int = 500,
     seed: int = 0,
 ) -> Verdict:
-    """The verdict on any procedure that promises `risk` in this mode."""
+    """The verdict on any procedure that promises `risk` in this mode.
+
+    Args:
+        pool: The runs to draw from.
+        procedure: From a calibration set to a threshold.
+        mode: Which failure the risk bounds.
+        risk: What the procedure promises.
+        confidence: With which confidence. None: on average.
+        runs: Runs of a calibration set.
+        draws: Number of sets.
+        seed: Of the draws.
+    """
     thresholds = [procedure(table) for table in redraw(pool, runs, draws, seed)]
     return verdict_on(true_rates(pool, mode, thresholds), risk, confidence)
 
@@ -118,9 +129,17 @@ def check_all(
     seed: int = 0,
     plain: Table | None = None,
 ) -> list[ModeResult]:
-    """Every mode in every form that exists, all on the same draws; the pool must have had no part in the grid.
+    """Every mode in every form that exists, all on the same draws.
 
-    plain: the pool without the cost of its signal's trials [the pool]; savings are shares of its tokens.
+    Args:
+        pool: The runs to draw from. They must have had no part in the grid.
+        grid: The candidate thresholds.
+        risk: Most failures, as a share.
+        confidence: Of the forms that have one.
+        runs: Runs of a calibration set.
+        draws: Number of sets.
+        seed: Of the draws.
+        plain: The pool without the cost of its signal's trials; savings are shares of its tokens. None: the pool.
     """
     forms: list[tuple[Mode, float | None]] = [(mode, confidence) for mode in MODES if mode != "event"]
     forms += [(mode, None) for mode in MODES if mode != "selective"]

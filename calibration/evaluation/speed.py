@@ -15,6 +15,7 @@ from reasonctl.controller.drafting.planning.cost_cache import keep_curve
 from ..runs.worker import Played, run_once
 
 ROUNDS = 7
+"""Calls that are timed, by default."""
 CONTEXTS = (64, 512, 2048)
 """Lengths of context at which the cost curve is taken, as far as the model's context goes."""
 SECONDS = 6.0
@@ -29,7 +30,7 @@ class Arm:
     """In the order of the calls."""
 
     def result(self) -> dict[str, float]:
-        """Medians over runs; emitted_per_step counts the forwards of the target."""
+        """Medians over runs. `emitted_per_step` is tokens per forward of the target."""
         return {
             "tokens_per_second": median(len(trace.tokens) / seconds for trace, seconds in self.runs),
             "seconds": median(seconds for _, seconds in self.runs),
@@ -42,21 +43,24 @@ def same_tokens(plain: Arm, drafted: Arm) -> bool:
     return all(a.tokens == b.tokens for (a, _), (b, _) in zip(plain.runs, drafted.runs, strict=True))
 
 
-def interleaved(model: Model, kinds: dict[str, Controller], calls: Sequence[Call]) -> dict[str, Arm]:
-    """Every call under every controller, in turn; one short run of each first, so that none pays for a first use."""
-    arms = {kind: Arm() for kind in kinds}
+def interleaved(model: Model, controllers: dict[str, Controller], calls: Sequence[Call]) -> dict[str, Arm]:
+    """Every call under every controller, in turn.
+
+    A short run of each comes first, so that none pays for a first use.
+    """
+    arms = {name: Arm() for name in controllers}
     first = calls[0]
-    for controller in kinds.values():
+    for controller in controllers.values():
         run_once(
             model, controller, Call(first.prompt, min(8, first.max_new_tokens), first.eos, first.keys, first.policy)
         )
     for turn, call in enumerate(calls):
-        order = list(kinds) if turn % 2 == 0 else list(reversed(kinds))
-        for kind in order:
+        order = list(controllers) if turn % 2 == 0 else list(reversed(controllers))
+        for name in order:
             # Questions come again: what was answered before must not be drafted from.
-            if (drafter := kinds[kind].drafter) is not None:
+            if (drafter := controllers[name].drafter) is not None:
                 drafter.forget()
-            arms[kind].runs.append(run_once(model, kinds[kind], call))
+            arms[name].runs.append(run_once(model, controllers[name], call))
     return arms
 
 

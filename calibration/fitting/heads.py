@@ -75,7 +75,12 @@ class TorchHeads(nn.Module):
             self.top_p = _mlp(width + 1 + STATISTICS, hidden, 4.0)
 
     def forward(self, states: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """(temperature, top-p), each (n,). states: (n, width), see `unit`. logits: (n, vocabulary)."""
+        """Temperature and top-p of every row, each of shape (n,).
+
+        Args:
+            states: Hidden states of unit length, see `unit`. Shape (n, width).
+            logits: Shape (n, vocabulary).
+        """
         temperature = 2.0 * torch.sigmoid(self.temperature(states)[:, 0])
         detached = temperature.detach()[:, None]
         seen = torch.cat([states, detached, _statistics(logits, detached)], dim=1)
@@ -108,31 +113,44 @@ def _statistics(logits: Tensor, temperature: Tensor) -> Tensor:
 
 
 def soft_top_p(p: Tensor, top_p: Tensor) -> Tensor:
-    """Shape (n, vocabulary): p with the tokens beyond the mass `top_p` (n,) faded by exp(-a * excess), renormalised.
+    """Probabilities in which the tokens beyond the mass top-p are faded by exp(-a * excess), renormalised.
 
     The mass of a token includes itself, so that the one that crosses top_p fades too; a hard top-p keeps it whole.
+
+    Args:
+        p: Probabilities. Shape (n, vocabulary).
+        top_p: Shape (n,).
+
+    Returns:
+        Shape (n, vocabulary).
     """
     ordered, order = p.sort(dim=1, descending=True, stable=True)
     fade = torch.exp(-STEEPNESS * torch.relu(ordered.cumsum(1) - top_p[:, None]))
     faded = ordered * fade
-    kept = faded / (faded.sum(1, keepdim=True) + _TINY)
-    return torch.empty_like(p).scatter(1, order, kept)
+    soft = faded / (faded.sum(1, keepdim=True) + _TINY)
+    return torch.empty_like(p).scatter(1, order, soft)
 
 
 def losses(
     temperature: Tensor, top_p: Tensor, logits: Tensor, labels: Tensor, *, keep: Tensor, weighted: bool
 ) -> tuple[Tensor, Tensor]:
-    """(temperature's, top-p's): mean cross-entropies of the labels, each weighted by the model's own p of the label.
+    """The temperature's loss and top-p's: mean cross-entropies of the labels.
 
-    temperature, top_p: (n,). keep: (n,) bool, the positions that train the temperature; all of them train top-p.
+    Args:
+        temperature: Shape (n,).
+        top_p: Shape (n,).
+        logits: The model's own. Shape (n, vocabulary).
+        labels: The tokens that were written. Shape (n,).
+        keep: Which positions train the temperature; all of them train top-p. Shape (n,).
+        weighted: Weigh each position by the model's own probability of its label.
     """
     own = torch.softmax(logits, dim=1).gather(1, labels[:, None])[:, 0].detach()
     weight = own if weighted else torch.ones_like(own)
     scaled = logits / temperature.clamp(min=COOLEST)[:, None]
     cross = nn.functional.cross_entropy(scaled, labels, reduction="none")
     soft = soft_top_p(torch.softmax(scaled, dim=1), top_p).gather(1, labels[:, None])[:, 0]
-    kept = keep.to(cross.dtype)
-    first = (weight * cross * kept).sum() / kept.sum().clamp(min=1.0)
+    trains = keep.to(cross.dtype)
+    first = (weight * cross * trains).sum() / trains.sum().clamp(min=1.0)
     return first, (weight * -torch.log(soft + _TINY)).mean()
 
 
@@ -219,14 +237,24 @@ def train(
     progress: Callable[[int, int], None],
     deadline: float | None = None,
 ) -> Heads | None:
-    """Heads trained on right runs; None if the deadline (monotonic) came first.
+    """Train heads on right runs.
 
     The state is saved every `training.every` steps: a killed training goes on from there, and ends in the same bytes
-    on the same machine. identity: of the model; with the runs and the settings it says whose checkpoint is whose.
+    on the same machine.
+
+    Args:
+        model: The frozen model.
+        runs: The right runs.
+        training: The settings.
+        checkpoint: The file of the state.
+        identity: Of the model.
+        progress: Called with the steps done and all steps.
+        deadline: A time of `time.monotonic()`.
+
+    Returns:
+        The heads. None: the deadline came first.
     """
-    described = json.dumps([identity, asdict(training), runs], sort_keys=True)
-    of = hashlib.sha256(described.encode()).hexdigest()
-    trainer = Trainer(model.width, training)
+    trainer, of = Trainer(model.width, training), _job_of(identity, training, runs)
     trainer.resume(checkpoint, of)
     steps = list(order(len(runs), training))
     progress(trainer.done, len(steps))
@@ -239,6 +267,12 @@ def train(
         if over:
             return None
     return trainer.heads.stored()
+
+
+def _job_of(identity: dict[str, str], training: Training, runs: Sequence[Written]) -> str:
+    """What tells whose checkpoint a file is."""
+    described = json.dumps([identity, asdict(training), runs], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()
 
 
 def evaluate_heads(heads: Heads, model: Model, runs: Sequence[Written]) -> Measures:

@@ -1,6 +1,6 @@
 """The report's figures: matplotlib's SVG, inlined, in the page's own colours so that it follows light and dark.
 
-Owns how they look; the numbers come from report.py. The same numbers give the same bytes.
+The numbers come from report.py. The same numbers give the same bytes.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -74,9 +74,16 @@ def trade_off(
     here: tuple[float, float] | None,
     measured: tuple[float, float] | None,
 ) -> str:
-    """Failing share against tokens saved. curves: (x, y) by signal; fixed: always exit at cue k.
+    """Failing share against tokens saved.
 
-    here: the rule on the calibration runs; measured: on fresh problems.
+    Args:
+        curves: Failing shares and shares of tokens saved, by signal.
+        fixed: The same for `always exit at cue k`.
+        oracle: Share of tokens that the oracle saves.
+        signal: The signal asked for.
+        risk: Most failures that the promise allows, as a share.
+        here: The rule on the calibration runs. None: nothing counts there.
+        measured: The rule on fresh problems. None: it wasn't evaluated.
     """
 
     def draw(figure: Figure) -> None:
@@ -85,20 +92,15 @@ def trade_off(
         axes.axvspan(risk, right, color=PAINT["bad"], alpha=0.07, linewidth=0)
         axes.axvline(risk, color=PAINT["bad"], linewidth=1)
         axes.axhline(oracle, color=PAINT["muted"], linewidth=1, linestyle=(0, (1, 2)))
-        axes.plot(*fixed, color=PAINT["muted"], linewidth=0, marker="s", markersize=3)
-        axes.plot(*upper_hull(*fixed), color=PAINT["muted"], linewidth=1.2, linestyle=(0, (2, 2)))
-        for name, curve in sorted(curves.items(), key=lambda item: item[0] == signal):
-            axes.plot(
-                *curve, color=PAINT[paint_of(name)], linewidth=2.4 if name == signal else 1.3, linestyle=dash_of(name)
-            )
+        _lines(axes, curves, fixed, signal)
         _mark(axes, here, "o")
         _mark(axes, measured, "D")
         seen = [y[x <= right] for x, y in [*curves.values(), fixed]]
         low = min((float(y.min()) for y in seen if len(y)), default=0.0)
         axes.set(xlim=(-0.012 * right, right), ylim=(max(-0.4, min(-0.02, low - 0.02)), max(0.1, oracle) * 1.12))
         axes.set(xlabel="runs that fail", ylabel="tokens saved")
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0 if right > 0.05 else 1))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
+        axes.xaxis.set_major_formatter(_percent(0 if right > 0.05 else 1))
+        axes.yaxis.set_major_formatter(_percent())
 
     return _svg(draw, 3.5, "Tokens saved against the share of runs that fail, a line for each signal")
 
@@ -126,6 +128,20 @@ def _rises(first: tuple[float, float], middle: tuple[float, float], last: tuple[
     return (d - b) * (e - a) <= (f - b) * (c - a)
 
 
+def _lines(axes: Axes, curves: Mapping[str, tuple[Array, Array]], fixed: tuple[Array, Array], signal: str) -> None:
+    """The fixed cues, then a line for each signal; the one asked for is thicker, and on top."""
+    axes.plot(*fixed, color=PAINT["muted"], linewidth=0, marker="s", markersize=3)
+    axes.plot(*upper_hull(*fixed), color=PAINT["muted"], linewidth=1.2, linestyle=(0, (2, 2)))
+    for name, curve in sorted(curves.items(), key=lambda item: item[0] == signal):
+        width = 2.4 if name == signal else 1.3
+        axes.plot(*curve, color=PAINT[paint_of(name)], linewidth=width, linestyle=dash_of(name))
+
+
+def _percent(decimals: int = 0) -> PercentFormatter:
+    """Shares as percent."""
+    return PercentFormatter(1.0, symbol=" %", decimals=decimals)
+
+
 def _mark(axes: Axes, point: tuple[float, float] | None, marker: str) -> None:
     """A large dot, if there is one."""
     if point is not None:
@@ -136,7 +152,14 @@ def _mark(axes: Axes, point: tuple[float, float] | None, marker: str) -> None:
 
 
 def reliability(scores: Array, target: Array, threshold: float, word: str) -> str:
-    """Share of right answers among the cues of ten score bins, with how many cues each bin holds. Scores in 0..1."""
+    """Share of right answers among the cues of ten score bins, with how many cues each bin holds.
+
+    Args:
+        scores: The probe's probabilities. Shape (cues,).
+        target: Whether an exit there would be right. Shape (cues,).
+        threshold: Drawn if it lies within 0..1.
+        word: What a right answer is called.
+    """
 
     def draw(figure: Figure) -> None:
         top, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -156,7 +179,7 @@ def reliability(scores: Array, target: Array, threshold: float, word: str) -> st
             if 0 <= threshold <= 1:
                 axes.axvline(threshold, color=PAINT["exit"], linewidth=1.2)
         top.set(ylim=(-0.03, 1.03), xlim=(0, 1.005), ylabel=f"cues {word}")
-        top.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
+        top.yaxis.set_major_formatter(_percent())
         below.set(ylim=(0, max(1, counts.max()) * 1.35), xlabel="the probe's score", ylabel="cues")
         below.set_yticks([])
         below.grid(visible=False)
@@ -165,7 +188,13 @@ def reliability(scores: Array, target: Array, threshold: float, word: str) -> st
 
 
 def by_cue(index: Array, failed: Array, never: int) -> str:
-    """How many runs exit at their first, second ... cue. index: (exits,) from 0; failed: (exits,)."""
+    """How many runs exit at their first, second ... cue.
+
+    Args:
+        index: The cue of each exit, from 0. Shape (exits,).
+        failed: Whether it breaks the promise. Shape (exits,).
+        never: Number of runs that don't exit.
+    """
     last = 12
     clipped = np.minimum(index, last - 1)
     names = [str(i + 1) for i in range(last)]
@@ -186,14 +215,19 @@ def by_cue(index: Array, failed: Array, never: int) -> str:
 
 
 def by_share(share: Array, failed: Array) -> str:
-    """How much of its full length a run had gone when it exited. share: (exits,) in 0..1; failed: (exits,)."""
+    """How much of its full length a run had gone when it exited.
+
+    Args:
+        share: The part that was written, in 0..1. Shape (exits,).
+        failed: Whether the exit breaks the promise. Shape (exits,).
+    """
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         fine, bad = _pair(np.clip((share * 10).astype(int), 0, 9), failed, 10)
         _stacked(axes, np.arange(10) / 10 + 0.05, fine, bad, 0.088)
         axes.set_xticks(np.arange(0, 1.1, 0.2))
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
+        axes.xaxis.set_major_formatter(_percent())
         axes.set_xlim(-0.03, 1.0)
         _finish(axes, "share of the full run written before the exit", int((fine + bad).max()))
 
@@ -248,10 +282,21 @@ def tidy(written: str, label: str) -> str:
     return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 
-def legend(signals: Sequence[str]) -> list[tuple[str, str, str]]:
-    """(signal, colour variable, stroke-dasharray) of every line in `trade_off`."""
+class LegendEntry(NamedTuple):
+    """One line of `trade_off`."""
+
+    signal: str
+    """Its signal."""
+    paint: str
+    """The style sheet's variable of its colour."""
+    dash: str
+    """Its stroke-dasharray; empty for a whole line."""
+
+
+def legend(signals: Sequence[str]) -> list[LegendEntry]:
+    """Every line of `trade_off`."""
     rows = []
     for name in signals:
         dash = dash_of(name)
-        rows.append((name, paint_of(name), "" if dash == "-" else " ".join(f"{2 * part:g}" for part in dash[1])))
+        rows.append(LegendEntry(name, paint_of(name), "" if dash == "-" else " ".join(f"{2 * n:g}" for n in dash[1])))
     return rows

@@ -95,7 +95,7 @@ def answer_reader(model: str, longest: int) -> Reading:
     return read
 
 
-def probe(cue: Record, reading: Reading, law: str) -> Record:
+def probe(cue: Record, reading: Reading, entropy_of: str) -> Record:
     """A trial as zelt records one.
 
     Always ours: the exit text, the answer's wording, and labels by our grader, handed over as texts that zelt's grader
@@ -116,7 +116,7 @@ def probe(cue: Record, reading: Reading, law: str) -> Record:
         "gm": math.exp(np.mean(logprobs)),
         "mean": float(probabilities.mean()),
         "minp": float(probabilities.min()),
-        "ent": cue["entropy"] if law == "cue" else cue["laws"][part][0] if "laws" in cue else -logprobs[0],
+        "ent": cue["entropy"] if entropy_of == "cue" else cue["laws"][part][0] if "laws" in cue else -logprobs[0],
     }
 
 
@@ -170,11 +170,11 @@ def spaced(probes: Sequence[Record]) -> list[Record]:
     return tried
 
 
-def examples(records: Sequence[Record], reading: Reading, law: str, sparse: bool) -> list[Record]:
+def examples(records: Sequence[Record], reading: Reading, entropy_of: str, sparse: bool) -> list[Record]:
     """Our runs in zelt's format."""
     rows = []
     for record in records:
-        probes = [probe(cue, reading, law) for cue in record["cues"]]
+        probes = [probe(cue, reading, entropy_of) for cue in record["cues"]]
         rows.append(
             {
                 "gold": "right",

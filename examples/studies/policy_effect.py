@@ -34,7 +34,7 @@ from reasonctl.controller import Keys, Weighed, distortion, importance_weights, 
 from reasonctl.controller.thinking.answers import after_thinking
 from reasonctl.controller.thinking.chat_template import read_template
 
-BEHIND = {
+AFTER_TEMPERATURE = {
     "plain": "",
     "top_k(20)": "top_k(20)",
     "top_p(0.9)": "top_p(0.9)",
@@ -124,7 +124,9 @@ class Answers:
 
 
 def policies(t: float, median: int, only: Sequence[str] | None) -> Iterator[tuple[str, str]]:
-    rows = {name: f"temperature({{t}}){' | ' if cut else ''}{cut}" for name, cut in BEHIND.items()} | OWN
+    rows = {
+        name: f"temperature({{t}}){' | ' if stage else ''}{stage}" for name, stage in AFTER_TEMPERATURE.items()
+    } | OWN
     names = list(rows) if only is None else dict.fromkeys(["plain", *only])
     for name in names:
         yield name, (rows | MORE)[name].format(t=t, high=max(t, 1.2), median=median)
@@ -198,7 +200,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("-n", type=int, default=40, help="problems")
     parser.add_argument("--samples", type=int, default=6)
     parser.add_argument("--temperatures", default="0.6,1,1.5,2")
-    parser.add_argument("--only", nargs="+", choices=[*BEHIND, *OWN, *MORE], metavar="ROW", help="names of rows")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*AFTER_TEMPERATURE, *OWN, *MORE], metavar="ROW", help="names of rows"
+    )
     parser.add_argument("--max-new-tokens", type=int, default=400)
     parser.add_argument("--median", type=int, default=0, help="tokens of an answer, for EAD [measured at 0.6]")
     parser.add_argument("--seed", type=int, default=0)

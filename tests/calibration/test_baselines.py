@@ -1,4 +1,4 @@
-"""What cheap rules would have done, under the same promise and on the same recorded runs."""
+"""What baseline rules would have done, under the same promise and on the same recorded runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RISK, CONFIDENCE = 0.1, 0.9
 PROMISE = Promise(risk=RISK, confidence=CONFIDENCE)
 
 
-def test_cheap_rules_on_a_law_where_the_probe_knows_more() -> None:
+def test_baseline_rules_where_the_probe_knows_more() -> None:
     tables = [simulate(n, seed) for n, seed in ((400, 21), (400, 22), (2000, 23))]
     results = compare(*tables, PROMISE)
     by = {result.name: result for result in results}

@@ -1,4 +1,4 @@
-"""Signals and cheap rules on one footing: on recorded runs of a law where it is known what tells."""
+"""Signals and baseline rules on one footing: on recorded runs where it is known what predicts the answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tried answers that filled their limit: nobody knows how long they would have been, and who reads a saving is told."""
+"""Tried answers that filled their limit: nobody knows how long they would have been, and every page says so."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_calibrate_inspect_replay_and_the_page_tell(tmp_path, capfd, limit, shar
     out = tmp_path / "p.safetensors"
     arguments = job(out, 24, "--answer-tokens", limit)
     arguments.remove("--json")
-    told = [ctl(capfd, *arguments)[1], ctl(capfd, "inspect", str(out))[1], report_path(out).read_text()]
+    printed = [ctl(capfd, *arguments)[1], ctl(capfd, "inspect", str(out))[1], report_path(out).read_text()]
     _, result, said = ctl(capfd, "replay", str(runs_path(out)), "--splits", "1", "--json")
-    assert [NOTE in text for text in (*told, said)] == [share > 0] * 4
+    assert [NOTE in text for text in (*printed, said)] == [share > 0] * 4
     assert json.loads(result.splitlines()[-1])["answers_cut"] == pytest.approx(share, abs=0.02)

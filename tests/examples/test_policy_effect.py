@@ -23,7 +23,7 @@ def example():
 
 def test_every_row_is_a_chain_that_can_be_weighed(example):
     rows = dict(example.policies(0.7, 120, None))
-    assert list(rows) == [*example.BEHIND, *example.OWN] and rows["plain"] == "temperature(0.7)"
+    assert list(rows) == [*example.AFTER_TEMPERATURE, *example.OWN] and rows["plain"] == "temperature(0.7)"
     more = dict(example.policies(0.7, 120, [*example.MORE, "top_k(20)"]))
     assert list(more) == ["plain", *example.MORE, "top_k(20)"]  # the reference is always there
     for text in (rows | more).values():
@@ -52,5 +52,5 @@ def test_the_table_on_tiny(tmp_path):
     command += ["--max-new-tokens", "60", "--median", "50", "--only", "top_k(20)", "--out", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.count("| 1 |") == 2
-    plain, cut = map(json.loads, out.read_text().splitlines())
-    assert plain["ess"] == 1.0 and 0 < cut["ess"] <= 1.0
+    plain, truncated = map(json.loads, out.read_text().splitlines())
+    assert plain["ess"] == 1.0 and 0 < truncated["ess"] <= 1.0

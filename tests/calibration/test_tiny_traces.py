@@ -1,4 +1,4 @@
-"""The law that the bundled model was trained on: what the word behind a cue must not tell, and what it must."""
+"""The traces that the bundled model was trained on: what the word after a cue must not tell, and what it must."""
 
 from __future__ import annotations
 
