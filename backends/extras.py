@@ -8,7 +8,7 @@ from reasonctl.controller import ControllerError
 
 LIBRARIES = {
     "llama": ("llama_cpp", "gguf"),
-    "hf": ("torch", "transformers", "accelerate", "gguf"),
+    "hf": ("torch", "transformers", "accelerate", "gguf", "huggingface_hub"),
     "calibrate": ("sklearn", "joblib", "threadpoolctl", "mapie", "math_verify", "reasoning_gym", "matplotlib"),
     "grammar": ("xgrammar",),
     "dask": ("distributed", "dask"),

@@ -6,6 +6,7 @@ python -m reasonctl.calibration.cli.document > docs/cli.md
 from __future__ import annotations
 
 import copy
+import textwrap
 from collections.abc import Collection, Iterator
 
 import click
@@ -58,7 +59,8 @@ def _taken(context: click.Context) -> str:
     command = context.parent.command.commands[str(context.info_name)]
     shown = {one.name for one in command.params if isinstance(one, click.Option) and not one.hidden}
     names = [one.opts[0] for one in _shared.params if one.name in shown]
-    return f"Shared options: {', '.join(f'`{name}`' for name in names)}."
+    text = f"Shared options: {', '.join(f'`{name}`' for name in names)}."
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _without(command: click.Command, names: Collection[str | None]) -> click.Command:

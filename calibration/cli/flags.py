@@ -147,7 +147,7 @@ def _call(command: Command, values: dict[str, Any], takes: Collection[str], reas
     refuse(click.get_current_context().command_path, given(), refused)
     options = Options(**{name: values.pop(name) for name in SHARED}, given=given())
     if options.grader is not None:
-        sys.path.append(os.getcwd())  # `python -m` looks there too; what is installed comes first
+        sys.path.append(os.getcwd())  # as `python -m` does; what is installed comes first
     try:
         options.check()
         command(options=options, **values)

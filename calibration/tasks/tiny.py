@@ -29,7 +29,7 @@ _CHAIN = re.compile(r"[2-8][0-9] a[-+][2-9] b[-+][2-9] c[-+][2-9](?: d[-+][2-9](
 
 
 def understands(question: str) -> bool:
-    """Whether a question looks like those that the model was trained on.
+    """Whether a question has the form of those that the model was trained on.
 
     >>> understands(EXAMPLE), understands("80 a-3 b-6 c-5 d+8"), understands("What is 2+2?"), understands("48 a-9")
     (True, True, False, False)
