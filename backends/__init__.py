@@ -2,7 +2,16 @@
 
 from .attach import attach
 from .handle import Handle
-from .load import load_model
+from .load import BUNDLED_PROBE, TINY, load_drafter, load_model, tiny_folder
 from .model import Model
 
-__all__ = ["Handle", "Model", "attach", "load_model"]
+__all__ = [
+    "BUNDLED_PROBE",
+    "Handle",
+    "Model",
+    "TINY",
+    "attach",
+    "load_drafter",
+    "load_model",
+    "tiny_folder",
+]

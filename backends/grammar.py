@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.core.tokenizer import Kind, Matcher
+from reasonctl.controller.core import Kind, Matcher
 
 from .extras import require
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from reasonctl.controller import Controller, Thinking, Trace
-from reasonctl.controller.thinking.chat_template import read_templates
+from reasonctl.controller.thinking import read_templates
 
 OVERRIDES = ("risk", "thinking_budget", "min_thinking", "continue_times")
 """Keywords of one call under a controller; None = as the controller is set."""

@@ -22,8 +22,7 @@ from reasonctl.controller import (
     Step,
     Tokenizer,
 )
-from reasonctl.controller.core.decode import UNLIMITED, Floats
-from reasonctl.controller.core.tokenizer import Kind, Matcher
+from reasonctl.controller.core import UNLIMITED, Floats, Kind, Matcher
 
 from .grammar import Compiler
 

@@ -4,8 +4,7 @@ import argparse
 
 from llama_cpp import Llama
 
-from reasonctl.backends import attach
-from reasonctl.backends.load import tiny_folder
+from reasonctl.backends import attach, tiny_folder
 from reasonctl.controller import Controller, PromptLookup
 
 options = argparse.ArgumentParser(description=__doc__)

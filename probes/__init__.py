@@ -1,10 +1,11 @@
 """What a hidden state says: the probe, its file, the thresholds that its table allows, and exit rules."""
 
 from .autodeco import AutoDeco
-from .exit import FixedExit, NeverExit, ProbeExit, load_exit
+from .exit import FixedExit, NeverExit, ProbeExit, answer_tokens, load_exit, make_exit
 from .files.card import Card
 from .files.heads_file import Heads, load_heads, save_heads
 from .files.probe_file import load_probe, save_probe
+from .promise import Promise
 from .risk.drift import DriftMonitor
 from .risk.give_up import GiveUp, LowerCurve, LowerGrid, choose_lower
 from .risk.threshold import choose_threshold, runs_needed
@@ -22,11 +23,14 @@ __all__ = [
     "NeverExit",
     "Probe",
     "ProbeExit",
+    "Promise",
+    "answer_tokens",
     "choose_lower",
     "choose_threshold",
     "load_exit",
     "load_heads",
     "load_probe",
+    "make_exit",
     "runs_needed",
     "save_heads",
     "save_probe",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reasonctl.controller import Candidates, ControllerError, Row, TopP, register_stage
-from reasonctl.controller.sampling.stage import Pure
+from reasonctl.controller.sampling import Pure
 
 from .files.card import check_model
 from .files.heads_file import COOLEST, SEALED, HeadsFile, load_heads

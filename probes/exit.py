@@ -24,7 +24,7 @@ from reasonctl.controller import (
     Trace,
     same_policy,
 )
-from reasonctl.controller.thinking.answers import after_thinking, stated_answer
+from reasonctl.controller.thinking import after_thinking, stated_answer
 
 from .files.card import Card, LoadedModel, Scalar, check_model
 from .files.probe_file import ProbeFile, load_probe

@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from reasonctl.controller import Capabilities, ControllerError, Step
-from reasonctl.controller.core.decode import UNLIMITED, Floats
+from reasonctl.controller.core import UNLIMITED, Floats
 
 from .attention import groups
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.thinking.chat_template import chosen_template
+from reasonctl.controller.thinking import chosen_template
 
 from ..extras import require
 from ..gguf import read_header

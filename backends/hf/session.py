@@ -15,7 +15,7 @@ import torch
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from reasonctl.controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Decode, Draft, Engine, Session
-from reasonctl.controller.core.decode import SparseSession
+from reasonctl.controller.core import SparseSession
 
 from ..token_ids import check_ids
 from .attention import MOST_ROWS, folded

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from reasonctl.controller import ControllerError, Tokenizer
-from reasonctl.controller.core.tokenizer import Kind, Matcher
+from reasonctl.controller.core import Kind, Matcher
 
 from ..grammar import Compiler
 

@@ -19,7 +19,7 @@ from llama_cpp import LLAMA_DEFAULT_SEED, Llama
 from llama_cpp import llama_cpp as C
 
 from reasonctl.controller import Call, Controller, ControllerError, Keys, Policy, Trace
-from reasonctl.controller.core.decode import common_prefix
+from reasonctl.controller.core import common_prefix
 
 from ..attachment import Attachment
 from ..handle import Handle, check_parts, take_overrides, thinking_of

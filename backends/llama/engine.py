@@ -13,7 +13,7 @@ from llama_cpp import Llama
 from llama_cpp import llama_cpp as C
 
 from reasonctl.controller import ControllerError, Decode, Engine, Step
-from reasonctl.controller.core.decode import Floats
+from reasonctl.controller.core import Floats
 
 from ..token_ids import check_ids
 from .native import Batch, Capture, Context, LogitRows

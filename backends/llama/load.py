@@ -13,7 +13,7 @@ from llama_cpp import llama_cpp as C
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.thinking.chat_template import chosen_template
+from reasonctl.controller.thinking import chosen_template
 
 from ..gguf import read_header
 from ..model import Model

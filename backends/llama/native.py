@@ -17,7 +17,7 @@ from llama_cpp import Llama, _internals
 from llama_cpp import llama_cpp as C
 
 from reasonctl.controller import ControllerError, Draft
-from reasonctl.controller.core.decode import Floats
+from reasonctl.controller.core import Floats
 
 MOST_VIEWS = 64
 """Views of logit rows that are kept; making one costs more than finding it."""

@@ -9,7 +9,7 @@ from llama_cpp import Llama
 from llama_cpp import llama_cpp as C
 
 from reasonctl.controller import Tokenizer
-from reasonctl.controller.core.tokenizer import Kind, Matcher
+from reasonctl.controller.core import Kind, Matcher
 
 from ..grammar import Compiler
 from ..token_ids import check_ids

@@ -8,17 +8,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from reasonctl.backends.load import load_model
-from reasonctl.backends.model import Model
+from reasonctl.backends import Model, load_model
 from reasonctl.controller import Call, Chain, Controller, ControllerError, Greedy, Keys, Policy, Proposal
-from reasonctl.controller.core.decode import Floats
-from reasonctl.controller.core.probability import softmax
-from reasonctl.controller.core.tokenizer import vocabulary_hash
-from reasonctl.controller.drafting.models.draft_distribution import DRAFT_TEMPERATURE
-from reasonctl.controller.drafting.planning.cost import CostCurve
-from reasonctl.controller.drafting.planning.plan import SIZES
-from reasonctl.controller.drafting.shapes import best_shape, monotone
-from reasonctl.controller.sampling.rejection import node_tests
+from reasonctl.controller.core import Floats, softmax, vocabulary_hash
+from reasonctl.controller.drafting import best_shape, monotone
+from reasonctl.controller.drafting.models import DRAFT_TEMPERATURE
+from reasonctl.controller.drafting.planning import SIZES, CostCurve
+from reasonctl.controller.sampling import node_tests
 
 from ..evaluation.speed import cost_curve
 from ..runs.teacher_forced import forced_rows

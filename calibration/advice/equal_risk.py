@@ -30,7 +30,7 @@ from reasonctl.controller import (
     TopP,
     Typical,
 )
-from reasonctl.controller.core.decode import Floats
+from reasonctl.controller.core import Floats
 
 GRID = 17
 """Parameters at which every family is measured first."""

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reasonctl.backends.model import Model
+from reasonctl.backends import Model
 from reasonctl.controller import ControllerError
-from reasonctl.controller.core.decode import Floats
+from reasonctl.controller.core import Floats
 
 from ..runs.run_file import START, RunFile
 from ..runs.teacher_forced import forced_rows

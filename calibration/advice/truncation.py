@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from reasonctl.backends.model import Model
+from reasonctl.backends import Model
 from reasonctl.controller import (
     Call,
     Chain,
@@ -22,8 +22,7 @@ from reasonctl.controller import (
     distortion,
     parse_policy,
 )
-from reasonctl.controller.thinking.answers import after_thinking
-from reasonctl.controller.thinking.chat_template import read_template
+from reasonctl.controller.thinking import after_thinking, read_template
 
 from ..parallel.run_jobs import ProgressCallback
 from ..runs.worker import run_once

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from reasonctl.backends.model import Model
+from reasonctl.backends import Model
 from reasonctl.controller import ControllerError
-from reasonctl.probes.files.sealed import check_target
+from reasonctl.probes.files import check_target
 
 from ..advice.equal_risk import Measured
 from ..advice.prefix_trie import check_files, text_trie

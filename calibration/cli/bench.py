@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from reasonctl.backends.load import load_drafter
+from reasonctl.backends import load_drafter
 from reasonctl.controller import Controller
-from reasonctl.controller.drafting.planning.cost import CostCurve
+from reasonctl.controller.drafting.planning import CostCurve
 
 from ..evaluation.speed import ROUNDS, cost_curve, interleaved, same_tokens
 from ..tasks.draft_prompts import DRAFT_PROMPTS

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasonctl.backends.model import Model
+from reasonctl.backends import Model
 from reasonctl.controller import ControllerError
-from reasonctl.probes.exit import ProbeExit, make_exit
-from reasonctl.probes.files.probe_file import ProbeFile, load_probe
-from reasonctl.probes.files.sealed import check_target
-from reasonctl.probes.risk.threshold import runs_needed
+from reasonctl.probes import ProbeExit, make_exit
+from reasonctl.probes.files import ProbeFile, check_target, load_probe
+from reasonctl.probes.risk import runs_needed
 
 from ..fitting.choose_cues import AUTO, EVERYTHING
 from ..fitting.job import CalibrationJob, fit_and_save, made_by

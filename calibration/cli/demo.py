@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reasonctl.backends.model import Model
+from reasonctl.backends import Model
 from reasonctl.controller import Controller
-from reasonctl.probes.exit import ProbeExit
-from reasonctl.probes.risk.bounds import refutes
+from reasonctl.probes import ProbeExit
+from reasonctl.probes.risk import refutes
 
 from ..evaluation.pairs import fresh
 from ..fitting.job import CalibrationJob, fit_and_save

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reasonctl.backends.model import Model
-from reasonctl.probes.exit import ProbeExit
-from reasonctl.probes.files.probe_file import digest_of
+from reasonctl.backends import Model
+from reasonctl.probes import ProbeExit
+from reasonctl.probes.files import digest_of
 
 from ..evaluation.baseline_comparison import compare_with_baselines
 from ..evaluation.pairs import Pair, evaluate_pairs, fresh, summary

@@ -8,9 +8,9 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from reasonctl.backends.model import Model
-from reasonctl.probes.files.sealed import check_target
-from reasonctl.probes.promise import Promise
+from reasonctl.backends import Model
+from reasonctl.probes import Promise
+from reasonctl.probes.files import check_target
 
 from ..fitting.heads import Training
 from ..fitting.heads_job import OWN_DISTRIBUTION, FittedHeads, checkpoint_of, fit_heads, write_heads

@@ -7,16 +7,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from reasonctl.backends.load import TINY
+from reasonctl.backends import TINY
 from reasonctl.controller import ControllerError
-from reasonctl.controller.core.json_text import Fields, lines
-from reasonctl.controller.thinking.chat_template import read_template
-from reasonctl.probes.exit import ProbeExit, make_exit
-from reasonctl.probes.files.heads_file import SEALED, HeadsCard, load_heads
-from reasonctl.probes.files.probe_file import load_probe
-from reasonctl.probes.promise import Promise
-from reasonctl.probes.risk.drift import DriftMonitor
-from reasonctl.probes.risk.table import Table
+from reasonctl.controller.core import Fields, lines
+from reasonctl.controller.thinking import read_template
+from reasonctl.probes import ProbeExit, Promise, make_exit
+from reasonctl.probes.files import SEALED, HeadsCard, load_heads, load_probe
+from reasonctl.probes.risk import DriftMonitor, Table
 
 from ..fitting.tables import outcomes_of
 from ..pages.wording import SHOWN_RISKS, exits_where, facts, missing_runs, percent

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from reasonctl.backends.model import Model
-from reasonctl.controller.core.tokenizer import vocabulary_hash
-from reasonctl.controller.drafting.ngrams import NgramTable, build_table, save_table
-from reasonctl.probes.files.sealed import check_target
+from reasonctl.backends import Model
+from reasonctl.controller.core import vocabulary_hash
+from reasonctl.controller.drafting import NgramTable, build_table, save_table
+from reasonctl.probes.files import check_target
 
 from ..advice.prefix_trie import check_files, own_texts
 from ..runs.records import RunRecord

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from reasonctl.backends.load import TINY
+from reasonctl.backends import TINY
 from reasonctl.controller import ControllerError, parse_draft, parse_policy
-from reasonctl.controller.drafting.models.model_drafter import DraftModel
-from reasonctl.probes.promise import Promise
-from reasonctl.probes.risk.threshold import Mode
-from reasonctl.probes.signals.signals import SignalName
+from reasonctl.controller.drafting.models import DraftModel
+from reasonctl.probes import Promise
+from reasonctl.probes.risk import Mode
+from reasonctl.probes.signals import SignalName
 
 from ..parallel.run_jobs import cores
 from ..runs.recipe import Backend

@@ -9,14 +9,12 @@ from typing import cast
 
 import click
 
-from reasonctl.backends.load import BUNDLED_PROBE, TINY, load_model
-from reasonctl.backends.model import Model
+from reasonctl.backends import BUNDLED_PROBE, TINY, Model, load_model
 from reasonctl.controller import ControllerError, Cues, Thinking, parse_policy
-from reasonctl.controller.thinking.chat_template import default_cues, read_template, with_markers
-from reasonctl.probes.exit import ProbeExit, make_exit
-from reasonctl.probes.files.card import Card
-from reasonctl.probes.files.probe_file import load_probe
-from reasonctl.probes.signals.probe import layer_of
+from reasonctl.controller.thinking import default_cues, read_template, with_markers
+from reasonctl.probes import ProbeExit, make_exit
+from reasonctl.probes.files import Card, load_probe
+from reasonctl.probes.signals import layer_of
 
 from ..runs.recipe import LAYERS, Recipe, usual_room
 from .console import Console

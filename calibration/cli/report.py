@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from reasonctl.controller import ControllerError
-from reasonctl.probes.files.probe_file import digest_of, load_probe
-from reasonctl.probes.promise import Promise
+from reasonctl.probes import Promise
+from reasonctl.probes.files import digest_of, load_probe
 
 from ..fitting.saved_runs import saved_runs
 from ..pages.evaluation_file import read_evaluation

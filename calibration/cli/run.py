@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from reasonctl.backends.load import TINY
-from reasonctl.backends.model import Model
+from reasonctl.backends import TINY, Model
 from reasonctl.controller import Controller, ControllerError, Event, Trace, parse_policy
-from reasonctl.controller.core.token_text import TextDecoder
-from reasonctl.probes.exit import ProbeExit
+from reasonctl.controller.core import TextDecoder
+from reasonctl.probes import ProbeExit
 
 from ..runs.recipe import Recipe
 from ..runs.splits import evaluation_stream

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reasonctl.probes.exit import ProbeExit
-from reasonctl.probes.risk.table import Table
+from reasonctl.probes import ProbeExit
+from reasonctl.probes.risk import Table
 
 from ..fitting.all_signals import scores_of
 from ..fitting.saved_runs import halves

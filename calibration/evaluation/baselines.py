@@ -16,10 +16,20 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from reasonctl.controller import ControllerError
-from reasonctl.probes.promise import Promise
-from reasonctl.probes.risk.bounds import upper_bound
-from reasonctl.probes.risk.table import NO_EXIT, Bools, Floats64, Ints, Outcomes, Table
-from reasonctl.probes.risk.threshold import Grid, Mode, Threshold, count_failures
+from reasonctl.probes import Promise
+from reasonctl.probes.risk import (
+    NO_EXIT,
+    Bools,
+    Floats64,
+    Grid,
+    Ints,
+    Mode,
+    Outcomes,
+    Table,
+    Threshold,
+    count_failures,
+    upper_bound,
+)
 
 EQUAL_COST = "budget, equal cost"
 ORACLE = "oracle"

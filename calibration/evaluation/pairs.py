@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from reasonctl.controller import ExitRule
-from reasonctl.probes.files.probe_file import ProbeFile
-from reasonctl.probes.risk.bounds import upper_bound
-from reasonctl.probes.risk.threshold import Mode
+from reasonctl.probes.files import ProbeFile
+from reasonctl.probes.risk import Mode, upper_bound
 
 from ..parallel.run_jobs import ProgressCallback, run_jobs
 from ..runs.collect import graded

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reasonctl.controller import ControllerError
-from reasonctl.probes.risk.table import Table
-from reasonctl.probes.risk.threshold import MODES, Grid, Mode, choose_threshold, failures_at
+from reasonctl.probes.risk import MODES, Grid, Mode, Table, choose_threshold, failures_at
 
 Floats = npt.NDArray[np.float64]
 Procedure = Callable[[Table], float]

@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from reasonctl.controller import ControllerError
-from reasonctl.probes.promise import Promise
-from reasonctl.probes.risk.table import NO_EXIT, Outcomes, Table
-from reasonctl.probes.risk.threshold import Grid, Mode
-from reasonctl.probes.signals.signals import make_signal
+from reasonctl.probes import Promise
+from reasonctl.probes.risk import NO_EXIT, Grid, Mode, Outcomes, Table
+from reasonctl.probes.signals import make_signal
 
 from ..fitting.all_signals import FittedSignals, fit_signals, scores_of
 from ..fitting.tables import apply_to_table, make_table, outcomes_of

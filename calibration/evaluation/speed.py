@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from reasonctl.backends.model import Model
+from reasonctl.backends import Model
 from reasonctl.controller import Call, Controller, Decode
-from reasonctl.controller.drafting.planning.cost import CostCurve, measure
-from reasonctl.controller.drafting.planning.cost_cache import keep_curve
+from reasonctl.controller.drafting.planning import CostCurve, keep_curve, measure
 
 from ..runs.worker import Played, run_once
 

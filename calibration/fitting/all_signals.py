@@ -7,13 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reasonctl.probes.files.card import Scalar
-from reasonctl.probes.files.probe_file import SignalTable
-from reasonctl.probes.risk.give_up import LowerGrid
-from reasonctl.probes.risk.table import Floats64
-from reasonctl.probes.risk.threshold import Grid, Mode
-from reasonctl.probes.signals.probe import Probe
-from reasonctl.probes.signals.signals import SIGNALS, Stack, make_signal
+from reasonctl.probes.files import Scalar, SignalTable
+from reasonctl.probes.risk import Floats64, Grid, LowerGrid, Mode
+from reasonctl.probes.signals import SIGNALS, Probe, Stack, make_signal
 
 from ..runs.arrays import RunArrays
 from .probe import fit_probe

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.thinking.chat_template import BREAKS, WORDS
-from reasonctl.probes.promise import Promise
-from reasonctl.probes.risk.threshold import NEARLY, Grid
+from reasonctl.controller.thinking import BREAKS, WORDS
+from reasonctl.probes import Promise
+from reasonctl.probes.risk import NEARLY, Grid
 
 from ..runs.arrays import to_arrays
 from ..runs.cue_sets import with_cues

@@ -6,10 +6,8 @@ from mapie.risk_control import FWERFixedSequenceTesting, control_fwer
 from scipy.stats import binom
 
 from reasonctl.controller import ControllerError
-from reasonctl.probes.promise import Promise
-from reasonctl.probes.risk.bounds import accepted
-from reasonctl.probes.risk.table import Table
-from reasonctl.probes.risk.threshold import Grid, failures_at
+from reasonctl.probes import Promise
+from reasonctl.probes.risk import Grid, Table, accepted, failures_at
 
 ROUNDING = 1e-12
 """Largest difference of two exact computations of one p-value."""

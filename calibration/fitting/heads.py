@@ -18,11 +18,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from reasonctl.backends.model import Model
-from reasonctl.controller.core.probability import log_prob, softmax
-from reasonctl.probes.files.heads_file import COOLEST, STATISTICS, Heads, unit
-from reasonctl.probes.files.sealed import Sealed
-from reasonctl.probes.signals.probe import Probe
+from reasonctl.backends import Model
+from reasonctl.controller.core import log_prob, softmax
+from reasonctl.probes.files import COOLEST, STATISTICS, Heads, Sealed, unit
+from reasonctl.probes.signals import Probe
 
 from ..runs.teacher_forced import RunRows, Written, teacher_forced
 

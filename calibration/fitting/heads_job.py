@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 
-from reasonctl.backends.model import Model
+from reasonctl.backends import Model
 from reasonctl.controller import ControllerError
-from reasonctl.probes.files.card import origin_of
-from reasonctl.probes.files.heads_file import Heads, HeadsCard, HeadsFile, save_heads
+from reasonctl.probes.files import Heads, HeadsCard, HeadsFile, origin_of, save_heads
 
 from ..runs.collect import identity_of
 from ..runs.records import RunRecord

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from reasonctl.backends.model import Model
+from reasonctl.backends import Model
 from reasonctl.controller import ControllerError
-from reasonctl.probes.files.card import Card, Scalar, origin_of
-from reasonctl.probes.files.probe_file import ProbeFile, save_probe
-from reasonctl.probes.promise import Promise
+from reasonctl.probes import Promise
+from reasonctl.probes.files import Card, ProbeFile, Scalar, origin_of, save_probe
 
 from ..runs.arrays import ANSWERS_TRUNCATED, RunArrays, share_truncated, to_arrays
 from ..runs.collect import settings_of

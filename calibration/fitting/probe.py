@@ -23,8 +23,8 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from reasonctl.controller import ControllerError
-from reasonctl.probes.files.card import Scalar
-from reasonctl.probes.signals.probe import Probe
+from reasonctl.probes.files import Scalar
+from reasonctl.probes.signals import Probe
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Inverse strengths C of the logistic regression's penalty, strongest first: ties go to the simpler model."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reasonctl.controller import ControllerError
-from reasonctl.probes.files.probe_file import ProbeFile
+from reasonctl.probes.files import ProbeFile
 
 from ..runs.cue_sets import with_cues
 from ..runs.records import RunRecord

@@ -14,9 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from reasonctl.probes.signals.observation import Observation
-from reasonctl.probes.signals.probe import Probe
-from reasonctl.probes.signals.signals import Stack, cheap_features, full_features
+from reasonctl.probes.signals import Observation, Probe, Stack, cheap_features, full_features
 
 from .probe import FOLDS, probe_of
 

@@ -12,11 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from reasonctl.controller import Cues
-from reasonctl.controller.thinking.answers import stated_answer
-from reasonctl.probes.risk.give_up import LowerCurve
-from reasonctl.probes.risk.table import Floats64, Outcomes, Table
-from reasonctl.probes.signals.observation import Observation
-from reasonctl.probes.signals.signals import Signal
+from reasonctl.controller.thinking import stated_answer
+from reasonctl.probes.risk import Floats64, LowerCurve, Outcomes, Table
+from reasonctl.probes.signals import Observation, Signal
 
 from ..runs.arrays import RunArrays
 from ..runs.records import RunRecord

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.core.json_text import Fields, parse, read_bytes
-from reasonctl.probes.risk.threshold import check_request
+from reasonctl.controller.core import Fields, parse, read_bytes
+from reasonctl.probes.risk import check_request
 
 MOST_BYTES = 1 << 26
 """Largest file that is read."""

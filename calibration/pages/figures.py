@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from reasonctl.probes.signals.signals import SIGNALS
+from reasonctl.probes.signals import SIGNALS
 
 Array = npt.NDArray[Any]
 

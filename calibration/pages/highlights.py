@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reasonctl.probes.risk.table import NO_EXIT, Bools, Floats64, Ints, Outcomes, Table
+from reasonctl.probes.risk import NO_EXIT, Bools, Floats64, Ints, Outcomes, Table
 
 BEFORE, AFTER = 900, 600
 """Characters of a run's text that are shown before and after the cue in focus."""

@@ -16,14 +16,10 @@ import numpy as np
 from markupsafe import Markup
 
 from reasonctl.controller import ControllerError
-from reasonctl.probes.exit import make_exit
-from reasonctl.probes.files.probe_file import ProbeFile, SignalTable
-from reasonctl.probes.files.sealed import check_target, write_whole
-from reasonctl.probes.promise import Promise
-from reasonctl.probes.risk.give_up import GiveUp
-from reasonctl.probes.risk.table import Floats64, Ints
-from reasonctl.probes.risk.threshold import Threshold, count_failures, failing_cues, failures_at
-from reasonctl.probes.signals.signals import SIGNALS
+from reasonctl.probes import Promise, make_exit
+from reasonctl.probes.files import ProbeFile, SignalTable, check_target, write_whole
+from reasonctl.probes.risk import Floats64, GiveUp, Ints, Threshold, count_failures, failing_cues, failures_at
+from reasonctl.probes.signals import SIGNALS
 
 from ..evaluation.baselines import fixed_curve, right_exits
 from ..fitting.saved_runs import halves

@@ -8,12 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reasonctl.probes.files.probe_file import ProbeFile
-from reasonctl.probes.promise import Promise
-from reasonctl.probes.risk.bounds import refutes
-from reasonctl.probes.risk.give_up import GiveUp
-from reasonctl.probes.risk.table import NO_EXIT, Ints, Table
-from reasonctl.probes.risk.threshold import Threshold, count_failures
+from reasonctl.probes import Promise
+from reasonctl.probes.files import ProbeFile
+from reasonctl.probes.risk import NO_EXIT, GiveUp, Ints, Table, Threshold, count_failures, refutes
 
 from ..evaluation.baselines import EQUAL_COST, ORACLE, fixed_at, fixed_curve
 from ..runs.records import RunRecord

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from reasonctl.probes.exit import answer_tokens
-from reasonctl.probes.files.card import Card
-from reasonctl.probes.promise import Promise
+from reasonctl.probes import Promise, answer_tokens
+from reasonctl.probes.files import Card
 
 from ..runs.arrays import ANSWERS_TRUNCATED, truncation_note
 from ..runs.room import LEFT_OUT

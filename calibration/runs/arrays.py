@@ -9,8 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from reasonctl.probes.risk.table import Bools
-from reasonctl.probes.risk.threshold import Mode
+from reasonctl.probes.risk import Bools, Mode
 
 from .records import CueRecord, RunRecord
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
-from reasonctl.backends.model import Model
+from reasonctl.backends import Model
 from reasonctl.controller import ControllerError
 
 from ..parallel.run_jobs import ProgressCallback, run_jobs

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from reasonctl.controller import ControllerError, Cues
-from reasonctl.controller.core.json_text import Fields
+from reasonctl.controller.core import Fields
 
 from .records import CueRecord, RunRecord
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from reasonctl.backends.load import load_drafter, load_model
-from reasonctl.backends.model import Model
+from reasonctl.backends import Model, load_drafter, load_model
 from reasonctl.controller import Call, Drafter, Keys, Markers, Policy, parse_policy
 
 Backend = Literal["llama.cpp", "transformers"]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.core.json_text import Fields
+from reasonctl.controller.core import Fields
 
 MOST = (1 << 31) - 1
 """Largest index, and largest number of tokens or characters."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from reasonctl.backends.model import Model
+from reasonctl.backends import Model
 from reasonctl.controller import ControllerError
 
 from ..tasks.problem import Problem

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.core.json_text import Fields, lines, parse
+from reasonctl.controller.core import Fields, lines, parse
 
 from .cue_sets import check_job
 from .records import RunRecord

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from reasonctl.backends.model import Model
+from reasonctl.backends import Model
 from reasonctl.controller import ROOT, Decode, Draft
-from reasonctl.controller.core.decode import Floats
+from reasonctl.controller.core import Floats
 
 CHUNK = 32
 """Tokens of a text that one forward reads."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reasonctl.backends.model import Model
+from reasonctl.backends import Model
 from reasonctl.controller import (
     Boundary,
     Call,
@@ -30,9 +30,8 @@ from reasonctl.controller import (
     Trace,
     Trial,
 )
-from reasonctl.controller.thinking.answers import after_thinking
-from reasonctl.controller.thinking.chat_template import read_template
-from reasonctl.probes.signals.probe import layer_of
+from reasonctl.controller.thinking import after_thinking, read_template
+from reasonctl.probes.signals import layer_of
 
 from ..tasks.problem import Problem
 from .recipe import Recipe

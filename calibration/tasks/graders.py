@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.thinking.answers import stated_answer, statement
+from reasonctl.controller.thinking import stated_answer, statement
 
 from .grading.mathematics import equal
 from .grading.plain_answers import Context, agree, alike

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.core.json_text import Fields, lines, parse
-from reasonctl.controller.thinking.answers import stated_answer
+from reasonctl.controller.core import Fields, lines, parse
+from reasonctl.controller.thinking import stated_answer
 
 from .graders import MATH, NUMBER, Grader, is_right, load_grader, same_answer
 from .grading.limited import LIMITED

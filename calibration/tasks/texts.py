@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.core.json_text import Fields, lines, read_bytes
+from reasonctl.controller.core import Fields, lines, read_bytes
 
 
 def read(paths: Sequence[str]) -> Iterator[str]:

@@ -2,3 +2,26 @@
 
 Read `decode.py` first. A Draft is a tree of proposed tokens; a Trace records. Nothing here imports another room.
 """
+
+from .decode import UNLIMITED, Floats, SparseSession, common_prefix
+from .json_text import Fields, lines, parse, read_bytes
+from .probability import log_prob, softmax
+from .token_text import TextDecoder
+from .tokenizer import Kind, Matcher, vocabulary_hash
+
+__all__ = [
+    "Fields",
+    "Floats",
+    "Kind",
+    "Matcher",
+    "SparseSession",
+    "TextDecoder",
+    "UNLIMITED",
+    "common_prefix",
+    "lines",
+    "log_prob",
+    "parse",
+    "read_bytes",
+    "softmax",
+    "vocabulary_hash",
+]

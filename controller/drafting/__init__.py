@@ -3,3 +3,15 @@
 Read `drafter.py` first: it is the contract. `prompt_lookup.py` and `hierarchy.py` copy from texts, `models/` draws from
 a model, `planning/` decides how much. A draft never changes the distribution of what is emitted.
 """
+
+from .ngrams import NgramTable, build_table, load_table, save_table
+from .shapes import best_shape, monotone
+
+__all__ = [
+    "NgramTable",
+    "best_shape",
+    "build_table",
+    "load_table",
+    "monotone",
+    "save_table",
+]

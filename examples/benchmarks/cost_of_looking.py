@@ -49,13 +49,11 @@ from reasonctl.controller import (
     Trace,
     parse_policy,
 )
-from reasonctl.controller.thinking.chat_template import default_cues, read_template
-from reasonctl.probes import Card, Probe, ProbeExit
-from reasonctl.probes.files.probe_file import ProbeFile
-from reasonctl.probes.promise import Promise
-from reasonctl.probes.risk.table import Table
-from reasonctl.probes.risk.threshold import Grid, Threshold
-from reasonctl.probes.signals.probe import layer_of
+from reasonctl.controller.thinking import default_cues, read_template
+from reasonctl.probes import Card, Probe, ProbeExit, Promise
+from reasonctl.probes.files import ProbeFile
+from reasonctl.probes.risk import Grid, Table, Threshold
+from reasonctl.probes.signals import layer_of
 
 EVERY = 8
 clock = time.process_time

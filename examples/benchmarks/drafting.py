@@ -30,7 +30,7 @@ from triforce import triforce
 from reasonctl.backends import Model, attach, load_model
 from reasonctl.calibration.tasks.draft_prompts import DRAFT_PROMPTS
 from reasonctl.controller import ROOT, Controller, Decode, Drafter, Hierarchy, ModelDrafter, PromptLookup
-from reasonctl.controller.drafting.ngrams import NgramTable, load_table
+from reasonctl.controller.drafting import NgramTable, load_table
 
 LOOKUPS = (5, 10, 20, 40)
 LONGEST = 3
@@ -81,8 +81,8 @@ def opened(name: str, dtype: str | None, threads: int | None) -> Model:
         return load_model(name, threads=threads, hidden=False)
     import torch
 
+    from reasonctl.backends import tiny_folder
     from reasonctl.backends.hf.load import load_transformers
-    from reasonctl.backends.load import tiny_folder
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -20,8 +20,8 @@ from reasonctl.calibration.evaluation.speed import cost_curve
 from reasonctl.calibration.runs.teacher_forced import forced_rows
 from reasonctl.calibration.tasks.draft_prompts import DRAFT_PROMPTS
 from reasonctl.controller import Call, Controller, Greedy, Keys, ModelDrafter, Proposal, Sampling, Trace
-from reasonctl.controller.drafting.planning.experience import Ledger
-from reasonctl.controller.sampling.rejection import node_tests
+from reasonctl.controller.drafting.planning import Ledger
+from reasonctl.controller.sampling import node_tests
 
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 DRAFTED = 0.6

@@ -33,9 +33,8 @@ from reasonctl.controller import (
     Trace,
     TriForce,
 )
-from reasonctl.controller.drafting.planning.payoff import MARGIN
-from reasonctl.controller.drafting.planning.plan import SIZES
-from reasonctl.controller.drafting.shapes import best_shape
+from reasonctl.controller.drafting import best_shape
+from reasonctl.controller.drafting.planning import MARGIN, SIZES
 
 CONTEXTS = (256, 512, 1024, 2048, 4096)
 ROWS = (1, 2, 4, 7)

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from reasonctl.backends.load import BUNDLED_PROBE, TINY
+from reasonctl.backends import BUNDLED_PROBE, TINY
 from reasonctl.calibration.cli.console import Console
 from reasonctl.calibration.parallel.run_jobs import cores, run_jobs
 from reasonctl.calibration.runs.recipe import Recipe

@@ -30,7 +30,7 @@ from reasonctl.calibration.runs.teacher_forced import teacher_forced
 from reasonctl.calibration.runs.worker import collect_run
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.probes import load_heads
-from reasonctl.probes.files.heads_file import COOLEST
+from reasonctl.probes.files import COOLEST
 
 TEMPERATURES, TOP_PS = (0.3, 0.5, 0.7, 0.85, 1.0), (0.8, 0.9, 0.95, 0.98, 1.0)
 GRID = [(t, p) for t in TEMPERATURES for p in TOP_PS]

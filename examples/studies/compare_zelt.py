@@ -36,11 +36,10 @@ from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.records import RunRecord
 from reasonctl.calibration.runs.worker import Collect, one_run
 from reasonctl.controller import ROOT, Boundary, Decision, Decode, Step, entropy
-from reasonctl.controller.core.json_text import lines
-from reasonctl.controller.thinking.answers import stated_answer
-from reasonctl.probes.risk.bounds import upper_bound
-from reasonctl.probes.risk.threshold import choose_threshold
-from reasonctl.probes.signals.signals import make_signal
+from reasonctl.controller.core import lines
+from reasonctl.controller.thinking import stated_answer
+from reasonctl.probes.risk import choose_threshold, upper_bound
+from reasonctl.probes.signals import make_signal
 
 VERSION = "0.2.2"
 CHUNK, SURE, LONGEST = 48, 0.6, 16

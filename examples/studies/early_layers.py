@@ -24,8 +24,8 @@ from reasonctl.backends import Model
 from reasonctl.calibration.advice.draft_model import written
 from reasonctl.calibration.tasks.draft_prompts import DRAFT_PROMPTS
 from reasonctl.controller import ROOT, Decode, Draft, Greedy
-from reasonctl.controller.drafting.planning.cost import CostCurve
-from reasonctl.controller.drafting.shapes import best_shape
+from reasonctl.controller.drafting import best_shape
+from reasonctl.controller.drafting.planning import CostCurve
 
 CHUNK, REPEATS = 32, 15
 

@@ -25,14 +25,12 @@ from pathlib import Path
 
 import numpy as np
 
-from reasonctl.backends import load_model
-from reasonctl.backends.model import Model
+from reasonctl.backends import Model, load_model
 from reasonctl.calibration.advice.truncation import sample
 from reasonctl.calibration.tasks.problem import Problem
 from reasonctl.calibration.tasks.sources import Task, load_task
 from reasonctl.controller import Keys, Weighed, distortion, importance_weights, parse_policy
-from reasonctl.controller.thinking.answers import after_thinking
-from reasonctl.controller.thinking.chat_template import read_template
+from reasonctl.controller.thinking import after_thinking, read_template
 
 AFTER_TEMPERATURE = {
     "plain": "",

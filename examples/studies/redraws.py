@@ -26,8 +26,8 @@ from reasonctl.calibration.fitting.tables import apply_to_table, make_table
 from reasonctl.calibration.pages.wording import percent
 from reasonctl.calibration.runs.arrays import to_arrays
 from reasonctl.calibration.runs.run_file import RunFile
-from reasonctl.probes.files.probe_file import ProbeFile, load_probe
-from reasonctl.probes.risk.table import Table
+from reasonctl.probes.files import ProbeFile, load_probe
+from reasonctl.probes.risk import Table
 
 
 def pool_of(content: ProbeFile, path: Path | None, signal: str) -> Table:

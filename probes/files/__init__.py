@@ -1,1 +1,29 @@
 """What is on disk: a whole file, or an error."""
+
+from .card import Card, Scalar, origin_of
+from .heads_file import COOLEST, SEALED, STATISTICS, Heads, HeadsCard, HeadsFile, load_heads, save_heads, unit
+from .probe_file import ProbeFile, SignalTable, digest_of, load_probe, save_probe
+from .sealed import Sealed, check_target, write_whole
+
+__all__ = [
+    "COOLEST",
+    "Card",
+    "Heads",
+    "HeadsCard",
+    "HeadsFile",
+    "ProbeFile",
+    "SEALED",
+    "STATISTICS",
+    "Scalar",
+    "Sealed",
+    "SignalTable",
+    "check_target",
+    "digest_of",
+    "load_heads",
+    "load_probe",
+    "origin_of",
+    "save_heads",
+    "save_probe",
+    "unit",
+    "write_whole",
+]

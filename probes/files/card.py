@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, TypedDict
 
 from reasonctl.controller import ControllerError, Cues, Markers
-from reasonctl.controller.core.json_text import Fields
+from reasonctl.controller.core import Fields
 
 from ..risk.threshold import MODES
 from ..signals.probe import layer_of

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.core.probability import softmax
+from reasonctl.controller.core import softmax
 
 from ..risk.table import Floats64
 from ..signals.probe import Probe

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as pack
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.core.json_text import Fields, parse
+from reasonctl.controller.core import Fields, parse
 
 _CHUNK = 1 << 20
 

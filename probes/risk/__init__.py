@@ -1,1 +1,46 @@
 """From a table of recorded runs and a named risk to a threshold, with exact bounds."""
+
+from .bounds import accepted, refutes, upper_bound
+from .drift import DriftMonitor
+from .give_up import GiveUp, LowerCurve, LowerGrid
+from .table import NO_EXIT, Bools, Floats64, Ints, Outcomes, Table
+from .threshold import (
+    MODES,
+    NEARLY,
+    Grid,
+    Mode,
+    Threshold,
+    check_request,
+    choose_threshold,
+    count_failures,
+    failing_cues,
+    failures_at,
+    runs_needed,
+)
+
+__all__ = [
+    "Bools",
+    "DriftMonitor",
+    "Floats64",
+    "GiveUp",
+    "Grid",
+    "Ints",
+    "LowerCurve",
+    "LowerGrid",
+    "MODES",
+    "Mode",
+    "NEARLY",
+    "NO_EXIT",
+    "Outcomes",
+    "Table",
+    "Threshold",
+    "accepted",
+    "check_request",
+    "choose_threshold",
+    "count_failures",
+    "failing_cues",
+    "failures_at",
+    "refutes",
+    "runs_needed",
+    "upper_bound",
+]

@@ -1,1 +1,18 @@
 """From what was observed at a cue to one number."""
+
+from .observation import Observation
+from .probe import Probe, layer_of
+from .signals import SIGNALS, Signal, SignalName, Stack, cheap_features, full_features, make_signal
+
+__all__ = [
+    "Observation",
+    "Probe",
+    "SIGNALS",
+    "Signal",
+    "SignalName",
+    "Stack",
+    "cheap_features",
+    "full_features",
+    "layer_of",
+    "make_signal",
+]

@@ -111,6 +111,9 @@ ONLY_IN = {
 FOREIGN: dict[str, str] = {}
 """getattr, hasattr and callable in controller/, and why each is right."""
 
+BY_MODULE = ("backends.hf", "backends.llama", "backends.extras", "controller.sampling.distortion")
+"""Read module by module across packages: libraries that may be missing, and a module that has its function's name."""
+
 MOST_LINES = 400
 MOST_FUNCTION_LINES = 40
 
@@ -209,6 +212,20 @@ def breaches() -> set[str]:
         if within(module.name, "controller"):
             found |= reflections(module) - set(FOREIGN)
     return found
+
+
+def test_packages_meet_at_the_rooms_faces() -> None:
+    """Across packages a room is read by its `__init__.py`; what only one library's code has is read where it is."""
+    deep = set()
+    for name, module in MODULES.items():
+        for imported in module.imports():
+            other = ours(imported, MODULES)
+            if other is None or other.partition(".")[0] == name.partition(".")[0]:
+                continue
+            is_face = MODULES[other].is_package
+            if not is_face and not any(within(other, room) for room in BY_MODULE):
+                deep.add(f"{module.file} imports {other}")
+    assert not deep, "\n".join(sorted(deep))
 
 
 def test_the_rules_hold() -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from reasonctl.controller.thinking.answers import last_side, stated_answer
+from reasonctl.controller.thinking import last_side, stated_answer
 
 from .brackets import parts_of, same_brackets
 from .mathematics import is_mathematical

@@ -2,3 +2,11 @@
 
 `model_run.py` is one run of either; the other files are its parts.
 """
+
+from .draft_distribution import DRAFT_TEMPERATURE
+from .model_drafter import DraftModel
+
+__all__ = [
+    "DRAFT_TEMPERATURE",
+    "DraftModel",
+]

@@ -3,3 +3,18 @@
 `cost.py` and `acceptance.py` are what is known, `experience.py` is what outlives a run, `plan.py` and `payoff.py`
 decide.
 """
+
+from .cost import CostCurve, measure
+from .cost_cache import keep_curve
+from .experience import Ledger
+from .payoff import MARGIN
+from .plan import SIZES
+
+__all__ = [
+    "CostCurve",
+    "Ledger",
+    "MARGIN",
+    "SIZES",
+    "keep_curve",
+    "measure",
+]
