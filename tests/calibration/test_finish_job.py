@@ -149,7 +149,7 @@ def test_runs_of_another_probe_are_refused_before_any_work(done, capfd):
     path.write_text("".join([lines[0], *reversed(lines[1:])]))
     for command in (["eval", "tiny", "--probe"], ["report", "--force"]):
         code, out, err = ctl(capfd, *command, str(done))
-        assert code == 2 and "aren't the ones that it was made from" in err and "problems of tiny" not in out
+        assert code == 2 and "the file was changed" in err and "problems of tiny" not in out
     path.write_text("".join(lines[:10]))
     with pytest.raises(ControllerError, match="aren't the ones"):
         saved_runs(done, load_probe(done))

@@ -304,10 +304,15 @@ def test_a_question_with_two_answers_names_its_lines(tmp_path: Path) -> None:
     lines = [("1 + 1 = ?", "2", "sums"), ("2 + 2 = ?", "4", "sums"), ("1 +  1 = ?", "3", "sums")]
     records = [json.dumps({"question": q, "answer": a, "domain": d}) for q, a, d in lines]
     path.write_text("\n".join(records))
-    with pytest.raises(ControllerError, match=r"t\.jsonl:1, .*t\.jsonl:3: one problem with the answers '2' and '3'"):
+    with pytest.raises(
+        ControllerError,
+        match=r"line 1 of '.*t\.jsonl', line 3 of '.*t\.jsonl': one problem with the answers '2' and '3'",
+    ):
         load_task(str(path))
     path.write_text("\n".join([*records[:2], records[0].replace("sums", "other")]))
-    with pytest.raises(ControllerError, match=r"t\.jsonl:1, .*t\.jsonl:3: one problem with the domains"):
+    with pytest.raises(
+        ControllerError, match=r"line 1 of '.*t\.jsonl', line 3 of '.*t\.jsonl': one problem with the domains"
+    ):
         load_task(str(path))
 
 
@@ -327,7 +332,9 @@ def test_problems_with_the_same_tokens_are_the_same(tmp_path: Path) -> None:
     rest = task.problems(2, stream=1, prompt=prompt, apart=[Problem("HOW MANY?", "5")])
     assert {problem.question for problem in rest} == {"how much?", "Who?"}
     path.write_text("\n".join(json.dumps({"question": q, "answer": a}) for q, a in zip(questions, "5678", strict=True)))
-    with pytest.raises(ControllerError, match=r"t\.jsonl:\d, .*t\.jsonl:\d: one problem with the answers"):
+    with pytest.raises(
+        ControllerError, match=r"line \d of '.*t\.jsonl', line \d of '.*t\.jsonl': one problem with the answers"
+    ):
         load_task(str(path)).problems(3, stream=0, prompt=prompt)
 
 

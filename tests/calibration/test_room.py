@@ -70,7 +70,8 @@ def test_a_long_question_ends_no_job(tmp_path, capfd):
     code, out, said = ctl(capfd, *job, *short)
     assert code == 0 and json.loads(out.splitlines()[-1])["complete"], said
     before = said[: said.index("one run took")]
-    assert "1 of 40 questions is left out" in before and "t.jsonl:1)" in before and "39 runs on t.jsonl" in before
+    assert "1 of 40 questions is left out" in before and "(line 1 of " in before and "t.jsonl')" in before
+    assert "39 runs on t.jsonl" in before
     code, out, _ = ctl(capfd, "inspect", job[-1], "--json")
     found = json.loads(out.splitlines()[-1])["card"]
     assert sum(found["runs"].values()) == 39 and found["report"][LEFT_OUT] == 1

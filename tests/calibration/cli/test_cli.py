@@ -188,9 +188,12 @@ def mistakes(folder: Path, probe: Path) -> dict[str, tuple[list[str], str]]:
         "confidence word": ([*evaluate, "--confidence", "high"], "marginal"),
         "no answer": (
             ["calibrate", "tiny", "--tasks", str(folder / "noanswer.jsonl"), "--out", new],
-            "noanswer.jsonl:2",
+            'noanswer.jsonl\' has no "answer"',
         ),
-        "broken task": (["calibrate", "tiny", "--tasks", str(folder / "broken.jsonl"), "--out", new], "broken.jsonl:1"),
+        "broken task": (
+            ["calibrate", "tiny", "--tasks", str(folder / "broken.jsonl"), "--out", new],
+            "broken.jsonl' is no JSON",
+        ),
         "empty task": (["calibrate", "tiny", "--tasks", str(folder / "empty.jsonl"), "--out", new], "no problems"),
         "missing task": (["calibrate", "tiny", "--tasks", str(folder / "no.jsonl"), "--out", new], "does not exist"),
         "unknown task": (["calibrate", "tiny", "--tasks", "gsm9k", "--out", new], "unknown task"),
