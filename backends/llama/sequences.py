@@ -27,7 +27,7 @@ class Holder(Protocol):
 
     @property
     def shared(self) -> int:
-        """Of these, tokens whose cells are counted for the sequence that it was forked from."""
+        """Committed tokens shared with the sequence that it was forked from; their cells are counted there."""
 
     @property
     def cells(self) -> int:

@@ -2,8 +2,8 @@
 
 The method of "Balancing Diversity and Risk in LLM Sampling" (its published code): at a place K* is the rank of the
 worst reasonable token; a sampler that keeps K tokens there has recall min(1, K/K*) and risk max(0, K/K* - 1). Counts
-only, so no temperature. Ours: sets that are no prefix of the ranking are counted inside and outside of the K* best
-tokens, which is the same for prefixes; and min-p, top-n-sigma, top-H and typical are compared as well.
+only, so no temperature. Ours: a set that skips ranks is scored by how many of its tokens are among the K* best; for
+top-K sets that equals the paper's formula. And min-p, top-n-sigma, top-H and typical are compared as well.
 """
 
 from __future__ import annotations

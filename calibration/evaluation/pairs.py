@@ -1,4 +1,4 @@
-"""Controlled against uncontrolled on the same fresh problems with the same keys, and what baseline rules would do."""
+"""Fresh problems run twice, with and without control, from the same random numbers; both next to baseline rules."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ ROOT = -1
 
 @dataclass(frozen=True)
 class Proposal:
-    """How the children of one node were drawn: what a verifier needs to accept as often as it may."""
+    """How the children of one node were drawn. With it, verification accepts as many of them as possible."""
 
     probs: Floats
     """Shape (draft vocabulary,), sums to 1: the distribution of the first draw."""

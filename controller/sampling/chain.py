@@ -56,7 +56,7 @@ class Chain(CompositePolicy):
         return run_stages(self.stages, state, row.logits, row)
 
     def draw(self, candidates: Candidates, row: Row) -> int:
-        """The token that this position's first uniform draws."""
+        """Draw one token with this position's first random number."""
         return row.draw(candidates)
 
     def accept(self, held: Sequence[Any], candidates: Candidates, token: int) -> Any:
