@@ -210,7 +210,7 @@ class Controller:
         self._check_call(session, policy, call)
         context = RunContext(len(prompt), call.eos, tokenizer, session.engine)
         policy.check_run(context)
-        self._describe(policy, call, trace)
+        self._describe(session, policy, call, trace)
         span = self._span(tokenizer, prompt)
         target = Target(session, tokenizer, call.keys, policy, trace.warnings, context, lambda: span.phase)
         drafter = None if self.drafter is None else self.drafter.start(target)
@@ -260,7 +260,7 @@ class Controller:
                 "Controller(thinking=Thinking(Markers('<think>', '</think>'), '</think>\\n\\n'))"
             )
 
-    def _describe(self, policy: Policy, call: Call, trace: Trace) -> None:
+    def _describe(self, session: Session, policy: Policy, call: Call, trace: Trace) -> None:
         """Write into the trace what is run, and where that isn't what the exit rule's promise was made for."""
         trace.prompt_tokens = len(call.prompt)
         trace.controlled = self.exit is not None
@@ -271,6 +271,10 @@ class Controller:
         trace.rule = "" if self.exit is None else self.exit.why
         trace.budget = self.budget
         self._compare(policy, call, trace)
+        if self.drafter is not None and not session.can.branches:
+            trace.warnings.append(
+                "nothing is drafted: this model's cache can't take rejected tokens back (recurrent or sliding layers)"
+            )
         if self.exit is not None and self.limits.any:
             trace.warnings.append(
                 "a budget, min_thinking or continue_times changes the run: the exit rule's promise was made without"
