@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from reasonctl.calibration.cli.main import main
+from reasonctl.calibration.pages.evaluation_file import read_evaluation
 from reasonctl.calibration.pages.highlights import AFTER, BEFORE, RuleOutcome, excerpt, pick
 from reasonctl.calibration.pages.report import _Subject, render
 from reasonctl.calibration.runs.run_file import RunFile
@@ -288,3 +289,10 @@ def test_a_page_names_the_evaluated_model_without_its_path():
     page = render(probe_file(), HARM, None, evaluation(model="/home/me/models/some.gguf"))
     assert "Model: <b>some.gguf</b>" in page and "/home/me" not in page
     assert "Model: <b>" not in render(probe_file(), HARM, None, None)
+
+
+def test_null_is_no_list_of_rules(tmp_path):
+    path = tmp_path / "e.json"
+    path.write_text(json.dumps(evaluation(baselines=None)))
+    with pytest.raises(ControllerError, match="'baselines' in .* is null; it must be a list"):
+        read_evaluation(path)
