@@ -10,8 +10,6 @@ from reasonctl.controller import (
     Controller,
     ControllerError,
     Cues,
-    Decision,
-    ExitRule,
     Greedy,
     Keys,
     Markers,
@@ -20,6 +18,7 @@ from reasonctl.controller import (
     Trace,
 )
 from reasonctl.controller.thinking.chat_template import read_template
+from support.scripted import Scripted
 
 BYTES = ToyTokenizer([bytes([i]) for i in range(256)])
 MARKERS = Markers("<think>", "</think>")
@@ -123,25 +122,12 @@ def test_a_marker_that_ends_messages_warns_of_nothing_and_is_left_alone():
     assert text.count("<|end|>") == 2
 
 
-class Exits(ExitRule):
-    """Exits at the first cue."""
-
-    markers = MARKERS
-    cues = Cues(["wait"])
-    suffix = "</think>\nSo "
-    max_cues = 10
-    trials = False
-
-    def layers(self, depth):
-        return ()
-
-    def decide(self, at):
-        return Decision(True, at.cue.name, at.cue.index, at.cue.first - at.prompt, 1.0, 0.5)
-        yield
-
-
 def test_an_exit_rule_keeps_its_suffix_and_the_template_says_who_opens():
-    controller = Controller(exit=Exits())
+    controller = Controller(
+        exit=Scripted(
+            act=lambda at: True, suffix="</think>\nSo ", markers=MARKERS, cues=Cues(["wait"]), max_cues=10, wanted=()
+        )
+    )
     text, trace = run("so wait, more", controller)
     assert trace.closed_by is None  # nothing opened the span
     text, trace = run("so wait, more", controller.knowing(AT_ONCE))

@@ -11,8 +11,6 @@ from reasonctl.controller import (
     Call,
     Controller,
     Cues,
-    Decision,
-    ExitRule,
     Greedy,
     Keys,
     Markers,
@@ -21,6 +19,7 @@ from reasonctl.controller import (
     Trace,
 )
 from reasonctl.controller.core.token_text import TextDecoder, TokenText
+from support.scripted import Scripted
 
 BYTES = ToyTokenizer([bytes([i]) for i in range(256)])
 KIMI = Markers("◁think▷", "◁/think▷")
@@ -152,25 +151,15 @@ def test_a_budget_holds_where_markers_are_split(budget):
     assert len(thought.encode()) <= budget + 3
 
 
-class Exits(ExitRule):
-    """Exits at the first cue."""
-
-    markers = KIMI
-    cues = Cues(["várj"])
-    suffix = "◁/think▷\n"
-    max_cues = 10
-    trials = False
-
-    def layers(self, depth):
-        return ()
-
-    def decide(self, at):
-        return Decision(True, at.cue.name, at.cue.index, at.cue.first - at.prompt, 1.0, 0.5)
-        yield
-
-
 def test_an_exit_takes_back_a_cue_with_split_characters():
-    text, trace = run("so várj, more", Controller(exit=Exits()))
+    text, trace = run(
+        "so várj, more",
+        Controller(
+            exit=Scripted(
+                act=lambda at: True, suffix="◁/think▷\n", markers=KIMI, cues=Cues(["várj"]), max_cues=10, wanted=()
+            )
+        ),
+    )
     assert text.startswith("so ◁/think▷\n") and trace.closed_by == "exit"
 
 
