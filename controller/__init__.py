@@ -18,10 +18,10 @@ from .sampling.candidates import Candidates
 from .sampling.chain import Chain, Greedy
 from .sampling.composed import Constrained, PerPhase
 from .sampling.distortion import Distortion, Weighed, distortion, importance_weights, log_z
+from .sampling.draw import Row, RunContext, draw
 from .sampling.parse import parse_policy, register_stage, same_policy
 from .sampling.policy import Policy, PolicyWrapper
 from .sampling.presets import Sampling
-from .sampling.row import Row, RunContext, draw
 from .sampling.stage import Pure, Stage
 from .sampling.stages.grammar import Grammar
 from .sampling.stages.kl_guided import KLGuided

@@ -17,8 +17,8 @@ from .decoding.loop import decode_loop
 from .decoding.run import Decoding, RunSettings
 from .decoding.transcript import Start
 from .drafting.drafter import Drafter, Target
+from .sampling.draw import RunContext
 from .sampling.policy import Policy, require_policy
-from .sampling.row import RunContext
 from .thinking.exit_rule import ExitRule
 from .thinking.limits import ThinkingLimits
 from .thinking.markers import Thinking

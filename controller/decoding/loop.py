@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from ..core.decode import NO_DRAFT, ROOT, Decode, Draft, Session, Step
 from ..core.trace import Event
-from ..sampling.row import CopiedStep, Row
+from ..sampling.draw import CopiedStep, Row
 from ..thinking.span import Span
+from .close_thinking import Edit, ThinkingControl
 from .run import Decoding, RunSettings
-from .thinking_control import Edit, ThinkingControl
 from .transcript import Start, Transcript
 from .trial import trial_with
 

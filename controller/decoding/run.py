@@ -11,8 +11,8 @@ from ..core.randomness import Keys
 from ..core.tokenizer import Tokenizer
 from ..core.trace import Event, Finish, Trace
 from ..drafting.drafter import Drafting
+from ..sampling.draw import RunContext
 from ..sampling.policy import Policy
-from ..sampling.row import RunContext
 from ..thinking.exit_rule import ExitRule
 from ..thinking.limits import NO_LIMITS, ThinkingLimits
 from ..thinking.markers import Thinking

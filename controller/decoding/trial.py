@@ -9,13 +9,13 @@ from typing import Any
 from ..core.decode import Decode, Session, Step
 from ..core.probability import log_prob
 from ..core.trace import Trace
+from ..sampling.draw import Row
 from ..sampling.policy import Policy, PolicyWrapper
-from ..sampling.row import Row
 from ..thinking.exit_rule import Trial
 from ..thinking.limits import NO_LIMITS
 from ..thinking.span import Span
+from .close_thinking import Exit, TryExit
 from .run import Decoding, RunSettings
-from .thinking_control import Exit, TryExit
 from .transcript import Start, Transcript
 
 DecodeLoop = Callable[[RunSettings, Session, Span, Start], Decoding]

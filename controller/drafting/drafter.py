@@ -13,8 +13,8 @@ from typing import Self
 from ..core.decode import Asking, Clock, Draft, Session
 from ..core.randomness import Keys
 from ..core.tokenizer import Tokenizer
+from ..sampling.draw import RunContext
 from ..sampling.policy import Policy
-from ..sampling.row import RunContext
 from ..thinking.markers import Phase
 
 

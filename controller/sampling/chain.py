@@ -13,8 +13,8 @@ from ..core.decode import Decode, Floats, Step
 from ..core.errors import ControllerError
 from ..thinking.markers import Phase
 from .candidates import Candidates, check_largest
+from .draw import LogitsRow, Row
 from .policy import CompositePolicy, Policy
-from .row import LogitsRow, Row
 from .stage import Stage
 
 _MODELS_OWN = "temperature(1)"

@@ -10,8 +10,8 @@ from ..core.trace import Trace
 from ..thinking.markers import Phase
 from .candidates import Candidates
 from .chain import Chain, run_stages
+from .draw import Row
 from .policy import CompositePolicy, Policy, PolicyWrapper
-from .row import Row
 from .stage import Stage
 
 

@@ -21,8 +21,8 @@ from ..core.probability import softmax
 from ..core.trace import Trace
 from .candidates import COLDEST, Candidates
 from .chain import Chain
+from .draw import LogitsRow, Row
 from .policy import Policy, PolicyWrapper
-from .row import LogitsRow, Row
 from .stage import Stage
 
 

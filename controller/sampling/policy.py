@@ -17,7 +17,7 @@ from ..core.tokenizer import Tokenizer
 from ..core.trace import Trace
 from ..thinking.markers import Phase
 from .candidates import Candidates
-from .row import Row, RunContext
+from .draw import Row, RunContext
 from .stage import Stage
 
 

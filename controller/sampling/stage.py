@@ -15,7 +15,7 @@ from ..core.errors import ControllerError
 from ..core.text_form import write_value
 from ..core.tokenizer import Tokenizer
 from .candidates import Candidates
-from .row import Row, RunContext
+from .draw import Row, RunContext
 
 Kind = Literal["constraint", "temperature", "truncation", "feedback"]
 

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from ...core.decode import NO_DRAFT, ROOT, Asking, Draft, Floats, Proposal, Step
 from ...core.randomness import DRAFT, InnerKeys, Keys
+from ...sampling.draw import draw
 from ...sampling.rejection import verify
-from ...sampling.row import draw
 from ..drafter import Drafter, Drafting, Target
 from .draft_session import DraftSession
 

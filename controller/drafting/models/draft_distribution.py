@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ...core.decode import Floats, Step
 from ...core.errors import ControllerError
 from ...core.probability import softmax
-from ...sampling.row import Row
+from ...sampling.draw import Row
 from ..drafter import Target
 
 DRAFT_TEMPERATURE = 0.6

@@ -17,7 +17,7 @@ from ...core.errors import ControllerError
 from ...core.text_form import shown
 from ...core.tokenizer import Kind, Matcher
 from ..candidates import Candidates
-from ..row import Row, RunContext
+from ..draw import Row, RunContext
 from ..stage import Stage
 
 _SHOWN = 40

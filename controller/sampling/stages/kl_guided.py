@@ -17,7 +17,7 @@ from ...core.decode import ROOT, Decode, Floats, Session, Step, common_prefix
 from ...core.errors import ControllerError
 from ...core.tokenizer import Tokenizer
 from ..candidates import Candidates
-from ..row import Row, RunContext
+from ..draw import Row, RunContext
 from ..stage import Stage, require
 
 _LEAST = 1e-7

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..candidates import Candidates, Indices, head
-from ..row import Row
+from ..draw import Row
 from ..stage import Stage, require
 
 Feedback = Literal["model", "llama"]

@@ -19,7 +19,7 @@ from ...core.token_text import LONGEST_CHARACTER
 from ...core.tokenizer import Tokenizer
 from ...thinking.cues import LETTERS
 from ..candidates import Candidates, Indices
-from ..row import Row
+from ..draw import Row
 from ..stage import require
 from .penalties import Constraint
 

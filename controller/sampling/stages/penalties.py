@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..candidates import Candidates
-from ..row import Row
+from ..draw import Row
 from ..stage import Pure, require
 
 _DRY_BREAKERS = ("\n", ":", '"', "*")

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 from ..candidates import Candidates
-from ..row import Row
+from ..draw import Row
 from ..stage import Pure, require
 
 

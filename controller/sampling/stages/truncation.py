@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from ..candidates import Candidates, Indices, head
-from ..row import Row
+from ..draw import Row
 from ..stage import Pure, require
 
 Rule = Literal["renormalised", "partial"]

@@ -6,8 +6,8 @@ import pytest
 
 from reasonctl.backends.toy import ToyEngine
 from reasonctl.controller import Controller, ControllerError, Greedy, Markers, PromptLookup, Span, Thinking
+from reasonctl.controller.decoding.close_thinking import ThinkingControl
 from reasonctl.controller.decoding.loop import Loop
-from reasonctl.controller.decoding.thinking_control import ThinkingControl
 from support.scripted import RandomTree, Scripted
 from support.toy_thinking import BARE, CLOSE, ENGINE, EOS, OPEN, PROMPT, TEXTS, THINKING, TOKENIZER, account, run
 

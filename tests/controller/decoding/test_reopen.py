@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from reasonctl.controller import Controller, ControllerError, Cues, PromptLookup
+from reasonctl.controller.decoding.close_thinking import ThinkingControl
 from reasonctl.controller.decoding.loop import Loop
-from reasonctl.controller.decoding.thinking_control import ThinkingControl
 from support.scripted import RandomTree, Scripted
 from support.toy_thinking import BARE, EOS, PROMPT, TEXTS, THINKING, TOKENIZER, account, run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reasonctl.controller import ControllerError, Cues, PromptLookup
-from reasonctl.controller.decoding.thinking_control import ThinkingControl
+from reasonctl.controller.decoding.close_thinking import ThinkingControl
 from support.scripted import RandomTree, Scripted
 from support.toy_thinking import PROMPT, TEXTS, THINKING, TOKENIZER, account, run
 

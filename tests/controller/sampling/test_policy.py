@@ -10,7 +10,7 @@ import torch
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from reasonctl.controller import ControllerError, Greedy, PromptLookup, Sampling, draw, parse_draft, parse_policy
-from reasonctl.controller.sampling.row import LogitsRow
+from reasonctl.controller.sampling.draw import LogitsRow
 from support.golden_vectors import FORMS, TO_4_DECIMALS, L, probs_of
 
 

@@ -1,4 +1,4 @@
-"""The row that a policy reads, and the draw of a token from its weights."""
+"""Draws a token: the row of logits that a policy reads, and the one draw from the weights that it ends with."""
 
 from __future__ import annotations
 
