@@ -1,4 +1,7 @@
-"""How to run a model: engines and sessions over transformers and llama.cpp, and `attach`."""
+"""How to run a model: engines and sessions over transformers and llama.cpp, and `attach`.
+
+`attach.py` and `load.py` choose the library. `hf/` and `llama/` run it and take over the user's call.
+"""
 
 from .attach import attach
 from .handle import Handle

@@ -1,4 +1,8 @@
-"""What a hidden state says: the probe, its file, the thresholds that its table allows, and exit rules."""
+"""What a hidden state says: the probe, its file, the thresholds that its table allows, and exit rules.
+
+`exit.py` decides at a cue, and `promise.py` holds what the user asks it to keep to. `risk/` computes the threshold from
+both; `signals/` scores a cue; `files/` reads and writes what is on disk.
+"""
 
 from .autodeco import AutoDeco
 from .exit import FixedExit, NeverExit, ProbeExit, answer_tokens, load_exit, make_exit

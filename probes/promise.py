@@ -1,4 +1,4 @@
-"""What a user asks an exit rule to keep to, as one value."""
+"""What a user asks an exit rule to keep to, as one value. `risk/threshold.py` computes the threshold that keeps it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From recorded runs to a probe file."""
+"""From recorded runs to a probe file: `job.py` is the whole way, the other files are its steps."""

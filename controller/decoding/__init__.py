@@ -1,4 +1,5 @@
 """The one loop: it asks for forwards, lets the policy draw, and follows the draft.
 
-`loop.py` walks, `drivers.py` runs one loop or many.
+`loop.py` walks, `transcript.py` holds the text, and `close_thinking.py` decides once per token whether thinking closes.
+`drivers.py` runs one loop or many.
 """

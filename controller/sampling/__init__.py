@@ -1,6 +1,7 @@
-"""From one row of logits to one token.
+"""From one row of logits to one token: `policy.py` is the contract, and `draw.py` draws.
 
-A policy is a chain of stages with explicit state. A new method is one file in `stages/` and one line in `parse.py`.
+A policy is a chain of stages with explicit state. A new method is a class in its family's file in `stages/`, and one
+name in `parse.py`.
 """
 
 from .rejection import node_tests

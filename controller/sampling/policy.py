@@ -1,4 +1,6 @@
-"""The contract of a policy: from one row of the target's logits to one token. Pure: state in, state out.
+"""The contract of a policy: it chooses one token from one row of logits, and draws it with `Row.draw` (`draw.py`).
+
+A policy is pure: state in, state out.
 
 `Policy` says everything that the loop, the drafters and the backends may ask. `CompositePolicy` answers for the parts
 that it is made of; `PolicyWrapper` passes everything on to one inner policy.

@@ -1,6 +1,7 @@
 """Where a run's thinking opens, where it may end and what its answer is, read from text alone.
 
-Nothing here decides to exit: an exit rule does, and its contract is in `exit_rule.py`.
+Nothing here decides that thinking closes. `exit_rule.py` is the contract of a rule that does, and `limits.py` holds the
+settings; `decoding/close_thinking.py` asks the one and applies the other. The rules themselves are in `probes/exit.py`.
 """
 
 from .answers import after_thinking, last_side, stated_answer, statement

@@ -1,4 +1,7 @@
-"""The contract of an exit rule, and what it sees at a cue. The rules themselves live in `probes/`."""
+"""The contract of an exit rule, and what it sees at a cue.
+
+The rules themselves are in `probes/exit.py`. `decoding/close_thinking.py` asks them, and closes thinking.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How long a run may and must think. Owns the settings and their checks; the loop carries them out."""
+"""How long a run may and must think: the settings and their checks.
+
+`decoding/close_thinking.py` applies them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""What is on disk: a whole file, or an error."""
+"""What is on disk: a whole file, or an error.
+
+`sealed.py` writes and checks any file. `probe_file.py` and `heads_file.py` say what is in one, `card.py` what it was
+made for.
+"""
 
 from .card import Card, Scalar, origin_of
 from .heads_file import COOLEST, SEALED, STATISTICS, Heads, HeadsCard, HeadsFile, load_heads, save_heads, unit

@@ -1,4 +1,8 @@
-"""From a table of recorded runs and a named risk to a threshold, with exact bounds."""
+"""From a table of recorded runs and a named risk to a threshold, with exact bounds.
+
+`table.py` holds the runs, and `threshold.py` computes what they can promise with the tests of `bounds.py`. `give_up.py`
+does the same for the lower exit. `drift.py` tests whether runs in use still are like the recorded ones.
+"""
 
 from .bounds import accepted, refutes, upper_bound
 from .drift import DriftMonitor

@@ -1,4 +1,4 @@
-"""From a calibration table and a named risk to a threshold, with the exact procedures and nothing asymptotic.
+"""Computes a promise: the threshold that a calibration table allows for a risk, by exact procedures.
 
 The procedures are split conformal prediction, Learn-then-Test, and LYNX's own. The unit is one run of one problem,
 except in mode `event`, where it is a cue.

@@ -1,4 +1,7 @@
-"""From what was observed at a cue to one number."""
+"""From what was observed at a cue to one number: `observation.py` is the input, `signals.py` has every signal.
+
+`probe.py` is the small model that scores hidden states.
+"""
 
 from .observation import Observation
 from .probe import Probe, layer_of
