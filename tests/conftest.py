@@ -1,10 +1,15 @@
-"""What holds for every test."""
+"""What holds for every test, and the models that tests of several rooms run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from llama_cpp import Llama
+    from transformers import LlamaForCausalLM
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -13,3 +18,24 @@ def no_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("REASONCTL_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def llm() -> Iterator[Llama]:
+    """The bundled model, opened by llama-cpp-python itself."""
+    from support.llama_models import open_llama
+
+    made = open_llama()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    """A random transformers model of three layers."""
+    import torch
+
+    from support.hf_models import small
+
+    torch.set_num_threads(1)
+    return small()

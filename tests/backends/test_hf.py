@@ -18,12 +18,6 @@ from reasonctl.controller import Controller, ControllerError, PromptLookup, Samp
 from support.hf_models import GREEDY, PROMPT, SAMPLED, TOKENIZER, Scripted, Twigs, both, controlled, small, unpadded
 
 
-@pytest.fixture(scope="module")
-def model():
-    torch.set_num_threads(1)
-    return small()
-
-
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -32,12 +32,6 @@ from support.hf_models import (
 )
 
 
-@pytest.fixture(scope="module")
-def model():
-    torch.set_num_threads(1)
-    return small()
-
-
 def test_a_recurrent_model_decodes_plainly_and_refuses_exits():
     torch.manual_seed(0)
     config = MambaConfig(

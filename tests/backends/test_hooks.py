@@ -82,13 +82,6 @@ def listening(**changes):
     return model
 
 
-@pytest.fixture
-def llm():
-    made = open_llama()
-    yield made
-    made.close()
-
-
 # transformers 5.23
 
 

@@ -20,13 +20,6 @@ def stock():
     return open_llama()
 
 
-@pytest.fixture
-def llm():
-    made = open_llama()
-    yield made
-    made.close()
-
-
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("call", list(CALLS))
 def test_an_inert_controller_changes_nothing(stock, llm, call, stream):

@@ -22,13 +22,6 @@ def stock():
     return open_llama()
 
 
-@pytest.fixture
-def llm():
-    made = open_llama()
-    yield made
-    made.close()
-
-
 @pytest.mark.parametrize(
     "drafter", [Prophet(True), Prophet(False), PromptLookup(longest=2, size=4)], ids=["tree", "chain", "lookup"]
 )

@@ -20,13 +20,6 @@ from reasonctl.controller import ROOT, Controller, ControllerError, Decode, Draf
 from support.llama_models import PROMPT, TINY, ExitAt, open_llama
 
 
-@pytest.fixture
-def llm():
-    made = open_llama()
-    yield made
-    made.close()
-
-
 def test_hidden_rows_are_right_when_a_batch_is_split_into_ubatches():
     tokens = list(range(20, 33))
     tree = Draft(tokens=(40, 41, 42), parents=(ROOT, ROOT, 0))

@@ -30,7 +30,7 @@ from reasonctl.controller import (
     Thinking,
     parse_policy,
 )
-from support.hf_models import EOS, TOKENIZER, controlled, small
+from support.hf_models import EOS, TOKENIZER, controlled
 from support.hf_models import PROMPT as HF_PROMPT
 from support.hf_models import Scripted as HFExit
 from support.known_tokens import Known
@@ -47,19 +47,6 @@ CHAINS = [
     "think: mirostat(tau=2) ; answer: ead(d=20)",
     "typical(0.8) | temperature(0.9)",
 ]
-
-
-@pytest.fixture
-def llm():
-    made = open_llama()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.set_num_threads(1)
-    return small()
 
 
 @pytest.mark.parametrize(

@@ -14,24 +14,11 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from reasonctl.backends import turns
 from reasonctl.backends.attach import attach
 from reasonctl.controller import Controller, ControllerError, PromptLookup
-from support.hf_models import GREEDY, PROMPT, TOKENIZER, Scripted, small, unpadded
-from support.llama_models import ExitAt, bare, open_llama, scripted
+from support.hf_models import GREEDY, PROMPT, TOKENIZER, Scripted, unpadded
+from support.llama_models import ExitAt, bare, scripted
 
 THREADS, CALLS = 8, 50
 PROMPTS = [f"Q: {n} a+3 b-6\n<think>\n" for n in range(THREADS)]
-
-
-@pytest.fixture
-def llm():
-    made = open_llama()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.set_num_threads(1)
-    return small()
 
 
 def in_threads(call):

@@ -27,25 +27,11 @@ from reasonctl.controller import (
 )
 from reasonctl.controller.sampling.stages.kl_guided import source_spans
 from support.engines import Plain
-from support.hf_models import EOS, TOKENIZER, controlled, small
+from support.hf_models import EOS, TOKENIZER, controlled
 from support.hf_models import PROMPT as HF_PROMPT
 from support.hf_models import Scripted as HFExit
 from support.known_tokens import Known
 from support.llama_models import CHAT, F32, PROMPT, open_llama
-
-
-@pytest.fixture
-def llm():
-    made = open_llama()
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.set_num_threads(1)
-    return small()
-
 
 SOURCE = " the cat"
 
