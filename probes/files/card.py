@@ -18,6 +18,7 @@ from ..signals.probe import layer_of
 _PATH = re.compile(r"[/\\~]|[A-Za-z]:[/\\]")
 
 Scalar = str | int | float | bool | None
+"""A value that a card may hold by name."""
 
 MAPS = ("sampler", "seeds", "runs", "settings", "versions", "report")
 """The entries of a probe's card that hold values by name."""
@@ -30,17 +31,42 @@ MOST_SEED = 1 << 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
-    """What a probe's promise was made for. Plain values only: no times, no paths of this machine."""
+class ModelCard:
+    """What the card of every file says: the model, and the runs that something was made from.
+
+    It holds plain values only: no times, and no paths of this machine.
+    """
 
     fingerprint: str
-    """Of the model: its shape and vocabulary (`Model.fingerprint`)."""
+    """Hash of the model's shape and vocabulary (`Model.fingerprint`)."""
     depth: int
     """Number of the model's blocks."""
     width: int
     """Length of its hidden states."""
     template: str
     """`template_hash` of its chat template."""
+    sampler: dict[str, Scalar]
+    """How the runs were sampled: the policy and, for a probe, the length of trial answers."""
+    tasks: str
+    """Where the problems came from."""
+    grader: str | None
+    """What graded the answers. None: there were no gold answers."""
+    seeds: dict[str, int]
+    """Seeds, by purpose."""
+    runs: dict[str, int]
+    """Number of runs, by what they were used for."""
+    settings: dict[str, str] = field(default_factory=dict)
+    """What changes the model's hidden states slightly, such as its quantisation."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Versions, by library."""
+    report: dict[str, Scalar] = field(default_factory=dict)
+    """Figures of the fit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card(ModelCard):
+    """What a probe's promise was made for."""
+
     layers: tuple[float, ...]
     """The blocks that the probe reads, as fractions of depth."""
     cues: tuple[str, ...]
@@ -51,28 +77,12 @@ class Card:
     """The text that takes the cue's place on exit."""
     max_cues: int
     """Most cues of a run at which the rule is asked."""
-    sampler: dict[str, Scalar]
-    """How the runs were sampled: the policy and the length of trial answers."""
     max_new_tokens: int
     """Most tokens of a run after its prompt."""
-    tasks: str
-    """Where the problems came from."""
-    seeds: dict[str, int]
-    """Seeds, by purpose."""
-    runs: dict[str, int]
-    """Number of runs, by split."""
-    grader: str | None
-    """What graded the answers. None: there were no gold answers."""
     mode: str
     """The failure that the probe learned to foresee."""
     domains: tuple[str, ...] = ("",)
     """Names of the table's domains; the problems of a task without domains are all in ""."""
-    settings: dict[str, str] = field(default_factory=dict)
-    """What changes the model's hidden states slightly."""
-    versions: dict[str, str] = field(default_factory=dict)
-    """Of the libraries."""
-    report: dict[str, Scalar] = field(default_factory=dict)
-    """Figures of the fit."""
 
     def __post_init__(self) -> None:
         check_plain(
@@ -99,7 +109,7 @@ class Card:
             Markers(*self.markers)
 
     def _check_numbers(self) -> None:
-        """What is counted with, besides the fields that are numbers themselves."""
+        """Check the entries of `seeds`, `runs`, `sampler` and `report` that other code computes with."""
         for name in ("seeds", "runs"):
             for key, value in getattr(self, name).items():
                 if type(value) is not int or abs(value) > MOST_SEED:
@@ -116,7 +126,11 @@ class Card:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Card:
-        """From parsed JSON; raises ControllerError on missing, foreign or ill-typed entries."""
+        """From parsed JSON.
+
+        Raises:
+            ControllerError: An entry is missing, foreign or of another type.
+        """
         check_entries(cls, values)
         found = Fields.of(dict(values), "the card")
         found.numbers("layers")
@@ -173,32 +187,13 @@ def check_plain(
             raise ControllerError(f"the card's {name:.80} is {value!r:.80}, a path; give a name or a hash instead")
 
 
-class Origin(Protocol):
-    """What a card says of the model that something was made on."""
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    @property
-    def depth(self) -> int: ...
-
-    @property
-    def width(self) -> int: ...
-
-    @property
-    def template(self) -> str: ...
-
-    @property
-    def settings(self) -> Mapping[str, str]: ...
-
-
 def template_hash(template: str | None) -> str:
-    """A chat template's hash; empty where there is none."""
+    """The sha256 of a chat template, in hexadecimal; empty if the model has none."""
     return "" if template is None else hashlib.sha256(template.encode()).hexdigest()
 
 
 class OriginEntries(TypedDict):
-    """The entries of a card that name its model."""
+    """The entries of a card that identify its model; see `ModelCard`."""
 
     fingerprint: str
     depth: int
@@ -208,7 +203,7 @@ class OriginEntries(TypedDict):
 
 
 class LoadedModel(Protocol):
-    """What a card is compared with; backends.Model is one."""
+    """A model that a card is compared with; `backends.Model` is one."""
 
     @property
     def depth(self) -> int: ...
@@ -226,7 +221,7 @@ class LoadedModel(Protocol):
 
 
 def origin_of(model: LoadedModel) -> OriginEntries:
-    """What a card says of this model."""
+    """The entries that a card of this model holds."""
     return {
         "fingerprint": model.fingerprint(),
         "depth": model.depth,
@@ -237,7 +232,7 @@ def origin_of(model: LoadedModel) -> OriginEntries:
 
 
 def check_model(
-    card: Origin,
+    card: ModelCard,
     model: LoadedModel,
     *,
     what: str = "probe was",
@@ -249,9 +244,9 @@ def check_model(
     Args:
         card: The card.
         model: The model in use.
-        what: The file's content and a verb, for messages.
-        make: How to make one for the model, for messages.
-        again: What to check, for warnings.
+        what: The file's content and a verb, as an error begins: `probe was`.
+        make: The remedy that an error ends with.
+        again: What a warning asks to check, and how.
 
     Returns:
         Warnings about small differences.

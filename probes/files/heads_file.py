@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from reasonctl.controller.core import softmax
 
 from ..risk.table import Floats64
 from ..signals.probe import Probe
-from .card import Scalar, check_entries, check_plain
+from .card import ModelCard, Scalar, check_entries, check_plain
 from .sealed import Sealed, Tensors, check_floats, check_target
 
 SEALED = Sealed("reasonctl-heads", 1, "heads file", "ctl calibrate MODEL --tasks T --heads")
@@ -85,35 +85,11 @@ class Heads:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadsCard:
-    """What heads were trained on: plain values, no times, no paths of this machine."""
+class HeadsCard(ModelCard):
+    """What heads were trained on."""
 
-    fingerprint: str
-    """Of the model: its shape and vocabulary."""
-    depth: int
-    """Number of the model's blocks."""
-    width: int
-    """Length of its hidden states."""
-    template: str
-    """`template_hash` of its chat template."""
-    sampler: dict[str, Scalar]
-    """How the runs were sampled."""
-    tasks: str
-    """Where the problems came from."""
-    grader: str
-    """What graded the answers."""
-    seeds: dict[str, int]
-    """Seeds, by purpose."""
-    runs: dict[str, int]
-    """Number of runs: collected, right, trained on."""
     training: dict[str, Scalar]
     """How the heads were trained."""
-    settings: dict[str, str] = field(default_factory=dict)
-    """What changes the model's hidden states slightly."""
-    versions: dict[str, str] = field(default_factory=dict)
-    """Of the libraries."""
-    report: dict[str, Scalar] = field(default_factory=dict)
-    """Figures on held-out runs."""
 
     def __post_init__(self) -> None:
         check_plain(
