@@ -135,7 +135,16 @@ def never(model: Model, sizes: Sequence[int]) -> ProbeExit:
         grader=None,
         mode="harm",
     )
-    unreachable = Threshold(math.inf, "harm", 0.05, 0.9, 0, 0, None, "never exits: for timing")
+    unreachable = Threshold(
+        value=math.inf,
+        mode="harm",
+        risk=0.05,
+        confidence=0.9,
+        runs=0,
+        failures=0,
+        more_runs=None,
+        why="never exits: for timing",
+    )
     return ProbeExit(ProbeFile(probe, Grid.of(table, 2), table, card), Promise(), unreachable)
 
 

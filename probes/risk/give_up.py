@@ -22,7 +22,7 @@ from reasonctl.controller import ControllerError
 
 from .bounds import accepted, conformal_quantile, shortfall
 from .table import Bools, Floats64, Table
-from .threshold import check_evidence, check_request, runs_needed, worthwhile
+from .threshold import CalibrationResult, check_evidence, check_request, runs_needed, worthwhile
 
 _MEANS = "P(full run right and given up)"
 _STEEPNESS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -93,24 +93,12 @@ class LowerGrid:
         return cls(c, starts[::-1].copy())
 
 
-@dataclass(frozen=True)
-class GiveUp:
-    """The lower exit in use, and what it promises."""
+@dataclass(frozen=True, kw_only=True)
+class GiveUp(CalibrationResult):
+    """The lower exit in use, and what it promises. A failure is a run that is right and given up."""
 
     curve: LowerCurve
     """Where the rule gives up."""
-    risk: float
-    """The risk that was asked for."""
-    confidence: float | None
-    """Probability that the risk holds. None: it holds on average over calibrations."""
-    runs: int
-    """The calibration runs."""
-    failures: int
-    """How many of them are right and given up."""
-    more_runs: int | None
-    """How many more calibration runs the promise needs. 0: it stands; None: no number of runs would do."""
-    why: str
-    """One line for people."""
 
 
 def choose_lower(table: Table, grid: LowerGrid, risk: float, confidence: float | None) -> GiveUp:
@@ -131,28 +119,53 @@ def choose_lower(table: Table, grid: LowerGrid, risk: float, confidence: float |
     if not table.graded:
         raise ControllerError("giving up needs gold answers and these runs have none; leave it off")
     check_evidence(table)
-    late, n = _late(table, grid.c), table.runs
-    hopeful = table.full_right[table.run_of]
+    late = _late(table, grid.c)
     if confidence is None:
-        highest = late.highest(hopeful)
-        t0, promise = conformal_quantile(highest, risk), f"{_MEANS} <= {risk} on average over calibrations"
-        failed, more = int((highest > t0).sum()), 0
-        if t0 == math.inf:
-            more = runs_needed("harm", risk, None) - n
-            why = f"never give up: {n} calibration runs can't promise {promise}: {more} more runs are needed"
-            return GiveUp(LowerCurve(grid.c, t0), risk, None, n, 0, more, why)
+        return _conformal(late, grid.c, risk)
+    return _learn_then_test(late, grid, risk, confidence)
+
+
+def _conformal(late: Table, c: float, risk: float) -> GiveUp:
+    """Split conformal on each right run's latest crossing; `late` holds crossings for scores."""
+    highest, n, more = late.highest(late.full_right[late.run_of]), late.runs, 0
+    t0, promise = conformal_quantile(highest, risk), f"{_MEANS} <= {risk} on average over calibrations"
+    failed = int((highest > t0).sum())
+    why = _why(t0, failed, n, promise)
+    if t0 == math.inf:
+        more = runs_needed("harm", risk, None) - n
+        why = f"never give up: {n} calibration runs can't promise {promise}: {more} more runs are needed"
+    return GiveUp(curve=LowerCurve(c, t0), risk=risk, confidence=None, runs=n, failures=failed, more_runs=more, why=why)
+
+
+def _learn_then_test(late: Table, grid: LowerGrid, risk: float, confidence: float) -> GiveUp:
+    """Learn-then-Test, from the latest start to the earliest; `late` holds crossings for scores."""
+    counts, n = late.sum_at_exits(grid.starts, late.full_right[late.run_of]), late.runs
+    held = accepted(counts, np.full(len(counts), n), risk, confidence)
+    promise = f"{_MEANS} <= {risk} with confidence {confidence}"
+    at = worthwhile(late, grid.starts[:held]) if held else 0
+    failed = int(counts[at])
+    more: int | None = 0
+    if held == 0:
+        t0 = math.inf
+        more, missing = shortfall(failed, n, risk, confidence, what="runs", promise=promise)
+        why = f"never give up: {missing}"
     else:
-        promise = f"{_MEANS} <= {risk} with confidence {confidence}"
-        counts = late.sum_at_exits(grid.starts, hopeful)
-        held = accepted(counts, np.full(len(counts), n), risk, confidence)
-        if held == 0:
-            missing, why = shortfall(int(counts[0]), n, risk, confidence, what="runs", promise=promise)
-            never = LowerCurve(grid.c, math.inf)
-            return GiveUp(never, risk, confidence, n, int(counts[0]), missing, f"never give up: {why}")
-        at = worthwhile(late, grid.starts[:held])
-        t0, failed = float(grid.starts[at]), int(counts[at])
-    why = f"give up below a curve that starts at {t0:.0f} tokens: {failed} failures in {n} calibration runs; {promise}"
-    return GiveUp(LowerCurve(grid.c, t0), risk, confidence, n, failed, 0, why)
+        t0 = float(grid.starts[at])
+        why = _why(t0, failed, n, promise)
+    return GiveUp(
+        curve=LowerCurve(grid.c, t0),
+        risk=risk,
+        confidence=confidence,
+        runs=n,
+        failures=failed,
+        more_runs=more,
+        why=why,
+    )
+
+
+def _why(t0: float, failed: int, n: int, promise: str) -> str:
+    """One line about a curve that is in use."""
+    return f"give up below a curve that starts at {t0:.0f} tokens: {failed} failures in {n} calibration runs; {promise}"
 
 
 def _crossings(c: float, scores: npt.ArrayLike, positions: npt.ArrayLike) -> Floats64:

@@ -61,28 +61,37 @@ class Grid:
         return cls(values, exits)
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """Exit at a run's first cue with a score above a value, and what that promises."""
+@dataclass(frozen=True, kw_only=True)
+class CalibrationResult:
+    """What calibration runs promise for a risk, and how many more of them a promise needs."""
+
+    risk: float
+    """The risk that was asked for."""
+    confidence: float | None
+    """Probability, over calibrations, that the risk holds. None: it holds on average over them."""
+    runs: int
+    """The calibration runs that count."""
+    failures: int
+    """How many of them fail."""
+    more_runs: int | None
+    """How many more calibration runs the promise needs. 0: it stands; None: no number of runs would do."""
+    why: str
+    """One line for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold(CalibrationResult):
+    """Exit at a run's first cue with a score above a value, and what that promises.
+
+    In mode `selective` only the runs that exit count. Mode `event` uses no confidence.
+    """
 
     value: float
     """The threshold; +inf: never exit."""
     mode: Mode
     """Which failure the risk bounds."""
-    risk: float
-    """The risk that was asked for."""
-    confidence: float | None
-    """The confidence that was used; `event` uses none."""
-    runs: int
-    """The calibration runs that it comes from; in `selective` those that exit."""
-    failures: int
-    """How many of them fail at `value`."""
-    more_runs: int | None
-    """How many more calibration runs a promise needs. 0: it stands; None: no number of runs would do."""
-    why: str
-    """One line for people."""
     loosest: float = math.inf
-    """With a confidence, the loosest threshold that holds the risk too."""
+    """With a confidence: the loosest threshold that still holds the risk."""
 
 
 def runs_needed(mode: Mode, risk: float, confidence: float | None) -> int:
@@ -183,30 +192,47 @@ def _learn_then_test(table: Table, grid: Grid, mode: Mode, risk: float, confiden
 
     "Never exit" needs no test, so the sequence has no entry above every score. No run fails there, and p is
     (1 - risk)^n, the smallest p that n runs can give: that entry would fail only where all others fail too.
-
-    In mode `selective` such an entry would do harm: without exits its p is 1, and the sequence would stop at once. So
-    the sequence starts at the strictest threshold where the *fitting* split has twice the exits that are needed for a
-    pass without a failure.
     """
-    start = 0
-    if mode == "selective":
-        enough = grid.exits * table.runs >= 2 * runs_needed(mode, risk, confidence)
-        start = int(np.argmax(enough)) if enough.any() else len(grid.thresholds) - 1
-    candidates = grid.thresholds[start:]
+    candidates = grid.thresholds[_strictest(table, grid, mode, risk, confidence) :]
     failed, n = failures_at(table, mode, candidates)
     held = accepted(failed, n, risk, confidence)
     share, what = (float(grid.exits.max()), "exited runs") if mode == "selective" else (1.0, "runs")
     promise = f"{MEANS[mode]} <= {risk} with confidence {confidence}"
-    if held == 0:
-        count, of = int(failed[0]), int(n[0])
-        more, why = shortfall(count, of, risk, confidence, what=what, promise=promise, share=share)
-        return Threshold(math.inf, mode, risk, confidence, of, count, more, f"never exit: {why}")
-    at = worthwhile(table, candidates[:held])
-    value = float(candidates[at])
+    at = worthwhile(table, candidates[:held]) if held else 0
     count, of = int(failed[at]), int(n[at])
-    calibration = what.replace("runs", "calibration runs")
-    why = f"exit above {value:.4f}: {count} failures in {of} {calibration}; {promise}"
-    return Threshold(value, mode, risk, confidence, of, count, 0, why, float(candidates[held - 1]))
+    more: int | None = 0
+    if held == 0:
+        value = loosest = math.inf
+        more, missing = shortfall(count, of, risk, confidence, what=what, promise=promise, share=share)
+        why = f"never exit: {missing}"
+    else:
+        value, loosest = float(candidates[at]), float(candidates[held - 1])
+        calibration = what.replace("runs", "calibration runs")
+        why = f"exit above {value:.4f}: {count} failures in {of} {calibration}; {promise}"
+    return Threshold(
+        value=value,
+        mode=mode,
+        risk=risk,
+        confidence=confidence,
+        runs=of,
+        failures=count,
+        more_runs=more,
+        why=why,
+        loosest=loosest,
+    )
+
+
+def _strictest(table: Table, grid: Grid, mode: Mode, risk: float, confidence: float) -> int:
+    """Index of the first threshold of the grid that is tested.
+
+    It is the strictest one, but in mode `selective`. There the p-value of a threshold without exits is 1, and the
+    sequence would stop at once. So it starts where the *fitting* split has twice the exits that are needed for a pass
+    without a failure.
+    """
+    if mode != "selective":
+        return 0
+    enough = grid.exits * table.runs >= 2 * runs_needed(mode, risk, confidence)
+    return int(np.argmax(enough)) if enough.any() else len(grid.thresholds) - 1
 
 
 def worthwhile(table: Table, thresholds: Floats64) -> int:
@@ -223,14 +249,15 @@ def worthwhile(table: Table, thresholds: Floats64) -> int:
 def _conformal(table: Table, mode: Mode, risk: float) -> Threshold:
     """Split conformal: P(some failing cue of a run scores above the value) <= risk, on average over calibrations."""
     highest, n = table.highest(failing_cues(table, mode)), table.runs
-    value = conformal_quantile(highest, risk)
+    value, more = conformal_quantile(highest, risk), 0
+    why = f"exit above {value:.4f}: {MEANS[mode]} <= {risk} on average over calibrations ({n} runs)"
     if value == math.inf:
         more = runs_needed(mode, risk, None) - n
         why = f"never exit: {n} calibration runs can't promise {MEANS[mode]} <= {risk}: {more} more runs are needed"
-        return Threshold(math.inf, mode, risk, None, n, 0, more, why)
     failed = int((highest > value).sum())
-    why = f"exit above {value:.4f}: {MEANS[mode]} <= {risk} on average over calibrations ({n} runs)"
-    return Threshold(value, mode, risk, None, n, failed, 0, why)
+    return Threshold(
+        value=value, mode=mode, risk=risk, confidence=None, runs=n, failures=failed, more_runs=more, why=why
+    )
 
 
 def _event(table: Table, risk: float, confidence: float | None) -> Threshold:
@@ -243,12 +270,13 @@ def _event(table: Table, risk: float, confidence: float | None) -> Threshold:
     # 1 - score <= q_right, said of scores; inclusive, hence the next float below.
     leg = -conformal_quantile(-right, risk)
     value = max(conformal_quantile(wrong, risk), float(np.nextafter(leg, -math.inf)))
-    failed, n = int((wrong > value).sum()), len(wrong)
+    failed, n, more = int((wrong > value).sum()), len(wrong), 0
+    unused = "" if confidence is None else f"; on average over calibrations, the confidence {confidence} is not used"
+    why = f"exit above {value:.4f}: {MEANS['event']} <= {risk}{unused}; nothing is promised for a run"
     if value == math.inf:
         least = runs_needed("event", risk, None)
         more = math.ceil((least - n) * table.runs / n) if n else max(least, 1)
         why = f"never exit: {n} wrong cues, level {risk} takes {least}: about {more} more runs are needed"
-        return Threshold(math.inf, "event", risk, None, table.runs, 0, more, why)
-    unused = "" if confidence is None else f"; on average over calibrations, the confidence {confidence} is not used"
-    why = f"exit above {value:.4f}: {MEANS['event']} <= {risk}{unused}; nothing is promised for a run"
-    return Threshold(value, "event", risk, None, table.runs, failed, 0, why)
+    return Threshold(
+        value=value, mode="event", risk=risk, confidence=None, runs=table.runs, failures=failed, more_runs=more, why=why
+    )

@@ -154,7 +154,16 @@ def test_a_recorded_run_is_judged_as_a_live_one(records, signal, tmp_path):
     table = content.signal_table(signal).table
     values = np.unique(table.scores)
     middle = float(values[len(values) // 2 - 1 :][:2].mean())  # between two scores, so that rounding decides nothing
-    threshold = Threshold(middle, "harm", 0.05, 0.9, table.runs, 0, 0, "for this test")
+    threshold = Threshold(
+        value=middle,
+        mode="harm",
+        risk=0.05,
+        confidence=0.9,
+        runs=table.runs,
+        failures=0,
+        more_runs=0,
+        why="for this test",
+    )
     exits = table.first_exit(middle)
     out = table.outcomes(exits)
     assert out.exited.sum() > 0
@@ -170,7 +179,16 @@ def test_a_recorded_run_is_judged_as_a_live_one(records, signal, tmp_path):
 
 def test_a_rule_that_never_exits_tries_nothing(records):
     content = fitted(records)
-    never = Threshold(math.inf, "harm", 0.05, 0.9, 12, 0, 33, "too few runs")
+    never = Threshold(
+        value=math.inf,
+        mode="harm",
+        risk=0.05,
+        confidence=0.9,
+        runs=12,
+        failures=0,
+        more_runs=33,
+        why="too few runs",
+    )
     for record in records[12:15]:
         rule = ProbeExit(content, Promise(signal="trial"), never)
         trace, _ = one_run(RECIPE, RECIPE.load(), record.run, record.question, rule)
