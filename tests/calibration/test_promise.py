@@ -15,29 +15,17 @@ from reasonctl.calibration.fitting.job import CalibrationJob, fit_and_save
 from reasonctl.calibration.fitting.tables import make_table
 from reasonctl.calibration.runs.arrays import to_arrays
 from reasonctl.calibration.runs.collect import collect
-from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.run_file import RunFile
 from reasonctl.calibration.runs.splits import evaluation_stream, split
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.bounds import refutes
+from support import recipes
 
 pytestmark = pytest.mark.slow
 N, EVALUATION, SEED = 800, 500, 21
-RECIPE = Recipe(
-    model="tiny",
-    backend=None,
-    threads=1,
-    markers=("<think>", "</think>"),
-    cues=("wait", "hmm", "alternatively"),
-    suffix="</think>\n",
-    max_cues=200,
-    layers=(1 / 3, 2 / 3, 1.0),
-    policy="temperature(0.6)",
-    draft="none",
-    seed=SEED,
-    max_new_tokens=768,
-    answer_tokens=64,
+RECIPE = replace(
+    recipes.RECIPE, max_cues=200, layers=(1 / 3, 2 / 3, 1.0), seed=SEED, max_new_tokens=768, answer_tokens=64
 )
 
 

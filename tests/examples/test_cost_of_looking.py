@@ -8,26 +8,12 @@ from typing import Any
 import pytest
 
 from reasonctl.backends.load import BUNDLED_PROBE
-from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.worker import collect_run, one_run
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.probes import load_exit
+from support import recipes
 
-RECIPE = Recipe(
-    model="tiny",
-    backend=None,
-    threads=1,
-    markers=("<think>", "</think>"),
-    cues=("wait", "hmm", "alternatively"),
-    suffix="</think>\n",
-    max_cues=50,
-    layers=(1 / 3, 2 / 3, 1.0),
-    policy="temperature(0.6)",
-    draft="none",
-    seed=3,
-    max_new_tokens=160,
-    answer_tokens=24,
-)
+RECIPE = replace(recipes.RECIPE, layers=(1 / 3, 2 / 3, 1.0))
 QUESTION = load_task("tiny").problems(1, stream=6)[0].question
 
 

@@ -14,7 +14,6 @@ from reasonctl.calibration.fitting.stack import fit_stack
 from reasonctl.calibration.fitting.tables import apply_to_run, apply_to_table, by_run, make_table, observations_of
 from reasonctl.calibration.runs.arrays import to_arrays
 from reasonctl.calibration.runs.collect import graded
-from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.worker import collect_run, one_run
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import ControllerError
@@ -36,23 +35,10 @@ from reasonctl.probes.signals.signals import (
     make_signal,
     streak,
 )
+from support import recipes
 from support.probe_files import card
 
-RECIPE = Recipe(
-    model="tiny",
-    backend=None,
-    threads=1,
-    markers=("<think>", "</think>"),
-    cues=("wait", "hmm", "alternatively"),
-    suffix="</think>\n",
-    max_cues=50,
-    layers=(1 / 3, 1.0),
-    policy="temperature(0.6)",
-    draft="none",
-    seed=5,
-    max_new_tokens=160,
-    answer_tokens=24,
-)
+RECIPE = replace(recipes.RECIPE, seed=5)
 TASK = load_task("tiny")
 PROBLEMS = TASK.problems(24, stream=16)
 
