@@ -1,4 +1,4 @@
-"""The file of a pair of AutoDeco heads, and their evaluation in numpy."""
+"""The file of two AutoDeco heads (temperature and top-p), and their evaluation in numpy."""
 
 from __future__ import annotations
 
@@ -22,14 +22,21 @@ SEALED = Sealed("reasonctl-heads", 1, "heads file", "ctl calibrate MODEL --tasks
 COOLEST = 1e-2
 """Lowest temperature that the heads may set."""
 STATISTICS = 4
+"""Numbers that `statistics` gives."""
 _TINY = 1e-8
 
 
 def unit(hidden: npt.NDArray[Any]) -> Floats64:
-    """Shape (..., width): states divided by their root mean square.
+    """Divide hidden states by their root mean square.
 
-    A block's output so scaled is what the LM head sees, up to the final norm's weights, which the heads' first layer
-    takes in: every backend gives it, and none gives the normed state itself.
+    The LM head sees the same state, multiplied by the final norm's weights; the heads' first layer learns those. Every
+    backend gives a block's output, and none gives the normed state itself.
+
+    Args:
+        hidden: A block's outputs, shape (..., width).
+
+    Returns:
+        Shape (..., width).
     """
     x = np.asarray(hidden, dtype=np.float64)
     scaled: Floats64 = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + _TINY)
@@ -37,9 +44,15 @@ def unit(hidden: npt.NDArray[Any]) -> Floats64:
 
 
 def statistics(logits: npt.NDArray[Any], temperature: float) -> Floats64:
-    """Shape (4,): largest probability, entropy in nats, unbiased variance and mass of the top 5 of softmax(logits / T).
+    """What the top-p head reads of the distribution softmax(logits / temperature).
 
-    logits: shape (vocabulary,), -inf where impossible.
+    Args:
+        logits: Shape (vocabulary,); -inf where a token is impossible.
+        temperature: The temperature.
+
+    Returns:
+        Shape (4,): the largest probability, the entropy in nats, the unbiased variance, and the mass of the five
+        likeliest tokens.
     """
     p = softmax(logits, temperature + _TINY)
     top = np.partition(p, -5)[-5:] if len(p) > 5 else p
@@ -70,9 +83,17 @@ class Heads:
         return self.temperature.size
 
     def at(self, hidden: npt.NDArray[Any], logits: npt.NDArray[Any]) -> tuple[float, float]:
-        """(temperature, top-p) of one row. hidden: (width,), the last block's output. logits: (vocabulary,).
+        """The heads' settings for one row.
 
-        Raises ControllerError for a state of another width, or one that isn't finite.
+        Args:
+            hidden: The last block's output, shape (width,).
+            logits: Shape (vocabulary,).
+
+        Returns:
+            The temperature and top-p.
+
+        Raises:
+            ControllerError: The state has another width, or isn't finite.
         """
         if hidden.shape != (self.width,):
             raise ControllerError(
@@ -102,7 +123,11 @@ class HeadsCard(ModelCard):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HeadsCard:
-        """From parsed JSON; raises ControllerError on missing, foreign or ill-typed entries."""
+        """From parsed JSON.
+
+        Raises:
+            ControllerError: An entry is missing, foreign or of another type.
+        """
         check_entries(cls, values)
         try:
             return cls(**values)
@@ -125,7 +150,16 @@ class HeadsFile:
 
 
 def save_heads(path: str | os.PathLike[str], content: HeadsFile, *, force: bool = False) -> None:
-    """Write the file whole or not at all; the same content gives the same bytes. Raises ControllerError."""
+    """Write the file whole or not at all; the same content gives the same bytes.
+
+    Args:
+        path: The file.
+        content: What is written.
+        force: Whether an existing file may be replaced.
+
+    Raises:
+        ControllerError: The place is taken or can't be written; what was there before stays.
+    """
     check_target(path, force)
     groups = {"temperature": content.heads.temperature.arrays(), "top_p": content.heads.top_p.arrays()}
     tensors = {f"{group}.{name}": array for group, arrays in groups.items() for name, array in arrays.items()}
@@ -133,7 +167,11 @@ def save_heads(path: str | os.PathLike[str], content: HeadsFile, *, force: bool 
 
 
 def load_heads(path: str | os.PathLike[str]) -> HeadsFile:
-    """Read and verify a file; raises ControllerError where it is missing, foreign, truncated or changed."""
+    """Read and verify a file.
+
+    Raises:
+        ControllerError: The file is missing, truncated, changed, or no heads file.
+    """
     return SEALED.load(path, _content)
 
 

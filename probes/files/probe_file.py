@@ -1,6 +1,6 @@
 """The probe file: one sealed .safetensors with the probe, its grids, its calibration table and a card.
 
-Owns what it holds. What makes a file whole is in sealed.py, what a card says in card.py.
+This file says what a probe file holds. sealed.py writes and checks it; card.py is the card.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ProbeFile:
     card: Card
     """What the promise was made for."""
     others: Mapping[str, SignalTable] = field(default_factory=dict)
-    """The other signals."""
+    """The calibration runs under every other signal, by its name."""
     stack: Stack | None = None
     """The stack's weights. None: it could not be fitted."""
     lower: LowerGrid | None = None
@@ -67,14 +67,22 @@ class ProbeFile:
         return found if domain is None else replace(found, table=found.table.in_domain(self.domain_index(domain)))
 
     def domain_index(self, domain: str) -> int:
-        """The table's number of a domain; ControllerError for one that the probe wasn't calibrated on."""
+        """The number by which the table names a domain.
+
+        Raises:
+            ControllerError: The probe wasn't calibrated on the domain.
+        """
         if domain not in self.card.domains:
             known = ", ".join(map(repr, self.card.domains))
             raise ControllerError(f"domain is {domain!r}; this probe was calibrated on {known}")
         return self.card.domains.index(domain)
 
     def signal(self, name: str) -> Signal:
-        """A signal of this file by name."""
+        """The signal of a name, ready to score cues.
+
+        Raises:
+            ControllerError: The file has no such signal.
+        """
         self.signal_table(name)
         return make_signal(name, self.stack)
 
@@ -99,19 +107,29 @@ class ProbeFile:
 def save_probe(path: str | os.PathLike[str], content: ProbeFile, *, force: bool = False) -> None:
     """Write the file whole or not at all; the same content gives the same bytes.
 
-    Raises ControllerError where the place is taken or can't be written; what was there before stays.
+    Args:
+        path: The file.
+        content: What is written.
+        force: Whether an existing file may be replaced.
+
+    Raises:
+        ControllerError: The place is taken or can't be written; what was there before stays.
     """
     check_target(path, force)
     SEALED.save(path, _tensors(content), asdict(content.card))
 
 
 def load_probe(path: str | os.PathLike[str]) -> ProbeFile:
-    """Read and verify a file; raises ControllerError where it is missing, foreign, truncated or changed."""
+    """Read and verify a file.
+
+    Raises:
+        ControllerError: The file is missing, truncated, changed, or no probe file.
+    """
     return SEALED.load(path, _content)
 
 
 def digest_of(content: ProbeFile) -> str:
-    """The sha256 that a file of this content carries: tells probes apart, and one from its own older version."""
+    """The sha256 in a file of this content. It tells probes apart, and a probe from an earlier version of itself."""
     return SEALED.digest(_tensors(content), asdict(content.card))
 
 

@@ -1,6 +1,6 @@
 """A sealed file: one .safetensors with tensors and a JSON card under a digest, written whole or not at all. No pickle.
 
-Owns what makes a file whole. What files hold is in probe_file.py (probes) and heads_file.py (AutoDeco's heads).
+This file makes sure that a file is whole. probe_file.py and heads_file.py say what is in one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,15 @@ Content = TypeVar("Content")
 
 
 def check_target(path: str | os.PathLike[str], force: bool) -> None:
-    """Raise ControllerError if a file can't be put at `path`; ask before the work, not after it."""
+    """Check that a file can be put at `path`. Call it before the work that makes the file.
+
+    Args:
+        path: The file to be written.
+        force: Whether an existing file may be replaced.
+
+    Raises:
+        ControllerError: `path` is a folder, exists already, or is in no folder.
+    """
     target = Path(path)
     if target.is_dir():
         raise ControllerError(f"{target} is a folder; give a file name such as {target / 'my.probe.safetensors'}")
@@ -55,16 +63,30 @@ class Sealed:
     def save(self, path: str | os.PathLike[str], tensors: Tensors, card: dict[str, Any]) -> None:
         """Write the file whole or not at all; the same content gives the same bytes.
 
-        Raises ControllerError where it can't be written; what was there before stays.
+        Args:
+            path: The file.
+            tensors: Arrays by name.
+            card: The card, as JSON values.
+
+        Raises:
+            ControllerError: The file can't be written; what was there before stays.
         """
         tensors = _stored(tensors)
         header = canonical({"card": card, "format": self.format, "sha256": self.digest(tensors, card)})
         write_whole(path, pack(tensors, metadata={self.key: header}))
 
     def load(self, path: str | os.PathLike[str], content: Callable[[Tensors, dict[str, Any]], Content]) -> Content:
-        """`content(tensors, card)` of a whole file; ControllerError where it is missing, foreign or changed.
+        """Read a file, verify it, and make its content.
 
-        Errors of `content` get the path in front.
+        Args:
+            path: The file.
+            content: Makes the content from tensors and card. Its ControllerErrors get the path in front.
+
+        Returns:
+            What `content` gives.
+
+        Raises:
+            ControllerError: The file is missing, truncated, changed, or of another kind.
         """
         if Path(path).is_dir():
             raise ControllerError(f"{path} is a folder; give the .safetensors file in it")
@@ -84,7 +106,7 @@ class Sealed:
             raise ControllerError(f"{path}: {error}") from None
 
     def holds(self, path: str | os.PathLike[str]) -> bool:
-        """Whether a readable file is of this kind; whole or not."""
+        """Whether a file can be read and is of this kind. It need not be whole."""
         try:
             with safe_open(os.fspath(path), framework="np") as opened:
                 return self.key in (opened.metadata() or {})
@@ -125,7 +147,7 @@ def check_floats(tensors: Mapping[str, npt.NDArray[Any]]) -> None:
 
 
 def _stored(tensors: Mapping[str, npt.NDArray[Any]]) -> Tensors:
-    """As a file holds them: contiguous, and a single number as an array of one."""
+    """The tensors as a file holds them: contiguous, and a single number as an array of length 1."""
     return {name: np.ascontiguousarray(array) for name, array in tensors.items()}
 
 
@@ -135,9 +157,14 @@ def canonical(value: Any) -> str:
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a new file in the target's folder, then rename it over the target; on any failure the new file goes away.
+    """Write a new file in the target's folder, then rename it over the target. After a failure the new file is gone.
 
-    Raises ControllerError where it can't be written; what was there before stays.
+    Args:
+        path: The target; a link is followed.
+        data: All bytes of the file.
+
+    Raises:
+        ControllerError: The file can't be written; what was there before stays.
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")

@@ -1,7 +1,7 @@
 """Exact statistics of counts and scores: binomial tests and bounds, fixed-sequence testing, the conformal quantile.
 
-Knows no table and no mode. SciPy's special functions are imported where they are called: reading them takes longer
-than reading all the other modules of this package.
+This file knows no table and no mode. It imports SciPy's special functions where it calls them: their import takes
+longer than that of all the other modules of this package.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ def accepted(failed: Ints, n: Ints, risk: float, confidence: float) -> int:
 def upper_bound(count: int, n: int, confidence: float = 0.9) -> float:
     """One-sided Clopper-Pearson upper bound of a rate, from `count` of `n`.
 
+    Raises:
+        ControllerError: `count` isn't between 0 and `n`.
+
     >>> round(upper_bound(0, 45), 4), upper_bound(3, 3), upper_bound(0, 0)
     (0.0499, 1.0, 1.0)
     """
@@ -61,6 +64,15 @@ def upper_bound(count: int, n: int, confidence: float = 0.9) -> float:
 
 def refutes(count: int, n: int, risk: float, level: float = 0.01) -> bool:
     """Whether `count` failures in `n` runs contradict "the risk is at most `risk`" (one-sided exact binomial test).
+
+    Args:
+        count: Failures seen.
+        n: Runs.
+        risk: The risk that was promised.
+        level: Largest probability of a contradiction where the promise holds.
+
+    Raises:
+        ControllerError: `count` isn't between 0 and `n`.
 
     >>> refutes(6, 100, 0.05), refutes(12, 100, 0.05)
     (False, True)
@@ -87,7 +99,7 @@ def fewest(risk: float, confidence: float) -> int:
 def shortfall(
     failed: int, n: int, risk: float, confidence: float, *, what: str, promise: str, share: float = 1.0
 ) -> tuple[int | None, str]:
-    """How many runs are missing where not even the strictest candidate holds the promise, and why.
+    """Say how many more runs a promise needs, where not even the strictest candidate holds it.
 
     Args:
         failed: Failing runs at the strictest candidate.
@@ -96,10 +108,10 @@ def shortfall(
         confidence: The confidence that was asked for.
         what: What is counted, in a word for the message.
         promise: The promise in words.
-        share: Of all runs, those that count.
+        share: The share of all runs that counts.
 
     Returns:
-        The number of runs, None where no number would do; and the reason in one sentence.
+        The number of missing runs (None: no number would do), and the reason in one sentence.
     """
     least, share = fewest(risk, confidence), max(share, 1e-9)
     if n < least:
@@ -125,7 +137,15 @@ def _doubling(n: int) -> list[int]:
 
 
 def conformal_quantile(scores: Floats64, risk: float) -> float:
-    """The ceil((n + 1)(1 - risk))-th smallest score; +inf, not the largest score, where that index is above n."""
+    """The conformal quantile: the ceil((n + 1)(1 - risk))-th smallest of n scores.
+
+    Args:
+        scores: Shape (n,).
+        risk: The share of new scores that may be above the quantile, on average.
+
+    Returns:
+        The quantile. It is +inf, and not the largest score, where that index is above n.
+    """
     n = len(scores)
     index = n + 1 - math.floor((n + 1) * Fraction(str(float(risk))))  # the decimal that was typed, not its float
     return math.inf if index > n else float(np.partition(scores, index - 1)[index - 1])

@@ -49,7 +49,15 @@ class LowerCurve:
             raise ControllerError(f"the curve's slope is {self.c} and its start {self.t0}; the slope must be above 0")
 
     def below(self, score: float, position: int) -> bool:
-        """Whether a run gives up at this cue; score in 0..1, position in tokens."""
+        """Whether a run gives up at a cue.
+
+        Args:
+            score: The score at the cue, in 0..1.
+            position: Tokens generated before the cue.
+
+        Raises:
+            ControllerError: The score isn't in 0..1.
+        """
         return bool(_crossings(self.c, score, position) > self.t0)
 
     def cues(self, table: Table) -> Bools:
@@ -80,7 +88,11 @@ class LowerGrid:
         Args:
             fitting: The fitting runs, under scores from held-out folds.
             size: Most starts.
-            risk: Share of right runs given up at which slopes are compared. Any other risk may be asked for later.
+            risk: Slopes are compared where this share of the runs is right and given up. Any other risk may be asked
+                for later.
+
+        Raises:
+            ControllerError: There is no cue, or `size` is below 2.
         """
         if size < 2 or fitting.cues == 0:
             raise ControllerError(f"a lower grid needs at least 2 starts of 1 cue, got {size} of {fitting.cues}")
@@ -169,7 +181,10 @@ def _why(t0: float, failed: int, n: int, promise: str) -> str:
 
 
 def _crossings(c: float, scores: npt.ArrayLike, positions: npt.ArrayLike) -> Floats64:
-    """The start whose curve passes through each cue: t - logit(score) / c. Curves of a smaller t0 are above it."""
+    """The start of the curve that passes through each cue: t - logit(score) / c.
+
+    A rule gives up at the cue if its own curve starts earlier.
+    """
     scores = np.asarray(scores, dtype=np.float64)
     if not ((scores >= 0.0) & (scores <= 1.0)).all():
         raise ControllerError("giving up needs scores between 0 and 1; use a signal that gives a probability")
@@ -179,7 +194,7 @@ def _crossings(c: float, scores: npt.ArrayLike, positions: npt.ArrayLike) -> Flo
 
 
 def _late(table: Table, c: float) -> Table:
-    """The table with crossings for scores: giving up is its first exit above t0."""
+    """The table with crossings in place of scores. Giving up is then the first exit above t0."""
     return table.with_scores(_crossings(c, table.scores, table.positions))
 
 

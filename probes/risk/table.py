@@ -1,6 +1,7 @@
 """The calibration table: what every recorded run would have done, had it exited at each of its cues.
 
-The runs are flat arrays, and this file says what a threshold does to them. The statistics are elsewhere.
+The runs are flat arrays, and this file says what a threshold does to them. The statistics are in bounds.py and
+threshold.py.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Outcomes:
     disagree: Bools
     """The run exits, and the exit's answer isn't the full run's."""
     tokens: Ints
-    """The run's whole cost."""
+    """The run's whole cost, in tokens."""
 
     @property
     def exited(self) -> Bools:
@@ -191,7 +192,11 @@ class Table:
         return (self._peaks[first], starts[first]), (self._peaks[last], ends[last])
 
     def _first(self, hits: Ints) -> Ints:
-        """Of these cues, in ascending order, each run's first; as index in the run, shape (runs,)."""
+        """Shape (runs,): each run's first cue among `hits`, as its index in the run, or NO_EXIT.
+
+        Args:
+            hits: Cues of all runs, in ascending order.
+        """
         runs = self.run_of[hits]
         first = np.ones(len(hits), dtype=bool)
         first[1:] = runs[1:] != runs[:-1]
@@ -200,7 +205,11 @@ class Table:
         return exits
 
     def outcomes(self, exits: Ints) -> Outcomes:
-        """What becomes of the runs if run i exits at its cue `exits[i]` (NO_EXIT: it runs on)."""
+        """What becomes of the runs if each exits at a cue of its own.
+
+        Args:
+            exits: Shape (runs,): the index of the exit's cue in its run, or NO_EXIT.
+        """
         exited = np.asarray(exits) != NO_EXIT
         if self.cues == 0:
             right = same = np.zeros(self.runs, dtype=bool)
@@ -235,7 +244,7 @@ class Table:
         return Table(offsets=offsets, graded=self.graded, **per_run, **per_cue)
 
     def in_domain(self, domain: int) -> Table:
-        """The runs of one domain; none is an empty table, which promises nothing."""
+        """The runs of one domain. A domain without runs gives an empty table, which promises nothing."""
         return self.select(np.flatnonzero(self.domain == domain))
 
     def one_per_problem(self) -> Table:
@@ -248,7 +257,14 @@ class Table:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, npt.NDArray[Any]]) -> Table:
-        """The inverse of `arrays`; `domain` may be missing. ControllerError on other missing or foreign names."""
+        """The inverse of `arrays`.
+
+        Args:
+            arrays: The arrays by name; `domain` may be missing.
+
+        Raises:
+            ControllerError: An array is missing, foreign or of another type, or the arrays don't fit together.
+        """
         names = {field.name for field in fields(cls)}
         if set(arrays) | {"domain"} != names:
             different = sorted(names ^ (set(arrays) | {"domain"}))
@@ -262,7 +278,11 @@ class Table:
 
 
 def check_types(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Raise ControllerError where an array of a table has another type: a number that isn't whole would be rounded."""
+    """Check that a table's arrays have their types; a conversion would round numbers that aren't whole.
+
+    Raises:
+        ControllerError: An array has another type.
+    """
     for name, kind in _TYPES.items():
         if name in arrays and arrays[name].dtype != kind:
             raise ControllerError(

@@ -52,7 +52,15 @@ class Grid:
 
     @classmethod
     def of(cls, fitting: Table, size: int = 400) -> Grid:
-        """At most `size` quantiles of the fitting split's scores; give it scores from held-out folds."""
+        """At most `size` quantiles of the fitting split's scores.
+
+        Args:
+            fitting: The fitting runs, under scores from held-out folds.
+            size: Most candidates.
+
+        Raises:
+            ControllerError: There is no cue, or `size` is below 2.
+        """
         if size < 2 or fitting.cues == 0:
             raise ControllerError(f"a grid needs at least 2 quantiles of 1 cue, got {size} of {fitting.cues}")
         levels = np.linspace(0.0, 1.0, size)
@@ -169,7 +177,11 @@ def failing_cues(table: Table, mode: Mode) -> Bools:
 
 
 def failures(table: Table, mode: Mode, threshold: float) -> tuple[int, int]:
-    """(failing runs, runs that count): first exits above `threshold`; `selective` counts exited runs only."""
+    """Failures where every run exits at its first cue above `threshold`.
+
+    Returns:
+        The failing runs, and the runs that count: in mode `selective` only those that exit.
+    """
     failed, n = failures_at(table, mode, np.array([threshold]))
     return int(failed[0]), int(n[0])
 
@@ -182,7 +194,7 @@ def failures_at(table: Table, mode: Mode, thresholds: Floats64) -> tuple[Ints, I
 
 
 def count_failures(out: Outcomes, mode: Mode) -> tuple[int, int]:
-    """(failing runs, runs that count) of any rule's outcomes."""
+    """The failing runs, and the runs that count, of any rule's outcomes; see `failures`."""
     failed = {"harm": out.harm, "disagree": out.disagree}.get(mode, out.wrong)
     return int(failed.sum()), int(out.exited.sum()) if mode == "selective" else len(failed)
 
@@ -267,7 +279,7 @@ def _event(table: Table, risk: float, confidence: float | None) -> Threshold:
     index is left out: too few wrong cues give +inf, and too few right ones drop the second condition.
     """
     wrong, right = table.scores[~table.right], table.scores[table.right]
-    # 1 - score <= q_right, said of scores; inclusive, hence the next float below.
+    # 1 - score <= q_right, as a bound on scores. A score at the bound passes, hence the next float below.
     leg = -conformal_quantile(-right, risk)
     value = max(conformal_quantile(wrong, risk), float(np.nextafter(leg, -math.inf)))
     failed, n, more = int((wrong > value).sum()), len(wrong), 0
