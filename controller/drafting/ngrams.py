@@ -1,6 +1,6 @@
 """N-gram databases: of the text so far, of earlier runs, and of a corpus or a model's own outputs kept in a file.
 
-Owns lookup, bounds and the file; what is drafted from the finds is decided in `hierarchy.py`.
+This file stores n-grams and finds them. `hierarchy.py` decides what is drafted from those that were found.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from ..core.json_text import Fields, parse
 ORDERS = (3, 2, 1)
 """Lengths of the n-grams that the text so far is searched for, longest first."""
 KEPT = 7
-"""Continuations remembered of one n-gram, the newest ones."""
+"""Most continuations remembered of one n-gram; the newest stay."""
 KEY = 2
 """Tokens of a key in `Recent` and `NgramTable`."""
 DEPTH = 4
 """Tokens of a continuation in `Recent` and `NgramTable`."""
 LONGEST = 32
-"""Most matching tokens that are counted before a place of the text so far."""
+"""Most tokens before a place that are compared with the end of the text."""
 FORMAT = "reasonctl-ngrams-1"
 """Names the file format; a file of another one is refused."""
 
@@ -47,9 +47,9 @@ class Match(NamedTuple):
 
 
 class Context:
-    """Where the n-grams of one growing text occur; takes about 0.5 KB a token.
+    """Where the n-grams of one growing text occur. It takes about 0.5 KB a token.
 
-    The text may also lose tokens at its end and go on otherwise.
+    The text may also lose tokens at its end and go on with others.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Context:
     def matches(self, tokens: Sequence[int]) -> list[Match]:
         """Earlier occurrences of the text's end, longest match first; KEPT at most.
 
-        They are searched for by the longest n-gram of the index first, and newest first.
+        The search begins with the longest n-grams, and goes from new places to old ones.
         """
         self._index(tokens)
         found: dict[int, int] = {}
@@ -67,7 +67,7 @@ class Context:
             for place in reversed(self._places.get(tuple(tokens[-order:]), ())):
                 if len(found) == KEPT:
                     break
-                # Places of a text that has lost tokens since do not match any more.
+                # The text may have lost tokens since this place was indexed.
                 if place >= len(tokens) or place in found:
                     continue
                 length = _matching(tokens, place)
@@ -101,10 +101,13 @@ def _matching(tokens: Sequence[int], place: int) -> int:
 
 
 class Recent:
-    """What followed a pair of tokens in earlier runs; the least recently used pairs go first.
+    """What followed a pair of tokens in earlier runs. When it is full, the least recently used pair goes.
 
     Args:
-        capacity: Pairs kept; 0.3 to 1.8 KB each, at most 36 MB for the default.
+        capacity: Most pairs. Each takes 0.3 to 1.8 KB, so the default takes at most 36 MB.
+
+    Raises:
+        ControllerError: The capacity is below 1.
     """
 
     def __init__(self, capacity: int = 20_000) -> None:
@@ -121,7 +124,7 @@ class Recent:
 
         Args:
             tokens: What a run wrote.
-            vocabulary: Names the vocabulary of the ids; those of others are not mixed with them.
+            vocabulary: The name of the vocabulary that the ids belong to. Vocabularies are kept apart.
         """
         for i in range(len(tokens) - KEY - DEPTH + 1):
             key = vocabulary, tuple(tokens[i : i + KEY])
@@ -150,7 +153,7 @@ class NgramTable:
     """The most frequent n-grams of a corpus, or of a model's own outputs; fixed once made."""
 
     keys: Ints
-    """Shape (n,), int64, ascending: two token ids packed into 64 bits."""
+    """Shape (n,), int64, ascending: each key is two token ids packed into 64 bits."""
     rest: Ints
     """Shape (n, DEPTH), int32: the continuations; those of equal keys stand most frequent first."""
     vocabulary: str
@@ -176,12 +179,12 @@ class NgramTable:
         return max(int(ids.max()) for ids in halves)
 
     def megabytes(self) -> float:
-        """Size in memory, and about as much on disk."""
+        """Size in memory, in megabytes. A file takes about as much."""
         return float(self.keys.nbytes + self.rest.nbytes) / 1e6
 
 
 def build_table(texts: Iterable[Sequence[int]], *, vocabulary: str, source: str, capacity: int = 100_000) -> NgramTable:
-    """Count the n-grams of texts and keep the most frequent ones, KEPT a pair at most.
+    """Count the n-grams of texts and keep the most frequent ones, at most KEPT for each pair of tokens.
 
     Args:
         texts: Lists of tokens.
@@ -197,7 +200,7 @@ def build_table(texts: Iterable[Sequence[int]], *, vocabulary: str, source: str,
         for i in range(len(tokens) - KEY - DEPTH + 1):
             counts[tuple(tokens[i : i + KEY + DEPTH])] += 1
         if len(counts) > 8 * capacity:
-            # Lossy counting: what was rare so far is dropped, so that memory stays bounded; the frequent ones stay.
+            # Lossy counting: the rare ones are dropped, so that memory stays bounded.
             counts = Counter(dict(counts.most_common(4 * capacity)))
     if not counts:
         raise ControllerError(f"the texts are too short for n-grams of {KEY + DEPTH} tokens; give more text")
@@ -218,7 +221,7 @@ def _pack(first: int, second: int) -> int:
 
 
 def save_table(path: Path, table: NgramTable, *, force: bool = False) -> None:
-    """Write a table to one safetensors file: two arrays, and a card with their digest. Whole or not at all.
+    """Write a table to one safetensors file, whole or not at all: two arrays, and a card with their digest.
 
     Args:
         path: The file.

@@ -27,7 +27,7 @@ class _Outcomes:
     successes: float
     """Successes, each worth less with every later outcome."""
     count: float
-    """Outcomes, discounted alike."""
+    """Outcomes, discounted in the same way."""
     prior_weight: float
     """Outcomes that the prior is worth now."""
 
@@ -41,7 +41,7 @@ class AcceptanceRates:
     """
 
     prior: dict[str, float]
-    """The rate of a kind before any outcome."""
+    """The rate of each kind before any outcome."""
     strength: float = 5.0
     """Outcomes that the prior is worth."""
     default: float = 0.1

@@ -1,6 +1,6 @@
 """What a forward of n rows costs on this machine: measured, interpolated, and corrected while running.
 
-Owns times only; `payoff.py` and `plan.py` decide what to do about them.
+This file knows times only. `payoff.py` and `plan.py` decide by them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FORGET_SEVERAL = 1024
 FORGET_SIZE = 64
 """Forwards of several rows over which the correction of one number of rows fades."""
 PLAIN_EVERY = 64
-"""Drafted steps after which a plain one shows its price, where drafting just pays."""
+"""Drafted steps after which a plain step measures its own time, where drafting is as fast as plain decoding."""
 MOST_KNOWN = 4096
 """Interpolated prices that a curve remembers."""
 SHORTEST = 1e-9
@@ -43,9 +43,9 @@ _LN2 = math.log(2.0)
 
 @dataclass
 class DecayingLog:
-    """A logarithm that follows what is seen: fast at first, then a decaying average of about ten.
+    """A running average of logarithms: it moves fast at first, and later averages about the last ten values.
 
-    A single outlier moves it by a tenth of ln 2 at most, a lasting change all the way.
+    Later on, one outlier moves it by at most a tenth of ln 2. A lasting change moves it all the way.
 
     >>> level = DecayingLog()
     >>> for _ in range(40): level.follow(0.5)
@@ -54,8 +54,9 @@ class DecayingLog:
     """
 
     value: float = 0.0
-    """The logarithm now."""
+    """The average now."""
     _seen: int = 0
+    """Values so far."""
 
     def follow(self, seen: float) -> None:
         """Move towards a new value."""
@@ -64,7 +65,7 @@ class DecayingLog:
         self.value += off * max(FOLLOW, 1.0 / (1 + self._seen))
 
     def fade(self, steps: int) -> None:
-        """Move towards 0 by one step; half-way after 0.7 `steps` of these."""
+        """Move towards 0. About 0.7 * `steps` calls make half of the way."""
         self.value -= self.value / steps
 
 
@@ -72,11 +73,11 @@ class DecayingLog:
 class CostCurve:
     """Seconds of one forward by its number of rows, at the lengths of context where they were measured.
 
-    A curve may fall between its points, but goes on level beyond them: no number of rows costs nothing.
+    Between its points a curve may fall. Beyond the last one it never does, so that no forward seems to be free.
 
-    While running, the ratio of what is seen to what was measured corrects the curve. There is a correction for plain
-    forwards, one for those of several rows, and one for each number of rows. A correction fades while nothing is seen
-    of its kind, so that a few slow forwards don't rule a size out for ever.
+    While running, forwards that take another time than was measured correct the curve. There is one correction for
+    plain forwards, one for all forwards of several rows, and one for each number of rows. A correction fades while no
+    forward of its kind is seen. So a few slow forwards don't rule a size out for ever.
 
     >>> curve = CostCurve({100: {1: 1.0, 4: 1.6}, 300: {1: 2.0, 4: 3.2}})
     >>> curve.at(2), curve.at(4, context=200), round(curve.at(7), 6)
@@ -84,16 +85,20 @@ class CostCurve:
     """
 
     seconds: Mapping[int, Mapping[int, float]]
-    """By tokens of context, then by rows."""
+    """Measured seconds, by tokens of context and then by rows."""
     _plain: DecayingLog = field(default_factory=DecayingLog, compare=False)
+    """Correction of forwards of one row."""
     _several: DecayingLog = field(default_factory=DecayingLog, compare=False)
+    """Correction of all forwards of several rows, in addition."""
     _sizes: dict[int, DecayingLog] = field(default_factory=dict, compare=False)
+    """Correction of each number of rows, in addition."""
     _drafted: int = field(default=0, compare=False)
     """Drafted steps since the last plain one."""
     _found: dict[tuple[int, int], float] = field(default_factory=dict, compare=False)
+    """Interpolated seconds, by rows and context."""
 
     def __post_init__(self) -> None:
-        """Raises ControllerError unless it holds prices, each of them possible."""
+        """Raise ControllerError unless the curve holds times, and each of them is possible."""
         if not self.seconds or not all(self.seconds.values()):
             raise ControllerError("a cost curve holds no times; give the seconds of forwards of 1 and more rows")
         for context, by_rows in self.seconds.items():
@@ -105,7 +110,14 @@ class CostCurve:
                     )
 
     def at(self, rows: int, context: int = 0) -> float:
-        """Seconds of a forward as measured: interpolated, and beyond the most rows along the last slope."""
+        """Seconds of a forward as measured.
+
+        Times are interpolated. Beyond the most rows they follow the last slope, or stay level where it falls.
+
+        Args:
+            rows: Rows of the forward.
+            context: Tokens in the cache before it.
+        """
         key = rows, context if len(self.seconds) > 1 else 0
         found = self._found.get(key)
         if found is None:
@@ -124,7 +136,13 @@ class CostCurve:
         return low + (context - below) / (above - below) * (_line(self.seconds[above], rows) - low)
 
     def note(self, rows: int, seconds: float, context: int = 0) -> None:
-        """Correct the curve by a forward that was seen, after `context` tokens."""
+        """Correct the curve by a forward that was timed.
+
+        Args:
+            rows: Rows of the forward.
+            seconds: What it took.
+            context: Tokens in the cache before it.
+        """
         seen = math.log(max(seconds, 1e-9) / self.at(rows, context))
         if rows == 1:
             self._drafted = 0
@@ -142,7 +160,7 @@ class CostCurve:
         own.follow(seen - self._several.value)
 
     def now(self, rows: int, context: int = 0) -> float:
-        """`at`, corrected by what was seen."""
+        """Seconds of a forward as they are now: `at` with the corrections."""
         off = self._plain.value
         if rows > 1:
             own = self._sizes.get(rows)
@@ -150,16 +168,16 @@ class CostCurve:
         return self.at(rows, context) * math.exp(off)
 
     def plain_due(self, ratio: float) -> bool:
-        """Whether a plain step should show what it costs now.
+        """Whether a plain step should be made, to measure what it costs now.
 
         Args:
-            ratio: Speed of the best draft over that of plain decoding; the larger, the rarer plain steps are.
+            ratio: Speed of the best draft over that of plain decoding. The larger it is, the rarer plain steps are.
         """
         return self._drafted >= PLAIN_EVERY * ratio * ratio
 
 
 def _line(points: Mapping[int, float], rows: int) -> float:
-    """Piecewise linear through `points`; in proportion to the rows where only one number of them is known."""
+    """Piecewise linear through `points`. With one point, the time is proportional to the rows."""
     known = sorted(points)
     if len(known) == 1:
         return points[known[0]] * max(1.0, rows / known[0])
@@ -174,9 +192,10 @@ def _line(points: Mapping[int, float], rows: int) -> float:
 
 
 def rising(seconds: Mapping[int, float]) -> dict[int, float]:
-    """Times by rows as they can be: a forward costs no more than one of more rows.
+    """Make times rise with rows: a forward costs no more than one of more rows.
 
-    Other work only ever adds to a time, so that of two times in the wrong order the larger one is wrong.
+    Other work on the machine only adds to a time. So of two times in the wrong order the larger one is wrong, and is
+    lowered.
 
     >>> rising({1: 0.010, 2: 0.008, 4: 0.009})
     {1: 0.008, 2: 0.008, 4: 0.009}
@@ -203,7 +222,7 @@ def measure(
             any case; the cost curve continues along their slope.
 
     Returns:
-        The lower quartile of the seconds, by rows; `rising`.
+        The lower quartile of the seconds by rows, made to rise (`rising`).
     """
     yield Decode(session, tokens)
     most = 1 + max(0, session.can.drafted(1))
@@ -217,7 +236,7 @@ def measure(
         start = time.perf_counter()
         step = yield Decode(session, tokens[-1:], draft, clock=clock)
         step.logits(ROOT)
-        # A driver of many loops knows better what was this forward's part.
+        # A driver of many loops sets the clock to this forward's share of its time.
         taken[n].append(clock.seconds or time.perf_counter() - start)
         session.keep([])
         session.rollback(1)
@@ -226,7 +245,7 @@ def measure(
 
 
 def _lower_quartile(seconds: Sequence[float]) -> float:
-    """Another process's work only ever adds to a forward's time, so that the faster ones say more."""
+    """The lower quartile: other work only adds to a forward's time, so the shorter times say more."""
     return sorted(seconds)[len(seconds) // 4]
 
 
@@ -234,7 +253,7 @@ T = TypeVar("T")
 
 
 class Stopwatch:
-    """Shows a curve the seconds of the target's forwards, those of ordinary steps only.
+    """Corrects a curve by the seconds of the target's forwards. It counts ordinary steps only.
 
     Args:
         curve: The target's.
@@ -259,7 +278,11 @@ class Stopwatch:
 
 
 def counted(asking: Asking[T]) -> Asking[tuple[T, float]]:
-    """(result, seconds) of something that asks for forwards: its own work between them, whoever makes them."""
+    """Run something that asks for forwards, and time its own work between them.
+
+    Returns:
+        Its result, and the seconds of its own work. Forwards aren't counted.
+    """
     seconds, reply = 0.0, None
     while True:
         start = time.perf_counter()

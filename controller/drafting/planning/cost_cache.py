@@ -32,12 +32,12 @@ _BY_ENGINE: WeakKeyDictionary[Engine, CostCurve] = WeakKeyDictionary()
 def known_curve(engine: Engine, tokens: Sequence[int]) -> Asking[CostCurve]:
     """An engine's curve: known to this process, read from the cache folder, or measured now (a few seconds).
 
-    Engines of one identity share the curve, and what was seen since it was measured. Where the context has no room to
-    measure, the curve says that no draft pays; it isn't kept, so that the next run measures again.
+    Engines of one identity share the curve and its corrections. Where the context has no room to measure, the curve
+    says that no draft pays. Such a curve isn't kept, and the next run tries to measure again.
 
     Args:
-        engine: Whose forwards are timed; on a sequence of its own.
-        tokens: Something to feed.
+        engine: The engine whose forwards are timed, on a sequence of their own.
+        tokens: Any tokens to feed, at least one.
     """
     known = _curve_in_memory(engine)
     if known is not None:
@@ -55,7 +55,13 @@ def known_curve(engine: Engine, tokens: Sequence[int]) -> Asking[CostCurve]:
 
 
 def keep_curve(engine: Engine, curve: CostCurve) -> CostCurve:
-    """Keep a fresh curve for this process and for later ones; lengths of context that it lacks stay as they were."""
+    """Keep a new curve for this process and for later ones.
+
+    Stored times at other lengths of context stay.
+
+    Returns:
+        The curve with those times too.
+    """
     if engine.identity:
         path = cost_path(engine.identity)
         before = load_curve(path)
@@ -111,7 +117,10 @@ def _processor() -> str:
 
 
 def save_curve(path: Path, curve: CostCurve, identity: str) -> None:
-    """Write the curve whole or not at all. A folder that can't be written stops nothing: it is measured again."""
+    """Write the curve whole or not at all.
+
+    Where the folder can't be written, nothing is kept: the next process measures again.
+    """
     content = {
         "identity": identity,
         "seconds": {str(context): dict(rows) for context, rows in curve.seconds.items()},
@@ -126,9 +135,11 @@ def save_curve(path: Path, curve: CostCurve, identity: str) -> None:
 
 
 def load_curve(path: Path) -> CostCurve | None:
-    """Read a curve; None, with a warning, where the file is none, so that it is measured again.
+    """Read a curve. One that falls anywhere is made to rise, since earlier versions wrote such files.
 
-    A curve that falls anywhere is made to rise: files of earlier versions hold such.
+    Returns:
+        The curve. None where there is no file, and, with a warning, where the file holds no curve: the caller measures
+        again.
     """
     if not path.exists():
         return None

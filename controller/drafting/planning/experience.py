@@ -55,25 +55,25 @@ class Pauses:
     next_length: int = PAUSE
     """Length of the pause after the next attempt that doesn't pay."""
     after_attempt: bool = False
-    """Whether the last pause followed an attempt: the acceptance rates are old then."""
+    """Whether the last pause followed an attempt to draft. The acceptance rates are out of date then."""
 
     def begin_run(self) -> None:
-        """A new run has another text, about which a long pause says little."""
+        """Shorten a long pause: it says little about the text of a new run."""
         self.left = min(self.left, PAUSE)
 
     def failed(self) -> None:
-        """No draft pays: pause, and longer the next time."""
+        """Pause, as no draft pays; the next pause is longer."""
         self.left = self.next_length
         self.after_attempt = True
         self.next_length = min(2 * self.next_length, LONGEST_PAUSE)
 
     def postpone(self) -> None:
-        """Pause: the rest of this run is too short to pay for feeding the draft model."""
+        """Pause, as the rest of this run is too short to pay for feeding the draft model."""
         self.left = PAUSE
         self.after_attempt = False
 
     def paid(self) -> None:
-        """Drafting still pays: make the next pause short again."""
+        """Make the next pause short again, as drafting still pays."""
         self.next_length = PAUSE
 
 
@@ -82,8 +82,11 @@ class Experience:
 
     def __init__(self) -> None:
         self.acceptance = Acceptance()
+        """How often drafted tokens are accepted."""
         self.ledger = Ledger()
+        """Expected and real tokens and seconds."""
         self.pauses = Pauses()
+        """When to try drafting again."""
         self.typical_length = TYPICAL_LENGTH
         """Tokens of a run, a decaying average."""
         self.node_seconds = 0.0

@@ -11,7 +11,7 @@ from .cost import CostCurve, Stopwatch
 from .cost_cache import known_curve
 
 CATCH_UP = 32
-"""A draft model's forward of more rows catches up with the text; its price says nothing about a step."""
+"""Most rows of a draft model's forward that is timed. A larger one catches up with the text, not a step."""
 
 
 class CurvePair(NamedTuple):
@@ -31,7 +31,7 @@ class Curves(ABC):
         """The curves to plan with now; may ask for forwards, to measure them.
 
         Args:
-            tokens: The run's text so far; something to feed.
+            tokens: The run's tokens so far, to feed while measuring.
         """
 
 
