@@ -11,7 +11,7 @@ from reasonctl.backends import Model
 from reasonctl.controller import Call, Controller, Decode
 from reasonctl.controller.drafting.planning import CostCurve, keep_curve, measure
 
-from ..runs.worker import Played, run_once
+from ..runs.worker import FinishedRun, run_once
 
 ROUNDS = 7
 """Calls that are timed, by default."""
@@ -25,7 +25,7 @@ SECONDS = 6.0
 class Arm:
     """Runs of one way of decoding."""
 
-    runs: list[Played] = field(default_factory=list)
+    runs: list[FinishedRun] = field(default_factory=list)
     """In the order of the calls."""
 
     def result(self) -> dict[str, float]:

@@ -14,18 +14,27 @@ from reasonctl.probes.risk import Bools, Mode
 from .records import CueRecord, RunRecord
 
 TEXT_FEATURES = 6
+"""Numbers a cue that `text_features` gives."""
 ANSWERS_TRUNCATED = "answers_cut"
 """Name of `share_truncated` in a card's report."""
 
 
 def share_truncated(records: Sequence[RunRecord], limit: int) -> float:
-    """Share of the tried answers that filled their limit, so that nobody knows how long they would have been."""
+    """Share of the trial answers that may be truncated, since they have as many tokens as their limit allows."""
     lengths = [len(cue.logprobs) for record in records for cue in record.cues]
     return sum(length >= limit for length in lengths) / len(lengths) if lengths else 0.0
 
 
 def truncation_note(share: float, limit: int) -> str | None:
-    """What truncated answers mean for everything counted from them; None if there are none."""
+    """What truncated answers mean for the numbers that are computed from them.
+
+    Args:
+        share: `share_truncated`.
+        limit: Most tokens of a trial answer.
+
+    Returns:
+        A message for the user. None: no answer was truncated.
+    """
     if not share:
         return None
     return (
@@ -46,7 +55,7 @@ class RunArrays:
     features: npt.NDArray[np.float32]
     """Shape (cues, width): the hidden states."""
     text: npt.NDArray[np.float64]
-    """Shape (cues, 6): `text_features`, what a rule without hidden states could use."""
+    """Shape (cues, 6): `text_features`, which a rule without hidden states can use."""
 
     @cached_property
     def cues(self) -> list[CueRecord]:
@@ -60,12 +69,15 @@ class RunArrays:
         return np.repeat(per_run, np.diff(self.offsets))
 
     def labels(self, mode: Mode) -> Bools:
-        """Shape (cues,): whether an exit at each cue would be right; in `disagree`, as the full run answers."""
+        """Shape (cues,): whether an exit at each cue would be right.
+
+        In mode `disagree`: whether its answer would be the full run's.
+        """
         return np.array([cue.same if mode == "disagree" else cue.right for cue in self.cues], dtype=np.bool_)
 
 
 def to_arrays(records: Sequence[RunRecord]) -> RunArrays:
-    """Arrays of some runs."""
+    """The runs as arrays."""
     lengths = [len(record.cues) for record in records]
     features = [cue.state for record in records for cue in record.cues]
     text = [row for record in records for row in text_features(record.cues)]
@@ -81,9 +93,9 @@ def text_features(cues: Sequence[CueRecord]) -> list[list[float]]:
     """What the text of a run says at each of its cues.
 
     Returns:
-        Six numbers per cue: the logarithm of 1 + tokens so far; whether the last number written is that of the cue
-        before; for how many cues it has stood; how many cues hold it; how many different ones there were; and the
-        cue's index.
+        Six numbers per cue, about the last number written before it. In this order: the logarithm of 1 + tokens so
+        far; 1 if the number is the one at the cue before, else 0; how many cues in a row it has stayed; at how many
+        cues so far it was the last one; how many different numbers were the last one so far; the cue's index.
     """
     rows: list[list[float]] = []
     values: list[str] = []

@@ -1,4 +1,7 @@
-"""Collects runs: full ones, with a forced exit tried at every cue; resumable, in processes or on machines."""
+"""Collects the runs of a job: each to its end, with an exit tried at every cue.
+
+A job can be resumed, and runs in processes or on machines.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ from .worker import collect_run
 
 
 def settings_of(recipe: Recipe, task: Task, model: Model, n: int) -> dict[str, Any]:
-    """What two jobs must share to share a file of runs: everything that changes a record, and no path of a machine."""
+    """The settings that two jobs must share to share a file of runs.
+
+    They hold everything that changes a record, and no path of this machine.
+    """
     shared = asdict(recipe)
     for machine in ("model", "backend", "threads"):
         shared.pop(machine)
@@ -33,7 +39,7 @@ def settings_of(recipe: Recipe, task: Task, model: Model, n: int) -> dict[str, A
 
 
 def identity_of(model: Model) -> dict[str, str]:
-    """What tells models apart whose runs differ, as far as that can be seen without reading all weights."""
+    """What distinguishes this model from others whose runs differ, as far as it is known without reading all weights."""
     return {"backend": model.backend, "fingerprint": model.fingerprint(), **model.settings}
 
 
@@ -59,11 +65,11 @@ def collect(
         done: Runs that the file holds.
         workers: As in `run_jobs`.
         progress: Called after every run.
-        deadline: The time, of `time.monotonic`, after which no further run is written. None: no limit.
-        warn: Called with a message about trouble that costs time only.
+        deadline: The time, by `time.monotonic`, after which no further run is written. None: no limit.
+        warn: Called with a message about a problem that costs time and loses no run.
 
     Returns:
-        False if the deadline came first.
+        Whether all runs are in the file. False: the deadline came first.
     """
     identity = file.settings.get("model")
     jobs = [(identity, recipe, i, problems[i].question) for i in range(done, len(problems))]
@@ -78,7 +84,13 @@ def collect(
 
 
 def collect_checked(identity: dict[str, str] | None, recipe: Recipe, index: int, question: str) -> RunRecord:
-    """`collect_run`, if the worker's model is the job's: another machine may hold another one under the same name."""
+    """`collect_run`, after a check that the worker has the job's model.
+
+    Another machine may hold another model under the same name.
+
+    Raises:
+        ControllerError: The worker's model is another one.
+    """
     if identity is not None and _identity(recipe) != identity:
         raise ControllerError(
             f"the model {recipe.model!r} on {platform.node()} isn't the one that this job began with; copy it there"
@@ -92,7 +104,10 @@ def _identity(recipe: Recipe) -> dict[str, str]:
 
 
 def graded(record: RunRecord, problem: Problem, grader: Grader) -> RunRecord:
-    """The record with its problem's gold answer and domain, and graded; without a gold answer nothing is right."""
+    """The record with its grades, and with the problem's gold answer and domain.
+
+    Without a gold answer, no answer is right.
+    """
     known = problem.answer is not None
 
     def with_grades(cue: CueRecord) -> CueRecord:

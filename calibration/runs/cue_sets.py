@@ -1,4 +1,4 @@
-"""Records as a smaller set of cues would have seen them, and whether they are of the cues of their job."""
+"""Recorded runs under fewer cues than they were collected at, and checks that records are of one job."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ from .records import CueRecord, RunRecord
 
 
 def with_cues(records: Sequence[RunRecord], names: Sequence[str], max_cues: int) -> list[RunRecord]:
-    """The records as they would have been collected at these cues, of those that they were collected at."""
+    """The records that a job with fewer cues would have collected.
+
+    Args:
+        records: The runs as they were collected.
+        names: The cues, some of those of the job.
+        max_cues: Most cues of a run.
+    """
     wanted = Cues(names).names
     return [_with_cues(record, wanted, max_cues) for record in records]
 
 
 def check_collected(names: Sequence[str], collected: Sequence[str]) -> None:
-    """Raises ControllerError if one of the cues wasn't looked for when runs were collected at `collected`."""
+    """Raise ControllerError if one of the cues `names` isn't among those that runs were collected at."""
     known = Cues(collected).names
     strange = [name for name in Cues(names).names if name not in known]
     if strange:
@@ -28,7 +34,11 @@ def check_collected(names: Sequence[str], collected: Sequence[str]) -> None:
 
 
 def check_job(records: Sequence[RunRecord], settings: Fields) -> None:
-    """Raises ControllerError unless the records can be those of one job: in order, with its cues and one width."""
+    """Check that records can be those of one job: in order, with its cues and one width of hidden states.
+
+    Raises:
+        ControllerError: They can't.
+    """
     known = set(Cues(settings.texts("cues")).names) if "cues" in settings else None
     width = None
     for index, record in enumerate(records):
@@ -43,7 +53,10 @@ def check_job(records: Sequence[RunRecord], settings: Fields) -> None:
 
 
 def _with_cues(record: RunRecord, wanted: Sequence[str], max_cues: int) -> RunRecord:
-    """A rule is asked once a row, at the wanted cue furthest to the left; the cues of a row are in that order."""
+    """The record under the wanted cues.
+
+    A rule is asked once a row, at the wanted cue that begins first. The cues of a row are in the order of their begins.
+    """
     chosen: list[CueRecord] = []
     left: list[CueRecord] = []
     for cue in sorted([*record.cues, *record.others], key=lambda cue: cue.row):

@@ -1,4 +1,4 @@
-"""What all runs of a job share, as a value that travels to every worker."""
+"""The recipe of a job: what all of its runs share, as a value that travels to every worker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Recipe:
     model: str
     """The model, as the command line names it."""
     backend: Backend | None
-    """What runs it. None: what its name says."""
+    """The library that runs it. None: the one that its name says."""
     threads: int | None
     """Threads of a process. None: the library's choice."""
     markers: tuple[str, str] | None
@@ -40,7 +40,7 @@ class Recipe:
     draft: str
     """The drafter's text form, or `none`."""
     seed: int
-    """Of the problems and of sampling."""
+    """Seed of the problems and of sampling."""
     max_new_tokens: int
     """Most tokens of a run after its prompt."""
     answer_tokens: int
@@ -51,17 +51,24 @@ class Recipe:
         return Markers(*self.markers) if self.markers else None
 
     def load(self, *, hidden: bool = True) -> Model:
-        """The model, loaded and compared with the policy once per process; raises ControllerError for another model."""
+        """The model, loaded and compared with the policy once per process.
+
+        Args:
+            hidden: Whether hidden states are wanted too.
+
+        Raises:
+            ControllerError: The policy was made for another model, or the model can't be loaded.
+        """
         return _suiting(self, hidden or self.backend == "transformers")
 
     def drafter(self) -> Drafter | None:
-        """What drafts, loaded once per process."""
+        """The drafter, loaded once per process. None: no drafts."""
         return _drafter(self.draft, self.threads)
 
     def call(self, model: Model, question: str, run: int = 0) -> Call:
         """The question as the model's prompt, with the recipe's policy and the keys of that run.
 
-        A run ends where the model's context does, with room for an exit's text, if that comes first.
+        The run ends early where the context would leave no room for an exit's text.
         """
         keys, prompt = Keys(seed=self.seed, run=run), model.prompt(question)
         room = model.context - len(prompt) - len(model.tokenizer.encode(self.suffix))
@@ -74,7 +81,7 @@ class Recipe:
 
 
 def usual_room(model: Model) -> int:
-    """Tokens of a run where nobody asks for a number: three quarters of the context; the prompt has the rest."""
+    """Default length of a run, in tokens: three quarters of the context. The prompt has the rest."""
     return model.context * 3 // 4
 
 

@@ -1,7 +1,6 @@
 """A collected run as types: what docs/runs-format.md says, field by field.
 
-A line of a file of runs becomes a record in `RunRecord.from_json`, which refuses whatever is no record, and a record
-becomes the line again in `to_json`.
+`RunRecord.from_json` reads one line of a file of runs, and refuses anything else. `to_json` gives the line again.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _LARGEST = {"problem": (1 << 63) - 1}
 
 
 def pack(values: npt.NDArray[np.float32]) -> str:
-    """A float32 vector as text."""
+    """A float32 vector as base64 text, little-endian."""
     return base64.b64encode(values.astype("<f4").tobytes()).decode("ascii")
 
 
@@ -44,28 +43,28 @@ def unpack(text: str) -> npt.NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True)
 class CueRecord:
-    """One cue of a run, and what an exit there would have given. The run itself went on as if nothing had happened."""
+    """One cue of a run, and what an exit there would have given. The run itself went on without the exit."""
 
     name: str
     """The cue: the first of its `names`."""
     names: tuple[str, ...]
-    """All cues that begin and end here."""
+    """The names of all cues that begin and end at these tokens."""
     position: int
-    """Tokens beyond the prompt, before the cue."""
+    """Tokens after the prompt and before the cue."""
     row: int
-    """Tokens beyond the prompt, before the cue's last token: the row of `hidden`."""
+    """Tokens after the prompt and before the cue's last token. `hidden` is from that token's row."""
     offset: int
     """Start of the cue's first token in the run's text, in characters."""
     tokens: int
-    """Cost of a run that exits here, in tokens: all up to the cue, the cue, the next token, the exit."""
+    """Cost of a run that exits here, in tokens: all before the cue, the cue, the token after it, and the exit."""
     trial: int
     """Tokens fed and sampled for the trial answer."""
     answer: str
     """The trial answer."""
     logprobs: tuple[float, ...]
-    """Of each token of the trial answer and the end of sequence, in nats, at temperature 1."""
+    """Log-probability of each token of the trial answer, end of sequence included; in nats, at temperature 1."""
     entropy: float
-    """Of the next-token distribution after the cue, in nats, at temperature 1."""
+    """Entropy of the next-token distribution after the cue, in nats, at temperature 1."""
     value: str
     """The last number written before the cue; empty if there is none."""
     hidden: str
@@ -82,7 +81,15 @@ class CueRecord:
 
     @classmethod
     def from_json(cls, values: Any, where: str = "the cue") -> CueRecord:
-        """From parsed JSON; ControllerError for anything but a cue's object, with `where` it stands."""
+        """From parsed JSON.
+
+        Args:
+            values: The JSON value.
+            where: Where it stands, for errors.
+
+        Raises:
+            ControllerError: The value is no cue's object.
+        """
         made = cls(**_checked(cls, Fields.of(values, where)))
         if made.name not in made.names:
             raise ControllerError(f"{where} is named {made.name!r:.40}, which is none of its names")
@@ -104,13 +111,13 @@ class RunRecord:
     finish: str
     """`stop`: the model ended the run; `length`: it was truncated."""
     text: str
-    """All text beyond the prompt, without the end of sequence."""
+    """All text after the prompt, without the end of sequence."""
     answer: str
     """The text after thinking."""
     cues: tuple[CueRecord, ...] = ()
-    """The cues at which a rule on all of the job's cues is asked, in order."""
+    """The cues at which an exit rule is asked that waits for all of the job's cues, in order."""
     others: tuple[CueRecord, ...] = ()
-    """Cues at which only a rule on fewer cues is asked, in order."""
+    """The cues at which a rule is asked only if it waits for fewer of the job's cues, in order."""
     domain: str = ""
     """The group that the problem belongs to; empty if there are none."""
     gold: str | None = None
@@ -120,7 +127,15 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, values: Any, where: str = "the run") -> RunRecord:
-        """From parsed JSON, the inverse of `to_json`; ControllerError for anything but a run's object."""
+        """From parsed JSON: the inverse of `to_json`.
+
+        Args:
+            values: The JSON value.
+            where: Where it stands, for errors.
+
+        Raises:
+            ControllerError: The value is no run's object.
+        """
         return cls(**_checked(cls, Fields.of(values, where)))
 
     def to_json(self) -> dict[str, Any]:
@@ -129,7 +144,11 @@ class RunRecord:
 
 
 def _checked(kind: type[CueRecord] | type[RunRecord], found: Fields) -> dict[str, Any]:
-    """The object's values, arrays as tuples; ControllerError unless they are those of the record, all and no other."""
+    """The object's values, arrays as tuples.
+
+    Raises:
+        ControllerError: A value of the record is missing, foreign or of another type.
+    """
     names = [field.name for field in fields(kind)]
     found.only(names)
     return {field.name: _value(str(field.type), field.name, found) for field in fields(kind)}

@@ -1,4 +1,4 @@
-"""Which questions leave room for a run in the model's context; the others are left out of a job, and named."""
+"""Finds the questions that leave room for a run in the model's context. A job leaves the others out and names them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEFT_OUT = "questions_left_out"
 """The entry of a card's report and of a command's JSON; it is there only if a question was left out."""
 
 MANY = 0.05
-"""Share of left-out questions from which on a promise is hardly about the task any more."""
+"""Where more questions than this share are left out, a message says that results hold for short questions only."""
 
 NAMED = 5
 """Most left-out questions that a message names."""
@@ -35,7 +35,11 @@ class Asked:
     """Room for a run after its prompt."""
 
     def message(self, where: Callable[[Problem], str]) -> str | None:
-        """What is left out, named by its source; None if nothing is."""
+        """A message that names what is left out; None if nothing is.
+
+        Args:
+            where: Says where a problem comes from, such as a line of a file.
+        """
         if not self.left_out:
             return None
         total, n = len(self.problems) + len(self.left_out), len(self.left_out)
@@ -56,7 +60,7 @@ def with_room(model: Model, problems: Sequence[Problem], tokens: int) -> Asked:
     Args:
         model: The model that is asked.
         problems: In order.
-        tokens: Most tokens of a run after its prompt; three quarters of the context are room enough for any run.
+        tokens: Most tokens of a run after its prompt. At most three quarters of the context are required.
 
     Raises:
         ControllerError: No problem fits.

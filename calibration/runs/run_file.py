@@ -24,6 +24,7 @@ if sys.platform != "win32":
     import fcntl
 
 FORMAT = 4
+"""Version of the format."""
 MOST_HEADER = 1 << 20
 """Longest header, in bytes."""
 START = b'{"format":'
@@ -35,14 +36,22 @@ class RunFile:
     """Appends runs and reads them back."""
 
     path: Path
+    """The file."""
     settings: dict[str, Any]
-    """What two jobs must share to share the file: the header's settings."""
+    """The header's settings: those that two jobs must share to share the file."""
     _file: FileIO | None = field(default=None, init=False, repr=False)
 
     def open(self, *, force: bool) -> int:
-        """Create the file, or cut its torn tail, and keep other jobs out until `close`; the number of runs it holds.
+        """Create the file, or cut its torn end off. Keeps other jobs out until `close`.
 
-        Raises if another job is at work on it, or if it is another job's; with `force` the latter is started over.
+        Args:
+            force: Whether a file of another job is started over.
+
+        Returns:
+            The number of runs that the file holds.
+
+        Raises:
+            ControllerError: Another job is at work on the file, or it is another job's and `force` is false.
         """
         if self.path.is_dir():
             raise ControllerError(f"{str(self.path)!r} is a folder; the collected runs need a file there")
@@ -77,7 +86,7 @@ class RunFile:
         """All runs, in order.
 
         Raises:
-            ControllerError: The file is in another format, or a line of it is no run; the message has its number.
+            ControllerError: The file is in another format, or one of its lines is no run. The message names the line.
         """
         settings = self.stored_settings()
         records: list[RunRecord] = []
@@ -91,12 +100,16 @@ class RunFile:
         return records
 
     def stored_settings(self) -> Fields:
-        """What the file says of the job that wrote it; ControllerError if it is in another format."""
+        """The settings of the job that wrote the file.
+
+        Raises:
+            ControllerError: The file is in another format.
+        """
         with self.path.open("rb") as file:
             return self._header(file.readline(MOST_HEADER))
 
     def _lock(self) -> None:
-        """The lock is the open file's, so that it ends with the process, however that ends. Not on Windows."""
+        """Open the file and lock it. The lock ends with the process, however that ends. On Windows there is none."""
         self.close()
         try:
             self._file = self.path.open("ab", buffering=0)
@@ -114,7 +127,7 @@ class RunFile:
                 ) from None
 
     def _cut_torn_tail(self) -> bytes:
-        """What the file holds up to the end of its last whole line."""
+        """Cut an unfinished last line off the file, and return the rest."""
         data = self.path.read_bytes()
         if not data.startswith(START) and not START.startswith(data):
             raise ControllerError(

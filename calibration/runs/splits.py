@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def runs_path(probe: Path) -> Path:
-    """Where the runs that a probe file was made from are saved: in its folder."""
+    """The file of the runs that a probe file was made from, next to it: P.safetensors has P.safetensors.runs.jsonl."""
     return probe.with_name(probe.name + ".runs.jsonl")
 
 
@@ -17,16 +17,20 @@ def report_path(probe: Path) -> Path:
 
 
 def calibration_stream(seed: int) -> int:
-    """Problems for fitting and calibration."""
+    """The stream of problems for fitting and calibration."""
     return 2 * seed
 
 
 def evaluation_stream(seed: int) -> int:
-    """Problems for evaluation: another stream than any seed's calibration."""
+    """The stream of problems for evaluation. No seed's calibration has the same one."""
     return 2 * seed + 1
 
 
 def split(n: int, seed: int) -> tuple[list[int], list[int]]:
-    """Indices for fitting and for calibration, half each, by problem (one run is one problem)."""
+    """Split n runs at random, half for fitting and half for calibration. One run is one problem.
+
+    Returns:
+        The indices for fitting and those for calibration, each ascending.
+    """
     order = random.Random(f"split {seed}").sample(range(n), n)
     return sorted(order[: n // 2]), sorted(order[n // 2 :])

@@ -15,11 +15,11 @@ from reasonctl.controller.core import Floats
 CHUNK = 32
 """Tokens of a text that one forward reads."""
 LONGEST_DRAFT = 256
-"""The same, where a run's rows are trained on."""
+"""Drafted tokens of one forward, where a run's rows are used for training."""
 
 
 class ForcedRow(NamedTuple):
-    """The row before one token of a given text; copies."""
+    """Copies of the row before one token of a given text."""
 
     logits: Floats
     """Shape (vocabulary,)."""
@@ -80,7 +80,7 @@ class RunRows(NamedTuple):
 
 
 def teacher_forced(model: Model, run: Written) -> RunRows:
-    """The frozen model's rows on a run's own tokens."""
+    """The rows of the model, unchanged, on a run's own tokens."""
     prompt, text = run.tokens[: run.start], run.tokens[run.start :]
     rows = list(forced_rows(model, prompt, text, layer=model.depth - 1, chunk=LONGEST_DRAFT + 1))
     hidden = [np.asarray(row.hidden, dtype=np.float32) for row in rows]

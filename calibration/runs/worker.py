@@ -1,4 +1,4 @@
-"""One run of the loop: collected, with an exit tried at every cue, or in both arms of an evaluation.
+"""Makes one run: collected, with an exit tried at every cue, or in both arms of an evaluation.
 
 Every command and every worker makes its runs here.
 """
@@ -40,7 +40,7 @@ from .records import CueRecord, RunRecord, pack
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
 
 
-class Played(NamedTuple):
+class FinishedRun(NamedTuple):
     """A finished run."""
 
     trace: Trace
@@ -49,8 +49,17 @@ class Played(NamedTuple):
     """Wall-clock, prefill included."""
 
 
-def run_once(model: Model, controller: Controller, call: Call, each: Callable[[Event], None] | None = None) -> Played:
-    """One call on a session of its own; `each` gets the tokens as they come."""
+def run_once(
+    model: Model, controller: Controller, call: Call, each: Callable[[Event], None] | None = None
+) -> FinishedRun:
+    """Make one call on a session of its own.
+
+    Args:
+        model: The model.
+        controller: What controls the run.
+        call: The prompt and its settings.
+        each: Called with every token as it comes.
+    """
     if controller.exit is not None:
         controller = controller.knowing(read_template(model.template).thinking)
     session, trace = model.engine.session(), Trace()
@@ -60,29 +69,29 @@ def run_once(model: Model, controller: Controller, call: Call, each: Callable[[E
             each(event)
     seconds = time.perf_counter() - start
     session.close()
-    return Played(trace, seconds)
+    return FinishedRun(trace, seconds)
 
 
 @dataclass
 class Collect(ExitRule):
-    """The exit rule that never exits: at every cue it tries the exit on a fork and writes down what came of it."""
+    """An exit rule that never exits: at every cue it tries the exit on a fork and records the answer."""
 
     recipe: Recipe
     """How the run is made."""
     model: Model
     """The model that makes it."""
     seen: list[CueRecord] = field(default_factory=list)
-    """The cues at which the rule deployed on all of these cues is asked."""
+    """The cues at which an exit rule is asked that waits for all of these cues."""
     others: list[CueRecord] = field(default_factory=list)
-    """The cues at which only a rule on fewer of them is asked.
+    """The cues at which a rule is asked only if it waits for fewer of these cues.
 
-    They are cues that another one in their row hides, and those past the most cues of a run, until each name was met as
-    often as that.
+    Another cue in the same row hides some of them. Others come after the most cues of a run; they are recorded until
+    each name was met as often as that.
     """
     trials: bool = True
     """A trial is run at every cue."""
     max_cues = sys.maxsize
-    """Never reached: a smaller set of cues has its first ones later."""
+    """No limit, since the first cues of a smaller set come later."""
 
     def __post_init__(self) -> None:
         self.markers, self.cues = self.recipe.span(), Cues(self.recipe.cues)
@@ -94,10 +103,10 @@ class Collect(ExitRule):
         return tuple(dict.fromkeys(layer_of(fraction, depth) for fraction in self.recipe.layers))
 
     def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
-        """Try the exit at every cue of the row, write it down, and stay."""
+        """Try the exit at every cue of the row, record it, and go on."""
         entropy, row = at.entropy(), (at.cue, *at.cue.also)
         for cue in row:
-            # The first of a set's cues are among the first of at least one of its names.
+            # Each of a smaller set's first cues is among the first cues of one of its names.
             if any(self.met[name] < self.recipe.max_cues for name in cue.names):
                 trial = yield from at.answer(self.recipe.answer_tokens, cue)
                 first = cue is at.cue and cue.index < self.recipe.max_cues
@@ -132,17 +141,17 @@ def plain_text(model: Model, tokens: list[int]) -> str:
 
 
 def answer_text(recipe: Recipe, model: Model, tokens: list[int]) -> str:
-    """What the user reads as the answer: the text after thinking closed; all of it if there are no markers."""
+    """The answer that the user reads: the text after thinking closed, or all of it if there are no markers."""
     return after_thinking(plain_text(model, tokens), recipe.span())
 
 
-def one_run(recipe: Recipe, model: Model, index: int, question: str, rule: ExitRule | None) -> Played:
+def one_run(recipe: Recipe, model: Model, index: int, question: str, rule: ExitRule | None) -> FinishedRun:
     """Run number `index` of a job under `rule`."""
     return run_once(model, Controller(exit=rule, drafter=recipe.drafter()), recipe.call(model, question, index))
 
 
 def collect_run(recipe: Recipe, index: int, question: str) -> RunRecord:
-    """A full run, with the answer that an exit would have given at every cue; nothing is graded yet."""
+    """Make a full run, and record the answer that an exit at each cue would have given. Nothing is graded yet."""
     model = recipe.load()
     # Without cues to observe (runs for training heads) nothing is tried, and no cache needs a fork.
     rule = Collect(recipe, model) if recipe.max_cues else None
@@ -188,13 +197,13 @@ class Arms(NamedTuple):
     """The same problem with the same keys, in both arms."""
 
     baseline: ArmRecord
-    """Nothing is switched on."""
+    """Without a rule and without drafts."""
     controlled: ArmRecord
     """Under the rule, with the recipe's drafter."""
 
 
 def compare_run(recipe: Recipe, index: int, question: str, rule: ExitRule) -> Arms:
-    """The same run with nothing switched on and under control, one after the other; which goes first alternates."""
+    """Make the same run twice: plainly, and under control. Which comes first alternates from run to run."""
     reads_hidden = bool(recipe.parsed_policy().layers(recipe.load().depth))
     plain = replace(recipe, draft="none")
 
