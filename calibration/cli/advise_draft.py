@@ -14,7 +14,11 @@ from .recipes import open_model
 
 
 def advise_draft(name: str, drafts: Sequence[str], options: Options) -> None:
-    """Print the table and the verdict."""
+    """Print which draft models pay, and the best of them.
+
+    Raises:
+        ControllerError: The policy has a state, or a model can't be loaded.
+    """
     show = Console(as_json=options.json)
     policy = parse_policy(options.policy_text())
     if not isinstance(policy, Chain) or policy.stateful:

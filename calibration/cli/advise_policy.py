@@ -39,7 +39,7 @@ from .recipes import open_model
 def advise_policy(
     name: str, options: Options, *, tasks: str | None, texts: Sequence[str], at: str, out: str | None
 ) -> None:
-    """Measure and advise; what can be refused is refused before the model is opened."""
+    """Measure truncations and print the advice. What can be refused is refused before the model loads."""
     show, targets, temperature = Console(as_json=options.json), risk_targets(at), temperature_of(options)
     _check(options, tasks, texts, out)
     task = None if tasks is None else load_task(tasks, grader=options.grader)
@@ -81,7 +81,11 @@ def _asked(show: Console, model: Model, task: Task, options: Options) -> list[Pr
 
 
 def risk_targets(text: str) -> tuple[float, ...]:
-    """`1,5,15` as numbers. Raises ControllerError."""
+    """The numbers of a text such as `1,5,15`.
+
+    Raises:
+        ControllerError: The text is no list of numbers above 0.
+    """
     try:
         targets = tuple(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError:
@@ -92,14 +96,18 @@ def risk_targets(text: str) -> tuple[float, ...]:
 
 
 def temperature_of(options: Options) -> float:
-    """The temperature after the truncation; ControllerError if greedy was asked for."""
+    """The temperature after the truncation.
+
+    Raises:
+        ControllerError: It is 0, which is greedy decoding.
+    """
     if options.temperature == 0:
         raise ControllerError("--temperature is 0: greedy truncates nothing; give one above 0")
     return 1.0 if options.temperature is None else options.temperature
 
 
 def _check(options: Options, tasks: str | None, texts: Sequence[str], out: str | None) -> None:
-    """Refuse what can't be, or means nothing, whatever the model."""
+    """Refuse what is wrong, or means nothing, for any model."""
     if tasks is None and not texts:
         raise ControllerError("there is nothing to learn from; give --texts FILE (your own texts) or --tasks TASKS")
     if tasks is None:

@@ -9,7 +9,13 @@ from .console import Console
 
 
 def show_baselines(show: Console, found: BaselineComparison | None, mode: str) -> None:
-    """A table of all rules, the best fixed cue, and the verdict. found: None if no cue was met."""
+    """Print a table of all rules, the best fixed cue, and the verdict.
+
+    Args:
+        show: Where it is printed.
+        found: What the rules did. None: no cue was met.
+        mode: Which failure the risk bounds.
+    """
     if found is None:
         show.say("no cue was met in these runs: nothing to compare")
         return

@@ -18,7 +18,7 @@ from .recipes import card_recipe, new_recipe, open_model, open_rule, probed
 
 
 def bench(name: str, options: Options, *, probe: str | None) -> None:
-    """Interleaved rounds; medians of wall-clock."""
+    """Print the cost curve, and the speed of plain, drafted and controlled decoding: medians over interleaved rounds."""
     show = Console(as_json=options.json)
     rule = None
     if probed(name, probe):
@@ -60,20 +60,20 @@ def bench(name: str, options: Options, *, probe: str | None) -> None:
 
 
 def questions(name: str) -> list[str]:
-    """Of each kind in turn, so that a few rounds ask all kinds; `tiny` knows one kind of problem only."""
+    """Questions of each kind in turn, so that a few rounds ask all kinds. `tiny` gets its own: it knows no others."""
     if name == "tiny":
         return [problem.question for problem in load_task("tiny").problems(ROUNDS, stream=7)]
     return [question for group in zip(*DRAFT_PROMPTS.values(), strict=True) for question in group]
 
 
 def verdict(ratio: float) -> str:
-    """One line; what lies within two hundredths is no difference."""
+    """One line for people. Less than two hundredths count as no difference."""
     word = "pays" if ratio > 1.02 else "costs" if ratio < 0.98 else "makes no difference"
     return f"drafting {word} here: {ratio:.2f} times plain"
 
 
 def show_curve(show: Console, curve: CostCurve) -> None:
-    """Milliseconds and multiples of one row."""
+    """Print the curve in milliseconds, and as multiples of one row."""
     show.title("one forward of n rows (a chain draft): milliseconds, and times one row, by tokens of context")
     contexts = list(curve.seconds)
 

@@ -1,4 +1,4 @@
-"""`ctl calibrate`: what is checked before any work, what is resumed, and what is said of it."""
+"""`ctl calibrate`: checks everything before any work, resumes what is there, collects, fits and reports."""
 
 from __future__ import annotations
 
@@ -43,12 +43,13 @@ class Targets:
     """The files that a job writes."""
 
     probe: Path
+    """The probe file."""
     page: Path | None
-    """None: it isn't wanted."""
+    """The page about it. None: it isn't wanted."""
     ngrams: Path | None
-    """None: they aren't wanted."""
+    """The n-gram database. None: it isn't wanted."""
     again: bool
-    """The job was stopped between its probe and its last file: what exists is kept."""
+    """Whether an earlier call stopped after the probe and before the last file. The files that exist are kept then."""
 
     def wants(self, path: Path | None) -> bool:
         """Whether the page or the n-grams are still to be written."""
@@ -67,9 +68,9 @@ def calibrate(
     answer_tokens: int,
     **overrides: str | None,
 ) -> None:
-    """Collect, fit, calibrate; everything that can be refused is refused first.
+    """Collect, fit and calibrate. Whatever can be refused is refused before any work.
 
-    overrides: what the user gives in place of the template's markers, suffix, cues and layers.
+    overrides: markers, suffix, cues and layers that the user gives in place of the defaults.
     """
     show = Console(as_json=options.json)
     workers = where(name, options, dask)
@@ -127,14 +128,18 @@ def _job(
 
 
 def asked(show: Console, plan: CalibrationJob, model: Model) -> tuple[CalibrationJob, list[Problem]]:
-    """The job and its problems without those that are too long for the model; these are named."""
+    """Leave out the problems that are too long for the model, and name them.
+
+    Returns:
+        The job and its problems without them.
+    """
     found = plan.asked(model)
     show_left_out(show, found, plan.task)
     return plan.of(found), found.problems
 
 
 def show_left_out(show: Console, asked: Asked, task: Task) -> None:
-    """Name the questions that are left out, if any is."""
+    """Print which questions are left out, if any is."""
     if (message := asked.message(task.where)) is not None:
         show.say(message, "yellow")
 
@@ -142,12 +147,12 @@ def show_left_out(show: Console, asked: Asked, task: Task) -> None:
 def _fitted(
     plan: CalibrationJob, model: Model, records: list[RunRecord], content: ProbeFile | None, *, force: bool
 ) -> ProbeFile:
-    """The probe file; content: the one that an interrupted job left, whose runs these must be."""
+    """The probe file: the one that an interrupted job left (`content`), or a new one."""
     if content is not None:
         halves(content, records)
         return content
     fit_and_save(plan, model, records, force=force)
-    return load_probe(plan.out)  # what is said and drawn is the file's, to the byte
+    return load_probe(plan.out)  # the page and the report show what the file holds
 
 
 def check_targets(out: Path, report: bool, ngrams: str | None, force: bool) -> Targets:
@@ -172,7 +177,11 @@ def check_targets(out: Path, report: bool, ngrams: str | None, force: bool) -> T
 
 
 def made_already(plan: CalibrationJob, model: Model) -> ProbeFile:
-    """The probe of this very job, which is there already; ControllerError if it is another job's."""
+    """The probe that an earlier call of the same job wrote.
+
+    Raises:
+        ControllerError: The file is another job's.
+    """
     content = load_probe(plan.out)
     if not made_by(plan, model, content.card):
         raise ControllerError(
@@ -204,7 +213,7 @@ def needed(options: Options) -> int:
 
 
 def describe(show: Console, plan: CalibrationJob, model: Model, options: Options) -> None:
-    """Before any work: what will be done, what it can promise, where it goes."""
+    """Print, before any work, what will be done and what it can promise."""
     recipe, least = plan.recipe, needed(options)
     marks = " ... ".join(recipe.markers) if recipe.markers else "none in the template: the whole completion is the span"
     show.say(f"model {plan.recipe.model} on {model.backend}: {model.depth} layers of width {model.width}")
@@ -221,9 +230,12 @@ def describe(show: Console, plan: CalibrationJob, model: Model, options: Options
 def collected(
     show: Console, plan: CalibrationJob, file: RunFile, options: Options, problems: list[Problem], workers: int | str
 ) -> list[RunRecord] | None:
-    """All records, resumed where an earlier job left off; None if the time limit came first.
+    """Collect the runs that the file lacks.
 
-    A file that holds more runs than the plan wants serves too: the first problems of a stream are always the same.
+    A file may hold more runs than the plan wants: the first problems of a stream are always the same.
+
+    Returns:
+        All records of the job. None: the time limit came first.
     """
     started = time.monotonic()
     done = file.open(force=options.force)
@@ -265,7 +277,7 @@ def check_problems(file: RunFile, problems: list[Problem]) -> None:
 
 
 def estimate(show: Console, plan: CalibrationJob, problem: Problem, runs: int, workers: int | str) -> None:
-    """Time one run (it isn't kept) and say what the job will take."""
+    """Make one run, which isn't kept, and print how long the job will take."""
     start = time.monotonic()
     record = collect_run(plan.recipe, 0, problem.question)
     seconds = time.monotonic() - start
@@ -280,7 +292,7 @@ def estimate(show: Console, plan: CalibrationJob, problem: Problem, runs: int, w
 def report_fit(
     show: Console, plan: CalibrationJob, content: ProbeFile, options: Options, records: list[RunRecord] | None
 ) -> None:
-    """What was fitted, what it can promise, the page with it if the records are given, and the JSON."""
+    """Print what was fitted and what it can promise; write the page if the records are given."""
     card, promise = content.card, options.promise
     rule = make_exit(content, promise)
     auc = float(str(card.report["auc"]))
@@ -304,7 +316,10 @@ def report_fit(
 
 
 def calibration_json(rule: ProbeExit) -> dict[str, Any]:
-    """Calibration runs, AUC and threshold; None where it isn't finite: `exits` says whether that is never or always."""
+    """Calibration runs, AUC and threshold, as JSON values.
+
+    A threshold that isn't finite is None. `exits` says whether the rule then exits never or always.
+    """
     value, content = rule.threshold.value, rule.content
     return {
         "n": content.signal_table("hidden", rule.promise.domain).table.runs,

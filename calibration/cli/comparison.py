@@ -9,7 +9,12 @@ from .console import Console
 
 
 def show_comparison(show: Console, result: dict[str, Any]) -> None:
-    """Both arms side by side, then harm and accuracy against the promise. result: the JSON of `ctl eval`."""
+    """Print both arms side by side, then harm and accuracy against the promise.
+
+    Args:
+        show: Where it is printed.
+        result: The JSON of `ctl eval`.
+    """
     base, control = result["baseline"], result["controlled"]
     saved = [1 - control[name] / base[name] if base[name] else 0.0 for name in ("tokens", "seconds")]
     rows = [
@@ -39,7 +44,7 @@ def _accuracy(result: dict[str, Any]) -> str:
 
 
 def _measured(result: dict[str, Any]) -> str:
-    """What the mode promises, and the same measured."""
+    """One line: what the mode promises, and what was measured."""
     promise, failure = result["guarantee"], result["failure"]
     level = "on average" if promise["confidence"] is None else f"with confidence {promise['confidence']:g}"
     word = "promised" if promise["holds"] else "not promised here"

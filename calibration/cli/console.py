@@ -1,4 +1,4 @@
-"""What a command says: lines, tables and progress on stderr, one JSON object on stdout."""
+"""The output of a command: lines, tables, progress, and with `--json` one JSON object as the last line of stdout."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from ..parallel.run_jobs import ProgressCallback
 from .terminal import visible
 
 BLOCKS = 5
+"""Blocks of runs whose median is the pace."""
 WINDOW = 100
+"""Runs that the pace is about, at most."""
 
 
 class Pace:
-    """The pace of the last runs: the median of some blocks of them, so that a machine that slept, a worker that
-    loads its model, or one very long run doesn't spoil it.
+    """The pace of the last runs: the median over some blocks of them.
 
-    Runs that were there before the first mark don't count.
+    So a machine that slept, a worker that loads its model or one very long run don't spoil it. Runs before the first
+    mark don't count.
 
     >>> clock = iter([0.0, 8.0, 10.0, 12.0])
     >>> pace = Pace(lambda: next(clock))
@@ -46,7 +48,13 @@ class Pace:
         self._marks.append((self._clock(), done))
 
     def seconds_per_run(self) -> float | None:
-        """None before a run is done here. The plain mean until every block holds enough runs to even out workers."""
+        """Seconds of a run now.
+
+        It is the mean until every block holds enough runs to even out the workers.
+
+        Returns:
+            The seconds. None: no run is done yet.
+        """
         marks = list(self._marks)
         if len(marks) < 2 or marks[-1][1] == marks[0][1]:
             return None
@@ -57,7 +65,7 @@ class Pace:
         )
 
     def message(self, total: int) -> str:
-        """`, 3.1 runs/s, 0:02:05 left`, or nothing if that can't be said."""
+        """`, 3.1 runs/s, 0:02:05 left`; empty before a run is done."""
         pace = self.seconds_per_run()
         if pace is None:
             return ""
@@ -67,18 +75,19 @@ class Pace:
 
 
 def span(seconds: float) -> str:
-    """Hours, minutes and seconds."""
+    """Seconds as hours, minutes and seconds: `0:02:05`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 SECONDS_BETWEEN_LINES = 10
+"""Seconds between two lines of progress where there is no terminal."""
 
 
 class Console:
-    """One place for output: `say` and tables for people; `result` prints the JSON object last.
+    """Where a command prints: `say` and tables for people, and `result` for the JSON object, last.
 
-    Control characters in a text are written out, and no text is read as markup: much of it was written by others.
+    Others wrote much of the text. So control characters are printed as escapes, and no text is read as markup.
     """
 
     def __init__(self, *, as_json: bool) -> None:
@@ -87,17 +96,20 @@ class Console:
         self._started = time.monotonic()
 
     def say(self, text: str = "", style: str | None = None) -> None:
+        """Print a line."""
         self.console.print(visible(text), style=style)
 
     def title(self, text: str) -> None:
+        """Print a heading."""
         self.console.print()
         self.console.rule(visible(text), align="left", style="dim")
 
     def stream(self, text: str, style: str | None = None) -> None:
-        """A piece of an answer, as it comes."""
+        """Print a piece of an answer as it comes, without a new line."""
         self.console.print(visible(text), end="", style=style)
 
     def table(self, rows: list[list[str]], *head: str) -> None:
+        """Print a table. The first column is aligned left, the others right."""
         table = Table(box=None, pad_edge=False, header_style="dim")
         for i, name in enumerate(head):
             table.add_column(visible(name), justify="left" if i == 0 else "right")
@@ -106,6 +118,7 @@ class Console:
         self.console.print(table)
 
     def elapsed(self) -> float:
+        """Seconds since the command began."""
         return time.monotonic() - self._started
 
     @contextmanager
@@ -131,7 +144,7 @@ class Console:
             yield update
 
     def result(self, value: dict[str, Any]) -> None:
-        """The JSON object, as the last line of stdout, if it was asked for."""
+        """Print the JSON object if it was asked for. Infinite values and NaN become null."""
         if self.as_json:
             line = json.dumps(_finite(value), allow_nan=False).replace("\x7f", "\\u007f")  # the rest is escaped already
             sys.stdout.write(line + "\n")
@@ -139,7 +152,7 @@ class Console:
 
 
 def _finite(value: Any) -> Any:
-    """The value without infinities and NaN, which JSON doesn't have: null in their place."""
+    """The value with None in place of infinite numbers and NaN, which JSON doesn't have."""
     if isinstance(value, dict):
         return {name: _finite(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

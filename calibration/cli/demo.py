@@ -30,7 +30,7 @@ DEMO_RUNS = 600
 
 
 def demo(options: Options) -> None:
-    """From nothing to promised and measured; nothing stored is shown."""
+    """Run the whole job. Everything that is printed is made now: nothing is read from a file."""
     show = Console(as_json=options.json)
     model = open_model("tiny", options)
     recipe = new_recipe("tiny", model, options)
@@ -69,7 +69,11 @@ def demo(options: Options) -> None:
 def _calibrated(
     show: Console, plan: CalibrationJob, model: Model, options: Options
 ) -> tuple[ProbeExit, list[RunRecord]]:
-    """The rule, and the runs that it was made from."""
+    """Collect, fit and calibrate.
+
+    Returns:
+        The rule, and the runs that it was made from.
+    """
     workers = options.machine("tiny")[0]
     unlimited = replace(options, time_limit=None)
     records = collected(show, plan, plan.run_file(model), unlimited, plan.asked(model).problems, workers)
@@ -83,7 +87,7 @@ def _calibrated(
 
 
 def _show_end(show: Console, result: dict[str, Any]) -> None:
-    """What was saved, whether the promise stands, and what the savings don't say."""
+    """Print what was saved, whether the promise stands, and what the savings depend on."""
     failure = result["failure"]
     refuted = refutes(failure["count"], failure["n"], bound_of(result["guarantee"]))
     saved = 1 - result["controlled"]["tokens"] / result["baseline"]["tokens"]

@@ -32,17 +32,23 @@ EVALUATION_RUNS = 400
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """What an evaluation is of."""
+    """What is evaluated, and on what."""
 
     rule: ProbeExit
+    """The rule that is evaluated."""
     model: Model
+    """The model that it controls."""
     recipe: Recipe
+    """How the runs are made."""
     task: Task
+    """Where the problems come from."""
     problems: list[Problem]
+    """The problems; the probe saw none of them."""
     options: Options
+    """The shared options."""
 
     def measured(self, pairs: list[Pair]) -> dict[str, Any]:
-        """The JSON of `ctl eval` without the cheap rules: what was asked for, measured and promised."""
+        """The JSON of `ctl eval` without the baselines: what was asked for, measured and promised."""
         rule, recipe, task = self.rule, self.recipe, self.task
         promise = rule.guarantee(
             sampler=sampler_of(recipe), max_new_tokens=recipe.max_new_tokens, tasks=task.name, grader=task.grader.name
@@ -65,7 +71,7 @@ class EvaluationJob:
 def evaluate(
     name: str, options: Options, *, tasks: str | None, probe: str | None, baselines: bool, report: str | None
 ) -> None:
-    """Both arms on problems that neither fitting nor calibration saw; `report`: the page to write."""
+    """Run problems that neither fitting nor calibration saw, with and without control, and print the comparison."""
     show = Console(as_json=options.json)
     if report is None:
         options.refuse("ctl eval without --report", "force", because="nothing is written")

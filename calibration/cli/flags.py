@@ -1,7 +1,7 @@
-"""The options that all commands share, and what surrounds every command.
+"""The options that commands share, and the wrapper that every command runs in.
 
-`ctl --help` reads this file, so it imports nothing of ours before a command runs: choices are written out here, and a
-test compares them with the types that they stand for.
+`ctl --help` imports this file, so it imports nothing of ours before a command runs. Choices are written out here, and
+a test compares them with the types that they stand for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIGNALS = ("hidden", "trial", "trial-geometric", "trial-least", "agreement", "en
 
 
 def _backend(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
-    """The library's name, as the loaders know it."""
+    """The name by which the loaders know the library."""
     return None if value is None else BACKENDS[value]
 
 
@@ -38,7 +38,7 @@ def _confidence(_: click.Context, __: click.Parameter, value: str) -> float | No
 
 
 def _option(*flags: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """What click.option takes."""
+    """The arguments of one `click.option`."""
     return flags, settings
 
 
@@ -147,7 +147,7 @@ def _call(command: Command, values: dict[str, Any], takes: Collection[str], reas
     refuse(click.get_current_context().command_path, given(), refused)
     options = Options(**{name: values.pop(name) for name in SHARED}, given=given())
     if options.grader is not None:
-        sys.path.append(os.getcwd())  # as `python -m` does; what is installed comes first
+        sys.path.append(os.getcwd())  # a grader may be a file of this folder; installed modules come first
     try:
         options.check()
         command(options=options, **values)

@@ -26,14 +26,17 @@ from .recipes import new_recipe, open_model
 def calibrate_heads(
     name: str, options: Options, *, tasks: str, out: str, dask: str | None, weighted: bool = True
 ) -> None:
-    """Collect, train, write; everything that can be refused is refused first. weighted: see `Training`."""
+    """Collect runs, train the heads and write them. Whatever can be refused is refused before any work.
+
+    weighted: see `Training`.
+    """
     show = Console(as_json=options.json)
     target = Path(out)
     check_target(target, options.force)
     task = load_task(tasks, grader=options.grader)
     workers = where(name, options, dask)
     model = open_model(name, options)
-    # No cue is tried: right runs are all that is needed.
+    # Training needs right runs and no cues, so no exit is tried.
     recipe = replace(new_recipe(name, model, options), policy=options.policy_text(OWN_DISTRIBUTION), max_cues=0)
     plan = CalibrationJob(recipe, task, Promise(), options.n or CALIBRATION_RUNS, target)
     training = Training(seed=options.seed, weighted=weighted)
@@ -65,7 +68,7 @@ def _trained(
     training: Training,
     deadline: float | None,
 ) -> FittedHeads | None:
-    """The heads; None if the time limit came first."""
+    """Train the heads. None: the time limit came first."""
     with show.progress("training") as progress:
         fitted = fit_heads(plan, model, records, training, progress=progress, deadline=deadline)
     if fitted is None:

@@ -24,9 +24,9 @@ from .recipes import open_model
 
 
 def inspect(path: str, options: Options, *, traces: str | None) -> None:
-    """The card, and risk -> threshold, savings, exit rate on the calibration runs, runs still needed.
+    """Print the card and, for each risk, the threshold, what it does on the calibration runs, and runs still needed.
 
-    traces: a file of Trace.to_dict() lines, in the order of the runs; they are tested for drift.
+    traces: a file of `Trace.to_dict()` lines, in the order of the runs; they are tested for drift.
     """
     show = Console(as_json=options.json)
     if path == TINY or path.startswith("hf:") or path.endswith(".gguf") or Path(path).is_dir():
@@ -59,7 +59,10 @@ def inspect(path: str, options: Options, *, traces: str | None) -> None:
 
 
 def _level(rule: ProbeExit, table: Table, plain: Table) -> dict[str, Any]:
-    """A rule on its calibration runs; threshold None: `exits` says whether it never exits or always does."""
+    """What a rule does on its calibration runs, as JSON values.
+
+    A threshold that isn't finite is None. `exits` says whether the rule then exits never or always.
+    """
     limit = rule.threshold
     out = outcomes_of(table, plain, limit.value, rule.lower.curve if rule.lower else None)
     return {
@@ -91,7 +94,7 @@ def _row(level: dict[str, Any]) -> list[str]:
 
 
 def _model(show: Console, name: str, options: Options) -> None:
-    """Where a model thinks, as its chat template has it."""
+    """Print where a model thinks, by its chat template."""
     found = read_template(open_model(name, options).template)
     for line in found.lines():
         show.say(line)
@@ -99,7 +102,7 @@ def _model(show: Console, name: str, options: Options) -> None:
 
 
 def _show_heads(show: Console, card: HeadsCard) -> None:
-    """The card of AutoDeco heads."""
+    """Print the card of AutoDeco heads."""
     show.say(f"AutoDeco heads for {card.depth} layers of width {card.width}, fingerprint {card.fingerprint[:12]}")
     for name in ("tasks", "grader", "sampler", "runs", "training", "report", "settings"):
         value = getattr(card, name)

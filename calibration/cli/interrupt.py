@@ -1,4 +1,4 @@
-"""Ctrl-C: once stops in an orderly way, twice at once. Neither loses a finished run or leaves a worker behind."""
+"""Ctrl-C: the first one stops in order, the second at once. Neither loses a finished run or leaves a worker running."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 CODE = 130
+"""Exit code after Ctrl-C."""
 
 
 def stop_at_once(*_: Any) -> NoReturn:
@@ -21,14 +22,14 @@ def stop_at_once(*_: Any) -> NoReturn:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """KeyboardInterrupt at the first Ctrl-C; a second one ends the process, whatever it is doing then.
+    """Raise KeyboardInterrupt at the first Ctrl-C, and end the process at the second.
 
-    After a first one the second stays armed, for the clean-up that follows. Runs are written whole, and workers
-    end when their parent is gone, so that nothing has to be done at the second.
+    The second one works during the clean-up too. It needs no clean-up of its own: runs are written whole, and workers
+    end when their parent is gone.
     """
 
     def first(*_: Any) -> NoReturn:
-        threading.excepthook = lambda _: None  # what a thread says from now on comes of being stopped
+        threading.excepthook = lambda _: None  # errors of threads only say that they were stopped
         os.write(2, b"\nStopping. Ctrl-C again stops at once.\n")
         stop()
 
@@ -37,7 +38,7 @@ def interruptible() -> Iterator[None]:
         raise KeyboardInterrupt
 
     def lost(what: sys.UnraisableHookArgs) -> None:
-        """C code that calls Python, as llama.cpp's callbacks do, throws exceptions away: this one is raised anew."""
+        """Raise KeyboardInterrupt again where C code threw it away, as llama.cpp's callbacks do."""
         if what.exc_type is not KeyboardInterrupt:
             before(what)
             return

@@ -1,6 +1,8 @@
-"""The command line `ctl`: a mistake is one line and exit code 2; Ctrl-C leaves a resumable state and exits 130.
+"""Declares every command of `ctl`. Each one's work is in the file that it imports.
 
-Commands import their work when they are called, so that `ctl --help` reads click and nothing else.
+A mistake is one line and exit code 2. Ctrl-C leaves a job that can be resumed, and exit code 130.
+
+Commands import their work when they are called, so that `ctl --help` imports click and nothing else.
 """
 
 from __future__ import annotations

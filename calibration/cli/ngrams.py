@@ -18,7 +18,7 @@ from .recipes import open_model
 
 
 def ngrams(name: str, texts: Sequence[str], out: str, options: Options) -> None:
-    """Read, count, write; everything that can be refused is refused before the model is opened."""
+    """Read texts, count their n-grams and write the database. What can be refused is refused before the model loads."""
     show, path = Console(as_json=options.json), Path(out)
     check_target(path, options.force)
     check_files(texts)
@@ -35,7 +35,11 @@ def keep_ngrams(model: Model, records: Sequence[RunRecord], path: Path, *, sourc
 
 
 def write(model: Model, texts: Iterable[str], path: Path, *, source: str, force: bool) -> NgramTable:
-    """Count and save. Raises ControllerError if the texts hold no n-grams, or the file can't be written."""
+    """Count the n-grams of texts and save them.
+
+    Raises:
+        ControllerError: The texts hold no n-grams, or the file can't be written.
+    """
     tokens = (model.tokenizer.encode(text) for text in texts)
     table = build_table(tokens, vocabulary=vocabulary_hash(model.tokenizer), source=source)
     save_table(path, table, force=force)

@@ -19,7 +19,7 @@ from .refusal import refuse
 
 @dataclass(frozen=True)
 class Options:
-    """Everything the commands share, as given."""
+    """The shared options as they were given; `flags.py` describes each."""
 
     json: bool
     seed: int
@@ -34,7 +34,7 @@ class Options:
     force: bool
     dry_run: bool
     time_limit: float | None
-    """Seconds."""
+    """Seconds after which collecting stops. None: no limit."""
     backend: Backend | None
     workers: int | None
     threads: int | None
@@ -43,24 +43,28 @@ class Options:
     domain: str | None
     give_up: float | None
     given: frozenset[str] = frozenset()
-    """Names of those that stand on the command line, whatever their value."""
+    """Names of the options on the command line, even those with a default's value."""
 
     def check(self) -> None:
-        """Refuse what is wrong whatever the model.
+        """Check the options that need no model.
 
         Raises:
-            ControllerError: A risk, a confidence, a policy or a draft that can't be.
+            ControllerError: The promise, the policy or the draft is impossible.
         """
         _ = self.promise
         self.policy_text()
         parse_draft(self.draft, lambda name: cast(DraftModel, None))  # opened when the model is
 
     def refuse(self, command: str, *names: str, because: str) -> None:
-        """Refuse options that the command can't honour. See `refusal.refuse`."""
+        """Refuse options that mean nothing to the command; see `refusal.refuse`."""
         refuse(command, self.given, dict.fromkeys(names, because))
 
     def policy_text(self, default: str = "temperature(0.6)") -> str:
-        """--policy, or --temperature (0 = greedy), or the default; checked."""
+        """The policy's text: `--policy`, or made from `--temperature` (0 = greedy), or the default.
+
+        Raises:
+            ControllerError: Both options were given, or the text is no policy.
+        """
         text = self.policy
         if text is None and self.temperature is not None:
             text = "greedy" if self.temperature == 0 else f"temperature({self.temperature:g})"
@@ -70,7 +74,10 @@ class Options:
         return text or default
 
     def machine(self, model: str) -> tuple[int, int | None]:
-        """(workers, threads each): the bundled model is small enough for one core per run."""
+        """The number of worker processes, and the threads of each (None: the library's choice).
+
+        The bundled model is small, so by default it gets a process for each core.
+        """
         if model == TINY:
             return self.workers or cores(), self.threads or 1
         return self.workers or 1, self.threads
@@ -80,6 +87,6 @@ class Options:
         """The promise that is asked for.
 
         Raises:
-            ControllerError: It is an impossible one.
+            ControllerError: It is impossible.
         """
         return Promise(self.mode, self.risk, self.confidence, self.signal, self.domain, self.give_up)

@@ -1,4 +1,4 @@
-"""From options to a model, a recipe and an exit rule."""
+"""Makes a model, a recipe and an exit rule from the options of a command."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ from .terminal import visible
 
 
 def open_rule(show: Console, name: str, options: Options, probe: str | None) -> tuple[ProbeExit, Model]:
-    """The rule, compared with the model that it will control; differences are shown."""
+    """Load the rule and the model that it will control. Small differences to the rule's own model are printed.
+
+    Raises:
+        ControllerError: One of them can't be loaded, or the rule is for another model.
+    """
     rule = rule_of(options, probe_path(name, probe))
     model = open_model(name, options)
     for warning in rule.check(model):
@@ -37,13 +41,18 @@ def rule_of(options: Options, path: object) -> ProbeExit:
 
 
 MOST_NEW_TOKENS = 2048
+"""Default length of a run in tokens, where the context has room for it."""
 _ESCAPE = re.compile(r"\\(?:[\\'\"nrt]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def open_model(name: str, options: Options) -> Model:
-    """The parent's copy of the model: its template, tokenizer and fingerprint. A policy of another model is refused."""
+    """Load the model into this process. Warnings about the policy are printed.
+
+    Raises:
+        ControllerError: The model can't be loaded, or the policy is for another model.
+    """
     model = load_model(name, backend=options.backend, threads=options.machine(name)[1])
     for warning in parse_policy(options.policy_text()).check(model):
         click.echo(visible(f"warning: {warning}"), err=True)
@@ -62,7 +71,7 @@ def new_recipe(
     layers: str | None = None,
     answer_tokens: int = 64,
 ) -> Recipe:
-    """A recipe from what the model's template tells and the user overrides."""
+    """A recipe from the model's chat template and what the user gives in its place, as texts of the command line."""
     found = with_markers(read_template(model.template), model.template, opening, closing)
     markers = found.markers
     names = (
@@ -87,7 +96,7 @@ def new_recipe(
 
 
 def thinking_under(model: Model, recipe: Recipe) -> Thinking:
-    """How thinking is closed by the recipe, and opened by the model's template where both have the same markers."""
+    """How a recipe's runs think: opened as the template says if it has the recipe's markers, closed by the suffix."""
     found = read_template(model.template)
     if found.markers == recipe.span():
         return replace(found.thinking, suffix=recipe.suffix)
@@ -95,7 +104,7 @@ def thinking_under(model: Model, recipe: Recipe) -> Thinking:
 
 
 def unescaped(text: str) -> str:
-    r"""Text from a command line, where a new line is written \n and a character may be written by its number.
+    r"""Text from a command line, with escapes such as \n and \u2192 replaced.
 
     >>> unescaped(r"Réponse :\n\u2192 1 \\n")
     'Réponse :\n→ 1 \\n'
@@ -110,7 +119,7 @@ def unescaped(text: str) -> str:
 
 
 def card_recipe(name: str, card: Card, options: Options) -> Recipe:
-    """The recipe under which a probe is used: the card's, but for what the user asks otherwise."""
+    """The recipe under which a probe is used: the card's, with the user's options in place of its own."""
     default = str(card.sampler.get("policy", "temperature(0.6)"))
     return Recipe(
         model=name,
@@ -135,7 +144,11 @@ def probed(name: str, probe: str | None) -> bool:
 
 
 def probe_path(name: str, probe: str | None) -> Path:
-    """--probe, or the bundled model's own."""
+    """The file that `--probe` names, or the bundled model's own.
+
+    Raises:
+        ControllerError: Neither is there.
+    """
     if probe is not None:
         return Path(probe)
     if name == TINY:

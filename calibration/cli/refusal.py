@@ -1,4 +1,4 @@
-"""Options that mean nothing to a command are refused by name."""
+"""Refuses options that mean nothing to a command, by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from click.core import ParameterSource
 
 
 def given() -> frozenset[str]:
-    """Names of the running command's options that stand on the command line, whatever their value."""
+    """Names of the running command's options that are on the command line, even those with a default's value."""
     context = click.get_current_context()
     names = (parameter.name or "" for parameter in context.command.params)
     return frozenset(name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)

@@ -1,4 +1,4 @@
-"""`ctl replay`: recorded runs re-judged under other risks, signals and cue sets, without a model."""
+"""`ctl replay`: what rules at other risks, signals and cues would have done on recorded runs, without a model."""
 
 from __future__ import annotations
 
@@ -18,10 +18,21 @@ from .console import Console
 from .options import Options
 
 RISKS = (0.02, 0.05, 0.10)
+"""Risks in the table, besides the one that is asked for."""
 
 
 def replay(path: str, options: Options, *, cues: str | None, splits: int) -> None:
-    """The table signal x risk, and what `hidden` gains over the best fixed cue."""
+    """Print the savings of every signal at every risk, and what `hidden` gains over the best fixed cue.
+
+    Args:
+        path: The file of collected runs.
+        options: The shared options.
+        cues: Some of the collected cues, comma-separated. None: all of them.
+        splits: Random splits that are averaged.
+
+    Raises:
+        ControllerError: The file can't be read, or holds no such cue or domain.
+    """
     show, file = Console(as_json=options.json), _run_file(path)
     records = _records(file, cues, options.domain)
     risks = sorted({*RISKS, options.risk})
@@ -54,7 +65,7 @@ def _run_file(path: str) -> RunFile:
 
 
 def _records(file: RunFile, cues: str | None, domain: str | None) -> list[RunRecord]:
-    """The file's runs, as fewer cues would have seen them, and of one domain."""
+    """The file's runs, under the given cues and of the given domain."""
     records = file.read()
     if cues is not None:
         wanted, settings = [name.strip() for name in cues.split(",") if name.strip()], file.stored_settings()
@@ -68,7 +79,11 @@ def _records(file: RunFile, cues: str | None, domain: str | None) -> list[RunRec
 
 
 def of_domain(records: list[RunRecord], domain: str) -> list[RunRecord]:
-    """The runs of one domain; ControllerError if there is none."""
+    """The runs of one domain.
+
+    Raises:
+        ControllerError: There is none.
+    """
     found = [record for record in records if record.domain == domain]
     if not found:
         known = ", ".join(map(repr, sorted({record.domain for record in records})))
@@ -77,7 +92,7 @@ def of_domain(records: list[RunRecord], domain: str) -> list[RunRecord]:
 
 
 def show_table(show: Console, found: Comparison, runs: int, splits: int, options: Options) -> None:
-    """Net tokens saved by signal and risk, with what was measured on the runs that judge."""
+    """Print the net tokens saved by signal and risk, and the failures measured on the held-out runs."""
     risks = sorted({entry.risk for entry in found.entries})
     cells = {(entry.signal, entry.risk): entry for entry in found.entries}
     rows = []
@@ -92,7 +107,7 @@ def show_table(show: Console, found: Comparison, runs: int, splits: int, options
     show.table(rows, "signal or rule", *(f"risk {risk:g}" for risk in risks))
     show.say(
         f"Savings are net of trials and exits. The budgets close at the first cue after so many tokens: {BUDGET!r} is "
-        f"certified for the risk like a signal; {EQUAL_COST!r} costs what hidden does on the very runs that judge, by "
+        f"certified for the risk like a signal; {EQUAL_COST!r} costs what hidden does on the same held-out runs, by "
         "a coin between two budgets, and promises nothing: compare what is measured."
     )
     if cells["hidden", found.gain_risk].certified:

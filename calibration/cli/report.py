@@ -1,4 +1,4 @@
-"""The command behind `ctl report`."""
+"""`ctl report`: writes the page of a probe file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,17 @@ from .options import Options
 
 
 def report(probe: str, options: Options, *, evaluation: str | None, out: str | None) -> None:
-    """`ctl report`: write the page next to the probe file, or where `out` says."""
+    """Write the page next to the probe file, or where `out` says.
+
+    Args:
+        probe: The probe file.
+        options: The shared options.
+        evaluation: The file that `ctl eval --json` wrote. None: nothing measured is shown.
+        out: The page. None: next to the probe file.
+
+    Raises:
+        ControllerError: A file can't be read or written, or the evaluation is of another probe or promise.
+    """
     show = Console(as_json=options.json)
     target = Path(out) if out is not None else report_path(Path(probe))
     check_page(target, Path(probe), options.force, *([] if evaluation is None else [Path(evaluation)]))

@@ -23,7 +23,7 @@ from .recipes import card_recipe, new_recipe, open_model, open_rule, probed, thi
 def run(
     name: str, prompt: str | None, options: Options, *, probe: str | None, verbose: bool = False, **lengths: Any
 ) -> None:
-    """One streamed answer. lengths: the Controller's limits of thinking."""
+    """Print one answer as it comes, and what the controller did. lengths: the Controller's limits of thinking."""
     show = Console(as_json=options.json)
     check_prompt(name, prompt)
     rule: ProbeExit | None = None
@@ -58,7 +58,7 @@ def run(
 
 
 def stream_run(show: Console, model: Model, recipe: Recipe, question: str, controller: Controller) -> Trace:
-    """Print a run as it comes: forced tokens stand out, cues' scores follow the answer."""
+    """Print a run as it comes, with forced tokens in colour, then the scores at its cues."""
     show.say(question, "cyan")
     decoder = TextDecoder(model.tokenizer)  # a character may be split over tokens
 

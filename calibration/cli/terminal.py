@@ -1,4 +1,4 @@
-"""Text of others on a terminal: nothing in it moves the cursor, and no character of it ends a command."""
+"""Prints text of others on a terminal: it can't move the cursor, and no character in it makes a command fail."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def one_line(text: str) -> str:
 
 @contextmanager
 def lenient_output() -> Iterator[None]:
-    """Write out what the terminal's encoding lacks, and end quietly where the reader of the output has gone."""
+    """Print characters that the terminal's encoding lacks as escapes, and end quietly if nobody reads the output."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -55,14 +55,14 @@ def lenient_output() -> Iterator[None]:
 
 
 def _drop_output() -> None:
-    """Python writes what is left in its buffers when it ends: to nowhere."""
+    """Send to nowhere what Python still writes when it ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(nowhere, stream.fileno())
 
 
 def utf8(_: click.Context, param: click.Parameter, text: str | None) -> str | None:
-    """An argument that a model reads; bytes that are no UTF-8 are refused."""
+    """A click callback for text that a model reads: it refuses bytes that are no UTF-8."""
     broken = next((character for character in text or "" if "\ud800" <= character <= "\udfff"), None)
     if broken is not None:
         what = f"byte 0x{ord(broken) - 0xDC00:02x}" if broken >= "\udc80" else "a lone surrogate"

@@ -39,7 +39,7 @@ def settings_of(recipe: Recipe, task: Task, model: Model, n: int) -> dict[str, A
 
 
 def identity_of(model: Model) -> dict[str, str]:
-    """What distinguishes this model from others whose runs differ, as far as it is known without reading all weights."""
+    """What distinguishes a model from others whose runs differ, as far as it is known without reading all weights."""
     return {"backend": model.backend, "fingerprint": model.fingerprint(), **model.settings}
 
 
