@@ -18,7 +18,7 @@ from .recipes import card_recipe, new_recipe, open_model, open_rule, probed
 
 
 def bench(name: str, options: Options, *, probe: str | None) -> None:
-    """Print the cost curve, and the speed of plain, drafted and controlled decoding: medians over interleaved rounds."""
+    """Print the cost curve, and the median speeds of plain, drafted and controlled decoding, in interleaved rounds."""
     show = Console(as_json=options.json)
     rule = None
     if probed(name, probe):
