@@ -15,6 +15,9 @@ Choice = Literal["llama.cpp", "transformers"]
 
 TINY = "tiny"
 
+MOST_THREADS = 1024
+"""Far more of them end the process: the libraries allocate for each."""
+
 BUNDLED_PROBE = Path(str(files("reasonctl.backends.tiny_probe"))) / "tiny.probe.safetensors"
 """The bundled model's probe; it lies apart from the weights, since other engines would read it as one of them."""
 
@@ -39,13 +42,15 @@ def load_model(
         name: `tiny`, a .gguf file, `hf:FILE.gguf`, a transformers folder or a hub id.
         backend: only `tiny` comes in both formats; elsewhere the name decides, and a contradiction is an error.
         context: tokens of context on llama.cpp; 0 = the model's own.
-        threads: None = the library's choice.
+        threads: from 1 to MOST_THREADS; None = the library's choice.
         hidden: the engine can give hidden states (llama.cpp installs a callback for that only if asked).
         fold_attention: on transformers, as in `attach`; llama.cpp has kernels of its own.
 
     Raises:
         ControllerError: the model can't be loaded, or its library isn't installed.
     """
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ControllerError(f"threads is {threads}; it must be from 1 to {MOST_THREADS}, at best the number of cores")
     if name == TINY:
         name = str(tiny_folder() if backend == "transformers" else tiny_folder() / "tiny.gguf")
         loaded = load_model(name, context=context, threads=threads, hidden=hidden, fold_attention=fold_attention)

@@ -43,6 +43,8 @@ class Call:
     """Says after every sampled token whether the run ends: given all tokens, and the first after which none was fed."""
     repeat: bool = False
     """Another sample of a prompt that was already run in this call."""
+    beyond: int = 0
+    """Most tokens past `max_new_tokens`, for a reader that asks for more than the last one; the run goes on for it."""
 
 
 @dataclass
@@ -220,6 +222,7 @@ class Controller:
             keys=call.keys,
             limit=len(prompt) + call.max_new_tokens,
             eos=call.eos,
+            beyond=call.beyond,
             trace=trace,
             drafter=drafter,
             clock=None if drafter is None else target.clock,

@@ -254,7 +254,7 @@ class HFAttachment(Attachment):
             criteria=criteria,
             config=config,
             prepared=prepared,
-            notes=self._notes(config),
+            notes=self._notes(config) + _cache_notes(rows, config),
             seed=self._seed(config.do_sample or controller.policy is not None),
             shared=_Shared(self.engine),
             sequences=input_ids.tolist(),
@@ -371,6 +371,13 @@ def _check_config(config: Any, prepared: dict[str, Any]) -> None:
     for name, given in wanted.items():
         if given:
             raise ControllerError(f"{name} can't be honoured under a controller; leave it out, or detach first")
+
+
+def _cache_notes(rows: int, config: Any) -> list[str]:
+    """What a trace says where the call's result lacks the cache that stock returns."""
+    if rows == 1 or not config.return_dict_in_generate:
+        return []
+    return [f"past_key_values is None in the result: each of the {rows} rows ran on a cache of its own"]
 
 
 def _result(sequences: list[list[int]], config: Any, input_ids: torch.Tensor, cache: Any) -> Any:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from llama_cpp import LLAMA_DEFAULT_SEED, Llama
 from llama_cpp import llama_cpp as C
 
@@ -230,6 +231,7 @@ class LlamaAttachment(Attachment):
             window=self.model.last_n_tokens_size,
             model=self.model.model,
             own=self.handle.controller.policy,
+            show=self._show,
         )
         room = self._room(prompt, policy)
         if room.tokens < 1:
@@ -239,12 +241,19 @@ class LlamaAttachment(Attachment):
                 "shorten it or raise n_ctx"
             )
         limit = min(max_tokens, room.tokens) if max_tokens is not None and max_tokens > 0 else room.tokens
-        return Call(prompt=prompt, max_new_tokens=limit, eos=self._eos, keys=Keys(seed=self._seed()), policy=policy)
+        return Call(
+            prompt=prompt,
+            max_new_tokens=limit,
+            eos=self._eos,
+            keys=Keys(seed=self._seed()),
+            policy=policy,
+            beyond=room.tokens - limit,  # the library asks on where its budget ends inside a character
+        )
 
     def _run(
         self, controller: Controller, call: Call, arguments: dict[str, Any], trace: Trace
     ) -> Generator[int, None, None]:
-        """The controlled run, and plain tokens after it where the library asks for more."""
+        """The controlled run. Raises ControllerError where the library asks for more than the context holds."""
         if self.handle.controller.policy is not None:
             trace.warnings += self.without_effect(changed(arguments))
         self.handle.begin()
@@ -252,18 +261,9 @@ class LlamaAttachment(Attachment):
         self._fed = []
         self._prompt_tokens = len(call.prompt)
         yield from self._stream(replace(controller, policy=None), call, arguments["stopping_criteria"], trace)
-        if trace.finish_reason != "length":
-            return
-        # The library asks beyond its own budget where that ends inside a UTF-8 character.
-        tokens = [*call.prompt, *trace.tokens]
-        room = self._room(tokens, call.policy)
-        if room.tokens < 1 and room.extra:
-            return  # the library knows nothing of a second sequence, and asks for what the context could hold without
-        if room.tokens < 1:
+        # The library knows nothing of a policy's second sequence, and asks for what the context could hold without.
+        if trace.finish_reason == "length" and not call.policy.extra_sequences(self.tokenizer, call.prompt):
             raise ControllerError(f"the context of {self.engine.context.size} tokens is full; give a larger n_ctx")
-        rest = Controller(drafter=controller.drafter)
-        more = replace(call, prompt=tokens, max_new_tokens=room.tokens)
-        yield from self._stream(rest, more, arguments["stopping_criteria"], Trace())
 
     def _room(self, tokens: Sequence[int], policy: Policy) -> _Room:
         extra = policy.extra_sequences(self.tokenizer, tokens)
@@ -298,12 +298,18 @@ class LlamaAttachment(Attachment):
             llm.n_tokens = min(position, self.session.length)
             llm._requires_eval = True
 
+    def _show(self, tokens: npt.NDArray[np.intc]) -> None:
+        """Let the Llama's own record hold these tokens, whose last row is about to be sampled from."""
+        self.model.input_ids[: len(tokens)] = tokens
+        self.model.n_tokens = len(tokens)
+
     def _reuse_prefix(self, prompt: Sequence[int]) -> None:
         """Keep what the cache shares with the prompt; the last prompt token is always fed, for its logits."""
         llm, session = self.model, self.session
-        if len(llm.input_ids) < self.engine.context.size:
-            # The library makes this array as long as the n_ctx asked for, which llama.cpp rounds up.
-            llm.input_ids = np.concatenate([llm.input_ids, np.zeros(self.engine.context.size, dtype=np.intc)])
+        # The library makes these arrays as long as the n_ctx asked for, which llama.cpp rounds up.
+        llm.input_ids = _lengthened(llm.input_ids, self.engine.context.size)
+        if self.session.recorded:
+            llm.scores = _lengthened(llm.scores, self.engine.context.size)
         n = min(session.adopt(llm.n_tokens), len(prompt) - 1)
         common = common_prefix(prompt[:n], llm.input_ids[:n].tolist())
         if common < session.length:
@@ -318,3 +324,9 @@ class LlamaAttachment(Attachment):
         """The seed that the library has set for this call: the call's own, or the next of its chain."""
         seed = int(self.model._seed) & 0xFFFFFFFFFFFFFFFF
         return secrets.randbits(32) if seed & 0xFFFFFFFF == LLAMA_DEFAULT_SEED else seed
+
+
+def _lengthened(array: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
+    """The array with at least `length` rows."""
+    missing = length - len(array)
+    return array if missing <= 0 else np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])

@@ -56,6 +56,7 @@ class LlamaEngine(Engine):
     def user_session(self) -> LlamaSession:
         """The sequence that the Llama's own methods work on, with what they left in it."""
         session = LlamaSession(self, self.sequences, 0)
+        session.recorded = self.context.logits_all
         session.adopt(self.context.llm.n_tokens)
         return session
 
@@ -107,6 +108,8 @@ class LlamaEngine(Engine):
         if code:
             self._fail(code, session, 1)
         session.length = session.reach = position + 1
+        if session.recorded:
+            self._record(position, 1)
         return (LlamaStep(self._rows, 0, {}),)
 
     def _wide(self, session: LlamaSession, request: Decode) -> LlamaStep:
@@ -122,10 +125,12 @@ class LlamaEngine(Engine):
         session.branch(len(below[0]))
         for done in range(0, before, self.context.batch):
             chunk = pending[done : min(done + self.context.batch, before)]
-            self._many.chain(chunk, start + done, session.id)
+            self._many.chain(chunk, start + done, session.id, session.recorded)
             self._decode(session, wanted)
+            if session.recorded:
+                self._record(start + done, len(chunk))
         session.share(start + before)
-        self._many.tree(pending[before:], start + before, draft, below, session.ids)
+        self._many.tree(pending[before:], start + before, draft, below, session.ids, session.recorded)
         hidden: dict[int, Floats] = {}
         if layers:
             assert self._capture is not None
@@ -134,7 +139,15 @@ class LlamaEngine(Engine):
         else:
             self._decode(session, wanted)
         session.advance(n, draft, below)
+        if session.recorded:  # the draft is a chain, see `LlamaSession.can`; what is rejected is written over
+            self._record(start + before, last + len(draft))
         return LlamaStep(self._rows, last - 1, hidden)
+
+    def _record(self, position: int, rows: int) -> None:
+        """Copy rows of the last decode to where the library's own `eval` puts them."""
+        scores = self.context.llm.scores
+        for i in range(rows):
+            scores[position + i] = self._rows.row(i)
 
     def _last_part(self, n: int, drafted: int) -> int:
         """How many of `n` pending tokens share the last decode with the draft; the others are fed before."""

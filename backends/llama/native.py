@@ -87,6 +87,8 @@ class Context:
         self.ubatch = int(C.llama_n_ubatch(llm.ctx))
         """Most rows that its graph computes at once."""
         self.vocabulary = int(llm.n_vocab())
+        self.logits_all = bool(llm._logits_all)
+        """The Llama was built with logits_all=True: its `scores` have a row for every token in its cache."""
         self.depth = int(C.llama_model_n_layer(model))
         windowed = C.llama_model_n_swa(model) > 0 and not llm.context_params.swa_full
         self.editable = not (C.llama_model_is_recurrent(model) or C.llama_model_is_hybrid(model) or windowed)
@@ -161,18 +163,24 @@ class Batch:
         self.struct.n_tokens = 1
         self.wanted[0] = 1
 
-    def chain(self, tokens: Sequence[int], start: int, sequence: int) -> None:
-        """Rows of one sequence from position `start`, without logits."""
+    def chain(self, tokens: Sequence[int], start: int, sequence: int, logits: bool) -> None:
+        """Rows of one sequence from position `start`."""
         n = len(tokens)
         self.struct.n_tokens = n
         self.token[:n] = tokens
         self.pos[:n] = np.arange(start, start + n, dtype=np.int32)
         self.n_ids[:n] = 1
         self.ids[:n, 0] = sequence
-        self.wanted[:n] = 0
+        self.wanted[:n] = logits
 
     def tree(
-        self, tokens: Sequence[int], start: int, draft: Draft, below: Sequence[Sequence[int]], ids: Sequence[int]
+        self,
+        tokens: Sequence[int],
+        start: int,
+        draft: Draft,
+        below: Sequence[Sequence[int]],
+        ids: Sequence[int],
+        every: bool = False,
     ) -> None:
         """Rows of `tokens` and of a draft after them, with logits from the last token on.
 
@@ -182,9 +190,10 @@ class Batch:
             draft: the tree; each node's row belongs to the sequences of the leaves below it.
             below: leaves under the root and under each node, as `session.leaves_below` gives them.
             ids: the sequence of each leaf.
+            every: with logits of all tokens.
         """
         n = len(tokens)
-        self.chain(tokens, start, ids[0])
+        self.chain(tokens, start, ids[0], every)
         if len(ids) > 1:
             self.n_ids[:n] = len(ids)
             self.ids[:n, : len(ids)] = ids

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from llama_cpp import MinTokensLogitsProcessor
 
 from reasonctl.controller import (
@@ -34,6 +35,7 @@ from ..processors import check_stateless, forked
 from .grammar import Grammar
 
 Processor = Callable[[Any, Any], Any]
+Show = Callable[[npt.NDArray[np.intc]], None]
 
 DEFAULTS: dict[str, Any] = {
     "temp": 0.8,
@@ -68,7 +70,13 @@ def changed(arguments: dict[str, Any]) -> list[str]:
 
 
 def call_policy(
-    arguments: dict[str, Any], *, prompt: int, window: int, model: Any = None, own: Policy | None = None
+    arguments: dict[str, Any],
+    *,
+    prompt: int,
+    window: int,
+    model: Any = None,
+    own: Policy | None = None,
+    show: Show | None = None,
 ) -> Policy:
     """The call's sampling arguments as a policy: constraints first, then samplers.
 
@@ -78,8 +86,9 @@ def call_policy(
         window: number of last tokens that the penalties see.
         model: the llama_model, for a grammar.
         own: the controller's policy, which takes the samplers' place.
+        show: called with all tokens before a logits processor is.
     """
-    constraints = _constraints(arguments, prompt, window, model)
+    constraints = _constraints(arguments, prompt, window, model, show)
     if own is not None:
         return Constrained(constraints, own) if constraints else own
     if arguments["temp"] == 0:
@@ -87,11 +96,11 @@ def call_policy(
     return Chain(*constraints, *_samplers(arguments))
 
 
-def _constraints(arguments: dict[str, Any], prompt: int, window: int, model: Any) -> list[Stage]:
+def _constraints(arguments: dict[str, Any], prompt: int, window: int, model: Any, show: Show | None) -> list[Stage]:
     """Processors, penalties, grammar: the order of the library's chain."""
     stages: list[Stage] = []
     if arguments["logits_processor"]:
-        stages.append(Processors(tuple(arguments["logits_processor"])))
+        stages.append(Processors(tuple(arguments["logits_processor"]), show))
     penalties = (arguments["repeat_penalty"], arguments["frequency_penalty"], arguments["presence_penalty"])
     if penalties != (1.0, 0.0, 0.0) and window > 0:
         stages.append(Penalties(*penalties, last_n=window, skip=prompt))
@@ -131,6 +140,8 @@ class Processors(Stage):
     stateful = True
     drafts = False  # a user's function may count its calls
     processors: tuple[Processor, ...]
+    show: Show | None = None
+    """Brings the library's record of its cache up to these tokens, since a processor may read it."""
 
     def start(self) -> tuple[Processor, ...]:
         return self.processors
@@ -138,6 +149,8 @@ class Processors(Stage):
     def step(self, state: tuple[Processor, ...], scores: Candidates, row: Row) -> tuple[Any, Candidates]:
         ids, logits = np.asarray(row.tokens, dtype=np.intc), scores.logits.copy()
         state = forked(state)
+        if self.show is not None:
+            self.show(ids)
         for processor in state:
             logits[:] = processor(ids, logits)
         return state, Candidates(logits)

@@ -6,6 +6,7 @@ The session decides what its sequence should hold; `sequences.py` edits the cach
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from weakref import WeakSet
 
 from reasonctl.controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Draft, Engine, Session
@@ -31,6 +32,8 @@ class LlamaSession(Session):
         """Tokens in the cache, forgotten ones included."""
         self.shared = 0
         """Tokens whose cells are those of the sequence that it was forked from."""
+        self.recorded = False
+        """Its rows of logits are kept in `Llama.scores`."""
         self._stale = False
         self._closed = False
         self._forks: WeakSet[LlamaSession] = WeakSet()
@@ -38,7 +41,9 @@ class LlamaSession(Session):
 
     @property
     def can(self) -> Capabilities:
-        return self.sequences.capabilities(self)
+        can = self.sequences.capabilities(self)
+        # `Llama.scores` has one row for each position, so no two nodes of a draft may share one.
+        return replace(can, branches=min(can.branches, 1)) if self.recorded else can
 
     @property
     def cells(self) -> int:

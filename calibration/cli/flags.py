@@ -7,6 +7,7 @@ a test compares them with the types that they stand for.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -37,6 +38,23 @@ def _confidence(_: click.Context, __: click.Parameter, value: str) -> float | No
         raise click.BadParameter(f"{value!r} is neither a number nor 'marginal'") from None
 
 
+MOST_THREADS = 1024
+"""The most threads that a loader takes, and the most processes."""
+MOST_SEED = 2**64 - 1
+MOST_PROBLEMS = 1_000_000
+"""Problems of a command; all of them are drawn before the first is asked."""
+
+
+class NumberRange(click.FloatRange):
+    """A range of numbers, and NaN is in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is no number.", param, ctx)
+        return number
+
+
 def _option(*flags: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The arguments of one `click.option`."""
     return flags, settings
@@ -44,8 +62,10 @@ def _option(*flags: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, An
 
 _OPTIONS = {
     "json": _option("--json", is_flag=True, help="One JSON object as the last line of stdout; all else on stderr."),
-    "seed": _option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Problems and sampling."),
-    "temperature": _option("--temperature", type=click.FloatRange(0), help="Sampling temperature [0.6]; 0 is greedy."),
+    "seed": _option(
+        "--seed", type=click.IntRange(0, MOST_SEED), default=0, show_default=True, help="Problems and sampling."
+    ),
+    "temperature": _option("--temperature", type=NumberRange(0), help="Sampling temperature [0.6]; 0 is greedy."),
     "policy": _option("--policy", help="Sampling chain, e.g. 'temperature(0.6) | top_p(0.95)'."),
     "draft": _option(
         "--draft",
@@ -54,7 +74,7 @@ _OPTIONS = {
         help="none, ngram(8), hierarchy, model(M), sequoia(M), dyspec(M), triforce.",
     ),
     "max_new_tokens": _option("--max-new-tokens", type=click.IntRange(1), help="Most tokens per run."),
-    "n": _option("-n", "n", type=click.IntRange(1), help="Number of problems."),
+    "n": _option("-n", "n", type=click.IntRange(1, MOST_PROBLEMS), help="Number of problems."),
     "mode": _option("--mode", type=click.Choice(MODES), default="harm", show_default=True, help="What a risk bounds."),
     "risk": _option(
         "--risk",
@@ -82,7 +102,7 @@ _OPTIONS = {
     "force": _option("--force", is_flag=True, help="Overwrite what exists."),
     "dry_run": _option("--dry-run", is_flag=True, help="Say what would be done and what it costs; write nothing."),
     "time_limit": _option(
-        "--time-limit", type=click.FloatRange(0, min_open=True), help="Stop collecting after so many seconds."
+        "--time-limit", type=NumberRange(0, min_open=True), help="Stop collecting after so many seconds."
     ),
     "backend": _option(
         "--backend",
@@ -90,8 +110,10 @@ _OPTIONS = {
         callback=_backend,
         help="For the bundled model: llama [default] or hf.",
     ),
-    "workers": _option("--workers", type=click.IntRange(1), help="Processes; the bundled model uses one per core."),
-    "threads": _option("--threads", type=click.IntRange(1), help="Threads per process."),
+    "workers": _option(
+        "--workers", type=click.IntRange(1, MOST_THREADS), help="Processes; the bundled model uses one per core."
+    ),
+    "threads": _option("--threads", type=click.IntRange(1, MOST_THREADS), help="Threads per process."),
     "grader": _option("--grader", help="module:function (question, gold, answer) -> bool, in place of the task's own."),
 }
 """The shared options by their names in `Options`."""

@@ -135,7 +135,9 @@ def inspect_command(probe: str, options: Options, traces: str | None) -> None:
 @cli.command("replay")
 @click.argument("runs", type=click.Path())
 @click.option("--cues", help="Only these of the collected cues.")
-@click.option("--splits", type=click.IntRange(1), default=5, show_default=True, help="Random re-splits to average.")
+@click.option(
+    "--splits", type=click.IntRange(1, 1000), default=5, show_default=True, help="Random re-splits to average."
+)
 @common(
     "json",
     "seed",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from reasonctl.backends import Model
-from reasonctl.controller.core import vocabulary_hash
+from reasonctl.controller.core import file_name, vocabulary_hash
 from reasonctl.controller.drafting import NgramTable, build_table, save_table
 from reasonctl.probes.files import check_target
 
@@ -23,7 +23,7 @@ def ngrams(name: str, texts: Sequence[str], out: str, options: Options) -> None:
     check_target(path, options.force)
     check_files(texts)
     model = open_model(name, options)
-    source = ", ".join(Path(text).name for text in texts)
+    source = ", ".join(map(file_name, texts))
     table = write(model, own_texts(texts), path, source=source, force=options.force)
     show.say(usage(table, path, "corpus"))
     show.result({"out": out, "ngrams": len(table.keys), "megabytes": table.megabytes(), "source": source})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.core import Fields, lines, parse
+from reasonctl.controller.core import Fields, file_name, lines, parse
 from reasonctl.controller.thinking import stated_answer
 
 from .graders import MATH, NUMBER, Grader, is_right, load_grader, same_answer
@@ -196,7 +196,7 @@ def _jsonl(path: Path, gold: bool) -> Task:
         shuffled = random.Random(0).sample(everything, len(everything))
         return shuffled[:n]
 
-    return Task(path.name, MATH, draw, lambda problem: where.get(problem.id, repr(problem.question)))
+    return Task(file_name(path), MATH, draw, lambda problem: where.get(problem.id, repr(problem.question)))
 
 
 def _problem(record: Fields, gold: bool) -> Problem:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -55,6 +56,15 @@ def read_bytes(path: str | Path, what: str, most: int = MOST_BYTES) -> bytes:
     if len(data) > most:
         raise ControllerError(f"{str(path)!r} is larger than {most:,} bytes; that is no {what.removeprefix('a ')}")
     return data
+
+
+def file_name(path: str | Path) -> str:
+    r"""The last part of a path as text that can be written into a file; bytes that are no UTF-8 are escaped.
+
+    >>> file_name("texts/caf\udce9.txt")
+    'caf\\xe9.txt'
+    """
+    return os.fsencode(Path(path).name).decode("utf-8", "backslashreplace")
 
 
 def parse(data: bytes | str, where: str) -> Any:

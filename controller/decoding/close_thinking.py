@@ -91,7 +91,7 @@ class ThinkingControl:
         self._note_unopened()
         edit = self._early_close(token)
         if edit is None and self.text.sources[-1] != "forced":
-            self._end(self.settings.ends(self.text.tokens, self.text.own_from))
+            self.finish = self.settings.ends(self.text.tokens, self.text.own_from)
         if cue is not None and self.rule is not None and self.finish is None:
             edit = (yield from self._ask(self.rule, cue, step, node)) or edit
         if edit is None and self.finish is None:
@@ -121,6 +121,13 @@ class ThinkingControl:
             return None
         return Edit(first, forced, "budget")
 
+    def go_on(self) -> RunSettings:
+        """Lift the limit for a reader that asks for more. Returns the settings that hold from now on."""
+        self.settings.trace.finish_reason = self.finish  # for a reader that leaves before the run ends again
+        self.settings = self.settings.past_limit()
+        self.finish = None
+        return self.settings
+
     def applied(self, edit: Edit) -> None:
         """The text from `edit.first` on was taken back: the span, the rule and the record follow."""
         trace, place = self.settings.trace, edit.first - self.text.start
@@ -136,7 +143,7 @@ class ThinkingControl:
             return
         trace.repeated += 1
         if len(edit.forced) >= self.settings.limit - edit.first:
-            self._end("length")
+            self.finish = "length"
 
     def held(self) -> int:
         """How many of the last tokens may still be taken back."""
@@ -262,11 +269,6 @@ class ThinkingControl:
             f"the model wrote {thinking.markers.close!r} and nothing had opened thinking, so what stands before it "
             "was not limited; if the model thinks from its first token, give thinking=Thinking(..., opens='start')"
         )
-
-    def _end(self, reason: Finish | None) -> None:
-        self.finish = reason
-        if reason is not None:
-            self.settings.trace.finish_reason = reason
 
     def _retire(self) -> None:
         """The exit rule is asked no more."""

@@ -76,11 +76,19 @@ class Loop:
             text.commit()
             if self.control.finish is not None and text.pending[:-1]:
                 yield Decode(text.session, text.pending[:-1])  # the cache ends before the last token, as always
+                text.pending = text.pending[-1:]
             if settings.drafter is not None:
                 settings.trace.accepted += len(accepted)
                 settings.drafter.observe(draft, accepted)
             yield from self._show()
+            if self._may_go_on:
+                self.settings = self.control.go_on()
         self._finish()
+
+    @property
+    def _may_go_on(self) -> bool:
+        """Whether the run is at its limit, and its reader may ask for more."""
+        return self.control.finish == "length" and self.settings.beyond > 0
 
     def _propose(self) -> Generator[Decode, Step, Draft]:
         text, drafter = self.text, self.settings.drafter
@@ -184,7 +192,7 @@ class Loop:
             event = Event(text.tokens[text.shown], text.sources[text.shown - text.start], text.shown)
             trace.tokens.append(event.token)
             text.shown += 1
-            if control.finish is not None and text.shown == len(text.tokens):
+            if control.finish is not None and text.shown == len(text.tokens) and not self._may_go_on:
                 self._finish()  # who has the last token need not ask for more
             try:
                 yield event
@@ -196,4 +204,6 @@ class Loop:
         """End the run, once, with the policy's state after the last token shown."""
         if not self.over:
             self.over = True
+            if self.text.shown == len(self.text.tokens) and self.control.finish is not None:
+                self.settings.trace.finish_reason = self.control.finish
             self.settings.finish(self.text.state_before(self.text.shown))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..core.decode import Clock, Decode, Step
@@ -37,6 +37,8 @@ class RunSettings:
     """Tokens that end the run."""
     trace: Trace
     """The record of the run. Decoding writes it and never reads it."""
+    beyond: int = 0
+    """Most tokens past the limit, for a reader that asks for more than the last one."""
     drafter: Drafting | None = None
     """The drafts of this run; None = plain decoding."""
     clock: Clock | None = None
@@ -59,6 +61,14 @@ class RunSettings:
         if tokens[-1] in self.eos or (self.stop is not None and self.stop(tokens, own_from)):
             return "stop"
         return "length" if len(tokens) >= self.limit else None
+
+    def bare(self) -> RunSettings:
+        """The same without whatever may change the run or end it early: an answer that is only tried."""
+        return replace(self, beyond=0, drafter=None, clock=None, rule=None, stop=None, limits=NO_LIMITS)
+
+    def past_limit(self) -> RunSettings:
+        """The settings of a run whose reader asks for more."""
+        return replace(self, limit=self.limit + self.beyond, beyond=0)
 
     def finish(self, state: Any) -> None:
         """End the run: the policy, with its last state, and the rule may add to its record."""

@@ -12,7 +12,6 @@ from ..core.trace import Trace
 from ..sampling.draw import Row
 from ..sampling.policy import Policy, PolicyWrapper
 from ..thinking.exit_rule import Trial
-from ..thinking.limits import NO_LIMITS
 from ..thinking.span import Span
 from .close_thinking import Exit, TryExit
 from .run import Decoding, RunSettings
@@ -36,17 +35,7 @@ def trial_with(decode: DecodeLoop) -> TryExit:
         tokens = text.tokens[:first] + forced
         policy = LogprobRecorder(settings.policy)
         trace = Trace()
-        trial = replace(
-            settings,
-            policy=policy,
-            limit=min(settings.limit, len(tokens) + longest),
-            trace=trace,
-            drafter=None,
-            clock=None,
-            rule=None,
-            stop=None,
-            limits=NO_LIMITS,
-        )
+        trial = replace(settings.bare(), policy=policy, limit=min(settings.limit, len(tokens) + longest), trace=trace)
         span = Span(settings.tokenizer, settings.thinking.markers if settings.thinking else None, None)
         span.close(len(tokens))
         start = Start(tokens, list(forced), text.state_before(first), closer="exit")

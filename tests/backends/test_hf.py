@@ -89,6 +89,16 @@ def test_return_dict_and_its_cache(model):
     assert again.tolist() == model.generate(**unpadded(stock.sequences), **more).tolist()
 
 
+def test_a_batch_s_dictionary_says_that_it_has_no_cache(model):
+    batch = TOKENIZER(["so the cat<think>", "a"], return_tensors="pt", padding=True)
+    stock, ours, handle = both(model, inputs=batch, return_dict_in_generate=True, **GREEDY)
+    assert stock.sequences.tolist() == ours.sequences.tolist()
+    assert stock.past_key_values is not None and ours.past_key_values is None
+    assert all(any("past_key_values is None" in note for note in trace.warnings) for trace in handle.traces)
+    _, _, handle = both(model, inputs=batch, **GREEDY)
+    assert not any(trace.warnings for trace in handle.traces)
+
+
 @pytest.mark.parametrize("exit_at", [None, 1])
 def test_a_streamer_gets_the_final_text_and_ends(model, exit_at):
     streamer = TextIteratorStreamer(TOKENIZER, skip_prompt=True, timeout=20)

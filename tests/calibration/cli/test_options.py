@@ -12,10 +12,12 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from reasonctl.backends.load import BUNDLED_PROBE, tiny_folder
+from reasonctl.backends.load import BUNDLED_PROBE, MOST_THREADS, load_model, tiny_folder
+from reasonctl.calibration.cli import flags
 from reasonctl.calibration.cli.flags import SHARED
 from reasonctl.calibration.cli.main import cli
 from reasonctl.calibration.tasks.tiny import fresh_problems, understands
+from reasonctl.controller import ControllerError
 from support.ctl import ctl
 
 GGUF = str(tiny_folder() / "tiny.gguf")
@@ -116,6 +118,32 @@ def test_the_table_is_of_all_commands_and_their_help_shows_the_others():
 def test_an_option_that_means_nothing_here_is_refused(arguments, words, capfd):
     code, out, err = ctl(capfd, *arguments)
     assert code == 2 and not out and len(err.splitlines()) == 1 and words in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "tiny", "48 a-9", "--threads", "99999999999"],
+        ["eval", "tiny", "--workers", "99999999999"],
+        ["eval", "tiny", "-n", "999999999999"],
+        ["run", "tiny", "48 a-9", "--seed", str(2**64)],
+        ["replay", "p.runs.jsonl", "--splits", "999999999999"],
+        ["run", "tiny", "48 a-9", "--temperature", "nan"],
+        ["calibrate", "tiny", "--tasks", "tiny", "--out", "p.safetensors", "--dry-run", "--time-limit", "nan"],
+    ],
+    ids=lambda arguments: arguments[-2],
+)
+def test_a_number_out_of_its_range_is_refused_before_any_work(arguments, capfd):
+    code, out, err = ctl(capfd, *arguments)
+    assert code == 2 and not out and len(err.splitlines()) == 1
+    assert f"Invalid value for '{arguments[-2]}'" in err and arguments[-1] in err
+
+
+@pytest.mark.parametrize("threads", [0, -1, MOST_THREADS + 1])
+def test_a_loader_takes_a_possible_number_of_threads(threads):
+    with pytest.raises(ControllerError, match=f"threads is {threads}; it must be from 1 to {MOST_THREADS}"):
+        load_model("tiny", threads=threads)
+    assert flags.MOST_THREADS == MOST_THREADS
 
 
 def test_a_model_without_a_probe_runs_plainly_and_says_so(capfd):

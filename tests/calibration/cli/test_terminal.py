@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from reasonctl.calibration.cli.console import Console
 from reasonctl.calibration.cli.run import stream_run
 from reasonctl.calibration.cli.terminal import visible
+from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import Controller
+from reasonctl.controller.drafting.ngrams import load_table
 from support.ctl import ctl
 from support.toy_models import PLAIN, writing
 
@@ -68,6 +71,18 @@ def test_an_encoding_without_the_character_ends_nothing(encoding, extra):
 def test_bytes_that_are_no_text_are_refused_in_one_line(where, extra, capfd):
     code, out, err = ctl(capfd, "run", "tiny", *where, "--probe", "none", *extra)
     assert code == 2 and not out and len(err.splitlines()) == 1 and "no UTF-8" in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are any bytes on Linux only")
+def test_a_file_name_that_is_no_text_is_written_down_all_the_same(tmp_path, capfd):
+    texts, out = tmp_path / "caf\udce9.txt", str(tmp_path / "n\udcff.ngrams")
+    texts.write_text("48 a-9 b+6 c-3 \u4e2d 17 d+4\n" * 20, encoding="utf-8")
+    code, said, _ = ctl(capfd, "ngrams", "tiny", str(texts), "--out", out, "--json")
+    assert code == 0 and json.loads(said)["source"] == "caf\\xe9.txt"
+    assert load_table(Path(out)).source == "caf\\xe9.txt"
+    tasks = tmp_path / "t\udcff.jsonl"
+    tasks.write_text('{"question": "48 a-9", "answer": "39"}\n', encoding="utf-8")
+    assert load_task(str(tasks)).name == "t\\xff.jsonl"
 
 
 def test_half_of_a_surrogate_pair_is_no_character(tmp_path, capfd):

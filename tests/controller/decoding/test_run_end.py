@@ -82,9 +82,9 @@ def heard() -> Heard:
     return rule
 
 
-def stream(rule: Heard, seed: int, trace: Trace, engine: ToyEngine = TOY):
+def stream(rule: Heard, seed: int, trace: Trace, engine: ToyEngine = TOY, most: int = 40, beyond: int = 0):
     policy, drafter = Weighed(CHAIN), RandomTree(len(TEXTS))
-    call = Call([0, 7], 40, frozenset([9]), Keys(seed=seed), Sampling())
+    call = Call([0, 7], most, frozenset([9]), Keys(seed=seed), Sampling(), beyond=beyond)
     controller = Controller(exit=rule, policy=policy, drafter=drafter)
     return controller.stream(engine.session(), ToyTokenizer(TEXTS), call, trace)
 
@@ -105,6 +105,31 @@ def test_once_with_what_was_shown(seed):
         assert rule.ended == [n]
         rows = ([0, 7, *whole.tokens[:k]] for k in range(n))
         assert trace.log_z == pytest.approx(sum(log_z(CHAIN, np.log(TOY.probs(tokens))) for tokens in rows))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_reader_that_asks_past_the_limit_reads_the_same_run(seed):
+    """Its end is told once, when it is left, and ln Z is of all that was read."""
+    whole = Trace()
+    list(stream(heard(), seed, whole))
+    for most in range(1, len(whole.tokens)):
+        for more in range(len(whole.tokens) - most + 1):
+            trace, rule = Trace(), heard()
+            reading = stream(rule, seed, trace, most=most, beyond=40 - most)
+            for _ in range(most + more):
+                next(reading)
+            reading.close()
+            assert trace.tokens == whole.tokens[: most + more]
+            assert rule.ended == [most + more]
+            assert trace.finish_reason == ("stop" if trace.tokens[-1] == 9 else "length")
+            rows = ([0, 7, *trace.tokens[:k]] for k in range(most + more))
+            assert trace.log_z == pytest.approx(sum(log_z(CHAIN, np.log(TOY.probs(tokens))) for tokens in rows))
+
+
+def test_the_limit_past_the_limit_ends_the_run():
+    trace, rule = Trace(), heard()
+    list(stream(rule, 0, trace, most=3, beyond=2))
+    assert len(trace.tokens) == 5 and rule.ended == [5] and trace.finish_reason == "length"
 
 
 def test_a_run_that_breaks_has_no_end():
