@@ -16,7 +16,7 @@ _DATE = re.compile(
     re.IGNORECASE,
 )
 _TIME = re.compile(
-    r"\b(?P<hour>\d{1,2}):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?![\d:])(?:\s?(?P<half>[ap])\.?\s?m\b\.?)?"
+    r"\b(?P<hour>\d{1,2})(?::|\.(?=\d\d\s?[ap]\.?\s?m\b))(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?![\d:])(?:\s?(?P<half>[ap])\.?\s?m\b\.?)?"
     r"|\b(?P<hour2>\d{1,2})\s?(?:(?P<half2>[ap])\.?\s?m\b\.?|o'clock\b)|\b(?P<word>noon|midday|midnight)\b",
     re.IGNORECASE,
 )
