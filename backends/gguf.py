@@ -25,8 +25,11 @@ MOST_KEY = (1 << 16) - 1
 """Longest key, in bytes, as the format has it."""
 _TEXTS = ("general.architecture", "tokenizer.chat_template", "tokenizer.ggml.model")
 _VOCABULARY = "tokenizer.ggml.tokens"
-_WHOLE = {"context_length": (0, 1 << 31), "block_count": (1, 1 << 16), "embedding_length": (1, 1 << 24)}
-"""Least and largest value of the keys of an architecture that are read here or multiplied by llama.cpp unchecked."""
+_WHOLE = {"context_length": (0, 1 << 26), "block_count": (1, 512), "embedding_length": (1, 1 << 24)}
+"""Least and largest value of the keys of an architecture that are read here, or by llama.cpp unchecked.
+
+llama-cpp-python reserves 4 bytes a token of the trained context with each text; llama.cpp ends at more than 512 layers.
+"""
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -118,6 +121,9 @@ class _Reader:
             value = found.get(key, high)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise _DamagedError(f"{key:.60} is {value!r:.40}, no whole number from {low} to {high}")
+        for key, value in found.items():
+            if key.endswith("_epsilon") and not (isinstance(value, float) and 0 <= value < math.inf):
+                raise _DamagedError(f"{key:.60} is {value!r:.40}, no positive number")
         alignment = found.get("general.alignment", 32)
         if alignment < 1 or alignment & (alignment - 1):
             raise _DamagedError(f"general.alignment is {alignment}, no power of two")
