@@ -15,6 +15,7 @@ from .extras import require
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _U32 = 4
+_F32 = 0
 MOST_ENTRIES = 1 << 20
 """Most tensors, and most metadata keys, of a file."""
 MOST_DIMENSIONS = 4
@@ -137,7 +138,11 @@ class _Reader:
         if dimensions > MOST_DIMENSIONS:
             raise _DamagedError(f"tensor {name!r:.60} has {dimensions} dimensions, more than {MOST_DIMENSIONS}")
         shape = [int(self._number("<Q")) for _ in range(dimensions)]
-        weights_per_block, bytes_per_block = GGML_QUANT_SIZES.get(self._number("<I"), (1, 0))
+        kind = self._number("<I")
+        weights_per_block, bytes_per_block = GGML_QUANT_SIZES.get(kind, (1, 0))
+        if name.endswith("_norm.weight") and kind != _F32:
+            # llama.cpp ends the process when it computes with another type, F16 included.
+            raise _DamagedError(f"tensor {name!r:.60} is of the type {kind}; a norm is F32, {_F32}")
         offset = int(self._number("<Q"))
         return offset + math.prod(shape) // int(weights_per_block) * int(bytes_per_block)
 

@@ -86,6 +86,15 @@ def test_what_ends_llama_cpp_is_refused_before_it_reads_the_file(tmp_path, key, 
         read_header(path)
 
 
+@pytest.mark.parametrize("kind", [1, 3, 30])
+def test_a_norm_that_is_not_f32_is_refused_before_llama_cpp_computes_with_it(tmp_path, kind):
+    at, layout = [(at, layout) for name, at, layout in places() if name == "output_norm.weight"][-2]
+    path = tmp_path / "m.gguf"
+    path.write_bytes(with_value(at, layout, kind))
+    with pytest.raises(ControllerError, match=r"output_norm.*F32"):
+        read_header(path)
+
+
 def check(folder: Path, n: int, seed: int) -> None:
     paths = odd_files(folder, n, seed)
     found = endings(paths)
