@@ -18,7 +18,9 @@ _PARTS = {
     "fourth": 4,
     "fifth": 5,
     "sixth": 6,
+    "seventh": 7,
     "eighth": 8,
+    "ninth": 9,
     "tenth": 10,
 }
 _NAMED = "|".join([*_WORDS, "hundred", "thousand", "million"])
@@ -31,6 +33,8 @@ _BELOW_ZERO = re.compile(r"(?<![\w.,-])(\d[\d.,]*)((?:\s?°\s?[cf]?|\sdegrees?)?
 _CHANCE = re.compile(
     r"\b(\d+) (?:in|out of) (\d+)(?=\s(?:chance|probability|odds)\b)|\b1 (?:in|out of) (?:every )?(\d+)$", re.IGNORECASE
 )
+_OVER = re.compile(r"(?<=\d) over (?=\d+$)")
+_HOURS = re.compile(r"(?<![\w.,])(\d{1,3})\s?h\s?([0-5]\d)(?![\w.,])", re.IGNORECASE)
 _IN_WORDS = re.compile(rf"\b(?:{_NAMED})(?:(?:-|\s|{_AND})(?:{_NAMED}))*\b", re.IGNORECASE)
 _PART = re.compile(rf"\b(?:(\d+) and )?(an?|\d+)(?:\s|-)({'|'.join(_PARTS)})s?\b|\bhalf\b", re.IGNORECASE)
 
@@ -49,6 +53,7 @@ def in_digits(text: str) -> str:
         text = _HALF_OF.sub("1/2 ", _AND_A_HALF.sub(_as_mixed, _ROUND.sub("1 ", text)))
         text = _PART.sub(_as_part, _IN_WORDS.sub(lambda match: str(_count(match[0])), text))
     text = _CHANCE.sub(lambda match: f"{match[1] or 1}/{match[2] or match[3]}", text)
+    text = _HOURS.sub(r"\1 h \2 min", _OVER.sub("/", text))
     return _BELOW_ZERO.sub(lambda match: f"-{match[1]}{match[2]}", _MINUS.sub("-", text))
 
 

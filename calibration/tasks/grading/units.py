@@ -87,7 +87,8 @@ NAMES: dict[str, Unit] = {
 _ONE = "|".join(map(re.escape, sorted(NAMES, key=len, reverse=True)))
 NAMES["a"] = NAMES["ampere"]  # written large: else it is an article
 _UNIT = re.compile(
-    rf"(?:\sof\s(?:an?|one)\s|\s?-?\s?)(?:(?P<prefix>square|sq\.?|cubic|cu\.?)\s)?(?P<name>{_ONE}|(?-i:A)(?!\.))s?\.?(?![^\W\d_])"
+    rf"(?:\sof\s(?:an?|one)\s|\s?-?\s?)(?:(?P<prefix>square|sq\.?|cubic|cu\.?)\s)?"
+    rf"(?P<name>{_ONE}|(?-i:A)(?!\.))s?\.?(?![^\W\d_])"
     rf"(?:(?:\^[({{]?|(?<=m))(?P<power>[23])[)}}]?(?![\d.])|\s(?P<word>squared|cubed)\b)?"
     rf"(?:\s?(?:/|per|an?)\s?(?:(?P<area>square|cubic)\s)?(?P<per>{_ONE})s?(?![^\W\d_])"
     r"(?:\^[({]?(?P<below>[23])[)}]?(?![\d.])|\s(?P<squared>squared)\b)?)?",

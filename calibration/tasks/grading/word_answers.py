@@ -17,11 +17,13 @@ _PREDICATE = re.compile(
     r"built|led|gave|became|took|began|ran|sang|[a-z]+ed)\b"
 )
 _MANNER = re.compile(r"(?:.* )?in (.+) (?:direction|manner|way|order|fashion)")
+_SURNAME_FIRST = re.compile(r"([A-Z][\w'-]+), ([A-Z][\w'-]+)")
 _SYMBOL = re.compile(r"\((?=\w*\d|[A-Z]*[A-Z]{2})([A-Z]\w{0,7})\)\W*$")  # carbon dioxide (CO2)
 _GERMAN = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"})
 _LEADING_WORDS = (
     "so thus therefore hence well then and it its this that is was are were be would must will answer correct final "
     "definitely probably of course maybe perhaps i think believe guess say my actually "
+    "sir mr mrs ms dr doctor professor president "
     "city country state town planet word name number"
 )
 _LEADING = frozenset(_LEADING_WORDS.split())
@@ -40,6 +42,9 @@ def names(gold: str, answer: str) -> bool:
     while leading and leading[0] in _LEADING:
         leading.pop(0)
     if _same_words(wanted, " ".join(leading)):
+        return True
+    turned = _SURNAME_FIRST.fullmatch(claimed.strip(" ."))
+    if turned and _same_words(wanted, words(f"{turned[2]} {turned[1]}")):
         return True
     symbol = _SYMBOL.search(claimed)
     if symbol and _same_words(wanted, words(symbol[1])):
