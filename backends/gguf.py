@@ -15,6 +15,7 @@ from .extras import require
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _U32 = 4
+_F32 = 0
 MOST_ENTRIES = 1 << 20
 """Most tensors, and most metadata keys, of a file."""
 MOST_DIMENSIONS = 4
@@ -25,8 +26,11 @@ MOST_KEY = (1 << 16) - 1
 """Longest key, in bytes, as the format has it."""
 _TEXTS = ("general.architecture", "tokenizer.chat_template", "tokenizer.ggml.model")
 _VOCABULARY = "tokenizer.ggml.tokens"
-_WHOLE = {"context_length": (0, 1 << 31), "block_count": (1, 1 << 16), "embedding_length": (1, 1 << 24)}
-"""Least and largest value of the keys of an architecture that are read here or multiplied by llama.cpp unchecked."""
+_WHOLE = {"context_length": (0, 1 << 26), "block_count": (1, 512), "embedding_length": (1, 1 << 24)}
+"""Least and largest value of the keys of an architecture that are read here, or by llama.cpp unchecked.
+
+llama-cpp-python reserves 4 bytes a token of the trained context with each text; llama.cpp ends at more than 512 layers.
+"""
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -118,6 +122,9 @@ class _Reader:
             value = found.get(key, high)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise _DamagedError(f"{key:.60} is {value!r:.40}, no whole number from {low} to {high}")
+        for key, value in found.items():
+            if key.endswith("_epsilon") and not (isinstance(value, float) and 0 <= value < math.inf):
+                raise _DamagedError(f"{key:.60} is {value!r:.40}, no positive number")
         alignment = found.get("general.alignment", 32)
         if alignment < 1 or alignment & (alignment - 1):
             raise _DamagedError(f"general.alignment is {alignment}, no power of two")
@@ -131,7 +138,11 @@ class _Reader:
         if dimensions > MOST_DIMENSIONS:
             raise _DamagedError(f"tensor {name!r:.60} has {dimensions} dimensions, more than {MOST_DIMENSIONS}")
         shape = [int(self._number("<Q")) for _ in range(dimensions)]
-        weights_per_block, bytes_per_block = GGML_QUANT_SIZES.get(self._number("<I"), (1, 0))
+        kind = self._number("<I")
+        weights_per_block, bytes_per_block = GGML_QUANT_SIZES.get(kind, (1, 0))
+        if name.endswith("_norm.weight") and kind != _F32:
+            # llama.cpp ends the process when it computes with another type, F16 included.
+            raise _DamagedError(f"tensor {name!r:.60} is of the type {kind}; a norm is F32, {_F32}")
         offset = int(self._number("<Q"))
         return offset + math.prod(shape) // int(weights_per_block) * int(bytes_per_block)
 

@@ -52,7 +52,14 @@ _REASON = re.compile(
 )
 _BECAUSE = re.compile(r"[,;(]?\s{0,4}\b(?:because|since)\b", re.IGNORECASE)
 _EQUALS = re.compile(r"(?<![<>!:=\\])=(?!=)")
+_FIELD = re.compile(r"\s*\"?([^\"{}]{1,200}?)\"?\s*(?:,\s*\"[^\n]*)?\}")  # of a JSON object
 _SEVERAL = re.compile(r"[,;]|\b(?:and|or)\b")
+_LETTER = re.compile(r"\W{0,4}[A-J]\W{0,4}")
+_POSTSCRIPT = re.compile(
+    r"\W{0,4}(?:p\.?\s?s|best regards|kind regards|regards|sincerely|note|check|verification|confidence)\b\W{0,4}[:.,]",
+    re.IGNORECASE,
+)
+_ENTRY = re.compile(r"\s{0,8}(?:[-*•]|(\d{1,2})[.)])\s{1,8}([^\s=:.]+(?:\s[^\s=:.]+){0,3})[.,;]?\s*")
 _DECORATION = "*_` \t"
 
 
@@ -134,7 +141,7 @@ def _statement(text: str) -> tuple[int, str]:
         match.end() for match in _GSM8K.finditer(text) if _VALUE.match(text, match.end()) or match.end() > last_line
     ]
     for start in sorted(found + values, reverse=True)[:8]:
-        for line in _lines(text[start:].lstrip(":= \t")):
+        for line in _entries(list(_lines(text[start:].lstrip(":= \t")))):
             stated = _plain(next(_sentences(line)))
             if stated and not stated.endswith(":"):
                 return start, stated
@@ -169,10 +176,13 @@ def _closing(text: str, start: int) -> int:
 
 
 def _conclusion(text: str) -> str:
-    lines = list(_lines(text))
+    lines = _entries(list(_lines(text)))
     if not lines:
         return ""
+    lines = lines[: next((i for i, line in enumerate(lines) if i and _POSTSCRIPT.match(line)), None)]
     lead, *rest = _sentences(lines[0])
+    if len(lines) > 1 and _is_explained_below(lines):
+        return lead
     if len(lines) == 1 and rest and _is_explained(lead, rest[0]):
         return lead
     for line in reversed(lines):
@@ -180,6 +190,12 @@ def _conclusion(text: str) -> str:
             if any(map(str.isdigit, sentence)) or not _is_courtesy(sentence):
                 return sentence
     return lines[-1]
+
+
+def _is_explained_below(lines: list[str]) -> bool:
+    """Whether the first line is an option and the rest, in sentences, is about the options."""
+    rest = " ".join(lines[1:])
+    return bool(_LETTER.fullmatch(lines[0])) and len(lines[-1].split()) > 3 and not _TURN.search(rest)
 
 
 def _is_explained(lead: str, rest: str) -> bool:
@@ -206,6 +222,25 @@ def _lines(text: str) -> Iterator[str]:
     return (line for line in text.splitlines() if _SUBSTANCE.search(line))
 
 
+def _entries(lines: list[str]) -> list[str]:
+    """The lines, with bullets that hold no more than a few words as the one list that they are.
+
+    >>> _entries(["They are:", "- red", "- dark green", "Enjoy!"]), _entries(["1. 7", "2. 9"]), _entries(["- red"])
+    (['They are:', 'red, dark green', 'Enjoy!'], ['7, 9'], ['- red'])
+    """
+    made: list[str] = []
+    entries: list[re.Match[str]] = []
+    for line in [*lines, ""]:
+        entry = _ENTRY.fullmatch(line)
+        if entry and (not entry[1] or int(entry[1]) == len(entries) + 1):
+            entries.append(entry)
+            continue
+        made.extend([", ".join(one[2] for one in entries)] if len(entries) > 1 else [one[0] for one in entries])
+        made.append(line)
+        entries = []
+    return made[:-1]
+
+
 def _sentences(line: str) -> Iterator[str]:
     start = 0
     for end in _SENTENCE_END.finditer(line):
@@ -213,7 +248,8 @@ def _sentences(line: str) -> Iterator[str]:
             if _SUBSTANCE.search(line, start, end.end()):
                 yield line[start : end.end()]
             start = end.end()
-    yield line[start:]
+    if not start or _SUBSTANCE.search(line, start):
+        yield line[start:]
 
 
 def _plain(text: str) -> str:
@@ -224,6 +260,8 @@ def _plain(text: str) -> str:
     """
     claim = _BECAUSE.split(text.partition("</answer>")[0], maxsplit=1)[0]
     text = claim if claim.strip(_DECORATION + "$") else text
+    field = _FIELD.match(text) if text.count("}") > text.count("{") else None
+    text = field[1] if field else text
     text = text.strip().strip(_DECORATION).rstrip(".").strip(_DECORATION)
     closed = text.endswith("$") or not re.match(r"\$\s?[-.\d]", text)
     return text.strip("$").strip(_DECORATION) if closed else text

@@ -29,7 +29,9 @@ HIGHEST_POWER_OF_SUM = 64
 """Powers of a bracket, all multiplied; a bracket with three letters or more is raised to a sixth of it."""
 
 _FUNCTIONS = "sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|max|min|mod|gcd|lcm|pi|inf|infinity|det|lim|arcsin|arccos|arctan"
-_WORD = re.compile(rf"(?<![\\A-Za-z])(?!(?:{_FUNCTIONS})(?![A-Za-z]))[^\W\d_]{{2,}}", re.IGNORECASE)
+_WORD = re.compile(
+    rf"(?<![\\A-Za-z])(?<!\\begin{{)(?<!\\end{{)(?!(?:{_FUNCTIONS})(?![A-Za-z]))[^\W\d_]{{2,}}", re.IGNORECASE
+)
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mbox|operatorname)\s?\{([^{}]*)\}")
 _SIGNS = {"π": r"\pi ", "∞": r"\infty ", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "*": r"\cdot "}
 _SIGNS |= {"≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "∪": r"\cup ", "∩": r"\cap ", "±": r"\pm "}
@@ -84,7 +86,7 @@ def formula(text: str) -> str:
         return ""
     text = _TEXT.sub(lambda match: f" {match[1]} ", _DELIMITER.sub(" ", text))
     text = _ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2] or match[3]}}}", text)
-    text = _SIGN.sub(lambda match: _SIGNS[match[0]], text)
+    text = _SIGN.sub(lambda match: _SIGNS[match[0]], text).replace("{bmatrix}", "{pmatrix}")
     pieces = [
         piece.strip(" \t\n.,;:!?") if not piece.strip().endswith("!") else piece.strip() for piece in _WORD.split(text)
     ]
@@ -100,7 +102,7 @@ def is_mathematical(text: str) -> bool:
     >>> [is_mathematical(text) for text in (r"2\sqrt{3}", "x", "x-y", r"5\text{ cm}", "ABCD", "Apollo 11", "C++")]
     [True, True, True, True, False, False, False]
     """
-    bare = re.sub(r"\\[A-Za-z]+", r" \\ ", _TEXT.sub("", text))
+    bare = re.sub(r"\\(?:(?:begin|end)\{[a-z]+\}|[A-Za-z]+)", r" \\ ", _TEXT.sub("", text))
     return not _WORD.search(bare) and (len(re.sub(r"[\s$.]", "", bare)) == 1 or bool(_CALCULATED.search(bare)))
 
 

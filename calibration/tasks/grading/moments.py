@@ -16,7 +16,7 @@ _DATE = re.compile(
     re.IGNORECASE,
 )
 _TIME = re.compile(
-    r"\b(?P<hour>\d{1,2}):(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?![\d:])(?:\s?(?P<half>[ap])\.?\s?m\b\.?)?"
+    r"\b(?P<hour>\d{1,2})(?::|\.(?=\d\d\s?[ap]\.?\s?m\b))(?P<minute>[0-5]\d)(?::(?P<second>[0-5]\d))?(?![\d:])(?:\s?(?P<half>[ap])\.?\s?m\b\.?)?"
     r"|\b(?P<hour2>\d{1,2})\s?(?:(?P<half2>[ap])\.?\s?m\b\.?|o'clock\b)|\b(?P<word>noon|midday|midnight)\b",
     re.IGNORECASE,
 )
@@ -27,7 +27,10 @@ _ORDINALS |= {f"twenty-{name}": 20 + _ORDINALS[name] for name in re.split(" ", _
 _ORDINALS |= {"thirtieth": 30, "thirty-first": 31}
 _ORDINAL = re.compile(rf"\b(?:{'|'.join(sorted(_ORDINALS, key=len, reverse=True))})\b", re.IGNORECASE)
 _HOURS = re.split(" ", "one two three four five six seven eight nine ten eleven twelve")
-_PAST = re.compile(rf"\b(half past|quarter past|quarter to) (\d{{1,2}}|{'|'.join(_HOURS)})\b", re.IGNORECASE)
+_MINUTES = {"half": 30, "quarter": 15, "five": 5, "ten": 10, "twenty": 20, "twenty-five": 25}
+_PAST = re.compile(
+    rf"\b((?:{'|'.join(sorted(_MINUTES, reverse=True))}) (?:past|to)) (\d{{1,2}}|{'|'.join(_HOURS)})\b", re.IGNORECASE
+)
 _WEEKDAY = re.compile(r"\b(?:mon|tues?|wed(?:nes)?|thur?s?|fri|satur|sat|sun)(?:day)?\b,?", re.IGNORECASE)
 
 Date = tuple[int | None, int, int]
@@ -91,8 +94,10 @@ def times(text: str) -> list[frozenset[int]]:
 
 def _on_the_clock(match: re.Match[str]) -> str:
     hour = int(match[2]) if match[2].isdigit() else _HOURS.index(match[2].casefold()) + 1
-    minute = {"half past": 30, "quarter past": 15, "quarter to": 45}[match[1].casefold()]
-    return f"{hour if minute < 45 else (hour - 2) % 12 + 1}:{minute}"
+    minute, side = match[1].casefold().split()
+    if side == "past":
+        return f"{hour}:{_MINUTES[minute]:02}"
+    return f"{(hour - 2) % 12 + 1}:{60 - _MINUTES[minute]}"
 
 
 def is_time(text: str) -> bool:

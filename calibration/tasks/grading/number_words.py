@@ -18,15 +18,24 @@ _PARTS = {
     "fourth": 4,
     "fifth": 5,
     "sixth": 6,
+    "seventh": 7,
     "eighth": 8,
+    "ninth": 9,
     "tenth": 10,
 }
 _NAMED = "|".join([*_WORDS, "hundred", "thousand", "million"])
+_AND = r"(?:(?<=hundred)|(?<=thousand)|(?<=million))\sand\s"
 _ROUND = re.compile(r"\b(?:an?|one) (?=(?:dozen|billion|trillion)\b)", re.IGNORECASE)
 _HALF_OF = re.compile(r"\bhalf (?:of )?an?\s", re.IGNORECASE)
 _AND_A_HALF = re.compile(r"\b(\w+)\s([^\W\d_]+) and a half\b", re.IGNORECASE)
 _MINUS = re.compile(r"(?<!\d)(?<!\d\s)\b(?:minus|negative)\s(?=[$€£]?[\d.])", re.IGNORECASE)
-_IN_WORDS = re.compile(rf"\b(?:{_NAMED})(?:(?:-|\s(?:and\s)?)(?:{_NAMED}))*\b", re.IGNORECASE)
+_BELOW_ZERO = re.compile(r"(?<![\w.,-])(\d[\d.,]*)((?:\s?°\s?[cf]?|\sdegrees?)?)\sbelow (?:zero|0)\b", re.IGNORECASE)
+_CHANCE = re.compile(
+    r"\b(\d+) (?:in|out of) (\d+)(?=\s(?:chance|probability|odds)\b)|\b1 (?:in|out of) (?:every )?(\d+)$", re.IGNORECASE
+)
+_OVER = re.compile(r"(?<=\d) over (?=\d+$)")
+_HOURS = re.compile(r"(?<![\w.,])(\d{1,3})\s?h\s?([0-5]\d)(?![\w.,])", re.IGNORECASE)
+_IN_WORDS = re.compile(rf"\b(?:{_NAMED})(?:(?:-|\s|{_AND})(?:{_NAMED}))*\b", re.IGNORECASE)
 _PART = re.compile(rf"\b(?:(\d+) and )?(an?|\d+)(?:\s|-)({'|'.join(_PARTS)})s?\b|\bhalf\b", re.IGNORECASE)
 
 
@@ -43,7 +52,9 @@ def in_digits(text: str) -> str:
     if not any(map(str.isdigit, text)):
         text = _HALF_OF.sub("1/2 ", _AND_A_HALF.sub(_as_mixed, _ROUND.sub("1 ", text)))
         text = _PART.sub(_as_part, _IN_WORDS.sub(lambda match: str(_count(match[0])), text))
-    return _MINUS.sub("-", text)
+    text = _CHANCE.sub(lambda match: f"{match[1] or 1}/{match[2] or match[3]}", text)
+    text = _HOURS.sub(r"\1 h \2 min", _OVER.sub("/", text))
+    return _BELOW_ZERO.sub(lambda match: f"-{match[1]}{match[2]}", _MINUS.sub("-", text))
 
 
 def _count(words: str) -> int:

@@ -32,8 +32,11 @@ FEWEST_WORDS = 4
 
 _GSM8K = re.compile(r"####[ \t]*(?=\S)")
 _VARIABLE = re.compile(r"^\s*([A-Za-z](?:_\{?\w\}?)?(?:\([a-z]\))?)\s?=\s?(?=[^=]*$)")
-_TRUTH = {"yes": True, "true": True, "correct": True, "no": False, "false": False}
-_TRUTHS = re.compile(r"\b(?:not (?:true|correct)|untrue|incorrect|yes|true|no|false)\b", re.IGNORECASE)
+_IS = re.compile(r"\b([A-Za-z]) (?:equals|is equal to) ")
+_BOTH_SIGNS = re.compile(r"((?:[a-z]\s?=\s?)?)(?:±|\+/-|\+-)\s?([^\s,;]+)", re.IGNORECASE)
+_TRUTH = {"yep": True, "yeah": True, "nope": False}
+_TRUTH |= {"yes": True, "true": True, "correct": True, "no": False, "false": False}
+_TRUTHS = re.compile(r"\b(?:not (?:true|correct)|untrue|incorrect|yep|yeah|nope|yes|true|no|false)\b", re.IGNORECASE)
 _OPTION = re.compile(r"[(\[]?([A-Z])[)\].:]?|[(\[]?([a-z])[)\]]")
 _CHOICE = re.compile(
     r"(?:(?:the|so|thus|therefore|hence|correct|best|right|final|answer|option|choice|letter|is|it|it's|my|i|choose|"
@@ -41,7 +44,13 @@ _CHOICE = re.compile(
     r"(?:[(\[](?P<in>[A-Za-z])[)\]]|(?P<out>[A-Za-z])(?=[).:,;\-]|$|\s(?:is|because|since|as|\()))(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
+_WEIGHED = re.compile(
+    r"\b(?:so|therefore|thus|hence)\b,?\s((?:the (?:answer|choice) is |it(?:'s| is) )?[(\[]?[A-Z][)\]]?[.!]?)$"
+    r"|\b(?:but|while|though)\s((?:option )?[(\[]?[A-Z][)\]]?\s(?:is|fits|works)\s(?:the\s)?"
+    r"(?:best|better|correct|right)\b.*)"
+)
 _OTHER_CHOICE = re.compile(r"^[\s,;&/]*(?:(?:and|or|nor|,|&|/)\s*)+[(\[]?[A-Za-z][)\]]?(?![\w'])", re.IGNORECASE)
+_CLOCK = re.compile(r"(\d{1,3}):([0-5]\d)(?:\s?(?:h|hrs?|hours?))?")
 _FACTORIAL = re.compile(r"\d{1,2}!")  # or a number with an exclamation mark
 _REFUTED = re.compile(
     r"[)\].]?\s(?:is|are|was)\s(?:not|wrong|incorrect|false|too|out)\b|[)\].]?\sisn't\b", re.IGNORECASE
@@ -52,13 +61,23 @@ _NOT = re.compile(r"\b(?:not|neither|or)\b|n't\b", re.IGNORECASE)
 _TRUTH_LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence|well|the|answer|is|it|that's|that|statement|indeed)\b[\s,:]*)*", re.IGNORECASE
 )
+_ALL_TRUTH = re.compile(
+    r"(?:(?:that's|that|this|it|it's|the|statement|claim|is|yes|no|most|almost)\b[\s,]*){0,6}"
+    r"(?:(?P<yes>correct|right|indeed|absolutely|definitely|certainly|of course|sure)"
+    r"|(?:(?:definitely|certainly|absolutely|of course|probably|surely) )?(?P<no>not))[.!]*",
+    re.IGNORECASE,
+)
 _TRUTH_OR = re.compile(r"\s?(?:and|or|/)\s?(?:yes|no|true|false)\b", re.IGNORECASE)
 _DENIED = re.compile(r"(?:\b(?:not|never|cannot)|n't)\s(?:\w+\s){0,2}$", re.IGNORECASE)
 _ANY_ORDER = re.compile(
     r"\bany order\b|\border (?:does not|doesn't|is not|isn't) (?:matter|important)|\bregardless of (?:the )?order",
     re.IGNORECASE,
 )
-_LIST_LEAD = re.compile(r"^[^(\[{]*(?<!\w)(?:is|are|was|were|equals?)(?: the| at)? (?=\S)|^[^:(\[{]*[a-z]{3,}:\s")
+_LIST_LEAD = re.compile(
+    r"^[^(\[{]*(?<!\w)(?:is|are|was|were|equals?)(?: the| at)? (?=\S)|^[^:(\[{]*[a-z]{3,}:\s"
+    r"|^(?:the )?(?:point|pair|set|interval|vector|coordinates|tuple|list) (?=[(\[{])"
+)
+_INCLUSIVE = re.compile(r"(?:from|between) (\S+) (?:to|and) (\S+?),? inclusive\.?")
 SameFormula = Callable[[str, str], bool | None]
 """Whether the gold formula and the answer's are equal. None: it can't tell."""
 
@@ -132,7 +151,8 @@ def _option(gold: str, answer: str, context: Context) -> bool | None:
     if not wanted:
         return None
     right = (wanted[1] or wanted[2]).upper()
-    answer = claim(answer)
+    weighed = _WEIGHED.search(answer)
+    answer = claim((weighed[1] or weighed[2]) if weighed else answer)
     led = _CHOICE.match(answer)
     if led and not _REFUTED.match(led["rest"]):
         letter = led["in"] or led["out"]
@@ -151,6 +171,9 @@ def _truth(gold: str, answer: str, context: Context) -> bool | None:
     first = _TRUTHS.match(answer, led.end()) if led else None
     if first and not _TRUTH_OR.match(answer, first.end()):
         return _is_true(first[0]) is wanted
+    alone = _ALL_TRUTH.fullmatch(answer)
+    if alone:
+        return bool(alone["yes"]) is wanted
     found = set()
     for match in _TRUTHS.finditer(answer):
         denied = _DENIED.search(answer, max(0, match.start() - 30), match.start())
@@ -160,12 +183,15 @@ def _truth(gold: str, answer: str, context: Context) -> bool | None:
 
 
 def _is_true(word: str) -> bool:
-    return word.casefold() in ("yes", "true")
+    return word.casefold() in ("yes", "yep", "yeah", "true")
 
 
 def _date(gold: str, answer: str, context: Context) -> bool | None:
     if not is_date(gold):
         return None
+    numbers = re.fullmatch(r"(\d{1,2})/(\d{1,2})", answer)
+    if numbers:
+        return dates(gold)[0] == (None, int(numbers[1]), int(numbers[2]))
     found = set(dates(claim(answer)))
     return len(found) == 1 and not denies(claim(answer)) and same_date(dates(gold)[0], found.pop())
 
@@ -180,9 +206,9 @@ def _time(gold: str, answer: str, context: Context) -> bool | None:
 def _ratio(gold: str, answer: str, context: Context) -> bool | None:
     """`3:4` is `3 to 4` and 3/4."""
     wanted = re.fullmatch(r"(\d+)\s?(:|to|/)\s?(\d+)", gold)
-    if not wanted or (wanted[2] != ":" and not re.search(r"\d\s?:\s?\d", answer)):
+    if not wanted or (wanted[2] != ":" and not re.search(r"\d\s?(?::\s?|out of )\d", answer)):
         return None
-    found = re.findall(r"(\d+)\s?(?::|to|/)\s?(\d+)", answer)
+    found = re.findall(r"(\d+)\s?(?::|to|/|out of)\s?(\d+)", answer)
     return not denies(answer) and found == [(wanted[1], wanted[3])]
 
 
@@ -196,6 +222,10 @@ def _range(gold: str, answer: str, context: Context) -> bool | None:
 
 def _sequence(gold: str, answer: str, context: Context) -> bool | None:
     """Lists, tuples, sets and intervals, part by part; in any order where they are sets or the question says so."""
+    gold, answer = (
+        _BOTH_SIGNS.sub(r"\1\2 or -\2", text) if _BOTH_SIGNS.fullmatch(text) else text for text in (gold, answer)
+    )
+    answer = _INCLUSIVE.sub(r"[\1, \2]", answer)
     wanted = parts_of(gold)
     if wanted is None:
         return None
@@ -247,7 +277,10 @@ def _quantity(gold: str, answer: str, context: Context) -> bool | None:
     variable, other = _VARIABLE.match(gold), _VARIABLE.match(answer)
     if variable and other and variable[1] != other[1]:
         return False
-    found = stated_quantities(last_side(claim(answer)))
+    clock = _CLOCK.fullmatch(answer)
+    if clock and wanted.unit and wanted.unit[0] == "time":
+        answer = f"{clock[1]} h {clock[2]} min"
+    found = stated_quantities(last_side(claim(_IS.sub(r"\1 = ", answer))))
     if found is None or (not found and not quantities(answer) and is_mathematical(answer)):
         return None
     right = any(same(wanted, one, context.question) for one in found)

@@ -21,7 +21,7 @@ _SCALES = {
     "billion": 10**9,
     "trillion": 10**12,
     "dozen": 12,
-    "k": 1000,
+    "k": 1000,  # next to its number: 300 k is a temperature
     "bn": 10**9,
 }
 _BODY = (
@@ -38,7 +38,7 @@ _NUMBER = re.compile(
     rf"|(?P<body>{_BODY})(?:\s?/\s?(?P<denominator>\d+(?:\.\d+)?)(?![\d.]*[\d/]))?)"
     r"(?P<ordinal>(?:st|nd|rd|th)\b)?"
     r"(?P<ten>e[-+]?\d{1,9}\b|\s?[×x*]\s?10\s?\^\s?[({]?[-+]?\d{1,9}[)}]?|\^[({]?-?\d{1,9}[)}]?)?"
-    rf"(?:\s?(?P<scale>(?:{'|'.join(_SCALES)}))\b)?(?P<dots>(?:\.\.\.|…))?",
+    rf"(?:\s?(?P<scale>(?:{'|'.join(_SCALES)}))\b(?<!\sk))?(?(money)(?P<large>(?-i:[MB])\b)?)(?P<dots>(?:\.\.\.|…))?",
     re.IGNORECASE,
 )
 _NOUN = re.compile(
@@ -103,6 +103,9 @@ def quantities(text: str) -> list[Quantity]:
 
 def same(gold: Quantity, answer: Quantity, question: str = "") -> bool:
     """Whether the answer states the gold quantity; where one of them names no unit, the number decides."""
+    dozens = re.search(rf"\bhow many ({'|'.join(_SCALES)})s?\b", question, re.IGNORECASE)
+    if dozens and close(gold, answer.value / _SCALES[dozens[1].casefold()], answer.decimals):
+        return True
     if gold.noun and answer.noun and gold.noun.rstrip("s") != answer.noun.rstrip("s"):
         return False
     if gold.unit and answer.unit:
@@ -115,7 +118,10 @@ def same(gold: Quantity, answer: Quantity, question: str = "") -> bool:
         if asked is not None:
             return close(gold, answer.base / asked, answer.decimals)
         return any(close(gold, answer.base / part, answer.decimals) for part in answer.parts or (answer.unit[1],))
-    if gold.unit and gold.unit[0] == "percent" and gold.base == answer.value:
+    of_hundred = gold.unit is not None and gold.unit[0] == "percent"
+    if of_hundred and (
+        gold.base == answer.value or (answer.decimals is None and close(gold, 100 * answer.value, None))
+    ):
         return True
     return any(close(replace(gold, value=gold.base / part), answer.value, answer.decimals) for part in gold.parts) or (
         close(gold, answer.value, answer.decimals)
@@ -172,6 +178,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
             return None
         value = base**exponent if power.startswith("^") else value * base**exponent
     value *= _SCALES[match["scale"].casefold()] if match["scale"] else 1
+    value *= {"M": 10**6, "B": 10**9}[match["large"]] if match["large"] else 1
     return -value if "-" in (match["sign"] or "") + (match["inner"] or "") else value
 
 
@@ -199,11 +206,14 @@ def _decimals(match: re.Match[str]) -> int | None:
 
 def _continues(before: Quantity, after: Quantity, gap: str) -> bool:
     """`30 minutes` after `2 hours`: the same dimension in a smaller unit."""
+    if after.unit == NAMES["pence"] and before.unit == NAMES["pound"]:
+        before = replace(before, unit=NAMES["£"])  # in "3 pounds 20 pence" no mass is meant
     same = before.unit and after.unit and before.unit[0] == after.unit[0] and before.unit[1] > after.unit[1]
     return bool(same) and after.value >= 0 and gap.strip() in ("", ",", "and", ", and", "&")
 
 
 def _joined(before: Quantity, after: Quantity) -> Quantity:
+    before = replace(before, unit=NAMES["£"]) if after.unit == NAMES["pence"] else before
     assert before.unit and after.unit
     value = (before.base + after.base) / after.unit[1]
     parts = (*(before.parts or (before.unit[1],)), after.unit[1])

@@ -22,6 +22,7 @@ _NEGATED = re.compile(
     r"\b(?:not|never|neither|nor|cannot|incorrect|wrong|impossible|except|nothing|anything but|other than)\b|n't\b|≠",
     re.IGNORECASE,
 )
+_TAG = re.compile(r",\s\w{2,6}n't\s(?:it|he|she|they|we|you|there)\?$", re.IGNORECASE)
 _CORRECTED = re.compile(
     r"\bnot\b[^,;.]{1,80}?(?:\bbut(?: rather)?\b|[,;.]\s?(?:but|it's|it is|rather|instead)\b)", re.IGNORECASE
 )
@@ -30,8 +31,9 @@ _CONTRAST = re.compile(
 )
 _REASON = re.compile(r"[,;(]?\s?\b(?:because|since|given that|as (?=it|they|the|this|he|she|\d))\b", re.IGNORECASE)
 _CONCLUSION = re.compile(
-    r"\b(?:so|therefore|thus|hence|(?:which|that) (?:is|equals|means|gives|makes)|giving|making|resulting in|"
-    r"for a total of|equals|in total is|comes to|adds up to|totals|leaving)\b",
+    r"\b(?:so|therefore|thus|hence|(?:which|that) (?:is|equals|means|gives|makes)|resulting in|"
+    r"(?<!after )(?<!before )(?<!by )(?:giving|making|leaving)|"
+    r"for a total of|equals|in total is|comes to|adds up to|totals)\b",
     re.IGNORECASE,
 )
 _LATER = re.compile(
@@ -46,7 +48,8 @@ _LABELLED = re.compile(
     re.IGNORECASE,
 )
 _PURPOSE = re.compile(
-    r"(?<=\w)\sto (?!get|make|reach|obtain|give|find|be|yield|about|the|a)[a-z]{2,}\b.*", re.IGNORECASE
+    r"(?<=\w)\s(?:to (?!get|make|reach|obtain|give|find|be|yield|about|the|a)[a-z]{2,}|(?:after|before) [a-z]+ing)\b.*",
+    re.IGNORECASE,
 )
 _BOUND = re.compile(
     r"(?:\b(?:less|fewer|more|greater|larger|smaller|higher|lower) than|\b(?:over|under|above|below|beyond))\s"
@@ -92,6 +95,7 @@ def stated_quantities(phrase: str) -> list[Quantity] | None:
         and not _LATER.search(phrase, found[0].end)
         and found[0].start == _led(phrase)
         and not re.search(r"\bthe\s$", phrase[: found[0].start], re.IGNORECASE)
+        and not (len(found) > 1 and re.search(r"\b(?:in|at|on)\s$", phrase[: found[0].start], re.IGNORECASE))
     ):
         return _restated(phrase, found, 0)
     phrase = _conclusion(phrase)
@@ -108,7 +112,7 @@ def claim(phrase: str) -> str:
     >>> claim("5, not 6"), claim("not 5 but 6"), claim("B because it is")
     ('5', ' 6', 'B')
     """
-    phrase = _CORRECTED.sub("", phrase)
+    phrase = _CORRECTED.sub("", _TAG.sub("", phrase))
     for aside in (_REASON, _CONTRAST):
         found = aside.search(phrase)
         if found and re.search(r"\w", phrase[: found.start()]):

@@ -52,6 +52,9 @@ _VULGAR = {
 
 _ARTICLE = re.compile(r"\bthe\s+(?=\w)|\ban?\s+(?=[^\W_]{2})")
 _ABBREVIATED = {"mt": "mount", "st": "saint", "dr": "doctor", "vs": "versus", "jr": "junior", "sr": "senior"}
+_ABBREVIATED |= {"mon": "monday", "tue": "tuesday", "tues": "tuesday", "fri": "friday"}
+_ABBREVIATED |= dict.fromkeys(["thu", "thur", "thurs"], "thursday")  # wed, sat and sun are words
+_ABBREVIATED |= {"grey": "gray", "colour": "color", "centre": "center", "favourite": "favorite", "theatre": "theater"}
 
 
 def clean(text: str) -> str:

@@ -34,10 +34,10 @@ months 1 month
 months 12 year yr
 months 120 decade
 months 1200 century centuries
-volume 1/1000 ml milliliter millilitre
-volume 1/100 cl
-volume 1/10 dl
-volume 1 l liter litre
+length^3 1/1000000 ml cc milliliter millilitre
+length^3 1/100000 cl
+length^3 1/10000 dl
+length^3 1/1000 l liter litre
 cups 1 cup
 cups 2 pint
 cups 4 quart
@@ -46,6 +46,7 @@ dollar 1 $ dollar usd buck
 dollar 1/100 cent ¢
 euro 1 € euro eur
 sterling 1 £ gbp
+sterling 1/100 pence penny
 yen 1 ¥ yen jpy
 rupee 1 ₹ rupee inr
 angle 1 ° degree deg
@@ -59,6 +60,11 @@ power 1 w watt
 power 1000 kw kilowatt
 force 1 n newton
 voltage 1 v volt
+current 1 ampere amp
+current 1/1000 ma milliampere milliamp
+resistance 1 ω ohm
+resistance 1000 kω
+amount 1 mol mole
 frequency 1 hz hertz
 frequency 1000 khz
 frequency 1000000 mhz
@@ -67,6 +73,7 @@ bytes 1000 kb
 bytes 1000000 mb
 bytes 1000000000 gb
 speed 1397/3125 mph
+temperature 1 k kelvin
 speed 5/18 kph kmh
 """
 """Dimension, factor to its base unit, names; a plural s may follow any name."""
@@ -78,9 +85,13 @@ NAMES: dict[str, Unit] = {
     name: (row[0], Fraction(row[1])) for row in map(str.split, _TABLE.split("\n")[1:-1]) for name in row[2:]
 }
 _ONE = "|".join(map(re.escape, sorted(NAMES, key=len, reverse=True)))
+NAMES["a"] = NAMES["ampere"]  # written large: else it is an article
 _UNIT = re.compile(
-    rf"(?:\sof\s(?:an?|one)\s|\s?-?\s?)(?:(?P<prefix>square|sq\.?|cubic|cu\.?)\s)?(?P<name>{_ONE})s?\.?(?![^\W\d_])"
-    rf"(?:(?:\^[({{]?|(?<=m))(?P<power>[23])[)}}]?(?![\d.]))?(?:\s?(?:/|per|an?)\s?(?P<per>{_ONE})s?(?![^\W\d_]))?",
+    rf"(?:\sof\s(?:an?|one)\s|\s?-?\s?)(?:(?P<prefix>square|sq\.?|cubic|cu\.?)\s)?"
+    rf"(?P<name>{_ONE}|(?-i:A)(?!\.))s?\.?(?![^\W\d_])"
+    rf"(?:(?:\^[({{]?|(?<=m))(?P<power>[23])[)}}]?(?![\d.])|\s(?P<word>squared|cubed)\b)?"
+    rf"(?:\s?(?:/|per|an?)\s?(?:(?P<area>square|cubic)\s)?(?P<per>{_ONE})s?(?![^\W\d_])"
+    r"(?:\^[({]?(?P<below>[23])[)}]?(?![\d.])|\s(?P<squared>squared)\b)?)?",
     re.IGNORECASE,
 )
 _QUOTES = ("'", '"')
@@ -94,11 +105,17 @@ def unit_at(text: str, start: int) -> tuple[Unit | None, int]:
     if not match or (match["name"].casefold() == "in" and not match["power"] and text[match.end() :].strip(" .,;)")):
         return None, start
     dimension, factor = NAMES[match["name"].casefold()]
-    prefix = (match["prefix"] or "").casefold()
-    power = int(match["power"] or (2 if prefix.startswith("s") else 3 if prefix else 1))
+    power = _power(match["power"], match["prefix"] or match["word"])
     per = NAMES[match["per"].casefold()] if match["per"] else None
     if per:
-        dimension, factor = f"{dimension}/{per[0]}", factor / per[1]
+        below = _power(match["below"], match["area"] or match["squared"])
+        dimension = f"{dimension}/{per[0]}" + (f"^{below}" if below > 1 else "")
+        factor /= per[1] ** below
     if dimension in ("length/time", "speed"):
         return ("speed", factor), match.end()
     return (dimension if power == 1 else f"{dimension}^{power}", factor**power), match.end()
+
+
+def _power(digit: str | None, word: str | None) -> int:
+    """2 for `square` and `squared`, 3 for `cubic` and `cubed`."""
+    return int(digit or (1 if not word else 2 if word.casefold().startswith("s") else 3))

@@ -16,9 +16,14 @@ _PREDICATE = re.compile(
     r"\s?[,;:(]|\s-\s|\s(?:by|is|are|was|were|has|have|had|did|does|can|will|which|who|that|because|since|as|won|wrote|made|"
     r"built|led|gave|became|took|began|ran|sang|[a-z]+ed)\b"
 )
+_MANNER = re.compile(r"(?:.* )?in (.+) (?:direction|manner|way|order|fashion)")
+_SURNAME_FIRST = re.compile(r"([A-Z][\w'-]+), ([A-Z][\w'-]+)")
+_SYMBOL = re.compile(r"\((?=\w*\d|[A-Z]*[A-Z]{2})([A-Z]\w{0,7})\)\W*$")  # carbon dioxide (CO2)
+_GERMAN = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"})
 _LEADING_WORDS = (
     "so thus therefore hence well then and it its this that is was are were be would must will answer correct final "
     "definitely probably of course maybe perhaps i think believe guess say my actually "
+    "sir mr mrs ms dr doctor professor president "
     "city country state town planet word name number"
 )
 _LEADING = frozenset(_LEADING_WORDS.split())
@@ -32,10 +37,17 @@ def names(gold: str, answer: str) -> bool:
         return True
     if not wanted or denies(claimed) or re.search(r"\b(?:or|either|but)\b|\?", claimed, re.IGNORECASE):
         return False
-    leading = said.split()
+    manner = _MANNER.fullmatch(said)
+    leading = (manner[1] if manner else said).split()
     while leading and leading[0] in _LEADING:
         leading.pop(0)
     if _same_words(wanted, " ".join(leading)):
+        return True
+    turned = _SURNAME_FIRST.fullmatch(claimed.strip(" ."))
+    if turned and _same_words(wanted, words(f"{turned[2]} {turned[1]}")):
+        return True
+    symbol = _SYMBOL.search(claimed)
+    if symbol and _same_words(wanted, words(symbol[1])):
         return True
     return any(_same_words(wanted, words(part)) for part in _complements(claimed, gold))
 
@@ -56,5 +68,6 @@ def _complements(sentence: str, gold: str) -> list[str]:
 
 
 def _same_words(gold: str, said: str) -> bool:
-    """Marks on letters may be left out altogether."""
-    return bool(gold) and (gold == said or (said.isascii() and without_marks(gold) == said))
+    """Marks on letters may be left out altogether, or written as Germans do."""
+    plain = (without_marks(gold), without_marks(gold.translate(_GERMAN)))
+    return bool(gold) and (gold == said or (said.isascii() and said in plain))
