@@ -20,7 +20,7 @@ ANSWERS_TRUNCATED = "answers_cut"
 
 def share_truncated(records: Sequence[RunRecord], limit: int) -> float:
     """Share of the tried answers that filled their limit, so that nobody knows how long they would have been."""
-    lengths = [len(cue.logprobs) for record in records for cue in record.cues]
+    lengths = [len(cue.logprobs) for record in records for cue in record.cues if cue.labelled]
     return sum(length >= limit for length in lengths) / len(lengths) if lengths else 0.0
 
 
@@ -59,8 +59,16 @@ class RunArrays:
         per_run = np.array([record.problem for record in self.records], dtype=np.int64)
         return np.repeat(per_run, np.diff(self.offsets))
 
+    @cached_property
+    def labelled(self) -> Bools:
+        """Shape (cues,): whether an exit was tried at each cue."""
+        return np.array([cue.labelled for cue in self.cues], dtype=np.bool_)
+
     def labels(self, mode: Mode) -> Bools:
-        """Shape (cues,): whether an exit at each cue would be right; in `disagree`, as the full run answers."""
+        """Shape (cues,): whether an exit at each cue would be right; in `disagree`, as the full run answers.
+
+        Where no exit was tried they mean nothing: see `labelled`.
+        """
         return np.array([cue.same if mode == "disagree" else cue.right for cue in self.cues], dtype=np.bool_)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,8 @@ class ProbeFile:
         found = SignalTable(self.grid, self.table) if signal == "hidden" else self.others.get(signal)
         if found is None:
             known = ", ".join(["hidden", *sorted(self.others)])
-            raise ControllerError(f"this probe file has no signal {signal!r}; it has {known}")
+            why = "" if self.card.labels == "all" else ": the others were not collected; calibrate with --labels all"
+            raise ControllerError(f"this probe file has no signal {signal!r}; it has {known}{why}")
         return found if domain is None else replace(found, table=found.table.in_domain(self.domain_index(domain)))
 
     def domain_index(self, domain: str) -> int:
@@ -85,6 +86,8 @@ class ProbeFile:
                 f"the probe reads {self.probe.size} features, the card says {len(self.card.layers)} layers of width "
                 f"{self.card.width}: {expected}"
             )
+        if not self.table.all_labelled and (self.card.labels == "all" or self.others or self.lower is not None):
+            raise ControllerError("the table lacks answers that the file's signals need. Make it again: ctl calibrate")
         if "hidden" in self.others or ("stack" in self.others) != (self.stack is not None):
             raise ControllerError("the file's signals don't fit together. Make it again: ctl calibrate")
         for what, used, names in (
@@ -102,7 +105,7 @@ def save_probe(path: str | os.PathLike[str], content: ProbeFile, *, force: bool 
     Raises ControllerError where the place is taken or can't be written; what was there before stays.
     """
     check_target(path, force)
-    SEALED.save(path, _tensors(content), asdict(content.card))
+    SEALED.save(path, _tensors(content), content.card.to_dict())
 
 
 def load_probe(path: str | os.PathLike[str]) -> ProbeFile:
@@ -112,7 +115,7 @@ def load_probe(path: str | os.PathLike[str]) -> ProbeFile:
 
 def digest_of(content: ProbeFile) -> str:
     """The sha256 that a file of this content carries: tells probes apart, and one from its own older version."""
-    return SEALED.digest(_tensors(content), asdict(content.card))
+    return SEALED.digest(_tensors(content), content.card.to_dict())
 
 
 _OWN = ("scores", "exit_tokens", "full_tokens")

@@ -60,6 +60,16 @@ class Grid:
         exits = np.array([np.mean(fitting.first_exit(float(v)) >= 0) for v in values])
         return cls(values, exits)
 
+    @property
+    def loosest(self) -> float:
+        """The last candidate. It is the floor of runs whose exits were tried at records only."""
+        return float(self.thresholds[-1])
+
+    def down_to(self, floor: float) -> Grid:
+        """The candidates from the strictest down to `floor`, at least one."""
+        kept = max(int((self.thresholds >= floor).sum()), 1)
+        return Grid(self.thresholds[:kept], self.exits[:kept])
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -147,15 +157,15 @@ def choose_threshold(table: Table, grid: Grid, mode: Mode, risk: float, confiden
     if mode == "event":
         return _event(table, risk, confidence)
     if confidence is None:
-        return _conformal(table, mode, risk)
+        return _conformal(table, grid, mode, risk)
     return _learn_then_test(table, grid, mode, risk, confidence)
 
 
 def failing_cues(table: Table, mode: Mode) -> Bools:
-    """Shape (cues,): cues where an exit would be a failure of this mode."""
+    """Shape (cues,): cues where an exit was tried and would be a failure of this mode."""
     if mode == "disagree":
-        return np.asarray(~table.same)
-    wrong = ~table.right
+        return np.asarray(~table.same & table.labelled)
+    wrong = ~table.right & table.labelled
     return np.asarray(wrong & table.full_right[table.run_of]) if mode == "harm" else np.asarray(wrong)
 
 
@@ -206,7 +216,14 @@ def _learn_then_test(table: Table, grid: Grid, mode: Mode, risk: float, confiden
     count, of = int(failed[at]), int(n[at])
     calibration = what.replace("runs", "calibration runs")
     why = f"exit above {value:.4f}: {count} failures in {of} {calibration}; {promise}"
+    if held == len(candidates) and not table.all_labelled:
+        why += f"; {_floor(grid)}"
     return Threshold(value, mode, risk, confidence, of, count, 0, why, float(candidates[held - 1]))
+
+
+def _floor(grid: Grid) -> str:
+    """Why no looser threshold is offered."""
+    return f"no exit was tried below the floor of {grid.loosest:.4f}, so no looser threshold is known (--labels all)"
 
 
 def worthwhile(table: Table, thresholds: Floats64) -> int:
@@ -220,16 +237,24 @@ def worthwhile(table: Table, thresholds: Floats64) -> int:
     return int(np.argmax(saved >= min(most, NEARLY * most)))
 
 
-def _conformal(table: Table, mode: Mode, risk: float) -> Threshold:
-    """Split conformal: P(some failing cue of a run scores above the value) <= risk, on average over calibrations."""
+def _conformal(table: Table, grid: Grid, mode: Mode, risk: float) -> Threshold:
+    """Split conformal: P(some failing cue of a run scores above the value) <= risk, on average over calibrations.
+
+    Where exits were tried at records only, the failing *records* above the floor take the place of the failing cues.
+    A run that fails at a threshold from the floor on fails at such a record, so the promise is the same. The value may
+    be lower, and is never below the floor.
+    """
     highest, n = table.highest(failing_cues(table, mode)), table.runs
     value = conformal_quantile(highest, risk)
     if value == math.inf:
         more = runs_needed(mode, risk, None) - n
         why = f"never exit: {n} calibration runs can't promise {MEANS[mode]} <= {risk}: {more} more runs are needed"
         return Threshold(math.inf, mode, risk, None, n, 0, more, why)
+    at_floor = not table.all_labelled and value <= grid.loosest
+    value = grid.loosest if at_floor else value
     failed = int((highest > value).sum())
     why = f"exit above {value:.4f}: {MEANS[mode]} <= {risk} on average over calibrations ({n} runs)"
+    why += f"; {_floor(grid)}" if at_floor else ""
     return Threshold(value, mode, risk, None, n, failed, 0, why)
 
 
@@ -239,6 +264,7 @@ def _event(table: Table, risk: float, confidence: float | None) -> Threshold:
     It has no form with a confidence, so a confidence is ignored, and `why` says so. LYNX's clamp of the quantile's
     index is left out: too few wrong cues give +inf, and too few right ones drop the second condition.
     """
+    table.need_all_labels("mode 'event'")
     wrong, right = table.scores[~table.right], table.scores[table.right]
     # 1 - score <= q_right, said of scores; inclusive, hence the next float below.
     leg = -conformal_quantile(-right, risk)

@@ -1,7 +1,7 @@
 """From what was observed at a cue to one number."""
 
 from .observation import Observation
-from .probe import Probe, layer_of
+from .probe import Probe, features_at, layer_of
 from .signals import SIGNALS, Signal, SignalName, Stack, cheap_features, full_features, make_signal
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "SignalName",
     "Stack",
     "cheap_features",
+    "features_at",
     "full_features",
     "layer_of",
     "make_signal",
