@@ -85,7 +85,7 @@ class Frozen:
         try:
             return cls._from_json(found)
         except ControllerError as error:
-            raise ControllerError(f"{error}; the plan was changed: move the runs away, and collect again") from None
+            raise ControllerError(f"{error!s:.300}; the plan was changed: move the runs away, and collect again") from None
 
     @classmethod
     def _from_json(cls, found: Fields) -> Frozen:

@@ -35,7 +35,7 @@ def _stated(cue: CueRecord) -> str | None:
 
 def by_run(table: Table, values: Floats64) -> list[list[float]]:
     """(cues,) values as one list per run."""
-    return [part.tolist() for part in np.split(values, table.offsets[1:-1])]
+    return [part.tolist() for part in np.split(values, table.offsets[1:])[:-1]]
 
 
 class Scored(NamedTuple):
