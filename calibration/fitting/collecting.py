@@ -58,7 +58,7 @@ def collect_job(
         return part(job.recipe, problems, grader, file, done=done)
     done = max(done, job.fit)
     frozen, recipe = plan_of(job, file), job.recipe
-    if job.labels == "all":
+    if frozen.floor is None:
         return part(recipe, problems, grader, file, done=done, which=Trials("all", frozen.probe))
     which = Trials("records", frozen.probe, frozen.floor)
     return part(replace(recipe, cues=frozen.cues), problems, grader, file, done=done, which=which)

@@ -49,9 +49,10 @@ class Frozen:
     """The figures of the probe's fit, for the card."""
 
     @property
-    def floor(self) -> float:
-        """The loosest candidate threshold of the probe's own scores."""
-        return self.grids["hidden"].loosest
+    def floor(self) -> float | None:
+        """The loosest threshold that calibration runs can tell of. None: any, as exits are tried at every cue."""
+        grid = self.grids["hidden"]
+        return grid.loosest if grid.floored else None
 
     def check(self, cues: Sequence[str] | None, promise: Promise) -> None:
         """Raise ControllerError unless the plan is for these cues (None: it chose them) and the promise's mode."""
@@ -85,7 +86,9 @@ class Frozen:
         try:
             return cls._from_json(found)
         except ControllerError as error:
-            raise ControllerError(f"{error!s:.300}; the plan was changed: move the runs away, and collect again") from None
+            raise ControllerError(
+                f"{error!s:.300}; the plan was changed: move the runs away, and collect again"
+            ) from None
 
     @classmethod
     def _from_json(cls, found: Fields) -> Frozen:
@@ -100,8 +103,9 @@ class Frozen:
             found.refuse("mode", f"one of {', '.join(MODES)}")
         stack, lower = groups.pop("stack", None), groups.pop("lower", None)
         probe = Probe.from_arrays(groups.pop("probe", {}))
-        grids = {name.removeprefix("grid "): _grid(name, arrays) for name, arrays in groups.items()}
-        if "hidden" not in grids or found.number("floor") != grids["hidden"].loosest:
+        floor = found.number_or_null("floor")
+        grids = {name.removeprefix("grid "): _grid(name, arrays, floor is not None) for name, arrays in groups.items()}
+        if "hidden" not in grids or floor not in (None, grids["hidden"].loosest):
             raise ControllerError(f"{found.where} has no grid down to its floor")
         report.number("auc")
         Cues(found.texts("cues"))
@@ -135,10 +139,10 @@ def _unpacked(found: Fields) -> npt.NDArray[np.float64]:
     return values.reshape(shape)
 
 
-def _grid(name: str, arrays: Arrays) -> Grid:
+def _grid(name: str, arrays: Arrays, floored: bool) -> Grid:
     if not name.startswith("grid ") or set(arrays) != {"thresholds", "exits"}:
         raise ControllerError(f"the plan holds {name!r:.60} of {sorted(arrays)!s:.80}, which no plan has")
-    return Grid(**arrays)
+    return Grid(arrays["thresholds"], arrays["exits"], floored)
 
 
 def _lower(arrays: Arrays) -> LowerGrid:

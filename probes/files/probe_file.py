@@ -86,7 +86,10 @@ class ProbeFile:
                 f"the probe reads {self.probe.size} features, the card says {len(self.card.layers)} layers of width "
                 f"{self.card.width}: {expected}"
             )
-        if not self.table.all_labelled and (self.card.labels == "all" or self.others or self.lower is not None):
+        records = self.card.labels == "records"
+        if records != self.grid.floored or (records and (self.others or self.lower is not None)):
+            raise ControllerError("the file's labels and its signals don't fit together. Make it again: ctl calibrate")
+        if not (records or self.table.all_labelled):
             raise ControllerError("the table lacks answers that the file's signals need. Make it again: ctl calibrate")
         if "hidden" in self.others or ("stack" in self.others) != (self.stack is not None):
             raise ControllerError("the file's signals don't fit together. Make it again: ctl calibrate")
@@ -156,7 +159,7 @@ def _content(tensors: Tensors, values: dict[str, Any]) -> ProbeFile:
     table = Table.from_arrays(groups["table"])
     stack = Stack.from_arrays(groups["stack"]) if groups["stack"] else None
     signals = {name: _signal_table(name, arrays, table) for name, arrays in others.items()}
-    probe, grid = Probe.from_arrays(groups["probe"]), _grid("grid", groups["grid"])
+    probe, grid = Probe.from_arrays(groups["probe"]), _grid("grid", groups["grid"], floored=card.labels == "records")
     return ProbeFile(probe, grid, table, card, signals, stack, _lower(groups["lower"]))
 
 
@@ -178,7 +181,7 @@ def _signal_table(name: str, arrays: Tensors, table: Table) -> SignalTable:
     return SignalTable(_grid(f"signal {name!r}", rest), replace(table, **own))
 
 
-def _grid(what: str, arrays: Tensors) -> Grid:
+def _grid(what: str, arrays: Tensors, *, floored: bool = False) -> Grid:
     if set(arrays) != {"thresholds", "exits"}:
         raise ControllerError(f"its {what} holds {sorted(arrays)}; it needs exits and thresholds")
-    return Grid(**arrays)
+    return Grid(arrays["thresholds"], arrays["exits"], floored)

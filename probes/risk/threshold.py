@@ -42,6 +42,8 @@ class Grid:
     """Shape (size,), strictly falling: the strictest first."""
     exits: Floats64
     """Shape (size,): the share of fitting runs that exit at each."""
+    floored: bool = False
+    """The last candidate is a floor: calibration runs know nothing of looser thresholds."""
 
     def __post_init__(self) -> None:
         values, exits = self.thresholds, self.exits
@@ -62,13 +64,13 @@ class Grid:
 
     @property
     def loosest(self) -> float:
-        """The last candidate. It is the floor of runs whose exits were tried at records only."""
+        """The last candidate."""
         return float(self.thresholds[-1])
 
     def down_to(self, floor: float) -> Grid:
-        """The candidates from the strictest down to `floor`, at least one."""
+        """The candidates from the strictest down to a floor, at least one."""
         kept = max(int((self.thresholds >= floor).sum()), 1)
-        return Grid(self.thresholds[:kept], self.exits[:kept])
+        return Grid(self.thresholds[:kept], self.exits[:kept], floored=True)
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,7 @@ def _learn_then_test(table: Table, grid: Grid, mode: Mode, risk: float, confiden
     count, of = int(failed[at]), int(n[at])
     calibration = what.replace("runs", "calibration runs")
     why = f"exit above {value:.4f}: {count} failures in {of} {calibration}; {promise}"
-    if held == len(candidates) and not table.all_labelled:
+    if held == len(candidates) and grid.floored:
         why += f"; {_floor(grid)}"
     return Threshold(value, mode, risk, confidence, of, count, 0, why, float(candidates[held - 1]))
 
@@ -250,7 +252,7 @@ def _conformal(table: Table, grid: Grid, mode: Mode, risk: float) -> Threshold:
         more = runs_needed(mode, risk, None) - n
         why = f"never exit: {n} calibration runs can't promise {MEANS[mode]} <= {risk}: {more} more runs are needed"
         return Threshold(math.inf, mode, risk, None, n, 0, more, why)
-    at_floor = not table.all_labelled and value <= grid.loosest
+    at_floor = grid.floored and value <= grid.loosest
     value = grid.loosest if at_floor else value
     failed = int((highest > value).sum())
     why = f"exit above {value:.4f}: {MEANS[mode]} <= {risk} on average over calibrations ({n} runs)"

@@ -256,7 +256,8 @@ def test_both_ways_of_collecting_promise_the_same(tmp_path):
         graded(collect_run(recipe, i, problems[i].question, Trials("all", frozen.probe)), problems[i], TASK.grader)
         for i in range(80, 240)
     ]
-    tables = [fill(frozen, to_arrays(part), [""]).tables["hidden"].table for part in (records[80:], every)]
+    domains = sorted({record.domain for record in records})
+    tables = [fill(frozen, to_arrays(part), domains).tables["hidden"].table for part in (records[80:], every)]
     assert tables[1].all_labelled and not tables[0].all_labelled
     trials = [sum(met.labelled for record in part for met in record.cues) / 160 for part in (records[80:], every)]
     print(f"trials a run: {trials[0]:.2f} at records, {trials[1]:.2f} at every cue")
