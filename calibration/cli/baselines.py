@@ -18,8 +18,8 @@ def show_baselines(show: Console, found: BaselineComparison | None, mode: str) -
     show.table(rows, "rule", "tokens saved", mode, "exit rate", "accuracy")
     if found.flattered:
         show.say(
-            "The cheap rules got their thresholds from these very runs, which flatters them: exits of the calibration "
-            "runs were tried only where the probe can choose them (--labels all)."
+            "The cheap rules got their thresholds from these very runs: exits of the calibration runs were tried only "
+            "where the probe can choose them (ctl calibrate --labels all)."
         )
     show.say(f"{EQUAL_COST!r}: closed after so many tokens that it costs what the rule does; it promises nothing.")
     show.say(f"best fixed cue at the rule's own failure rate (interpolated): {percent(found.fixed_saved)}")
