@@ -238,6 +238,7 @@ def make_exit(content: ProbeFile, promise: Promise) -> ProbeExit:
 def _lower(content: ProbeFile, table: Table, promise: Promise) -> GiveUp | None:
     if promise.give_up is None:
         return None
+    table.need_all_labels("giving up")
     if promise.signal != "hidden" or content.lower is None:
         raise ControllerError(
             f"giving up needs the signal 'hidden' of a file with gold answers; the signal is {promise.signal!r}"

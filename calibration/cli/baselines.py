@@ -22,6 +22,11 @@ def show_baselines(show: Console, found: BaselineComparison | None, mode: str) -
     show.title("what cheap rules would have done on the same runs, under the same promise")
     rows = [_row(result, found.graded) for result in found.results]
     show.table(rows, "rule", "tokens saved", mode, "exit rate", "accuracy")
+    if found.flattered:
+        show.say(
+            "The cheap rules got their thresholds from these very runs: exits of the calibration runs were tried only "
+            "where the probe can choose them (ctl calibrate --labels all)."
+        )
     show.say(f"{EQUAL_COST!r}: closed after so many tokens that it costs what the rule does; it promises nothing.")
     show.say(f"best fixed cue at the rule's own failure rate (interpolated): {percent(found.fixed_saved)}")
     show.say(verdict(found.results), "bold")

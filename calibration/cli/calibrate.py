@@ -17,15 +17,16 @@ from reasonctl.probes.files import ProbeFile, check_target, load_probe
 from reasonctl.probes.risk import runs_needed
 
 from ..fitting.choose_cues import AUTO, EVERYTHING
-from ..fitting.job import CalibrationJob, fit_and_save, made_by
+from ..fitting.collecting import collect_job, fitting_trials, plan_of
+from ..fitting.job import CalibrationJob, calibrate_and_save, made_by
 from ..fitting.saved_runs import halves
 from ..pages.wording import exits_where, truncation_of
 from ..parallel.run_jobs import check_cluster
-from ..runs.collect import collect
 from ..runs.records import RunRecord
 from ..runs.room import Asked
 from ..runs.run_file import RunFile
 from ..runs.splits import report_path, runs_path
+from ..runs.trials import Labels
 from ..runs.worker import collect_run
 from ..tasks.problem import Problem
 from ..tasks.sources import Task, load_task
@@ -34,8 +35,8 @@ from .ngrams import keep_ngrams, usage
 from .options import Options
 from .recipes import new_recipe, open_model
 
-CALIBRATION_RUNS = 400
-"""Default number of runs: half fit the probe, half calibrate it."""
+CALIBRATION_RUNS = 300
+"""Default number of runs: the first FITTING_RUNS fit the probe, the others calibrate it."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,11 @@ def calibrate(
     ngrams: str | None,
     dask: str | None,
     answer_tokens: int,
-    **overrides: str | None,
+    **overrides: Any,
 ) -> None:
     """Collect, fit and calibrate. Whatever can be refused is refused before any work.
 
-    overrides: markers, suffix, cues and layers that the user gives in place of the defaults.
+    overrides: `fit` and `labels`, and what the user gives in place of the template's markers, suffix, cues and layers.
     """
     show = Console(as_json=options.json)
     workers = where(name, options, dask)
@@ -89,7 +90,7 @@ def calibrate(
         records = collected(show, plan, file, options, problems, workers)
         if records is None:
             return
-        content = _fitted(plan, model, records, content, force=options.force)
+        content = _fitted(plan, model, records, file, content, force=options.force)
     if targets.ngrams is not None and targets.wants(targets.ngrams):
         table = keep_ngrams(model, records, targets.ngrams, source=task.name, force=options.force)
         show.say(usage(table, targets.ngrams, "model"))
@@ -103,8 +104,9 @@ def _job(
     out: Path,
     options: Options,
     answer_tokens: int,
-    overrides: Mapping[str, str | None],
+    overrides: Mapping[str, Any],
 ) -> CalibrationJob:
+    check_labels(options, overrides["labels"])
     choose = overrides["cues"] == AUTO
     recipe = new_recipe(
         name,
@@ -123,6 +125,8 @@ def _job(
         options.promise,
         options.n or CALIBRATION_RUNS,
         out,
+        fit=overrides["fit"],
+        labels=overrides["labels"],
         choose_cues=choose,
     )
 
@@ -145,14 +149,35 @@ def show_left_out(show: Console, asked: Asked, task: Task) -> None:
 
 
 def _fitted(
-    plan: CalibrationJob, model: Model, records: list[RunRecord], content: ProbeFile | None, *, force: bool
+    plan: CalibrationJob,
+    model: Model,
+    records: list[RunRecord],
+    file: RunFile,
+    content: ProbeFile | None,
+    *,
+    force: bool,
 ) -> ProbeFile:
     """The probe file: the one that an interrupted job left (`content`), or a new one."""
     if content is not None:
         halves(content, records)
         return content
-    fit_and_save(plan, model, records, force=force)
-    return load_probe(plan.out)  # the page and the report show what the file holds
+    calibrate_and_save(plan, model, records, plan_of(plan, file), force=force)
+    return load_probe(plan.out)  # what is said and drawn is the file's, to the byte
+
+
+def check_labels(options: Options, labels: Labels) -> None:
+    """Raise ControllerError if the promise needs trials at cues where none would be run."""
+    if labels == "records":
+        for name, needs in (
+            ("--mode event", options.mode == "event"),
+            (f"--signal {options.signal}", options.signal != "hidden"),
+            ("--give-up", options.give_up is not None),
+        ):
+            if needs:
+                raise ControllerError(
+                    f"{name} reads the answer of an exit at every cue, and by default exits are tried only at cues "
+                    "that a threshold can choose; add --labels all"
+                )
 
 
 def check_targets(out: Path, report: bool, ngrams: str | None, force: bool) -> Targets:
@@ -208,7 +233,7 @@ def where(name: str, options: Options, dask: str | None) -> int | str:
 
 
 def needed(options: Options) -> int:
-    """Fewest calibration runs, half of -n, that can promise anything."""
+    """Fewest calibration runs that can promise anything."""
     return runs_needed(options.mode, options.risk, options.confidence)
 
 
@@ -219,11 +244,12 @@ def describe(show: Console, plan: CalibrationJob, model: Model, options: Options
     show.say(f"model {plan.recipe.model} on {model.backend}: {model.depth} layers of width {model.width}")
     show.say(f"thinking markers {marks}; exit suffix {recipe.suffix!r}; cues {', '.join(recipe.cues)}")
     show.say(f"{plan.n} runs on {plan.task.name}, {recipe.policy}, at most {recipe.max_new_tokens} new tokens each")
+    calibrating = plan.n - plan.fit
     show.say(
-        f"half of them calibrate: {plan.n - plan.n // 2}; a risk of {options.risk:g} needs at least {least} "
-        f"(all without a failure), so -n {2 * least} or more"
+        f"the first {plan.fit} fit, the other {calibrating} calibrate; a risk of {options.risk:g} needs at least "
+        f"{least} of these (all without a failure), so -n {plan.fit + least} or more"
     )
-    if plan.n - plan.n // 2 < least:
+    if calibrating < least:
         show.say(f"too few: with -n {plan.n} the threshold will be +inf, that is: never exit", "yellow")
 
 
@@ -246,11 +272,10 @@ def collected(
         estimate(show, plan, problems[done], plan.n - done, workers)
         deadline = started + options.time_limit if options.time_limit else None
         with show.progress("collecting") as progress:
-            whole = collect(
-                plan.recipe,
-                problems,
-                plan.task.grader,
+            whole = collect_job(
+                plan,
                 file,
+                problems,
                 done=done,
                 workers=workers,
                 progress=progress,
@@ -279,11 +304,11 @@ def check_problems(file: RunFile, problems: list[Problem]) -> None:
 def estimate(show: Console, plan: CalibrationJob, problem: Problem, runs: int, workers: int | str) -> None:
     """Make one run, which isn't kept, and print how long the job will take."""
     start = time.monotonic()
-    record = collect_run(plan.recipe, 0, problem.question)
+    record = collect_run(plan.recipe, 0, problem.question, fitting_trials(plan))
     seconds = time.monotonic() - start
-    processes = 1 if isinstance(workers, str) else workers
+    processes, tried = 1 if isinstance(workers, str) else workers, sum(cue.labelled for cue in record.cues)
     show.say(
-        f"one run took {seconds:.1f} s with {len(record.cues)} cues tried, so {runs} runs take "
+        f"one run took {seconds:.1f} s with {tried} of {len(record.cues)} cues tried, so {runs} runs take "
         f"roughly {seconds * runs / processes / 60:.1f} minutes"
         + (", divided by the cluster's workers" if isinstance(workers, str) else "")
     )
@@ -303,7 +328,7 @@ def report_fit(
         show.say(message, "yellow")
     show.say(rule.why, "bold")
     if rule.threshold.more_runs and promise.domain is None:
-        enough = plan.n + 2 * rule.threshold.more_runs
+        enough = plan.n + rule.threshold.more_runs
         show.say(f"to go on from here: the same command with -n {enough} --force; the {plan.n} runs are kept")
     written = [plan.out]
     if records is not None:

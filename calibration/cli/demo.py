@@ -13,7 +13,8 @@ from reasonctl.probes import ProbeExit
 from reasonctl.probes.risk import refutes
 
 from ..evaluation.pairs import fresh
-from ..fitting.job import CalibrationJob, fit_and_save
+from ..fitting.collecting import plan_of
+from ..fitting.job import CalibrationJob, calibrate_and_save
 from ..pages.wording import bound_of, percent
 from ..runs.records import RunRecord
 from ..runs.splits import evaluation_stream
@@ -25,8 +26,8 @@ from .options import Options
 from .recipes import new_recipe, open_model, rule_of
 from .run import stream_run
 
-DEMO_RUNS = 600
-"""Runs that are collected: half fit the probe, half calibrate it."""
+DEMO_RUNS = 400
+"""Runs that are collected: the first FITTING_RUNS fit the probe, the others calibrate it."""
 
 
 def demo(options: Options) -> None:
@@ -76,9 +77,10 @@ def _calibrated(
     """
     workers = options.machine("tiny")[0]
     unlimited = replace(options, time_limit=None)
-    records = collected(show, plan, plan.run_file(model), unlimited, plan.asked(model).problems, workers)
+    file = plan.run_file(model)
+    records = collected(show, plan, file, unlimited, plan.asked(model).problems, workers)
     assert records is not None
-    content = fit_and_save(plan, model, records, force=False)
+    content = calibrate_and_save(plan, model, records, plan_of(plan, file), force=False)
     rule = rule_of(options, plan.out)
     rule.check(model)
     auc = float(str(content.card.report["auc"]))

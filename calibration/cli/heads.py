@@ -17,10 +17,13 @@ from ..fitting.heads_job import OWN_DISTRIBUTION, FittedHeads, checkpoint_of, fi
 from ..fitting.job import CalibrationJob
 from ..runs.records import RunRecord
 from ..tasks.sources import load_task
-from .calibrate import CALIBRATION_RUNS, asked, collected, where
+from .calibrate import asked, collected, where
 from .console import Console
 from .options import Options
 from .recipes import new_recipe, open_model
+
+HEADS_RUNS = 400
+"""Default number of runs."""
 
 
 def calibrate_heads(
@@ -38,7 +41,7 @@ def calibrate_heads(
     model = open_model(name, options)
     # Training needs right runs and no cues, so no exit is tried.
     recipe = replace(new_recipe(name, model, options), policy=options.policy_text(OWN_DISTRIBUTION), max_cues=0)
-    plan = CalibrationJob(recipe, task, Promise(), options.n or CALIBRATION_RUNS, target)
+    plan = CalibrationJob(recipe, task, Promise(), options.n or HEADS_RUNS, target, fit=0, labels="all")
     training = Training(seed=options.seed, weighted=weighted)
     plan, problems = asked(show, plan, model)
     show.say(f"model {name} on {model.backend}: {model.depth} layers of width {model.width}")

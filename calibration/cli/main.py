@@ -55,6 +55,20 @@ HEADS_JOB = ("tasks", "out", "dask")
 @click.option(
     "--answer-tokens", type=click.IntRange(1), default=64, show_default=True, help="Most tokens of a trial answer."
 )
+@click.option(
+    "--fit",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="The first so many runs of -n [300] fit the probe; all later ones calibrate it.",
+)
+@click.option(
+    "--labels",
+    type=click.Choice(("records", "all")),
+    default="records",
+    show_default=True,
+    help="Where calibration runs try exits: at cues that a threshold can choose, or at all.",
+)
 @click.option("--layers", help="Fractions of depth that the probe reads, above 0 and up to 1, e.g. 0.5,0.75,1.")
 @click.option("--dask", help="Collect on a cluster: its scheduler, e.g. tcp://host:8786, or local:2 to try it here.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Also write the page P.html.")

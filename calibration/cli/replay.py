@@ -73,6 +73,11 @@ def _records(file: RunFile, cues: str | None, domain: str | None) -> list[RunRec
         records = with_cues(records, wanted, settings.whole("max_cues"))
     if domain is not None:
         records = of_domain(records, domain)
+    if not all(cue.labelled for record in records for cue in record.cues):
+        raise ControllerError(
+            f"the exits of {str(file.path)!r} were tried at some cues only, and comparing signals needs all of them: "
+            "not collected; calibrate with --labels all"
+        )
     if not any(record.cues for record in records):
         raise ControllerError(f"{str(file.path)!r} holds no cue, so there is nothing to compare")
     return records

@@ -32,6 +32,8 @@ class BaselineComparison:
     """Always exit at cue k, for every k."""
     full_tokens: float
     """Mean tokens of a run without control."""
+    flattered: bool
+    """The baseline rules were fitted and given their thresholds on these very runs: the calibration runs can't tell."""
 
     def to_json(self) -> list[dict[str, object]]:
         """The `baselines` of `ctl eval --json`."""
@@ -57,7 +59,9 @@ def compare_with_baselines(
 
     Args:
         rule: The exit rule that was evaluated.
-        collected: The runs that its probe was made from; without them the regressions are left out.
+        collected: The runs that its probe was made from; without them the regressions are left out. They aren't read
+            where exits were tried at some of their cues only: then the baseline rules get what they need from
+            `records`, which flatters them.
         records: The evaluation's full runs, with an exit tried at every cue.
 
     Returns:
@@ -69,19 +73,19 @@ def compare_with_baselines(
     content, promise = rule.content, rule.promise
     plain = make_table(runs, scores_of(content.probe, runs), content.card.cues)
     own = _replayed(rule, runs, plain)
-    fitting, extra = (None, None) if collected is None else _fitting(rule, collected, runs)
-    baselines = compare(
-        fitting,
-        content.signal_table("hidden", promise.domain).table,
-        plain,
-        promise,
-        grid=content.grid,
-        extra=extra,
-    )[1:]
+    calibration = content.signal_table("hidden", promise.domain).table
+    flattered = not content.table.all_labelled
+    fitting: Table | None = None
+    extra: Extra | None = None
+    if flattered:
+        fitting, calibration, extra = plain, plain, [runs.text] * 3
+    elif collected is not None:
+        fitting, extra = _fitting(rule, collected, runs)
+    baselines = compare(fitting, calibration, plain, promise, grid=content.grid, extra=extra)[1:]
     budget = budget_of_cost(plain, float(own.tokens.mean()), promise.mode)
     curve, full = fixed_curve(plain, promise.mode), float(np.mean(plain.full_tokens))
     results = [own, *baselines[:-1], budget, baselines[-1]]
-    return BaselineComparison(results, plain.graded, fixed_at(curve, own.failed) / full, curve, full)
+    return BaselineComparison(results, plain.graded, fixed_at(curve, own.failed) / full, curve, full, flattered)
 
 
 def _fitting(rule: ProbeExit, collected: Sequence[RunRecord], runs: RunArrays) -> tuple[Table, Extra]:

@@ -1,4 +1,4 @@
-"""From a model and a task to a probe file: collect, split by problem, fit, score, and keep the table."""
+"""From a model and a task to a probe file: what is collected, and what becomes of it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from reasonctl.controller import ControllerError
 from reasonctl.probes import Promise
 from reasonctl.probes.files import Card, ProbeFile, Scalar, origin_of, save_probe
 
-from ..runs.arrays import ANSWERS_TRUNCATED, RunArrays, share_truncated, to_arrays
+from ..runs.arrays import ANSWERS_TRUNCATED, share_truncated, to_arrays
 from ..runs.collect import settings_of
 from ..runs.cue_sets import with_cues
 from ..runs.recipe import Recipe
 from ..runs.records import RunRecord
 from ..runs.room import LEFT_OUT, Asked, with_room
-from ..runs.run_file import RunFile
-from ..runs.splits import calibration_stream, runs_path, split
+from ..runs.run_file import RunFile, digest_of
+from ..runs.splits import FITTING_RUNS, calibration_stream, runs_path
+from ..runs.trials import Labels
 from ..tasks.sources import Task
-from .all_signals import fit_signals
-from .choose_cues import choose_cues
+from .all_signals import fill
 from .cross_check import check_with_mapie
+from .frozen import Frozen
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,13 @@ class CalibrationJob:
     promise: Promise
     """What the probe is made for; its mode says which answers it learns from."""
     n: int
-    """Runs, half of them to fit and half to calibrate."""
+    """Runs: the first `fit` of them fit, the others calibrate."""
     out: Path
     """The probe file to write."""
+    fit: int = FITTING_RUNS
+    """Fitting runs. 0: nothing is fitted while collecting, and nothing calibrates."""
+    labels: Labels = "records"
+    """At which cues of the calibration runs exits are tried."""
     choose_cues: bool = False
     """Keep the best of the collected cue sets only, by savings under the promise on the fitting runs."""
     left_out: int = 0
@@ -50,38 +55,49 @@ class CalibrationJob:
         return with_room(model, drawn, self.recipe.max_new_tokens)
 
     def of(self, asked: Asked) -> CalibrationJob:
-        """The job with a run for each problem that isn't left out."""
-        return replace(self, n=len(asked.problems), left_out=len(asked.left_out))
+        """The job with a run for each problem that isn't left out; ControllerError if none of them calibrates."""
+        job = replace(self, n=len(asked.problems), left_out=len(asked.left_out))
+        if job.n <= job.fit and job.fit:
+            raise ControllerError(
+                f"-n is {job.n}, and the first {job.fit} runs fit, so that none would calibrate; give an -n above "
+                f"{job.fit}, or a smaller --fit"
+            )
+        return job
 
     def run_file(self, model: Model) -> RunFile:
         """The file that the job's runs are collected into; not opened yet."""
-        return RunFile(runs_path(self.out), settings_of(self.recipe, self.task, model, self.n))
+        settings = settings_of(self.recipe, self.task, model, self.n, fit=self.fit, labels=self.labels)
+        return RunFile(runs_path(self.out), settings)
 
 
-def fit_and_save(plan: CalibrationJob, model: Model, records: list[RunRecord], *, force: bool) -> ProbeFile:
-    """Fit on one half of the runs, fill the tables from the other, write the probe file."""
-    parts = [[records[i] for i in part] for part in split(len(records), plan.recipe.seed)]
-    if plan.choose_cues:
-        most = plan.recipe.max_cues
-        cues = choose_cues(parts[0], plan.promise, seed=plan.recipe.seed, max_cues=most).cues
-        plan = replace(plan, recipe=replace(plan.recipe, cues=cues))
-        parts = [with_cues(part, cues, most) for part in parts]
-    fitting, calibrating = (to_arrays(part) for part in parts)
-    _check_cues(plan, fitting)
+def calibrate_and_save(
+    plan: CalibrationJob, model: Model, records: list[RunRecord], frozen: Frozen, *, force: bool
+) -> ProbeFile:
+    """Fill the tables of what is frozen from the calibration runs, and write the probe file.
+
+    Args:
+        plan: The job.
+        model: The model that made the runs.
+        records: All runs of the job, in order.
+        frozen: What the first of them decided.
+        force: Overwrite what exists.
+    """
+    plan = replace(plan, recipe=replace(plan.recipe, cues=frozen.cues))
+    calibration = records[plan.fit :]
+    calibrating = to_arrays(with_cues(calibration, frozen.cues, plan.recipe.max_cues))
     domains = tuple(sorted({record.domain for record in records}))
-    mode = plan.promise.mode
-    fitted = fit_signals(fitting, calibrating, plan.recipe.cues, domains, mode, seed=plan.recipe.seed)
-    runs = {"fit": len(parts[0]), "calibrate": len(parts[1])}
+    fitted = fill(frozen, calibrating, domains)
+    runs = {"fit": plan.fit, "calibrate": len(calibration)}
     report: dict[str, Scalar] = {
         **fitted.report,
-        ANSWERS_TRUNCATED: share_truncated([*parts[0], *parts[1]], plan.recipe.answer_tokens),
+        ANSWERS_TRUNCATED: share_truncated(records, plan.recipe.answer_tokens),
         **({LEFT_OUT: plan.left_out} if plan.left_out else {}),
     }
     content = ProbeFile(
         fitted.probe,
         fitted.tables["hidden"].grid,
         fitted.tables["hidden"].table,
-        _card(plan, model, runs, domains, report),
+        replace(_card(plan, model, runs, domains, report), runs_sha256=digest_of(calibration)),
         {name: table for name, table in fitted.tables.items() if name != "hidden"},
         fitted.stack,
         fitted.lower,
@@ -95,15 +111,8 @@ def made_by(plan: CalibrationJob, model: Model, card: Card) -> bool:
     """Whether a probe with this card is what the plan makes, as far as its settings tell."""
     recipe = replace(plan.recipe, cues=card.cues) if plan.choose_cues else plan.recipe
     mine = _card(replace(plan, recipe=recipe), model, card.runs, card.domains, card.report)
-    return replace(mine, versions=card.versions) == card and sum(card.runs.values()) == plan.n
-
-
-def _check_cues(plan: CalibrationJob, fitting: RunArrays) -> None:
-    if fitting.offsets[-1] == 0:
-        raise ControllerError(
-            f"no cue ({', '.join(plan.recipe.cues)}) was met while thinking in {len(fitting.records)} runs, so "
-            "nothing can be fitted; name cues that this model writes with --cues (words, 'paragraph', 'sentence')"
-        )
+    mine = replace(mine, versions=card.versions, runs_sha256=card.runs_sha256)
+    return mine == card and card.runs == {"fit": plan.fit, "calibrate": plan.n - plan.fit}
 
 
 def _card(
@@ -127,6 +136,7 @@ def _card(
         domains=domains,
         versions={name: version(name) for name in ("reasonctl", "scikit-learn", "numpy")},
         report=report,
+        labels=plan.labels,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -63,6 +64,15 @@ class _Data(NamedTuple):
     """Shape (n,): ids."""
 
 
+class _Rest(NamedTuple):
+    """Cues whose labels aren't known."""
+
+    x: Array
+    """Shape (m, d): features."""
+    problems: Array
+    """Shape (m,): ids."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Candidate:
     """A kind of model, tried by cross-validation."""
@@ -77,11 +87,11 @@ class _Candidate:
     """Of these scores."""
 
 
-def fit_probe(features: Array, labels: Array, problems: Array, *, seed: int) -> Fitted:
+def fit_probe(features: Array, labels: Array, problems: Array, *, seed: int, known: Array | None = None) -> Fitted:
     """Fit P(label | features): logistic regression, or a small MLP where cross-validation clearly prefers it.
 
     Classes are balanced by weight. The result depends on the arguments alone (one thread). The report's AUC is of
-    held-out scores; it is slightly optimistic, as it also chose among the candidates.
+    held-out scores, and slightly optimistic: it also chose among the candidates.
 
     Args:
         features: States at cues. Shape (n, d).
@@ -89,11 +99,13 @@ def fit_probe(features: Array, labels: Array, problems: Array, *, seed: int) -> 
         problems: Ids. Shape (n,). A problem is never split over folds, as LYNX's split by cue does (arXiv 2512.05325,
             train_probe.py).
         seed: Of the folds and the MLP.
+        known: Whether each label is known; the others are fitted on by none, and scored. Shape (n,). None: all are.
 
     Raises:
         ControllerError: There are too few data, or broken ones.
     """
-    data = _checked(features, labels, problems)
+    data, rest = _checked(features, labels, problems, known)
+    known = np.ones(len(labels), dtype=bool) if known is None else known
     with threadpool_limits(limits=1):
         folds = _folds(data, seed)
         logistic = [_try(f"logistic C={c:g}", partial(_logistic, c), data, folds) for c in PENALTIES]
@@ -101,18 +113,44 @@ def fit_probe(features: Array, labels: Array, problems: Array, *, seed: int) -> 
         mlp = _try(f"mlp{HIDDEN}", partial(_mlp, seed), data, folds)
         chosen = mlp if mlp.auc > best.auc + MLP_MARGIN else best
         _fit(chosen.pipeline, data.x, data.y)
+        held_out = np.empty(len(known))
+        held_out[known], held_out[~known] = chosen.held_out, _scored(chosen, data, folds, rest)
     report: dict[str, Scalar] = {
         "model": chosen.name,
         "auc": chosen.auc,
         "auc_logistic": best.auc,
         "auc_mlp": mlp.auc,
-        "cues": len(data.y),
-        "problems": len(np.unique(data.problems)),
-        "positive": int(data.y.sum()),
         "folds": len(folds),
         "seed": seed,
+        **_counts(data),
     }
-    return Fitted(probe_of(chosen.pipeline), report, chosen.held_out)
+    return Fitted(probe_of(chosen.pipeline), report, held_out)
+
+
+def _counts(data: _Data) -> dict[str, Scalar]:
+    """How much was fitted on, for the report."""
+    return {"cues": len(data.y), "problems": len(np.unique(data.problems)), "positive": int(data.y.sum())}
+
+
+def _scored(chosen: _Candidate, data: _Data, folds: list[Fold], rest: _Rest) -> npt.NDArray[np.float64]:
+    """Scores of cues without a label, by the fold that never saw their problem; by the whole fit if all folds didn't.
+
+    Args:
+        chosen: The kind of model, fitted on everything.
+        data: What it was fitted on.
+        folds: Of the data.
+        rest: The cues to score.
+    """
+    if not len(rest.x):
+        return np.zeros(0)
+    scores = chosen.pipeline.predict_proba(rest.x)[:, 1]
+    for train, test in folds:
+        here = np.isin(rest.problems, data.problems[test])
+        if here.any():
+            part = clone(chosen.pipeline)
+            _fit(part, data.x[train], data.y[train])
+            scores[here] = part.predict_proba(rest.x[here])[:, 1]
+    return np.asarray(scores)
 
 
 def _try(name: str, make: Callable[[], Pipeline], data: _Data, folds: list[Fold]) -> _Candidate:
@@ -131,7 +169,16 @@ def probe_of(pipeline: Pipeline) -> Probe:
     return Probe((scale, *weights[1:]), (biases[0] - scaler.mean_ @ scale, *biases[1:]))
 
 
-def _checked(features: Array, labels: Array, problems: Array) -> _Data:
+class _Checked(NamedTuple):
+    """Cues with a label, and without."""
+
+    data: _Data
+    """What a probe is fitted on."""
+    rest: _Rest
+    """What it scores only."""
+
+
+def _checked(features: Array, labels: Array, problems: Array, known: Array | None) -> _Checked:
     x = np.asarray(features, dtype=np.float64)
     y = np.asarray(labels).astype(np.int64)
     groups = np.asarray(problems)
@@ -139,6 +186,10 @@ def _checked(features: Array, labels: Array, problems: Array) -> _Data:
         raise ControllerError(f"features {x.shape}, labels {y.shape} and problems {groups.shape} don't fit together")
     if not np.isfinite(x).all():
         raise ControllerError("some hidden states hold NaN or infinite values; collect them again in float32")
+    rest = _Rest(x[:0], groups[:0])
+    if known is not None:
+        rest = _Rest(x[~known], groups[~known])
+        x, y, groups = x[known], y[known], groups[known]
     for label, word in ((1, "right"), (0, "wrong")):
         n = len(np.unique(groups[y == label]))
         if n < 2:
@@ -146,7 +197,7 @@ def _checked(features: Array, labels: Array, problems: Array) -> _Data:
                 f"only {n} of {len(np.unique(groups))} problems have a cue whose forced answer is {word}; a probe "
                 f"needs at least 2: collect {'easier' if label else 'harder'} problems, or more"
             )
-    return _Data(x, y, groups)
+    return _Checked(_Data(x, y, groups), rest)
 
 
 def _folds(data: _Data, seed: int) -> list[Fold]:

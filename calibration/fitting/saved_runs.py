@@ -1,4 +1,4 @@
-"""The runs saved next to a probe file: whether they are the ones that it was made from, and its two halves of them.
+"""The runs saved next to a probe file: whether they are the ones that it was made from, and their two roles.
 
 Owns the way from a file of runs back to its probe; collects and fits nothing.
 """
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reasonctl.controller import ControllerError
-from reasonctl.probes.files import ProbeFile
+from reasonctl.probes.files import Card, ProbeFile
 
 from ..runs.cue_sets import with_cues
 from ..runs.records import RunRecord
-from ..runs.run_file import RunFile
+from ..runs.run_file import RunFile, digest_of
 from ..runs.splits import runs_path, split
 
 
@@ -38,19 +38,18 @@ def saved_runs(probe: Path, content: ProbeFile) -> list[RunRecord] | None:
 
 
 def halves(content: ProbeFile, records: Sequence[RunRecord]) -> Halves:
-    """The two halves of a probe file's runs.
+    """The fitting and the calibration runs of a probe file.
 
     The file of runs may have grown since: the first runs of a stream are the same for every number of runs.
 
     Raises:
         ControllerError: These aren't the runs that the probe file was made from.
     """
-    n, seed = _count(content), content.card.seeds.get("seed")
-    if seed is None or n < 2:
-        raise ControllerError("the card of the probe file names no seed and runs, so that its runs can't be told apart")
-    parts = [[records[i] for i in part if i < len(records)] for part in split(n, seed)]
-    fitting, found = (with_cues(part, content.card.cues, content.card.max_cues) for part in parts)
+    card, n = content.card, _count(content)
+    parts = [[records[i] for i in part if i < len(records)] for part in _roles(card, n)]
+    fitting, found = (with_cues(part, card.cues, card.max_cues) for part in parts)
     same = [record.problem for record in found] == content.table.problem.tolist()
+    same = same and card.runs_sha256 in ("", digest_of(parts[1]))
     positions = [cue.position for record in found for cue in record.cues]
     if len(records) < n or not same or positions != content.table.positions.tolist():
         raise ControllerError(
@@ -58,6 +57,14 @@ def halves(content: ProbeFile, records: Sequence[RunRecord]) -> Halves:
             "the probe again with ctl calibrate"
         )
     return Halves(fitting, found)
+
+
+def _roles(card: Card, n: int) -> tuple[Sequence[int], Sequence[int]]:
+    """The indices of the fitting and of the calibration runs."""
+    fit, seed = card.runs.get("fit", 0), card.seeds.get("seed")
+    if seed is None or n < 2:
+        raise ControllerError("the card of the probe file names no seed and runs, so that its runs can't be told apart")
+    return (range(fit), range(fit, n)) if card.runs_sha256 else split(n, seed)
 
 
 def _count(content: ProbeFile) -> int:

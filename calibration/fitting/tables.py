@@ -17,20 +17,25 @@ from reasonctl.probes.risk import Floats64, LowerCurve, Outcomes, Table
 from reasonctl.probes.signals import Observation, Signal
 
 from ..runs.arrays import RunArrays
-from ..runs.records import RunRecord
+from ..runs.records import CueRecord, RunRecord
 
 
 def observations_of(record: RunRecord, p_settled: Sequence[float]) -> list[Observation]:
     """A run's cues as observations, each with its trial. p_settled: (cues,) the probe's probabilities."""
     return [
-        Observation(i, cue.position, float(p), cue.entropy, stated_answer(cue.answer), cue.logprobs)
+        Observation(i, cue.position, float(p), cue.entropy, _stated(cue), cue.logprobs)
         for i, (cue, p) in enumerate(zip(record.cues, p_settled, strict=True))
     ]
 
 
+def _stated(cue: CueRecord) -> str | None:
+    """What the trial at a cue stated; None where there was none."""
+    return None if cue.answer is None else stated_answer(cue.answer)
+
+
 def by_run(table: Table, values: Floats64) -> list[list[float]]:
     """(cues,) values as one list per run."""
-    return [part.tolist() for part in np.split(values, table.offsets[1:-1])]
+    return [part.tolist() for part in np.split(values, table.offsets[1:])[:-1]]
 
 
 class Scored(NamedTuple):
@@ -75,13 +80,14 @@ def make_table(
         scores=p_settled,
         right=np.array([cue.right for cue in runs.cues]),
         same=np.array([cue.same for cue in runs.cues]),
-        exit_tokens=np.array([cue.tokens for cue in runs.cues]),
+        exit_tokens=np.array([cue.tokens or 0 for cue in runs.cues]),
         cue_name=np.array([names.index(cue.name) for cue in runs.cues]),
         full_right=np.array([record.right for record in records]),
         full_tokens=np.array([record.tokens for record in records]),
         problem=np.array([record.problem for record in records]),
         domain=np.array([domains.index(record.domain) for record in records]),
         graded=all(record.gold is not None for record in records),
+        labelled=runs.labelled,
     )
 
 
@@ -94,7 +100,11 @@ def apply_to_table(signal: Signal, runs: RunArrays, table: Table) -> Table:
         signal: The signal.
         runs: The runs.
         table: The same runs under the probe's own scores.
+
+    Raises:
+        ControllerError: Exits were tried at some of the cues only.
     """
+    table.need_all_labels("a signal other than 'hidden'")
     scores, costs = np.empty(table.cues), np.zeros(table.cues, dtype=np.int64)
     for i, (record, p_settled) in enumerate(zip(runs.records, by_run(table, table.scores), strict=True)):
         part = slice(int(table.offsets[i]), int(table.offsets[i + 1]))

@@ -66,8 +66,8 @@ def dash_of(signal: str) -> Any:
 
 def trade_off(
     curves: Mapping[str, tuple[Array, Array]],
-    fixed: tuple[Array, Array],
-    oracle: float,
+    fixed: tuple[Array, Array] | None,
+    oracle: float | None,
     *,
     signal: str,
     risk: float,
@@ -78,8 +78,7 @@ def trade_off(
 
     Args:
         curves: Failing shares and shares of tokens saved, by signal.
-        fixed: The same for `always exit at cue k`.
-        oracle: Share of tokens that the oracle saves.
+        fixed, oracle: The same for `always exit at cue k`, and what the oracle saves. None: not collected.
         signal: The signal asked for.
         risk: Most failures that the promise allows, as a share.
         here: The rule on the calibration runs. None: nothing counts there.
@@ -91,13 +90,14 @@ def trade_off(
         right = min(1.0, max(3 * risk, 0.03))
         axes.axvspan(risk, right, color=PAINT["bad"], alpha=0.07, linewidth=0)
         axes.axvline(risk, color=PAINT["bad"], linewidth=1)
-        axes.axhline(oracle, color=PAINT["muted"], linewidth=1, linestyle=(0, (1, 2)))
+        if oracle is not None:
+            axes.axhline(oracle, color=PAINT["muted"], linewidth=1, linestyle=(0, (1, 2)))
         _lines(axes, curves, fixed, signal)
         _mark(axes, here, "o")
         _mark(axes, measured, "D")
-        seen = [y[x <= right] for x, y in [*curves.values(), fixed]]
-        low = min((float(y.min()) for y in seen if len(y)), default=0.0)
-        axes.set(xlim=(-0.012 * right, right), ylim=(max(-0.4, min(-0.02, low - 0.02)), max(0.1, oracle) * 1.12))
+        seen = np.concatenate([y[x <= right] for x, y in [*curves.values(), *([] if fixed is None else [fixed])]])
+        low, high = float(seen.min(initial=0.0)), float(seen.max(initial=0.0)) if oracle is None else oracle
+        axes.set(xlim=(-0.012 * right, right), ylim=(max(-0.4, min(-0.02, low - 0.02)), max(0.1, high) * 1.12))
         axes.set(xlabel="runs that fail", ylabel="tokens saved")
         axes.xaxis.set_major_formatter(_percent(0 if right > 0.05 else 1))
         axes.yaxis.set_major_formatter(_percent())
@@ -128,10 +128,13 @@ def _rises(first: tuple[float, float], middle: tuple[float, float], last: tuple[
     return (d - b) * (e - a) <= (f - b) * (c - a)
 
 
-def _lines(axes: Axes, curves: Mapping[str, tuple[Array, Array]], fixed: tuple[Array, Array], signal: str) -> None:
+def _lines(
+    axes: Axes, curves: Mapping[str, tuple[Array, Array]], fixed: tuple[Array, Array] | None, signal: str
+) -> None:
     """The fixed cues, then a line for each signal; the one asked for is thicker, and on top."""
-    axes.plot(*fixed, color=PAINT["muted"], linewidth=0, marker="s", markersize=3)
-    axes.plot(*upper_hull(*fixed), color=PAINT["muted"], linewidth=1.2, linestyle=(0, (2, 2)))
+    if fixed is not None:
+        axes.plot(*fixed, color=PAINT["muted"], linewidth=0, marker="s", markersize=3)
+        axes.plot(*upper_hull(*fixed), color=PAINT["muted"], linewidth=1.2, linestyle=(0, (2, 2)))
     for name, curve in sorted(curves.items(), key=lambda item: item[0] == signal):
         width = 2.4 if name == signal else 1.3
         axes.plot(*curve, color=PAINT[paint_of(name)], linewidth=width, linestyle=dash_of(name))

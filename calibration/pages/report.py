@@ -167,7 +167,8 @@ class _Subject:
         value = self.threshold.value
         plain = self.signal_table("hidden").table
         out = outcomes_of(table, plain, value, self.lower.curve if self.lower else None)
-        return RuleOutcome(table, value, out, right_exits(table, mode), failing_cues(table, mode), plain.full_tokens)
+        target = right_exits(table, mode) & table.labelled
+        return RuleOutcome(table, value, out, target, failing_cues(table, mode), plain.full_tokens)
 
     def levels(self) -> list[_SignalRow]:
         """Every signal at every risk: what it saves on the calibration runs, or how many more runs it needs."""
@@ -190,7 +191,7 @@ class _Subject:
         exited = out.exited
         start = table.positions[table.offsets[:-1][exited] + out.cue[exited]]
         full = self.signal_table("hidden").table.full_tokens[exited]
-        hidden = self.signal_table("hidden").table
+        hidden, tried = self.signal_table("hidden").table, table.labelled
         word = "with the full run's answer" if mode == "disagree" else "with a right answer"
         threshold = outcome.threshold if self.request.signal == "hidden" else np.inf
         failed = outcome.failed[exited]
@@ -199,7 +200,7 @@ class _Subject:
             name: Markup(svg)
             for name, svg in {  # noqa: S704 (nothing in them was written by a model or a user)
                 "trade_off": self._trade_off(outcome, evaluation),
-                "reliability": figures.reliability(hidden.scores, outcome.target, threshold, word),
+                "reliability": figures.reliability(hidden.scores[tried], outcome.target[tried], threshold, word),
                 "by_cue": figures.by_cue(out.cue[exited], failed, never),
                 "by_share": figures.by_share(start / np.maximum(full, 1), failed),
             }.items()
@@ -208,9 +209,12 @@ class _Subject:
     def _trade_off(self, outcome: RuleOutcome, evaluation: Mapping[str, Any] | None) -> str:
         mode, table = self.request.mode, self.signal_table("hidden").table
         curves = {name: self._curve(self.signal_table(name)) for name in self.signals}
-        points = fixed_curve(table, mode)
-        fixed = np.array([p.failed for p in points]), np.array([p.saved for p in points]) / self.plain
-        best = table.outcomes(table.first_where(outcome.target))
+        fixed = oracle = None
+        if table.all_labelled:
+            points = fixed_curve(table, mode)
+            fixed = np.array([p.failed for p in points]), np.array([p.saved for p in points]) / self.plain
+            best = table.outcomes(table.first_where(outcome.target))
+            oracle = 1 - float(best.tokens.mean()) / self.plain
         failed, n = count_failures(outcome.out, mode)
         here = (failed / n, 1 - float(outcome.out.tokens.mean()) / self.plain) if n else None
         measured = None
@@ -220,7 +224,7 @@ class _Subject:
         return figures.trade_off(
             curves,
             fixed,
-            1 - float(best.tokens.mean()) / self.plain,
+            oracle,
             signal=self.request.signal,
             risk=self.request.bound,
             here=here,
@@ -230,7 +234,8 @@ class _Subject:
     def _curve(self, calibrated: SignalTable) -> tuple[Floats64, Floats64]:
         """Failing shares and shares of tokens saved down the grid, from a threshold that nothing exceeds."""
         table = calibrated.table
-        thresholds = np.concatenate([[np.inf], calibrated.grid.thresholds, [-np.inf]])
+        loosest = [-np.inf] if table.all_labelled else []
+        thresholds = np.concatenate([[np.inf], calibrated.grid.thresholds, loosest])
         failed, n = failures_at(table, self.request.mode, thresholds)
         spared = table.sum_at_exits(thresholds, table.full_tokens[table.run_of] - table.exit_tokens)
         tokens = (table.full_tokens.sum() - spared) / table.runs

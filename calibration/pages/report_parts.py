@@ -27,6 +27,8 @@ class OnCalibration:
     """How its threshold was chosen, for people."""
     runs: int
     """Number of runs."""
+    cues: float
+    """Mean number of cues in a run."""
     failed: int
     """Runs that break the promise."""
     n: int
@@ -96,8 +98,6 @@ class References:
     """By a fixed cue at the promise's risk."""
     oracle: float
     """By exiting at the first cue with a right answer."""
-    cues: float
-    """Mean number of cues in a run."""
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ class Dot:
     """The cue."""
     score: str
     """Its score, for people."""
-    ok: bool
-    """Whether an exit there would be right."""
+    ok: bool | None
+    """Whether an exit there would be right. None: none was tried."""
     left: float
     """Where it begins, in percent of the run without a rule."""
     up: float
@@ -189,6 +189,7 @@ def rule(outcome: RuleOutcome, threshold: Threshold, lower: GiveUp | None, reque
         exits=threshold.value < np.inf,
         why=threshold.why if lower is None else f"{threshold.why}; {lower.why}",
         runs=table.runs,
+        cues=table.cues / table.runs,
         failed=failed,
         n=n,
         exited=int(out.exited.sum()),
@@ -235,8 +236,13 @@ def best_baseline(rows: Sequence[Mapping[str, Any]]) -> BestBaseline | None:
     return BestBaseline(own, max(baselines, key=lambda row: float(row["saved"]))) if baselines else None
 
 
-def context(outcome: RuleOutcome, hidden: Table, request: Promise) -> References:
-    """The fixed cue at the rule's own failing share and at the risk, and the oracle; they run no trials (`hidden`)."""
+def context(outcome: RuleOutcome, hidden: Table, request: Promise) -> References | None:
+    """The fixed cue at the rule's own failing share and at the risk, and the oracle; they run no trials (`hidden`).
+
+    None: exits were tried at some cues only, so that what these rules do isn't known.
+    """
+    if not hidden.all_labelled:
+        return None
     failed, n = count_failures(outcome.out, request.mode)
     full = max(float(outcome.plain.mean()), 1.0)
     oracle = hidden.outcomes(hidden.first_where(outcome.target))
@@ -245,7 +251,6 @@ def context(outcome: RuleOutcome, hidden: Table, request: Promise) -> References
         fixed=fixed_at(curve, failed / n if n else 0.0) / full,
         fixed_at_risk=fixed_at(curve, request.risk) / full,
         oracle=1 - float(oracle.tokens.mean()) / full,
-        cues=hidden.cues / hidden.runs,
     )
 
 
@@ -305,12 +310,13 @@ def _dots(outcome: RuleOutcome, content: ProbeFile, run: int, exit_at: int | Non
     low, high = span(table, outcome.threshold)
     shown = ".3f" if (low, high) == (0.0, 1.0) else ".4g"
     names = [content.card.cues[i] for i in table.cue_name[part]]
-    rows = zip(names, table.scores[part], outcome.target[part], table.positions[part], strict=True)
+    known = [bool(ok) if tried else None for ok, tried in zip(outcome.target[part], table.labelled[part], strict=True)]
+    rows = zip(names, table.scores[part], known, table.positions[part], strict=True)
     return [
         Dot(
             name=name,
             score=f"{score:{shown}}",
-            ok=bool(ok),
+            ok=ok,
             left=100 * int(position) / length,
             up=height(float(score), low, high),
             unwritten=exit_at is not None and i > exit_at,

@@ -20,8 +20,8 @@ ANSWERS_TRUNCATED = "answers_cut"
 
 
 def share_truncated(records: Sequence[RunRecord], limit: int) -> float:
-    """Share of the trial answers that may be truncated, since they have as many tokens as their limit allows."""
-    lengths = [len(cue.logprobs) for record in records for cue in record.cues]
+    """Share of the tried answers that filled their limit, so that nobody knows how long they would have been."""
+    lengths = [len(cue.logprobs) for record in records for cue in record.cues if cue.labelled]
     return sum(length >= limit for length in lengths) / len(lengths) if lengths else 0.0
 
 
@@ -68,10 +68,15 @@ class RunArrays:
         per_run = np.array([record.problem for record in self.records], dtype=np.int64)
         return np.repeat(per_run, np.diff(self.offsets))
 
-    def labels(self, mode: Mode) -> Bools:
-        """Shape (cues,): whether an exit at each cue would be right.
+    @cached_property
+    def labelled(self) -> Bools:
+        """Shape (cues,): whether an exit was tried at each cue."""
+        return np.array([cue.labelled for cue in self.cues], dtype=np.bool_)
 
-        In mode `disagree`: whether its answer would be the full run's.
+    def labels(self, mode: Mode) -> Bools:
+        """Shape (cues,): whether an exit at each cue would be right; in `disagree`, as the full run answers.
+
+        Where no exit was tried they mean nothing: see `labelled`.
         """
         return np.array([cue.same if mode == "disagree" else cue.right for cue in self.cues], dtype=np.bool_)
 

@@ -24,18 +24,28 @@ from ..tasks.sources import Task
 from .recipe import Recipe
 from .records import CueRecord, RunRecord
 from .run_file import RunFile
+from .trials import EVERYWHERE, Labels, Trials
 from .worker import collect_run
 
 
-def settings_of(recipe: Recipe, task: Task, model: Model, n: int) -> dict[str, Any]:
-    """The settings that two jobs must share to share a file of runs.
+def settings_of(
+    recipe: Recipe, task: Task, model: Model, n: int, *, fit: int = 0, labels: Labels = "all"
+) -> dict[str, Any]:
+    """What two jobs must share to share a file of runs: everything that changes a record, and no path of a machine.
 
-    They hold everything that changes a record, and no path of this machine.
+    Args:
+        recipe: How the runs are made.
+        task: Where the problems come from.
+        model: The model that makes them.
+        n: Number of runs.
+        fit: How many of them fit. 0: nothing is fitted while collecting.
+        labels: What is tried on the others.
     """
     shared = asdict(recipe)
     for machine in ("model", "backend", "threads"):
         shared.pop(machine)
-    return {**shared, "model": identity_of(model), "tasks": task.name, "grader": task.grader.name, "n": n}
+    roles = {"n": n, "fit": fit, "labels": labels, "stopping": None, "batch": 1}
+    return {**shared, "model": identity_of(model), "tasks": task.name, "grader": task.grader.name, **roles}
 
 
 def identity_of(model: Model) -> dict[str, str]:
@@ -53,9 +63,11 @@ def collect(
     workers: int | str,
     progress: ProgressCallback,
     deadline: float | None = None,
+    which: Trials = EVERYWHERE,
+    upto: int | None = None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> bool:
-    """Append the runs that the file doesn't hold yet, in order.
+    """Append the runs that the file doesn't hold yet, in order; False if the deadline came first.
 
     Args:
         recipe: How the runs are made.
@@ -65,37 +77,33 @@ def collect(
         done: Runs that the file holds.
         workers: As in `run_jobs`.
         progress: Called after every run.
-        deadline: The time, by `time.monotonic`, after which no further run is written. None: no limit.
-        warn: Called with a message about a problem that costs time and loses no run.
-
-    Returns:
-        Whether all runs are in the file. False: the deadline came first.
+        deadline: The time, of `time.monotonic`, after which no further run is written. None: no limit.
+        which: At which cues exits are tried.
+        upto: Stop before the run with this index. None: all runs of the job.
+        warn: Called with a message about trouble that costs time only.
     """
     identity = file.settings.get("model")
-    jobs = [(identity, recipe, i, problems[i].question) for i in range(done, len(problems))]
+    asked = list(enumerate(problems))[done:upto]
+    jobs = [(identity, recipe, i, problem.question, which) for i, problem in asked]
     progress(done, len(problems))
     with closing(run_jobs(collect_checked, jobs, workers=workers, warn=warn)) as results:
-        for i, record in enumerate(results, start=done):
-            file.append(graded(record, problems[i], grader))
+        for (i, problem), record in zip(asked, results, strict=True):
+            file.append(graded(record, problem, grader))
             progress(i + 1, len(problems))
             if deadline is not None and time.monotonic() > deadline and i + 1 < len(problems):
                 return False
     return True
 
 
-def collect_checked(identity: dict[str, str] | None, recipe: Recipe, index: int, question: str) -> RunRecord:
-    """`collect_run`, after a check that the worker has the job's model.
-
-    Another machine may hold another model under the same name.
-
-    Raises:
-        ControllerError: The worker's model is another one.
-    """
+def collect_checked(
+    identity: dict[str, str] | None, recipe: Recipe, index: int, question: str, which: Trials = EVERYWHERE
+) -> RunRecord:
+    """`collect_run`, if the worker's model is the job's: another machine may hold another one under the same name."""
     if identity is not None and _identity(recipe) != identity:
         raise ControllerError(
             f"the model {recipe.model!r} on {platform.node()} isn't the one that this job began with; copy it there"
         )
-    return collect_run(recipe, index, question)
+    return collect_run(recipe, index, question, which)
 
 
 @cache
@@ -111,6 +119,8 @@ def graded(record: RunRecord, problem: Problem, grader: Grader) -> RunRecord:
     known = problem.answer is not None
 
     def with_grades(cue: CueRecord) -> CueRecord:
+        if cue.answer is None:
+            return cue
         right = known and grader.right(cue.answer, problem)
         return replace(cue, right=right, same=grader.same(cue.answer, record.answer))
 

@@ -15,6 +15,10 @@ import numpy.typing as npt
 from reasonctl.controller import ControllerError
 from reasonctl.controller.core import Fields
 
+FORMAT = 5
+"""Version of the format that is written."""
+OLD_FORMAT = 4
+"""The version before it, which is read too: an exit was tried at every cue, and no cue has a score."""
 MOST = (1 << 31) - 1
 """Largest index, and largest number of tokens or characters."""
 _LARGEST = {"problem": (1 << 63) - 1}
@@ -43,7 +47,10 @@ def unpack(text: str) -> npt.NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True)
 class CueRecord:
-    """One cue of a run, and what an exit there would have given. The run itself went on without the exit."""
+    """One cue of a run, and what an exit there would have given. The run itself went on as if nothing had happened.
+
+    Where no exit was tried, `answer` and `tokens` are None, and nothing is known of `right` and `same`.
+    """
 
     name: str
     """The cue: the first of its `names`."""
@@ -55,12 +62,12 @@ class CueRecord:
     """Tokens after the prompt and before the cue's last token. `hidden` is from that token's row."""
     offset: int
     """Start of the cue's first token in the run's text, in characters."""
-    tokens: int
-    """Cost of a run that exits here, in tokens: all before the cue, the cue, the token after it, and the exit."""
+    tokens: int | None
+    """Cost of a run that exits here, in tokens: all up to the cue, the cue, the next token, the exit. None: untried."""
     trial: int
     """Tokens fed and sampled for the trial answer."""
-    answer: str
-    """The trial answer."""
+    answer: str | None
+    """The trial answer. None: no exit was tried here."""
     logprobs: tuple[float, ...]
     """Log-probability of each token of the trial answer, end of sequence included; in nats, at temperature 1."""
     entropy: float
@@ -73,6 +80,13 @@ class CueRecord:
     """Whether the grader accepts the trial answer; False where nothing was graded, or there is no right answer."""
     same: bool = False
     """Whether the grader holds the trial answer equal to the whole run's; False where nothing was graded."""
+    score: float | None = None
+    """The frozen probe's score, as a deployed rule computes it. None: a fitting run, or nothing was frozen."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether an exit was tried here."""
+        return self.answer is not None
 
     @property
     def state(self) -> npt.NDArray[np.float32]:
@@ -80,19 +94,16 @@ class CueRecord:
         return unpack(self.hidden)
 
     @classmethod
-    def from_json(cls, values: Any, where: str = "the cue") -> CueRecord:
-        """From parsed JSON.
-
-        Args:
-            values: The JSON value.
-            where: Where it stands, for errors.
-
-        Raises:
-            ControllerError: The value is no cue's object.
-        """
-        made = cls(**_checked(cls, Fields.of(values, where)))
+    def from_json(cls, values: Any, where: str = "the cue", version: int = FORMAT) -> CueRecord:
+        """From parsed JSON; ControllerError for anything but a cue's object, with `where` it stands."""
+        made = cls(**_checked(cls, Fields.of(values, where), version))
         if made.name not in made.names:
             raise ControllerError(f"{where} is named {made.name!r:.40}, which is none of its names")
+        known = made.labelled
+        if known != (made.tokens is not None) or not (known or version > OLD_FORMAT):
+            raise ControllerError(f"{where} has an answer without its cost in tokens, or a cost without an answer")
+        if not known and (made.trial or made.logprobs or made.right or made.same):
+            raise ControllerError(f"{where} has no answer, and yet what only a trial could give")
         return made
 
 
@@ -126,38 +137,30 @@ class RunRecord:
     """Whether the grader accepts the answer; False where nothing was graded, or there is no right answer."""
 
     @classmethod
-    def from_json(cls, values: Any, where: str = "the run") -> RunRecord:
-        """From parsed JSON: the inverse of `to_json`.
-
-        Args:
-            values: The JSON value.
-            where: Where it stands, for errors.
-
-        Raises:
-            ControllerError: The value is no run's object.
-        """
-        return cls(**_checked(cls, Fields.of(values, where)))
+    def from_json(cls, values: Any, where: str = "the run", version: int = FORMAT) -> RunRecord:
+        """From parsed JSON, the inverse of `to_json`; ControllerError for anything but a run's object."""
+        return cls(**_checked(cls, Fields.of(values, where), version))
 
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON object."""
         return asdict(self)
 
 
-def _checked(kind: type[CueRecord] | type[RunRecord], found: Fields) -> dict[str, Any]:
-    """The object's values, arrays as tuples.
-
-    Raises:
-        ControllerError: A value of the record is missing, foreign or of another type.
-    """
-    names = [field.name for field in fields(kind)]
-    found.only(names)
-    return {field.name: _value(str(field.type), field.name, found) for field in fields(kind)}
+def _checked(kind: type[CueRecord] | type[RunRecord], found: Fields, version: int) -> dict[str, Any]:
+    """The object's values, arrays as tuples; ControllerError unless they are those of the record, all and no other."""
+    known = [field for field in fields(kind) if version > OLD_FORMAT or field.name != "score"]
+    found.only([field.name for field in known])
+    return {field.name: _value(str(field.type), field.name, found, version) for field in known}
 
 
-def _value(kind: str, name: str, found: Fields) -> Any:
+def _value(kind: str, name: str, found: Fields, version: int) -> Any:
     """The value of a record's field, by the field's annotation."""
-    if kind == "int":
+    if kind == "int" or (kind == "int | None" and found.values[name] is not None):
         return found.whole(name, 0, _LARGEST.get(name, MOST))
+    if kind == "int | None":
+        return None
+    if kind == "float | None":
+        return found.number_or_null(name)
     if kind == "float":
         return found.number(name)
     if kind == "bool":
@@ -170,5 +173,5 @@ def _value(kind: str, name: str, found: Fields) -> Any:
         return tuple(found.numbers(name))
     if kind == "tuple[CueRecord, ...]":
         cues = enumerate(found.items(name), start=1)
-        return tuple(CueRecord.from_json(cue, f"cue {i} of {name!r} in {found.where}") for i, cue in cues)
+        return tuple(CueRecord.from_json(cue, f"cue {i} of {name!r} in {found.where}", version) for i, cue in cues)
     return found.text(name)

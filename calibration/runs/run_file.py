@@ -1,34 +1,49 @@
 """The file of collected runs: a header line, then one JSON line per run, in order, append-only.
 
+After the runs that fit stands one more line: the plan, which was made from them and never changes.
 docs/runs-format.md says what each field means, and records.py has the fields as types. A job holds the file for itself
 while it appends. A killed job leaves at most one torn line at the end, which is cut off when the file is opened again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from reasonctl.controller import ControllerError
 from reasonctl.controller.core import Fields, lines, parse
 
 from .cue_sets import check_job
-from .records import RunRecord
+from .records import FORMAT, MOST, OLD_FORMAT, RunRecord
 
 if sys.platform != "win32":
     import fcntl
 
-FORMAT = 4
-"""Version of the format."""
 MOST_HEADER = 1 << 20
 """Longest header, in bytes."""
 START = b'{"format":'
 """What every file of collected runs begins with."""
+
+
+class _Header(NamedTuple):
+    """The first line of a file."""
+
+    settings: Fields
+    """What two jobs must share to share the file."""
+    version: int
+    """Of the format."""
+
+
+def fitting_runs(settings: Fields) -> int:
+    """How many runs fit, by a file's settings. 0: the file has no plan."""
+    return settings.whole("fit", 0, MOST) if "fit" in settings else 0
 
 
 @dataclass
@@ -61,7 +76,8 @@ class RunFile:
             if whole:
                 try:
                     self._check(whole.partition(b"\n")[0])
-                    return whole.count(b"\n") - 1
+                    lines_after = whole.count(b"\n") - 1
+                    return lines_after - (1 if 0 < self.fit < lines_after else 0)
                 except ControllerError:
                     if not force:
                         raise
@@ -76,11 +92,20 @@ class RunFile:
         """Write one run and make sure that it is on the disk."""
         self._write(record.to_json())
 
+    def append_plan(self, plan: dict[str, Any]) -> None:
+        """Write what the fitting runs decided; it belongs right after them."""
+        self._write({"plan": plan})
+
     def close(self) -> None:
         """Let other jobs in."""
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    @property
+    def fit(self) -> int:
+        """How many of the job's runs fit. 0: the job has no plan."""
+        return int(self.settings.get("fit", 0))
 
     def read(self) -> list[RunRecord]:
         """All runs, in order.
@@ -88,16 +113,29 @@ class RunFile:
         Raises:
             ControllerError: The file is in another format, or one of its lines is no run. The message names the line.
         """
-        settings = self.stored_settings()
-        records: list[RunRecord] = []
+        with self.path.open("rb") as file:
+            header = self._header(file.readline(MOST_HEADER))
         try:
-            for number, value in lines(self.path, "collected runs", torn_end=True):
-                if number > 1:
-                    records.append(RunRecord.from_json(value, f"line {number} of {str(self.path)!r}"))
-            check_job(records, settings)
+            fit = fitting_runs(header.settings)
+            records = [
+                RunRecord.from_json(value, f"line {number} of {str(self.path)!r}", header.version)
+                for number, value in self._lines()
+                if not (fit and number == fit + 2)
+            ]
+            check_job(records, header.settings)
         except ControllerError as error:
             raise ControllerError(f"{error}; the file was changed: move it away, and collect again") from None
         return records
+
+    def read_plan(self) -> Fields | None:
+        """The plan; None if the file holds none. ControllerError if what stands in its place is no plan."""
+        fit = fitting_runs(self.stored_settings())
+        for number, value in self._lines() if fit else ():
+            if number == fit + 2:
+                found = Fields.of(value, f"line {number} of {str(self.path)!r}")
+                found.only(["plan"])
+                return found.inner("plan")
+        return None
 
     def stored_settings(self) -> Fields:
         """The settings of the job that wrote the file.
@@ -106,7 +144,11 @@ class RunFile:
             ControllerError: The file is in another format.
         """
         with self.path.open("rb") as file:
-            return self._header(file.readline(MOST_HEADER))
+            return self._header(file.readline(MOST_HEADER)).settings
+
+    def _lines(self) -> Iterator[tuple[int, Any]]:
+        """(number, value) of each whole line after the header."""
+        return ((n, value) for n, value in lines(self.path, "collected runs", torn_end=True) if n > 1)
 
     def _lock(self) -> None:
         """Open the file and lock it. The lock ends with the process, however that ends. On Windows there is none."""
@@ -138,8 +180,8 @@ class RunFile:
             os.truncate(self.path, whole)
         return data[:whole]
 
-    def _header(self, header: bytes) -> Fields:
-        """The settings in a header line of this format."""
+    def _header(self, header: bytes) -> _Header:
+        """A header line, of this format or of the one before."""
         where = f"the header of {str(self.path)!r}"
         try:
             found = Fields.of(parse(header, where), where)
@@ -148,15 +190,22 @@ class RunFile:
             raise ControllerError(
                 f"{str(self.path)!r} is no file of collected runs ({error}); move it away, or start over with --force"
             ) from None
-        if version != FORMAT:
+        if version not in (FORMAT, OLD_FORMAT):
             raise ControllerError(
                 f"{str(self.path)!r} holds runs in format {version!r}, this reasonctl writes {FORMAT}; "
                 "move it away, or start over with --force"
             )
-        return settings
+        return _Header(settings, version)
 
     def _check(self, header: bytes) -> None:
-        settings = self._header(header).values
+        """Raise ControllerError unless this job may go on in a file with this header."""
+        found = self._header(header)
+        if found.version == OLD_FORMAT:
+            raise ControllerError(
+                f"{str(self.path)!r} holds runs in format {OLD_FORMAT}, which is read but not gone on with; give "
+                "another --out, or start over with --force"
+            )
+        settings = found.settings.values
         wanted = json.loads(json.dumps(self.settings))
         # `n` is what the first job asked for: the first problems of a stream, and so the runs, are the same for any.
         names = (wanted.keys() | settings.keys()) - {"n"}
@@ -170,7 +219,7 @@ class RunFile:
     def _write(self, values: dict[str, Any]) -> None:
         """Append a line and sync it; a line that fails half-way, or is interrupted, is taken back."""
         assert self._file is not None, "open() first"
-        line = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+        line = line_of(values)
         whole = os.fstat(self._file.fileno()).st_size
         try:
             rest = memoryview(line)
@@ -185,3 +234,16 @@ class RunFile:
                 f"can't write {str(self.path)!r}: {error.strerror}; finished runs are safe, "
                 "run the same command again when there is room"
             ) from None
+
+
+def line_of(values: dict[str, Any]) -> bytes:
+    """A line of the file, its line feed included; the same values give the same bytes."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+
+
+def digest_of(records: Iterable[RunRecord]) -> str:
+    """The sha256 of the lines of some runs."""
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(line_of(record.to_json()))
+    return digest.hexdigest()

@@ -26,11 +26,15 @@ def evaluation_stream(seed: int) -> int:
     return 2 * seed + 1
 
 
+FITTING_RUNS = 100
+"""The first so many runs of a job fit, by default; all later ones calibrate. A larger job moves none of them."""
+
+
 def split(n: int, seed: int) -> tuple[list[int], list[int]]:
-    """Split n runs at random, half for fitting and half for calibration. One run is one problem.
+    """How runs were split before their roles followed from their index: half each, at random.
 
     Returns:
-        The indices for fitting and those for calibration, each ascending.
+        Indices for fitting and for calibration.
     """
     order = random.Random(f"split {seed}").sample(range(n), n)
     return sorted(order[: n // 2]), sorted(order[n // 2 :])

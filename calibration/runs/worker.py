@@ -5,6 +5,7 @@ Every command and every worker makes its runs here.
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import time
@@ -31,11 +32,12 @@ from reasonctl.controller import (
     Trial,
 )
 from reasonctl.controller.thinking import after_thinking, read_template
-from reasonctl.probes.signals import layer_of
+from reasonctl.probes.signals import features_at, layer_of
 
 from ..tasks.problem import Problem
 from .recipe import Recipe
 from .records import CueRecord, RunRecord, pack
+from .trials import EVERYWHERE, Trials
 
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
 
@@ -74,12 +76,16 @@ def run_once(
 
 @dataclass
 class Collect(ExitRule):
-    """An exit rule that never exits: at every cue it tries the exit on a fork and records the answer."""
+    """The exit rule that never exits: it tries the exit on a fork, at some cues, and writes down what came of it."""
 
     recipe: Recipe
     """How the run is made."""
     model: Model
     """The model that makes it."""
+    run: int = 0
+    """The run's number in its job."""
+    which: Trials = field(default_factory=Trials)
+    """At which cues an exit is tried."""
     seen: list[CueRecord] = field(default_factory=list)
     """The cues at which an exit rule is asked that waits for all of these cues."""
     others: list[CueRecord] = field(default_factory=list)
@@ -89,7 +95,9 @@ class Collect(ExitRule):
     each name was met as often as that.
     """
     trials: bool = True
-    """A trial is run at every cue."""
+    """A trial may be run at every cue."""
+    highest: float = -math.inf
+    """The highest score so far."""
     max_cues = sys.maxsize
     """No limit, since the first cues of a smaller set come later."""
 
@@ -103,18 +111,29 @@ class Collect(ExitRule):
         return tuple(dict.fromkeys(layer_of(fraction, depth) for fraction in self.recipe.layers))
 
     def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
-        """Try the exit at every cue of the row, record it, and go on."""
-        entropy, row = at.entropy(), (at.cue, *at.cue.also)
+        """Try the exit at the cues of the row where it is wanted, write all of them down, and stay."""
+        entropy, row, score = at.entropy(), (at.cue, *at.cue.also), self._score(at)
         for cue in row:
             # Each of a smaller set's first cues is among the first cues of one of its names.
             if any(self.met[name] < self.recipe.max_cues for name in cue.names):
-                trial = yield from at.answer(self.recipe.answer_tokens, cue)
                 first = cue is at.cue and cue.index < self.recipe.max_cues
-                (self.seen if first else self.others).append(self._record(at, cue, entropy, trial))
+                trial = None
+                if self.which.wanted(self.recipe.seed, self.run, cue.index if first else None, score, self.highest):
+                    trial = yield from at.answer(self.recipe.answer_tokens, cue)
+                (self.seen if first else self.others).append(self._record(at, cue, entropy, score, trial))
+        if score is not None:
+            self.highest = max(self.highest, score)
         self.met.update({name for cue in row for name in cue.names})
         return Decision(False, at.cue.name, at.cue.index, at.cue.first - at.prompt, 0.0, float("inf"))
 
-    def _record(self, at: Boundary, cue: Cue, entropy: float, trial: Trial) -> CueRecord:
+    def _score(self, at: Boundary) -> float | None:
+        """The frozen probe's score of the row, computed as a deployed rule computes it."""
+        if self.which.probe is None:
+            return None
+        blocks = [layer_of(fraction, self.model.depth) for fraction in self.recipe.layers]
+        return self.which.probe.score(features_at(at.hidden, blocks))
+
+    def _record(self, at: Boundary, cue: Cue, entropy: float, score: float | None, trial: Trial | None) -> CueRecord:
         states = [at.hidden[layer_of(fraction, self.model.depth)] for fraction in self.recipe.layers]
         text = self.model.tokenizer.decode(at.tokens[at.prompt : cue.first])
         values = _NUMBER.findall(text)
@@ -125,13 +144,14 @@ class Collect(ExitRule):
             row=cue.last - at.prompt,
             offset=len(text),
             # Up to the cue's last token, the token sampled after it, and the exit itself.
-            tokens=cue.last + 2 - at.prompt + trial.cost,
-            trial=trial.cost,
-            answer=after_thinking(trial.text, self.markers),
-            logprobs=trial.logprobs,
+            tokens=None if trial is None else cue.last + 2 - at.prompt + trial.cost,
+            trial=0 if trial is None else trial.cost,
+            answer=None if trial is None else after_thinking(trial.text, self.markers),
+            logprobs=() if trial is None else trial.logprobs,
             entropy=entropy,
             value=values[-1] if values else "",
             hidden=pack(np.concatenate(states).astype(np.float32)),
+            score=score,
         )
 
 
@@ -150,11 +170,11 @@ def one_run(recipe: Recipe, model: Model, index: int, question: str, rule: ExitR
     return run_once(model, Controller(exit=rule, drafter=recipe.drafter()), recipe.call(model, question, index))
 
 
-def collect_run(recipe: Recipe, index: int, question: str) -> RunRecord:
-    """Make a full run, and record the answer that an exit at each cue would have given. Nothing is graded yet."""
+def collect_run(recipe: Recipe, index: int, question: str, which: Trials = EVERYWHERE) -> RunRecord:
+    """A full run, with the answer that an exit would have given at the cues in question; nothing is graded yet."""
     model = recipe.load()
     # Without cues to observe (runs for training heads) nothing is tried, and no cache needs a fork.
-    rule = Collect(recipe, model) if recipe.max_cues else None
+    rule = Collect(recipe, model, index, which) if recipe.max_cues else None
     trace, _ = one_run(recipe, model, index, question, rule)
     return RunRecord(
         run=index,

@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Protocol, TypedDict
 
 from reasonctl.controller import ControllerError, Cues, Markers
@@ -26,6 +26,10 @@ MOST = (1 << 31) - 1
 """Largest number of layers, tokens and the like."""
 MOST_TEXT = 200
 """Longest name of a cue or a domain, and longest marker, in characters."""
+LABELS = ("records", "all")
+"""At which cues of the calibration runs exits were tried."""
+ADDED = ("labels", "form", "runs_sha256", "stopping")
+"""Entries that older cards don't have; one that has its default is left out of the file."""
 MOST_SEED = 1 << 64
 """Largest seed."""
 
@@ -83,18 +87,30 @@ class Card(ModelCard):
     """The failure that the probe learned to foresee."""
     domains: tuple[str, ...] = ("",)
     """Names of the table's domains; the problems of a task without domains are all in ""."""
+    labels: str = "all"
+    """`all`: exits were tried at every cue of the calibration runs; `records`: only where a threshold can choose."""
+    form: str = "replace"
+    """How an exit is made: `replace` feeds the suffix in the cue's place."""
+    runs_sha256: str = ""
+    """Of the calibration runs' lines. Empty: the runs were split at random, as files before format 5 were."""
+    stopping: dict[str, Any] | None = None
+    """The design by which collecting was stopped. None: the number of runs was fixed before."""
 
     def __post_init__(self) -> None:
         check_plain(
             self,
             numbers=("depth", "width", "max_cues", "max_new_tokens"),
-            texts=("fingerprint", "template", "suffix", "mode"),
+            texts=("fingerprint", "template", "suffix", "mode", "labels", "form", "runs_sha256"),
             named=("tasks", "grader"),
             maps=MAPS,
         )
         self._check_numbers()
         if self.mode not in MODES:
             raise ControllerError(f"the card's mode is {self.mode!r:.40}; it must be one of {', '.join(MODES)}")
+        if self.labels not in LABELS:
+            raise ControllerError(f"the card's labels are {self.labels!r:.40}; they must be {' or '.join(LABELS)}")
+        if self.form != "replace" or self.stopping is not None:
+            raise ControllerError("the card's form or stopping design is of a later reasonctl; update this one")
         if not self.suffix.strip():
             raise ControllerError("the card's suffix is empty; it must be the text that closes thinking")
         blocks = [layer_of(fraction, self.depth) for fraction in self.layers]
@@ -131,6 +147,7 @@ class Card(ModelCard):
         Raises:
             ControllerError: An entry is missing, foreign or of another type.
         """
+        values = {**{name: default for name, default in _added().items() if name not in values}, **values}
         check_entries(cls, values)
         found = Fields.of(dict(values), "the card")
         found.numbers("layers")
@@ -145,6 +162,15 @@ class Card(ModelCard):
             found.inner(name)
         lists: dict[str, Any] = {name: tuple(values[name]) for name in ("layers", "cues", "domains")}
         return cls(**{**values, **lists, "markers": None if markers is None else (markers[0], markers[1])})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values for JSON; a card that older versions could make has the bytes that they gave it."""
+        return {name: value for name, value in asdict(self).items() if name not in ADDED or value != _added()[name]}
+
+
+def _added() -> dict[str, Any]:
+    """The defaults of the entries that older cards don't have."""
+    return {entry.name: entry.default for entry in fields(Card) if entry.name in ADDED and entry.default is not MISSING}
 
 
 def check_entries(kind: type[Any], values: Mapping[str, Any]) -> None:

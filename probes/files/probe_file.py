@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,8 @@ class ProbeFile:
         found = SignalTable(self.grid, self.table) if signal == "hidden" else self.others.get(signal)
         if found is None:
             known = ", ".join(["hidden", *sorted(self.others)])
-            raise ControllerError(f"this probe file has no signal {signal!r}; it has {known}")
+            why = "" if self.card.labels == "all" else ": the others were not collected; calibrate with --labels all"
+            raise ControllerError(f"this probe file has no signal {signal!r}; it has {known}{why}")
         return found if domain is None else replace(found, table=found.table.in_domain(self.domain_index(domain)))
 
     def domain_index(self, domain: str) -> int:
@@ -93,6 +94,11 @@ class ProbeFile:
                 f"the probe reads {self.probe.size} features, the card says {len(self.card.layers)} layers of width "
                 f"{self.card.width}: {expected}"
             )
+        records = self.card.labels == "records"
+        if records != self.grid.floored or (records and (self.others or self.lower is not None)):
+            raise ControllerError("the file's labels and its signals don't fit together. Make it again: ctl calibrate")
+        if not (records or self.table.all_labelled):
+            raise ControllerError("the table lacks answers that the file's signals need. Make it again: ctl calibrate")
         if "hidden" in self.others or ("stack" in self.others) != (self.stack is not None):
             raise ControllerError("the file's signals don't fit together. Make it again: ctl calibrate")
         for what, used, names in (
@@ -116,7 +122,7 @@ def save_probe(path: str | os.PathLike[str], content: ProbeFile, *, force: bool 
         ControllerError: The place is taken or can't be written; what was there before stays.
     """
     check_target(path, force)
-    SEALED.save(path, _tensors(content), asdict(content.card))
+    SEALED.save(path, _tensors(content), content.card.to_dict())
 
 
 def load_probe(path: str | os.PathLike[str]) -> ProbeFile:
@@ -129,8 +135,8 @@ def load_probe(path: str | os.PathLike[str]) -> ProbeFile:
 
 
 def digest_of(content: ProbeFile) -> str:
-    """The sha256 in a file of this content. It tells probes apart, and a probe from an earlier version of itself."""
-    return SEALED.digest(_tensors(content), asdict(content.card))
+    """The sha256 that a file of this content carries: tells probes apart, and one from its own older version."""
+    return SEALED.digest(_tensors(content), content.card.to_dict())
 
 
 _OWN = ("scores", "exit_tokens", "full_tokens")
@@ -171,7 +177,7 @@ def _content(tensors: Tensors, values: dict[str, Any]) -> ProbeFile:
     table = Table.from_arrays(groups["table"])
     stack = Stack.from_arrays(groups["stack"]) if groups["stack"] else None
     signals = {name: _signal_table(name, arrays, table) for name, arrays in others.items()}
-    probe, grid = Probe.from_arrays(groups["probe"]), _grid("grid", groups["grid"])
+    probe, grid = Probe.from_arrays(groups["probe"]), _grid("grid", groups["grid"], floored=card.labels == "records")
     return ProbeFile(probe, grid, table, card, signals, stack, _lower(groups["lower"]))
 
 
@@ -193,7 +199,7 @@ def _signal_table(name: str, arrays: Tensors, table: Table) -> SignalTable:
     return SignalTable(_grid(f"signal {name!r}", rest), replace(table, **own))
 
 
-def _grid(what: str, arrays: Tensors) -> Grid:
+def _grid(what: str, arrays: Tensors, *, floored: bool = False) -> Grid:
     if set(arrays) != {"thresholds", "exits"}:
         raise ControllerError(f"its {what} holds {sorted(arrays)}; it needs exits and thresholds")
-    return Grid(**arrays)
+    return Grid(arrays["thresholds"], arrays["exits"], floored)

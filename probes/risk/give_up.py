@@ -194,7 +194,8 @@ def _crossings(c: float, scores: npt.ArrayLike, positions: npt.ArrayLike) -> Flo
 
 
 def _late(table: Table, c: float) -> Table:
-    """The table with crossings in place of scores. Giving up is then the first exit above t0."""
+    """The table with crossings for scores: giving up is its first exit above t0."""
+    table.need_all_labels("giving up")
     return table.with_scores(_crossings(c, table.scores, table.positions))
 
 

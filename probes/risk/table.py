@@ -31,8 +31,11 @@ _CUE = {
     "same": np.bool_,
     "exit_tokens": np.int32,
     "cue_name": np.int32,
+    "labelled": np.bool_,
 }
 _TYPES = {"offsets": np.int64, **_RUN, **_CUE}
+_MAY_MISS = frozenset({"domain", "labelled"})
+"""Arrays that a file may leave out: every run in one domain, every cue labelled."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +102,16 @@ class Table:
     """Shape (runs,): the run's problem, which is the unit of the promise."""
     domain: Ints = None  # type: ignore[assignment]  # filled in below
     """Shape (runs,): index of the problem's domain. None: 0 for every run."""
+    labelled: Bools = None  # type: ignore[assignment]  # filled in below
+    """Shape (cues,): an exit was tried here. Elsewhere `right`, `same` and `exit_tokens` mean nothing. None: all."""
     graded: bool = True
     """False: there were no gold answers, so `right` and `full_right` mean nothing."""
 
     def __post_init__(self) -> None:
         if self.domain is None:
             object.__setattr__(self, "domain", np.zeros(len(self.problem)))
+        if self.labelled is None:
+            object.__setattr__(self, "labelled", np.ones(len(self.scores)))
         for name, kind in _TYPES.items():
             object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), dtype=kind))
         offsets = self.offsets
@@ -149,6 +156,19 @@ class Table:
         order = np.unique(self.scores, return_inverse=True)[1] + self.run_of * (self.cues + 1)
         return np.flatnonzero(np.diff(np.maximum.accumulate(order), prepend=-1))
 
+    @cached_property
+    def all_labelled(self) -> bool:
+        """Whether an exit was tried at every cue."""
+        return bool(self.labelled.all())
+
+    def need_all_labels(self, what: str) -> None:
+        """Raise ControllerError unless an exit was tried at every cue. what: who asks, for the message."""
+        if not self.all_labelled:
+            raise ControllerError(
+                f"{what} needs the answer of an exit at every cue, and exits were tried at {int(self.labelled.sum())} "
+                f"of {self.cues} cues: not collected; calibrate with --labels all"
+            )
+
     def first_exit(self, threshold: float) -> Ints:
         """Shape (runs,): index of each run's first cue with score > threshold (strictly), or NO_EXIT."""
         return self._first(self._peaks[self.scores[self._peaks] > threshold])
@@ -171,7 +191,15 @@ class Table:
         return first, gave_up
 
     def sum_at_exits(self, thresholds: npt.ArrayLike, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Shape (len(thresholds),): the sum of `values`, of shape (cues,), over the first exits at each threshold."""
+        """Shape (len(thresholds),): the sum of `values`, of shape (cues,), over the first exits at each threshold.
+
+        Raises:
+            ControllerError: A first exit above one of them, or between them, wasn't tried.
+        """
+        if not self.all_labelled and np.size(thresholds):
+            untried = self._peaks[~self.labelled[self._peaks]]
+            if (self.scores[untried] > np.min(thresholds)).any():
+                self.need_all_labels(f"a threshold of {float(np.min(thresholds)):.4g}")
         sums = []
         for cues, edges in self._ranges:
             sums.append(
@@ -205,10 +233,10 @@ class Table:
         return exits
 
     def outcomes(self, exits: Ints) -> Outcomes:
-        """What becomes of the runs if each exits at a cue of its own.
+        """What becomes of the runs if run i exits at its cue `exits[i]` (NO_EXIT: it runs on).
 
-        Args:
-            exits: Shape (runs,): the index of the exit's cue in its run, or NO_EXIT.
+        Raises:
+            ControllerError: One of these exits wasn't tried.
         """
         exited = np.asarray(exits) != NO_EXIT
         if self.cues == 0:
@@ -216,6 +244,8 @@ class Table:
             tokens = self.full_tokens
         else:
             at = np.where(exited, self.offsets[:-1] + exits, 0)
+            if not self.labelled[at[exited]].all():
+                self.need_all_labels("this rule")
             right, same = self.right[at], self.same[at]
             tokens = np.where(exited, self.exit_tokens[at], self.full_tokens)
         wrong = exited & ~right
@@ -232,6 +262,10 @@ class Table:
     def with_scores(self, scores: npt.NDArray[Any]) -> Table:
         """The same runs under other scores, shape (cues,)."""
         return replace(self, scores=scores)
+
+    def with_labels(self, labelled: Bools) -> Table:
+        """The same runs with exits said to be tried at other cues, shape (cues,)."""
+        return replace(self, labelled=labelled)
 
     def select(self, runs: npt.ArrayLike) -> Table:
         """The runs with these indices, in this order."""
@@ -252,22 +286,16 @@ class Table:
         return self.select(np.sort(np.unique(self.problem, return_index=True)[1]))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """The table as named arrays, for the probe file."""
-        return {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+        """The table as named arrays, for the probe file; `labelled` is left out where it is true of every cue."""
+        names = [field.name for field in fields(self) if field.name != "labelled" or not self.all_labelled]
+        return {name: np.asarray(getattr(self, name)) for name in names}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, npt.NDArray[Any]]) -> Table:
-        """The inverse of `arrays`.
-
-        Args:
-            arrays: The arrays by name; `domain` may be missing.
-
-        Raises:
-            ControllerError: An array is missing, foreign or of another type, or the arrays don't fit together.
-        """
+        """The inverse of `arrays`; some may be missing. ControllerError on other missing or foreign names."""
         names = {field.name for field in fields(cls)}
-        if set(arrays) | {"domain"} != names:
-            different = sorted(names ^ (set(arrays) | {"domain"}))
+        if set(arrays) | _MAY_MISS != names:
+            different = sorted(names ^ (set(arrays) | _MAY_MISS))
             raise ControllerError(f"the calibration table is broken: arrays differ by {different}")
         check_types(arrays)
         graded = arrays["graded"]

@@ -42,6 +42,8 @@ class Grid:
     """Shape (size,), strictly falling: the strictest first."""
     exits: Floats64
     """Shape (size,): the share of fitting runs that exit at each."""
+    floored: bool = False
+    """The last candidate is a floor: calibration runs know nothing of looser thresholds."""
 
     def __post_init__(self) -> None:
         values, exits = self.thresholds, self.exits
@@ -67,6 +69,16 @@ class Grid:
         values = np.unique(np.quantile(fitting.scores, levels, method="inverted_cdf"))[::-1].copy()
         exits = np.array([np.mean(fitting.first_exit(float(v)) >= 0) for v in values])
         return cls(values, exits)
+
+    @property
+    def loosest(self) -> float:
+        """The last candidate."""
+        return float(self.thresholds[-1])
+
+    def down_to(self, floor: float) -> Grid:
+        """The candidates from the strictest down to a floor, at least one."""
+        kept = max(int((self.thresholds >= floor).sum()), 1)
+        return Grid(self.thresholds[:kept], self.exits[:kept], floored=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,15 +176,15 @@ def choose_threshold(table: Table, grid: Grid, mode: Mode, risk: float, confiden
     if mode == "event":
         return _event(table, risk, confidence)
     if confidence is None:
-        return _conformal(table, mode, risk)
+        return _conformal(table, grid, mode, risk)
     return _learn_then_test(table, grid, mode, risk, confidence)
 
 
 def failing_cues(table: Table, mode: Mode) -> Bools:
-    """Shape (cues,): cues where an exit would be a failure of this mode."""
+    """Shape (cues,): cues where an exit was tried and would be a failure of this mode."""
     if mode == "disagree":
-        return np.asarray(~table.same)
-    wrong = ~table.right
+        return np.asarray(~table.same & table.labelled)
+    wrong = ~table.right & table.labelled
     return np.asarray(wrong & table.full_right[table.run_of]) if mode == "harm" else np.asarray(wrong)
 
 
@@ -221,6 +233,7 @@ def _learn_then_test(table: Table, grid: Grid, mode: Mode, risk: float, confiden
         value, loosest = float(candidates[at]), float(candidates[held - 1])
         calibration = what.replace("runs", "calibration runs")
         why = f"exit above {value:.4f}: {count} failures in {of} {calibration}; {promise}"
+        why += f"; {_floor(grid)}" if held == len(candidates) and grid.floored else ""
     return Threshold(
         value=value,
         mode=mode,
@@ -247,6 +260,11 @@ def _strictest(table: Table, grid: Grid, mode: Mode, risk: float, confidence: fl
     return int(np.argmax(enough)) if enough.any() else len(grid.thresholds) - 1
 
 
+def _floor(grid: Grid) -> str:
+    """Why no looser threshold is offered."""
+    return f"no exit was tried below the floor of {grid.loosest:.4f}, so no looser threshold is known (--labels all)"
+
+
 def worthwhile(table: Table, thresholds: Floats64) -> int:
     """Index of the strictest accepted threshold that saves nearly what the best of them saves.
 
@@ -258,14 +276,22 @@ def worthwhile(table: Table, thresholds: Floats64) -> int:
     return int(np.argmax(saved >= min(most, NEARLY * most)))
 
 
-def _conformal(table: Table, mode: Mode, risk: float) -> Threshold:
-    """Split conformal: P(some failing cue of a run scores above the value) <= risk, on average over calibrations."""
+def _conformal(table: Table, grid: Grid, mode: Mode, risk: float) -> Threshold:
+    """Split conformal: P(some failing cue of a run scores above the value) <= risk, on average over calibrations.
+
+    Where exits were tried at records only, the failing *records* above the floor take the place of the failing cues.
+    A run that fails at a threshold from the floor on fails at such a record, so the promise is the same. The value may
+    be lower, and is never below the floor.
+    """
     highest, n = table.highest(failing_cues(table, mode)), table.runs
     value, more = conformal_quantile(highest, risk), 0
     why = f"exit above {value:.4f}: {MEANS[mode]} <= {risk} on average over calibrations ({n} runs)"
     if value == math.inf:
         more = runs_needed(mode, risk, None) - n
         why = f"never exit: {n} calibration runs can't promise {MEANS[mode]} <= {risk}: {more} more runs are needed"
+    elif grid.floored and value <= grid.loosest:
+        value = grid.loosest
+        why = f"exit above {value:.4f}: {MEANS[mode]} <= {risk} on average over calibrations ({n} runs); {_floor(grid)}"
     failed = int((highest > value).sum())
     return Threshold(
         value=value, mode=mode, risk=risk, confidence=None, runs=n, failures=failed, more_runs=more, why=why
@@ -278,6 +304,7 @@ def _event(table: Table, risk: float, confidence: float | None) -> Threshold:
     It has no form with a confidence, so a confidence is ignored, and `why` says so. LYNX's clamp of the quantile's
     index is left out: too few wrong cues give +inf, and too few right ones drop the second condition.
     """
+    table.need_all_labels("mode 'event'")
     wrong, right = table.scores[~table.right], table.scores[table.right]
     # 1 - score <= q_right, as a bound on scores. A score at the bound passes, hence the next float below.
     leg = -conformal_quantile(-right, risk)

@@ -4,7 +4,7 @@
 """
 
 from .observation import Observation
-from .probe import Probe, layer_of
+from .probe import Probe, features_at, layer_of
 from .signals import SIGNALS, Signal, SignalName, Stack, cheap_features, full_features, make_signal
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "SignalName",
     "Stack",
     "cheap_features",
+    "features_at",
     "full_features",
     "layer_of",
     "make_signal",

@@ -216,7 +216,8 @@ def test_a_corpus_becomes_a_database(capfd, tmp_path):
 def test_calibration_s_runs_become_a_database(capfd, tmp_path):
     """Of runs just collected and of finished ones; what can't be written is refused before any run."""
     probe, out, again = (tmp_path / name for name in ("p.safetensors", "p.ngrams", "q.ngrams"))
-    job = ("calibrate", "tiny", "--tasks", "tiny", "--out", str(probe), "-n", "40", "--workers", "1", "--no-report")
+    job = ("calibrate", "tiny", "--tasks", "tiny", "--out", str(probe), "-n", "40", "--fit", "20", "--workers", "1")
+    job = (*job, "--no-report")
     runs = tmp_path / "p.safetensors.runs.jsonl"
     (tmp_path / "taken").touch()
     for wrong, word in [

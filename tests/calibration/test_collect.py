@@ -159,6 +159,9 @@ TYPES = {
     "array": list,
     "object": dict,
     "text or null": str | None,
+    "integer or null": int | None,
+    "number or null": float | None,
+    "object or null": dict | None,
     "array or null": list | None,
 }
 
@@ -295,7 +298,7 @@ def test_packing_is_exact():
     assert (unpack(pack(values)) == values).all()
 
 
-def test_splits_are_disjoint_and_whole():
+def test_the_old_splits_are_disjoint_and_whole():
     fit, calibrate = split(101, 4)
     assert sorted(fit + calibrate) == list(range(101))
     assert split(101, 4) == (fit, calibrate) != split(101, 5)

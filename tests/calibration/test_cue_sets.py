@@ -13,11 +13,11 @@ import pytest
 from reasonctl.backends.load import load_model
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.calibration.fitting.choose_cues import EVERYTHING, choose_cues
-from reasonctl.calibration.fitting.job import CalibrationJob, fit_and_save
+from reasonctl.calibration.fitting.collecting import freeze
+from reasonctl.calibration.fitting.job import CalibrationJob, calibrate_and_save
 from reasonctl.calibration.runs.cue_sets import check_collected, with_cues
 from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.records import RunRecord
-from reasonctl.calibration.runs.splits import split
 from reasonctl.calibration.runs.worker import Collect
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import Call, Controller, ControllerError, Cues, Keys, Markers, Sampling, Span, Thinking, Trace
@@ -59,9 +59,8 @@ def test_the_cues_whose_states_tell_are_chosen(telling, wanted):
 def test_calibration_runs_have_no_say(tmp_path: Path):
     """The calibrating half is swapped for one where only the other cues tell: the choice stays, the promise pays."""
     runs = records("word")
-    _, calibrating = split(len(runs), 0)
     other = records("paragraph", seed=1)
-    swapped = [other[i] if i in set(calibrating) else one for i, one in enumerate(runs)]
+    swapped = [*runs[:80], *other[80:]]
     recipe = Recipe(
         model="tiny",
         backend=None,
@@ -79,10 +78,18 @@ def test_calibration_runs_have_no_say(tmp_path: Path):
     )
     model = replace(load_model("tiny", threads=1), width=4)
     plan = CalibrationJob(
-        recipe, load_task("tiny"), Promise(risk=0.1), len(runs), tmp_path / "a.safetensors", choose_cues=True
+        recipe,
+        load_task("tiny"),
+        Promise(risk=0.1),
+        len(runs),
+        tmp_path / "a.safetensors",
+        fit=80,
+        labels="all",
+        choose_cues=True,
     )
-    honest = fit_and_save(plan, model, runs, force=False)
-    fooled = fit_and_save(replace(plan, out=tmp_path / "b.safetensors"), model, swapped, force=False)
+    frozen = freeze(plan, runs[:80])
+    honest = calibrate_and_save(plan, model, runs, frozen, force=False)
+    fooled = calibrate_and_save(replace(plan, out=tmp_path / "b.safetensors"), model, swapped, frozen, force=False)
     assert honest.card.cues == fooled.card.cues == ("wait", "hmm", "alternatively")
     assert honest.table.cues == 80 * 6
 

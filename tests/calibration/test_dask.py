@@ -128,7 +128,7 @@ def test_calibrate_gives_the_same_files(tmp_path, capfd):
     outs = [tmp_path / "one.safetensors", tmp_path / "cluster.safetensors"]
     for out, how in zip(outs, (["--workers", "1"], ["--dask", "local:2"]), strict=True):
         with pytest.raises(SystemExit) as ended:
-            main(["calibrate", "tiny", "--tasks", "tiny", "-n", "24", "--out", str(out), *how])
+            main(["calibrate", "tiny", "--tasks", "tiny", "-n", "24", "--fit", "12", "--out", str(out), *how])
         assert not ended.value.code, capfd.readouterr().err
     assert digest(outs[0]) == digest(outs[1])
     assert digest(Path(f"{outs[0]}.runs.jsonl")) == digest(Path(f"{outs[1]}.runs.jsonl"))

@@ -91,7 +91,7 @@ def test_a_larger_job_goes_on_from_a_smaller_one(done, tmp_path, capfd):
     code, _, err = ctl(capfd, *job(done, 26, "--force", "--no-report"))
     assert code == 0 and "resuming: 24 of 26 runs" in err
     larger = runs_path(done).read_bytes()
-    assert larger.startswith(smaller) and len(larger.splitlines()) == 27
+    assert larger.startswith(smaller) and len(larger.splitlines()) == 28
     fresh = tmp_path / "fresh" / "p.safetensors"
     fresh.parent.mkdir()
     assert ctl(capfd, *job(fresh, 26, "--no-report"))[0] == 0
@@ -135,7 +135,20 @@ def test_eval_uses_the_kept_runs_of_the_domain(done, capfd):
 
 def test_a_task_that_has_changed_is_no_resuming(done, tmp_path, capfd):
     tasks, out = tmp_path / "t.jsonl", tmp_path / "q.safetensors"
-    command = ["calibrate", "tiny", "--tasks", str(tasks), "--out", str(out), "-n", "2", "--time-limit", "0.001"]
+    command = [
+        "calibrate",
+        "tiny",
+        "--tasks",
+        str(tasks),
+        "--out",
+        str(out),
+        "-n",
+        "2",
+        "--fit",
+        "1",
+        "--time-limit",
+        "0.001",
+    ]
     for first in ("48 a-9 b+6 c-3", "58 a-9 b+6 c-3"):
         tasks.write_text("".join(json.dumps({"question": q, "answer": "1"}) + "\n" for q in (first, first + " d+2")))
         code, _, err = ctl(capfd, *command, "--max-new-tokens", "40", "--workers", "1")

@@ -33,6 +33,8 @@ COMMAND = [
     "tiny",
     "-n",
     "60",
+    "--fit",
+    "30",
     "--seed",
     "5",
     "--max-new-tokens",

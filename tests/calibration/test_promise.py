@@ -11,12 +11,13 @@ import pytest
 
 from reasonctl.backends.load import load_model
 from reasonctl.calibration.evaluation.baselines import compare, fixed_at, fixed_curve
-from reasonctl.calibration.fitting.job import CalibrationJob, fit_and_save
+from reasonctl.calibration.fitting.collecting import freeze
+from reasonctl.calibration.fitting.job import CalibrationJob, calibrate_and_save
 from reasonctl.calibration.fitting.tables import make_table
 from reasonctl.calibration.runs.arrays import to_arrays
 from reasonctl.calibration.runs.collect import collect
 from reasonctl.calibration.runs.run_file import RunFile
-from reasonctl.calibration.runs.splits import evaluation_stream, split
+from reasonctl.calibration.runs.splits import evaluation_stream
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.bounds import refutes
@@ -45,8 +46,9 @@ def runs(tmp_path_factory):
 
 def measure(records, evaluation, folder: Path):
     """Savings and harm on the evaluation runs of a probe made from these records by the pipeline of `ctl calibrate`."""
-    plan = CalibrationJob(RECIPE, load_task("tiny"), Promise(), N, folder / "p.safetensors")
-    content = fit_and_save(plan, load_model("tiny", threads=1), records, force=True)
+    plan = CalibrationJob(RECIPE, load_task("tiny"), Promise(), N, folder / "p.safetensors", fit=N // 2, labels="all")
+    frozen = freeze(plan, records[: plan.fit])
+    content = calibrate_and_save(plan, load_model("tiny", threads=1), records, frozen, force=True)
     table = make_table(evaluation, content.probe.scores(evaluation.features), RECIPE.cues)
     results = compare(None, content.table, table, Promise(), grid=content.grid)
     return table, results[0], results[1]
@@ -67,7 +69,7 @@ def test_permuted_labels_keep_the_promise_and_save_nothing_a_fixed_cue_does_not(
     False-alarm rate: 1 % for the promise, 0.15 % (3 standard errors) for the savings.
     """
     records, evaluation = runs
-    fitting, _ = split(N, SEED)
+    fitting = range(N // 2)
     labels = [cue.right for i in fitting for cue in records[i].cues]
     random.Random(1).shuffle(labels)
     shuffled = iter(labels)

@@ -66,7 +66,7 @@ def task(path: Path, long: int) -> Path:
 
 def test_a_long_question_ends_no_job(tmp_path, capfd):
     job = ["calibrate", "tiny", "--tasks", str(task(tmp_path / "t.jsonl", 1)), "--out", str(tmp_path / "p.safetensors")]
-    short = ["-n", "40", "--max-new-tokens", "300", "--workers", "1", "--no-report", "--json"]
+    short = ["-n", "40", "--fit", "20", "--max-new-tokens", "300", "--workers", "1", "--no-report", "--json"]
     code, out, said = ctl(capfd, *job, *short)
     assert code == 0 and json.loads(out.splitlines()[-1])["complete"], said
     before = said[: said.index("one run took")]

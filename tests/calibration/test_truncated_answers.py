@@ -27,7 +27,7 @@ def test_the_share_is_of_answers_at_the_limit():
 def test_calibrate_inspect_replay_and_the_page_tell(tmp_path, capfd, limit, share):
     """`The answer is 74.` has five tokens and an end of sequence; a young model may slip once in a hundred times."""
     out = tmp_path / "p.safetensors"
-    arguments = job(out, 24, "--answer-tokens", limit)
+    arguments = job(out, 24, "--answer-tokens", limit, "--labels", "all")
     arguments.remove("--json")
     printed = [ctl(capfd, *arguments)[1], ctl(capfd, "inspect", str(out))[1], report_path(out).read_text()]
     _, result, said = ctl(capfd, "replay", str(runs_path(out)), "--splits", "1", "--json")

@@ -17,6 +17,8 @@ from reasonctl.backends.gguf import read_header
 from reasonctl.backends.load import tiny_folder
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.calibration.cli.inspect import _monitored
+from reasonctl.calibration.fitting.all_signals import fill
+from reasonctl.calibration.fitting.frozen import Frozen
 from reasonctl.calibration.fitting.tables import make_table
 from reasonctl.calibration.pages.evaluation_file import read_evaluation
 from reasonctl.calibration.pages.report_parts import measured
@@ -47,6 +49,10 @@ from reasonctl.probes.exit import answer_tokens, make_exit
 from reasonctl.probes.files import heads_file, probe_file
 from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.drift import DriftMonitor
+from reasonctl.probes.risk.give_up import LowerGrid
+from reasonctl.probes.risk.threshold import Grid
+from reasonctl.probes.signals.probe import Probe
+from reasonctl.probes.signals.signals import Stack
 from support.fuzz import ODD_TEXTS, broken_bytes, broken_json
 from support.heads_files import heads_file as write_heads
 from support.probe_files import content
@@ -103,12 +109,14 @@ def ngrams(folder: Path, n: int, seed: int) -> Iterator[Read]:
 
 
 def runs(folder: Path, n: int, seed: int) -> Iterator[Read]:
-    """Collected runs, and the arrays, the tables and the smaller sets of cues that are made of them."""
+    """Collected runs and their plan, and the arrays, tables and smaller sets of cues that are made of them."""
     path, names = folder / "a.runs.jsonl", ["wait", "hmm"]
-    settings = {"cues": names, "max_cues": 4, "answer_tokens": 16}
-    met = [cue(name=names[i % 2], position=20 + i, state=[0.5, i]) for i in range(3)]
+    settings = {"cues": names, "max_cues": 4, "answer_tokens": 16, "fit": 1, "labels": "records"}
+    met = [cue(name=names[i % 2], position=20 + i, state=[0.5, i], score=0.1 + i / 8) for i in range(3)]
+    met[1] = replace(met[1], answer=None, tokens=None, trial=0, logprobs=())
     whole = [{"format": FORMAT, "settings": settings}]
     whole += [run(run=i, cues=tuple(met), others=(met[0],)).to_json() for i in range(3)]
+    whole.insert(2, {"plan": plan(names).to_json()})
 
     def read() -> None:
         file = RunFile(path, {})
@@ -118,10 +126,27 @@ def runs(folder: Path, n: int, seed: int) -> Iterator[Read]:
         for some in (records, with_cues(records, ["hmm"], stored.whole("max_cues"))):
             arrays = to_arrays(some)
             make_table(arrays, np.full(len(arrays.cues), 0.5), stored.texts("cues"))
+        found = file.read_plan()
+        if found is not None:
+            frozen = Frozen.from_json(found)
+            calibrating = to_arrays(with_cues(records[1:], frozen.cues, stored.whole("max_cues")))
+            frozen.check(None, Promise("wrong"))
+            hidden = replace(frozen, grids={"hidden": frozen.grids["hidden"]})
+            table = fill(hidden, calibrating, sorted({record.domain for record in records})).tables["hidden"].table
+            Promise("wrong", 0.3).threshold(table.one_per_problem(), frozen.grids["hidden"])
 
     for data in _lines_or_bytes(whole, n, seed):
         path.write_bytes(data)
         yield read
+
+
+def plan(cues: list[str]) -> Frozen:
+    """A plan with every part that one may have."""
+    probe = Probe((np.array([[0.5], [0.25]]),), (np.array([0.0]),))
+    grid = Grid(np.array([0.3, 0.05]), np.array([0.5, 1.0]))
+    stack = Stack(0.2, 0.8, Probe((np.ones((3, 1)),), (np.zeros(1),)), Probe((np.ones((6, 1)),), (np.zeros(1),)))
+    lower = LowerGrid(0.1, np.array([30.0, 20.0]))
+    return Frozen(tuple(cues), "wrong", 0.3, probe, {"hidden": grid, "stack": grid}, stack, lower, {"auc": 0.9})
 
 
 def tasks(folder: Path, n: int, seed: int) -> Iterator[Read]:
@@ -211,7 +236,7 @@ def probes(folder: Path, n: int, seed: int) -> Iterator[Read]:
             rule = make_exit(found, Promise(mode, 0.3, 0.9))
             rule.in_use("greedy", 64)
 
-    sealed = (probe_file.SEALED, probe_file._tensors(whole), asdict(whole.card))
+    sealed = (probe_file.SEALED, probe_file._tensors(whole), whole.card.to_dict())
     yield from _sealed(path, sealed, n, seed, read)
 
 

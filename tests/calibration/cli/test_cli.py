@@ -13,6 +13,7 @@ from reasonctl.calibration.cli.main import main
 from support.ctl import ctl
 
 TINY = tiny_folder()
+JOB = ["calibrate", "tiny", "--tasks", "tiny", "--fit", "60", "--labels", "all"]
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def probe(tmp_path_factory) -> Path:
     """A probe calibrated in a few seconds, and the runs it came from."""
     path = tmp_path_factory.mktemp("probe") / "p.safetensors"
     with pytest.raises(SystemExit) as ended:
-        main(["calibrate", "tiny", "--tasks", "tiny", "--out", str(path), "-n", "120", "--max-new-tokens", "300"])
+        main([*JOB, "--out", str(path), "-n", "120", "--max-new-tokens", "300"])
     assert not ended.value.code
     return path
 
@@ -246,6 +247,8 @@ def test_a_dry_run_writes_nothing_and_a_time_limit_leaves_a_job_to_go_on_with(tm
         str(out),
         "-n",
         "24",
+        "--fit",
+        "12",
         "--risk",
         "0.3",
         "--json",

@@ -176,7 +176,20 @@ def test_a_grader_lies_in_the_current_folder(tmp_path):
 
 def test_ngrams_are_made_from_collected_runs(tmp_path, capfd):
     probe, out = tmp_path / "p.safetensors", tmp_path / "own.ngrams"
-    job = ["calibrate", "tiny", "--tasks", "tiny", "--out", str(probe), "-n", "4", "--time-limit", "0.001"]
+    job = [
+        "calibrate",
+        "tiny",
+        "--tasks",
+        "tiny",
+        "--out",
+        str(probe),
+        "-n",
+        "4",
+        "--fit",
+        "3",
+        "--time-limit",
+        "0.001",
+    ]
     assert ctl(capfd, *job, "--workers", "1", "--max-new-tokens", "200")[0] == 0
     code, printed, _ = ctl(capfd, "ngrams", "tiny", f"{probe}.runs.jsonl", "--out", str(out), "--json")
     assert code == 0 and json.loads(printed.splitlines()[-1])["ngrams"] > 10 and out.exists()

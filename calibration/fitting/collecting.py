@@ -1,0 +1,107 @@
+"""Collecting a job's runs in two parts: those that fit, then the plan, then those that calibrate.
+
+Owns the order, so that nothing can be chosen after a calibration run was seen.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from reasonctl.controller import ControllerError
+
+from ..parallel.run_jobs import ProgressCallback
+from ..runs.arrays import RunArrays, to_arrays
+from ..runs.collect import collect
+from ..runs.cue_sets import with_cues
+from ..runs.records import RunRecord
+from ..runs.run_file import RunFile
+from ..runs.trials import Trials
+from ..tasks.problem import Problem
+from .all_signals import freeze_signals
+from .choose_cues import choose_cues
+from .frozen import Frozen
+from .job import CalibrationJob
+
+
+def collect_job(
+    job: CalibrationJob,
+    file: RunFile,
+    problems: Sequence[Problem],
+    *,
+    done: int,
+    workers: int | str,
+    progress: ProgressCallback,
+    deadline: float | None = None,
+    warn: Callable[[str], None] = warnings.warn,
+) -> bool:
+    """Append the runs that the file doesn't hold yet, and the plan between its two parts.
+
+    The arguments are those of `collect`. A job without fitting runs has no plan: its exits are tried at every cue.
+
+    Returns:
+        False if the deadline came first.
+
+    Raises:
+        ControllerError: Nothing can be fitted on the fitting runs, or the file holds another job's plan.
+    """
+
+    grader = job.task.grader
+    part = partial(collect, workers=workers, progress=progress, deadline=deadline, warn=warn)
+    if done < job.fit and not part(
+        job.recipe, problems, grader, file, done=done, which=fitting_trials(job), upto=job.fit
+    ):
+        return False
+    if not job.fit:
+        return part(job.recipe, problems, grader, file, done=done)
+    done = max(done, job.fit)
+    frozen, recipe = plan_of(job, file), job.recipe
+    if frozen.floor is None:
+        return part(recipe, problems, grader, file, done=done, which=Trials("all", frozen.probe))
+    which = Trials("records", frozen.probe, frozen.floor)
+    return part(replace(recipe, cues=frozen.cues), problems, grader, file, done=done, which=which)
+
+
+def fitting_trials(job: CalibrationJob) -> Trials:
+    """Where exits are tried on fitting runs: at every cue if cues are chosen, or everything is wanted; else at few."""
+    return Trials("all" if job.labels == "all" or job.choose_cues or not job.fit else "few")
+
+
+def plan_of(job: CalibrationJob, file: RunFile) -> Frozen:
+    """The plan of an open file that holds the fitting runs: read back, or made and written if there is none yet."""
+    found = file.read_plan()
+    if found is None:
+        frozen = freeze(job, file.read()[: job.fit])
+        file.append_plan(frozen.to_json())
+        return frozen
+    frozen = Frozen.from_json(found)
+    frozen.check(None if job.choose_cues else job.recipe.cues, job.promise)
+    return frozen
+
+
+def freeze(job: CalibrationJob, fitting: Sequence[RunRecord]) -> Frozen:
+    """What the fitting runs decide.
+
+    Raises:
+        ControllerError: They are too few, or met no cue.
+    """
+    cues, seed = job.recipe.cues, job.recipe.seed
+    try:
+        if job.choose_cues:
+            cues = choose_cues(fitting, job.promise, seed=seed, max_cues=job.recipe.max_cues).cues
+            fitting = with_cues(fitting, cues, job.recipe.max_cues)
+        runs = to_arrays(fitting)
+        _check_cues(cues, runs)
+        return freeze_signals(runs, cues, job.promise, job.labels, seed=seed)
+    except ControllerError as error:
+        raise ControllerError(f"{error} (the first {job.fit} runs fit; more of them: --fit, with --force)") from None
+
+
+def _check_cues(cues: Sequence[str], fitting: RunArrays) -> None:
+    if fitting.offsets[-1] == 0:
+        raise ControllerError(
+            f"no cue ({', '.join(cues)}) was met while thinking in {len(fitting.records)} runs, so "
+            "nothing can be fitted; name cues that this model writes with --cues (words, 'paragraph', 'sentence')"
+        )
