@@ -6,12 +6,13 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol, TypedDict
 
 from reasonctl.controller import ControllerError, Cues, Markers
 from reasonctl.controller.core import Fields
 
+from ..risk.stopping import Stopping
 from ..risk.threshold import MODES
 from ..signals.probe import layer_of
 
@@ -73,6 +74,8 @@ class Card:
     """Of the libraries."""
     report: dict[str, Scalar] = field(default_factory=dict)
     """Figures of the fit."""
+    stopping: Stopping | None = None
+    """When collecting could have stopped. None: in files of older versions, whose number of runs was fixed."""
 
     def __post_init__(self) -> None:
         check_plain(
@@ -116,7 +119,8 @@ class Card:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Card:
-        """From parsed JSON; raises ControllerError on missing, foreign or ill-typed entries."""
+        """From parsed JSON, where `stopping` may be missing; ControllerError on other missing or on foreign entries."""
+        values = {"stopping": None, **values}
         check_entries(cls, values)
         found = Fields.of(dict(values), "the card")
         found.numbers("layers")
@@ -129,8 +133,16 @@ class Card:
             found.refuse("markers", "two texts, or null")
         for name in MAPS:
             found.inner(name)
-        lists: dict[str, Any] = {name: tuple(values[name]) for name in ("layers", "cues", "domains")}
-        return cls(**{**values, **lists, "markers": None if markers is None else (markers[0], markers[1])})
+        read: dict[str, Any] = {name: tuple(values[name]) for name in ("layers", "cues", "domains")}
+        read["markers"] = None if markers is None else (markers[0], markers[1])
+        read["stopping"] = None if values["stopping"] is None else Stopping.from_json(values["stopping"])
+        return cls(**{**values, **read})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The inverse of `from_dict`: values that JSON can hold. A card without a stopping design has no such entry."""
+        values = asdict(self)
+        del values["stopping"]
+        return values if self.stopping is None else {**values, "stopping": self.stopping.to_json()}
 
 
 def check_entries(kind: type[Any], values: Mapping[str, Any]) -> None:

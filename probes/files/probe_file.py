@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class SignalTable:
 
 @dataclass(frozen=True, eq=False)
 class ProbeFile:
-    """Everything that one probe file holds."""
+    """Everything that one probe file holds. Its tables carry the stopping design of the card, whatever they had."""
 
     probe: Probe
     """The probe."""
@@ -79,6 +79,10 @@ class ProbeFile:
         return make_signal(name, self.stack)
 
     def __post_init__(self) -> None:
+        stopping = self.card.stopping
+        others = {name: replace(one, table=replace(one.table, stopping=stopping)) for name, one in self.others.items()}
+        object.__setattr__(self, "table", replace(self.table, stopping=stopping))
+        object.__setattr__(self, "others", others)
         expected = len(self.card.layers) * self.card.width
         if self.probe.size != expected:
             raise ControllerError(
@@ -102,7 +106,7 @@ def save_probe(path: str | os.PathLike[str], content: ProbeFile, *, force: bool 
     Raises ControllerError where the place is taken or can't be written; what was there before stays.
     """
     check_target(path, force)
-    SEALED.save(path, _tensors(content), asdict(content.card))
+    SEALED.save(path, _tensors(content), content.card.to_dict())
 
 
 def load_probe(path: str | os.PathLike[str]) -> ProbeFile:
@@ -112,7 +116,7 @@ def load_probe(path: str | os.PathLike[str]) -> ProbeFile:
 
 def digest_of(content: ProbeFile) -> str:
     """The sha256 that a file of this content carries: tells probes apart, and one from its own older version."""
-    return SEALED.digest(_tensors(content), asdict(content.card))
+    return SEALED.digest(_tensors(content), content.card.to_dict())
 
 
 _OWN = ("scores", "exit_tokens", "full_tokens")

@@ -3,6 +3,7 @@
 from .bounds import accepted, refutes, upper_bound
 from .drift import DriftMonitor
 from .give_up import GiveUp, LowerCurve, LowerGrid
+from .stopping import Stopping
 from .table import NO_EXIT, Bools, Floats64, Ints, Outcomes, Table
 from .threshold import (
     MODES,
@@ -32,6 +33,7 @@ __all__ = [
     "NEARLY",
     "NO_EXIT",
     "Outcomes",
+    "Stopping",
     "Table",
     "Threshold",
     "accepted",

@@ -22,7 +22,7 @@ from reasonctl.controller import ControllerError
 
 from .bounds import accepted, conformal_quantile, shortfall
 from .table import Bools, Floats64, Table
-from .threshold import check_evidence, check_request, runs_needed, worthwhile
+from .threshold import check_evidence, check_request, check_stopping, runs_needed, worthwhile
 
 _MEANS = "P(full run right and given up)"
 _STEEPNESS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -127,12 +127,9 @@ def choose_lower(table: Table, grid: LowerGrid, risk: float, confidence: float |
         ControllerError: The request is impossible, the runs aren't graded, one problem has several, or the scores
             aren't probabilities.
     """
-    check_request("harm", risk, confidence)
-    if not table.graded:
-        raise ControllerError("giving up needs gold answers and these runs have none; leave it off")
-    check_evidence(table)
-    late, n = _late(table, grid.c), table.runs
-    hopeful = table.full_right[table.run_of]
+    _check(table, risk, confidence)
+    table = table.analysed()
+    late, n, hopeful = _late(table, grid.c), table.runs, table.full_right[table.run_of]
     if confidence is None:
         highest = late.highest(hopeful)
         t0, promise = conformal_quantile(highest, risk), f"{_MEANS} <= {risk} on average over calibrations"
@@ -144,15 +141,24 @@ def choose_lower(table: Table, grid: LowerGrid, risk: float, confidence: float |
     else:
         promise = f"{_MEANS} <= {risk} with confidence {confidence}"
         counts = late.sum_at_exits(grid.starts, hopeful)
-        held = accepted(counts, np.full(len(counts), n), risk, confidence)
+        held = accepted(counts, np.full(len(counts), n), risk, confidence, table.stopping)
         if held == 0:
-            missing, why = shortfall(int(counts[0]), n, risk, confidence, what="runs", promise=promise)
-            never = LowerCurve(grid.c, math.inf)
-            return GiveUp(never, risk, confidence, n, int(counts[0]), missing, f"never give up: {why}")
+            count, never = int(counts[0]), LowerCurve(grid.c, math.inf)
+            missing, why = shortfall(count, n, risk, confidence, table.stopping, what="runs", promise=promise)
+            return GiveUp(never, risk, confidence, n, count, missing, f"never give up: {why}")
         at = worthwhile(late, grid.starts[:held])
         t0, failed = float(grid.starts[at]), int(counts[at])
     why = f"give up below a curve that starts at {t0:.0f} tokens: {failed} failures in {n} calibration runs; {promise}"
     return GiveUp(LowerCurve(grid.c, t0), risk, confidence, n, failed, 0, why)
+
+
+def _check(table: Table, risk: float, confidence: float | None) -> None:
+    """Raise ControllerError for a request that can't be met, or runs that are no evidence."""
+    check_request("harm", risk, confidence)
+    if not table.graded:
+        raise ControllerError("giving up needs gold answers and these runs have none; leave it off")
+    check_evidence(table)
+    check_stopping(table, "harm", confidence)
 
 
 def _crossings(c: float, scores: npt.ArrayLike, positions: npt.ArrayLike) -> Floats64:

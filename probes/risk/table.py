@@ -6,7 +6,7 @@ The runs are flat arrays, and this file says what a threshold does to them. The 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from reasonctl.controller import ControllerError
+
+from .stopping import Stopping
 
 Floats64 = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.integer[Any]]
@@ -32,6 +34,7 @@ _CUE = {
     "cue_name": np.int32,
 }
 _TYPES = {"offsets": np.int64, **_RUN, **_CUE}
+_STORED = {*_TYPES, "graded"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +103,8 @@ class Table:
     """Shape (runs,): index of the problem's domain. None: 0 for every run."""
     graded: bool = True
     """False: there were no gold answers, so `right` and `full_right` mean nothing."""
+    stopping: Stopping | None = None
+    """When collecting these runs could have stopped. None: their number was fixed before the first one."""
 
     def __post_init__(self) -> None:
         if self.domain is None:
@@ -121,6 +126,10 @@ class Table:
         for name in ("positions", "exit_tokens", "cue_name", "full_tokens", "domain"):
             if (getattr(self, name) < 0).any():
                 raise ControllerError(f"the calibration table is broken: {name} holds a negative number")
+        if self.stopping is not None and self.stopping.runs > self.runs:
+            raise ControllerError(
+                f"the calibration table holds {self.runs} runs, its stopping design names {self.stopping.runs}"
+            )
 
     @property
     def runs(self) -> int:
@@ -225,14 +234,15 @@ class Table:
         return replace(self, scores=scores)
 
     def select(self, runs: npt.ArrayLike) -> Table:
-        """The runs with these indices, in this order."""
+        """The runs with these indices, in this order; they must rise where the table has a stopping design."""
         chosen = np.asarray(runs, dtype=np.int64)
         lengths = np.diff(self.offsets)[chosen]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         cues = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][chosen] - offsets[:-1], lengths)
         per_run = {name: getattr(self, name)[chosen] for name in _RUN}
         per_cue = {name: getattr(self, name)[cues] for name in _CUE}
-        return Table(offsets=offsets, graded=self.graded, **per_run, **per_cue)
+        stopping = None if self.stopping is None else self.stopping.among(chosen)
+        return Table(offsets=offsets, graded=self.graded, stopping=stopping, **per_run, **per_cue)
 
     def in_domain(self, domain: int) -> Table:
         """The runs of one domain; none is an empty table, which promises nothing."""
@@ -242,16 +252,19 @@ class Table:
         """The first run of every problem: runs of one problem are no independent evidence."""
         return self.select(np.sort(np.unique(self.problem, return_index=True)[1]))
 
+    def analysed(self) -> Table:
+        """The runs up to the last analysis of the stopping design, all of them without one: what promises count."""
+        return self if self.stopping is None else self.select(np.arange(self.stopping.runs))
+
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """The table as named arrays, for the probe file."""
-        return {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+        """The table as named arrays, for the probe file; the stopping design is in the card."""
+        return {name: np.asarray(getattr(self, name)) for name in _STORED}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, npt.NDArray[Any]]) -> Table:
         """The inverse of `arrays`; `domain` may be missing. ControllerError on other missing or foreign names."""
-        names = {field.name for field in fields(cls)}
-        if set(arrays) | {"domain"} != names:
-            different = sorted(names ^ (set(arrays) | {"domain"}))
+        if set(arrays) | {"domain"} != _STORED:
+            different = sorted(_STORED ^ (set(arrays) | {"domain"}))
             raise ControllerError(f"the calibration table is broken: arrays differ by {different}")
         check_types(arrays)
         graded = arrays["graded"]

@@ -102,7 +102,7 @@ def test_a_card_with_a_right_hash_is_still_checked(path: Path, monkeypatch: pyte
 
     was = content()
     tensors = file._tensors(was)
-    good = json.loads(json.dumps(file.asdict(was.card)))
+    good = json.loads(json.dumps(was.card.to_dict()))
     broken = [{**good, "depth": "4"}, {**good, "layers": 3}, {**good, "sampler": [1]}, {**good, "more": 1}, [], "x"]
     broken += [{**good, "cues": []}, {**good, "markers": ["a"]}, {**good, "width": 5}, {**good, "layers": [0.5, "1"]}]
     for values in broken:

@@ -211,7 +211,7 @@ def probes(folder: Path, n: int, seed: int) -> Iterator[Read]:
             rule = make_exit(found, Promise(mode, 0.3, 0.9))
             rule.in_use("greedy", 64)
 
-    sealed = (probe_file.SEALED, probe_file._tensors(whole), asdict(whole.card))
+    sealed = (probe_file.SEALED, probe_file._tensors(whole), whole.card.to_dict())
     yield from _sealed(path, sealed, n, seed, read)
 
 
