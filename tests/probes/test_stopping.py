@@ -5,18 +5,24 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 
 from reasonctl.controller import ControllerError
+from reasonctl.probes.exit import make_exit
+from reasonctl.probes.files.probe_file import SEALED, SignalTable, load_probe, save_probe
+from reasonctl.probes.files.probe_file import _tensors as tensors_of
+from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.bounds import accepted, p_value
 from reasonctl.probes.risk.drift import DriftMonitor
 from reasonctl.probes.risk.give_up import LowerGrid, choose_lower
 from reasonctl.probes.risk.stopping import MOST_ANALYSES, Stopping, fewest, first_analysis, following, planned
 from reasonctl.probes.risk.table import Table
 from reasonctl.probes.risk.threshold import Grid, choose_threshold
+from support.probe_files import content
 from support.simulated_runs import one_run, simulate, two_domains
 
 CONFIDENCE = 0.9
@@ -287,3 +293,39 @@ def test_fewest_is_the_closed_form() -> None:
     assert [fewest(risk, 0.9) for risk in (0.1, 0.05, 0.02, 0.01)] == [22, 45, 114, 230]
     assert Stopping("fixed", (20,)).fewest(0.1, 0.9) == 22
     assert Stopping("sequential", planned(29, 40)).fewest(0.1, 0.9) == 29
+
+
+# The probe file
+
+
+def test_a_probe_file_reads_every_promise_by_its_cards_design(tmp_path: Path) -> None:
+    stopping, path = Stopping("sequential", (29, 37)), tmp_path / "p.safetensors"
+    was = content(40, stopping=stopping)
+    save_probe(path, replace(was, others={"entropy": SignalTable(was.grid, replace(was.table, stopping=None))}))
+    read = load_probe(path)
+    assert read.card == was.card and read.card.stopping == stopping and read.table.runs == 40
+    assert all(read.signal_table(name, domain).table.stopping == stopping for name, domain in ASKED)
+    assert make_exit(read, Promise(risk=0.1)).threshold.runs == 37
+    assert make_exit(read, Promise(risk=0.05)).threshold.value == math.inf
+    with pytest.raises(ControllerError, match="a marginal promise"):
+        make_exit(read, Promise(risk=0.1, confidence=None))
+    monitor = make_exit(read, Promise(risk=0.1)).monitor
+    assert monitor is not None and len(monitor.reference) == 29
+
+
+ASKED = (("hidden", None), ("hidden", ""), ("entropy", None), ("entropy", ""))
+
+
+def test_a_card_without_a_design_has_the_bytes_that_it_had(tmp_path: Path) -> None:
+    assert "stopping" not in content().card.to_dict()
+    save_probe(tmp_path / "old", content())
+    assert load_probe(tmp_path / "old").card.stopping is None
+
+
+def test_a_file_with_a_broken_design_is_one_error(tmp_path: Path) -> None:
+    was = content(40, stopping=Stopping("sequential", (29, 37)))
+    for stopping in ({"design": "fixed", "analyses": [50]}, {"design": "x", "analyses": [1]}, [29], {"analyses": []}):
+        SEALED.save(tmp_path / "p", tensors_of(was), {**was.card.to_dict(), "stopping": stopping})
+        with pytest.raises(ControllerError, match="stopping design") as caught:
+            load_probe(tmp_path / "p")
+        assert "\n" not in str(caught.value)
