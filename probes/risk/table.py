@@ -34,7 +34,7 @@ _CUE = {
     "cue_name": np.int32,
 }
 _TYPES = {"offsets": np.int64, **_RUN, **_CUE}
-_STORED = {*_TYPES, "graded"}
+_STORED = (*_TYPES, "graded")
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,8 +263,8 @@ class Table:
     @classmethod
     def from_arrays(cls, arrays: dict[str, npt.NDArray[Any]]) -> Table:
         """The inverse of `arrays`; `domain` may be missing. ControllerError on other missing or foreign names."""
-        if set(arrays) | {"domain"} != _STORED:
-            different = sorted(_STORED ^ (set(arrays) | {"domain"}))
+        if set(arrays) | {"domain"} != set(_STORED):
+            different = sorted(set(_STORED) ^ (set(arrays) | {"domain"}))
             raise ControllerError(f"the calibration table is broken: arrays differ by {different}")
         check_types(arrays)
         graded = arrays["graded"]
