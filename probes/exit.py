@@ -77,7 +77,8 @@ class ProbeExit(ExitRule):
         self._answer_tokens = answer_tokens(card)
         self._warnings: list[str] | None = None
         table = content.signal_table(promise.signal).table if table is None else table
-        self.monitor = DriftMonitor.of(table) if table.runs else None
+        sampled = table.runs if table.stopping is None else table.stopping.first
+        self.monitor = DriftMonitor.of(table) if sampled else None
         """Tests whether runs in use are like the calibration runs. None: there are none to compare with."""
 
     def at(self, *, risk: float | None = None, confidence: float | None | Literal["same"] = "same") -> ProbeExit:

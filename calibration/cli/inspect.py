@@ -55,7 +55,7 @@ def inspect(path: str, options: Options, *, traces: str | None) -> None:
         show.say(f"{monitor.why}; false alarms, ever: at most {percent(monitor.level)}", "bold")
         drift = {"runs": monitor.runs, "evidence": monitor.evidence, "alarm": monitor.alarm, "level": monitor.level}
     asked = {name: value for name, value in asdict(promise).items() if name != "risk"}
-    show.result({"card": vars(content.card), "levels": levels, **asked, "drift": drift})
+    show.result({"card": content.card.to_dict(), "levels": levels, **asked, "drift": drift})
 
 
 def _level(rule: ProbeExit, table: Table, plain: Table) -> dict[str, Any]:

@@ -60,10 +60,13 @@ class ModeResult:
 
 
 def redraw(pool: Table, runs: int, draws: int, seed: int) -> Iterator[Table]:
-    """Calibration tables of so many runs each. Copies of a run are independent draws: each gets its own problem."""
+    """Calibration tables of so many runs each, without the pool's stopping design.
+
+    Copies of a run are independent draws: each gets its own problem.
+    """
     if pool.runs == 0 or runs < 1:
         raise ControllerError(f"can't draw {runs} runs from a pool of {pool.runs}; both must be at least 1")
-    rng = np.random.default_rng(seed)
+    rng, pool = np.random.default_rng(seed), replace(pool, stopping=None)
     for _ in range(draws):
         yield replace(pool.select(rng.integers(pool.runs, size=runs)), problem=np.arange(runs))
 

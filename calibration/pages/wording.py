@@ -89,6 +89,24 @@ def left_out_of(card: Card) -> str:
     return f"; {n} question{'' if n == 1 else 's'} too long for the context left out" if n else ""
 
 
+def stopping_of(card: Card) -> str:
+    """How many calibration runs there are, and why so many, in one sentence."""
+    design = card.stopping
+    if design is None or design.analyses[1:] == () and design.design == "fixed":
+        return "the number of calibration runs was fixed before the first of them"
+    at = f"{', '.join(map(str, design.analyses[:-1]))} and {design.runs}" if design.analyses[1:] else str(design.runs)
+    if design.design == "fixed":
+        return (
+            f"the number of calibration runs was raised after results were seen ({at}), so only the chance of error "
+            "that the first number left over is used"
+        )
+    return (
+        f"collecting stopped at {design.runs} calibration runs, when enough was known; results were counted at {at} "
+        "runs, and the allowed chance of error is shared out among these counts, so what is promised holds wherever it "
+        "stopped"
+    )
+
+
 def facts(card: Card) -> dict[str, str]:
     """The card in words."""
     return {
@@ -100,6 +118,7 @@ def facts(card: Card) -> dict[str, str]:
         "sampler": ", ".join(f"{key} {value}" for key, value in card.sampler.items()),
         "tasks": f"{card.tasks}, graded by {card.grader}, at most {card.max_new_tokens} new tokens",
         "runs": ", ".join(f"{value} {key}" for key, value in card.runs.items()) + left_out_of(card),
+        "stopping": stopping_of(card),
         "fit": ", ".join(
             f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
             for key, value in card.report.items()

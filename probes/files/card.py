@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypedDict
 from reasonctl.controller import ControllerError, Cues, Markers
 from reasonctl.controller.core import Fields
 
+from ..risk.stopping import Stopping
 from ..risk.threshold import MODES
 from ..signals.probe import layer_of
 
@@ -93,8 +94,8 @@ class Card(ModelCard):
     """How an exit is made: `replace` feeds the suffix in the cue's place."""
     runs_sha256: str = ""
     """Of the calibration runs' lines. Empty: the runs were split at random, as files before format 5 were."""
-    stopping: dict[str, Any] | None = None
-    """The design by which collecting was stopped. None: the number of runs was fixed before."""
+    stopping: Stopping | None = None
+    """When collecting could have stopped. None: the number of runs was fixed before."""
 
     def __post_init__(self) -> None:
         check_plain(
@@ -109,8 +110,8 @@ class Card(ModelCard):
             raise ControllerError(f"the card's mode is {self.mode!r:.40}; it must be one of {', '.join(MODES)}")
         if self.labels not in LABELS:
             raise ControllerError(f"the card's labels are {self.labels!r:.40}; they must be {' or '.join(LABELS)}")
-        if self.form != "replace" or self.stopping is not None:
-            raise ControllerError("the card's form or stopping design is of a later reasonctl; update this one")
+        if self.form != "replace":
+            raise ControllerError(f"the card's form is {self.form!r:.40}, of a later reasonctl; update this one")
         if not self.suffix.strip():
             raise ControllerError("the card's suffix is empty; it must be the text that closes thinking")
         blocks = [layer_of(fraction, self.depth) for fraction in self.layers]
@@ -160,12 +161,16 @@ class Card(ModelCard):
             found.refuse("markers", "two texts, or null")
         for name in MAPS:
             found.inner(name)
-        lists: dict[str, Any] = {name: tuple(values[name]) for name in ("layers", "cues", "domains")}
-        return cls(**{**values, **lists, "markers": None if markers is None else (markers[0], markers[1])})
+        read: dict[str, Any] = {name: tuple(values[name]) for name in ("layers", "cues", "domains")}
+        read["markers"] = None if markers is None else (markers[0], markers[1])
+        read["stopping"] = None if values["stopping"] is None else Stopping.from_json(values["stopping"])
+        return cls(**{**values, **read})
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values for JSON; a card that older versions could make has the bytes that they gave it."""
-        return {name: value for name, value in asdict(self).items() if name not in ADDED or value != _added()[name]}
+        values = asdict(self)
+        values["stopping"] = None if self.stopping is None else self.stopping.to_json()
+        return {name: value for name, value in values.items() if name not in ADDED or value != _added()[name]}
 
 
 def _added() -> dict[str, Any]:

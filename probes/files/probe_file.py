@@ -37,7 +37,7 @@ class SignalTable:
 
 @dataclass(frozen=True, eq=False)
 class ProbeFile:
-    """Everything that one probe file holds."""
+    """Everything that one probe file holds. Its tables carry the stopping design of the card, whatever they had."""
 
     probe: Probe
     """The probe."""
@@ -88,6 +88,10 @@ class ProbeFile:
         return make_signal(name, self.stack)
 
     def __post_init__(self) -> None:
+        stopping = self.card.stopping
+        others = {name: replace(one, table=replace(one.table, stopping=stopping)) for name, one in self.others.items()}
+        object.__setattr__(self, "table", replace(self.table, stopping=stopping))
+        object.__setattr__(self, "others", others)
         expected = len(self.card.layers) * self.card.width
         if self.probe.size != expected:
             raise ControllerError(

@@ -7,6 +7,7 @@ does the same for the lower exit. `drift.py` tests whether runs in use still are
 from .bounds import accepted, refutes, upper_bound
 from .drift import DriftMonitor
 from .give_up import GiveUp, LowerCurve, LowerGrid
+from .stopping import Stopping
 from .table import NO_EXIT, Bools, Floats64, Ints, Outcomes, Table
 from .threshold import (
     MODES,
@@ -36,6 +37,7 @@ __all__ = [
     "NEARLY",
     "NO_EXIT",
     "Outcomes",
+    "Stopping",
     "Table",
     "Threshold",
     "accepted",

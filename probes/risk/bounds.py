@@ -13,6 +13,7 @@ import numpy as np
 
 from reasonctl.controller import ControllerError
 
+from .stopping import Stopping, fewest
 from .table import Floats64, Ints
 
 
@@ -23,7 +24,7 @@ def p_value(failures: int, n: int, risk: float) -> float:
     return float(bdtr(failures, n, risk)) if n else 1.0
 
 
-def accepted(failed: Ints, n: Ints, risk: float, confidence: float) -> int:
+def accepted(failed: Ints, n: Ints, risk: float, confidence: float, stopping: Stopping | None = None) -> int:
     """How many candidates hold the risk all at once, by fixed-sequence testing with exact binomial tests.
 
     The tests go down the candidates in their order and stop at the first one whose p-value is above 1 - confidence
@@ -35,15 +36,22 @@ def accepted(failed: Ints, n: Ints, risk: float, confidence: float) -> int:
         risk: The failing share that every accepted candidate stays below.
         confidence: One minus the family-wise error rate: the largest probability that an accepted candidate's true
             failing share is above `risk`.
+        stopping: When collecting could have stopped; all runs up to its last analysis count for each candidate. The
+            error rate is then that of all analyses together. A wrong acceptance at any of them accepts the strictest
+            candidate whose share is above `risk`, since every sequence passes it first; so the bound on that one
+            candidate bounds them all. None: the number of runs was fixed.
 
     Returns:
         The number of accepted candidates; they are the first ones.
     """
     from scipy.special import bdtr
 
-    p_values = np.where(n > 0, bdtr(failed, np.maximum(n, 1), risk), 1.0)
-    refused = np.flatnonzero(~(p_values <= 1 - confidence))
-    return int(refused[0]) if len(refused) else len(p_values)
+    if stopping is None:
+        passed = np.where(n > 0, bdtr(failed, np.maximum(n, 1), risk), 1.0) <= 1 - confidence
+    else:
+        passed = failed <= stopping.most_failures(risk, confidence)
+    refused = np.flatnonzero(~passed)
+    return int(refused[0]) if len(refused) else len(passed)
 
 
 def upper_bound(count: int, n: int, confidence: float = 0.9) -> float:
@@ -84,20 +92,16 @@ def refutes(count: int, n: int, risk: float, level: float = 0.01) -> bool:
     return count > 0 and float(bdtrc(count - 1, n, risk)) <= level
 
 
-def fewest(risk: float, confidence: float) -> int:
-    """Fewest runs without a failure that hold `risk`: ceil(ln(1 - confidence) / ln(1 - risk)).
-
-    >>> fewest(0.05, 0.9)
-    45
-    """
-    n = max(1, math.ceil(math.log(1 - confidence) / math.log1p(-risk)) - 1)
-    while p_value(0, n, risk) > 1 - confidence:
-        n += 1
-    return n
-
-
 def shortfall(
-    failed: int, n: int, risk: float, confidence: float, *, what: str, promise: str, share: float = 1.0
+    failed: int,
+    n: int,
+    risk: float,
+    confidence: float,
+    stopping: Stopping | None,
+    *,
+    what: str,
+    promise: str,
+    share: float = 1.0,
 ) -> tuple[int | None, str]:
     """Say how many more runs a promise needs, where not even the strictest candidate holds it.
 
@@ -106,6 +110,7 @@ def shortfall(
         n: Runs that count there.
         risk: The risk that was asked for.
         confidence: The confidence that was asked for.
+        stopping: When collecting could have stopped. None: the number of runs was fixed.
         what: What is counted, in a word for the message.
         promise: The promise in words.
         share: The share of all runs that counts.
@@ -113,27 +118,25 @@ def shortfall(
     Returns:
         The number of missing runs (None: no number would do), and the reason in one sentence.
     """
-    least, share = fewest(risk, confidence), max(share, 1e-9)
+    share = max(share, 1e-9)
+    least = fewest(risk, confidence) if stopping is None else stopping.fewest(risk, confidence)
     if n < least:
         more = math.ceil((least - n) / share)
-        return more, (
-            f"{n} calibration {what} can't promise {promise} (it takes {least} without a failure): "
-            f"{more} more runs are needed"
-        )
-    total = next((m for m in _doubling(n) if p_value(math.ceil(failed * m / n), m, risk) <= 1 - confidence), None)
-    hope, missing = "no number of runs would do", None
-    if total is not None:
-        missing = math.ceil((total - n) / share)
-        hope = f"at this rate about {missing} more runs"
-    return missing, (
-        f"{failed} failures in {n} calibration {what} at the strictest threshold are too many for {promise}; "
-        f"a better probe or a higher risk is needed ({hope})"
-    )
+        why = f"{n} calibration {what} can't promise {promise} (it takes {least} without a failure)"
+        return more, f"{why}: {more} more runs are needed"
+    total = _sufficient(failed, n, risk, confidence, stopping)
+    missing = None if total is None else math.ceil((total - n) / share)
+    hope = "no number of runs would do" if total is None else f"at this rate about {missing} more runs"
+    why = f"{failed} failures in {n} calibration {what} at the strictest threshold are too many for {promise}"
+    return missing, f"{why}; a better probe or a higher risk is needed ({hope})"
 
 
-def _doubling(n: int) -> list[int]:
-    """Sample sizes from n to 1024 n, in steps of 5 %."""
-    return [math.ceil(n * 1.05**i) for i in range(143)]
+def _sufficient(failed: int, n: int, risk: float, confidence: float, stopping: Stopping | None) -> int | None:
+    """Runs that hold the promise at the failing rate seen; None: no number within reach would do."""
+    if stopping is not None:
+        return stopping.enough(failed, n, risk, confidence)
+    sizes = (math.ceil(n * 1.05**i) for i in range(143))  # up to 1024 n
+    return next((m for m in sizes if p_value(math.ceil(failed * m / n), m, risk) <= 1 - confidence), None)
 
 
 def conformal_quantile(scores: Floats64, risk: float) -> float:

@@ -25,6 +25,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from reasonctl.controller import ControllerError, Keys
 
 from .table import Table
@@ -79,7 +81,12 @@ class DriftMonitor:
 
     @classmethod
     def of(cls, table: Table, *, level: float = 0.01, seed: int = 0) -> DriftMonitor:
-        """A monitor whose reference is the table's runs."""
+        """A monitor whose reference is the table's runs: of a stopping design, those of its first analysis.
+
+        The number of further runs depends on what the runs were, so they are no sample that later runs can be like.
+        """
+        if table.stopping is not None:
+            table = table.select(np.arange(table.stopping.first))
         first = [
             table.scores[a] if a < b else -math.inf for a, b in zip(table.offsets, table.offsets[1:], strict=False)
         ]

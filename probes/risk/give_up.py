@@ -22,7 +22,7 @@ from reasonctl.controller import ControllerError
 
 from .bounds import accepted, conformal_quantile, shortfall
 from .table import Bools, Floats64, Table
-from .threshold import CalibrationResult, check_evidence, check_request, runs_needed, worthwhile
+from .threshold import CalibrationResult, check_evidence, check_request, check_stopping, runs_needed, worthwhile
 
 _MEANS = "P(full run right and given up)"
 _STEEPNESS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -127,11 +127,8 @@ def choose_lower(table: Table, grid: LowerGrid, risk: float, confidence: float |
         ControllerError: The request is impossible, the runs aren't graded, one problem has several, or the scores
             aren't probabilities.
     """
-    check_request("harm", risk, confidence)
-    if not table.graded:
-        raise ControllerError("giving up needs gold answers and these runs have none; leave it off")
-    check_evidence(table)
-    late = _late(table, grid.c)
+    _check(table, risk, confidence)
+    late = _late(table.analysed(), grid.c)
     if confidence is None:
         return _conformal(late, grid.c, risk)
     return _learn_then_test(late, grid, risk, confidence)
@@ -152,14 +149,14 @@ def _conformal(late: Table, c: float, risk: float) -> GiveUp:
 def _learn_then_test(late: Table, grid: LowerGrid, risk: float, confidence: float) -> GiveUp:
     """Learn-then-Test, from the latest start to the earliest; `late` holds crossings for scores."""
     counts, n = late.sum_at_exits(grid.starts, late.full_right[late.run_of]), late.runs
-    held = accepted(counts, np.full(len(counts), n), risk, confidence)
+    held = accepted(counts, np.full(len(counts), n), risk, confidence, late.stopping)
     promise = f"{_MEANS} <= {risk} with confidence {confidence}"
     at = worthwhile(late, grid.starts[:held]) if held else 0
     failed = int(counts[at])
     more: int | None = 0
     if held == 0:
         t0 = math.inf
-        more, missing = shortfall(failed, n, risk, confidence, what="runs", promise=promise)
+        more, missing = shortfall(failed, n, risk, confidence, late.stopping, what="runs", promise=promise)
         why = f"never give up: {missing}"
     else:
         t0 = float(grid.starts[at])
@@ -178,6 +175,15 @@ def _learn_then_test(late: Table, grid: LowerGrid, risk: float, confidence: floa
 def _why(t0: float, failed: int, n: int, promise: str) -> str:
     """One line about a curve that is in use."""
     return f"give up below a curve that starts at {t0:.0f} tokens: {failed} failures in {n} calibration runs; {promise}"
+
+
+def _check(table: Table, risk: float, confidence: float | None) -> None:
+    """Raise ControllerError for a request that can't be met, or runs that are no evidence."""
+    check_request("harm", risk, confidence)
+    if not table.graded:
+        raise ControllerError("giving up needs gold answers and these runs have none; leave it off")
+    check_evidence(table)
+    check_stopping(table, "harm", confidence)
 
 
 def _crossings(c: float, scores: npt.ArrayLike, positions: npt.ArrayLike) -> Floats64:

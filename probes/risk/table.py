@@ -7,7 +7,7 @@ threshold.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from reasonctl.controller import ControllerError
+
+from .stopping import Stopping
 
 Floats64 = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.integer[Any]]
@@ -36,6 +38,7 @@ _CUE = {
 _TYPES = {"offsets": np.int64, **_RUN, **_CUE}
 _MAY_MISS = frozenset({"domain", "labelled"})
 """Arrays that a file may leave out: every run in one domain, every cue labelled."""
+_STORED = (*_TYPES, "graded")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +109,8 @@ class Table:
     """Shape (cues,): an exit was tried here. Elsewhere `right`, `same` and `exit_tokens` mean nothing. None: all."""
     graded: bool = True
     """False: there were no gold answers, so `right` and `full_right` mean nothing."""
+    stopping: Stopping | None = None
+    """When collecting these runs could have stopped. None: their number was fixed before the first one."""
 
     def __post_init__(self) -> None:
         if self.domain is None:
@@ -129,6 +134,10 @@ class Table:
         for name in ("positions", "exit_tokens", "cue_name", "full_tokens", "domain"):
             if (getattr(self, name) < 0).any():
                 raise ControllerError(f"the calibration table is broken: {name} holds a negative number")
+        if self.stopping is not None and self.stopping.runs > self.runs:
+            raise ControllerError(
+                f"the calibration table holds {self.runs} runs, its stopping design names {self.stopping.runs}"
+            )
 
     @property
     def runs(self) -> int:
@@ -268,14 +277,15 @@ class Table:
         return replace(self, labelled=labelled)
 
     def select(self, runs: npt.ArrayLike) -> Table:
-        """The runs with these indices, in this order."""
+        """The runs with these indices, in this order; they must rise where the table has a stopping design."""
         chosen = np.asarray(runs, dtype=np.int64)
         lengths = np.diff(self.offsets)[chosen]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         cues = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][chosen] - offsets[:-1], lengths)
         per_run = {name: getattr(self, name)[chosen] for name in _RUN}
         per_cue = {name: getattr(self, name)[cues] for name in _CUE}
-        return Table(offsets=offsets, graded=self.graded, **per_run, **per_cue)
+        stopping = None if self.stopping is None else self.stopping.among(chosen)
+        return Table(offsets=offsets, graded=self.graded, stopping=stopping, **per_run, **per_cue)
 
     def in_domain(self, domain: int) -> Table:
         """The runs of one domain. A domain without runs gives an empty table, which promises nothing."""
@@ -285,17 +295,30 @@ class Table:
         """The first run of every problem: runs of one problem are no independent evidence."""
         return self.select(np.sort(np.unique(self.problem, return_index=True)[1]))
 
+    def analysed(self) -> Table:
+        """The runs up to the last analysis of the stopping design, all of them without one: what promises count."""
+        return self if self.stopping is None else self.select(np.arange(self.stopping.runs))
+
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """The table as named arrays, for the probe file; `labelled` is left out where it is true of every cue."""
-        names = [field.name for field in fields(self) if field.name != "labelled" or not self.all_labelled]
+        """The table as named arrays, for the probe file; the stopping design is in the card.
+
+        `labelled` is left out where it is true of every cue.
+        """
+        names = [name for name in _STORED if name != "labelled" or not self.all_labelled]
         return {name: np.asarray(getattr(self, name)) for name in names}
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, npt.NDArray[Any]]) -> Table:
-        """The inverse of `arrays`; some may be missing. ControllerError on other missing or foreign names."""
-        names = {field.name for field in fields(cls)}
-        if set(arrays) | _MAY_MISS != names:
-            different = sorted(names ^ (set(arrays) | _MAY_MISS))
+        """The inverse of `arrays`.
+
+        Args:
+            arrays: The arrays by name; `domain` and `labelled` may be missing.
+
+        Raises:
+            ControllerError: An array is missing, foreign or of another type, or the arrays don't fit together.
+        """
+        if set(arrays) | _MAY_MISS != set(_STORED):
+            different = sorted(set(_STORED) ^ (set(arrays) | _MAY_MISS))
             raise ControllerError(f"the calibration table is broken: arrays differ by {different}")
         check_types(arrays)
         graded = arrays["graded"]

@@ -16,7 +16,8 @@ import numpy as np
 
 from reasonctl.controller import ControllerError
 
-from .bounds import accepted, conformal_quantile, fewest, shortfall
+from .bounds import accepted, conformal_quantile, shortfall
+from .stopping import fewest
 from .table import Bools, Floats64, Ints, Outcomes, Table
 
 Mode = Literal["harm", "wrong", "selective", "disagree", "event"]
@@ -155,11 +156,34 @@ def check_evidence(table: Table) -> None:
         )
 
 
+def check_stopping(table: Table, mode: Mode, confidence: float | None) -> None:
+    """Raise ControllerError for a promise that runs can't give if collecting could have stopped at several numbers."""
+    if table.stopping is None or (table.stopping.design == "fixed" and len(table.stopping.analyses) == 1):
+        return
+    refused = {
+        "mode 'event'": mode == "event",
+        "a marginal promise": confidence is None,
+        "mode 'selective'": mode == "selective" and table.stopping.design == "fixed",
+    }
+    if (asked := next((name for name, holds in refused.items() if holds), None)) is not None:
+        raise ControllerError(
+            f"{asked} needs a number of calibration runs that was fixed before the first of them; collecting these "
+            f"could have stopped at {_listed(table.stopping.analyses)}. Ask for mode 'harm', 'wrong' or 'disagree' "
+            "with a confidence, or calibrate anew with a fixed number of runs"
+        )
+
+
+def _listed(analyses: tuple[int, ...]) -> str:
+    """Numbers of runs in words, the first few of them."""
+    return ", ".join(map(str, analyses[:6])) + (" ..." if len(analyses) > 6 else "")
+
+
 def choose_threshold(table: Table, grid: Grid, mode: Mode, risk: float, confidence: float | None) -> Threshold:
     """The threshold that calibration runs allow for a risk; +inf where they can promise nothing.
 
     Args:
-        table: The calibration runs, one per problem.
+        table: The calibration runs, one per problem. Where they have a stopping design, runs after its last analysis
+            don't count, and the threshold holds whatever made collecting stop there.
         grid: Candidate thresholds.
         mode: Which failure the risk bounds. `event` is LYNX (arXiv 2512.05325) without its clamp, marginal.
         risk: Largest probability of a failure.
@@ -167,9 +191,12 @@ def choose_threshold(table: Table, grid: Grid, mode: Mode, risk: float, confiden
             down the grid. None: on average, by split conformal on each run's highest failing score.
 
     Raises:
-        ControllerError: The request is impossible, the runs aren't graded, or one problem has several.
+        ControllerError: The request is impossible, also for runs with this stopping design; the runs aren't graded,
+            or one problem has several.
     """
     check_request(mode, risk, confidence)
+    check_stopping(table, mode, confidence)
+    table = table.analysed()
     if mode != "disagree" and not table.graded:
         raise ControllerError(f"mode {mode!r} needs gold answers and these runs have none; use mode 'disagree'")
     check_evidence(table)
@@ -217,9 +244,14 @@ def _learn_then_test(table: Table, grid: Grid, mode: Mode, risk: float, confiden
     "Never exit" needs no test, so the sequence has no entry above every score. No run fails there, and p is
     (1 - risk)^n, the smallest p that n runs can give: that entry would fail only where all others fail too.
     """
-    candidates = grid.thresholds[_strictest(table, grid, mode, risk, confidence) :]
+    start, level, stopping = 0, confidence, table.stopping
+    if mode == "selective":
+        # The exits among the runs are no numbers that were fixed, so each analysis is a test of its own.
+        level, stopping = confidence if stopping is None else stopping.split(confidence), None
+        start = _strictest(table, grid, risk, level)
+    candidates = grid.thresholds[start:]
     failed, n = failures_at(table, mode, candidates)
-    held = accepted(failed, n, risk, confidence)
+    held = accepted(failed, n, risk, level, stopping)
     share, what = (float(grid.exits.max()), "exited runs") if mode == "selective" else (1.0, "runs")
     promise = f"{MEANS[mode]} <= {risk} with confidence {confidence}"
     at = worthwhile(table, candidates[:held]) if held else 0
@@ -227,7 +259,7 @@ def _learn_then_test(table: Table, grid: Grid, mode: Mode, risk: float, confiden
     more: int | None = 0
     if held == 0:
         value = loosest = math.inf
-        more, missing = shortfall(count, of, risk, confidence, what=what, promise=promise, share=share)
+        more, missing = shortfall(count, of, risk, level, stopping, what=what, promise=promise, share=share)
         why = f"never exit: {missing}"
     else:
         value, loosest = float(candidates[at]), float(candidates[held - 1])
@@ -247,16 +279,13 @@ def _learn_then_test(table: Table, grid: Grid, mode: Mode, risk: float, confiden
     )
 
 
-def _strictest(table: Table, grid: Grid, mode: Mode, risk: float, confidence: float) -> int:
-    """Index of the first threshold of the grid that is tested.
+def _strictest(table: Table, grid: Grid, risk: float, level: float) -> int:
+    """Index of the first threshold of the grid that is tested in mode `selective`; in the others it is the strictest.
 
-    It is the strictest one, but in mode `selective`. There the p-value of a threshold without exits is 1, and the
-    sequence would stop at once. So it starts where the *fitting* split has twice the exits that are needed for a pass
-    without a failure.
+    The p-value of a threshold without exits is 1, and the sequence would stop at once. So it starts where the *fitting*
+    split has twice the exits that are needed for a pass without a failure.
     """
-    if mode != "selective":
-        return 0
-    enough = grid.exits * table.runs >= 2 * runs_needed(mode, risk, confidence)
+    enough = grid.exits * table.runs >= 2 * runs_needed("selective", risk, level)
     return int(np.argmax(enough)) if enough.any() else len(grid.thresholds) - 1
 
 
