@@ -15,7 +15,7 @@ from ..thinking.span import Span
 from .run import Decoding, RunSettings
 from .thinking_control import Edit, ThinkingControl
 from .transcript import Start, Transcript
-from .trial import trial_with
+from .trial import Trials
 
 
 def decode_loop(settings: RunSettings, session: Session, span: Span, start: Start) -> Decoding:
@@ -53,7 +53,7 @@ class Loop:
     def __init__(self, settings: RunSettings, text: Transcript, span: Span, start: Start) -> None:
         self.settings = settings
         self.text = text
-        self.control = ThinkingControl(settings, text, span, start.closer, trial_with(decode_loop))
+        self.control = ThinkingControl(settings, text, span, start.closer, Trials(decode_loop, settings, text))
         self.over = False
         """The run's record is complete."""
         self._prepares = settings.policy.needs_forwards
@@ -81,6 +81,7 @@ class Loop:
                 settings.drafter.observe(draft, accepted)
             yield from self._show()
         self._finish()
+        return self.control.finish
 
     def _propose(self) -> Generator[Decode, Step, Draft]:
         text, drafter = self.text, self.settings.drafter
