@@ -29,6 +29,8 @@ def settings_of(recipe: Recipe, task: Task, model: Model, n: int) -> dict[str, A
     shared = asdict(recipe)
     for machine in ("model", "backend", "threads"):
         shared.pop(machine)
+    if recipe.answer_ends == "model":
+        shared.pop("answer_ends")  # files from before there was a choice don't have it
     return {**shared, "model": identity_of(model), "tasks": task.name, "grader": task.grader.name, "n": n}
 
 

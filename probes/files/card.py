@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, TypedDict
 
-from reasonctl.controller import ControllerError, Cues, Markers
+from reasonctl.controller import AnswerEnds, Closing, ControllerError, Cues, Markers
 from reasonctl.controller.core import Fields
 
 from ..risk.threshold import MODES
@@ -73,12 +73,14 @@ class Card:
     """Of the libraries."""
     report: dict[str, Scalar] = field(default_factory=dict)
     """Figures of the fit."""
+    answer_ends: AnswerEnds = "model"
+    """What ends the answer after an exit. Older files don't say: the model did."""
 
     def __post_init__(self) -> None:
         check_plain(
             self,
             numbers=("depth", "width", "max_cues", "max_new_tokens"),
-            texts=("fingerprint", "template", "suffix", "mode"),
+            texts=("fingerprint", "template", "suffix", "mode", "answer_ends"),
             named=("tasks", "grader"),
             maps=MAPS,
         )
@@ -87,6 +89,7 @@ class Card:
             raise ControllerError(f"the card's mode is {self.mode!r:.40}; it must be one of {', '.join(MODES)}")
         if not self.suffix.strip():
             raise ControllerError("the card's suffix is empty; it must be the text that closes thinking")
+        Closing(self.suffix, self.answer_ends)
         blocks = [layer_of(fraction, self.depth) for fraction in self.layers]
         if not blocks or len(set(blocks)) < len(blocks):
             raise ControllerError(
@@ -117,6 +120,7 @@ class Card:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Card:
         """From parsed JSON; raises ControllerError on missing, foreign or ill-typed entries."""
+        values = {"answer_ends": "model", **values}
         check_entries(cls, values)
         found = Fields.of(dict(values), "the card")
         found.numbers("layers")
