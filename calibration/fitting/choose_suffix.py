@@ -59,7 +59,7 @@ def candidates(found: Format, answers: Sequence[str]) -> tuple[Closing, ...]:
 
     >>> from reasonctl.controller.thinking import read_template
     >>> [(one.suffix[-8:], one.answer_ends) for one in candidates(read_template(None), ["12", "7"])]
-    [' \\boxed{', 'box'), ('nswer is', 'line'), ('nswer is', 'model')]
+    [(' \\boxed{', 'box'), ('nswer is', 'line'), ('nswer is', 'model')]
     """
     if answers and all(map(_LETTER.fullmatch, answers)):
         return lined(found, LETTER), boxed(found), plain(found)

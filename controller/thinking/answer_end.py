@@ -29,9 +29,6 @@ class Closing:
 
     >>> Closing("</think>\n\n\\boxed{", "box").answer_ends
     'box'
-    >>> Closing("</think>\n\n", "box")
-    Traceback (most recent call last):
-    reasonctl.controller.core.errors.ControllerError: answers end where their box closes, and the suffix ...
     """
 
     suffix: str
