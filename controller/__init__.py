@@ -30,6 +30,7 @@ from .sampling.stages.no_wait import NoWait
 from .sampling.stages.penalties import DRY, BadWords, LogitBias, MinNewTokens, Penalties
 from .sampling.stages.temperature import EAD, EDT, Dynatemp, Temperature
 from .sampling.stages.truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, TopNSigma, TopP, Typical
+from .thinking.answer_end import AnswerEnds, Closing
 from .thinking.cues import Cue, Cues
 from .thinking.exit_rule import Boundary, ExitRule, Trial
 from .thinking.limits import ThinkingLimits
@@ -37,11 +38,13 @@ from .thinking.markers import Markers, Thinking
 from .thinking.span import MarkerPosition, Span
 
 __all__ = [
+    "AnswerEnds",
     "BadWords",
     "Boundary",
     "Call",
     "Capabilities",
     "Chain",
+    "Closing",
     "Constrained",
     "Controller",
     "ControllerError",

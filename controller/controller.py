@@ -85,6 +85,7 @@ class Controller:
             if self.shadow:
                 raise ControllerError("shadow mode watches an exit rule, and there is none; give one")
             return
+        _ = rule.closing
         if self.thinking is not None and self.thinking.markers != rule.markers:
             raise ControllerError(
                 f"thinking has the markers {self.thinking.markers} and the exit rule {rule.markers}; leave thinking out"
@@ -230,6 +231,7 @@ class Controller:
             stop=call.stop,
             thinking=self.closing,
             limits=self.limits,
+            answer_ends="model" if self.exit is None else self.exit.answer_ends,
             shadow=self.shadow,
             context=context,
         )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from reasonctl.controller import (
+    AnswerEnds,
     Boundary,
     ControllerError,
     Cues,
@@ -67,11 +68,13 @@ class ProbeExit(ExitRule):
         self.lower = lower
         self.signal_name = promise.signal
         self.signal = content.signal(promise.signal)
-        # A rule that never exits tries nothing.
-        self.trials = self.signal.trials and threshold.value < math.inf
+        # A rule that never exits reads nothing and tries nothing.
+        self.reads = threshold.value < math.inf or lower is not None
+        self.trials = self.signal.trials and self.reads
         self.markers = Markers(*card.markers) if card.markers is not None else None
         self.cues = Cues(card.cues)
         self.suffix = card.suffix
+        self.answer_ends = card.answer_ends
         self.max_cues = card.max_cues
         self._layers = tuple(layer_of(fraction, card.depth) for fraction in card.layers)
         self._answer_tokens = answer_tokens(card)
@@ -117,6 +120,8 @@ class ProbeExit(ExitRule):
 
     def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
         """Observe the cue, try an answer if the signal wants one, and exit if the score is above the threshold."""
+        if not self.reads:
+            return _decision(at, math.nan, math.inf)
         observations: list[Observation] = at.memory
         signal = self.signal
         p_settled = self.content.probe.score(features_at(at.hidden, self._layers)) if signal.reads_hidden else math.nan
@@ -134,12 +139,12 @@ class ProbeExit(ExitRule):
     def finish(self, trace: Trace) -> None:
         """Let the drift monitor take in a finished run, and write what the monitor knows into its trace.
 
-        Three kinds of runs are left out. A rule that has switched its trials off scores nothing. Further samples of one
+        Three kinds of runs are left out. A rule that never exits scores nothing. Further samples of one
         prompt depend on the first. A run that was left before its first cue shows no score.
         """
         monitor = self.monitor
         left = trace.finish_reason is None and trace.closed_by is None
-        if monitor is None or (self.signal.trials and not self.trials):
+        if monitor is None or not self.reads:
             return
         if not trace.repeat and (trace.decisions or not left):
             monitor.update([decision.score for decision in trace.decisions])
@@ -154,7 +159,13 @@ class ProbeExit(ExitRule):
 
     def in_use(self, policy: str, max_new_tokens: int) -> list[str]:
         """How one call differs from the calibration's, as far as a call shows it; empty where the promise stands."""
-        return differences(self.card, {**self.card.sampler, "policy": policy}, max_new_tokens)
+        return self._changed() + differences(self.card, {**self.card.sampler, "policy": policy}, max_new_tokens)
+
+    def _changed(self) -> list[str]:
+        """How the rule's own exits differ from the card's, where somebody has set them otherwise."""
+        card = self.card
+        pairs = (("suffix", self.suffix, card.suffix), ("answer_ends", self.answer_ends, card.answer_ends))
+        return [_difference(*pair) for pair in pairs if pair[1] != pair[2]]
 
     def check(self, model: LoadedModel) -> list[str]:
         """Warnings where the model differs slightly from the card's; ControllerError for another model."""
@@ -181,7 +192,7 @@ class ProbeExit(ExitRule):
         if grader is not None and limit.mode != "disagree":
             pairs.append(("grader", grader, card.grader))
         why_not = [_difference(*pair) for pair in pairs if pair[1] != pair[2]]
-        why_not += differences(card, sampler, max_new_tokens)
+        why_not += self._changed() + differences(card, sampler, max_new_tokens)
         if self._warnings is None:
             why_not.append("the model in use was not compared with the card")
         else:
@@ -286,6 +297,8 @@ class NeverExit(ExitRule):
     """The texts that open and close thinking. None: the whole completion is the span."""
     max_cues: int = 1_000_000
     """Most cues of a run that are recorded."""
+    answer_ends: AnswerEnds = "model"
+    """What would end the answer."""
     trials: bool = False
     """It never tries an answer."""
 

@@ -290,6 +290,8 @@ class LlamaAttachment(Attachment):
                     yield event.token
             if stopped:
                 trace.finish_reason = "stop"
+            elif trace.finish_reason == "stop" and trace.tokens[-1] not in self._eos:
+                yield min(self._eos)  # an exit's answer ended before the model did: the library reads "stop" off this
         except GeneratorExit:
             trace.finish_reason = trace.finish_reason or "stop"  # a stop string, or nobody reads on
             raise

@@ -20,7 +20,7 @@ from ..fitting.choose_cues import AUTO, EVERYTHING
 from ..fitting.collecting import collect_job, fitting_trials, plan_of
 from ..fitting.job import CalibrationJob, calibrate_and_save, made_by
 from ..fitting.saved_runs import halves
-from ..pages.wording import exits_where, truncation_of
+from ..pages.wording import ends_of, exits_where, truncation_of
 from ..parallel.run_jobs import check_cluster
 from ..runs.records import RunRecord
 from ..runs.room import Asked
@@ -66,12 +66,13 @@ def calibrate(
     report: bool,
     ngrams: str | None,
     dask: str | None,
-    answer_tokens: int,
+    answer_tokens: int | None,
     **overrides: Any,
 ) -> None:
     """Collect, fit and calibrate. Whatever can be refused is refused before any work.
 
-    overrides: `fit` and `labels`, and what the user gives in place of the template's markers, suffix, cues and layers.
+    overrides: `fit` and `labels`, and what the user gives in place of the template's markers, suffix, end of the
+        answer, cues and layers.
     """
     show = Console(as_json=options.json)
     workers = where(name, options, dask)
@@ -103,7 +104,7 @@ def _job(
     task: Task,
     out: Path,
     options: Options,
-    answer_tokens: int,
+    answer_tokens: int | None,
     overrides: Mapping[str, Any],
 ) -> CalibrationJob:
     check_labels(options, overrides["labels"])
@@ -115,6 +116,7 @@ def _job(
         opening=overrides["think_open"],
         closing=overrides["think_close"],
         suffix=overrides["suffix"],
+        answer=overrides["answer"],
         cues=",".join(EVERYTHING) if choose else overrides["cues"],
         layers=overrides["layers"],
         answer_tokens=answer_tokens,
@@ -242,7 +244,8 @@ def describe(show: Console, plan: CalibrationJob, model: Model, options: Options
     recipe, least = plan.recipe, needed(options)
     marks = " ... ".join(recipe.markers) if recipe.markers else "none in the template: the whole completion is the span"
     show.say(f"model {plan.recipe.model} on {model.backend}: {model.depth} layers of width {model.width}")
-    show.say(f"thinking markers {marks}; exit suffix {recipe.suffix!r}; cues {', '.join(recipe.cues)}")
+    ends = ends_of(recipe.answer_ends)
+    show.say(f"thinking markers {marks}; exit suffix {recipe.suffix!r}, {ends}; cues {', '.join(recipe.cues)}")
     show.say(f"{plan.n} runs on {plan.task.name}, {recipe.policy}, at most {recipe.max_new_tokens} new tokens each")
     calibrating = plan.n - plan.fit
     show.say(

@@ -120,6 +120,8 @@ def _monitored(monitor: DriftMonitor, path: Path) -> DriftMonitor:
     try:
         for number, value in lines(path, "traces"):
             trace = Fields.of(value, f"line {number} of {str(path)!r}")
+            if trace.values.get("drift", ...) is None:
+                continue  # nothing was scored: the rule could not exit
             scores = [
                 Fields.of(decision, f"decision {i} in {trace.where}").number("score")
                 for i, decision in enumerate(trace.items("decisions"), start=1)

@@ -53,7 +53,14 @@ HEADS_JOB = ("tasks", "out", "dask")
 @click.option("--suffix", callback=utf8, help="Text that takes a cue's place on exit.")
 @click.option("--cues", callback=utf8, help="Words, 'paragraph', 'sentence', comma-separated; or 'auto'.")
 @click.option(
-    "--answer-tokens", type=click.IntRange(1), default=64, show_default=True, help="Most tokens of a trial answer."
+    "--answer",
+    type=click.Choice(["natural", "box", "line"]),
+    help="What ends an answer: the model, its box or its line [what --suffix asks for; else natural].",
+)
+@click.option(
+    "--answer-tokens",
+    type=click.IntRange(1),
+    help="Most tokens of a trial answer [64; with --answer natural: --max-new-tokens].",
 )
 @click.option(
     "--fit",

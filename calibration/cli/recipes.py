@@ -10,12 +10,13 @@ from typing import cast
 import click
 
 from reasonctl.backends import BUNDLED_PROBE, TINY, Model, load_model
-from reasonctl.controller import ControllerError, Cues, Thinking, parse_policy
-from reasonctl.controller.thinking import default_cues, read_template, with_markers
+from reasonctl.controller import AnswerEnds, Closing, ControllerError, Cues, Thinking, parse_policy
+from reasonctl.controller.thinking import Format, default_cues, ends_in_brace, read_template, with_markers
 from reasonctl.probes import ProbeExit, make_exit
 from reasonctl.probes.files import Card, load_probe
 from reasonctl.probes.signals import layer_of
 
+from ..fitting.choose_suffix import boxed, lined, plain
 from ..runs.recipe import LAYERS, Recipe, usual_room
 from .console import Console
 from .options import Options
@@ -42,6 +43,10 @@ def rule_of(options: Options, path: object) -> ProbeExit:
 
 MOST_NEW_TOKENS = 2048
 """Default length of a run in tokens, where the context has room for it."""
+ANSWER_TOKENS = 64
+"""Most tokens of a trial answer where nobody asks for a number."""
+NATURAL = "natural"
+"""`--answer natural`: the model ends its answer itself."""
 _ESCAPE = re.compile(r"\\(?:[\\'\"nrt]|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4})")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -67,9 +72,10 @@ def new_recipe(
     opening: str | None = None,
     closing: str | None = None,
     suffix: str | None = None,
+    answer: str | None = None,
     cues: str | None = None,
     layers: str | None = None,
-    answer_tokens: int = 64,
+    answer_tokens: int | None = None,
 ) -> Recipe:
     """A recipe from the model's chat template and what the user gives in its place, as texts of the command line."""
     found = with_markers(read_template(model.template), model.template, opening, closing)
@@ -78,21 +84,39 @@ def new_recipe(
         tuple(part.strip() for part in cues.split(",") if part.strip()) if cues is not None else default_cues(markers)
     )
     Cues(names)
+    asked = closing_of(found, suffix, answer)
+    max_new_tokens = options.max_new_tokens or min(MOST_NEW_TOKENS, usual_room(model))
     return Recipe(
         model=name,
         backend=options.backend,
         threads=options.machine(name)[1],
         markers=(markers.open, markers.close) if markers else None,
         cues=names,
-        suffix=unescaped(suffix) if suffix else found.suffix,
+        suffix=asked.suffix,
         max_cues=200,
         layers=_layers(layers, model.depth),
         policy=options.policy_text(),
         draft=options.draft,
         seed=options.seed,
-        max_new_tokens=options.max_new_tokens or min(MOST_NEW_TOKENS, usual_room(model)),
-        answer_tokens=answer_tokens,
+        max_new_tokens=max_new_tokens,
+        answer_tokens=answer_tokens or (max_new_tokens if answer == NATURAL else ANSWER_TOKENS),
+        answer_ends=asked.answer_ends,
     )
+
+
+def closing_of(found: Format, suffix: str | None, answer: str | None) -> Closing:
+    """How an exit closes thinking, from --suffix and --answer; what isn't given follows from the other one.
+
+    Raises:
+        ControllerError: The answer is to end where its box closes, and the suffix opens none.
+    """
+    if suffix is None or not suffix:
+        return boxed(found) if answer == "box" else lined(found) if answer == "line" else plain(found)
+    text = unescaped(suffix)
+    if answer is None:
+        return Closing(text, "box" if ends_in_brace(text) else "model")
+    ends: dict[str, AnswerEnds] = {NATURAL: "model", "line": "line", "box": "box"}
+    return Closing(text, ends[answer])
 
 
 def thinking_under(model: Model, recipe: Recipe) -> Thinking:
@@ -134,7 +158,8 @@ def card_recipe(name: str, card: Card, options: Options) -> Recipe:
         draft=options.draft,
         seed=options.seed,
         max_new_tokens=options.max_new_tokens or card.max_new_tokens,
-        answer_tokens=int(cast(int, card.sampler.get("answer_tokens", 64))),
+        answer_tokens=int(cast(int, card.sampler.get("answer_tokens", ANSWER_TOKENS))),
+        answer_ends=card.answer_ends,
     )
 
 

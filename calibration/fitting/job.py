@@ -125,6 +125,7 @@ def _card(
         cues=recipe.cues,
         markers=recipe.markers,
         suffix=recipe.suffix,
+        answer_ends=recipe.answer_ends,
         max_cues=recipe.max_cues,
         sampler=sampler_of(recipe),
         max_new_tokens=recipe.max_new_tokens,

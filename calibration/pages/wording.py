@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from reasonctl.controller import AnswerEnds
 from reasonctl.probes import Promise, answer_tokens
 from reasonctl.probes.files import Card
 
@@ -83,6 +84,15 @@ def truncation_of(card: Card) -> str | None:
     return truncation_note(float(str(card.report[ANSWERS_TRUNCATED])), answer_tokens(card))
 
 
+def ends_of(answer_ends: AnswerEnds) -> str:
+    """What ends an answer, in words."""
+    return {
+        "model": "the model ends the answer",
+        "line": "the answer ends with its line",
+        "box": "the answer ends where its box closes",
+    }[answer_ends]
+
+
 def left_out_of(card: Card) -> str:
     """What the card says of questions that were too long for the context; empty if there were none."""
     n = card.report.get(LEFT_OUT)
@@ -114,7 +124,7 @@ def facts(card: Card) -> dict[str, str]:
         "layers": ", ".join(f"{fraction:.2f}" for fraction in card.layers) + " of depth",
         "cues": f"{', '.join(card.cues)} (at most {card.max_cues} a run)",
         "markers": " ... ".join(card.markers) if card.markers else "none",
-        "suffix": repr(card.suffix),
+        "suffix": f"{card.suffix!r}; {ends_of(card.answer_ends)}",
         "sampler": ", ".join(f"{key} {value}" for key, value in card.sampler.items()),
         "tasks": f"{card.tasks}, graded by {card.grader}, at most {card.max_new_tokens} new tokens",
         "runs": ", ".join(f"{value} {key}" for key, value in card.runs.items()) + left_out_of(card),

@@ -44,6 +44,8 @@ def settings_of(
     shared = asdict(recipe)
     for machine in ("model", "backend", "threads"):
         shared.pop(machine)
+    if recipe.answer_ends == "model":
+        shared.pop("answer_ends")  # files from before there was a choice don't have it
     roles = {"n": n, "fit": fit, "labels": labels, "stopping": None, "batch": 1}
     return {**shared, "model": identity_of(model), "tasks": task.name, "grader": task.grader.name, **roles}
 

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Literal
 
 from reasonctl.backends import Model, load_drafter, load_model
-from reasonctl.controller import Call, Drafter, Keys, Markers, Policy, parse_policy
+from reasonctl.controller import AnswerEnds, Call, Drafter, Keys, Markers, Policy, parse_policy
 
 Backend = Literal["llama.cpp", "transformers"]
 
@@ -45,6 +45,8 @@ class Recipe:
     """Most tokens of a run after its prompt."""
     answer_tokens: int
     """Most tokens of a trial answer."""
+    answer_ends: AnswerEnds = "model"
+    """What ends the answer after an exit, in a trial and in use."""
 
     def span(self) -> Markers | None:
         """The markers as the controller takes them."""

@@ -36,7 +36,7 @@ class Decision:
     position: int
     """Tokens generated before the cue."""
     score: float
-    """The signal's value at the cue."""
+    """The signal's value at the cue; NaN where nothing was read, since no value would end thinking."""
     threshold: float
     """The rule exits above it."""
     gave_up: bool = False
@@ -45,6 +45,8 @@ class Decision:
     @property
     def at(self) -> str:
         """The cue and what its score was."""
+        if math.isnan(self.score):
+            return f"at cue {self.index + 1} ({self.cue!r}): not scored, as no score would end thinking"
         sign = ">" if self.score > self.threshold else "<="
         return f"at cue {self.index + 1} ({self.cue!r}): score {self.score:.3f} {sign} {self.threshold:.3f}"
 
@@ -67,8 +69,16 @@ class Trace:
     """
     forwards: int = 0
     """Forwards of the model, those of trials included."""
+    trials: int = 0
+    """Exits that were tried."""
+    trial_tokens: int = 0
+    """Of `cost`: forced texts and answers of trials."""
+    trial_forwards: int = 0
+    """Of `forwards`: those of trials."""
+    trial_rows: int = 0
+    """Tokens that these forwards fed, with those of rejected drafts."""
     drafted: int = 0
-    """Drafted tokens that were verified."""
+    """Drafted tokens that were verified; a trial's own drafts aren't among them."""
     accepted: int = 0
     """Drafted tokens that were accepted."""
     seed: int = 0
@@ -171,10 +181,20 @@ class Trace:
             return f"{outcome}: {self._never()}; {cues} cues met"
         return f"{outcome}: {cues} cues, highest score {best.score:.3f} <= {best.threshold:.3f}"
 
-    def charge(self, trial: Trace, forced: int) -> None:
-        """Count a trial's tokens and forwards, and the `forced` tokens before its answer, as this run's cost."""
+    def charge(self, trial: Trace, forced: int, rows: int) -> None:
+        """Count a trial as a part of this run.
+
+        Args:
+            trial: The trial's own record.
+            forced: Tokens of the forced text before its answer.
+            rows: Tokens that its forwards fed.
+        """
         self.cost += trial.cost + forced
         self.forwards += trial.forwards
+        self.trials += 1
+        self.trial_tokens += trial.cost + forced
+        self.trial_forwards += trial.forwards
+        self.trial_rows += rows
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, `why` and `threshold_why` as plain values, for one JSON line per run.

@@ -6,31 +6,21 @@ at most one `Edit`, and the loop applies it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import math
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.decode import Decode, Step
 from ..core.token_text import LONGEST_CHARACTER
 from ..core.trace import Closer, Finish
+from ..thinking.answer_end import AnswerEnd, Closing
 from ..thinking.cues import Cue
 from ..thinking.exit_rule import Boundary, ExitRule, Trial
 from ..thinking.span import MarkerPosition, Span
 from .run import RunSettings
 from .transcript import Transcript
-
-TryExit = Callable[[RunSettings, Transcript, "Exit", int], Generator[Decode, Step, Trial]]
-"""Tries an exit on a fork of the run, with at most so many answer tokens."""
-
-
-@dataclass(frozen=True)
-class Exit:
-    """An exit at a cue that has room below the run's limit."""
-
-    cue: Cue
-    """Where the exit is made."""
-    forced: list[int]
-    """Tokens that take the cue's place."""
+from .trial import Exit, Trials
 
 
 @dataclass(frozen=True)
@@ -49,7 +39,7 @@ class ThinkingControl:
     """Follows a run's thinking span and gives the edit, if any, after each token."""
 
     def __init__(
-        self, settings: RunSettings, text: Transcript, span: Span, closer: Closer | None, try_exit: TryExit
+        self, settings: RunSettings, text: Transcript, span: Span, closer: Closer | None, trials: Trials
     ) -> None:
         self.settings = settings
         self.text = text
@@ -62,8 +52,10 @@ class ThinkingControl:
         """What the exit rule said at the last cue."""
         self.rule = settings.rule
         """The exit rule while it may still be asked."""
-        self.layers = settings.rule.layers(text.session.can.layers) if settings.rule else ()
+        self.layers = self.rule.layers(text.session.can.layers) if self.rule and self.rule.reads else ()
         """Blocks whose output the rule reads at a cue."""
+        self._answer = self._new_answer() if closer == "exit" else None
+        """Follows the answer after an exit. None: there was none."""
         self._budget = settings.limits.budget
         self._continued = 0
         self._cues = 0
@@ -71,7 +63,7 @@ class ThinkingControl:
         self._no_room = False
         self._memory: list[Any] = []
         self._warned = False
-        self._try_exit = try_exit
+        self._trials = trials
         self._rolls_back = text.session.can.rollback
 
     def after(self, token: int, step: Step, node: int) -> Generator[Decode, Step, Edit | None]:
@@ -91,7 +83,8 @@ class ThinkingControl:
         self._note_unopened()
         edit = self._early_close(token)
         if edit is None and self.text.sources[-1] != "forced":
-            self.finish = self.settings.ends(self.text.tokens, self.text.own_from)
+            answered = self._answer is not None and self._answer.push(token)
+            self.finish = "stop" if answered else self.settings.ends(self.text.tokens, self.text.own_from)
         if cue is not None and self.rule is not None and self.finish is None:
             edit = (yield from self._ask(self.rule, cue, step, node)) or edit
         if edit is None and self.finish is None:
@@ -131,6 +124,8 @@ class ThinkingControl:
     def applied(self, edit: Edit) -> None:
         """The text from `edit.first` on was taken back: the span, the rule and the record follow."""
         trace, place = self.settings.trace, edit.first - self.text.start
+        if edit.closer == "exit" or self._answer is not None:
+            self._answer = self._new_answer()
         if edit.closer is not None:
             trace.forced = (place, len(edit.forced))
             self._note_end(edit.closer, edit.first)
@@ -172,41 +167,48 @@ class ThinkingControl:
         if found is None:
             return None
         self._cues += 1
-        hidden = {layer: step.hidden(node, layer).copy() for layer in self.layers}
+        boundary = self._boundary(found, step, node)
         if rule.trials:
             # A fork must not see rows that are not committed.
             text.commit()
-
-        def answer(longest: int, other: Cue | None = None) -> Generator[Decode, Step, Trial]:
-            tried = found if other is None else self._exit_at(rule, other)
-            return self._try_exit(settings, text, tried, longest)
-
-        decision = yield from rule.decide(
-            Boundary(
-                cue=found.cue,
-                hidden=hidden,
-                tokens=text.tokens,
-                forced=tuple(found.forced),
-                prompt=text.start,
-                session=text.session,
-                memory=self._memory,
-                row=lambda: step.logits(node),
-                answer=answer,
-            )
-        )
+        try:
+            decision = yield from rule.decide(boundary)
+        finally:
+            self._trials.close()
         settings.trace.decisions.append(decision)
-        self.score = decision.score
+        self.score = None if math.isnan(decision.score) else decision.score
         acts = decision.exit and not settings.shadow
         if not acts or self._thought(found.cue.first) < settings.limits.min_thinking:
             return None
         return Edit(found.cue.first, found.forced, "exit")
+
+    def _boundary(self, found: Exit, step: Step, node: int) -> Boundary:
+        """What the rule is given at a cue."""
+        text = self.text
+
+        def answer(
+            longest: int, cue: Cue | None = None, closing: Closing | None = None
+        ) -> Generator[Decode, Step, Trial]:
+            return self._trials.attempt(self._exit_at(closing or found.closing, cue or found.cue), longest)
+
+        return Boundary(
+            cue=found.cue,
+            hidden={layer: step.hidden(node, layer).copy() for layer in self.layers},
+            tokens=text.tokens,
+            forced=tuple(found.forced),
+            prompt=text.start,
+            session=text.session,
+            memory=self._memory,
+            row=lambda: step.logits(node),
+            answer=answer,
+        )
 
     def _fitting_exit(self, rule: ExitRule, cue: Cue) -> Exit | None:
         """The first cue of a row whose exit has room below the limit.
 
         Each cue is considered by itself: what a rule may act on depends on no cue that it doesn't read.
         """
-        exits = [self._exit_at(rule, one) for one in (cue, *cue.also)]
+        exits = [self._exit_at(rule.closing, one) for one in (cue, *cue.also)]
         fitting = [one for one in exits if one.cue.first + len(one.forced) < self.settings.limit]
         if not fitting:
             self.settings.trace.note = (
@@ -214,10 +216,13 @@ class ThinkingControl:
             )
             return None
         first, *others = fitting
-        return Exit(replace(first.cue, index=self._cues, also=tuple(one.cue for one in others)), first.forced)
+        return replace(first, cue=replace(first.cue, index=self._cues, also=tuple(one.cue for one in others)))
 
-    def _exit_at(self, rule: ExitRule, cue: Cue) -> Exit:
-        return Exit(cue, self.settings.tokenizer.encode(cue.before + rule.suffix))
+    def _exit_at(self, closing: Closing, cue: Cue) -> Exit:
+        return Exit(cue, self.settings.tokenizer.encode(cue.before + closing.suffix), closing)
+
+    def _new_answer(self) -> AnswerEnd:
+        return AnswerEnd(self.settings.tokenizer, self.settings.answer_ends)
 
     def _early_close(self, token: int) -> Edit | None:
         """The edit that replaces a close of the model's own in this token; None where the close stands."""

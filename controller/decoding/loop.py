@@ -15,7 +15,7 @@ from ..thinking.span import Span
 from .close_thinking import Edit, ThinkingControl
 from .run import Decoding, RunSettings
 from .transcript import Start, Transcript
-from .trial import trial_with
+from .trial import Trials
 
 
 def decode_loop(settings: RunSettings, session: Session, span: Span, start: Start) -> Decoding:
@@ -53,7 +53,7 @@ class Loop:
     def __init__(self, settings: RunSettings, text: Transcript, span: Span, start: Start) -> None:
         self.settings = settings
         self.text = text
-        self.control = ThinkingControl(settings, text, span, start.closer, trial_with(decode_loop))
+        self.control = ThinkingControl(settings, text, span, start.closer, Trials(decode_loop, settings, text))
         self.over = False
         """The run's record is complete."""
         self._prepares = settings.policy.needs_forwards
@@ -84,6 +84,7 @@ class Loop:
             if self._may_go_on:
                 self.settings = self.control.go_on()
         self._finish()
+        return self.control.finish
 
     @property
     def _may_go_on(self) -> bool:

@@ -13,12 +13,16 @@ from ..core.trace import Event, Finish, Trace
 from ..drafting.drafter import Drafting
 from ..sampling.draw import RunContext
 from ..sampling.policy import Policy
+from ..thinking.answer_end import AnswerEnds
 from ..thinking.exit_rule import ExitRule
 from ..thinking.limits import NO_LIMITS, ThinkingLimits
 from ..thinking.markers import Thinking
 
-Decoding = Generator[Decode | Event, Step | None, None]
-"""A run in progress: it yields Decodes, each answered with its Step, and Events, answered with None."""
+Decoding = Generator[Decode | Event, Step | None, Finish | None]
+"""A run in progress: it yields Decodes, each answered with its Step, and Events, answered with None.
+
+It returns why it ended.
+"""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class RunSettings:
     """How thinking is marked and closed; None where nothing needs to know."""
     limits: ThinkingLimits = NO_LIMITS
     """How long the run may and must think."""
+    answer_ends: AnswerEnds = "model"
+    """What ends the answer after an exit."""
     shadow: bool = False
     """The exit rule decides and is recorded, and never acts."""
     context: RunContext = field(default_factory=RunContext)

@@ -4,15 +4,29 @@ Nothing here decides that thinking closes. `exit_rule.py` is the contract of a r
 settings; `decoding/close_thinking.py` asks the one and applies the other. The rules themselves are in `probes/exit.py`.
 """
 
+from .answer_end import ends_in_brace
 from .answers import after_thinking, last_side, stated_answer, statement
-from .chat_template import BREAKS, WORDS, chosen_template, default_cues, read_template, read_templates, with_markers
+from .chat_template import (
+    ANSWER_CUE,
+    BREAKS,
+    WORDS,
+    Format,
+    chosen_template,
+    default_cues,
+    read_template,
+    read_templates,
+    with_markers,
+)
 
 __all__ = [
+    "ANSWER_CUE",
     "BREAKS",
+    "Format",
     "WORDS",
     "after_thinking",
     "chosen_template",
     "default_cues",
+    "ends_in_brace",
     "last_side",
     "read_template",
     "read_templates",

@@ -14,6 +14,7 @@ from ..core.decode import Decode, Floats, Session, Step
 from ..core.errors import ControllerError
 from ..core.probability import entropy
 from ..core.trace import Decision, Trace
+from .answer_end import AnswerEnds, Closing
 from .cues import Cue, Cues
 from .markers import Markers
 
@@ -29,7 +30,13 @@ class Trial:
     text: str
     """Forced text and answer as the user would read them."""
     cost: int
-    """Tokens fed or sampled."""
+    """Tokens of the forced text and of the answer."""
+    complete: bool = True
+    """The answer ended as the rule or the model ends it. False: a limit cut it."""
+    forwards: int = 0
+    """Forwards that it took."""
+    rows: int = 0
+    """Tokens that these forwards fed, with those of rejected drafts."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,8 @@ class Boundary:
     answer: Callable[..., Generator[Decode, Step, Trial]]
     """Tries the exit on a fork: `answer(n)` is a generator that returns a Trial of at most n answer tokens.
 
-    `answer(n, cue)` tries it at another cue of this row, one of `cue.also`.
+    `answer(n, cue)` tries it at another cue of this row, one of `cue.also`; `answer(n, closing=...)` with a `Closing`
+    other than the rule's. All trials of a boundary share one fork, so those that begin alike feed what differs.
     """
 
     def entropy(self) -> float:
@@ -81,8 +89,17 @@ class ExitRule(ABC):
     """The texts that open and close thinking. None: the whole completion is the span."""
     max_cues: int = 1_000_000
     """Most cues of a run at which the rule is asked; the same in calibration and in use."""
+    answer_ends: AnswerEnds = "model"
+    """What ends the answer after an exit; the same for a trial and for the exit itself."""
     trials: bool = False
     """Whether `decide` may call `at.answer`, which ends the walk over a draft."""
+    reads: bool = True
+    """Whether `decide` reads the hidden states of `layers`. False where nothing that it could read makes it exit."""
+
+    @property
+    def closing(self) -> Closing:
+        """Suffix and end of the answer; raises ControllerError where they don't go together."""
+        return Closing(self.suffix, self.answer_ends)
 
     @abstractmethod
     def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:

@@ -10,8 +10,8 @@ MODEL is what `ctl` takes. A probe of the right shape with random weights looks 
 - capture: one token fed again and again at the same place, three ways in random order: an engine without the
   callback, one that could read states and doesn't, one that does. llama.cpp only has the first.
 - collecting: sampled runs with a forced exit at every cue. Tokens fed on the fork against suffix + answer; and the same
-  exit with the prefix encoded anew, as LYNX's reference does, in random order: tokens and time. The same answer is fed
-  there without being sampled.
+  exit with the prefix encoded anew, as LYNX's reference does: tokens and time. The same answer is fed there without
+  being sampled. Tokens of rejected drafts count: a trial drafts from the answer before it.
 
 CPU time of this process, one thread. Medians, with 95 % intervals for them from order statistics over the repeats (the
 collecting's over cues). The last line is one JSON object.
@@ -136,7 +136,7 @@ def never(model: Model, sizes: Sequence[int]) -> ProbeExit:
         mode="harm",
     )
     unreachable = Threshold(
-        value=math.inf,
+        value=2.0,
         mode="harm",
         risk=0.05,
         confidence=0.9,
@@ -222,19 +222,18 @@ def encode_anew(at: Boundary, answer: Sequence[int]) -> Generator[Decode, Step, 
 
 @dataclass
 class Twice(Collect):
-    """Forces every exit both ways, in random order, after a trial that tells the answer (same keys, same answer)."""
+    """Forces every exit on a fork, which gives the answer, and then with the prefix encoded anew."""
 
-    order: random.Random = field(default_factory=lambda: random.Random(0))
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
         longest = self.recipe.answer_tokens
-        known = yield from at.answer(longest)
-        row: dict[str, Any] = {"limit": len(at.forced) + len(known.tokens)}
-        for way in self.order.sample(["fork", "anew"], 2):
-            request = at.answer(longest) if way == "fork" else encode_anew(at, known.tokens)
-            _, row[way], row[f"{way}_seconds"] = yield from measured(request)
-        self.rows.append(row)
+        known, fork, fork_seconds = yield from measured(at.answer(longest))
+        _, anew, anew_seconds = yield from measured(encode_anew(at, known.tokens))
+        limit = len(at.forced) + len(known.tokens)
+        self.rows.append(
+            {"limit": limit, "fork": fork, "fork_seconds": fork_seconds, "anew": anew, "anew_seconds": anew_seconds}
+        )
         return Decision(False, at.cue.name, at.cue.index, at.cue.first - at.prompt, 0.0, math.inf)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Protocol, TypedDict
 
-from reasonctl.controller import ControllerError, Cues, Markers
+from reasonctl.controller import AnswerEnds, Closing, ControllerError, Cues, Markers
 from reasonctl.controller.core import Fields
 
 from ..risk.stopping import Stopping
@@ -29,7 +29,7 @@ MOST_TEXT = 200
 """Longest name of a cue or a domain, and longest marker, in characters."""
 LABELS = ("records", "all")
 """At which cues of the calibration runs exits were tried."""
-ADDED = ("labels", "form", "runs_sha256", "stopping")
+ADDED = ("labels", "form", "runs_sha256", "stopping", "answer_ends")
 """Entries that older cards don't have; one that has its default is left out of the file."""
 MOST_SEED = 1 << 64
 """Largest seed."""
@@ -96,12 +96,14 @@ class Card(ModelCard):
     """Of the calibration runs' lines. Empty: the runs were split at random, as files before format 5 were."""
     stopping: Stopping | None = None
     """When collecting could have stopped. None: the number of runs was fixed before."""
+    answer_ends: AnswerEnds = "model"
+    """What ends the answer after an exit. Older files don't say: the model did."""
 
     def __post_init__(self) -> None:
         check_plain(
             self,
             numbers=("depth", "width", "max_cues", "max_new_tokens"),
-            texts=("fingerprint", "template", "suffix", "mode", "labels", "form", "runs_sha256"),
+            texts=("fingerprint", "template", "suffix", "mode", "labels", "form", "runs_sha256", "answer_ends"),
             named=("tasks", "grader"),
             maps=MAPS,
         )
@@ -114,6 +116,7 @@ class Card(ModelCard):
             raise ControllerError(f"the card's form is {self.form!r:.40}, of a later reasonctl; update this one")
         if not self.suffix.strip():
             raise ControllerError("the card's suffix is empty; it must be the text that closes thinking")
+        Closing(self.suffix, self.answer_ends)
         blocks = [layer_of(fraction, self.depth) for fraction in self.layers]
         if not blocks or len(set(blocks)) < len(blocks):
             raise ControllerError(

@@ -8,7 +8,7 @@ import math
 import os
 import resource
 import struct
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +17,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from reasonctl.controller import Boundary, ControllerError, Cue, Cues
-from reasonctl.probes.exit import FixedExit, NeverExit, ProbeExit, load_exit
-from reasonctl.probes.files.probe_file import load_probe, save_probe
+from reasonctl.probes.exit import FixedExit, NeverExit, ProbeExit, load_exit, make_exit
+from reasonctl.probes.files.card import Card
+from reasonctl.probes.files.probe_file import SignalTable, load_probe, save_probe
 from reasonctl.probes.files.sealed import check_target
 from reasonctl.probes.promise import Promise
 from reasonctl.probes.signals.probe import layer_of
@@ -308,3 +309,51 @@ def one_line(call) -> str:
         call()
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def test_the_card_says_what_ends_an_answer_and_older_cards_say_the_model(tmp_path: Path) -> None:
+    boxed = card(suffix="</think>\n\\boxed{", answer_ends="box")
+    values = json.loads(json.dumps(asdict(boxed)))
+    assert Card.from_dict(values) == boxed
+    values.pop("answer_ends")
+    assert Card.from_dict(values).answer_ends == "model"
+    for changes, message in (
+        ({"answer_ends": "box"}, "the suffix '</think>.* opens none"),
+        ({"answer_ends": "end"}, "answer_ends is 'end'"),
+        ({"answer_ends": 3}, "answer_ends is 3; it must be a text"),
+    ):
+        with pytest.raises(ControllerError, match=message):
+            card(**changes)
+    save_probe(tmp_path / "p.safetensors", replace(content(), card=boxed))
+    rule = load_exit(tmp_path / "p.safetensors")
+    assert rule.answer_ends == "box" and rule.closing.suffix.endswith("\\boxed{")
+
+
+def test_a_rule_whose_exits_were_changed_promises_nothing() -> None:
+    rule = make_exit(content(), Promise())
+    use = {"sampler": rule.card.sampler, "max_new_tokens": 64, "tasks": "tiny"}
+    before = rule.guarantee(**use)["why_not"]
+    assert not any("answer_ends" in line for line in [*before, *rule.in_use("sampling", 64)])
+    rule.answer_ends = "line"
+    said = "answer_ends is 'line', calibrated with 'model'"
+    assert said in rule.guarantee(**use)["why_not"] and said in rule.in_use("sampling", 64)
+
+
+def test_a_rule_that_never_exits_reads_nothing() -> None:
+    """No hidden state, no logits, no trial; one that can give up reads all the same."""
+
+    def unread(*_: object) -> None:
+        raise AssertionError("read")
+
+    place = boundary({}, 2)
+    place = replace(place, row=unread, answer=unread)
+    for signal in ("hidden", "entropy", "trial"):
+        file = content()
+        file = replace(file, others={n: SignalTable(file.grid, file.table) for n in ("entropy", "trial")})
+        never = ProbeExit(file, Promise(signal=signal), SimpleNamespace(value=math.inf))
+        said = decision(never, place)
+        assert not never.reads and not never.trials and not said.exit and math.isnan(said.score)
+        assert "not scored" in str(said) and never.layers(4) == ((2, 3) if signal == "hidden" else ())
+        assert ProbeExit(file, Promise(signal=signal), SimpleNamespace(value=0.9)).reads
+    gives_up = ProbeExit(content(), Promise(), SimpleNamespace(value=math.inf), lower=SimpleNamespace(why=""))
+    assert gives_up.reads

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from reasonctl.controller import Boundary, Cues, Decision, Draft, ExitRule, Markers, Stateless
+from reasonctl.controller import AnswerEnds, Boundary, Cues, Decision, Draft, ExitRule, Markers, Stateless, Trial
 
 
 @dataclass
@@ -30,6 +30,10 @@ class Scripted(ExitRule):
     """Every boundary, in order."""
     answers: list[list[int]] = field(default_factory=list)
     """The tokens of every trial answer."""
+    tried: list[Trial] = field(default_factory=list)
+    """Every trial, in order."""
+    answer_ends: AnswerEnds = "model"
+    """As in every rule."""
 
     @property
     def trials(self) -> bool:
@@ -44,7 +48,8 @@ class Scripted(ExitRule):
         """Try the exit if that is wanted, then do as the test says."""
         self.seen.append(at)
         if self.trials:
-            self.answers.append(list((yield from at.answer(self.answer_tokens)).tokens))
+            self.tried.append((yield from at.answer(self.answer_tokens)))
+            self.answers.append(list(self.tried[-1].tokens))
         exits = self.act(at)
         return Decision(exits, at.cue.name, at.cue.index, at.cue.first - at.prompt, float(exits), 0.5)
 

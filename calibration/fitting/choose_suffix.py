@@ -1,0 +1,179 @@
+"""Which text closes thinking and asks for the answer: candidates by task, and the choice by what they gave when tried.
+
+The choice belongs to the fitting runs, before the first calibration run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reasonctl.controller import Closing, ControllerError
+from reasonctl.controller.thinking import ANSWER_CUE, Format
+
+from ..parallel.run_jobs import run_jobs
+from ..runs.closings import TriedRun, try_closings
+from ..runs.recipe import Recipe
+from ..tasks.graders import Grader
+from ..tasks.problem import Problem
+
+BOX = "The final answer is \\boxed{"
+"""LYNX, DEER and Dynasor ask for a box too."""
+LINE = "The final answer is"
+LETTER = "Answer:"
+
+_LETTER = re.compile(r"\s*\(?[A-J]\)?\s*")
+MOST_WORDS = 8
+"""Words of an answer that a box is asked for; a longer one is open text."""
+OPEN_SHARE = 0.1
+"""Share of longer answers above which a task asks for open text."""
+NEARLY = 0.02
+"""A share of complete answers this near to the largest is as good."""
+
+
+def boxed(found: Format) -> Closing:
+    r"""Asks for \boxed{...}; the answer ends where the box closes."""
+    return Closing(_asking(found, BOX), "box")
+
+
+def lined(found: Format, ask: str = LINE) -> Closing:
+    """Asks in a sentence; the answer ends with its line."""
+    return Closing(_asking(found, ask), "line")
+
+
+def plain(found: Format) -> Closing:
+    """What the model's own turns show, or the usual text for a model without markers; the model ends the answer."""
+    return Closing(found.suffix)
+
+
+def candidates(found: Format, answers: Sequence[str]) -> tuple[Closing, ...]:
+    r"""The closings that may suit a model and a task, each after the suffix that the model's template shows.
+
+    A letter first where all answers are single letters from A to J. Open text is asked for nothing: a box would cut
+    it short. Everything else may be boxed, or stand in a line.
+
+    Args:
+        found: How the model's turns mark its thinking.
+        answers: Right answers of the task, or answers of full runs where there are none. Empty: nothing is known.
+
+    >>> from reasonctl.controller.thinking import read_template
+    >>> [(one.suffix[-8:], one.answer_ends) for one in candidates(read_template(None), ["12", "7"])]
+    [(' \\boxed{', 'box'), ('nswer is', 'line'), ('nswer is', 'model')]
+    """
+    if answers and all(map(_LETTER.fullmatch, answers)):
+        return lined(found, LETTER), boxed(found), plain(found)
+    long = sum(len(answer.split()) > MOST_WORDS for answer in answers)
+    if long > OPEN_SHARE * len(answers):
+        return (plain(found),)
+    return boxed(found), lined(found), plain(found)
+
+
+def _asking(found: Format, ask: str) -> str:
+    """The template's own suffix, and a question after it."""
+    if found.markers is None:
+        return "\n\n" + ask if found.suffix == ANSWER_CUE else found.suffix + ask
+    return found.suffix + ("\n\n" if found.suffix.endswith(found.markers.close) else "") + ask
+
+
+@dataclass(frozen=True)
+class ClosingCounts:
+    """A closing, and what it gave where it was tried."""
+
+    closing: Closing
+    """The closing."""
+    tried: int
+    """Cues at which it was tried."""
+    complete: int
+    """Answers that ended by its rule, or with the model's own end."""
+    right: int
+    """Right answers; where there is no gold answer, those that say what the full run says."""
+    tokens: int
+    """Tokens of all forced texts and answers."""
+
+    @property
+    def line(self) -> str:
+        """The counts for people."""
+        n = max(1, self.tried)
+        return (
+            f"{self.closing.suffix!r}, ends with the {self.closing.answer_ends}: {self.complete} of {self.tried} "
+            f"complete, {self.right} right, {self.tokens / n:.1f} tokens each"
+        )
+
+
+@dataclass(frozen=True)
+class ChosenClosing:
+    """The closing that is used, and how it was found."""
+
+    closing: Closing
+    """The closing."""
+    counts: tuple[ClosingCounts, ...]
+    """All candidates, in their order."""
+
+
+def count(closings: Sequence[Closing], runs: Sequence[tuple[TriedRun, Problem]], grader: Grader) -> list[ClosingCounts]:
+    """What each closing gave on some runs.
+
+    Args:
+        closings: The candidates.
+        runs: The runs with their problems.
+        grader: What grades the answers.
+    """
+
+    def right(answer: str, run: TriedRun, problem: Problem) -> bool:
+        known = problem.answer is not None
+        return grader.right(answer, problem) if known else grader.same(answer, run.answer)
+
+    counts = []
+    for closing in closings:
+        tried = [(one, run, problem) for run, problem in runs for one in run.tried if one.closing == closing]
+        counts.append(
+            ClosingCounts(
+                closing,
+                len(tried),
+                sum(one.complete for one, _, _ in tried),
+                sum(right(one.answer, run, problem) for one, run, problem in tried),
+                sum(one.cost for one, _, _ in tried),
+            )
+        )
+    return counts
+
+
+def choose(counts: Sequence[ClosingCounts]) -> ChosenClosing:
+    """The candidate with the most complete answers; among those nearly as good the most right ones, then the cheapest.
+
+    Raises:
+        ControllerError: Nothing was tried.
+    """
+    seen = [one for one in counts if one.tried]
+    if not seen:
+        raise ControllerError("no cue was met, so no suffix could be tried; give one with --suffix, or other --cues")
+    most = max(one.complete / one.tried for one in seen)
+    whole = [one for one in seen if one.complete / one.tried >= most - NEARLY]
+    best = max(whole, key=lambda one: (one.right / one.tried, -one.tokens / one.tried))
+    return ChosenClosing(best.closing, tuple(counts))
+
+
+def choose_suffix(
+    recipe: Recipe,
+    closings: Sequence[Closing],
+    runs: Sequence[tuple[int, Problem]],
+    grader: Grader,
+    *,
+    workers: int | str = 1,
+) -> ChosenClosing:
+    """Try every candidate on a few fitting runs and choose; `replace(recipe, ...)` with the result then freezes it.
+
+    Args:
+        recipe: How the runs are made; its own suffix isn't used.
+        closings: The candidates.
+        runs: Indices of fitting runs, with their problems.
+        grader: What grades the answers.
+        workers: As in `run_jobs`.
+
+    Raises:
+        ControllerError: No cue was met in any of the runs.
+    """
+    jobs = [(recipe, tuple(closings), index, problem.question) for index, problem in runs]
+    tried = run_jobs(try_closings, jobs, workers=workers)
+    return choose(count(closings, list(zip(tried, [problem for _, problem in runs], strict=True)), grader))
