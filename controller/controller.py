@@ -231,7 +231,6 @@ class Controller:
             stop=call.stop,
             thinking=self.closing,
             limits=self.limits,
-            answer_ends="model" if self.exit is None else self.exit.answer_ends,
             shadow=self.shadow,
             context=context,
         )

@@ -79,9 +79,7 @@ class ProbeExit(ExitRule):
         self._layers = tuple(layer_of(fraction, card.depth) for fraction in card.layers)
         self._answer_tokens = answer_tokens(card)
         self._warnings: list[str] | None = None
-        table = content.signal_table(promise.signal).table if table is None else table
-        sampled = table.runs if table.stopping is None else table.stopping.first
-        self.monitor = DriftMonitor.of(table) if sampled else None
+        self.monitor = _monitor(content.signal_table(promise.signal).table if table is None else table)
         """Tests whether runs in use are like the calibration runs. None: there are none to compare with."""
 
     def at(self, *, risk: float | None = None, confidence: float | None | Literal["same"] = "same") -> ProbeExit:
@@ -207,6 +205,11 @@ class ProbeExit(ExitRule):
             "why_not": why_not,
             **({} if self.lower is None else {"give_up": self.lower.risk}),
         }
+
+
+def _monitor(table: Table) -> DriftMonitor | None:
+    sampled = table.runs if table.stopping is None else table.stopping.first
+    return DriftMonitor.of(table) if sampled else None
 
 
 def load_exit(

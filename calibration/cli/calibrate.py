@@ -30,6 +30,7 @@ from ..runs.trials import Labels
 from ..runs.worker import collect_run
 from ..tasks.problem import Problem
 from ..tasks.sources import Task, load_task
+from .closing import format_of, with_closing
 from .console import Console
 from .ngrams import keep_ngrams, usage
 from .options import Options
@@ -82,11 +83,14 @@ def calibrate(
     plan = _job(name, model, task, targets.probe, options, answer_tokens, overrides)
     plan, problems = asked(show, plan, model)
     check_domain(options, problems)
+    if options.dry_run:
+        dry_run(show, plan, model, options)
+        return
+    if not (overrides["suffix"] or overrides["answer"]):
+        found = format_of(model, overrides)
+        plan = with_closing(show, plan, model, found, problems, workers=workers, force=options.force)
     content = made_already(plan, model) if targets.again else None
     describe(show, plan, model, options)
-    if options.dry_run:
-        show.result({"n": plan.n, "runs_needed": needed(options), "recipe": vars(plan.recipe)})
-        return
     with closing(plan.run_file(model)) as file:
         records = collected(show, plan, file, options, problems, workers)
         if records is None:
@@ -96,6 +100,13 @@ def calibrate(
         table = keep_ngrams(model, records, targets.ngrams, source=task.name, force=options.force)
         show.say(usage(table, targets.ngrams, "model"))
     report_fit(show, plan, content, options, records if targets.wants(targets.page) else None)
+
+
+def dry_run(show: Console, plan: CalibrationJob, model: Model, options: Options) -> None:
+    """Print what would be done. Nothing is tried, so the suffix is the one of the template."""
+    describe(show, plan, model, options)
+    show.say("without --suffix and --answer the suffix is chosen on the first fitting runs, and may be another one")
+    show.result({"n": plan.n, "runs_needed": needed(options), "recipe": vars(plan.recipe)})
 
 
 def _job(

@@ -44,6 +44,8 @@ class CalibrationJob:
     """Fitting runs. 0: nothing is fitted while collecting, and nothing calibrates."""
     labels: Labels = "records"
     """At which cues of the calibration runs exits are tried."""
+    closings: tuple[str, ...] = ()
+    """What each way to ask for the answer gave when it was tried on fitting runs, a line each; () = nothing chosen."""
     choose_cues: bool = False
     """Keep the best of the collected cue sets only, by savings under the promise on the fitting runs."""
     left_out: int = 0
@@ -67,6 +69,7 @@ class CalibrationJob:
     def run_file(self, model: Model) -> RunFile:
         """The file that the job's runs are collected into; not opened yet."""
         settings = settings_of(self.recipe, self.task, model, self.n, fit=self.fit, labels=self.labels)
+        settings["closings"] = list(self.closings)
         return RunFile(runs_path(self.out), settings)
 
 
@@ -92,6 +95,7 @@ def calibrate_and_save(
         **fitted.report,
         ANSWERS_TRUNCATED: share_truncated(records, plan.recipe.answer_tokens),
         **({LEFT_OUT: plan.left_out} if plan.left_out else {}),
+        **{f"suffix tried {i}": line for i, line in enumerate(plan.closings, start=1)},
     }
     content = ProbeFile(
         fitted.probe,

@@ -17,8 +17,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reasonctl.controller import ControllerError
+from reasonctl.controller import Closing, ControllerError
 from reasonctl.controller.core import Fields, lines, parse
+from reasonctl.controller.thinking import ANSWER_ENDS
 
 from .cue_sets import check_job
 from .records import FORMAT, MOST, OLD_FORMAT, RunRecord
@@ -44,6 +45,19 @@ class _Header(NamedTuple):
 def fitting_runs(settings: Fields) -> int:
     """How many runs fit, by a file's settings. 0: the file has no plan."""
     return settings.whole("fit", 0, MOST) if "fit" in settings else 0
+
+
+def stored_closing(settings: Fields) -> Closing:
+    """How the runs of a file with these settings close thinking, and what ends the answers of their trials.
+
+    Raises:
+        ControllerError: The settings name no suffix, or no known end of an answer.
+    """
+    ends = settings.text("answer_ends") if "answer_ends" in settings else "model"
+    found = next((known for known in ANSWER_ENDS if known == ends), None)
+    if found is None:
+        settings.refuse("answer_ends", f"one of {', '.join(ANSWER_ENDS)}")
+    return Closing(settings.text("suffix"), found)
 
 
 @dataclass
@@ -146,6 +160,18 @@ class RunFile:
         with self.path.open("rb") as file:
             return self._header(file.readline(MOST_HEADER)).settings
 
+    def begun(self) -> Fields | None:
+        """The settings of the job that began the file; None where none has written its header whole.
+
+        Raises:
+            ControllerError: The file is in another format.
+        """
+        if not self.path.exists():
+            return None
+        with self.path.open("rb") as file:
+            header = file.readline(MOST_HEADER)
+        return self._header(header).settings if header.endswith(b"\n") else None
+
     def _lines(self) -> Iterator[tuple[int, Any]]:
         """(number, value) of each whole line after the header."""
         return ((n, value) for n, value in lines(self.path, "collected runs", torn_end=True) if n > 1)
@@ -208,7 +234,7 @@ class RunFile:
         settings = found.settings.values
         wanted = json.loads(json.dumps(self.settings))
         # `n` is what the first job asked for: the first problems of a stream, and so the runs, are the same for any.
-        names = (wanted.keys() | settings.keys()) - {"n"}
+        names = (wanted.keys() | settings.keys()) - {"n", "closings"}
         different = sorted(name for name in names if wanted.get(name) != settings.get(name))
         if different:
             raise ControllerError(

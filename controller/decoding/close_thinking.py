@@ -222,7 +222,8 @@ class ThinkingControl:
         return Exit(cue, self.settings.tokenizer.encode(cue.before + closing.suffix), closing)
 
     def _new_answer(self) -> AnswerEnd:
-        return AnswerEnd(self.settings.tokenizer, self.settings.answer_ends)
+        rule, settings = self.settings.rule, self.settings
+        return AnswerEnd(settings.tokenizer, settings.answer_ends if rule is None else rule.answer_ends)
 
     def _early_close(self, token: int) -> Edit | None:
         """The edit that replaces a close of the model's own in this token; None where the close stands."""

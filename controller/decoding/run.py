@@ -56,7 +56,7 @@ class RunSettings:
     limits: ThinkingLimits = NO_LIMITS
     """How long the run may and must think."""
     answer_ends: AnswerEnds = "model"
-    """What ends the answer after an exit."""
+    """What ends the answer after an exit of a trial, which has no rule; a rule says it itself."""
     shadow: bool = False
     """The exit rule decides and is recorded, and never acts."""
     context: RunContext = field(default_factory=RunContext)

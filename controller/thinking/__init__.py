@@ -4,7 +4,7 @@ Nothing here decides that thinking closes. `exit_rule.py` is the contract of a r
 settings; `decoding/close_thinking.py` asks the one and applies the other. The rules themselves are in `probes/exit.py`.
 """
 
-from .answer_end import ends_in_brace
+from .answer_end import ANSWER_ENDS, ends_in_brace
 from .answers import after_thinking, last_side, stated_answer, statement
 from .chat_template import (
     ANSWER_CUE,
@@ -19,6 +19,7 @@ from .chat_template import (
 )
 
 __all__ = [
+    "ANSWER_ENDS",
     "ANSWER_CUE",
     "BREAKS",
     "Format",

@@ -7,7 +7,7 @@ import pytest
 
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.controller import Call, Closing, Controller, ControllerError, Cues, Decision, Keys, Sampling, Trace
-from reasonctl.controller.decoding.thinking_control import ThinkingControl
+from reasonctl.controller.decoding.close_thinking import ThinkingControl
 from reasonctl.controller.thinking.answer_end import AnswerEnd
 from support.scripted import RandomTree, Scripted
 
