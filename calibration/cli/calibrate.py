@@ -30,7 +30,7 @@ from ..runs.trials import Labels
 from ..runs.worker import collect_run
 from ..tasks.problem import Problem
 from ..tasks.sources import Task, load_task
-from .closing import format_of, with_closing
+from .closing import with_closing
 from .console import Console
 from .ngrams import keep_ngrams, usage
 from .options import Options
@@ -72,8 +72,7 @@ def calibrate(
 ) -> None:
     """Collect, fit and calibrate. Whatever can be refused is refused before any work.
 
-    overrides: `fit` and `labels`, and what the user gives in place of the template's markers, suffix, end of the
-        answer, cues and layers.
+    overrides: `fit`, `labels`, and markers, suffix, end of the answer, cues and layers that the user gives.
     """
     show = Console(as_json=options.json)
     workers = where(name, options, dask)
@@ -87,8 +86,7 @@ def calibrate(
         dry_run(show, plan, model, options)
         return
     if not (overrides["suffix"] or overrides["answer"]):
-        found = format_of(model, overrides)
-        plan = with_closing(show, plan, model, found, problems, workers=workers, force=options.force)
+        plan = with_closing(show, plan, model, overrides, problems, workers=workers, force=options.force)
     content = made_already(plan, model) if targets.again else None
     describe(show, plan, model, options)
     with closing(plan.run_file(model)) as file:

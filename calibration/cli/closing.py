@@ -25,7 +25,7 @@ TRIED_RUNS = 6
 """Fitting runs on which the candidates are tried."""
 
 
-def format_of(model: Model, overrides: Mapping[str, Any]) -> Format:
+def _format(model: Model, overrides: Mapping[str, Any]) -> Format:
     """How the model marks its thinking: as its template says, but for the `think_open` and `think_close` given."""
     opening, closing = overrides["think_open"], overrides["think_close"]
     return with_markers(read_template(model.template), model.template, opening, closing)
@@ -35,7 +35,7 @@ def with_closing(
     show: Console,
     plan: CalibrationJob,
     model: Model,
-    found: Format,
+    overrides: Mapping[str, Any],
     problems: list[Problem],
     *,
     workers: int | str,
@@ -47,7 +47,7 @@ def with_closing(
         show: Prints what the candidates gave.
         plan: The job.
         model: Its model. The bundled model keeps the closing that it was trained on.
-        found: How the model marks its thinking.
+        overrides: The markers that the user gives, as `think_open` and `think_close`.
         problems: The job's problems, the fitting ones first.
         workers: As in `run_jobs`.
         force: A file that holds no runs is no error, since the job starts it over.
@@ -56,7 +56,9 @@ def with_closing(
     if header is not None:
         return _closed(plan, stored_closing(header), tuple(header.texts("closings") if "closings" in header else ()))
     fitting = problems[: plan.fit]
-    closings = candidates(found, [problem.answer for problem in fitting if problem.answer is not None])
+    closings = candidates(
+        _format(model, overrides), [problem.answer for problem in fitting if problem.answer is not None]
+    )
     if model.name == TINY or len(closings) == 1:
         return plan
     runs = list(enumerate(fitting))[:TRIED_RUNS]
