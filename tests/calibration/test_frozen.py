@@ -25,7 +25,7 @@ from reasonctl.calibration.runs.worker import collect_run, one_run
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import ControllerError
 from reasonctl.controller.core import Fields
-from reasonctl.probes.exit import make_exit
+from reasonctl.probes.exit import ProbeExit, make_exit
 from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.threshold import choose_threshold
 from support.recipes import RECIPE
@@ -171,8 +171,9 @@ def test_the_recorded_score_is_the_deployed_one(made):
     """To the bit, in both ways of collecting; and an exit is tried exactly at the records above the floor."""
     records, frozen = collected(made)
     content = calibrate_and_save(made, MODEL, records, frozen, force=True)
-    rule = make_exit(content, Promise(risk=0.001))
-    assert rule.threshold.value == np.inf
+    made_rule = make_exit(content, Promise())
+    # A finite threshold that no score reaches: a rule that never exits would score nothing.
+    rule = ProbeExit(content, made_rule.promise, replace(made_rule.threshold, value=2.0))
     tried = 0
     for record in records[FIT:]:
         trace, _ = one_run(RECIPE, MODEL, record.run, record.question, rule)
