@@ -46,7 +46,7 @@ HOOKS = (
         "hf/attach.py",
         "generate() runs it for greedy and sampled calls with prepared processors and criteria and returns its result",
     ),
-    Hook("transformers", "_is_user_defined", "hf/attach.py", "generate() sets it on a cache that the user passed"),
+    Hook("transformers", "_is_user_defined", "hf/rows.py", "generate() sets it on a cache that the user passed"),
     Hook(
         "transformers",
         "_mask_length",

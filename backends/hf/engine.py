@@ -118,8 +118,8 @@ class HFEngine(Engine):
             )
             every = tuple(dict.fromkeys(chain.from_iterable(layers)))
             more = {"position_ids": positions}
-            rows = forward.run(ids, packing.cache, torch.tensor(packing.wanted), every, more)
-        packing.cache.check_used()
+            rows = forward.run(ids, packing.places.cache, torch.tensor(packing.wanted), every, more)
+        packing.places.check_used()
         return rows
 
 

@@ -1,6 +1,6 @@
 """One forward for many sessions: their rows are one sequence for the model, and only attention tells them apart.
 
-Linear layers run once over the rows of all requests, without padding. Attention is ours (`PackedCache`, `Packing`): new
+Linear layers run once over the rows of all requests, without padding. Attention is ours (`Places`, `Packing`): new
 keys and values go to each sequence's slot of a slab, and rows see their own slot only.
 """
 
@@ -139,8 +139,9 @@ class Group:
         # Query heads that share a key head become rows of it.
         query = query.reshape(self.slots, self.height, kinds, -1, width).permute(0, 2, 3, 1, 4).flatten(2, 3)
         out = _attend(query, keys, values, self._mask(scoring.window, query, heads // kinds), scoring)
-        out = out.unflatten(2, (-1, self.height)).permute(0, 3, 1, 2, 4).reshape(self.slots * self.height, heads, -1)
-        return out[self._place(out.device)] if self.padded else out
+        out = out.reshape(self.slots, kinds, heads // kinds, self.height, -1)
+        out = out.permute(0, 3, 1, 2, 4).reshape(self.slots * self.height, heads, -1)
+        return out.index_select(0, self._place(out.device)) if self.padded else out
 
     def _place(self, device: torch.device) -> torch.Tensor:
         """Where each row is among the padded ones."""
@@ -208,17 +209,18 @@ def _attend(
     return probs[..., : keys.shape[2]] @ values
 
 
-class PackedCache(DynamicCache):
-    """What the model takes for its cache: hands new keys and values on to the slots."""
+class Places:
+    """Where the rows' keys and values go; `cache` is what the model takes for its own and hands them to."""
 
     def __init__(self, slab: Slab, parts: Sequence[Part]) -> None:
-        super().__init__()
         self.slab = slab
+        self.cache: Any = DynamicCache()
+        self.cache.update = self.store
         self._places = [part.slot.index * slab.columns + column for part in parts for column in part.columns]
         self._on: dict[torch.device, torch.Tensor] = {}
         self._last: tuple[torch.Tensor, LayerSlab] | None = None
 
-    def update(
+    def store(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **named: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Store the rows of all sequences, shape (1, key heads, rows, width)."""
@@ -253,7 +255,7 @@ class Packing:
         self.groups = list(_grouped(parts))
         self.parts = [part for group in self.groups for part in group.parts]
         """In the order of their rows in the packed sequence."""
-        self.cache = PackedCache(slab, self.parts)
+        self.places = Places(slab, self.parts)
         self.tokens = [token for part in self.parts for token in part.tokens]
         self.positions = [position for part in self.parts for position in part.positions]
         self.wanted: list[int] = []
@@ -268,7 +270,7 @@ class Packing:
 
     def attend(self, query: torch.Tensor, keys: torch.Tensor, scoring: Scoring) -> torch.Tensor:
         """Attention of all rows, shape (1, heads, rows, width), as the library wants it: (1, rows, heads, width)."""
-        layer, rows = self.cache.of(keys), query[0].transpose(0, 1)
+        layer, rows = self.places.of(keys), query[0].transpose(0, 1)
         found = [group.attend(rows[group.first : group.first + group.rows], layer, scoring) for group in self.groups]
         return (found[0] if len(found) == 1 else torch.cat(found))[None]
 

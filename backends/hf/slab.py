@@ -101,7 +101,8 @@ class Slab:
         slot = Slot(self, len(self.slots))
         self.slots.append(slot)
         if len(self.slots) > self.room:
-            self._resize(max(len(self.slots), self.room + self.room // 2), self.columns)
+            spare = self.room // 2 if self.layers else 0
+            self._resize(max(len(self.slots), self.room + spare), self.columns)
         return slot
 
     def own(self, slot: Slot, owner: object) -> weakref.finalize[..., Any]:
