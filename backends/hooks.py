@@ -50,7 +50,7 @@ HOOKS = (
     Hook(
         "transformers",
         "_mask_length",
-        "hf/attach.py",
+        "hf/rows.py",
         "generate() keeps the length of a mask of ones there, and passes no mask on",
     ),
     Hook("transformers", "_pad_token_tensor", "hf/attach.py", "generate() puts the padding token there"),

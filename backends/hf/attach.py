@@ -33,6 +33,7 @@ from .engine import HFEngine
 from .load import templates_of, wrap_transformers
 from .processors import check_processors
 from .rows import PreparedCall, Rows
+from .stock import nothing_to_do, run_stock
 from .tokenizer import HFTokenizer, NoTokenizer
 
 _MODES = {
@@ -192,10 +193,10 @@ class HFAttachment(Attachment):
     ) -> Any:
         """What generate() calls in place of its own loop: the rows run together, each with everything of its own."""
         controller = self.under(self.overrides)
-        self._check_batch(len(input_ids), controller, processors, config, prepared)
-        if len(input_ids) > 1:
-            check_criteria(criteria)
-        self.handle.begin()
+        cache = prepared.get(self.engine.model_forward.cache_name)
+        stock = nothing_to_do(controller, config, streamer, cache)
+        if not stock:
+            self._check_batch(len(input_ids), controller, processors, criteria, config, prepared)
         call = PreparedCall(
             input_ids=input_ids,
             processors=processors,
@@ -208,8 +209,12 @@ class HFAttachment(Attachment):
             policy=self.handle.controller.policy,
         )
         rows = Rows(self.engine, self.tokenizer, call)
+        self.handle.begin()
         for trace in rows.traces:
             self.handle.add(trace)
+        if stock:
+            loop = functools.partial(self.base._sample, self.model)
+            return run_stock(loop, input_ids, processors, criteria, config, prepared, rows.traces)
         with closing(rows.run(replace(controller, policy=None))) as tokens:
             for token in tokens:
                 if streamer is not None:
@@ -224,12 +229,19 @@ class HFAttachment(Attachment):
         return int(torch.randint(0, 2**63 - 1, (1,))) if random else 0
 
     def _check_batch(
-        self, rows: int, controller: Controller, processors: Sequence[Any], config: Any, prepared: dict[str, Any]
+        self,
+        rows: int,
+        controller: Controller,
+        processors: Sequence[Any],
+        criteria: Sequence[Any],
+        config: Any,
+        prepared: dict[str, Any],
     ) -> None:
         """Raises ControllerError for what generate() has prepared and the loop can't honour."""
         cache_name = self.engine.model_forward.cache_name
         _check_config(config, prepared)
         if rows > 1:
+            check_criteria(criteria)
             check_processors(processors, "running a batch row by row")
         elif controller.drafter:
             check_processors(processors, "drafting")

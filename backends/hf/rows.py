@@ -70,7 +70,17 @@ class Rows:
         self._prompts = self._unpadded()
         self.sequences = [list(padded) for padded in self._padded]
         """Prompt and new tokens of each row."""
-        self.traces = [Trace(warnings=list(call.notes), overrides=call.overrides) for _ in self._padded]
+        self.traces = [
+            Trace(
+                prompt_tokens=len(prompt),
+                seed=call.seed,
+                run=row,
+                repeat=self._repeats(row),
+                warnings=list(call.notes),
+                overrides=call.overrides,
+            )
+            for row, prompt in enumerate(self._prompts)
+        ]
         self.cache: Any = None
         """The cache that the call returns; None for a batch, whose rows have one each."""
         self._ended = [False] * len(self._padded)
@@ -108,8 +118,8 @@ class Rows:
         rows = len(self._padded)
         read = reader(padded, len(prompt), call.input_ids.device)
         ends = ends_of(forked(call.criteria) if rows > 1 else call.criteria, len(padded), read)
-        keys, repeat = Keys(seed=call.seed, run=row), padded in self._padded[:row]
-        one = Call(prompt, ends.limit, ends.eos, keys, self._policy(row, read), ends.stop, repeat)
+        keys, policy = Keys(seed=call.seed, run=row), self._policy(row, read)
+        one = Call(prompt, ends.limit, ends.eos, keys, policy, ends.stop, self._repeats(row))
         yield from controller.loop(session, self._tokenizer, one, trace)
         self.sequences[row] = padded + trace.tokens
         self._ended[row] = True
@@ -117,6 +127,9 @@ class Rows:
             self.cache = session.cache
         else:
             session.close()
+
+    def _repeats(self, row: int) -> bool:
+        return self._padded[row] in self._padded[:row]
 
     def _policy(self, row: int, read: Callable[..., torch.Tensor]) -> Policy:
         """The controller's policy after the call's constraints; without one, all of the call's processors."""
