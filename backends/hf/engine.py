@@ -7,7 +7,7 @@ a call, and the session edits its cache.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 import torch
@@ -64,6 +64,13 @@ class HFEngine(Engine):
         """A sequence whose first `length` tokens are in a DynamicCache already."""
         return HFSession(self, self.model_forward, cache, length, self.model_forward.device)
 
+    def together(self, requests: Sequence[Decode]) -> int:
+        """How many of the first requests share one call of the model; at least 1."""
+        if self.model_forward.in_turn:
+            return 1
+        rows = accumulate(rows_of(request) for request in requests[: self.batch])
+        return max(1, sum(so_far <= MOST_ROWS for so_far in rows))
+
     def forward(self, requests: Sequence[Decode]) -> list[HFStep]:
         """Run requests together where the model allows it, and in turn elsewhere.
 
@@ -78,6 +85,8 @@ class HFEngine(Engine):
             joined = [member for member in members if member.session.packs]
         else:
             joined = [member for member in members if member.session.slot is not None]
+        for session, request in joined:
+            session.check(request)  # all before the first grows: an error leaves every session as it was
         steps: dict[int, HFStep] = {}
         for part in _by_rows(joined):
             steps |= self._together(part)
@@ -91,8 +100,6 @@ class HFEngine(Engine):
 
     def _together(self, members: Sequence[Member]) -> dict[int, HFStep]:
         """Steps by the id of their session; none where the model turns out not to allow it."""
-        for session, request in members:
-            session.check(request)
         for session, _ in members:
             session.join(self.slab)
         self.slab.reserve(max(session.length + rows_of(request) for session, request in members))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from contextlib import contextmanager
 
@@ -12,7 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from reasonctl.backends.attach import attach
 from reasonctl.backends.hf.engine import HFEngine
-from reasonctl.controller import NO_DRAFT, ROOT, Controller, Decode, Draft, PromptLookup
+from reasonctl.backends.hf.slab import Slab
+from reasonctl.controller import NO_DRAFT, ROOT, Controller, ControllerError, Decode, Draft, PromptLookup
 from support.hf_models import GREEDY, PAD, SAMPLED, TOKENIZER, Scripted, Twigs, small
 
 SHAPE = dict(
@@ -59,6 +61,12 @@ IN_TURN = {
 TREE = Draft(tokens=(5, 6, 2, 9, 1, 4), parents=(ROOT, ROOT, 0, 0, 1, 2))
 TOLERANCE = 2e-4
 """Largest difference of float32 logits whose scale is about 7: sums in another order."""
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.set_num_threads(1)
+    return small(max_position_embeddings=2048)
 
 
 def engine_of(kind, **changes):
@@ -194,6 +202,93 @@ def test_bytes_of_a_token_are_the_librarys_with_bounded_spare_room():
     assert engine.slab.bytes == 0
 
 
+def test_sequences_that_are_dropped_give_their_slots_back():
+    engine = engine_of("llama")
+    kept, *dropped = [engine.session() for _ in range(5)]
+    engine.forward([Decode(session, [i + 1, 7]) for i, session in enumerate([kept, *dropped])])
+    del dropped
+    gc.collect()
+    alone, more = engine.session(), engine.session()
+    engine.forward([Decode(alone, [1, 7])])
+    (step,) = engine.forward([Decode(alone, [3])])
+    expected = step.logits(ROOT).copy()
+    many, _ = engine.forward([Decode(kept, [3]), Decode(more, [4])])
+    assert np.abs(many.logits(ROOT) - expected).max() < TOLERANCE and len(engine.slab.slots) == 2
+
+
+def test_a_request_that_cant_be_run_leaves_every_session_as_it_was():
+    engine = engine_of("mistral")
+    a, b = engine.session(), engine.session()
+    engine.forward([Decode(a, [1, 2]), Decode(b, [3])])
+    with pytest.raises(ControllerError, match="branches"):
+        engine.forward([Decode(a, [4]), Decode(b, [4], TREE)])
+    with pytest.raises(ControllerError, match="layer 9"):
+        engine.forward([Decode(a, [4]), Decode(b, [4], layers=(9,))])
+    assert (a.length, b.length) == (2, 1)
+    step, _ = engine.forward([Decode(a, [4]), Decode(b, [4])])
+    together = step.logits(ROOT).copy()
+    alone = engine.session()
+    (step,) = engine.forward([Decode(alone, [1, 2, 4])])
+    assert np.abs(step.logits(ROOT) - together).max() < TOLERANCE
+
+
+class Breaks:
+    """A criterion that fails at a random token."""
+
+    stateless = True
+
+    def __init__(self, rng, chance):
+        self.rng, self.chance = rng, chance
+
+    def __call__(self, ids, scores, **more):
+        if self.rng.random() < self.chance:
+            raise ValueError("broken")
+        return torch.zeros(len(ids), dtype=torch.bool)
+
+
+def live_tensors():
+    """How many tensors there are; no slab holds any."""
+    gc.collect()
+    objects = gc.get_objects()
+    assert all(not one.slots and not one.bytes for one in objects if type(one) is Slab)
+    return sum(type(one) is torch.Tensor for one in objects)
+
+
+def soak(model, monkeypatch, generations):
+    """Batches of random size whose rows end at random or fail; some are compared with the rows alone."""
+    rng, calls, broken, compared, tensors = random.Random(5), 0, 0, 0, []
+    with attach(model, Controller(), tokenizer=TOKENIZER) as handle:
+        while handle.runs < generations:
+            calls += 1
+            written = ["so the cat " * rng.randrange(1, 6) for _ in range(rng.randrange(2, 7))]
+            arguments = dict(texts(*written), max_new_tokens=rng.randrange(1, 24), do_sample=True, seed=calls)
+            arguments |= dict(eos_token_id=[5, 9, 20], top_k=0, temperature=1.5)
+            try:
+                criteria = [Breaks(rng, rng.choice([0, 0, 0.02]))]
+                out = model.generate(**arguments, stopping_criteria=criteria)
+            except ValueError:
+                broken += 1
+            else:
+                if calls % 8 == 0:
+                    with monkeypatch.context() as patch:
+                        patch.setattr(HFEngine, "batch", 1)
+                        assert model.generate(**arguments).tolist() == out.tolist()
+                        compared += 1
+            if calls % 10 == 0:
+                tensors.append(live_tensors())
+    assert broken > calls / 30 and compared > calls / 20
+    assert max(tensors[1:]) <= tensors[0] + 5
+
+
+def test_batches_with_random_leaves_and_failures_keep_rows_apart_and_memory_flat(model, monkeypatch):
+    soak(model, monkeypatch, 200)
+
+
+@pytest.mark.slow
+def test_3000_generations_with_random_leaves_and_failures(model, monkeypatch):
+    soak(model, monkeypatch, 3000)
+
+
 def texts(*written):
     """A batch padded on the left."""
     return dict(TOKENIZER(list(written), return_tensors="pt", padding=True))
@@ -226,12 +321,6 @@ CASES = {
     "end tokens": (Controller, LEFT, dict(max_new_tokens=60, do_sample=True, eos_token_id=[5, 9, 20])),
     "stop strings": (Controller, LEFT, SAMPLED | dict(stop_strings=["he", "7"])),
 }
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.set_num_threads(1)
-    return small(max_position_embeddings=2048)
 
 
 @pytest.mark.parametrize("case", list(CASES))
