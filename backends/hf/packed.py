@@ -71,7 +71,7 @@ class Part:
 
 
 class Scoring(NamedTuple):
-    """How a layer scores, as the library's attention functions are told."""
+    """How a layer scores, as the call of its attention says."""
 
     scaling: float | None
     window: int | None

@@ -19,15 +19,16 @@ from reasonctl.controller import (
     Controller,
     ControllerError,
     Decode,
+    Event,
     Greedy,
     Keys,
     Policy,
     Sampling,
+    Step,
     Tokenizer,
     Trace,
     drive_batch,
 )
-from reasonctl.controller.decoding.run import Decoding
 
 from ..processors import forked
 from ..token_ids import check_ids
@@ -112,7 +113,9 @@ class Rows:
             for trace in self.traces:
                 trace.warnings.append(f"rows run in turn: {self._engine.model_forward.in_turn}")
 
-    def _row(self, row: int, session: HFSession, controller: Controller) -> Decoding:
+    def _row(
+        self, row: int, session: HFSession, controller: Controller
+    ) -> Generator[Decode | Event, Step | None, None]:
         """The run of one row; its sequence is there when it has ended."""
         call, padded, prompt, trace = self._call, self._padded[row], self._prompts[row], self.traces[row]
         rows = len(self._padded)
@@ -145,6 +148,8 @@ class Rows:
         if mask is not None:
             prompts = [self._shown(padded, row) for padded, row in zip(prompts, mask.tolist(), strict=True)]
         for prompt in prompts:
+            if not prompt:
+                raise ControllerError("the prompt has no tokens; give at least one")
             check_ids(prompt, self._engine.can.vocabulary, "the prompt")
         return prompts
 
