@@ -194,9 +194,10 @@ class HFAttachment(Attachment):
         """What generate() calls in place of its own loop: the rows run together, each with everything of its own."""
         controller = self.under(self.overrides)
         cache = prepared.get(self.engine.model_forward.cache_name)
-        stock = nothing_to_do(controller, config, streamer, cache)
+        left_out = _not_honoured(config, prepared)
+        stock = nothing_to_do(controller, config, streamer, cache) and (bool(left_out) or len(input_ids) > 1)
         if not stock:
-            self._check_batch(len(input_ids), controller, processors, criteria, config, prepared)
+            self._check_batch(len(input_ids), controller, processors, criteria, prepared, left_out)
         call = PreparedCall(
             input_ids=input_ids,
             processors=processors,
@@ -234,12 +235,13 @@ class HFAttachment(Attachment):
         controller: Controller,
         processors: Sequence[Any],
         criteria: Sequence[Any],
-        config: Any,
         prepared: dict[str, Any],
+        left_out: Sequence[str],
     ) -> None:
         """Raises ControllerError for what generate() has prepared and the loop can't honour."""
         cache_name = self.engine.model_forward.cache_name
-        _check_config(config, prepared)
+        if left_out:
+            raise ControllerError(f"{left_out[0]} can't be honoured under a controller; leave it out, or detach first")
         if rows > 1:
             check_criteria(criteria)
             check_processors(processors, "running a batch row by row")
@@ -260,8 +262,8 @@ class HFAttachment(Attachment):
         )
 
 
-def _check_config(config: Any, prepared: dict[str, Any]) -> None:
-    """Raises ControllerError for an option that the loop can't honour."""
+def _not_honoured(config: Any, prepared: dict[str, Any]) -> list[str]:
+    """The call's options that only the library's own loop can honour."""
     wanted = {
         "use_cache": config.use_cache is False,
         "cache_implementation": config.cache_implementation not in (None, "dynamic", "hybrid", "sliding_window"),
@@ -270,9 +272,7 @@ def _check_config(config: Any, prepared: dict[str, Any]) -> None:
         for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states"):
             wanted[name] = bool(getattr(config, name))
     wanted |= {name: value is not None for name, value in prepared.items() if name not in _PREPARED}
-    for name, given in wanted.items():
-        if given:
-            raise ControllerError(f"{name} can't be honoured under a controller; leave it out, or detach first")
+    return [name for name, given in wanted.items() if given]
 
 
 def _result(sequences: list[list[int]], config: Any, input_ids: torch.Tensor, cache: Any) -> Any:

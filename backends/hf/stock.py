@@ -1,7 +1,8 @@
 """A call in which the controller has nothing to do: the library's own loop runs it, and its traces are written after.
 
 Only greedy calls: a sampled one draws with the controller's keyed uniforms, so that it stays comparable with a call
-under another controller.
+under another controller. A single row stays with the controller's loop, which is as exact and faster, unless it asks
+for what only the library's can do.
 """
 
 from __future__ import annotations

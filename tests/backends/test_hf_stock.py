@@ -91,6 +91,17 @@ def test_what_only_the_librarys_loop_can_do_works_until_the_controller_has_work(
         call()
 
 
+def test_a_single_row_keeps_the_controllers_loop(model, monkeypatch):
+    used = []
+    monkeypatch.setattr(hf_attach, "run_stock", lambda *given: used.append(given) or given[1])
+    with attach(model, Controller()):
+        model.generate(BATCH["input_ids"][:1], **GREEDY)
+        assert not used
+        model.generate(**BATCH, **GREEDY)
+        model.generate(BATCH["input_ids"][:1], **GREEDY, use_cache=False)
+        assert len(used) == 2
+
+
 def test_a_call_that_fails_leaves_a_trace_without_a_reason(model):
     class Fails(LogitsProcessor):
         def __call__(self, input_ids, scores):
