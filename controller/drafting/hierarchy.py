@@ -17,7 +17,7 @@ from ..core.tokenizer import vocabulary_of
 from .drafter import Drafter, Drafting, Target
 from .ngrams import KEPT, Context, NgramTable, Recent
 from .planning.acceptance import AcceptanceRates
-from .planning.cost import CostCurve, SharedCurve, Stopwatch
+from .planning.cost import CostCurve, Stopwatch
 from .planning.cost_cache import known_curve
 from .planning.payoff import LossBudget, best_part
 
@@ -234,8 +234,8 @@ class HierarchyRun(Drafting):
             return
         context = self.watch.context
         if context is not None:
-            prices = SharedCurve(self.curve, self.target.clock.sharing)
-            price = prices.now(1 + len(draft), context) / prices.now(1, context)
+            sharing = self.target.clock.sharing
+            price = self.curve.now((1 + len(draft)) * sharing, context) / self.curve.now(sharing, context)
             self.losses.settle(price, 1 + len(accepted))
         self.watch.end(1 + len(draft))
 
