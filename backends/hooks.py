@@ -46,11 +46,11 @@ HOOKS = (
         "hf/attach.py",
         "generate() runs it for greedy and sampled calls with prepared processors and criteria and returns its result",
     ),
-    Hook("transformers", "_is_user_defined", "hf/attach.py", "generate() sets it on a cache that the user passed"),
+    Hook("transformers", "_is_user_defined", "hf/rows.py", "generate() sets it on a cache that the user passed"),
     Hook(
         "transformers",
         "_mask_length",
-        "hf/attach.py",
+        "hf/rows.py",
         "generate() keeps the length of a mask of ones there, and passes no mask on",
     ),
     Hook("transformers", "_pad_token_tensor", "hf/attach.py", "generate() puts the padding token there"),

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 from transformers.generation import (
     GenerateDecoderOnlyOutput,
     GenerationMixin,
@@ -21,27 +21,19 @@ from transformers.generation import (
 )
 
 from reasonctl.controller import (
-    Call,
     Controller,
     ControllerError,
-    Decode,
-    Greedy,
-    Keys,
-    Policy,
-    Sampling,
     Tokenizer,
-    Trace,
 )
 
 from ..attachment import Attachment
 from ..handle import Handle, check_parts, take_overrides, thinking_of
-from ..processors import forked
-from ..token_ids import check_ids
-from .criteria import check_criteria, ends_of, has_clock, in_turn, reader
+from .criteria import check_criteria
 from .engine import HFEngine
 from .load import templates_of, wrap_transformers
-from .processors import WARPERS, check_processors, for_row, with_processors
-from .session import HFSession
+from .processors import check_processors
+from .rows import PreparedCall, Rows
+from .stock import nothing_to_do, run_stock
 from .tokenizer import HFTokenizer, NoTokenizer
 
 _MODES = {
@@ -148,47 +140,6 @@ def _members(attachment: HFAttachment) -> dict[str, Any]:
     return {"generate": generate, "_sample": sample, "_get_deprecated_gen_repo": check_mode, _MARK: True}
 
 
-class _Shared:
-    """Feeds a prompt once that several rows of a batch have in common (num_return_sequences)."""
-
-    def __init__(self, engine: HFEngine) -> None:
-        self._engine = engine
-        self._prompt = [-1]
-        self._fed = engine.session()
-
-    def session(self, prompt: list[int]) -> HFSession:
-        """A fork that waits for the prompt's last token."""
-        if prompt != self._prompt:
-            self._prompt = prompt
-            self._fed = self._engine.session()
-            if len(prompt) > 1:
-                self._engine.forward([Decode(self._fed, prompt[:-1])])
-        return self._fed.fork()
-
-
-@dataclass
-class _Batch:
-    """What generate() has prepared for all rows of a call, and what they have written."""
-
-    input_ids: torch.Tensor
-    """Shape (rows, length): the prompts, padded."""
-    padded: list[list[int]]
-    """The same as lists."""
-    processors: Sequence[Any]
-    criteria: Sequence[Any]
-    config: Any
-    prepared: dict[str, Any]
-    """Arguments of the model's forward."""
-    notes: list[str]
-    """What every row's trace says of the call."""
-    seed: int
-    shared: _Shared
-    sequences: list[list[int]]
-    """Prompt and new tokens of each row that has ended."""
-    cache: Any = None
-    """The cache that the call returns; None for a batch, whose rows have one each."""
-
-
 class HFAttachment(Attachment):
     """One transformers model under one controller."""
 
@@ -240,54 +191,36 @@ class HFAttachment(Attachment):
     def sample(
         self, input_ids: Any, processors: Any, criteria: Any, config: Any, streamer: Any, prepared: dict[str, Any]
     ) -> Any:
-        """What generate() calls in place of its own loop: the rows run one after another, or in turn under a clock."""
+        """What generate() calls in place of its own loop: the rows run together, each with everything of its own."""
         controller = self.under(self.overrides)
-        rows = len(input_ids)
-        self._check_batch(rows, controller, processors, config, prepared)
-        if rows > 1:
-            check_criteria(criteria)
-        self.handle.begin()
-        batch = _Batch(
+        cache = prepared.get(self.engine.model_forward.cache_name)
+        left_out = _not_honoured(config, prepared)
+        stock = nothing_to_do(controller, config, streamer, cache) and (bool(left_out) or len(input_ids) > 1)
+        if not stock:
+            self._check_batch(len(input_ids), controller, processors, criteria, prepared, left_out)
+        call = PreparedCall(
             input_ids=input_ids,
-            padded=input_ids.tolist(),
             processors=processors,
             criteria=criteria,
             config=config,
             prepared=prepared,
-            notes=self._notes(config) + _cache_notes(rows, config),
+            notes=self._notes(config) + _cache_notes(len(input_ids), config),
+            overrides=self.overrides,
             seed=self._seed(config.do_sample or controller.policy is not None),
-            shared=_Shared(self.engine),
-            sequences=input_ids.tolist(),
+            policy=self.handle.controller.policy,
         )
-        controller = replace(controller, policy=None)
-        runs = (self._row(batch, row, controller) for row in range(rows))
-        # A clock is the whole call's: the rows take a token each in turn, so that it ends all of them alike.
-        for token in in_turn(runs, together=has_clock(criteria)):
-            if streamer is not None:
-                streamer.put(torch.tensor([token]))
-        return _result(batch.sequences, config, input_ids, batch.cache)
-
-    def _row(self, batch: _Batch, row: int, controller: Controller) -> Iterator[int]:
-        """The run of one row; its sequence is in the batch when it has ended."""
-        padded, rows, config = batch.padded[row], len(batch.padded), batch.config
-        mask = batch.prepared.get("attention_mask")
-        prompt = padded if mask is None else self._unpadded(padded, mask[row].tolist())
-        check_ids(prompt, self.engine.can.vocabulary, "the prompt")
-        read = reader(padded, len(prompt), batch.input_ids.device)
-        ends = ends_of(forked(batch.criteria) if rows > 1 else batch.criteria, len(padded), read)
-        policy = self._policy(batch.processors, config.do_sample, row, rows, read)
-        session = batch.shared.session(prompt) if rows > 1 else self._session(batch.prepared, len(padded), config)
-        trace = Trace(warnings=list(batch.notes), overrides=self.overrides)
-        self.handle.add(trace)
-        keys, repeat = Keys(seed=batch.seed, run=row), padded in batch.padded[:row]
-        call = Call(prompt, ends.limit, ends.eos, keys, policy, ends.stop, repeat)
-        for event in controller.stream(session, self.tokenizer, call, trace):
-            yield event.token
-        batch.sequences[row] = padded + trace.tokens
-        if rows == 1:
-            batch.cache = session.cache
-        else:
-            session.close()
+        rows = Rows(self.engine, self.tokenizer, call)
+        self.handle.begin()
+        for trace in rows.traces:
+            self.handle.add(trace)
+        if stock:
+            loop = functools.partial(self.base._sample, self.model)
+            return run_stock(loop, input_ids, processors, criteria, config, prepared, rows.traces)
+        with closing(rows.run(replace(controller, policy=None))) as tokens:
+            for token in tokens:
+                if streamer is not None:
+                    streamer.put(torch.tensor([token]))
+        return _result(rows.sequences, config, input_ids, rows.cache)
 
     def _seed(self, random: bool) -> int:
         """The call's own seed; without one, the next number of torch's generator, so that torch.manual_seed decides."""
@@ -297,12 +230,20 @@ class HFAttachment(Attachment):
         return int(torch.randint(0, 2**63 - 1, (1,))) if random else 0
 
     def _check_batch(
-        self, rows: int, controller: Controller, processors: Sequence[Any], config: Any, prepared: dict[str, Any]
+        self,
+        rows: int,
+        controller: Controller,
+        processors: Sequence[Any],
+        criteria: Sequence[Any],
+        prepared: dict[str, Any],
+        left_out: Sequence[str],
     ) -> None:
         """Raises ControllerError for what generate() has prepared and the loop can't honour."""
         cache_name = self.engine.model_forward.cache_name
-        _check_config(config, prepared)
+        if left_out:
+            raise ControllerError(f"{left_out[0]} can't be honoured under a controller; leave it out, or detach first")
         if rows > 1:
+            check_criteria(criteria)
             check_processors(processors, "running a batch row by row")
         elif controller.drafter:
             check_processors(processors, "drafting")
@@ -310,24 +251,6 @@ class HFAttachment(Attachment):
             check_processors(processors, "an exit or a budget")
         if rows > 1 and getattr(prepared.get(cache_name), "_is_user_defined", False):
             raise ControllerError(f"{cache_name} of a batch can't be honoured; leave it out, or detach first")
-
-    def _unpadded(self, padded: list[int], mask: list[int]) -> list[int]:
-        """The tokens that the mask shows. Attention skips holes in it, and positions don't count them."""
-        first = mask.index(1) if 1 in mask else 0
-        if self.engine.model_forward.recurrent and 0 in mask[first:]:
-            raise ControllerError(
-                "attention_mask has a hole; a recurrent state runs through holes: pass a mask of ones"
-            )
-        return [token for token, seen in zip(padded, mask, strict=True) if seen]
-
-    def _policy(
-        self, processors: Sequence[Any], do_sample: bool, row: int, rows: int, read: Callable[..., torch.Tensor]
-    ) -> Policy:
-        """The controller's policy after the call's constraints; without one, all of the call's processors."""
-        own = self.handle.controller.policy
-        inner = own or (Sampling() if do_sample else Greedy())
-        applied = [for_row(p, row, rows) for p in processors if own is None or not isinstance(p, WARPERS)]
-        return with_processors(applied, inner, read)
 
     def _notes(self, config: Any) -> list[str]:
         """What a trace says where the call's sampling arguments give way to the controller's policy."""
@@ -338,39 +261,18 @@ class HFAttachment(Attachment):
             [f"{name}={value}" for name, value in given.items() if value is not None and value != _SAMPLING[name]]
         )
 
-    def _session(self, prepared: dict[str, Any], length: int, config: Any) -> HFSession:
-        """A new sequence, or the one in a cache that the user passed."""
-        cache_name = self.engine.model_forward.cache_name
-        cache: Any = prepared.get(cache_name)
-        if not getattr(cache, "_is_user_defined", False):
-            return self.engine.session()
-        masked = prepared.get("attention_mask") is not None or getattr(config, "_mask_length", length) != length
-        if type(cache) is not DynamicCache or masked:
-            raise ControllerError(
-                f"{cache_name} is honoured as a DynamicCache of one unpadded prompt whose tokens are all in "
-                "input_ids; leave it out, or detach first"
-            )
-        held = cache.get_seq_length()
-        if held >= length:
-            raise ControllerError(f"{cache_name} holds {held} tokens and input_ids only {length}; crop it")
-        cache.activate_past_recording()
-        return self.engine.adopt(cache, held)
 
-
-def _check_config(config: Any, prepared: dict[str, Any]) -> None:
-    """Raises ControllerError for an option that the loop can't honour."""
+def _not_honoured(config: Any, prepared: dict[str, Any]) -> list[str]:
+    """The call's options that only the library's own loop can honour."""
     wanted = {
         "use_cache": config.use_cache is False,
         "cache_implementation": config.cache_implementation not in (None, "dynamic", "hybrid", "sliding_window"),
-        "prefill_chunk_size": config.prefill_chunk_size is not None,
     }
     if config.return_dict_in_generate:
         for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states"):
             wanted[name] = bool(getattr(config, name))
     wanted |= {name: value is not None for name, value in prepared.items() if name not in _PREPARED}
-    for name, given in wanted.items():
-        if given:
-            raise ControllerError(f"{name} can't be honoured under a controller; leave it out, or detach first")
+    return [name for name, given in wanted.items() if given]
 
 
 def _cache_notes(rows: int, config: Any) -> list[str]:

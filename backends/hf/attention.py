@@ -26,16 +26,25 @@ MOST_ROWS = 128
 
 
 @contextmanager
-def folded(model: Any, see: See | None = None) -> Iterator[None]:
-    """Fold in every forward of this block; `see` is called with each layer's query and key."""
+def switched(model: Any, name: str) -> Iterator[None]:
+    """Use the attention registered under a name in every forward of this block."""
     config = model.config.get_text_config(decoder=True)
     before = config._attn_implementation
-    config._attn_implementation = _NAME
-    token = _SEE.set(see or _SEE.get())
+    config._attn_implementation = name
     try:
         yield
     finally:
         config._attn_implementation = before
+
+
+@contextmanager
+def folded(model: Any, see: See | None = None) -> Iterator[None]:
+    """Fold in every forward of this block; `see` is called with each layer's query and key."""
+    token = _SEE.set(see or _SEE.get())
+    try:
+        with switched(model, _NAME):
+            yield
+    finally:
         _SEE.reset(token)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,35 +17,6 @@ def check_criteria(criteria: Sequence[Any]) -> None:
     """Raises ControllerError for the first criterion of a batch that may count its calls or compare rows."""
     others = [criterion for criterion in criteria if type(criterion) not in _STATELESS]
     check_stateless(others, "running a batch row by row", "stopping criterion")
-
-
-def has_clock(criteria: Sequence[Any]) -> bool:
-    """Whether time ends the call."""
-    return any(isinstance(criterion, MaxTimeCriteria) for criterion in criteria)
-
-
-def in_turn(runs: Iterable[Iterator[int]], together: bool) -> Iterator[int]:
-    """The tokens of all runs.
-
-    Args:
-        runs: the rows of a batch.
-        together: one token of each run at a time; without, run after run, so that one cache is held at a time.
-
-    >>> list(in_turn([iter([1, 2, 3]), iter([4])], together=True))
-    [1, 4, 2, 3]
-    """
-    if not together:
-        for run in runs:
-            yield from run
-        return
-    left = list(runs)
-    while left:
-        for run in tuple(left):
-            token = next(run, None)
-            if token is None:
-                left.remove(run)
-            else:
-                yield token
 
 
 def reader(padded: list[int], skip: int, device: torch.device) -> Callable[[Sequence[int]], torch.Tensor]:

@@ -1,23 +1,35 @@
-"""transformers as an engine: one sequence per session, in a DynamicCache that can branch, roll back and fork.
+"""transformers as an engine: sequences that can branch, roll back and fork, alone or many in one forward.
 
-The engine checks requests and opens sessions. `forward.py` calls the model, and the session edits its cache.
+The engine checks requests and opens sessions. `forward.py` calls the model, `packed.py` says how many sequences share
+a call, and the session edits its cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain
+from typing import Any, NamedTuple
 
 import torch
 
 from reasonctl.controller import Capabilities, ControllerError, Decode, Engine
 
-from .forward import HFStep, ModelForward
+from .forward import HFStep, ModelForward, Rows
+from .packed import CantPack, Packing, Part, packed
 from .session import HFSession
+from .slab import Slab
+
+MOST_ROWS = 2048
+"""Rows of one call of the model: prompts are fed together up to so many; a longer one has its own call."""
+
+MOST_SEQUENCES = 64
+"""Sequences that share a forward."""
 
 
 class HFEngine(Engine):
-    """One transformers causal language model; one request per forward."""
+    """One transformers causal language model."""
+
+    batch = MOST_SEQUENCES
 
     def __init__(self, model: Any, fold_attention: bool = False) -> None:
         """Raises ControllerError for a model that keeps no DynamicCache.
@@ -27,6 +39,8 @@ class HFEngine(Engine):
             fold_attention: as in `attach`.
         """
         self.model_forward = ModelForward(model, fold_attention)
+        self.slab = Slab()
+        """Keys and values of sequences that share forwards."""
 
     @property
     def can(self) -> Capabilities:
@@ -50,11 +64,98 @@ class HFEngine(Engine):
         """A sequence whose first `length` tokens are in a DynamicCache already."""
         return HFSession(self, self.model_forward, cache, length, self.model_forward.device)
 
+    def together(self, requests: Sequence[Decode]) -> int:
+        """How many of the first requests share one call of the model; at least 1."""
+        if self.model_forward.in_turn:
+            return 1
+        rows = accumulate(rows_of(request) for request in requests[: self.batch])
+        return max(1, sum(so_far <= MOST_ROWS for so_far in rows))
+
     def forward(self, requests: Sequence[Decode]) -> list[HFStep]:
-        """One forward for one request. Raises ControllerError for more, or for another engine's session."""
-        if len(requests) != 1:
-            raise ControllerError(f"one forward takes 1 request here, not {len(requests)}; drive the loops in turn")
-        session = requests[0].session
+        """Run requests together where the model allows it, and in turn elsewhere.
+
+        A sequence that has never shared a forward runs alone as the library runs it, bit for bit.
+
+        Raises:
+            ControllerError: a session is another engine's, or a request can't be run.
+        """
+        members = [Member(self._own(request), request) for request in requests]
+        self.model_forward.begin()
+        if len(members) > 1:
+            joined = [member for member in members if member.session.packs]
+        else:
+            joined = [member for member in members if member.session.slot is not None]
+        for session, request in joined:
+            session.check(request)  # all before the first grows: an error leaves every session as it was
+        steps: dict[int, HFStep] = {}
+        for part in _by_rows(joined):
+            steps |= self._together(part)
+        return [steps.get(id(member.session)) or member.session.feed(member.request) for member in members]
+
+    def _own(self, request: Decode) -> HFSession:
+        session = request.session
         if not isinstance(session, HFSession) or session.engine is not self:
             raise ControllerError("this session belongs to another engine; decode it there")
-        return [session.feed(requests[0])]
+        return session
+
+    def _together(self, members: Sequence[Member]) -> dict[int, HFStep]:
+        """Steps by the id of their session; none where the model turns out not to allow it."""
+        for session, _ in members:
+            session.join(self.slab)
+        self.slab.reserve(max(session.length + rows_of(request) for session, request in members))
+        packing = Packing(self.slab, [member.part() for member in members])
+        try:
+            rows = self._call(packing, [request.layers for _, request in members])
+        except CantPack as reason:
+            self.model_forward.in_turn = str(reason)
+            return {}
+        steps = {}
+        for session, request in members:
+            assert session.slot is not None
+            found = rows.part(packing.first_wanted[session.slot], 1 + len(request.draft.tokens), request.layers)
+            steps[id(session)] = HFStep(self.model_forward, found)
+            session.grown(request)
+        return steps
+
+    def _call(self, packing: Packing, layers: Sequence[tuple[int, ...]]) -> Rows:
+        forward = self.model_forward
+        with torch.inference_mode(), packed(forward.model, packing):
+            ids, positions = (
+                torch.tensor((row,), device=forward.device) for row in (packing.tokens, packing.positions)
+            )
+            every = tuple(dict.fromkeys(chain.from_iterable(layers)))
+            more = {"position_ids": positions}
+            rows = forward.run(ids, packing.places.cache, torch.tensor(packing.wanted), every, more)
+        packing.places.check_used()
+        return rows
+
+
+class Member(NamedTuple):
+    """One request of a shared forward."""
+
+    session: HFSession
+    request: Decode
+
+    def part(self) -> Part:
+        """Its rows, once the session has a slot."""
+        assert self.session.slot is not None
+        pending, draft = self.request.pending, self.request.draft
+        return Part(self.session.slot, self.session.length, [*pending, *draft.tokens], draft)
+
+
+def rows_of(request: Decode) -> int:
+    """Rows that a request feeds."""
+    return len(request.pending) + len(request.draft.tokens)
+
+
+def _by_rows(members: Sequence[Member]) -> Iterator[list[Member]]:
+    """Members in order, as many at a time as have `MOST_ROWS` rows together; one at least."""
+    part, rows = list[Member](), 0
+    for member in members:
+        if part and rows + rows_of(member.request) > MOST_ROWS:
+            yield part
+            part, rows = [], 0
+        part.append(member)
+        rows += rows_of(member.request)
+    if part:
+        yield part

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache
@@ -17,6 +17,7 @@ from reasonctl.controller import Capabilities, ControllerError, Step
 from reasonctl.controller.core import UNLIMITED, Floats
 
 from .attention import groups
+from .packed import why_not
 
 _CACHE_NAMES = ("past_key_values", "cache_params")
 """What forward() calls its cache: attention models, state-space models."""
@@ -48,6 +49,8 @@ class ModelForward:
         layers = self.new_cache().layers
         self.recurrent = any(hasattr(layer, "recurrent_states") or not layer.is_croppable for layer in layers)
         """The cache holds a state that can't take tokens back."""
+        self.in_turn = why_not(model, layers, self.takes_positions)
+        """Why requests can't share a forward; "" where they can."""
         self.can = self._capabilities(layers)
         self.groups = groups(model) if self.can.sparse else 0
         """Query heads that share a key head; 0 where they can't be folded into rows (`attention.py`)."""
@@ -94,13 +97,19 @@ class ModelForward:
                 layer.activate_past_recording()
         return cache
 
-    def run(self, ids: torch.Tensor, cache: Any, rows: int, layers: Sequence[int], more: dict[str, Any]) -> HFStep:
-        """Run one forward.
+    def begin(self) -> None:
+        """An engine's forward begins: Steps of the one before become stale."""
+        self.count += 1
+
+    def run(
+        self, ids: torch.Tensor, cache: Any, rows: int | torch.Tensor, layers: Sequence[int], more: dict[str, Any]
+    ) -> Rows:
+        """Call the model.
 
         Args:
             ids: tokens, shape (1, size).
             cache: the past; it grows by `size` tokens.
-            rows: number of last rows to give: the last pending token's and a draft's.
+            rows: the rows to give: a number of last ones, or their places, on the CPU.
             layers: blocks whose output is captured at these rows.
             more: further arguments of the model's forward, such as a mask and positions.
 
@@ -111,9 +120,9 @@ class ModelForward:
         for layer in layers:
             if not 0 <= layer < blocks:
                 raise ControllerError(f"layer {layer} was asked for; this model has {blocks} readable blocks (from 0)")
+        wanted: Any = slice(-rows, None) if isinstance(rows, int) else rows
         hidden: dict[int, torch.Tensor] = {}
-        hooks = [self._capture(layer, rows, hidden) for layer in layers]
-        self.count += 1
+        hooks = [self._capture(layer, wanted, hidden) for layer in layers]
         if self._takes_logits_to_keep:
             more["logits_to_keep"] = rows
         more[self.cache_name] = cache
@@ -122,15 +131,29 @@ class ModelForward:
         finally:
             for hook in hooks:
                 hook.remove()
-        logits = out.logits[0]
-        return HFStep(self, logits if logits.shape[0] == rows else logits[-rows:], hidden)
+        logits, count = out.logits[0], rows if isinstance(rows, int) else len(rows)
+        return Rows(logits if logits.shape[0] == count else logits[wanted], hidden)
 
-    def _capture(self, layer: int, rows: int, hidden: dict[int, torch.Tensor]) -> Any:
+    def _capture(self, layer: int, wanted: Any, hidden: dict[int, torch.Tensor]) -> Any:
         def capture(module: Any, args: Any, output: Any) -> None:
             state = output[0] if isinstance(output, tuple) else output
-            hidden[layer] = state[0, -rows:].clone()
+            hidden[layer] = state[0, wanted].clone()
 
         return self._blocks[layer].register_forward_hook(capture)
+
+
+class Rows(NamedTuple):
+    """Rows of one call of the model."""
+
+    logits: torch.Tensor
+    """Shape (rows, vocabulary)."""
+    hidden: dict[int, torch.Tensor]
+    """Shape (rows, width), by layer."""
+
+    def part(self, start: int, count: int, layers: Sequence[int]) -> Rows:
+        """Some of them, with some of the layers."""
+        end = start + count
+        return Rows(self.logits[start:end], {layer: self.hidden[layer][start:end] for layer in layers})
 
 
 class HFStep(Step):
@@ -138,12 +161,12 @@ class HFStep(Step):
 
     __slots__ = ("_count", "_forward", "_hidden", "_read", "_rows")
 
-    def __init__(self, forward: ModelForward, rows: torch.Tensor, hidden: dict[int, torch.Tensor]) -> None:
-        """`rows`: shape (1 + drafted, vocabulary); `hidden`: shape (1 + drafted, width) by layer."""
+    def __init__(self, forward: ModelForward, rows: Rows) -> None:
+        """`rows`: the last pending token's and the draft's."""
         self._forward = forward
         self._count = forward.count
-        self._rows = rows
-        self._hidden = hidden
+        self._rows = rows.logits
+        self._hidden = rows.hidden
         self._read: dict[int, Floats] = {}
 
     def _check(self) -> None:

@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from reasonctl.controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Decode, Draft, Engine, Session
+from reasonctl.controller import NO_DRAFT, Capabilities, ControllerError, Decode, Draft, Engine, Session
 from reasonctl.controller.core import SparseSession
 
 from ..token_ids import check_ids
 from .attention import MOST_ROWS, folded
 from .forward import HFStep, ModelForward
+from .packed import ancestors
+from .slab import Slab, Slot
 from .sparse import choose, keep_columns
 
 _SHARED_BY_FORKS = (DynamicLayer, DynamicSlidingWindowLayer)
@@ -39,6 +41,8 @@ class HFSession(Session):
         self.cache = cache
         self.length = length
         self.device = device
+        self.slot: Slot | None = None
+        """Where the tokens are in the engine's slab, once the sequence has shared a forward; `cache` is None then."""
         self.left_out = 0
         """Of the first `length` tokens, those without a column in the cache: none, but in a sparse view."""
         self.folds_plain_rows = model_forward.folds_plain_rows
@@ -51,21 +55,64 @@ class HFSession(Session):
         return self.model_forward.can
 
     def feed(self, request: Decode) -> HFStep:
-        """Run one forward; see `Decode`."""
+        """Run one forward of this sequence alone; see `Decode`."""
+        self.check(request)
+        self.leave()
         pending, draft = request.pending, request.draft
-        if not pending:
-            raise ControllerError("a Decode needs at least one pending token")
-        if draft.tokens:
-            self._check_draft(draft)
-        check_ids(pending, self.can.vocabulary, "what is to be decoded")
-        if self._draft.tokens:
-            self.keep(())
         if self.model_forward.recurrent and self.length and len(pending) > 1:
             # Recurrent forwards continue a state one token at a time.
             for token in pending[:-1]:
                 self._run([token], NO_DRAFT, ())
             pending = pending[-1:]
         return self._run([*pending, *draft.tokens], draft, request.layers)
+
+    def check(self, request: Decode) -> None:
+        """Forget what was not kept of the last draft. Raises ControllerError for a request that can't be run."""
+        if not request.pending:
+            raise ControllerError("a Decode needs at least one pending token")
+        if request.draft.tokens:
+            self._check_draft(request.draft)
+        check_ids(request.pending, self.can.vocabulary, "what is to be decoded")
+        if self._draft.tokens:
+            self.keep(())
+
+    @property
+    def packs(self) -> bool:
+        """Whether the sequence can share a forward: its columns are its tokens."""
+        return not self.model_forward.in_turn
+
+    def join(self, slab: Slab) -> Slot:
+        """Move to a slot of the slab, unless the sequence is there already."""
+        if self.slot is None:
+            slot = slab.open()
+            slot.columns = self.length
+            if self.length:
+                slab.reserve(self.length)
+                for number, layer in enumerate(self.cache.layers):
+                    slot.fill(number, layer.keys, layer.values)
+            self._take(slot)
+            self.cache = None
+            return slot
+        return self.slot
+
+    def leave(self) -> None:
+        """Move back to a cache of its own."""
+        if self.slot is not None:
+            self.cache = self._copied_cache()
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if self.slot is not None:
+            self._owner.detach()
+            self.slot.close()
+            self.slot = None
+
+    def grown(self, request: Decode) -> None:
+        """The slot has the request's rows now."""
+        assert self.slot is not None
+        self.slot.columns += len(request.pending) + len(request.draft.tokens)
+        self.length += len(request.pending)
+        self._draft = request.draft
 
     def _check_draft(self, draft: Draft) -> None:
         check_ids(draft.tokens, self.can.vocabulary, "a draft")
@@ -78,10 +125,10 @@ class HFSession(Session):
         with torch.inference_mode(), self._attention(draft, size):
             inputs = self._inputs(draft, size)
             ids = torch.tensor((tokens,), device=self.device)
-            step = self.model_forward.run(ids, self.cache, 1 + len(draft.tokens), layers, inputs)
+            rows = self.model_forward.run(ids, self.cache, 1 + len(draft.tokens), layers, inputs)
         self.length += size - len(draft.tokens)
         self._draft = draft
-        return step
+        return HFStep(self.model_forward, rows)
 
     def _folds(self, draft: Draft, size: int) -> bool:
         """Whether query heads are folded into the rows: where there is a draft and a past, and no prompt is fed.
@@ -126,11 +173,7 @@ class HFSession(Session):
         count, dtype = len(draft.tokens), self.model_forward.model.dtype
         past = self.length - self.left_out
         seen = torch.ones(size, past + size, dtype=torch.bool).tril_(past)
-        below = seen[size - count :, past + size - count :]
-        below[:] = torch.eye(count, dtype=torch.bool)
-        for node, parent in enumerate(draft.parents):
-            if parent != ROOT:
-                below[node] |= below[parent]
+        seen[size - count :, past + size - count :] = ancestors(draft)
         mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
         if self._folds(draft, size):
             mask = mask.repeat(self.model_forward.groups, 1)
@@ -152,6 +195,9 @@ class HFSession(Session):
         """Move the path's columns to the draft's front, in place: no fork has the tensors of the last forward."""
         with torch.inference_mode():
             end = self.length - self.left_out
+            if self.slot is not None:
+                self.slot.gather(path, end)
+                return
             columns = torch.tensor(path, device=self.device) + end
             for layer in self.cache.layers:
                 here = columns.to(layer.keys.device)
@@ -160,6 +206,9 @@ class HFSession(Session):
 
     def _crop(self, n: int) -> None:
         if n == 0:
+            return
+        if self.slot is not None:
+            self.slot.crop(n)
             return
         with torch.inference_mode():
             for layer in self.cache.layers:
@@ -182,14 +231,35 @@ class HFSession(Session):
         self.length -= n
 
     def fork(self) -> HFSession:
-        """An independent sequence; attention layers share their tensors with it until either one grows."""
-        return HFSession(self.engine, self.model_forward, self._copied_cache(), self.length, self.device)
+        """An independent sequence.
 
-    def _copied_cache(self) -> Any:
+        Attention layers share their tensors with it until either one grows; a slot is copied.
+        """
+        made = HFSession(self.engine, self.model_forward, None, self.length, self.device)
+        if self.slot is None:
+            made.cache = self._copied_cache()
+        else:
+            self._check_kept()
+            made._take(self.slot.fork())
+        return made
+
+    def _take(self, slot: Slot) -> None:
+        self.slot = slot
+        self._owner = slot.slab.own(slot, self)
+
+    def _check_kept(self) -> None:
         if self._draft.tokens:
             raise ControllerError("fork after keep: a draft's rows are not committed")
-        cache = copy.copy(self.cache)
+
+    def _copied_cache(self) -> Any:
+        self._check_kept()
         with torch.inference_mode():
+            if self.slot is not None:
+                cache = self.model_forward.new_cache()
+                for number, states in self.slot.states().items() if self.length else ():
+                    cache.update(states.keys, states.values, number)
+                return cache
+            cache = copy.copy(self.cache)
             cache.layers = [
                 copy.copy(layer) if type(layer) in _SHARED_BY_FORKS else copy.deepcopy(layer)
                 for layer in self.cache.layers
@@ -201,7 +271,8 @@ class HFSession(Session):
         return HFSparseSession(self, budget, chunk)
 
     def close(self) -> None:
-        """Drop the cache's tensors."""
+        """Give the cache's memory back."""
+        self._give_back()
         self.cache = None
         self.length = 0
         self._draft = NO_DRAFT
@@ -214,6 +285,7 @@ class HFSparseSession(HFSession, SparseSession):
     """
 
     least: int = 0
+    packs = False
 
     def __init__(self, whole: HFSession, budget: int, chunk: int) -> None:
         super().__init__(whole.engine, whole.model_forward, None, 0, whole.device)
@@ -225,9 +297,8 @@ class HFSparseSession(HFSession, SparseSession):
 
     def renew(self) -> None:
         """Take over the tokens that the whole sequence holds now; the next row sees them all and chooses anew."""
-        fork = self.whole.fork()
-        self.cache = fork.cache
-        self.length = fork.length
+        self.cache = self.whole._copied_cache()
+        self.length = self.whole.length
         self.left_out = 0
         self.least = 0
         self._draft = NO_DRAFT

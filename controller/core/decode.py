@@ -257,6 +257,8 @@ class Clock:
 
     seconds: float | None = None
     """None before the first forward, and where the forward was shared with other requests."""
+    sharing: int = 1
+    """Requests that the last forward served."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,11 @@ def answer(requests: Sequence[Decode]) -> Sequence[Step]:
     still work until then.
     """
     engine, clock = requests[0].session.engine, requests[0].clock
+    for request in requests:
+        if request.clock is not None:
+            request.clock.seconds = None
+            request.clock.sharing = len(requests)
     if len(requests) > 1:
-        for request in requests:
-            if request.clock is not None:
-                request.clock.seconds = None
         return engine.forward(requests)
     if clock is None:
         return engine.forward(requests)

@@ -223,6 +223,7 @@ class HierarchyRun(Drafting):
                 leaves=session.can.branches,
                 size=min(self.drafter.size, self.target.fits(tokens)),
                 losses=self.losses.left,
+                sharing=self.target.clock.sharing,
             )
         self.watch.begin(session.length)
         return draft
@@ -233,7 +234,8 @@ class HierarchyRun(Drafting):
             return
         context = self.watch.context
         if context is not None:
-            price = self.curve.now(1 + len(draft), context) / self.curve.now(1, context)
+            sharing = self.target.clock.sharing
+            price = self.curve.now((1 + len(draft)) * sharing, context) / self.curve.now(sharing, context)
             self.losses.settle(price, 1 + len(accepted))
         self.watch.end(1 + len(draft))
 

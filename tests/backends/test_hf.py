@@ -272,7 +272,6 @@ def test_custom_generate_is_the_attached_call(model):
         ("output_hidden_states", True),
         ("output_attentions", True),
         ("cache_implementation", "static"),
-        ("prefill_chunk_size", 4),
         ("position_ids", torch.zeros(1, 5)),
         ("inputs_embeds", torch.zeros(1, 5, 32)),
         ("synced_gpus", True),

@@ -10,9 +10,9 @@ from ...core.decode import NO_DRAFT, ROOT, Asking, Draft, Floats
 from ..drafter import Drafter, Drafting, Target
 from ..growth import Growth, draw_greedy, draw_shape, draw_threshold
 from ..planning.acceptance import PRIOR, RANKS
-from ..planning.cost import counted
+from ..planning.cost import SharedCurve, counted
 from ..planning.experience import Experience
-from ..planning.meter import CATCH_UP, Curves
+from ..planning.meter import CATCH_UP, Curves, Prices
 from ..planning.plan import DraftPlan, DraftSettings
 from ..shapes import Shape, sequoia
 from .cascade import Cascade, Draws
@@ -152,20 +152,29 @@ class ModelRun(Drafting):
             self._choose(tokens, room, nodes)
 
     def _choose(self, tokens: Sequence[int], room: int, nodes: int) -> None:
-        curves = self.meter.curves
-        assert curves is not None
+        prices = self._prices
+        assert prices is not None
         context = self.target.session.length
         missing = self.session.missing(tokens)
         emitted = len(tokens) - self._begin
         self.plan.choose(
-            curves,
+            prices,
             context=context,
             leaves=self._leaves,
             nodes=nodes,
-            start=curves.draft.now(missing, context) if missing > CATCH_UP else 0.0,
+            start=prices.draft.now(missing, context) if missing > CATCH_UP else 0.0,
             # A run that has gone on for long is expected to go on for as long again.
             remaining=min(room, max(self.experience.typical_length - emitted, emitted)),
         )
+
+    @property
+    def _prices(self) -> Prices | None:
+        """What forwards cost now. A batch multiplies the rows of each, so large batches draft little or nothing."""
+        curves = self.meter.curves
+        if curves is None:
+            return None
+        target, draft = self.target.clock.sharing, self.session.clock.sharing
+        return Prices(SharedCurve(curves.target, target), SharedCurve(curves.draft, draft))
 
     def _drafts(self) -> bool:
         """Whether this step drafts: the plan has a shape, and no plain step is due."""
@@ -201,8 +210,9 @@ class ModelRun(Drafting):
         if draft.tokens:
             self.experience.note_work(work, len(draft))
             self.meter.note_work(work)
-            if self.meter.curves is not None:
-                expected.seconds = self.plan.seconds(draft.parents, self.meter.curves, context, missing)
+            prices = self._prices
+            if prices is not None:
+                expected.seconds = self.plan.seconds(draft.parents, prices, context, missing)
             self._expected = expected
         return draft
 

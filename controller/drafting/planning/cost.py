@@ -191,6 +191,24 @@ def _line(points: Mapping[int, float], rows: int) -> float:
     return points[below] + (rows - below) * slope
 
 
+@dataclass(frozen=True)
+class SharedCurve:
+    """A curve as one of several runs sees it whose requests share each forward: all bring as many rows.
+
+    >>> SharedCurve(CostCurve({0: {1: 1.0, 8: 1.7}}), sharing=4).now(2)
+    1.7
+    """
+
+    curve: CostCurve
+    """What a forward costs by its rows."""
+    sharing: int
+    """Requests of a forward."""
+
+    def now(self, rows: int, context: int = 0) -> float:
+        """Seconds of a forward in which every request has so many rows."""
+        return self.curve.now(rows * self.sharing, context)
+
+
 def rising(seconds: Mapping[int, float]) -> dict[int, float]:
     """Make times rise with rows: a forward costs no more than one of more rows.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...core.decode import Asking, Clock, Engine
-from .cost import CostCurve, Stopwatch
+from .cost import CostCurve, SharedCurve, Stopwatch
 from .cost_cache import known_curve
 
 CATCH_UP = 32
@@ -20,6 +20,15 @@ class CurvePair(NamedTuple):
     target: CostCurve
     """The target model's."""
     draft: CostCurve
+    """The draft model's."""
+
+
+class Prices(NamedTuple):
+    """What forwards of the two models cost a run that shares them with others."""
+
+    target: SharedCurve
+    """The target model's."""
+    draft: SharedCurve
     """The draft model's."""
 
 

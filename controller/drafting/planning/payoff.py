@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from ...core.decode import NO_DRAFT, ROOT, Draft
-from .cost import CostCurve
+from .cost import CostCurve, SharedCurve
 
 MARGIN = 1.03
 """Drafting must promise this many times the speed of plain decoding: a smaller gain is noise."""
@@ -55,6 +55,7 @@ def best_part(
     leaves: int,
     size: int,
     losses: float = math.inf,
+    sharing: int = 1,
 ) -> Draft:
     """The part of a draft with most expected tokens per second, less CAUTION.
 
@@ -69,18 +70,20 @@ def best_part(
         leaves: Most leaves of the part.
         size: Most nodes of the part.
         losses: Plain steps that may be lost if no node is accepted.
+        sharing: Requests that share the target's forward.
 
     Returns:
         The part; NO_DRAFT where no draft pays or a plain step is due.
     """
     nodes = _by_value(draft, values, leaves, size)
-    count, ratio = _best_count([values[node] for node in nodes], curve, context, losses)
+    prices = SharedCurve(curve, sharing)
+    count, ratio = _best_count([values[node] for node in nodes], prices, context, losses)
     if curve.plain_due(ratio):
         return NO_DRAFT
     return _part(draft, nodes[:count])
 
 
-def _best_count(values: Sequence[float], curve: CostCurve, context: int, losses: float) -> tuple[int, float]:
+def _best_count(values: Sequence[float], curve: SharedCurve, context: int, losses: float) -> tuple[int, float]:
     """(how many of the first nodes pay most, the speed of the step with them over that of a plain one)."""
     plain = curve.now(1, context)
     best, emitted = 0, 1.0

@@ -13,7 +13,7 @@ from ...core.decode import Draft
 from ...core.errors import ControllerError
 from ..shapes import Shape, sequoia
 from .experience import Experience
-from .meter import CurvePair
+from .meter import CurvePair, Prices
 from .payoff import MARGIN
 
 Kind = Literal["chain", "sequoia", "dyspec", "dyspec-greedy"]
@@ -78,7 +78,7 @@ class DraftPlan:
 
     def choose(
         self,
-        curves: CurvePair,
+        curves: Prices,
         *,
         context: int,
         leaves: int,
@@ -112,7 +112,7 @@ class DraftPlan:
             self._steps_left = self._interval - 1
             self._interval = min(2 * self._interval, LONGEST_INTERVAL)
 
-    def _best(self, curves: CurvePair, context: int, leaves: int, nodes: int) -> tuple[Shape, float]:
+    def _best(self, curves: Prices, context: int, leaves: int, nodes: int) -> tuple[Shape, float]:
         """(shape, expected tokens per second): Sequoia's choice of size and depth, with every layer's own price."""
         acceptance = self.experience.acceptance.by_rank()
         if leaves == 1:
@@ -137,7 +137,7 @@ class DraftPlan:
                     best_rate = rate
         return best, best_rate
 
-    def seconds(self, parents: Sequence[int], curves: CurvePair, context: int, first_rows: int) -> float:
+    def seconds(self, parents: Sequence[int], curves: Prices, context: int, first_rows: int) -> float:
         """What a step with this tree should take, on both sides.
 
         Args:

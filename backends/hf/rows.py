@@ -1,0 +1,217 @@
+"""The rows of one generate call: each is a run of its own, and all of them share forwards.
+
+Each row has its own sequence, policy state, processors, criteria, drafts, keys and trace. A row that has ended leaves
+at once: its cache is given back, and the forwards of the others have a row less.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from reasonctl.controller import (
+    Call,
+    Controller,
+    ControllerError,
+    Decode,
+    Event,
+    Greedy,
+    Keys,
+    Policy,
+    Sampling,
+    Step,
+    Tokenizer,
+    Trace,
+    drive_batch,
+)
+
+from ..processors import forked
+from ..token_ids import check_ids
+from .criteria import ends_of, reader
+from .engine import HFEngine
+from .processors import WARPERS, for_row, with_processors
+from .session import HFSession
+
+
+@dataclass(frozen=True)
+class PreparedCall:
+    """What generate() has prepared for all rows of a call."""
+
+    input_ids: torch.Tensor
+    """Shape (rows, length): the prompts, padded."""
+    processors: Sequence[Any]
+    criteria: Sequence[Any]
+    config: Any
+    """The call's GenerationConfig."""
+    prepared: dict[str, Any]
+    """Arguments of the model's forward."""
+    notes: list[str]
+    """What every row's trace says of the call."""
+    overrides: dict[str, Any]
+    """The controller's keywords of the call."""
+    seed: int
+    policy: Policy | None
+    """The controller's, where it takes the place of the call's sampling arguments."""
+
+
+class Rows:
+    """The runs of one call."""
+
+    def __init__(self, engine: HFEngine, tokenizer: Tokenizer, call: PreparedCall) -> None:
+        """Raises ControllerError for a prompt or a mask that can't be run."""
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._call = call
+        self._padded: list[list[int]] = call.input_ids.tolist()
+        self._prompts = self._unpadded()
+        self.sequences = [list(padded) for padded in self._padded]
+        """Prompt and new tokens of each row."""
+        self.traces = [
+            Trace(
+                prompt_tokens=len(prompt),
+                seed=call.seed,
+                run=row,
+                repeat=self._repeats(row),
+                warnings=list(call.notes),
+                overrides=call.overrides,
+            )
+            for row, prompt in enumerate(self._prompts)
+        ]
+        self.cache: Any = None
+        """The cache that the call returns; None for a batch, whose rows have one each."""
+        self._ended = [False] * len(self._padded)
+
+    def run(self, controller: Controller) -> Generator[int, None, None]:
+        """Run all rows; yields their new tokens, row after row."""
+        sessions = self._sessions()
+        self._prefill(sessions)
+        runs = [self._row(row, session, controller) for row, session in enumerate(sessions)]
+        waiting = [deque[int]() for _ in runs]
+        first = 0
+        try:
+            for row, event in drive_batch(runs):
+                waiting[row].append(event.token)
+                while first < len(runs) and (waiting[first] or self._ended[first]):
+                    yield from _emptied(waiting[first])
+                    if not self._ended[first]:
+                        break
+                    first += 1
+            for tokens in waiting:
+                yield from tokens
+        finally:
+            for run in runs:
+                run.close()
+            if len(sessions) > 1:
+                for session in sessions:
+                    session.close()
+        if len(runs) > 1 and self._engine.model_forward.in_turn:
+            for trace in self.traces:
+                trace.warnings.append(f"rows run in turn: {self._engine.model_forward.in_turn}")
+
+    def _row(
+        self, row: int, session: HFSession, controller: Controller
+    ) -> Generator[Decode | Event, Step | None, None]:
+        """The run of one row; its sequence is there when it has ended."""
+        call, padded, prompt, trace = self._call, self._padded[row], self._prompts[row], self.traces[row]
+        rows = len(self._padded)
+        read = reader(padded, len(prompt), call.input_ids.device)
+        ends = ends_of(forked(call.criteria) if rows > 1 else call.criteria, len(padded), read)
+        keys, policy = Keys(seed=call.seed, run=row), self._policy(row, read)
+        one = Call(prompt, ends.limit, ends.eos, keys, policy, ends.stop, self._repeats(row))
+        yield from controller.loop(session, self._tokenizer, one, trace)
+        self.sequences[row] = padded + trace.tokens
+        self._ended[row] = True
+        if rows == 1:
+            self.cache = session.cache
+        else:
+            session.close()
+
+    def _repeats(self, row: int) -> bool:
+        return self._padded[row] in self._padded[:row]
+
+    def _policy(self, row: int, read: Callable[..., torch.Tensor]) -> Policy:
+        """The controller's policy after the call's constraints; without one, all of the call's processors."""
+        own, rows = self._call.policy, len(self._padded)
+        inner = own or (Sampling() if self._call.config.do_sample else Greedy())
+        given = self._call.processors
+        applied = [for_row(p, row, rows) for p in given if own is None or not isinstance(p, WARPERS)]
+        return with_processors(applied, inner, read)
+
+    def _unpadded(self) -> list[list[int]]:
+        """The tokens that the mask shows. Attention skips holes in it, and positions don't count them."""
+        mask, prompts = self._call.prepared.get("attention_mask"), self._padded
+        if mask is not None:
+            prompts = [self._shown(padded, row) for padded, row in zip(prompts, mask.tolist(), strict=True)]
+        for prompt in prompts:
+            if not prompt:
+                raise ControllerError("the prompt has no tokens; give at least one")
+            check_ids(prompt, self._engine.can.vocabulary, "the prompt")
+        return prompts
+
+    def _shown(self, padded: list[int], mask: list[int]) -> list[int]:
+        first = mask.index(1) if 1 in mask else 0
+        if self._engine.model_forward.recurrent and 0 in mask[first:]:
+            raise ControllerError(
+                "attention_mask has a hole; a recurrent state runs through holes: pass a mask of ones"
+            )
+        return [token for token, seen in zip(padded, mask, strict=True) if seen]
+
+    def _sessions(self) -> list[HFSession]:
+        """A sequence for each row. Rows with the same prompt are forks that wait for its last token."""
+        if len(self._prompts) == 1:
+            return [self._given() or self._engine.session()]
+        keys = [tuple(prompt) for prompt in self._prompts]
+        shared = {
+            prompt: self._engine.session() for prompt, count in Counter(keys).items() if count > 1 and len(prompt) > 1
+        }
+        self._feed([Decode(session, prompt[:-1]) for prompt, session in shared.items()])
+        sessions = [shared[key].fork() if key in shared else self._engine.session() for key in keys]
+        for session in shared.values():
+            session.close()
+        return sessions
+
+    def _prefill(self, sessions: Sequence[HFSession]) -> None:
+        """Feed all whole chunks of the prompts before the last one, where the call asks for chunks."""
+        size = self._call.config.prefill_chunk_size
+        while size:
+            left = [
+                Decode(session, prompt[session.length : session.length + size])
+                for session, prompt in zip(sessions, self._prompts, strict=True)
+                if len(prompt) - session.length > size
+            ]
+            if not left:
+                return
+            self._feed(left)
+
+    def _feed(self, requests: Sequence[Decode]) -> None:
+        for i in range(0, len(requests), self._engine.batch):
+            self._engine.forward(requests[i : i + self._engine.batch])
+
+    def _given(self) -> HFSession | None:
+        """The sequence in a cache that the user passed."""
+        name = self._engine.model_forward.cache_name
+        cache: Any = self._call.prepared.get(name)
+        if not getattr(cache, "_is_user_defined", False):
+            return None
+        length, config = len(self._padded[0]), self._call.config
+        masked = self._call.prepared.get("attention_mask") is not None
+        if type(cache) is not DynamicCache or masked or getattr(config, "_mask_length", length) != length:
+            raise ControllerError(
+                f"{name} is honoured as a DynamicCache of one unpadded prompt whose tokens are all in "
+                "input_ids; leave it out, or detach first"
+            )
+        held = cache.get_seq_length()
+        if held >= length:
+            raise ControllerError(f"{name} holds {held} tokens and input_ids only {length}; crop it")
+        cache.activate_past_recording()
+        return self._engine.adopt(cache, held)
+
+
+def _emptied(tokens: deque[int]) -> Iterator[int]:
+    while tokens:
+        yield tokens.popleft()

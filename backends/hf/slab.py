@@ -1,0 +1,179 @@
+"""Keys and values of many sequences in common tensors, so that one attention call serves all of them.
+
+Each layer has one tensor of keys and one of values, shape (slots, columns, key heads, width). A sequence owns a slot.
+Growing writes into columns that are there already, rolling back only shortens a count, and nothing is concatenated.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+_COLUMNS = 64
+"""Tensors have a multiple of so many columns."""
+_SPARE = 4
+"""Columns grow by one part in so many more than is needed, so that growing costs little in total."""
+
+
+class Slot:
+    """One sequence in a slab: `columns` tokens from the slot's first column on."""
+
+    def __init__(self, slab: Slab, index: int) -> None:
+        self.slab = slab
+        self.index = index
+        """Row of the slab's tensors; it changes when another sequence leaves."""
+        self.columns = 0
+        """Tokens that the slot holds, with those of a draft that isn't kept yet."""
+        self.abandoned = False
+        """Nobody has the sequence any more; the slab takes the slot back at its next change."""
+
+    @torch.inference_mode()
+    def gather(self, path: Sequence[int], end: int) -> None:
+        """Move columns `end + path[i]` to `end + i`; path ascends."""
+        for layer in self.slab.layers.values():
+            columns = torch.tensor(path, device=layer.keys.device) + end
+            for states in layer:
+                states[self.index, end : end + len(path)] = states[self.index, columns]
+
+    def crop(self, n: int) -> None:
+        """Forget the last n columns."""
+        self.columns -= n
+
+    @torch.inference_mode()
+    def fork(self) -> Slot:
+        """Another slot with the same tokens."""
+        made = self.slab.open()
+        made.columns = self.columns
+        for layer in self.slab.layers.values():
+            for states in layer:
+                states[made.index, : self.columns] = states[self.index, : self.columns]
+        return made
+
+    @torch.inference_mode()
+    def states(self) -> dict[int, LayerSlab]:
+        """Copies of keys and values by layer, each of shape (1, key heads, columns, width)."""
+        return {
+            number: LayerSlab(*(_turned(states[self.index, : self.columns])[None].clone() for states in layer))
+            for number, layer in self.slab.layers.items()
+        }
+
+    @torch.inference_mode()
+    def fill(self, number: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Take over a layer's keys and values, shape (1, key heads, columns, width), as the slot's only ones."""
+        layer = self.slab.layer(number, keys, values)
+        for mine, given in zip(layer, (keys, values), strict=True):
+            mine[self.index, : self.columns] = _turned(given[0])
+
+    def close(self) -> None:
+        """Give the slot back; a second call does nothing."""
+        self.slab.close(self)
+
+
+class LayerSlab(NamedTuple):
+    """One layer's keys and values."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+
+class Slab:
+    """The slots of one engine, without gaps: a sequence that leaves is replaced by the last one."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, LayerSlab] = {}
+        self.slots: list[Slot] = []
+        self.room = 0
+        """Slots that the tensors have."""
+        self.columns = 0
+        """Columns that the tensors have."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(states.nbytes for layer in self.layers.values() for states in layer)
+
+    def open(self) -> Slot:
+        """An empty slot."""
+        self._sweep()
+        slot = Slot(self, len(self.slots))
+        self.slots.append(slot)
+        if len(self.slots) > self.room:
+            spare = self.room // 2 if self.layers else 0
+            self._resize(max(len(self.slots), self.room + spare), self.columns)
+        return slot
+
+    def own(self, slot: Slot, owner: object) -> weakref.finalize[..., Any]:
+        """Tie a slot to its owner: it is given back after the owner was collected."""
+        return weakref.finalize(owner, _abandon, slot)
+
+    def reserve(self, columns: int) -> None:
+        """Make room for so many columns in every slot. Slots may move: read their numbers afterwards."""
+        self._sweep()
+        if columns > self.columns:
+            wanted = columns + columns // _SPARE
+            self._resize(self.room, -(-wanted // _COLUMNS) * _COLUMNS)
+
+    def layer(self, number: int, keys: torch.Tensor, values: torch.Tensor) -> LayerSlab:
+        """A layer's tensors, made at first use for states of shape (1, key heads, columns, width)."""
+        if number not in self.layers:
+            self.layers[number] = LayerSlab(
+                *(
+                    states.new_zeros((self.room, self.columns, states.shape[1], states.shape[3]))
+                    for states in (keys, values)
+                )
+            )
+        return self.layers[number]
+
+    @torch.inference_mode()
+    def close(self, slot: Slot) -> None:
+        """Take a slot back: the last sequence moves to its place."""
+        if slot.index >= len(self.slots) or self.slots[slot.index] is not slot:
+            return
+        last = self.slots.pop()
+        for layer in self.layers.values():
+            for states in layer:
+                if last is not slot:
+                    states[slot.index, : last.columns] = states[last.index, : last.columns]
+                # What is left there would be read, masked, by the next sequence: zeros can't be NaN.
+                states[last.index, : last.columns] = 0
+                if slot.columns > last.columns and last is not slot:
+                    states[slot.index, last.columns : slot.columns] = 0
+        last.index = slot.index
+        self.slots[slot.index : slot.index + 1] = [last] if last is not slot else []
+        self._shrink()
+
+    def _sweep(self) -> None:
+        for slot in [slot for slot in self.slots if slot.abandoned]:
+            self.close(slot)
+
+    def _shrink(self) -> None:
+        """Give memory back once most of it is idle."""
+        if not self.slots:
+            self.layers, self.room, self.columns = {}, 0, 0
+        elif 4 * len(self.slots) <= self.room:
+            self._resize(self.room // 2, self.columns)
+
+    @torch.inference_mode()
+    def _resize(self, room: int, columns: int) -> None:
+        slots, used = min(room, self.room), min(columns, self.columns)
+        for number, layer in self.layers.items():
+            made: list[Any] = []
+            for states in layer:
+                grown = states.new_zeros((room, columns, *states.shape[2:]))
+                grown[:slots, :used] = states[:slots, :used]
+                made.append(grown)
+            self.layers[number] = LayerSlab(*made)
+        self.room, self.columns = room, columns
+
+
+def _turned(states: torch.Tensor) -> torch.Tensor:
+    """Between (columns, heads, width) and (heads, columns, width)."""
+    return states.transpose(0, 1)
+
+
+def _abandon(slot: Slot) -> None:
+    # A collector runs anywhere, even inside a forward: the slab's tensors must not move here.
+    slot.abandoned = True

@@ -1,0 +1,115 @@
+"""Greedy calls under a controller that has nothing to do: the library's own loop, with the traces of ours."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from reasonctl.backends.attach import attach
+from reasonctl.backends.hf import attach as hf_attach
+from reasonctl.controller import Controller, ControllerError, PromptLookup
+from support.hf_models import GREEDY, TOKENIZER, small
+
+BATCH = dict(TOKENIZER(["so the cat", "the answer 12", "a"], return_tensors="pt", padding=True))
+ENDS = {"no_repeat_ngram_size": 1, "eos_token_id": [5, 9, 20]}
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.set_num_threads(1)
+    return small()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"max_new_tokens": 1},
+        ENDS,
+        ENDS | {"num_return_sequences": 2},
+        {"no_repeat_ngram_size": 1, "stop_strings": ["he", "7"], "tokenizer": TOKENIZER},
+        {"max_time": 1e-9},
+    ],
+    ids=lambda arguments: " ".join(arguments) or "plain",
+)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_traces_are_those_of_our_own_loop(model, monkeypatch, arguments, rows):
+    inputs = {name: tensor[:rows] for name, tensor in BATCH.items()}
+    arguments = GREEDY | arguments
+    if "num_return_sequences" in arguments:
+        arguments |= {"do_sample": False, "num_beams": 1}
+        inputs = {name: tensor.repeat(2, 1) for name, tensor in inputs.items()}
+        del arguments["num_return_sequences"]  # the library refuses it for greedy calls: the same prompts twice
+    stock = model.generate(**inputs, **arguments)
+    with attach(model, Controller()) as handle:
+        ours = model.generate(**inputs, **arguments)
+        traces = [trace.to_dict() for trace in handle.traces]
+        monkeypatch.setattr(hf_attach, "nothing_to_do", lambda *given: False)
+        model.generate(**inputs, **arguments)
+        assert traces == [trace.to_dict() for trace in handle.traces]
+    assert torch.equal(ours, stock)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_batch_is_the_librarys_bit_for_bit_in_every_precision(dtype):
+    model = small().to(dtype)
+    arguments = GREEDY | dict(output_logits=True, output_scores=True, return_dict_in_generate=True)
+    stock = model.generate(**BATCH, **arguments)
+    with attach(model, Controller()) as handle:
+        ours = model.generate(**BATCH, **arguments)
+        assert [trace.tokens for trace in handle.traces] == ours.sequences[:, BATCH["input_ids"].shape[1] :].tolist()
+    assert torch.equal(ours.sequences, stock.sequences)
+    assert all(torch.equal(a, b) for a, b in zip(ours.logits, stock.logits, strict=True))
+
+
+class Counts(LogitsProcessor):
+    """Forbids a token more with each call."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, input_ids, scores):
+        self.calls += 1
+        return scores.index_fill(1, torch.arange(self.calls), -torch.inf)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"cache_implementation": "static"}, {"use_cache": False}, {"logits_processor": [Counts]}], ids=str
+)
+def test_what_only_the_librarys_loop_can_do_works_until_the_controller_has_work(model, arguments):
+    def call():
+        given = dict(arguments)
+        if "logits_processor" in given:
+            given["logits_processor"] = LogitsProcessorList([Counts()])
+        return model.generate(**BATCH, **(GREEDY | given))
+
+    stock = call()
+    with attach(model, Controller()):
+        assert torch.equal(call(), stock)
+    with attach(model, Controller(drafter=PromptLookup())), pytest.raises(ControllerError, match="honoured|state"):
+        call()
+
+
+def test_a_single_row_keeps_the_controllers_loop(model, monkeypatch):
+    used = []
+    monkeypatch.setattr(hf_attach, "run_stock", lambda *given: used.append(given) or given[1])
+    with attach(model, Controller()):
+        model.generate(BATCH["input_ids"][:1], **GREEDY)
+        assert not used
+        model.generate(**BATCH, **GREEDY)
+        model.generate(BATCH["input_ids"][:1], **GREEDY, use_cache=False)
+        assert len(used) == 2
+
+
+def test_a_call_that_fails_leaves_a_trace_without_a_reason(model):
+    class Fails(LogitsProcessor):
+        def __call__(self, input_ids, scores):
+            raise ValueError("no")
+
+    with attach(model, Controller()) as handle:
+        with pytest.raises(ValueError, match="no"):
+            model.generate(**BATCH, **GREEDY, logits_processor=LogitsProcessorList([Fails()]))
+        assert [trace.finish_reason for trace in handle.traces] == [None] * 3
+        model.generate(**BATCH, **GREEDY)
+        assert [trace.finish_reason for trace in handle.traces] == ["length"] * 3
