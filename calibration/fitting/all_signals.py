@@ -46,7 +46,8 @@ def fit_signals(
     fitting: RunArrays, calibrating: RunArrays, cues: Sequence[str], domains: Sequence[str], mode: Mode, *, seed: int
 ) -> FittedSignals:
     """Every signal on the same two splits: fitted, and given its grid, on one; its table filled from the other."""
-    return fill(freeze_signals(fitting, cues, Promise(mode), "all", seed=seed), calibrating, domains)
+    frozen = freeze_signals(fitting, cues, Promise(mode), "all", seed=seed)
+    return fill(frozen, calibrating, domains, scores_of(frozen.probe, calibrating))
 
 
 def freeze_signals(fitting: RunArrays, cues: Sequence[str], promise: Promise, labels: Labels, *, seed: int) -> Frozen:
@@ -110,9 +111,9 @@ def floor_of(own: Table, grid: Grid, promise: Promise) -> float:
     return float(grid.thresholds[within[-1] if len(within) else 0])
 
 
-def fill(frozen: Frozen, calibrating: RunArrays, domains: Sequence[str]) -> FittedSignals:
-    """The calibration tables of a plan: nothing is fitted."""
-    table = make_table(calibrating, _frozen_scores(frozen.probe, calibrating), frozen.cues, domains)
+def fill(frozen: Frozen, calibrating: RunArrays, domains: Sequence[str], scores: Floats64) -> FittedSignals:
+    """The calibration tables of a plan: nothing is fitted. scores: the plan's probe at the cues, shape (cues,)."""
+    table = make_table(calibrating, scores, frozen.cues, domains)
     tables = {}
     for name, grid in frozen.grids.items():
         own = table if name == "hidden" else apply_to_table(make_signal(name, frozen.stack), calibrating, table)
@@ -120,14 +121,12 @@ def fill(frozen: Frozen, calibrating: RunArrays, domains: Sequence[str]) -> Fitt
     return FittedSignals(frozen.probe, frozen.stack, frozen.lower, tables, frozen.report)
 
 
-def _frozen_scores(probe: Probe, runs: RunArrays) -> Floats64:
-    """Shape (cues,): what the frozen probe scored while the runs were collected; computed now if nothing was frozen."""
+def recorded_scores(runs: RunArrays) -> Floats64:
+    """Shape (cues,): what the frozen probe scored while these calibration runs were collected."""
     scores = [cue.score for cue in runs.cues if cue.score is not None]
-    if len(scores) == len(runs.cues):
-        return np.array(scores, dtype=np.float64)
-    if scores or not runs.labelled.all():
+    if len(scores) < len(runs.cues):
         raise ControllerError("some calibration runs have no scores of the frozen probe; collect them again")
-    return scores_of(probe, runs)
+    return np.array(scores, dtype=np.float64)
 
 
 def scores_of(probe: Probe, runs: RunArrays) -> Floats64:

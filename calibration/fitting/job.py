@@ -21,7 +21,7 @@ from ..runs.run_file import RunFile, digest_of
 from ..runs.splits import FITTING_RUNS, calibration_stream, runs_path
 from ..runs.trials import Labels
 from ..tasks.sources import Task
-from .all_signals import fill
+from .all_signals import fill, recorded_scores
 from .cross_check import check_with_mapie
 from .frozen import Frozen
 
@@ -89,7 +89,7 @@ def calibrate_and_save(
     calibration = records[plan.fit :]
     calibrating = to_arrays(with_cues(calibration, frozen.cues, plan.recipe.max_cues))
     domains = tuple(sorted({record.domain for record in records}))
-    fitted = fill(frozen, calibrating, domains)
+    fitted = fill(frozen, calibrating, domains, recorded_scores(calibrating))
     runs = {"fit": plan.fit, "calibrate": len(calibration)}
     report: dict[str, Scalar] = {
         **fitted.report,

@@ -12,9 +12,11 @@ import pytest
 
 from reasonctl.backends.load import load_model
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
+from reasonctl.calibration.fitting.all_signals import fit_signals
 from reasonctl.calibration.fitting.choose_cues import EVERYTHING, choose_cues
 from reasonctl.calibration.fitting.collecting import freeze
 from reasonctl.calibration.fitting.job import CalibrationJob, calibrate_and_save
+from reasonctl.calibration.runs.arrays import to_arrays
 from reasonctl.calibration.runs.cue_sets import check_collected, with_cues
 from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.records import RunRecord
@@ -22,7 +24,8 @@ from reasonctl.calibration.runs.worker import Collect
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import Call, Controller, ControllerError, Cues, Keys, Markers, Sampling, Span, Thinking, Trace
 from reasonctl.probes.promise import Promise
-from support.run_records import cue, run
+from reasonctl.probes.signals.probe import Probe
+from support.run_records import cue, run, scored
 from support.scripted import Scripted
 
 
@@ -88,10 +91,24 @@ def test_calibration_runs_have_no_say(tmp_path: Path):
         choose_cues=True,
     )
     frozen = freeze(plan, runs[:80])
+    runs, swapped = scored(runs, frozen.probe), scored(swapped, frozen.probe)
     honest = calibrate_and_save(plan, model, runs, frozen, force=False)
     fooled = calibrate_and_save(replace(plan, out=tmp_path / "b.safetensors"), model, swapped, frozen, force=False)
     assert honest.card.cues == fooled.card.cues == ("wait", "hmm", "alternatively")
     assert honest.table.cues == 80 * 6
+
+
+def test_another_split_scores_with_its_own_probe():
+    """Scores that another job's probe left in the records mean nothing to it."""
+    cues = ("wait", "hmm", "alternatively")
+    runs = with_cues(records("word", n=60), cues, 50)
+    strange = scored(runs[40:], Probe((np.ones((4, 1)),), (np.zeros(1),)))
+    plain, other = (
+        fit_signals(to_arrays(runs[:30]), to_arrays([*runs[30:40], *rest]), cues, [""], "harm", seed=0)
+        for rest in (runs[40:], strange)
+    )
+    for name, calibrated in plain.tables.items():
+        assert calibrated.table.scores.tolist() == other.tables[name].table.scores.tolist()
 
 
 def test_only_collected_cues_can_be_looked_at():

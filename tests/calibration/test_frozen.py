@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reasonctl.calibration.fitting.all_signals import fill
+from reasonctl.calibration.fitting.all_signals import fill, recorded_scores
 from reasonctl.calibration.fitting.collecting import collect_job, freeze, plan_of
 from reasonctl.calibration.fitting.frozen import Frozen
 from reasonctl.calibration.fitting.job import CalibrationJob, calibrate_and_save
@@ -258,7 +258,8 @@ def test_both_ways_of_collecting_promise_the_same(tmp_path):
         for i in range(80, 240)
     ]
     domains = sorted({record.domain for record in records})
-    tables = [fill(frozen, to_arrays(part), domains).tables["hidden"].table for part in (records[80:], every)]
+    arrays = [to_arrays(part) for part in (records[80:], every)]
+    tables = [fill(frozen, part, domains, recorded_scores(part)).tables["hidden"].table for part in arrays]
     assert tables[1].all_labelled and not tables[0].all_labelled
     trials = [sum(met.labelled for record in part for met in record.cues) / 160 for part in (records[80:], every)]
     print(f"trials a run: {trials[0]:.2f} at records, {trials[1]:.2f} at every cue")

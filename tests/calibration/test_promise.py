@@ -22,6 +22,7 @@ from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.bounds import refutes
 from support import recipes
+from support.run_records import scored
 
 pytestmark = pytest.mark.slow
 N, EVALUATION, SEED = 800, 500, 21
@@ -48,7 +49,8 @@ def measure(records, evaluation, folder: Path):
     """Savings and harm on the evaluation runs of a probe made from these records by the pipeline of `ctl calibrate`."""
     plan = CalibrationJob(RECIPE, load_task("tiny"), Promise(), N, folder / "p.safetensors", fit=N // 2, labels="all")
     frozen = freeze(plan, records[: plan.fit])
-    content = calibrate_and_save(plan, load_model("tiny", threads=1), records, frozen, force=True)
+    model = load_model("tiny", threads=1)
+    content = calibrate_and_save(plan, model, scored(records, frozen.probe), frozen, force=True)
     table = make_table(evaluation, content.probe.scores(evaluation.features), RECIPE.cues)
     results = compare(None, content.table, table, Promise(), grid=content.grid)
     return table, results[0], results[1]

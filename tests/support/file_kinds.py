@@ -17,7 +17,7 @@ from reasonctl.backends.gguf import read_header
 from reasonctl.backends.load import tiny_folder
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.calibration.cli.inspect import _monitored
-from reasonctl.calibration.fitting.all_signals import fill
+from reasonctl.calibration.fitting.all_signals import fill, recorded_scores
 from reasonctl.calibration.fitting.frozen import Frozen
 from reasonctl.calibration.fitting.tables import make_table
 from reasonctl.calibration.pages.evaluation_file import read_evaluation
@@ -132,7 +132,8 @@ def runs(folder: Path, n: int, seed: int) -> Iterator[Read]:
             calibrating = to_arrays(with_cues(records[1:], frozen.cues, stored.whole("max_cues")))
             frozen.check(None, Promise("wrong"))
             hidden = replace(frozen, grids={"hidden": frozen.grids["hidden"]})
-            table = fill(hidden, calibrating, sorted({record.domain for record in records})).tables["hidden"].table
+            domains = sorted({record.domain for record in records})
+            table = fill(hidden, calibrating, domains, recorded_scores(calibrating)).tables["hidden"].table
             Promise("wrong", 0.3).threshold(table.one_per_problem(), frozen.grids["hidden"])
 
     for data in _lines_or_bytes(whole, n, seed):

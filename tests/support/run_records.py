@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from reasonctl.calibration.runs.records import CueRecord, RunRecord, pack
+from reasonctl.probes.signals.probe import Probe
 
 
 def cue(**changes: object) -> CueRecord:
@@ -41,3 +44,12 @@ def run(**changes: object) -> RunRecord:
         **changes,
     }
     return RunRecord(**{"problem": values["run"], **values})
+
+
+def scored(records: list[RunRecord], probe: Probe) -> list[RunRecord]:
+    """The runs with the probe's score at each of their cues, as calibration runs have it."""
+
+    def at(cues: tuple[CueRecord, ...]) -> tuple[CueRecord, ...]:
+        return tuple(replace(met, score=probe.score(met.state)) for met in cues)
+
+    return [replace(one, cues=at(one.cues), others=at(one.others)) for one in records]
