@@ -1,13 +1,14 @@
 """reasonctl's decoding loop and what it consults; knows neither torch nor llama.cpp."""
 
 from .controller import Call, Controller
-from .core.decode import NO_DRAFT, ROOT, Capabilities, Decode, Draft, Engine, Proposal, Session, Step
+from .core.decode import NO_DRAFT, ROOT, Capabilities, Decode, Draft, Engine, Need, Proposal, Session, Step
 from .core.errors import ControllerError
 from .core.probability import entropy
 from .core.randomness import Keys
 from .core.tokenizer import Tokenizer
 from .core.trace import Decision, Event, Trace
-from .decoding.drivers import drive, drive_batch
+from .decoding.drivers import drive
+from .decoding.scheduler import Emitted, Ended, Scheduler
 from .drafting.drafter import Drafter, Drafting, Stateless, Target
 from .drafting.hierarchy import Hierarchy
 from .drafting.models.model_drafter import ModelDrafter
@@ -57,6 +58,8 @@ __all__ = [
     "Dynatemp",
     "EAD",
     "EDT",
+    "Emitted",
+    "Ended",
     "Engine",
     "Epsilon",
     "Eta",
@@ -78,6 +81,7 @@ __all__ = [
     "MirostatV2",
     "ModelDrafter",
     "NO_DRAFT",
+    "Need",
     "NoWait",
     "Penalties",
     "PerPhase",
@@ -89,6 +93,7 @@ __all__ = [
     "ROOT",
     "Row",
     "Sampling",
+    "Scheduler",
     "Candidates",
     "Session",
     "Span",
@@ -112,7 +117,6 @@ __all__ = [
     "distortion",
     "draw",
     "drive",
-    "drive_batch",
     "entropy",
     "importance_weights",
     "log_z",

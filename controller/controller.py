@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .core.decode import Session
+from .core.decode import Engine, Need, Session
 from .core.errors import ControllerError
 from .core.randomness import Keys
 from .core.text_form import shown
@@ -23,6 +23,9 @@ from .thinking.exit_rule import ExitRule
 from .thinking.limits import ThinkingLimits
 from .thinking.markers import Thinking
 from .thinking.span import Span
+
+LONGEST_CUE = 32
+"""Tokens that a cue may have while it stands in the cache next to a trial that takes its place."""
 
 
 @dataclass(frozen=True)
@@ -231,6 +234,43 @@ class Controller:
             context=context,
         )
         return decode_loop(settings, session, span, Start(prompt, prompt[session.length :]))
+
+    def run(self, engine: Engine, tokenizer: Tokenizer, call: Call, trace: Trace) -> Decoding:
+        """The run as a generator with a session of its own, for a `Scheduler`.
+
+        The session is opened when the generator starts, and closed however it ends.
+
+        Args:
+            engine: The model's.
+            tokenizer: The model's.
+            call: The prompt, its limits and its sampling.
+            trace: Filled in as the run goes on.
+
+        Raises:
+            ControllerError: The call can't run under this controller; raised when the generator starts.
+        """
+        session = engine.session()
+        try:
+            yield from self.loop(session, tokenizer, call, trace)
+        finally:
+            session.close()
+
+    def needs(self, engine: Engine, tokenizer: Tokenizer, call: Call) -> tuple[Need, ...]:
+        """The most room that `run` takes on the model's engine and on a draft model's.
+
+        Args:
+            engine: The model's.
+            tokenizer: The model's.
+            call: The prompt and its limits.
+        """
+        policy = call.policy if self.policy is None else self.policy
+        length = len(call.prompt) + call.max_new_tokens
+        extra = policy.extra_sequences(tokenizer, call.prompt)
+        trial = self.exit is not None and self.exit.trials
+        # A trial's fork shares what comes before the cue, and ends where the run would.
+        tokens = length + sum(n + call.max_new_tokens for n in extra) + (LONGEST_CUE if trial else 0)
+        drafts = () if self.drafter is None else self.drafter.needs(engine, length)
+        return (Need(engine, tokens, 1 + len(extra) + trial), *drafts)
 
     def _span(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> Span:
         """Where thinking stands at the end of the prompt."""

@@ -29,9 +29,15 @@ def decode_loop(settings: RunSettings, session: Session, span: Span, start: Star
     """
     state = settings.policy.start() if start.state is None else start.state
     loop = Loop(settings, Transcript(session, start, state), span, start)
+    settings.begin()
     try:
         return (yield from loop.run())
+    except GeneratorExit:
+        loop.finish()  # stopped by the reader: over, with what was shown
+        raise
     finally:
+        if not loop.over:
+            settings.fail()
         if start.state is None:
             settings.policy.end(state)
         if settings.drafter is not None:
@@ -80,7 +86,7 @@ class Loop:
                 settings.trace.accepted += len(accepted)
                 settings.drafter.observe(draft, accepted)
             yield from self._show()
-        self._finish()
+        self.finish()
 
     def _propose(self) -> Generator[Decode, Step, Draft]:
         text, drafter = self.text, self.settings.drafter
@@ -185,14 +191,10 @@ class Loop:
             trace.tokens.append(event.token)
             text.shown += 1
             if control.finish is not None and text.shown == len(text.tokens):
-                self._finish()  # who has the last token need not ask for more
-            try:
-                yield event
-            except GeneratorExit:
-                self._finish()  # stopped by the reader: over, with what was shown
-                raise
+                self.finish()  # who has the last token need not ask for more
+            yield event
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """End the run, once, with the policy's state after the last token shown."""
         if not self.over:
             self.over = True
