@@ -19,13 +19,11 @@ from .decoding.transcript import Start
 from .drafting.drafter import Drafter, Target
 from .sampling.policy import Policy, require_policy
 from .sampling.row import RunContext
+from .thinking.cues import LONGEST_CUE
 from .thinking.exit_rule import ExitRule
 from .thinking.limits import ThinkingLimits
 from .thinking.markers import Thinking
 from .thinking.span import Span
-
-LONGEST_CUE = 32
-"""Tokens that a cue may have while it stands in the cache next to a trial that takes its place."""
 
 
 @dataclass(frozen=True)
@@ -268,7 +266,9 @@ class Controller:
         extra = policy.extra_sequences(tokenizer, call.prompt)
         trial = self.exit is not None and self.exit.trials
         # A trial's fork shares what comes before the cue, and ends where the run would.
-        tokens = length + sum(n + call.max_new_tokens for n in extra) + (LONGEST_CUE if trial else 0)
+        tokens = length + sum(n + call.max_new_tokens for n in extra)
+        if trial:
+            tokens = min(tokens + LONGEST_CUE, max(tokens, engine.room))  # alone, a run may fill the context
         drafts = () if self.drafter is None else self.drafter.needs(engine, length)
         return (Need(engine, tokens, 1 + len(extra) + trial), *drafts)
 
