@@ -75,6 +75,15 @@ class LlamaEngine(Engine):
         self._rows.serial += 1
 
     @property
+    def added_bytes(self) -> int:
+        """What the engine adds to the Llama's own memory: a row of logits for each further sequence, and its batches.
+
+        The cells of the cache stay as they were. A recurrent model also has a state for each further sequence.
+        """
+        context = self.context
+        return 4 * context.vocabulary * (context.sequences - 1) + self._one.bytes + self._many.bytes
+
+    @property
     def identity(self) -> str:
         """What a forward's cost depends on, besides the machine."""
         llm = self.context.llm

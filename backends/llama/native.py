@@ -173,6 +173,8 @@ class Batch:
             "seq_id": self._pointers,
             "logits": self.wanted,
         }
+        self.bytes = sum(array.nbytes for array in (*arrays.values(), self.ids))
+        """Memory of the arrays."""
         kinds = dict(C.llama_batch._fields_)
         self.struct = C.llama_batch(
             n_tokens=0, **{name: ctypes.cast(array.ctypes.data, kinds[name]) for name, array in arrays.items()}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from llama_cpp import llama_cpp as C
 
 from reasonctl.backends.llama.engine import LlamaEngine
+from reasonctl.backends.llama.native import LEAVES
 from reasonctl.backends.load import BUNDLED_PROBE, load_model
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import (
@@ -34,7 +38,7 @@ from reasonctl.controller import (
 )
 from reasonctl.controller.drafting.planning.cost import CostCurve
 from reasonctl.probes import load_exit
-from support.llama_models import ExitAt, open_llama
+from support.llama_models import TINY, ExitAt, open_llama
 
 NEAR = 2e-2
 """Largest difference of two logits of tiny that the shape of a batch makes."""
@@ -257,6 +261,34 @@ def test_what_sessions_forgot_makes_room():
     engine.close()
 
 
+def test_a_failure_in_the_middle_leaves_the_sessions_as_they_were():
+    """The first chunk of two prompts is in the cache, and a tree has its sequences, when the cells run out."""
+    engine = LlamaEngine(open_llama(n_ctx=256, n_batch=48), hidden=False, batch=3)
+    held, one, other = (engine.session() for _ in range(3))
+    engine.forward([Decode(held, prompts(150)[0]), Decode(one, [9]), Decode(other, [7])])
+    free = len(engine.sequences.free)
+    requests = [Decode(one, prompts(40)[0]), Decode(other, prompts(80)[0], Draft((5, 6), (ROOT, ROOT)))]
+    with pytest.raises(ControllerError, match="no room for 122 more tokens"):
+        engine.forward(requests)
+    assert (one.length, other.length, len(engine.sequences.free)) == (1, 1, free)
+    steps = engine.forward([Decode(one, prompts(30)[0]), Decode(other, prompts(20)[0], requests[1].draft)])
+    for step, tokens in zip(steps, ([9, *prompts(30)[0]], [7, *prompts(20)[0]]), strict=True):
+        assert close(step.logits(ROOT), single(tokens)[0][0])
+    engine.close()
+
+
+def test_trees_leave_the_sessions_their_sequences():
+    engine = LlamaEngine(open_llama(n_ctx=256), hidden=False, batch=2)
+    sessions = [engine.session() for _ in range(2)]
+    assert sessions[0].can.branches == LEAVES + 1 < len(engine.sequences.free)
+    trees = [Decode(s, [5], Draft(tuple(range(10, 15)), (ROOT,) * 5)) for s in sessions]
+    assert engine.together(trees) == 1  # 4 further sequences each, of 7
+    engine.forward(trees[:1])
+    forks = [sessions[1].fork() for _ in range(2)]
+    assert len({session.id for session in (*sessions, *forks)}) == engine.most_sessions == 4
+    engine.close()
+
+
 def test_a_batch_has_the_sequences_that_it_needs_and_one_run_no_more_than_before():
     for batch, sequences in ((1, 16), (2, 12), (4, 16), (16, 40)):
         engine = LlamaEngine(open_llama(n_ctx=256), hidden=False, batch=batch)
@@ -269,3 +301,43 @@ def test_a_batch_has_the_sequences_that_it_needs_and_one_run_no_more_than_before
     model = load_model("tiny", threads=1, batch=3, context=200)
     assert model.context == 256 and model.engine.room == 1024 >= 3 * (256 + 32)
     assert load_model("tiny", threads=1, batch=100).engine.room == 32768
+
+
+GROWTH = """
+from llama_cpp import Llama
+from reasonctl.backends.llama.engine import LlamaEngine
+from reasonctl.backends.llama.native import LEAVES
+from reasonctl.controller import Decode
+
+def resident():
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmRSS"))
+
+def use(engine):
+    session = engine.session()
+    engine.forward((Decode(session, [5] * 64),))
+    engine.forward((Decode(session, [5]),))
+
+llm = Llama({path!r}, n_ctx=2048, n_threads=1, n_threads_batch=1, verbose=False)
+cells, before = llm.n_ctx(), 0
+for batch in (1, 1, 1, {batch}):
+    engine = LlamaEngine(llm, hidden=False, batch=batch)
+    use(engine)
+    before, now = resident(), before
+    assert llm.n_ctx() == engine.room == cells
+    engine.close()
+print(engine.added_bytes, before - now)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_what_an_engine_adds_to_memory_is_known_and_small():
+    """The cells stay those of the Llama; a batch of 16 takes what is counted more than a batch of 1."""
+    counted, resident = [], []
+    for batch in (1, 16):
+        script = GROWTH.format(path=str(TINY), batch=batch)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        for found, number in zip((counted, resident), done.stdout.split(), strict=True):
+            found.append(int(number))
+    print(f"by count {counted}, resident {resident} bytes")
+    assert 0 < counted[0] < 200_000 and counted[0] < counted[1] < 400_000
+    assert resident[1] - resident[0] < counted[1] - counted[0] + (3 << 20)
