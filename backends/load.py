@@ -35,37 +35,46 @@ def load_model(
     threads: int | None = None,
     hidden: bool = True,
     fold_attention: bool = False,
+    batch: int = 1,
 ) -> Model:
     """Load a model by the CLI's MODEL argument.
 
     Args:
         name: `tiny`, a .gguf file, `hf:FILE.gguf`, a transformers folder or a hub id.
         backend: only `tiny` comes in both formats; elsewhere the name decides, and a contradiction is an error.
-        context: tokens of context on llama.cpp; 0 = the model's own.
+        context: tokens of context of one run on llama.cpp; 0 = the model's own.
         threads: from 1 to MOST_THREADS; None = the library's choice.
         hidden: the engine can give hidden states (llama.cpp installs a callback for that only if asked).
         fold_attention: on transformers, as in `attach`; llama.cpp has kernels of its own.
+        batch: runs that share a forward on llama.cpp, whose context is made for so many; a transformers engine makes
+            room as they come.
 
     Raises:
         ControllerError: the model can't be loaded, or its library isn't installed.
     """
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise ControllerError(f"threads is {threads}; it must be from 1 to {MOST_THREADS}, at best the number of cores")
+    path = _path(name, backend)
+    if path.endswith(".gguf") and not path.startswith("hf:"):
+        from .llama.load import load_gguf
+
+        model = load_gguf(Path(path), context=context, threads=threads, hidden=hidden, batch=batch)
+    else:
+        from .hf.load import load_transformers
+
+        model = load_transformers(path, threads=threads, fold_attention=fold_attention)
+    return replace(model, name=TINY) if name == TINY else model
+
+
+def _path(name: str, backend: Choice | None) -> str:
+    """What to load for a name. Raises ControllerError where the name means another backend."""
     if name == TINY:
-        name = str(tiny_folder() if backend == "transformers" else tiny_folder() / "tiny.gguf")
-        loaded = load_model(name, context=context, threads=threads, hidden=hidden, fold_attention=fold_attention)
-        return replace(loaded, name=TINY)
+        return str(tiny_folder() if backend == "transformers" else tiny_folder() / "tiny.gguf")
     wanted: Choice = "llama.cpp" if name.endswith(".gguf") and not name.startswith("hf:") else "transformers"
     if backend not in (None, wanted):
         hint = "prefix it with hf: to run it in transformers" if wanted == "llama.cpp" else "give a .gguf file"
         raise ControllerError(f"{name!r} runs in {wanted}, not in {backend}; {hint}")
-    if wanted == "llama.cpp":
-        from .llama.load import load_gguf
-
-        return load_gguf(Path(name), context=context, threads=threads, hidden=hidden)
-    from .hf.load import load_transformers
-
-    return load_transformers(name, threads=threads, fold_attention=fold_attention)
+    return name
 
 
 def load_drafter(text: str, *, threads: int | None = None) -> Drafter | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from weakref import WeakSet
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from .grammar import Compiler
 
 
 class ToyEngine(Engine):
-    """A Markov chain of a given order over `vocabulary` tokens; batches any number of sessions.
+    """A Markov chain of a given order over `vocabulary` tokens; batches any number of sessions by default.
 
     Its "hidden state" of layer k at a token is [token, position, k]: a test can tell rows apart.
     """
@@ -39,7 +40,17 @@ class ToyEngine(Engine):
     layers = 3
     """Blocks whose "hidden state" can be read."""
 
-    def __init__(self, *, vocabulary: int, order: int = 1, seed: int = 0, concentration: float = 0.7) -> None:
+    def __init__(
+        self,
+        *,
+        vocabulary: int,
+        order: int = 1,
+        seed: int = 0,
+        concentration: float = 0.7,
+        batch: int = UNLIMITED,
+        room: int = UNLIMITED,
+        most_sessions: int = UNLIMITED,
+    ) -> None:
         if order < 1 or vocabulary < 2:
             raise ControllerError(f"a toy model needs order >= 1 and vocabulary >= 2, not {order} and {vocabulary}")
         self.vocabulary = vocabulary
@@ -47,7 +58,12 @@ class ToyEngine(Engine):
         rng = np.random.default_rng(seed)
         self.table = rng.dirichlet([concentration] * vocabulary, size=vocabulary**order)
         """Shape (vocabulary**order, vocabulary): the probabilities of the next token after each context."""
+        self.batch = batch
+        self.room = room
+        self.most_sessions = most_sessions
         self.forwards = 0
+        self.open: WeakSet[ToySession] = WeakSet()
+        """Sessions that aren't closed."""
 
     def probs(self, tokens: Sequence[int]) -> Floats:
         """Shape (vocabulary,): the exact probabilities of the token after `tokens`."""
@@ -63,10 +79,17 @@ class ToyEngine(Engine):
 
     def forward(self, requests: Sequence[Decode]) -> list[ToyStep]:
         """One forward for all requests."""
-        self.forwards += 1
         sessions = [request.session for request in requests]
         if len({id(session) for session in sessions}) != len(sessions):
             raise ControllerError("one forward takes one request per session")
+        if len(requests) > self.batch:
+            raise ControllerError(f"one forward takes {self.batch} requests, not {len(requests)}")
+        if not all(request.pending for request in requests):
+            raise ControllerError("a Decode needs at least one pending token")
+        fed = sum(len(request.pending) + len(request.draft) for request in requests)
+        if self.room < UNLIMITED and sum(session.length for session in self.open) + fed > self.room:
+            raise ControllerError(f"no room for {fed} more tokens in a cache of {self.room}")
+        self.forwards += 1
         return [
             session.feed(r) for session, r in zip(sessions, requests, strict=True) if isinstance(session, ToySession)
         ]
@@ -109,14 +132,15 @@ class ToySession(Session):
         self.tokens = tokens
         self.can = replace(_EVERYTHING, layers=engine.layers, vocabulary=engine.vocabulary)
         self._draft = NO_DRAFT
+        if len(engine.open) >= engine.most_sessions:
+            raise ControllerError(f"{engine.most_sessions} sessions are open; close one first")
+        engine.open.add(self)
 
     @property
     def length(self) -> int:
         return len(self.tokens)
 
     def feed(self, request: Decode) -> ToyStep:
-        if not request.pending:
-            raise ControllerError("a Decode needs at least one pending token")
         self.tokens.extend(request.pending)
         self._draft = request.draft
         return ToyStep(self.engine, self.engine.forwards, tuple(self.tokens), request.draft)
@@ -139,6 +163,7 @@ class ToySession(Session):
 
     def close(self) -> None:
         self.tokens = []
+        self.engine.open.discard(self)
 
 
 class ToyTokenizer(Tokenizer):

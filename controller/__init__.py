@@ -1,13 +1,15 @@
 """reasonctl's decoding loop and what it consults; knows neither torch nor llama.cpp."""
 
 from .controller import Call, Controller
-from .core.decode import NO_DRAFT, ROOT, Capabilities, Decode, Draft, Engine, Proposal, Session, Step
+from .core.decode import NO_DRAFT, ROOT, Capabilities, Decode, Draft, Engine, Need, Proposal, Session, Step
 from .core.errors import ControllerError
 from .core.probability import entropy
 from .core.randomness import Keys
 from .core.tokenizer import Tokenizer
 from .core.trace import Decision, Event, Trace
-from .decoding.drivers import drive, drive_batch
+from .decoding.drivers import drive
+from .decoding.run import Decoding
+from .decoding.scheduler import Emitted, Ended, Scheduler
 from .drafting.drafter import Drafter, Drafting, Stateless, Target
 from .drafting.hierarchy import Hierarchy
 from .drafting.models.model_drafter import ModelDrafter
@@ -53,6 +55,7 @@ __all__ = [
     "DRY",
     "Decision",
     "Decode",
+    "Decoding",
     "Distortion",
     "Draft",
     "Drafter",
@@ -60,6 +63,8 @@ __all__ = [
     "Dynatemp",
     "EAD",
     "EDT",
+    "Emitted",
+    "Ended",
     "Engine",
     "Epsilon",
     "Eta",
@@ -81,6 +86,7 @@ __all__ = [
     "MirostatV2",
     "ModelDrafter",
     "NO_DRAFT",
+    "Need",
     "NoWait",
     "Penalties",
     "PerPhase",
@@ -92,6 +98,7 @@ __all__ = [
     "ROOT",
     "Row",
     "Sampling",
+    "Scheduler",
     "Candidates",
     "Session",
     "Span",
@@ -115,7 +122,6 @@ __all__ = [
     "distortion",
     "draw",
     "drive",
-    "drive_batch",
     "entropy",
     "importance_weights",
     "log_z",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .core.decode import Session
+from .core.decode import Engine, Need, Session
 from .core.errors import ControllerError
 from .core.randomness import Keys
 from .core.text_form import shown
@@ -19,6 +19,7 @@ from .decoding.transcript import Start
 from .drafting.drafter import Drafter, Target
 from .sampling.draw import RunContext
 from .sampling.policy import Policy, require_policy
+from .thinking.cues import LONGEST_CUE
 from .thinking.exit_rule import ExitRule
 from .thinking.limits import ThinkingLimits
 from .thinking.markers import Thinking
@@ -235,6 +236,45 @@ class Controller:
             context=context,
         )
         return decode_loop(settings, session, span, Start(prompt, prompt[session.length :]))
+
+    def run(self, engine: Engine, tokenizer: Tokenizer, call: Call, trace: Trace) -> Decoding:
+        """The run as a generator with a session of its own, for a `Scheduler`.
+
+        The session is opened when the generator starts, and closed however it ends.
+
+        Args:
+            engine: The model's.
+            tokenizer: The model's.
+            call: The prompt, its limits and its sampling.
+            trace: Filled in as the run goes on.
+
+        Raises:
+            ControllerError: The call can't run under this controller; raised when the generator starts.
+        """
+        session = engine.session()
+        try:
+            return (yield from self.loop(session, tokenizer, call, trace))
+        finally:
+            session.close()
+
+    def needs(self, engine: Engine, tokenizer: Tokenizer, call: Call) -> tuple[Need, ...]:
+        """The most room that `run` takes on the model's engine and on a draft model's.
+
+        Args:
+            engine: The model's.
+            tokenizer: The model's.
+            call: The prompt and its limits.
+        """
+        policy = call.policy if self.policy is None else self.policy
+        length = len(call.prompt) + call.max_new_tokens
+        extra = policy.extra_sequences(tokenizer, call.prompt)
+        trial = self.exit is not None and self.exit.trials
+        # A trial's fork shares what comes before the cue, and ends where the run would.
+        tokens = length + sum(n + call.max_new_tokens for n in extra)
+        if trial:
+            tokens = min(tokens + LONGEST_CUE, max(tokens, engine.room))  # alone, a run may fill the context
+        drafts = () if self.drafter is None else self.drafter.needs(engine, length)
+        return (Need(engine, tokens, 1 + len(extra) + trial), *drafts)
 
     def _span(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> Span:
         """Where thinking stands at the end of the prompt."""

@@ -32,6 +32,7 @@ from .files.probe_file import ProbeFile, load_probe
 from .promise import Promise
 from .risk.drift import DriftMonitor
 from .risk.give_up import GiveUp, choose_lower
+from .risk.in_order import InOrder
 from .risk.table import Table
 from .risk.threshold import MEANS, Mode, Threshold
 from .signals.observation import Observation
@@ -60,9 +61,8 @@ class ProbeExit(ExitRule):
             lower: When the rule gives up on a run. None: never.
             table: The calibration runs that the threshold comes from. None: all of the signal's.
         """
-        card = content.card
         self.content = content
-        self.card = card
+        card = self.card = content.card
         self.promise = promise
         self.threshold = threshold
         self.lower = lower
@@ -81,6 +81,8 @@ class ProbeExit(ExitRule):
         self._warnings: list[str] | None = None
         self.monitor = _monitor(content.signal_table(promise.signal).table if table is None else table)
         """Tests whether runs in use are like the calibration runs. None: there are none to compare with."""
+        self.order = InOrder()
+        """The runs that the monitor hasn't taken in."""
 
     def at(self, *, risk: float | None = None, confidence: float | None | Literal["same"] = "same") -> ProbeExit:
         """The same rule at another risk or confidence; nothing is fitted again.
@@ -100,6 +102,7 @@ class ProbeExit(ExitRule):
         made = make_exit(self.content, promise)
         made._warnings = self._warnings
         made.monitor = self.monitor
+        made.order = self.order
         return made
 
     @property
@@ -134,8 +137,20 @@ class ProbeExit(ExitRule):
             return replace(decision, exit=True, gave_up=True)
         return decision
 
+    def begin(self, trace: Trace) -> None:
+        """Give the run its place: the drift monitor takes runs in in the order in which they began."""
+        self.order.begin(trace)
+
     def finish(self, trace: Trace) -> None:
-        """Let the drift monitor take in a finished run, and write what the monitor knows into its trace.
+        """Let the drift monitor take in a run that is over, once it has taken in all that began before it."""
+        self.order.end(trace, lambda: self._take_in(trace))
+
+    def abandon(self, trace: Trace) -> None:
+        """A run that failed is left out, and the later ones no longer wait for it."""
+        self.order.end(trace, lambda: None)
+
+    def _take_in(self, trace: Trace) -> None:
+        """Let the drift monitor take in a run, and write what the monitor knows into its trace.
 
         Three kinds of runs are left out. A rule that never exits scores nothing. Further samples of one
         prompt depend on the first. A run that was left before its first cue shows no score.

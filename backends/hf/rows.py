@@ -7,7 +7,7 @@ at once: its cache is given back, and the forwards of the others have a row less
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +19,15 @@ from reasonctl.controller import (
     Controller,
     ControllerError,
     Decode,
-    Event,
+    Decoding,
+    Ended,
     Greedy,
     Keys,
     Policy,
     Sampling,
-    Step,
+    Scheduler,
     Tokenizer,
     Trace,
-    drive_batch,
 )
 
 from ..processors import forked
@@ -91,21 +91,25 @@ class Rows:
         sessions = self._sessions()
         self._prefill(sessions)
         runs = [self._row(row, session, controller) for row, session in enumerate(sessions)]
-        waiting = [deque[int]() for _ in runs]
-        first = 0
+        waiting: dict[Hashable, deque[int]] = {row: deque() for row in range(len(runs))}
+        first, scheduler = 0, Scheduler()
         try:
-            for row, event in drive_batch(runs):
-                waiting[row].append(event.token)
+            for row, run in enumerate(runs):
+                scheduler.add(row, run)
+            for output in scheduler:
+                if not isinstance(output, Ended):
+                    waiting[output.key].append(output.event.token)
+                elif output.error is not None:
+                    raise output.error  # the call fails with its first row that does
                 while first < len(runs) and (waiting[first] or self._ended[first]):
                     yield from _emptied(waiting[first])
                     if not self._ended[first]:
                         break
                     first += 1
-            for tokens in waiting:
+            for tokens in waiting.values():
                 yield from tokens
         finally:
-            for run in runs:
-                run.close()
+            scheduler.close()
             if len(sessions) > 1:
                 for session in sessions:
                     session.close()
@@ -113,9 +117,7 @@ class Rows:
             for trace in self.traces:
                 trace.warnings.append(f"rows run in turn: {self._engine.model_forward.in_turn}")
 
-    def _row(
-        self, row: int, session: HFSession, controller: Controller
-    ) -> Generator[Decode | Event, Step | None, None]:
+    def _row(self, row: int, session: HFSession, controller: Controller) -> Decoding:
         """The run of one row; its sequence is there when it has ended."""
         call, padded, prompt, trace = self._call, self._padded[row], self._prompts[row], self.traces[row]
         rows = len(self._padded)
@@ -123,13 +125,14 @@ class Rows:
         ends = ends_of(forked(call.criteria) if rows > 1 else call.criteria, len(padded), read)
         keys, policy = Keys(seed=call.seed, run=row), self._policy(row, read)
         one = Call(prompt, ends.limit, ends.eos, keys, policy, ends.stop, self._repeats(row))
-        yield from controller.loop(session, self._tokenizer, one, trace)
+        finish = yield from controller.loop(session, self._tokenizer, one, trace)
         self.sequences[row] = padded + trace.tokens
         self._ended[row] = True
         if rows == 1:
             self.cache = session.cache
         else:
             session.close()
+        return finish
 
     def _repeats(self, row: int) -> bool:
         return self._padded[row] in self._padded[:row]

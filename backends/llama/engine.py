@@ -1,11 +1,11 @@
-"""llama.cpp as an engine: one context, its sequence ids as sessions, chains and trees in one llama_decode.
+"""llama.cpp as an engine: one context, its sequence ids as sessions, all of them and their drafts in one llama_decode.
 
 The engine runs forwards over a Llama that somebody else has loaded; it samples nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,24 +16,30 @@ from reasonctl.controller import ControllerError, Decode, Engine, Step
 from reasonctl.controller.core import Floats
 
 from ..token_ids import check_ids
-from .native import Batch, Capture, Context, LogitRows
-from .sequences import SEQUENCES, Sequences
+from .native import LEAVES, MOST_SEQUENCES, PER_RUN, SEQUENCES, Batch, Capture, Context, LogitRows
+from .sequences import Sequences
 from .session import LlamaSession, leaves_below
 
 
 class LlamaEngine(Engine):
     """The forward pass over a Llama, whose one context is rebuilt and given back by `close`."""
 
-    def __init__(self, llm: Llama, hidden: bool) -> None:
+    def __init__(self, llm: Llama, hidden: bool, batch: int = 1) -> None:
         """Rebuild the Llama's context.
 
         Args:
             llm: the Llama; its cache is empty afterwards.
             hidden: install the callback that reads block outputs. Without it no decode is slowed down.
+            batch: most runs that share a forward. They share the cells of the context too.
 
         Raises:
-            ControllerError: the Llama writes no text, or there is no room for the context.
+            ControllerError: the Llama writes no text, or there is no room for the context or for so many runs.
         """
+        most = (min(MOST_SEQUENCES, llm.n_batch) - 1 - LEAVES) // PER_RUN
+        if batch < 1 or (batch > 1 and batch > most):
+            raise ControllerError(
+                f"batch is {batch}; llama.cpp takes 1 to {max(most, 1)} runs at a time with n_batch={llm.n_batch}"
+            )
         if llm.context_params.embeddings:
             raise ControllerError("this Llama was built with embedding=True and writes no text; build it without")
         if llm.n_batch < 2:
@@ -42,11 +48,15 @@ class LlamaEngine(Engine):
                 f"a controller needs 2: build it with n_batch={SEQUENCES} or more"
             )
         self._capture = Capture(int(C.llama_model_n_embd(llm.model))) if hidden else None
-        self.context = Context(llm, SEQUENCES, None if self._capture is None else self._capture.callback)
-        self.sequences = Sequences(self.context)
+        self.context = Context(llm, batch, None if self._capture is None else self._capture.callback)
+        kept = PER_RUN * batch if batch > 1 else 0
+        self.sequences = Sequences(self.context, kept)
+        self.batch = batch
+        self.room = self.context.size
+        self.most_sessions = kept or self.context.sequences - 1
         self._rows = LogitRows(self.context)
         self._one = Batch(1, 1)
-        self._one.plain()
+        self._one.plain([0], [0], [0])
         self._many = Batch(self.context.batch, self.context.sequences)
 
     def session(self) -> LlamaSession:
@@ -66,6 +76,15 @@ class LlamaEngine(Engine):
         self._rows.serial += 1
 
     @property
+    def added_bytes(self) -> int:
+        """What the engine adds to the Llama's own memory: a row of logits for each further sequence, and its batches.
+
+        The cells of the cache stay as they were. A recurrent model also has a state for each further sequence.
+        """
+        context = self.context
+        return 4 * context.vocabulary * (context.sequences - 1) + self._one.bytes + self._many.bytes
+
+    @property
     def identity(self) -> str:
         """What a forward's cost depends on, besides the machine."""
         llm = self.context.llm
@@ -75,87 +94,155 @@ class LlamaEngine(Engine):
         cache = f"cache {params.type_k} {params.type_v} {params.flash_attn_type}"
         return f"llama.cpp {weights} {threads} {cache} ubatch {self.context.ubatch}"
 
-    def forward(self, requests: Sequence[Decode]) -> tuple[LlamaStep]:
-        """One llama_decode for one request (several for a prompt longer than n_batch).
+    def together(self, requests: Sequence[Decode]) -> int:
+        """As many of the first requests as `batch`, n_batch, the free cells and the free sequences allow."""
+        rows, leaves = self.context.batch, self.sequences.for_leaves
+        cells = self.context.size - self.sequences.committed
+        for n, request in enumerate(requests[: self.batch]):
+            drafted = len(request.draft)
+            rows -= 1 + drafted
+            cells -= len(request.pending) + drafted
+            leaves -= 0 if request.draft.is_chain() else len(leaves_below(request.draft)[0]) - 1
+            # Blocks of a recurrent model are computed in an order of their own, so rows that are read come alone.
+            alone = self.context.recurrent and request.layers
+            if n and (min(rows, cells, leaves) < 0 or alone):
+                return n
+            if alone:
+                return 1
+        return min(len(requests), self.batch)
+
+    def forward(self, requests: Sequence[Decode]) -> tuple[LlamaStep, ...]:
+        """One llama_decode for all requests (several where their prompts are longer than n_batch).
 
         Raises:
-            ControllerError: more than one request, no room in the context, or a draft or layer that can't be had.
+            ControllerError: more requests than `batch`, no room in the context, or a draft or layer that can't be had.
             RuntimeError: the context or the session is closed, or llama_decode failed.
         """
-        if len(requests) != 1:
-            raise ControllerError(f"llama.cpp takes one request per forward here, not {len(requests)}")
-        request = requests[0]
-        context, session = self.context, request.session
+        context = self.context
+        if not 1 <= len(requests) <= self.batch:
+            raise ControllerError(f"this engine takes {self.batch} requests per forward, not {len(requests)}")
         if context.llm._ctx is not context.owner or context.owner.ctx is None:
             raise RuntimeError("this engine is closed: the Llama was closed, or its context rebuilt")
-        assert isinstance(session, LlamaSession)
-        session.settle()
+        sessions: list[LlamaSession] = []
+        plain = True
+        for request in requests:
+            session = request.session
+            assert isinstance(session, LlamaSession)
+            session.settle()
+            sessions.append(session)
+            plain = plain and len(request.pending) == 1 and not request.draft.tokens and not request.layers
+        if len(sessions) > 1 and len(set(map(id, sessions))) < len(sessions):
+            raise ControllerError("one forward takes one request per session")
         self._rows.serial += 1
-        if len(request.pending) > 1 or request.draft.tokens or request.layers:
-            return (self._wide(session, request),)
-        if not request.pending:
-            raise ControllerError(_NOTHING_PENDING)
-        if not 0 <= request.pending[0] < context.vocabulary:
-            check_ids(request.pending, context.vocabulary, _FED)
-        position = session.length
-        if position >= context.size:
-            self._overflow(session, 1)
-        one = self._one
-        one.token[0] = request.pending[0]
-        one.pos[0] = position
-        one.ids[0, 0] = session.id
-        code = C.llama_decode(context.address, one.struct)
-        if code:
-            self._fail(code, session, 1)
-        session.length = session.reach = position + 1
-        if session.recorded:
-            self._record(position, 1)
-        return (LlamaStep(self._rows, 0, {}),)
+        return self._plain(sessions, requests) if plain else self._wide(sessions, requests)
 
-    def _wide(self, session: LlamaSession, request: Decode) -> LlamaStep:
-        """Prompts, drafts, and rows whose hidden state is read."""
-        self._check(session, request)
-        pending, draft, layers = request.pending, request.draft, request.layers
-        n = len(pending)
-        start = session.length
-        wanted = n + len(draft)
-        last = self._last_part(n, len(draft))
-        before = n - last
-        below = leaves_below(draft)
-        session.branch(len(below[0]))
-        for done in range(0, before, self.context.batch):
-            chunk = pending[done : min(done + self.context.batch, before)]
-            self._many.chain(chunk, start + done, session.id, session.recorded)
-            self._decode(session, wanted)
-            if session.recorded:
-                self._record(start + done, len(chunk))
-        session.share(start + before)
-        self._many.tree(pending[before:], start + before, draft, below, session.ids, session.recorded)
-        hidden: dict[int, Floats] = {}
-        if layers:
-            assert self._capture is not None
-            whole = last + len(draft) <= self.context.ubatch
-            hidden = self._capture.reading(layers, 1 + len(draft), whole, lambda: self._decode(session, wanted))
+    def _plain(self, sessions: list[LlamaSession], requests: Sequence[Decode]) -> tuple[LlamaStep, ...]:
+        """One token of each session, and nothing read but logits."""
+        context = self.context
+        for session, request in zip(sessions, requests, strict=True):
+            if not 0 <= request.pending[0] < context.vocabulary:
+                check_ids(request.pending, context.vocabulary, _FED)
+            if session.length >= context.size:
+                self._overflow(session, 1)
+        if len(sessions) == 1:
+            batch, session = self._one, sessions[0]
+            batch.token[0] = requests[0].pending[0]
+            batch.pos[0] = session.length
+            batch.ids[0, 0] = session.id
         else:
-            self._decode(session, wanted)
-        session.advance(n, draft, below)
-        if session.recorded:  # the draft is a chain, see `LlamaSession.can`; what is rejected is written over
-            self._record(start + before, last + len(draft))
-        return LlamaStep(self._rows, last - 1, hidden)
+            batch = self._many
+            tokens = [request.pending[0] for request in requests]
+            batch.plain(tokens, [session.length for session in sessions], [session.id for session in sessions])
+        self._decode(batch, sessions, len(sessions))
+        self._record(batch, sessions)
+        for session in sessions:
+            session.length += 1
+            session.reach = session.length
+        return tuple(LlamaStep(self._rows, row, {}) for row in range(len(sessions)))
 
-    def _record(self, position: int, rows: int) -> None:
-        """Copy rows of the last decode to where the library's own `eval` puts them."""
-        scores = self.context.llm.scores
-        for i in range(rows):
-            scores[position + i] = self._rows.row(i)
+    def _wide(self, sessions: list[LlamaSession], requests: Sequence[Decode]) -> tuple[LlamaStep, ...]:
+        """Prompts, drafts, and rows whose hidden state is read.
 
-    def _last_part(self, n: int, drafted: int) -> int:
-        """How many of `n` pending tokens share the last decode with the draft; the others are fed before."""
-        batch = self.context.batch
-        last = n - (n - 1) // batch * batch
-        return last if last + drafted <= batch else 1
+        Rows without logits come first, so that those with logits are the last of their decode.
+        """
+        self._check(sessions, requests)
+        batch, context = self._many, self.context
+        below = [leaves_below(request.draft) for request in requests]
+        outputs = sum(1 + len(request.draft) for request in requests)
+        wanted = sum(len(request.pending) for request in requests) + outputs - len(requests)
+        batch.clear()
+        for session, request, leaves in zip(sessions, requests, below, strict=True):
+            session.branch(len(leaves[0]))
+            session.share(session.length)
+            self._feed(session, request.pending[:-1], sessions, wanted)
+        if batch.rows + outputs > context.batch:
+            self._decode(batch, sessions, wanted)
+            self._record(batch, sessions)
+            batch.clear()
+        first = batch.rows
+        for session, request, leaves in zip(sessions, requests, below, strict=True):
+            last = session.length + len(request.pending) - 1
+            batch.tree(request.pending[-1], last, request.draft, leaves, session.ids)
+        hidden = self._decode_reading(requests, outputs, lambda: self._decode(batch, sessions, wanted))
+        self._record(batch, sessions)  # a recorded session's draft is a chain; what is rejected is written over
+        steps: list[LlamaStep] = []
+        begin = 0
+        for session, request, leaves in zip(sessions, requests, below, strict=True):
+            session.advance(len(request.pending), request.draft, leaves)
+            end = begin + 1 + len(request.draft)
+            own = {layer: hidden[layer][begin:end] for layer in request.layers}
+            steps.append(LlamaStep(self._rows, first + begin, own))
+            begin = end
+        return tuple(steps)
 
-    def _check(self, session: LlamaSession, request: Decode) -> None:
+    def _feed(self, session: LlamaSession, tokens: Sequence[int], sessions: list[LlamaSession], wanted: int) -> None:
+        """Add rows of one session to the batch, and decode it whenever it is full."""
+        batch, most = self._many, self.context.batch
+        done = 0
+        while done < len(tokens):
+            if batch.rows == most:
+                self._decode(batch, sessions, wanted)
+                self._record(batch, sessions)
+                batch.clear()
+            chunk = tokens[done : done + most - batch.rows]
+            batch.chain(chunk, session.length + done, session.ids, session.recorded)
+            done += len(chunk)
+
+    def _record(self, batch: Batch, sessions: list[LlamaSession]) -> None:
+        """Copy the rows of the last decode to where the library's own `eval` puts them, where a Llama keeps them."""
+        if sessions[0].recorded:  # the Llama's own sequence, which no other session's rows share a forward with
+            scores = self.context.llm.scores
+            for i in range(batch.rows):
+                scores[batch.pos[i]] = self._rows.row(i)
+
+    def _decode_reading(
+        self, requests: Sequence[Decode], outputs: int, decode: Callable[[], None]
+    ) -> dict[int, Floats]:
+        """Decode the batch; returns the last `outputs` rows of every layer that a request asks for."""
+        layers = tuple(dict.fromkeys(layer for request in requests for layer in request.layers))
+        if not layers:
+            decode()
+            return {}
+        assert self._capture is not None
+        return self._capture.reading(layers, outputs, self._many.rows <= self.context.ubatch, decode)
+
+    def _check(self, sessions: list[LlamaSession], requests: Sequence[Decode]) -> None:
+        """Raises ControllerError, before any work, for requests that can't be met."""
+        for session, request in zip(sessions, requests, strict=True):
+            self._check_one(session, request)
+        rows = sum(1 + len(request.draft) for request in requests)
+        if rows > self.context.batch:
+            raise ControllerError(
+                f"{rows} rows with logits are wanted of one forward, and n_batch is {self.context.batch}"
+            )
+        leaves = sum(len(leaves_below(request.draft)[0]) - 1 for request in requests if request.draft.tokens)
+        if leaves > len(self.sequences.free):
+            raise ControllerError(
+                f"{leaves} more sequences are needed for the leaves of drafts and {len(self.sequences.free)} of "
+                f"{self.context.sequences} are free; close sessions, or draft trees with fewer leaves"
+            )
+
+    def _check_one(self, session: LlamaSession, request: Decode) -> None:
         context, drafted = self.context, len(request.draft)
         if not request.pending:
             raise ControllerError(_NOTHING_PENDING)
@@ -175,10 +262,13 @@ class LlamaEngine(Engine):
         if any(not 0 <= layer < context.depth for layer in request.layers):
             raise ControllerError(f"layers {request.layers} were asked for; this model has 0 to {context.depth - 1}")
 
-    def _decode(self, session: LlamaSession, wanted: int) -> None:
-        code = C.llama_decode(self.context.address, self._many.struct)
+    def _decode(self, batch: Batch, sessions: list[LlamaSession], wanted: int) -> None:
+        code = C.llama_decode(self.context.address, batch.struct)
+        if code == 1:
+            self.sequences.trim()  # what other sessions have forgotten may make room
+            code = C.llama_decode(self.context.address, batch.struct)
         if code:
-            self._fail(code, session, wanted)
+            self._fail(code, sessions, wanted)
 
     def _overflow(self, session: LlamaSession, wanted: int) -> NoReturn:
         raise ControllerError(
@@ -186,9 +276,10 @@ class LlamaEngine(Engine):
             "shorten the prompt, lower max_tokens, or load the model with a larger n_ctx"
         )
 
-    def _fail(self, code: int, session: LlamaSession, wanted: int) -> NoReturn:
-        """Raise what a return code of llama_decode means; the session stays as it was before the request."""
-        session.drop()
+    def _fail(self, code: int, sessions: list[LlamaSession], wanted: int) -> NoReturn:
+        """Raise what a return code of llama_decode means; the sessions stay as they were before the requests."""
+        for session in sessions:
+            session.drop()
         if code == 1:
             raise ControllerError(
                 f"no room for {wanted} more tokens in the context of {self.context.size}, "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 from llama_cpp import Llama
@@ -13,7 +14,7 @@ from llama_cpp import llama_cpp as C
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.thinking import chosen_template
+from reasonctl.controller.thinking import LONGEST_CUE, chosen_template
 
 from ..gguf import read_header
 from ..model import Model
@@ -22,6 +23,8 @@ from .tokenizer import LlamaTokenizer, end_tokens
 
 LARGEST_DEFAULT_CONTEXT = 8192
 """Tokens of context where the user asks for none: a cache for a million trained tokens would not fit most machines."""
+LARGEST_SHARED_CONTEXT = 32768
+"""Cells that the runs of a batch share where the user asks for no context: more runs wait for room."""
 
 _FILE_TYPES = {
     getattr(C, name): name.removeprefix("LLAMA_FTYPE_").removeprefix("MOSTLY_")
@@ -30,39 +33,65 @@ _FILE_TYPES = {
 }
 
 
-def load_gguf(path: str | Path, *, context: int = 0, threads: int | None = None, hidden: bool = True) -> Model:
+def load_gguf(
+    path: str | Path, *, context: int = 0, threads: int | None = None, hidden: bool = True, batch: int = 1
+) -> Model:
     """Open a .gguf file with llama.cpp.
 
     Args:
         path: the file.
-        context: tokens of context; 0 = the model's own, at most LARGEST_DEFAULT_CONTEXT.
+        context: tokens of context of one run; 0 = the model's own, at most LARGEST_DEFAULT_CONTEXT.
         threads: None = the library's choice.
         hidden: the engine can give hidden states.
+        batch: runs that share a forward. Without a `context` they share LARGEST_SHARED_CONTEXT cells at most.
 
     Raises:
         ControllerError: the file is no whole GGUF model, or llama.cpp can't load it.
     """
     path = Path(path)
     header = read_header(path)
-    if context < 0:
-        raise ControllerError(f"context is {context}; it must be 0 (the model's own) or more")
-    architecture = header.get("general.architecture", "?")
-    trained = int(header.get(f"{architecture}.context_length", 0)) or LARGEST_DEFAULT_CONTEXT
-    wanted = context or min(trained, LARGEST_DEFAULT_CONTEXT)
-    # llama.cpp rounds contexts up to 256s, and llama-cpp-python's own arrays are as long as what is asked for.
-    size = (wanted + 255) // 256 * 256
+    room = _room(header, context, batch)
     try:
         with without_amx():
-            llm = Llama(str(path), n_ctx=size, n_threads=threads, n_threads_batch=threads, verbose=False)
+            llm = Llama(str(path), n_ctx=room.cells, n_threads=threads, n_threads_batch=threads, verbose=False)
     except TemplateError as error:  # a Llama compiles the file's chat templates
         raise ControllerError(
             f"{path} has a chat template that can't be read: {str(error):.200}; download it again"
         ) from None
     except ValueError as error:
         raise ControllerError(
-            f"llama.cpp can't load {path} (architecture {architecture!r}, {size} tokens of context): {error}"
+            f"llama.cpp can't load {path} (architecture {header.get('general.architecture', '?')!r}, "
+            f"{room.cells} tokens of context): {error}"
         ) from None
-    return wrap_llama(path.name, llm, LlamaEngine(llm, hidden=hidden), LlamaTokenizer(llm))
+    model = wrap_llama(path.name, llm, LlamaEngine(llm, hidden=hidden, batch=batch), LlamaTokenizer(llm))
+    return model if batch == 1 else replace(model, context=room.run)
+
+
+class _Room(NamedTuple):
+    """Tokens of context."""
+
+    run: int
+    """Of one run."""
+    cells: int
+    """Of all runs of a batch."""
+
+
+def _room(header: Mapping[str, Any], context: int, batch: int) -> _Room:
+    """The context to ask for; raises ControllerError for an impossible one."""
+    if context < 0:
+        raise ControllerError(f"context is {context}; it must be 0 (the model's own) or more")
+    architecture = header.get("general.architecture", "?")
+    trained = int(header.get(f"{architecture}.context_length", 0)) or LARGEST_DEFAULT_CONTEXT
+    # llama.cpp rounds contexts up to 256s, and llama-cpp-python's own arrays are as long as what is asked for.
+    run = _rounded(context or min(trained, LARGEST_DEFAULT_CONTEXT))
+    if batch == 1:
+        return _Room(run, run)
+    cells = _rounded(batch * (run + LONGEST_CUE))
+    return _Room(run, cells if context else max(run, min(cells, LARGEST_SHARED_CONTEXT)))
+
+
+def _rounded(tokens: int) -> int:
+    return (tokens + 255) // 256 * 256
 
 
 def wrap_llama(name: str, llm: Llama, engine: LlamaEngine, tokenizer: LlamaTokenizer) -> Model:

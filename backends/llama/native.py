@@ -23,6 +23,26 @@ MOST_VIEWS = 64
 """Views of logit rows that are kept; making one costs more than finding it."""
 
 
+SEQUENCES = 16
+"""Sequence ids of a context for one run at a time: live sessions and the leaves of trees share them."""
+PER_RUN = 2
+"""Sequence ids of each run of a batch: its own, and a fork or a policy's."""
+LEAVES = 7
+"""Further ids of a batch, for the leaves of trees."""
+MOST_SEQUENCES = 256
+"""Most ids that llama.cpp gives a context (LLAMA_MAX_SEQ)."""
+
+
+def sequence_ids(batch: int, editable: bool) -> int:
+    """How many sequence ids a context needs for `batch` runs at a time; id 0 is the user's own.
+
+    Where tokens can't be taken back there are no trees and no forks, and every id costs a state or a window.
+    """
+    if not editable:
+        return 1 + PER_RUN * batch
+    return SEQUENCES if batch == 1 else 1 + PER_RUN * batch + LEAVES
+
+
 def rebuild(llm: Llama, **changes: Any) -> None:
     """Replace the Llama's context by one with its own parameters and these changes; its cache is empty then.
 
@@ -60,17 +80,22 @@ def _forget(stack: Any, context: _internals.LlamaContext) -> None:
 class Context:
     """A user's Llama with its context rebuilt for sessions, and the facts of that context."""
 
-    def __init__(self, llm: Llama, sequences: int, eval_callback: Any = None) -> None:
+    def __init__(self, llm: Llama, batch: int, eval_callback: Any = None) -> None:
         """Rebuild the context; `close` gives the original one back.
 
         Args:
             llm: the user's Llama.
-            sequences: sequence ids wanted; the context has fewer where n_batch is smaller.
+            batch: runs at a time.
             eval_callback: llama.cpp's cb_eval, or None: a callback slows every decode down.
         """
         model = llm.model
         self.llm = llm
-        self.sequences = min(sequences, int(llm.n_batch))
+        windowed = C.llama_model_n_swa(model) > 0 and not llm.context_params.swa_full
+        self.recurrent = bool(C.llama_model_is_recurrent(model) or C.llama_model_is_hybrid(model))
+        """A sequence has a state, and the rows of a decode are computed in another order than that of the batch."""
+        self.editable = not (self.recurrent or windowed)
+        """Tokens can be taken back; recurrent states, and windows that forget, can't."""
+        self.sequences = min(sequence_ids(batch, self.editable), int(llm.n_batch), MOST_SEQUENCES)
         """Sequence ids; llama.cpp aborts the process with more than n_batch."""
         changes: dict[str, Any] = {"n_seq_max": self.sequences, "kv_unified": True}
         if eval_callback is not None:
@@ -90,9 +115,6 @@ class Context:
         self.logits_all = bool(llm._logits_all)
         """The Llama was built with logits_all=True: its `scores` have a row for every token in its cache."""
         self.depth = int(C.llama_model_n_layer(model))
-        windowed = C.llama_model_n_swa(model) > 0 and not llm.context_params.swa_full
-        self.editable = not (C.llama_model_is_recurrent(model) or C.llama_model_is_hybrid(model) or windowed)
-        """Tokens can be taken back; recurrent states, and windows that forget, can't."""
 
     @property
     def open(self) -> bool:
@@ -153,59 +175,63 @@ class Batch:
             "seq_id": self._pointers,
             "logits": self.wanted,
         }
+        self.bytes = sum(array.nbytes for array in (*arrays.values(), self.ids))
+        """Memory of the arrays."""
         kinds = dict(C.llama_batch._fields_)
         self.struct = C.llama_batch(
             n_tokens=0, **{name: ctypes.cast(array.ctypes.data, kinds[name]) for name, array in arrays.items()}
         )
 
-    def plain(self) -> None:
-        """One row, with logits; its token, position and sequence are written into the arrays."""
-        self.struct.n_tokens = 1
-        self.wanted[0] = 1
+    @property
+    def rows(self) -> int:
+        """Rows that are filled."""
+        return int(self.struct.n_tokens)
 
-    def chain(self, tokens: Sequence[int], start: int, sequence: int, logits: bool) -> None:
-        """Rows of one sequence from position `start`."""
+    def clear(self) -> None:
+        """Fill from the first row again."""
+        self.struct.n_tokens = 0
+
+    def plain(self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]) -> None:
+        """One row of each sequence and nothing else, all with logits."""
         n = len(tokens)
-        self.struct.n_tokens = n
         self.token[:n] = tokens
-        self.pos[:n] = np.arange(start, start + n, dtype=np.int32)
+        self.pos[:n] = positions
         self.n_ids[:n] = 1
-        self.ids[:n, 0] = sequence
-        self.wanted[:n] = logits
+        self.ids[:n, 0] = sequences
+        self.wanted[:n] = 1
+        self.struct.n_tokens = n
 
-    def tree(
-        self,
-        tokens: Sequence[int],
-        start: int,
-        draft: Draft,
-        below: Sequence[Sequence[int]],
-        ids: Sequence[int],
-        every: bool = False,
-    ) -> None:
-        """Rows of `tokens` and of a draft after them, with logits from the last token on.
+    def chain(self, tokens: Sequence[int], start: int, ids: Sequence[int], logits: bool = False) -> None:
+        """Add rows that belong to the sequences `ids`, from position `start` on; `logits`: with all of their logits."""
+        first, end = self.rows, self.rows + len(tokens)
+        self.token[first:end] = tokens
+        self.pos[first:end] = np.arange(start, start + len(tokens), dtype=np.int32)
+        self.n_ids[first:end] = len(ids)
+        self.ids[first:end, : len(ids)] = ids
+        self.wanted[first:end] = logits
+        self.struct.n_tokens = end
+
+    def tree(self, token: int, start: int, draft: Draft, below: Sequence[Sequence[int]], ids: Sequence[int]) -> None:
+        """Add the row of `token` and those of a draft after it, all with logits.
 
         Args:
-            tokens: at least one.
-            start: position of the first token.
+            token: the last pending token.
+            start: its position.
             draft: the tree; each node's row belongs to the sequences of the leaves below it.
             below: leaves under the root and under each node, as `session.leaves_below` gives them.
             ids: the sequence of each leaf.
-            every: with logits of all tokens.
         """
-        n = len(tokens)
-        self.chain(tokens, start, ids[0], every)
-        if len(ids) > 1:
-            self.n_ids[:n] = len(ids)
-            self.ids[:n, : len(ids)] = ids
+        first = self.rows
+        self.chain((token,), start, ids)
         for node, depth in enumerate(draft.depths()):
-            row = n + node
+            row = first + 1 + node
             leaves = below[node + 1]
             self.token[row] = draft.tokens[node]
-            self.pos[row] = start + n + depth
+            self.pos[row] = start + 1 + depth
             self.n_ids[row] = len(leaves)
             self.ids[row, : len(leaves)] = [ids[leaf] for leaf in leaves]
-        self.struct.n_tokens = n + len(draft)
-        self.wanted[n - 1 : n + len(draft)] = 1
+        self.struct.n_tokens = first + 1 + len(draft)
+        self.wanted[first : self.rows] = 1
 
 
 def _ggml() -> Any:

@@ -14,9 +14,6 @@ from reasonctl.controller import Capabilities, ControllerError
 
 from .native import Context
 
-SEQUENCES = 16
-"""Sequence ids of a context: live sessions and the leaves of trees share them; id 0 is the user's own."""
-
 
 class Holder(Protocol):
     """Who holds a sequence id: a session."""
@@ -33,12 +30,23 @@ class Holder(Protocol):
     def cells(self) -> int:
         """Cells of its own, forgotten tokens that still stand in them included."""
 
+    def trim(self) -> None:
+        """Remove forgotten tokens from the cache."""
+
 
 class Sequences:
     """The sequence ids of one context and their holders."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, kept: int) -> None:
+        """All ids but the user's are free.
+
+        Args:
+            context: whose ids.
+            kept: ids that trees leave to the sessions of a batch.
+        """
         self.context = context
+        self._leaves = context.sequences - 1 - kept
+        """Most ids that the leaves of trees take."""
         self.free = list(range(context.sequences - 1, 0, -1))
         """Ids that nobody holds; the last one is given away next."""
         self._holders: dict[int, Holder] = {}
@@ -51,6 +59,11 @@ class Sequences:
                 "close sessions, or draft trees with fewer leaves"
             )
         return [self.free.pop() for _ in range(n)]
+
+    @property
+    def for_leaves(self) -> int:
+        """Ids that the leaves of trees can take now, besides their session's own."""
+        return min(len(self.free), self._leaves)
 
     def give_back(self, ids: Iterable[int]) -> None:
         """Empty these sequences, and let others take the ids. Id 0 is never taken, so it is only emptied."""
@@ -69,9 +82,20 @@ class Sequences:
         self._holders.pop(sequence, None)
 
     @property
+    def committed(self) -> int:
+        """Cells that the committed tokens of all sessions take."""
+        return sum(holder.length - holder.shared for holder in self._holders.values())
+
+    @property
     def in_use(self) -> int:
         """Ids that are taken, the user's own included."""
         return self.context.sequences - len(self.free)
+
+    def trim(self) -> None:
+        """Remove what the sessions have forgotten from the cache: it takes room that others need."""
+        if self.context.editable:
+            for holder in self._holders.values():
+                holder.trim()
 
     def capabilities(self, holder: Holder) -> Capabilities:
         """What a session can do now: a tree's leaves need free ids, and all sequences share the cells."""
@@ -83,7 +107,7 @@ class Sequences:
         used = max(holder.length, others + holder.length - holder.shared)
         return Capabilities(
             rollback=context.editable,
-            branches=len(self.free) + 1 if context.editable else 0,
+            branches=self.for_leaves + 1 if context.editable else 0,
             fork=context.editable,
             layers=context.depth,
             vocabulary=context.vocabulary,

@@ -74,7 +74,11 @@ class LlamaSession(Session):
             raise RuntimeError("this session is closed")
         if self.draft.tokens:
             self.keep(())
-        if self._stale:
+        self.trim()
+
+    def trim(self) -> None:
+        """Remove forgotten tokens from the cache; a draft that may still be kept stays."""
+        if self._stale and not self.draft.tokens:
             if not self.sequences.remove(self.id, self.length):
                 raise RuntimeError(f"llama.cpp can't remove the tokens from {self.length} on of sequence {self.id}")
             self._stale = False

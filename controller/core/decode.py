@@ -286,6 +286,10 @@ class Engine(ABC):
 
     batch: int = 1
     """Most requests that one `forward` takes."""
+    room: int = UNLIMITED
+    """Tokens that its cache holds over all sessions; the same for as long as the engine is open."""
+    most_sessions: int = UNLIMITED
+    """Sessions that can be open at once, forks included; the same for as long as the engine is open."""
 
     @property
     def identity(self) -> str:
@@ -300,13 +304,33 @@ class Engine(ABC):
     def session(self) -> Session:
         """An empty sequence."""
 
+    def together(self, requests: Sequence[Decode]) -> int:
+        """How many of the first requests one forward takes; at least 1. Default: as many as `batch`."""
+        return min(len(requests), self.batch)
+
     @abstractmethod
     def forward(self, requests: Sequence[Decode]) -> Sequence[Step]:
         """Run one forward for all requests.
 
         Args:
-            requests: at most `batch` of them, each of another session of this engine.
+            requests: at most as many as `together` says, each of another session of this engine.
 
         Returns:
             A Step for each request, in order.
+
+        Raises:
+            ControllerError: a request can't be met. Every session is as it was before, so that the requests can be
+                made again one by one, and only the loop at fault ends.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """The room that a run may take on one engine, from its first token to its last."""
+
+    engine: Engine
+    """Whose room."""
+    tokens: int
+    """Most tokens in the cache at once, over all of the run's sessions."""
+    sessions: int = 1
+    """Most sessions at once: its own, and those that it forks or opens."""

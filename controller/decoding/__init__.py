@@ -1,5 +1,5 @@
 """The one loop: it asks for forwards, lets the policy draw, and follows the draft.
 
 `loop.py` walks, `transcript.py` holds the text, and `close_thinking.py` decides once per token whether thinking closes.
-`drivers.py` runs one loop or many.
+`drivers.py` runs one loop, and `scheduler.py` runs many.
 """

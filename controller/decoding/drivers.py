@@ -1,9 +1,9 @@
-"""Drivers: who answers a loop's Decodes. One loop at a time, or many loops in one forward."""
+"""Who answers a loop's Decodes: `answer` makes a forward, and `drive` runs one loop. `scheduler.py` runs many."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from ..core.decode import ROOT, Decode, Step
 from ..core.trace import Event
@@ -34,45 +34,20 @@ def answer(requests: Sequence[Decode]) -> Sequence[Step]:
 
 def drive(request: Decoding) -> Generator[Event, None, None]:
     """Run one loop; each Decode is one forward."""
-    reply: Step | None = None
     try:
+        item = next(request)
         while True:
-            item = request.send(reply)
-            if isinstance(item, Decode):
-                (reply,) = answer((item,))
-            else:
-                reply = None
+            if not isinstance(item, Decode):
                 yield item
+                item = request.send(None)
+                continue
+            try:
+                (reply,) = answer((item,))
+            except Exception as error:  # noqa: BLE001 - raised again by the run
+                item = request.throw(error)  # the run learns that it failed: a closed one was stopped by its reader
+            else:
+                item = request.send(reply)
     except StopIteration:
         return
     finally:
         request.close()
-
-
-def drive_batch(requests: Sequence[Decoding]) -> Iterator[tuple[int, Event]]:
-    """Run many loops. Up to `engine.batch` Decodes of one engine share a forward, in order of arrival.
-
-    Yields:
-        (index of the loop, event).
-    """
-    replies: list[tuple[int, Step | None]] = [(i, None) for i in range(len(requests))]
-    waiting: dict[int, Decode] = {}
-    while True:
-        for i, reply in replies:
-            try:
-                item = requests[i].send(reply)
-                while not isinstance(item, Decode):
-                    yield i, item
-                    item = requests[i].send(None)
-                waiting[i] = item
-            except StopIteration:
-                pass
-        if not waiting:
-            return
-        # A loop may wait for its draft model while others wait for the target.
-        engine = next(iter(waiting.values())).session.engine
-        here = [i for i, decode in waiting.items() if decode.session.engine is engine]
-        # Every loop reads its Step before the next forward makes it stale.
-        turn = here[: engine.batch]
-        steps = answer(tuple(waiting.pop(i) for i in turn))
-        replies = list(zip(turn, steps, strict=True))

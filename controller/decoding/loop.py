@@ -29,9 +29,15 @@ def decode_loop(settings: RunSettings, session: Session, span: Span, start: Star
     """
     state = settings.policy.start() if start.state is None else start.state
     loop = Loop(settings, Transcript(session, start, state), span, start)
+    settings.begin()
     try:
         return (yield from loop.run())
+    except GeneratorExit:
+        loop.finish()  # stopped by the reader: over, with what was shown
+        raise
     finally:
+        if not loop.over:
+            settings.fail()
         if start.state is None:
             settings.policy.end(state)
         if settings.drafter is not None:
@@ -83,7 +89,7 @@ class Loop:
             yield from self._show()
             if self._may_go_on:
                 self.settings = self.control.go_on()
-        self._finish()
+        self.finish()
         return self.control.finish
 
     @property
@@ -194,14 +200,10 @@ class Loop:
             trace.tokens.append(event.token)
             text.shown += 1
             if control.finish is not None and text.shown == len(text.tokens) and not self._may_go_on:
-                self._finish()  # who has the last token need not ask for more
-            try:
-                yield event
-            except GeneratorExit:
-                self._finish()  # stopped by the reader: over, with what was shown
-                raise
+                self.finish()  # who has the last token need not ask for more
+            yield event
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """End the run, once, with the policy's state after the last token shown."""
         if not self.over:
             self.over = True

@@ -76,6 +76,16 @@ class RunSettings:
         """The settings of a run whose reader asks for more."""
         return replace(self, limit=self.limit + self.beyond, beyond=0)
 
+    def begin(self) -> None:
+        """The run begins: the rule gives it its place among its runs."""
+        if self.rule is not None:
+            self.rule.begin(self.trace)
+
+    def fail(self) -> None:
+        """The run failed: the rule takes its place back."""
+        if self.rule is not None:
+            self.rule.abandon(self.trace)
+
     def finish(self, state: Any) -> None:
         """End the run: the policy, with its last state, and the rule may add to its record."""
         self.policy.finish(state, self.trace)

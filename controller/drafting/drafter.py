@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from ..core.decode import Asking, Clock, Draft, Session
+from ..core.decode import Asking, Clock, Draft, Engine, Need, Session
 from ..core.randomness import Keys
 from ..core.tokenizer import Tokenizer
 from ..sampling.draw import RunContext
@@ -96,6 +96,15 @@ class Drafter(ABC):
         Raises:
             ControllerError: It can't draft for this target.
         """
+
+    def needs(self, engine: Engine, length: int) -> tuple[Need, ...]:
+        """The most room that the drafts of one run take besides the run's own tokens. Default: none.
+
+        Args:
+            engine: The target's.
+            length: Most tokens of the run, its prompt included. A chain ends within them; a tree may need more.
+        """
+        return ()
 
     def forget(self) -> None:
         """Draft no more from what earlier runs wrote; what was learnt of acceptance and costs stays.

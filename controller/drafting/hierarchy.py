@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from ..core.decode import NO_DRAFT, ROOT, Asking, Draft, Engine
+from ..core.decode import NO_DRAFT, ROOT, Asking, Draft, Engine, Need
 from ..core.errors import ControllerError
 from ..core.tokenizer import vocabulary_of
 from .drafter import Drafter, Drafting, Target
 from .ngrams import KEPT, Context, NgramTable, Recent
 from .planning.acceptance import AcceptanceRates
 from .planning.cost import CostCurve, Stopwatch
-from .planning.cost_cache import known_curve
+from .planning.cost_cache import known_curve, measuring
 from .planning.payoff import LossBudget, best_part
 
 LEAST = 0.03
@@ -81,6 +81,10 @@ class Hierarchy(Drafter):
                     "make one for it with ctl ngrams"
                 )
         return HierarchyRun(self, target)
+
+    def needs(self, engine: Engine, length: int) -> tuple[Need, ...]:
+        """Room for a tree's branches, and for measuring."""
+        return (Need(engine, self.size, 0), *(measuring(engine) if self.curve is None else ()))
 
     def forget(self) -> None:
         """Empty the memory of earlier runs; databases, and what is known of them, stay."""

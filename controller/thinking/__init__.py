@@ -17,12 +17,14 @@ from .chat_template import (
     read_templates,
     with_markers,
 )
+from .cues import LONGEST_CUE
 
 __all__ = [
     "ANSWER_ENDS",
     "ANSWER_CUE",
     "BREAKS",
     "Format",
+    "LONGEST_CUE",
     "WORDS",
     "after_thinking",
     "chosen_template",

@@ -18,6 +18,9 @@ _NAMED = {"paragraph": r"\n\n", "sentence": r"(?<=[.!?])[ \n]"}
 _EVERY = re.compile(r"every\s*(?:\(|$)")
 """A name that is meant as `every(k)`, even if it is written wrongly."""
 
+LONGEST_CUE = 32
+"""Tokens that a cue may have while it stands in the cache next to a trial that takes its place."""
+
 TAIL = 96
 """Characters at the end of a text that are stored; more than any marker or cue has."""
 

@@ -161,6 +161,18 @@ class ExitRule(ABC):
         """
         return []
 
+    def begin(self, trace: Trace) -> None:
+        """A run begins; `finish` or `abandon` will be called with the same trace. Default: nothing.
+
+        Runs that share forwards end in any order. A rule that learns from runs must take them in in the order in which
+        they began, or short runs would come first.
+        """
+        return None
+
     def finish(self, trace: Trace) -> None:
         """Take in a finished run; the rule may add to its trace. Default: nothing."""
+        return None
+
+    def abandon(self, trace: Trace) -> None:
+        """A run that began has failed, and won't be finished. Default: nothing."""
         return None

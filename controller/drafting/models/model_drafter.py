@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ...core.decode import Engine
+from ...core.decode import Engine, Need
 from ...core.errors import ControllerError
 from ...core.tokenizer import Tokenizer, vocabulary_of
 from ..drafter import Drafter, Target
 from ..planning.cost import CostCurve
+from ..planning.cost_cache import measuring
 from ..planning.experience import Experience
 from ..planning.meter import CurvePair, EngineCurves, StepMeter
 from ..planning.plan import DraftSettings, Kind
@@ -98,6 +99,13 @@ class ModelDrafter(Drafter):
         )
         curves = EngineCurves(self.settings.curves, target.session.engine, model.engine)
         return ModelRun(self.settings, self.experience, target, session, curves, self.inner)
+
+    def needs(self, engine: Engine, length: int) -> tuple[Need, ...]:
+        """Room for the draft model's sequence, for a tree's branches on both models, and for measuring."""
+        settings, own = self.settings, self.model.engine
+        draft = Need(own, min(length, self.model.context) + settings.size)
+        measured = (*measuring(engine), *measuring(own)) if settings.adaptive and settings.curves is None else ()
+        return (draft, Need(engine, 0 if settings.kind == "chain" else settings.size, 0), *measured)
 
     def forget(self) -> None:
         """Make the inner drafter forget; a model remembers no text."""

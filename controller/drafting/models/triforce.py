@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from ...core.decode import NO_DRAFT, Asking, Draft, SparseSession
+from ...core.decode import NO_DRAFT, Asking, Draft, Engine, Need, SparseSession
 from ...core.errors import ControllerError
 from ..drafter import Drafter, Drafting, Target
 from ..planning.cost import FIRST_ROWS, CostCurve, measure
@@ -75,6 +75,10 @@ class TriForce(Drafter):
             )
             return self.inner.start(target)
         return TriForceRun(self, target)
+
+    def needs(self, engine: Engine, length: int) -> tuple[Need, ...]:
+        """The inner drafter's: a view keeps its own copy of what it reads."""
+        return self.inner.needs(engine, length)
 
     def forget(self) -> None:
         """Make the inner drafter forget."""

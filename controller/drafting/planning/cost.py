@@ -242,23 +242,25 @@ def measure(
     Returns:
         The lower quartile of the seconds by rows, made to rise (`rising`).
     """
-    yield Decode(session, tokens)
-    most = 1 + max(0, session.can.drafted(1))
-    taken: dict[int, list[float]] = {n: [] for n in sorted(rows) if n <= most}
-    begin = time.perf_counter()
-    for i, n in enumerate([*taken] * (rounds + 1)):
-        if i >= 2 and time.perf_counter() - begin > budget:
-            break
-        clock = Clock()
-        draft = Draft.chain([tokens[i % len(tokens)] for i in range(n - 1)])
-        start = time.perf_counter()
-        step = yield Decode(session, tokens[-1:], draft, clock=clock)
-        step.logits(ROOT)
-        # A driver of many loops sets the clock to this forward's share of its time.
-        taken[n].append(clock.seconds or time.perf_counter() - start)
-        session.keep([])
-        session.rollback(1)
-    session.close()
+    try:
+        yield Decode(session, tokens)
+        most = 1 + max(0, session.can.drafted(1))
+        taken: dict[int, list[float]] = {n: [] for n in sorted(rows) if n <= most}
+        begin = time.perf_counter()
+        for i, n in enumerate([*taken] * (rounds + 1)):
+            if i >= 2 and time.perf_counter() - begin > budget:
+                break
+            clock = Clock()
+            draft = Draft.chain([tokens[i % len(tokens)] for i in range(n - 1)])
+            start = time.perf_counter()
+            step = yield Decode(session, tokens[-1:], draft, clock=clock)
+            step.logits(ROOT)
+            # A driver of many loops sets the clock to this forward's share of its time.
+            taken[n].append(clock.seconds or time.perf_counter() - start)
+            session.keep([])
+            session.rollback(1)
+    finally:
+        session.close()
     return rising({n: _lower_quartile(seconds[1:] or seconds) for n, seconds in taken.items() if seconds})
 
 

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from ...core.decode import Asking, Engine
+from ...core.decode import Asking, Engine, Need
 from ...core.errors import ControllerError
 from ...core.json_text import Fields, parse, read_bytes
 from .cost import CONTEXT, FIRST_ROWS, LONGEST, SHORTEST, CostCurve, measure, rising
@@ -24,6 +24,9 @@ MOST_CONTEXT = 1 << 30
 """Longest context that a file may name, in tokens."""
 MOST_ROWS = 1 << 16
 """Most rows of a forward that a file may name."""
+
+MEASURING = CONTEXT + max(FIRST_ROWS)
+"""Tokens of cache that measuring a curve takes, on a sequence of its own."""
 
 _BY_PATH: dict[Path, CostCurve] = {}
 _BY_ENGINE: WeakKeyDictionary[Engine, CostCurve] = WeakKeyDictionary()
@@ -46,12 +49,18 @@ def known_curve(engine: Engine, tokens: Sequence[int]) -> Asking[CostCurve]:
     if stored is not None:
         return _remember(engine, stored)
     session = engine.session()
-    if session.can.free < CONTEXT + max(FIRST_ROWS):
+    if session.can.free < MEASURING:
         session.close()
         return CostCurve({0: {1: 1.0, 2: 2.0}})
     fed = (list(tokens) * (1 + CONTEXT // len(tokens)))[:CONTEXT]
     seconds = yield from measure(session, fed, rows=FIRST_ROWS)
     return keep_curve(engine, CostCurve({CONTEXT: seconds}))
+
+
+def measuring(engine: Engine) -> tuple[Need, ...]:
+    """The room that `known_curve` takes on an engine: none where the curve is known already."""
+    known = _curve_in_memory(engine) is not None or (engine.identity != "" and cost_path(engine.identity).exists())
+    return () if known else (Need(engine, MEASURING),)
 
 
 def keep_curve(engine: Engine, curve: CostCurve) -> CostCurve:

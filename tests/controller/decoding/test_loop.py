@@ -20,9 +20,9 @@ from reasonctl.controller import (
     Sampling,
     Stateless,
     Trace,
-    drive_batch,
 )
 from support.scripted import RandomTree, Scripted
+from support.together import together
 
 TEXTS = ["<eos>", "a ", "b ", "Wait", "ing ", ", ", "</think>", "<think>", "So ", " Wait", "it", "Wa", " "]
 WAIT, CLOSE, OPEN = TEXTS.index("Wait"), TEXTS.index("</think>"), TEXTS.index("<think>")
@@ -205,9 +205,7 @@ def test_many_loops_share_a_forward():
         controller = Controller(exit=rule, drafter=PromptLookup() if row > 2 else None)
         call = Call(PROMPT, 40 + row, frozenset(), Keys(seed=9, run=row), Sampling())
         loops.append(controller.loop(engine.session(), TOKENIZER, call, trace))
-    got: dict[int, list[int]] = {row: [] for row in range(5)}
-    for row, event in drive_batch(loops):
-        got[row].append(event.token)
+    got = together(loops)
     assert engine.forwards <= 45 < sum(trace.forwards for trace in traces)
     for row in range(5):
         rule = Scripted(act=lambda at: at.cue.index == 1) if row % 2 else None
@@ -223,9 +221,7 @@ def test_a_forward_holds_no_more_than_the_engine_takes(batch):
     engine.forward = lambda requests: sizes.append(len(requests)) or forward(requests)
     calls = [Call(PROMPT, 12 + row, frozenset(), Keys(seed=9, run=row), Sampling()) for row in range(5)]
     loops = [Controller(drafter=RandomTree(len(TEXTS))).loop(engine.session(), TOKENIZER, c, Trace()) for c in calls]
-    got = [
-        [event.token for row, event in batched if row == i] for batched in [list(drive_batch(loops))] for i in range(5)
-    ]
+    got = together(loops)
     assert max(sizes) == batch
     for call, tokens in zip(calls, got, strict=True):
         assert tokens == [event.token for event in Controller().stream(ENGINE.session(), TOKENIZER, call)]

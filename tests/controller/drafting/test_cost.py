@@ -21,13 +21,13 @@ from reasonctl.controller import (
     Sampling,
     Stateless,
     Trace,
-    drive_batch,
 )
 from reasonctl.controller.drafting.planning import cost, cost_cache
 from reasonctl.controller.drafting.planning.acceptance import AcceptanceRates
 from reasonctl.controller.drafting.planning.cost import CostCurve, measure, rising
 from reasonctl.controller.drafting.planning.cost_cache import cost_path, keep_curve, known_curve, load_curve, save_curve
 from reasonctl.controller.drafting.planning.payoff import CAUTION, MARGIN, best_part
+from support.together import together
 
 FLAT = CostCurve({0: {1: 1.0, 32: 1.0}})
 LINEAR = CostCurve({0: {1: 1.0, 32: 32.0}})
@@ -233,7 +233,7 @@ def test_drivers_time_the_forward_and_nothing_else():
             Controller(drafter=d).loop(engine.session(), texts, c, Trace())
             for d, c in zip(drafters, calls, strict=True)
         ]
-        list(drive_batch(loops))
+        together(loops)
         for drafter in drafters:
             assert len(drafter.clocks) == 4
             assert all(c is None if batch == 2 else 0.009 < c < 0.025 for c in drafter.clocks)

@@ -14,7 +14,6 @@ from reasonctl.controller import (
     Keys,
     Sampling,
     Trace,
-    drive_batch,
     parse_draft,
 )
 from reasonctl.controller.core.tokenizer import vocabulary_hash
@@ -23,6 +22,7 @@ from reasonctl.controller.drafting.ngrams import build_table, save_table
 from reasonctl.controller.drafting.planning.cost import CostCurve
 from reasonctl.controller.drafting.planning.payoff import ALLOWANCE, ENDOWMENT
 from support.scripted import Scripted
+from support.together import together
 
 FLAT = CostCurve({0: {1: 1.0, 32: 1.0}})
 LINEAR = CostCurve({0: {1: 1.0, 32: 32.0}})
@@ -238,7 +238,7 @@ def test_many_loops_in_one_forward():
         traces = [Trace() for _ in range(4)]
         calls = [Call([1, 2], 40, frozenset(), Keys(seed=1, run=i), Sampling()) for i in range(4)]
         loops = [used.loop(engine.session(), WORDS, c, t) for c, t in zip(calls, traces, strict=True)]
-        list(drive_batch(loops))
+        together(loops)
         out.append([t.tokens for t in traces])
     assert out[0] == out[1]
 

@@ -20,13 +20,13 @@ from reasonctl.controller import (
     Proposal,
     Sampling,
     Trace,
-    drive_batch,
     parse_draft,
     parse_policy,
 )
 from support.exact_probs import node_probs
 from support.scripted import Scripted
 from support.statistics import exact_three, merged_p_value
+from support.together import together
 from support.toy_drafts import (
     ALPHA,
     CHEAP,
@@ -164,7 +164,7 @@ def test_many_loops_share_the_forwards_of_both_models():
     traces = [Trace() for _ in range(3)]
     calls = [Call([0], 30, frozenset(), Keys(seed=1, run=i), Sampling()) for i in range(3)]
     loops = [controller.loop(TARGET.session(), TOKENS, c, t) for c, t in zip(calls, traces, strict=True)]
-    list(drive_batch(loops))
+    together(loops)
     alone = [run(drafter("sequoia", size=5, adaptive=False), run=i, most=30, seed=1) for i in range(3)]
     assert [t.tokens for t in traces] == [t.tokens for t in alone]
 

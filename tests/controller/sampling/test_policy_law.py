@@ -23,12 +23,12 @@ from reasonctl.controller import (
     Stateless,
     Thinking,
     Trace,
-    drive_batch,
     parse_policy,
 )
 from support.engines import Plain
 from support.heads_files import heads_file, made_up
 from support.policy_calls import CUED, LARGE_TEXTS, OPEN, ExitAtFirst
+from support.together import together
 
 # Five tokens: exact enumeration. Forty: chi-square.
 TEXTS = ToyTokenizer(["a", "b", "c", "</think>", "Wait"])
@@ -352,9 +352,7 @@ def test_a_policy_s_own_forwards_share_a_batch():
         return Call(PROMPT, 8 + run, frozenset(), Keys(seed=3, run=run), policy)
 
     loops = [Controller().loop(engine.session(), TEXTS, call(run), Trace()) for run in range(2)]
-    got: list[list[int]] = [[], []]
-    for run, event in drive_batch(loops):
-        got[run].append(event.token)
+    got = together(loops)
     assert engine.forwards == 2 * 9  # one forward for the row and one without the source, for both loops at once
     assert got == [[e.token for e in Controller().stream(SMALL.session(), TEXTS, call(run))] for run in range(2)]
 
