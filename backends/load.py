@@ -46,8 +46,7 @@ def load_model(
         threads: from 1 to MOST_THREADS; None = the library's choice.
         hidden: the engine can give hidden states (llama.cpp installs a callback for that only if asked).
         fold_attention: on transformers, as in `attach`; llama.cpp has kernels of its own.
-        batch: runs that share a forward on llama.cpp, whose context is made for so many; a transformers engine makes
-            room as they come.
+        batch: runs that a job decodes together. On llama.cpp the context is made for so many.
 
     Raises:
         ControllerError: the model can't be loaded, or its library isn't installed.
@@ -63,6 +62,8 @@ def load_model(
         from .hf.load import load_transformers
 
         model = load_transformers(path, threads=threads, fold_attention=fold_attention)
+        if batch > 1:
+            model.engine.most_sessions = 2 * batch  # each run, and a trial of each
     return replace(model, name=TINY) if name == TINY else model
 
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ def _job(
         answer_tokens=answer_tokens,
     )
     return CalibrationJob(
-        recipe,
+        replace(recipe, batch=overrides["batch"]),
         task,
         options.promise,
         options.n or CALIBRATION_RUNS,

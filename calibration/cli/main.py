@@ -76,6 +76,13 @@ HEADS_JOB = ("tasks", "out", "dask")
     show_default=True,
     help="Where calibration runs try exits: at cues that a threshold can choose, or at all.",
 )
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Runs that are decoded together, in forwards that they share.",
+)
 @click.option("--layers", help="Fractions of depth that the probe reads, above 0 and up to 1, e.g. 0.5,0.75,1.")
 @click.option("--dask", help="Collect on a cluster: its scheduler, e.g. tcp://host:8786, or local:2 to try it here.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Also write the page P.html.")

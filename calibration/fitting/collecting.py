@@ -56,6 +56,7 @@ def collect_job(
         return False
     if not job.fit:
         return part(job.recipe, problems, grader, file, done=done)
+    part = partial(part, begin=job.fit)
     done = max(done, job.fit)
     frozen, recipe = plan_of(job, file), job.recipe
     if frozen.floor is None:

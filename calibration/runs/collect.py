@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from reasonctl.backends import Model
 from reasonctl.controller import ControllerError
@@ -25,7 +25,12 @@ from .recipe import Recipe
 from .records import CueRecord, RunRecord
 from .run_file import RunFile
 from .trials import EVERYWHERE, Labels, Trials
-from .worker import collect_run
+from .worker import NumberedQuestion, collect_runs
+
+T = TypeVar("T")
+
+WINDOW = 4
+"""Batches in a window."""
 
 
 def settings_of(
@@ -46,7 +51,7 @@ def settings_of(
         shared.pop(machine)
     if recipe.answer_ends == "model":
         shared.pop("answer_ends")  # files from before there was a choice don't have it
-    roles = {"n": n, "fit": fit, "labels": labels, "stopping": None, "batch": 1}
+    roles = {"n": n, "fit": fit, "labels": labels, "stopping": None, "batch": recipe.batch}
     return {**shared, "model": identity_of(model), "tasks": task.name, "grader": task.grader.name, **roles}
 
 
@@ -66,6 +71,7 @@ def collect(
     progress: ProgressCallback,
     deadline: float | None = None,
     which: Trials = EVERYWHERE,
+    begin: int = 0,
     upto: int | None = None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> bool:
@@ -79,33 +85,50 @@ def collect(
         done: Runs that the file holds.
         workers: As in `run_jobs`.
         progress: Called after every run.
-        deadline: The time, of `time.monotonic`, after which no further run is written. None: no limit.
+        deadline: The time, of `time.monotonic`, after which no further window of runs is written. None: no limit.
         which: At which cues exits are tried.
+        begin: The index at which the first window begins: windows never depend on what was done before.
         upto: Stop before the run with this index. None: all runs of the job.
         warn: Called with a message about trouble that costs time only.
     """
     identity = file.settings.get("model")
-    asked = list(enumerate(problems))[done:upto]
-    jobs = [(identity, recipe, i, problem.question, which) for i, problem in asked]
+    asked = [(i, problem.question) for i, problem in enumerate(problems[:upto])][begin:]
+    windows = [window for window in windows_of(asked, recipe.batch) if window[-1][0] >= done]
+    jobs = [(identity, recipe, window, which) for window in windows]
     progress(done, len(problems))
     with closing(run_jobs(collect_checked, jobs, workers=workers, warn=warn)) as results:
-        for (i, problem), record in zip(asked, results, strict=True):
-            file.append(graded(record, problem, grader))
-            progress(i + 1, len(problems))
-            if deadline is not None and time.monotonic() > deadline and i + 1 < len(problems):
+        for records in results:
+            for record in records:
+                if record.run >= done:  # a window whose first runs are in the file already was made again
+                    file.append(graded(record, problems[record.run], grader))
+                    progress(record.run + 1, len(problems))
+            last = records[-1].run + 1
+            if deadline is not None and time.monotonic() > deadline and last < len(problems):
                 return False
     return True
 
 
+def windows_of(asked: Sequence[T], batch: int) -> list[tuple[T, ...]]:
+    """Runs in windows of a fixed size. Which runs share forwards follows from their indices, not from what was done.
+
+    A window holds more runs than a batch, so that the next ones take the place of those that end early.
+
+    >>> windows_of("abcdefghij", 2), windows_of("abc", 1)
+    ([('a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'), ('i', 'j')], [('a',), ('b',), ('c',)])
+    """
+    size = 1 if batch == 1 else WINDOW * batch
+    return [tuple(asked[i : i + size]) for i in range(0, len(asked), size)]
+
+
 def collect_checked(
-    identity: dict[str, str] | None, recipe: Recipe, index: int, question: str, which: Trials = EVERYWHERE
-) -> RunRecord:
-    """`collect_run`, if the worker's model is the job's: another machine may hold another one under the same name."""
+    identity: dict[str, str] | None, recipe: Recipe, window: Sequence[NumberedQuestion], which: Trials = EVERYWHERE
+) -> list[RunRecord]:
+    """`collect_runs`, if the worker's model is the job's: another machine may hold another one under the same name."""
     if identity is not None and _identity(recipe) != identity:
         raise ControllerError(
             f"the model {recipe.model!r} on {platform.node()} isn't the one that this job began with; copy it there"
         )
-    return collect_run(recipe, index, question, which)
+    return collect_runs(recipe, window, which)
 
 
 @cache

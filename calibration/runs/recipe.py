@@ -47,6 +47,8 @@ class Recipe:
     """Most tokens of a trial answer."""
     answer_ends: AnswerEnds = "model"
     """What ends the answer after an exit, in a trial and in use."""
+    batch: int = 1
+    """Runs that are decoded together."""
 
     def span(self) -> Markers | None:
         """The markers as the controller takes them."""
@@ -88,8 +90,8 @@ def usual_room(model: Model) -> int:
 
 
 @cache
-def _load(name: str, backend: Backend | None, threads: int | None, hidden: bool) -> Model:
-    return load_model(name, backend=backend, threads=threads, hidden=hidden)
+def _load(name: str, backend: Backend | None, threads: int | None, hidden: bool, batch: int) -> Model:
+    return load_model(name, backend=backend, threads=threads, hidden=hidden, batch=batch)
 
 
 @cache
@@ -104,6 +106,6 @@ def _policy(text: str) -> Policy:
 
 @cache
 def _suiting(recipe: Recipe, hidden: bool) -> Model:
-    model = _load(recipe.model, recipe.backend, recipe.threads, hidden)
+    model = _load(recipe.model, recipe.backend, recipe.threads, hidden, recipe.batch)
     recipe.parsed_policy().check(model)
     return model

@@ -10,7 +10,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -25,8 +25,10 @@ from reasonctl.controller import (
     Cues,
     Decision,
     Decode,
+    Ended,
     Event,
     ExitRule,
+    Scheduler,
     Step,
     Trace,
     Trial,
@@ -62,8 +64,7 @@ def run_once(
         call: The prompt and its settings.
         each: Called with every token as it comes.
     """
-    if controller.exit is not None:
-        controller = controller.knowing(read_template(model.template).thinking)
+    controller = _knowing(controller, model)
     session, trace = model.engine.session(), Trace()
     start = time.perf_counter()
     for event in controller.stream(session, model.tokenizer, call, trace):
@@ -170,12 +171,61 @@ def one_run(recipe: Recipe, model: Model, index: int, question: str, rule: ExitR
     return run_once(model, Controller(exit=rule, drafter=recipe.drafter()), recipe.call(model, question, index))
 
 
+def _controller(recipe: Recipe, model: Model, rule: ExitRule | None) -> Controller:
+    return _knowing(Controller(exit=rule, drafter=recipe.drafter()), model)
+
+
+def _knowing(controller: Controller, model: Model) -> Controller:
+    """The controller with what the model's template says of thinking, where a rule needs it."""
+    return controller if controller.exit is None else controller.knowing(read_template(model.template).thinking)
+
+
+NumberedQuestion = tuple[int, str]
+"""Index of a run in its job, and the question."""
+
+
 def collect_run(recipe: Recipe, index: int, question: str, which: Trials = EVERYWHERE) -> RunRecord:
     """A full run, with the answer that an exit would have given at the cues in question; nothing is graded yet."""
     model = recipe.load()
-    # Without cues to observe (runs for training heads) nothing is tried, and no cache needs a fork.
-    rule = Collect(recipe, model, index, which) if recipe.max_cues else None
-    trace, _ = one_run(recipe, model, index, question, rule)
+    rule = _collecting(recipe, model, index, which)
+    return _record(recipe, model, index, question, one_run(recipe, model, index, question, rule).trace, rule)
+
+
+def collect_runs(recipe: Recipe, window: Sequence[NumberedQuestion], which: Trials = EVERYWHERE) -> list[RunRecord]:
+    """`collect_run` for several questions, whose runs share forwards where the recipe asks for batches.
+
+    Args:
+        recipe: How the runs are made.
+        window: The runs. Which of them share forwards follows from their order.
+        which: At which cues exits are tried.
+    """
+    if recipe.batch == 1:
+        return [collect_run(recipe, index, question, which) for index, question in window]
+    model, scheduler = recipe.load(), Scheduler()
+    rules = [_collecting(recipe, model, index, which) for index, _ in window]
+    traces = [Trace() for _ in window]
+    try:
+        for (index, question), rule, trace in zip(window, rules, traces, strict=True):
+            controller, call = _controller(recipe, model, rule), recipe.call(model, question, index)
+            needs = controller.needs(model.engine, model.tokenizer, call)
+            scheduler.add(index, controller.run(model.engine, model.tokenizer, call, trace), needs)
+        for output in scheduler:
+            if isinstance(output, Ended) and output.error is not None:
+                raise output.error
+    finally:
+        scheduler.close()
+    return [
+        _record(recipe, model, index, question, trace, rule)
+        for (index, question), rule, trace in zip(window, rules, traces, strict=True)
+    ]
+
+
+def _collecting(recipe: Recipe, model: Model, index: int, which: Trials) -> Collect | None:
+    """The rule that collects; None without cues to observe (runs for training heads), so that no cache needs a fork."""
+    return Collect(recipe, model, index, which) if recipe.max_cues else None
+
+
+def _record(recipe: Recipe, model: Model, index: int, question: str, trace: Trace, rule: Collect | None) -> RunRecord:
     return RunRecord(
         run=index,
         problem=Problem(question, None).id,
