@@ -8,9 +8,9 @@ from ..core.decode import NO_DRAFT, Asking, Draft
 from .drafter import Drafting
 from .prompt_lookup import PromptLookup
 
-MOST = 16
+MOST = 8
 """Drafted tokens of a step."""
-MISSES = 2
+MISSES = 1
 """Drafts without an accepted token after which the texts count as different."""
 
 
