@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from reasonctl.controller import (
     ControllerError,
     Decode,
     Draft,
+    Emitted,
     Ended,
     Greedy,
     Hierarchy,
@@ -39,6 +42,7 @@ from reasonctl.controller import (
 from reasonctl.controller.drafting.planning.cost import CostCurve
 from reasonctl.probes import load_exit
 from support.llama_models import TINY, ExitAt, open_llama
+from support.scheduled import Breaking
 
 NEAR = 2e-2
 """Largest difference of two logits of tiny that the shape of a batch makes."""
@@ -195,11 +199,42 @@ def test_rows_of_a_batch_write_what_each_writes_alone():
     assert any(trace.exit for trace in traces.values()) and any(trace.accepted for trace in traces.values())
 
 
-def test_a_draft_model_s_forwards_are_shared_too():
+def test_joins_leaves_and_failures_on_a_real_model():
+    """48 runs join at random; some are cancelled, some break; no sequence is lost, and no row is another's."""
+    rng, engine, scheduler = random.Random(6), MODEL.engine, Scheduler(most_unread=5)
+    free, got, added, cancelled, ends = len(engine.sequences.free), defaultdict(list), 0, 0, {}
+    while added < 48 or len(ends) + cancelled < added:
+        while added < 48 and rng.random() < 0.3:
+            kind = rng.choice([*KINDS, "breaks"])
+            controller = Controller(policy=Breaking(60)) if kind == "breaks" else KINDS[kind]()
+            settings = engine, MODEL.tokenizer, call(MODEL, added % 6)
+            scheduler.add((kind, added), controller.run(*settings, Trace()), controller.needs(*settings))
+            got[kind, added] = []
+            added += 1
+        scheduler.step()
+        for key in [key for key in got if key not in ends and rng.random() < 0.5]:
+            if rng.random() < 0.02:
+                scheduler.cancel(key)
+                del got[key]
+                cancelled += 1
+                continue
+            for output in scheduler.read(key):
+                match output:
+                    case Emitted(_, event):
+                        got[key].append(event.token)
+                    case Ended(_, error):
+                        ends[key] = type(error).__name__
+    assert len(engine.sequences.free) == free and cancelled > 2
+    assert all(name == ("ZeroDivisionError" if kind == "breaks" else "NoneType") for (kind, _), name in ends.items())
+    alone = {run: run_alone(*run).tokens for run in {(kind, n % 6) for kind, n in ends if kind != "breaks"}}
+    assert all(got[kind, n] == alone[kind, n % 6] for kind, n in ends if kind != "breaks")
+
+
+def test_a_draft_model_s_forwards_are_shared_too(monkeypatch):
     """Two engines: target rows in one forward, draft rows in another, and runs that wait for either."""
     drafts = load_model("tiny", threads=1, batch=4, context=256, hidden=False)
     drafter = ModelDrafter(drafts, kind="sequoia", size=4, adaptive=False, curves=(FREE, FREE))
-    KINDS["model"] = lambda: Controller(drafter=drafter, policy=Greedy())
+    monkeypatch.setitem(KINDS, "model", lambda: Controller(drafter=drafter, policy=Greedy()))
     sizes, forward = [], drafts.engine.forward
     drafts.engine.forward = lambda requests: sizes.append(len(requests)) or forward(requests)
     traces = run_together([("model", number) for number in range(6)])
