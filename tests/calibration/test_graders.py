@@ -146,6 +146,18 @@ def test_a_runaway_ends_and_the_next_call_works() -> None:
     process.close()
 
 
+def test_a_file_named_like_a_standard_module_is_not_imported(tmp_path, monkeypatch):
+    """The folder of a script is on its path, first; the limited process imports from there only what else is missing."""
+    for name in ("types", "random", "site"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not the standard one')")
+    (tmp_path / "own_module.py").write_text("import random\n\ndef double(x):\n    return 2 * x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = LimitedProcess()
+    assert process.call("own_module:double", 4, seconds=5) == 8
+    process.close()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_the_process_ends_with_its_caller() -> None:
     code = (
