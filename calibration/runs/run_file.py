@@ -106,7 +106,7 @@ class RunFile:
             ControllerError: The file is in another format.
         """
         with self.path.open("rb") as file:
-            return self._header(file.readline(MOST_HEADER))
+            return self._header(file.readline(MOST_HEADER), "give the .runs.jsonl that a job of this version wrote")
 
     def _lock(self) -> None:
         """Open the file and lock it. The lock ends with the process, however that ends. On Windows there is none."""
@@ -138,25 +138,22 @@ class RunFile:
             os.truncate(self.path, whole)
         return data[:whole]
 
-    def _header(self, header: bytes) -> Fields:
-        """The settings in a header line of this format."""
+    def _header(self, header: bytes, remedy: str) -> Fields:
+        """The settings in a header line of this format; the remedy is for the error where it is another line."""
         where = f"the header of {str(self.path)!r}"
         try:
             found = Fields.of(parse(header, where), where)
             settings, version = found.inner("settings"), found.whole("format")
         except ControllerError as error:
-            raise ControllerError(
-                f"{str(self.path)!r} is no file of collected runs ({error}); move it away, or start over with --force"
-            ) from None
+            raise ControllerError(f"{str(self.path)!r} is no file of collected runs ({error}); {remedy}") from None
         if version != FORMAT:
             raise ControllerError(
-                f"{str(self.path)!r} holds runs in format {version!r}, this reasonctl writes {FORMAT}; "
-                "move it away, or start over with --force"
+                f"{str(self.path)!r} holds runs in format {version!r}, this reasonctl writes {FORMAT}; {remedy}"
             )
         return settings
 
     def _check(self, header: bytes) -> None:
-        settings = self._header(header).values
+        settings = self._header(header, "move it away, or start over with --force").values
         wanted = json.loads(json.dumps(self.settings))
         # `n` is what the first job asked for: the first problems of a stream, and so the runs, are the same for any.
         names = (wanted.keys() | settings.keys()) - {"n"}

@@ -147,7 +147,7 @@ def test_a_runaway_ends_and_the_next_call_works() -> None:
 
 
 def test_a_file_named_like_a_standard_module_is_not_imported(tmp_path, monkeypatch):
-    """The folder of a script is on its path, first; the limited process imports from there only what else is missing."""
+    """A script's folder comes first on its path; the limited process imports from there what is nowhere else."""
     for name in ("types", "random", "site"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('not the standard one')")
     (tmp_path / "own_module.py").write_text("import random\n\ndef double(x):\n    return 2 * x\n")
