@@ -308,6 +308,12 @@ def test_one_prompt_is_one_problem(tmp_path: Path) -> None:
     assert {problem.answer for problem in found} == {"2", "4"}
     with pytest.raises(ControllerError, match="only 2 distinct"):
         task.problems(3, stream=0)
+    for twin in (
+        "Was kostet ein Cafe\u0301?",
+        "Was\u3000kostet ein\r\nCafé?\n",
+        "\ufeffWas kostet ein\u200b Caf\u200bé?",
+    ):
+        assert Problem(twin, None).id == Problem("Was kostet ein Café?", None).id != Problem("was kostet", None).id
     assert Problem("1  + 1 = ?\n", None).id == Problem("1 + 1 = ?", None).id != Problem("1 + 1 = ? 2", None).id
 
 
