@@ -9,9 +9,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
-from reasonctl.controller import Controller, Thinking, Trace
+from reasonctl.controller import Controller, ControllerError, Thinking, Trace
 from reasonctl.controller.thinking import read_templates
 
 OVERRIDES = ("risk", "thinking_budget", "min_thinking", "continue_times")
@@ -68,6 +68,12 @@ class Handle:
     def attached(self) -> bool:
         """False once detached."""
         return self._restore is not None
+
+    def __reduce__(self) -> NoReturn:
+        raise ControllerError(
+            "a handle can't be copied or pickled, as it gives back one model of this process; "
+            "copy its traces or the model, which comes out uncontrolled"
+        )
 
     def __enter__(self) -> Handle:
         return self

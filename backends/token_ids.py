@@ -5,9 +5,35 @@ llama.cpp ends the process on such an id, and a GPU leaves its kernels in an und
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import index
+from typing import Any
 
 from reasonctl.controller import ControllerError
+
+
+def as_ids(values: Iterable[Any], what: str) -> list[int]:
+    """Token ids as Python's own integers.
+
+    Args:
+        values: Integers of any library; booleans are 0 and 1, as everywhere in Python.
+        what: Where they come from, for the message.
+
+    Raises:
+        ControllerError: One of them is no integer; a float isn't cut down to one.
+
+    >>> as_ids([5, True], "the prompt")
+    [5, 1]
+    """
+    found = []
+    for value in values:
+        try:
+            found.append(index(value))
+        except TypeError:
+            raise ControllerError(
+                f"{what} holds {value!r:.40}, which is no token id; give whole numbers in one flat list"
+            ) from None
+    return found
 
 
 def check_ids(tokens: Sequence[int], vocabulary: int, what: str) -> None:

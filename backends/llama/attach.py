@@ -24,7 +24,7 @@ from reasonctl.controller.core import common_prefix
 
 from ..attachment import Attachment
 from ..handle import Handle, check_parts, take_overrides, thinking_of
-from ..token_ids import check_ids
+from ..token_ids import as_ids, check_ids
 from .engine import LlamaEngine
 from .load import templates_of, wrap_llama
 from .sampling import call_policy, changed, check_processors
@@ -215,7 +215,7 @@ class LlamaAttachment(Attachment):
         arguments = bound.arguments
         if controller.rewrites:  # drafts alone are harmless: only rows that are walked ask a processor, once each
             check_processors(arguments["logits_processor"], "an exit or a budget")
-        prompt = [int(token) for token in tokens]
+        prompt = as_ids(tokens, "the prompt")
         check_ids(prompt, self.engine.context.vocabulary, "the prompt")
         if not arguments["reset"]:
             prompt = self.model._input_ids.tolist() + prompt

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from reasonctl.controller.drafting.planning import SIZES, CostCurve
 from reasonctl.controller.sampling import node_tests
 
 from ..evaluation.speed import cost_curve
+from ..parallel.run_jobs import ProgressCallback
 from ..runs.teacher_forced import forced_rows
 from ..runs.worker import run_once
 
@@ -111,10 +113,21 @@ def rank_acceptance(target: Floats, draft: Floats, draws: Sequence[int]) -> list
     return out
 
 
-def written(model: Model, prompts: Sequence[Sequence[int]], policy: Policy, most: int, seed: int) -> list[list[int]]:
-    """The target's own texts: acceptance is measured on what it writes."""
-    calls = [Call(prompt, most, model.eos, Keys(seed=seed, run=i), policy) for i, prompt in enumerate(prompts)]
-    return [run_once(model, Controller(), call)[0].tokens for call in calls]
+def written(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    policy: Policy,
+    most: int,
+    seed: int,
+    done: Callable[[], None] = lambda: None,
+) -> list[list[int]]:
+    """The target's own texts: acceptance is measured on what it writes. `done` is called after each."""
+    texts = []
+    for i, prompt in enumerate(prompts):
+        call = Call(prompt, most, model.eos, Keys(seed=seed, run=i), policy)
+        texts.append(run_once(model, Controller(), call)[0].tokens)
+        done()
+    return texts
 
 
 @dataclass(frozen=True)
@@ -135,8 +148,11 @@ def measure_acceptance(
     policy: Chain | None,
     *,
     seed: int,
+    done: Callable[[], None],
 ) -> Acceptance:
-    """Both models' distributions at every position of the target's texts. policy None: greedy.
+    """Both models' distributions at every position of the target's texts; `done` is called after each text.
+
+    policy None: greedy.
 
     Raises:
         ControllerError: The texts hold no token.
@@ -155,6 +171,7 @@ def measure_acceptance(
         count += len(alphas)
         if alphas:
             of_texts.append(float(np.mean(alphas)))
+        done()
     if not count:
         raise ControllerError("the target wrote nothing to measure on; give other prompts")
     return Acceptance(of_texts, [float(r) / count for r in ranks])
@@ -181,37 +198,6 @@ def _at_position(
 def standard_error(values: Sequence[float]) -> float:
     """Of their mean; nan for a single value."""
     return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else float("nan")
-
-
-def measure_draft(
-    target: Model,
-    draft: Model,
-    prompts: Sequence[Sequence[int]],
-    texts: Sequence[Sequence[int]],
-    policy: Chain | None,
-    *,
-    curve: CostCurve,
-    own: CostCurve,
-    seed: int,
-) -> DraftAdvice:
-    """One draft model against the target, on the target's own texts.
-
-    Args:
-        target: The model to speed up.
-        draft: The draft model.
-        prompts: What the texts answer.
-        texts: What the target wrote, as tokens.
-        policy: The target's policy. None: greedy.
-        curve: The target's costs.
-        own: The draft model's costs.
-        seed: Of the draws.
-
-    Raises:
-        ControllerError: The two have other token ids.
-    """
-    if vocabulary_hash(draft.tokenizer) != vocabulary_hash(target.tokenizer):
-        raise ControllerError(f"{draft.name!r} has other token ids than {target.name!r}; give a model of its family")
-    return _advice(draft, measure_acceptance(target, draft, prompts, texts, policy, seed=seed), curve, own)
 
 
 def _advice(draft: Model, measured: Acceptance, curve: CostCurve, own: CostCurve) -> DraftAdvice:
@@ -275,35 +261,80 @@ def is_same(draft: Model, target: Model) -> bool:
     )
 
 
+def open_drafts(target: Model, names: Sequence[str], threads: int | None) -> list[Model]:
+    """The draft models, loaded.
+
+    Raises:
+        ControllerError: One can't be loaded, or has other token ids than the target.
+    """
+    found = []
+    for name in names:
+        draft = load_model(name, threads=threads, hidden=False)
+        if vocabulary_hash(draft.tokenizer) != vocabulary_hash(target.tokenizer):
+            raise ControllerError(
+                f"{draft.name!r} has other token ids than {target.name!r}; give a model of its family"
+            )
+        found.append(draft)
+    return found
+
+
 def advise(
     target: Model,
-    drafts: Sequence[str],
+    drafts: Sequence[Model],
     prompts: Sequence[Sequence[int]],
     *,
     policy: Chain | None,
     most: int,
     seed: int,
-    threads: int | None,
+    progress: ProgressCallback,
 ) -> DraftReport:
-    """Everything measured, the line over sizes where there are three, and the best draft (None: don't draft)."""
+    """Which draft model pays.
+
+    Args:
+        target: The model to speed up.
+        drafts: Models with its token ids.
+        prompts: What the target's texts answer.
+        policy: The target's policy, without state. None: greedy.
+        most: Tokens of each text.
+        seed: Of the draws.
+        progress: Called after every text: the target writes each of them, and every draft reads it.
+
+    Returns:
+        Everything measured, the line over sizes where there are three, and the best draft (None: don't draft).
+
+    Raises:
+        ControllerError: The texts hold no token.
+    """
+    done = _counting(progress, len(prompts) * (1 + len(drafts)))
     curve = cost_curve(target, prompts[0], contexts=(64,))
-    texts = written(target, prompts, policy or Greedy(), most, seed)
+    texts = written(target, prompts, policy or Greedy(), most, seed, done)
     found: list[DraftAdvice] = []
     itself: list[str] = []
-    for name in drafts:
-        draft = load_model(name, threads=threads, hidden=False)
+    for draft in drafts:
         own = cost_curve(draft, prompts[0], contexts=(64,))
-        found.append(measure_draft(target, draft, prompts, texts, policy, curve=curve, own=own, seed=seed))
+        measured = measure_acceptance(target, draft, prompts, texts, policy, seed=seed, done=done)
+        found.append(_advice(draft, measured, curve, own))
         if is_same(draft, target):
             itself.append(draft.name)
-    line = fit_line([a.parameters for a in found], [a.alpha for a in found], [a.error for a in found])
+    return _report(curve, sum(map(len, texts)), found, itself)
+
+
+def _counting(progress: ProgressCallback, total: int) -> Callable[[], None]:
+    """Something to call after each step: progress hears how many are done."""
+    progress(0, total)
+    steps = itertools.count(1)
+    return lambda: progress(next(steps), total)
+
+
+def _report(curve: CostCurve, positions: int, found: list[DraftAdvice], itself: Sequence[str]) -> DraftReport:
+    """With the line over sizes and the best draft."""
     others = [one for one in found if one.draft not in itself and one.speed_up > PAYS]
     best = max(others, key=lambda one: one.speed_up, default=None)
     return DraftReport(
-        positions=sum(map(len, texts)),
+        positions=positions,
         cost_curve=dict(curve.seconds[min(curve.seconds)]),
         drafts=found,
-        line=line,
+        line=fit_line([a.parameters for a in found], [a.alpha for a in found], [a.error for a in found]),
         best=None if best is None else best.draft,
         itself=tuple(itself),
     )

@@ -27,6 +27,8 @@ from .records import FORMAT, MOST, OLD_FORMAT, RunRecord
 if sys.platform != "win32":
     import fcntl
 
+_START_OVER = "move it away, or start over with --force"
+_OF_A_JOB = "give the .runs.jsonl that a job of this version wrote"
 MOST_HEADER = 1 << 20
 """Longest header, in bytes."""
 START = b'{"format":'
@@ -128,7 +130,7 @@ class RunFile:
             ControllerError: The file is in another format, or one of its lines is no run. The message names the line.
         """
         with self.path.open("rb") as file:
-            header = self._header(file.readline(MOST_HEADER))
+            header = self._header(file.readline(MOST_HEADER), _OF_A_JOB)
         try:
             fit = fitting_runs(header.settings)
             records = [
@@ -158,7 +160,7 @@ class RunFile:
             ControllerError: The file is in another format.
         """
         with self.path.open("rb") as file:
-            return self._header(file.readline(MOST_HEADER)).settings
+            return self._header(file.readline(MOST_HEADER), _OF_A_JOB).settings
 
     def begun(self) -> Fields | None:
         """The settings of the job that began the file; None where none has written its header whole.
@@ -170,7 +172,7 @@ class RunFile:
             return None
         with self.path.open("rb") as file:
             header = file.readline(MOST_HEADER)
-        return self._header(header).settings if header.endswith(b"\n") else None
+        return self._header(header, _START_OVER).settings if header.endswith(b"\n") else None
 
     def _lines(self) -> Iterator[tuple[int, Any]]:
         """(number, value) of each whole line after the header."""
@@ -206,26 +208,23 @@ class RunFile:
             os.truncate(self.path, whole)
         return data[:whole]
 
-    def _header(self, header: bytes) -> _Header:
-        """A header line, of this format or of the one before."""
+    def _header(self, header: bytes, remedy: str) -> _Header:
+        """A header line, of this format or of the one before; the remedy is for the error where it is another line."""
         where = f"the header of {str(self.path)!r}"
         try:
             found = Fields.of(parse(header, where), where)
             settings, version = found.inner("settings"), found.whole("format")
         except ControllerError as error:
-            raise ControllerError(
-                f"{str(self.path)!r} is no file of collected runs ({error}); move it away, or start over with --force"
-            ) from None
+            raise ControllerError(f"{str(self.path)!r} is no file of collected runs ({error}); {remedy}") from None
         if version not in (FORMAT, OLD_FORMAT):
             raise ControllerError(
-                f"{str(self.path)!r} holds runs in format {version!r}, this reasonctl writes {FORMAT}; "
-                "move it away, or start over with --force"
+                f"{str(self.path)!r} holds runs in format {version!r}, this reasonctl writes {FORMAT}; {remedy}"
             )
         return _Header(settings, version)
 
     def _check(self, header: bytes) -> None:
         """Raise ControllerError unless this job may go on in a file with this header."""
-        found = self._header(header)
+        found = self._header(header, _START_OVER)
         if found.version == OLD_FORMAT:
             raise ControllerError(
                 f"{str(self.path)!r} holds runs in format {OLD_FORMAT}, which is read but not gone on with; give "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,9 @@ from reasonctl.controller import ControllerError
 
 Prompt = Callable[[str], Sequence[int]]
 """A question's tokens, as the model reads them: `Model.prompt`."""
+
+_NO_WIDTH = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))
+"""Characters that nobody sees and no word needs: spaces without width, byte order marks."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,15 @@ class Problem:
 
     @property
     def id(self) -> int:
-        """63 bits of the question's hash, whatever its white space: what keeps fitting and evaluation apart.
+        """63 bits of the question's hash: what keeps fitting and evaluation apart.
+
+        White space doesn't count, nor does the way in which Unicode spells an accented letter.
 
         >>> Problem("1 + 1 = ?", "2").id == Problem(" 1 + 1\\n= ?", "2").id != Problem("1 + 2 = ?", "3").id
         True
         """
-        return _hash(" ".join(self.question.split()).encode())
+        seen = unicodedata.normalize("NFC", self.question.translate(_NO_WIDTH))
+        return _hash(" ".join(seen.split()).encode())
 
 
 @dataclass

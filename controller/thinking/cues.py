@@ -55,7 +55,8 @@ class Cues:
         for word in self._words:
             if not re.fullmatch(f"[{LETTERS}]+", word) or len(word) > TAIL // 4:
                 raise ControllerError(
-                    f"cue {word!r:.60} is no word; use letters only, or 'paragraph', 'sentence' or 'every(64)'"
+                    f"cue {word!r:.60} is no word of up to {TAIL // 4} Latin letters; "
+                    "use one, or 'paragraph', 'sentence' or 'every(64)'"
                 )
         words = [_regex(word) for word in self._words]
         parts = [f"(?<![{LETTERS}])(?:{'|'.join(words)})(?![{LETTERS}])"] if words else []

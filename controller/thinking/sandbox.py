@@ -87,9 +87,10 @@ def bounded(pieces: Iterator[str], most: int) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong, as one short line."""
+    """What went wrong, as one short line; a template may have written it, so control characters are escaped."""
     lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]
+    line = (lines[0] if lines else type(error).__name__)[:200]
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def main() -> None:

@@ -43,6 +43,7 @@ class Span:
     def __init__(
         self, tokenizer: Tokenizer, markers: Markers | None, cues: Cues | None, opens: Opens = "model"
     ) -> None:
+        self._tokenizer = tokenizer
         self._markers = markers
         self._at_once = opens == "start"
         """The first token is a thought, unless the prompt has closed thinking."""
@@ -73,7 +74,7 @@ class Span:
         self._text.begin(prompt)
         self._begun = self._text.total
         self._scanned = [self._text.total] * len(self._scanned)
-        tail = self._text.tail.rstrip()
+        tail = self._end_of(prompt)
         if self._markers and tail.endswith(self._markers.open.rstrip()):
             self.phase = "think"
             self._at_once = False
@@ -81,6 +82,15 @@ class Span:
             self.phase = "think"
         if self.phase == "think":
             self.opened = len(prompt)
+
+    def _end_of(self, prompt: Sequence[int]) -> str:
+        """The last characters of a prompt without the white space after them, however much that is."""
+        length = len(prompt)
+        while length and self._tokenizer.bytes_of(prompt[length - 1]).decode(errors="replace").isspace():
+            length -= 1
+        text = TokenText(self._tokenizer, TAIL)
+        text.begin(prompt[:length])
+        return text.tail.rstrip()
 
     def close(self, length: int) -> None:
         """The controller closed the span: the answer begins at token `length`."""

@@ -57,6 +57,16 @@ def test_copies_of_an_attached_llama_are_uncontrolled(way):
     llm.close()
 
 
+@pytest.mark.parametrize("way", list(COPIES))
+def test_a_handle_is_not_copied_and_its_traces_are(way):
+    model = small()
+    with attach(model, Controller(), tokenizer=TOKENIZER) as handle:
+        model.generate(**PROMPT, **GREEDY)
+        with pytest.raises(ControllerError, match="handle can't be copied or pickled"):
+            COPIES[way](handle)
+        assert COPIES[way](handle.trace).tokens == handle.trace.tokens
+
+
 def test_an_offloaded_model_runs_as_in_stock():
     model = small()
     pytest.importorskip("accelerate").cpu_offload(model, execution_device="cpu")

@@ -13,7 +13,7 @@ from transformers import TextIteratorStreamer
 
 from reasonctl.backends.attach import attach
 from reasonctl.backends.load import load_model
-from reasonctl.calibration.advice.draft_model import LogLine, fit_line, rank_acceptance
+from reasonctl.calibration.advice.draft_model import LogLine, fit_line, open_drafts, rank_acceptance
 from reasonctl.calibration.cli.bench import verdict
 from reasonctl.calibration.cli.main import main
 from reasonctl.controller import (
@@ -32,6 +32,7 @@ from reasonctl.controller.drafting.ngrams import load_table
 from support.exact_probs import P, Q
 from support.llama_models import CHAT, PROMPT, TINY
 from support.toy_drafts import CHEAP, FLAT
+from support.toy_models import writing
 
 
 def llama():
@@ -177,13 +178,19 @@ def ctl(capfd, *arguments):
 
 def test_advice(capfd, tmp_path, monkeypatch):
     monkeypatch.setenv("REASONCTL_CACHE", str(tmp_path))
-    code, out, _ = ctl(
+    code, out, err = ctl(
         capfd, "advise", "draft", "tiny", "--drafts", "tiny", "-n", "1", "--max-new-tokens", "20", "--json"
     )
+    assert "up to 20 tokens" in err and "measuring drafts: 0 of 2" in err and "measuring drafts: 2 of 2" in err
     found = json.loads(out.splitlines()[-1])
     assert code == 0 and found["law"] is None and found["positions"] > 5
     assert found["drafts"][0]["alpha"] == pytest.approx(1.0, abs=0.02)  # it drafts for itself
     assert found["best"] is None and found["itself"] == ["tiny"]  # however fast the clock found it
+
+
+def test_a_draft_of_another_vocabulary_is_refused_before_anything_is_written():
+    with pytest.raises(ControllerError, match="'tiny' has other token ids than 'toy'"):
+        open_drafts(writing([b"a"]), ["tiny"], None)
 
 
 def test_a_corpus_becomes_a_database(capfd, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,6 +55,24 @@ def test_a_prompt_with_a_stray_id_is_refused_on_llama_cpp(llm, controller, bad):
             with pytest.raises(ControllerError, match=f"prompt has the token id {bad}"):
                 call()
         assert llm([85, 86], max_tokens=3, temperature=0.0)["usage"]["completion_tokens"] == 3
+
+
+@pytest.mark.parametrize("bad", [5.0, 0.5, -0.0, float("nan"), float("inf"), None, "5", [5]], ids=repr)
+def test_what_is_no_integer_is_no_id(llm, bad):
+    with attach(llm, Controller()):
+        for call in (lambda: llm([85, bad], max_tokens=3), lambda: next(llm.generate([85, bad]))):
+            with pytest.raises(ControllerError, match=r"the prompt holds .*, which is no token id"):
+                call()
+
+
+def test_ids_of_any_library_are_ids(llm):
+    prompt = [85, 86, 87]
+    stock = llm(prompt, max_tokens=4, temperature=0.0)["choices"][0]["text"]
+    with attach(llm, Controller()):
+        for given in (np.array(prompt, np.int32), [np.uint16(i) for i in prompt], torch.tensor(prompt), tuple(prompt)):
+            assert list(zip(llm.generate(given, temp=0.0), range(4), strict=False))
+            if isinstance(given, list):
+                assert llm(given, max_tokens=4, temperature=0.0)["choices"][0]["text"] == stock
 
 
 @pytest.mark.parametrize("bad", BAD)

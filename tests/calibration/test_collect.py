@@ -118,6 +118,20 @@ def test_another_jobs_file_is_refused_and_left_alone(tmp_path):
         RunFile(tmp_path, {}).open(force=False)
 
 
+def test_only_a_job_is_advised_to_start_over(tmp_path):
+    """Who only reads has no --force, and would lose a file by it."""
+    path = tmp_path / "runs.jsonl"
+    for header in (b'{"format":1,"settings":{}}\n', b'{"format":"x"}\n'):
+        path.write_bytes(header)
+        file = RunFile(path, {})
+        with pytest.raises(ControllerError, match="start over with --force"):
+            file.open(force=False)
+        for reading in (file.read, file.stored_settings):
+            with pytest.raises(ControllerError, match="give the .runs.jsonl") as refused:
+                reading()
+            assert "--force" not in str(refused.value)
+
+
 def test_clocks_that_jump_change_nothing(tmp_path, monkeypatch):
     """The wall clock goes back by a year at every look; the deadline lies ten minutes ahead on the monotonic one."""
     digest = job(tmp_path / "whole.jsonl")

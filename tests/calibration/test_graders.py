@@ -146,6 +146,18 @@ def test_a_runaway_ends_and_the_next_call_works() -> None:
     process.close()
 
 
+def test_a_file_named_like_a_standard_module_is_not_imported(tmp_path, monkeypatch):
+    """A script's folder comes first on its path; the limited process imports from there what is nowhere else."""
+    for name in ("types", "random", "site"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not the standard one')")
+    (tmp_path / "own_module.py").write_text("import random\n\ndef double(x):\n    return 2 * x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    process = LimitedProcess()
+    assert process.call("own_module:double", 4, seconds=5) == 8
+    process.close()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_the_process_ends_with_its_caller() -> None:
     code = (
@@ -296,6 +308,12 @@ def test_one_prompt_is_one_problem(tmp_path: Path) -> None:
     assert {problem.answer for problem in found} == {"2", "4"}
     with pytest.raises(ControllerError, match="only 2 distinct"):
         task.problems(3, stream=0)
+    for twin in (
+        "Was kostet ein Cafe\u0301?",
+        "Was\u3000kostet ein\r\nCafé?\n",
+        "\ufeffWas kostet ein\u200b Caf\u200bé?",
+    ):
+        assert Problem(twin, None).id == Problem("Was kostet ein Café?", None).id != Problem("was kostet", None).id
     assert Problem("1  + 1 = ?\n", None).id == Problem("1 + 1 = ?", None).id != Problem("1 + 1 = ? 2", None).id
 
 

@@ -38,6 +38,27 @@ FLAGS = [
 ]
 _OWN = "not an origin"
 WIDTHS, HEIGHT = (360, 800, 1400), 9000
+MEASURE = """
+const ends = box => {  // where the box ends and where its last cell does, before and after it is scrolled
+  const cell = [...box.querySelectorAll('tr:first-child > :last-child')].pop().getBoundingClientRect().right;
+  box.scrollLeft = 1e6;
+  const moved = [...box.querySelectorAll('tr:first-child > :last-child')].pop().getBoundingClientRect().right;
+  box.scrollLeft = 0;
+  return [box.getBoundingClientRect().right, cell, moved].map(Math.round);
+};
+const covered = box => [...box.querySelectorAll('th, td')].some(cell => {  // by a colour that isn't translucent
+  const colour = getComputedStyle(cell).backgroundColor;
+  return !colour.startsWith('rgba');
+});
+onload = () => {
+  const roots = [...document.querySelectorAll('iframe')].map(frame => frame.contentDocument.documentElement);
+  document.body.dataset.found = roots.map(root => root.clientWidth + ' ' + root.scrollWidth).join(' ');
+  const shade = box => getComputedStyle(box).backgroundAttachment;
+  const measured = box => [...ends(box), box.tabIndex, covered(box), shade(box)].join('|');
+  const boxes = root => [...root.querySelectorAll('.scroll')].map(measured).join(';');
+  document.body.dataset.boxes = roots.map(boxes).join('#');
+};
+"""
 BROKEN = (
     '<script>console.error("oh no")</script><img src="http://example.invalid/x.png"><div style="width:3000px">x</div>'
 )
@@ -52,16 +73,14 @@ def framed(page: str) -> str:
         for width in WIDTHS
     )
     return (
-        f'<!doctype html><meta charset="utf-8"><body style="margin:0;display:flex">{frames}<script>onload = () => '
-        "document.body.dataset.found = [...document.querySelectorAll('iframe')].map(frame => "
-        "frame.contentDocument.documentElement).map(root => root.clientWidth + ' ' + root.scrollWidth).join(' ')"
-        "</script>"
+        f'<!doctype html><meta charset="utf-8"><body style="margin:0;display:flex">{frames}<script>{MEASURE}</script>'
     )
 
 
 def browse(folder: Path, page: str, picture: Path | None = None) -> dict:
     """What a browser makes of a page: (width, width with what sticks out) of each frame in pixels, what it complains
-    of, what it asks the network for."""
+    of, what it asks the network for, and of each box that scrolls: its right edge, its last column's before and after
+    scrolling, whether the keyboard reaches it, whether a cell hides its shade, and how the shade moves."""
     file, log = folder / "page.html", folder / "net.json"
     file.write_text(framed(page), encoding="utf-8")
     assert CHROMIUM is not None
@@ -72,12 +91,14 @@ def browse(folder: Path, page: str, picture: Path | None = None) -> dict:
     done = subprocess.run([*command, file.as_uri()], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     found = re.search(r'data-found="([\d ]+)"', done.stdout)
+    boxes = re.search(r'data-boxes="([^"]*)"', done.stdout)
     events = json.loads(log.read_text())["events"]
     # Of the page's making: the browser's own requests, for its clock and its updates, have no origin.
     asked = [event["params"] for event in events if event.get("params", {}).get("initiator", _OWN) != _OWN]
     urls = {params["url"] for params in asked if "url" in params}
     return {
         "widths": tuple(map(int, found.group(1).split())) if found else None,
+        "boxes": [frame.split(";") for frame in boxes.group(1).split("#")] if boxes else None,
         "console": re.findall(r"CONSOLE.*", done.stderr),
         "urls": {url for url in urls if url.startswith("http")},
     }
@@ -94,12 +115,25 @@ def pages() -> dict[str, str]:
     }
 
 
+def check_boxes(frames: list[list[str]]) -> None:
+    """A table that is too wide can be scrolled to its last column, by keys too, and a shade says that there is more."""
+    cut = 0
+    for width, boxes in zip(WIDTHS, frames, strict=True):
+        for box in boxes:
+            edge, before, after, tab, covered, shade = box.split("|")
+            cut += int(before) > int(edge)
+            assert int(after) <= int(edge) + 1 and tab == "0", (width, box)
+            assert shade == "local, local, scroll, scroll" and covered == "false", (width, box)
+        assert cut, "at 360 pixels no table is too wide: nothing was tried"
+
+
 def test_the_page_in_a_browser(tmp_path):
     fits = tuple(width for width in WIDTHS for _ in range(2))
     for name, page in pages().items():
         folder = tmp_path / name
         folder.mkdir()
         seen = browse(folder, page)
+        check_boxes(seen.pop("boxes"))
         assert seen == {"widths": fits, "console": [], "urls": set()}, (name, seen)
         if "REPORT_PICTURES" in os.environ:
             browse(folder, page, Path(os.environ["REPORT_PICTURES"]) / f"{name}.png")

@@ -19,6 +19,7 @@ import json
 import os
 import pickle
 import signal
+import site
 import struct
 import subprocess
 import sys
@@ -87,14 +88,14 @@ class LimitedProcess:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self._end()
-        path = os.pathsep.join(entry for entry in sys.path if entry)
+        # -S: only the standard library is there at first, so that the caller's path comes after it.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", os.path.abspath(__file__)],
+            [sys.executable, "-P", "-S", os.path.abspath(__file__), *filter(None, sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            env={**os.environ, "PYTHONPATH": path},
+            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         )
         return self._process
 
@@ -190,7 +191,14 @@ def _limit_memory() -> None:
                 resource.setrlimit(limit, (most, resource.getrlimit(limit)[1]))
 
 
-def _main() -> None:
+def _main(path: list[str]) -> None:
+    """Serve on the standard streams.
+
+    Args:
+        path: Where to import from, after the standard library: a caller's folder may hold a file of its name.
+    """
+    sys.path += path
+    site.main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, whose end is this one's end too
     _limit_memory()
     requests, replies = FileIO(os.dup(0)), FileIO(os.dup(1), "w")
@@ -204,6 +212,6 @@ LIMITED = LimitedProcess()
 """The one of this process."""
 
 if __name__ == "__main__":
-    _main()
+    _main(sys.argv[1:])
 else:
     atexit.register(LIMITED.close)

@@ -235,6 +235,11 @@ def test_a_hostile_template_ends_in_one_line(source):
     assert found.markers == Markers("<think>", "</think>") and found.source == "text"
 
 
+def test_a_template_s_own_error_moves_no_cursor():
+    error = read_template("{{ raise_exception('\\x1b[31mno\\x07 \\x9b \\u202e' ~ 'x' * 999) }}").error
+    assert error.isprintable() and error.startswith("\\x1b[31mno\\x07 \\x9b \\u202ex") and len(error) < 300
+
+
 def test_what_was_rendered_before_a_bound_counts():
     slow = (
         "{%- if 'blocks' in m.content -%}{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"

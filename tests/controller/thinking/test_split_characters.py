@@ -172,7 +172,10 @@ def test_an_exit_takes_back_a_cue_with_split_characters():
         ("assistant: <think>", "think"),
         ("assistant: <think>\n\n", "think"),
         ("assistant: <think> \n", "think"),
+        ("assistant: <think>" + "\n \u3000" * 15, "think"),
+        ("assistant: <think>" + "\n" * 300, "think"),
         ("assistant: <think>\n\n</think>\n\n", "before"),
+        ("assistant: <think>\n\n</think>" + " " * 300, "before"),
         ("a <think> b </think> c <think>\n", "think"),
     ],
 )
