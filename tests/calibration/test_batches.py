@@ -1,0 +1,74 @@
+"""Runs that are decoded together: the same runs, in windows that follow from their indices alone."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reasonctl.calibration.fitting.collecting import collect_job
+from reasonctl.calibration.fitting.job import CalibrationJob
+from reasonctl.calibration.runs.recipe import Recipe
+from reasonctl.calibration.runs.records import RunRecord
+from reasonctl.calibration.runs.splits import runs_path
+from reasonctl.calibration.runs.worker import collect_run, collect_runs
+from reasonctl.calibration.tasks.sources import load_task
+from reasonctl.controller import ControllerError
+from reasonctl.probes.promise import Promise
+from support.recipes import RECIPE
+
+TASK = load_task("tiny")
+FIT, N, BATCH = 16, 30, 2
+PROBLEMS = TASK.problems(N, stream=6)
+
+
+def recipe_on(backend: str) -> Recipe:
+    return replace(RECIPE, backend=backend, batch=BATCH)
+
+
+def job_at(out: Path) -> CalibrationJob:
+    return CalibrationJob(recipe_on("llama.cpp"), TASK, Promise(), N, out, fit=FIT)
+
+
+def collect(job: CalibrationJob) -> bytes:
+    """The bytes of the job's runs, gone on with if there are some."""
+    with closing(job.run_file(job.recipe.load())) as file:
+        done = file.open(force=False)
+        assert collect_job(job, file, PROBLEMS, done=done, workers=1, progress=lambda done, of: None)
+    return runs_path(job.out).read_bytes()
+
+
+@pytest.mark.parametrize("backend", ["llama.cpp", "transformers"])
+def test_runs_of_a_batch_are_those_of_single_runs(backend):
+    """Up to rounding: tokens and answers are equal where no two logits of `tiny` nearly tie, as in these runs."""
+    recipe = recipe_on(backend)
+    window = [(i, problem.question) for i, problem in enumerate(PROBLEMS[:8])]
+    single = [collect_run(replace(recipe, batch=1), index, question) for index, question in window]
+    together = collect_runs(recipe, window)
+
+    def said(one: RunRecord) -> object:
+        return one.run, one.text, one.finish, [(cue.name, cue.position, cue.answer, cue.trial) for cue in one.cues]
+
+    assert [said(one) for one in together] == [said(one) for one in single]
+    assert any(one.cues for one in together)
+
+
+@pytest.mark.parametrize("kept", [1, 5, 8, FIT, FIT + 1, FIT + 4, N])
+def test_a_job_that_was_stopped_anywhere_ends_with_the_same_bytes(tmp_path_factory, kept):
+    """After any number of lines: within a window, at its end, before and after the plan."""
+    whole = job_at(tmp_path_factory.getbasetemp() / "whole.safetensors")
+    wanted = collect(whole)
+    job = job_at(tmp_path_factory.mktemp("stopped") / "p.safetensors")
+    lines = wanted.splitlines(keepends=True)
+    runs_path(job.out).write_bytes(b"".join(lines[: 1 + kept]) + lines[1 + kept][: len(lines[1 + kept]) // 2])
+    assert collect(job) == wanted
+
+
+def test_another_batch_does_not_go_on_in_the_same_file(tmp_path):
+    job = job_at(tmp_path / "p.safetensors")
+    collect(job)
+    other = replace(job, recipe=replace(job.recipe, batch=4))
+    with pytest.raises(ControllerError, match="collected with another batch"):
+        collect(other)
