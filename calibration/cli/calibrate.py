@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,25 @@ from reasonctl.backends import Model
 from reasonctl.controller import ControllerError
 from reasonctl.probes import ProbeExit, make_exit
 from reasonctl.probes.files import ProbeFile, check_target, load_probe
-from reasonctl.probes.risk import runs_needed
+from reasonctl.probes.risk import first_analysis
 
+from ..fitting.analyses import Analyses, as_begun
 from ..fitting.choose_cues import AUTO, EVERYTHING
-from ..fitting.collecting import collect_job, fitting_trials, plan_of
+from ..fitting.collecting import collect_job, plan_of
 from ..fitting.job import CalibrationJob, calibrate_and_save, made_by
 from ..fitting.saved_runs import halves
-from ..pages.wording import ends_of, exits_where, truncation_of
+from ..pages.wording import exits_where, stopping_of, truncation_of
 from ..parallel.run_jobs import check_cluster
 from ..runs.records import RunRecord
 from ..runs.room import Asked
 from ..runs.run_file import RunFile
 from ..runs.splits import report_path, runs_path
 from ..runs.trials import Labels
-from ..runs.worker import collect_run
 from ..tasks.problem import Problem
 from ..tasks.sources import Task, load_task
 from .closing import with_closing
 from .console import Console
+from .forecast import counted, describe, estimate, needed
 from .ngrams import keep_ngrams, usage
 from .options import Options
 from .recipes import new_recipe, open_model
@@ -72,7 +74,7 @@ def calibrate(
 ) -> None:
     """Collect, fit and calibrate. Whatever can be refused is refused before any work.
 
-    overrides: `fit`, `labels`, and markers, suffix, end of the answer, cues and layers that the user gives.
+    overrides: `fit`, `labels`, `until`, and what the user gives for markers, suffix, answer, cues and layers.
     """
     show = Console(as_json=options.json)
     workers = where(name, options, dask)
@@ -90,7 +92,7 @@ def calibrate(
     content = made_already(plan, model) if targets.again else None
     describe(show, plan, model, options)
     with closing(plan.run_file(model)) as file:
-        records = collected(show, plan, file, options, problems, workers)
+        records = collected(show, plan, file, options, problems, workers, content)
         if records is None:
             return
         content = _fitted(plan, model, records, file, content, force=options.force)
@@ -104,7 +106,7 @@ def dry_run(show: Console, plan: CalibrationJob, model: Model, options: Options)
     """Print what would be done. Nothing is tried, so the suffix is the one of the template."""
     describe(show, plan, model, options)
     show.say("without --suffix and --answer the suffix is chosen on the first fitting runs, and may be another one")
-    show.result({"n": plan.n, "runs_needed": needed(options), "recipe": vars(plan.recipe)})
+    show.result({"n": plan.n, "runs_needed": needed(options, plan), "recipe": vars(plan.recipe)})
 
 
 def _job(
@@ -139,6 +141,7 @@ def _job(
         fit=overrides["fit"],
         labels=overrides["labels"],
         choose_cues=choose,
+        first_analysis=check_until(options) if overrides["until"] else None,
     )
 
 
@@ -146,11 +149,11 @@ def asked(show: Console, plan: CalibrationJob, model: Model) -> tuple[Calibratio
     """Leave out the problems that are too long for the model, and name them.
 
     Returns:
-        The job and its problems without them.
+        The job, as its file of runs was begun, and its problems without them.
     """
     found = plan.asked(model)
     show_left_out(show, found, plan.task)
-    return plan.of(found), found.problems
+    return as_begun(plan.of(found)), found.problems
 
 
 def show_left_out(show: Console, asked: Asked, task: Task) -> None:
@@ -189,6 +192,21 @@ def check_labels(options: Options, labels: Labels) -> None:
                     f"{name} reads the answer of an exit at every cue, and by default exits are tried only at cues "
                     "that a threshold can choose; add --labels all"
                 )
+
+
+def check_until(options: Options) -> int:
+    """Calibration runs at the first analysis of a job that stops when its promise stands.
+
+    Raises:
+        ControllerError: The promise can't hold wherever collecting stops.
+    """
+    if options.confidence is None or options.mode == "event":
+        asked = "--mode event" if options.mode == "event" else "--confidence marginal"
+        raise ControllerError(
+            f"{asked} needs a fixed number of runs, and --until promised makes as many as it takes; leave one of them "
+            "off"
+        )
+    return first_analysis(options.risk, options.confidence)
 
 
 def check_targets(out: Path, report: bool, ngrams: str | None, force: bool) -> Targets:
@@ -243,64 +261,62 @@ def where(name: str, options: Options, dask: str | None) -> int | str:
     return dask
 
 
-def needed(options: Options) -> int:
-    """Fewest calibration runs that can promise anything."""
-    return runs_needed(options.mode, options.risk, options.confidence)
-
-
-def describe(show: Console, plan: CalibrationJob, model: Model, options: Options) -> None:
-    """Print, before any work, what will be done and what it can promise."""
-    recipe, least = plan.recipe, needed(options)
-    marks = " ... ".join(recipe.markers) if recipe.markers else "none in the template: the whole completion is the span"
-    show.say(f"model {plan.recipe.model} on {model.backend}: {model.depth} layers of width {model.width}")
-    ends = ends_of(recipe.answer_ends)
-    show.say(f"thinking markers {marks}; exit suffix {recipe.suffix!r}, {ends}; cues {', '.join(recipe.cues)}")
-    show.say(f"{plan.n} runs on {plan.task.name}, {recipe.policy}, at most {recipe.max_new_tokens} new tokens each")
-    calibrating = plan.n - plan.fit
-    show.say(
-        f"the first {plan.fit} fit, the other {calibrating} calibrate; a risk of {options.risk:g} needs at least "
-        f"{least} of these (all without a failure), so -n {plan.fit + least} or more"
-    )
-    if calibrating < least:
-        show.say(f"too few: with -n {plan.n} the threshold will be +inf, that is: never exit", "yellow")
-
-
 def collected(
-    show: Console, plan: CalibrationJob, file: RunFile, options: Options, problems: list[Problem], workers: int | str
+    show: Console,
+    plan: CalibrationJob,
+    file: RunFile,
+    options: Options,
+    problems: list[Problem],
+    workers: int | str,
+    content: ProbeFile | None = None,
 ) -> list[RunRecord] | None:
     """Collect the runs that the file lacks.
 
-    A file may hold more runs than the plan wants: the first problems of a stream are always the same.
+    A file may hold more runs than the plan wants: the first problems of a stream are always the same. content: the
+    probe file that an interrupted job left. None: a job until its promise stands may end before its last run.
 
     Returns:
         All records of the job. None: the time limit came first.
     """
-    started = time.monotonic()
+    deadline = time.monotonic() + options.time_limit if options.time_limit else None
     done = file.open(force=options.force)
     if done:
         check_problems(file, problems)
         show.say(f"resuming: {done} of {plan.n} runs are in {file.path.name}")
-    if done < plan.n:
+    if content is not None:
+        plan = replace(plan, n=sum(content.card.runs.values()))
+    stops = content is None and plan.first_analysis is not None
+    analyses = Analyses(plan, file, partial(plan_of, plan, file), counted(show, plan, done))
+    if done < plan.n and not (stops and analyses.enough(done)):
         estimate(show, plan, problems[done], plan.n - done, workers)
-        deadline = started + options.time_limit if options.time_limit else None
-        with show.progress("collecting") as progress:
-            whole = collect_job(
-                plan,
-                file,
-                problems,
-                done=done,
-                workers=workers,
-                progress=progress,
-                deadline=deadline,
-                warn=lambda text: show.say(f"warning: {text}", "yellow"),
-            )
-        if not whole:
+        enough = analyses.enough if stops else None
+        if not _collect(show, plan, file, problems, done, workers=workers, deadline=deadline, enough=enough):
             show.say(
                 f"time limit reached; {file.path.name} holds what was collected: run the same command again to go on"
             )
             show.result({"n": plan.n, "complete": False})
             return None
-    return file.read()[: plan.n]
+    records = file.read()[: plan.n]
+    if stops:
+        analyses.enough(len(records))
+        return records[: plan.fit + analyses.runs]
+    return records
+
+
+def _collect(
+    show: Console, plan: CalibrationJob, file: RunFile, problems: list[Problem], done: int, **how: Any
+) -> bool:
+    """Make the missing runs under a bar; False if the time limit came first. how: more arguments of `collect_job`."""
+    with show.progress("collecting") as progress:
+        return collect_job(
+            plan,
+            file,
+            problems,
+            done=done,
+            progress=progress,
+            warn=lambda text: show.say(f"warning: {text}", "yellow"),
+            **how,
+        )
 
 
 def check_problems(file: RunFile, problems: list[Problem]) -> None:
@@ -311,19 +327,6 @@ def check_problems(file: RunFile, problems: list[Problem]) -> None:
             f"{str(file.path)!r} holds runs of other problems, so the task has changed since; move it away, or give "
             "another --out"
         )
-
-
-def estimate(show: Console, plan: CalibrationJob, problem: Problem, runs: int, workers: int | str) -> None:
-    """Make one run, which isn't kept, and print how long the job will take."""
-    start = time.monotonic()
-    record = collect_run(plan.recipe, 0, problem.question, fitting_trials(plan))
-    seconds = time.monotonic() - start
-    processes, tried = 1 if isinstance(workers, str) else workers, sum(cue.labelled for cue in record.cues)
-    show.say(
-        f"one run took {seconds:.1f} s with {tried} of {len(record.cues)} cues tried, so {runs} runs take "
-        f"roughly {seconds * runs / processes / 60:.1f} minutes"
-        + (", divided by the cluster's workers" if isinstance(workers, str) else "")
-    )
 
 
 def report_fit(
@@ -339,9 +342,11 @@ def report_fit(
     if (message := truncation_of(card)) is not None:
         show.say(message, "yellow")
     show.say(rule.why, "bold")
+    show.say(stopping_of(card))
     if rule.threshold.more_runs and promise.domain is None:
-        enough = plan.n + rule.threshold.more_runs
-        show.say(f"to go on from here: the same command with -n {enough} --force; the {plan.n} runs are kept")
+        made = sum(card.runs.values())
+        enough = made + rule.threshold.more_runs
+        show.say(f"to go on from here: the same command with -n {enough} --force; the {made} runs are kept")
     written = [plan.out]
     if records is not None:
         from ..pages.report import write_report  # matplotlib is read only where a page is wanted

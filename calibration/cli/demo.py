@@ -19,9 +19,10 @@ from ..pages.wording import bound_of, percent
 from ..runs.records import RunRecord
 from ..runs.splits import evaluation_stream
 from ..tasks.sources import load_task
-from .calibrate import calibration_json, collected, describe
+from .calibrate import calibration_json, collected
 from .console import Console
 from .evaluate import EVALUATION_RUNS, EvaluationJob, compare
+from .forecast import describe
 from .options import Options
 from .recipes import new_recipe, open_model, rule_of
 from .run import stream_run

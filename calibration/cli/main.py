@@ -83,6 +83,11 @@ HEADS_JOB = ("tasks", "out", "dask")
     show_default=True,
     help="Runs that are decoded together, in forwards that they share.",
 )
+@click.option(
+    "--until",
+    type=click.Choice(("promised",)),
+    help="Stop as soon as the risk can be promised and tokens are saved; -n is then the most.",
+)
 @click.option("--layers", help="Fractions of depth that the probe reads, above 0 and up to 1, e.g. 0.5,0.75,1.")
 @click.option("--dask", help="Collect on a cluster: its scheduler, e.g. tcp://host:8786, or local:2 to try it here.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Also write the page P.html.")

@@ -35,11 +35,13 @@ def collect_job(
     workers: int | str,
     progress: ProgressCallback,
     deadline: float | None = None,
+    enough: Callable[[int], bool] | None = None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> bool:
     """Append the runs that the file doesn't hold yet, and the plan between its two parts.
 
-    The arguments are those of `collect`. A job without fitting runs has no plan: its exits are tried at every cue.
+    The arguments are those of `collect`; `enough` is asked about calibration runs only. A job without fitting runs has
+    no plan: its exits are tried at every cue.
 
     Returns:
         False if the deadline came first.
@@ -49,20 +51,20 @@ def collect_job(
     """
 
     grader = job.task.grader
-    part = partial(collect, workers=workers, progress=progress, deadline=deadline, warn=warn)
-    if done < job.fit and not part(
-        job.recipe, problems, grader, file, done=done, which=fitting_trials(job), upto=job.fit
+    go_on = partial(collect, workers=workers, progress=progress, deadline=deadline, warn=warn)
+    fitting = range(job.fit)
+    if done < job.fit and not go_on(
+        job.recipe, problems, grader, file, done=done, which=fitting_trials(job), part=fitting
     ):
         return False
     if not job.fit:
-        return part(job.recipe, problems, grader, file, done=done)
-    part = partial(part, begin=job.fit)
-    done = max(done, job.fit)
+        return go_on(job.recipe, problems, grader, file, done=done)
+    go_on = partial(go_on, done=max(done, job.fit), part=range(job.fit, len(problems)), enough=enough)
     frozen, recipe = plan_of(job, file), job.recipe
     if frozen.floor is None:
-        return part(recipe, problems, grader, file, done=done, which=Trials("all", frozen.probe))
+        return go_on(recipe, problems, grader, file, which=Trials("all", frozen.probe))
     which = Trials("records", frozen.probe, frozen.floor)
-    return part(replace(recipe, cues=frozen.cues), problems, grader, file, done=done, which=which)
+    return go_on(replace(recipe, cues=frozen.cues), problems, grader, file, which=which)
 
 
 def fitting_trials(job: CalibrationJob) -> Trials:

@@ -10,6 +10,7 @@ from reasonctl.backends import Model
 from reasonctl.controller import ControllerError
 from reasonctl.probes import Promise
 from reasonctl.probes.files import Card, ProbeFile, Scalar, origin_of, save_probe
+from reasonctl.probes.risk import Stopping, following, planned
 
 from ..runs.arrays import ANSWERS_TRUNCATED, share_truncated, to_arrays
 from ..runs.collect import settings_of
@@ -50,6 +51,10 @@ class CalibrationJob:
     """Keep the best of the collected cue sets only, by savings under the promise on the fitting runs."""
     left_out: int = 0
     """Questions that were left out, beyond the n: they are too long for the model's context."""
+    first_analysis: int | None = None
+    """Calibration runs at the first analysis of a job that stops when its promise stands. None: it makes all n runs."""
+    earlier: tuple[int, ...] = ()
+    """Calibration runs at which a job of n runs was finished before, with a smaller n."""
 
     def asked(self, model: Model) -> Asked:
         """The problems of the job's runs, in order, and those too long for one; no two have the same prompt."""
@@ -64,12 +69,31 @@ class CalibrationJob:
                 f"-n is {job.n}, and the first {job.fit} runs fit, so that none would calibrate; give an -n above "
                 f"{job.fit}, or a smaller --fit"
             )
+        if job.first_analysis is not None and job.n < job.fit + job.first_analysis:
+            raise ControllerError(
+                f"-n is {job.n}, and a job until its promise stands first counts at {job.first_analysis} calibration "
+                f"runs after {job.fit} that fit; give an -n of {job.fit + job.first_analysis} or more"
+            )
         return job
+
+    @property
+    def stopping(self) -> Stopping:
+        """When collecting n runs could have stopped."""
+        calibrating = max(self.n - self.fit, 0)
+        if self.first_analysis is None:
+            return Stopping("fixed", (*(n for n in self.earlier if n < calibrating), calibrating))
+        return Stopping("sequential", planned(self.first_analysis, calibrating))
+
+    def analysis_after(self, runs: int) -> int:
+        """Calibration runs at the analysis of a sequential design that comes after the one at so many."""
+        return following(runs) if runs else self.first_analysis or 0
 
     def run_file(self, model: Model) -> RunFile:
         """The file that the job's runs are collected into; not opened yet."""
         settings = settings_of(self.recipe, self.task, model, self.n, fit=self.fit, labels=self.labels)
         settings["closings"] = list(self.closings)
+        if self.first_analysis is not None:
+            settings["stopping"] = {"design": "sequential", "first": self.first_analysis}
         return RunFile(runs_path(self.out), settings)
 
 
@@ -81,11 +105,13 @@ def calibrate_and_save(
     Args:
         plan: The job.
         model: The model that made the runs.
-        records: All runs of the job, in order.
+        records: All runs of the job, in order. Those after the last analysis of its design are left out.
         frozen: What the first of them decided.
         force: Overwrite what exists.
     """
-    plan = replace(plan, recipe=replace(plan.recipe, cues=frozen.cues))
+    plan = replace(plan, n=len(records), recipe=replace(plan.recipe, cues=frozen.cues))
+    stopping = plan.stopping
+    records = records[: plan.fit + stopping.runs]
     calibration = records[plan.fit :]
     calibrating = to_arrays(with_cues(calibration, frozen.cues, plan.recipe.max_cues))
     domains = tuple(sorted({record.domain for record in records}))
@@ -101,7 +127,7 @@ def calibrate_and_save(
         fitted.probe,
         fitted.tables["hidden"].grid,
         fitted.tables["hidden"].table,
-        replace(_card(plan, model, runs, domains, report), runs_sha256=digest_of(calibration)),
+        replace(_card(plan, model, runs, domains, report), runs_sha256=digest_of(calibration), stopping=stopping),
         {name: table for name, table in fitted.tables.items() if name != "hidden"},
         fitted.stack,
         fitted.lower,
@@ -115,8 +141,11 @@ def made_by(plan: CalibrationJob, model: Model, card: Card) -> bool:
     """Whether a probe with this card is what the plan makes, as far as its settings tell."""
     recipe = replace(plan.recipe, cues=card.cues) if plan.choose_cues else plan.recipe
     mine = _card(replace(plan, recipe=recipe), model, card.runs, card.domains, card.report)
-    mine = replace(mine, versions=card.versions, runs_sha256=card.runs_sha256)
-    return mine == card and card.runs == {"fit": plan.fit, "calibrate": plan.n - plan.fit}
+    mine = replace(mine, versions=card.versions, runs_sha256=card.runs_sha256, stopping=card.stopping)
+    made = sum(card.runs.values())
+    n = plan.n if plan.first_analysis is None else min(plan.n, made)
+    earlier = () if card.stopping is None else card.stopping.analyses
+    return mine == card and made == n and card.stopping == replace(plan, n=n, earlier=earlier).stopping
 
 
 def _card(

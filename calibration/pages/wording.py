@@ -102,18 +102,17 @@ def left_out_of(card: Card) -> str:
 def stopping_of(card: Card) -> str:
     """How many calibration runs there are, and why so many, in one sentence."""
     design = card.stopping
-    if design is None or design.analyses[1:] == () and design.design == "fixed":
+    if design is None or (design.design == "fixed" and not design.analyses[1:]):
         return "the number of calibration runs was fixed before the first of them"
     at = f"{', '.join(map(str, design.analyses[:-1]))} and {design.runs}" if design.analyses[1:] else str(design.runs)
     if design.design == "fixed":
         return (
-            f"the number of calibration runs was raised after results were seen ({at}), so only the chance of error "
-            "that the first number left over is used"
+            f"the number of calibration runs was raised after results were seen ({at}), so what is promised uses only "
+            "the chance of error that the smaller numbers left over"
         )
     return (
-        f"collecting stopped at {design.runs} calibration runs, when enough was known; results were counted at {at} "
-        "runs, and the allowed chance of error is shared out among these counts, so what is promised holds wherever it "
-        "stopped"
+        f"collecting could stop as soon as enough was known, and did at {design.runs} calibration runs; the allowed "
+        f"chance of error is shared out among the counts (at {at}), so what is promised holds wherever it stopped"
     )
 
 

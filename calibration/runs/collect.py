@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import cache
@@ -71,8 +71,8 @@ def collect(
     progress: ProgressCallback,
     deadline: float | None = None,
     which: Trials = EVERYWHERE,
-    begin: int = 0,
-    upto: int | None = None,
+    part: range | None = None,
+    enough: Callable[[int], bool] | None = None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> bool:
     """Append the runs that the file doesn't hold yet, in order; False if the deadline came first.
@@ -81,31 +81,39 @@ def collect(
         recipe: How the runs are made.
         problems: All problems of the job; run i is on problem i.
         grader: What grades the answers.
-        file: The open file.
-        done: Runs that the file holds.
-        workers: As in `run_jobs`.
+        file: The open file; it holds `done` runs.
+        workers: As in `run_jobs`, like `warn`.
         progress: Called after every run.
         deadline: The time, of `time.monotonic`, after which no further window of runs is written. None: no limit.
         which: At which cues exits are tried.
-        begin: The index at which the first window begins: windows never depend on what was done before.
-        upto: Stop before the run with this index. None: all runs of the job.
-        warn: Called with a message about trouble that costs time only.
+        part: Which runs. Windows begin where it begins, whatever was done before. None: all runs of the job.
+        enough: Asked after each run, with the number of runs in the file, whether no more are needed.
     """
-    identity = file.settings.get("model")
-    asked = [(i, problem.question) for i, problem in enumerate(problems[:upto])][begin:]
-    windows = [window for window in windows_of(asked, recipe.batch) if window[-1][0] >= done]
-    jobs = [(identity, recipe, window, which) for window in windows]
     progress(done, len(problems))
-    with closing(run_jobs(collect_checked, jobs, workers=workers, warn=warn)) as results:
-        for records in results:
-            for record in records:
-                if record.run >= done:  # a window whose first runs are in the file already was made again
-                    file.append(graded(record, problems[record.run], grader))
-                    progress(record.run + 1, len(problems))
-            last = records[-1].run + 1
-            if deadline is not None and time.monotonic() > deadline and last < len(problems):
+    asked = [(i, problems[i].question) for i in part or range(len(problems))]
+    with _running(file, recipe, asked, done, which, workers, warn) as windows:
+        for records in windows:
+            for held in _append(file, records, problems, grader, done):
+                progress(held, len(problems))
+                if enough is not None and enough(held):
+                    return True
+            if deadline is not None and time.monotonic() > deadline and records[-1].run + 1 < len(problems):
                 return False
     return True
+
+
+def _append(
+    file: RunFile, records: Sequence[RunRecord], problems: Sequence[Problem], grader: Grader, done: int
+) -> Iterator[int]:
+    """Grade and append the runs of a window, but those that were done before it was made again.
+
+    Yields:
+        The number of runs in the file after each.
+    """
+    for record in records:
+        if record.run >= done:
+            file.append(graded(record, problems[record.run], grader))
+            yield record.run + 1
 
 
 def windows_of(asked: Sequence[T], batch: int) -> list[tuple[T, ...]]:
@@ -118,6 +126,21 @@ def windows_of(asked: Sequence[T], batch: int) -> list[tuple[T, ...]]:
     """
     size = 1 if batch == 1 else WINDOW * batch
     return [tuple(asked[i : i + size]) for i in range(0, len(asked), size)]
+
+
+def _running(
+    file: RunFile,
+    recipe: Recipe,
+    asked: Sequence[NumberedQuestion],
+    done: int,
+    which: Trials,
+    workers: int | str,
+    warn: Callable[[str], None],
+) -> closing[Generator[list[RunRecord], None, None]]:
+    """The runs of each window that isn't done, in order; those under way are dropped when it is closed."""
+    identity = file.settings.get("model")
+    jobs = [(identity, recipe, window, which) for window in windows_of(asked, recipe.batch) if window[-1][0] >= done]
+    return closing(run_jobs(collect_checked, jobs, workers=workers, warn=warn))
 
 
 def collect_checked(

@@ -7,7 +7,7 @@ does the same for the lower exit. `drift.py` tests whether runs in use still are
 from .bounds import accepted, refutes, upper_bound
 from .drift import DriftMonitor
 from .give_up import GiveUp, LowerCurve, LowerGrid
-from .stopping import Stopping
+from .stopping import Stopping, first_analysis, following, planned
 from .table import NO_EXIT, Bools, Floats64, Ints, Outcomes, Table
 from .threshold import (
     MODES,
@@ -46,6 +46,9 @@ __all__ = [
     "count_failures",
     "failing_cues",
     "failures_at",
+    "first_analysis",
+    "following",
+    "planned",
     "refutes",
     "runs_needed",
     "upper_bound",

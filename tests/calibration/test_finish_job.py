@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from reasonctl.calibration.cli.main import main
 from reasonctl.calibration.fitting.saved_runs import saved_runs
 from reasonctl.calibration.runs.splits import report_path, runs_path
 from reasonctl.controller import ControllerError
-from reasonctl.probes.files.probe_file import load_probe
+from reasonctl.probes.files.probe_file import digest_of, load_probe
+from reasonctl.probes.risk.stopping import Stopping
 from support.ctl import ctl
 from support.jobs import job
 
@@ -96,7 +98,10 @@ def test_a_larger_job_goes_on_from_a_smaller_one(done, tmp_path, capfd):
     fresh.parent.mkdir()
     assert ctl(capfd, *job(fresh, 26, "--no-report"))[0] == 0
     assert runs_path(fresh).read_bytes().splitlines()[1:] == larger.splitlines()[1:]
-    assert fresh.read_bytes() == done.read_bytes()
+    known, anew = load_probe(done), load_probe(fresh)
+    # Results were seen at 12 calibration runs, and the card keeps that; all else is the same.
+    assert (known.card.stopping, anew.card.stopping) == (Stopping("fixed", (12, 14)), Stopping("fixed", (14,)))
+    assert digest_of(replace(known, card=anew.card)) == digest_of(anew)
     # The smaller probe's runs are the first ones of the larger file; a smaller job needs no run at all.
     shutil.copy(runs_path(done), runs_path(kept))
     found = saved_runs(kept, load_probe(kept))

@@ -1,0 +1,107 @@
+"""What a calibration job will take and can promise: said before the work, and corrected while it goes on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from reasonctl.backends import Model
+from reasonctl.probes.risk import Stopping, planned, runs_needed
+
+from ..fitting.analyses import Analysis
+from ..fitting.collecting import fitting_trials
+from ..fitting.job import CalibrationJob
+from ..pages.wording import SHOWN_RISKS, ends_of, percent
+from ..runs.worker import collect_run
+from ..tasks.problem import Problem
+from .console import Console
+from .options import Options
+
+
+def needed(options: Options, plan: CalibrationJob) -> int:
+    """Fewest calibration runs that can promise anything."""
+    if plan.first_analysis is not None and options.confidence is not None:
+        return replace(plan, n=plan.fit + plan.first_analysis).stopping.fewest(options.risk, options.confidence)
+    return runs_needed(options.mode, options.risk, options.confidence)
+
+
+def describe(show: Console, plan: CalibrationJob, model: Model, options: Options) -> None:
+    """Print, before any work, what will be done and what it can promise."""
+    recipe, least = plan.recipe, needed(options, plan)
+    marks = " ... ".join(recipe.markers) if recipe.markers else "none in the template: the whole completion is the span"
+    show.say(f"model {plan.recipe.model} on {model.backend}: {model.depth} layers of width {model.width}")
+    ends = ends_of(recipe.answer_ends)
+    show.say(f"thinking markers {marks}; exit suffix {recipe.suffix!r}, {ends}; cues {', '.join(recipe.cues)}")
+    show.say(f"{plan.n} runs on {plan.task.name}, {recipe.policy}, at most {recipe.max_new_tokens} new tokens each")
+    calibrating = plan.n - plan.fit
+    design = "if their number is fixed" if plan.first_analysis is None else "wherever collecting stops"
+    show.say(
+        f"the first {plan.fit} fit, the other {calibrating} calibrate; {design}, a risk of {options.risk:g} needs at "
+        f"least {least} of these (all without a failure), so -n {plan.fit + least} or more"
+    )
+    if plan.first_analysis is not None and options.confidence is not None:
+        design_of = replace(plan, n=plan.fit + plan.first_analysis).stopping
+        show.say(
+            f"until promised: failures are counted at {_first_counts(plan)} calibration runs. Without a failure, "
+            f"{_clean_runs(design_of, options.confidence)}"
+        )
+    elif options.confidence is not None and options.mode != "event":
+        show.say(f"without a failure, {_clean_runs(Stopping('fixed', ()), options.confidence)}")
+    if calibrating < least:
+        show.say(f"too few: with -n {plan.n} the threshold will be +inf, that is: never exit", "yellow")
+
+
+def _first_counts(plan: CalibrationJob) -> str:
+    """The first analyses of a job, in words."""
+    counts = planned(plan.first_analysis or 1, plan.n - plan.fit)
+    return ", ".join(map(str, counts[:4])) + (" ..." if len(counts) > 4 else "")
+
+
+def _clean_runs(stopping: Stopping, confidence: float) -> str:
+    """Which risk so many calibration runs without a failure promise."""
+    counts = [f"{stopping.fewest(risk, confidence)} promise {risk:g}" for risk in reversed(SHOWN_RISKS)]
+    return f"{', '.join(counts)} at confidence {confidence:g}"
+
+
+def estimate(show: Console, plan: CalibrationJob, problem: Problem, runs: int, workers: int | str) -> None:
+    """Make one run, which isn't kept, and print how long the job will take."""
+    start = time.monotonic()
+    record = collect_run(plan.recipe, 0, problem.question, fitting_trials(plan))
+    seconds = time.monotonic() - start
+    processes, tried = 1 if isinstance(workers, str) else workers, sum(cue.labelled for cue in record.cues)
+    minutes = seconds / processes / 60
+    done = plan.n - runs
+    soonest = "" if plan.first_analysis is None else _soonest(plan.fit + plan.first_analysis - done, minutes)
+    show.say(
+        f"one run took {seconds:.1f} s with {tried} of {len(record.cues)} cues tried, so {soonest}{runs} runs take "
+        f"roughly {minutes * runs:.1f} minutes"
+        + (", divided by the cluster's workers" if isinstance(workers, str) else "")
+    )
+
+
+def _soonest(runs: int, minutes: float) -> str:
+    """When the first analysis comes, if so many runs of so many minutes each are missing for it."""
+    return f"the first count comes after roughly {runs * minutes:.1f} minutes, and all " if runs > 0 else ""
+
+
+def counted(show: Console, plan: CalibrationJob, done: int) -> Callable[[Analysis], None]:
+    """What says each analysis of a job that has `done` runs now, and when the next one comes, by the pace since now."""
+    started = time.monotonic()
+
+    def say(found: Analysis) -> None:
+        runs, later = found.stopping.runs, plan.analysis_after(found.stopping.runs)
+        text = f"counted at {runs} calibration runs: {found.threshold.why}"
+        if found.is_enough:
+            show.say(f"{text}; it saves {percent(found.saved)} of the tokens, so this is enough")
+        elif plan.fit + later > plan.n:
+            show.say(f"{text}; the next count would be at {later}, beyond -n {plan.n}")
+        else:
+            saves = "" if found.threshold.value == math.inf else ", which saves no tokens"
+            new = plan.fit + runs - done
+            minutes = (time.monotonic() - started) / 60 * (later - runs) / max(new, 1)
+            when = f", in about {minutes:.1f} minutes" if new > 0 else ""
+            show.say(f"{text}{saves}; the next count is at {later}{when}")
+
+    return say

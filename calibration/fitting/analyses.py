@@ -1,0 +1,138 @@
+"""Whether the calibration runs that a job has so far are enough: what is counted at the analyses of its design.
+
+Owns when a job that collects until its promise stands may stop. Collects nothing and writes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from reasonctl.controller import ControllerError
+from reasonctl.probes.files import load_probe
+from reasonctl.probes.risk import Stopping, Threshold
+
+from ..runs.arrays import to_arrays
+from ..runs.cue_sets import with_cues
+from ..runs.records import MOST, RunRecord
+from ..runs.run_file import RunFile, digest_of
+from ..runs.splits import runs_path
+from .all_signals import fill, recorded_scores
+from .frozen import Frozen
+from .job import CalibrationJob
+from .tables import outcomes_of
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the calibration runs up to one analysis allow."""
+
+    stopping: Stopping
+    """The design up to this analysis."""
+    threshold: Threshold
+    """The threshold that they allow for the job's promise."""
+    saved: float
+    """Share of their tokens that it saves, net of trials."""
+
+    @property
+    def is_enough(self) -> bool:
+        """The promise stands, and it saves something."""
+        return self.threshold.value < math.inf and self.saved > 0
+
+
+def analyse(job: CalibrationJob, frozen: Frozen, records: list[RunRecord]) -> Analysis:
+    """What the first calibration runs allow for the job's promise.
+
+    Args:
+        job: The job.
+        frozen: Its plan.
+        records: The job's runs, in order, up to an analysis.
+    """
+    stopping = replace(job, n=len(records)).stopping
+    domains = tuple(sorted({record.domain for record in records}))
+    calibrating = to_arrays(with_cues(records[job.fit :], frozen.cues, job.recipe.max_cues))
+    found = fill(frozen, calibrating, domains, recorded_scores(calibrating)).tables
+    table, plain = (replace(found[name].table, stopping=stopping) for name in (job.promise.signal, "hidden"))
+    if job.promise.domain is not None:
+        index = domains.index(job.promise.domain) if job.promise.domain in domains else len(domains)
+        table, plain = table.in_domain(index), plain.in_domain(index)
+    threshold = job.promise.threshold(table, found[job.promise.signal].grid)
+    tokens = int(outcomes_of(table, plain, threshold.value).tokens.sum())
+    return Analysis(stopping, threshold, 1 - tokens / max(int(plain.full_tokens.sum()), 1))
+
+
+def as_begun(job: CalibrationJob) -> CalibrationJob:
+    """The job as its file of runs was begun, if there is one: with its first analysis, and with those already made.
+
+    A job of a fixed number of runs that goes on from a finished one with a smaller number has seen the results of that.
+    """
+    file = RunFile(runs_path(job.out), {})
+    if not job.fit or not file.path.is_file():
+        return job
+    try:
+        settings, records = file.stored_settings(), file.read()
+    except ControllerError:
+        return job  # it is refused, or started over, when it is opened
+    if job.first_analysis is not None:
+        return replace(job, first_analysis=_first_of(settings.values.get("stopping")) or job.first_analysis)
+    began = settings.whole("n", 0, MOST) if "n" in settings else 0
+    finished = (began - job.fit,) if job.fit < began <= len(records) else ()
+    return replace(job, earlier=_made_from(job.out, records[job.fit :]) or finished)
+
+
+def _made_from(out: Path, calibrating: list[RunRecord]) -> tuple[int, ...]:
+    """The analyses of the probe file that is there, if it was made from the first of these calibration runs."""
+    try:
+        card = load_probe(out).card
+    except ControllerError:
+        return ()  # none is there, or another file, which --force overwrites
+    made = card.runs_sha256 == digest_of(calibrating[: card.runs.get("calibrate", 0)])
+    return card.stopping.analyses if made and card.stopping is not None else ()
+
+
+def _first_of(design: object) -> int | None:
+    """The first analysis that a file's header names, None if it names none."""
+    first = design.get("first") if isinstance(design, dict) else None
+    return first if type(first) is int and 0 < first <= MOST else None
+
+
+class Analyses:
+    """The analyses of a job, one after the other, each when its runs are there."""
+
+    def __init__(
+        self, job: CalibrationJob, file: RunFile, plan: Callable[[], Frozen], seen: Callable[[Analysis], None]
+    ) -> None:
+        """Nothing is analysed yet.
+
+        Args:
+            job: The job.
+            file: Its file of runs.
+            plan: Gives the job's plan; called when the fitting runs are there.
+            seen: Called with each analysis.
+        """
+        self.job = job
+        self.file = file
+        self.last: Analysis | None = None
+        """The last analysis. None: there was none yet."""
+        self._plan = plan
+        self._seen = seen
+
+    def enough(self, done: int) -> bool:
+        """Whether a job with so many runs may stop; every analysis that these runs allow is made, in order."""
+        while (runs := self._next()) <= done - self.job.fit:
+            if self.last is not None and self.last.is_enough:
+                return True
+            self.last = analyse(self.job, self._plan(), self.file.read()[: self.job.fit + runs])
+            self._seen(self.last)
+        return self.last is not None and self.last.is_enough
+
+    @property
+    def runs(self) -> int:
+        """Calibration runs at the last analysis; 0: there was none yet."""
+        return 0 if self.last is None else self.last.stopping.runs
+
+    def _next(self) -> int:
+        """Calibration runs at the next analysis."""
+        return self.job.analysis_after(self.runs)
