@@ -36,7 +36,7 @@ from reasonctl.controller import (
 from ..attachment import Attachment
 from ..handle import Handle, check_parts, take_overrides, thinking_of
 from ..processors import forked
-from ..token_ids import check_ids
+from ..token_ids import check_ids, check_rows
 from .criteria import check_criteria, ends_of, has_clock, in_turn, reader
 from .engine import HFEngine
 from .load import templates_of, wrap_transformers
@@ -242,6 +242,7 @@ class HFAttachment(Attachment):
     ) -> Any:
         """What generate() calls in place of its own loop: the rows run one after another, or in turn under a clock."""
         controller = self.under(self.overrides)
+        check_rows(input_ids)
         rows = len(input_ids)
         self._check_batch(rows, controller, processors, config, prepared)
         if rows > 1:
