@@ -36,6 +36,15 @@ def as_ids(values: Iterable[Any], what: str) -> list[int]:
     return found
 
 
+def check_rows(ids: Any) -> None:
+    """Refuse a tensor that is no batch of prompts. Raises ControllerError unless it has integers in rows."""
+    if ids.ndim != 2 or not len(ids) or ids.is_floating_point():
+        raise ControllerError(
+            f"the prompts are a tensor of shape {tuple(ids.shape)} and type {ids.dtype}; give integers, "
+            "in the shape (rows, tokens)"
+        )
+
+
 def check_ids(tokens: Sequence[int], vocabulary: int, what: str) -> None:
     """Refuse token ids that the model doesn't have.
 

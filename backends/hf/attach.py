@@ -28,6 +28,7 @@ from reasonctl.controller import (
 
 from ..attachment import Attachment
 from ..handle import Handle, check_parts, take_overrides, thinking_of
+from ..token_ids import check_rows
 from .criteria import check_criteria
 from .engine import HFEngine
 from .load import templates_of, wrap_transformers
@@ -193,6 +194,7 @@ class HFAttachment(Attachment):
     ) -> Any:
         """What generate() calls in place of its own loop: the rows run together, each with everything of its own."""
         controller = self.under(self.overrides)
+        check_rows(input_ids)
         cache = prepared.get(self.engine.model_forward.cache_name)
         left_out = _not_honoured(config, prepared)
         stock = nothing_to_do(controller, config, streamer, cache) and (bool(left_out) or len(input_ids) > 1)

@@ -83,6 +83,16 @@ def test_a_prompt_with_a_stray_id_is_refused_on_transformers(controller, bad):
         model.generate(torch.tensor([[5, bad]]), attention_mask=torch.ones(1, 2), max_new_tokens=3)
 
 
+@pytest.mark.parametrize("prompts", [[[5.0, 6.0]], [[[5, 6]]], torch.zeros((0, 3), dtype=torch.long)], ids=str)
+def test_a_tensor_that_is_no_batch_of_prompts_is_refused(prompts):
+    model = small()
+    with (
+        attach(model, Controller(), tokenizer=TOKENIZER),
+        pytest.raises(ControllerError, match=r"the prompts are a tensor of shape \(.*\(rows, tokens\)"),
+    ):
+        model.generate(torch.as_tensor(prompts), max_new_tokens=3, do_sample=False)
+
+
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("part", ["policy", "drafter"])
 def test_a_stray_id_of_a_policy_or_a_drafter_is_refused(llm, part, bad):
