@@ -259,6 +259,8 @@ class Clock:
     """None before the first forward, and where the forward was shared with other requests."""
     sharing: int = 1
     """Requests that the last forward served."""
+    alone: bool = False
+    """The forward must serve this request only, so that its time is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,7 +198,9 @@ class Scheduler:
         # A loop may wait for its draft model while others wait for the target.
         engine = next(iter(self._asking.values())).session.engine
         here = {run: request for run, request in self._asking.items() if request.session.engine is engine}
-        runs = list(here)[: engine.together(list(here.values()))]
+        timed = [i for i, request in enumerate(here.values()) if request.clock is not None and request.clock.alone]
+        first = list(here.values())[: max(timed[0], 1) if timed else None]
+        runs = list(here)[: engine.together(first)]
         return {run: self._asking.pop(run) for run in runs}
 
     def _forward(self, requests: dict[ScheduledRun, Decode]) -> None:

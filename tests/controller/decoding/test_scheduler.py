@@ -9,7 +9,19 @@ from weakref import WeakSet
 
 import pytest
 
-from reasonctl.controller import Controller, ControllerError, Emitted, Ended, Need, PromptLookup, Scheduler, Trace
+from reasonctl.backends.toy import ToyEngine
+from reasonctl.controller import (
+    Controller,
+    ControllerError,
+    Decode,
+    Emitted,
+    Ended,
+    Need,
+    PromptLookup,
+    Scheduler,
+    Trace,
+)
+from reasonctl.controller.core.decode import Clock
 from support.scheduled import KINDS, alone, call, reasoner
 from support.scripted import Scripted
 from support.toy_thinking import TOKENIZER
@@ -294,3 +306,29 @@ def test_a_soak_of_joins_leaves_and_failures():
 @pytest.mark.slow
 def test_a_long_soak():
     soak(3_000, seed=2)
+
+
+def test_a_forward_that_is_timed_serves_one_request():
+    served = []
+
+    class Counted(ToyEngine):
+        batch = 8
+
+        def forward(self, requests):
+            served.append([request.clock.alone for request in requests])
+            return super().forward(requests)
+
+    engine = Counted(vocabulary=3)
+
+    def asks(timed):
+        session = engine.session()
+        for _ in range(3):
+            yield Decode(session, [1], clock=Clock(alone=timed))
+        session.close()
+
+    scheduler = Scheduler()
+    for name, timed in (("a", False), ("timed", True), ("b", False)):
+        scheduler.add(name, asks(timed))
+    assert len(list(scheduler)) == 3
+    assert all(len(flags) == 1 for flags in served if any(flags))
+    assert sum(map(len, served)) == 9 and max(map(len, served)) == 2
