@@ -244,7 +244,7 @@ def test_calibration_s_runs_become_a_database(capfd, tmp_path):
     assert runs.read_bytes() == collected and again.read_bytes() == out.read_bytes()
 
     table, model = load_table(out), load_model("tiny", threads=1)
-    written = [json.loads(line)["text"] for line in collected.splitlines()[1:]]
+    written = [json.loads(line)["text"] for line in collected.splitlines()[1:] if b'"plan"' not in line[:8]]
     grams = {tuple(t[i : i + 6]) for t in map(model.tokenizer.encode, written) for i in range(len(t) - 5)}
     pairs = [(int(key) >> 32, int(key) & 0xFFFFFFFF) for key in table.keys]
     assert len(pairs) > 100 and {(*pair, *rest) for pair, rest in zip(pairs, table.rest.tolist(), strict=True)} <= grams

@@ -65,8 +65,8 @@ def test_a_resumed_job_keeps_its_roles_and_its_labels(made, tmp_path, capfd, cha
     out = tmp_path / "p.safetensors"
     shutil.copy(runs_path(made), runs_path(out))
     before = runs_path(out).read_bytes()
-    code, _, err = ctl(capfd, *job(out, 24, f"--{changed[0]}", changed[1]))
-    assert code == 2 and f"another {changed[0]}" in err and runs_path(out).read_bytes() == before
+    code, _, err = ctl(capfd, *job(out, 24, *changed))
+    assert code == 2 and words in err and runs_path(out).read_bytes() == before
 
 
 def test_the_page_leaves_out_what_is_not_known(made, capfd):
