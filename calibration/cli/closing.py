@@ -21,7 +21,7 @@ from ..runs.splits import runs_path
 from ..tasks.problem import Problem
 from .console import Console
 
-TRIED_RUNS = 6
+TRIED_RUNS = 4
 """Fitting runs on which the candidates are tried."""
 
 

@@ -16,8 +16,8 @@ from ..core.tokenizer import Tokenizer
 AnswerEnds = Literal["model", "line", "box"]
 """What ends an answer besides the model's own end, which always does.
 
-"line": the first line break after something that isn't white space. "box": the suffix ends inside a brace, and that
-brace closes.
+"line": the first line break after a letter or a digit, since a lone colon or an opened formula states nothing yet.
+"box": the suffix ends inside a brace, and that brace closes.
 """
 
 ANSWER_ENDS: tuple[AnswerEnds, ...] = get_args(AnswerEnds)
@@ -99,7 +99,7 @@ class AnswerEnd:
         self._decoder = TextDecoder(tokenizer)
         self._brace = OpenBrace()
         self._begun = False
-        """Something was written that isn't white space."""
+        """A letter or a digit was written."""
 
     def push(self, token: int) -> bool:
         """Take in the next token; whether the answer ends with it. After an end nothing may be pushed."""
@@ -112,5 +112,5 @@ class AnswerEnd:
         for char in text:
             if char in "\n\r" and self._begun:
                 return True
-            self._begun |= not char.isspace()
+            self._begun |= char.isalnum()
         return False

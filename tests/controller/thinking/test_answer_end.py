@@ -24,6 +24,8 @@ ENDINGS = {
     ("line", "12\nso"): 3,
     ("line", "\n\n  \n 12 apples\r\n"): 16,
     ("line", " \n\t\n"): None,
+    ("line", ":\n\n\\[\n12\n\\]"): 9,
+    ("line", ":\n**\n"): None,
     ("line", "12}"): None,
     ("model", "12}\n\n"): None,
 }
@@ -56,7 +58,7 @@ def test_an_answer_ends_with_the_token_that_holds_its_end(ends, text):
 def slow_end(ends, text):
     """The same, from all of the text at once."""
     if ends == "line":
-        found = re.search(r"\S[^\n\r]*[\n\r]", text)
+        found = re.search(r"[^\W_][^\n\r]*[\n\r]", text)
         return found.end() if found else None
     plain = re.sub(r"\\.", "..", text, flags=re.DOTALL)
     ends_at = [i for i in range(1, len(plain) + 1) if plain[:i].count("}") > plain[:i].count("{")]
