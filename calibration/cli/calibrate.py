@@ -29,9 +29,10 @@ from ..runs.splits import report_path, runs_path
 from ..runs.trials import Labels
 from ..runs.worker import collect_run
 from ..tasks.problem import Problem
-from ..tasks.sources import Task, load_task
-from .closing import with_closing
+from ..tasks.sources import Task
+from .closing import format_of, with_closing
 from .console import Console
+from .from_log import task_of, with_log
 from .ngrams import keep_ngrams, usage
 from .options import Options
 from .recipes import new_recipe, open_model
@@ -62,7 +63,8 @@ def calibrate(
     name: str,
     options: Options,
     *,
-    tasks: str,
+    tasks: str | None,
+    runs: tuple[str, ...],
     out: str,
     report: bool,
     ngrams: str | None,
@@ -77,16 +79,15 @@ def calibrate(
     show = Console(as_json=options.json)
     workers = where(name, options, dask)
     targets = check_targets(Path(out), report, ngrams, options.force)
-    task = load_task(tasks, grader=options.grader, gold=options.mode != "disagree")
+    task = task_of(tasks, runs, options)
     model = open_model(name, options)
     plan = _job(name, model, task, targets.probe, options, answer_tokens, overrides)
-    plan, problems = asked(show, plan, model)
+    plan, problems = asked(show, with_log(show, plan, model, format_of(model, overrides), runs, options), model)
     check_domain(options, problems)
     if options.dry_run:
         dry_run(show, plan, model, options)
         return
-    if not (overrides["suffix"] or overrides["answer"]):
-        plan = with_closing(show, plan, model, overrides, problems, workers=workers, force=options.force)
+    plan = with_closing(show, plan, model, overrides, problems, workers=workers, force=options.force)
     content = made_already(plan, model) if targets.again else None
     describe(show, plan, model, options)
     with closing(plan.run_file(model)) as file:
@@ -316,7 +317,8 @@ def check_problems(file: RunFile, problems: list[Problem]) -> None:
 def estimate(show: Console, plan: CalibrationJob, problem: Problem, runs: int, workers: int | str) -> None:
     """Make one run, which isn't kept, and print how long the job will take."""
     start = time.monotonic()
-    record = collect_run(plan.recipe, 0, problem.question, fitting_trials(plan))
+    logged = None if plan.logged is None else plan.logged[problem.id]
+    record = collect_run(plan.recipe, 0, problem.question, fitting_trials(plan), logged)
     seconds = time.monotonic() - start
     processes, tried = 1 if isinstance(workers, str) else workers, sum(cue.labelled for cue in record.cues)
     show.say(

@@ -49,7 +49,7 @@ def collect_job(
     """
 
     grader = job.task.grader
-    part = partial(collect, workers=workers, progress=progress, deadline=deadline, warn=warn)
+    part = partial(collect, workers=workers, progress=progress, deadline=deadline, logged=job.logged, warn=warn)
     if done < job.fit and not part(
         job.recipe, problems, grader, file, done=done, which=fitting_trials(job), upto=job.fit
     ):

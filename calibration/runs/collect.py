@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import cache
@@ -21,6 +21,7 @@ from ..parallel.run_jobs import ProgressCallback, run_jobs
 from ..tasks.graders import Grader
 from ..tasks.problem import Problem
 from ..tasks.sources import Task
+from .logged import LoggedRun
 from .recipe import Recipe
 from .records import CueRecord, RunRecord
 from .run_file import RunFile
@@ -67,6 +68,7 @@ def collect(
     deadline: float | None = None,
     which: Trials = EVERYWHERE,
     upto: int | None = None,
+    logged: Mapping[int, LoggedRun] | None = None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> bool:
     """Append the runs that the file doesn't hold yet, in order; False if the deadline came first.
@@ -82,30 +84,42 @@ def collect(
         deadline: The time, of `time.monotonic`, after which no further run is written. None: no limit.
         which: At which cues exits are tried.
         upto: Stop before the run with this index. None: all runs of the job.
+        logged: The runs' tokens by their problems' ids, where a log has them. None: runs are decoded.
         warn: Called with a message about trouble that costs time only.
     """
-    identity = file.settings.get("model")
-    asked = list(enumerate(problems))[done:upto]
-    jobs = [(identity, recipe, i, problem.question, which) for i, problem in asked]
+    jobs = _jobs(file, recipe, problems, which, logged or {})[done:upto]
     progress(done, len(problems))
     with closing(run_jobs(collect_checked, jobs, workers=workers, warn=warn)) as results:
-        for (i, problem), record in zip(asked, results, strict=True):
-            file.append(graded(record, problem, grader))
+        for i, record in zip(range(done, done + len(jobs)), results, strict=True):
+            file.append(graded(record, problems[i], grader))
             progress(i + 1, len(problems))
             if deadline is not None and time.monotonic() > deadline and i + 1 < len(problems):
                 return False
     return True
 
 
+def _jobs(
+    file: RunFile, recipe: Recipe, problems: Sequence[Problem], which: Trials, logged: Mapping[int, LoggedRun]
+) -> list[tuple[Any, ...]]:
+    """The arguments of `collect_checked` for every run of the job."""
+    identity = file.settings.get("model")
+    return [(identity, recipe, i, one.question, which, logged.get(one.id)) for i, one in enumerate(problems)]
+
+
 def collect_checked(
-    identity: dict[str, str] | None, recipe: Recipe, index: int, question: str, which: Trials = EVERYWHERE
+    identity: dict[str, str] | None,
+    recipe: Recipe,
+    index: int,
+    question: str,
+    which: Trials = EVERYWHERE,
+    logged: LoggedRun | None = None,
 ) -> RunRecord:
     """`collect_run`, if the worker's model is the job's: another machine may hold another one under the same name."""
     if identity is not None and _identity(recipe) != identity:
         raise ControllerError(
             f"the model {recipe.model!r} on {platform.node()} isn't the one that this job began with; copy it there"
         )
-    return collect_run(recipe, index, question, which)
+    return collect_run(recipe, index, question, which, logged)
 
 
 @cache

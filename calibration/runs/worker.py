@@ -31,10 +31,12 @@ from reasonctl.controller import (
     Trace,
     Trial,
 )
+from reasonctl.controller.sampling import Explained
 from reasonctl.controller.thinking import after_thinking, read_template
 from reasonctl.probes.signals import features_at, layer_of
 
 from ..tasks.problem import Problem
+from .logged import LoggedRun
 from .recipe import Recipe
 from .records import CueRecord, RunRecord, pack
 from .trials import EVERYWHERE, Trials
@@ -49,6 +51,15 @@ class FinishedRun(NamedTuple):
     """What the loop recorded of it."""
     seconds: float
     """Wall-clock, prefill included."""
+
+
+class ReadRun(NamedTuple):
+    """A run that was read from a log."""
+
+    trace: Trace
+    """What the loop recorded of it."""
+    explained: Explained
+    """How well the recipe's policy explains its tokens."""
 
 
 def run_once(
@@ -170,12 +181,38 @@ def one_run(recipe: Recipe, model: Model, index: int, question: str, rule: ExitR
     return run_once(model, Controller(exit=rule, drafter=recipe.drafter()), recipe.call(model, question, index))
 
 
-def collect_run(recipe: Recipe, index: int, question: str, which: Trials = EVERYWHERE) -> RunRecord:
-    """A full run, with the answer that an exit would have given at the cues in question; nothing is graded yet."""
+def read_run(
+    recipe: Recipe, model: Model, index: int, question: str, rule: ExitRule | None, logged: LoggedRun
+) -> ReadRun:
+    """Run number `index` of a job under `rule`, read from a log instead of decoded. `rule` must not exit."""
+    call = recipe.call(model, question, index)
+    policy = logged.policy(model, call.policy)
+    finished = run_once(
+        model, Controller(exit=rule, drafter=logged.drafter()), logged.call(replace(call, policy=policy))
+    )
+    finished.trace.finish_reason = logged.finish
+    return ReadRun(finished.trace, policy.explained)
+
+
+def collect_run(
+    recipe: Recipe, index: int, question: str, which: Trials = EVERYWHERE, logged: LoggedRun | None = None
+) -> RunRecord:
+    """A full run, with the answer that an exit would have given at the cues in question; nothing is graded yet.
+
+    Args:
+        recipe: How the run is made.
+        index: Its number in its job.
+        question: Its question.
+        which: The cues at which an exit is tried.
+        logged: The run's tokens, where it was made elsewhere. None: it is decoded.
+    """
     model = recipe.load()
     # Without cues to observe (runs for training heads) nothing is tried, and no cache needs a fork.
     rule = Collect(recipe, model, index, which) if recipe.max_cues else None
-    trace, _ = one_run(recipe, model, index, question, rule)
+    if logged is None:
+        trace = one_run(recipe, model, index, question, rule).trace
+    else:
+        trace = read_run(recipe, model, index, question, rule, logged).trace
     return RunRecord(
         run=index,
         problem=Problem(question, None).id,

@@ -1,0 +1,41 @@
+"""A run that was made elsewhere, as tokens: what reading it needs besides its question."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from reasonctl.backends import Model
+from reasonctl.controller import Call, Policy
+from reasonctl.controller.drafting import KnownText
+from reasonctl.controller.sampling import Replay
+
+SOURCE = "source"
+"""The entry of a card's report that says where runs were logged; it is there only if a log had them."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRun:
+    """The model's own tokens after a prompt."""
+
+    tokens: tuple[int, ...]
+    """Without the end of sequence."""
+    finish: Literal["stop", "length"]
+    """`stop`: the model ended the run; `length`: it was truncated after these tokens."""
+    where: str
+    """The line that it was read from, for messages."""
+
+    def drafter(self) -> KnownText:
+        """Proposes the run's tokens."""
+        return KnownText(self.tokens)
+
+    def policy(self, model: Model, inner: Policy) -> Replay:
+        """Writes the run's tokens, and draws as `inner` does elsewhere."""
+        return Replay(inner, self.tokens, model.eos)
+
+    def call(self, call: Call) -> Call:
+        """The call that ends where the run was truncated."""
+        if self.finish == "stop":
+            return call
+        end = len(call.prompt) + len(self.tokens)
+        return replace(call, stop=lambda tokens, own_from: len(tokens) >= end)
