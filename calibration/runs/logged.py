@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
 
 from reasonctl.backends import Model
-from reasonctl.controller import Call, Policy
+from reasonctl.controller import Policy
 from reasonctl.controller.drafting import KnownText
 from reasonctl.controller.sampling import Replay
 
@@ -19,9 +18,7 @@ class LoggedRun:
     """The model's own tokens after a prompt."""
 
     tokens: tuple[int, ...]
-    """Without the end of sequence."""
-    finish: Literal["stop", "length"]
-    """`stop`: the model ended the run; `length`: it was truncated after these tokens."""
+    """Without the end of sequence. As many as the job's limit: truncated there; fewer: the model ended the run."""
     where: str
     """The line that it was read from, for messages."""
 
@@ -32,10 +29,3 @@ class LoggedRun:
     def policy(self, model: Model, inner: Policy) -> Replay:
         """Writes the run's tokens, and draws as `inner` does elsewhere."""
         return Replay(inner, self.tokens, model.eos)
-
-    def call(self, call: Call) -> Call:
-        """The call that ends where the run was truncated."""
-        if self.finish == "stop":
-            return call
-        end = len(call.prompt) + len(self.tokens)
-        return replace(call, stop=lambda tokens, own_from: len(tokens) >= end)

@@ -100,9 +100,8 @@ class Reader:
                 f"the run in {line.where} was cut at {len(tokens)} tokens, and --max-new-tokens is {self._most}; "
                 f"give --max-new-tokens {len(tokens)} or fewer, the limit of the log"
             )
-        if len(tokens) + (line.finish == "stop") > self._most:
-            return LoggedRun(tuple(tokens[: self._most]), "length", line.where)
-        return LoggedRun(tuple(tokens), line.finish, line.where)
+        # A longer run is what the model writes under a larger limit: under this one it ends here.
+        return LoggedRun(tuple(tokens[: self._most]), line.where)
 
     def _text(self, line: LogLine) -> str:
         """The completion as the model wrote it: reasoning and answer joined, without what the prompt holds already."""

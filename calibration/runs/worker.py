@@ -187,11 +187,9 @@ def read_run(
     """Run number `index` of a job under `rule`, read from a log instead of decoded. `rule` must not exit."""
     call = recipe.call(model, question, index)
     policy = logged.policy(model, call.policy)
-    finished = run_once(
-        model, Controller(exit=rule, drafter=logged.drafter()), logged.call(replace(call, policy=policy))
-    )
-    finished.trace.finish_reason = logged.finish
-    return ReadRun(finished.trace, policy.explained)
+    controller = Controller(exit=rule, drafter=logged.drafter())
+    trace, _ = run_once(model, controller, replace(call, policy=policy))
+    return ReadRun(trace, policy.explained)
 
 
 def collect_run(

@@ -28,7 +28,7 @@ ROUNDING = 2e-3
 
 def logged(trace, model) -> LoggedRun:
     tokens = tuple(token for token in trace.tokens if token not in model.eos)
-    return LoggedRun(tokens, trace.finish_reason, "log.jsonl:1")
+    return LoggedRun(tokens, "log.jsonl:1")
 
 
 def runs_of(recipe, n, stream=7):
@@ -102,9 +102,10 @@ def test_a_log_of_another_model_is_refused():
         check_own(RECIPE, runs)
 
 
-def test_calibrating_on_a_log_gives_the_decoded_jobs_threshold(tmp_path, capfd):
+@pytest.mark.parametrize("backend", ["llama", "hf"])
+def test_calibrating_on_a_log_gives_the_decoded_jobs_threshold(tmp_path, capfd, backend):
     decoded, read = tmp_path / "decoded.safetensors", tmp_path / "read.safetensors"
-    code, out, _ = ctl(capfd, *job(decoded, 20), "--no-report")
+    code, out, _ = ctl(capfd, *job(decoded, 20), "--no-report", "--backend", backend)
     assert code == 0
     wanted = json.loads(out.splitlines()[-1])["calibration"]
     records = RunFile(runs_path(decoded), {}).read()
@@ -119,10 +120,12 @@ def test_calibrating_on_a_log_gives_the_decoded_jobs_threshold(tmp_path, capfd):
     answers.write_text("".join(json.dumps({"question": one.question, "answer": one.gold}) + "\n" for one in records))
     arguments = [
         *("calibrate", "tiny", "--runs", str(log), "--fit", "12", "--risk", "0.3", "--max-new-tokens", "200"),
-        *("--workers", "1", "--no-report", "--json"),
+        *("--workers", "1", "--no-report", "--json", "--backend", backend),
     ]
     code, _, err = ctl(capfd, *arguments, "--out", str(read))
     assert code == 2 and "--mode harm needs right answers, and a log has none" in err
+    code, _, err = ctl(capfd, *arguments, "--out", str(read), "--tasks", str(answers), "--temperature", "1.5")
+    assert code == 2 and "another sampler wrote it" in err and not runs_path(read).exists()
     code, out, err = ctl(capfd, *arguments, "--out", str(read), "--tasks", str(answers))
     assert code == 0 and "20 of 21 lines of log.jsonl are read" in err and "no JSON object (log.jsonl:1)" in err
     found = json.loads(out.splitlines()[-1])["calibration"]
