@@ -77,6 +77,10 @@ class Reader:
                 return prompt[len(before) : len(prompt) - len(self._after)]
         return prompt
 
+    def rendered(self, question: str) -> bool:
+        """Whether a template's own text is in a question: it was rendered with other settings than this model's."""
+        return bool(self._after.strip()) and self._after.strip() in question
+
     def run(self, line: LogLine) -> LoggedRun | str:
         """The line's run, or why it can't be used."""
         model = self._model
@@ -137,6 +141,8 @@ def own_runs(model: Model, recipe: Recipe, found: Format, log: RunLog) -> OwnRun
         prompt = tuple(model.prompt(question))
         if isinstance(run, str):
             unusable.count(run, line.where)
+        elif reader.rendered(question):
+            unusable.count("a prompt that a template rendered with other settings", line.where)
         elif prompt in known:
             unusable.count("a prompt that came before", line.where)
         else:

@@ -89,6 +89,7 @@ UNUSABLE = {
     "an empty completion": [{**PLAIN, "completion": ""}],
     "an end of sequence within the text": [{**PLAIN, "completion": TEXT + "<eos>" + TEXT}],
     "a prompt that came before": [PLAIN],
+    "a prompt that a template rendered with other settings": [{**PLAIN, "prompt": f"Now: {QUESTION}\n<think>\n"}],
 }
 
 
