@@ -30,10 +30,11 @@ from ..runs.run_file import RunFile
 from ..runs.splits import report_path, runs_path
 from ..runs.trials import Labels
 from ..tasks.problem import Problem
-from ..tasks.sources import Task, load_task
-from .closing import with_closing
+from ..tasks.sources import Task
+from .closing import format_of, with_closing
 from .console import Console
 from .forecast import counted, describe, estimate, needed
+from .from_log import task_of, with_log
 from .ngrams import keep_ngrams, usage
 from .options import Options
 from .recipes import new_recipe, open_model
@@ -64,7 +65,8 @@ def calibrate(
     name: str,
     options: Options,
     *,
-    tasks: str,
+    tasks: str | None,
+    runs: tuple[str, ...],
     out: str,
     report: bool,
     ngrams: str | None,
@@ -79,16 +81,15 @@ def calibrate(
     show = Console(as_json=options.json)
     workers = where(name, options, dask)
     targets = check_targets(Path(out), report, ngrams, options.force)
-    task = load_task(tasks, grader=options.grader, gold=options.mode != "disagree")
+    task = task_of(tasks, runs, options)
     model = open_model(name, options)
     plan = _job(name, model, task, targets.probe, options, answer_tokens, overrides)
-    plan, problems = asked(show, plan, model)
+    plan, problems = asked(show, with_log(show, plan, model, format_of(model, overrides), runs, options), model)
     check_domain(options, problems)
     if options.dry_run:
         dry_run(show, plan, model, options)
         return
-    if not (overrides["suffix"] or overrides["answer"]):
-        plan = with_closing(show, plan, model, overrides, problems, workers=workers, force=options.force)
+    plan = with_closing(show, plan, model, overrides, problems, workers=workers, force=options.force)
     content = made_already(plan, model) if targets.again else None
     describe(show, plan, model, options)
     with closing(plan.run_file(model)) as file:

@@ -25,7 +25,7 @@ TRIED_RUNS = 4
 """Fitting runs on which the candidates are tried."""
 
 
-def _format(model: Model, overrides: Mapping[str, Any]) -> Format:
+def format_of(model: Model, overrides: Mapping[str, Any]) -> Format:
     """How the model marks its thinking: as its template says, but for the `think_open` and `think_close` given."""
     opening, closing = overrides["think_open"], overrides["think_close"]
     return with_markers(read_template(model.template), model.template, opening, closing)
@@ -47,23 +47,26 @@ def with_closing(
         show: Prints what the candidates gave.
         plan: The job.
         model: Its model. The bundled model keeps the closing that it was trained on.
-        overrides: The markers that the user gives, as `think_open` and `think_close`.
+        overrides: What the user gives: `think_open`, `think_close`, `suffix` and `answer`. With one of the last two
+            nothing is chosen.
         problems: The job's problems, the fitting ones first.
         workers: As in `run_jobs`.
         force: A file that holds no runs is no error, since the job starts it over.
     """
+    if overrides["suffix"] or overrides["answer"]:
+        return plan
     header = _begun(plan, force)
     if header is not None:
         return _closed(plan, stored_closing(header), tuple(header.texts("closings") if "closings" in header else ()))
     fitting = problems[: plan.fit]
     closings = candidates(
-        _format(model, overrides), [problem.answer for problem in fitting if problem.answer is not None]
+        format_of(model, overrides), [problem.answer for problem in fitting if problem.answer is not None]
     )
     if model.name == TINY or len(closings) == 1:
         return plan
     runs = list(enumerate(fitting))[:TRIED_RUNS]
     show.say(f"trying {len(closings)} ways to ask for the answer on {len(runs)} of the fitting runs")
-    chosen = choose_suffix(plan.recipe, closings, runs, plan.task.grader, workers=workers)
+    chosen = choose_suffix(plan.recipe, closings, runs, plan.task.grader, logged=plan.logged, workers=workers)
     lines = tuple(one.line for one in chosen.counts)
     for line in lines:
         show.say(f"  {line}")

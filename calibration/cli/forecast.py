@@ -68,7 +68,8 @@ def _clean_runs(stopping: Stopping, confidence: float) -> str:
 def estimate(show: Console, plan: CalibrationJob, problem: Problem, runs: int, workers: int | str) -> None:
     """Make one run, which isn't kept, and print how long the job will take."""
     start = time.monotonic()
-    record = collect_run(plan.recipe, 0, problem.question, fitting_trials(plan))
+    logged = None if plan.logged is None else plan.logged[problem.id]
+    record = collect_run(plan.recipe, 0, problem.question, fitting_trials(plan), logged)
     seconds = time.monotonic() - start
     processes, tried = 1 if isinstance(workers, str) else workers, sum(cue.labelled for cue in record.cues)
     minutes = seconds / processes / 60

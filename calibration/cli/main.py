@@ -46,7 +46,13 @@ HEADS_JOB = ("tasks", "out", "dask")
 
 @cli.command("calibrate")
 @click.argument("model")
-@click.option("--tasks", required=True, help="Where problems come from.")
+@click.option("--tasks", help="Where problems come from; with --runs: where the right answers come from.")
+@click.option(
+    "--runs",
+    multiple=True,
+    type=click.Path(),
+    help="Read MODEL's runs from a log (traces, a server's, OpenAI batch files); may be given twice.",
+)
 @click.option("--out", required=True, type=click.Path(), help="The probe file to write (.safetensors).")
 @click.option("--think-open", callback=utf8, help="Text that opens thinking [from the chat template].")
 @click.option("--think-close", callback=utf8, help="Text that closes it.")
@@ -100,6 +106,8 @@ def calibrate_command(model: str, options: Options, heads: bool, unweighted: boo
     if heads:
         others = {name: "no probe is made" for name in (*PROMISE, *overrides) if name not in HEADS_JOB}
         refuse("ctl calibrate --heads", given(), others)
+        if overrides["tasks"] is None:
+            raise click.UsageError("Missing option '--tasks'.")
         from .heads import calibrate_heads
 
         calibrate_heads(model, options, weighted=not unweighted, **{name: overrides[name] for name in HEADS_JOB})

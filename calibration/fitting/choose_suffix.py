@@ -6,7 +6,7 @@ The choice belongs to the fitting runs, before the first calibration run.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reasonctl.controller import Closing, ControllerError
@@ -14,6 +14,7 @@ from reasonctl.controller.thinking import ANSWER_CUE, Format
 
 from ..parallel.run_jobs import run_jobs
 from ..runs.closings import TriedRun, try_closings
+from ..runs.logged import LoggedRun
 from ..runs.recipe import Recipe
 from ..tasks.graders import Grader
 from ..tasks.problem import Problem
@@ -160,6 +161,7 @@ def choose_suffix(
     runs: Sequence[tuple[int, Problem]],
     grader: Grader,
     *,
+    logged: Mapping[int, LoggedRun] | None = None,
     workers: int | str = 1,
 ) -> ChosenClosing:
     """Try every candidate on a few fitting runs and choose; `replace(recipe, ...)` with the result then freezes it.
@@ -169,11 +171,13 @@ def choose_suffix(
         closings: The candidates.
         runs: Indices of fitting runs, with their problems.
         grader: What grades the answers.
+        logged: The runs' tokens by the ids of their problems, where they were made elsewhere.
         workers: As in `run_jobs`.
 
     Raises:
         ControllerError: No cue was met in any of the runs.
     """
-    jobs = [(recipe, tuple(closings), index, problem.question) for index, problem in runs]
+    known = logged or {}
+    jobs = [(recipe, tuple(closings), index, problem.question, known.get(problem.id)) for index, problem in runs]
     tried = run_jobs(try_closings, jobs, workers=workers)
     return choose(count(closings, list(zip(tried, [problem for _, problem in runs], strict=True)), grader))

@@ -14,7 +14,7 @@ from reasonctl.controller import ControllerError
 
 from ..parallel.run_jobs import ProgressCallback
 from ..runs.arrays import RunArrays, to_arrays
-from ..runs.collect import collect
+from ..runs.collect import asked_runs, collect
 from ..runs.cue_sets import with_cues
 from ..runs.records import RunRecord
 from ..runs.run_file import RunFile
@@ -52,14 +52,14 @@ def collect_job(
 
     grader = job.task.grader
     go_on = partial(collect, workers=workers, progress=progress, deadline=deadline, warn=warn)
-    fitting = range(job.fit)
+    asked = asked_runs(problems, job.logged)
     if done < job.fit and not go_on(
-        job.recipe, problems, grader, file, done=done, which=fitting_trials(job), part=fitting
+        job.recipe, problems, grader, file, done=done, which=fitting_trials(job), asked=asked[: job.fit]
     ):
         return False
     if not job.fit:
-        return go_on(job.recipe, problems, grader, file, done=done)
-    go_on = partial(go_on, done=max(done, job.fit), part=range(job.fit, len(problems)), enough=enough)
+        return go_on(job.recipe, problems, grader, file, done=done, asked=asked)
+    go_on = partial(go_on, done=max(done, job.fit), asked=asked[job.fit :], enough=enough)
     frozen, recipe = plan_of(job, file), job.recipe
     if frozen.floor is None:
         return go_on(recipe, problems, grader, file, which=Trials("all", frozen.probe))

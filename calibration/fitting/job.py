@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,7 @@ from reasonctl.probes.risk import Stopping, following, planned
 from ..runs.arrays import ANSWERS_TRUNCATED, share_truncated, to_arrays
 from ..runs.collect import settings_of
 from ..runs.cue_sets import with_cues
+from ..runs.logged import SOURCE, LoggedRun
 from ..runs.recipe import Recipe
 from ..runs.records import RunRecord
 from ..runs.room import LEFT_OUT, Asked, with_room
@@ -49,6 +51,10 @@ class CalibrationJob:
     """What each way to ask for the answer gave when it was tried on fitting runs, a line each; () = nothing chosen."""
     choose_cues: bool = False
     """Keep the best of the collected cue sets only, by savings under the promise on the fitting runs."""
+    logged: Mapping[int, LoggedRun] | None = None
+    """The runs' tokens by the ids of their problems, where a log has the runs. None: they are decoded."""
+    source: str = ""
+    """Where they were logged, in words for the card."""
     left_out: int = 0
     """Questions that were left out, beyond the n: they are too long for the model's context."""
     first_analysis: int | None = None
@@ -94,6 +100,8 @@ class CalibrationJob:
         settings["closings"] = list(self.closings)
         if self.first_analysis is not None:
             settings["stopping"] = {"design": "sequential", "first": self.first_analysis}
+        if self.logged is not None:
+            settings["source"] = "log"
         return RunFile(runs_path(self.out), settings)
 
 
@@ -121,6 +129,7 @@ def calibrate_and_save(
         **fitted.report,
         ANSWERS_TRUNCATED: share_truncated(records, plan.recipe.answer_tokens),
         **({LEFT_OUT: plan.left_out} if plan.left_out else {}),
+        **({SOURCE: plan.source} if plan.source else {}),
         **{f"suffix tried {i}": line for i, line in enumerate(plan.closings, start=1)},
     }
     content = ProbeFile(

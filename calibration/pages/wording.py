@@ -11,6 +11,7 @@ from reasonctl.probes import Promise, answer_tokens
 from reasonctl.probes.files import Card
 
 from ..runs.arrays import ANSWERS_TRUNCATED, truncation_note
+from ..runs.logged import SOURCE
 from ..runs.room import LEFT_OUT
 
 SHOWN_RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -99,6 +100,12 @@ def left_out_of(card: Card) -> str:
     return f"; {n} question{'' if n == 1 else 's'} too long for the context left out" if n else ""
 
 
+def source_of(card: Card) -> str:
+    """What the card says of the log that had the runs; empty if they were decoded."""
+    source = card.report.get(SOURCE)
+    return f"; read from {source}" if source else ""
+
+
 def stopping_of(card: Card) -> str:
     """How many calibration runs there are, and why so many, in one sentence."""
     design = card.stopping
@@ -126,12 +133,12 @@ def facts(card: Card) -> dict[str, str]:
         "suffix": f"{card.suffix!r}; {ends_of(card.answer_ends)}",
         "sampler": ", ".join(f"{key} {value}" for key, value in card.sampler.items()),
         "tasks": f"{card.tasks}, graded by {card.grader}, at most {card.max_new_tokens} new tokens",
-        "runs": ", ".join(f"{value} {key}" for key, value in card.runs.items()) + left_out_of(card),
+        "runs": ", ".join(f"{value} {key}" for key, value in card.runs.items()) + source_of(card) + left_out_of(card),
         "stopping": stopping_of(card),
         "fit": ", ".join(
             f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
             for key, value in card.report.items()
-            if key not in (ANSWERS_TRUNCATED, LEFT_OUT)
+            if key not in (ANSWERS_TRUNCATED, LEFT_OUT, SOURCE)
         ),
         "answers": truncation_of(card) or "none of the tried ones was truncated",
         "settings": ", ".join(f"{key} {value}" for key, value in card.settings.items()),

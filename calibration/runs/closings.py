@@ -9,8 +9,9 @@ from reasonctl.backends import Model
 from reasonctl.controller import Boundary, Closing, Cues, Decision, Decode, ExitRule, Step
 from reasonctl.controller.thinking import after_thinking
 
+from .logged import LoggedRun
 from .recipe import Recipe
-from .worker import answer_text, one_run
+from .worker import answer_text, one_run, read_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,17 @@ class TryClosings(ExitRule):
         return Decision(False, at.cue.name, at.cue.index, at.cue.first - at.prompt, 0.0, float("inf"))
 
 
-def try_closings(recipe: Recipe, closings: tuple[Closing, ...], index: int, question: str) -> TriedRun:
-    """Run number `index` of a job, in full, with the closings tried at some of its cues; nothing is graded yet."""
+def try_closings(
+    recipe: Recipe, closings: tuple[Closing, ...], index: int, question: str, logged: LoggedRun | None = None
+) -> TriedRun:
+    """Run number `index` of a job, in full, with the closings tried at some of its cues; nothing is graded yet.
+
+    `logged` has the run's tokens where it was made elsewhere.
+    """
     model = recipe.load()
     rule = TryClosings(recipe, model, closings)
-    trace, _ = one_run(recipe, model, index, question, rule)
+    if logged is None:
+        trace = one_run(recipe, model, index, question, rule).trace
+    else:
+        trace = read_run(recipe, model, index, question, rule, logged).trace
     return TriedRun(answer_text(recipe, model, trace.tokens), tuple(rule.tried))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import cache
@@ -21,11 +21,12 @@ from ..parallel.run_jobs import ProgressCallback, run_jobs
 from ..tasks.graders import Grader
 from ..tasks.problem import Problem
 from ..tasks.sources import Task
+from .logged import LoggedRun
 from .recipe import Recipe
 from .records import CueRecord, RunRecord
 from .run_file import RunFile
 from .trials import EVERYWHERE, Labels, Trials
-from .worker import NumberedQuestion, collect_runs
+from .worker import AskedRun, collect_runs
 
 T = TypeVar("T")
 
@@ -71,7 +72,7 @@ def collect(
     progress: ProgressCallback,
     deadline: float | None = None,
     which: Trials = EVERYWHERE,
-    part: range | None = None,
+    asked: Sequence[AskedRun] | None = None,
     enough: Callable[[int], bool] | None = None,
     warn: Callable[[str], None] = warnings.warn,
 ) -> bool:
@@ -86,12 +87,11 @@ def collect(
         progress: Called after every run.
         deadline: The time, of `time.monotonic`, after which no further window of runs is written. None: no limit.
         which: At which cues exits are tried.
-        part: Which runs. Windows begin where it begins, whatever was done before. None: all runs of the job.
+        asked: Which runs. Windows begin where it begins, whatever was done before. None: all runs of the job.
         enough: Asked after each run, with the number of runs in the file, whether no more are needed.
     """
     progress(done, len(problems))
-    asked = [(i, problems[i].question) for i in part or range(len(problems))]
-    with _running(file, recipe, asked, done, which, workers, warn) as windows:
+    with _running(file, recipe, asked or asked_runs(problems), done, which, workers, warn) as windows:
         for records in windows:
             for held in _append(file, records, problems, grader, done):
                 progress(held, len(problems))
@@ -100,6 +100,16 @@ def collect(
             if deadline is not None and time.monotonic() > deadline and records[-1].run + 1 < len(problems):
                 return False
     return True
+
+
+def asked_runs(problems: Sequence[Problem], logged: Mapping[int, LoggedRun] | None = None) -> list[AskedRun]:
+    """All runs of a job.
+
+    Args:
+        problems: Run i is on problem i.
+        logged: The runs' tokens by their problems' ids, where a log has them. None: runs are decoded.
+    """
+    return [AskedRun(i, one.question, None if logged is None else logged.get(one.id)) for i, one in enumerate(problems)]
 
 
 def _append(
@@ -131,7 +141,7 @@ def windows_of(asked: Sequence[T], batch: int) -> list[tuple[T, ...]]:
 def _running(
     file: RunFile,
     recipe: Recipe,
-    asked: Sequence[NumberedQuestion],
+    asked: Sequence[AskedRun],
     done: int,
     which: Trials,
     workers: int | str,
@@ -139,12 +149,12 @@ def _running(
 ) -> closing[Generator[list[RunRecord], None, None]]:
     """The runs of each window that isn't done, in order; those under way are dropped when it is closed."""
     identity = file.settings.get("model")
-    jobs = [(identity, recipe, window, which) for window in windows_of(asked, recipe.batch) if window[-1][0] >= done]
+    jobs = [(identity, recipe, window, which) for window in windows_of(asked, recipe.batch) if window[-1].run >= done]
     return closing(run_jobs(collect_checked, jobs, workers=workers, warn=warn))
 
 
 def collect_checked(
-    identity: dict[str, str] | None, recipe: Recipe, window: Sequence[NumberedQuestion], which: Trials = EVERYWHERE
+    identity: dict[str, str] | None, recipe: Recipe, window: Sequence[AskedRun], which: Trials = EVERYWHERE
 ) -> list[RunRecord]:
     """`collect_runs`, if the worker's model is the job's: another machine may hold another one under the same name."""
     if identity is not None and _identity(recipe) != identity:

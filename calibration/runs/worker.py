@@ -33,10 +33,12 @@ from reasonctl.controller import (
     Trace,
     Trial,
 )
+from reasonctl.controller.sampling import Explained
 from reasonctl.controller.thinking import after_thinking, read_template
 from reasonctl.probes.signals import features_at, layer_of
 
 from ..tasks.problem import Problem
+from .logged import LoggedRun
 from .recipe import Recipe
 from .records import CueRecord, RunRecord, pack
 from .trials import EVERYWHERE, Trials
@@ -51,6 +53,15 @@ class FinishedRun(NamedTuple):
     """What the loop recorded of it."""
     seconds: float
     """Wall-clock, prefill included."""
+
+
+class ReadRun(NamedTuple):
+    """A run that was read from a log."""
+
+    trace: Trace
+    """What the loop recorded of it."""
+    explained: Explained
+    """How well the recipe's policy explains its tokens."""
 
 
 def run_once(
@@ -171,8 +182,13 @@ def one_run(recipe: Recipe, model: Model, index: int, question: str, rule: ExitR
     return run_once(model, Controller(exit=rule, drafter=recipe.drafter()), recipe.call(model, question, index))
 
 
-def _controller(recipe: Recipe, model: Model, rule: ExitRule | None) -> Controller:
-    return _knowing(Controller(exit=rule, drafter=recipe.drafter()), model)
+def _controlled(recipe: Recipe, model: Model, asked: AskedRun, rule: ExitRule | None) -> tuple[Controller, Call]:
+    """What makes a run: decoded under the recipe, or read from its log. There a rule must not exit."""
+    call, logged = recipe.call(model, asked.question, asked.run), asked.logged
+    if logged is None:
+        return _knowing(Controller(exit=rule, drafter=recipe.drafter()), model), call
+    controller = Controller(exit=rule, drafter=logged.drafter())
+    return _knowing(controller, model), replace(call, policy=logged.policy(model, call.policy))
 
 
 def _knowing(controller: Controller, model: Model) -> Controller:
@@ -180,18 +196,47 @@ def _knowing(controller: Controller, model: Model) -> Controller:
     return controller if controller.exit is None else controller.knowing(read_template(model.template).thinking)
 
 
-NumberedQuestion = tuple[int, str]
-"""Index of a run in its job, and the question."""
+class AskedRun(NamedTuple):
+    """A run that a job asks for."""
+
+    run: int
+    """Its number in the job."""
+    question: str
+    """Its question."""
+    logged: LoggedRun | None = None
+    """Its tokens, where it was made elsewhere. None: it is decoded."""
 
 
-def collect_run(recipe: Recipe, index: int, question: str, which: Trials = EVERYWHERE) -> RunRecord:
-    """A full run, with the answer that an exit would have given at the cues in question; nothing is graded yet."""
-    model = recipe.load()
+def read_run(
+    recipe: Recipe, model: Model, index: int, question: str, rule: ExitRule | None, logged: LoggedRun
+) -> ReadRun:
+    """Run number `index` of a job under `rule`, read from a log instead of decoded. `rule` must not exit."""
+    call = recipe.call(model, question, index)
+    policy = logged.policy(model, call.policy)
+    controller = Controller(exit=rule, drafter=logged.drafter())
+    trace, _ = run_once(model, controller, replace(call, policy=policy))
+    return ReadRun(trace, policy.explained)
+
+
+def collect_run(
+    recipe: Recipe, index: int, question: str, which: Trials = EVERYWHERE, logged: LoggedRun | None = None
+) -> RunRecord:
+    """A full run, with the answer that an exit would have given at the cues in question; nothing is graded yet.
+
+    Args:
+        recipe: How the run is made.
+        index: Its number in its job.
+        question: Its question.
+        which: The cues at which an exit is tried.
+        logged: The run's tokens, where it was made elsewhere. None: it is decoded.
+    """
+    model, asked = recipe.load(), AskedRun(index, question, logged)
     rule = _collecting(recipe, model, index, which)
-    return _record(recipe, model, index, question, one_run(recipe, model, index, question, rule).trace, rule)
+    trace, _ = run_once(model, *_controlled(recipe, model, asked, rule))
+    return _record(recipe, model, asked, trace, rule)
 
 
-def collect_runs(recipe: Recipe, window: Sequence[NumberedQuestion], which: Trials = EVERYWHERE) -> list[RunRecord]:
+def collect_runs(recipe: Recipe, window: Sequence[AskedRun], which: Trials = EVERYWHERE) -> list[RunRecord]:
     """`collect_run` for several questions, whose runs share forwards where the recipe asks for batches.
 
     Args:
@@ -200,24 +245,21 @@ def collect_runs(recipe: Recipe, window: Sequence[NumberedQuestion], which: Tria
         which: At which cues exits are tried.
     """
     if recipe.batch == 1:
-        return [collect_run(recipe, index, question, which) for index, question in window]
+        return [collect_run(recipe, asked.run, asked.question, which, asked.logged) for asked in window]
     model, scheduler = recipe.load(), Scheduler()
-    rules = [_collecting(recipe, model, index, which) for index, _ in window]
+    rules = [_collecting(recipe, model, asked.run, which) for asked in window]
     traces = [Trace() for _ in window]
     try:
-        for (index, question), rule, trace in zip(window, rules, traces, strict=True):
-            controller, call = _controller(recipe, model, rule), recipe.call(model, question, index)
+        for asked, rule, trace in zip(window, rules, traces, strict=True):
+            controller, call = _controlled(recipe, model, asked, rule)
             needs = controller.needs(model.engine, model.tokenizer, call)
-            scheduler.add(index, controller.run(model.engine, model.tokenizer, call, trace), needs)
+            scheduler.add(asked.run, controller.run(model.engine, model.tokenizer, call, trace), needs)
         for output in scheduler:
             if isinstance(output, Ended) and output.error is not None:
                 raise output.error
     finally:
         scheduler.close()
-    return [
-        _record(recipe, model, index, question, trace, rule)
-        for (index, question), rule, trace in zip(window, rules, traces, strict=True)
-    ]
+    return [_record(recipe, model, *made) for made in zip(window, traces, rules, strict=True)]
 
 
 def _collecting(recipe: Recipe, model: Model, index: int, which: Trials) -> Collect | None:
@@ -225,7 +267,8 @@ def _collecting(recipe: Recipe, model: Model, index: int, which: Trials) -> Coll
     return Collect(recipe, model, index, which) if recipe.max_cues else None
 
 
-def _record(recipe: Recipe, model: Model, index: int, question: str, trace: Trace, rule: Collect | None) -> RunRecord:
+def _record(recipe: Recipe, model: Model, asked: AskedRun, trace: Trace, rule: Collect | None) -> RunRecord:
+    index, question, _ = asked
     return RunRecord(
         run=index,
         problem=Problem(question, None).id,

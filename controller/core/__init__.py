@@ -4,7 +4,7 @@ Read `decode.py` first. A Draft is a tree of proposed tokens; a Trace records. N
 """
 
 from .decode import UNLIMITED, Floats, SparseSession, common_prefix
-from .json_text import Fields, file_name, lines, parse, read_bytes
+from .json_text import Fields, file_name, lines, parse, raw_lines, read_bytes
 from .probability import log_prob, softmax
 from .token_text import TextDecoder
 from .tokenizer import Kind, Matcher, vocabulary_hash
@@ -22,6 +22,7 @@ __all__ = [
     "lines",
     "log_prob",
     "parse",
+    "raw_lines",
     "read_bytes",
     "softmax",
     "vocabulary_hash",

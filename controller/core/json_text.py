@@ -101,8 +101,6 @@ def parse(data: bytes | str, where: str) -> Any:
 def lines(path: str | Path, what: str, *, torn_end: bool = False) -> Iterator[tuple[int, Any]]:
     """(number, value) of each line of a file of JSON lines; empty lines are passed over.
 
-    Only a line feed ends a line: other characters that Unicode calls line ends may stand in a text.
-
     Args:
         path: The file.
         what: What it should be, for the errors.
@@ -110,6 +108,19 @@ def lines(path: str | Path, what: str, *, torn_end: bool = False) -> Iterator[tu
 
     Raises:
         ControllerError: It can't be read, or a line is no JSON; the line is named.
+    """
+    for number, line in raw_lines(path, what, torn_end=torn_end):
+        yield number, parse(line, f"line {number} of {str(path)!r}")
+
+
+def raw_lines(path: str | Path, what: str, *, torn_end: bool = False) -> Iterator[tuple[int, bytes]]:
+    """(number, bytes) of each line that isn't empty, for a reader that parses them itself.
+
+    Only a line feed ends a line: other characters that Unicode calls line ends may stand in a text. The arguments are
+    those of `lines`.
+
+    Raises:
+        ControllerError: The file can't be read, or a line is too long; the line is named.
     """
     try:
         with Path(path).open("rb") as file:
@@ -122,7 +133,7 @@ def lines(path: str | Path, what: str, *, torn_end: bool = False) -> Iterator[tu
                     return
                 line = line.removeprefix(_UTF8_MARK) if number == 1 else line
                 if line.strip():
-                    yield number, parse(line, f"line {number} of {str(path)!r}")
+                    yield number, line
     except (OSError, ValueError) as error:
         raise ControllerError(f"{str(path)!r} can't be read as {what}: {_reason(error)}") from None
 

@@ -157,7 +157,7 @@ class ThinkingControl:
 
     def _ask(self, rule: ExitRule, cue: Cue, step: Step, node: int) -> Generator[Decode, Step, Edit | None]:
         """Ask the rule about a cue; the exit, if it is to be made."""
-        settings, text = self.settings, self.text
+        settings = self.settings
         if self._cues >= rule.max_cues:
             self.span.stop_cues()
             self._retire()
@@ -168,9 +168,6 @@ class ThinkingControl:
             return None
         self._cues += 1
         boundary = self._boundary(found, step, node)
-        if rule.trials:
-            # A fork must not see rows that are not committed.
-            text.commit()
         try:
             decision = yield from rule.decide(boundary)
         finally:

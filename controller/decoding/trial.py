@@ -98,6 +98,8 @@ class Trials:
     def _rolled_back(self, start: Start) -> Session:
         """The boundary's fork with what it has in common with a text in its cache; the rest becomes pending."""
         if self._fork is None:
+            # A fork must not see rows that aren't committed. This ends the walk over the draft.
+            self._text.commit()
             self._fork = self._text.session.fork()
             self._held = self._text.tokens[: self._fork.length]
         shared = min(common_prefix(self._held, start.tokens), len(start.tokens) - 1)

@@ -4,10 +4,12 @@ Read `drafter.py` first: it is the contract. `prompt_lookup.py` and `hierarchy.p
 a model, `planning/` decides how much. A draft never changes the distribution of what is emitted.
 """
 
+from .known_text import KnownText
 from .ngrams import NgramTable, build_table, load_table, save_table
 from .shapes import best_shape, monotone
 
 __all__ = [
+    "KnownText",
     "NgramTable",
     "best_shape",
     "build_table",

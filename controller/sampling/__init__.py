@@ -5,9 +5,12 @@ name in `parse.py`.
 """
 
 from .rejection import node_tests
+from .replay import Explained, Replay
 from .stage import Pure
 
 __all__ = [
+    "Explained",
     "Pure",
+    "Replay",
     "node_tests",
 ]

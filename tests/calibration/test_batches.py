@@ -10,6 +10,7 @@ import pytest
 
 from reasonctl.calibration.fitting.collecting import collect_job
 from reasonctl.calibration.fitting.job import CalibrationJob
+from reasonctl.calibration.runs.collect import asked_runs
 from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.records import RunRecord
 from reasonctl.calibration.runs.splits import runs_path
@@ -44,8 +45,8 @@ def collect(job: CalibrationJob) -> bytes:
 def test_runs_of_a_batch_are_those_of_single_runs(backend):
     """Up to rounding: tokens and answers are equal where no two logits of `tiny` nearly tie, as in these runs."""
     recipe = recipe_on(backend)
-    window = [(i, problem.question) for i, problem in enumerate(PROBLEMS[:8])]
-    single = [collect_run(replace(recipe, batch=1), index, question) for index, question in window]
+    window = asked_runs(PROBLEMS[:8])
+    single = [collect_run(replace(recipe, batch=1), asked.run, asked.question) for asked in window]
     together = collect_runs(recipe, window)
 
     def said(one: RunRecord) -> object:
