@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from reasonctl.backends import Model
-from reasonctl.controller import ControllerError
+from reasonctl.controller import Closing, ControllerError
 from reasonctl.probes import ProbeExit, make_exit
 from reasonctl.probes.files import ProbeFile, check_target, load_probe
 from reasonctl.probes.risk import first_analysis
 
-from ..fitting.analyses import Analyses, as_begun
+from ..fitting.analyses import Analyses
+from ..fitting.begun import as_begun
 from ..fitting.choose_cues import AUTO, EVERYTHING
 from ..fitting.collecting import collect_job, plan_of
 from ..fitting.job import CalibrationJob, calibrate_and_save, made_by
@@ -31,7 +32,7 @@ from ..runs.splits import report_path, runs_path
 from ..runs.trials import Labels
 from ..tasks.problem import Problem
 from ..tasks.sources import Task
-from .closing import format_of, with_closing
+from .closing import closings_of, format_of, with_closing
 from .console import Console
 from .forecast import counted, describe, estimate, needed
 from .from_log import task_of, with_log
@@ -74,10 +75,7 @@ def calibrate(
     answer_tokens: int | None,
     **overrides: Any,
 ) -> None:
-    """Collect, fit and calibrate. Whatever can be refused is refused before any work.
-
-    overrides: `fit`, `labels`, `until`, and what the user gives for markers, suffix, answer, cues and layers.
-    """
+    """Collect, fit and calibrate. Whatever can be refused is refused before any work."""
     show = Console(as_json=options.json)
     workers = where(name, options, dask)
     targets = check_targets(Path(out), report, ngrams, options.force)
@@ -86,8 +84,9 @@ def calibrate(
     plan = _job(name, model, task, targets.probe, options, answer_tokens, overrides)
     plan, problems = asked(show, with_log(show, plan, model, format_of(model, overrides), runs, options), model)
     check_domain(options, problems)
+    plan = as_begun(plan, model, choosing=not (overrides["suffix"] or overrides["answer"]))
     if options.dry_run:
-        dry_run(show, plan, model, options)
+        dry_run(show, plan, model, options, closings_of(plan, model, overrides, problems))
         return
     plan = with_closing(show, plan, model, overrides, problems, workers=workers, force=options.force)
     content = made_already(plan, model) if targets.again else None
@@ -103,10 +102,11 @@ def calibrate(
     report_fit(show, plan, content, options, records if targets.wants(targets.page) else None)
 
 
-def dry_run(show: Console, plan: CalibrationJob, model: Model, options: Options) -> None:
-    """Print what would be done. Nothing is tried, so the suffix is the one of the template."""
+def dry_run(show: Console, plan: CalibrationJob, model: Model, options: Options, closings: Sequence[Closing]) -> None:
+    """Print what would be done. Nothing is tried: where there is a choice, the suffix is the one of the template."""
     describe(show, plan, model, options)
-    show.say("without --suffix and --answer the suffix is chosen on the first fitting runs, and may be another one")
+    if len(closings) > 1 and not plan.closings:
+        show.say("without --suffix and --answer the suffix is chosen on the first fitting runs, and may be another one")
     show.result({"n": plan.n, "runs_needed": needed(options, plan), "recipe": vars(plan.recipe)})
 
 
@@ -120,6 +120,7 @@ def _job(
     overrides: Mapping[str, Any],
 ) -> CalibrationJob:
     check_labels(options, overrides["labels"])
+    check_give_up(options)
     choose = overrides["cues"] == AUTO
     recipe = new_recipe(
         name,
@@ -150,11 +151,11 @@ def asked(show: Console, plan: CalibrationJob, model: Model) -> tuple[Calibratio
     """Leave out the problems that are too long for the model, and name them.
 
     Returns:
-        The job, as its file of runs was begun, and its problems without them.
+        The job and its problems without them.
     """
     found = plan.asked(model)
     show_left_out(show, found, plan.task)
-    return as_begun(plan.of(found)), found.problems
+    return plan.of(found), found.problems
 
 
 def show_left_out(show: Console, asked: Asked, task: Task) -> None:
@@ -193,6 +194,15 @@ def check_labels(options: Options, labels: Labels) -> None:
                     f"{name} reads the answer of an exit at every cue, and by default exits are tried only at cues "
                     "that a threshold can choose; add --labels all"
                 )
+
+
+def check_give_up(options: Options) -> None:
+    """Raise ControllerError if the rule is to give up where no promise covers that."""
+    if options.give_up is not None and (options.mode != "harm" or options.signal != "hidden"):
+        raise ControllerError(
+            f"--give-up is for --mode harm and --signal hidden, not --mode {options.mode} and --signal "
+            f"{options.signal}; leave it off"
+        )
 
 
 def check_until(options: Options) -> int:

@@ -6,18 +6,15 @@ The choice is made on the first fitting runs, before anything is collected, and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from reasonctl.backends import TINY, Model
 from reasonctl.controller import Closing, ControllerError
-from reasonctl.controller.core import Fields
 from reasonctl.controller.thinking import Format, read_template, with_markers
 
+from ..fitting.begun import closed
 from ..fitting.choose_suffix import candidates, choose_suffix
 from ..fitting.job import CalibrationJob
-from ..runs.run_file import RunFile, stored_closing
-from ..runs.splits import runs_path
 from ..tasks.problem import Problem
 from .console import Console
 
@@ -31,6 +28,23 @@ def format_of(model: Model, overrides: Mapping[str, Any]) -> Format:
     return with_markers(read_template(model.template), model.template, opening, closing)
 
 
+def closings_of(
+    plan: CalibrationJob, model: Model, overrides: Mapping[str, Any], problems: list[Problem]
+) -> tuple[Closing, ...]:
+    """The closings among which a job chooses; one where there is nothing to choose.
+
+    Args:
+        plan: The job.
+        model: Its model. The bundled model keeps the closing that it was trained on.
+        overrides: What the user gives: the markers as `think_open` and `think_close`, `suffix` and `answer`.
+        problems: The job's problems, the fitting ones first.
+    """
+    if model.name == TINY or overrides["suffix"] or overrides["answer"]:
+        return (Closing(plan.recipe.suffix, plan.recipe.answer_ends),)
+    answers = [problem.answer for problem in problems[: plan.fit] if problem.answer is not None]
+    return candidates(format_of(model, overrides), answers)
+
+
 def with_closing(
     show: Console,
     plan: CalibrationJob,
@@ -41,28 +55,25 @@ def with_closing(
     workers: int | str,
     force: bool,
 ) -> CalibrationJob:
-    """The job with the closing that its fitting runs choose, or with the one that an earlier call of it chose.
+    """The job with the closing that its fitting runs choose. A job that was begun keeps the one that it has.
 
     Args:
         show: Prints what the candidates gave.
         plan: The job.
-        model: Its model. The bundled model keeps the closing that it was trained on.
-        overrides: What the user gives: `think_open`, `think_close`, `suffix` and `answer`. With one of the last two
-            nothing is chosen.
+        model: Its model.
+        overrides: As in `closings_of`, like `problems`.
         problems: The job's problems, the fitting ones first.
         workers: As in `run_jobs`.
-        force: A file that holds no runs is no error, since the job starts it over.
+        force: Another job's file of runs is no error, since the job starts it over.
+
+    Raises:
+        ControllerError: No cue was met in any of the runs, or the file of runs is another job's.
     """
-    if overrides["suffix"] or overrides["answer"]:
+    if _goes_on(plan, model, force):
         return plan
-    header = _begun(plan, force)
-    if header is not None:
-        return _closed(plan, stored_closing(header), tuple(header.texts("closings") if "closings" in header else ()))
     fitting = problems[: plan.fit]
-    closings = candidates(
-        format_of(model, overrides), [problem.answer for problem in fitting if problem.answer is not None]
-    )
-    if model.name == TINY or len(closings) == 1:
+    closings = closings_of(plan, model, overrides, problems)
+    if len(closings) == 1:
         return plan
     runs = list(enumerate(fitting))[:TRIED_RUNS]
     show.say(f"trying {len(closings)} ways to ask for the answer on {len(runs)} of the fitting runs")
@@ -70,18 +81,18 @@ def with_closing(
     lines = tuple(one.line for one in chosen.counts)
     for line in lines:
         show.say(f"  {line}")
-    return _closed(plan, chosen.closing, lines)
+    return closed(plan, chosen.closing, lines)
 
 
-def _begun(plan: CalibrationJob, force: bool) -> Fields | None:
+def _goes_on(plan: CalibrationJob, model: Model, force: bool) -> bool:
+    """Whether an earlier call of the job began its file of runs."""
+    file = plan.run_file(model)
     try:
-        return RunFile(runs_path(plan.out), {}).begun()
+        if file.begun() is None:
+            return False
+        file.check()
     except ControllerError:
         if force:
-            return None
+            return False
         raise
-
-
-def _closed(plan: CalibrationJob, closing: Closing, lines: tuple[str, ...]) -> CalibrationJob:
-    recipe = replace(plan.recipe, suffix=closing.suffix, answer_ends=closing.answer_ends)
-    return replace(plan, recipe=recipe, closings=lines)
+    return True

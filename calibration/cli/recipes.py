@@ -85,6 +85,7 @@ def new_recipe(
     )
     Cues(names)
     asked = closing_of(found, suffix, answer)
+    Thinking(markers, asked.suffix)  # refuses a suffix without the closing marker
     max_new_tokens = options.max_new_tokens or min(MOST_NEW_TOKENS, usual_room(model))
     return Recipe(
         model=name,

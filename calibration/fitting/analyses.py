@@ -8,17 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from reasonctl.controller import ControllerError
-from reasonctl.probes.files import load_probe
 from reasonctl.probes.risk import Stopping, Threshold
 
 from ..runs.arrays import to_arrays
 from ..runs.cue_sets import with_cues
-from ..runs.records import MOST, RunRecord
-from ..runs.run_file import RunFile, digest_of
-from ..runs.splits import runs_path
+from ..runs.records import RunRecord
+from ..runs.run_file import RunFile
 from .all_signals import fill, recorded_scores
 from .frozen import Frozen
 from .job import CalibrationJob
@@ -61,41 +57,6 @@ def analyse(job: CalibrationJob, frozen: Frozen, records: list[RunRecord]) -> An
     threshold = job.promise.threshold(table, found[job.promise.signal].grid)
     tokens = int(outcomes_of(table, plain, threshold.value).tokens.sum())
     return Analysis(stopping, threshold, 1 - tokens / max(int(plain.full_tokens.sum()), 1))
-
-
-def as_begun(job: CalibrationJob) -> CalibrationJob:
-    """The job as its file of runs was begun, if there is one: with its first analysis, and with those already made.
-
-    A job of a fixed number of runs that goes on from a finished one with a smaller number has seen the results of that.
-    """
-    file = RunFile(runs_path(job.out), {})
-    if not job.fit or not file.path.is_file():
-        return job
-    try:
-        settings, records = file.stored_settings(), file.read()
-    except ControllerError:
-        return job  # it is refused, or started over, when it is opened
-    if job.first_analysis is not None:
-        return replace(job, first_analysis=_first_of(settings.values.get("stopping")) or job.first_analysis)
-    began = settings.whole("n", 0, MOST) if "n" in settings else 0
-    finished = (began - job.fit,) if job.fit < began <= len(records) else ()
-    return replace(job, earlier=_made_from(job.out, records[job.fit :]) or finished)
-
-
-def _made_from(out: Path, calibrating: list[RunRecord]) -> tuple[int, ...]:
-    """The analyses of the probe file that is there, if it was made from the first of these calibration runs."""
-    try:
-        card = load_probe(out).card
-    except ControllerError:
-        return ()  # none is there, or another file, which --force overwrites
-    made = card.runs_sha256 == digest_of(calibrating[: card.runs.get("calibrate", 0)])
-    return card.stopping.analyses if made and card.stopping is not None else ()
-
-
-def _first_of(design: object) -> int | None:
-    """The first analysis that a file's header names, None if it names none."""
-    first = design.get("first") if isinstance(design, dict) else None
-    return first if type(first) is int and 0 < first <= MOST else None
 
 
 class Analyses:

@@ -168,11 +168,16 @@ class RunFile:
         Raises:
             ControllerError: The file is in another format.
         """
-        if not self.path.exists():
+        if not self.path.is_file():
             return None
         with self.path.open("rb") as file:
             header = file.readline(MOST_HEADER)
         return self._header(header, _START_OVER).settings if header.endswith(b"\n") else None
+
+    def check(self) -> None:
+        """Raise ControllerError unless this job may go on in the file that is there; nothing is written."""
+        with self.path.open("rb") as file:
+            self._check(file.readline(MOST_HEADER))
 
     def _lines(self) -> Iterator[tuple[int, Any]]:
         """(number, value) of each whole line after the header."""

@@ -11,7 +11,8 @@ import pytest
 
 from reasonctl.calibration.cli.main import main
 from reasonctl.calibration.fitting import analyses
-from reasonctl.calibration.fitting.analyses import Analyses, Analysis, as_begun
+from reasonctl.calibration.fitting.analyses import Analyses, Analysis
+from reasonctl.calibration.fitting.begun import as_begun
 from reasonctl.calibration.fitting.collecting import collect_job, plan_of
 from reasonctl.calibration.fitting.job import CalibrationJob
 from reasonctl.calibration.fitting.saved_runs import saved_runs
@@ -214,12 +215,19 @@ def test_runs_are_counted_in_their_order_and_later_ones_are_dropped(tmp_path, wo
     assert asked == [(done, list(range(done))) for done in (9, 10, 11)]
 
 
-def test_a_job_goes_on_as_its_file_was_begun(made, tmp_path):
-    begun = as_begun(job_at(made, first_analysis=29))
-    assert begun.first_analysis == FIRST  # whatever risk is asked for now
-    assert as_begun(job_at(tmp_path / "new", first_analysis=29)).first_analysis == 29
+def test_a_job_goes_on_as_its_file_was_begun(tmp_path):
+    made = tmp_path / "made.safetensors"
+    with closing(job_at(made).run_file(RECIPE.load())) as file:
+        file.open(force=False)
+
+    def first_of(out, **other) -> int:
+        return as_begun(job_at(out, first_analysis=29, **other), RECIPE.load(), choosing=True).first_analysis
+
+    assert first_of(made) == FIRST  # whatever risk is asked for now
+    assert first_of(made, labels="all") == 29  # another job's file, which is refused or started over
+    assert first_of(tmp_path / "new") == 29
     runs_path(tmp_path / "new").write_text("no runs\n")
-    assert as_begun(job_at(tmp_path / "new", first_analysis=29)).first_analysis == 29
+    assert first_of(tmp_path / "new") == 29
 
 
 def test_a_job_too_small_for_one_analysis_is_refused(tmp_path):
