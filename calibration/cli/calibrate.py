@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonctl.backends import Model
-from reasonctl.controller import ControllerError
+from reasonctl.controller import Closing, ControllerError
 from reasonctl.probes import ProbeExit, make_exit
 from reasonctl.probes.files import ProbeFile, check_target, load_probe
 from reasonctl.probes.risk import first_analysis
@@ -85,14 +85,11 @@ def calibrate(
     plan = _job(name, model, task, targets.probe, options, answer_tokens, overrides)
     plan, problems = asked(show, plan, model)
     check_domain(options, problems)
-    given = bool(overrides["suffix"] or overrides["answer"])
-    plan = as_begun(plan, model, choosing=not given)
+    plan = as_begun(plan, model, choosing=not (overrides["suffix"] or overrides["answer"]))
     if options.dry_run:
-        choice = not plan.closings and len(closings_of(plan, model, overrides, problems)) > 1
-        dry_run(show, plan, model, options, choice)
+        dry_run(show, plan, model, options, closings_of(plan, model, overrides, problems))
         return
-    if not given:
-        plan = with_closing(show, plan, model, overrides, problems, workers=workers, force=options.force)
+    plan = with_closing(show, plan, model, overrides, problems, workers=workers, force=options.force)
     content = made_already(plan, model) if targets.again else None
     describe(show, plan, model, options)
     with closing(plan.run_file(model)) as file:
@@ -106,10 +103,10 @@ def calibrate(
     report_fit(show, plan, content, options, records if targets.wants(targets.page) else None)
 
 
-def dry_run(show: Console, plan: CalibrationJob, model: Model, options: Options, choice: bool) -> None:
+def dry_run(show: Console, plan: CalibrationJob, model: Model, options: Options, closings: Sequence[Closing]) -> None:
     """Print what would be done. Nothing is tried: where there is a choice, the suffix is the one of the template."""
     describe(show, plan, model, options)
-    if choice:
+    if len(closings) > 1 and not plan.closings:
         show.say("without --suffix and --answer the suffix is chosen on the first fitting runs, and may be another one")
     show.result({"n": plan.n, "runs_needed": needed(options, plan), "recipe": vars(plan.recipe)})
 
