@@ -1,4 +1,4 @@
-"""Collects the runs of a job: each to its end, with an exit tried at every cue.
+"""Collects the runs of a job: each to its end, with exits tried at the cues that its trials name.
 
 A job can be resumed, and runs in processes or on machines.
 """
@@ -90,7 +90,7 @@ def collect(
         enough: Asked after each run, with the number of runs in the file, whether no more are needed.
     """
     progress(done, len(problems))
-    asked = [(i, problems[i].question) for i in part or range(len(problems))]
+    asked = [(i, problems[i].question) for i in (range(len(problems)) if part is None else part)]
     with _running(file, recipe, asked, done, which, workers, warn) as windows:
         for records in windows:
             for held in _append(file, records, problems, grader, done):
