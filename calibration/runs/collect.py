@@ -1,4 +1,4 @@
-"""Collects the runs of a job: each to its end, with an exit tried at every cue.
+"""Collects the runs of a job: each to its end, with exits tried at the cues that its trials name.
 
 A job can be resumed, and runs in processes or on machines.
 """
@@ -91,7 +91,8 @@ def collect(
         enough: Asked after each run, with the number of runs in the file, whether no more are needed.
     """
     progress(done, len(problems))
-    with _running(file, recipe, asked or asked_runs(problems), done, which, workers, warn) as windows:
+    left = asked_runs(problems) if asked is None else asked
+    with _running(file, recipe, left, done, which, workers, warn) as windows:
         for records in windows:
             for held in _append(file, records, problems, grader, done):
                 progress(held, len(problems))
