@@ -19,6 +19,7 @@ from .decoding.transcript import Start
 from .drafting.drafter import Drafter, Target
 from .sampling.draw import RunContext
 from .sampling.policy import Policy, require_policy
+from .thinking.answer_now import AnswerNow
 from .thinking.cues import LONGEST_CUE
 from .thinking.exit_rule import ExitRule
 from .thinking.limits import ThinkingLimits
@@ -46,6 +47,8 @@ class Call:
     """Another sample of a prompt that was already run in this call."""
     beyond: int = 0
     """Most tokens past `max_new_tokens`, for a reader that asks for more than the last one; the run goes on for it."""
+    answer_now: AnswerNow | None = None
+    """Closes the run's thinking when it is asked to, from any thread; None = nobody can ask."""
 
 
 @dataclass
@@ -210,7 +213,6 @@ class Controller:
         """
         prompt = list(call.prompt)
         policy = call.policy if self.policy is None else self.policy
-        require_policy(policy)
         self._check_call(session, policy, call)
         context = RunContext(len(prompt), call.eos, tokenizer, session.engine)
         policy.check_run(context)
@@ -233,6 +235,7 @@ class Controller:
             thinking=self.closing,
             limits=self.limits,
             shadow=self.shadow,
+            answer_now=call.answer_now,
             context=context,
         )
         return decode_loop(settings, session, span, Start(prompt, prompt[session.length :]))
@@ -287,6 +290,7 @@ class Controller:
 
     def _check_call(self, session: Session, policy: Policy, call: Call) -> None:
         """Raises ControllerError for a call that can't run under this controller."""
+        require_policy(policy)
         if not call.prompt:
             raise ControllerError("the prompt has no tokens; give at least one")
         if call.max_new_tokens < 1:

@@ -148,7 +148,10 @@ def report_command(probe: str, options: Options, evaluation: str | None, out: st
 @click.option("-v", "--verbose", is_flag=True, help="Also the policy, stage by stage in the order of its chain.")
 @common("json", *SAMPLING, *PROMISE, *MACHINE)
 def run_command(model: str, prompt: str | None, options: Options, probe: str | None, **lengths: Any) -> None:
-    """One streamed answer, with what the controller did."""
+    """One streamed answer, with what the controller did.
+
+    Ctrl-\\ closes thinking at the next token, and the model answers (not on Windows).
+    """
     from .run import run
 
     run(model, prompt, options, probe=probe, **lengths)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 Source = Literal["model", "draft", "forced"]
 Finish = Literal["stop", "length"]
-Closer = Literal["model", "exit", "budget"]
+Closer = Literal["model", "exit", "budget", "asked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Trace:
     thinking: tuple[int, int] | None = None
     """First thinking token in `tokens`, and the one after the last; None: thinking never began."""
     forced: tuple[int, int] | None = None
-    """Start and length of the forced tokens in `tokens` that closed thinking: an exit's, or a budget's."""
+    """Start and length of the forced tokens in `tokens` that closed thinking; None: nothing was forced."""
     reopened: list[int] = field(default_factory=list)
     """Where in `tokens` a close of the model's own was taken back and thinking was continued."""
     repeated: int = 0
@@ -156,10 +156,14 @@ class Trace:
         return "; ".join(parts)
 
     def _end(self) -> str:
-        if self.closed_by == "budget":
-            used = f"budget of {self.budget} thinking tokens used up"
-            return f"{used}; {self._rule()}" if self.controlled else used
-        return self._rule()
+        closed = {
+            "budget": f"budget of {self.budget} thinking tokens used up",
+            "asked": "answer_now closed thinking",
+        }
+        if self.closed_by not in closed:
+            return self._rule()
+        end = closed[self.closed_by]
+        return f"{end}; {self._rule()}" if self.controlled else end
 
     def _rule(self) -> str:
         if not self.controlled:
