@@ -77,6 +77,8 @@ class Controller:
     """How many later closes are continued as well; with an exit rule, only those where the rule doesn't exit."""
     continue_text: str = "Wait"
     """Text that replaces a close that is taken back."""
+    stop_loops: int | None = None
+    """Close thinking once one span of 20 tokens or more stands there so many times in a row; None = never."""
     shadow: bool = False
     """The exit rule decides and is recorded, and never acts."""
 
@@ -125,6 +127,7 @@ class Controller:
             min_thinking=self.min_thinking,
             continue_times=self.continue_times,
             continue_text=self.continue_text,
+            stop_loops=self.stop_loops,
         )
 
     @property
@@ -297,7 +300,7 @@ class Controller:
             raise ControllerError(f"max_new_tokens is {call.max_new_tokens}; it must be at least 1")
         if self.limits.any and self.closing is None:
             raise ControllerError(
-                "a budget, min_thinking or continue_times needs to know how thinking is closed; give "
+                "a limit of thinking, such as a budget, needs to know how thinking is closed; give "
                 "thinking=Thinking(Markers('<think>', '</think>'), '</think>\\n\\n')"
             )
         self._check_session(session, self.limits)
@@ -318,6 +321,7 @@ class Controller:
         trace.repeat = call.repeat
         trace.rule = "" if self.exit is None else self.exit.why
         trace.budget = self.budget
+        trace.stop_loops = self.stop_loops
         self._compare(policy, call, trace)
         if self.drafter is not None and not session.can.branches:
             trace.warnings.append(
@@ -325,7 +329,7 @@ class Controller:
             )
         if self.exit is not None and self.limits.any:
             trace.warnings.append(
-                "a budget, min_thinking or continue_times changes the run: the exit rule's promise was made without"
+                "a limit of thinking, such as a budget, changes the run: the exit rule's promise was made without"
             )
 
     def _compare(self, policy: Policy, call: Call, trace: Trace) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 Source = Literal["model", "draft", "forced"]
 Finish = Literal["stop", "length"]
-Closer = Literal["model", "exit", "budget", "asked"]
+Closer = Literal["model", "exit", "budget", "asked", "loop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,10 @@ class Trace:
     """The call's own options, e.g. {"risk": 0.02}; the controller's settings hold for the rest."""
     budget: int | None = None
     """Most thinking tokens."""
+    stop_loops: int | None = None
+    """How often a span stands in a row before thinking is closed for it; None: loops weren't stopped."""
+    loop: int | None = None
+    """Length in tokens of the span that thinking was found to repeat so often."""
     decisions: list[Decision] = field(default_factory=list)
     """What the exit rule said, cue by cue."""
     closed_by: Closer | None = None
@@ -159,6 +163,7 @@ class Trace:
         closed = {
             "budget": f"budget of {self.budget} thinking tokens used up",
             "asked": "answer_now closed thinking",
+            "loop": f"thinking repeated a span of {self.loop} tokens {self.stop_loops} times in a row",
         }
         if self.closed_by not in closed:
             return self._rule()

@@ -17,6 +17,7 @@ from ..core.trace import Closer, Finish
 from ..thinking.answer_end import AnswerEnd, Closing
 from ..thinking.cues import Cue
 from ..thinking.exit_rule import Boundary, ExitRule, Trial
+from ..thinking.repeats import Repeats
 from ..thinking.span import MarkerPosition, Span
 from .run import RunSettings
 from .transcript import Transcript
@@ -44,7 +45,7 @@ class Due(NamedTuple):
     """Thinking tokens at which it fell due."""
 
 
-BY = {"budget": "the budget's", "asked": "answer_now's"}
+BY = {"budget": "the budget's", "asked": "answer_now's", "loop": "stop_loops'"}
 """Whose closing tokens a note speaks of."""
 
 
@@ -72,6 +73,8 @@ class ThinkingControl:
         self._budget = settings.limits.budget
         self._due: Due | None = None
         """Set while a character is finished before thinking is closed."""
+        self._repeats: Repeats | None = None
+        """Follows the thoughts where loops are to be stopped."""
         self._continued = 0
         self._cues = 0
         """Cues at which the rule was asked."""
@@ -112,7 +115,7 @@ class ThinkingControl:
         return edit
 
     def due_close(self) -> Edit | None:
-        """The edit that closes thinking once somebody has asked for it, or its budget is used up.
+        """The edit that closes thinking once somebody has asked for it, its budget is used up, or it is in a loop.
 
         A half-written marker is taken back. A character that is split over tokens is finished first."""
         if self.settings.thinking is None or self.span.phase != "think":
@@ -131,7 +134,18 @@ class ThinkingControl:
             return Due("asked", thought)
         if self._budget is not None and thought >= self._budget:
             return Due("budget", self._budget)
-        return None
+        repeated = self._repeated()
+        self.settings.trace.loop = repeated
+        return None if repeated is None else Due("loop", thought)
+
+    def _repeated(self) -> int | None:
+        """The length of the span that the thoughts repeat at their end; None: none, or nobody wants to know."""
+        times, text = self.settings.limits.stop_loops, self.text
+        if times is None:
+            return None
+        if self._repeats is None:
+            self._repeats = Repeats(times, text.start if self.span.opened is None else self.span.opened)
+        return self._repeats.follow(text.tokens)
 
     def _close(self, closer: Closer, length: int) -> Edit | None:
         """The edit that closes thinking at token `length`, or at a half-written marker before it; None without room."""
@@ -173,6 +187,7 @@ class ThinkingControl:
             return
         self.span.rewind(self.text.tokens)
         self._due = None
+        self._repeats = self._repeats and self._repeats.rewound(self.text.tokens)
         self._publish()
         if self.closer is None:
             trace.reopened.append(place)
