@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, NoReturn
 
-from reasonctl.controller import Controller, ControllerError, Thinking, Trace
+from reasonctl.controller import AnswerNow, Controller, ControllerError, Thinking, Trace
 from reasonctl.controller.thinking import read_templates
 
 OVERRIDES = ("risk", "thinking_budget", "min_thinking", "continue_times")
@@ -38,6 +38,7 @@ class Handle:
         """Runs that the controlled loop has started since attach."""
         self.custom_generate: Callable[..., Any] | None = None
         """For `model.generate(..., custom_generate=handle.custom_generate)`; None on llama.cpp."""
+        self._under_way: list[AnswerNow] = []
         self._restore: Callable[[], None] | None = restore
 
     @property
@@ -48,11 +49,25 @@ class Handle:
     def begin(self) -> None:
         """A call starts: the traces of the call before it are dropped."""
         self.traces = []
+        self._under_way = []
 
-    def add(self, trace: Trace) -> None:
-        """A run starts; its trace fills while it runs."""
+    def add(self, trace: Trace, answer_now: AnswerNow | None = None) -> None:
+        """A run starts; its trace fills while it runs. answer_now: how it is asked for its answer."""
         self.traces.append(trace)
         self.runs += 1
+        if answer_now is not None:
+            self._under_way.append(answer_now)
+
+    def answer_now(self) -> bool:
+        """Close the thinking of every run that is under way, at its next token, as a used-up budget would.
+
+        Call it from another thread than the one that generates, or between two reads of a stream. All rows of a
+        batch that think now are meant; a call that waits for its turn isn't.
+
+        Returns:
+            Whether any run was thinking. False: nothing was changed.
+        """
+        return any([now.ask() for now in self._under_way])
 
     def detach(self) -> None:
         """Give the model back as it was; a second call does nothing.

@@ -6,7 +6,7 @@ its library's own processors keep no state; the others must declare it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from reasonctl.controller import ControllerError
@@ -30,6 +30,15 @@ def check_stateless(processors: Sequence[Any], why: str, kind: str = "logits pro
                 "set `stateless = True` on it if its output depends on its arguments only, or give it a `fork()` that "
                 "returns a copy"
             )
+
+
+def accepted(check: Callable[[], None]) -> bool:
+    """Whether a check of processors passes: their tokens may be taken back."""
+    try:
+        check()
+    except ControllerError:
+        return False
+    return True
 
 
 def forks(processor: Any) -> bool:

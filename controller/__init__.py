@@ -33,6 +33,7 @@ from .sampling.stages.penalties import DRY, BadWords, LogitBias, MinNewTokens, P
 from .sampling.stages.temperature import EAD, EDT, Dynatemp, Temperature
 from .sampling.stages.truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, TopNSigma, TopP, Typical
 from .thinking.answer_end import AnswerEnds, Closing
+from .thinking.answer_now import AnswerNow
 from .thinking.cues import Cue, Cues
 from .thinking.exit_rule import Boundary, ExitRule, Trial
 from .thinking.limits import ThinkingLimits
@@ -41,6 +42,7 @@ from .thinking.span import MarkerPosition, Span
 
 __all__ = [
     "AnswerEnds",
+    "AnswerNow",
     "BadWords",
     "Boundary",
     "Call",

@@ -19,6 +19,7 @@ from .decoding.transcript import Start
 from .drafting.drafter import Drafter, Target
 from .sampling.draw import RunContext
 from .sampling.policy import Policy, require_policy
+from .thinking.answer_now import AnswerNow
 from .thinking.cues import LONGEST_CUE
 from .thinking.exit_rule import ExitRule
 from .thinking.limits import ThinkingLimits
@@ -46,6 +47,8 @@ class Call:
     """Another sample of a prompt that was already run in this call."""
     beyond: int = 0
     """Most tokens past `max_new_tokens`, for a reader that asks for more than the last one; the run goes on for it."""
+    answer_now: AnswerNow | None = None
+    """Closes the run's thinking when it is asked to, from any thread; None = nobody can ask."""
 
 
 @dataclass
@@ -74,6 +77,8 @@ class Controller:
     """How many later closes are continued as well; with an exit rule, only those where the rule doesn't exit."""
     continue_text: str = "Wait"
     """Text that replaces a close that is taken back."""
+    stop_loops: int | None = None
+    """Close thinking once one span of 20 tokens or more stands there so many times in a row; None = never."""
     shadow: bool = False
     """The exit rule decides and is recorded, and never acts."""
 
@@ -122,6 +127,7 @@ class Controller:
             min_thinking=self.min_thinking,
             continue_times=self.continue_times,
             continue_text=self.continue_text,
+            stop_loops=self.stop_loops,
         )
 
     @property
@@ -210,7 +216,6 @@ class Controller:
         """
         prompt = list(call.prompt)
         policy = call.policy if self.policy is None else self.policy
-        require_policy(policy)
         self._check_call(session, policy, call)
         context = RunContext(len(prompt), call.eos, tokenizer, session.engine)
         policy.check_run(context)
@@ -233,6 +238,7 @@ class Controller:
             thinking=self.closing,
             limits=self.limits,
             shadow=self.shadow,
+            answer_now=call.answer_now,
             context=context,
         )
         return decode_loop(settings, session, span, Start(prompt, prompt[session.length :]))
@@ -287,13 +293,14 @@ class Controller:
 
     def _check_call(self, session: Session, policy: Policy, call: Call) -> None:
         """Raises ControllerError for a call that can't run under this controller."""
+        require_policy(policy)
         if not call.prompt:
             raise ControllerError("the prompt has no tokens; give at least one")
         if call.max_new_tokens < 1:
             raise ControllerError(f"max_new_tokens is {call.max_new_tokens}; it must be at least 1")
         if self.limits.any and self.closing is None:
             raise ControllerError(
-                "a budget, min_thinking or continue_times needs to know how thinking is closed; give "
+                "a limit of thinking, such as a budget, needs to know how thinking is closed; give "
                 "thinking=Thinking(Markers('<think>', '</think>'), '</think>\\n\\n')"
             )
         self._check_session(session, self.limits)
@@ -314,6 +321,7 @@ class Controller:
         trace.repeat = call.repeat
         trace.rule = "" if self.exit is None else self.exit.why
         trace.budget = self.budget
+        trace.stop_loops = self.stop_loops
         self._compare(policy, call, trace)
         if self.drafter is not None and not session.can.branches:
             trace.warnings.append(
@@ -321,7 +329,7 @@ class Controller:
             )
         if self.exit is not None and self.limits.any:
             trace.warnings.append(
-                "a budget, min_thinking or continue_times changes the run: the exit rule's promise was made without"
+                "a limit of thinking, such as a budget, changes the run: the exit rule's promise was made without"
             )
 
     def _compare(self, policy: Policy, call: Call, trace: Trace) -> None:

@@ -28,6 +28,7 @@ from reasonctl.controller import (
 
 from ..attachment import Attachment
 from ..handle import Handle, check_parts, take_overrides, thinking_of
+from ..processors import accepted
 from ..token_ids import check_rows
 from .criteria import check_criteria
 from .engine import HFEngine
@@ -210,11 +211,12 @@ class HFAttachment(Attachment):
             overrides=self.overrides,
             seed=self._seed(config.do_sample or controller.policy is not None),
             policy=self.handle.controller.policy,
+            can_ask=not stock and accepted(lambda: check_processors(processors, "answer_now")),
         )
         rows = Rows(self.engine, self.tokenizer, call)
         self.handle.begin()
-        for trace in rows.traces:
-            self.handle.add(trace)
+        for trace, ask in zip(rows.traces, rows.asks, strict=True):
+            self.handle.add(trace, ask)
         if stock:
             loop = functools.partial(self.base._sample, self.model)
             return run_stock(loop, input_ids, processors, criteria, config, prepared, rows.traces)

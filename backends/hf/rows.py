@@ -15,6 +15,7 @@ import torch
 from transformers import DynamicCache
 
 from reasonctl.controller import (
+    AnswerNow,
     Call,
     Controller,
     ControllerError,
@@ -57,6 +58,8 @@ class PreparedCall:
     seed: int
     policy: Policy | None
     """The controller's, where it takes the place of the call's sampling arguments."""
+    can_ask: bool
+    """Thinking may be closed on request: nothing of the call would remember what is taken back."""
 
 
 class Rows:
@@ -82,6 +85,8 @@ class Rows:
             )
             for row, prompt in enumerate(self._prompts)
         ]
+        self.asks = [AnswerNow() if call.can_ask else None for _ in self._prompts]
+        """How each row is asked for its answer; None = it can't be."""
         self.cache: Any = None
         """The cache that the call returns; None for a batch, whose rows have one each."""
         self._ended = [False] * len(self._padded)
@@ -124,7 +129,8 @@ class Rows:
         read = reader(padded, len(prompt), call.input_ids.device)
         ends = ends_of(forked(call.criteria) if rows > 1 else call.criteria, len(padded), read)
         keys, policy = Keys(seed=call.seed, run=row), self._policy(row, read)
-        one = Call(prompt, ends.limit, ends.eos, keys, policy, ends.stop, self._repeats(row))
+        repeat, now = self._repeats(row), self.asks[row]
+        one = Call(prompt, ends.limit, ends.eos, keys, policy, ends.stop, repeat, answer_now=now)
         finish = yield from controller.loop(session, self._tokenizer, one, trace)
         self.sequences[row] = padded + trace.tokens
         self._ended[row] = True

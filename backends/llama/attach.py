@@ -19,11 +19,12 @@ import numpy.typing as npt
 from llama_cpp import LLAMA_DEFAULT_SEED, Llama
 from llama_cpp import llama_cpp as C
 
-from reasonctl.controller import Call, Controller, ControllerError, Keys, Policy, Trace
+from reasonctl.controller import AnswerNow, Call, Controller, ControllerError, Keys, Policy, Trace
 from reasonctl.controller.core import common_prefix
 
 from ..attachment import Attachment
 from ..handle import Handle, check_parts, take_overrides, thinking_of
+from ..processors import accepted
 from ..token_ids import as_ids, check_ids
 from .engine import LlamaEngine
 from .load import templates_of, wrap_llama
@@ -225,6 +226,7 @@ class LlamaAttachment(Attachment):
 
     def _call(self, prompt: list[int], arguments: dict[str, Any], max_tokens: int | None) -> Call:
         """One call of `generate` for the loop. Raises ControllerError for a prompt that fills the context."""
+        processors = arguments["logits_processor"]
         policy = call_policy(
             arguments,
             prompt=len(prompt),
@@ -248,6 +250,7 @@ class LlamaAttachment(Attachment):
             keys=Keys(seed=self._seed()),
             policy=policy,
             beyond=room.tokens - limit,  # the library asks on where its budget ends inside a character
+            answer_now=AnswerNow() if accepted(lambda: check_processors(processors, "answer_now")) else None,
         )
 
     def _run(
@@ -257,7 +260,7 @@ class LlamaAttachment(Attachment):
         if self.handle.controller.policy is not None:
             trace.warnings += self.without_effect(changed(arguments))
         self.handle.begin()
-        self.handle.add(trace)
+        self.handle.add(trace, call.answer_now)
         self._fed = []
         self._prompt_tokens = len(call.prompt)
         yield from self._stream(replace(controller, policy=None), call, arguments["stopping_criteria"], trace)

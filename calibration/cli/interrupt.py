@@ -1,4 +1,7 @@
-"""Ctrl-C: the first one stops in order, the second at once. Neither loses a finished run or leaves a worker running."""
+"""Keys that a command answers while it runs: Ctrl-C stops it, and in `ctl run` Ctrl-\\ asks for the answer.
+
+The first Ctrl-C stops in order, the second at once. Neither loses a finished run or leaves a worker running.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
+
+from reasonctl.controller import AnswerNow
 
 CODE = 130
 """Exit code after Ctrl-C."""
@@ -58,3 +63,21 @@ def interruptible() -> Iterator[None]:
         sys.unraisablehook = before
         if signal.getsignal(signal.SIGINT) is first:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def answering(now: AnswerNow) -> Iterator[None]:
+    """Let Ctrl-\\ close the thinking of the run that `now` belongs to; where there is no such signal, nothing does."""
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(*_: Any) -> None:
+        if not now.ask():
+            os.write(2, b"\nThe model isn't thinking: nothing to close.\n")
+
+    before = signal.signal(signal.SIGQUIT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGQUIT, before)

@@ -152,11 +152,15 @@ def report_command(probe: str, options: Options, evaluation: str | None, out: st
 @click.option("--wrap-up", default="", callback=utf8, help="Text that the model reads when the budget is used up.")
 @click.option("--min-thinking", type=int, default=0, help="No end of thinking before so many tokens, 0 or more.")
 @click.option("--continue-times", type=int, default=0, help="Re-open thinking that closes too early, 0 or more times.")
+@click.option("--stop-loops", type=int, help="Close thinking that repeats a span so many times in a row, 2 or more.")
 @click.option("--shadow", is_flag=True, help="Decide and record at every cue, and never act.")
 @click.option("-v", "--verbose", is_flag=True, help="Also the policy, stage by stage in the order of its chain.")
 @common("json", *SAMPLING, *PROMISE, *MACHINE)
 def run_command(model: str, prompt: str | None, options: Options, probe: str | None, **lengths: Any) -> None:
-    """One streamed answer, with what the controller did."""
+    """One streamed answer, with what the controller did.
+
+    Ctrl-\\ closes thinking at the next token, and the model answers (not on Windows).
+    """
     from .run import run
 
     run(model, prompt, options, probe=probe, **lengths)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from reasonctl.backends import TINY, Model
-from reasonctl.controller import Controller, ControllerError, Event, Trace, parse_policy
+from reasonctl.controller import AnswerNow, Controller, ControllerError, Event, Trace, parse_policy
 from reasonctl.controller.core import TextDecoder
 from reasonctl.probes import ProbeExit
 
@@ -16,6 +17,7 @@ from ..tasks.sources import load_task
 from ..tasks.tiny import EXAMPLE, understands
 from .console import Console
 from .flags import PROMISE
+from .interrupt import answering
 from .options import Options
 from .recipes import card_recipe, new_recipe, open_model, open_rule, probed, thinking_under
 
@@ -66,7 +68,9 @@ def stream_run(show: Console, model: Model, recipe: Recipe, question: str, contr
         if event.token not in model.eos:
             show.stream(decoder.push(event.token), "magenta" if event.source == "forced" else None)
 
-    trace, _ = run_once(model, controller, recipe.call(model, question), each)
+    now = AnswerNow()
+    with answering(now):
+        trace, _ = run_once(model, controller, replace(recipe.call(model, question), answer_now=now), each)
     show.stream(decoder.finish())
     show.say()
     for decision in trace.decisions:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 Source = Literal["model", "draft", "forced"]
 Finish = Literal["stop", "length"]
-Closer = Literal["model", "exit", "budget"]
+Closer = Literal["model", "exit", "budget", "asked", "loop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,10 @@ class Trace:
     """The call's own options, e.g. {"risk": 0.02}; the controller's settings hold for the rest."""
     budget: int | None = None
     """Most thinking tokens."""
+    stop_loops: int | None = None
+    """How often a span stands in a row before thinking is closed for it; None: loops weren't stopped."""
+    loop: int | None = None
+    """Length in tokens of the span that thinking was found to repeat so often."""
     decisions: list[Decision] = field(default_factory=list)
     """What the exit rule said, cue by cue."""
     closed_by: Closer | None = None
@@ -104,7 +108,7 @@ class Trace:
     thinking: tuple[int, int] | None = None
     """First thinking token in `tokens`, and the one after the last; None: thinking never began."""
     forced: tuple[int, int] | None = None
-    """Start and length of the forced tokens in `tokens` that closed thinking: an exit's, or a budget's."""
+    """Start and length of the forced tokens in `tokens` that closed thinking; None: nothing was forced."""
     reopened: list[int] = field(default_factory=list)
     """Where in `tokens` a close of the model's own was taken back and thinking was continued."""
     repeated: int = 0
@@ -156,10 +160,15 @@ class Trace:
         return "; ".join(parts)
 
     def _end(self) -> str:
-        if self.closed_by == "budget":
-            used = f"budget of {self.budget} thinking tokens used up"
-            return f"{used}; {self._rule()}" if self.controlled else used
-        return self._rule()
+        closed = {
+            "budget": f"budget of {self.budget} thinking tokens used up",
+            "asked": "answer_now closed thinking",
+            "loop": f"thinking repeated a span of {self.loop} tokens {self.stop_loops} times in a row",
+        }
+        if self.closed_by not in closed:
+            return self._rule()
+        end = closed[self.closed_by]
+        return f"{end}; {self._rule()}" if self.controlled else end
 
     def _rule(self) -> str:
         if not self.controlled:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..core.decode import Decode, Step
 from ..core.token_text import LONGEST_CHARACTER
@@ -17,6 +17,7 @@ from ..core.trace import Closer, Finish
 from ..thinking.answer_end import AnswerEnd, Closing
 from ..thinking.cues import Cue
 from ..thinking.exit_rule import Boundary, ExitRule, Trial
+from ..thinking.repeats import Repeats
 from ..thinking.span import MarkerPosition, Span
 from .run import RunSettings
 from .transcript import Transcript
@@ -33,6 +34,19 @@ class Edit:
     """The tokens that take their place."""
     closer: Closer | None = None
     """Who closes thinking with it; None where a closing marker of the model's own is taken back."""
+
+
+class Due(NamedTuple):
+    """Thinking is to be closed."""
+
+    closer: Closer
+    """Who closes it."""
+    since: int
+    """Thinking tokens at which it fell due."""
+
+
+BY = {"budget": "the budget's", "asked": "answer_now's", "loop": "stop_loops'"}
+"""Whose closing tokens a note speaks of."""
 
 
 class ThinkingControl:
@@ -57,19 +71,27 @@ class ThinkingControl:
         self._answer = self._new_answer() if closer == "exit" else None
         """Follows the answer after an exit. None: there was none."""
         self._budget = settings.limits.budget
+        self._due: Due | None = None
+        """Set while a character is finished before thinking is closed."""
+        self._repeats: Repeats | None = None
+        """Follows the thoughts where loops are to be stopped."""
         self._continued = 0
         self._cues = 0
         """Cues at which the rule was asked."""
         self._no_room = False
+        """The last exit had no room."""
+        self._no_close = False
+        """A forced close had no room."""
         self._memory: list[Any] = []
         self._warned = False
         self._trials = trials
         self._rolls_back = text.session.can.rollback
+        self._publish()
 
     def after(self, token: int, step: Step, node: int) -> Generator[Decode, Step, Edit | None]:
         """Decide after the text's last token; sets `finish` where the run is over.
 
-        An exit comes before the model's own close, and that before the budget.
+        An exit comes before the model's own close, and that before a request and the budget.
 
         Args:
             token: The text's last token.
@@ -88,31 +110,59 @@ class ThinkingControl:
         if cue is not None and self.rule is not None and self.finish is None:
             edit = (yield from self._ask(self.rule, cue, step, node)) or edit
         if edit is None and self.finish is None:
-            edit = self.over_budget()
+            edit = self.due_close()
+        self._publish()
         return edit
 
-    def over_budget(self) -> Edit | None:
-        """The edit that closes thinking once its budget is used up.
+    def due_close(self) -> Edit | None:
+        """The edit that closes thinking once somebody has asked for it, its budget is used up, or it is in a loop.
 
         A half-written marker is taken back. A character that is split over tokens is finished first."""
-        settings, span = self.settings, self.span
-        thinking = settings.thinking
-        if self._budget is None or thinking is None or span.phase != "think":
+        if self.settings.thinking is None or self.span.phase != "think":
             return None
-        over = self._thought(len(self.text.tokens)) - self._budget
-        if over < 0 or (over < LONGEST_CHARACTER - 1 and not span.whole):
+        thought = self._thought(len(self.text.tokens))
+        self._due = self._due or self._falls_due(thought)
+        if self._due is None or (thought - self._due.since < LONGEST_CHARACTER - 1 and not self.span.whole):
             return None
-        mark = span.half_closed() if self._rolls_back else None
-        first = mark.first if mark else len(self.text.tokens)
+        return self._close(self._due.closer, len(self.text.tokens))
+
+    def _falls_due(self, thought: int) -> Due | None:
+        """Who wants thinking closed after so many thinking tokens; None if nobody does."""
+        if self._no_close:
+            return None
+        if self._asked:
+            return Due("asked", thought)
+        if self._budget is not None and thought >= self._budget:
+            return Due("budget", self._budget)
+        repeated = self._repeated()
+        self.settings.trace.loop = repeated
+        return None if repeated is None else Due("loop", thought)
+
+    def _repeated(self) -> int | None:
+        """The length of the span that the thoughts repeat at their end; None: none, or nobody wants to know."""
+        times, text = self.settings.limits.stop_loops, self.text
+        if times is None:
+            return None
+        if self._repeats is None:
+            self._repeats = Repeats(times, text.start if self.span.opened is None else self.span.opened)
+        return self._repeats.follow(text.tokens)
+
+    def _close(self, closer: Closer, length: int) -> Edit | None:
+        """The edit that closes thinking at token `length`, or at a half-written marker before it; None without room."""
+        settings = self.settings
+        assert settings.thinking is not None
+        mark = self.span.half_closed() if self._rolls_back else None
+        first = mark.first if mark else length
         before = mark.before if mark else ""
-        forced = settings.tokenizer.encode(before + settings.limits.wrap_up + thinking.suffix)
+        forced = settings.tokenizer.encode(before + settings.limits.wrap_up + settings.thinking.suffix)
         if first + len(forced) >= settings.limit:
             settings.trace.note = (
-                f"no room for the budget's {len(forced)} closing tokens below the limit of {settings.limit}"
+                f"no room for {BY[closer]} {len(forced)} closing tokens below the limit of {settings.limit}"
             )
-            self._budget = None
+            self._no_close = True
+            self._budget = self._due = None
             return None
-        return Edit(first, forced, "budget")
+        return Edit(first, forced, closer)
 
     def go_on(self) -> RunSettings:
         """Lift the limit for a reader that asks for more. Returns the settings that hold from now on."""
@@ -128,11 +178,17 @@ class ThinkingControl:
             self._answer = self._new_answer()
         if edit.closer is not None:
             trace.forced = (place, len(edit.forced))
+            if edit.closer == "asked" and self.settings.rule is not None:
+                trace.warnings.append("thinking was closed on request: the exit rule's promise was made without")
             self._note_end(edit.closer, edit.first)
             self.span.close(edit.first + len(edit.forced))
             self._retire()
+            self._publish()
             return
         self.span.rewind(self.text.tokens)
+        self._due = None
+        self._repeats = self._repeats and self._repeats.rewound(self.text.tokens)
+        self._publish()
         if self.closer is None:
             trace.reopened.append(place)
             return
@@ -143,7 +199,7 @@ class ThinkingControl:
     def held(self) -> int:
         """How many of the last tokens may still be taken back."""
         held = self.span.held() if self.rule is not None and not self.settings.shadow else 0
-        closes = self.closer or self.settings.limits.any
+        closes = self.closer or self.settings.limits.any or self.settings.answer_now
         if self.closer == "model" or not closes or not self._rolls_back:
             return held
         mark = self.span.half_closed()
@@ -225,7 +281,7 @@ class ThinkingControl:
     def _early_close(self, token: int) -> Edit | None:
         """The edit that replaces a close of the model's own in this token; None where the close stands."""
         settings, mark = self.settings, self.span.closed
-        if settings.thinking is not None and mark is not None and self.closer in ("exit", "budget"):
+        if settings.thinking is not None and mark is not None and self.closer not in (None, "model"):
             if settings.thinking.ends_messages:
                 return None
             again = settings.tokenizer.encode(mark.before + settings.thinking.after_close)
@@ -238,7 +294,14 @@ class ThinkingControl:
             return Edit(mark.first, forced)
         if self.span.closed is not None:
             self._note_end("model", self.span.closed.first)
-        return None
+            return None
+        return self._close_at_end("asked") if ended and self._asked and not self._no_close else None
+
+    def _close_at_end(self, closer: Closer) -> Edit | None:
+        """The edit that closes thinking in place of the end-of-sequence that the text ends in."""
+        before = self.text.tokens[:-1]
+        self.span.rewind(before)
+        return self._close(closer, len(before))
 
     def _continuation(self, mark: MarkerPosition) -> list[int] | None:
         """The tokens that continue thinking at `mark`; None if it ends there."""
@@ -248,7 +311,7 @@ class ThinkingControl:
         # With an exit rule the continue text ends in a cue, where the probe decides. Without room, thinking ends.
         decides = settings.rule is None or settings.shadow or (self.rule is not None and not self._no_room)
         again = decides and self._continued < limits.continue_times
-        if mark.first < self.text.start or not (early or again):
+        if mark.first < self.text.start or self._asked or not (early or again):
             return None
         gap = "" if mark.spaced or limits.continue_text[:1].isspace() else " "
         forced = settings.tokenizer.encode(mark.before + gap + limits.continue_text)
@@ -272,6 +335,16 @@ class ThinkingControl:
             f"the model wrote {thinking.markers.close!r} and nothing had opened thinking, so what stands before it "
             "was not limited; if the model thinks from its first token, give thinking=Thinking(..., opens='start')"
         )
+
+    @property
+    def _asked(self) -> bool:
+        """Somebody has asked for the answer."""
+        return self.settings.answer_now is not None and self.settings.answer_now.asked
+
+    def _publish(self) -> None:
+        """Let who may ask for the answer know whether thinking is open."""
+        if self.settings.answer_now is not None:
+            self.settings.answer_now.thinking = self.span.phase == "think" and self.finish is None
 
     def _retire(self) -> None:
         """The exit rule is asked no more."""

@@ -68,7 +68,7 @@ class Loop:
     def run(self) -> Decoding:
         """Propose, decode, walk, keep, show; until the run is finished."""
         text, settings = self.text, self.settings
-        self._apply(self.control.over_budget())
+        self._apply(self.control.due_close())
         while self.control.finish is None:
             draft = yield from self._propose()
             layers = self._layers(draft)

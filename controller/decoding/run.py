@@ -14,6 +14,7 @@ from ..drafting.drafter import Drafting
 from ..sampling.draw import RunContext
 from ..sampling.policy import Policy
 from ..thinking.answer_end import AnswerEnds
+from ..thinking.answer_now import AnswerNow
 from ..thinking.exit_rule import ExitRule
 from ..thinking.limits import NO_LIMITS, ThinkingLimits
 from ..thinking.markers import Thinking
@@ -59,6 +60,8 @@ class RunSettings:
     """What ends the answer after an exit of a trial, which has no rule; a rule says it itself."""
     shadow: bool = False
     """The exit rule decides and is recorded, and never acts."""
+    answer_now: AnswerNow | None = None
+    """Asked after every token whether thinking shall close; None = nobody can ask."""
     context: RunContext = field(default_factory=RunContext)
     """What the policy knows of the run."""
 
@@ -70,7 +73,9 @@ class RunSettings:
 
     def bare(self) -> RunSettings:
         """The same without whatever may change the run or end it early: an answer that is only tried."""
-        return replace(self, beyond=0, drafter=None, clock=None, rule=None, stop=None, limits=NO_LIMITS)
+        return replace(
+            self, beyond=0, drafter=None, clock=None, rule=None, stop=None, limits=NO_LIMITS, answer_now=None
+        )
 
     def past_limit(self) -> RunSettings:
         """The settings of a run whose reader asks for more."""
@@ -83,11 +88,18 @@ class RunSettings:
 
     def fail(self) -> None:
         """The run failed: the rule takes its place back."""
+        self._leave()
         if self.rule is not None:
             self.rule.abandon(self.trace)
 
     def finish(self, state: Any) -> None:
         """End the run: the policy, with its last state, and the rule may add to its record."""
+        self._leave()
         self.policy.finish(state, self.trace)
         if self.rule is not None:
             self.rule.finish(self.trace)
+
+    def _leave(self) -> None:
+        """The run is over: nobody can ask it for its answer."""
+        if self.answer_now is not None:
+            self.answer_now.thinking = False

@@ -31,6 +31,8 @@ class ThinkingLimits:
     """How many later closes are taken back too; with an exit rule, only those where the rule doesn't exit."""
     continue_text: str = "Wait"
     """Text that replaces a close that is taken back."""
+    stop_loops: int | None = None
+    """Thinking that stands in a loop is closed as by a budget: one span, at least 20 tokens long, so often in a row."""
 
     def __post_init__(self) -> None:
         if self.budget is not None:
@@ -41,8 +43,12 @@ class ThinkingLimits:
             raise ControllerError(
                 f"min_thinking is {self.min_thinking}, above the budget of {self.budget}; lower it or raise the budget"
             )
-        if self.wrap_up and self.budget is None:
-            raise ControllerError(f"wrap_up is {self.wrap_up!r} and there is no budget to wrap up; give a budget")
+        if self.stop_loops is not None:
+            _require_count("stop_loops", self.stop_loops, "times", least=2)
+        if self.wrap_up and not self.closes:
+            raise ControllerError(
+                f"wrap_up is {self.wrap_up!r} and there is no budget to wrap up; give a budget or stop_loops"
+            )
         if self.reopens and not self.continue_text.strip():
             raise ControllerError("continue_text is empty; give the text that goes in a close's place, e.g. 'Wait'")
 
@@ -52,9 +58,14 @@ class ThinkingLimits:
         return self.min_thinking > 0 or self.continue_times > 0
 
     @property
+    def closes(self) -> bool:
+        """Thinking may be closed."""
+        return self.budget is not None or self.stop_loops is not None
+
+    @property
     def any(self) -> bool:
         """Anything is limited or forced."""
-        return self.budget is not None or self.reopens
+        return self.closes or self.reopens
 
     def check(self, thinking: Thinking) -> None:
         """Raises ControllerError where a forced text would open or close thinking by itself."""
@@ -71,10 +82,10 @@ class ThinkingLimits:
             raise ControllerError(f"wrap_up {self.wrap_up!r} and the suffix {thinking.suffix!r} close thinking twice")
 
 
-def _require_count(name: str, value: object, unit: str) -> None:
-    """Raises ControllerError unless the value is a whole number, at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ControllerError(f"{name} is {value!r}; it must be a whole number of {unit}, at least 0")
+def _require_count(name: str, value: object, unit: str, least: int = 0) -> None:
+    """Raises ControllerError unless the value is a whole number, at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ControllerError(f"{name} is {value!r}; it must be a whole number of {unit}, at least {least}")
 
 
 NO_LIMITS = ThinkingLimits()

@@ -13,8 +13,8 @@ from reasonctl.backends import attach
 from reasonctl.backends.hf.tokenizer import HFTokenizer
 from reasonctl.backends.llama.tokenizer import LlamaTokenizer
 from reasonctl.backends.load import tiny_folder
-from reasonctl.controller import Controller, ControllerError, Decision, ExitRule
-from support.llama_models import CALLS, CHAT, PROMPT, ExitAt, first, open_llama
+from reasonctl.controller import Controller, ControllerError, Decision, ExitRule, PromptLookup
+from support.llama_models import CALLS, CHAT, PROMPT, ExitAt, Scripted, first, open_llama
 
 
 @dataclass
@@ -200,6 +200,24 @@ def test_a_stream_keeps_the_wishes_of_the_call_that_made_it(llama):
             llm(PROMPT, thinking_budget=-1)
         text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in late)
         assert handle.trace.forced[0] == 5 and text.count("</think>") == 1
+
+
+@pytest.mark.parametrize("drafter", [None, PromptLookup(size=4)], ids=["plain", "drafted"])
+def test_a_loop_is_closed(library, drafter):
+    line = "52 a+3 55\nWait, b-6 49\nWait, c+8 57\n"
+    span = len(library.text.encode(line))
+    assert span >= 20
+    policy = Scripted(library.text, line * 9 + "</think>\n<eos>", "answer is 57<eos>")
+    with library.attach(Controller(policy=policy, drafter=drafter, stop_loops=3)) as handle:
+        tokens = library(library.ids(), most=400)
+        trace = handle.trace
+        assert trace.closed_by == "loop" and trace.loop == span and trace.thinking_tokens == 3 * span
+        assert tokens[: len(trace.tokens)] == trace.tokens
+        assert library.text.decode(tokens) == line * 3 + "</think>\nanswer is 57<eos>"
+        assert trace.why == f"thinking repeated a span of {span} tokens 3 times in a row"
+    with library.attach(Controller(policy=policy, drafter=drafter)) as handle:
+        library(library.ids(), most=400)
+        assert handle.trace.closed_by == "model" and handle.trace.stop_loops is None
 
 
 def test_a_streamer_sees_only_what_stays(hf):

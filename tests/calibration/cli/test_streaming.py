@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+
 import pytest
 
 from reasonctl.calibration.cli.console import Console
 from reasonctl.calibration.cli.run import stream_run
-from reasonctl.controller import Controller
+from reasonctl.controller import Controller, Thinking
 from support.toy_models import PLAIN, writing
 
 
@@ -22,3 +26,20 @@ from support.toy_models import PLAIN, writing
 def test_a_character_that_is_split_over_tokens_is_printed_whole(pieces, text, capfd):
     stream_run(Console(as_json=False), writing(pieces), PLAIN, "?", Controller())
     assert capfd.readouterr().out.splitlines()[:2] == ["?", text]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGQUIT")
+def test_ctrl_backslash_asks_for_the_answer(capfd):
+    class Pressed(Console):
+        def stream(self, text, style=None):
+            super().stream(text, style)
+            if text in ("c", "e"):
+                os.kill(os.getpid(), signal.SIGQUIT)
+
+    before = signal.getsignal(signal.SIGQUIT)
+    model = writing([b"a", b"b", b"c", b"d", b"e"])
+    trace = stream_run(Pressed(as_json=False), model, PLAIN, "?", Controller(thinking=Thinking(None, "?")))
+    out, err = capfd.readouterr()
+    assert trace.closed_by == "asked" and out.splitlines()[1].startswith("abcd?abc")
+    assert "isn't thinking" in err
+    assert signal.getsignal(signal.SIGQUIT) is before
