@@ -216,15 +216,13 @@ def test_runs_are_counted_in_their_order_and_later_ones_are_dropped(tmp_path, wo
 
 
 def test_a_job_goes_on_as_its_file_was_begun(tmp_path):
-    made = tmp_path / "made.safetensors"
-    with closing(job_at(made).run_file(RECIPE.load())) as file:
-        file.open(force=False)
-
     def first_of(out, **other) -> int:
         return as_begun(job_at(out, first_analysis=29, **other), RECIPE.load(), choosing=True).first_analysis
 
-    assert first_of(made) == FIRST  # whatever risk is asked for now
-    assert first_of(made, labels="all") == 29  # another job's file, which is refused or started over
+    with closing(job_at(tmp_path / "p", first_analysis=FIRST).run_file(RECIPE.load())) as file:
+        file.open(force=False)
+    assert first_of(tmp_path / "p") == FIRST  # whatever risk is asked for now
+    assert first_of(tmp_path / "p", labels="all") == 29  # another job's file, which is refused or started over
     assert first_of(tmp_path / "new") == 29
     runs_path(tmp_path / "new").write_text("no runs\n")
     assert first_of(tmp_path / "new") == 29
