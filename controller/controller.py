@@ -79,6 +79,8 @@ class Controller:
     """Text that replaces a close that is taken back."""
     stop_loops: int | None = None
     """Close thinking once one span of 20 tokens or more stands there so many times in a row; None = never."""
+    always_answer: bool = False
+    """Close marked thinking where the model ends the sequence inside it, and let it answer; False = the run ends."""
     shadow: bool = False
     """The exit rule decides and is recorded, and never acts."""
 
@@ -128,6 +130,7 @@ class Controller:
             continue_times=self.continue_times,
             continue_text=self.continue_text,
             stop_loops=self.stop_loops,
+            always_answer=self.always_answer,
         )
 
     @property
@@ -322,6 +325,7 @@ class Controller:
         trace.rule = "" if self.exit is None else self.exit.why
         trace.budget = self.budget
         trace.stop_loops = self.stop_loops
+        trace.always_answer = self.always_answer
         self._compare(policy, call, trace)
         if self.drafter is not None and not session.can.branches:
             trace.warnings.append(

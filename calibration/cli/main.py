@@ -153,6 +153,7 @@ def report_command(probe: str, options: Options, evaluation: str | None, out: st
 @click.option("--min-thinking", type=int, default=0, help="No end of thinking before so many tokens, 0 or more.")
 @click.option("--continue-times", type=int, default=0, help="Re-open thinking that closes too early, 0 or more times.")
 @click.option("--stop-loops", type=int, help="Close thinking that repeats a span so many times in a row, 2 or more.")
+@click.option("--always-answer", is_flag=True, help="Let the model answer where it would end inside its thinking.")
 @click.option("--shadow", is_flag=True, help="Decide and record at every cue, and never act.")
 @click.option("-v", "--verbose", is_flag=True, help="Also the policy, stage by stage in the order of its chain.")
 @common("json", *SAMPLING, *PROMISE, *MACHINE)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 Source = Literal["model", "draft", "forced"]
 Finish = Literal["stop", "length"]
-Closer = Literal["model", "exit", "budget", "asked", "loop"]
+Closer = Literal["model", "exit", "budget", "asked", "loop", "end"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,8 @@ class Trace:
     """Most thinking tokens."""
     stop_loops: int | None = None
     """How often a span stands in a row before thinking is closed for it; None: loops weren't stopped."""
+    always_answer: bool = False
+    """An end-of-sequence inside thinking closes it, and the model answers."""
     loop: int | None = None
     """Length in tokens of the span that thinking was found to repeat so often."""
     decisions: list[Decision] = field(default_factory=list)
@@ -163,6 +165,7 @@ class Trace:
         closed = {
             "budget": f"budget of {self.budget} thinking tokens used up",
             "asked": "answer_now closed thinking",
+            "end": "the model ended the sequence inside its thinking, which was closed",
             "loop": f"thinking repeated a span of {self.loop} tokens {self.stop_loops} times in a row",
         }
         if self.closed_by not in closed:

@@ -45,7 +45,7 @@ class Due(NamedTuple):
     """Thinking tokens at which it fell due."""
 
 
-BY = {"budget": "the budget's", "asked": "answer_now's", "loop": "stop_loops'"}
+BY = {"budget": "the budget's", "asked": "answer_now's", "loop": "stop_loops'", "end": "always_answer's"}
 """Whose closing tokens a note speaks of."""
 
 
@@ -295,13 +295,16 @@ class ThinkingControl:
         if self.span.closed is not None:
             self._note_end("model", self.span.closed.first)
             return None
-        return self._close_at_end("asked") if ended and self._asked and not self._no_close else None
+        return self._close_at_end() if ended and not self._no_close else None
 
-    def _close_at_end(self, closer: Closer) -> Edit | None:
-        """The edit that closes thinking in place of the end-of-sequence that the text ends in."""
+    def _close_at_end(self) -> Edit | None:
+        """The edit that closes thinking in place of the end-of-sequence that the text ends in; None: the run ends."""
+        marked = self.settings.thinking is not None and self.settings.thinking.markers is not None
+        if not self._asked and not (self.settings.limits.always_answer and marked):
+            return None
         before = self.text.tokens[:-1]
         self.span.rewind(before)
-        return self._close(closer, len(before))
+        return self._close("asked" if self._asked else "end", len(before))
 
     def _continuation(self, mark: MarkerPosition) -> list[int] | None:
         """The tokens that continue thinking at `mark`; None if it ends there."""

@@ -33,6 +33,8 @@ class ThinkingLimits:
     """Text that replaces a close that is taken back."""
     stop_loops: int | None = None
     """Thinking that stands in a loop is closed as by a budget: one span, at least 20 tokens long, so often in a row."""
+    always_answer: bool = False
+    """An end-of-sequence inside marked thinking closes it, and the model answers; otherwise the run ends there."""
 
     def __post_init__(self) -> None:
         if self.budget is not None:
@@ -47,7 +49,7 @@ class ThinkingLimits:
             _require_count("stop_loops", self.stop_loops, "times", least=2)
         if self.wrap_up and not self.closes:
             raise ControllerError(
-                f"wrap_up is {self.wrap_up!r} and there is no budget to wrap up; give a budget or stop_loops"
+                f"wrap_up is {self.wrap_up!r} and there is no budget; give one, stop_loops or always_answer"
             )
         if self.reopens and not self.continue_text.strip():
             raise ControllerError("continue_text is empty; give the text that goes in a close's place, e.g. 'Wait'")
@@ -60,7 +62,7 @@ class ThinkingLimits:
     @property
     def closes(self) -> bool:
         """Thinking may be closed."""
-        return self.budget is not None or self.stop_loops is not None
+        return self.budget is not None or self.stop_loops is not None or self.always_answer
 
     @property
     def any(self) -> bool:

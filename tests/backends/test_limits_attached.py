@@ -220,6 +220,17 @@ def test_a_loop_is_closed(library, drafter):
         assert handle.trace.closed_by == "model" and handle.trace.stop_loops is None
 
 
+@pytest.mark.parametrize("drafter", [None, PromptLookup(size=4)], ids=["plain", "drafted"])
+def test_an_end_inside_thinking_gives_way_to_the_answer(library, drafter):
+    policy = Scripted(library.text, "52 a+3 55\n<eos>", "answer is 57<eos>")
+    for always, text in ((True, "52 a+3 55\n</think>\nanswer is 57<eos>"), (False, "52 a+3 55\n<eos>")):
+        with library.attach(Controller(policy=policy, drafter=drafter, always_answer=always)) as handle:
+            assert library.text.decode(library(library.ids(), most=60)) == text
+            trace = handle.trace
+            assert trace.closed_by == ("end" if always else None) and trace.always_answer == always
+            assert ("ended the sequence inside" in trace.why) == always
+
+
 def test_a_streamer_sees_only_what_stays(hf):
     shown = []
 

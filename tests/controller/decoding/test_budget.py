@@ -151,7 +151,7 @@ def test_a_character_is_finished_first(budget, thought):
         ({"min_thinking": -3}, "min_thinking is -3"),
         ({"continue_times": -1}, "continue_times is -1"),
         ({"budget": 5, "min_thinking": 6}, "min_thinking is 6, above the budget of 5"),
-        ({"wrap_up": "Enough."}, "there is no budget"),
+        ({"wrap_up": "Enough."}, "there is no budget; give one"),
         ({"budget": 5, "wrap_up": "x</think>"}, "holds the marker '</think>'"),
         ({"budget": 5, "wrap_up": "x<think>"}, "holds the marker '<think>'"),
         ({"continue_times": 1, "continue_text": "</think>"}, "holds the marker"),
