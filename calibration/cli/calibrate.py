@@ -88,8 +88,8 @@ def calibrate(
     if options.dry_run:
         dry_run(show, plan, model, options, closings_of(plan, model, overrides, problems))
         return
-    plan = with_closing(show, plan, model, overrides, problems, workers=workers, force=options.force)
     content = made_already(plan, model) if targets.again else None
+    plan = with_closing(show, plan, model, overrides, problems, workers=workers, force=options.force)
     describe(show, plan, model, options)
     with closing(plan.run_file(model)) as file:
         records = collected(show, plan, file, options, problems, workers, content)

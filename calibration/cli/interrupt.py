@@ -12,9 +12,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from reasonctl.controller import AnswerNow
+if TYPE_CHECKING:
+    from reasonctl.controller import AnswerNow
 
 CODE = 130
 """Exit code after Ctrl-C."""
