@@ -157,7 +157,8 @@ class Fields:
     def only(self, names: Collection[str]) -> None:
         """Raises ControllerError unless the object has these fields, all and no other."""
         if self.values.keys() != set(names):
-            different = ", ".join(f"{name:.40}" for name in sorted(set(names) ^ self.values.keys())[:8])
+            names_shown = (name[:40] for name in sorted(set(names) ^ self.values.keys())[:8])
+            different = ", ".join(name if name.isprintable() else repr(name) for name in names_shown)
             raise ControllerError(f"the fields of {self.where} differ by {different}")
 
     def __contains__(self, name: str) -> bool:

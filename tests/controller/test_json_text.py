@@ -114,3 +114,8 @@ def test_broken_texts_are_refused_or_read():
     whole = json.dumps({"a": [1, 2, {"b": "x é \\u00e9"}], "c": None, "d": [[1.5, -2e3], True]}).encode()
     found = [refused(lambda data=data: parse(data, "x")) for data in broken_bytes(whole, 600, seed=1)]
     assert 300 < sum(found) < 600
+
+
+def test_a_field_s_name_stays_on_its_line():
+    with pytest.raises(ControllerError, match=r"the fields of it differ by 'f\\nish', finish$"):
+        Fields.of({"f\nish": 1}, "it").only(["finish"])
