@@ -11,7 +11,7 @@ from reasonctl.controller.thinking import after_thinking
 
 from .logged import LoggedRun
 from .recipe import Recipe
-from .worker import answer_text, one_run, read_run
+from .worker import answer_text, one_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,5 @@ def try_closings(
     """
     model = recipe.load()
     rule = TryClosings(recipe, model, closings)
-    if logged is None:
-        trace = one_run(recipe, model, index, question, rule).trace
-    else:
-        trace = read_run(recipe, model, index, question, rule, logged).trace
+    trace, _ = one_run(recipe, model, index, question, rule, logged)
     return TriedRun(answer_text(recipe, model, trace.tokens), tuple(rule.tried))

@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from reasonctl.backends import Model
-from reasonctl.controller import ControllerError
+from reasonctl.controller import Controller, ControllerError
 from reasonctl.controller.sampling import Explained
 from reasonctl.controller.thinking import Format
 
@@ -20,7 +20,7 @@ from ..tasks.problem import Problem
 from ..tasks.run_logs import LogLine, RunLog, Unusable
 from .logged import LoggedRun
 from .recipe import Recipe
-from .worker import read_run
+from .worker import run_once
 
 STRIPPED = "reasoning stripped: the model ended its run, and no closing marker is in it"
 MOST_STRIPPED = 0.1
@@ -164,7 +164,10 @@ def explained_by(recipe: Recipe, runs: Sequence[tuple[Problem, LoggedRun]]) -> E
     """How well the recipe's model and policy explain runs: each is read once, in a forward for many tokens."""
     model, total = recipe.load(), Explained()
     for index, (problem, run) in enumerate(runs):
-        total += read_run(recipe, model, index, problem.question, None, run).explained
+        call = recipe.call(model, problem.question, index)
+        policy = run.policy(model, call.policy)
+        run_once(model, Controller(drafter=run.drafter()), replace(call, policy=policy))
+        total += policy.explained
     return total
 
 

@@ -129,8 +129,7 @@ class RunFile:
         Raises:
             ControllerError: The file is in another format, or one of its lines is no run. The message names the line.
         """
-        with self.path.open("rb") as file:
-            header = self._header(file.readline(MOST_HEADER), _OF_A_JOB)
+        header = self._header(self._first_line(), _OF_A_JOB)
         try:
             fit = fitting_runs(header.settings)
             records = [
@@ -159,8 +158,7 @@ class RunFile:
         Raises:
             ControllerError: The file is in another format.
         """
-        with self.path.open("rb") as file:
-            return self._header(file.readline(MOST_HEADER), _OF_A_JOB).settings
+        return self._header(self._first_line(), _OF_A_JOB).settings
 
     def begun(self) -> Fields | None:
         """The settings of the job that began the file; None where none has written its header whole.
@@ -170,14 +168,16 @@ class RunFile:
         """
         if not self.path.is_file():
             return None
-        with self.path.open("rb") as file:
-            header = file.readline(MOST_HEADER)
+        header = self._first_line()
         return self._header(header, _START_OVER).settings if header.endswith(b"\n") else None
 
     def check(self) -> None:
         """Raise ControllerError unless this job may go on in the file that is there; nothing is written."""
+        self._check(self._first_line())
+
+    def _first_line(self) -> bytes:
         with self.path.open("rb") as file:
-            self._check(file.readline(MOST_HEADER))
+            return file.readline(MOST_HEADER)
 
     def _lines(self) -> Iterator[tuple[int, Any]]:
         """(number, value) of each whole line after the header."""

@@ -33,7 +33,6 @@ from reasonctl.controller import (
     Trace,
     Trial,
 )
-from reasonctl.controller.sampling import Explained
 from reasonctl.controller.thinking import after_thinking, read_template
 from reasonctl.probes.signals import features_at, layer_of
 
@@ -53,15 +52,6 @@ class FinishedRun(NamedTuple):
     """What the loop recorded of it."""
     seconds: float
     """Wall-clock, prefill included."""
-
-
-class ReadRun(NamedTuple):
-    """A run that was read from a log."""
-
-    trace: Trace
-    """What the loop recorded of it."""
-    explained: Explained
-    """How well the recipe's policy explains its tokens."""
 
 
 def run_once(
@@ -177,18 +167,19 @@ def answer_text(recipe: Recipe, model: Model, tokens: list[int]) -> str:
     return after_thinking(plain_text(model, tokens), recipe.span())
 
 
-def one_run(recipe: Recipe, model: Model, index: int, question: str, rule: ExitRule | None) -> FinishedRun:
-    """Run number `index` of a job under `rule`."""
-    return run_once(model, Controller(exit=rule, drafter=recipe.drafter()), recipe.call(model, question, index))
+def one_run(
+    recipe: Recipe, model: Model, index: int, question: str, rule: ExitRule | None, logged: LoggedRun | None = None
+) -> FinishedRun:
+    """Run number `index` of a job under `rule`: decoded, or read from a log, where the rule must not exit."""
+    return run_once(model, *_controlled(recipe, model, AskedRun(index, question, logged), rule))
 
 
 def _controlled(recipe: Recipe, model: Model, asked: AskedRun, rule: ExitRule | None) -> tuple[Controller, Call]:
-    """What makes a run: decoded under the recipe, or read from its log. There a rule must not exit."""
+    """What makes a run: decoded under the recipe, or read from its log."""
     call, logged = recipe.call(model, asked.question, asked.run), asked.logged
     if logged is None:
-        return _knowing(Controller(exit=rule, drafter=recipe.drafter()), model), call
-    controller = Controller(exit=rule, drafter=logged.drafter())
-    return _knowing(controller, model), replace(call, policy=logged.policy(model, call.policy))
+        return Controller(exit=rule, drafter=recipe.drafter()), call
+    return Controller(exit=rule, drafter=logged.drafter()), replace(call, policy=logged.policy(model, call.policy))
 
 
 def _knowing(controller: Controller, model: Model) -> Controller:
@@ -207,17 +198,6 @@ class AskedRun(NamedTuple):
     """Its tokens, where it was made elsewhere. None: it is decoded."""
 
 
-def read_run(
-    recipe: Recipe, model: Model, index: int, question: str, rule: ExitRule | None, logged: LoggedRun
-) -> ReadRun:
-    """Run number `index` of a job under `rule`, read from a log instead of decoded. `rule` must not exit."""
-    call = recipe.call(model, question, index)
-    policy = logged.policy(model, call.policy)
-    controller = Controller(exit=rule, drafter=logged.drafter())
-    trace, _ = run_once(model, controller, replace(call, policy=policy))
-    return ReadRun(trace, policy.explained)
-
-
 def collect_run(
     recipe: Recipe, index: int, question: str, which: Trials = EVERYWHERE, logged: LoggedRun | None = None
 ) -> RunRecord:
@@ -230,10 +210,10 @@ def collect_run(
         which: The cues at which an exit is tried.
         logged: The run's tokens, where it was made elsewhere. None: it is decoded.
     """
-    model, asked = recipe.load(), AskedRun(index, question, logged)
+    model = recipe.load()
     rule = _collecting(recipe, model, index, which)
-    trace, _ = run_once(model, *_controlled(recipe, model, asked, rule))
-    return _record(recipe, model, asked, trace, rule)
+    trace, _ = one_run(recipe, model, index, question, rule, logged)
+    return _record(recipe, model, AskedRun(index, question, logged), trace, rule)
 
 
 def collect_runs(recipe: Recipe, window: Sequence[AskedRun], which: Trials = EVERYWHERE) -> list[RunRecord]:
@@ -252,6 +232,7 @@ def collect_runs(recipe: Recipe, window: Sequence[AskedRun], which: Trials = EVE
     try:
         for asked, rule, trace in zip(window, rules, traces, strict=True):
             controller, call = _controlled(recipe, model, asked, rule)
+            controller = _knowing(controller, model)
             needs = controller.needs(model.engine, model.tokenizer, call)
             scheduler.add(asked.run, controller.run(model.engine, model.tokenizer, call, trace), needs)
         for output in scheduler:

@@ -18,33 +18,19 @@ from statistics import median
 from typing import Any
 
 import torch
-from scipy.stats import binom
+from overhead import ReadsAndStays, interval
 
 from reasonctl.backends import attach, load_model
-from reasonctl.controller import Boundary, Controller, Cues, Decision
-from reasonctl.probes import NeverExit
+from reasonctl.controller import Controller, Cues
 
 WORDS = "Explain step by step how to add 48 and 37, then check the result twice. Wait, is it so?\n\n"
 CUES = ["paragraph", "sentence", "wait", "hmm", "alternatively"]
 
 
-class ReadsAndStays(NeverExit):
-    """Reads three layers at every cue, as a probe would, and goes on."""
-
-    def layers(self, depth: int) -> tuple[int, ...]:
-        return tuple(sorted({depth // 3, 2 * depth // 3, depth - 1}))
-
-    def decide(self, at: Boundary):
-        score = float(sum(state.sum() for state in at.hidden.values()))
-        return Decision(False, at.cue.name, at.cue.index, at.cue.first - at.prompt, score, float("inf"))
-        yield
-
-
-def interval(values: list[float]) -> list[float]:
-    """[low, median, high] with the 95 % interval for the median from order statistics."""
-    ordered, n = sorted(values), len(values)
-    low = int(binom.ppf(0.025, n, 0.5))
-    return [round(value, 3) for value in (ordered[max(low - 1, 0)], median(values), ordered[min(n - low, n - 1)])]
+def spread(values: list[float]) -> list[float]:
+    """[low, median, high] with the 95 % interval for the median."""
+    low, high = interval(values)
+    return [round(value, 3) for value in (low, median(values), high)]
 
 
 def seconds_of(model: Any, controller: Controller | None, tokenizer: Any, call: dict[str, Any]) -> float:
@@ -87,7 +73,7 @@ def main() -> None:
                 seconds = seconds_of(model, *arms[name], call)
                 taken[name] += [seconds] if turn else []  # the first round warms up
         single = single or median(taken["acts"]) / options.batch[0]
-        result = {name: interval([a / b for a, b in zip(taken["stock"], taken[name], strict=True)]) for name in arms}
+        result = {name: spread([a / b for a, b in zip(taken["stock"], taken[name], strict=True)]) for name in arms}
         shape = {"model": options.model, "dtype": options.dtype, "batch": batch, "prompt": options.prompt}
         times_single = round(batch * single / median(taken["acts"]), 2)
         print(json.dumps(shape | {"pairs": options.pairs, **result, "throughput": times_single}), flush=True)

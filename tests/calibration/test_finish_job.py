@@ -11,24 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from reasonctl.calibration.cli.main import main
 from reasonctl.calibration.fitting.saved_runs import saved_runs
 from reasonctl.calibration.runs.splits import report_path, runs_path
 from reasonctl.controller import ControllerError
 from reasonctl.probes.files.probe_file import digest_of, load_probe
 from reasonctl.probes.risk.stopping import Stopping
 from support.ctl import ctl
-from support.jobs import job
+from support.jobs import finished, job
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """A finished job."""
-    out = tmp_path_factory.mktemp("made") / "p.safetensors"
-    with pytest.raises(SystemExit) as ended:
-        main(job(out))
-    assert not ended.value.code
-    return out
+    return finished(tmp_path_factory.mktemp("made") / "p.safetensors")
 
 
 @pytest.fixture

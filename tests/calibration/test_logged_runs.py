@@ -10,11 +10,11 @@ import pytest
 
 from reasonctl.backends import load_model
 from reasonctl.calibration.runs.logged import LoggedRun
-from reasonctl.calibration.runs.own_runs import check_own
+from reasonctl.calibration.runs.own_runs import check_own, explained_by
 from reasonctl.calibration.runs.run_file import RunFile
 from reasonctl.calibration.runs.splits import runs_path
 from reasonctl.calibration.runs.trials import Trials
-from reasonctl.calibration.runs.worker import Collect, collect_run, one_run, read_run, run_once
+from reasonctl.calibration.runs.worker import Collect, collect_run, one_run, run_once
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import Call, Controller, ControllerError, Keys
 from reasonctl.probes.files import load_probe
@@ -57,16 +57,17 @@ def test_a_run_that_is_read_has_the_records_of_the_decoded_one(backend, policy):
     for mine, theirs in zip(read.cues, decoded.cues, strict=True):
         assert np.abs(mine.state - theirs.state).max() < ROUNDING * np.abs(theirs.state).max()
         assert mine.entropy == pytest.approx(theirs.entropy, abs=1e-2)
-    plain = read_run(recipe, model, 0, problem.question, None, run)
-    assert plain.trace.tokens[: len(run.tokens)] == list(run.tokens)
-    assert plain.trace.forwards <= len(run.tokens) / 20
-    assert plain.explained.impossible == 0 and plain.explained.tokens == len(plain.trace.tokens)
+    plain, _ = one_run(recipe, model, 0, problem.question, None, run)
+    explained = explained_by(recipe, [(problem, run)])
+    assert plain.tokens[: len(run.tokens)] == list(run.tokens)
+    assert plain.forwards <= len(run.tokens) / 20
+    assert explained.impossible == 0 and explained.tokens == len(plain.tokens)
 
 
 def test_a_cue_without_a_trial_ends_no_walk():
     model, ((problem, run),) = RECIPE.load(), runs_of(RECIPE, 1)
     rules = [Collect(RECIPE, model, 0, Trials(at)) for at in ("records", "all")]
-    plain, untried, tried = (read_run(RECIPE, model, 0, problem.question, rule, run).trace for rule in (None, *rules))
+    plain, untried, tried = (one_run(RECIPE, model, 0, problem.question, rule, run).trace for rule in (None, *rules))
     assert len(rules[0].seen) == len(rules[1].seen) == len(untried.decisions) > 2
     assert untried.forwards == plain.forwards < tried.forwards - tried.trial_forwards
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from reasonctl.calibration.cli.main import main
 from reasonctl.calibration.fitting import analyses
 from reasonctl.calibration.fitting.analyses import Analyses, Analysis
 from reasonctl.calibration.fitting.begun import as_begun
@@ -26,7 +25,7 @@ from reasonctl.probes.promise import Promise
 from reasonctl.probes.risk.stopping import Stopping, planned
 from reasonctl.probes.risk.threshold import Threshold
 from support.ctl import ctl
-from support.jobs import job
+from support.jobs import finished, job
 from support.probe_files import card
 from support.recipes import RECIPE
 
@@ -38,11 +37,7 @@ UNTIL = ("--until", "promised")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """A job that stopped when its promise stood."""
-    out = tmp_path_factory.mktemp("made") / "p.safetensors"
-    with pytest.raises(SystemExit) as ended:
-        main(job(out, 40, *UNTIL))
-    assert not ended.value.code
-    return out
+    return finished(tmp_path_factory.mktemp("made") / "p.safetensors", 40, *UNTIL)
 
 
 def lines_of(out: Path) -> list[bytes]:

@@ -13,6 +13,21 @@ from support.source import PACKAGES, Module, circles, modules, ours
 
 MODULES = modules()
 
+ONE_STOREY = (
+    "extras",
+    "hooks",
+    "handle",
+    "attachment",
+    "model",
+    "processors",
+    "grammar",
+    "gguf",
+    "class_swap",
+    "token_ids",
+    "turns",
+)
+"""What both libraries share: these files may import one another."""
+
 STOREYS = {
     "controller": [
         ["core"],
@@ -25,17 +40,7 @@ STOREYS = {
     ],
     "backends": [
         [
-            "extras",
-            "hooks",
-            "handle",
-            "attachment",
-            "model",
-            "processors",
-            "grammar",
-            "gguf",
-            "class_swap",
-            "token_ids",
-            "turns",
+            *ONE_STOREY,
             "tiny",
             "tiny_probe",
         ],
@@ -55,21 +60,6 @@ STOREYS = {
     ],
 }
 """The rooms of each package from the ground up. A room imports itself and lower storeys, never its neighbours."""
-
-ONE_STOREY = {
-    "extras",
-    "hooks",
-    "handle",
-    "attachment",
-    "model",
-    "processors",
-    "grammar",
-    "gguf",
-    "class_swap",
-    "token_ids",
-    "turns",
-}
-"""What both libraries share: these files may import one another."""
 
 BELOW = {
     "controller": set(),
@@ -145,7 +135,7 @@ def may_import(name: str, other: str) -> bool:
     if any(within(name, first) and within(other, second) for first, second in APART):
         return False
     rooms = [part.split(".")[1] for part in (name, other)]
-    return theirs < mine or rooms[0] == rooms[1] or set(rooms) <= ONE_STOREY
+    return theirs < mine or rooms[0] == rooms[1] or set(rooms) <= set(ONE_STOREY)
 
 
 def library_breaches(module: Module) -> set[str]:

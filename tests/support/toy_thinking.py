@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -51,6 +52,19 @@ def _engine() -> ToyEngine:
 
 
 ENGINE = _engine()
+
+
+class Recurrent(ToyEngine):
+    """The toy reasoner with a cache that forgets no token."""
+
+    def __init__(self):
+        self.__dict__.update(ENGINE.__dict__)
+
+    def session(self):
+        session = super().session()
+        session.can = replace(session.can, rollback=False)
+        session.rollback = lambda n: (_ for _ in ()).throw(AssertionError("rolled back")) if n else None
+        return session
 
 
 def run(*, seed=0, prompt=PROMPT, most=60, eos=(EOS,), engine=ENGINE, tokenizer=TOKENIZER, trace=None, **settings):

@@ -8,20 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from reasonctl.calibration.cli.main import main
 from reasonctl.calibration.runs.splits import report_path, runs_path
 from support.ctl import ctl
-from support.jobs import job
+from support.jobs import finished, job
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """A probe whose calibration runs tried exits at records only."""
-    out = tmp_path_factory.mktemp("made") / "p.safetensors"
-    with pytest.raises(SystemExit) as ended:
-        main(job(out))
-    assert not ended.value.code
-    return out
+    return finished(tmp_path_factory.mktemp("made") / "p.safetensors")
 
 
 @pytest.mark.parametrize(

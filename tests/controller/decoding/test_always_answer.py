@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
-from reasonctl.backends.toy import ToyEngine
 from reasonctl.controller import PromptLookup
 from support.scripted import RandomTree
-from support.toy_thinking import BARE, ENGINE, EOS, HALF, TEXTS, THINKING, TOKENIZER, account, run
+from support.toy_thinking import BARE, EOS, HALF, TEXTS, THINKING, TOKENIZER, Recurrent, account, run
 
 DRAFTERS = [None, PromptLookup(size=4), RandomTree(len(TEXTS))]
 SEEDS = range(150)
-
-
-class Recurrent(ToyEngine):
-    """The toy reasoner with a cache that forgets no token."""
-
-    def __init__(self):
-        self.__dict__.update(ENGINE.__dict__)
-
-    def session(self):
-        session = super().session()
-        session.can = replace(session.can, rollback=False)
-        session.rollback = lambda n: (_ for _ in ()).throw(AssertionError("rolled back")) if n else None
-        return session
 
 
 def ended_inside(seed):

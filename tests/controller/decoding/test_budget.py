@@ -9,7 +9,20 @@ from reasonctl.controller import Controller, ControllerError, Greedy, Markers, P
 from reasonctl.controller.decoding.close_thinking import ThinkingControl
 from reasonctl.controller.decoding.loop import Loop
 from support.scripted import RandomTree, Scripted
-from support.toy_thinking import BARE, CLOSE, ENGINE, EOS, OPEN, PROMPT, TEXTS, THINKING, TOKENIZER, account, run
+from support.toy_thinking import (
+    BARE,
+    CLOSE,
+    ENGINE,
+    EOS,
+    OPEN,
+    PROMPT,
+    TEXTS,
+    THINKING,
+    TOKENIZER,
+    Recurrent,
+    account,
+    run,
+)
 
 DRAFTERS = [None, PromptLookup(size=4), RandomTree(len(TEXTS))]
 BUDGETS = [(0, ""), (1, "Enough. "), (4, ""), (9, "\n\nEnough. "), (25, "Enough. ")]
@@ -198,18 +211,6 @@ def test_planted_errors_are_caught(monkeypatch, error):
 
 
 def test_recurrent_models_have_budgets_and_no_second_thoughts():
-    class Recurrent(ToyEngine):
-        def __init__(self):
-            self.__dict__.update(ENGINE.__dict__)
-
-        def session(self):
-            from dataclasses import replace
-
-            session = super().session()
-            session.can = replace(session.can, rollback=False)
-            session.rollback = lambda n: (_ for _ in ()).throw(AssertionError("rolled back")) if n else None
-            return session
-
     for seed in range(10):
         _, trace = run(seed=seed, budget=4, thinking=THINKING, engine=Recurrent())
         assert trace.thinking_tokens <= 4
