@@ -63,7 +63,9 @@ def _roles(card: Card, n: int) -> tuple[Sequence[int], Sequence[int]]:
     """The indices of the fitting and of the calibration runs."""
     fit, seed = card.runs.get("fit", 0), card.seeds.get("seed")
     if seed is None or n < 2:
-        raise ControllerError("the card of the probe file names no seed and runs, so that its runs can't be distinguished")
+        raise ControllerError(
+            "the card of the probe file names no seed and runs, so that its runs can't be distinguished"
+        )
     return (range(fit), range(fit, n)) if card.runs_sha256 else split(n, seed)
 
 
