@@ -6,7 +6,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 STAMP := .venv/.installed
 TREE := build/tree
 PACKAGES := controller backends probes calibration
-SOURCES := $(PACKAGES) tests examples
+SOURCES := reasonctl $(PACKAGES) tests examples
 
 .PHONY: help setup demo test slow format lint types docs check clean
 .DEFAULT_GOAL := help
@@ -35,7 +35,8 @@ lint: setup ## find what the linter forbids
 types: setup ## check the types
 	mkdir -p $(TREE)/reasonctl
 	for package in $(PACKAGES); do ln -sfn ../../../$$package $(TREE)/reasonctl/$$package; done
-	MYPYPATH=$(TREE) $(BIN)/mypy $(PACKAGES:%=-p reasonctl.%)
+	ln -sfn ../../../reasonctl/__init__.py $(TREE)/reasonctl/__init__.py
+	MYPYPATH=$(TREE) $(BIN)/mypy -p reasonctl
 
 # By way of a second file, so that a failure leaves the page as it was.
 docs: setup ## write docs/cli.md anew from the commands' own help

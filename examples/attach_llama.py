@@ -4,20 +4,16 @@ import argparse
 
 from llama_cpp import Llama
 
-from reasonctl.backends import attach, tiny_folder
-from reasonctl.controller import Controller, PromptLookup
+from reasonctl import Controller, attach, load_exit
+from reasonctl.backends import tiny_folder
+from reasonctl.controller import PromptLookup
 
 options = argparse.ArgumentParser(description=__doc__)
 options.add_argument("--probe", help="a .probe.safetensors file; without it nothing exits early")
 options.add_argument("--risk", type=float, default=0.05)
 given = options.parse_args()
 
-exit_rule = None
-if given.probe:
-    from reasonctl.probes import load_exit
-
-    exit_rule = load_exit(given.probe, risk=given.risk)
-
+exit_rule = load_exit(given.probe, risk=given.risk) if given.probe else None
 llm = Llama(str(tiny_folder() / "tiny.gguf"), n_ctx=512, verbose=False)
 with attach(llm, Controller(exit=exit_rule, drafter=PromptLookup())) as handle:
     question = [{"role": "user", "content": "52 a+3 b-6 c+8"}]

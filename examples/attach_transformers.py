@@ -7,9 +7,8 @@ from importlib.resources import files
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_seed
 
-from reasonctl.backends.attach import attach
-from reasonctl.controller import Controller, PromptLookup
-from reasonctl.probes import load_exit
+from reasonctl import Controller, attach, load_exit
+from reasonctl.controller import PromptLookup
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--probe", help="a probe file; without one nothing exits early, and drafting alone is shown")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from .notebook import html_table
 
 Source = Literal["model", "draft", "forced"]
 Finish = Literal["stop", "length"]
@@ -217,6 +220,26 @@ class Trace:
         thresholds = {decision.threshold for decision in self.decisions}
         why = self._never() if math.inf in thresholds else "exits at every cue" if -math.inf in thresholds else None
         return {**_finite(asdict(self)), "why": self.why, "threshold_why": why}
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows for `handle.trace`."""
+        return html_table(self.why, self._summary())
+
+    def _summary(self) -> Iterator[tuple[str, object]]:
+        """Names and values that say in a few lines what happened."""
+        yield "tokens", f"{len(self.tokens)} after a prompt of {self.prompt_tokens}; ended: {self.finish_reason}"
+        if self.thinking is not None:
+            yield "thinking", f"{self.thinking_tokens} tokens; closed by: {self.closed_by or 'nobody'}"
+        if self.exit is not None or self.would_exit is not None:
+            yield "exit", self.exit or self.would_exit
+        yield "cost", f"{self.cost} tokens in {self.forwards} forwards"
+        if self.trials:
+            yield "trials", f"{self.trials}, of {self.trial_tokens} tokens"
+        if self.drafted:
+            yield "drafted", f"{self.accepted} of {self.drafted} tokens accepted"
+        if self.note:
+            yield "note", self.note
+        yield from (("warning", warning) for warning in self.warnings)
 
     def _never(self) -> str:
         return self.rule or "threshold +inf, too few calibration runs for this risk"
