@@ -129,10 +129,12 @@ class LlamaAttachment(Attachment):
         depth, rule = int(C.llama_model_n_layer(llm.model)), controller.exit
         rule_reads = rule is not None and bool(rule.layers(depth))
         policy_reads = controller.policy is not None and bool(controller.policy.layers(depth))
-        self.engine = LlamaEngine(llm, hidden=rule_reads or policy_reads)
+        takes_back = controller.drafter is not None or controller.knowing(self.thinking).closing is not None
+        self.engine = LlamaEngine(llm, hidden=rule_reads or policy_reads, checkpoints=takes_back)
         self.tokenizer = LlamaTokenizer(llm)
         try:
             self.under({})  # raises where the template and the controller don't fit
+            self._check_cache(controller)
             check_parts(controller, wrap_llama("this Llama", llm, self.engine, self.tokenizer))
         except ControllerError:
             self.engine.close()
@@ -144,6 +146,12 @@ class LlamaAttachment(Attachment):
         self._prompt_tokens = 0
         self._signature = inspect.signature(llm.generate)
         self._stock_completion = llm._create_completion
+
+    def _check_cache(self, controller: Controller) -> None:
+        """Raises ControllerError where the controller takes tokens back and this Llama's cache can't."""
+        reason = self.engine.context.fixed
+        if reason and (controller.limits.reopens or (controller.exit is not None and not controller.shadow)):
+            raise ControllerError(f"the controller takes tokens back: {reason}")
 
     def take_over(self) -> None:
         """Replace the Llama's methods by those of this attachment."""
@@ -318,7 +326,7 @@ class LlamaAttachment(Attachment):
         n = min(session.adopt(llm.n_tokens), len(prompt) - 1)
         common = common_prefix(prompt[:n], llm.input_ids[:n].tolist())
         if common < session.length:
-            if self.engine.context.editable:
+            if common >= session.least:
                 session.rollback(session.length - common)
             else:
                 common = session.adopt(0)
