@@ -18,11 +18,14 @@ from .chat_template import (
     with_markers,
 )
 from .cues import LONGEST_CUE
+from .exit_form import EXIT_FORMS, ExitForm, exit_form
 
 __all__ = [
     "ANSWER_ENDS",
     "ANSWER_CUE",
     "BREAKS",
+    "EXIT_FORMS",
+    "ExitForm",
     "Format",
     "LONGEST_CUE",
     "WORDS",
@@ -30,6 +33,7 @@ __all__ = [
     "chosen_template",
     "default_cues",
     "ends_in_brace",
+    "exit_form",
     "last_side",
     "read_template",
     "read_templates",
