@@ -91,6 +91,8 @@ class ExitRule(ABC):
     """Most cues of a run at which the rule is asked; the same in calibration and in use."""
     answer_ends: AnswerEnds = "model"
     """What ends the answer after an exit; the same for a trial and for the exit itself."""
+    later_spans: bool = False
+    """Whether it is asked in every thinking span until its first exit; else in a run's first span only."""
     trials: bool = False
     """Whether `decide` may call `at.answer`, which ends the walk over a draft."""
     reads: bool = True
