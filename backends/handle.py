@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, NoReturn
 
-from reasonctl.controller import AnswerNow, Controller, ControllerError, Thinking, Trace
+from reasonctl.controller import AnswerNow, Controller, ControllerError, Thinking, Trace, Turn
 from reasonctl.controller.thinking import read_templates
 
 OVERRIDES = ("risk", "thinking_budget", "min_thinking", "continue_times")
-"""Keywords of one call under a controller; None = as the controller is set."""
+"""Keywords of one call under a controller; None = as the controller is set. `turn` is one too, and no setting."""
 
 
 class Handle:
@@ -114,8 +114,21 @@ def take_overrides(named: dict[str, Any]) -> dict[str, Any]:
     >>> take_overrides(arguments), arguments
     ({'risk': 0.05}, {'max_tokens': 9})
     """
-    found = {name: named.pop(name) for name in OVERRIDES if name in named}
+    found = {name: named.pop(name) for name in (*OVERRIDES, "turn") if name in named}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def turn_of(overrides: Mapping[str, Any]) -> Turn | None:
+    """The turn that a call belongs to. Raises ControllerError for something else."""
+    turn = overrides.get("turn")
+    if turn is not None and not isinstance(turn, Turn):
+        raise ControllerError(f"turn is {turn!r:.40}; make one with Turn() and give it to every call of the turn")
+    return turn
+
+
+def recorded(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A call's options as its traces record them: the turn isn't a value."""
+    return {name: value for name, value in overrides.items() if name != "turn"}
 
 
 def thinking_of(template: str | Mapping[str, str] | None) -> Thinking:
@@ -135,4 +148,5 @@ def for_call(controller: Controller, thinking: Thinking | None, overrides: dict[
         thinking: markers and suffix of the chat template, used where neither controller nor exit rule has any.
         overrides: keywords of the call, by the names of `Controller.under`.
     """
-    return controller.knowing(thinking).under(**overrides)
+    turn_of(overrides)
+    return controller.knowing(thinking).under(**recorded(overrides))

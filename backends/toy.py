@@ -110,7 +110,8 @@ class ToyStep(Step):
         return self.committed + tuple(self.draft.tokens[i] for i in self.draft.path(node))
 
     def logits(self, node: int) -> Floats:
-        return np.asarray(np.log(self.engine.probs(self._tokens(node))))
+        with np.errstate(divide="ignore"):  # what is never written has -inf
+            return np.asarray(np.log(self.engine.probs(self._tokens(node))))
 
     def hidden(self, node: int, layer: int) -> Floats:
         tokens = self._tokens(node)

@@ -40,6 +40,7 @@ from .thinking.exit_rule import Boundary, ExitRule, Trial
 from .thinking.limits import ThinkingLimits
 from .thinking.markers import Markers, Thinking
 from .thinking.span import MarkerPosition, Span
+from .thinking.turn import Turn
 
 __all__ = [
     "AnswerEnds",
@@ -120,6 +121,7 @@ __all__ = [
     "Trace",
     "TriForce",
     "Trial",
+    "Turn",
     "Typical",
     "Weighed",
     "XTC",

@@ -11,7 +11,7 @@ from .core.errors import ControllerError
 from .core.randomness import Keys
 from .core.text_form import shown
 from .core.tokenizer import Tokenizer
-from .core.trace import Event, Trace
+from .core.trace import BudgetPer, Event, Trace
 from .decoding.drivers import drive
 from .decoding.loop import decode_loop
 from .decoding.run import Decoding, RunSettings
@@ -26,6 +26,7 @@ from .thinking.exit_rule import ExitRule
 from .thinking.limits import ThinkingLimits
 from .thinking.markers import Thinking
 from .thinking.span import Span
+from .thinking.turn import Turn
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Call:
     """Most tokens past `max_new_tokens`, for a reader that asks for more than the last one; the run goes on for it."""
     answer_now: AnswerNow | None = None
     """Closes the run's thinking when it is asked to, from any thread; None = nobody can ask."""
+    turn: Turn | None = None
+    """The turn that the call belongs to: the budget counts the thinking of its earlier calls too. None = of no turn."""
 
 
 @dataclass
@@ -70,6 +73,8 @@ class Controller:
     Once they are used up, `wrap_up` and the closing suffix are fed to the model. A character that is split over
     several tokens is finished first.
     """
+    budget_per: BudgetPer = "run"
+    """What has the budget: the run with all of its thinking spans, or each span by itself ("span")."""
     wrap_up: str = ""
     """Text that the model reads before the closing suffix when the budget is used up."""
     min_thinking: int = 0
@@ -126,6 +131,7 @@ class Controller:
         """The limits of thinking; raises ControllerError for impossible ones."""
         return ThinkingLimits(
             budget=self.budget,
+            budget_per=self.budget_per,
             wrap_up=self.wrap_up,
             min_thinking=self.min_thinking,
             continue_times=self.continue_times,
@@ -243,6 +249,7 @@ class Controller:
             limits=self.limits,
             shadow=self.shadow,
             answer_now=call.answer_now,
+            turn=call.turn,
             context=context,
         )
         return decode_loop(settings, session, span, Start(prompt, prompt[session.length :]))
@@ -309,6 +316,8 @@ class Controller:
                 "a limit of thinking, such as a budget, needs to know how thinking is closed; give "
                 "thinking=Thinking(Markers('<think>', '</think>'), '</think>\\n\\n')"
             )
+        if call.turn is not None and self.budget_per == "span":
+            raise ControllerError("a turn shares one budget over its calls, and budget_per is 'span'; leave one out")
         self._check_session(session, self.limits)
         self._check_suppression(policy)
         if policy.phased and self.closing is None:
@@ -327,6 +336,8 @@ class Controller:
         trace.repeat = call.repeat
         trace.rule = "" if self.exit is None else self.exit.why
         trace.budget = self.budget
+        trace.budget_per = self.budget_per
+        trace.spent_before = 0 if call.turn is None else call.turn.thinking_tokens
         trace.stop_loops = self.stop_loops
         trace.always_answer = self.always_answer
         self._compare(policy, call, trace)

@@ -27,7 +27,7 @@ from reasonctl.controller import (
 )
 
 from ..attachment import Attachment
-from ..handle import Handle, check_parts, take_overrides, thinking_of
+from ..handle import Handle, check_parts, take_overrides, thinking_of, turn_of
 from ..processors import accepted
 from ..token_ids import check_rows
 from .criteria import check_criteria
@@ -198,7 +198,13 @@ class HFAttachment(Attachment):
         check_rows(input_ids)
         cache = prepared.get(self.engine.model_forward.cache_name)
         left_out = _not_honoured(config, prepared)
-        stock = nothing_to_do(controller, config, streamer, cache) and (bool(left_out) or len(input_ids) > 1)
+        turn = turn_of(self.overrides)
+        if turn is not None and len(input_ids) > 1:
+            raise ControllerError(
+                f"a turn is one conversation's, and this call has {len(input_ids)} rows; leave it out"
+            )
+        idle = turn is None and nothing_to_do(controller, config, streamer, cache)
+        stock = idle and (bool(left_out) or len(input_ids) > 1)
         if not stock:
             self._check_batch(len(input_ids), controller, processors, criteria, prepared, left_out)
         call = PreparedCall(

@@ -31,6 +31,7 @@ from reasonctl.controller import (
     Trace,
 )
 
+from ..handle import recorded, turn_of
 from ..processors import forked
 from ..token_ids import check_ids
 from .criteria import ends_of, reader
@@ -81,7 +82,7 @@ class Rows:
                 run=row,
                 repeat=self._repeats(row),
                 warnings=list(call.notes),
-                overrides=call.overrides,
+                overrides=recorded(call.overrides),
             )
             for row, prompt in enumerate(self._prompts)
         ]
@@ -130,7 +131,8 @@ class Rows:
         ends = ends_of(forked(call.criteria) if rows > 1 else call.criteria, len(padded), read)
         keys, policy = Keys(seed=call.seed, run=row), self._policy(row, read)
         repeat, now = self._repeats(row), self.asks[row]
-        one = Call(prompt, ends.limit, ends.eos, keys, policy, ends.stop, repeat, answer_now=now)
+        turn = turn_of(call.overrides)
+        one = Call(prompt, ends.limit, ends.eos, keys, policy, ends.stop, repeat, answer_now=now, turn=turn)
         finish = yield from controller.loop(session, self._tokenizer, one, trace)
         self.sequences[row] = padded + trace.tokens
         self._ended[row] = True

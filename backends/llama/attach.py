@@ -23,7 +23,7 @@ from reasonctl.controller import AnswerNow, Call, Controller, ControllerError, K
 from reasonctl.controller.core import common_prefix
 
 from ..attachment import Attachment
-from ..handle import Handle, check_parts, take_overrides, thinking_of
+from ..handle import Handle, check_parts, recorded, take_overrides, thinking_of, turn_of
 from ..processors import accepted
 from ..token_ids import as_ids, check_ids
 from .engine import LlamaEngine
@@ -228,8 +228,8 @@ class LlamaAttachment(Attachment):
         check_ids(prompt, self.engine.context.vocabulary, "the prompt")
         if not arguments["reset"]:
             prompt = self.model._input_ids.tolist() + prompt
-        call = self._call(prompt, arguments, completion.max_tokens)
-        run = self._run(controller, call, arguments, Trace(overrides=overrides))
+        call = replace(self._call(prompt, arguments, completion.max_tokens), turn=turn_of(overrides))
+        run = self._run(controller, call, arguments, Trace(overrides=recorded(overrides)))
         return self._in_turn(run, _DIRECT) if completion is _DIRECT else run
 
     def _call(self, prompt: list[int], arguments: dict[str, Any], max_tokens: int | None) -> Call:

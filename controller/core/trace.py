@@ -12,6 +12,7 @@ from .notebook import html_table
 Source = Literal["model", "draft", "forced"]
 Finish = Literal["stop", "length"]
 Closer = Literal["model", "exit", "budget", "asked", "loop", "end"]
+BudgetPer = Literal["run", "span"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,25 @@ class Decision:
 
 
 @dataclass
+class ThinkingSpan:
+    """One thinking span of a run. Places are indices of the run's tokens."""
+
+    start: int
+    """The first thinking token."""
+    end: int
+    """The token after the last."""
+    closed_by: Closer | None = None
+    """Who closed it; None: nobody, so far."""
+    forced: int = 0
+    """Number of tokens from `end` on that were fed to close it."""
+
+    @property
+    def tokens(self) -> int:
+        """Thinking tokens in it: markers don't count, forced texts inside the span do."""
+        return self.end - self.start
+
+
+@dataclass
 class Trace:
     """The record of one run. Decoding writes it and never reads it."""
 
@@ -100,6 +120,10 @@ class Trace:
     """The call's own options, e.g. {"risk": 0.02}; the controller's settings hold for the rest."""
     budget: int | None = None
     """Most thinking tokens."""
+    budget_per: BudgetPer = "run"
+    """What has the budget: the run with all of its spans, or each span."""
+    spent_before: int = 0
+    """Thinking tokens of earlier calls of the same turn, which the budget counts."""
     stop_loops: int | None = None
     """How often a span stands in a row before thinking is closed for it; None: loops weren't stopped."""
     always_answer: bool = False
@@ -108,12 +132,8 @@ class Trace:
     """Length in tokens of the span that thinking was found to repeat so often."""
     decisions: list[Decision] = field(default_factory=list)
     """What the exit rule said, cue by cue."""
-    closed_by: Closer | None = None
-    """Who ended thinking; None: it didn't end, or never began."""
-    thinking: tuple[int, int] | None = None
-    """First thinking token in `tokens`, and the one after the last; None: thinking never began."""
-    forced: tuple[int, int] | None = None
-    """Start and length of the forced tokens in `tokens` that closed thinking; None: nothing was forced."""
+    spans: list[ThinkingSpan] = field(default_factory=list)
+    """The thinking spans, in order."""
     reopened: list[int] = field(default_factory=list)
     """Where in `tokens` a close of the model's own was taken back and thinking was continued."""
     repeated: int = 0
@@ -130,9 +150,24 @@ class Trace:
     """What the rule's drift monitor knows after this run; None where nothing is monitored."""
 
     @property
+    def closed_by(self) -> Closer | None:
+        """Who ended the last span; None: it didn't end, or thinking never began."""
+        return self.spans[-1].closed_by if self.spans else None
+
+    @property
+    def thinking(self) -> tuple[int, int] | None:
+        """First thinking token of the last span, and the one after the last; None: thinking never began."""
+        return (self.spans[-1].start, self.spans[-1].end) if self.spans else None
+
+    @property
+    def forced(self) -> tuple[int, int] | None:
+        """Start and length of the last forced tokens that closed a span; None: nothing was forced."""
+        return next(((span.end, span.forced) for span in reversed(self.spans) if span.forced), None)
+
+    @property
     def exit(self) -> Decision | None:
         """The decision that ended thinking, if one did."""
-        return self.decisions[-1] if self.closed_by == "exit" else None
+        return self.decisions[-1] if any(span.closed_by == "exit" for span in self.spans) else None
 
     @property
     def would_exit(self) -> Decision | None:
@@ -142,14 +177,15 @@ class Trace:
     @property
     def would_save(self) -> int:
         """Thinking tokens that came after the first exit that wasn't acted on."""
-        if self.would_exit is None or self.thinking is None:
+        if self.would_exit is None:
             return 0
-        return self.thinking[1] - self.would_exit.position
+        place = self.would_exit.position
+        return sum(max(0, span.end - max(place, span.start)) for span in self.spans)
 
     @property
     def thinking_tokens(self) -> int:
-        """Thinking tokens in `tokens`: markers don't count, forced texts inside the span do."""
-        return self.thinking[1] - self.thinking[0] if self.thinking else 0
+        """Thinking tokens of all spans: markers don't count, forced texts inside a span do."""
+        return sum(span.tokens for span in self.spans)
 
     @property
     def score(self) -> float | None:
@@ -162,18 +198,22 @@ class Trace:
         parts = [self._end()]
         if self.reopened:
             parts.append(f"re-opened {len(self.reopened)} time{'s' if len(self.reopened) > 1 else ''}")
+        if len(self.spans) > 1:
+            parts.append(f"{len(self.spans)} spans")
         return "; ".join(parts)
 
     def _end(self) -> str:
+        each = " a span" if self.budget_per == "span" else ""
         closed = {
-            "budget": f"budget of {self.budget} thinking tokens used up",
+            "budget": f"budget of {self.budget} thinking tokens{each} used up",
             "asked": "answer_now closed thinking",
             "end": "the model ended the sequence inside its thinking, which was closed",
             "loop": f"thinking repeated a span of {self.loop} tokens {self.stop_loops} times in a row",
         }
-        if self.closed_by not in closed:
+        closers = [span.closed_by for span in self.spans if span.closed_by in closed]
+        if not closers:
             return self._rule()
-        end = closed[self.closed_by]
+        end = closed[closers[-1]]
         return f"{end}; {self._rule()}" if self.controlled else end
 
     def _rule(self) -> str:
@@ -212,14 +252,15 @@ class Trace:
         self.trial_rows += rows
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, `why` and `threshold_why` as plain values, for one JSON line per run.
+        """The fields, `closed_by`, `thinking`, `forced`, `why` and `threshold_why` as plain values, for one JSON line per run.
 
         JSON has no infinite numbers, so an infinite threshold is null; `threshold_why` then says whether the rule
         never exits or exits at every cue.
         """
         thresholds = {decision.threshold for decision in self.decisions}
         why = self._never() if math.inf in thresholds else "exits at every cue" if -math.inf in thresholds else None
-        return {**_finite(asdict(self)), "why": self.why, "threshold_why": why}
+        of_last = {"closed_by": self.closed_by, "thinking": self.thinking, "forced": self.forced}
+        return {**_finite(asdict(self) | of_last), "why": self.why, "threshold_why": why}
 
     def _repr_html_(self) -> str:
         """What a notebook shows for `handle.trace`."""

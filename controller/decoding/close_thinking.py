@@ -21,6 +21,7 @@ from ..thinking.exit_rule import Boundary, ExitRule, Trial
 from ..thinking.repeats import Repeats
 from ..thinking.span import MarkerPosition, Span
 from .run import RunSettings
+from .thoughts import Thoughts
 from .transcript import Transcript
 from .trial import Exit, Trials
 
@@ -60,7 +61,7 @@ class ThinkingControl:
         self.text = text
         self.span = span
         self.closer = closer
-        """Who closed thinking; None while it is open, or never was."""
+        """Who closed the last span; None while it is open, or never was."""
         self.finish: Finish | None = None
         """Why the run is over."""
         self.score: float | None = None
@@ -86,7 +87,11 @@ class ThinkingControl:
         self._memory: list[Any] = []
         self._warned = False
         self._trials = trials
+        self.thoughts = Thoughts(
+            settings.trace, span, text.start, each=settings.limits.budget_per == "span", spent=settings.spent_before
+        )
         self._rolls_back = text.session.can.rollback
+        self.thoughts.follow()
         self._publish()
 
     def after(self, token: int, step: Step, node: int) -> Generator[Decode, Step, Edit | None]:
@@ -103,10 +108,12 @@ class ThinkingControl:
             The edit to apply; None to go on. It may ask for forwards on a fork before that.
         """
         cue = self.span.push(token)
+        if self.thoughts.follow() and self.closer is not None:
+            self._opened_again()
         self._note_unopened()
         edit = self._early_close(token)
         if edit is None and self.text.sources[-1] != "forced":
-            answered = self._answer is not None and self._answer.push(token)
+            answered = self._answer is not None and self.span.phase == "answer" and self._answer.push(token)
             self.finish = "stop" if answered else self.settings.ends(self.text.tokens, self.text.own_from)
         if cue is not None and self.rule is not None and self._may_exit(self.rule):
             made = yield from self._ask(self.rule, cue, step, node)
@@ -123,7 +130,7 @@ class ThinkingControl:
         A half-written marker is taken back. A character that is split over tokens is finished first."""
         if self.settings.thinking is None or self.span.phase != "think":
             return None
-        thought = self._thought(len(self.text.tokens))
+        thought = self.thoughts.before(len(self.text.tokens))
         self._due = self._due or self._falls_due(thought)
         if self._due is None or (thought - self._due.since < LONGEST_CHARACTER - 1 and not self.span.whole):
             return None
@@ -136,7 +143,7 @@ class ThinkingControl:
         if self._asked:
             return Due("asked", thought)
         if self._budget is not None and thought >= self._budget:
-            return Due("budget", self._budget)
+            return Due("budget", thought)
         repeated = self._repeated()
         self.settings.trace.loop = repeated
         return None if repeated is None else Due("loop", thought)
@@ -176,24 +183,25 @@ class ThinkingControl:
 
     def applied(self, edit: Edit) -> None:
         """The text from `edit.first` on was taken back: the span, the rule and the record follow."""
-        trace, place = self.settings.trace, edit.first - self.text.start
+        trace = self.settings.trace
         if edit.closer == "exit" or self._answer is not None:
             self._answer = self._new_answer()
+        self._due = None
         if edit.closer is not None:
-            trace.forced = (place, len(edit.forced))
             if edit.closer == "asked" and self.settings.rule is not None:
                 trace.warnings.append("thinking was closed on request: the exit rule's promise was made without")
-            self._note_end(edit.closer, edit.first)
+            self._note_end(edit.closer, edit.first, len(edit.forced))
             self.span.close(edit.first + len(edit.forced))
-            self._retire()
+            self._repeats = None
+            if edit.closer == "exit" or (self.rule is not None and not self.rule.later_spans):
+                self._retire()
             self._publish()
             return
         self.span.rewind(self.text.tokens)
-        self._due = None
         self._repeats = self._repeats and self._repeats.rewound(self.text.tokens)
         self._publish()
         if self.closer is None:
-            trace.reopened.append(place)
+            trace.reopened.append(edit.first - self.text.start)
             return
         trace.repeated += 1
         if len(edit.forced) >= self.settings.limit - edit.first:
@@ -226,7 +234,6 @@ class ThinkingControl:
         """Ask the rule about a cue; the exit, if it is to be made."""
         settings = self.settings
         if self._cues >= rule.max_cues:
-            self.span.stop_cues()
             self._retire()
             return None
         found = self._fitting_exit(rule, cue)
@@ -242,7 +249,7 @@ class ThinkingControl:
         settings.trace.decisions.append(decision)
         self.score = None if math.isnan(decision.score) else decision.score
         acts = decision.exit and not settings.shadow
-        if not acts or self._thought(found.first) < settings.limits.min_thinking:
+        if not acts or self.thoughts.before(found.first) < settings.limits.min_thinking:
             return None
         return Edit(found.first, found.forced, "exit")
 
@@ -329,7 +336,7 @@ class ThinkingControl:
     def _continuation(self, mark: MarkerPosition) -> list[int] | None:
         """The tokens that continue thinking at `mark`; None if it ends there."""
         settings, limits = self.settings, self.settings.limits
-        thought = self._thought(mark.first)
+        thought = self.thoughts.before(mark.first)
         early = thought < limits.min_thinking
         # With an exit rule the continue text ends in a cue, where the probe decides. Without room, thinking ends.
         decides = settings.rule is None or settings.shadow or (self.rule is not None and not self._no_room)
@@ -373,15 +380,18 @@ class ThinkingControl:
         """The exit rule is asked no more."""
         self.rule = None
         self.layers = ()
+        self.span.stop_cues()
 
-    def _thought(self, end: int) -> int:
-        """Thinking tokens before token `end`."""
-        return end - (self.text.start if self.span.opened is None else self.span.opened)
+    def _opened_again(self) -> None:
+        """A further span has opened, in the answer."""
+        self.closer = None
+        self._repeats = None
+        self._answer = self._answer and self._new_answer()
+        if self.rule is not None and not self.rule.later_spans:
+            self._retire()
 
-    def _note_end(self, closer: Closer | None, end: int) -> None:
-        """Thinking ends before token `end`; closer None: so far."""
-        if self.span.opened is None:
-            return
-        self.closer = closer
-        self.settings.trace.closed_by = closer
-        self.settings.trace.thinking = (self.span.opened - self.text.start, end - self.text.start)
+    def _note_end(self, closer: Closer | None, end: int, forced: int = 0) -> None:
+        """The span ends before token `end`; closer None: so far. forced: tokens that close it for the model."""
+        if self.span.opened is not None:
+            self.closer = closer
+            self.thoughts.ended(closer, end, forced)

@@ -221,4 +221,6 @@ class Loop:
             self.over = True
             if self.text.shown == len(self.text.tokens) and self.control.finish is not None:
                 self.settings.trace.finish_reason = self.control.finish
+            if self.settings.turn is not None:
+                self.settings.turn.thinking_tokens += self.control.thoughts.total
             self.settings.finish(self.text.state_before(self.text.shown))

@@ -18,6 +18,7 @@ from ..thinking.answer_now import AnswerNow
 from ..thinking.exit_rule import ExitRule
 from ..thinking.limits import NO_LIMITS, ThinkingLimits
 from ..thinking.markers import Thinking
+from ..thinking.turn import Turn
 
 Decoding = Generator[Decode | Event, Step | None, Finish | None]
 """A run in progress: it yields Decodes, each answered with its Step, and Events, answered with None.
@@ -62,6 +63,8 @@ class RunSettings:
     """The exit rule decides and is recorded, and never acts."""
     answer_now: AnswerNow | None = None
     """Asked after every token whether thinking shall close; None = nobody can ask."""
+    turn: Turn | None = None
+    """Counts the thinking of several calls; None = the budget is this run's alone."""
     context: RunContext = field(default_factory=RunContext)
     """What the policy knows of the run."""
 
@@ -74,8 +77,13 @@ class RunSettings:
     def bare(self) -> RunSettings:
         """The same without whatever may change the run or end it early: an answer that is only tried."""
         return replace(
-            self, beyond=0, drafter=None, clock=None, rule=None, stop=None, limits=NO_LIMITS, answer_now=None
+            self, beyond=0, drafter=None, clock=None, rule=None, stop=None, limits=NO_LIMITS, answer_now=None, turn=None
         )
+
+    @property
+    def spent_before(self) -> int:
+        """Thinking tokens of the turn's earlier calls."""
+        return 0 if self.turn is None else self.turn.thinking_tokens
 
     def past_limit(self) -> RunSettings:
         """The settings of a run whose reader asks for more."""

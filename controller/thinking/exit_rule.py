@@ -95,6 +95,8 @@ class ExitRule(ABC):
     """What ends the answer after an exit; the same for a trial and for the exit itself."""
     form: ExitForm = "replace"
     """What becomes of the cue on exit; the same for a trial and for the exit itself, in calibration and in use."""
+    later_spans: bool = False
+    """Whether it is asked in every thinking span until its first exit; else in a run's first span only."""
     trials: bool = False
     """Whether `decide` may call `at.answer`, which ends the walk over a draft."""
     reads: bool = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..core.errors import ControllerError
+from ..core.trace import BudgetPer
 from .markers import Thinking
 
 
@@ -23,6 +24,8 @@ class ThinkingLimits:
 
     budget: int | None = None
     """Most thinking tokens, then `wrap_up` and the closing suffix are fed; None = no limit."""
+    budget_per: BudgetPer = "run"
+    """What has the budget and the least thinking: the run with all of its spans, or each span."""
     wrap_up: str = ""
     """Text before the closing suffix when the budget is used up."""
     min_thinking: int = 0
@@ -45,6 +48,8 @@ class ThinkingLimits:
             raise ControllerError(
                 f"min_thinking is {self.min_thinking}, above the budget of {self.budget}; lower it or raise the budget"
             )
+        if self.budget_per not in ("run", "span"):
+            raise ControllerError(f"budget_per is {self.budget_per!r:.40}; it must be 'run' or 'span'")
         if self.stop_loops is not None:
             _require_count("stop_loops", self.stop_loops, "times", least=2)
         if self.wrap_up and not self.closes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..core.token_text import TokenText
 from ..core.tokenizer import Tokenizer
@@ -28,14 +29,28 @@ class MarkerPosition:
     """The text before the marker is empty or ends in white space."""
 
 
-class Span:
-    """Where one run stands: before, in or after its thinking span; and the cues in that span.
+class Place(NamedTuple):
+    """Where a run stands after a token."""
 
-    A model without markers thinks until it is made to stop: the span is the whole completion.
+    phase: Phase
+    """Before, in or after a thinking span."""
+    number: int
+    """Spans that were opened so far."""
+    opened: int | None
+    """Where the last of them begins."""
+
+
+class Span:
+    """Where one run stands: before, in or after a thinking span; and the cues in that span.
+
+    A span may open again in the answer. A model without markers thinks until it is made to stop: the span is the whole
+    completion.
     """
 
+    number = 0
+    """Spans that were opened so far, by the prompt or by the model."""
     opened: int | None = None
-    """Absolute index of the first thinking token that is generated."""
+    """Absolute index of the first token of the last span that is generated."""
     closed: MarkerPosition | None = None
     """Where the closing marker begins that the last token completed. Set after the controller's own close too."""
     unopened = False
@@ -71,7 +86,13 @@ class Span:
         self._due = False
         """every(k) stands after the last token."""
         self._forced = False
-        """The controller has closed the span."""
+        """The controller has closed the last span."""
+        self._sought = 0
+        """Number of the first character of the answer that was not searched for an opening marker."""
+        self._reopens = markers is not None and markers.open not in markers.close
+        """A span may open again: the model's markers differ."""
+        self._before = Place(self.phase, 0, None)
+        """Where the run stood before the last token."""
         self._scanned = [0] * len(self._kinds)
         """Characters searched so far, by kind of cue."""
 
@@ -91,7 +112,13 @@ class Span:
         elif self._markers and self._at_once and not tail.endswith(self._markers.close.rstrip()):
             self.phase = "think"
         if self.phase == "think":
-            self.opened = len(prompt)
+            self._open(len(prompt))
+
+    def _open(self, first: int) -> None:
+        """A span begins at token `first`."""
+        self.phase = "think"
+        self.opened = first
+        self.number += 1
 
     def _end_of(self, prompt: Sequence[int]) -> str:
         """The last characters of a prompt without the white space after them, however much that is."""
@@ -108,24 +135,28 @@ class Span:
         self._forced = True
         self.closed = None
         self._text.restart(length)
-        self.stop_cues()
+        self._sought = 0
+        self._forget_cues()
 
     def rewind(self, tokens: Sequence[int]) -> None:
         """Forget what came after `tokens`, the run's tokens up to a point before the last closing marker."""
         self._text.rewind(tokens)
         self._scanned = [min(count, self._text.total) for count in self._scanned]
-        self._waiting = []
-        self._splits = False
-        self._due = False
-        self.at_cue = False
+        self._sought = min(self._sought, self._unsought())
+        self._forget_cues()
         self.closed = None
-        self.phase = "answer" if self._forced else "think"
+        self.phase, self.number, self.opened = self._before
 
     def stop_cues(self) -> None:
         """No cue is wanted any more; the phase is still followed."""
         self._cues = None
+        self._forget_cues()
+
+    def _forget_cues(self) -> None:
+        """The cues that were found and not reported are gone."""
         self._waiting = []
-        self._due = False
+        self._splits = False
+        self._owed = self._due = False
         self.at_cue = False
 
     def push(self, token: int) -> Cue | None:
@@ -145,9 +176,9 @@ class Span:
         self._waiting = []
         self.at_cue = False
         self.closed = None
+        self._before = Place(self.phase, self.number, self.opened)
         if self.phase == "answer":
-            if self._forced and self._markers:
-                self._follow_close(self._markers, fresh)
+            self._follow_answer(self._markers, fresh)
             return ready
         end = self._follow(self._markers, fresh) if self._markers else self._text.total
         if self._cues is None or self.phase == "before":
@@ -206,15 +237,37 @@ class Span:
                 close = text.tail.find(markers.close, max(0, len(text.tail) - fresh - len(markers.close) + 1))
                 self.unopened |= close >= 0
                 return text.total
-            self.phase = "think"
             self._scanned = [text.offset + where + len(markers.open)] * len(self._scanned)
-            self.opened = text.next
+            self._open(text.next)
         if self._at_once:
             self._pass_opening(markers)
         end = self._follow_close(markers, fresh)
         if self.closed is not None:
             self.phase = "answer"
+            self._forced = False
         return end
+
+    def _follow_answer(self, markers: Markers | None, fresh: int) -> None:
+        """Note a marker that ends in the last token: one that closes again what the controller closed, or an opening.
+
+        One that opens a span in the very token that closes the last one is noted with the next token.
+        """
+        if markers is None:
+            return
+        if self._forced:
+            self._follow_close(markers, fresh)
+        if self.closed is not None or not self._reopens:
+            return
+        text = self._text
+        where = text.tail.find(markers.open, max(0, self._sought - text.offset))
+        self._sought = max(self._sought, self._unsought())
+        if where >= 0:
+            self._scanned = [text.offset + where + len(markers.open)] * len(self._scanned)
+            self._open(text.next)
+
+    def _unsought(self) -> int:
+        """Number of the first character at which an opening marker may begin that isn't whole yet."""
+        return max(0, self._text.total - len(self._markers.open) + 1) if self._markers else 0
 
     def _pass_opening(self, markers: Markers) -> None:
         """An opening marker that the model writes first, although it need not, is no thought."""
@@ -232,6 +285,7 @@ class Span:
         if where < 0:
             return text.total
         self.closed = self._mark(text.offset + where)
+        self._sought = text.offset + where + len(markers.close)
         return text.offset + where
 
     def _mark(self, char: int) -> MarkerPosition:

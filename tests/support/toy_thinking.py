@@ -39,7 +39,8 @@ BARE = Thinking(None, "\n\nSo ")
 PROMPT = (1, OPEN)
 
 
-def _engine() -> ToyEngine:
+def _engine(opens: bool) -> ToyEngine:
+    """The toy reasoner; where it never opens thinking by itself, "So " takes the opening marker's place."""
     engine = ToyEngine(vocabulary=len(TEXTS), order=2, seed=11)
     weights = np.ones(len(TEXTS))
     weights[[EOS, REST, CLOSE, HALF, TEXTS.index("Wait"), TEXTS.index(" Wait")]] = 0.1, 0.1, 0.3, 0.3, 2, 2
@@ -48,10 +49,16 @@ def _engine() -> ToyEngine:
         # Behind half a marker its other half is likely.
         engine.table[half :: len(TEXTS), REST] = 1.5 * engine.table[half :: len(TEXTS)].sum(1)
     engine.table /= engine.table.sum(1, keepdims=True)
+    if not opens:
+        engine.table[:, OPEN + 1] += engine.table[:, OPEN]
+        engine.table[:, OPEN] = 0
     return engine
 
 
-ENGINE = _engine()
+ENGINE = _engine(opens=False)
+"""It never opens thinking by itself."""
+OPENING = _engine(opens=True)
+"""It opens thinking, in its answer too."""
 
 
 class Recurrent(ToyEngine):
@@ -126,9 +133,10 @@ def run(*, seed=0, prompt=PROMPT, most=60, eos=(EOS,), engine=ENGINE, tokenizer=
     return trace.tokens, trace
 
 
-def _next(prompt, tokens, seed):
+def _next(engine, prompt, tokens, seed):
     before = [*prompt, *tokens]
-    weights = np.exp(np.log(ENGINE.probs(before)))
+    with np.errstate(divide="ignore"):
+        weights = np.exp(np.log(engine.probs(before)))
     return draw(weights / weights.max(), Keys(seed=seed).uniform(len(before), SAMPLE))
 
 
@@ -145,12 +153,15 @@ def account(
     min_thinking=0,
     continue_times=0,
     continue_text="Wait",
+    budget_per="run",
+    engine=ENGINE,
 ):
-    """(tokens, closed by) of a controlled run, told from its text alone: every token is drawn from the whole text."""
+    """(tokens, who closed the last span) of a controlled run, told from its text alone: every token is drawn from the whole text."""
     markers, text = thinking.markers, TOKENIZER.decode
     out: list[int] = []
     opened = None if markers and text(prompt).rfind(markers.open) < 0 else 0
     closed, answer, continued = None, 0, 0
+    earlier = 0  # thinking tokens of the spans before, where one budget is over all
 
     def found(marker, since):
         """(token that the marker begins in, text before it there)"""
@@ -160,9 +171,17 @@ def account(
         first = max(n for n in range(since, len(out)) if len(text(out[since:n])) <= char)
         return first, text(out[since:])[len(text(out[since:first])) : char]
 
+    def opens_again():
+        nonlocal opened, closed, earlier
+        own = text(out[:opened]) + text(out[opened:]).split(markers.close)[0]
+        since = text(out[:answer]) if closed == "budget" else own
+        if markers.open in text(out).removeprefix(since).removeprefix(markers.close):
+            earlier += 0 if budget_per == "span" else thought - opened
+            opened, closed = len(out), None
+
     def over_budget():
-        nonlocal out, closed, answer
-        if closed or opened is None or budget is None or len(out) - opened < budget:
+        nonlocal out, closed, answer, thought
+        if closed or opened is None or budget is None or earlier + len(out) - opened < budget:
             return
         halves = [markers.close[:n] for n in range(len(markers.close) - 1, 0, -1)] if markers else []
         half = next((h for h in halves if text(out[opened:]).endswith(h)), "")
@@ -173,28 +192,33 @@ def account(
             before = text(out[first:])[: -len(half)]
         forced = TOKENIZER.encode(before + wrap_up + thinking.suffix)
         if first + len(forced) < most:
-            out, closed = out[:first] + forced, "budget"
+            out, closed, thought = out[:first] + forced, "budget", first
             answer = len(out)
 
+    thought = 0  # where the last span ended
     over_budget()
     while len(out) < most:
-        out.append(_next(prompt, out, seed))
+        out.append(_next(engine, prompt, out, seed))
         if closed == "budget":
             if markers and (again := found(markers.close, answer)):
                 out = out[: again[0]] + TOKENIZER.encode(again[1] + thinking.after_close)
+        if closed and markers:
+            opens_again()
         elif closed is None and opened is not None:
             ends = found(markers.close, opened) if markers else None
             place = ends or ((len(out) - 1, "") if out[-1] in eos else None)
             if place:
                 first, before = place
-                early, kept = first - opened < min_thinking, text([*prompt, *out[:first]]) + before
+                early, kept = earlier + first - opened < min_thinking, text([*prompt, *out[:first]]) + before
                 gap = "" if kept[-1].isspace() or continue_text[0].isspace() else " "
                 forced = TOKENIZER.encode(before + gap + continue_text)
-                fits = first + len(forced) < most and (budget is None or first - opened + len(forced) < budget)
+                fits = first + len(forced) < most and (
+                    budget is None or earlier + first - opened + len(forced) < budget
+                )
                 if fits and (early or continued < continue_times):
                     out, continued = out[:first] + forced, continued + (not early)
                     continue
-                closed = "model" if ends else None
+                closed, thought = "model" if ends else None, first
         elif markers and opened is None and markers.open in text(out):
             opened = len(out)
         if out[-1] in eos:

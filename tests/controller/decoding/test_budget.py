@@ -15,6 +15,7 @@ from support.toy_thinking import (
     ENGINE,
     EOS,
     OPEN,
+    OPENING,
     PROMPT,
     TEXTS,
     THINKING,
@@ -68,7 +69,13 @@ def test_a_close_that_the_model_repeats_in_its_answer_never_stays():
 
 
 def test_the_model_opens_the_span_itself():
-    assert check(30, 5, "", prompt=(OPEN - 1, 1, 2))[0] >= 3
+    opened = 0
+    for seed in range(60):
+        settings = {"seed": seed, "prompt": (OPEN - 1, 1, 2), "budget": 5, "thinking": THINKING, "engine": OPENING}
+        tokens, trace = run(**settings)
+        assert (tuple(tokens), trace.closed_by) == account(**settings)
+        opened += trace.closed_by == "budget" and len(trace.spans) == 1
+    assert opened >= 3
 
 
 def test_a_model_without_markers():

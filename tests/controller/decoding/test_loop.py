@@ -35,6 +35,8 @@ def toy() -> ToyEngine:
     weights = np.ones(len(TEXTS))
     weights[[WAIT, TEXTS.index(" Wait"), CLOSE]] = 3, 3, 0.1
     engine.table = engine.table * weights / (engine.table * weights).sum(1, keepdims=True)
+    engine.table[:, OPEN + 1] += engine.table[:, OPEN]  # "So " stands where it would open thinking again
+    engine.table[:, OPEN] = 0
     return engine
 
 
