@@ -113,8 +113,12 @@ class Slab:
         """Make room for so many columns in every slot. Slots may move: read their numbers afterwards."""
         self._sweep()
         if columns > self.columns:
-            wanted = columns + columns // _SPARE
-            self._resize(self.room, -(-wanted // _COLUMNS) * _COLUMNS)
+            self._resize(self.room, self.columns_for(columns))
+
+    @staticmethod
+    def columns_for(tokens: int) -> int:
+        """Columns that tensors get which have to hold so many tokens."""
+        return -(-(tokens + tokens // _SPARE) // _COLUMNS) * _COLUMNS
 
     def layer(self, number: int, keys: torch.Tensor, values: torch.Tensor) -> LayerSlab:
         """A layer's tensors, made at first use for states of shape (1, key heads, columns, width)."""

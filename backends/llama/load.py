@@ -17,6 +17,7 @@ from reasonctl.controller import ControllerError
 from reasonctl.controller.thinking import LONGEST_CUE, chosen_template
 
 from ..gguf import read_header
+from ..memory import check_cache, free_memory
 from ..model import Model
 from .engine import LlamaEngine
 from .tokenizer import LlamaTokenizer, end_tokens
@@ -51,6 +52,9 @@ def load_gguf(
     path = Path(path)
     header = read_header(path)
     room = _room(header, context, batch)
+    if batch > 1:
+        what = f"a batch of {batch} runs, with {room.cells} cells that they share,"
+        check_cache(room.cells * _cell_bytes(header), free_memory(), what)
     try:
         with without_amx():
             llm = Llama(str(path), n_ctx=room.cells, n_threads=threads, n_threads_batch=threads, verbose=False)
@@ -88,6 +92,20 @@ def _room(header: Mapping[str, Any], context: int, batch: int) -> _Room:
         return _Room(run, run)
     cells = _rounded(batch * (run + LONGEST_CUE))
     return _Room(run, cells if context else max(run, min(cells, LARGEST_SHARED_CONTEXT)))
+
+
+def _cell_bytes(header: Mapping[str, Any]) -> int:
+    """Bytes of keys and values of one token in float16; 0 where the header doesn't say."""
+    architecture = header.get("general.architecture", "?")
+
+    def number(name: str, default: int = 0) -> int:
+        found = header.get(f"{architecture}.{name}", default)
+        return found if isinstance(found, int) else default
+
+    heads = number("attention.head_count")
+    width = number("embedding_length") // heads if heads else 0
+    key, value = (number(f"attention.{name}_length", width) for name in ("key", "value"))
+    return 2 * number("block_count") * number("attention.head_count_kv", heads) * (key + value)
 
 
 def _rounded(tokens: int) -> int:

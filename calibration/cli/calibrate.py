@@ -30,6 +30,7 @@ from ..runs.room import Asked
 from ..runs.run_file import RunFile
 from ..runs.splits import report_path, runs_path
 from ..runs.trials import Labels
+from ..runs.worker import check_recipe
 from ..tasks.problem import Problem
 from ..tasks.sources import Task
 from .closing import closings_of, format_of, with_closing
@@ -84,7 +85,11 @@ def calibrate(
     plan = _job(name, model, task, targets.probe, options, answer_tokens, overrides)
     plan, problems = asked(show, with_log(show, plan, model, format_of(model, overrides), runs, options), model)
     check_domain(options, problems)
-    plan = as_begun(plan, model, choosing=not (overrides["suffix"] or overrides["answer"]))
+    choosing, batch_given = not (overrides["suffix"] or overrides["answer"]), "batch" in options.given
+    plan = as_begun(plan, model, choosing=choosing, batch_given=batch_given)
+    if plan.recipe.batch != options.batch:
+        model = open_model(name, replace(options, batch=plan.recipe.batch))
+    check_recipe(plan.recipe, model, problems)
     if options.dry_run:
         dry_run(show, plan, model, options, closings_of(plan, model, overrides, problems))
         return
@@ -135,7 +140,7 @@ def _job(
         answer_tokens=answer_tokens,
     )
     return CalibrationJob(
-        replace(recipe, batch=overrides["batch"]),
+        recipe,
         task,
         options.promise,
         options.n or CALIBRATION_RUNS,
