@@ -85,10 +85,7 @@ def calibrate(
     plan = _job(name, model, task, targets.probe, options, answer_tokens, overrides)
     plan, problems = asked(show, with_log(show, plan, model, format_of(model, overrides), runs, options), model)
     check_domain(options, problems)
-    choosing, batch_given = not (overrides["suffix"] or overrides["answer"]), "batch" in options.given
-    plan = as_begun(plan, model, choosing=choosing, batch_given=batch_given)
-    if plan.recipe.batch != options.batch:
-        model = open_model(name, replace(options, batch=plan.recipe.batch))
+    plan, model = begun(plan, model, options, overrides)
     check_recipe(plan.recipe, model, problems)
     if options.dry_run:
         dry_run(show, plan, model, options, closings_of(plan, model, overrides, problems))
@@ -105,6 +102,17 @@ def calibrate(
         table = keep_ngrams(model, records, targets.ngrams, source=task.name, force=options.force)
         show.say(usage(table, targets.ngrams, "model"))
     report_fit(show, plan, content, options, records if targets.wants(targets.page) else None)
+
+
+def begun(
+    plan: CalibrationJob, model: Model, options: Options, overrides: Mapping[str, Any]
+) -> tuple[CalibrationJob, Model]:
+    """The job as an earlier call of it began, in that call's batches if no --batch is given; and its model for these."""
+    choosing = not (overrides["suffix"] or overrides["answer"])
+    plan = as_begun(plan, model, choosing=choosing, batch_given="batch" in options.given)
+    if plan.recipe.batch != options.batch:
+        model = open_model(plan.recipe.model, replace(options, batch=plan.recipe.batch))
+    return plan, model
 
 
 def dry_run(show: Console, plan: CalibrationJob, model: Model, options: Options, closings: Sequence[Closing]) -> None:

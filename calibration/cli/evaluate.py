@@ -86,15 +86,8 @@ def evaluate(
     task = load_task(tasks or content.card.tasks, grader=options.grader, gold=options.mode != "disagree")
     recipe = card_recipe(name, content.card, options)
     runs = saved_runs(probe_path(name, probe), content)
-    drawn = fresh(
-        task,
-        content,
-        options.n or EVALUATION_RUNS,
-        options.seed,
-        options.domain,
-        prompt=model.prompt,
-        runs=runs,
-    )
+    n = options.n or EVALUATION_RUNS
+    drawn = fresh(task, content, n, options.seed, options.domain, prompt=model.prompt, runs=runs)
     asked = with_room(model, drawn, recipe.max_new_tokens)
     show_left_out(show, asked, task)
     problems = asked.problems

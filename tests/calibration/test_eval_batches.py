@@ -37,11 +37,16 @@ def toy(**limits: int) -> Model:
     return replace(writing([b"x"]), engine=reasoner(**limits), tokenizer=TOKENIZER)
 
 
+def of(backend: str) -> int:
+    """Problems: more than a window where runs cost little."""
+    return N if backend == "llama.cpp" else 4
+
+
 def evaluated(backend: str, batch: int, seen: list[tuple[int, int]] | None = None) -> list[Pair]:
     seen = [] if seen is None else seen
     return evaluate_pairs(
-        replace(RECIPE, backend=backend, batch=batch, max_new_tokens=90, answer_tokens=8),
-        PROBLEMS,
+        replace(RECIPE, backend=backend, batch=batch, max_new_tokens=70, answer_tokens=8),
+        PROBLEMS[: of(backend)],
         TASK.grader,
         load_exit(BUNDLED_PROBE, risk=0.3),
         workers=1,
@@ -66,10 +71,10 @@ def test_an_evaluation_in_batches_has_the_pairs_of_single_runs(backend):
     single, many = evaluated(backend, 1), evaluated(backend, BATCH, seen)
     different = [i for i, (a, b) in enumerate(zip(single, many, strict=True)) if said(a) != said(b)]
     assert different == []
-    assert sum(pair.controlled.exit is not None for pair in many) >= 4
+    assert sum(pair.controlled.exit is not None for pair in many) >= 2
     for a, b in zip(single, many, strict=True):
         assert a.controlled.scores == pytest.approx(b.controlled.scores, abs=1e-3)
-    assert seen == [(i, N) for i in range(1, N + 1)]
+    assert seen == [(i, of(backend)) for i in range(1, of(backend) + 1)]
     assert len({pair.baseline.seconds for pair in many[: 4 * BATCH]}) == 1  # a window's time, shared
 
 
