@@ -78,7 +78,8 @@ class HFEngine(Engine):
         device = self.model_forward.device
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
         what = f"a batch of {sessions} sequences of up to {tokens} tokens"
-        check_cache(sessions * self.slab.columns_for(tokens) * self.token_bytes, free, what)
+        places = self.slab.room_for(sessions) * self.slab.columns_for(tokens)
+        check_cache(places * self.token_bytes, free, what)
 
     @cached_property
     def token_bytes(self) -> int:

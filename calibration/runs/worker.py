@@ -119,6 +119,7 @@ class Collect(ExitRule):
             value=values[-1] if values else "",
             hidden=pack(np.concatenate(states).astype(np.float32)),
             score=score,
+            complete=None if trial is None else trial.complete,
         )
 
 
