@@ -19,8 +19,8 @@ from reasonctl.controller.thinking import Format
 from ..tasks.problem import Problem
 from ..tasks.run_logs import LogLine, RunLog, Unusable
 from .logged import LoggedRun
+from .making import run_once
 from .recipe import Recipe
-from .worker import run_once
 
 STRIPPED = "reasoning stripped: the model ended its run, and no closing marker is in it"
 MOST_STRIPPED = 0.1

@@ -89,6 +89,11 @@ def usual_room(model: Model) -> int:
     return model.context * 3 // 4
 
 
+def loaded(name: str, backend: Backend | None, threads: int | None, *, hidden: bool = True, batch: int = 1) -> Model:
+    """A model, loaded once per process; see `load_model`."""
+    return _load(name, backend, threads, hidden, batch)
+
+
 @cache
 def _load(name: str, backend: Backend | None, threads: int | None, hidden: bool, batch: int) -> Model:
     return load_model(name, backend=backend, threads=threads, hidden=hidden, batch=batch)
@@ -106,6 +111,6 @@ def _policy(text: str) -> Policy:
 
 @cache
 def _suiting(recipe: Recipe, hidden: bool) -> Model:
-    model = _load(recipe.model, recipe.backend, recipe.threads, hidden, recipe.batch)
+    model = loaded(recipe.model, recipe.backend, recipe.threads, hidden=hidden, batch=recipe.batch)
     recipe.parsed_policy().check(model)
     return model

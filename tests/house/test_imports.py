@@ -22,6 +22,7 @@ ONE_STOREY = (
     "processors",
     "grammar",
     "gguf",
+    "memory",
     "class_swap",
     "token_ids",
     "turns",
