@@ -120,8 +120,8 @@ class Group:
     def attend(self, query: torch.Tensor, layer: LayerSlab, scoring: Scoring) -> torch.Tensor:
         """Attention of the group's rows, shape (rows, heads, width), over their own slots."""
         rows, heads, width = query.shape
-        kinds = layer.keys.shape[2]
-        keys, values = (states[self.low : self.low + self.slots, : self.end].transpose(1, 2) for states in layer)
+        kinds = layer.keys.shape[0]
+        keys, values = (states[:, self.low : self.low + self.slots, : self.end].transpose(0, 1) for states in layer)
         if self.causal(scoring):
             out = scaled_dot_product_attention(
                 query.transpose(0, 1)[None],
@@ -230,7 +230,7 @@ class Places:
         if places is None:
             places = self._on[key_states.device] = torch.tensor(self._places, device=key_states.device)
         for mine, given in zip(layer, (key_states, value_states), strict=True):
-            mine.view(-1, *mine.shape[2:]).index_copy_(0, places, given[0].transpose(0, 1))
+            mine.flatten(1, 2).index_copy_(1, places, given[0])
         self._last = key_states, layer
         return key_states, value_states
 
