@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..core.token_text import TokenText
 from ..core.tokenizer import Tokenizer
-from .cues import TAIL, Cue, Cues, Found, first_of
+from .cues import TAIL, Cue, Cues, Found, first_of, open_end
 from .markers import Markers, Opens, Phase
 
 
@@ -63,7 +63,9 @@ class Span:
         self._forced = False
         """The controller has closed the span."""
         self._scanned = [0] * (len(cues.kinds) if cues else 0)
-        """Characters searched so far, by kind of cue."""
+        """Characters up to the last cue that was found, by kind of cue."""
+        self._searched = 0
+        """No cue begins before this character that wasn't found already, whatever follows."""
 
     def begin(self, prompt: Sequence[int]) -> None:
         """Read the prompt. It opens the span if it ends in the opening marker, white space aside.
@@ -104,6 +106,7 @@ class Span:
         """Forget what came after `tokens`, the run's tokens up to a point before the last closing marker."""
         self._text.rewind(tokens)
         self._scanned = [min(count, self._text.total) for count in self._scanned]
+        self._searched = 0
         self._waiting = []
         self._due = False
         self.at_cue = False
@@ -233,7 +236,8 @@ class Span:
         text = self._text
         offset, last = text.offset, text.next - 1
         for kind, pattern in enumerate(cues.kinds):
-            for match in pattern.finditer(text.tail, max(0, self._scanned[kind] - offset), end - offset):
+            start = max(0, self._scanned[kind] - offset, self._searched - offset)
+            for match in pattern.finditer(text.tail, start, end - offset):
                 if match.end() == len(text.tail) and not match.group().isspace():
                     # The word may go on ("Wait" -> "Waiting"): its row is kept, nothing is decided.
                     self.at_cue = True
@@ -245,6 +249,7 @@ class Span:
                     self.at_cue = True
                 elif found.cue.last == last - 1:
                     ready.append(found)
+        self._searched = text.total - open_end(text.tail, max(0, self._searched - offset))
         if self._due:
             # It has no text of its own, so it comes after all cues that have one.
             ready.append(Found(text.total, len(cues.kinds), Cue((cues.spaced,), 0, last, last - 1, "")))
