@@ -128,11 +128,13 @@ class HFEngine(Engine):
         except CantPack as reason:
             self.model_forward.in_turn = str(reason)
             return {}
+        if len(packing.wanted) == len(members):
+            rows.read_all()  # there is no draft: each row will be read
         steps = {}
         for session, request in members:
             assert session.slot is not None
-            found = rows.part(packing.first_wanted[session.slot], 1 + len(request.draft.tokens), request.layers)
-            steps[id(session)] = HFStep(self.model_forward, found)
+            first = packing.first_wanted[session.slot]
+            steps[id(session)] = HFStep(self.model_forward, rows, request.layers, first)
             session.grown(request)
         return steps
 
@@ -144,9 +146,11 @@ class HFEngine(Engine):
             )
             every = tuple(dict.fromkeys(chain.from_iterable(layers)))
             more = {"position_ids": positions}
-            rows = forward.run(ids, packing.places.cache, torch.tensor(packing.wanted), every, more)
+            wanted = packing.wanted
+            rows = len(wanted) if len(wanted) == len(packing.tokens) else torch.tensor(wanted)
+            found = forward.run(ids, packing.places.cache, rows, every, more)
         packing.places.check_used()
-        return rows
+        return found
 
 
 class Member(NamedTuple):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import DynamicCache
@@ -142,32 +143,47 @@ class ModelForward:
         return self._blocks[layer].register_forward_hook(capture)
 
 
-class Rows(NamedTuple):
-    """Rows of one call of the model."""
+@dataclass
+class Rows:
+    """Rows of one call of the model, for one request or for many."""
 
-    logits: torch.Tensor
-    """Shape (rows, vocabulary)."""
-    hidden: dict[int, torch.Tensor]
+    tensor: torch.Tensor
+    """Logits, shape (rows, vocabulary)."""
+    states: dict[int, torch.Tensor]
     """Shape (rows, width), by layer."""
+    _read: dict[int, Floats] = field(default_factory=dict)
 
-    def part(self, start: int, count: int, layers: Sequence[int]) -> Rows:
-        """Some of them, with some of the layers."""
-        end = start + count
-        return Rows(self.logits[start:end], {layer: self.hidden[layer][start:end] for layer in layers})
+    def read_all(self) -> None:
+        """Convert all logits at once, where all of them will be read."""
+        self._read = dict(enumerate(as_numpy(self.tensor)))
+
+    def logits(self, row: int) -> Floats:
+        """Shape (vocabulary,), float32."""
+        # A walk visits few of a tree's rows: only those are converted, each once.
+        if row not in self._read:
+            self._read[row] = as_numpy(self.tensor[row])
+        return self._read[row]
 
 
 class HFStep(Step):
-    """The rows of one forward: ROOT first, then the draft's nodes. Raises RuntimeError once stale."""
+    """The rows of one request: ROOT first, then the draft's nodes. Raises RuntimeError once stale."""
 
-    __slots__ = ("_count", "_forward", "_hidden", "_read", "_rows")
+    __slots__ = ("_count", "_first", "_forward", "_layers", "_rows")
 
-    def __init__(self, forward: ModelForward, rows: Rows) -> None:
-        """`rows`: the last pending token's and the draft's."""
+    def __init__(self, forward: ModelForward, rows: Rows, layers: Sequence[int], first: int = 0) -> None:
+        """Take a request's rows.
+
+        Args:
+            forward: whose last call gave them.
+            rows: all rows of that call.
+            layers: blocks whose output the request asked for.
+            first: the row of its last pending token.
+        """
         self._forward = forward
         self._count = forward.count
-        self._rows = rows.logits
-        self._hidden = rows.hidden
-        self._read: dict[int, Floats] = {}
+        self._rows = rows
+        self._layers = layers
+        self._first = first + 1
 
     def _check(self) -> None:
         if self._forward.count != self._count:
@@ -176,17 +192,14 @@ class HFStep(Step):
     def logits(self, node: int) -> Floats:
         """Shape (vocabulary,), float32."""
         self._check()
-        # A walk visits few of a tree's rows: only those are converted, each once.
-        if node not in self._read:
-            self._read[node] = as_numpy(self._rows[node + 1])
-        return self._read[node]
+        return self._rows.logits(self._first + node)
 
     def hidden(self, node: int, layer: int) -> Floats:
         """Shape (width,), float32. Raises ControllerError for a layer that the Decode did not ask for."""
         self._check()
-        if layer not in self._hidden:
-            raise ControllerError(f"layer {layer} was not captured; name it in Decode.layers: {sorted(self._hidden)}")
-        row: Floats = as_numpy(self._hidden[layer][node + 1])
+        if layer not in self._layers:
+            raise ControllerError(f"layer {layer} was not captured; name it in Decode.layers: {sorted(self._layers)}")
+        row: Floats = as_numpy(self._rows.states[layer][self._first + node])
         return row
 
 

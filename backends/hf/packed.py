@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -47,7 +48,7 @@ class CantPack(Exception):
     """The model's attention does something that is not honoured here; the message says what."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Part:
     """The rows of one request."""
 
@@ -64,8 +65,10 @@ class Part:
         return range(self.past, self.past + len(self.tokens))
 
     @property
-    def positions(self) -> list[int]:
+    def positions(self) -> Sequence[int]:
         """A node's position is its depth after the last pending token."""
+        if not self.draft.tokens:
+            return self.columns
         end = self.past + len(self.tokens) - len(self.draft.tokens)
         return [*range(self.past, end), *(end + depth for depth in self.draft.depths())]
 
@@ -101,14 +104,20 @@ class Group:
         self.low = self.parts[0].slot.index
         self.slots = self.parts[-1].slot.index + 1 - self.low
         self.height = max(len(part.tokens) for part in self.parts)
-        self.end = max(part.columns.stop for part in self.parts)
+        self.end = max(part.past + len(part.tokens) for part in self.parts)
         self.rows = sum(len(part.tokens) for part in self.parts)
         self._masks: dict[tuple[Any, ...], torch.Tensor] = {}
         self._places: dict[torch.device, torch.Tensor] = {}
 
     @property
     def padded(self) -> bool:
+        """Some slot has fewer rows than another."""
         return self.rows < self.slots * self.height
+
+    @property
+    def dense(self) -> bool:
+        """Padding wastes little."""
+        return self.slots * self.height <= _WASTE * self.rows
 
     def causal(self, scoring: Scoring) -> bool:
         """One prompt with nothing before it: the library's kernels need no mask."""
@@ -120,8 +129,8 @@ class Group:
     def attend(self, query: torch.Tensor, layer: LayerSlab, scoring: Scoring) -> torch.Tensor:
         """Attention of the group's rows, shape (rows, heads, width), over their own slots."""
         rows, heads, width = query.shape
-        kinds = layer.keys.shape[2]
-        keys, values = (states[self.low : self.low + self.slots, : self.end].transpose(1, 2) for states in layer)
+        kinds = layer.keys.shape[0]
+        keys, values = (states[:, self.low : self.low + self.slots, : self.end].transpose(0, 1) for states in layer)
         if self.causal(scoring):
             out = scaled_dot_product_attention(
                 query.transpose(0, 1)[None],
@@ -164,21 +173,23 @@ class Group:
 
     def _seen(self, window: int | None) -> torch.Tensor:
         """Which columns each padded row sees; a row of padding sees the first one."""
-        columns, positions = ([[0] * self.height for _ in range(self.slots)] for _ in range(2))
-        for part in self.parts:
-            i, rows = part.slot.index - self.low, len(part.tokens)
-            columns[i][:rows] = part.columns
-            positions[i][:rows] = part.positions
         every = torch.arange(self.end)
-        seen = every <= torch.tensor(columns)[..., None]
+        seen = every <= self._padded([part.columns for part in self.parts])
         if window is not None:
-            seen &= every > torch.tensor(positions)[..., None] - window
+            seen &= every > self._padded([part.positions for part in self.parts]) - window
         for part in self.parts:
             if part.draft.tokens:
                 count, end = len(part.draft.tokens), part.columns.stop
                 rows = len(part.tokens)
                 seen[part.slot.index - self.low, rows - count : rows, end - count : end] = ancestors(part.draft)
         return seen
+
+    def _padded(self, numbers: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Numbers of each part's rows, 0 for padding; shape (slots, height, 1)."""
+        given = torch.tensor(list(chain.from_iterable(numbers)))
+        if self.padded:
+            given = given.new_zeros(self.slots * self.height).index_copy_(0, self._place(given.device), given)
+        return given.view(self.slots, self.height, 1)
 
 
 def ancestors(draft: Draft) -> torch.Tensor:
@@ -230,7 +241,7 @@ class Places:
         if places is None:
             places = self._on[key_states.device] = torch.tensor(self._places, device=key_states.device)
         for mine, given in zip(layer, (key_states, value_states), strict=True):
-            mine.view(-1, *mine.shape[2:]).index_copy_(0, places, given[0].transpose(0, 1))
+            mine.view(len(mine), -1, mine.shape[3]).index_copy_(1, places, given[0])
         self._last = key_states, layer
         return key_states, value_states
 
@@ -278,21 +289,16 @@ class Packing:
 def _grouped(parts: Sequence[Part]) -> Iterator[Group]:
     """Few rows together where padding wastes little, prompts and the rest one by one."""
     parts = sorted(parts, key=lambda part: part.slot.index)
-    few = [part for part in parts if len(part.tokens) <= FEW]
-    together = few if _dense(few) else [part for part in few if len(part.tokens) == 1]
-    together = together if _dense(together) else []
     first = 0
-    for members in ([together] if together else []) + [[part] for part in parts if part not in together]:
-        group = Group(members, first)
-        first += group.rows
-        yield group
-
-
-def _dense(parts: Sequence[Part]) -> bool:
-    if len(parts) < 2:
-        return False
-    group = Group(list(parts), 0)
-    return group.slots * group.height <= _WASTE * group.rows
+    for most in (FEW, 1):
+        together = [part for part in parts if len(part.tokens) <= most]
+        if len(together) > 1 and (group := Group(together, 0)).dense:
+            yield group
+            first, parts = group.rows, [part for part in parts if len(part.tokens) > most]
+            break
+    for part in parts:
+        yield Group([part], first)
+        first += len(part.tokens)
 
 
 _CURRENT: ContextVar[Packing] = ContextVar("packing")

@@ -128,7 +128,7 @@ class HFSession(Session):
             rows = self.model_forward.run(ids, self.cache, 1 + len(draft.tokens), layers, inputs)
         self.length += size - len(draft.tokens)
         self._draft = draft
-        return HFStep(self.model_forward, rows)
+        return HFStep(self.model_forward, rows, layers)
 
     def _folds(self, draft: Draft, size: int) -> bool:
         """Whether query heads are folded into the rows: where there is a draft and a past, and no prompt is fed.

@@ -1,7 +1,8 @@
 """Keys and values of many sequences in common tensors, so that one attention call serves all of them.
 
-Each layer has one tensor of keys and one of values, shape (slots, columns, key heads, width). A sequence owns a slot.
+Each layer has one tensor of keys and one of values, shape (key heads, slots, columns, width). A sequence owns a slot.
 Growing writes into columns that are there already, rolling back only shortens a count, and nothing is concatenated.
+Heads come first because attention reads all columns of one head at a time: they lie next to each other.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Slot:
         for layer in self.slab.layers.values():
             columns = torch.tensor(path, device=layer.keys.device) + end
             for states in layer:
-                states[self.index, end : end + len(path)] = states[self.index, columns]
+                states[:, self.index, end : end + len(path)] = states[:, self.index, columns]
 
     def crop(self, n: int) -> None:
         """Forget the last n columns."""
@@ -49,14 +50,14 @@ class Slot:
         made.columns = self.columns
         for layer in self.slab.layers.values():
             for states in layer:
-                states[made.index, : self.columns] = states[self.index, : self.columns]
+                states[:, made.index, : self.columns] = states[:, self.index, : self.columns]
         return made
 
     @torch.inference_mode()
     def states(self) -> dict[int, LayerSlab]:
         """Copies of keys and values by layer, each of shape (1, key heads, columns, width)."""
         return {
-            number: LayerSlab(*(_turned(states[self.index, : self.columns])[None].clone() for states in layer))
+            number: LayerSlab(*(states[:, self.index, : self.columns][None].clone() for states in layer))
             for number, layer in self.slab.layers.items()
         }
 
@@ -65,7 +66,7 @@ class Slot:
         """Take over a layer's keys and values, shape (1, key heads, columns, width), as the slot's only ones."""
         layer = self.slab.layer(number, keys, values)
         for mine, given in zip(layer, (keys, values), strict=True):
-            mine[self.index, : self.columns] = _turned(given[0])
+            mine[:, self.index, : self.columns] = given[0]
 
     def close(self) -> None:
         """Give the slot back; a second call does nothing."""
@@ -129,7 +130,7 @@ class Slab:
         if number not in self.layers:
             self.layers[number] = LayerSlab(
                 *(
-                    states.new_zeros((self.room, self.columns, states.shape[1], states.shape[3]))
+                    states.new_zeros((states.shape[1], self.room, self.columns, states.shape[3]))
                     for states in (keys, values)
                 )
             )
@@ -144,11 +145,11 @@ class Slab:
         for layer in self.layers.values():
             for states in layer:
                 if last is not slot:
-                    states[slot.index, : last.columns] = states[last.index, : last.columns]
+                    states[:, slot.index, : last.columns] = states[:, last.index, : last.columns]
                 # What is left there would be read, masked, by the next sequence: zeros can't be NaN.
-                states[last.index, : last.columns] = 0
+                states[:, last.index, : last.columns] = 0
                 if slot.columns > last.columns and last is not slot:
-                    states[slot.index, last.columns : slot.columns] = 0
+                    states[:, slot.index, last.columns : slot.columns] = 0
         last.index = slot.index
         self.slots[slot.index : slot.index + 1] = [last] if last is not slot else []
         self._shrink()
@@ -170,16 +171,12 @@ class Slab:
         for number, layer in self.layers.items():
             made: list[Any] = []
             for states in layer:
-                grown = states.new_zeros((room, columns, *states.shape[2:]))
-                grown[:slots, :used] = states[:slots, :used]
+                heads, _, _, width = states.shape
+                grown = states.new_zeros((heads, room, columns, width))
+                grown[:, :slots, :used] = states[:, :slots, :used]
                 made.append(grown)
             self.layers[number] = LayerSlab(*made)
         self.room, self.columns = room, columns
-
-
-def _turned(states: torch.Tensor) -> torch.Tensor:
-    """Between (columns, heads, width) and (heads, columns, width)."""
-    return states.transpose(0, 1)
 
 
 def _abandon(slot: Slot) -> None:

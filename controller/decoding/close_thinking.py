@@ -73,6 +73,10 @@ class ThinkingControl:
         self._answer = self._new_answer() if closer == "exit" else None
         """Follows the answer after an exit. None: there was none."""
         self._budget = settings.limits.budget
+        self._may_close = settings.thinking is not None and (
+            settings.limits.closes or settings.answer_now is not None
+        )
+        """Thinking may be closed for another reason than a cue."""
         self._due: Due | None = None
         """Set while a character is finished before thinking is closed."""
         self._repeats: Repeats | None = None
@@ -128,7 +132,7 @@ class ThinkingControl:
         """The edit that closes thinking once somebody has asked for it, its budget is used up, or it is in a loop.
 
         A half-written marker is taken back. A character that is split over tokens is finished first."""
-        if self.settings.thinking is None or self.span.phase != "think":
+        if not self._may_close or self.span.phase != "think":
             return None
         thought = self.thoughts.before(len(self.text.tokens))
         self._due = self._due or self._falls_due(thought)
@@ -308,6 +312,8 @@ class ThinkingControl:
     def _early_close(self, token: int) -> Edit | None:
         """The edit that replaces a close of the model's own in this token; None where the close stands."""
         settings, mark = self.settings, self.span.closed
+        if mark is None and token not in settings.eos:
+            return None
         if settings.thinking is not None and mark is not None and self.closer not in (None, "model"):
             if settings.thinking.ends_messages:
                 return None

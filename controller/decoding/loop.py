@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ..core.decode import NO_DRAFT, ROOT, Decode, Draft, Session, Step
 from ..core.trace import Event
+from ..drafting.drafter import Drafting
 from ..sampling.draw import CopiedStep, Row
 from ..thinking.span import Span
 from .close_thinking import Edit, ThinkingControl
@@ -71,7 +72,7 @@ class Loop:
         text, settings = self.text, self.settings
         self._apply(self.control.due_close())
         while self.control.finish is None:
-            draft = yield from self._propose()
+            draft = NO_DRAFT if settings.drafter is None else (yield from self._propose(settings.drafter))
             layers = self._layers(draft)
             if self._checkpoints:
                 self._checkpoint(draft)
@@ -100,10 +101,10 @@ class Loop:
         """Whether the run is at its limit, and its reader may ask for more."""
         return self.control.finish == "length" and self.settings.beyond > 0
 
-    def _propose(self) -> Generator[Decode, Step, Draft]:
-        text, drafter = self.text, self.settings.drafter
+    def _propose(self, drafter: Drafting) -> Generator[Decode, Step, Draft]:
+        text = self.text
         room = self.settings.limit - len(text.tokens) - 1
-        if drafter is None or room < 1 or text.queue:
+        if room < 1 or text.queue:
             return NO_DRAFT
         fits = text.session.can.drafted(len(text.pending))
         if fits < 1:

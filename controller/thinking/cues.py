@@ -21,6 +21,11 @@ _EVERY = re.compile(r"every\s*(?:\(|$)")
 LONGEST_CUE = 32
 """Tokens that a cue may have while it stands in the cache next to a trial that takes its place."""
 
+_OPEN_END = re.compile(rf"[{LETTERS}]+\Z|\n\Z", re.IGNORECASE)
+"""A word that may go on, or the first half of a paragraph's break."""
+
+_LETTER = re.compile(f"[{LETTERS}]")
+
 TAIL = 96
 """Characters at the end of a text that are stored; more than any marker or cue has."""
 
@@ -94,8 +99,10 @@ class Cues:
 
     def open_word(self, tail: str) -> tuple[int, bool]:
         """(length, complete) of the word at the end of `tail` if it may still become a cue, else (0, False)."""
+        if not self._whole or not _LETTER.match(tail, len(tail) - 1):
+            return 0, False
         found = self._run.search(tail)
-        if not found or not self._whole:
+        if not found:
             return 0, False
         word = found.group()
         complete = bool(self._whole.fullmatch(word))
@@ -124,6 +131,16 @@ def _every(name: str) -> int:
     if found is None:
         raise ControllerError(f"cue {name!r} needs a whole number of tokens, at least 1: 'every(64)'")
     return int(found.group(1))
+
+
+def open_end(text: str, start: int) -> int:
+    """Characters at the end of a text from `start` on in which a cue may have begun that isn't whole yet.
+
+    >>> open_end("I wait. Hm", 0), open_end("so.\\n", 2), open_end("so. ", 0)
+    (2, 1, 0)
+    """
+    found = _OPEN_END.search(text, start)
+    return len(found.group()) if found else 0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..core.token_text import TokenText
 from ..core.tokenizer import Tokenizer
-from .cues import TAIL, Cue, Cues, Found, first_of
+from .cues import TAIL, Cue, Cues, Found, first_of, open_end
 from .exit_form import ExitForm
 from .markers import Markers, Opens, Phase
 
@@ -94,7 +94,9 @@ class Span:
         self._before = Place(self.phase, 0, None)
         """Where the run stood before the last token."""
         self._scanned = [0] * len(self._kinds)
-        """Characters searched so far, by kind of cue."""
+        """Characters up to the last cue that was found, by kind of cue."""
+        self._searched = 0
+        """No cue begins before this character that wasn't found already, whatever follows."""
 
     def begin(self, prompt: Sequence[int]) -> None:
         """Read the prompt. It opens the span if it ends in the opening marker, white space aside.
@@ -143,6 +145,7 @@ class Span:
         self._text.rewind(tokens)
         self._scanned = [min(count, self._text.total) for count in self._scanned]
         self._sought = min(self._sought, self._unsought())
+        self._searched = 0
         self._forget_cues()
         self.closed = None
         self.phase, self.number, self.opened = self._before
@@ -313,7 +316,8 @@ class Span:
         text = self._text
         offset, last = text.offset, text.next - 1
         for kind, pattern in enumerate(self._kinds):
-            for match in pattern.finditer(text.tail, max(0, self._scanned[kind] - offset), end - offset):
+            start = max(0, self._scanned[kind] - offset, self._searched - offset)
+            for match in pattern.finditer(text.tail, start, end - offset):
                 at_end = match.end() == len(text.tail) and not match.group().isspace()
                 if at_end and self._form != "append-open":
                     # The word may go on ("Wait" -> "Waiting"): its row is kept, nothing is decided.
@@ -326,6 +330,7 @@ class Span:
                     self.at_cue = True
                 elif found.cue.last == last - 1:
                     ready.append(found)
+        self._searched = text.total - open_end(text.tail, max(0, self._searched - offset))
         if self._due:
             # It has no text of its own, so it comes after all cues that have one.
             ready.append(Found(text.total, len(self._kinds), Cue((cues.spaced,), 0, last, last - 1, "")))
