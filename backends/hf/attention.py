@@ -60,14 +60,14 @@ def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    mask: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention as transformers calls it.
 
     Args:
-        mask: additive, its rows folded already: shape (1, 1, groups * rows, columns). None: every row sees everything.
+        attention_mask: additive, its rows folded already: shape (1, 1, groups * rows, columns). None: every row sees everything.
     """
     see = _SEE.get()
     if see is not None:
@@ -76,14 +76,14 @@ def _attention(
     folded_query = query.reshape(batch, key.shape[1], -1, width)
     biased = any(more.get(name) is not None for name in ("position_bias", "softcap"))
     # A prompt comes with the library's own mask, or without one and with many rows.
-    folds = rows == 1 if mask is None else mask.shape[2] == folded_query.shape[2]
+    folds = rows == 1 if attention_mask is None else attention_mask.shape[2] == folded_query.shape[2]
     if biased or not folds:
-        first = None if mask is None else mask[:, :, :rows]
+        first = None if attention_mask is None else attention_mask[:, :, :rows]
         found: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, first, scaling=scaling, **more
         )
         return found
-    out = torch.nn.functional.scaled_dot_product_attention(folded_query, key, value, attn_mask=mask, scale=scaling)
+    out = torch.nn.functional.scaled_dot_product_attention(folded_query, key, value, attn_mask=attention_mask, scale=scaling)
     return out.reshape(batch, heads, rows, -1).transpose(1, 2).contiguous(), None
 
 

@@ -7,6 +7,7 @@ a call, and the session edits its cache.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate, chain
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from .forward import HFStep, ModelForward, Rows
 from .packed import CantPack, Packing, Part, packed
 from .session import HFSession
 from .slab import Slab
+from .trees import why_no_trees
 
 MOST_ROWS = 2048
 """Rows of one call of the model: prompts are fed together up to so many; a longer one has its own call."""
@@ -43,6 +45,12 @@ class HFEngine(Engine):
         self.model_forward = ModelForward(model, fold_attention)
         self.slab = Slab()
         """Keys and values of sequences that share forwards."""
+        self.no_trees = "its cache holds more than keys and values"
+        """Why drafts are chains here; "" where they may be trees."""
+        if self.can.branches > 1:
+            self.no_trees = why_no_trees(self, model)
+            if self.no_trees:
+                self.model_forward.can = replace(self.can, branches=1, sparse=False)
 
     @property
     def can(self) -> Capabilities:

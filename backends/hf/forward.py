@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from reasonctl.controller import Capabilities, ControllerError, Step
 from reasonctl.controller.core import UNLIMITED, Floats
@@ -48,7 +49,9 @@ class ModelForward:
         self._takes_logits_to_keep = "logits_to_keep" in names
         self._blocks = find_blocks(model)
         layers = self.new_cache().layers
-        self.recurrent = any(hasattr(layer, "recurrent_states") or not layer.is_croppable for layer in layers)
+        self.recurrent = model._is_stateful or any(
+            hasattr(layer, "recurrent_states") or not layer.is_croppable for layer in layers
+        )
         """The cache holds a state that can't take tokens back."""
         self.in_turn = why_not(model, layers, self.takes_positions)
         """Why requests can't share a forward; "" where they can."""
@@ -138,9 +141,22 @@ class ModelForward:
     def _capture(self, layer: int, wanted: Any, hidden: dict[int, torch.Tensor]) -> Any:
         def capture(module: Any, args: Any, output: Any) -> None:
             state = output[0] if isinstance(output, tuple) else output
-            hidden[layer] = state[0, wanted].clone()
+            hidden[layer] = self._one_stream(state)[0, wanted].clone()
 
         return self._blocks[layer].register_forward_hook(capture)
+
+
+    def _one_stream(self, state: torch.Tensor) -> torch.Tensor:
+        """A block's output with one state a token, shape (1, size, width), where blocks hand on several streams.
+
+        AltUp predicts all streams and computes one of them, which is taken (Gemma 3n, shape (streams, 1, size, width)).
+        Hyper-connections mix equal streams, whose mean is taken (DeepSeek V4, shape (1, size, streams, width)).
+        """
+        if state.ndim != 4:
+            return state
+        if state.shape[0] == 1:
+            return state.mean(dim=2)
+        return state[self.model.config.get_text_config(decoder=True).altup_active_idx]
 
 
 @dataclass
@@ -209,9 +225,14 @@ def as_numpy(tensor: torch.Tensor) -> Any:
 
 
 def find_blocks(model: Any) -> Sequence[torch.nn.Module]:
-    """The decoder's blocks in order: its first ModuleList as long as the configuration is deep; () if there is none."""
+    """The decoder's blocks in order; () if there are none.
+
+    Its first ModuleList as long as the configuration is deep. Some count layers of their cache instead, several to a
+    block: then its last list of the library's blocks, which gives the model's output.
+    """
     depth = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
-    for module in model.get_decoder().modules():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == depth:
-            return tuple(module)
+    lists = [module for module in model.get_decoder().modules() if isinstance(module, torch.nn.ModuleList)]
+    of_blocks = [one for one in lists if len(one) and isinstance(one[0], GradientCheckpointingLayer)]
+    for found in [*(one for one in lists if len(one) == depth), *reversed(of_blocks)]:
+        return tuple(found)
     return ()

@@ -339,7 +339,7 @@ def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    mask: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
@@ -348,7 +348,7 @@ def _attention(
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention as transformers calls it. Raises CantPack for what isn't honoured."""
-    more |= {"a mask of its own": mask, "dropout": dropout or None}
+    more |= {"a mask of its own": attention_mask, "dropout": dropout or None}
     for name, given in more.items():
         if given is not None and name not in _NO_MATTER:
             raise CantPack(f"its attention is given {name}")
