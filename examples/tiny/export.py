@@ -14,9 +14,18 @@ import gguf
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    Lfm2Config,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 CONTEXT = 1024
+ARCHITECTURES = ("llama", "lfm2")
 PAD, EOS, THINK, CLOSE_THINK = "<pad>", "<eos>", "<think>", "</think>"
 SPECIALS = (PAD, EOS, THINK, CLOSE_THINK)
 WORDS = ("First", "Wait", "Hmm", "Alternatively", "The", " ok", " answer", " is", " a", " b", " c", " d", " e", " fine")
@@ -41,23 +50,41 @@ CHAT_TEMPLATE = """\
 """
 
 
-def build_config() -> LlamaConfig:
-    """The architecture: small enough for thousands of tokens per second on one core."""
-    return LlamaConfig(
-        vocab_size=len(vocabulary()[0]),
-        hidden_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        intermediate_size=384,
-        max_position_embeddings=CONTEXT,
-        rms_norm_eps=1e-5,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=SPECIALS.index(EOS),
-        pad_token_id=SPECIALS.index(PAD),
+def build_config(architecture: str = "llama") -> PreTrainedConfig:
+    """The architecture: small enough for thousands of tokens per second on one core.
+
+    Args:
+        architecture: `llama`; or `lfm2`, a hybrid: short convolutions and attention in turn, 0.9 M parameters too.
+    """
+    shared = {
+        "vocab_size": len(vocabulary()[0]),
+        "hidden_size": 128,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": CONTEXT,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": SPECIALS.index(EOS),
+        "pad_token_id": SPECIALS.index(PAD),
+    }
+    if architecture == "llama":
+        return LlamaConfig(**shared, num_hidden_layers=4, intermediate_size=384, rms_norm_eps=1e-5)
+    layers = ["conv", "full_attention"] * 3
+    return Lfm2Config(
+        **shared,
+        num_hidden_layers=len(layers),
+        layer_types=layers,
+        conv_L_cache=3,
+        intermediate_size=192,
+        block_auto_adjust_ff_dim=False,
+        norm_eps=1e-5,
     )
+
+
+def build_model(architecture: str) -> PreTrainedModel:
+    """An untrained model of an architecture that `build_config` knows."""
+    return AutoModelForCausalLM.from_config(build_config(architecture))
 
 
 def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -96,7 +123,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def export(model: LlamaForCausalLM, folder: Path) -> None:
+def export(model: PreTrainedModel, folder: Path) -> None:
     """Write every file of the bundled model, each one complete before it replaces an old one."""
     folder.mkdir(parents=True, exist_ok=True)
     for weight in model.parameters():
@@ -120,7 +147,7 @@ def export(model: LlamaForCausalLM, folder: Path) -> None:
             os.replace(path, folder / path.name)
 
 
-def write_gguf(model: LlamaForCausalLM, path: Path, matrices: type[np.floating] = np.float16) -> None:
+def write_gguf(model: PreTrainedModel, path: Path, matrices: type[np.floating] = np.float16) -> None:
     """Write the GGUF form: f16 matrices (or f32), f32 norms, tokenizer and chat template in the metadata."""
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")
@@ -204,10 +231,11 @@ def _byte_letters() -> list[str]:
     return [chr(byte) if byte in printable else chr(next(rest)) for byte in range(256)]
 
 
-def load_checkpoint(path: Path) -> LlamaForCausalLM:
+def load_checkpoint(path: Path) -> PreTrainedModel:
     """The model of a checkpoint of train.py, in fp32."""
-    model = LlamaForCausalLM(build_config())
-    model.load_state_dict(torch.load(path, weights_only=True)["model"])
+    checkpoint = torch.load(path, weights_only=True)
+    model = build_model(checkpoint["architecture"])
+    model.load_state_dict(checkpoint["model"])
     return model.eval()
 
 

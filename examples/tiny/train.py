@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from export import build_config, build_tokenizer
+from export import ARCHITECTURES, build_model, build_tokenizer
 from torch.nn import functional
 from traces import CONFIRMATIONS, Law, Trace, write_trace
-from transformers import AttentionInterface, LlamaForCausalLM
+from transformers import AttentionInterface, PreTrainedModel
 
 from reasonctl.calibration.tasks.tiny import training_problem
 
@@ -107,7 +107,7 @@ def piece_ids() -> dict[str, int]:
     return {tokenizer.decode([index]): index for index in range(len(tokenizer))}
 
 
-def weighted_loss(model: LlamaForCausalLM, tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def weighted_loss(model: PreTrainedModel, tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each next token, weighted. Padding is on the right, so causal attention needs no mask."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
@@ -143,7 +143,7 @@ def bf16_attention(
 
 
 @torch.no_grad()
-def start_on_a_number_line(model: LlamaForCausalLM, ids: dict[str, int]) -> None:
+def start_on_a_number_line(model: PreTrainedModel, ids: dict[str, int]) -> None:
     """Give number tokens waves of many periods in half of their first embedding, so that neighbours look alike.
 
     A two-digit value is one token; from random embeddings the order of values has to be found first, which took
@@ -166,7 +166,7 @@ def learning_rate(step: int, first: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def diagnose(model: LlamaForCausalLM, ids: dict[str, int]) -> str:
+def diagnose(model: PreTrainedModel, ids: dict[str, int]) -> str:
     """What the model knows, read off its probabilities on fixed documents of the final law."""
     rng = random.Random(1)
     traces = [write_trace(training_problem(rng), rng, law=Law()) for _ in range(48)]
@@ -203,7 +203,7 @@ def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(arguments.threads)
     AttentionInterface.register("bf16_products", bf16_attention)
-    model, ids = LlamaForCausalLM(build_config()), piece_ids()
+    model, ids = build_model(arguments.architecture), piece_ids()
     model.set_attn_implementation("bf16_products")
     start_on_a_number_line(model, ids)
     if arguments.resume:
@@ -228,20 +228,21 @@ def train(arguments: argparse.Namespace) -> None:
         if done % arguments.report_every == 0 or done == arguments.until:
             cost = f"step {done} {seen / 1e6:.2f} M tokens {time.monotonic() - started:.0f} s"
             print(f"{cost} loss {average:.4f} {diagnose(model, ids)}", flush=True)
-            _save(model, arguments.out)
+            _save(model, arguments.architecture, arguments.out)
         if done == arguments.until:
             return
 
 
-def _save(model: LlamaForCausalLM, out: Path) -> None:
+def _save(model: PreTrainedModel, architecture: str, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = out.with_suffix(".part")
-    torch.save({"model": model.state_dict()}, scratch)
+    torch.save({"architecture": architecture, "model": model.state_dict()}, scratch)
     scratch.replace(out)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--architecture", choices=ARCHITECTURES, default="llama")
     parser.add_argument("--steps", type=int, default=4500, help="length of the schedule")
     parser.add_argument("--first", type=int, default=0, help="step of the schedule to start at")
     parser.add_argument("--until", type=int, help="stop after this step instead of at the end of the schedule")
