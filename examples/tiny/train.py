@@ -21,7 +21,6 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from reasonctl.calibration.tasks.tiny import training_problem
 
-BATCH_TOKENS = 4096
 POOL_BATCHES = 16  # documents are sorted by length within a pool, so that little is padded
 PEAK_RATE, FINAL_SHARE, WARMUP = 3e-3, 0.02, 100
 ATTENTION_BLOCK = 256
@@ -60,32 +59,32 @@ def documents(rng: random.Random, stage: Stage) -> Iterator[Trace]:
 
 
 def batches(
-    rng: random.Random, first: int, steps: int, ids: dict[str, int]
+    rng: random.Random, first: int, steps: int, size: int, ids: dict[str, int]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches `first` to `steps` of (token ids, loss weights), each of about BATCH_TOKENS tokens before padding."""
+    """Batches `first` to `steps` of (token ids, loss weights), each of about `size` tokens before padding."""
     done = first
     for stage in CURRICULUM:
         source, last = documents(rng, stage), round(stage.end * steps)
         while done < last:
-            pool = _pool(source, min(POOL_BATCHES, last - done))
+            pool = _pool(source, min(POOL_BATCHES, last - done), size)
             rng.shuffle(pool)
             done += len(pool)
             for group in pool:
                 yield _pad(group, ids)
 
 
-def _pool(source: Iterator[Trace], count: int) -> list[list[Trace]]:
-    """`count` groups of documents of like length."""
+def _pool(source: Iterator[Trace], count: int, size: int) -> list[list[Trace]]:
+    """`count` groups of documents of like length, of about `size` tokens each."""
     drawn: list[Trace] = []
-    size = 0
-    while size < count * BATCH_TOKENS:
+    tokens = 0
+    while tokens < count * size:
         drawn.append(next(source))
-        size += len(drawn[-1].pieces)
+        tokens += len(drawn[-1].pieces)
     drawn.sort(key=lambda trace: len(trace.pieces))
     groups: list[list[Trace]] = [[] for _ in range(count)]
     filled = 0
     for trace in drawn:
-        groups[min(filled // BATCH_TOKENS, count - 1)].append(trace)
+        groups[min(filled // size, count - 1)].append(trace)
         filled += len(trace.pieces)
     return [group for group in groups if group]
 
@@ -213,7 +212,7 @@ def train(arguments: argparse.Namespace) -> None:
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98), fused=True)
     started, seen, average = time.monotonic(), 0, 0.0
-    source = batches(random.Random(arguments.seed), arguments.first, arguments.steps, ids)
+    source = batches(random.Random(arguments.seed), arguments.first, arguments.steps, arguments.batch_tokens, ids)
     for step, (tokens, weights) in enumerate(source, arguments.first):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, arguments.first, arguments.steps)
@@ -244,6 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--architecture", choices=ARCHITECTURES, default="llama")
     parser.add_argument("--steps", type=int, default=4500, help="length of the schedule")
+    parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens of a step, before padding")
     parser.add_argument("--first", type=int, default=0, help="step of the schedule to start at")
     parser.add_argument("--until", type=int, help="stop after this step instead of at the end of the schedule")
     parser.add_argument("--resume", type=Path, help="checkpoint to start from, with a fresh optimiser")
