@@ -1,4 +1,4 @@
-"""Measure the bundled model: accuracy in full and at forced exits, what a probe on its states sees, and format parity.
+"""Measure a bundled model: accuracy in full and at forced exits, what a probe on its states sees, and format parity.
 
 Owns these numbers only. Collecting here is a plain loop of its own, so that it can check the real controller.
 """
@@ -6,6 +6,7 @@ Owns these numbers only. Collecting here is a plain loop of its own, so that it 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -30,7 +31,6 @@ from reasonctl.calibration.tasks.tiny import fresh_problems
 SUFFIX = "</think>\nThe answer is"
 EXIT_TOKENS = 8  # what an exit costs: 5 suffix tokens, the value, the full stop and <eos>
 MAX_TOKENS, ANSWER_TOKENS = 700, 8
-LAYERS = (1, 2, 3)
 FOLDER = Path(__file__).parents[2] / "backends" / "tiny"
 
 
@@ -57,9 +57,15 @@ class Run:
 
 def collect(problems: Sequence[tuple[int, Problem]], seed: int, temperature: float, folder: Path) -> list[Run]:
     """One run of each (number, problem) with llama.cpp, on one thread, with a forced exit tried at every cue."""
-    llm = llama_cpp.Llama(str(folder / "tiny.gguf"), n_ctx=1024, n_threads=1, n_threads_batch=1, verbose=False)
+    llm = open_llama(folder)
     cue_ids = {encode(llm, cue)[0] for cue in CUES}
     return [sample_run(llm, problem, (seed, number), temperature, cue_ids) for number, problem in problems]
+
+
+def open_llama(folder: Path, logits_all: bool = False) -> llama_cpp.Llama:
+    """The folder's GGUF file, on one thread."""
+    (path,) = folder.glob("*.gguf")
+    return llama_cpp.Llama(str(path), n_ctx=1024, n_threads=1, n_threads_batch=1, logits_all=logits_all, verbose=False)
 
 
 def encode(llm: llama_cpp.Llama, text: str) -> list[int]:
@@ -80,14 +86,29 @@ def sample_run(
         token = draw(llm, rng, temperature)
         if token in cue_ids and closing not in tokens:
             cues.append(len(tokens))
+            state = keep(llm)
             forced.append(force_answer(llm, answer_rng, temperature))
-            llm.n_tokens = len(tokens)  # the next eval removes the exit from the cache
+            restore(llm, state, len(tokens))
         tokens.append(token)
         if token == llm.token_eos():
             break
         llm.eval([token])
     text = llm.detokenize(tokens[start:], special=True).decode()
     return Run(problem.question, problem.answer, tokens, start, cues, forced, read_answer(text))
+
+
+def keep(llm: llama_cpp.Llama) -> ctypes.Array[ctypes.c_uint8]:
+    """The model's memory as it is: a hybrid's can't forget single tokens."""
+    state = (ctypes.c_uint8 * llama_cpp.llama_state_seq_get_size(llm.ctx, 0))()
+    llama_cpp.llama_state_seq_get_data(llm.ctx, state, len(state), 0)
+    return state
+
+
+def restore(llm: llama_cpp.Llama, state: ctypes.Array[ctypes.c_uint8], length: int) -> None:
+    """Put back what `keep` gave after `length` tokens."""
+    if not llama_cpp.llama_state_seq_set_data(llm.ctx, state, len(state), 0):
+        raise RuntimeError("llama.cpp doesn't take its own state back")
+    llm.n_tokens = length
 
 
 def force_answer(llm: llama_cpp.Llama, rng: np.random.Generator, temperature: float) -> str:
@@ -159,16 +180,17 @@ def states(runs: Sequence[Run], folder: Path) -> tuple[dict[int, list[np.ndarray
     """(hidden states at the cues by layer, readings of the law there), one array per run, from transformers."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     seen: dict[int, torch.Tensor] = {}
-    for layer in LAYERS:
+    layers = range(1, model.config.num_hidden_layers)
+    for layer in layers:
         model.model.layers[layer].register_forward_hook(lambda _m, _i, out, layer=layer: seen.update({layer: out}))
     words = [tokenizer()(word)["input_ids"][0] for word in CONFIRMATIONS]
-    found: dict[int, list[np.ndarray]] = {layer: [] for layer in LAYERS}
+    found: dict[int, list[np.ndarray]] = {layer: [] for layer in layers}
     readings: dict[str, list[np.ndarray]] = {"own P(confirmed)": [], "own entropy": []}
     for run in runs:
         law = model(torch.tensor([run.tokens]), use_cache=False).logits[0, run.cues].softmax(-1)
         readings["own P(confirmed)"].append(law[:, words].sum(-1).numpy())
         readings["own entropy"].append(-torch.special.entr(law).sum(-1).numpy())
-        for layer in LAYERS:
+        for layer in layers:
             found[layer].append(seen[layer].reshape(len(run.tokens), -1)[run.cues].numpy().copy())
     return found, readings
 
@@ -251,7 +273,7 @@ def compare(runs: Sequence[Run], folder: Path, splits: int = 10) -> dict[str, ob
 def parity(folder: Path, prompts: int = 20, length: int = 200) -> dict[str, object]:
     """How many greedy completions of transformers (fp32) and llama.cpp agree, and the largest logit difference."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    llm = llama_cpp.Llama(str(folder / "tiny.gguf"), n_ctx=1024, n_threads=1, verbose=False, logits_all=True)
+    llm = open_llama(folder, logits_all=True)
     equal, gap = 0, 0.0
     for problem in fresh_problems(prompts, seed=77):
         tokens = encode(llm, f"Q: {problem.question}\n<think>\n")

@@ -14,14 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from export import build_config, build_tokenizer
+from export import ARCHITECTURES, build_model, build_tokenizer
 from torch.nn import functional
 from traces import CONFIRMATIONS, Law, Trace, write_trace
-from transformers import AttentionInterface, LlamaForCausalLM
+from transformers import AttentionInterface, PreTrainedModel
 
 from reasonctl.calibration.tasks.tiny import training_problem
 
-BATCH_TOKENS = 4096
 POOL_BATCHES = 16  # documents are sorted by length within a pool, so that little is padded
 PEAK_RATE, FINAL_SHARE, WARMUP = 3e-3, 0.02, 100
 ATTENTION_BLOCK = 256
@@ -60,32 +59,32 @@ def documents(rng: random.Random, stage: Stage) -> Iterator[Trace]:
 
 
 def batches(
-    rng: random.Random, first: int, steps: int, ids: dict[str, int]
+    rng: random.Random, first: int, steps: int, size: int, ids: dict[str, int]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches `first` to `steps` of (token ids, loss weights), each of about BATCH_TOKENS tokens before padding."""
+    """Batches `first` to `steps` of (token ids, loss weights), each of about `size` tokens before padding."""
     done = first
     for stage in CURRICULUM:
         source, last = documents(rng, stage), round(stage.end * steps)
         while done < last:
-            pool = _pool(source, min(POOL_BATCHES, last - done))
+            pool = _pool(source, min(POOL_BATCHES, last - done), size)
             rng.shuffle(pool)
             done += len(pool)
             for group in pool:
                 yield _pad(group, ids)
 
 
-def _pool(source: Iterator[Trace], count: int) -> list[list[Trace]]:
-    """`count` groups of documents of like length."""
+def _pool(source: Iterator[Trace], count: int, size: int) -> list[list[Trace]]:
+    """`count` groups of documents of like length, of about `size` tokens each."""
     drawn: list[Trace] = []
-    size = 0
-    while size < count * BATCH_TOKENS:
+    tokens = 0
+    while tokens < count * size:
         drawn.append(next(source))
-        size += len(drawn[-1].pieces)
+        tokens += len(drawn[-1].pieces)
     drawn.sort(key=lambda trace: len(trace.pieces))
     groups: list[list[Trace]] = [[] for _ in range(count)]
     filled = 0
     for trace in drawn:
-        groups[min(filled // BATCH_TOKENS, count - 1)].append(trace)
+        groups[min(filled // size, count - 1)].append(trace)
         filled += len(trace.pieces)
     return [group for group in groups if group]
 
@@ -107,7 +106,7 @@ def piece_ids() -> dict[str, int]:
     return {tokenizer.decode([index]): index for index in range(len(tokenizer))}
 
 
-def weighted_loss(model: LlamaForCausalLM, tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def weighted_loss(model: PreTrainedModel, tokens: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each next token, weighted. Padding is on the right, so causal attention needs no mask."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
@@ -143,7 +142,7 @@ def bf16_attention(
 
 
 @torch.no_grad()
-def start_on_a_number_line(model: LlamaForCausalLM, ids: dict[str, int]) -> None:
+def start_on_a_number_line(model: PreTrainedModel, ids: dict[str, int]) -> None:
     """Give number tokens waves of many periods in half of their first embedding, so that neighbours look alike.
 
     A two-digit value is one token; from random embeddings the order of values has to be found first, which took
@@ -166,7 +165,7 @@ def learning_rate(step: int, first: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def diagnose(model: LlamaForCausalLM, ids: dict[str, int]) -> str:
+def diagnose(model: PreTrainedModel, ids: dict[str, int]) -> str:
     """What the model knows, read off its probabilities on fixed documents of the final law."""
     rng = random.Random(1)
     traces = [write_trace(training_problem(rng), rng, law=Law()) for _ in range(48)]
@@ -203,7 +202,7 @@ def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(arguments.threads)
     AttentionInterface.register("bf16_products", bf16_attention)
-    model, ids = LlamaForCausalLM(build_config()), piece_ids()
+    model, ids = build_model(arguments.architecture), piece_ids()
     model.set_attn_implementation("bf16_products")
     start_on_a_number_line(model, ids)
     if arguments.resume:
@@ -213,7 +212,7 @@ def train(arguments: argparse.Namespace) -> None:
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98), fused=True)
     started, seen, average = time.monotonic(), 0, 0.0
-    source = batches(random.Random(arguments.seed), arguments.first, arguments.steps, ids)
+    source = batches(random.Random(arguments.seed), arguments.first, arguments.steps, arguments.batch_tokens, ids)
     for step, (tokens, weights) in enumerate(source, arguments.first):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, arguments.first, arguments.steps)
@@ -228,21 +227,23 @@ def train(arguments: argparse.Namespace) -> None:
         if done % arguments.report_every == 0 or done == arguments.until:
             cost = f"step {done} {seen / 1e6:.2f} M tokens {time.monotonic() - started:.0f} s"
             print(f"{cost} loss {average:.4f} {diagnose(model, ids)}", flush=True)
-            _save(model, arguments.out)
+            _save(model, arguments.architecture, arguments.out)
         if done == arguments.until:
             return
 
 
-def _save(model: LlamaForCausalLM, out: Path) -> None:
+def _save(model: PreTrainedModel, architecture: str, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = out.with_suffix(".part")
-    torch.save({"model": model.state_dict()}, scratch)
+    torch.save({"architecture": architecture, "model": model.state_dict()}, scratch)
     scratch.replace(out)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--architecture", choices=ARCHITECTURES, default="llama")
     parser.add_argument("--steps", type=int, default=4500, help="length of the schedule")
+    parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens of a step, before padding")
     parser.add_argument("--first", type=int, default=0, help="step of the schedule to start at")
     parser.add_argument("--until", type=int, help="stop after this step instead of at the end of the schedule")
     parser.add_argument("--resume", type=Path, help="checkpoint to start from, with a fresh optimiser")
