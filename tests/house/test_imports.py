@@ -34,9 +34,8 @@ STOREYS = {
         ["thinking"],
         ["sampling"],
         ["drafting", "diffusion"],
-        ["decoding"],
+        ["decoding", "selection"],
         ["controller"],
-        ["selection"],
     ],
     "backends": [
         [
