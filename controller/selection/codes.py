@@ -58,8 +58,8 @@ def arithmetic_codes(n: int, keys: Keys) -> list[float]:
 class Narrowed(NamedTuple):
     """A draw by a code."""
 
-    index: int
-    """What was drawn."""
+    drawn: int
+    """The index that was drawn."""
     code: float
     """Where the code stands in the interval of what was drawn, in [0, 1)."""
 
@@ -168,9 +168,9 @@ class _CodedRow(Row):
 
     def draw(self, candidates: Candidates) -> int:
         # The keyed uniform of the draw itself is free: the code takes its part.
-        drawn = narrow(candidates.weights, self._place.code, self.uniform())
-        self._place.code = drawn.code
-        return candidates.token(drawn.index)
+        narrowed = narrow(candidates.weights, self._place.code, self.uniform())
+        self._place.code = narrowed.code
+        return candidates.token(narrowed.drawn)
 
     def replaced(self, logits: Floats) -> Row:
         return _CodedRow(self._row.replaced(logits), self._place)

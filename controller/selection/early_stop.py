@@ -37,8 +37,8 @@ class LosslessStop(StopRule):
         chosen = vote(classes)
         if chosen is None:
             return left <= 0
+        counts: Counter[int | None] = Counter(label for label in classes if label is not None)
         leader = classes[chosen.index]
-        counts = Counter(label for label in classes if label is not None)
         # The leader came first, or leads by a vote: a class that is not there yet loses every tie.
         needed = [counts[leader] >= left]
         for label, count in counts.items():

@@ -47,8 +47,8 @@ def test_the_golden_codes() -> None:
     drawn = []
     for code in (0.37, 0.57, 0.77, 0.97):
         one = narrow(first, code, 0.0)
-        two = narrow(second[one.index], one.code, 0.0)
-        drawn.append((one.index, two.index, round(one.code, 4), round(two.code, 4)))
+        two = narrow(second[one.drawn], one.code, 0.0)
+        drawn.append((one.drawn, two.drawn, round(one.code, 4), round(two.code, 4)))
     assert drawn == [(0, 1, 0.74, 0.35), (1, 2, 0.2333, 0.0417), (1, 2, 0.9, 0.875), (2, 2, 0.85, 0.7)]
 
 
@@ -150,7 +150,7 @@ def test_weights_of_zero_are_never_drawn() -> None:
     weights = np.array([0.0, 0.3, 0.0, 0.7, 0.0])
     for code in (0.0, 0.3, np.nextafter(0.3, 0), 1 - 2.0**-53):
         drawn = narrow(weights, float(code), 0.999)
-        assert weights[drawn.index] > 0 and 0 <= drawn.code < 1
+        assert weights[drawn.drawn] > 0 and 0 <= drawn.code < 1
 
 
 def test_impossible_codes_are_refused() -> None:
