@@ -55,6 +55,11 @@ def arithmetic_codes(n: int, keys: Keys) -> list[float]:
     return [(shift + i / n) % 1.0 for i in range(n)]
 
 
+def coded(policy: Policy, keys: Sequence[Keys]) -> list[Policy]:
+    """The policies of samples that are drawn by arithmetic codes, one for each of the samples' keys."""
+    return [ArithmeticCode(policy, code) for code in arithmetic_codes(len(keys), keys[0])]
+
+
 class Narrowed(NamedTuple):
     """A draw by a code."""
 
