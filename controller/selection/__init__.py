@@ -6,7 +6,8 @@ chooses one of them, and `early_stop.py` says when enough samples have been draw
 
 from .choices import Choice, answer_classes, best_logprob, mbr, vote
 from .codes import ArithmeticCode, arithmetic_codes
-from .early_stop import BetaStop, LosslessStop, ShareStop, StopRule, samples_read
+from .early_stop import BetaStop, LosslessStop, ShareStop, StopRule, samples_read, share
+from .scores import Scored
 from .utilities import Utility, exact, sim_lcs, utility_matrix
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "BetaStop",
     "Choice",
     "LosslessStop",
+    "Scored",
     "ShareStop",
     "StopRule",
     "Utility",
@@ -23,6 +25,7 @@ __all__ = [
     "exact",
     "mbr",
     "samples_read",
+    "share",
     "sim_lcs",
     "utility_matrix",
     "vote",
