@@ -146,6 +146,8 @@ class Trace:
     """What the user should know about this run, one line each."""
     log_z: float | None = None
     """Under a `Weighed` policy: the sum of ln Z over the drawn tokens, the run's importance weight as a logarithm."""
+    mean_logprob: float | None = None
+    """Under a `Scored` policy: the mean log-probability of the drawn tokens under the model, in nats."""
     drift: dict[str, Any] | None = None
     """What the rule's drift monitor knows after this run; None where nothing is monitored."""
 

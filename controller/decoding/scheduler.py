@@ -72,16 +72,18 @@ class Scheduler:
     (['short', 'long'], 4)
     """
 
-    def __init__(self, most_unread: int = UNLIMITED) -> None:
+    def __init__(self, most_unread: int = UNLIMITED, held: Sequence[Need] = ()) -> None:
         """A scheduler without runs.
 
         Args:
+            held: room that sequences hold which belong to none of the runs, such as a prompt that all runs share.
             most_unread: outputs of a run that may wait to be read. A run with so many pauses until some are read, and
                 keeps its room; the others go on.
         """
         if most_unread < 1:
             raise ControllerError(f"most_unread is {most_unread}; a run needs a place for at least 1 token")
         self.most_unread = most_unread
+        self._held = tuple(held)
         self._runs: dict[Hashable, ScheduledRun] = {}
         """By key, in the order of addition."""
         self._waiting: deque[ScheduledRun] = deque()
@@ -109,7 +111,7 @@ class Scheduler:
             raise ControllerError(f"a run named {key!r} is scheduled already; give every run a name of its own")
         run = ScheduledRun(key, loop, tuple(needs))
         self._runs[key] = run
-        problem = _too_large(run)
+        problem = _too_large(run, self._held)
         if problem is None:
             self._waiting.append(run)
         else:
@@ -184,7 +186,7 @@ class Scheduler:
 
     def _fits(self, run: ScheduledRun) -> bool:
         """Whether every engine has room for the run next to those that are running."""
-        held = [need for other in self._running for need in other.needs]
+        held = [*self._held, *(need for other in self._running for need in other.needs)]
         return all(
             _tokens(engine, held) + _tokens(engine, run.needs) <= engine.room
             and _sessions(engine, held) + _sessions(engine, run.needs) <= engine.most_sessions
@@ -260,10 +262,11 @@ def _sessions(engine: Engine, needs: Sequence[Need]) -> int:
     return sum(need.sessions for need in needs if need.engine is engine)
 
 
-def _too_large(run: ScheduledRun) -> ControllerError | None:
-    """Why the run would have no room even alone."""
+def _too_large(run: ScheduledRun, held: Sequence[Need]) -> ControllerError | None:
+    """Why the run would have no room even alone, next to what is held."""
     for engine in _engines(run):
-        tokens, sessions = _tokens(engine, run.needs), _sessions(engine, run.needs)
+        needs = [*held, *run.needs]
+        tokens, sessions = _tokens(engine, needs), _sessions(engine, needs)
         if tokens > engine.room:
             return ControllerError(
                 f"run {run.key!r} may need {tokens} tokens of cache and there is room for {engine.room}; "

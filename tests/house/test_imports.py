@@ -36,9 +36,8 @@ STOREYS = {
         ["thinking"],
         ["sampling"],
         ["drafting", "diffusion"],
-        ["decoding"],
+        ["decoding", "selection"],
         ["controller"],
-        ["selection"],
     ],
     "backends": [
         [

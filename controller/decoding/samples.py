@@ -1,0 +1,117 @@
+"""Samples of one prompt: each is a run of its own, on a fork of one prefilled sequence, in shared forwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Literal, TypeAlias
+
+from ..core.decode import Decode, Engine, Need, Session
+from ..core.errors import ControllerError
+from ..core.randomness import Keys
+from .drivers import answer
+from .run import Decoding
+from .scheduler import Ended, Scheduler
+
+Codes: TypeAlias = Literal["independent", "arithmetic"]
+"""How the samples of a prompt depend on each other: not at all, or by evenly spread codes."""
+
+MOST_SAMPLES = 4096
+"""Most samples of one prompt."""
+
+
+@dataclass(frozen=True)
+class SampledRun:
+    """One of the samples, not started."""
+
+    loop: Callable[[Session], Decoding]
+    """Makes its run on a sequence that may hold the beginning of the prompt."""
+    needs: Sequence[Need]
+    """The room that it may take, its prompt included."""
+
+
+def sample_keys(keys: Keys, n: int) -> list[Keys]:
+    """The keys of n samples: the first has the call's, the others the runs after it.
+
+    Raises:
+        ControllerError: n is no number of samples.
+    """
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_SAMPLES:
+        raise ControllerError(f"n is {n!r}; give between 1 and {MOST_SAMPLES} samples of a prompt")
+    return [keys, *(Keys(seed=keys.seed, run=keys.run + i) for i in range(1, n))]
+
+
+def run_samples(
+    engine: Engine, prompt: Sequence[int], runs: Sequence[SampledRun], at_once: int | None
+) -> Iterator[int]:
+    """Run samples of one prompt, which is prefilled once.
+
+    Args:
+        engine: The model's.
+        prompt: The tokens that all samples continue.
+        runs: The samples.
+        at_once: Most samples that run at the same time; None: as many as a forward of the engine takes.
+
+    Yields:
+        The number of each sample that has ended, in order: a later one that ends first waits. Closing the iterator
+        cancels those that are running, and starts no more.
+
+    Raises:
+        Exception: what the first sample that failed has failed with.
+    """
+    if at_once is not None and at_once < 1:
+        raise ControllerError(f"at_once is {at_once}; at least 1 sample runs at a time")
+    most = min(len(runs), engine.batch if at_once is None else at_once)
+    shared = _prefilled(engine, prompt)
+    held = () if shared is None else (Need(engine, shared.length),)
+    scheduler = Scheduler(held=held)
+    ended: dict[object, Exception | None] = {}
+    waiting, following = iter(enumerate(runs)), 0
+    try:
+        for i, run in islice(waiting, most):
+            _add(scheduler, i, run, engine, shared)
+        for output in scheduler:
+            if not isinstance(output, Ended):
+                continue
+            ended[output.key] = output.error
+            for i, run in islice(waiting, 1):
+                _add(scheduler, i, run, engine, shared)
+            while following in ended:
+                if (error := ended.pop(following)) is not None:
+                    raise error
+                yield following
+                following += 1
+    finally:
+        scheduler.close()
+        if shared is not None:
+            shared.close()
+
+
+def _prefilled(engine: Engine, prompt: Sequence[int]) -> Session | None:
+    """A sequence with all of the prompt but its last token; None where sequences can't be forked."""
+    session = engine.session()
+    if len(prompt) < 2 or not session.can.fork:
+        session.close()
+        return None
+    try:
+        answer((Decode(session, prompt[:-1]),))
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _add(scheduler: Scheduler, i: int, run: SampledRun, engine: Engine, shared: Session | None) -> None:
+    saved = 0 if shared is None else shared.length
+    needs = [replace(need, tokens=need.tokens - saved) if need.engine is engine else need for need in run.needs]
+    scheduler.add(i, _forked(engine, run, shared), needs)
+
+
+def _forked(engine: Engine, run: SampledRun, shared: Session | None) -> Decoding:
+    """A sample on a sequence of its own."""
+    session = engine.session() if shared is None else shared.fork()
+    try:
+        return (yield from run.loop(session))
+    finally:
+        session.close()

@@ -1,0 +1,32 @@
+"""Which of several samples of one prompt is the answer, and how the samples are drawn.
+
+`codes.py` draws samples that depend on each other by arithmetic codes, `utilities.py` compares texts, `choices.py`
+chooses one of them, and `early_stop.py` says when enough samples have been drawn. None of it runs a model.
+"""
+
+from .choices import Choice, answer_classes, best_logprob, mbr, vote
+from .codes import ArithmeticCode, arithmetic_codes
+from .early_stop import BetaStop, LosslessStop, ShareStop, StopRule, samples_read, share
+from .scores import Scored
+from .utilities import Utility, exact, sim_lcs, utility_matrix
+
+__all__ = [
+    "ArithmeticCode",
+    "BetaStop",
+    "Choice",
+    "LosslessStop",
+    "Scored",
+    "ShareStop",
+    "StopRule",
+    "Utility",
+    "answer_classes",
+    "arithmetic_codes",
+    "best_logprob",
+    "exact",
+    "mbr",
+    "samples_read",
+    "share",
+    "sim_lcs",
+    "utility_matrix",
+    "vote",
+]

@@ -1,0 +1,181 @@
+"""Arithmetic sampling: samples of one prompt share one random shift instead of being independent.
+
+A text owns an interval of [0, 1) whose width is its probability: each token divides the interval of the text before it.
+A sample is the text whose interval holds the sample's *code* (Vilnis et al. 2023, "Arithmetic Sampling", section 3).
+Codes that are spread evenly over the circle give samples that are spread over the model's distribution, and each
+sample alone is drawn from it exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..core.decode import Decode, Floats, Step
+from ..core.errors import ControllerError
+from ..core.randomness import Keys
+from ..core.trace import Trace
+from ..sampling.candidates import Candidates
+from ..sampling.draw import Row
+from ..sampling.policy import Policy, PolicyWrapper
+
+_GRID = 2.0**-53
+"""Distance of neighbouring codes: a code has 53 bits, as every keyed uniform."""
+
+_NARROWEST = 2.0**-40
+"""A token of less probability uses up the code's bits, and a new code is drawn."""
+
+
+def arithmetic_codes(n: int, keys: Keys) -> list[float]:
+    """The codes of n samples of one prompt: even steps of 1/n from one shift, round the circle.
+
+    Each code alone is uniform on [0, 1). Intervals narrower than 1/n hold at most one of them, so a text of
+    probability below 1/n is drawn at most once.
+
+    Args:
+        n: number of samples; at least 1.
+        keys: the first sample's. The shift is their uniform at position 0, where no token is drawn.
+
+    Returns:
+        The codes, each in [0, 1), in the order of the samples.
+
+    Raises:
+        ControllerError: n is below 1.
+
+    >>> codes = arithmetic_codes(4, Keys(seed=1))
+    >>> sorted(round((code - codes[0]) % 1, 6) for code in codes)
+    [0.0, 0.25, 0.5, 0.75]
+    """
+    if n < 1:
+        raise ControllerError(f"n is {n}; give at least 1 sample")
+    shift = keys.uniform(0)
+    return [(shift + i / n) % 1.0 for i in range(n)]
+
+
+def coded(policy: Policy, keys: Sequence[Keys]) -> list[Policy]:
+    """The policies of samples that are drawn by arithmetic codes, one for each of the samples' keys."""
+    return [ArithmeticCode(policy, code) for code in arithmetic_codes(len(keys), keys[0])]
+
+
+class Narrowed(NamedTuple):
+    """A draw by a code."""
+
+    drawn: int
+    """The index that was drawn."""
+    code: float
+    """Where the code stands in the interval of what was drawn, in [0, 1)."""
+
+
+def narrow(weights: Floats, code: float, fresh: float) -> Narrowed:
+    """Draw an index whose interval holds the code, and rescale the code to that interval.
+
+    A code is known to 53 bits. Rescaling it brings in as many new low bits as the draw has used up: `fresh` gives
+    them, so that the rescaled code is again uniform and independent of what was drawn.
+
+    Args:
+        weights: shape (candidates,), not negative, of any positive sum.
+        code: in [0, 1).
+        fresh: a uniform number in [0, 1) that nothing else uses.
+
+    Raises:
+        ControllerError: the weights have no finite positive sum.
+    """
+    mass = np.cumsum(weights, dtype=np.float64)
+    total = float(mass[-1])
+    if not 0.0 < total < np.inf:
+        raise ControllerError(
+            f"the sampling distribution is broken: its total mass is {total} (NaN or infinite logits?)"
+        )
+    # side="right" passes over every index of zero weight, also at a code of exactly 0.
+    index = min(int(mass.searchsorted(code * total, side="right")), int(mass.searchsorted(total)))
+    low, high = (float(mass[index - 1]) if index else 0.0) / total, float(mass[index]) / total
+    if high - low < _NARROWEST:
+        return Narrowed(index, fresh)
+    inside = (code + fresh * _GRID - low) / (high - low)
+    return Narrowed(index, min(max(inside, 0.0), 1.0 - _GRID))
+
+
+class CodeState(NamedTuple):
+    """The state of a policy under a code."""
+
+    inner: Any
+    """The policy's own."""
+    code: float
+    """Where the code stands in the interval of the text so far."""
+
+
+class ArithmeticCode(PolicyWrapper):
+    """A policy whose draws are made by one sample's code; each token has the policy's own distribution.
+
+    Drafted tokens that a draft model drew are verified by comparing them with the code's token: the distribution stays
+    exact and fewer of them are accepted. A policy that takes the largest leaves the code as it is.
+    """
+
+    def __init__(self, inner: Policy, code: float) -> None:
+        """Wrap a policy.
+
+        Args:
+            inner: the policy; any that draws with `Row.draw`.
+            code: the sample's, see `arithmetic_codes`.
+
+        Raises:
+            ControllerError: the code is outside [0, 1).
+        """
+        super().__init__(inner)
+        if not 0.0 <= code < 1.0:
+            raise ControllerError(f"code is {code}; it must be at least 0 and below 1")
+        self.code = code
+
+    def start(self) -> Any:
+        return CodeState(self.inner.start(), self.code)
+
+    def step(self, state: Any, row: Row) -> tuple[Any, int]:
+        place = _Place(state.code)
+        inner, token = self.inner.step(state.inner, _CodedRow(row, place))
+        return CodeState(inner, place.code), token
+
+    def distribution(self, state: Any, row: Row) -> Candidates:
+        return self.inner.distribution(state.inner, row)
+
+    def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
+        return state._replace(inner=(yield from self.inner.prepare(state.inner, row)))
+
+    def end(self, state: Any) -> None:
+        self.inner.end(state.inner)
+
+    def finish(self, state: Any, trace: Trace) -> None:
+        self.inner.finish(state.inner, trace)
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a code stands; a draw moves it."""
+
+    code: float
+    """In [0, 1)."""
+
+
+class _CodedRow(Row):
+    """A row whose draw is made by a code."""
+
+    __slots__ = ("_place", "_row")
+
+    def __init__(self, row: Row, place: _Place) -> None:
+        self._row = row
+        self._place = place
+        self._step, self._node = row._step, row._node
+        self.tokens: Sequence[int] = row.tokens
+        self.phase, self.keys, self.context = row.phase, row.keys, row.context
+        self.score, self.proposal = row.score, row.proposal
+
+    def draw(self, candidates: Candidates) -> int:
+        # The keyed uniform of the draw itself is free: the code takes its part.
+        narrowed = narrow(candidates.weights, self._place.code, self.uniform())
+        self._place.code = narrowed.code
+        return candidates.token(narrowed.drawn)
+
+    def replaced(self, logits: Floats) -> Row:
+        return _CodedRow(self._row.replaced(logits), self._place)
