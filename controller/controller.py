@@ -388,9 +388,8 @@ class Controller:
         trace.always_answer = self.always_answer
         self._compare(policy, call, trace)
         if self.drafter is not None and not session.can.branches:
-            trace.warnings.append(
-                "nothing is drafted: this model's cache can't take rejected tokens back (recurrent or sliding layers)"
-            )
+            takes = "takes one token at a time" if session.can.checkpoints else "can't take rejected tokens back"
+            trace.warnings.append(f"nothing is drafted: this model's cache {takes}")
         if self.exit is not None and self.limits.any:
             trace.warnings.append(
                 "a limit of thinking, such as a budget, changes the run: the exit rule's promise was made without"
