@@ -323,13 +323,8 @@ class LlamaAttachment(Attachment):
         llm.input_ids = _lengthened(llm.input_ids, self.engine.context.size)
         if self.session.recorded:
             llm.scores = _lengthened(llm.scores, self.engine.context.size)
-        n = min(session.adopt(llm.n_tokens), len(prompt) - 1)
-        common = common_prefix(prompt[:n], llm.input_ids[:n].tolist())
-        if common < session.length:
-            if common >= session.least:
-                session.rollback(session.length - common)
-            else:
-                common = session.adopt(0)
+        n = min(llm.n_tokens, len(prompt) - 1)
+        common = session.adopt(common_prefix(prompt[:n], llm.input_ids[:n].tolist()))
         llm.input_ids[: len(prompt)] = prompt
         llm.n_tokens = common
 

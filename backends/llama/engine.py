@@ -16,11 +16,10 @@ from reasonctl.controller import ControllerError, Decode, Engine, Step
 from reasonctl.controller.core import Floats
 
 from ..token_ids import check_ids
+from .checkpointed import CheckpointSession, RecurrentSession, WindowedSession
 from .native import MOST_SEQUENCES, PER_RUN, SEQUENCES, Batch, CacheKind, Capture, Context, LogitRows
-from .recurrent import RecurrentSession
 from .sequences import Sequences
 from .session import LlamaSession, leaves_below
-from .windowed import WindowedSession
 
 
 class LlamaEngine(Engine):
@@ -33,8 +32,8 @@ class LlamaEngine(Engine):
             llm: the Llama; its cache is empty afterwards.
             hidden: install the callback that reads block outputs. Without it no decode is slowed down.
             batch: most runs that share a forward. They share the cells of the context too.
-            checkpoints: sessions of a recurrent model can take tokens back, which costs memory for another state of
-                each. Other models need none.
+            checkpoints: sessions of a recurrent or windowed model can take tokens back, which costs memory for another
+                state or window of each. Other models need none.
 
         Raises:
             ControllerError: the Llama writes no text, or there is no room for the context or for so many runs.
@@ -58,8 +57,7 @@ class LlamaEngine(Engine):
         self.sequences = Sequences(self.context, kept)
         self.batch = batch
         self.room = self.context.size
-        sessions = self.context.sequences // (2 if kind.recurrent and not self.context.fixed else 1)
-        self.most_sessions = kept or sessions - 1
+        self.most_sessions = kept or self.context.sequences // self.context.ids_each - 1
         self._session_type = RecurrentSession if kind.recurrent else WindowedSession if kind.window else LlamaSession
         self._rows = LogitRows(self.context)
         self._one = Batch(1, 1)
@@ -146,7 +144,7 @@ class LlamaEngine(Engine):
         self._rows.serial += 1
         if not plain:
             self._check(sessions, requests)
-        if self.context.cache.recurrent:
+        if not self.context.cache.whole:
             self._make_checkpoints(sessions, requests)
         return self._plain(sessions, requests) if plain else self._wide(sessions, requests)
 
@@ -209,13 +207,13 @@ class LlamaEngine(Engine):
         return tuple(steps)
 
     def _make_checkpoints(self, sessions: list[LlamaSession], requests: Sequence[Decode]) -> None:
-        """Copy the states that are to be kept; what they lack is fed first, in a decode without logits."""
-        recurrent = [
+        """Make the checkpoints that are due; what their sequences lack is fed first, in a decode without logits."""
+        drafts = [
             (session, request.draft)
             for session, request in zip(sessions, requests, strict=True)
-            if isinstance(session, RecurrentSession)
+            if isinstance(session, CheckpointSession)
         ]
-        behind = [session for session, draft in recurrent if session.lags(draft)]
+        behind = [session for session, draft in drafts if session.lags(draft)]
         if behind:
             wanted = sum(len(session.owed) for session in behind)
             self._many.clear()
@@ -225,7 +223,7 @@ class LlamaEngine(Engine):
             self._record(self._many, sessions)
             for session in behind:
                 session.caught_up()
-        for session, draft in recurrent:
+        for session, draft in drafts:
             session.ready(draft)
 
     def _feed(
