@@ -62,8 +62,8 @@ class CheckpointSession(LlamaSession):
 
     @property
     def can(self) -> Capabilities:
-        free = not self.sequences.context.fixed
-        return replace(super().can, rollback=free, checkpoints=free, branches=int(free), fork=free)
+        can, free = super().can, not self.sequences.context.fixed
+        return replace(can, rollback=free, checkpoints=free, branches=int(free), fork=free)
 
     @property
     def owed(self) -> Sequence[int]:

@@ -1,4 +1,4 @@
-"""Whole runs on recurrent, hybrid and windowed models: every row that a policy read is that of a fresh run over its text.
+"""Whole runs on hybrid and windowed models: every row that a policy read is that of a fresh run over its text.
 
 Exits, trials, budgets, half-written markers, re-opening and drafts, attached and in shared forwards.
 """

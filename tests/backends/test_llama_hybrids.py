@@ -1,4 +1,4 @@
-"""Sessions of recurrent, hybrid and windowed models: after rollbacks, drafts and forks a row is that of a fresh decode."""
+"""Sessions of hybrid and windowed models: after rollbacks, drafts and forks a row is that of a fresh decode."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reasonctl.backends.llama.checkpointed import RecurrentSession
 from reasonctl.backends.llama.engine import LlamaEngine
 from reasonctl.backends.llama.native import PER_RUN
-from reasonctl.backends.llama.checkpointed import RecurrentSession
 from reasonctl.controller import ROOT, ControllerError, Decode, Draft
 from support.gguf_models import ARCHITECTURES, WINDOWED
 from support.recorded_rows import BOUND, open_gguf
