@@ -222,7 +222,7 @@ class Session(ABC):
     @property
     def least(self) -> int:
         """Fewest tokens that a rollback can leave."""
-        return 0
+        return 0 if self.can.rollback else self.length
 
     def checkpoint(self) -> None:
         """Let later rollbacks reach the present length; they may no longer reach shorter ones.

@@ -123,9 +123,8 @@ class _Without:
 
     def _at(self, length: int, context: RunContext) -> Session:
         """The session with its first `length` tokens, or an empty one where the cache can't forget so many."""
-        if self._session is not None and length < self._session.length:
-            if not self._session.can.rollback or length < self._session.least:
-                self.close()
+        if self._session is not None and length < self._session.least:
+            self.close()
         if self._session is None:
             if context.engine is None:
                 raise ControllerError("kl_guided needs the model for a second forward; run it through a Controller")
