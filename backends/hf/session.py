@@ -24,6 +24,7 @@ from .slab import Slab, Slot
 from .sparse import choose, keep_columns
 from .states import copied, crop
 
+
 class HFSession(Session):
     """One sequence: `length` committed tokens in the cache, then the rows of a draft that is not kept yet."""
 

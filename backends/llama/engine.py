@@ -53,7 +53,8 @@ class LlamaEngine(Engine):
                 f"this Llama has n_batch={llm.n_batch}, which is also the most sequences that llama.cpp gives it; "
                 f"a controller needs 2: build it with n_batch={SEQUENCES} or more"
             )
-        self._capture = Capture(int(C.llama_model_n_embd(llm.model))) if hidden else None
+        architecture = llm.metadata.get("general.architecture", "")
+        self._capture = Capture(int(C.llama_model_n_embd(llm.model)), architecture) if hidden else None
         self.context = Context(llm, batch, checkpoints, None if self._capture is None else self._capture.callback)
         kept = PER_RUN * batch if batch > 1 else 0
         self.sequences = Sequences(self.context, kept)

@@ -293,12 +293,22 @@ def _ggml() -> Any:
     return lib
 
 
+_BLOCK_OUTPUTS = {"nemotron_h": "nemotron_h_block_out", "nemotron_h_moe": "nemotron_h_block_out"}
+"""Name of the block outputs by architecture, where it isn't `l_out`."""
+
+
 class Capture:
     """Copies rows of block outputs (tensors `l_out-k`) out of a decode, through llama.cpp's eval callback."""
 
-    def __init__(self, width: int) -> None:
-        """`width` is the hidden size. The context must be made with `callback` as its cb_eval."""
+    def __init__(self, width: int, architecture: str) -> None:
+        """The context must be made with `callback` as its cb_eval.
+
+        Args:
+            width: the hidden size.
+            architecture: the model's, as its file names it.
+        """
         self._width = width
+        self._output = _BLOCK_OUTPUTS.get(architecture, "l_out")
         self._bytes = 4 * width
         self._ggml = _ggml()
         self._names: dict[bytes, int] = {}
@@ -337,7 +347,7 @@ class Capture:
         self._rows = rows
         self._whole = whole
         self._parts = {layer: [] for layer in layers}
-        self._names.update({b"l_out-%d" % layer: layer for layer in layers})
+        self._names.update({f"{self._output}-{layer}".encode(): layer for layer in layers})
         try:
             decode()
         finally:
@@ -348,7 +358,9 @@ class Capture:
         # A prompt longer than n_ubatch comes in several parts; the last block has rows for outputs only.
         found = {layer: np.concatenate(parts)[-rows:] for layer, parts in self._parts.items() if parts}
         if missing := [layer for layer in layers if layer not in found or len(found[layer]) < rows]:
-            raise ControllerError(f"llama.cpp gives no output of block {missing[0]} (l_out) for this architecture")
+            raise ControllerError(
+                f"llama.cpp gives no output of block {missing[0]} ({self._output}) for this architecture"
+            )
         return found
 
     def _copy(self, tensor: int) -> bool:

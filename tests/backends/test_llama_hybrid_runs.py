@@ -93,7 +93,7 @@ def test_every_row_is_that_of_a_fresh_run(model, case, whole):
     assert fresh.largest_difference(policy.rows) <= BOUND
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", ALL)
 def test_runs_that_share_forwards_read_the_rows_of_runs_alone(folder, name):
     fresh = Fresh(folder, name)
     engine = LlamaEngine(open_gguf(folder, name, n_ctx=1024), hidden=True, batch=3)
@@ -114,7 +114,7 @@ def test_runs_that_share_forwards_read_the_rows_of_runs_alone(folder, name):
     assert len(engine.sequences.free) == engine.context.sequences - 1
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("name", ALL)
 def test_an_inert_controller_changes_nothing(folder, name):
     stock, llm = open_gguf(folder, name), open_gguf(folder, name)
     attach(llm, Controller())
@@ -122,6 +122,18 @@ def test_an_inert_controller_changes_nothing(folder, name):
         arguments = {"max_tokens": 12, "temperature": 0.0, "stream": stream}
         for prompt in (PROMPT, PROMPT, PROMPT + "52 a+3"):
             assert bare(llm(prompt, **arguments)) == bare(stock(prompt, **arguments))
+
+
+def test_the_library_s_record_of_rows_is_kept(folder):
+    """A Llama with logits_all=True has a row for each token, also for those that were fed again."""
+    llm, fresh = open_gguf(folder, "jamba", logits_all=True), Fresh(folder, "jamba")
+    script = tokens_of(LlamaTokenizer(llm), SCRIPT)
+    controller = replace(CASES["drafted exit"](script), policy=Recording(script))
+    with attach(llm, controller) as handle:
+        llm(PROMPT, max_tokens=len(script) + 10)
+        assert handle.trace.closed_by == "exit" and handle.trace.accepted > 8
+        tokens = llm.input_ids[: llm.n_tokens].tolist()
+        assert np.abs(llm.scores[: len(tokens)] - fresh.rows(tokens)).max() <= BOUND
 
 
 def test_a_lookup_drafts_the_plain_run(folder):

@@ -10,7 +10,7 @@ import pytest
 from reasonctl.backends.llama.checkpointed import RecurrentSession
 from reasonctl.backends.llama.engine import LlamaEngine
 from reasonctl.backends.llama.native import PER_RUN
-from reasonctl.controller import ROOT, ControllerError, Decode, Draft
+from reasonctl.controller import NO_DRAFT, ROOT, ControllerError, Decode, Draft
 from support.gguf_models import ARCHITECTURES, WINDOWED
 from support.recorded_rows import BOUND, open_gguf
 
@@ -116,6 +116,23 @@ def test_a_fork_goes_its_own_way_from_the_same_checkpoint(folder, name):
     rows.check(feed(session, TEXT[14:15]), TEXT[:15])
     session.close()
     assert len(engine.sequences.free) == engine.context.sequences - 1
+    engine.close()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_block_s_output_is_that_of_its_row(folder, name):
+    engine = LlamaEngine(open_gguf(folder, name), hidden=True)
+    layers = tuple(range(engine.context.depth))
+
+    def states(session, pending, draft=NO_DRAFT):
+        (step,) = engine.forward((Decode(session, pending, draft, layers),))
+        return np.stack([[step.hidden(node, layer) for layer in layers] for node in range(ROOT, len(draft))])
+
+    one, other = engine.session(), engine.session()
+    alone = np.concatenate([states(one, [token]) for token in TEXT[:8]])
+    together = states(other, TEXT[:5], Draft.chain(TEXT[5:8]))
+    assert np.abs(together - alone[4:]).max() <= BOUND * max(1, np.abs(alone).max())
+    assert np.abs(np.diff(alone, axis=1)).max(axis=-1).min() > 0.01  # no block's output is another's
     engine.close()
 
 
