@@ -13,8 +13,23 @@ import pytest
 
 from reasonctl.backends.attach import attach
 from reasonctl.backends.llama.engine import LlamaEngine
+from reasonctl.backends.llama.load import load_gguf
 from reasonctl.backends.llama.tokenizer import LlamaTokenizer
-from reasonctl.controller import Call, Controller, Ended, Keys, Markers, PromptLookup, Scheduler, Thinking, Trace
+from reasonctl.controller import (
+    Call,
+    Controller,
+    Cues,
+    Ended,
+    Greedy,
+    Keys,
+    Markers,
+    ModelDrafter,
+    PromptLookup,
+    Scheduler,
+    Thinking,
+    Trace,
+)
+from reasonctl.controller.drafting.planning.cost import CostCurve
 from support.gguf_models import ARCHITECTURES
 from support.llama_models import PROMPT, ExitAt, bare
 from support.recorded_rows import BOUND, Foresight, Fresh, Recording, open_gguf
@@ -22,6 +37,8 @@ from support.recorded_rows import BOUND, Foresight, Fresh, Recording, open_gguf
 FEW = ("lfm2", "qwen35", "gemma3")
 ALL = [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in ARCHITECTURES]
 THINKING = Thinking(Markers("<think>", "</think>"), "\n</think>\n")
+CURVES = CostCurve({0: {1: 1.0, 32: 1.0}}), CostCurve({0: {1: 0.05, 32: 0.05}})
+"""Drafting always pays."""
 SCRIPT = "52 a+3 55\nWait, b-6 49\nWait, c+8 57\n\nok</think>"
 
 
@@ -34,8 +51,9 @@ def tokens_of(tokenizer, text, whole_marker=True):
     return [*tokenizer.encode(head), *pieces, *tokenizer.encode(tail)]
 
 
-def exit_at(at, trials=False):
+def exit_at(at, trials=False, cues=ExitAt.cues):
     rule = ExitAt(at, trials)
+    rule.cues = cues
     rule.layers = lambda depth: (depth - 2,)
     return rule
 
@@ -43,6 +61,7 @@ def exit_at(at, trials=False):
 CASES = {
     "exit": lambda script: Controller(exit=exit_at(1)),
     "trials": lambda script: Controller(exit=exit_at(2, trials=True)),
+    "every": lambda script: Controller(exit=exit_at(2, trials=True, cues=Cues(["every(7)"]))),
     "never": lambda script: Controller(exit=exit_at(float("inf"))),
     "budget": lambda script: Controller(thinking=THINKING, budget=21, wrap_up="\nok\n"),
     "re-open": lambda script: Controller(thinking=THINKING, min_thinking=len(script) + 4, continue_times=1),
@@ -70,6 +89,7 @@ def happened(case: str, trace: Trace) -> bool:
     return {
         "exit": trace.closed_by == "exit" and trace.exit is not None and trace.exit.index == 1,
         "trials": trace.closed_by == "exit" and len(trace.decisions) == 3,
+        "every": trace.closed_by == "exit" and len(trace.decisions) == 3,
         "never": trace.closed_by == "model" and len(trace.decisions) == 3,
         "budget": trace.closed_by == "budget",
         "re-open": len(trace.reopened) >= 1,
@@ -134,6 +154,27 @@ def test_the_library_s_record_of_rows_is_kept(folder):
         assert handle.trace.closed_by == "exit" and handle.trace.accepted > 8
         tokens = llm.input_ids[: llm.n_tokens].tolist()
         assert np.abs(llm.scores[: len(tokens)] - fresh.rows(tokens)).max() <= BOUND
+
+
+@pytest.mark.parametrize(("target", "other"), [("qwen35", "qwen35"), ("qwen35", "lfm2"), ("gemma3", "jamba")])
+def test_a_hybrid_drafts_for_a_hybrid(folder, target, other):
+    """Its own tokens are taken back where the target rejects them."""
+    for name in (target, other):
+        open_gguf(folder, name).close()
+    large, small = (load_gguf(folder / f"{name}.gguf", threads=1) for name in (target, other))
+    drafter = ModelDrafter(small, size=3, curves=CURVES, adaptive=False)
+    traces = []
+    for controller in (Controller(), Controller(drafter=drafter)):
+        session, trace = large.engine.session(), Trace()
+        call = Call(large.tokenizer.encode(PROMPT), 30, large.eos, Keys(seed=2), Greedy())
+        list(controller.stream(session, large.tokenizer, call, trace))
+        session.close()
+        traces.append(trace)
+    plain, drafted = traces
+    assert drafted.tokens == plain.tokens and drafted.drafted > 20
+    assert drafted.accepted > 15 if target == other else drafted.accepted < 10
+    for model in (large, small):
+        assert len(model.engine.sequences.free) == model.engine.context.sequences - 1
 
 
 def test_a_lookup_drafts_the_plain_run(folder):
