@@ -68,21 +68,21 @@ HOOKS = (
     ),
     Hook(
         "transformers",
-        "is_croppable",
-        "hf/forward.py",
-        "false of cache layers that can't forget tokens; recurrent_states marks recurrent ones",
+        "conv_states",
+        "hf/states.py",
+        "a LinearAttentionCacheLayerMixin has its states in this dictionary and in recurrent_states, written in place",
     ),
     Hook("transformers", "is_backend_compatible", "hf/forward.py", "true of classes that call AttentionInterface"),
     Hook(
         "transformers",
         "activate_past_recording",
-        "hf/forward.py",
+        "hf/states.py",
         "a sliding layer keeps all of its past from then on",
     ),
     Hook(
         "transformers",
         "cumulative_length",
-        "hf/session.py",
+        "hf/states.py",
         "a sliding layer is its keys, its values and this number of tokens",
     ),
     Hook(

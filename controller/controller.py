@@ -328,9 +328,8 @@ class Controller:
         trace.always_answer = self.always_answer
         self._compare(policy, call, trace)
         if self.drafter is not None and not session.can.branches:
-            trace.warnings.append(
-                "nothing is drafted: this model's cache can't take rejected tokens back (recurrent or sliding layers)"
-            )
+            takes = "takes one token at a time" if session.can.checkpoints else "can't take rejected tokens back"
+            trace.warnings.append(f"nothing is drafted: this model's cache {takes}")
         if self.exit is not None and self.limits.any:
             trace.warnings.append(
                 "a limit of thinking, such as a budget, changes the run: the exit rule's promise was made without"
@@ -348,8 +347,7 @@ class Controller:
         if not can.rollback and (exits or limits.reopens):
             what = "early exits are" if exits else "min_thinking and continue_times are"
             raise ControllerError(
-                f"this model's cache can't forget tokens (recurrent or sliding layers), so {what} refused; "
-                "run it without, or in shadow mode"
+                f"this model's cache can't forget tokens, so {what} refused; run it without, or in shadow mode"
             )
         if self.exit is not None and self.exit.trials and not (can.fork and can.rollback):
             raise ControllerError("this exit rule tries answers on a fork, and this model's cache can't be forked")

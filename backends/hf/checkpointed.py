@@ -43,6 +43,11 @@ class HFCheckpointedSession(HFSession):
         return self._book.least(self.length)
 
     @property
+    def owed(self) -> int:
+        """Committed tokens that the next forward feeds again."""
+        return len(self._book.owed)
+
+    @property
     def checkpoint_bytes(self) -> int:
         """Bytes of the copied states."""
         return size(self._saved) + (0 if self._before is self._saved else size(self._before))

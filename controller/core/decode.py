@@ -231,6 +231,11 @@ class Session(ABC):
         """
         return None
 
+    @property
+    def owed(self) -> int:
+        """Committed tokens that the next forward feeds again: a rollback to a checkpoint has dropped their state."""
+        return 0
+
     @abstractmethod
     def fork(self) -> Session:
         """An independent sequence with the same committed tokens, and the same checkpoint."""

@@ -210,8 +210,7 @@ class ThinkingControl:
         closes = self.closer or self.settings.limits.any or self.settings.answer_now
         if self.closer == "model" or not closes or not self._rolls_back:
             return held
-        mark = self.span.half_closed()
-        return max(held, len(self.text.tokens) - mark.first) if mark else held
+        return max(held, self.span.closing())
 
     def record(self) -> None:
         """Write into the trace how far an open thinking span has come."""

@@ -18,6 +18,13 @@ from ..sampling.policy import Policy
 from ..thinking.markers import Phase
 
 
+FED_AGAIN = (
+    "drafts don't always pay here: this model's state takes no token back, so accepted tokens are fed again after a "
+    "rejection"
+)
+"""Why a plan doesn't draft where it would on another cache."""
+
+
 @dataclass(frozen=True)
 class Target:
     """The run that is drafted for: what a drafter may consult."""
@@ -45,6 +52,11 @@ class Target:
         The target of an inner drafter may lag by one token more than a run's own.
         """
         return self.session.length < len(tokens) - 2
+
+    def note_fed_again(self) -> None:
+        """Drafts would pay here if rejections cost nothing more; the trace says so once."""
+        if FED_AGAIN not in self.warnings:
+            self.warnings.append(FED_AGAIN)
 
     def fits(self, tokens: Sequence[int]) -> int:
         """Most drafted tokens that the forward after `tokens` takes. A tree keeps to it before its first draw."""

@@ -17,7 +17,7 @@ from ..core.tokenizer import vocabulary_of
 from .drafter import Drafter, Drafting, Target
 from .ngrams import KEPT, Context, NgramTable, Recent
 from .planning.acceptance import AcceptanceRates
-from .planning.cost import CostCurve, Stopwatch
+from .planning.cost import CostCurve, SharedCurve, Stopwatch
 from .planning.cost_cache import known_curve, measuring
 from .planning.payoff import LossBudget, best_part
 
@@ -219,18 +219,27 @@ class HierarchyRun(Drafting):
         self._collect(tokens, min(room, self.drafter.size))
         draft = NO_DRAFT
         if self.candidates.values:
-            draft = best_part(
-                self.candidates.draft(),
-                self.candidates.values,
-                self.curve,
-                session.length,
-                leaves=session.can.branches,
-                size=min(self.drafter.size, self.target.fits(tokens)),
-                losses=self.losses.left,
-                sharing=self.target.clock.sharing,
-            )
-        self.watch.begin(session.length)
+            size = min(self.drafter.size, self.target.fits(tokens))
+            draft = self._best(self.curve, size, session.can.checkpoints)
+            if not draft.tokens and session.can.checkpoints and self._best(self.curve, size, False).tokens:
+                self.target.note_fed_again()
+        self.watch.begin(session.length, session.owed)
         return draft
+
+    def _best(self, curve: CostCurve, size: int, feeds_again: bool) -> Draft:
+        """The part of the candidates that pays, where rejections feed tokens again or don't."""
+        session = self.target.session
+        return best_part(
+            self.candidates.draft(),
+            self.candidates.values,
+            curve,
+            session.length,
+            leaves=session.can.branches,
+            size=size,
+            losses=self.losses.left,
+            sharing=self.target.clock.sharing,
+            feeds_again=feeds_again,
+        )
 
     def observe(self, draft: Draft, accepted: Sequence[int]) -> None:
         """Count the step's price; its tokens are counted when the next step sees them."""
@@ -239,8 +248,9 @@ class HierarchyRun(Drafting):
         context = self.watch.context
         if context is not None:
             sharing = self.target.clock.sharing
-            price = self.curve.now((1 + len(draft)) * sharing, context) / self.curve.now(sharing, context)
-            self.losses.settle(price, 1 + len(accepted))
+            curve = SharedCurve(self.curve, sharing, self.target.session.can.checkpoints)
+            seconds = curve.drafted(len(draft), context, len(accepted), float(len(accepted) == len(draft)))
+            self.losses.settle(seconds / curve.now(1, context), 1 + len(accepted))
         self.watch.end(1 + len(draft))
 
     def close(self) -> None:

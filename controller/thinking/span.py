@@ -148,6 +148,18 @@ class Span:
                 return self._mark(self._text.total - len(whole))
         return None
 
+    def closing(self) -> int:
+        """Number of last tokens that go where a closing marker is completed next and taken back.
+
+        Broken bytes go with the marker behind them: the token that holds their end holds its begin too.
+        """
+        text = self._text
+        mark = self.half_closed()
+        if mark is not None:
+            return text.next - mark.first
+        inside = self._markers is not None and self.phase != "before" and text.inside
+        return min(text.next - text.first_of(text.total), text.next - text.start) if inside else 0
+
     def end(self) -> MarkerPosition:
         """The last token, as the place where thinking ends: an end-of-sequence."""
         last = self._text.next - 1

@@ -9,10 +9,29 @@ import pytest
 import torch
 
 from reasonctl.backends.hf.engine import HFEngine
-from reasonctl.controller import NO_DRAFT, ROOT, Decode, Draft
+from reasonctl.backends.hf.tokenizer import HFTokenizer
+from reasonctl.controller import (
+    NO_DRAFT,
+    ROOT,
+    Call,
+    Controller,
+    Cues,
+    Decode,
+    Draft,
+    Keys,
+    Markers,
+    Policy,
+    PromptLookup,
+    Thinking,
+    Trace,
+    draw,
+)
+from reasonctl.controller.core.randomness import SAMPLE
+from support.hf_models import EOS, PAD, TOKENIZER
+from support.scripted import Scripted
 from support.state_models import FAMILIES, ONE_AT_A_TIME, state_model
 
-MODELS = {}
+MODELS, TEXT = {}, HFTokenizer(TOKENIZER)
 NEAR = 1e-4
 """Most difference of logits in float32."""
 
@@ -94,7 +113,14 @@ def walk(engine, seed, steps=16):
 
 COMMON = ["Qwen3_5", "GraniteMoeHybrid", "Lfm2", "FalconH1", "Jamba", "Inkling"]
 """One of each kind: recurrent, with experts, convolutions alone, both in one layer, one token at a time, windows."""
-EVERY = [family if family in COMMON else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES]
+
+
+def slow_but_common(families):
+    return [family if family in COMMON else pytest.param(family, marks=pytest.mark.slow) for family in families]
+
+
+EVERY = slow_but_common(FAMILIES)
+DRAFTED = slow_but_common(family for family in FAMILIES if family not in ONE_AT_A_TIME)
 
 
 @pytest.mark.parametrize("family", EVERY)
@@ -104,3 +130,90 @@ def test_whatever_a_session_does_its_rows_are_those_of_a_fresh_forward(family):
     assert engine.can.branches == (0 if family in ONE_AT_A_TIME else 1)
     worst, rollbacks = walk(engine, seed=3)
     assert worst < NEAR and rollbacks > 2
+
+
+LIKELY = [TOKENIZER.convert_tokens_to_ids(word) for word in (" Wait", " Hmm", "a", "e")]
+
+
+class Recorded(Policy):
+    """Draws where cue words and begun markers are likely, and remembers every row."""
+
+    def __init__(self):
+        self.rows = []
+
+    def start(self):
+        return None
+
+    def step(self, state, row):
+        self.rows.append((tuple(row.tokens), row.logits.copy()))
+        logits = row.logits / 2
+        logits[LIKELY] += 2.5
+        logits[[EOS, PAD]] = -np.inf
+        return None, draw(np.exp(logits - logits.max()), row.keys.uniform(len(row.tokens), SAMPLE))
+
+
+WORDS_AND = {"suffix": "</think>so", "markers": Markers("<think>", "</think>"), "cues": Cues(["wait", "hmm"])}
+THINKING = Thinking(Markers("<think>", "ab"), "ab so")
+"""A close that a random model often begins to write: one of its letters."""
+CASES = {
+    "exit": lambda: {"exit": Scripted(lambda at: at.cue.index == 1, wanted=(0,), **WORDS_AND)},
+    "exit after trials": lambda: {
+        "exit": Scripted(lambda at: at.cue.index == 1, wanted=(0,), answer_tokens=5, **WORDS_AND)
+    },
+    "budget": lambda: {"budget": 9, "thinking": THINKING},
+    "re-opening": lambda: {"continue_times": 3, "thinking": Thinking(Markers("<think>", "e"), "e so")},
+}
+PROMPT_IDS = TOKENIZER("so the cat<think>").input_ids
+
+
+def recorded(engine, case, seed, drafter=None, most=30):
+    """(trace, every row with the text before it) of a run over a random model."""
+    policy, trace = Recorded(), Trace()
+    call = Call(PROMPT_IDS, most, frozenset([EOS]), Keys(seed=seed), policy)
+    session = engine.session()
+    list(Controller(policy=policy, drafter=drafter, **CASES[case]()).stream(session, TEXT, call, trace))
+    return trace, policy.rows
+
+
+def worst_row(engine, rows):
+    """Most difference of a row from that of a fresh forward over the text before it."""
+    worst, whole = 0.0, {}
+    for tokens, logits in sorted(rows, key=lambda row: -len(row[0])):
+        longer = next((text for text in whole if text[: len(tokens)] == tokens), None)
+        if longer is None:
+            longer = tokens
+            whole[tokens] = fresh_rows(engine, list(tokens))
+        worst = max(worst, float(np.abs(logits - whole[longer][len(tokens) - 1]).max()))
+    return worst
+
+
+def happened(case, trace):
+    """Whether a run did what its case is about."""
+    if case == "re-opening":
+        return bool(trace.reopened)
+    return trace.closed_by == ("budget" if case == "budget" else "exit")
+
+
+@pytest.mark.parametrize("family", EVERY)
+@pytest.mark.parametrize("case", CASES)
+def test_every_row_of_a_controlled_run_is_that_of_a_fresh_run_over_its_text(case, family):
+    engine, done = engine_of(family), 0
+    for seed in range(12):
+        trace, rows = recorded(engine, case, seed)
+        done += happened(case, trace)
+        assert worst_row(engine, rows) < NEAR
+        if done:
+            break
+    assert done
+
+
+@pytest.mark.parametrize("family", DRAFTED)
+@pytest.mark.parametrize("case", ["exit", "re-opening"])
+def test_drafts_change_no_token(case, family):
+    engine, drafted, accepted = engine_of(family), 0, 0
+    for seed in range(2):
+        plain, _ = recorded(engine, case, seed)
+        trace, rows = recorded(engine, case, seed, drafter=PromptLookup(size=4, longest=1))
+        assert trace.tokens == plain.tokens and worst_row(engine, rows) < NEAR
+        drafted, accepted = drafted + trace.drafted, accepted + trace.accepted
+    assert drafted > accepted

@@ -32,7 +32,7 @@ from support.hf_models import (
 )
 
 
-def test_a_recurrent_model_decodes_plainly_and_refuses_exits():
+def test_a_state_that_takes_one_token_at_a_time_goes_back_to_checkpoints_and_verifies_no_draft():
     torch.manual_seed(0)
     config = MambaConfig(
         vocab_size=len(TOKENIZER), hidden_size=32, state_size=4, num_hidden_layers=2, initializer_range=0.3
@@ -40,20 +40,16 @@ def test_a_recurrent_model_decodes_plainly_and_refuses_exits():
     config.eos_token_id = None
     mamba = MambaForCausalLM(config).eval()
     engine = HFEngine(mamba)
-    assert (engine.can.rollback, engine.can.branches, engine.can.fork, engine.can.layers) == (False, 0, True, 2)
+    assert (engine.can.rollback, engine.can.branches, engine.can.fork, engine.can.layers) == (True, 0, True, 2)
     inputs = unpadded(PROMPT.input_ids)
     stock, ours, handle = both(
         mamba, Controller(drafter=PromptLookup()), inputs=inputs, no_repeat_ngram_size=2, **GREEDY
     )
     assert stock.tolist() == ours.tolist() and handle.runs == 1 and handle.trace.drafted == 0
-    with (
-        attach(mamba, Controller(exit=Scripted()), tokenizer=TOKENIZER),
-        pytest.raises(ControllerError, match="recurrent"),
-    ):
-        mamba.generate(**inputs, **GREEDY)
+    assert any("one token at a time" in warning for warning in handle.trace.warnings)
     session = engine.session()
     engine.forward([Decode(session, [1, 2, 3])])
-    with pytest.raises(ControllerError, match="recurrent"):
+    with pytest.raises(ControllerError, match="the last checkpoint is at 3"):
         session.rollback(1)
     fork = session.fork()
     engine.forward([Decode(fork, [9, 8])])

@@ -16,7 +16,7 @@ import torch
 from llama_cpp import Llama, LlamaGrammar, _internals
 from llama_cpp import llama_cpp as C
 from transformers import DynamicCache, LlamaForCausalLM, MambaConfig, MistralConfig, MistralForCausalLM
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin
 from transformers.generation import EosTokenCriteria, GenerationMode, MaxLengthCriteria
 from transformers.generation import logits_process as processors
 
@@ -157,12 +157,17 @@ def test_transformers_5_23_supports_default_dynamic_cache():
     assert LlamaForCausalLM._supports_default_dynamic_cache()
 
 
-@checks("is_croppable")
-def test_transformers_5_23_is_croppable():
-    assert all(layer.is_croppable for layer in DynamicCache(config=small().config).layers)
+@checks("conv_states")
+def test_transformers_5_23_conv_states():
     (state, *_) = DynamicCache(config=MambaConfig(num_hidden_layers=1)).layers
-    assert hasattr(state, "recurrent_states") or not state.is_croppable
-    assert not hasattr(DynamicLayer(), "recurrent_states")
+    assert isinstance(state, LinearAttentionCacheLayerMixin) and type(state.conv_states) is dict
+    for update in (state.update_conv_state, state.update_recurrent_state):
+        update(torch.ones(1, 2, 4))
+    held = [state.conv_states[0], state.recurrent_states[0]]
+    for update in (state.update_conv_state, state.update_recurrent_state):
+        update(torch.zeros(1, 2, 4))
+    assert held[0] is state.conv_states[0] and held[1] is state.recurrent_states[0]
+    assert not held[0].any() and not held[1].any()
 
 
 @checks("is_backend_compatible")

@@ -20,6 +20,8 @@ MIDDLE.table = 0.6 * TARGET.table + 0.4 * np.random.default_rng(5).dirichlet(np.
 class View(ToySession):
     """Follows the middle's table, and can't be rolled back before the place where it was renewed."""
 
+    least = 0
+
     def __init__(self, whole):
         super().__init__(whole.engine.middle, [])
         self.whole = whole

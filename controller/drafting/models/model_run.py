@@ -91,7 +91,7 @@ class ModelRun(Drafting):
         draft = NO_DRAFT
         if nodes:
             draft = yield from self._drafted(tokens, nodes, min(room, self.settings.depth), context)
-        self.meter.begin_step(context)
+        self.meter.begin_step(context, self.target.session.owed)
         return draft
 
     def observe(self, draft: Draft, accepted: Sequence[int]) -> None:
@@ -166,6 +166,9 @@ class ModelRun(Drafting):
             # A run that has gone on for long is expected to go on for as long again.
             remaining=min(room, max(self.experience.typical_length - emitted, emitted)),
         )
+        if prices.target.feeds_again and not self.plan.shape.parents:
+            if self.plan.pays_without(prices, context, nodes):
+                self.target.note_fed_again()
 
     @property
     def _prices(self) -> Prices | None:
@@ -174,7 +177,8 @@ class ModelRun(Drafting):
         if curves is None:
             return None
         target, draft = self.target.clock.sharing, self.session.clock.sharing
-        return Prices(SharedCurve(curves.target, target), SharedCurve(curves.draft, draft))
+        feeds_again = self.target.session.can.checkpoints
+        return Prices(SharedCurve(curves.target, target, feeds_again), SharedCurve(curves.draft, draft))
 
     def _drafts(self) -> bool:
         """Whether this step drafts: the plan has a shape, and no plain step is due."""

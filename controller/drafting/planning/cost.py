@@ -203,6 +203,23 @@ class SharedCurve:
     """What a forward costs by its rows."""
     sharing: int
     """Requests of a forward."""
+    feeds_again: bool = False
+    """Accepted tokens of a draft that is rejected in part are fed again, as on states that take no token back."""
+
+    def drafted(self, nodes: int, context: int, accepted: float, whole: float) -> float:
+        """Seconds of a step with a draft, and of what it leaves to be fed again.
+
+        Args:
+            nodes: Drafted tokens.
+            context: Tokens in the cache before the step.
+            accepted: Drafted tokens that are accepted on average.
+            whole: The chance that all of them are.
+        """
+        seconds = self.now(1 + nodes, context)
+        if not self.feeds_again or whole >= 1.0:
+            return seconds
+        in_part = max(0.0, accepted - nodes * whole) / (1.0 - whole)
+        return seconds + (1.0 - whole) * self.now(1 + round(in_part), context)
 
     def now(self, rows: int, context: int = 0) -> float:
         """Seconds of a forward in which every request has so many rows."""
@@ -244,6 +261,7 @@ def measure(
     """
     try:
         yield Decode(session, tokens)
+        session.checkpoint()
         most = 1 + max(0, session.can.drafted(1))
         taken: dict[int, list[float]] = {n: [] for n in sorted(rows) if n <= most}
         begin = time.perf_counter()
@@ -286,9 +304,9 @@ class Stopwatch:
         self.context: int | None = None
         """Tokens in the cache before the ordinary step that comes next; None where none was announced."""
 
-    def begin(self, context: int) -> None:
-        """An ordinary step comes next, after so many tokens."""
-        self.context = context
+    def begin(self, context: int, owed: int = 0) -> None:
+        """An ordinary step comes next, after so many tokens; one that feeds owed tokens again isn't ordinary."""
+        self.context = None if owed else context
 
     def end(self, rows: int) -> None:
         """The step's forward had so many rows."""

@@ -99,10 +99,10 @@ class StepMeter:
         if self.curves is not None:
             self.curves.draft.note(rows, seconds, context)
 
-    def begin_step(self, context: int) -> None:
-        """The target's forward comes next, after `context` tokens."""
+    def begin_step(self, context: int, owed: int = 0) -> None:
+        """The target's forward comes next, after `context` tokens, and feeds so many owed ones again."""
         if self._watch is not None:
-            self._watch.begin(context)
+            self._watch.begin(context, owed)
 
     def end_step(self, rows: int) -> None:
         """The target's forward had so many rows."""

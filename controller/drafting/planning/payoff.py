@@ -56,6 +56,7 @@ def best_part(
     size: int,
     losses: float = math.inf,
     sharing: int = 1,
+    feeds_again: bool = False,
 ) -> Draft:
     """The part of a draft with most expected tokens per second, less CAUTION.
 
@@ -71,12 +72,13 @@ def best_part(
         size: Most nodes of the part.
         losses: Plain steps that may be lost if no node is accepted.
         sharing: Requests that share the target's forward.
+        feeds_again: As in `SharedCurve`.
 
     Returns:
         The part; NO_DRAFT where no draft pays or a plain step is due.
     """
     nodes = _by_value(draft, values, leaves, size)
-    prices = SharedCurve(curve, sharing)
+    prices = SharedCurve(curve, sharing, feeds_again)
     count, ratio = _best_count([values[node] for node in nodes], prices, context, losses)
     if curve.plain_due(ratio):
         return NO_DRAFT
@@ -90,9 +92,9 @@ def _best_count(values: Sequence[float], curve: SharedCurve, context: int, losse
     best_ratio = best_score = MARGIN
     for count, value in enumerate(values, start=1):
         emitted += value
-        price = curve.now(1 + count, context) / plain
-        if price - 1.0 > losses:
+        if curve.drafted(count, context, accepted=0.0, whole=0.0) / plain - 1.0 > losses:
             continue
+        price = curve.drafted(count, context, accepted=emitted - 1.0, whole=value) / plain
         score = emitted / price - CAUTION * (price - 1.0)
         if score > best_score:
             best = count

@@ -6,7 +6,7 @@ Everything here depends on the past only, so the distribution of what is emitted
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ...core.decode import Draft
@@ -112,6 +112,12 @@ class DraftPlan:
             self._steps_left = self._interval - 1
             self._interval = min(2 * self._interval, LONGEST_INTERVAL)
 
+    def pays_without(self, curves: Prices, context: int, nodes: int) -> bool:
+        """Whether a chain would pay if nothing were fed again after a rejection."""
+        target = replace(curves.target, feeds_again=False)
+        _, rate = self._best(curves._replace(target=target), context, 1, nodes)
+        return rate * target.now(1, context) >= MARGIN
+
     def _best(self, curves: Prices, context: int, leaves: int, nodes: int) -> tuple[Shape, float]:
         """(shape, expected tokens per second): Sequoia's choice of size and depth, with every layer's own price."""
         acceptance = self.experience.acceptance.by_rank()
@@ -148,7 +154,11 @@ class DraftPlan:
         """
         drafting = sum(curves.draft.now(rows, context) for rows in self.draft_rows(parents, first_rows))
         own_work = len(parents) * self.experience.node_seconds
-        return curves.target.now(1 + len(parents), context) + drafting + own_work
+        # Where rejected tokens are fed again, drafts are chains: each node is accepted as often as the one before it.
+        chance = self.experience.acceptance.by_rank()[0]
+        reached = [chance ** (depth + 1) for depth in range(len(parents))]
+        verifying = curves.target.drafted(len(parents), context, accepted=sum(reached), whole=reached[-1])
+        return verifying + drafting + own_work
 
     def draft_rows(self, parents: Sequence[int], first_rows: int = 1) -> list[int]:
         """Rows of each forward that the draft model makes for a tree.

@@ -22,9 +22,10 @@ from reasonctl.controller import (
     Stateless,
     Trace,
 )
+from reasonctl.controller.core.decode import Clock
 from reasonctl.controller.drafting.planning import cost, cost_cache
 from reasonctl.controller.drafting.planning.acceptance import AcceptanceRates
-from reasonctl.controller.drafting.planning.cost import CostCurve, measure, rising
+from reasonctl.controller.drafting.planning.cost import CostCurve, SharedCurve, Stopwatch, measure, rising
 from reasonctl.controller.drafting.planning.cost_cache import cost_path, keep_curve, known_curve, load_curve, save_curve
 from reasonctl.controller.drafting.planning.payoff import CAUTION, MARGIN, best_part
 from support.together import together
@@ -307,6 +308,33 @@ def test_a_part_risks_no_more_than_may_be_lost():
     # A larger number of rows may be the cheaper one: two cost more than four here.
     odd = CostCurve({0: {1: 1.0, 2: 2.0, 4: 1.7, 7: 1.7}})
     assert len(best_part(TREE, [0.9] * 6, odd, 0, leaves=99, size=99, losses=0.8)) > 2
+
+
+def test_where_accepted_tokens_are_fed_again_a_rejection_has_its_price():
+    """Of three nodes with chance 0.5 each, 0.5 + 0.25 + 0.125 are accepted on average, and all with chance 0.125."""
+    curve = SharedCurve(CostCurve({0: {1: 1.0, 2: 1.5, 4: 2.5}}), 1, feeds_again=True)
+    in_part = (0.875 - 3 * 0.125) / 0.875  # nodes accepted where not all are; 0.57, so one of them
+    assert curve.drafted(3, 0, 0.875, 0.125) == pytest.approx(2.5 + 0.875 * curve.now(1 + round(in_part), 0))
+    assert curve.drafted(3, 0, 3.0, 1.0) == SharedCurve(curve.curve, 1).drafted(3, 0, 0.875, 0.125) == 2.5
+    chain = Draft.chain([1, 2, 3])
+    for chance in (0.5, 0.7, 0.9, 0.99):
+        values = [chance, chance**2, chance**3]
+        cheap, dear = (
+            best_part(chain, values, FLAT, 0, leaves=1, size=9, feeds_again=again) for again in (False, True)
+        )
+        assert len(cheap) == 3 and len(dear) == (3 if chance >= 0.7 else 0)
+    assert not best_part(chain, [0.99] * 3, FLAT, 0, leaves=1, size=9, losses=0.9, feeds_again=True).tokens
+
+
+def test_a_step_that_feeds_owed_tokens_again_corrects_no_price():
+    curve = CostCurve({0: {1: 1.0, 8: 1.0}})
+    watch = Stopwatch(curve, Clock(seconds=9.0))
+    watch.begin(0, owed=2)
+    watch.end(1)
+    assert curve.now(1) == 1.0
+    watch.begin(0)
+    watch.end(1)
+    assert curve.now(1) > 1.0
 
 
 def test_leaves_of_a_part_are_bounded():

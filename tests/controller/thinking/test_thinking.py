@@ -121,6 +121,16 @@ def test_every_token_of_a_cue_is_held_from_the_one_on_in_which_it_begins(pieces,
             assert fed + 1 - follow(pieces[: fed + 1], OPEN, cues)[1].held() <= first
 
 
+@pytest.mark.parametrize(
+    "pieces", [["x", b"\xc3", "</think>"], ["x", b"\xe2", b"\x82", "</think>"], ["x", "</th", "ink>"]]
+)
+def test_a_close_takes_back_no_token_that_was_not_kept_for_it(pieces):
+    """Broken bytes before a marker are text of the token in which the marker stands."""
+    span = follow(pieces, OPEN)[1]
+    for fed in range(span.closed.first - len(OPEN), len(pieces) - 1):
+        assert fed + 1 - follow(pieces[: fed + 1], OPEN)[1].closing() <= span.closed.first - len(OPEN)
+
+
 def test_a_word_is_a_word():
     with pytest.raises(ControllerError, match="no word"):
         Cues(["so what"])
