@@ -6,6 +6,7 @@ The engine runs forwards over a Llama that somebody else has loaded; it samples 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,11 +17,11 @@ from reasonctl.controller import ControllerError, Decode, Engine, Step
 from reasonctl.controller.core import Floats
 
 from ..token_ids import check_ids
+from .checkpointed import CheckpointSession, RecurrentSession, WindowedSession
 from .native import MOST_SEQUENCES, PER_RUN, SEQUENCES, Batch, CacheKind, Capture, Context, LogitRows
-from .recurrent import RecurrentSession
 from .sequences import Sequences
 from .session import LlamaSession, leaves_below
-from .windowed import WindowedSession
+from .steps import GivenStep, LlamaStep
 
 
 class LlamaEngine(Engine):
@@ -33,8 +34,8 @@ class LlamaEngine(Engine):
             llm: the Llama; its cache is empty afterwards.
             hidden: install the callback that reads block outputs. Without it no decode is slowed down.
             batch: most runs that share a forward. They share the cells of the context too.
-            checkpoints: sessions of a recurrent model can take tokens back, which costs memory for another state of
-                each. Other models need none.
+            checkpoints: sessions of a recurrent or windowed model can take tokens back, which costs memory for another
+                state or window of each. Other models need none.
 
         Raises:
             ControllerError: the Llama writes no text, or there is no room for the context or for so many runs.
@@ -52,14 +53,14 @@ class LlamaEngine(Engine):
                 f"this Llama has n_batch={llm.n_batch}, which is also the most sequences that llama.cpp gives it; "
                 f"a controller needs 2: build it with n_batch={SEQUENCES} or more"
             )
-        self._capture = Capture(int(C.llama_model_n_embd(llm.model))) if hidden else None
+        architecture = llm.metadata.get("general.architecture", "")
+        self._capture = Capture(int(C.llama_model_n_embd(llm.model)), architecture) if hidden else None
         self.context = Context(llm, batch, checkpoints, None if self._capture is None else self._capture.callback)
         kept = PER_RUN * batch if batch > 1 else 0
         self.sequences = Sequences(self.context, kept)
         self.batch = batch
         self.room = self.context.size
-        sessions = self.context.sequences // (2 if kind.recurrent and not self.context.fixed else 1)
-        self.most_sessions = kept or sessions - 1
+        self.most_sessions = kept or self.context.sequences // self.context.ids_each - 1
         self._session_type = RecurrentSession if kind.recurrent else WindowedSession if kind.window else LlamaSession
         self._rows = LogitRows(self.context)
         self._one = Batch(1, 1)
@@ -76,6 +77,17 @@ class LlamaEngine(Engine):
         session.recorded = self.context.logits_all
         session.adopt(self.context.llm.n_tokens)
         return session
+
+    def last_row(self) -> Floats:
+        """Shape (vocabulary,), float32: a copy of the last row that the Llama has decoded.
+
+        Raises:
+            ControllerError: its last decode gave no logits.
+        """
+        try:
+            return self._rows.row(-1).copy()
+        except IndexError:
+            raise ControllerError("the prompt ends with a picture or sound; end it with text") from None
 
     def close(self) -> None:
         """Give the Llama its original context back."""
@@ -120,7 +132,7 @@ class LlamaEngine(Engine):
                 return 1
         return min(len(requests), self.batch)
 
-    def forward(self, requests: Sequence[Decode]) -> tuple[LlamaStep, ...]:
+    def forward(self, requests: Sequence[Decode]) -> tuple[Step, ...]:
         """One llama_decode for all requests (several where their prompts are longer than n_batch).
 
         Raises:
@@ -144,11 +156,28 @@ class LlamaEngine(Engine):
         if len(sessions) > 1 and len(set(map(id, sessions))) < len(sessions):
             raise ControllerError("one forward takes one request per session")
         self._rows.serial += 1
+        if sessions[0].given is not None:
+            return self._given(sessions[0], requests)
         if not plain:
             self._check(sessions, requests)
-        if self.context.cache.recurrent:
+        if not self.context.cache.whole:
             self._make_checkpoints(sessions, requests)
         return self._plain(sessions, requests) if plain else self._wide(sessions, requests)
+
+    def _given(self, session: LlamaSession, requests: Sequence[Decode]) -> tuple[Step, ...]:
+        """The row that the Llama's own decode left, or the rows of what follows the token that it was fed last.
+
+        Only the Llama's own sequence has such a row, and it shares no forward.
+        """
+        (request,) = requests
+        later = request.pending[1:]
+        if request.draft.tokens or (request.layers and not later):
+            raise ControllerError(
+                "hidden states and drafts can't be had at a token that the library has fed, and this one was fed with "
+                "what came before it (a picture, or a state that can't be cut); detach, or use neither"
+            )
+        row = session.begin()
+        return self.forward((replace(request, pending=later),)) if later else (GivenStep(self._rows, row),)
 
     def _plain(self, sessions: list[LlamaSession], requests: Sequence[Decode]) -> tuple[LlamaStep, ...]:
         """One token of each session, and nothing read but logits."""
@@ -209,23 +238,23 @@ class LlamaEngine(Engine):
         return tuple(steps)
 
     def _make_checkpoints(self, sessions: list[LlamaSession], requests: Sequence[Decode]) -> None:
-        """Copy the states that are to be kept; what they lack is fed first, in a decode without logits."""
-        recurrent = [
+        """Make the checkpoints that are due; what their sequences lack is fed first, in a decode without logits."""
+        drafts = [
             (session, request.draft)
             for session, request in zip(sessions, requests, strict=True)
-            if isinstance(session, RecurrentSession)
+            if isinstance(session, CheckpointSession)
         ]
-        behind = [session for session, draft in recurrent if session.lags(draft)]
-        if behind:
-            wanted = sum(len(session.owed) for session in behind)
+        late = [session for session, draft in drafts if session.lags(draft)]
+        if late:
+            wanted = sum(len(session.owed) for session in late)
             self._many.clear()
-            for session in behind:
+            for session in late:
                 self._feed(session, session.owed, session.length - len(session.owed), sessions, wanted)
             self._decode(self._many, sessions, wanted)
             self._record(self._many, sessions)
-            for session in behind:
+            for session in late:
                 session.caught_up()
-        for session, draft in recurrent:
+        for session, draft in drafts:
             session.ready(draft)
 
     def _feed(
@@ -329,34 +358,3 @@ class LlamaEngine(Engine):
 
 _NOTHING_PENDING = "a Decode needs at least one pending token"
 _FED = "what is to be decoded"
-
-
-class LlamaStep(Step):
-    """Rows of one llama_decode. Raises RuntimeError once the engine has run another one."""
-
-    __slots__ = ("_hidden", "_root", "_rows", "_serial")
-
-    def __init__(self, rows: LogitRows, root: int, hidden: dict[int, Floats]) -> None:
-        """`root` is the batch row of the last pending token; `hidden` has its rows by layer, the draft's after it."""
-        self._rows = rows
-        self._root = root
-        self._hidden = hidden
-        self._serial = rows.serial
-
-    def logits(self, node: int) -> Floats:
-        """Shape (vocabulary,), float32: a view into llama.cpp's buffer."""
-        if self._serial != self._rows.serial:
-            self._stale()
-        return self._rows.row(self._root + 1 + node)
-
-    def hidden(self, node: int, layer: int) -> Floats:
-        """Shape (width,), float32."""
-        if self._serial != self._rows.serial:
-            self._stale()
-        if layer not in self._hidden:
-            raise KeyError(f"layer {layer} was not asked for in this Decode")
-        row: Floats = self._hidden[layer][1 + node]
-        return row
-
-    def _stale(self) -> NoReturn:
-        raise RuntimeError("stale Step: the engine has run another forward since; copy rows before it")

@@ -60,7 +60,7 @@ class CacheKind(NamedTuple):
         sessions = 1 + PER_RUN * batch
         if self.whole:
             return SEQUENCES if batch == 1 else sessions + LEAVES
-        return 2 * sessions if self.recurrent and checkpoints else sessions
+        return 2 * sessions if checkpoints else sessions
 
     def most_runs(self, ids: int, checkpoints: bool) -> int:
         """The largest batch for which `ids` sequence ids are enough; at least 1."""
@@ -123,6 +123,8 @@ class Context:
         """Sequence ids; llama.cpp aborts the process with more than n_batch."""
         self.fixed = self._fixed(wanted, checkpoints)
         """Why tokens can't be taken back; "" where they can."""
+        self.ids_each = 1 if self.cache.whole or self.fixed else 2
+        """Sequence ids of a session: its own, and its checkpoint's."""
         changes: dict[str, Any] = {"n_seq_max": self.sequences, "kv_unified": True}
         if eval_callback is not None:
             changes["cb_eval"] = eval_callback
@@ -143,15 +145,16 @@ class Context:
         self.depth = int(C.llama_model_n_layer(model))
 
     def _fixed(self, wanted: int, checkpoints: bool) -> str:
-        if not self.cache.recurrent:
+        if self.cache.whole:
             return ""
-        if self.cache.window:
+        kind = "is recurrent" if self.cache.recurrent else "has windows that forget"
+        if self.cache.recurrent and self.cache.window:
             return "this model's cache has recurrent states and windows that forget; load it with swa_full=True"
         if not checkpoints:
-            return "this model's cache is recurrent, and its engine was opened without checkpoints; open it with them"
+            return f"this model's cache {kind}, and its engine was opened without checkpoints"
         if self.sequences < wanted:
             return (
-                f"this model's cache is recurrent and its checkpoints need {wanted} sequences, which n_batch="
+                f"this model's cache {kind} and its checkpoints need {wanted} sequences, which n_batch="
                 f"{self.sequences} doesn't allow; load it with n_batch={wanted} or more"
             )
         return ""
@@ -290,12 +293,22 @@ def _ggml() -> Any:
     return lib
 
 
+_BLOCK_OUTPUTS = {"nemotron_h": "nemotron_h_block_out", "nemotron_h_moe": "nemotron_h_block_out"}
+"""Name of the block outputs by architecture, where it isn't `l_out`."""
+
+
 class Capture:
     """Copies rows of block outputs (tensors `l_out-k`) out of a decode, through llama.cpp's eval callback."""
 
-    def __init__(self, width: int) -> None:
-        """`width` is the hidden size. The context must be made with `callback` as its cb_eval."""
+    def __init__(self, width: int, architecture: str) -> None:
+        """The context must be made with `callback` as its cb_eval.
+
+        Args:
+            width: the hidden size.
+            architecture: the model's, as its file names it.
+        """
         self._width = width
+        self._output = _BLOCK_OUTPUTS.get(architecture, "l_out")
         self._bytes = 4 * width
         self._ggml = _ggml()
         self._names: dict[bytes, int] = {}
@@ -334,7 +347,7 @@ class Capture:
         self._rows = rows
         self._whole = whole
         self._parts = {layer: [] for layer in layers}
-        self._names.update({b"l_out-%d" % layer: layer for layer in layers})
+        self._names.update({f"{self._output}-{layer}".encode(): layer for layer in layers})
         try:
             decode()
         finally:
@@ -345,7 +358,9 @@ class Capture:
         # A prompt longer than n_ubatch comes in several parts; the last block has rows for outputs only.
         found = {layer: np.concatenate(parts)[-rows:] for layer, parts in self._parts.items() if parts}
         if missing := [layer for layer in layers if layer not in found or len(found[layer]) < rows]:
-            raise ControllerError(f"llama.cpp gives no output of block {missing[0]} (l_out) for this architecture")
+            raise ControllerError(
+                f"llama.cpp gives no output of block {missing[0]} ({self._output}) for this architecture"
+            )
         return found
 
     def _copy(self, tensor: int) -> bool:

@@ -11,6 +11,7 @@ from typing import Self
 from weakref import WeakSet
 
 from reasonctl.controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Draft, Engine, Session
+from reasonctl.controller.core import Floats
 
 from .sequences import Sequences
 
@@ -52,6 +53,8 @@ class LlamaSession(Session):
         """Tokens in the cache, forgotten ones included."""
         self.shared = 0
         """Tokens whose cells are those of the sequence that it was forked from."""
+        self.given: Floats | None = None
+        """The row of the next token, which the library has fed already; None: there is no such token."""
         self.recorded = False
         """Its rows of logits are kept in `Llama.scores`."""
         self._stale = False
@@ -63,6 +66,8 @@ class LlamaSession(Session):
     @property
     def can(self) -> Capabilities:
         can = self.sequences.capabilities(self)
+        if self.given is not None:
+            return replace(can, rows=1)  # a draft's rows would come with one that is not computed again
         # `Llama.scores` has one row for each position, so no two nodes of a draft may share one.
         return replace(can, branches=min(can.branches, 1)) if self.recorded else can
 
@@ -83,6 +88,7 @@ class LlamaSession(Session):
             The tokens taken: `length`, or 0 where the cache can't be shortened to that many and is emptied instead.
         """
         present = self.sequences.tokens_in(self.id)
+        self.given = None
         self.drop()
         if present < length or (present > length and not self._shortens(length)):
             self.sequences.remove(self.id)
@@ -91,6 +97,33 @@ class LlamaSession(Session):
         self._stale = present > length
         self.reach = present
         return length
+
+    def adopt_given(self, length: int, row: Floats) -> None:
+        """Take over `length` tokens that the library has fed, the last of which is the first that the run will feed.
+
+        Args:
+            length: tokens in the sequence.
+            row: that of the last one.
+
+        Raises:
+            RuntimeError: there are not so many in the sequence.
+        """
+        if self.adopt(length) != length:
+            raise RuntimeError(f"the cache doesn't hold the {length} tokens that the library has fed")
+        self.length -= 1
+        self.given = row
+
+    def begin(self) -> Floats:
+        """The token that the library has fed is fed by the run: it is committed. Returns its row."""
+        row, self.given = self.given, None
+        assert row is not None
+        self.length += 1
+        return row
+
+    def cuts(self, length: int) -> bool:
+        """Whether `adopt` takes over `length` tokens of those that stand in the sequence."""
+        present = self.sequences.tokens_in(self.id)
+        return present == length or (present > length and self._shortens(length))
 
     def _shortens(self, length: int) -> bool:
         """Whether what stands in the sequence can be shortened to `length` tokens."""

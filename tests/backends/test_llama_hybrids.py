@@ -1,6 +1,4 @@
-"""Exits, budgets, re-opening, trials and drafts on recurrent, hybrid and windowed models: a fresh run over the same text
-gives the same logits, wherever checkpoints stood.
-"""
+"""Sessions of hybrid and windowed models: after rollbacks, drafts and forks a row is that of a fresh decode."""
 
 from __future__ import annotations
 
@@ -8,31 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from llama_cpp import Llama
 
-from reasonctl.backends.attach import attach
+from reasonctl.backends.llama.checkpointed import RecurrentSession
 from reasonctl.backends.llama.engine import LlamaEngine
 from reasonctl.backends.llama.native import PER_RUN
-from reasonctl.backends.llama.recurrent import RecurrentSession
-from reasonctl.backends.llama.tokenizer import LlamaTokenizer
-from reasonctl.controller import (
-    ROOT,
-    Call,
-    Chain,
-    Controller,
-    ControllerError,
-    Decode,
-    Draft,
-    Keys,
-    PromptLookup,
-    Scheduler,
-    Trace,
-)
-from support.gguf_models import ARCHITECTURES, RECURRENT, WINDOWED, make_gguf
-from support.llama_models import PROMPT, ExitAt, Prophet, bare, scripted
+from reasonctl.controller import NO_DRAFT, ROOT, ControllerError, Decode, Draft
+from support.gguf_models import ARCHITECTURES, WINDOWED
+from support.recorded_rows import BOUND, open_gguf
 
-BOUND = 2e-3
-"""Largest difference of a logit between batches of different shapes; a logit's spread is 0.2 to 3."""
 FEW = ("lfm2", "qwen35", "jamba", "gemma3")
 """For the default tests: convolutions, a delta net, a Mamba among attention, and windows."""
 ALL = [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in ARCHITECTURES]
@@ -43,12 +24,6 @@ TEXT, WRONG = RNG.integers(4, 480, 60).tolist(), RNG.integers(4, 480, 20).tolist
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("gguf")
-
-
-def open_gguf(folder: Path, name: str, **arguments) -> Llama:
-    path = folder / f"{name}.gguf"
-    given = {"n_ctx": 512, "n_threads": 1, "n_threads_batch": 1, "n_batch": 64, "swa_full": False, "verbose": False}
-    return Llama(str(path if path.exists() else make_gguf(name, folder)), **given | arguments)
 
 
 class Rows:
@@ -94,16 +69,11 @@ def test_a_rollback_equals_a_fresh_decode(folder, name):
     session.checkpoint()
     feed(session, TEXT[24:25])
     session.checkpoint()
-    with pytest.raises(ControllerError, match="can't roll back") if name in RECURRENT else does_nothing():
+    with pytest.raises(ControllerError, match="can't roll back"):
         session.rollback(2)
     session.close()
     assert len(engine.sequences.free) == engine.context.sequences - 1
     engine.close()
-
-
-class does_nothing:  # noqa: N801
-    def __enter__(self): ...
-    def __exit__(self, *_): ...
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -149,6 +119,23 @@ def test_a_fork_goes_its_own_way_from_the_same_checkpoint(folder, name):
     engine.close()
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_every_block_s_output_is_that_of_its_row(folder, name):
+    engine = LlamaEngine(open_gguf(folder, name), hidden=True)
+    layers = tuple(range(engine.context.depth))
+
+    def states(session, pending, draft=NO_DRAFT):
+        (step,) = engine.forward((Decode(session, pending, draft, layers),))
+        return np.stack([[step.hidden(node, layer) for layer in layers] for node in range(ROOT, len(draft))])
+
+    one, other = engine.session(), engine.session()
+    alone = np.concatenate([states(one, [token]) for token in TEXT[:8]])
+    together = states(other, TEXT[:5], Draft.chain(TEXT[5:8]))
+    assert np.abs(together - alone[4:]).max() <= BOUND * max(1, np.abs(alone).max())
+    assert np.abs(np.diff(alone, axis=1)).max(axis=-1).min() > 0.01  # no block's output is another's
+    engine.close()
+
+
 def test_a_restored_state_is_what_makes_them_equal(folder, monkeypatch):
     """Without it the rows are wrong by more than the bound: the tests above can fail."""
     monkeypatch.setattr(RecurrentSession, "trim", lambda self: setattr(self, "_stale", False))
@@ -184,21 +171,31 @@ def test_a_forward_that_fails_leaves_every_sequence_as_it_was(folder, name):
 
 
 @pytest.mark.parametrize("name", WINDOWED[:1])
-def test_what_the_windows_have_lost_is_refused_by_name(folder, name):
+def test_a_checkpoint_keeps_what_a_window_has_left(folder, name):
+    """Without one the cells are overwritten; the sequence is fed again from its start then."""
     engine = LlamaEngine(open_gguf(folder, name, n_batch=32), hidden=False)
     rows, session = Rows(folder, name), engine.session()
     text = (TEXT * 8)[:400]
-    feed(session, text)
-    assert 0 < session.least < 300
+    feed(session, text[:60])
+    session.checkpoint()
+    feed(session, text[60:])
+    session.rollback(339)
+    assert len(session.owed) == 1
+    rows.check(feed(session, WRONG[:2]), text[:61] + WRONG[:2])
+    other = engine.session()
+    feed(other, text)
+    other.rollback(399)
+    assert len(other.owed) == 1
+    rows.check(feed(other, WRONG[:2]), text[:1] + WRONG[:2])
+    other.rollback(1)
+    assert not other.owed  # nothing was overwritten
+    rows.check(feed(other, WRONG[2:3]), text[:1] + WRONG[:1] + WRONG[2:3])
+    other.close()
+    feed(session, text[2:])
     fork = session.fork()  # a cell of two sequences is never overwritten, so the fork takes its own
-    rows.check(feed(fork, WRONG[:9]), text + WRONG[:9])
-    rows.check(feed(session, WRONG[:2]), text + WRONG[:2])
-    fork.close()
-    back = session.length - session.least
-    with pytest.raises(ControllerError, match="can't go on from .* window of 24 tokens .* swa_full=True"):
-        session.rollback(back + 1)
-    session.rollback(back)
-    rows.check(feed(session, WRONG[:4]), (text + WRONG[:2])[:-back] + WRONG[:4])
+    whole = text[:61] + WRONG[:2] + text[2:]
+    rows.check(feed(fork, WRONG[:9]), whole + WRONG[:9])
+    rows.check(feed(session, WRONG[:2]), whole + WRONG[:2])
     engine.close()
 
 

@@ -201,15 +201,11 @@ ARCHITECTURES = {
             {"ffn_up.weight": (WIDTH, INNER), "ffn_down.weight": (INNER, WIDTH)} | norms("attn_norm"),
             mamba2() | norms("attn_norm"),
         ),
-        _MAMBA
-        | _HEADS
-        | {"attention.head_count_kv": [0, KV_HEADS, 0, 0], "feed_forward_length": [0, 0, INNER, 0]},
+        _MAMBA | _HEADS | {"attention.head_count_kv": [0, KV_HEADS, 0, 0], "feed_forward_length": [0, 0, INNER, 0]},
     ),
     "mamba": Architecture((mamba() | norms("attn_norm"),) * 3, _MAMBA_1 | _ALONE),
     "mamba2": Architecture((mamba2() | norms("attn_norm"),) * 3, _MAMBA | _ALONE),
-    "jamba": Architecture(
-        _second_attends(mamba(norms=True), attention(), _TWO | dense()), _MAMBA_1 | _SECOND
-    ),
+    "jamba": Architecture(_second_attends(mamba(norms=True), attention(), _TWO | dense()), _MAMBA_1 | _SECOND),
     "gemma3": Architecture((_GEMMA,) * 7, _WINDOWED, embedding=0.2 / WIDTH**0.5),
     "gpt-oss": Architecture((_OSS,) * 4, _WINDOWED | _MIXTURE | _YARN, untied=True),
 }

@@ -1,11 +1,12 @@
-"""Sessions of recurrent and hybrid models, whose state can't drop its last tokens: a checkpoint is restored instead.
+"""Sessions whose cache can't be cut where one likes: a checkpoint is restored, and what was kept after it is fed again.
 
-A checkpoint is a copy of the sequence under an id of its own. Making it copies no state: llama.cpp writes the next
-state of a sequence that shares one elsewhere.
+A checkpoint is a sequence id of its own that holds what the cache would lose. Making one copies nothing: llama.cpp
+writes the next state of a sequence that shares one elsewhere, and overwrites no cell of two sequences.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Self
@@ -18,14 +19,13 @@ from .session import ONE_LEAF, LlamaSession
 
 
 class _Copy:
-    """A sequence as it was, under an id of its own, for a session and its forks."""
+    """The id of a checkpoint, for a session and its forks."""
 
-    def __init__(self, sequences: Sequences, source: int) -> None:
+    def __init__(self, sequences: Sequences) -> None:
         self.id = sequences.take(1)[0]
         self.users = 1
         """Sessions that may restore it."""
         self._sequences = sequences
-        sequences.copy(source, self.id)
 
     def release(self) -> None:
         """One session needs it no more."""
@@ -34,10 +34,10 @@ class _Copy:
             self._sequences.give_back([self.id])
 
 
-class RecurrentSession(LlamaSession):
-    """A sequence with a state: it is shortened by restoring its checkpoint, and what was kept after it is fed again.
+class CheckpointSession(LlamaSession):
+    """A sequence that is cut by restoring its checkpoint.
 
-    Where nobody asks for checkpoints, a rejected draft has one of its own.
+    Where nobody asks for checkpoints, a draft has one of its own.
     """
 
     def __init__(self, engine: Engine, sequences: Sequences, sequence: int) -> None:
@@ -48,14 +48,26 @@ class RecurrentSession(LlamaSession):
         self._asked = False
         """A checkpoint was asked for, so it stays until the next one is."""
 
+    @abstractmethod
+    def _put(self, copy: int) -> None:
+        """Let a sequence id hold what a cut at the present length needs; it may hold an earlier checkpoint of this."""
+
+    @abstractmethod
+    def _restore(self) -> None:
+        """Bring the cache back to the checkpoint."""
+
+    def _cut(self, length: int) -> bool:
+        """Cut the cache where it holds what is needed for that; returns whether it does."""
+        return False
+
     @property
     def can(self) -> Capabilities:
-        free = not self.sequences.context.fixed
-        return replace(super().can, rollback=free, checkpoints=free, branches=int(free), fork=free)
+        can, free = super().can, not self.sequences.context.fixed
+        return replace(can, rollback=free, checkpoints=free, branches=int(free), fork=free)
 
     @property
     def owed(self) -> Sequence[int]:
-        """What the restored state lacks."""
+        """What the restored cache lacks."""
         return self._book.owed
 
     @property
@@ -64,7 +76,7 @@ class RecurrentSession(LlamaSession):
         return self.length if self.sequences.context.fixed else self._book.least(self.length)
 
     def checkpoint(self) -> None:
-        """Let later rollbacks reach the present length, and none before it. The copy is made by the next forward."""
+        """Let later rollbacks reach the present length, and none before it. The next forward makes it."""
         if self.draft.tokens:
             self.keep(())
         self._asked = True
@@ -88,15 +100,14 @@ class RecurrentSession(LlamaSession):
         return self._book.wanted or (bool(draft.tokens) and not self._asked)
 
     def _take(self) -> None:
-        """Copy the sequence, which the cache holds whole; the copy before it is freed."""
+        """Make a checkpoint of the sequence, which the cache holds whole; the one before it is freed."""
         if self._book.at == self.length:
             self._book.wanted = False  # nothing was fed since
             return
-        if self._copy is not None and self._copy.users == 1:
-            self.sequences.copy(self.id, self._copy.id)  # which holds a beginning of this sequence, and nothing else
-        else:
+        if self._copy is None or self._copy.users > 1:
             self._release_copy()
-            self._copy = _Copy(self.sequences, self.id) if self.length else None
+            self._copy = _Copy(self.sequences)
+        self._put(self._copy.id)
         self._book.taken(self.length)
 
     def _release_copy(self) -> None:
@@ -108,13 +119,17 @@ class RecurrentSession(LlamaSession):
         """Take over the first `length` tokens that stand in the sequence; there is a checkpoint after them.
 
         Returns:
-            The tokens taken: `length`, or 0 where others stand in the sequence, which is emptied then.
+            The tokens taken: `length`, or 0 where the cache can't be cut there and is emptied instead.
         """
         self._release_copy()
         taken = super().adopt(length)
+        if self._stale:
+            self.sequences.remove(self.id, taken)
+            self._stale = False
+            self.reach = taken
         self._book = Checkpoint(at=0)
         self._asked = False
-        if taken and not self.sequences.context.fixed:
+        if not self.sequences.context.fixed:
             self._take()
         return taken
 
@@ -122,11 +137,9 @@ class RecurrentSession(LlamaSession):
         return False
 
     def trim(self) -> None:
-        """Restore the checkpoint, where the state has gone on from what is committed."""
+        """Restore the checkpoint, where the cache has gone on from what is committed."""
         if self._stale and not self.draft.tokens:
-            self.sequences.remove(self.id)
-            if self._copy is not None:
-                self.sequences.copy(self._copy.id, self.id)
+            self._restore()
             self._stale = False
             self.reach = self.length - len(self.owed)
             self._limit_shared(self.reach)
@@ -145,7 +158,7 @@ class RecurrentSession(LlamaSession):
         accepted = [draft.tokens[node] for node in path]
         self.draft = NO_DRAFT
         self.length += len(accepted)
-        if len(path) == len(draft):
+        if len(path) == len(draft) or self._cut(self.length):
             self._book.commit(accepted)
         else:
             self._book.reject(self._book.since, accepted)
@@ -155,7 +168,10 @@ class RecurrentSession(LlamaSession):
         if n and (reason := self.sequences.context.fixed):
             raise ControllerError(f"can't roll back {n} of {self.length} tokens: {reason}")
         if self._book.rollback(self.length, n):
-            self._stale = True
+            if not self._stale and self._cut(self.length - n):
+                self._book.commit(())
+            else:
+                self._stale = True
 
     def fork(self) -> Self:
         """An independent sequence with the same checkpoint; it shares the cells of the tokens that both have."""
@@ -179,3 +195,63 @@ class RecurrentSession(LlamaSession):
         if not self._closed and self.sequences.context.open:
             self._release_copy()
         super().close()
+
+
+class RecurrentSession(CheckpointSession):
+    """A sequence with a state of its whole text, which can't be shortened. A checkpoint has all of the sequence."""
+
+    def _put(self, copy: int) -> None:
+        self.sequences.copy(self.id, copy)
+
+    def _restore(self) -> None:
+        self.sequences.remove(self.id)
+        if self._copy is not None:
+            self.sequences.copy(self._copy.id, self.id)
+
+
+class WindowedSession(CheckpointSession):
+    """A sequence of whose first tokens some layers have no cells: llama.cpp overwrites what a window has left.
+
+    It is cut at once where the windows still hold what they saw there. A checkpoint has the cells of its window.
+    """
+
+    def __init__(self, engine: Engine, sequences: Sequences, sequence: int) -> None:
+        super().__init__(engine, sequences, sequence)
+        self._joined = False
+        """Its windows are in cells that another sequence has too."""
+
+    def _first(self, length: int) -> int:
+        """The first token that the token after `length` tokens sees in every layer."""
+        return max(0, length + 1 - self.sequences.context.cache.window)
+
+    def _put(self, copy: int) -> None:
+        self.sequences.remove(copy)
+        self.sequences.copy(self.id, copy, self._first(self.length), self.length)
+
+    def _restore(self) -> None:
+        at = self._book.at or 0
+        self.sequences.remove(self.id, at)
+        if self._copy is not None:
+            self.sequences.copy(self._copy.id, self.id)
+
+    def _shortens(self, length: int) -> bool:
+        return 0 <= self.sequences.first_in(self.id) <= self._first(length)
+
+    def _cut(self, length: int) -> bool:
+        return self._shortens(length) and self.sequences.remove(self.id, length)
+
+    def trim(self) -> None:
+        """Restore the checkpoint where it must be, and take cells of its own for the windows.
+
+        A cell of two sequences is never overwritten, so a fork that shared its windows would soon leave no cells.
+        """
+        super().trim()
+        if self._joined and not self.draft.tokens:
+            self.sequences.separate(self.id)
+            self._joined = False
+
+    def fork(self) -> Self:
+        """An independent sequence; before its first forward it copies the windows."""
+        fork = super().fork()
+        fork._joined = self.length > 0
+        return fork
