@@ -19,7 +19,7 @@ from reasonctl.controller import (
     Trace,
 )
 from reasonctl.controller.decoding import close_thinking
-from reasonctl.controller.thinking.exit_form import EXIT_FORMS, exit_form, exit_place
+from reasonctl.controller.thinking.exit_form import EXIT_FORMS, exit_place, parse_form
 from support.scripted import RandomTree, Scripted
 from support.toy_thinking import ENGINE, EOS, PROMPT, TEXTS, TOKENIZER, Recurrent, run
 
@@ -305,6 +305,6 @@ def test_an_exit_one_token_later_is_impossible(monkeypatch):
 
 def test_the_names_of_forms_are_checked():
     with pytest.raises(ControllerError, match="'append-late'.*one of 'replace', 'append', 'append-open'"):
-        exit_form("append-late")
+        parse_form("append-late")
     with pytest.raises(ControllerError, match="form is 'late'"):
         Controller(exit=rule_of("late"))
