@@ -24,7 +24,7 @@ from .sampling.policy import Policy, require_policy
 from .selection.codes import coded
 from .thinking.answer_now import AnswerNow
 from .thinking.cues import LONGEST_CUE
-from .thinking.exit_form import exit_form
+from .thinking.exit_form import parse_form
 from .thinking.exit_rule import ExitRule
 from .thinking.limits import ThinkingLimits
 from .thinking.markers import Thinking
@@ -102,7 +102,7 @@ class Controller:
             if self.shadow:
                 raise ControllerError("shadow mode watches an exit rule, and there is none; give one")
             return
-        _ = rule.closing, exit_form(rule.form)
+        _ = rule.closing, parse_form(rule.form)
         if self.thinking is not None and self.thinking.markers != rule.markers:
             raise ControllerError(
                 f"thinking has the markers {self.thinking.markers} and the exit rule {rule.markers}; leave thinking out"

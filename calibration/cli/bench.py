@@ -9,6 +9,7 @@ from typing import Any
 from reasonctl.backends import load_drafter
 from reasonctl.controller import Controller
 from reasonctl.controller.drafting.planning import CostCurve
+from reasonctl.probes import ProbeExit
 
 from ..evaluation.speed import ROUNDS, Arm, cost_curve, interleaved, same_tokens
 from ..runs.making import PreparedRun, check_batch
@@ -43,8 +44,8 @@ def bench(name: str, options: Options, *, probe: str | None) -> None:
     show_curve(show, curve)
     arms = interleaved(model, kinds, calls, batch)
     together = f" of {batch} runs that share forwards" if batch > 1 else ""
-    show.title(f"decoding, {rounds} interleaved rounds{together}, medians; drafted: {draft}")
-    measured = {"model": name, "backend": model.backend, "draft": draft, "batch": batch, **show_arms(show, arms)}
+    show.title(f"decoding, {rounds} interleaved rounds{together}, medians; {arms_in_words(draft, rule)}")
+    measured = {"model": name, "backend": model.backend, "draft": draft, "batch": batch, "form": rule and rule.form, **show_arms(show, arms)}
     show.result(measured | {"cost_curve": {str(context): dict(rows) for context, rows in curve.seconds.items()}})
 
 
@@ -63,6 +64,11 @@ def show_arms(show: Console, arms: Mapping[str, Arm]) -> dict[str, Any]:
     show.table(rows, "decoding", "tokens/s", "ms/run", "tokens/step")
     show.say(verdict(ratio), "bold")
     return {**results, "ratio": ratio, "identical": same_tokens(arms["plain"], arms["drafted"])}
+
+
+def arms_in_words(draft: str, rule: ProbeExit | None) -> str:
+    """What is drafted, and how an exit is made, for people."""
+    return f"drafted: {draft}" if rule is None else f"drafted: {draft}; controlled: exits of the form {rule.form}"
 
 
 def questions(name: str) -> list[str]:

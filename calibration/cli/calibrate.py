@@ -166,7 +166,7 @@ def _job(
         answer_tokens=answer_tokens,
     )
     return CalibrationJob(
-        recipe,
+        replace(recipe, form=overrides["form"]),
         task,
         options.promise,
         options.n or CALIBRATION_RUNS,

@@ -163,6 +163,7 @@ def card_recipe(name: str, card: Card, options: Options) -> Recipe:
         answer_tokens=int(cast(int, card.sampler.get("answer_tokens", ANSWER_TOKENS))),
         answer_ends=card.answer_ends,
         batch=options.batch,
+        form=card.form,
     )
 
 

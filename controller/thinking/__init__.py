@@ -18,14 +18,14 @@ from .chat_template import (
     with_markers,
 )
 from .cues import LONGEST_CUE
-from .exit_form import EXIT_FORMS, ExitForm, exit_form
+from .exit_form import EXIT_FORMS, FORM_MEANS, parse_form
 
 __all__ = [
     "ANSWER_ENDS",
     "ANSWER_CUE",
     "BREAKS",
     "EXIT_FORMS",
-    "ExitForm",
+    "FORM_MEANS",
     "Format",
     "LONGEST_CUE",
     "WORDS",
@@ -33,8 +33,8 @@ __all__ = [
     "chosen_template",
     "default_cues",
     "ends_in_brace",
-    "exit_form",
     "last_side",
+    "parse_form",
     "read_template",
     "read_templates",
     "stated_answer",

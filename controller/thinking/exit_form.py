@@ -21,8 +21,15 @@ A probe that was calibrated in one form promises nothing in another.
 
 EXIT_FORMS: tuple[ExitForm, ...] = get_args(ExitForm)
 
+FORM_MEANS: dict[ExitForm, str] = {
+    "replace": "the suffix takes the cue's place",
+    "append": "the cue stays and the suffix follows it",
+    "append-open": "the cue stays and the suffix follows it, even where its word goes on",
+}
+"""The forms in words."""
 
-def exit_form(name: object) -> ExitForm:
+
+def parse_form(name: object) -> ExitForm:
     """The form of that name; raises ControllerError if there is none."""
     for form in EXIT_FORMS:
         if form == name:

@@ -79,8 +79,8 @@ class Span:
         """A cue ends, or may end, in the last token, so its row's hidden state may be wanted."""
         self._waiting: list[Found] = []
         """Cues that end in the last token; they are reported once its row is there."""
-        self._splits = False
-        """A suffix after the last token would split a character or a marker."""
+        self._blocked = False
+        """A suffix after the last token would split a character or a marker, or close a span that is closed."""
         self._owed = False
         """every(k) fell due inside a character or a marker."""
         self._due = False
@@ -158,19 +158,20 @@ class Span:
     def _forget_cues(self) -> None:
         """The cues that were found and not reported are gone."""
         self._waiting = []
-        self._splits = False
+        self._blocked = False
         self._owed = self._due = False
         self.at_cue = False
 
     def push(self, token: int) -> Cue | None:
         """Take in the next token; returns the cue that ended in the token before it, not numbered yet, or None.
 
-        A cue that stays on exit is none where the suffix after its last token would split a character or a marker.
+        A cue that stays on exit is none where the suffix after its last token would split a character or a marker, or
+        where that token closes the span too.
         """
-        split = self._splits
+        blocked = self._blocked
         ready = self._follow_token(token)
-        self._splits = self._form != "replace" and self.at_cue and self._inside()
-        return None if split else first_of(ready)
+        self._blocked = self._form != "replace" and self.at_cue and (self.phase != "think" or self._inside())
+        return None if blocked else first_of(ready)
 
     def _follow_token(self, token: int) -> list[Found]:
         """Take in the next token; returns the cues that ended in the token before it."""

@@ -19,7 +19,7 @@ from reasonctl.controller import (
     Trace,
 )
 from reasonctl.controller.decoding import close_thinking
-from reasonctl.controller.thinking.exit_form import EXIT_FORMS, exit_form, exit_place
+from reasonctl.controller.thinking.exit_form import EXIT_FORMS, exit_place, parse_form
 from support.scripted import RandomTree, Scripted
 from support.toy_thinking import ENGINE, EOS, PROMPT, TEXTS, TOKENIZER, Recurrent, run
 
@@ -163,11 +163,14 @@ SPLIT = [
     ", ",
     "<think>",
     "a ",
+    "Wait</think>",
 ]
 
 
-@pytest.mark.parametrize(("words", "splits"), [((3, 4, 1), True), ((7, 9, 1), True), ((2, 9, 1), False)])
-def test_no_suffix_splits_a_character_or_a_marker(words, splits):
+@pytest.mark.parametrize(
+    ("words", "passed"), [((3, 4, 1), True), ((7, 9, 1), True), ((12, 1, 1), True), ((2, 9, 1), False)]
+)
+def test_no_suffix_splits_a_character_or_a_marker_or_closes_twice(words, passed):
     """The dash's last byte, or the marker's other half, would be missing: such a cue is passed over."""
     engine = ToyEngine(vocabulary=len(SPLIT), seed=1)
 
@@ -185,7 +188,7 @@ def test_no_suffix_splits_a_character_or_a_marker(words, splits):
         call = Call([1, 10], 8, frozenset({0}), Keys(seed=0), Writes())
         list(Controller(exit=rule).stream(engine.session(), ToyTokenizer(SPLIT), call, Trace()))
         met[form] = [at.cue.last for at in rule.seen]
-    assert met["replace"] == [2] and met["append"] == met["append-open"] == ([] if splits else [2])
+    assert met["replace"] == [2] and met["append"] == met["append-open"] == ([] if passed else [2])
 
 
 def test_a_cue_that_ends_inside_its_token_keeps_the_token():
@@ -305,6 +308,6 @@ def test_an_exit_one_token_later_is_impossible(monkeypatch):
 
 def test_the_names_of_forms_are_checked():
     with pytest.raises(ControllerError, match="'append-late'.*one of 'replace', 'append', 'append-open'"):
-        exit_form("append-late")
+        parse_form("append-late")
     with pytest.raises(ControllerError, match="form is 'late'"):
         Controller(exit=rule_of("late"))
