@@ -26,6 +26,7 @@ from .sampling.parse import parse_policy, register_stage, same_policy
 from .sampling.policy import Policy, PolicyWrapper
 from .sampling.presets import Sampling
 from .sampling.stage import Pure, Stage
+from .sampling.stages.answer_only import AnswerOnly
 from .sampling.stages.grammar import Grammar
 from .sampling.stages.kl_guided import KLGuided
 from .sampling.stages.mirostat import Mirostat, MirostatV2
@@ -46,6 +47,7 @@ from .thinking.turn import Turn
 __all__ = [
     "AnswerEnds",
     "AnswerNow",
+    "AnswerOnly",
     "BadWords",
     "Boundary",
     "Call",

@@ -231,7 +231,7 @@ class Controller:
         policy.check_run(context)
         self._describe(session, policy, call, trace)
         trace.budget = None if limits.budget is None else int(limits.budget)
-        span = self._span(tokenizer, prompt)
+        span = self._span(tokenizer, prompt, policy)
         target = Target(session, tokenizer, call.keys, policy, trace.warnings, context, lambda: span.phase)
         drafter = None if self.drafter is None else self.drafter.start(target)
         settings = RunSettings(
@@ -295,12 +295,12 @@ class Controller:
         drafts = () if self.drafter is None else self.drafter.needs(engine, length)
         return (Need(engine, tokens, 1 + len(extra) + trial), *drafts)
 
-    def _span(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> Span:
+    def _span(self, tokenizer: Tokenizer, prompt: Sequence[int], policy: Policy) -> Span:
         """Where thinking stands at the end of the prompt."""
         thinking, cues = self.closing, self.exit.cues if self.exit else None
         if thinking is None:
             return Span(tokenizer, None, cues)
-        span = Span(tokenizer, thinking.markers, cues, thinking.opens)
+        span = Span(tokenizer, thinking.markers, cues, thinking.opens, reopens=not policy.one_answer)
         span.begin(prompt)
         return span
 

@@ -56,7 +56,13 @@ class Span:
     """A closing marker was written, and nothing had opened the span."""
 
     def __init__(
-        self, tokenizer: Tokenizer, markers: Markers | None, cues: Cues | None, opens: Opens = "model"
+        self,
+        tokenizer: Tokenizer,
+        markers: Markers | None,
+        cues: Cues | None,
+        opens: Opens = "model",
+        *,
+        reopens: bool = True,
     ) -> None:
         self._tokenizer = tokenizer
         self._markers = markers
@@ -79,8 +85,8 @@ class Span:
         """The controller has closed the last span."""
         self._sought = 0
         """Number of the first character of the answer that was not searched for an opening marker."""
-        self._reopens = markers is not None and markers.open not in markers.close
-        """A span may open again: the model's markers differ."""
+        self._reopens = reopens and markers is not None and markers.open not in markers.close
+        """A span may open again in the answer; where both markers are alike nobody could tell."""
         self._before = Place(self.phase, 0, None)
         """Where the run stood before the last token."""
         self._scanned = [0] * (len(cues.kinds) if cues else 0)
