@@ -63,8 +63,11 @@ class Controller:
     """Text that replaces a close that is taken back."""
     stop_loops: int | None = None
     """Close thinking once one span of 20 tokens or more stands there so many times in a row; None = never."""
-    always_answer: bool = False
-    """Close marked thinking where the model ends the sequence inside it, and let it answer; False = the run ends."""
+    always_answer: bool | None = None
+    """Close marked thinking where the model ends the sequence inside it, and let it answer; False = the run ends.
+
+    None = as in the runs that the exit rule was calibrated on, and False without one.
+    """
     shadow: bool = False
     """The exit rule decides and is recorded, and never acts."""
 
@@ -131,8 +134,13 @@ class Controller:
             continue_times=self.continue_times,
             continue_text=self.continue_text,
             stop_loops=self.stop_loops,
-            always_answer=self.always_answer,
+            always_answer=always if (always := self.always_answer) is not None else self._calibrated_so,
         )
+
+    @property
+    def _calibrated_so(self) -> bool:
+        """The exit rule's calibration runs were made under `always_answer`."""
+        return self.exit is not None and self.exit.always_answer
 
     @property
     def closing(self) -> Thinking | None:
@@ -339,15 +347,15 @@ class Controller:
         trace.budget_per = self.budget_per
         trace.spent_before = 0 if call.turn is None else call.turn.thinking_tokens
         trace.stop_loops = self.stop_loops
-        trace.always_answer = self.always_answer
+        trace.always_answer = self.limits.always_answer
         self._compare(policy, call, trace)
         if self.drafter is not None and not session.can.branches:
             trace.warnings.append(
                 "nothing is drafted: this model's cache can't take rejected tokens back (recurrent or sliding layers)"
             )
-        if self.exit is not None and self.limits.any:
+        if self.exit is not None and not self.limits.promised(self.exit.always_answer):
             trace.warnings.append(
-                "a limit of thinking, such as a budget, changes the run: the exit rule's promise was made without"
+                "a limit of thinking, such as a budget, changes the run: the exit rule's promise was made otherwise"
             )
 
     def _compare(self, policy: Policy, call: Call, trace: Trace) -> None:

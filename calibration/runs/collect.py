@@ -50,8 +50,10 @@ def settings_of(
     shared = asdict(recipe)
     for machine in ("model", "backend", "threads"):
         shared.pop(machine)
-    if recipe.answer_ends == "model":
-        shared.pop("answer_ends")  # files from before there was a choice don't have it
+    # Files from before there was a choice don't have these.
+    for name, default in (("answer_ends", "model"), ("always_answer", False), ("later_spans", False)):
+        if shared[name] == default:
+            shared.pop(name)
     roles = {"n": n, "fit": fit, "labels": labels, "stopping": None, "batch": recipe.batch}
     return {**shared, "model": identity_of(model), "tasks": task.name, "grader": task.grader.name, **roles}
 

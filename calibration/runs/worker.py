@@ -106,6 +106,7 @@ class Collect(ExitRule):
     def __post_init__(self) -> None:
         self.markers, self.cues = self.recipe.span(), Cues(self.recipe.cues)
         self.suffix, self.answer_ends = self.recipe.suffix, self.recipe.answer_ends
+        self.always_answer, self.later_spans = self.recipe.always_answer, self.recipe.later_spans
         self.met: Counter[str] = Counter()
 
     def layers(self, depth: int) -> tuple[int, ...]:
@@ -178,7 +179,9 @@ def _controlled(recipe: Recipe, model: Model, asked: AskedRun, rule: ExitRule | 
     """What makes a run: decoded under the recipe, or read from its log."""
     call, logged = recipe.call(model, asked.question, asked.run), asked.logged
     if logged is None:
-        return Controller(exit=rule, drafter=recipe.drafter()), call
+        always = recipe.always_answer
+        thinking = recipe.thinking(model) if always else None
+        return Controller(exit=rule, drafter=recipe.drafter(), thinking=thinking, always_answer=always), call
     return Controller(exit=rule, drafter=logged.drafter()), replace(call, policy=logged.policy(model, call.policy))
 
 

@@ -79,9 +79,8 @@ class RunSettings:
 
     def bare(self) -> RunSettings:
         """The same without whatever may change the run or end it early: an answer that is only tried."""
-        return replace(
-            self, beyond=0, drafter=None, clock=None, rule=None, stop=None, limits=NO_LIMITS, answer_now=None, turn=None
-        )
+        alone = replace(self, beyond=0, drafter=None, clock=None, rule=None, stop=None, answer_now=None, turn=None)
+        return replace(alone, limits=self.limits.of_trial())
 
     @property
     def budget(self) -> int | None:

@@ -94,6 +94,8 @@ class ExitRule(ABC):
     """What ends the answer after an exit; the same for a trial and for the exit itself."""
     later_spans: bool = False
     """Whether it is asked in every thinking span until its first exit; else in a run's first span only."""
+    always_answer: bool = False
+    """Its promise was made for runs under `always_answer`."""
     efforts: Mapping[str, float] = MappingProxyType({})
     """Risks by the names that a user may ask for, such as "low"."""
     trials: bool = False

@@ -87,6 +87,18 @@ class ThinkingLimits:
         """Anything is limited or forced."""
         return self.closes or self.reopens
 
+    def of_trial(self) -> ThinkingLimits:
+        """The limits of an answer that is only tried: those that a promise may be made for."""
+        return replace(NO_LIMITS, always_answer=True, wrap_up=self.wrap_up) if self.always_answer else NO_LIMITS
+
+    def promised(self, always_answer: bool) -> bool:
+        """Whether an exit rule's promise was made for runs under these limits.
+
+        Args:
+            always_answer: Those runs had it.
+        """
+        return replace(self, always_answer=False, wrap_up="").any is False and self.always_answer == always_answer
+
     def within(self, room: int) -> ThinkingLimits:
         """The limits of a run of at most `room` tokens: a share becomes a number of tokens.
 
