@@ -158,7 +158,6 @@ class ThinkingControl:
                 trace.warnings.append("thinking was closed on request: the exit rule's promise was made without")
             self._note_end(edit.closer, edit.first, len(edit.forced))
             self.span.close(edit.first + len(edit.forced))
-            self._limits.over()
             if edit.closer == "exit" or (self.rule is not None and not self.rule.later_spans):
                 self._retire()
             self._publish()
