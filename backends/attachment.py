@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from reasonctl.controller import Controller, Thinking
+from reasonctl.controller import Controller, Thinking, Tokenizer
 
 from .class_swap import subclass_of_its_name
 from .handle import Handle, for_call
@@ -57,6 +57,13 @@ class Attachment:
     def under(self, overrides: dict[str, Any]) -> Controller:
         """The controller of a call with these overrides. Raises ControllerError for impossible ones."""
         return for_call(self.handle.controller, self.thinking, overrides)
+
+    def opening(self, controller: Controller, tokenizer: Tokenizer) -> tuple[int, ...]:
+        """Tokens of the marker that opens thinking; empty where nothing marks thoughts."""
+        thinking = controller.closing
+        if thinking is None or thinking.markers is None:
+            return ()
+        return tuple(tokenizer.encode(thinking.markers.open.strip()))
 
     @contextmanager
     def calling(self, overrides: dict[str, Any]) -> Iterator[Controller]:

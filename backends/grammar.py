@@ -6,6 +6,7 @@ logits with them is the controller's.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from reasonctl.controller import ControllerError
 from reasonctl.controller.core import Kind, Matcher
+from reasonctl.controller.core.text_form import shown
 
 from .extras import require
 
@@ -82,6 +84,41 @@ class Position(Matcher):
         if not matcher.accept_token(token):
             return None
         return Position(matcher, self._size, self._eos)
+
+
+def grammar_of(grammar: object, response_format: object) -> str | None:
+    """What a call wants its answer to be, as the source of a `Grammar`; None: anything.
+
+    >>> grammar_of(None, {"type": "json_object"})
+    '{"type": "object"}'
+
+    Args:
+        grammar: EBNF (GBNF) or a JSON schema, or a file that holds one.
+        response_format: As in OpenAI's API and in llama-cpp-python: {"type": "json_object"}, with a "schema" or
+            without, or {"type": "json_schema", "json_schema": {"schema": ...}}.
+
+    Raises:
+        ControllerError: Both are given, or one of them is something else.
+    """
+    if grammar is not None and response_format is not None:
+        raise ControllerError("grammar and response_format were both given; leave one of them out")
+    if grammar is not None and not isinstance(grammar, str):
+        raise ControllerError(f"grammar is {type(grammar).__name__}; give EBNF, a JSON schema or a file as text")
+    if grammar is not None or response_format is None:
+        return grammar
+    kind = response_format.get("type") if isinstance(response_format, dict) else None
+    if isinstance(response_format, dict) and kind == "json_object":
+        return json.dumps(response_format.get("schema") or {"type": "object"})
+    if isinstance(response_format, dict) and kind == "json_schema":
+        inner = response_format.get("json_schema")
+        if isinstance(inner, dict) and isinstance(inner.get("schema"), dict):
+            return json.dumps(inner["schema"])
+    if kind == "text":
+        return None
+    raise ControllerError(
+        f"response_format is {shown(response_format)}; give {{'type': 'json_object'}} or "
+        "{'type': 'json_schema', 'json_schema': {'schema': {...}}}"
+    )
 
 
 def _xgrammar() -> Any:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from reasonctl.controller import AnswerNow, Controller, ControllerError, Thinking, Trace, Turn
 from reasonctl.controller.thinking import read_templates
 
-OVERRIDES = ("risk", "thinking_budget", "min_thinking", "continue_times")
+OVERRIDES = ("risk", "effort", "thinking_budget", "thinking_seconds", "min_thinking", "continue_times")
 """Keywords of one call under a controller; None = as the controller is set. `turn` is one too, and no setting."""
 
 

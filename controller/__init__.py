@@ -1,12 +1,13 @@
 """reasonctl's decoding loop and what it consults; knows neither torch nor llama.cpp."""
 
-from .controller import Call, Controller
+from .controller import Controller
 from .core.decode import NO_DRAFT, ROOT, Capabilities, Decode, Draft, Engine, Need, Proposal, Session, Step
 from .core.errors import ControllerError
 from .core.probability import entropy
 from .core.randomness import Keys
 from .core.tokenizer import Tokenizer
 from .core.trace import Decision, Event, Trace
+from .decoding.call import Call
 from .decoding.drivers import drive
 from .decoding.run import Decoding
 from .decoding.scheduler import Emitted, Ended, Scheduler
@@ -25,6 +26,7 @@ from .sampling.parse import parse_policy, register_stage, same_policy
 from .sampling.policy import Policy, PolicyWrapper
 from .sampling.presets import Sampling
 from .sampling.stage import Pure, Stage
+from .sampling.stages.answer_only import AnswerOnly
 from .sampling.stages.grammar import Grammar
 from .sampling.stages.kl_guided import KLGuided
 from .sampling.stages.mirostat import Mirostat, MirostatV2
@@ -35,6 +37,7 @@ from .sampling.stages.truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, Top
 from .thinking.answer_end import AnswerEnds, Closing
 from .thinking.answer_now import AnswerNow
 from .thinking.cues import Cue, Cues
+from .thinking.effort import Effort, parse_efforts
 from .thinking.exit_form import ExitForm
 from .thinking.exit_rule import Boundary, ExitRule, Trial
 from .thinking.limits import ThinkingLimits
@@ -45,6 +48,7 @@ from .thinking.turn import Turn
 __all__ = [
     "AnswerEnds",
     "AnswerNow",
+    "AnswerOnly",
     "BadWords",
     "Boundary",
     "Call",
@@ -67,6 +71,7 @@ __all__ = [
     "Dynatemp",
     "EAD",
     "EDT",
+    "Effort",
     "Emitted",
     "Ended",
     "Engine",
@@ -132,6 +137,7 @@ __all__ = [
     "importance_weights",
     "log_z",
     "parse_draft",
+    "parse_efforts",
     "parse_policy",
     "register_stage",
     "same_policy",

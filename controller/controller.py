@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import InitVar, dataclass, field, replace
 from functools import partial
 from typing import Any, get_args
 
 from .core.decode import Engine, Need, Session
 from .core.errors import ControllerError
-from .core.randomness import Keys
 from .core.text_form import shown
 from .core.tokenizer import Tokenizer
 from .core.trace import BudgetPer, Event, Trace
+from .decoding.call import Call
 from .decoding.drivers import drive
 from .decoding.loop import decode_loop
 from .decoding.run import Decoding, RunSettings
@@ -22,40 +22,13 @@ from .drafting.drafter import Drafter, Target
 from .sampling.draw import RunContext
 from .sampling.policy import Policy, require_policy
 from .selection.codes import coded
-from .thinking.answer_now import AnswerNow
 from .thinking.cues import LONGEST_CUE
+from .thinking.effort import Efforts, effort_named
 from .thinking.exit_form import parse_form
 from .thinking.exit_rule import ExitRule
 from .thinking.limits import ThinkingLimits
 from .thinking.markers import Thinking
 from .thinking.span import Span
-from .thinking.turn import Turn
-
-
-@dataclass(frozen=True)
-class Call:
-    """One generate call: the prompt's tokens and what ends the run."""
-
-    prompt: Sequence[int]
-    """The prompt's tokens; at least one."""
-    max_new_tokens: int
-    """Most tokens after the prompt."""
-    eos: frozenset[int]
-    """Tokens that end the run."""
-    keys: Keys
-    """The run's randomness."""
-    policy: Policy
-    """The call's own sampling arguments. A controller's policy replaces it."""
-    stop: Callable[[Sequence[int], int], bool] | None = None
-    """Says after every sampled token whether the run ends: given all tokens, and the first after which none was fed."""
-    repeat: bool = False
-    """Another sample of a prompt that was already run in this call."""
-    beyond: int = 0
-    """Most tokens past `max_new_tokens`, for a reader that asks for more than the last one; the run goes on for it."""
-    answer_now: AnswerNow | None = None
-    """Closes the run's thinking when it is asked to, from any thread; None = nobody can ask."""
-    turn: Turn | None = None
-    """The turn that the call belongs to: the budget counts the thinking of its earlier calls too. None = of no turn."""
 
 
 @dataclass
@@ -70,14 +43,20 @@ class Controller:
     """Proposes tokens for the model to verify."""
     thinking: Thinking | None = None
     """Where the model thinks and what closes it. None = the exit rule's, else what `attach` finds in the template."""
-    budget: int | None = None
-    """Most thinking tokens; None = no limit.
+    budget: int | float | None = None
+    """Most thinking tokens, or a share of the run's tokens: 0.5 is half of them. None = no limit.
 
     Once they are used up, `wrap_up` and the closing suffix are fed to the model. A character that is split over
     several tokens is finished first.
     """
     budget_per: BudgetPer = "run"
     """What has the budget: the run with all of its thinking spans, or each span by itself ("span")."""
+    thinking_seconds: float | None = None
+    """Most seconds of thinking, looked at after each token; then it is closed as by the budget. None = no limit."""
+    effort: InitVar[str | None] = None
+    """The name of the settings to begin with, one of `efforts`, of the exit rule's, or "none": no thinking."""
+    efforts: Efforts = field(default_factory=dict)
+    """What names such as "low" stand for: a number is a budget, an `Effort` may set a time or a risk."""
     wrap_up: str = ""
     """Text that the model reads before the closing suffix when the budget is used up."""
     min_thinking: int = 0
@@ -88,13 +67,18 @@ class Controller:
     """Text that replaces a close that is taken back."""
     stop_loops: int | None = None
     """Close thinking once one span of 20 tokens or more stands there so many times in a row; None = never."""
-    always_answer: bool = False
-    """Close marked thinking where the model ends the sequence inside it, and let it answer; False = the run ends."""
+    always_answer: bool | None = None
+    """Close marked thinking where the model ends the sequence inside it, and let it answer; False = the run ends.
+
+    None = as in the runs that the exit rule was calibrated on, and False without one.
+    """
     shadow: bool = False
     """The exit rule decides and is recorded, and never acts."""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, effort: str | None) -> None:
         self._check_kinds()
+        if effort is not None:
+            self._begin_with(effort)
         limits, rule = self.limits, self.exit
         if self.closing is not None:
             limits.check(self.closing)
@@ -116,6 +100,19 @@ class Controller:
                 "them ('\\n\\n' is a paragraph's)"
             )
 
+    def _begin_with(self, effort: str) -> None:
+        """Take the settings of an effort."""
+        for name, value in self._settings_of(effort).items():
+            if name != "exit" and vars(self)[name] is not None:
+                raise ControllerError(f"effort {effort!r} sets {name}, which was given too; leave one of them out")
+            setattr(self, name, value)
+
+    def _settings_of(self, effort: str) -> dict[str, Any]:
+        """What an effort sets, by the names of this class."""
+        settings = effort_named(effort, self.efforts, {} if self.exit is None else self.exit.efforts).settings
+        risk = settings.pop("risk", None)
+        return settings if risk is None else {**settings, "exit": self._rule_at(risk)}
+
     def _check_kinds(self) -> None:
         """Raises ControllerError for a part that is something else, before a run fails on a method that it lacks."""
         if self.policy is not None:
@@ -135,13 +132,19 @@ class Controller:
         return ThinkingLimits(
             budget=self.budget,
             budget_per=self.budget_per,
+            seconds=self.thinking_seconds,
             wrap_up=self.wrap_up,
             min_thinking=self.min_thinking,
             continue_times=self.continue_times,
             continue_text=self.continue_text,
             stop_loops=self.stop_loops,
-            always_answer=self.always_answer,
+            always_answer=always if (always := self.always_answer) is not None else self._calibrated_so,
         )
+
+    @property
+    def _calibrated_so(self) -> bool:
+        """The exit rule's calibration runs were made under `always_answer`."""
+        return self.exit is not None and self.exit.always_answer
 
     @property
     def closing(self) -> Thinking | None:
@@ -176,7 +179,9 @@ class Controller:
         self,
         *,
         risk: float | None = None,
-        thinking_budget: int | None = None,
+        effort: str | None = None,
+        thinking_budget: int | float | None = None,
+        thinking_seconds: float | None = None,
         min_thinking: int | None = None,
         continue_times: int | None = None,
     ) -> Controller:
@@ -184,7 +189,9 @@ class Controller:
 
         Args:
             risk: Risk of the exit rule, in (0, 1).
-            thinking_budget: Most thinking tokens.
+            effort: The name of an effort, see `efforts`. What is given next to it wins.
+            thinking_budget: Most thinking tokens, or a share of the run's.
+            thinking_seconds: Most seconds of thinking.
             min_thinking: Fewest thinking tokens.
             continue_times: How many closes of the model's own are continued.
 
@@ -193,12 +200,14 @@ class Controller:
         """
         changes: dict[str, Any] = {
             "budget": thinking_budget,
+            "thinking_seconds": thinking_seconds,
             "min_thinking": min_thinking,
             "continue_times": continue_times,
         }
         if risk is not None:
             changes["exit"] = self._rule_at(risk)
-        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+        given = {name: value for name, value in changes.items() if value is not None}
+        return replace(self, **({} if effort is None else self._settings_of(effort)) | given)
 
     def _rule_at(self, risk: float) -> ExitRule:
         if self.exit is None:
@@ -227,13 +236,14 @@ class Controller:
         Raises:
             ControllerError: The call can't run under this controller.
         """
-        prompt = list(call.prompt)
+        prompt, limits = list(call.prompt), self.limits.within(call.max_new_tokens)
         policy = call.policy if self.policy is None else self.policy
         self._check_call(session, policy, call)
         context = RunContext(len(prompt), call.eos, tokenizer, session.engine)
         policy.check_run(context)
         self._describe(session, policy, call, trace)
-        span = self._span(tokenizer, prompt)
+        trace.budget = None if limits.budget is None else int(limits.budget)
+        span = self._span(tokenizer, prompt, policy)
         target = Target(session, tokenizer, call.keys, policy, trace.warnings, context, lambda: span.phase)
         drafter = None if self.drafter is None else self.drafter.start(target)
         settings = RunSettings(
@@ -249,9 +259,10 @@ class Controller:
             rule=self.exit,
             stop=call.stop,
             thinking=self.closing,
-            limits=self.limits,
+            limits=limits,
             shadow=self.shadow,
             answer_now=call.answer_now,
+            now=call.now,
             turn=call.turn,
             context=context,
         )
@@ -339,14 +350,13 @@ class Controller:
         drafts = () if self.drafter is None else self.drafter.needs(engine, length)
         return (Need(engine, tokens, 1 + len(extra) + trial), *drafts)
 
-    def _span(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> Span:
+    def _span(self, tokenizer: Tokenizer, prompt: Sequence[int], policy: Policy) -> Span:
         """Where thinking stands at the end of the prompt."""
         thinking, rule = self.closing, self.exit
         if thinking is None:
             return Span(tokenizer, None, None)
-        span = Span(tokenizer, thinking.markers, None, thinking.opens)
-        if rule is not None:
-            span = Span(tokenizer, thinking.markers, rule.cues, thinking.opens, rule.form)
+        cues, form = (None, "replace") if rule is None else (rule.cues, rule.form)
+        span = Span(tokenizer, thinking.markers, cues, thinking.opens, form, reopens=not policy.one_answer)
         span.begin(prompt)
         return span
 
@@ -381,18 +391,18 @@ class Controller:
         trace.run = call.keys.run
         trace.repeat = call.repeat
         trace.rule = "" if self.exit is None else self.exit.why
-        trace.budget = self.budget
+        trace.seconds = self.thinking_seconds
         trace.budget_per = self.budget_per
         trace.spent_before = 0 if call.turn is None else call.turn.thinking_tokens
         trace.stop_loops = self.stop_loops
-        trace.always_answer = self.always_answer
+        trace.always_answer = self.limits.always_answer
         self._compare(policy, call, trace)
         if self.drafter is not None and not session.can.branches:
             takes = "takes one token at a time" if session.can.checkpoints else "can't take rejected tokens back"
             trace.warnings.append(f"nothing is drafted: this model's cache {takes}")
-        if self.exit is not None and self.limits.any:
+        if self.exit is not None and not self.limits.promised(self.exit.always_answer):
             trace.warnings.append(
-                "a limit of thinking, such as a budget, changes the run: the exit rule's promise was made without"
+                "a limit of thinking, such as a budget, changes the run: the exit rule's promise was made otherwise"
             )
 
     def _compare(self, policy: Policy, call: Call, trace: Trace) -> None:

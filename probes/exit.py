@@ -76,6 +76,7 @@ class ProbeExit(ExitRule):
         self.cues = Cues(card.cues)
         self.suffix, self.answer_ends, self.form = card.suffix, card.answer_ends, card.form
         self.max_cues = card.max_cues
+        self.always_answer, self.later_spans = card.always_answer, card.later_spans
         self._layers = tuple(layer_of(fraction, card.depth) for fraction in card.layers)
         self._answer_tokens = answer_tokens(card)
         self._warnings: list[str] | None = None
@@ -179,10 +180,12 @@ class ProbeExit(ExitRule):
     def _changed(self) -> list[str]:
         """How the rule's own exits differ from the card's, where somebody has set them otherwise."""
         card = self.card
-        pairs = (
+        pairs: tuple[tuple[str, Any, Any], ...] = (
             ("form", self.form, card.form),
             ("suffix", self.suffix, card.suffix),
             ("answer_ends", self.answer_ends, card.answer_ends),
+            ("always_answer", self.always_answer, card.always_answer),
+            ("later_spans", self.later_spans, card.later_spans),
         )
         return [_difference(*pair) for pair in pairs if pair[1] != pair[2]]
 

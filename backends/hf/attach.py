@@ -21,12 +21,16 @@ from transformers.generation import (
 )
 
 from reasonctl.controller import (
+    AnswerOnly,
     Controller,
     ControllerError,
+    Grammar,
+    Stage,
     Tokenizer,
 )
 
 from ..attachment import Attachment
+from ..grammar import grammar_of
 from ..handle import Handle, check_parts, take_overrides, thinking_of, turn_of
 from ..processors import accepted
 from ..token_ids import check_rows
@@ -168,6 +172,7 @@ class HFAttachment(Attachment):
             overrides = take_overrides(named)
             with self.turns.whole(), self.calling(overrides) as controller:
                 self.of_thread.seed = named.pop("seed", None)
+                self.of_thread.grammar = self._grammar(named, controller)
                 if controller.reads_text and self.library_tokenizer is None:
                     raise ControllerError(
                         f"{', '.join(overrides)} needs text; attach with the tokenizer: attach(…, tokenizer=…)"
@@ -180,6 +185,16 @@ class HFAttachment(Attachment):
             # Whatever happens: a thread that reads the streamer must not wait for ever.
             if streamer is not None:
                 streamer.end()
+
+    def _grammar(self, named: dict[str, Any], controller: Controller) -> Stage | None:
+        """Take the call's `grammar` or `response_format` off it; the constraint that they ask for."""
+        source = grammar_of(named.pop("grammar", None), named.pop("response_format", None))
+        if source is None:
+            return None
+        if self.library_tokenizer is None:
+            raise ControllerError("grammar and response_format need text; attach with the tokenizer")
+        opening = self.opening(controller, self.tokenizer)
+        return AnswerOnly(Grammar(source), opening) if opening else Grammar(source)
 
     def _check_arguments(self, named: dict[str, Any]) -> None:
         """Raises ControllerError for a call's argument that the loop can't honour; takes custom_generate off it."""
@@ -203,7 +218,8 @@ class HFAttachment(Attachment):
             raise ControllerError(
                 f"a turn is one conversation's, and this call has {len(input_ids)} rows; leave it out"
             )
-        idle = turn is None and nothing_to_do(controller, config, streamer, cache)
+        grammar: Stage | None = self.of_thread.grammar
+        idle = turn is None and grammar is None and nothing_to_do(controller, config, streamer, cache)
         stock = idle and (bool(left_out) or len(input_ids) > 1)
         if not stock:
             self._check_batch(len(input_ids), controller, processors, criteria, prepared, left_out)
@@ -217,6 +233,7 @@ class HFAttachment(Attachment):
             overrides=self.overrides,
             seed=self._seed(config.do_sample or controller.policy is not None),
             policy=self.handle.controller.policy,
+            grammar=grammar,
             can_ask=not stock and accepted(lambda: check_processors(processors, "answer_now")),
         )
         rows = Rows(self.engine, self.tokenizer, call)

@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from reasonctl.controller import (
     AnswerNow,
     Call,
+    Constrained,
     Controller,
     ControllerError,
     Decode,
@@ -27,6 +28,7 @@ from reasonctl.controller import (
     Policy,
     Sampling,
     Scheduler,
+    Stage,
     Tokenizer,
     Trace,
 )
@@ -60,6 +62,8 @@ class PreparedCall:
     seed: int
     policy: Policy | None
     """The controller's, where it takes the place of the call's sampling arguments."""
+    grammar: Stage | None
+    """What the call's `grammar` or `response_format` asks for."""
     can_ask: bool
     """Thinking may be closed on request: nothing of the call would remember what is taken back."""
 
@@ -151,6 +155,8 @@ class Rows:
         """The controller's policy after the call's constraints; without one, all of the call's processors."""
         own, rows = self._call.policy, len(self._padded)
         inner = own or (Sampling() if self._call.config.do_sample else Greedy())
+        if self._call.grammar is not None:
+            inner = Constrained([self._call.grammar], inner)
         given = self._call.processors
         applied = [for_row(p, row, rows) for p in given if own is None or not isinstance(p, WARPERS)]
         return with_processors(applied, inner, read)

@@ -248,13 +248,17 @@ class LlamaAttachment(Attachment):
         check_ids(prompt, self.engine.context.vocabulary, "the prompt")
         if not arguments["reset"]:
             prompt = self.model._input_ids.tolist() + prompt
-        call = replace(self._call(prompt, arguments, completion.max_tokens), turn=turn_of(overrides))
+        call = replace(self._call(prompt, arguments, completion.max_tokens, controller), turn=turn_of(overrides))
         run = self._run(controller, call, arguments, Trace(overrides=recorded(overrides)), completion.pictures)
         return self._in_turn(run, _DIRECT) if completion is _DIRECT else run
 
-    def _call(self, prompt: list[int], arguments: dict[str, Any], max_tokens: int | None) -> Call:
+    def _call(
+        self, prompt: list[int], arguments: dict[str, Any], max_tokens: int | None, controller: Controller
+    ) -> Call:
         """One call of `generate` for the loop. Raises ControllerError for a prompt that fills the context."""
         processors = arguments["logits_processor"]
+        # A controller that has nothing to do with thinking leaves the library's meaning: a grammar governs all.
+        opening = self.opening(controller, self.tokenizer) if controller.reads_text else ()
         policy = call_policy(
             arguments,
             prompt=len(prompt),
@@ -262,7 +266,11 @@ class LlamaAttachment(Attachment):
             model=self.model.model,
             own=self.handle.controller.policy,
             show=self._show,
+            opening=opening,
         )
+        # A grammar of the whole run would not admit what closes thinking.
+        askable = bool(opening) or arguments["grammar"] is None
+        askable = askable and accepted(lambda: check_processors(processors, "answer_now"))
         room = self._room(prompt, policy)
         if room.tokens < 1:
             more = f" ({sum(room.extra)} more on the policy's second sequence)" if room.extra else ""
@@ -278,7 +286,7 @@ class LlamaAttachment(Attachment):
             keys=Keys(seed=self._seed()),
             policy=policy,
             beyond=room.tokens - limit,  # the library asks on where its budget ends inside a character
-            answer_now=AnswerNow() if accepted(lambda: check_processors(processors, "answer_now")) else None,
+            answer_now=AnswerNow() if askable else None,
         )
 
     def _run(

@@ -30,25 +30,26 @@ class Grammar(Stage):
     """The rule to begin with."""
     vocabulary: Any
     """The llama_vocab whose tokens are matched."""
-    first: int
-    """Tokens that come before the grammar's text: the prompt."""
+    first: int | None
+    """Tokens that come before the grammar's text: the prompt. None: all that stand there when it is first asked."""
 
     @classmethod
-    def of(cls, grammar: Any, model: Any, prompt: int) -> Grammar:
-        """From a LlamaGrammar, the model whose tokens it reads, and the number of prompt tokens."""
+    def of(cls, grammar: Any, model: Any, prompt: int | None) -> Grammar:
+        """From a LlamaGrammar, the model whose tokens it reads, and the number of tokens before its text."""
         text = getattr(grammar, "_grammar", None)
         if not isinstance(text, str):
             raise ControllerError(f"grammar is {type(grammar).__name__}; give a LlamaGrammar")
         return cls(text, grammar._root, C.llama_model_get_vocab(model), prompt)
 
-    def start(self) -> tuple[_Sampler, int]:
+    def start(self) -> tuple[_Sampler, int | None]:
         made = C.llama_sampler_init_grammar(self.vocabulary, self.text.encode(), self.root.encode())
         if not made:
             raise ControllerError("grammar can't be read: llama.cpp has printed where; check its GBNF")
         return _Sampler(made), self.first
 
-    def step(self, state: tuple[_Sampler, int], scores: Candidates, row: Row) -> tuple[Any, Candidates]:
+    def step(self, state: tuple[_Sampler, int | None], scores: Candidates, row: Row) -> tuple[Any, Candidates]:
         sampler, seen = state
+        seen = len(row.tokens) if seen is None else seen
         for token in row.tokens[seen:]:  # written without having been drawn here: an exit's suffix
             sampler = sampler.after(token, len(scores.logits))
         logits = np.where(sampler.allowed(np.arange(len(scores.logits), dtype=np.intc)), scores.logits, -np.inf)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from llama_cpp import MinTokensLogitsProcessor
 
 from reasonctl.controller import (
+    AnswerOnly,
     Candidates,
     Chain,
     Constrained,
@@ -77,6 +78,7 @@ def call_policy(
     model: Any = None,
     own: Policy | None = None,
     show: Show | None = None,
+    opening: tuple[int, ...] = (),
 ) -> Policy:
     """The call's sampling arguments as a policy: constraints first, then samplers.
 
@@ -87,8 +89,12 @@ def call_policy(
         model: the llama_model, for a grammar.
         own: the controller's policy, which takes the samplers' place.
         show: called with all tokens before a logits processor is.
+        opening: tokens of the marker that opens thinking, which the grammar leaves alone; empty = it governs all.
     """
-    constraints = _constraints(arguments, prompt, window, model, show)
+    constraints = _constraints(arguments, prompt, window, show)
+    if arguments["grammar"] is not None:
+        grammar = Grammar.of(arguments["grammar"], model, None if opening else prompt)
+        constraints.append(AnswerOnly(grammar, opening) if opening else grammar)
     if own is not None:
         return Constrained(constraints, own) if constraints else own
     if arguments["temp"] == 0:
@@ -96,16 +102,14 @@ def call_policy(
     return Chain(*constraints, *_samplers(arguments))
 
 
-def _constraints(arguments: dict[str, Any], prompt: int, window: int, model: Any, show: Show | None) -> list[Stage]:
-    """Processors, penalties, grammar: the order of the library's chain."""
+def _constraints(arguments: dict[str, Any], prompt: int, window: int, show: Show | None) -> list[Stage]:
+    """Processors and penalties; the grammar comes after them, as in the library's chain."""
     stages: list[Stage] = []
     if arguments["logits_processor"]:
         stages.append(Processors(tuple(arguments["logits_processor"]), show))
     penalties = (arguments["repeat_penalty"], arguments["frequency_penalty"], arguments["presence_penalty"])
     if penalties != (1.0, 0.0, 0.0) and window > 0:
         stages.append(Penalties(*penalties, last_n=window, skip=prompt))
-    if arguments["grammar"] is not None:
-        stages.append(Grammar.of(arguments["grammar"], model, prompt))
     return stages
 
 

@@ -164,6 +164,8 @@ def _job(
         cues=",".join(EVERYTHING) if choose else overrides["cues"],
         layers=overrides["layers"],
         answer_tokens=answer_tokens,
+        always_answer=overrides["always_answer"],
+        later_spans=overrides["later_spans"],
     )
     return CalibrationJob(
         replace(recipe, form=overrides["form"]),

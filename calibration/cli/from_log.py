@@ -35,6 +35,7 @@ def task_of(tasks: str | None, runs: tuple[str, ...], options: Options) -> Task:
     """
     if runs:
         options.refuse("ctl calibrate --runs", "draft", because="the log's own tokens are the draft")
+        options.refuse("ctl calibrate --runs", "always_answer", because="the log's runs have ended as they did")
     if tasks is not None:
         return load_task(tasks, grader=options.grader, gold=options.mode != "disagree")
     if not runs:

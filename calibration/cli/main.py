@@ -76,6 +76,8 @@ HEADS_JOB = ("tasks", "out", "dask")
     type=click.IntRange(1),
     help="Most tokens of a trial answer [64; with --answer natural: --max-new-tokens].",
 )
+@click.option("--always-answer", is_flag=True, help="Let the model answer where it would end inside its thinking.")
+@click.option("--later-spans", is_flag=True, help="Exit in thinking that opens again too, not in the first span only.")
 @click.option(
     "--fit",
     type=click.IntRange(1),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -76,6 +75,8 @@ def new_recipe(
     cues: str | None = None,
     layers: str | None = None,
     answer_tokens: int | None = None,
+    always_answer: bool = False,
+    later_spans: bool = False,
 ) -> Recipe:
     """A recipe from the model's chat template and what the user gives in its place, as texts of the command line."""
     found = with_markers(read_template(model.template), model.template, opening, closing)
@@ -103,6 +104,8 @@ def new_recipe(
         answer_tokens=answer_tokens or (max_new_tokens if answer == NATURAL else ANSWER_TOKENS),
         answer_ends=asked.answer_ends,
         batch=options.batch,
+        always_answer=always_answer,
+        later_spans=later_spans,
     )
 
 
@@ -119,14 +122,6 @@ def closing_of(found: Format, suffix: str | None, answer: str | None) -> Closing
         return Closing(text, "box" if ends_in_brace(text) else "model")
     ends: dict[str, AnswerEnds] = {NATURAL: "model", "line": "line", "box": "box"}
     return Closing(text, ends[answer])
-
-
-def thinking_under(model: Model, recipe: Recipe) -> Thinking:
-    """How a recipe's runs think: opened as the template says if it has the recipe's markers, closed by the suffix."""
-    found = read_template(model.template)
-    if found.markers == recipe.span():
-        return replace(found.thinking, suffix=recipe.suffix)
-    return Thinking(recipe.span(), recipe.suffix)
 
 
 def unescaped(text: str) -> str:
@@ -164,6 +159,8 @@ def card_recipe(name: str, card: Card, options: Options) -> Recipe:
         answer_ends=card.answer_ends,
         batch=options.batch,
         form=card.form,
+        always_answer=card.always_answer,
+        later_spans=card.later_spans,
     )
 
 

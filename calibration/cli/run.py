@@ -19,7 +19,7 @@ from .console import Console
 from .flags import PROMISE
 from .interrupt import answering
 from .options import Options
-from .recipes import card_recipe, new_recipe, open_model, open_rule, probed, thinking_under
+from .recipes import card_recipe, new_recipe, open_model, open_rule, probed
 
 
 def run(
@@ -45,7 +45,7 @@ def run(
     question = _fresh_question(options) if prompt is None else prompt
     if name == TINY and not understands(question):
         show.say(f"tiny answers chains such as {EXAMPLE!r} only; what it says to anything else means nothing", "yellow")
-    thinking = None if rule else thinking_under(model, recipe)
+    thinking = None if rule else recipe.thinking(model)
     controller = Controller(exit=rule, drafter=recipe.drafter(), thinking=thinking, **lengths)
     trace = stream_run(show, model, recipe, question, controller)
     show.say(

@@ -169,6 +169,8 @@ def _card(
         suffix=recipe.suffix,
         answer_ends=recipe.answer_ends,
         form=recipe.form,
+        always_answer=recipe.always_answer,
+        later_spans=recipe.later_spans,
         max_cues=recipe.max_cues,
         sampler=sampler_of(recipe),
         max_new_tokens=recipe.max_new_tokens,

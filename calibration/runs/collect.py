@@ -46,9 +46,11 @@ def settings_of(
     shared = asdict(recipe)
     for machine in ("model", "backend", "threads"):
         shared.pop(machine)
-    for name, first in (("answer_ends", "model"), ("form", "replace")):
-        if shared[name] == first:
-            shared.pop(name)  # files from before there was a choice don't have it
+    # Files from before there was a choice don't have these.
+    first = {"answer_ends": "model", "form": "replace", "always_answer": False, "later_spans": False}
+    for name, default in first.items():
+        if shared[name] == default:
+            shared.pop(name)
     roles = {"n": n, "fit": fit, "labels": labels, "stopping": None, "batch": recipe.batch}
     return {**shared, "model": identity_of(model), "tasks": task.name, "grader": task.grader.name, **roles}
 

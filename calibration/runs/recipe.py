@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
 from reasonctl.backends import Model, load_drafter, load_model
-from reasonctl.controller import AnswerEnds, Call, Drafter, ExitForm, Keys, Markers, Policy, parse_policy
+from reasonctl.controller import AnswerEnds, Call, Drafter, ExitForm, Keys, Markers, Policy, Thinking, parse_policy
+from reasonctl.controller.thinking import read_template
 
 Backend = Literal["llama.cpp", "transformers"]
 
@@ -49,12 +50,23 @@ class Recipe:
     """What ends the answer after an exit, in a trial and in use."""
     form: ExitForm = "replace"
     """What becomes of the cue on exit, in a trial and in use."""
+    always_answer: bool = False
+    """An end of the sequence inside thinking closes it, and the model answers: in every run, with a rule or without."""
+    later_spans: bool = False
+    """Exits are tried in every thinking span; else in a run's first span only."""
     batch: int = 1
     """Runs that are decoded together."""
 
     def span(self) -> Markers | None:
         """The markers as the controller takes them."""
         return Markers(*self.markers) if self.markers else None
+
+    def thinking(self, model: Model) -> Thinking:
+        """How the runs think: opened as the template says if it has these markers, closed by the suffix."""
+        found = read_template(model.template)
+        if found.markers == self.span():
+            return replace(found.thinking, suffix=self.suffix)
+        return Thinking(self.span(), self.suffix)
 
     def load(self, *, hidden: bool = True) -> Model:
         """The model, loaded and compared with the policy once per process.

@@ -71,6 +71,7 @@ class Collect(ExitRule):
     def __post_init__(self) -> None:
         self.markers, self.cues = self.recipe.span(), Cues(self.recipe.cues)
         self.suffix, self.answer_ends, self.form = self.recipe.suffix, self.recipe.answer_ends, self.recipe.form
+        self.always_answer, self.later_spans = self.recipe.always_answer, self.recipe.later_spans
         self.met: Counter[str] = Counter()
 
     def layers(self, depth: int) -> tuple[int, ...]:
@@ -144,7 +145,10 @@ def prepared(recipe: Recipe, model: Model, asked: AskedRun, rule: ExitRule | Non
     """What makes a run: decoded under the recipe, or read from its log."""
     call, logged = recipe.call(model, asked.question, asked.run), asked.logged
     if logged is None:
-        return PreparedRun(Controller(exit=rule, drafter=recipe.drafter()), call)
+        always = recipe.always_answer
+        thinking = recipe.thinking(model) if always else None
+        controller = Controller(exit=rule, drafter=recipe.drafter(), thinking=thinking, always_answer=always)
+        return PreparedRun(controller, call)
     policy = logged.policy(model, call.policy)
     return PreparedRun(Controller(exit=rule, drafter=logged.drafter()), replace(call, policy=policy))
 

@@ -11,7 +11,7 @@ from .notebook import html_table
 
 Source = Literal["model", "draft", "forced"]
 Finish = Literal["stop", "length"]
-Closer = Literal["model", "exit", "budget", "asked", "loop", "end"]
+Closer = Literal["model", "exit", "budget", "time", "asked", "loop", "end"]
 BudgetPer = Literal["run", "span"]
 
 
@@ -116,7 +116,7 @@ class Trace:
     """The exit rule decided and didn't act."""
     rule: str = ""
     """What the exit rule says about itself: its promise, or why it never exits."""
-    overrides: dict[str, float] = field(default_factory=dict)
+    overrides: dict[str, float | str] = field(default_factory=dict)
     """The call's own options, e.g. {"risk": 0.02}; the controller's settings hold for the rest."""
     budget: int | None = None
     """Most thinking tokens."""
@@ -124,6 +124,8 @@ class Trace:
     """What has the budget: the run with all of its spans, or each span."""
     spent_before: int = 0
     """Thinking tokens of earlier calls of the same turn, which the budget counts."""
+    seconds: float | None = None
+    """Most seconds of thinking."""
     stop_loops: int | None = None
     """How often a span stands in a row before thinking is closed for it; None: loops weren't stopped."""
     always_answer: bool = False
@@ -208,6 +210,7 @@ class Trace:
         each = " a span" if self.budget_per == "span" else ""
         closed = {
             "budget": f"budget of {self.budget} thinking tokens{each} used up",
+            "time": f"{self.seconds} seconds of thinking{each} used up",
             "asked": "answer_now closed thinking",
             "end": "the model ended the sequence inside its thinking, which was closed",
             "loop": f"thinking repeated a span of {self.loop} tokens {self.stop_loops} times in a row",
@@ -254,7 +257,7 @@ class Trace:
         self.trial_rows += rows
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, `closed_by`, `thinking`, `forced`, `why` and `threshold_why` as plain values, for one JSON line per run.
+        """The fields, `closed_by`, `thinking`, `forced`, `why` and `threshold_why`, as plain values for a JSON line.
 
         JSON has no infinite numbers, so an infinite threshold is null; `threshold_why` then says whether the rule
         never exits or exits at every cue.

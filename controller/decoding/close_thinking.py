@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..core.decode import Decode, Step
 from ..core.token_text import LONGEST_CHARACTER
@@ -18,8 +18,8 @@ from ..thinking.answer_end import AnswerEnd, Closing
 from ..thinking.cues import Cue
 from ..thinking.exit_form import exit_place, exit_text
 from ..thinking.exit_rule import Boundary, ExitRule, Trial
-from ..thinking.repeats import Repeats
 from ..thinking.span import MarkerPosition, Span
+from .due import Limits
 from .run import RunSettings
 from .thoughts import Thoughts
 from .transcript import Transcript
@@ -38,16 +38,13 @@ class Edit:
     """Who closes thinking with it; None where a closing marker of the model's own is taken back."""
 
 
-class Due(NamedTuple):
-    """Thinking is to be closed."""
-
-    closer: Closer
-    """Who closes it."""
-    since: int
-    """Thinking tokens at which it fell due."""
-
-
-BY = {"budget": "the budget's", "asked": "answer_now's", "loop": "stop_loops'", "end": "always_answer's"}
+BY = {
+    "budget": "the budget's",
+    "time": "thinking_seconds'",
+    "asked": "answer_now's",
+    "loop": "stop_loops'",
+    "end": "always_answer's",
+}
 """Whose closing tokens a note speaks of."""
 
 
@@ -72,22 +69,16 @@ class ThinkingControl:
         """Blocks whose output the rule reads at a cue."""
         self._answer = self._new_answer() if closer == "exit" else None
         """Follows the answer after an exit. None: there was none."""
-        self._budget = settings.limits.budget
+        self._limits = Limits(settings)
         self._may_close = settings.thinking is not None and (
             settings.limits.closes or settings.answer_now is not None
         )
         """Thinking may be closed for another reason than a cue."""
-        self._due: Due | None = None
-        """Set while a character is finished before thinking is closed."""
-        self._repeats: Repeats | None = None
-        """Follows the thoughts where loops are to be stopped."""
         self._continued = 0
         self._cues = 0
         """Cues at which the rule was asked."""
         self._no_room = False
         """The last exit had no room."""
-        self._no_close = False
-        """A forced close had no room."""
         self._memory: list[Any] = []
         self._warned = False
         self._trials = trials
@@ -134,32 +125,12 @@ class ThinkingControl:
         A half-written marker is taken back. A character that is split over tokens is finished first."""
         if not self._may_close or self.span.phase != "think":
             return None
-        thought = self.thoughts.before(len(self.text.tokens))
-        self._due = self._due or self._falls_due(thought)
-        if self._due is None or (thought - self._due.since < LONGEST_CHARACTER - 1 and not self.span.whole):
+        tokens, opened = self.text.tokens, self.text.start if self.span.opened is None else self.span.opened
+        thought = self.thoughts.before(len(tokens))
+        due = self._limits.due(thought, tokens, opened)
+        if due is None or (thought - due.since < LONGEST_CHARACTER - 1 and not self.span.whole):
             return None
-        return self._close(self._due.closer, len(self.text.tokens))
-
-    def _falls_due(self, thought: int) -> Due | None:
-        """Who wants thinking closed after so many thinking tokens; None if nobody does."""
-        if self._no_close:
-            return None
-        if self._asked:
-            return Due("asked", thought)
-        if self._budget is not None and thought >= self._budget:
-            return Due("budget", thought)
-        repeated = self._repeated()
-        self.settings.trace.loop = repeated
-        return None if repeated is None else Due("loop", thought)
-
-    def _repeated(self) -> int | None:
-        """The length of the span that the thoughts repeat at their end; None: none, or nobody wants to know."""
-        times, text = self.settings.limits.stop_loops, self.text
-        if times is None:
-            return None
-        if self._repeats is None:
-            self._repeats = Repeats(times, text.start if self.span.opened is None else self.span.opened)
-        return self._repeats.follow(text.tokens)
+        return self._close(due.closer, len(tokens))
 
     def _close(self, closer: Closer, length: int) -> Edit | None:
         """The edit that closes thinking at token `length`, or at a half-written marker before it; None without room."""
@@ -173,8 +144,7 @@ class ThinkingControl:
             settings.trace.note = (
                 f"no room for {BY[closer]} {len(forced)} closing tokens below the limit of {settings.limit}"
             )
-            self._no_close = True
-            self._budget = self._due = None
+            self._limits.refused()
             return None
         return Edit(first, forced, closer)
 
@@ -190,19 +160,17 @@ class ThinkingControl:
         trace = self.settings.trace
         if edit.closer == "exit" or self._answer is not None:
             self._answer = self._new_answer()
-        self._due = None
         if edit.closer is not None:
             if edit.closer == "asked" and self.settings.rule is not None:
                 trace.warnings.append("thinking was closed on request: the exit rule's promise was made without")
             self._note_end(edit.closer, edit.first, len(edit.forced))
             self.span.close(edit.first + len(edit.forced))
-            self._repeats = None
             if edit.closer == "exit" or (self.rule is not None and not self.rule.later_spans):
                 self._retire()
             self._publish()
             return
         self.span.rewind(self.text.tokens)
-        self._repeats = self._repeats and self._repeats.rewound(self.text.tokens)
+        self._limits.rewound(self.text.tokens)
         self._publish()
         if self.closer is None:
             trace.reopened.append(edit.first - self.text.start)
@@ -327,16 +295,16 @@ class ThinkingControl:
         if self.span.closed is not None:
             self._note_end("model", self.span.closed.first)
             return None
-        return self._close_at_end() if ended and not self._no_close else None
+        return self._close_at_end() if ended and not self._limits.no_room else None
 
     def _close_at_end(self) -> Edit | None:
         """The edit that closes thinking in place of the end-of-sequence that the text ends in; None: the run ends."""
         marked = self.settings.thinking is not None and self.settings.thinking.markers is not None
-        if not self._asked and not (self.settings.limits.always_answer and marked):
+        if not self._limits.asked and not (self.settings.limits.always_answer and marked):
             return None
         before = self.text.tokens[:-1]
         self.span.rewind(before)
-        return self._close("asked" if self._asked else "end", len(before))
+        return self._close("asked" if self._limits.asked else "end", len(before))
 
     def _continuation(self, mark: MarkerPosition) -> list[int] | None:
         """The tokens that continue thinking at `mark`; None if it ends there."""
@@ -346,14 +314,14 @@ class ThinkingControl:
         # With an exit rule the continue text ends in a cue, where the probe decides. Without room, thinking ends.
         decides = settings.rule is None or settings.shadow or (self.rule is not None and not self._no_room)
         again = decides and self._continued < limits.continue_times
-        if mark.first < self.text.start or self._asked or not (early or again):
+        if mark.first < self.text.start or not (early or again) or self._limits.asked or self._limits.time_is_up():
             return None
         gap = "" if mark.spaced or limits.continue_text[:1].isspace() else " "
         forced = settings.tokenizer.encode(mark.before + gap + limits.continue_text)
         if mark.first + len(forced) >= settings.limit:
             settings.trace.note = f"no room to continue by {len(forced)} tokens below the limit of {settings.limit}"
             return None
-        if self._budget is not None and thought + len(forced) >= self._budget:
+        if self._limits.used_up(thought + len(forced)):
             return None
         if not early:
             self._continued += 1
@@ -371,11 +339,6 @@ class ThinkingControl:
             "was not limited; if the model thinks from its first token, give thinking=Thinking(..., opens='start')"
         )
 
-    @property
-    def _asked(self) -> bool:
-        """Somebody has asked for the answer."""
-        return self.settings.answer_now is not None and self.settings.answer_now.asked
-
     def _publish(self) -> None:
         """Let who may ask for the answer know whether thinking is open."""
         if self.settings.answer_now is not None:
@@ -390,7 +353,7 @@ class ThinkingControl:
     def _opened_again(self) -> None:
         """A further span has opened, in the answer."""
         self.closer = None
-        self._repeats = None
+        self._limits.over()
         self._answer = self._answer and self._new_answer()
         if self.rule is not None and not self.rule.later_spans:
             self._retire()

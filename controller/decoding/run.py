@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -63,6 +64,8 @@ class RunSettings:
     """The exit rule decides and is recorded, and never acts."""
     answer_now: AnswerNow | None = None
     """Asked after every token whether thinking shall close; None = nobody can ask."""
+    now: Callable[[], float] = time.monotonic
+    """Tells the time in seconds, for a limit of thinking in seconds."""
     turn: Turn | None = None
     """Counts the thinking of several calls; None = the budget is this run's alone."""
     context: RunContext = field(default_factory=RunContext)
@@ -76,9 +79,13 @@ class RunSettings:
 
     def bare(self) -> RunSettings:
         """The same without whatever may change the run or end it early: an answer that is only tried."""
-        return replace(
-            self, beyond=0, drafter=None, clock=None, rule=None, stop=None, limits=NO_LIMITS, answer_now=None, turn=None
-        )
+        alone = replace(self, beyond=0, drafter=None, clock=None, rule=None, stop=None, answer_now=None, turn=None)
+        return replace(alone, limits=self.limits.of_trial())
+
+    @property
+    def budget(self) -> int | None:
+        """Most thinking tokens; None = no limit."""
+        return None if self.limits.budget is None else int(self.limits.budget)
 
     @property
     def spent_before(self) -> int:

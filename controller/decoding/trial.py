@@ -66,7 +66,8 @@ class Trials:
             return Trial((), (), settings.tokenizer.decode(forced), 0, complete=False)
         policy, trace = LogprobRecorder(settings.policy), Trace()
         trial = self._settings_of(exit_here, start, policy, trace, longest)
-        span = Span(settings.tokenizer, settings.thinking.markers if settings.thinking else None, None)
+        markers = settings.thinking.markers if settings.thinking else None
+        span = Span(settings.tokenizer, markers, None, reopens=not policy.one_answer)
         span.close(len(start.tokens))
         fork = self._rolled_back(start)
         answering = _Answering(fork)

@@ -36,6 +36,8 @@ class Policy(ABC):
     """The policy needs to know where thinking ends; a run without thinking markers is refused."""
     reads_text: bool = False
     """The policy reads the run's tokenizer; a model attached without one is refused."""
+    one_answer: bool = False
+    """What follows the thoughts is one text to it, so that an opening marker in it opens no thinking."""
     suppresses_cues: bool = False
     """The policy keeps words away while thinking that exit rules wait for."""
 
@@ -129,6 +131,7 @@ class CompositePolicy(Policy):
         self.needs_forwards = self.needs_forwards or any(part.needs_forwards for part in self.parts)
         self.phased = self.phased or any(part.phased for part in self.parts)
         self.reads_text = self.reads_text or any(part.reads_text for part in self.parts)
+        self.one_answer = self.one_answer or any(part.one_answer for part in self.parts)
         self.suppresses_cues = self.suppresses_cues or any(part.suppresses_cues for part in self.parts)
 
     def layers(self, depth: int) -> tuple[int, ...]:

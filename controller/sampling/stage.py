@@ -40,6 +40,8 @@ class Stage(ABC):
     """The stage reads the run's tokenizer."""
     suppresses_cues: ClassVar[bool] = False
     """The stage keeps words away while thinking that exit rules wait for."""
+    one_answer: ClassVar[bool] = False
+    """What follows the thoughts is one text to it, so that an opening marker in it opens no thinking."""
     truncates: ClassVar[bool] = False
     """The stage may drop candidates because they are improbable."""
     needs_whole_row: ClassVar[bool] = False

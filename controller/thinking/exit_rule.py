@@ -6,8 +6,9 @@ The rules themselves are in `probes/exit.py`. `decoding/close_thinking.py` asks 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from ..core.decode import Decode, Floats, Session, Step
@@ -97,6 +98,10 @@ class ExitRule(ABC):
     """What becomes of the cue on exit; the same for a trial and for the exit itself, in calibration and in use."""
     later_spans: bool = False
     """Whether it is asked in every thinking span until its first exit; else in a run's first span only."""
+    always_answer: bool = False
+    """Its promise was made for runs under `always_answer`."""
+    efforts: Mapping[str, float] = MappingProxyType({})
+    """Risks by the names that a user may ask for, such as "low"."""
     trials: bool = False
     """Whether `decide` may call `at.answer`, which ends the walk over a draft."""
     reads: bool = True

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from ..core.errors import ControllerError
 from ..core.trace import BudgetPer
@@ -22,8 +23,10 @@ class ThinkingLimits:
     (True, False)
     """
 
-    budget: int | None = None
-    """Most thinking tokens, then `wrap_up` and the closing suffix are fed; None = no limit."""
+    budget: int | float | None = None
+    """Most thinking tokens, then `wrap_up` and the closing suffix are fed; a float is a share of the run's tokens."""
+    seconds: float | None = None
+    """Most seconds of thinking, looked at after each token; then it is closed as by a budget. None = no limit."""
     budget_per: BudgetPer = "run"
     """What has the budget and the least thinking: the run with all of its spans, or each span."""
     wrap_up: str = ""
@@ -40,11 +43,19 @@ class ThinkingLimits:
     """An end-of-sequence inside marked thinking closes it, and the model answers; otherwise the run ends there."""
 
     def __post_init__(self) -> None:
-        if self.budget is not None:
+        if isinstance(self.budget, float):
+            if not 0 <= self.budget <= 1:
+                raise ControllerError(
+                    f"budget is {self.budget}; it must be a whole number of thinking tokens, at least 0, or a share of "
+                    "the run's tokens from 0.0 to 1.0"
+                )
+        elif self.budget is not None:
             _require_count("budget", self.budget, "thinking tokens")
+        if self.seconds is not None:
+            _require_seconds(self.seconds)
         _require_count("min_thinking", self.min_thinking, "thinking tokens")
         _require_count("continue_times", self.continue_times, "times")
-        if self.budget is not None and self.min_thinking > self.budget:
+        if type(self.budget) is int and self.min_thinking > self.budget:
             raise ControllerError(
                 f"min_thinking is {self.min_thinking}, above the budget of {self.budget}; lower it or raise the budget"
             )
@@ -54,7 +65,8 @@ class ThinkingLimits:
             _require_count("stop_loops", self.stop_loops, "times", least=2)
         if self.wrap_up and not self.closes:
             raise ControllerError(
-                f"wrap_up is {self.wrap_up!r} and there is no budget; give one, stop_loops or always_answer"
+                f"wrap_up is {self.wrap_up!r} and there is no budget; give one, thinking_seconds, stop_loops or "
+                "always_answer"
             )
         if self.reopens and not self.continue_text.strip():
             raise ControllerError("continue_text is empty; give the text that goes in a close's place, e.g. 'Wait'")
@@ -67,12 +79,36 @@ class ThinkingLimits:
     @property
     def closes(self) -> bool:
         """Thinking may be closed."""
-        return self.budget is not None or self.stop_loops is not None or self.always_answer
+        limits = (self.budget, self.seconds, self.stop_loops)
+        return self.always_answer or any(limit is not None for limit in limits)
 
     @property
     def any(self) -> bool:
         """Anything is limited or forced."""
         return self.closes or self.reopens
+
+    def of_trial(self) -> ThinkingLimits:
+        """The limits of an answer that is only tried: those that a promise may be made for."""
+        return replace(NO_LIMITS, always_answer=True, wrap_up=self.wrap_up) if self.always_answer else NO_LIMITS
+
+    def promised(self, always_answer: bool) -> bool:
+        """Whether an exit rule's promise was made for runs under these limits.
+
+        Args:
+            always_answer: Those runs had it.
+        """
+        return replace(self, always_answer=False, wrap_up="").any is False and self.always_answer == always_answer
+
+    def within(self, room: int) -> ThinkingLimits:
+        """The limits of a run of at most `room` tokens: a share becomes a number of tokens.
+
+        >>> ThinkingLimits(budget=0.5).within(301).budget
+        150
+
+        Raises:
+            ControllerError: The share is smaller than `min_thinking`.
+        """
+        return replace(self, budget=int(self.budget * room)) if isinstance(self.budget, float) else self
 
     def check(self, thinking: Thinking) -> None:
         """Raises ControllerError where a forced text would open or close thinking by itself."""
@@ -93,6 +129,12 @@ def _require_count(name: str, value: object, unit: str, least: int = 0) -> None:
     """Raises ControllerError unless the value is a whole number, at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ControllerError(f"{name} is {value!r}; it must be a whole number of {unit}, at least {least}")
+
+
+def _require_seconds(value: object) -> None:
+    """Raises ControllerError unless the value is a time."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ControllerError(f"thinking_seconds is {value!r}; it must be a number of seconds, at least 0")
 
 
 NO_LIMITS = ThinkingLimits()

@@ -63,6 +63,8 @@ class Span:
         cues: Cues | None,
         opens: Opens = "model",
         form: ExitForm = "replace",
+        *,
+        reopens: bool = True,
     ) -> None:
         self._tokenizer = tokenizer
         self._markers = markers
@@ -89,8 +91,8 @@ class Span:
         """The controller has closed the last span."""
         self._sought = 0
         """Number of the first character of the answer that was not searched for an opening marker."""
-        self._reopens = markers is not None and markers.open not in markers.close
-        """A span may open again: the model's markers differ."""
+        self._reopens = reopens and markers is not None and markers.open not in markers.close
+        """A span may open again in the answer; where both markers are alike nobody could tell."""
         self._before = Place(self.phase, 0, None)
         """Where the run stood before the last token."""
         self._scanned = [0] * len(self._kinds)

@@ -30,7 +30,7 @@ MOST_TEXT = 200
 """Longest name of a cue or a domain, and longest marker, in characters."""
 LABELS = ("records", "all")
 """At which cues of the calibration runs exits were tried."""
-ADDED = ("labels", "form", "runs_sha256", "stopping", "answer_ends")
+ADDED = ("labels", "form", "runs_sha256", "stopping", "answer_ends", "always_answer", "later_spans")
 """Entries that older cards don't have; one that has its default is left out of the file."""
 MOST_SEED = 1 << 64
 """Largest seed."""
@@ -99,6 +99,10 @@ class Card(ModelCard):
     """When collecting could have stopped. None: the number of runs was fixed before."""
     answer_ends: AnswerEnds = "model"
     """What ends the answer after an exit. Older files don't say: the model did."""
+    always_answer: bool = False
+    """In the calibration runs an end of the sequence inside thinking closed it, and the model answered."""
+    later_spans: bool = False
+    """The rule is asked in every thinking span until its first exit; else in a run's first span only."""
 
     def __post_init__(self) -> None:
         check_plain(
@@ -109,6 +113,9 @@ class Card(ModelCard):
             maps=MAPS,
         )
         self._check_numbers()
+        for name in ("always_answer", "later_spans"):
+            if type(value := getattr(self, name)) is not bool:
+                raise ControllerError(f"the card's {name} is {value!r:.40}; it must be true or false")
         if self.mode not in MODES:
             raise ControllerError(f"the card's mode is {self.mode!r:.40}; it must be one of {', '.join(MODES)}")
         if self.labels not in LABELS:

@@ -155,9 +155,15 @@ def test_json_answers_in_chat(llm):
     assert answer.replace(" ", "").replace("\n", "") in ('{"a":true}', '{"a":false}')
 
 
+class Unmarked(ExitAt):
+    """A rule for a model without markers."""
+
+    markers = None
+
+
 def test_a_grammar_that_forbids_the_exit_is_one_clear_error(llm):
-    """llama.cpp would end the process on a token that its grammar doesn't admit."""
-    attach(llm, Controller(exit=ExitAt(0)))
+    """Without markers nothing tells thoughts from the answer. llama.cpp would end the process on such a token."""
+    attach(llm, Controller(exit=Unmarked(0)))
     grammar = LlamaGrammar.from_string('root ::= ("Wait" [ ,])+', verbose=False)
     with pytest.raises(ControllerError, match="grammar doesn't admit the forced token"):
         for seed in range(40):

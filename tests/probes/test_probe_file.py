@@ -358,3 +358,18 @@ def test_a_rule_that_never_exits_reads_nothing() -> None:
         assert ProbeExit(file, Promise(signal=signal), SimpleNamespace(value=0.9)).reads
     gives_up = ProbeExit(content(), Promise(), SimpleNamespace(value=math.inf), lower=SimpleNamespace(why=""))
     assert gives_up.reads
+
+
+@pytest.mark.parametrize("name", ["always_answer", "later_spans"])
+def test_the_card_says_how_its_runs_were_made_and_older_cards_say_plainly(name: str) -> None:
+    plain, made = card(), card(**{name: True})
+    older, newer = (json.loads(json.dumps(one.to_dict())) for one in (plain, made))
+    assert name not in older and Card.from_dict(older) == plain
+    assert newer[name] is True and Card.from_dict(newer) == made
+    with pytest.raises(ControllerError, match=f"the card's {name} is 'yes'; it must be true or false"):
+        card(**{name: "yes"})
+    rule = make_exit(replace(content(), card=made), Promise())
+    use = {"sampler": rule.card.sampler, "max_new_tokens": 64, "tasks": "tiny"}
+    assert vars(rule)[name] is True and not any(name in line for line in rule.guarantee(**use)["why_not"])
+    setattr(rule, name, False)
+    assert f"{name} is False, calibrated with True" in rule.guarantee(**use)["why_not"]

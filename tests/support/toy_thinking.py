@@ -156,7 +156,10 @@ def account(
     budget_per="run",
     engine=ENGINE,
 ):
-    """(tokens, who closed the last span) of a controlled run, told from its text alone: every token is drawn from the whole text."""
+    """(tokens, who closed the last span) of a controlled run, told from its text alone.
+
+    Every token is drawn from the whole text.
+    """
     markers, text = thinking.markers, TOKENIZER.decode
     out: list[int] = []
     opened = None if markers and text(prompt).rfind(markers.open) < 0 else 0
@@ -199,9 +202,8 @@ def account(
     over_budget()
     while len(out) < most:
         out.append(_next(engine, prompt, out, seed))
-        if closed == "budget":
-            if markers and (again := found(markers.close, answer)):
-                out = out[: again[0]] + TOKENIZER.encode(again[1] + thinking.after_close)
+        if closed == "budget" and markers and (again := found(markers.close, answer)):
+            out = out[: again[0]] + TOKENIZER.encode(again[1] + thinking.after_close)
         if closed and markers:
             opens_again()
         elif closed is None and opened is not None:

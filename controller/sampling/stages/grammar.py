@@ -37,6 +37,7 @@ class Grammar(Stage):
     kind = "constraint"
     stateful = True
     reads_text = True
+    one_answer = True
     drafts = False  # it takes every token that it sees for a written one
     source: str
     """The grammar itself, or a file that holds it."""

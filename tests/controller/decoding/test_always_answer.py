@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from reasonctl.controller import PromptLookup
-from support.scripted import RandomTree
-from support.toy_thinking import BARE, EOS, HALF, TEXTS, THINKING, TOKENIZER, Recurrent, account, run
+from support.scripted import RandomTree, Scripted
+from support.toy_thinking import BARE, EOS, HALF, OPENING, TEXTS, THINKING, TOKENIZER, Recurrent, account, run
 
 DRAFTERS = [None, PromptLookup(size=4), RandomTree(len(TEXTS))]
 SEEDS = range(150)
@@ -68,3 +68,30 @@ def test_re_opening_comes_first():
             _, trace = run(seed=seed, thinking=THINKING, always_answer=True, continue_times=1)
             reopened += len(trace.reopened)
     assert reopened > 3
+
+
+def rule_of(calibrated_so):
+    rule = Scripted(act=lambda at: at.cue.index == 0, suffix="</think>So ", answer_tokens=200)
+    rule.always_answer = calibrated_so
+    return rule
+
+
+def test_a_rule_s_runs_are_as_those_that_it_was_calibrated_on():
+    """Without a setting of the user's own; another setting is said to break the promise."""
+    for calibrated_so in (False, True):
+        for setting in (None, False, True):
+            _, trace = run(exit=rule_of(calibrated_so), always_answer=setting)
+            assert trace.always_answer == (calibrated_so if setting is None else setting)
+            assert any("promise was made" in line for line in trace.warnings) == (trace.always_answer != calibrated_so)
+
+
+def test_a_trial_goes_on_past_an_end_inside_thinking_as_the_exit_does():
+    went_on = 0
+    for seed in SEEDS:
+        rule = rule_of(calibrated_so=True)
+        tokens, trace = run(seed=seed, exit=rule, engine=OPENING, most=80)
+        if trace.exit is not None:
+            start = trace.spans[0].end + trace.spans[0].forced
+            assert list(rule.tried[0].tokens) == tokens[start:]
+            went_on += any(span.closed_by == "end" for span in trace.spans[1:])
+    assert went_on >= 2

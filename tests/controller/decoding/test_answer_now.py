@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from reasonctl.controller import AnswerNow, Call, Controller, Keys, PromptLookup, Sampling, Scheduler, Trace
+from reasonctl.backends.toy import ToyEngine, ToyTokenizer
+from reasonctl.controller import AnswerNow, Call, Controller, Greedy, Keys, PromptLookup, Sampling, Scheduler, Trace
 from support.scripted import RandomTree, Scripted
 from support.toy_thinking import BARE, ENGINE, EOS, PROMPT, TEXTS, THINKING, TOKENIZER, account
 
@@ -100,6 +101,29 @@ def test_the_promise_is_said_to_be_made_without():
             assert any("closed on request" in warning for warning in trace.warnings)
             assert trace.why.startswith("answer_now closed thinking; no exit")
     assert warned > 5
+
+
+class Asking(Greedy):
+    """Writes a marker in three tokens, and asks for the answer before the second of them is drawn."""
+
+    def __init__(self, now):
+        super().__init__()
+        self.now, self.written = now, [1, 1, 2, 3, 4, 1, 0]
+
+    def step(self, state, row):
+        place = len(row.tokens) - 2
+        if row.phase == "think" and place == 3:
+            assert self.now.ask()
+        return None, self.written[place] if row.phase == "think" else 0
+
+
+def test_half_a_marker_is_not_shown_while_somebody_may_ask():
+    tokenizer = ToyTokenizer(["<eos>", "a ", "<", "/th", "ink>", "<think>", "</think>", "So "])
+    now, trace = AnswerNow(), Trace()
+    call = Call([1, 5], 30, frozenset([0]), Keys(seed=0), Greedy(), answer_now=now)
+    controller = Controller(policy=Asking(now), thinking=THINKING)
+    shown = [e.token for e in controller.stream(ToyEngine(vocabulary=8).session(), tokenizer, call, trace)]
+    assert trace.closed_by == "asked" and tokenizer.decode(shown) == "a a </think>So <eos>"
 
 
 def test_scheduled_runs_are_asked_one_by_one():

@@ -12,7 +12,7 @@ from reasonctl.backends.toy import ToyEngine
 from reasonctl.controller import Call, Controller, ControllerError, Greedy, Keys, PromptLookup, Trace
 from reasonctl.controller.thinking.repeats import LONGEST, Repeats
 from support.scripted import RandomTree, Scripted
-from support.toy_thinking import CLOSE, EOS, OPEN, TEXTS, THINKING, TOKENIZER
+from support.toy_thinking import CLOSE, EOS, HALF, OPEN, REST, TEXTS, THINKING, TOKENIZER
 
 DRAFTERS = [None, PromptLookup(size=4), RandomTree(len(TEXTS))]
 WORDS = [TEXTS.index(text) for text in ("a ", "b ", ", ", "So ", " ", "Enough. ", "x")]
@@ -151,3 +151,12 @@ def test_time_is_linear_and_memory_bounded():
 def test_impossible_numbers_are_refused(value):
     with pytest.raises(ControllerError, match="stop_loops is .*; it must be a whole number of times, at least 2"):
         Controller(thinking=THINKING, stop_loops=value)
+
+
+def test_the_text_that_replaces_a_close_is_a_part_of_the_loop():
+    # It ends in a space, so that "Wait" follows as it is. Its first token is the second half of a marker.
+    body = [REST, *noise(30, seed=8), 1]
+    word = TEXTS.index("Wait")
+    trace = write([*body, word, *body, HALF, *body, word, *body], stop_loops=3, continue_times=1)
+    assert trace.reopened == [65] and trace.closed_by == "loop" and trace.loop == 33
+    assert trace.tokens[: trace.forced[0]] == [*body, word] * 3
