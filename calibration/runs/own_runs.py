@@ -19,7 +19,7 @@ from reasonctl.controller.thinking import Format
 from ..tasks.problem import Problem
 from ..tasks.run_logs import LogLine, RunLog, Unusable
 from .logged import LoggedRun
-from .making import run_once
+from .making import PreparedRun, run_all
 from .recipe import Recipe, usual_room
 
 STRIPPED = "reasoning stripped: the model ended its run, and no closing marker is in it"
@@ -177,10 +177,14 @@ def own_runs(model: Model, recipe: Recipe, found: Format, log: RunLog) -> OwnRun
 def explained_by(recipe: Recipe, runs: Sequence[tuple[Problem, LoggedRun]]) -> Explained:
     """How well the recipe's model and policy explain runs: each is read once, in a forward for many tokens."""
     model, total = recipe.load(), Explained()
-    for index, (problem, run) in enumerate(runs):
-        call = recipe.call(model, problem.question, index, run.prompt)
-        policy = run.policy(model, call.policy)
-        run_once(model, Controller(drafter=run.drafter()), replace(call, policy=policy))
+    calls = [recipe.call(model, one.question, i, run.prompt) for i, (one, run) in enumerate(runs)]
+    policies = [run.policy(model, call.policy) for (_, run), call in zip(runs, calls, strict=True)]
+    prepared = [
+        PreparedRun(Controller(drafter=run.drafter()), replace(call, policy=policy))
+        for (_, run), call, policy in zip(runs, calls, policies, strict=True)
+    ]
+    run_all(model, prepared, recipe.batch)
+    for policy in policies:
         total += policy.explained
     return total
 
