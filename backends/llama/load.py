@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from reasonctl.controller.thinking import LONGEST_CUE, chosen_template
 
 from ..gguf import read_header
 from ..memory import check_cache, free_memory
-from ..model import Model
+from ..model import Message, Model
 from .engine import LlamaEngine
 from .tokenizer import LlamaTokenizer, end_tokens
 
@@ -139,6 +139,7 @@ def wrap_llama(name: str, llm: Llama, engine: LlamaEngine, tokenizer: LlamaToken
         can=session.can,
         start=_beginning(llm),
         parameters=int(C.llama_model_n_params(llm.model)),
+        chat=None if template is None else _conversation(llm, template),
     )
 
 
@@ -156,9 +157,15 @@ def _beginning(llm: Llama) -> tuple[int, ...]:
 
 def _prompter(llm: Llama, tokenizer: LlamaTokenizer, template: str | None) -> Callable[[str], list[int]]:
     """A function from a question to a prompt's tokens."""
-    bos, eos = llm.token_bos(), llm.token_eos()
     if template is None:
         return lambda question: [*_beginning(llm), *tokenizer.encode(question)]
+    chat = _chatter(llm, template)
+    return lambda question: chat([Message("user", question)])
+
+
+def _chatter(llm: Llama, template: str) -> Callable[[Sequence[Message]], list[int]]:
+    """A function from a conversation to a prompt's tokens."""
+    bos, eos = llm.token_bos(), llm.token_eos()
     formatter = Jinja2ChatFormatter(
         template=template,
         bos_token=llm._model.token_get_text(bos) if bos >= 0 else "",
@@ -166,11 +173,24 @@ def _prompter(llm: Llama, tokenizer: LlamaTokenizer, template: str | None) -> Ca
         add_generation_prompt=True,
     )
 
-    def prompt(question: str) -> list[int]:
-        text = formatter(messages=[{"role": "user", "content": question}]).prompt
+    def prompt(messages: Sequence[Message]) -> list[int]:
+        text = formatter(messages=[message._asdict() for message in messages]).prompt
         # The template writes its own BOS.
         tokens: list[int] = llm.tokenize(text.encode("utf-8"), add_bos=False, special=True)
         return tokens
+
+    return prompt
+
+
+def _conversation(llm: Llama, template: str) -> Callable[[Sequence[Message]], list[int] | None]:
+    """As `_chatter`; None where the template refuses the conversation."""
+    chat = _chatter(llm, template)
+
+    def prompt(messages: Sequence[Message]) -> list[int] | None:
+        try:
+            return chat(messages)
+        except (TemplateError, ValueError, TypeError):  # raise_exception(), and what no template catches
+            return None
 
     return prompt
 

@@ -53,7 +53,14 @@ class Sequences:
         self._holders: dict[int, Holder] = {}
 
     def take(self, n: int) -> list[int]:
-        """Take n free ids. Raises ControllerError where fewer are free."""
+        """Take n free ids. Raises ControllerError where fewer are free.
+
+        Where nothing stands in the cache it is as it was at first: which cells and ids a run gets, and so how its sums
+        round, never follows from the runs before it.
+        """
+        if self.in_use == 1 and self.tokens_in(0) == 0:
+            C.llama_memory_clear(self.context.memory, False)
+            self.free.sort(reverse=True)
         if n > len(self.free):
             raise ControllerError(
                 f"{n} more sequences are needed and {len(self.free)} of {self.context.sequences} are free; "

@@ -246,6 +246,8 @@ class RunFile:
         wanted = _ALONE | json.loads(json.dumps(self.settings))
         # `n` is what the first job asked for: the first problems of a stream, and so the runs, are the same for any.
         names = (wanted.keys() | settings.keys()) - {"n", "closings"}
+        if "source" in settings and "log" not in settings:
+            names -= {"log"}  # the file is from before logs had a digest
         different = sorted(name for name in names if wanted.get(name) != settings.get(name))
         if different:
             raise ControllerError(

@@ -143,7 +143,8 @@ def one_run(
 
 def prepared(recipe: Recipe, model: Model, asked: AskedRun, rule: ExitRule | None) -> PreparedRun:
     """What makes a run: decoded under the recipe, or read from its log."""
-    call, logged = recipe.call(model, asked.question, asked.run), asked.logged
+    logged = asked.logged
+    call = recipe.call(model, asked.question, asked.run, logged.prompt if logged else ())
     if logged is None:
         always = recipe.always_answer
         thinking = recipe.thinking(model) if always else None

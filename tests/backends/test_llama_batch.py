@@ -128,6 +128,24 @@ def test_no_row_reads_another_session():
     assert all((a == b).all() for a, b in zip(one, other, strict=True))
 
 
+def test_an_engine_without_sessions_is_as_it_was_at_first():
+    """Sequence ids and cells, and so the rounding of a run's sums, follow from the runs under way alone."""
+
+    def begun() -> tuple[list[int], list[np.ndarray]]:
+        sessions = [MODEL.engine.session() for _ in range(4)]
+        steps = MODEL.engine.forward([Decode(session, tokens) for session, tokens in zip(sessions, texts, strict=True)])
+        rows = [step.logits(ROOT).copy() for step in steps]
+        ids = [session.id for session in sessions]
+        for i in order:
+            sessions[i].close()
+        return ids, rows
+
+    texts, order = prompts(40, 9, 23, 5), [2, 0, 3, 1]
+    ids, rows = begun()
+    again, same = begun()
+    assert again == ids == sorted(ids) and all(map(np.array_equal, same, rows))
+
+
 def test_prompts_longer_than_a_batch_are_fed_in_chunks():
     llm = open_llama(n_ctx=1024, n_batch=48)
     engine = LlamaEngine(llm, hidden=True, batch=4)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from reasonctl.calibration.fitting.begun import as_begun
 from reasonctl.calibration.fitting.collecting import collect_job
 from reasonctl.calibration.fitting.job import CalibrationJob
 from reasonctl.calibration.runs.collect import asked_runs
 from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.records import RunRecord
+from reasonctl.calibration.runs.run_file import line_of
 from reasonctl.calibration.runs.splits import runs_path
 from reasonctl.calibration.runs.worker import collect_run, collect_runs
 from reasonctl.calibration.tasks.sources import load_task
@@ -73,3 +76,20 @@ def test_another_batch_does_not_go_on_in_the_same_file(tmp_path):
     other = replace(job, recipe=replace(job.recipe, batch=4))
     with pytest.raises(ControllerError, match="collected with another batch"):
         collect(other)
+
+
+def test_a_job_that_was_begun_keeps_its_batch_where_none_is_asked_for(tmp_path):
+    """So the same command without --batch ends with the bytes of the one that had it; files without one are of 1."""
+    job = job_at(tmp_path / "p.safetensors")
+    collect(job)
+    single, model = replace(job, recipe=replace(job.recipe, batch=1)), job.recipe.load()
+    assert as_begun(single, model, choosing=False, batch_given=False).recipe.batch == BATCH
+    assert as_begun(single, model, choosing=False).recipe.batch == 1
+    other = replace(single, recipe=replace(single.recipe, seed=99))
+    assert as_begun(other, model, choosing=False, batch_given=False).recipe.batch == 1  # another job's file
+    header, _, runs = runs_path(job.out).read_bytes().partition(b"\n")
+    old = json.loads(header)
+    del old["settings"]["batch"]
+    runs_path(job.out).write_bytes(line_of(old) + runs)
+    single.run_file(model).check()
+    assert as_begun(single, model, choosing=False, batch_given=False).recipe.batch == 1

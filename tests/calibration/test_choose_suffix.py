@@ -91,9 +91,26 @@ def test_the_choice_goes_by_whole_then_right_then_cheap(counts, chosen):
     assert "99 of 100 complete, 20 right, 9.0 tokens each" in ClosingCounts(B, 100, 99, 20, 900).line
 
 
-def test_without_a_cue_there_is_no_choice():
-    with pytest.raises(ControllerError, match="no cue was met, so no suffix could be tried; give one with --suffix"):
-        choose([ClosingCounts(A, 0, 0, 0, 0)])
+def test_without_a_cue_the_first_candidate_stands():
+    found = choose([ClosingCounts(one, 0, 0, 0, 0) for one in (B, A)])
+    assert found.closing == B and found.untried
+    assert not choose([ClosingCounts(B, 0, 0, 0, 0), ClosingCounts(A, 1, 0, 0, 9)]).untried
+
+
+def test_a_trial_keeps_the_deadline(monkeypatch):
+    """It ends after the run under way, without a choice; a deadline that comes after the last run changes nothing."""
+    made, clock = [], [0.0]
+
+    def tries(recipe, closings, window):
+        made.extend(window)
+        clock[0] += 10 * len(window)
+        return [TriedRun("5", (TriedAnswer(A, "5", True, 4),)) for _ in window]
+
+    monkeypatch.setattr("reasonctl.calibration.fitting.choose_suffix.try_closings", tries)
+    monkeypatch.setattr("reasonctl.calibration.fitting.choose_suffix.time.monotonic", lambda: clock[0])
+    runs = [(i, Problem(f"{i}", "5")) for i in range(4)]
+    assert choose_suffix(RECIPE, (A, B), runs, NUMBER, deadline=15.0) is None and len(made) == 2
+    assert choose_suffix(RECIPE, (A, B), runs, NUMBER, deadline=clock[0] + 35.0).closing == A
 
 
 def test_answers_are_counted_by_closing_and_without_gold_by_the_full_run():
@@ -111,7 +128,7 @@ def test_the_bundled_model_keeps_its_own_suffix():
     model, found = RECIPE.load(), read_template(RECIPE.load().template)
     closings = (plain(found), Closing("</think>\nWait"), Closing("</think>\n{", "box"))
     problems = list(enumerate(load_task("tiny").problems(4, stream=6)))
-    chosen = choose_suffix(RECIPE, closings, problems, NUMBER)
+    chosen = choose_suffix(replace(RECIPE, batch=3), closings, problems, NUMBER)
     assert chosen.closing == plain(found) == Closing(RECIPE.suffix)
     tokens = tried = right = 0
     for i, problem in problems:

@@ -144,3 +144,20 @@ def test_calibrating_on_a_log_gives_the_decoded_jobs_threshold(tmp_path, capfd, 
     assert near_ties <= 1
     assert file.stored_settings().text("source") == "log"
     assert load_probe(read).card.report["source"] == "the log log.jsonl, 20 of 21 lines"
+    log.write_text(log.read_text() + "one more\n")
+    read.unlink()
+    code, _, err = ctl(capfd, *arguments, "--out", str(read), "--tasks", str(answers))
+    assert code == 2 and "holds runs collected with another log" in err
+
+
+def test_a_file_from_before_logs_had_a_digest_is_gone_on_with(tmp_path):
+    file = RunFile(tmp_path / "r.jsonl", {"source": "log"})
+    file.open(force=False)
+    file.close()
+    newer = RunFile(file.path, {"source": "log", "log": "abc"})
+    newer.check()
+    newer.open(force=True)
+    newer.close()
+    RunFile(tmp_path / "s.jsonl", {"source": "log", "log": "abc"}).open(force=False)
+    with pytest.raises(ControllerError, match="another log"):
+        RunFile(tmp_path / "s.jsonl", {"source": "log", "log": "abd"}).check()

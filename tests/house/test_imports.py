@@ -83,7 +83,7 @@ ONLY_IN = {
     "click": ["calibration.cli"],
     "rich": ["calibration.cli"],
     "matplotlib": ["calibration.pages"],
-    "jinja2": ["calibration.pages", "controller.thinking.sandbox", "backends.llama.load"],
+    "jinja2": ["calibration.pages", "controller.thinking.sandbox", "backends.llama.load", "backends.hf.load"],
     "markupsafe": ["calibration.pages"],
     "sklearn": ["calibration.fitting", "calibration.evaluation"],
     "torch": ["backends.hf", "calibration.fitting.heads", "calibration.fitting.heads_job"],

@@ -56,6 +56,7 @@ def test_eval_prints_the_promised_json(probe, tmp_path, capfd):
         "model",
         "backend",
         "tasks",
+        "batch",
         "mode",
         "risk",
         "confidence",
@@ -155,6 +156,16 @@ def test_bench_runs(capfd, tmp_path, monkeypatch):
     assert code == 0 and result["ratio"] > 0 and isinstance(result["identical"], bool)
     assert result["plain"]["tokens_per_second"] > 0 and result["drafted"]["emitted_per_step"] >= 1
     assert set(result["cost_curve"]["64"]) >= {"1", "2", "4", "8", "16"}
+
+
+def test_bench_times_batches(capfd, tmp_path, monkeypatch):
+    monkeypatch.setenv("REASONCTL_CACHE", str(tmp_path))
+    monkeypatch.setattr("reasonctl.calibration.evaluation.speed.SECONDS", 0.0)
+    arguments = ["--json", "-n", "1", "--batch", "3", "--max-new-tokens", "20", "--draft", "ngram(4)"]
+    code, out, err = ctl(capfd, "bench", "tiny", "--probe", "none", *arguments)
+    result = json.loads(out.splitlines()[-1])
+    assert code == 0 and "1 interleaved rounds of 3 runs that share forwards" in err
+    assert result["batch"] == 3 and result["plain"]["seconds"] > 0
 
 
 def mistakes(folder: Path, probe: Path) -> dict[str, tuple[list[str], str]]:

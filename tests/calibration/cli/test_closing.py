@@ -10,7 +10,9 @@ import pytest
 
 from reasonctl import backends
 from reasonctl.calibration.cli.main import main
+from reasonctl.calibration.runs.closings import TriedRun
 from reasonctl.calibration.runs.splits import runs_path
+from reasonctl.controller import Closing
 from reasonctl.probes.files import load_probe
 from support.ctl import ctl
 from support.jobs import job
@@ -82,6 +84,32 @@ def test_a_torn_job_and_a_larger_one_choose_no_second_time(model, made, begun, c
     code, _, err = ctl(capfd, *of(model, begun, 18, "--force"))
     assert code == 0 and TRYING not in err and "resuming: 16 of 18" in err
     assert load_probe(begun).card.stopping.analyses == (4, 6)
+
+
+def test_a_job_whose_first_runs_meet_no_cue_goes_on_with_the_first_way(model, tmp_path, capfd, monkeypatch):
+    """It says so, and the choice is frozen as any other."""
+    monkeypatch.setattr("reasonctl.calibration.fitting.choose_suffix.try_closings", no_cue)
+    ways = (Closing(OWN), Closing(OWN + "So"))  # with the first of them `tiny` answers right
+    monkeypatch.setattr("reasonctl.calibration.cli.closing.candidates", lambda found, answers: ways)
+    out = tmp_path / "p.safetensors"
+    code, _, err = ctl(capfd, *of(model, out))
+    assert code == 0 and f"no cue was met there, so the first way is taken: {OWN!r}" in err
+    header = header_of(out)
+    assert header["suffix"] == OWN and [": 0 of 0 complete" in line for line in header["closings"]] == [True] * 2
+    out.unlink()
+    code, _, err = ctl(capfd, *of(model, out))
+    assert code == 0 and TRYING not in err and header_of(out) == header
+
+
+def no_cue(recipe, closings, window):
+    return [TriedRun("5", ()) for _ in window]
+
+
+def test_the_time_limit_holds_for_the_trial_too(model, tmp_path, capfd):
+    out = tmp_path / "p.safetensors"
+    code, result, err = ctl(capfd, *of(model, out, 16, "--time-limit", "0.001"))
+    assert code == 0 and "time limit reached; nothing is kept of the runs that tried --suffix" in err
+    assert json.loads(result.splitlines()[-1]) == {"n": 16, "complete": False} and not list(tmp_path.iterdir())
 
 
 def test_the_page_of_a_finished_job_is_written_with_its_closing(model, begun, capfd):
