@@ -198,7 +198,8 @@ class HFAttachment(Attachment):
         check_rows(input_ids)
         cache = prepared.get(self.engine.model_forward.cache_name)
         left_out = _not_honoured(config, prepared)
-        stock = nothing_to_do(controller, config, streamer, cache) and (bool(left_out) or len(input_ids) > 1)
+        stock = nothing_to_do(controller, streamer, cache)
+        stock = stock and (not config.do_sample if left_out else len(input_ids) > 1)
         if not stock:
             self._check_batch(len(input_ids), controller, processors, criteria, prepared, left_out)
         call = PreparedCall(

@@ -71,9 +71,7 @@ class ThinkingControl:
         self._answer = self._new_answer() if closer == "exit" else None
         """Follows the answer after an exit. None: there was none."""
         self._budget = settings.limits.budget
-        self._may_close = settings.thinking is not None and (
-            settings.limits.closes or settings.answer_now is not None
-        )
+        self._may_close = settings.thinking is not None and (settings.limits.closes or settings.answer_now is not None)
         """Thinking may be closed for another reason than a cue."""
         self._due: Due | None = None
         """Set while a character is finished before thinking is closed."""
