@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicLayer
 
-_SHORT = 128
+LONG = 128
 """Fewer tokens are copied as the library does: a copy that stays in a processor's cache is as good as none."""
 _SPARE = 4
 """Room is one part in so many larger than is needed."""
@@ -30,7 +30,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.get_seq_length() + key_states.shape[-2]
-        if end < _SHORT:
+        if end < LONG:
             return super().update(key_states, value_states)  # type: ignore[no-any-return]
         self.keys = self._extended(0, self.keys, key_states, end)
         self.values = self._extended(1, self.values, value_states, end)

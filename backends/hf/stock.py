@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import reduce
+from operator import or_
+from typing import Any
 
 import torch
 from transformers.generation import LogitsProcessorList, MaxLengthCriteria, StoppingCriteriaList
@@ -17,7 +19,7 @@ from transformers.generation import LogitsProcessorList, MaxLengthCriteria, Stop
 from reasonctl.controller import Controller, Keys, Trace
 from reasonctl.controller.sampling import draw_rows
 
-from .growing import let_grow
+from .growing import LONG, let_grow
 
 
 def nothing_to_do(controller: Controller, streamer: Any, cache: Any) -> bool:
@@ -33,27 +35,20 @@ def nothing_to_do(controller: Controller, streamer: Any, cache: Any) -> bool:
     return inert and not getattr(cache, "_is_user_defined", False)
 
 
-class _Draw:
-    """A last processor, which draws each row's token with its run's uniforms and leaves no other token possible."""
+class _Drawing(LogitsProcessorList):  # type: ignore[misc]
+    """The call's processors, then a draw: each row's token by its run's uniforms; no other token stays possible."""
 
-    def __init__(self, traces: Sequence[Trace], length: int) -> None:
+    def __init__(self, processors: Sequence[Any], traces: Sequence[Trace], length: int) -> None:
+        super().__init__(processors)
         self._keys = [Keys(seed=trace.seed, run=trace.run) for trace in traces]
         self._padding = [length - trace.prompt_tokens for trace in traces]
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        length = input_ids.shape[1]
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **named: Any) -> torch.Tensor:
+        scores, length = super().__call__(input_ids, scores, **named), input_ids.shape[1]
         places = zip(self._keys, self._padding, strict=True)
         uniforms = [keys.uniform(length - padding) for keys, padding in places]
         drawn = torch.tensor(draw_rows(scores.float().cpu().numpy(), uniforms), device=scores.device)
         return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)
-
-
-class _Noted(NamedTuple):
-    """What the criteria said after one step; both of shape (rows,)."""
-
-    done: torch.Tensor
-    stopped: torch.Tensor
-    """By more than the limit of tokens."""
 
 
 class _Criteria(StoppingCriteriaList):  # type: ignore[misc]
@@ -61,18 +56,23 @@ class _Criteria(StoppingCriteriaList):  # type: ignore[misc]
 
     def __init__(self, criteria: Sequence[Any]) -> None:
         super().__init__(criteria)
-        self.noted: list[_Noted] = []
+        self._said: list[list[Any]] = []
+        """By step and criterion: which rows are done, shape (rows,), or one answer for all."""
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **named: Any) -> torch.Tensor:
-        full = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        stopped = full.clone()
-        for criterion in self:
-            said = criterion(input_ids, scores, **named)
-            full = full | said
-            if type(criterion) is not MaxLengthCriteria:
-                stopped = stopped | said
-        self.noted.append(_Noted(full, stopped))
-        return full
+        said = [criterion(input_ids, scores, **named) for criterion in self]
+        self._said.append(said)
+        return reduce(or_, said, torch.zeros_like(input_ids[:, 0], dtype=torch.bool))
+
+    def done(self, rows: int, only_stops: bool) -> list[list[bool]]:
+        """By row and step: whether the row was done; `only_stops` leaves the limit of tokens out."""
+        done = torch.zeros(len(self._said), rows, dtype=torch.bool)
+        for step, said in zip(done, self._said, strict=True):
+            for criterion, answer in zip(self, said, strict=True):
+                if not (only_stops and type(criterion) is MaxLengthCriteria):
+                    step |= torch.as_tensor(answer, device="cpu")
+        found: list[list[bool]] = done.T.tolist()
+        return found
 
 
 def run_stock(
@@ -97,14 +97,14 @@ def run_stock(
     """
     noting = _Criteria(criteria)
     if config.do_sample:
-        processors = LogitsProcessorList([*processors, _Draw(traces, input_ids.shape[1])])
+        processors = _Drawing(processors, traces, input_ids.shape[1])
         config = copy.copy(config)
         config.do_sample = False
-    if not config.return_dict_in_generate:  # else the cache is returned, and must be the library's
+    if not config.return_dict_in_generate and config.max_length >= LONG:  # a returned cache must be the library's
         let_grow(prepared.get("past_key_values"))
     out = loop(input_ids, processors, noting, config, synced_gpus=False, streamer=None, **prepared)
     written = (out if torch.is_tensor(out) else out.sequences)[:, input_ids.shape[1] :].tolist()
-    done, stopped = (torch.stack(column).T.tolist() for column in zip(*noting.noted, strict=True))
+    done, stopped = (noting.done(len(traces), only_stops) for only_stops in (False, True))
     for row, trace in enumerate(traces):
         last = done[row].index(True) if True in done[row] else len(done[row]) - 1
         trace.tokens += written[row][: last + 1]

@@ -71,8 +71,8 @@ class ThinkingControl:
         self._answer = self._new_answer() if closer == "exit" else None
         """Follows the answer after an exit. None: there was none."""
         self._budget = settings.limits.budget
-        self._may_close = settings.thinking is not None and (settings.limits.closes or settings.answer_now is not None)
-        """Thinking may be closed for another reason than a cue."""
+        self._limited = settings.limits.closes
+        """Thinking may be closed without being asked to."""
         self._due: Due | None = None
         """Set while a character is finished before thinking is closed."""
         self._repeats: Repeats | None = None
@@ -120,7 +120,7 @@ class ThinkingControl:
         """The edit that closes thinking once somebody has asked for it, its budget is used up, or it is in a loop.
 
         A half-written marker is taken back. A character that is split over tokens is finished first."""
-        if not self._may_close or self.span.phase != "think":
+        if self.span.phase != "think" or not (self._limited or self._asked) or self.settings.thinking is None:
             return None
         thought = self._thought(len(self.text.tokens))
         self._due = self._due or self._falls_due(thought)

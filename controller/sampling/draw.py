@@ -197,7 +197,14 @@ class CopiedStep:
 
 def draw(weights: Floats, uniform: float) -> int:
     """Index drawn from non-negative weights by inverting their cumulative sum at `uniform`."""
-    return _index(np.cumsum(weights, dtype=np.float64), uniform)
+    mass = np.cumsum(weights, dtype=np.float64)
+    total = mass[-1]
+    if not 0.0 < total < np.inf:
+        raise ControllerError(
+            f"the sampling distribution is broken: its total mass is {total} (NaN or infinite logits?)"
+        )
+    # side="right": an index of zero weight can't be hit, not even by a uniform of exactly 0.
+    return min(int(mass.searchsorted(uniform * total, side="right")), len(weights) - 1)
 
 
 def draw_rows(logits: Floats, uniforms: Sequence[float]) -> list[int]:
@@ -217,16 +224,6 @@ def draw_rows(logits: Floats, uniforms: Sequence[float]) -> list[int]:
         for largest in top.tolist():
             check_largest(largest)
         mass = np.cumsum(np.exp(part - top[:, None]), axis=1, dtype=np.float64)
-        tokens += map(_index, mass, uniforms[first : first + rows])
+        targets = mass[:, -1] * uniforms[first : first + rows]
+        tokens += np.minimum((mass <= targets[:, None]).sum(axis=1), part.shape[1] - 1).tolist()
     return tokens
-
-
-def _index(mass: Floats, uniform: float) -> int:
-    """Index of the first cumulative sum above `uniform` times the last one."""
-    total = mass[-1]
-    if not 0.0 < total < np.inf:
-        raise ControllerError(
-            f"the sampling distribution is broken: its total mass is {total} (NaN or infinite logits?)"
-        )
-    # side="right": an index of zero weight can't be hit, not even by a uniform of exactly 0.
-    return min(int(mass.searchsorted(uniform * total, side="right")), len(mass) - 1)
