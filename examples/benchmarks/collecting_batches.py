@@ -63,9 +63,9 @@ def main() -> None:
     for number in range(args.rounds + 1):
         for batch, arm in arms.items():
             clock, processor = time.perf_counter(), time.process_time()
-            records = collect_runs(arm, asked)
+            records = collect_runs(arm, asked if number else asked[:1])
             one = Taken(time.perf_counter() - clock, time.process_time() - processor, sum(r.tokens for r in records))
-            if number:  # the first round loads
+            if number:  # the first round only loads
                 taken[batch].append(one)
                 print(
                     f"batch {batch}: {one.clock:.1f} s, processor {one.processor:.1f} s, {one.tokens} tokens",
