@@ -219,8 +219,8 @@ class HFAttachment(Attachment):
                 f"a turn is one conversation's, and this call has {len(input_ids)} rows; leave it out"
             )
         grammar: Stage | None = self.of_thread.grammar
-        idle = turn is None and grammar is None and nothing_to_do(controller, config, streamer, cache)
-        stock = idle and (bool(left_out) or len(input_ids) > 1)
+        idle = turn is None and grammar is None and nothing_to_do(controller, streamer, cache)
+        stock = idle and (not config.do_sample if left_out else len(input_ids) > 1)
         if not stock:
             self._check_batch(len(input_ids), controller, processors, criteria, prepared, left_out)
         call = PreparedCall(

@@ -1,41 +1,54 @@
 """A call in which the controller has nothing to do: the library's own loop runs it, and its traces are written after.
 
-Only greedy calls: a sampled one draws with the controller's keyed uniforms, so that it stays comparable with a call
-under another controller. A single row stays with the controller's loop, which is as exact and faster, unless it asks
-for what only the library's can do.
+A sampled batch draws with the keyed uniforms of its runs, as the controller's own loop does, so that it stays
+comparable with a call under another controller. A single row stays with the controller's loop, which is as exact and
+faster, unless it is greedy and asks for what only the library's can do.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import reduce
+from operator import or_
+from typing import Any
 
 import torch
-from transformers.generation import MaxLengthCriteria, StoppingCriteriaList
+from transformers.generation import LogitsProcessorList, MaxLengthCriteria, StoppingCriteriaList
 
-from reasonctl.controller import Controller, Trace
+from reasonctl.controller import Controller, Keys, Trace
+from reasonctl.controller.sampling import draw_rows
+
+from .growing import LONG, let_grow
 
 
-def nothing_to_do(controller: Controller, config: Any, streamer: Any, cache: Any) -> bool:
+def nothing_to_do(controller: Controller, streamer: Any, cache: Any) -> bool:
     """Whether a call needs nothing of the controller's loop.
 
     Args:
         controller: with the call's overrides, and with what the template says of thinking, which a trace records.
-        config: the call's GenerationConfig.
         streamer: the call's, or None; rows of a batch come to it one after another.
         cache: what generate() prepared; one of the user's own is checked before it is used.
     """
     parts = (controller.exit, controller.policy, controller.drafter, controller.closing, streamer)
     inert = not controller.limits.any and all(part is None for part in parts)
-    return inert and not config.do_sample and not getattr(cache, "_is_user_defined", False)
+    return inert and not getattr(cache, "_is_user_defined", False)
 
 
-class _Noted(NamedTuple):
-    """What the criteria said after one step; both of shape (rows,)."""
+class _Drawing(LogitsProcessorList):  # type: ignore[misc]
+    """The call's processors, then a draw: each row's token by its run's uniforms; no other token stays possible."""
 
-    done: torch.Tensor
-    stopped: torch.Tensor
-    """By more than the limit of tokens."""
+    def __init__(self, processors: Sequence[Any], traces: Sequence[Trace], length: int) -> None:
+        super().__init__(processors)
+        self._keys = [Keys(seed=trace.seed, run=trace.run) for trace in traces]
+        self._padding = [length - trace.prompt_tokens for trace in traces]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **named: Any) -> torch.Tensor:
+        scores, length = super().__call__(input_ids, scores, **named), input_ids.shape[1]
+        places = zip(self._keys, self._padding, strict=True)
+        uniforms = [keys.uniform(length - padding) for keys, padding in places]
+        drawn = torch.tensor(draw_rows(scores.float().cpu().numpy(), uniforms), device=scores.device)
+        return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)
 
 
 class _Criteria(StoppingCriteriaList):  # type: ignore[misc]
@@ -43,18 +56,23 @@ class _Criteria(StoppingCriteriaList):  # type: ignore[misc]
 
     def __init__(self, criteria: Sequence[Any]) -> None:
         super().__init__(criteria)
-        self.noted: list[_Noted] = []
+        self._said: list[list[Any]] = []
+        """By step and criterion: which rows are done, shape (rows,), or one answer for all."""
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **named: Any) -> torch.Tensor:
-        full = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        stopped = full.clone()
-        for criterion in self:
-            said = criterion(input_ids, scores, **named)
-            full = full | said
-            if type(criterion) is not MaxLengthCriteria:
-                stopped = stopped | said
-        self.noted.append(_Noted(full, stopped))
-        return full
+        said = [criterion(input_ids, scores, **named) for criterion in self]
+        self._said.append(said)
+        return reduce(or_, said, torch.zeros_like(input_ids[:, 0], dtype=torch.bool))
+
+    def done(self, rows: int, only_stops: bool) -> list[list[bool]]:
+        """By row and step: whether the row was done; `only_stops` leaves the limit of tokens out."""
+        done = torch.zeros(len(self._said), rows, dtype=torch.bool)
+        for step, said in zip(done, self._said, strict=True):
+            for criterion, answer in zip(self, said, strict=True):
+                if not (only_stops and type(criterion) is MaxLengthCriteria):
+                    step |= torch.as_tensor(answer, device="cpu")
+        found: list[list[bool]] = done.T.tolist()
+        return found
 
 
 def run_stock(
@@ -78,9 +96,15 @@ def run_stock(
         What the loop returns.
     """
     noting = _Criteria(criteria)
+    if config.do_sample:
+        processors = _Drawing(processors, traces, input_ids.shape[1])
+        config = copy.copy(config)
+        config.do_sample = False
+    if not config.return_dict_in_generate and config.max_length >= LONG:  # a returned cache must be the library's
+        let_grow(prepared.get("past_key_values"))
     out = loop(input_ids, processors, noting, config, synced_gpus=False, streamer=None, **prepared)
     written = (out if torch.is_tensor(out) else out.sequences)[:, input_ids.shape[1] :].tolist()
-    done, stopped = (torch.stack(column).T.tolist() for column in zip(*noting.noted, strict=True))
+    done, stopped = (noting.done(len(traces), only_stops) for only_stops in (False, True))
     for row, trace in enumerate(traces):
         last = done[row].index(True) if True in done[row] else len(done[row]) - 1
         trace.tokens += written[row][: last + 1]

@@ -70,10 +70,8 @@ class ThinkingControl:
         self._answer = self._new_answer() if closer == "exit" else None
         """Follows the answer after an exit. None: there was none."""
         self._limits = Limits(settings)
-        self._may_close = settings.thinking is not None and (
-            settings.limits.closes or settings.answer_now is not None
-        )
-        """Thinking may be closed for another reason than a cue."""
+        self._limited = settings.limits.closes
+        """Thinking may be closed without being asked to."""
         self._continued = 0
         self._cues = 0
         """Cues at which the rule was asked."""
@@ -123,7 +121,7 @@ class ThinkingControl:
         """The edit that closes thinking once somebody has asked for it, its budget is used up, or it is in a loop.
 
         A half-written marker is taken back. A character that is split over tokens is finished first."""
-        if not self._may_close or self.span.phase != "think":
+        if self.span.phase != "think" or not (self._limited or self._asked) or self.settings.thinking is None:
             return None
         tokens, opened = self.text.tokens, self.text.start if self.span.opened is None else self.span.opened
         thought = self.thoughts.before(len(tokens))

@@ -4,6 +4,7 @@ A policy is a chain of stages with explicit state. A new method is a class in it
 name in `parse.py`.
 """
 
+from .draw import draw_rows
 from .rejection import node_tests
 from .replay import Explained, Replay
 from .stage import Pure
@@ -12,5 +13,6 @@ __all__ = [
     "Explained",
     "Pure",
     "Replay",
+    "draw_rows",
     "node_tests",
 ]

@@ -75,8 +75,7 @@ class Candidates:
             ControllerError: a logit is NaN or +inf, or no token is possible.
         """
         if self._shifted is None:
-            short = self.ids is None and len(self.logits) < _SHORT
-            logits = self.logits.astype(np.float64) if short else self.logits
+            logits = computed(self.logits) if self.ids is None else self.logits
             top = logits.max()
             check_largest(top)
             self._shifted = logits - top
@@ -144,6 +143,11 @@ class Candidates:
     def position(self, token: int) -> int:
         """The position of a candidate."""
         return token if self.ids is None else int(np.searchsorted(self.ids, token))
+
+
+def computed(logits: Floats) -> Floats:
+    """Whole rows, shape (..., vocabulary), in the precision in which they are computed."""
+    return logits.astype(np.float64) if logits.shape[-1] < _SHORT else logits
 
 
 def check_largest(logit: float) -> None:

@@ -13,7 +13,7 @@ from ..core.errors import ControllerError
 from ..core.randomness import SAMPLE, VERIFY, Keys
 from ..core.tokenizer import Tokenizer
 from ..thinking.markers import Phase
-from .candidates import Candidates
+from .candidates import Candidates, check_largest, computed
 from .rejection import verify
 
 
@@ -47,6 +47,9 @@ class RunContext:
 
 
 _NO_CONTEXT = RunContext()
+
+_TOGETHER = 1 << 18
+"""Logits that are computed at once: what stays in a processor's cache."""
 
 
 class Row:
@@ -202,3 +205,25 @@ def draw(weights: Floats, uniform: float) -> int:
         )
     # side="right": an index of zero weight can't be hit, not even by a uniform of exactly 0.
     return min(int(mass.searchsorted(uniform * total, side="right")), len(weights) - 1)
+
+
+def draw_rows(logits: Floats, uniforms: Sequence[float]) -> list[int]:
+    """A token of each row, drawn exactly as from the row's `Candidates`, with less work for a small vocabulary.
+
+    Args:
+        logits: shape (rows, vocabulary).
+        uniforms: one for each row.
+
+    Raises:
+        ControllerError: nothing can be drawn from a row.
+    """
+    rows, tokens = max(1, _TOGETHER // logits.shape[1]), list[int]()
+    for first in range(0, len(logits), rows):
+        part = computed(logits[first : first + rows])
+        top = part.max(axis=1)
+        for largest in top.tolist():
+            check_largest(largest)
+        mass = np.cumsum(np.exp(part - top[:, None]), axis=1, dtype=np.float64)
+        targets = mass[:, -1] * uniforms[first : first + rows]
+        tokens += np.minimum((mass <= targets[:, None]).sum(axis=1), part.shape[1] - 1).tolist()
+    return tokens

@@ -14,6 +14,8 @@ import time
 from dataclasses import replace
 from typing import NamedTuple
 
+import torch
+
 from reasonctl.backends import load_model
 from reasonctl.calibration.runs.collect import asked_runs
 from reasonctl.calibration.runs.recipe import Recipe
@@ -54,15 +56,21 @@ def main() -> None:
     )
     asked = asked_runs(load_task(args.tasks).problems(args.runs, stream=0, prompt=model.prompt))
     arms = {batch: replace(recipe, batch=batch) for batch in (1, args.batch)}
+    if args.dtype:
+        for arm in arms.values():
+            arm.load().library.to(getattr(torch, args.dtype))
     taken: dict[int, list[Taken]] = {batch: [] for batch in arms}
     for number in range(args.rounds + 1):
         for batch, arm in arms.items():
             clock, processor = time.perf_counter(), time.process_time()
-            records = collect_runs(arm, asked)
+            records = collect_runs(arm, asked if number else asked[:1])
             one = Taken(time.perf_counter() - clock, time.process_time() - processor, sum(r.tokens for r in records))
-            if number:  # the first round loads
+            if number:  # the first round only loads
                 taken[batch].append(one)
-                print(f"batch {batch}: {one.clock:.1f} s, processor {one.processor:.1f} s, {one.tokens} tokens")
+                print(
+                    f"batch {batch}: {one.clock:.1f} s, processor {one.processor:.1f} s, {one.tokens} tokens",
+                    flush=True,
+                )
     for name in ("clock", "processor"):
         pairs = zip(taken[1], taken[args.batch], strict=True)
         ratios = sorted(getattr(single, name) / getattr(many, name) for single, many in pairs)
@@ -77,6 +85,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-new-tokens", type=int, default=120)
+    parser.add_argument("--dtype", help="of a model on transformers, such as bfloat16")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 

@@ -1,10 +1,11 @@
-"""Greedy calls under a controller that has nothing to do: the library's own loop, with the traces of ours."""
+"""Calls under a controller that has nothing to do: the library's own loop, with the traces of ours."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
+from transformers.cache_utils import DynamicLayer
 
 from reasonctl.backends.attach import attach
 from reasonctl.backends.hf import attach as hf_attach
@@ -61,6 +62,67 @@ def test_a_batch_is_the_librarys_bit_for_bit_in_every_precision(dtype):
         assert [trace.tokens for trace in handle.traces] == ours.sequences[:, BATCH["input_ids"].shape[1] :].tolist()
     assert torch.equal(ours.sequences, stock.sequences)
     assert all(torch.equal(a, b) for a, b in zip(ours.logits, stock.logits, strict=True))
+
+
+SAMPLED = dict(do_sample=True, max_new_tokens=30, seed=3)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"temperature": 0.7, "top_p": 0.9, "top_k": 12},
+        {"eos_token_id": [5, 9, 20], "repetition_penalty": 1.3},
+        {"num_return_sequences": 2, "top_k": 0, "min_p": 0.05},
+    ],
+    ids=lambda arguments: " ".join(arguments) or "plain",
+)
+def test_a_sampled_batch_draws_what_our_own_loop_draws(model, monkeypatch, arguments):
+    arguments = SAMPLED | arguments
+    with attach(model, Controller()) as handle:
+        torch.manual_seed(1)
+        ours = model.generate(**BATCH, **arguments)
+        state, traces = torch.get_rng_state(), [trace.to_dict() for trace in handle.traces]
+        monkeypatch.setattr(hf_attach, "nothing_to_do", lambda *given: False)
+        torch.manual_seed(1)
+        own = model.generate(**BATCH, **arguments)
+        assert traces == [trace.to_dict() for trace in handle.traces] and torch.equal(ours, own)
+        assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_sampled_call_is_refused_what_would_show_how_it_was_drawn(model):
+    with attach(model, Controller()), pytest.raises(ControllerError, match="output_scores"):
+        model.generate(**BATCH, **SAMPLED, output_scores=True, return_dict_in_generate=True)
+
+
+class Records(LogitsProcessor):
+    """Remembers the logits of every step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, input_ids, scores):
+        self.seen.append(scores.clone())
+        return scores
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_long_batch_is_the_librarys_bit_for_bit_in_a_cache_that_grows_in_place(dtype):
+    model, arguments, found = small().to(dtype), GREEDY | {"max_new_tokens": 170}, []
+    for controller in (None, Controller()):
+        records = Records()
+        handle = controller and attach(model, controller)
+        model.generate(**BATCH, **arguments, logits_processor=LogitsProcessorList([records]))
+        found.append(torch.stack(records.seen))
+        if handle:
+            handle.detach()
+    assert torch.equal(*found)
+
+
+def test_a_returned_cache_is_the_librarys(model):
+    with attach(model, Controller()):
+        out = model.generate(**BATCH, **(GREEDY | {"max_new_tokens": 170}), return_dict_in_generate=True)
+    assert {type(layer) for layer in out.past_key_values.layers} == {DynamicLayer}
 
 
 class Counts(LogitsProcessor):
