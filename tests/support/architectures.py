@@ -35,7 +35,7 @@ SMALL: dict[str, Any] = (
     | dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "num_shared_experts"), 1)
     | dict.fromkeys(("first_k_dense_replace", "num_dense_layers"), 1)
     | dict.fromkeys(("index_head_dim", "index_topk", "indexer_head_dim"), 16)
-    | dict.fromkeys(("index_n_heads", "indexer_n_heads"), 2)
+    | dict.fromkeys(("index_n_heads", "indexer_n_heads"), 32)
     | dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "max_target_positions"), 256)
     | dict.fromkeys(("sliding_window", "window_size", "sliding_window_size", "attention_window_size"), 8)
     | dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads"), 2)
