@@ -1,7 +1,7 @@
 """Prompts with pictures or sound: the library's own prefill feeds them, and the loop goes on from its cache.
 
-The prefill feeds all but the prompt's last token, which is text; the loop feeds that one and reads its row. What the
-library does with pictures, such as positions in three axes or masks that see both ways, stays the library's.
+The prompt's last token is text: it is taken back, or left out where that can't be, and the loop feeds it and reads its
+row. What the library does with pictures, such as positions in three axes or masks that see both ways, stays its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from reasonctl.controller import ControllerError
+from reasonctl.controller import ROOT, ControllerError, Decode
 
 from .engine import HFEngine
 from .session import HFSession
@@ -23,6 +23,9 @@ KNOWN = frozenset(
 
 _BY_TOKEN = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
 """Arguments with a value for each token, in their last dimension."""
+
+_SAME = 1e-2
+"""Rows whose logits differ by so small a share of their range are the same but for rounding."""
 
 _PLACEHOLDER = re.compile(r"(image|video|audio|vision)_token_(id|index)")
 """What configurations call the tokens in whose places pictures and sound are put."""
@@ -46,29 +49,30 @@ def prefilled(engine: HFEngine, input_ids: torch.Tensor, config: Any, prepared: 
     Raises:
         ControllerError: the loop could not go on from the library's cache.
     """
-    forward, length = engine.model_forward, input_ids.shape[1] - 1
-    model, media = forward.model, ", ".join(media_of(prepared))
+    forward, media = engine.model_forward, ", ".join(media_of(prepared))
+    model = forward.model
     _check(model, input_ids, prepared, media)
-    named = {name: _without_last(name, value) for name, value in prepared.items() if name != "tokenizer"}
+    # A prompt may be masked both ways, up to its last token: where that can be taken back, it is fed like the others.
+    held = input_ids.shape[1] - int(forward.recurrent)
+    ids, last = input_ids[:, :held], input_ids[:, -1:]
+    named = {name: _first(held, name, value) for name, value in prepared.items() if name != "tokenizer"}
     named[forward.cache_name] = cache = forward.new_cache()
     with torch.inference_mode():
-        out = model._prefill(input_ids[:, :-1], config, named)
-        if cache.get_seq_length() != length:
-            raise ControllerError(
-                f"{media}: {type(model).__name__} keeps them in columns of their own, {cache.get_seq_length()} for "
-                f"{length} tokens; a controller can't go on from there: leave them out, or detach first"
-            )
-        after = model._update_model_kwargs_for_generation(out, named)
-        _check_step(model, model.prepare_inputs_for_generation(input_ids, next_sequence_length=1, **after))
-    session = engine.adopt(cache, length)
-    positions = after.get("position_ids")
-    if positions is not None and forward.takes_positions:
-        session.lead = _lead(positions[..., -1:], length)
+        out = model._prefill(ids, config, named)
+        _check_columns(model, cache, held, media)
+        after = model._update_model_kwargs_for_generation(out, named, is_encoder_decoder=False)
+        step = model.prepare_inputs_for_generation(torch.cat([ids, last], dim=1), next_sequence_length=1, **after)
+        session = engine.adopt(cache, held)
+        positions = step.get("position_ids")
+        if positions is not None and forward.takes_positions:
+            session.lead = _lead(positions[..., -1:], held)
+        _check_step(session, step)
+        session.rollback(held + 1 - input_ids.shape[1])
     return session
 
 
-def _without_last(name: str, value: Any) -> Any:
-    return value[..., :-1] if name in _BY_TOKEN and value is not None else value
+def _first(held: int, name: str, value: Any) -> Any:
+    return value[..., :held] if name in _BY_TOKEN and value is not None else value
 
 
 def _lead(positions: torch.Tensor, length: int) -> torch.Tensor | None:
@@ -90,13 +94,28 @@ def _check(model: Any, input_ids: torch.Tensor, prepared: dict[str, Any], media:
             raise ControllerError(f"{media}: the prompt ends in a picture or sound; let a token of text follow it")
 
 
-def _check_step(model: Any, step: dict[str, Any]) -> None:
-    """Raises ControllerError for what the library would give the model at every later step too."""
-    for name in media_of(step):
-        value = step[name]
-        silent = torch.is_tensor(value) and name in _BY_TOKEN and not bool(value.any())
-        if name != "input_ids" and not silent and not isinstance(value, bool):
+def _check_columns(model: Any, cache: Any, length: int, media: str) -> None:
+    """Raises ControllerError for a cache that holds more than a column for each token, or other than those."""
+    for layer in cache.layers:
+        keys = getattr(layer, "keys", None)
+        held = length if keys is None else int(layer.get_seq_length())
+        if held != length:
             raise ControllerError(
-                f"{type(model).__name__} reads {name} at every step, which a controller can't honour; "
-                "leave it out, or detach first"
+                f"{type(model).__name__} keeps {media} in {held} columns for {length} tokens; a controller can't go on "
+                "from such a cache: leave them out, or detach first"
             )
+
+
+def _check_step(session: HFSession, step: dict[str, Any]) -> None:
+    """Raises ControllerError where the library's next step isn't the session's: it reads more at every step."""
+    forward = session.model_forward
+    own, theirs = session.fork(), session.fork()
+    (row,) = session.engine.forward([Decode(own, step["input_ids"][0].tolist())])
+    ours = torch.from_numpy(row.logits(ROOT))
+    stock = forward.model(**(step | {forward.cache_name: theirs.cache}), return_dict=True).logits[0, -1].float().cpu()
+    if float((stock - ours).abs().max()) > _SAME * float(stock.max() - stock.min()):
+        more = [name for name in media_of(step) if name != "input_ids" and not isinstance(step[name], bool)]
+        raise ControllerError(
+            f"{type(forward.model).__name__} reads {', '.join(more) or 'positions of its own'} at every step, which a "
+            "controller can't honour; leave it out, or detach first"
+        )

@@ -107,11 +107,49 @@ def shrunk(kind: type[PreTrainedConfig], **own: Any) -> dict[str, Any]:
 
 
 def causal(name: str) -> Any:
-    """A random causal language model."""
-    kind = CONFIG_MAPPING[name]
-    config = kind(**shrunk(kind))
+    """A random causal language model, by a name of NAMES or VARIANTS."""
+    kind_name, own = VARIANTS.get(name, (name, {}))
+    own = dict(own)
+    attention = {"attn_implementation": own.pop("attn_implementation")} if "attn_implementation" in own else {}
+    kind = CONFIG_MAPPING[kind_name]
     torch.manual_seed(1)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_config(kind(**shrunk(kind, **own)), dtype=torch.float32, **attention).eval()
+    model.generation_config.eos_token_id = None
+    return model
 
 
-NAMES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+_ALIASES = ("gpt-sw3", "internlm3", "iquestcoder")
+"""Other names of architectures that are here."""
+
+_MORE_THAN_TEXT = tuple(name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if CONFIG_MAPPING[name].sub_configs)
+"""Their text parts have names of their own; what sees or hears is in `pictures.py`."""
+
+_TEXT_OF = ("emu3", "git", "mllama", "mpt", "phi4_multimodal")
+"""Except these, whose text parts have none."""
+
+NO_TEXTS: dict[str, str] = {
+    "blt": "it needs a patcher model of its own",
+    "cohere_compass_text": "transformers can't build it from its own defaults",
+    "dbrx": "transformers can't build it from its own defaults",
+    "gemma4_assistant": "it drafts from another model's states",
+    "gemma4_unified_assistant": "it drafts from another model's states",
+}
+"""What can't be run alone, and why."""
+
+NAMES = tuple(
+    name
+    for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if name not in (*_ALIASES, *NO_TEXTS) and (name not in _MORE_THAN_TEXT or name in _TEXT_OF)
+)
+"""Architectures that are run, by the type of their configuration."""
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "falcon (ALiBi)": ("falcon", {"alibi": True, "new_decoder_architecture": False}),
+    "llama (eager)": ("llama", {"attn_implementation": "eager"}),
+    "llama (dynamic rope)": (
+        "llama",
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+    ),
+    "gpt_oss (window only)": ("gpt_oss", {"layer_types": ["sliding_attention", "sliding_attention"]}),
+}
+"""Further forms: the type of their configuration, and what differs."""
