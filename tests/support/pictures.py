@@ -37,6 +37,8 @@ class Sees:
     places: int
     """Tokens that the picture or sound takes."""
     media: Callable[[], dict[str, torch.Tensor]]
+    medium: str = "picture"
+    """What it is."""
     types: str = ""
     """The argument that says of each token whether it is text (0) or not (1)."""
 
@@ -74,7 +76,7 @@ KINDS: dict[str, Sees] = {
         },
         6,
         _patches,
-        "mm_token_type_ids",
+        types="mm_token_type_ids",
     ),
     "qwen2_5_vl": Sees(
         "Qwen2_5_VLForConditionalGeneration",
@@ -86,7 +88,7 @@ KINDS: dict[str, Sees] = {
         },
         6,
         _patches,
-        "mm_token_type_ids",
+        types="mm_token_type_ids",
     ),
     "qwen3_vl": Sees(
         "Qwen3VLForConditionalGeneration",
@@ -98,7 +100,7 @@ KINDS: dict[str, Sees] = {
         },
         6,
         _patches,
-        "mm_token_type_ids",
+        types="mm_token_type_ids",
     ),
     "qwen3_5": Sees(
         "Qwen3_5ForConditionalGeneration",
@@ -110,7 +112,7 @@ KINDS: dict[str, Sees] = {
         },
         6,
         _patches,
-        "mm_token_type_ids",
+        types="mm_token_type_ids",
     ),
     "gemma3": Sees(
         "Gemma3ForConditionalGeneration",
@@ -122,7 +124,7 @@ KINDS: dict[str, Sees] = {
         },
         4,
         _pixels(1, 3, 8, 8),
-        "token_type_ids",
+        types="token_type_ids",
     ),
     "paligemma": Sees(
         "PaliGemmaForConditionalGeneration",
@@ -195,6 +197,7 @@ KINDS: dict[str, Sees] = {
             "input_features": torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(3)),
             "feature_attention_mask": torch.ones(1, 16, dtype=torch.long),
         },
+        "sound",
     ),
     "voxtral": Sees(
         "VoxtralForConditionalGeneration",
@@ -206,6 +209,7 @@ KINDS: dict[str, Sees] = {
         },
         2,
         lambda: {"input_features": torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(3))},
+        "sound",
     ),
 }
 """By the type of their configuration."""
