@@ -133,7 +133,7 @@ def test_a_cache_that_cannot_forget_is_said_so(llm, monkeypatch):
         engine.forward((Decode(session, [7], Draft.chain([8])),))
     engine.close()
     handle = attach(llm, Controller(exit=ExitAt(0)))
-    with pytest.raises(ControllerError, match="early exits are refused"):
+    with pytest.raises(ControllerError, match="exits that take their cue back are refused"):
         llm(PROMPT, max_tokens=3)
     handle.detach()
     attach(llm, Controller(drafter=PromptLookup()))
