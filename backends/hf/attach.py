@@ -37,6 +37,7 @@ from ..token_ids import check_rows
 from .criteria import check_criteria
 from .engine import HFEngine
 from .load import templates_of, wrap_transformers
+from .prefill import media_of
 from .processors import check_processors
 from .rows import PreparedCall, Rows
 from .stock import nothing_to_do, run_stock
@@ -58,17 +59,6 @@ _MARK = "_reasonctl"
 
 _REFUSED = ("inputs_embeds", "position_ids", "assistant_model", "synced_gpus")
 """Arguments of a call that the loop can't honour."""
-
-_PREPARED = {
-    "attention_mask",
-    "position_ids",
-    "use_cache",
-    "logits_to_keep",
-    "tokenizer",
-    "past_key_values",
-    "cache_params",
-}
-"""What generate() may hand to `_sample` for the forward; anything else would be lost, and is refused."""
 
 _SAMPLING = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0} | dict.fromkeys(
     ("min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
@@ -212,7 +202,7 @@ class HFAttachment(Attachment):
         controller = self.under(self.overrides)
         check_rows(input_ids)
         cache = prepared.get(self.engine.model_forward.cache_name)
-        left_out = _not_honoured(config, prepared)
+        left_out = _not_honoured(config)
         turn = turn_of(self.overrides)
         if turn is not None and len(input_ids) > 1:
             raise ControllerError(
@@ -220,7 +210,8 @@ class HFAttachment(Attachment):
             )
         grammar: Stage | None = self.of_thread.grammar
         idle = turn is None and grammar is None and nothing_to_do(controller, streamer, cache)
-        stock = idle and (not config.do_sample if left_out else len(input_ids) > 1)
+        several = len(input_ids) > 1 or bool(media_of(prepared))
+        stock = idle and (not config.do_sample if left_out else several)
         if not stock:
             self._check_batch(len(input_ids), controller, processors, criteria, prepared, left_out)
         call = PreparedCall(
@@ -289,7 +280,7 @@ class HFAttachment(Attachment):
         )
 
 
-def _not_honoured(config: Any, prepared: dict[str, Any]) -> list[str]:
+def _not_honoured(config: Any) -> list[str]:
     """The call's options that only the library's own loop can honour."""
     wanted = {
         "use_cache": config.use_cache is False,
@@ -298,7 +289,6 @@ def _not_honoured(config: Any, prepared: dict[str, Any]) -> list[str]:
     if config.return_dict_in_generate:
         for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states"):
             wanted[name] = bool(getattr(config, name))
-    wanted |= {name: value is not None for name, value in prepared.items() if name not in _PREPARED}
     return [name for name, given in wanted.items() if given]
 
 

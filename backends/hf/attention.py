@@ -83,7 +83,9 @@ def _attention(
             module, query, key, value, first, scaling=scaling, **more
         )
         return found
-    out = torch.nn.functional.scaled_dot_product_attention(folded_query, key, value, attn_mask=attention_mask, scale=scaling)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        folded_query, key, value, attn_mask=attention_mask, scale=scaling
+    )
     return out.reshape(batch, heads, rows, -1).transpose(1, 2).contiguous(), None
 
 

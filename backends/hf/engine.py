@@ -131,7 +131,7 @@ class HFEngine(Engine):
         for session, _ in members:
             session.join(self.slab)
         self.slab.reserve(max(session.length + rows_of(request) for session, request in members))
-        packing = Packing(self.slab, [member.part() for member in members])
+        packing = Packing(self.slab, [member.part() for member in members], self.model_forward.windowed)
         try:
             rows = self._call(packing, [request.layers for _, request in members])
         except CantPack as reason:

@@ -6,12 +6,12 @@ Everything that a session must know of the model is here. Caches are the session
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -48,6 +48,10 @@ class ModelForward:
         """Forwards so far; a Step of an older one is stale."""
         self.cache_name = found[0]
         self.takes_positions = "position_ids" in names
+        if not self.takes_positions and not _takes_one_token(model):
+            raise ControllerError(
+                f"{type(model).__name__} reads the whole text at every step, not the new tokens alone"
+            )
         self._takes_logits_to_keep = "logits_to_keep" in names
         self._blocks = find_blocks(model)
         layers = self.new_cache().layers
@@ -55,6 +59,8 @@ class ModelForward:
         """The cache holds a state that takes no token back."""
         self.continues_several = not self.recurrent or self._ask().several
         """Several tokens at once continue the cache exactly; elsewhere a state takes them one at a time."""
+        self.windowed = frozenset(i for i, layer in enumerate(layers) if isinstance(layer, DynamicSlidingWindowLayer))
+        """Layers that see a window."""
         self.in_turn = why_not(model, layers, self.takes_positions)
         """Why requests can't share a forward; "" where they can."""
         self.can = self._capabilities(layers)
@@ -161,7 +167,6 @@ class ModelForward:
 
         return self._blocks[layer].register_forward_hook(capture)
 
-
     def _one_stream(self, state: torch.Tensor) -> torch.Tensor:
         """A block's output with one state a token, shape (1, size, width), where blocks hand on several streams.
 
@@ -240,14 +245,31 @@ def as_numpy(tensor: torch.Tensor) -> Any:
     return tensor.float().cpu().numpy()
 
 
+def _lists(module: torch.nn.Module, kind: type) -> Iterator[torch.nn.ModuleList]:
+    """ModuleLists in order, without those of models inside with another kind of configuration: encoders of pictures."""
+    if isinstance(module, torch.nn.ModuleList):
+        yield module
+    for child in module.children():
+        if not isinstance(child, PreTrainedModel) or type(child.config) is kind:
+            yield from _lists(child, kind)
+
+
+def _takes_one_token(model: Any) -> bool:
+    """Whether generate() would give the model the new token of a text alone, once it has a cache."""
+    ids = torch.zeros((1, 2), dtype=torch.long)
+    given = model.prepare_inputs_for_generation(ids, next_sequence_length=1, use_cache=True)
+    return int(given["input_ids"].shape[1]) == 1
+
+
 def find_blocks(model: Any) -> Sequence[torch.nn.Module]:
     """The decoder's blocks in order; () if there are none.
 
     Its first ModuleList as long as the configuration is deep. Some count layers of their cache instead, several to a
     block: then its last list of the library's blocks, which gives the model's output.
     """
+    decoder = model.get_decoder()
     depth = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
-    lists = [module for module in model.get_decoder().modules() if isinstance(module, torch.nn.ModuleList)]
+    lists = list(_lists(decoder, type(decoder.config)))
     of_blocks = [one for one in lists if len(one) and isinstance(one[0], GradientCheckpointingLayer)]
     for found in [*(one for one in lists if len(one) == depth), *reversed(of_blocks)]:
         return tuple(found)

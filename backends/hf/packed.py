@@ -6,7 +6,7 @@ keys and values go to each sequence's slot of a slab, and rows see their own slo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -230,6 +230,8 @@ class Places:
         self._places = [part.slot.index * slab.columns + column for part in parts for column in part.columns]
         self._on: dict[torch.device, torch.Tensor] = {}
         self._last: tuple[torch.Tensor, LayerSlab] | None = None
+        self.layer = 0
+        """The layer that stored last."""
 
     def store(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **named: Any
@@ -242,7 +244,7 @@ class Places:
             places = self._on[key_states.device] = torch.tensor(self._places, device=key_states.device)
         for mine, given in zip(layer, (key_states, value_states), strict=True):
             mine.view(len(mine), -1, mine.shape[3]).index_copy_(1, places, given[0])
-        self._last = key_states, layer
+        self._last, self.layer = (key_states, layer), layer_idx
         return key_states, value_states
 
     def of(self, keys: torch.Tensor) -> LayerSlab:
@@ -261,8 +263,15 @@ class Places:
 class Packing:
     """The attention of one packed forward."""
 
-    def __init__(self, slab: Slab, parts: Sequence[Part]) -> None:
-        """`parts`: with slots that have room for their rows."""
+    def __init__(self, slab: Slab, parts: Sequence[Part], windowed: Collection[int] = ()) -> None:
+        """Arrange the rows.
+
+        Args:
+            slab: keys and values of all sequences.
+            parts: with slots that have room for their rows.
+            windowed: layers with a window, which their attention must state.
+        """
+        self.windowed = windowed
         self.groups = list(_grouped(parts))
         self.parts = [part for group in self.groups for part in group.parts]
         """In the order of their rows in the packed sequence."""
@@ -282,6 +291,8 @@ class Packing:
     def attend(self, query: torch.Tensor, keys: torch.Tensor, scoring: Scoring) -> torch.Tensor:
         """Attention of all rows, shape (1, heads, rows, width), as the library wants it: (1, rows, heads, width)."""
         layer, rows = self.places.of(keys), query[0].transpose(0, 1)
+        if scoring.window is None and self.places.layer in self.windowed:
+            raise CantPack("its attention has a window that it doesn't state")
         found = [group.attend(rows[group.first : group.first + group.rows], layer, scoring) for group in self.groups]
         return (found[0] if len(found) == 1 else torch.cat(found))[None]
 

@@ -38,6 +38,7 @@ from ..processors import forked
 from ..token_ids import check_ids
 from .criteria import ends_of, reader
 from .engine import HFEngine
+from .prefill import media_of, prefilled
 from .processors import WARPERS, for_row, with_processors
 from .session import HFSession
 from .states import record_windows
@@ -182,6 +183,8 @@ class Rows:
 
     def _sessions(self) -> list[HFSession]:
         """A sequence for each row. Rows with the same prompt are forks that wait for its last token."""
+        if media_of(self._call.prepared):
+            return [prefilled(self._engine, self._call.input_ids, self._call.config, self._call.prepared)]
         if len(self._prompts) == 1:
             return [self._given() or self._engine.session()]
         keys = [tuple(prompt) for prompt in self._prompts]

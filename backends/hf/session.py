@@ -40,6 +40,8 @@ class HFSession(Session):
         self.device = device
         self.slot: Slot | None = None
         """Where the tokens are in the engine's slab, once the sequence has shared a forward; `cache` is None then."""
+        self.lead: torch.Tensor | None = None
+        """How far positions are ahead of the number of tokens before them, shape (1, 1) or (axes, 1, 1): by pictures."""
         self.left_out = 0
         """Of the first `length` tokens, those without a column in the cache: none, but in a sparse view."""
         self.folds_plain_rows = model_forward.folds_plain_rows
@@ -75,7 +77,7 @@ class HFSession(Session):
     @property
     def packs(self) -> bool:
         """Whether the sequence can share a forward: its columns are its tokens."""
-        return not self.model_forward.in_turn
+        return not self.model_forward.in_turn and self.lead is None
 
     def join(self, slab: Slab) -> Slot:
         """Move to a slot of the slab, unless the sequence is there already."""
@@ -150,16 +152,19 @@ class HFSession(Session):
         return {}
 
     def _range(self, start: int, end: int) -> torch.Tensor:
-        """Shape (1, end - start): positions, sliced from a table that doubles."""
+        """Shape (1, end - start), or (axes, 1, end - start): positions, sliced from a table that doubles."""
         if self._positions.shape[0] < end:
             self._positions = torch.arange(max(256, 2 * end), device=self.device)
-        return self._positions[start:end][None]
+        return self._led(self._positions[start:end][None])
+
+    def _led(self, positions: torch.Tensor) -> torch.Tensor:
+        return positions if self.lead is None else positions + self.lead
 
     def _tree_positions(self, draft: Draft, size: int) -> torch.Tensor:
         """Shape (1, size): a node's position is its depth after the last pending token."""
         end = self.length + size - len(draft.tokens)
         positions = [*range(self.length, end), *(end + depth for depth in draft.depths())]
-        return torch.tensor((positions,), device=self.device)
+        return self._led(torch.tensor((positions,), device=self.device))
 
     def _tree_mask(self, draft: Draft, size: int) -> torch.Tensor:
         """Additive mask in which a node sees its ancestors only.
@@ -224,6 +229,7 @@ class HFSession(Session):
         Attention layers share their tensors with it until either one grows; a slot is copied.
         """
         made = type(self)(self.engine, self.model_forward, None, self.length, self.device)
+        made.lead = self.lead
         if self.slot is None:
             made.cache = self._copied_cache()
         else:
@@ -283,6 +289,7 @@ class HFSparseSession(HFSession, SparseSession):
     def renew(self) -> None:
         """Take over the tokens that the whole sequence holds now; the next row sees them all and chooses anew."""
         self.cache = self.whole._copied_cache()
+        self.lead = self.whole.lead
         self.length = self.whole.length
         self.left_out = 0
         self.least = 0

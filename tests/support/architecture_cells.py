@@ -94,16 +94,21 @@ class NearTie(Exception):
 class Bench:
     """One model, and the runs that its cells share."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(
+        self, model: Any, prompt: list[int] = _PROMPT, media: Callable[[list[int]], dict[str, Any]] = lambda tokens: {}
+    ) -> None:
         self.model = model
-        self.start = len(_PROMPT)
+        self.prompt = prompt
+        self.media = media
+        """What a call over some tokens is given besides them: pictures or sound."""
+        self.start = len(prompt)
         self.cues = {self.start + at + i: token for at in (3, 9, 16) for i, token in enumerate((_WAIT, _THE))}
         self._stock: dict[tuple[int, ...], list[int]] = {}
 
     def call(self, controller: Controller | None, tokens: list[int], forced: dict[int, int], new: int) -> Any:
         """The tokens of one greedy call, and its trace; without a controller the library's own."""
         named = dict(unpadded(tokens), max_new_tokens=new, do_sample=False, no_repeat_ngram_size=2)
-        named["logits_processor"] = [Forcing(forced)]
+        named |= {"logits_processor": [Forcing(forced)], **self.media(tokens)}
         if controller is None:
             return self.model.generate(**named)[0].tolist(), None
         with attach(self.model, controller, tokenizer=TOKENIZER) as handle:
@@ -113,7 +118,7 @@ class Bench:
         """The library's own text."""
         forced = self.cues if forced is None else forced
         if tuple(forced) not in self._stock:
-            self._stock[tuple(forced)], _ = self.call(None, _PROMPT, forced, LENGTH)
+            self._stock[tuple(forced)], _ = self.call(None, self.prompt, forced, LENGTH)
         return self._stock[tuple(forced)]
 
     def fresh(self, tokens: list[int], cut: int, forced: dict[int, int]) -> list[int]:
@@ -143,6 +148,8 @@ class Bench:
     @torch.no_grad()
     def gap(self, tokens: list[int], one: int, other: int) -> tuple[float, float]:
         """How far two candidates are apart, and how far the library's own two ways of computing the row are."""
+        if self.media(tokens):
+            raise Differs("a text with pictures differs")
         whole = self.whole(tokens).logits[0, -1]
         engine = HFEngine(self.model)
         session = engine.session()
@@ -153,7 +160,7 @@ class Bench:
 
 
 def inert(bench: Bench) -> str:
-    ours, _ = bench.call(Controller(), _PROMPT, bench.cues, LENGTH)
+    ours, _ = bench.call(Controller(), bench.prompt, bench.cues, LENGTH)
     bench.compare(ours, bench.stock())
     return ""
 
@@ -175,7 +182,7 @@ def batch(bench: Bench) -> str:
 
 def _forced(bench: Bench, controller: Controller, forced: dict[int, int]) -> Any:
     """A run with a forced text: equal to stock before it, and to a fresh call after it."""
-    ours, trace = bench.call(controller, _PROMPT, forced, LENGTH)
+    ours, trace = bench.call(controller, bench.prompt, forced, LENGTH)
     if trace.forced is None:
         raise Differs("nothing was forced")
     start, length = trace.forced
@@ -190,8 +197,9 @@ def replace(bench: Bench) -> str:
     return ""
 
 
-def append(bench: Bench) -> Cell:
-    return Cell("absent", "there is no such exit yet")
+def append(bench: Bench) -> str:
+    _forced(bench, Controller(exit=Scripted(1, form="append")), bench.cues)
+    return ""
 
 
 class Every(Scripted):
@@ -207,26 +215,24 @@ def every(bench: Bench) -> str:
 
 def budget(bench: Bench) -> str:
     trace = _forced(bench, Controller(budget=14), {})
-    if trace.forced[0] != 14:
+    if not 14 <= trace.forced[0] <= 16:  # a character that is split over tokens is finished first
         raise Differs(f"the budget of 14 closed at {trace.forced[0]}")
     return ""
 
 
 def reopen(bench: Bench) -> str:
     closing = {bench.start + 8: _CLOSE}
-    ours, trace = bench.call(Controller(continue_times=1), _PROMPT, closing, LENGTH)
+    ours, trace = bench.call(Controller(continue_times=1), bench.prompt, closing, LENGTH)
     if len(trace.reopened) != 1:
         raise Differs(f"re-opened {len(trace.reopened)} times")
-    cut = bench.start + 8 + len(TOKENIZER.encode("Wait"))
-    if _CLOSE in ours[:cut]:
-        raise Differs("the close stayed")
+    cut = bench.start + trace.reopened[0] + len(TOKENIZER.encode("Wait"))
     bench.compare(ours, bench.fresh(ours, cut, closing))
     return ""
 
 
 def _drafted(bench: Bench, drafter: Any) -> Cell | str:
     stock = bench.stock()
-    ours, trace = bench.call(Controller(drafter=drafter(stock)), _PROMPT, bench.cues, LENGTH)
+    ours, trace = bench.call(Controller(drafter=drafter(stock)), bench.prompt, bench.cues, LENGTH)
     bench.compare(ours, stock)
     if not trace.drafted:
         return Cell("idle", "; ".join(trace.warnings))
@@ -268,10 +274,13 @@ def hidden(bench: Bench) -> Cell | str:
 
 def _apart(row: torch.Tensor, states: torch.Tensor, place: int) -> float:
     """The largest difference of a row from the states of a place; of several streams, from the nearest or their mean."""
-    streams = states.reshape(-1, 1, *states.shape[-2:]) if states.shape[-2] == 24 else states[0].transpose(0, 1)[:, None]
+    streams = (
+        states.reshape(-1, 1, *states.shape[-2:]) if states.shape[-2] == 24 else states[0].transpose(0, 1)[:, None]
+    )
     rows = [stream[0, place] for stream in streams]
     rows += [torch.stack(rows).mean(0)]
-    return min(float((row - one).abs().max() / one.abs().max()) for one in rows if one.shape == row.shape)
+    apart = [float((row - one).abs().max() / one.abs().max()) for one in rows if one.shape == row.shape]
+    return min(apart, default=float("inf"))
 
 
 CELLS: dict[str, Callable[[Bench], Cell | str]] = {
@@ -290,7 +299,11 @@ CELLS: dict[str, Callable[[Bench], Cell | str]] = {
 
 
 def check(bench: Bench, name: str) -> Cell:
-    """The result of one cell; it never raises."""
+    """The result of one cell; whatever happens in it is a result."""
+    try:
+        bench.stock()
+    except Exception as error:
+        return Cell("absent", f"stock fails: {type(error).__name__}: {str(error)[:100]}")
     try:
         found = CELLS[name](bench)
         return found if isinstance(found, Cell) else Cell("equal", found)

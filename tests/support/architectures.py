@@ -35,13 +35,15 @@ SMALL: dict[str, Any] = (
     | dict.fromkeys(("n_group", "topk_group", "n_shared_experts", "num_shared_experts"), 1)
     | dict.fromkeys(("first_k_dense_replace", "num_dense_layers"), 1)
     | dict.fromkeys(("index_head_dim", "index_topk", "indexer_head_dim"), 16)
-    | dict.fromkeys(("index_n_heads", "indexer_n_heads"), 2)
+    | dict.fromkeys(("index_n_heads", "indexer_n_heads"), 32)
     | dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "max_target_positions"), 256)
     | dict.fromkeys(("sliding_window", "window_size", "sliding_window_size", "attention_window_size"), 8)
     | dict.fromkeys(("linear_num_key_heads", "linear_num_value_heads"), 2)
     | dict.fromkeys(("linear_key_head_dim", "linear_value_head_dim", "linear_head_dim"), 8)
     | dict.fromkeys(("rotary_dim",), 4)
-    | dict.fromkeys(("vocab_size", "vocab_size_per_layer_input", "unpadded_vocab_size", "decoder_vocab_size"), VOCABULARY)
+    | dict.fromkeys(
+        ("vocab_size", "vocab_size_per_layer_input", "unpadded_vocab_size", "decoder_vocab_size"), VOCABULARY
+    )
     | {"initializer_range": 0.25, "init_std": 0.25, "initializer_factor": 1.0}
     | dict.fromkeys(("mamba_n_heads", "n_mamba_heads"), 4)
     | dict.fromkeys(("mamba_d_state", "mamba_chunk_size"), 8)
@@ -67,8 +69,13 @@ OWN: dict[str, dict[str, Any]] = _TWO_KINDS | {
     "falcon_h1": {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16},
     "gemma2": {"layer_types": _WINDOWED},
     "gemma3_text": {"layer_types": _WINDOWED},
-    "gemma3n_text": _KV_SHARED | {"hidden_size_per_layer_input": 8, "laurel_rank": 8, "intermediate_size": 48,
-        "activation_sparsity_pattern": [0.0] * 4},
+    "gemma3n_text": _KV_SHARED
+    | {
+        "hidden_size_per_layer_input": 8,
+        "laurel_rank": 8,
+        "intermediate_size": 48,
+        "activation_sparsity_pattern": [0.0] * 4,
+    },
     "gemma4_text": _KV_SHARED | {"hidden_size_per_layer_input": 8, "global_head_dim": 8},
     "gemma4_unified_text": {"layer_types": _WINDOWED, "global_head_dim": 8},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
@@ -76,18 +83,35 @@ OWN: dict[str, dict[str, Any]] = _TWO_KINDS | {
     "lfm3": {"layer_types": ["conv", *_WINDOWED], "num_hidden_layers": 3},
     "longcat_flash": {"head_dim": 8, "zero_expert_num": 2},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 2, "state_size": 8, "chunk_size": 16},
-    "nemotron_h": {"layers_block_type": ["linear_attention", "full_attention", "moe"], "mamba_num_heads": 4,
-        "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 2, "chunk_size": 16, "moe_shared_expert_intermediate_size": 24},
+    "nemotron_h": {
+        "layers_block_type": ["linear_attention", "full_attention", "moe"],
+        "mamba_num_heads": 4,
+        "mamba_head_dim": 16,
+        "ssm_state_size": 8,
+        "n_groups": 2,
+        "chunk_size": 16,
+        "moe_shared_expert_intermediate_size": 24,
+    },
     "olmo_hybrid": {"layer_types": _HYBRID},
-    "qwen4_exp_text": {"layer_types": _HYBRID, "indexer_kv_heads": 1, "indexer_budget": 16,
-        "indexer_compress_ratio": 4},
+    "qwen4_exp_text": {
+        "layer_types": _HYBRID,
+        "indexer_kv_heads": 1,
+        "indexer_budget": 16,
+        "indexer_compress_ratio": 4,
+    },
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "local"]},
     "xlstm": {"hidden_size": 64, "embedding_dim": 64, "qk_dim_factor": 1.0},
     "xmod": {"default_language": "en_XX"},
-    "zamba": {"attention_hidden_size": 64, "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"], "num_hidden_layers": 4},
-    "zamba2": {"layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
-        "num_hidden_layers": 4},
+    "zamba": {
+        "attention_hidden_size": 64,
+        "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
+        "num_hidden_layers": 4,
+    },
+    "zamba2": {
+        "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
+        "num_hidden_layers": 4,
+    },
     "zaya": {"num_experts_per_tok": 1, "sliding_window": None, "router_hidden_size": 16},
 }
 """What single architectures need besides."""
@@ -107,11 +131,49 @@ def shrunk(kind: type[PreTrainedConfig], **own: Any) -> dict[str, Any]:
 
 
 def causal(name: str) -> Any:
-    """A random causal language model."""
-    kind = CONFIG_MAPPING[name]
-    config = kind(**shrunk(kind))
+    """A random causal language model, by a name of NAMES or VARIANTS."""
+    kind_name, own = VARIANTS.get(name, (name, {}))
+    own = dict(own)
+    attention = {"attn_implementation": own.pop("attn_implementation")} if "attn_implementation" in own else {}
+    kind = CONFIG_MAPPING[kind_name]
     torch.manual_seed(1)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_config(kind(**shrunk(kind, **own)), dtype=torch.float32, **attention).eval()
+    model.generation_config.eos_token_id = None
+    return model
 
 
-NAMES = tuple(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+_ALIASES = ("gpt-sw3", "internlm3", "iquestcoder")
+"""Other names of architectures that are here."""
+
+_MORE_THAN_TEXT = tuple(name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if CONFIG_MAPPING[name].sub_configs)
+"""Their text parts have names of their own; what sees or hears is in `pictures.py`."""
+
+_TEXT_OF = ("emu3", "git", "mllama", "mpt", "phi4_multimodal")
+"""Except these, whose text parts have none."""
+
+NO_TEXTS: dict[str, str] = {
+    "blt": "it needs a patcher model of its own",
+    "cohere_compass_text": "transformers can't build it from its own defaults",
+    "dbrx": "transformers can't build it from its own defaults",
+    "gemma4_assistant": "it drafts from another model's states",
+    "gemma4_unified_assistant": "it drafts from another model's states",
+}
+"""What can't be run alone, and why."""
+
+NAMES = tuple(
+    name
+    for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if name not in (*_ALIASES, *NO_TEXTS) and (name not in _MORE_THAN_TEXT or name in _TEXT_OF)
+)
+"""Architectures that are run, by the type of their configuration."""
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "falcon (ALiBi)": ("falcon", {"alibi": True, "new_decoder_architecture": False}),
+    "llama (eager)": ("llama", {"attn_implementation": "eager"}),
+    "llama (dynamic rope)": (
+        "llama",
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+    ),
+    "gpt_oss (window only)": ("gpt_oss", {"layer_types": ["sliding_attention", "sliding_attention"]}),
+}
+"""Further forms: the type of their configuration, and what differs."""
