@@ -198,7 +198,15 @@ class ThinkingControl:
 
     def held(self) -> int:
         """How many of the last tokens may still be taken back."""
-        held = self.span.held() if self.rule is not None and not self.settings.shadow else 0
+        return self._reach(self.rule is not None and not self.settings.shadow)
+
+    def reach(self) -> int:
+        """How many of the last tokens a rollback may reach back over, be it that of a trial's fork."""
+        return self._reach(self.rule is not None)
+
+    def _reach(self, exits: bool) -> int:
+        """How many of the last tokens exits and closes may take back; False: closes alone."""
+        held = self.span.held() if exits else 0
         closes = self.closer or self.settings.limits.any or self.settings.answer_now
         if self.closer == "model" or not closes or not self._rolls_back:
             return held

@@ -97,15 +97,22 @@ class Trials:
 
     def _rolled_back(self, start: Start) -> Session:
         """The boundary's fork with what it has in common with a text in its cache; the rest becomes pending."""
+        shared = self._shared(start)
+        if self._fork is not None and shared < self._fork.least:
+            self.close()  # an earlier trial has moved the checkpoint of its fork
         if self._fork is None:
             # A fork must not see rows that aren't committed. This ends the walk over the draft.
             self._text.commit()
             self._fork = self._text.session.fork()
             self._held = self._text.tokens[: self._fork.length]
-        shared = min(common_prefix(self._held, start.tokens), len(start.tokens) - 1)
+            shared = self._shared(start)
         self._fork.rollback(self._fork.length - shared)
         start.pending.extend(start.tokens[shared:])
         return self._fork
+
+    def _shared(self, start: Start) -> int:
+        """Tokens of a text's beginning that the fork's cache holds; the last one is always fed, for its row."""
+        return min(common_prefix(self._held, start.tokens), len(start.tokens) - 1)
 
     def _settings_of(self, exit_here: Exit, start: Start, policy: Policy, trace: Trace, longest: int) -> RunSettings:
         """The run's settings, for a trial."""

@@ -166,7 +166,8 @@ class Span:
             return 0
         if self._waiting:
             return text.next - min(found.cue.first for found in self._waiting)
-        length = max(self._cues.open_word(text.tail)[0], self._cues.open_break(text.tail))
+        open_break = self._cues.open_break(text.tail, text.total, self._scanned)
+        length = max(self._cues.open_word(text.tail)[0], open_break)
         if not length and not text.inside:
             return 0
         return min(text.next - text.first_of(text.total - length), text.next - text.start)
