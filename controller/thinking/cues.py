@@ -63,6 +63,11 @@ class Cues:
         parts += [regex for name, regex in _NAMED.items() if name in names]
         self.kinds = tuple(re.compile(part, re.IGNORECASE) for part in parts)
         """One pattern for the words, one for each other cue that has a text, in the order of their precedence."""
+        self.open_words = tuple(sorted(self._words, key=len, reverse=True))
+        """The words, the longest first: a word that may still go on is searched for by itself."""
+        apart = (re.compile(f"(?<![{LETTERS}]){_regex(word)}(?![{LETTERS}])", re.I) for word in self.open_words)
+        self.open_kinds = (*apart, *self.kinds[bool(words) :])
+        """`kinds` with a pattern for each of `open_words`."""
         self.pattern = re.compile("|".join(parts) or r"(?!)", re.IGNORECASE)
         self._breaks = int(bool(words)) if "paragraph" in names else None
         """Which of `kinds` finds paragraphs; None: none does."""
@@ -74,6 +79,11 @@ class Cues:
     def words(self) -> frozenset[str]:
         """The cues that are words, in lower case."""
         return frozenset(self._words)
+
+    @property
+    def have_text(self) -> bool:
+        """Some of the cues have a text; `every(k)` has none."""
+        return bool(self.kinds)
 
     def names_of(self, text: str) -> tuple[str, ...]:
         """The declared names of a matched text, the best one first: "hmmm" may be both `hmmm` and `hmm`."""

@@ -55,16 +55,27 @@ ENGINE = _engine()
 
 
 class Recurrent(ToyEngine):
-    """The toy reasoner with a cache that forgets no token."""
+    """The toy reasoner with a cache that forgets no token, and takes no draft."""
 
     def __init__(self):
         self.__dict__.update(ENGINE.__dict__)
 
     def session(self):
-        session = super().session()
-        session.can = replace(session.can, rollback=False)
-        session.rollback = lambda n: (_ for _ in ()).throw(AssertionError("rolled back")) if n else None
-        return session
+        return RecurrentSession(self, [])
+
+
+class RecurrentSession(ToySession):
+    """A sequence of such a cache; so are its forks."""
+
+    def __init__(self, engine, tokens):
+        super().__init__(engine, tokens)
+        self.can = replace(self.can, rollback=False, branches=0)
+
+    def rollback(self, n):
+        assert not n, "rolled back"
+
+    def fork(self):
+        return RecurrentSession(self.engine, list(self.tokens))
 
 
 class Checkpointed(ToyEngine):
