@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Literal, TypeAlias
 
 from ..core.decode import Decode, Engine, Need, Session
 from ..core.errors import ControllerError
@@ -13,9 +12,6 @@ from ..core.randomness import Keys
 from .drivers import answer
 from .run import Decoding
 from .scheduler import Ended, Scheduler
-
-Codes: TypeAlias = Literal["independent", "arithmetic"]
-"""How the samples of a prompt depend on each other: not at all, or by evenly spread codes."""
 
 MOST_SAMPLES = 4096
 """Most samples of one prompt."""
@@ -44,7 +40,7 @@ def sample_keys(keys: Keys, n: int) -> list[Keys]:
 
 def run_samples(
     engine: Engine, prompt: Sequence[int], runs: Sequence[SampledRun], at_once: int | None
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Run samples of one prompt, which is prefilled once.
 
     Args:
@@ -54,7 +50,7 @@ def run_samples(
         at_once: Most samples that run at the same time; None: as many as a forward of the engine takes.
 
     Yields:
-        The number of each sample that has ended, in order: a later one that ends first waits. Closing the iterator
+        The number of each sample that has ended, in order: a later one that ends first waits. Closing the generator
         cancels those that are running, and starts no more.
 
     Raises:
@@ -62,21 +58,12 @@ def run_samples(
     """
     if at_once is not None and at_once < 1:
         raise ControllerError(f"at_once is {at_once}; at least 1 sample runs at a time")
-    most = min(len(runs), engine.batch if at_once is None else at_once)
     shared = _prefilled(engine, prompt)
-    held = () if shared is None else (Need(engine, shared.length),)
-    scheduler = Scheduler(held=held)
-    ended: dict[object, Exception | None] = {}
-    waiting, following = iter(enumerate(runs)), 0
+    scheduler = Scheduler(held=() if shared is None else (Need(engine, shared.length),))
+    following, ended = 0, dict[object, Exception | None]()
     try:
-        for i, run in islice(waiting, most):
-            _add(scheduler, i, run, engine, shared)
-        for output in scheduler:
-            if not isinstance(output, Ended):
-                continue
+        for output in _ends(scheduler, engine, shared, runs, min(len(runs), at_once or engine.batch)):
             ended[output.key] = output.error
-            for i, run in islice(waiting, 1):
-                _add(scheduler, i, run, engine, shared)
             while following in ended:
                 if (error := ended.pop(following)) is not None:
                     raise error
@@ -86,6 +73,20 @@ def run_samples(
         scheduler.close()
         if shared is not None:
             shared.close()
+
+
+def _ends(
+    scheduler: Scheduler, engine: Engine, shared: Session | None, runs: Sequence[SampledRun], at_once: int
+) -> Iterator[Ended]:
+    """The end of each sample as it comes; another one starts then."""
+    waiting = iter(enumerate(runs))
+    for i, run in islice(waiting, at_once):
+        _add(scheduler, i, run, engine, shared)
+    for output in scheduler:
+        if isinstance(output, Ended):
+            yield output
+            for i, run in islice(waiting, 1):
+                _add(scheduler, i, run, engine, shared)
 
 
 def _prefilled(engine: Engine, prompt: Sequence[int]) -> Session | None:
