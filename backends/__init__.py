@@ -6,11 +6,12 @@
 from .attach import attach
 from .handle import Handle
 from .load import BUNDLED_PROBE, TINY, load_drafter, load_model, tiny_folder
-from .model import Model
+from .model import Message, Model
 
 __all__ = [
     "BUNDLED_PROBE",
     "Handle",
+    "Message",
     "Model",
     "TINY",
     "attach",

@@ -174,6 +174,12 @@ HOOKS = (
         "Llama() calls it through the module, and use_extra_bufts = False keeps AMX kernels away",
     ),
     Hook(
+        "llama-cpp-python",
+        "llama_log_get",
+        "llama/load.py",
+        "with llama_log_set it takes and gives back the log's callback; the library prints warnings as errors",
+    ),
+    Hook(
         "xgrammar",
         "fill_next_token_bitmask",
         "grammar.py",

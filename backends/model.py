@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from reasonctl.controller import Capabilities, Engine, Tokenizer
 
 Backend = Literal["llama.cpp", "transformers"]
+
+
+class Message(NamedTuple):
+    """One message of a conversation."""
+
+    role: str
+    """Who speaks: `user`, `assistant`, `system` and the like."""
+    content: str
+    """The text."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,8 @@ class Model:
     """Tokens before a text that is no prompt: BOS, where the model wants one."""
     parameters: int = 0
     """Number of weights."""
+    chat: Callable[[Sequence[Message]], list[int] | None] | None = None
+    """Turns a conversation into a prompt's tokens, None where the template refuses it. None: there is no template."""
 
     def fingerprint(self) -> str:
         """A hash of depth, width and vocabulary: equal for the same model in every format and quantisation."""

@@ -7,6 +7,7 @@ a call, and the session edits its cache.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 
 from reasonctl.controller import Capabilities, ControllerError, Decode, Engine
 
+from ..memory import check_cache, free_memory
 from .forward import HFStep, ModelForward, Rows
 from .packed import CantPack, Packing, Part, packed
 from .session import HFSession
@@ -70,6 +72,23 @@ class HFEngine(Engine):
             return 1
         rows = accumulate(rows_of(request) for request in requests[: self.batch])
         return max(1, sum(so_far <= MOST_ROWS for so_far in rows))
+
+    def check_memory(self, sessions: int, tokens: int) -> None:
+        """Refuse what the slab could grow to beyond the memory of the model's device."""
+        device = self.model_forward.device
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+        what = f"a batch of {sessions} sequences of up to {tokens} tokens"
+        places = self.slab.room_for(sessions) * self.slab.columns_for(tokens)
+        check_cache(places * self.token_bytes, free, what)
+
+    @cached_property
+    def token_bytes(self) -> int:
+        """Bytes of keys and values of one token; 0 where sequences share no slab."""
+        if self.model_forward.in_turn:
+            return 0
+        session = self.session()
+        session.feed(Decode(session, [0]))
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in session.cache.layers)
 
     def forward(self, requests: Sequence[Decode]) -> list[HFStep]:
         """Run requests together where the model allows it, and in turn elsewhere.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,6 +13,7 @@ from urllib.request import getproxies
 
 import torch
 from huggingface_hub import constants
+from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
@@ -20,7 +23,7 @@ from reasonctl.controller.thinking import chosen_template
 
 from ..extras import require
 from ..gguf import read_header
-from ..model import Model
+from ..model import Message, Model
 from .engine import HFEngine
 from .tokenizer import HFTokenizer
 
@@ -141,6 +144,7 @@ def wrap_transformers(
         can=engine.can,
         start=tuple(token for token in tokenizer.encode("") if token == tokenizer.bos_token_id),
         parameters=int(library.num_parameters()),
+        chat=partial(_conversation, tokenizer) if tokenizer.chat_template else None,
     )
 
 
@@ -184,6 +188,18 @@ def _format(library: Any, gguf: bool) -> str:
 def _prompt(tokenizer: Any, question: str) -> list[int]:
     if not tokenizer.chat_template:
         return [int(token) for token in tokenizer.encode(question)]
-    messages = [{"role": "user", "content": question}]
-    tokens = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    return _rendered(tokenizer, [Message("user", question)])
+
+
+def _conversation(tokenizer: Any, messages: Sequence[Message]) -> list[int] | None:
+    """A prompt's tokens; None where the template refuses the conversation."""
+    try:
+        return _rendered(tokenizer, messages)
+    except (TemplateError, ValueError, TypeError):  # raise_exception(), and what no template catches
+        return None
+
+
+def _rendered(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    asked = [message._asdict() for message in messages]
+    tokens = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=True, return_dict=False)
     return [int(token) for token in tokens]

@@ -101,8 +101,7 @@ class Slab:
         slot = Slot(self, len(self.slots))
         self.slots.append(slot)
         if len(self.slots) > self.room:
-            spare = self.room // 2 if self.layers else 0
-            self._resize(max(len(self.slots), self.room + spare), self.columns)
+            self._resize(self.room_for(len(self.slots)) if self.layers else len(self.slots), self.columns)
         return slot
 
     def own(self, slot: Slot, owner: object) -> weakref.finalize[..., Any]:
@@ -113,8 +112,17 @@ class Slab:
         """Make room for so many columns in every slot. Slots may move: read their numbers afterwards."""
         self._sweep()
         if columns > self.columns:
-            wanted = columns + columns // _SPARE
-            self._resize(self.room, -(-wanted // _COLUMNS) * _COLUMNS)
+            self._resize(self.room, self.columns_for(columns))
+
+    @staticmethod
+    def room_for(slots: int) -> int:
+        """Slots that tensors get which have to hold one more than they have room for."""
+        return max(slots, (slots - 1) * 3 // 2)
+
+    @staticmethod
+    def columns_for(tokens: int) -> int:
+        """Columns that tensors get which have to hold so many tokens."""
+        return -(-(tokens + tokens // _SPARE) // _COLUMNS) * _COLUMNS
 
     def layer(self, number: int, keys: torch.Tensor, values: torch.Tensor) -> LayerSlab:
         """A layer's tensors, made at first use for states of shape (1, key heads, columns, width)."""

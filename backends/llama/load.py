@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import ctypes
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from reasonctl.controller import ControllerError
 from reasonctl.controller.thinking import LONGEST_CUE, chosen_template
 
 from ..gguf import read_header
-from ..model import Model
+from ..memory import check_cache, free_memory
+from ..model import Message, Model
 from .engine import LlamaEngine
 from .tokenizer import LlamaTokenizer, end_tokens
 
@@ -51,8 +53,11 @@ def load_gguf(
     path = Path(path)
     header = read_header(path)
     room = _room(header, context, batch)
+    if batch > 1:
+        what = f"a batch of {batch} runs, with {room.cells} cells that they share,"
+        check_cache(room.cells * _cell_bytes(header), free_memory(), what)
     try:
-        with without_amx():
+        with without_amx(), unlogged():
             llm = Llama(str(path), n_ctx=room.cells, n_threads=threads, n_threads_batch=threads, verbose=False)
     except TemplateError as error:  # a Llama compiles the file's chat templates
         raise ControllerError(
@@ -63,7 +68,9 @@ def load_gguf(
             f"llama.cpp can't load {path} (architecture {header.get('general.architecture', '?')!r}, "
             f"{room.cells} tokens of context): {error}"
         ) from None
-    model = wrap_llama(path.name, llm, LlamaEngine(llm, hidden=hidden, batch=batch), LlamaTokenizer(llm))
+    with unlogged():
+        engine = LlamaEngine(llm, hidden=hidden, batch=batch)
+    model = wrap_llama(path.name, llm, engine, LlamaTokenizer(llm))
     return model if batch == 1 else replace(model, context=room.run)
 
 
@@ -88,6 +95,20 @@ def _room(header: Mapping[str, Any], context: int, batch: int) -> _Room:
         return _Room(run, run)
     cells = _rounded(batch * (run + LONGEST_CUE))
     return _Room(run, cells if context else max(run, min(cells, LARGEST_SHARED_CONTEXT)))
+
+
+def _cell_bytes(header: Mapping[str, Any]) -> int:
+    """Bytes of keys and values of one token in float16; 0 where the header doesn't say."""
+    architecture = header.get("general.architecture", "?")
+
+    def number(name: str, default: int = 0) -> int:
+        found = header.get(f"{architecture}.{name}", default)
+        return found if isinstance(found, int) else default
+
+    heads = number("attention.head_count")
+    width = number("embedding_length") // heads if heads else 0
+    key, value = (number(f"attention.{name}_length", width) for name in ("key", "value"))
+    return 2 * number("block_count") * number("attention.head_count_kv", heads) * (key + value)
 
 
 def _rounded(tokens: int) -> int:
@@ -118,6 +139,7 @@ def wrap_llama(name: str, llm: Llama, engine: LlamaEngine, tokenizer: LlamaToken
         can=session.can,
         start=_beginning(llm),
         parameters=int(C.llama_model_n_params(llm.model)),
+        chat=None if template is None else _conversation(llm, template),
     )
 
 
@@ -135,9 +157,15 @@ def _beginning(llm: Llama) -> tuple[int, ...]:
 
 def _prompter(llm: Llama, tokenizer: LlamaTokenizer, template: str | None) -> Callable[[str], list[int]]:
     """A function from a question to a prompt's tokens."""
-    bos, eos = llm.token_bos(), llm.token_eos()
     if template is None:
         return lambda question: [*_beginning(llm), *tokenizer.encode(question)]
+    chat = _chatter(llm, template)
+    return lambda question: chat([Message("user", question)])
+
+
+def _chatter(llm: Llama, template: str) -> Callable[[Sequence[Message]], list[int]]:
+    """A function from a conversation to a prompt's tokens."""
+    bos, eos = llm.token_bos(), llm.token_eos()
     formatter = Jinja2ChatFormatter(
         template=template,
         bos_token=llm._model.token_get_text(bos) if bos >= 0 else "",
@@ -145,11 +173,24 @@ def _prompter(llm: Llama, tokenizer: LlamaTokenizer, template: str | None) -> Ca
         add_generation_prompt=True,
     )
 
-    def prompt(question: str) -> list[int]:
-        text = formatter(messages=[{"role": "user", "content": question}]).prompt
+    def prompt(messages: Sequence[Message]) -> list[int]:
+        text = formatter(messages=[message._asdict() for message in messages]).prompt
         # The template writes its own BOS.
         tokens: list[int] = llm.tokenize(text.encode("utf-8"), add_bos=False, special=True)
         return tokens
+
+    return prompt
+
+
+def _conversation(llm: Llama, template: str) -> Callable[[Sequence[Message]], list[int] | None]:
+    """As `_chatter`; None where the template refuses the conversation."""
+    chat = _chatter(llm, template)
+
+    def prompt(messages: Sequence[Message]) -> list[int] | None:
+        try:
+            return chat(messages)
+        except (TemplateError, ValueError, TypeError):  # raise_exception(), and what no template catches
+            return None
 
     return prompt
 
@@ -175,3 +216,23 @@ def without_amx() -> Iterator[None]:
         yield
     finally:
         C.llama_model_default_params = defaults
+
+
+_DROPPED = C.llama_log_callback(lambda level, text, data: None)
+"""A log that nobody reads; it must outlive every call that may write to it."""
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Keep llama.cpp's log off stderr, such as its warning that the runs of a batch need a larger context than one.
+
+    llama-cpp-python numbers the levels of the log one too low, so it prints warnings as errors even where it is to be
+    silent. What goes wrong is raised.
+    """
+    callback, data = C.llama_log_callback(), ctypes.c_void_p()
+    C.llama_log_get(ctypes.byref(callback), ctypes.byref(data))
+    C.llama_log_set(_DROPPED, ctypes.c_void_p())
+    try:
+        yield
+    finally:
+        C.llama_log_set(callback, data)

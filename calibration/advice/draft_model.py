@@ -19,8 +19,8 @@ from reasonctl.controller.sampling import node_tests
 
 from ..evaluation.speed import cost_curve
 from ..parallel.run_jobs import ProgressCallback
+from ..runs.making import run_once
 from ..runs.teacher_forced import forced_rows
-from ..runs.worker import run_once
 
 RANKS = 8
 """Draws at one position whose acceptance is measured."""

@@ -25,7 +25,7 @@ from reasonctl.controller import (
 from reasonctl.controller.thinking import after_thinking, read_template
 
 from ..parallel.run_jobs import ProgressCallback
-from ..runs.worker import run_once
+from ..runs.making import PreparedRun, check_batch, run_all
 from ..tasks.problem import Problem
 from ..tasks.sources import Task
 from .equal_risk import Curve, Measured, Place, families, recommended
@@ -112,26 +112,69 @@ def _plain(one: Measured) -> dict[str, object]:
     return {key: value for key, value in asdict(one).items() if key != "recalls"}
 
 
-def sample(model: Model, prompt: Sequence[int], policy: Policy, most: int, keys: Keys) -> Trace:
-    """One plain run."""
-    trace, _ = run_once(model, Controller(), Call(prompt, most, model.eos, keys, policy))
-    return trace
+@dataclass(frozen=True)
+class SamplePlan:
+    """How plain runs are sampled."""
+
+    most: int
+    """Most tokens of a run."""
+    seed: int
+    """Of the runs."""
+    batch: int = 1
+    """Runs that are decoded together."""
+
+    def runs(self, model: Model, prompts: Sequence[Sequence[int]], policy: Policy, samples: int) -> list[PreparedRun]:
+        """The samples of each prompt, prompt after prompt: run number k of prompt i has number samples * i + k."""
+        every = [prompt for prompt in prompts for _ in range(samples)]
+        keys = (Keys(seed=self.seed, run=number) for number in range(len(every)))
+        return [
+            PreparedRun(Controller(), Call(prompt, self.most, model.eos, key, policy))
+            for prompt, key in zip(every, keys, strict=True)
+        ]
+
+
+def sample(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    policy: Policy,
+    plan: SamplePlan,
+    *,
+    samples: int = SAMPLES,
+    progress: ProgressCallback = lambda done, of: None,
+) -> list[list[Trace]]:
+    """Plain runs of each prompt.
+
+    Args:
+        model: The model.
+        prompts: Where runs begin.
+        policy: How tokens are chosen.
+        plan: Length, seed and batch.
+        samples: Runs of each prompt.
+        progress: Called with the number of prompts that are done.
+
+    Raises:
+        ControllerError: There is no room for such a batch.
+    """
+    runs = plan.runs(model, prompts, policy, samples)
+    check_batch(model, runs, plan.batch)
+    made = run_all(model, runs, plan.batch, lambda done: progress(done // samples, len(prompts)))
+    traces = [run.trace for run in made]
+    return [traces[i : i + samples] for i in range(0, len(traces), samples)]
 
 
 def answer_trie(
-    model: Model, task: Task | None, problems: Sequence[Problem], most: int, seed: int, progress: ProgressCallback
+    model: Model, task: Task | None, problems: Sequence[Problem], plan: SamplePlan, progress: ProgressCallback
 ) -> PrefixTrie:
     """The model's own right answers to each problem, sampled at temperature 1: what it may reasonably write."""
     assert task is not None
-    trie, policy, markers = PrefixTrie(), Chain(Temperature(1.0)), read_template(model.template).markers
-    for i, problem in enumerate(problems):
-        prompt = model.prompt(problem.question)
-        for k in range(SAMPLES):
-            tokens = sample(model, prompt, policy, most, Keys(seed=seed, run=SAMPLES * i + k)).tokens
-            text = model.tokenizer.decode([token for token in tokens if token not in model.eos])
+    trie, markers = PrefixTrie(), read_template(model.template).markers
+    prompts = [model.prompt(problem.question) for problem in problems]
+    written = sample(model, prompts, Chain(Temperature(1.0)), plan, progress=progress)
+    for problem, prompt, traces in zip(problems, prompts, written, strict=True):
+        for trace in traces:
+            text = model.tokenizer.decode([token for token in trace.tokens if token not in model.eos])
             if task.grader.right(after_thinking(text, markers), problem):
-                trie.add(prompt, tokens)
-        progress(i + 1, len(problems))
+                trie.add(prompt, trace.tokens)
     if not trie.texts:
         raise ControllerError(
             f"none of {SAMPLES * len(problems)} runs at temperature 1 was right, so nothing is known to be reasonable; "
@@ -210,7 +253,7 @@ def openings_of(forks: Sequence[Fork]) -> list[list[int]]:
 
 
 def weigh(
-    model: Model, text: str, prompts: Sequence[Sequence[int]], most: int, seed: int, progress: ProgressCallback
+    model: Model, text: str, prompts: Sequence[Sequence[int]], plan: SamplePlan, progress: ProgressCallback
 ) -> tuple[Distortion, float]:
     """The distortion of a policy's runs, as a mean over prompts, and the mean tokens of a run.
 
@@ -218,16 +261,11 @@ def weigh(
         model: The model.
         text: The policy's text.
         prompts: Where runs begin.
-        most: Most tokens of a run.
-        seed: Of the runs.
-        progress: Called after every prompt.
+        plan: Length, seed and batch of the runs.
+        progress: Called with the number of prompts that are done.
     """
-    weighed, lengths = [], []
-    for i, prompt in enumerate(prompts):
-        keys = [Keys(seed=seed + 1, run=SAMPLES * i + k) for k in range(SAMPLES)]
-        traces = [sample(model, prompt, Weighed(parse_policy(text)), most, key) for key in keys]
-        weighed.append(distortion([float(trace.log_z or 0.0) for trace in traces]))
-        lengths += [len(trace.tokens) for trace in traces]
-        progress(i + 1, len(prompts))
+    written = sample(model, prompts, Weighed(parse_policy(text)), plan, progress=progress)
+    weighed = [distortion([float(trace.log_z or 0.0) for trace in traces]) for traces in written]
     mean, kl, ess = np.mean([(one.mean, one.kl, one.ess) for one in weighed], axis=0)
-    return Distortion(float(mean), float(kl), float(ess)), float(np.mean(lengths))
+    tokens = np.mean([len(trace.tokens) for traces in written for trace in traces])
+    return Distortion(float(mean), float(kl), float(ess)), float(tokens)

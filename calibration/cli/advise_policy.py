@@ -20,6 +20,7 @@ from ..advice.truncation import (
     SAMPLES,
     WEIGHED_TOKENS,
     PolicyAdvice,
+    SamplePlan,
     answer_trie,
     choose,
     compare,
@@ -53,7 +54,8 @@ def advise_policy(
         problems = _asked(show, model, task, options)
     with show.progress("reading texts" if texts else "running problems") as progress:
         most = options.max_new_tokens or min(MOST_NEW_TOKENS, model.context // 2)
-        trie = text_trie(model, texts) if texts else answer_trie(model, task, problems, most, options.seed, progress)
+        plan = SamplePlan(most, options.seed, options.batch)
+        trie = text_trie(model, texts) if texts else answer_trie(model, task, problems, plan, progress)
     forks = enough(trie, texts)
     with show.progress("comparing") as progress:
         curves = compare(model, forks, progress)
@@ -61,7 +63,8 @@ def advise_policy(
     prompts = [model.prompt(problem.question) for problem in problems[:PROMPTS]] or openings_of(forks)
     most = min(WEIGHED_TOKENS, options.max_new_tokens or WEIGHED_TOKENS)
     with show.progress("weighing") as progress:
-        weighed, tokens = weigh(model, choice.first, prompts, most, options.seed, progress)
+        plan = SamplePlan(most, options.seed + 1, options.batch)
+        weighed, tokens = weigh(model, choice.first, prompts, plan, progress)
     advice = PolicyAdvice.of(trie, curves, choice, weighed, tokens)
     show_advice(show, name, advice)
     if out is not None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from reasonctl.backends import load_drafter
 from reasonctl.controller import Controller
 from reasonctl.controller.drafting.planning import CostCurve
 
-from ..evaluation.speed import ROUNDS, cost_curve, interleaved, same_tokens
+from ..evaluation.speed import ROUNDS, Arm, cost_curve, interleaved, same_tokens
+from ..runs.making import PreparedRun, check_batch
 from ..tasks.draft_prompts import DRAFT_PROMPTS
 from ..tasks.sources import load_task
 from .console import Console
@@ -28,35 +31,38 @@ def bench(name: str, options: Options, *, probe: str | None) -> None:
         model = open_model(name, options)
     recipe = card_recipe(name, rule.card, options) if rule else new_recipe(name, model, options)
     short = replace(recipe, max_new_tokens=min(recipe.max_new_tokens, 128))
-    asked = questions(name)
-    curve = cost_curve(model, model.prompt(asked[0]))
-    show_curve(show, curve)
     draft = options.draft if options.draft != "none" else "hierarchy"
-    drafter = load_drafter(draft, threads=options.machine(name)[1])
-    kinds = {"plain": Controller(), "drafted": Controller(drafter=drafter)}
+    kinds = {"plain": Controller(), "drafted": Controller(drafter=load_drafter(draft, threads=short.threads))}
     if rule is not None:
         kinds["controlled"] = Controller(exit=rule)
-    calls = [short.call(model, asked[turn % len(asked)], turn) for turn in range(options.n or ROUNDS)]
-    arms = interleaved(model, kinds, calls)
+    rounds, batch, asked = options.n or ROUNDS, options.batch, questions(name)
+    calls = [short.call(model, asked[turn % len(asked)], turn) for turn in range(rounds * batch)]
+    for controller in kinds.values():
+        check_batch(model, [PreparedRun(controller, call) for call in calls], batch)
+    curve = cost_curve(model, calls[0].prompt)
+    show_curve(show, curve)
+    arms = interleaved(model, kinds, calls, batch)
+    together = f" of {batch} runs that share forwards" if batch > 1 else ""
+    show.title(f"decoding, {rounds} interleaved rounds{together}, medians; drafted: {draft}")
+    measured = {"model": name, "backend": model.backend, "draft": draft, "batch": batch, **show_arms(show, arms)}
+    show.result(measured | {"cost_curve": {str(context): dict(rows) for context, rows in curve.seconds.items()}})
+
+
+def show_arms(show: Console, arms: Mapping[str, Arm]) -> dict[str, Any]:
+    """Print the speeds, and whether drafting pays.
+
+    Returns:
+        Their part of the JSON.
+    """
     results = {kind: arm.result() for kind, arm in arms.items()}
     ratio = results["drafted"]["tokens_per_second"] / results["plain"]["tokens_per_second"]
-    identical = same_tokens(arms["plain"], arms["drafted"])
-    show.title(f"decoding, {len(calls)} interleaved rounds, medians; drafted: {draft}")
-    show.table(
-        [
-            [kind, f"{r['tokens_per_second']:.1f}", f"{1000 * r['seconds']:.1f}", f"{r['emitted_per_step']:.2f}"]
-            for kind, r in results.items()
-        ],
-        "decoding",
-        "tokens/s",
-        "ms/run",
-        "tokens/step",
-    )
+    rows = [
+        [kind, f"{r['tokens_per_second']:.1f}", f"{1000 * r['seconds']:.1f}", f"{r['emitted_per_step']:.2f}"]
+        for kind, r in results.items()
+    ]
+    show.table(rows, "decoding", "tokens/s", "ms/run", "tokens/step")
     show.say(verdict(ratio), "bold")
-    show.result(
-        {"model": name, "backend": model.backend, "draft": draft, **results, "ratio": ratio, "identical": identical}
-        | {"cost_curve": {str(context): dict(rows) for context, rows in curve.seconds.items()}}
-    )
+    return {**results, "ratio": ratio, "identical": same_tokens(arms["plain"], arms["drafted"])}
 
 
 def questions(name: str) -> list[str]:

@@ -15,7 +15,6 @@ from reasonctl.backends import Model
 from reasonctl.controller import Closing, ControllerError
 from reasonctl.probes import ProbeExit, make_exit
 from reasonctl.probes.files import ProbeFile, check_target, load_probe
-from reasonctl.probes.risk import first_analysis
 
 from ..fitting.analyses import Analyses
 from ..fitting.begun import as_begun
@@ -29,9 +28,10 @@ from ..runs.records import RunRecord
 from ..runs.room import Asked
 from ..runs.run_file import RunFile
 from ..runs.splits import report_path, runs_path
-from ..runs.trials import Labels
+from ..runs.worker import check_recipe
 from ..tasks.problem import Problem
 from ..tasks.sources import Task
+from .checks import check_domain, check_give_up, check_labels, check_until
 from .closing import closings_of, format_of, with_closing
 from .console import Console
 from .forecast import counted, describe, estimate, needed
@@ -84,22 +84,53 @@ def calibrate(
     plan = _job(name, model, task, targets.probe, options, answer_tokens, overrides)
     plan, problems = asked(show, with_log(show, plan, model, format_of(model, overrides), runs, options), model)
     check_domain(options, problems)
-    plan = as_begun(plan, model, choosing=not (overrides["suffix"] or overrides["answer"]))
+    plan, model = begun(plan, model, options, overrides)
+    check_recipe(plan.recipe, model, problems)
     if options.dry_run:
         dry_run(show, plan, model, options, closings_of(plan, model, overrides, problems))
         return
     content = made_already(plan, model) if targets.again else None
-    plan = with_closing(show, plan, model, overrides, problems, workers=workers, force=options.force)
-    describe(show, plan, model, options)
+    deadline = time.monotonic() + options.time_limit if options.time_limit else None
+    chosen = with_closing(show, plan, model, overrides, problems, workers, force=options.force, deadline=deadline)
+    if chosen is None:
+        late(show, plan, "nothing is kept of the runs that tried --suffix: give a longer --time-limit, or a --suffix")
+        return
+    describe(show, chosen, model, options)
+    _made(show, chosen, model, options, problems, workers, targets, content, deadline)
+
+
+def _made(
+    show: Console,
+    plan: CalibrationJob,
+    model: Model,
+    options: Options,
+    problems: list[Problem],
+    workers: int | str,
+    targets: Targets,
+    content: ProbeFile | None,
+    deadline: float | None,
+) -> None:
+    """Collect, fit and calibrate, and write what is asked for; content and deadline as in `collected`."""
     with closing(plan.run_file(model)) as file:
-        records = collected(show, plan, file, options, problems, workers, content)
+        records = collected(show, plan, file, options, problems, workers, content, deadline)
         if records is None:
             return
         content = _fitted(plan, model, records, file, content, force=options.force)
     if targets.ngrams is not None and targets.wants(targets.ngrams):
-        table = keep_ngrams(model, records, targets.ngrams, source=task.name, force=options.force)
+        table = keep_ngrams(model, records, targets.ngrams, source=plan.task.name, force=options.force)
         show.say(usage(table, targets.ngrams, "model"))
     report_fit(show, plan, content, options, records if targets.wants(targets.page) else None)
+
+
+def begun(
+    plan: CalibrationJob, model: Model, options: Options, overrides: Mapping[str, Any]
+) -> tuple[CalibrationJob, Model]:
+    """The job as an earlier call of it began, in that call's batches if no --batch is given; and the model for them."""
+    choosing = not (overrides["suffix"] or overrides["answer"])
+    plan = as_begun(plan, model, choosing=choosing, batch_given="batch" in options.given)
+    if plan.recipe.batch != options.batch:
+        model = open_model(plan.recipe.model, replace(options, batch=plan.recipe.batch))
+    return plan, model
 
 
 def dry_run(show: Console, plan: CalibrationJob, model: Model, options: Options, closings: Sequence[Closing]) -> None:
@@ -135,7 +166,7 @@ def _job(
         answer_tokens=answer_tokens,
     )
     return CalibrationJob(
-        replace(recipe, batch=overrides["batch"]),
+        recipe,
         task,
         options.promise,
         options.n or CALIBRATION_RUNS,
@@ -181,45 +212,6 @@ def _fitted(
     return load_probe(plan.out)  # what is said and drawn is the file's, to the byte
 
 
-def check_labels(options: Options, labels: Labels) -> None:
-    """Raise ControllerError if the promise needs trials at cues where none would be run."""
-    if labels == "records":
-        for name, needs in (
-            ("--mode event", options.mode == "event"),
-            (f"--signal {options.signal}", options.signal != "hidden"),
-            ("--give-up", options.give_up is not None),
-        ):
-            if needs:
-                raise ControllerError(
-                    f"{name} reads the answer of an exit at every cue, and by default exits are tried only at cues "
-                    "that a threshold can choose; add --labels all"
-                )
-
-
-def check_give_up(options: Options) -> None:
-    """Raise ControllerError if the rule is to give up where no promise covers that."""
-    if options.give_up is not None and (options.mode != "harm" or options.signal != "hidden"):
-        raise ControllerError(
-            f"--give-up is for --mode harm and --signal hidden, not --mode {options.mode} and --signal "
-            f"{options.signal}; leave it off"
-        )
-
-
-def check_until(options: Options) -> int:
-    """Calibration runs at the first analysis of a job that stops when its promise stands.
-
-    Raises:
-        ControllerError: The promise can't hold wherever collecting stops.
-    """
-    if options.confidence is None or options.mode == "event":
-        asked = "--mode event" if options.mode == "event" else "--confidence marginal"
-        raise ControllerError(
-            f"{asked} needs a fixed number of runs, and --until promised makes as many as it takes; leave one of them "
-            "off"
-        )
-    return first_analysis(options.risk, options.confidence)
-
-
 def check_targets(out: Path, report: bool, ngrams: str | None, force: bool) -> Targets:
     """The files of the job.
 
@@ -255,13 +247,6 @@ def made_already(plan: CalibrationJob, model: Model) -> ProbeFile:
     return content
 
 
-def check_domain(options: Options, problems: list[Problem]) -> None:
-    """Raise ControllerError if no problem is of the domain that the promise is asked for."""
-    known = sorted({problem.domain for problem in problems})
-    if options.domain is not None and options.domain not in known:
-        raise ControllerError(f"--domain is {options.domain!r}; the problems are of {', '.join(map(repr, known))}")
-
-
 def where(name: str, options: Options, dask: str | None) -> int | str:
     """The number of processes, or the cluster's address."""
     if dask is None:
@@ -280,16 +265,19 @@ def collected(
     problems: list[Problem],
     workers: int | str,
     content: ProbeFile | None = None,
+    deadline: float | None = None,
 ) -> list[RunRecord] | None:
     """Collect the runs that the file lacks.
 
     A file may hold more runs than the plan wants: the first problems of a stream are always the same. content: the
-    probe file that an interrupted job left. None: a job until its promise stands may end before its last run.
+    probe file that an interrupted job left. None: a job until its promise stands may end before its last run. deadline:
+    the time, of `time.monotonic`, when collecting pauses. None: as late as --time-limit says, from now on.
 
     Returns:
         All records of the job. None: the time limit came first.
     """
-    deadline = time.monotonic() + options.time_limit if options.time_limit else None
+    if deadline is None and options.time_limit:
+        deadline = time.monotonic() + options.time_limit
     done = file.open(force=options.force)
     if done:
         check_problems(file, problems)
@@ -302,16 +290,19 @@ def collected(
         estimate(show, plan, problems[done], plan.n - done, workers)
         enough = analyses.enough if stops else None
         if not _collect(show, plan, file, problems, done, workers=workers, deadline=deadline, enough=enough):
-            show.say(
-                f"time limit reached; {file.path.name} holds what was collected: run the same command again to go on"
-            )
-            show.result({"n": plan.n, "complete": False})
+            late(show, plan, f"{file.path.name} holds what was collected: run the same command again to go on")
             return None
     records = file.read()[: plan.n]
     if stops:
         analyses.enough(len(records))
         return records[: plan.fit + analyses.runs]
     return records
+
+
+def late(show: Console, plan: CalibrationJob, remedy: str) -> None:
+    """Print that the time limit came first."""
+    show.say(f"time limit reached; {remedy}")
+    show.result({"n": plan.n, "complete": False})
 
 
 def _collect(

@@ -13,7 +13,7 @@ from reasonctl.controller import Closing, ControllerError
 from reasonctl.controller.thinking import Format, read_template, with_markers
 
 from ..fitting.begun import closed
-from ..fitting.choose_suffix import candidates, choose_suffix
+from ..fitting.choose_suffix import ChosenClosing, candidates, choose_suffix
 from ..fitting.job import CalibrationJob
 from ..tasks.problem import Problem
 from .console import Console
@@ -51,10 +51,11 @@ def with_closing(
     model: Model,
     overrides: Mapping[str, Any],
     problems: list[Problem],
-    *,
     workers: int | str,
+    *,
     force: bool,
-) -> CalibrationJob:
+    deadline: float | None,
+) -> CalibrationJob | None:
     """The job with the closing that its fitting runs choose. A job that was begun keeps the one that it has.
 
     Args:
@@ -65,9 +66,13 @@ def with_closing(
         problems: The job's problems, the fitting ones first.
         workers: As in `run_jobs`.
         force: Another job's file of runs is no error, since the job starts it over.
+        deadline: As in `choose_suffix`.
+
+    Returns:
+        None if the deadline came first.
 
     Raises:
-        ControllerError: No cue was met in any of the runs, or the file of runs is another job's.
+        ControllerError: The file of runs is another job's.
     """
     if _goes_on(plan, model, force):
         return plan
@@ -77,11 +82,19 @@ def with_closing(
         return plan
     runs = list(enumerate(fitting))[:TRIED_RUNS]
     show.say(f"trying {len(closings)} ways to ask for the answer on {len(runs)} of the fitting runs")
-    chosen = choose_suffix(plan.recipe, closings, runs, plan.task.grader, logged=plan.logged, workers=workers)
+    grader, logged = plan.task.grader, plan.logged
+    chosen = choose_suffix(plan.recipe, closings, runs, grader, logged=logged, workers=workers, deadline=deadline)
+    return None if chosen is None else closed(plan, chosen.closing, _shown(show, chosen))
+
+
+def _shown(show: Console, chosen: ChosenClosing) -> tuple[str, ...]:
+    """Print what the candidates gave, and return it, a line each."""
     lines = tuple(one.line for one in chosen.counts)
     for line in lines:
         show.say(f"  {line}")
-    return closed(plan, chosen.closing, lines)
+    if chosen.untried:
+        show.say(f"no cue was met there, so the first way is taken: {chosen.closing.suffix!r}", "yellow")
+    return lines
 
 
 def _goes_on(plan: CalibrationJob, model: Model, force: bool) -> bool:

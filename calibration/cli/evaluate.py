@@ -17,6 +17,7 @@ from ..fitting.saved_runs import saved_runs
 from ..runs.recipe import Recipe
 from ..runs.records import RunRecord
 from ..runs.room import LEFT_OUT, with_room
+from ..runs.worker import check_recipe
 from ..tasks.problem import Problem
 from ..tasks.sources import Task, load_task
 from .baselines import show_baselines
@@ -61,6 +62,7 @@ class EvaluationJob:
             "model": recipe.model,
             "backend": self.model.backend,
             "tasks": task.name,
+            "batch": recipe.batch,
             **asdict(rule.promise),
             "probe": digest_of(rule.content),
             **summary(pairs, rule.promise.mode, graded=graded),
@@ -84,18 +86,12 @@ def evaluate(
     task = load_task(tasks or content.card.tasks, grader=options.grader, gold=options.mode != "disagree")
     recipe = card_recipe(name, content.card, options)
     runs = saved_runs(probe_path(name, probe), content)
-    drawn = fresh(
-        task,
-        content,
-        options.n or EVALUATION_RUNS,
-        options.seed,
-        options.domain,
-        prompt=model.prompt,
-        runs=runs,
-    )
+    n = options.n or EVALUATION_RUNS
+    drawn = fresh(task, content, n, options.seed, options.domain, prompt=model.prompt, runs=runs)
     asked = with_room(model, drawn, recipe.max_new_tokens)
     show_left_out(show, asked, task)
     problems = asked.problems
+    check_recipe(recipe, model, problems)
     show.say(f"{len(problems)} problems of {task.name} that the probe never saw; {rule.why}")
     if options.dry_run:
         show.result({"n": len(problems), "dry_run": True})

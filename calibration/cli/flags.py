@@ -45,6 +45,10 @@ MOST_PROBLEMS = 1_000_000
 """Problems of a command; all of them are drawn before the first is asked."""
 
 
+MOST_BATCH = 64
+"""The most runs that share a forward on transformers."""
+
+
 class NumberRange(click.FloatRange):
     """A range of numbers, and NaN is in none."""
 
@@ -114,6 +118,13 @@ _OPTIONS = {
         "--workers", type=click.IntRange(1, MOST_THREADS), help="Processes; the bundled model uses one per core."
     ),
     "threads": _option("--threads", type=click.IntRange(1, MOST_THREADS), help="Threads per process."),
+    "batch": _option(
+        "--batch",
+        type=click.IntRange(1, MOST_BATCH),
+        default=1,
+        show_default=True,
+        help="Runs that are decoded together, in forwards that they share.",
+    ),
     "grader": _option("--grader", help="module:function (question, gold, answer) -> bool, in place of the task's own."),
 }
 """The shared options by their names in `Options`."""

@@ -79,6 +79,7 @@ def estimate(show: Console, plan: CalibrationJob, problem: Problem, runs: int, w
         f"one run took {seconds:.1f} s with {tried} of {len(record.cues)} cues tried, so {soonest}{runs} runs take "
         f"roughly {minutes * runs:.1f} minutes"
         + (", divided by the cluster's workers" if isinstance(workers, str) else "")
+        + (f", or less in batches of {plan.recipe.batch}" if plan.recipe.batch > 1 else "")
     )
 
 

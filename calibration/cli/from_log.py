@@ -81,6 +81,7 @@ def with_log(
         task=replace(plan.task, draw=lambda n, stream: problems[:n]),
         n=options.n or len(problems),
         logged=logged,
+        log_sha256=log.sha256,
         source=f"the log {log.name}, {len(problems)} of {len(problems) + own.unusable.total} lines",
     )
 

@@ -16,6 +16,7 @@ from ..fitting.heads import Training
 from ..fitting.heads_job import OWN_DISTRIBUTION, FittedHeads, checkpoint_of, fit_heads, write_heads
 from ..fitting.job import CalibrationJob
 from ..runs.records import RunRecord
+from ..runs.worker import check_recipe
 from ..tasks.sources import load_task
 from .calibrate import asked, collected, where
 from .console import Console
@@ -44,6 +45,7 @@ def calibrate_heads(
     plan = CalibrationJob(recipe, task, Promise(), options.n or HEADS_RUNS, target, fit=0, labels="all")
     training = Training(seed=options.seed, weighted=weighted)
     plan, problems = asked(show, plan, model)
+    check_recipe(recipe, model, problems)
     show.say(f"model {name} on {model.backend}: {model.depth} layers of width {model.width}")
     show.say(f"{plan.n} runs on {task.name}, {recipe.policy}; heads of {training.hidden} units on the right ones")
     if options.dry_run:

@@ -32,7 +32,7 @@ def cli() -> None:
 
 
 @cli.command("demo")
-@common("json", *SAMPLING, "n", *PROMISE, "dry_run", *MACHINE, "workers")
+@common("json", *SAMPLING, "n", *PROMISE, "dry_run", *MACHINE, "workers", "batch")
 def demo_command(options: Options) -> None:
     """The main job, end to end, on the bundled model."""
     from .demo import demo
@@ -81,13 +81,6 @@ HEADS_JOB = ("tasks", "out", "dask")
     default="records",
     show_default=True,
     help="Where calibration runs try exits: at cues that a threshold can choose, or at all.",
-)
-@click.option(
-    "--batch",
-    type=click.IntRange(1, 64),
-    default=1,
-    show_default=True,
-    help="Runs that are decoded together, in forwards that they share.",
 )
 @click.option(
     "--until",
@@ -204,7 +197,7 @@ def replay_command(runs: str, options: Options, cues: str | None, splits: int) -
 @cli.command("bench")
 @click.argument("model")
 @click.option("--probe", help="Probe file [tiny: the bundled one; else none]; 'none' for no exits.")
-@common("json", *SAMPLING, "n", *PROMISE, *MACHINE)
+@common("json", *SAMPLING, "n", *PROMISE, *MACHINE, "batch")
 def bench_command(model: str, options: Options, probe: str | None) -> None:
     """Cost curve of a forward, and the speed of plain, drafted and controlled decoding."""
     from .bench import bench
@@ -221,7 +214,16 @@ def advise_group() -> None:
 @click.argument("model")
 @click.option("--drafts", "first", required=True, metavar="DRAFT...", help="Smaller models of the same family.")
 @click.argument("more", nargs=-1, metavar="")
-@common("json", "seed", "temperature", "policy", "max_new_tokens", "n", *MACHINE)
+@common(
+    "json",
+    "seed",
+    "temperature",
+    "policy",
+    "max_new_tokens",
+    "n",
+    *MACHINE,
+    batch="its speed-ups are those of one run at a time; in batches measure with ctl bench --batch and --draft",
+)
 def advise_draft_command(model: str, first: str, more: tuple[str, ...], options: Options) -> None:
     """Which draft model pays, if any: ctl advise draft MODEL --drafts A B C."""
     from .advise_draft import advise_draft
@@ -244,6 +246,7 @@ def advise_draft_command(model: str, first: str, more: tuple[str, ...], options:
     "force",
     "dry_run",
     *MACHINE,
+    "batch",
     "grader",
     policy="a policy is what is looked for",
 )

@@ -42,6 +42,8 @@ class Options:
     signal: SignalName
     domain: str | None
     give_up: float | None
+    batch: int
+    """Runs that are decoded together."""
     given: frozenset[str] = frozenset()
     """Names of the options on the command line, even those with a default's value."""
 

@@ -9,7 +9,7 @@ from typing import cast
 
 import click
 
-from reasonctl.backends import BUNDLED_PROBE, TINY, Model, load_model
+from reasonctl.backends import BUNDLED_PROBE, TINY, Model
 from reasonctl.controller import AnswerEnds, Closing, ControllerError, Cues, Thinking, parse_policy
 from reasonctl.controller.thinking import Format, default_cues, ends_in_brace, read_template, with_markers
 from reasonctl.probes import ProbeExit, make_exit
@@ -17,7 +17,7 @@ from reasonctl.probes.files import Card, load_probe
 from reasonctl.probes.signals import layer_of
 
 from ..fitting.choose_suffix import boxed, lined, plain
-from ..runs.recipe import LAYERS, Recipe, usual_room
+from ..runs.recipe import LAYERS, Recipe, loaded, usual_room
 from .console import Console
 from .options import Options
 from .terminal import visible
@@ -53,12 +53,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def open_model(name: str, options: Options) -> Model:
-    """Load the model into this process. Warnings about the policy are printed.
+    """Load the model into this process, where its jobs find it. Warnings about the policy are printed.
 
     Raises:
         ControllerError: The model can't be loaded, or the policy is for another model.
     """
-    model = load_model(name, backend=options.backend, threads=options.machine(name)[1])
+    model = loaded(name, options.backend, options.machine(name)[1], batch=options.batch)
     for warning in parse_policy(options.policy_text()).check(model):
         click.echo(visible(f"warning: {warning}"), err=True)
     return model
@@ -102,6 +102,7 @@ def new_recipe(
         max_new_tokens=max_new_tokens,
         answer_tokens=answer_tokens or (max_new_tokens if answer == NATURAL else ANSWER_TOKENS),
         answer_ends=asked.answer_ends,
+        batch=options.batch,
     )
 
 
@@ -161,6 +162,7 @@ def card_recipe(name: str, card: Card, options: Options) -> Recipe:
         max_new_tokens=options.max_new_tokens or card.max_new_tokens,
         answer_tokens=int(cast(int, card.sampler.get("answer_tokens", ANSWER_TOKENS))),
         answer_ends=card.answer_ends,
+        batch=options.batch,
     )
 
 

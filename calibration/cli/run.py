@@ -10,9 +10,9 @@ from reasonctl.controller import AnswerNow, Controller, ControllerError, Event, 
 from reasonctl.controller.core import TextDecoder
 from reasonctl.probes import ProbeExit
 
+from ..runs.making import run_once
 from ..runs.recipe import Recipe
 from ..runs.splits import evaluation_stream
-from ..runs.worker import run_once
 from ..tasks.sources import load_task
 from ..tasks.tiny import EXAMPLE, understands
 from .console import Console

@@ -15,11 +15,12 @@ from reasonctl.probes.risk import Mode, upper_bound
 
 from ..parallel.run_jobs import ProgressCallback, run_jobs
 from ..runs.collect import graded
+from ..runs.making import windows_of
 from ..runs.recipe import Recipe
 from ..runs.records import RunRecord
 from ..runs.room import LEFT_OUT
 from ..runs.splits import calibration_stream, evaluation_stream
-from ..runs.worker import ArmRecord, Arms, collect_run, compare_run
+from ..runs.worker import ArmRecord, Arms, AskedRun, collect_runs, compare_runs
 from ..tasks.graders import Grader
 from ..tasks.problem import Problem, Prompt
 from ..tasks.sources import Task
@@ -61,7 +62,7 @@ def evaluate_pairs(
     with_baselines: bool,
     progress: ProgressCallback,
 ) -> list[Pair]:
-    """Both arms of every problem, interleaved.
+    """Both arms of every problem, interleaved: window by window, in index order.
 
     Args:
         recipe: How the runs are made.
@@ -72,18 +73,23 @@ def evaluate_pairs(
         with_baselines: Also collect what the baselines need.
         progress: Called after every pair.
     """
-    jobs = [(recipe, EVALUATION_OFFSET + i, p.question, rule, with_baselines) for i, p in enumerate(problems)]
-    pairs = []
-    for i, evaluated in enumerate(run_jobs(evaluate_run, jobs, workers=min(workers, len(jobs)))):
-        pairs.append(_graded_pair(evaluated, problems[i], grader))
-        progress(i + 1, len(problems))
+    asked = [AskedRun(EVALUATION_OFFSET + i, problem.question) for i, problem in enumerate(problems)]
+    windows = windows_of(asked, recipe.batch)
+    jobs = [(recipe, window, rule, with_baselines, k % 2 == 0) for k, window in enumerate(windows)]
+    pairs: list[Pair] = []
+    for window in run_jobs(evaluate_window, jobs, workers=min(workers, len(jobs))):
+        for evaluated in window:
+            pairs.append(_graded_pair(evaluated, problems[len(pairs)], grader))
+            progress(len(pairs), len(problems))
     return pairs
 
 
-def evaluate_run(recipe: Recipe, index: int, question: str, rule: ExitRule, with_baselines: bool) -> Evaluated:
-    """One problem's runs."""
-    record = collect_run(recipe, index, question) if with_baselines else None
-    return Evaluated(compare_run(recipe, index, question, rule), record)
+def evaluate_window(
+    recipe: Recipe, window: Sequence[AskedRun], rule: ExitRule, with_baselines: bool, baseline_first: bool
+) -> list[Evaluated]:
+    """The runs of some problems; those of one arm share forwards where the recipe asks for batches."""
+    records = collect_runs(recipe, window) if with_baselines else [None] * len(window)
+    return list(map(Evaluated, compare_runs(recipe, window, rule, baseline_first=baseline_first), records))
 
 
 def _graded_pair(evaluated: Evaluated, problem: Problem, grader: Grader) -> Pair:

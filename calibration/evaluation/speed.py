@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -11,7 +11,7 @@ from reasonctl.backends import Model
 from reasonctl.controller import Call, Controller, Decode
 from reasonctl.controller.drafting.planning import CostCurve, keep_curve, measure
 
-from ..runs.worker import FinishedRun, run_once
+from ..runs.making import FinishedRun, PreparedRun, run_window
 
 ROUNDS = 7
 """Calls that are timed, by default."""
@@ -27,11 +27,21 @@ class Arm:
 
     runs: list[FinishedRun] = field(default_factory=list)
     """In the order of the calls."""
+    rounds: list[float] = field(default_factory=list)
+    """Tokens a second of each round: one run, or a batch."""
+
+    def add(self, made: Sequence[FinishedRun]) -> None:
+        """Take in a round."""
+        self.runs += made
+        self.rounds.append(sum(len(run.trace.tokens) for run in made) / sum(run.seconds for run in made))
 
     def result(self) -> dict[str, float]:
-        """Medians over runs. `emitted_per_step` is tokens per forward of the target."""
+        """Medians over rounds and runs. `emitted_per_step` is tokens of a run per forward that it took part in.
+
+        `seconds` of a run in a batch are those of its round, divided by the runs.
+        """
         return {
-            "tokens_per_second": median(len(trace.tokens) / seconds for trace, seconds in self.runs),
+            "tokens_per_second": median(self.rounds),
             "seconds": median(seconds for _, seconds in self.runs),
             "emitted_per_step": sum(len(t.tokens) for t, _ in self.runs) / sum(t.forwards for t, _ in self.runs),
         }
@@ -42,24 +52,29 @@ def same_tokens(plain: Arm, drafted: Arm) -> bool:
     return all(a.tokens == b.tokens for (a, _), (b, _) in zip(plain.runs, drafted.runs, strict=True))
 
 
-def interleaved(model: Model, controllers: dict[str, Controller], calls: Sequence[Call]) -> dict[str, Arm]:
-    """Every call under every controller, in turn.
+def interleaved(
+    model: Model, controllers: dict[str, Controller], calls: Sequence[Call], batch: int = 1
+) -> dict[str, Arm]:
+    """Every round under every controller, in turn. A short run of each comes first, so that none pays for a first use.
 
-    A short run of each comes first, so that none pays for a first use.
+    Args:
+        model: The model, loaded for such a batch.
+        controllers: The ways of decoding.
+        calls: What is decoded.
+        batch: Calls of a round, which share forwards.
     """
     arms = {name: Arm() for name in controllers}
-    first = calls[0]
+    first = replace(calls[0], max_new_tokens=min(8, calls[0].max_new_tokens))
     for controller in controllers.values():
-        run_once(
-            model, controller, Call(first.prompt, min(8, first.max_new_tokens), first.eos, first.keys, first.policy)
-        )
-    for turn, call in enumerate(calls):
+        run_window(model, [PreparedRun(controller, first)] * batch, batch)
+    for turn, start in enumerate(range(0, len(calls), batch)):
         order = list(controllers) if turn % 2 == 0 else list(reversed(controllers))
         for name in order:
             # Questions come again: what was answered before must not be drafted from.
             if (drafter := controllers[name].drafter) is not None:
                 drafter.forget()
-            arms[name].runs.append(run_once(model, controllers[name], call))
+            runs = [PreparedRun(controllers[name], call) for call in calls[start : start + batch]]
+            arms[name].add(run_window(model, runs, batch))
     return arms
 
 

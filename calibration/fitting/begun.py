@@ -30,16 +30,17 @@ def closed(job: CalibrationJob, closing: Closing, tried: tuple[str, ...]) -> Cal
     return replace(job, recipe=recipe, closings=tried)
 
 
-def as_begun(job: CalibrationJob, model: Model, *, choosing: bool) -> CalibrationJob:
+def as_begun(job: CalibrationJob, model: Model, *, choosing: bool, batch_given: bool = True) -> CalibrationJob:
     """The job as an earlier call of it began; unchanged if none did.
 
-    The header of its runs names the closing that was chosen and the first analysis. A job of a fixed number of runs
+    The header of its runs names batch, chosen closing and first analysis. A job of a fixed number of runs
     that goes on from a finished one with a smaller number has seen the results of that.
 
     Args:
         job: The job.
         model: Its model.
         choosing: The user leaves the closing to the job.
+        batch_given: The user asks for a batch. False: a job that was begun keeps its own.
     """
     file = job.run_file(model)
     if not job.fit or not file.path.is_file():
@@ -48,7 +49,8 @@ def as_begun(job: CalibrationJob, model: Model, *, choosing: bool) -> Calibratio
         settings = file.begun()
         if settings is None:
             return job
-        begun = _as_header(job, settings, choosing)
+        begun = job if batch_given else _in_batches(job, settings)
+        begun = _as_header(begun, settings, choosing)
         begun.run_file(model).check()
         records = file.read()
     except ControllerError:
@@ -68,6 +70,12 @@ def _as_header(job: CalibrationJob, settings: Fields, choosing: bool) -> Calibra
     if job.first_analysis is None:
         return job
     return replace(job, first_analysis=_first_of(settings.values.get("stopping")) or job.first_analysis)
+
+
+def _in_batches(job: CalibrationJob, settings: Fields) -> CalibrationJob:
+    """The job with the batch that a header names."""
+    batch = settings.whole("batch", 1, MOST) if "batch" in settings else 1
+    return replace(job, recipe=replace(job.recipe, batch=batch))
 
 
 def _made_from(out: Path, calibrating: list[RunRecord]) -> tuple[int, ...]:

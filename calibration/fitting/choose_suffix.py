@@ -5,17 +5,21 @@ The choice belongs to the fitting runs, before the first calibration run.
 
 from __future__ import annotations
 
+import contextlib
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from reasonctl.controller import Closing, ControllerError
+from reasonctl.controller import Closing
 from reasonctl.controller.thinking import ANSWER_CUE, Format
 
 from ..parallel.run_jobs import run_jobs
 from ..runs.closings import TriedRun, try_closings
 from ..runs.logged import LoggedRun
+from ..runs.making import windows_of
 from ..runs.recipe import Recipe
+from ..runs.worker import AskedRun
 from ..tasks.graders import Grader
 from ..tasks.problem import Problem
 
@@ -111,6 +115,11 @@ class ChosenClosing:
     counts: tuple[ClosingCounts, ...]
     """All candidates, in their order."""
 
+    @property
+    def untried(self) -> bool:
+        """No cue was met, so that the first candidate stands for want of a choice."""
+        return not any(one.tried for one in self.counts)
+
 
 def count(closings: Sequence[Closing], runs: Sequence[tuple[TriedRun, Problem]], grader: Grader) -> list[ClosingCounts]:
     """What each closing gave on some runs.
@@ -143,12 +152,11 @@ def count(closings: Sequence[Closing], runs: Sequence[tuple[TriedRun, Problem]],
 def choose(counts: Sequence[ClosingCounts]) -> ChosenClosing:
     """The candidate with the most complete answers; among those nearly as good the most right ones, then the cheapest.
 
-    Raises:
-        ControllerError: Nothing was tried.
+    Where nothing was tried it is the first one.
     """
     seen = [one for one in counts if one.tried]
     if not seen:
-        raise ControllerError("no cue was met, so no suffix could be tried; give one with --suffix, or other --cues")
+        return ChosenClosing(counts[0].closing, tuple(counts))
     most = max(one.complete / one.tried for one in seen)
     whole = [one for one in seen if one.complete / one.tried >= most - NEARLY]
     best = max(whole, key=lambda one: (one.right / one.tried, -one.tokens / one.tried))
@@ -163,7 +171,8 @@ def choose_suffix(
     *,
     logged: Mapping[int, LoggedRun] | None = None,
     workers: int | str = 1,
-) -> ChosenClosing:
+    deadline: float | None = None,
+) -> ChosenClosing | None:
     """Try every candidate on a few fitting runs and choose; `replace(recipe, ...)` with the result then freezes it.
 
     Args:
@@ -173,11 +182,18 @@ def choose_suffix(
         grader: What grades the answers.
         logged: The runs' tokens by the ids of their problems, where they were made elsewhere.
         workers: As in `run_jobs`.
+        deadline: The time, of `time.monotonic`, after which no further run is tried. None: no limit.
 
-    Raises:
-        ControllerError: No cue was met in any of the runs.
+    Returns:
+        None if the deadline came before the last run: a choice on fewer would depend on the machine's speed.
     """
     known = logged or {}
-    jobs = [(recipe, tuple(closings), index, problem.question, known.get(problem.id)) for index, problem in runs]
-    tried = run_jobs(try_closings, jobs, workers=workers)
+    asked = [AskedRun(index, problem.question, known.get(problem.id)) for index, problem in runs]
+    jobs = [(recipe, tuple(closings), window) for window in windows_of(asked, recipe.batch)]
+    tried: list[TriedRun] = []
+    with contextlib.closing(run_jobs(try_closings, jobs, workers=workers)) as windows:
+        for window in windows:
+            tried += window
+            if deadline is not None and time.monotonic() > deadline and len(tried) < len(runs):
+                return None
     return choose(count(closings, list(zip(tried, [problem for _, problem in runs], strict=True)), grader))

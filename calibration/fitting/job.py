@@ -55,6 +55,8 @@ class CalibrationJob:
     """The runs' tokens by the ids of their problems, where a log has the runs. None: they are decoded."""
     source: str = ""
     """Where they were logged, in words for the card."""
+    log_sha256: str = ""
+    """Of the log's lines: a job goes on with the same log only."""
     left_out: int = 0
     """Questions that were left out, beyond the n: they are too long for the model's context."""
     first_analysis: int | None = None
@@ -101,7 +103,7 @@ class CalibrationJob:
         if self.first_analysis is not None:
             settings["stopping"] = {"design": "sequential", "first": self.first_analysis}
         if self.logged is not None:
-            settings["source"] = "log"
+            settings |= {"source": "log", "log": self.log_sha256}
         return RunFile(runs_path(self.out), settings)
 
 

@@ -20,9 +20,15 @@ ANSWERS_TRUNCATED = "answers_cut"
 
 
 def share_truncated(records: Sequence[RunRecord], limit: int) -> float:
-    """Share of the tried answers that filled their limit, so that nobody knows how long they would have been."""
-    lengths = [len(cue.logprobs) for record in records for cue in record.cues if cue.labelled]
-    return sum(length >= limit for length in lengths) / len(lengths) if lengths else 0.0
+    """Share of the tried answers that were cut at their limit, so that nobody knows how long they would have been.
+
+    Args:
+        records: The runs.
+        limit: Most tokens of a trial answer. Of runs from before `CueRecord.complete`, answers that fill it count.
+    """
+    tried = [cue for record in records for cue in record.cues if cue.labelled]
+    cut = sum(len(cue.logprobs) >= limit if cue.complete is None else not cue.complete for cue in tried)
+    return cut / len(tried) if tried else 0.0
 
 
 def truncation_note(share: float, limit: int) -> str | None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 from reasonctl.backends import Model
 from reasonctl.controller import Boundary, Closing, Cues, Decision, Decode, ExitRule, Step
 from reasonctl.controller.thinking import after_thinking
 
-from .logged import LoggedRun
+from .making import run_window
 from .recipe import Recipe
-from .worker import answer_text, one_run
+from .worker import AskedRun, answer_text, prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +71,19 @@ class TryClosings(ExitRule):
         return Decision(False, at.cue.name, at.cue.index, at.cue.first - at.prompt, 0.0, float("inf"))
 
 
-def try_closings(
-    recipe: Recipe, closings: tuple[Closing, ...], index: int, question: str, logged: LoggedRun | None = None
-) -> TriedRun:
-    """Run number `index` of a job, in full, with the closings tried at some of its cues; nothing is graded yet.
+def try_closings(recipe: Recipe, closings: tuple[Closing, ...], window: Sequence[AskedRun]) -> list[TriedRun]:
+    """Runs of a job, in full, with the closings tried at some of their cues; nothing is graded yet.
 
-    `logged` has the run's tokens where it was made elsewhere.
+    Args:
+        recipe: How the runs are made; its own closing isn't used.
+        closings: What is tried.
+        window: The runs. They share forwards where the recipe asks for batches.
     """
     model = recipe.load()
-    rule = TryClosings(recipe, model, closings)
-    trace, _ = one_run(recipe, model, index, question, rule, logged)
-    return TriedRun(answer_text(recipe, model, trace.tokens), tuple(rule.tried))
+    rules = [TryClosings(recipe, model, closings) for _ in window]
+    runs = [prepared(recipe, model, asked, rule) for asked, rule in zip(window, rules, strict=True)]
+    made = run_window(model, runs, recipe.batch)
+    return [
+        TriedRun(answer_text(recipe, model, run.trace.tokens), tuple(rule.tried))
+        for run, rule in zip(made, rules, strict=True)
+    ]

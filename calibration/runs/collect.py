@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 from reasonctl.backends import Model
 from reasonctl.controller import ControllerError
@@ -22,16 +22,12 @@ from ..tasks.graders import Grader
 from ..tasks.problem import Problem
 from ..tasks.sources import Task
 from .logged import LoggedRun
+from .making import windows_of
 from .recipe import Recipe
 from .records import CueRecord, RunRecord
 from .run_file import RunFile
 from .trials import EVERYWHERE, Labels, Trials
 from .worker import AskedRun, collect_runs
-
-T = TypeVar("T")
-
-WINDOW = 4
-"""Batches in a window."""
 
 
 def settings_of(
@@ -125,18 +121,6 @@ def _append(
         if record.run >= done:
             file.append(graded(record, problems[record.run], grader))
             yield record.run + 1
-
-
-def windows_of(asked: Sequence[T], batch: int) -> list[tuple[T, ...]]:
-    """Runs in windows of a fixed size. Which runs share forwards follows from their indices, not from what was done.
-
-    A window holds more runs than a batch, so that the next ones take the place of those that end early.
-
-    >>> windows_of("abcdefghij", 2), windows_of("abc", 1)
-    ([('a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'), ('i', 'j')], [('a',), ('b',), ('c',)])
-    """
-    size = 1 if batch == 1 else WINDOW * batch
-    return [tuple(asked[i : i + size]) for i in range(0, len(asked), size)]
 
 
 def _running(

@@ -21,6 +21,8 @@ class LoggedRun:
     """Without the end of sequence. As many as the job's limit: truncated there; fewer: the model ended the run."""
     where: str
     """The line that it was read from, for messages."""
+    prompt: tuple[int, ...] = ()
+    """The prompt's tokens. (): those of the question alone."""
 
     def drafter(self) -> KnownText:
         """Proposes the run's tokens."""

@@ -19,8 +19,8 @@ from reasonctl.controller.thinking import Format
 from ..tasks.problem import Problem
 from ..tasks.run_logs import LogLine, RunLog, Unusable
 from .logged import LoggedRun
-from .recipe import Recipe
-from .worker import run_once
+from .making import run_once
+from .recipe import Recipe, usual_room
 
 STRIPPED = "reasoning stripped: the model ended its run, and no closing marker is in it"
 MOST_STRIPPED = 0.1
@@ -77,9 +77,20 @@ class Reader:
                 return prompt[len(before) : len(prompt) - len(self._after)]
         return prompt
 
-    def rendered(self, question: str) -> bool:
-        """Whether a template's own text is in a question: it was rendered with other settings than this model's."""
-        return bool(self._after.strip()) and self._after.strip() in question
+    def prompt(self, line: LogLine, question: str) -> tuple[int, ...] | str:
+        """The tokens of the line's prompt, or why there are none."""
+        if not line.messages:
+            if self._after.strip() and self._after.strip() in question:
+                return "a prompt that a template rendered with other settings"
+            return tuple(self._model.prompt(question))
+        if self._model.chat is None:
+            return "a conversation, and the model has no chat template"
+        tokens = self._model.chat(line.messages)
+        if tokens is None:
+            return "a conversation that the model's template can't render"
+        if len(tokens) + min(self._most, usual_room(self._model)) > self._model.context:
+            return "a conversation that leaves no room for a run"
+        return tuple(tokens)
 
     def run(self, line: LogLine) -> LoggedRun | str:
         """The line's run, or why it can't be used."""
@@ -134,20 +145,23 @@ def own_runs(model: Model, recipe: Recipe, found: Format, log: RunLog) -> OwnRun
         ControllerError: No line can be used, reasoning was stripped from many, or the log has another length limit.
     """
     reader, unusable, runs = Reader(model, recipe, found), log.unusable, list[tuple[Problem, LoggedRun]]()
-    known: set[tuple[int, ...]] = set()
+    prompts, questions = set[tuple[int, ...]](), set[int]()
     for line in log.lines:
-        question = reader.question(line.prompt)
+        problem = Problem(line.prompt if line.messages else reader.question(line.prompt), None)
         run = reader.run(line)
-        prompt = tuple(model.prompt(question))
+        prompt = reader.prompt(line, problem.question)
         if isinstance(run, str):
             unusable.count(run, line.where)
-        elif reader.rendered(question):
-            unusable.count("a prompt that a template rendered with other settings", line.where)
-        elif prompt in known:
+        elif isinstance(prompt, str):
+            unusable.count(prompt, line.where)
+        elif prompt in prompts:
             unusable.count("a prompt that came before", line.where)
+        elif problem.id in questions:
+            unusable.count("a question that came before, in another conversation", line.where)
         else:
-            known.add(prompt)
-            runs.append((Problem(question, None), run))
+            prompts.add(prompt)
+            questions.add(problem.id)
+            runs.append((problem, replace(run, prompt=prompt) if line.messages else run))
     stripped = len(unusable.lines.get(STRIPPED, ()))
     if stripped > MOST_STRIPPED * (stripped + len(runs)):
         close = "" if found.markers is None else found.markers.close
@@ -164,7 +178,7 @@ def explained_by(recipe: Recipe, runs: Sequence[tuple[Problem, LoggedRun]]) -> E
     """How well the recipe's model and policy explain runs: each is read once, in a forward for many tokens."""
     model, total = recipe.load(), Explained()
     for index, (problem, run) in enumerate(runs):
-        call = recipe.call(model, problem.question, index)
+        call = recipe.call(model, problem.question, index, run.prompt)
         policy = run.policy(model, call.policy)
         run_once(model, Controller(drafter=run.drafter()), replace(call, policy=policy))
         total += policy.explained

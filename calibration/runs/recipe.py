@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -69,12 +70,18 @@ class Recipe:
         """The drafter, loaded once per process. None: no drafts."""
         return _drafter(self.draft, self.threads)
 
-    def call(self, model: Model, question: str, run: int = 0) -> Call:
+    def call(self, model: Model, question: str, run: int = 0, prompt: Sequence[int] = ()) -> Call:
         """The question as the model's prompt, with the recipe's policy and the keys of that run.
 
         The run ends early where the context would leave no room for an exit's text.
+
+        Args:
+            model: The model.
+            question: The question.
+            run: The run's number.
+            prompt: The prompt's tokens, where they are more than the question. (): those of the question.
         """
-        keys, prompt = Keys(seed=self.seed, run=run), model.prompt(question)
+        keys, prompt = Keys(seed=self.seed, run=run), prompt or model.prompt(question)
         room = model.context - len(prompt) - len(model.tokenizer.encode(self.suffix))
         most = min(self.max_new_tokens, room) if room > 0 else self.max_new_tokens  # the engine names what doesn't fit
         return Call(prompt, most, model.eos, keys, self.parsed_policy())
@@ -87,6 +94,11 @@ class Recipe:
 def usual_room(model: Model) -> int:
     """Default length of a run, in tokens: three quarters of the context. The prompt has the rest."""
     return model.context * 3 // 4
+
+
+def loaded(name: str, backend: Backend | None, threads: int | None, *, hidden: bool = True, batch: int = 1) -> Model:
+    """A model, loaded once per process; see `load_model`."""
+    return _load(name, backend, threads, hidden, batch)
 
 
 @cache
@@ -106,6 +118,6 @@ def _policy(text: str) -> Policy:
 
 @cache
 def _suiting(recipe: Recipe, hidden: bool) -> Model:
-    model = _load(recipe.model, recipe.backend, recipe.threads, hidden, recipe.batch)
+    model = loaded(recipe.model, recipe.backend, recipe.threads, hidden=hidden, batch=recipe.batch)
     recipe.parsed_policy().check(model)
     return model

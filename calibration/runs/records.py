@@ -23,6 +23,8 @@ MOST = (1 << 31) - 1
 """Largest index, and largest number of tokens or characters."""
 _LARGEST = {"problem": (1 << 63) - 1}
 """Largest whole number of a field, where it isn't MOST."""
+_OPTIONAL = frozenset({"complete"})
+"""Fields that are left out where nothing is known of them."""
 
 
 def pack(values: npt.NDArray[np.float32]) -> str:
@@ -83,6 +85,9 @@ class CueRecord:
     score: float | None = None
     """The frozen probe's score, as a deployed rule computes it. None: a fitting run, or nothing was frozen."""
 
+    complete: bool | None = None
+    """Whether the trial answer ended by itself, and not at a limit. None: untried, or the file is from before this."""
+
     @property
     def labelled(self) -> bool:
         """Whether an exit was tried here."""
@@ -102,7 +107,7 @@ class CueRecord:
         known = made.labelled
         if known != (made.tokens is not None) or not (known or version > OLD_FORMAT):
             raise ControllerError(f"{where} has an answer without its cost in tokens, or a cost without an answer")
-        if not known and (made.trial or made.logprobs or made.right or made.same):
+        if not known and (made.trial or made.logprobs or made.right or made.same or made.complete is not None):
             raise ControllerError(f"{where} has no answer, and yet what only a trial could give")
         return made
 
@@ -143,12 +148,18 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """The record as a JSON object."""
-        return asdict(self)
+        found = asdict(self)
+        for cue in (*found["cues"], *found["others"]):
+            for name in _OPTIONAL:
+                if cue[name] is None:
+                    del cue[name]
+        return found
 
 
 def _checked(kind: type[CueRecord] | type[RunRecord], found: Fields, version: int) -> dict[str, Any]:
     """The object's values, arrays as tuples; ControllerError unless they are those of the record, all and no other."""
     known = [field for field in fields(kind) if version > OLD_FORMAT or field.name != "score"]
+    known = [field for field in known if field.name not in _OPTIONAL or field.name in found]
     found.only([field.name for field in known])
     return {field.name: _value(str(field.type), field.name, found, version) for field in known}
 
@@ -163,6 +174,8 @@ def _value(kind: str, name: str, found: Fields, version: int) -> Any:
         return found.number_or_null(name)
     if kind == "float":
         return found.number(name)
+    if kind == "bool | None":
+        return found.optional(found.flag, name)
     if kind == "bool":
         return found.flag(name)
     if kind == "str | None":

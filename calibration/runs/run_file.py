@@ -31,6 +31,8 @@ _START_OVER = "move it away, or start over with --force"
 _OF_A_JOB = "give the .runs.jsonl that a job of this version wrote"
 MOST_HEADER = 1 << 20
 """Longest header, in bytes."""
+_ALONE = {"batch": 1}
+"""Settings of files from before runs could be decoded together."""
 START = b'{"format":'
 """What every file of collected runs begins with."""
 
@@ -235,10 +237,12 @@ class RunFile:
                 f"{str(self.path)!r} holds runs in format {OLD_FORMAT}, which is read but not gone on with; give "
                 "another --out, or start over with --force"
             )
-        settings = found.settings.values
-        wanted = json.loads(json.dumps(self.settings))
+        settings = _ALONE | found.settings.values
+        wanted = _ALONE | json.loads(json.dumps(self.settings))
         # `n` is what the first job asked for: the first problems of a stream, and so the runs, are the same for any.
         names = (wanted.keys() | settings.keys()) - {"n", "closings"}
+        if "source" in settings and "log" not in settings:
+            names -= {"log"}  # the file is from before logs had a digest
         different = sorted(name for name in names if wanted.get(name) != settings.get(name))
         if different:
             raise ControllerError(

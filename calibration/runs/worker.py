@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 import re
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -19,61 +18,27 @@ import numpy as np
 from reasonctl.backends import Model
 from reasonctl.controller import (
     Boundary,
-    Call,
     Controller,
     Cue,
     Cues,
     Decision,
     Decode,
-    Ended,
-    Event,
     ExitRule,
-    Scheduler,
     Step,
     Trace,
     Trial,
 )
-from reasonctl.controller.thinking import after_thinking, read_template
+from reasonctl.controller.thinking import after_thinking
 from reasonctl.probes.signals import features_at, layer_of
 
 from ..tasks.problem import Problem
 from .logged import LoggedRun
+from .making import FinishedRun, PreparedRun, check_batch, run_once, run_window
 from .recipe import Recipe
 from .records import CueRecord, RunRecord, pack
 from .trials import EVERYWHERE, Trials
 
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
-
-
-class FinishedRun(NamedTuple):
-    """A finished run."""
-
-    trace: Trace
-    """What the loop recorded of it."""
-    seconds: float
-    """Wall-clock, prefill included."""
-
-
-def run_once(
-    model: Model, controller: Controller, call: Call, each: Callable[[Event], None] | None = None
-) -> FinishedRun:
-    """Make one call on a session of its own.
-
-    Args:
-        model: The model.
-        controller: What controls the run.
-        call: The prompt and its settings.
-        each: Called with every token as it comes.
-    """
-    controller = _knowing(controller, model)
-    session, trace = model.engine.session(), Trace()
-    start = time.perf_counter()
-    for event in controller.stream(session, model.tokenizer, call, trace):
-        if each is not None:
-            each(event)
-    seconds = time.perf_counter() - start
-    session.close()
-    return FinishedRun(trace, seconds)
 
 
 @dataclass
@@ -154,6 +119,7 @@ class Collect(ExitRule):
             value=values[-1] if values else "",
             hidden=pack(np.concatenate(states).astype(np.float32)),
             score=score,
+            complete=None if trial is None else trial.complete,
         )
 
 
@@ -171,20 +137,17 @@ def one_run(
     recipe: Recipe, model: Model, index: int, question: str, rule: ExitRule | None, logged: LoggedRun | None = None
 ) -> FinishedRun:
     """Run number `index` of a job under `rule`: decoded, or read from a log, where the rule must not exit."""
-    return run_once(model, *_controlled(recipe, model, AskedRun(index, question, logged), rule))
+    return run_once(model, *prepared(recipe, model, AskedRun(index, question, logged), rule))
 
 
-def _controlled(recipe: Recipe, model: Model, asked: AskedRun, rule: ExitRule | None) -> tuple[Controller, Call]:
+def prepared(recipe: Recipe, model: Model, asked: AskedRun, rule: ExitRule | None) -> PreparedRun:
     """What makes a run: decoded under the recipe, or read from its log."""
-    call, logged = recipe.call(model, asked.question, asked.run), asked.logged
+    logged = asked.logged
+    call = recipe.call(model, asked.question, asked.run, logged.prompt if logged else ())
     if logged is None:
-        return Controller(exit=rule, drafter=recipe.drafter()), call
-    return Controller(exit=rule, drafter=logged.drafter()), replace(call, policy=logged.policy(model, call.policy))
-
-
-def _knowing(controller: Controller, model: Model) -> Controller:
-    """The controller with what the model's template says of thinking, where a rule needs it."""
-    return controller if controller.exit is None else controller.knowing(read_template(model.template).thinking)
+        return PreparedRun(Controller(exit=rule, drafter=recipe.drafter()), call)
+    policy = logged.policy(model, call.policy)
+    return PreparedRun(Controller(exit=rule, drafter=logged.drafter()), replace(call, policy=policy))
 
 
 class AskedRun(NamedTuple):
@@ -224,23 +187,27 @@ def collect_runs(recipe: Recipe, window: Sequence[AskedRun], which: Trials = EVE
         window: The runs. Which of them share forwards follows from their order.
         which: At which cues exits are tried.
     """
-    if recipe.batch == 1:
-        return [collect_run(recipe, asked.run, asked.question, which, asked.logged) for asked in window]
-    model, scheduler = recipe.load(), Scheduler()
+    model = recipe.load()
     rules = [_collecting(recipe, model, asked.run, which) for asked in window]
-    traces = [Trace() for _ in window]
-    try:
-        for asked, rule, trace in zip(window, rules, traces, strict=True):
-            controller, call = _controlled(recipe, model, asked, rule)
-            controller = _knowing(controller, model)
-            needs = controller.needs(model.engine, model.tokenizer, call)
-            scheduler.add(asked.run, controller.run(model.engine, model.tokenizer, call, trace), needs)
-        for output in scheduler:
-            if isinstance(output, Ended) and output.error is not None:
-                raise output.error
-    finally:
-        scheduler.close()
-    return [_record(recipe, model, *made) for made in zip(window, traces, rules, strict=True)]
+    runs = [prepared(recipe, model, asked, rule) for asked, rule in zip(window, rules, strict=True)]
+    made = run_window(model, runs, recipe.batch)
+    return [
+        _record(recipe, model, asked, run.trace, rule) for asked, run, rule in zip(window, made, rules, strict=True)
+    ]
+
+
+def check_recipe(recipe: Recipe, model: Model, problems: Sequence[Problem]) -> None:
+    """Raise ControllerError, before any work, if the runs of a job, with their trials, don't fit in its batches.
+
+    Args:
+        recipe: How the runs are made.
+        model: The job's model, loaded for its batch.
+        problems: Run i is on problem i.
+    """
+    if recipe.batch > 1:
+        rule = _collecting(recipe, model, 0, EVERYWHERE)
+        asked = (AskedRun(i, problem.question) for i, problem in enumerate(problems))
+        check_batch(model, [prepared(recipe, model, one, rule) for one in asked], recipe.batch)
 
 
 def _collecting(recipe: Recipe, model: Model, index: int, which: Trials) -> Collect | None:
@@ -270,7 +237,7 @@ class ArmRecord:
     tokens: int
     """The run's cost: tokens generated, or fed for its sake, beyond the prompt."""
     seconds: float
-    """Wall-clock, prefill included."""
+    """Wall-clock, prefill included; in a batch an equal share of the window's."""
     answer: str
     """What the user reads as the answer."""
     exit: int | None
@@ -296,28 +263,42 @@ class Arms(NamedTuple):
     """Under the rule, with the recipe's drafter."""
 
 
-def compare_run(recipe: Recipe, index: int, question: str, rule: ExitRule) -> Arms:
-    """Make the same run twice: plainly, and under control. Which comes first alternates from run to run."""
+def compare_runs(
+    recipe: Recipe, window: Sequence[AskedRun], rule: ExitRule, *, baseline_first: bool = True
+) -> list[Arms]:
+    """Make the same runs twice, plainly and under control. Only runs of one arm share forwards.
+
+    Args:
+        recipe: How the runs are made.
+        window: The runs.
+        rule: The rule of the controlled arm.
+        baseline_first: Whether the plain arm comes first; alternate, so that no arm profits from its place.
+    """
     reads_hidden = bool(recipe.parsed_policy().layers(recipe.load().depth))
     plain = replace(recipe, draft="none")
 
-    def baseline() -> ArmRecord:
-        return _arm(plain, plain.load(hidden=reads_hidden), index, question, None)
+    def baseline() -> list[ArmRecord]:
+        return _arm(plain, plain.load(hidden=reads_hidden), window, None)
 
-    def controlled() -> ArmRecord:
-        return _arm(recipe, recipe.load(hidden=True), index, question, rule)
+    def controlled() -> list[ArmRecord]:
+        return _arm(recipe, recipe.load(hidden=True), window, rule)
 
-    if index % 2 == 0:
-        return Arms(baseline(), controlled())
+    if baseline_first:
+        return list(map(Arms, baseline(), controlled()))
     first = controlled()
-    return Arms(baseline(), first)
+    return list(map(Arms, baseline(), first))
 
 
-def _arm(recipe: Recipe, model: Model, index: int, question: str, rule: ExitRule | None) -> ArmRecord:
-    trace, seconds = one_run(recipe, model, index, question, rule)
+def _arm(recipe: Recipe, model: Model, window: Sequence[AskedRun], rule: ExitRule | None) -> list[ArmRecord]:
+    runs = [prepared(recipe, model, asked, rule) for asked in window]
+    return [_arm_record(recipe, model, run) for run in run_window(model, runs, recipe.batch)]
+
+
+def _arm_record(recipe: Recipe, model: Model, run: FinishedRun) -> ArmRecord:
+    trace = run.trace
     return ArmRecord(
         tokens=trace.cost,
-        seconds=seconds,
+        seconds=run.seconds,
         answer=answer_text(recipe, model, trace.tokens[trace.forced[0] :] if trace.forced else trace.tokens),
         exit=None if trace.exit is None else trace.exit.index,
         drafted=trace.drafted,

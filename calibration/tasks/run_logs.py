@@ -1,19 +1,23 @@
 """Reads logs of runs that were made elsewhere: prompts with completions, in the forms in which they are usually kept.
 
 - Traces of ours, with their question, as `ctl run --json` prints them.
-- Plain logs: `prompt` or `messages`, with `completion`, `text`, or `reasoning_content` and `content`.
-- OpenAI's: a request and its response in one line, or the two files of a batch, joined by `custom_id`.
+- Plain logs: `prompt` or `messages`, with `completion`, `text`, or `reasoning_content` and `content`, as llama.cpp's
+  server has them.
+- OpenAI's, which vLLM writes too: a request and its response in one line, `messages` with `choices`, or the two files
+  of a batch, joined by `custom_id`.
 
 A line that can't be used is counted by reason and named by its number. Only a file that can't be read is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from reasonctl.backends import Message
 from reasonctl.controller import ControllerError
 from reasonctl.controller.core import Fields, file_name, parse, raw_lines
 
@@ -29,9 +33,12 @@ _FINISHES: dict[str, Finish] = {
     "eos": "stop",
     "end_turn": "stop",
     "length": "length",
+    "limit": "length",
     "max_tokens": "length",
 }
 """What engines say of how a run ended."""
+_INSTRUCTIONS = ("system", "developer")
+"""Roles of messages that say how to answer, and ask nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,7 @@ class LogLine:
     where: str
     """Its file and the number of its line."""
     prompt: str
-    """The user's question, or what the template makes of it."""
+    """The user's question, or what the template makes of it; of a conversation of several turns all of them."""
     text: str
     """The completion; without the reasoning, where that stands apart."""
     finish: Finish
@@ -50,6 +57,8 @@ class LogLine:
     """The reasoning, where the log keeps it apart. None: it is in `text`, if there is any."""
     tokens: tuple[int, ...] | None = None
     """The completion's tokens. None: the log has its text only."""
+    messages: tuple[Message, ...] = ()
+    """The conversation before the completion. (): a question alone."""
 
 
 @dataclass
@@ -87,6 +96,8 @@ class RunLog:
     """The lines that can be used so far, in order."""
     unusable: Unusable
     """The others."""
+    sha256: str
+    """Of the files' lines, in order."""
 
 
 class _UnusableError(Exception):
@@ -102,10 +113,10 @@ def read_log(paths: Sequence[str]) -> RunLog:
     Raises:
         ControllerError: A file can't be read, or there are too many lines.
     """
-    unusable = Unusable()
+    unusable, digest = Unusable(), hashlib.sha256()
     requests: dict[str, Fields] = {}
     runs: list[Fields] = []
-    for found in _objects(paths, unusable):
+    for found in _objects(paths, unusable, digest.update):
         if "custom_id" in found and "body" in found and "response" not in found:
             requests[str(found.values["custom_id"])] = found
         else:
@@ -115,17 +126,18 @@ def read_log(paths: Sequence[str]) -> RunLog:
     lines = []
     for found in runs:
         try:
-            lines.append(_run(found, requests))
+            lines.append(_run(found, requests, unusable))
         except _UnusableError as error:
             unusable.count(str(error), found.where)
         except ControllerError:
             unusable.count("a field of another type", found.where)
-    return RunLog(", ".join(map(file_name, paths)), lines, unusable)
+    return RunLog(", ".join(map(file_name, paths)), lines, unusable, digest.hexdigest())
 
 
-def _objects(paths: Sequence[str], unusable: Unusable) -> Iterator[Fields]:
+def _objects(paths: Sequence[str], unusable: Unusable, read: Callable[[bytes], None]) -> Iterator[Fields]:
     for path in paths:
         for number, data in raw_lines(path, "a log of runs"):
+            read(data.rstrip(b"\r\n") + b"\n")
             where = f"{Path(path).name}:{number}"
             try:
                 yield Fields.of(parse(data, where), where)
@@ -133,18 +145,41 @@ def _objects(paths: Sequence[str], unusable: Unusable) -> Iterator[Fields]:
                 unusable.count("no JSON object", where)
 
 
-def _run(found: Fields, requests: dict[str, Fields]) -> LogLine:
+def _run(found: Fields, requests: dict[str, Fields], unusable: Unusable) -> LogLine:
     """The run of a line that is no bare request."""
     if "response" in found or "choices" in found:
-        return _response(found, requests)
+        return _response(found, requests, unusable)
     if "prompt_tokens" in found and "tokens" in found:
         return _trace(found)
-    reasoning = _optional(found, "reasoning_content", "reasoning")
-    text = _optional(found, "completion", "text", "content", "response_text")
+    return _line(found, found, found, found)
+
+
+def _line(found: Fields, asked: Fields, said: Fields, ended: Fields) -> LogLine:
+    """A run.
+
+    Args:
+        found: The line.
+        asked: What holds the prompt.
+        said: What holds the completion.
+        ended: What says how it ended.
+    """
+    reasoning = _optional(said, "reasoning_content", "reasoning")
+    text = _completion(said)
     if text is None and reasoning is None:
-        _unusable("no completion")
-    finish = _finish(_optional(found, "finish_reason", "stop_reason"))
-    return LogLine(found.where, _prompt(found), text or "", finish, reasoning)
+        _unusable("a chunk of a stream" if "delta" in ended else "no completion")
+    conversation = _conversation(asked)
+    prompt = _question(conversation) if conversation else _optional(asked, "question", "prompt")
+    if prompt is None or not prompt.strip():
+        _unusable("no prompt")
+    alone = [message.role for message in conversation] == ["user"]
+    return LogLine(
+        found.where,
+        prompt,
+        text or "",
+        _finish(ended),
+        reasoning,
+        messages=() if alone else conversation,
+    )
 
 
 def _trace(found: Fields) -> LogLine:
@@ -158,11 +193,13 @@ def _trace(found: Fields) -> LogLine:
     tokens = [token for token in found.items("tokens") if type(token) is int and token >= 0]
     if len(tokens) != len(found.items("tokens")):
         _unusable("tokens that are no token ids")
-    finish = _finish(_optional(found, "finish_reason"))
-    return LogLine(found.where, _prompt(found), _optional(found, "text") or "", finish, tokens=tuple(tokens))
+    prompt = _optional(found, "question", "prompt")
+    if prompt is None or not prompt.strip():
+        _unusable("no prompt")
+    return LogLine(found.where, prompt, _optional(found, "text") or "", _finish(found), tokens=tuple(tokens))
 
 
-def _response(found: Fields, requests: dict[str, Fields]) -> LogLine:
+def _response(found: Fields, requests: dict[str, Fields], unusable: Unusable) -> LogLine:
     """A response of OpenAI's form: with its request, or with the number of one."""
     asked = found.inner("request") if "request" in found else found
     if "custom_id" in found and "messages" not in asked and "prompt" not in asked:
@@ -176,43 +213,66 @@ def _response(found: Fields, requests: dict[str, Fields]) -> LogLine:
         answered = answered.inner(name) if name in answered and answered.values[name] is not None else answered
     if not answered.values.get("choices"):
         _unusable("a response without choices (an error?)")
-    choice = Fields.of(answered.items("choices")[0], f"the first choice in {found.where}")
-    said = choice.inner("message") if "message" in choice else choice
-    reasoning = _optional(said, "reasoning_content", "reasoning")
-    text = _optional(said, "content", "text")
-    if text is None and reasoning is None:
-        _unusable("no completion")
-    return LogLine(found.where, _prompt(asked), text or "", _finish(_optional(choice, "finish_reason")), reasoning)
+    choices = answered.items("choices")
+    choice = Fields.of(choices[0], f"the first choice in {found.where}")
+    line = _line(found, asked, choice.inner("message") if "message" in choice else choice, choice)
+    for _ in choices[1:]:
+        unusable.count("a further choice for the same prompt", found.where)
+    return line
 
 
-def _prompt(found: Fields) -> str:
-    """The question: a text of its own, or the one message of the user."""
-    messages = found.values.get("messages")
-    if messages is None:
-        prompt = _optional(found, "question", "prompt")
-    else:
-        turns = [Fields.of(one, f"a message in {found.where}") for one in found.items("messages", 4096)]
-        if [turn.values.get("role") for turn in turns] != ["user"]:
-            _unusable("a conversation other than one message of the user")
-        prompt = _content(turns[0])
-    if prompt is None or not prompt.strip():
+def _conversation(found: Fields) -> tuple[Message, ...]:
+    """The messages before the completion; () where the prompt is one text."""
+    if found.values.get("messages") is None:
+        return ()
+    turns = [Fields.of(one, f"a message in {found.where}") for one in found.items("messages", 4096)]
+    messages = tuple(Message(turn.text("role"), _content(turn)) for turn in turns)
+    if not messages:
         _unusable("no prompt")
-    return prompt
+    if messages[-1].role != "user":
+        _unusable("a conversation whose last message isn't the user's")
+    return messages
 
 
-def _content(message: Fields) -> str | None:
-    """A message's text, which may come as a list of one part."""
+def _question(conversation: Sequence[Message]) -> str:
+    """What the last message asks; with more turns before it than instructions, all of them as a text."""
+    *before, last = conversation
+    if all(message.role in _INSTRUCTIONS for message in before):
+        return last.content
+    return "\n\n".join(f"{message.role}: {message.content}" for message in conversation)
+
+
+def _content(message: Fields) -> str:
+    """A message's text, which may come in parts."""
     content = message.values.get("content")
-    if isinstance(content, list) and len(content) == 1:
-        message = Fields.of(content[0], f"the content of {message.where}")
-        return _optional(message, "text")
-    return _optional(message, "content")
+    if message.values.get("tool_calls") or message.values.get("function_call"):
+        _unusable("a call of a tool")
+    if not isinstance(content, list):
+        return _optional(message, "content") or ""
+    parts = [Fields.of(part, f"the content of {message.where}") for part in content]
+    if any(part.values.get("type", "text") != "text" for part in parts):
+        _unusable("a message with more than text")
+    return "".join(_optional(part, "text") or "" for part in parts)
 
 
-def _finish(reason: str | None) -> Finish:
+def _completion(said: Fields) -> str | None:
+    """The text of a completion, without reasoning that stands apart."""
+    if said.values.get("tool_calls"):
+        _unusable("a call of a tool")
+    if isinstance(said.values.get("content"), list):
+        return _content(said)
+    return _optional(said, "completion", "text", "content", "response_text")
+
+
+def _finish(found: Fields) -> Finish:
+    """How a run ended: by `finish_reason`, or as llama.cpp's server (`stop_type`) and others call it."""
+    reason = _optional(found, "finish_reason", "stop_type", "stop_reason")
     finish = _FINISHES.get(reason or "")
     if finish is None:
         _unusable("no finish reason" if reason is None else f"the finish reason {reason[:40]!r}")
+    # vLLM puts the stop string, or its token, next to the finish reason.
+    if finish == "stop" and found.values.get("finish_reason") and isinstance(found.values.get("stop_reason"), str):
+        _unusable("a stop string, not the model, ended this run")
     return finish
 
 

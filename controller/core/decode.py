@@ -310,6 +310,13 @@ class Engine(ABC):
         """How many of the first requests one forward takes; at least 1. Default: as many as `batch`."""
         return min(len(requests), self.batch)
 
+    def check_memory(self, sessions: int, tokens: int) -> None:
+        """Raise ControllerError where there is no memory for so many sessions of so many tokens each.
+
+        Default: nothing is refused, since the cache has all of its memory from the start.
+        """
+        return
+
     @abstractmethod
     def forward(self, requests: Sequence[Decode]) -> Sequence[Step]:
         """Run one forward for all requests.

@@ -2,6 +2,7 @@
 
     python examples/studies/adaptive_thinking.py [MODEL TASKS --probe P.safetensors] [-n 400] [--risk 0.02] [--bonus 6]
                                          [--times 1 2 4 8 16] [--continue-text Wait] [--max-new-tokens N] [--json]
+                                         [--batch 1]
 
 Without MODEL: `tiny`. It checks itself for long by itself, so a hasty version of it is made: `</think>` gets a
 bonus in the logits, as in a model that hardly reflects. Any other model is taken as it is; one without markers is
@@ -18,6 +19,7 @@ to exits. An arm that is cheaper than all of them, or dearer, is compared with t
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -27,8 +29,10 @@ import numpy.typing as npt
 from reasonctl.backends import BUNDLED_PROBE, TINY
 from reasonctl.calibration.cli.console import Console
 from reasonctl.calibration.parallel.run_jobs import cores, run_jobs
+from reasonctl.calibration.runs.collect import asked_runs
+from reasonctl.calibration.runs.making import PreparedRun, run_window, windows_of
 from reasonctl.calibration.runs.recipe import Recipe
-from reasonctl.calibration.runs.worker import answer_text, run_once
+from reasonctl.calibration.runs.worker import AskedRun, answer_text
 from reasonctl.calibration.tasks.problem import Problem
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import Controller, ControllerError, Policy, Sampling, Thinking, draw
@@ -98,17 +102,31 @@ class Gain(NamedTuple):
     """Empty within the reach of the fixed arms; `<` or `>`: the arm is cheaper or dearer than all of them."""
 
 
-def answer(setting: Setting, asked: bool, times: int, index: int, question: str) -> tuple[str, int]:
-    """(answer text, tokens) of one run."""
+class Answered(NamedTuple):
+    """What one run gave."""
+
+    text: str
+    """Its answer."""
+    tokens: int
+    """Its cost."""
+
+
+def answers(setting: Setting, asked: bool, times: int, window: Sequence[AskedRun]) -> list[Answered]:
+    """The answers to some questions."""
     recipe = setting.recipe
-    model = recipe.load()
-    call = recipe.call(model, question, index)
-    if setting.bonus:
-        (close,) = model.tokenizer.encode("</think>")
-        call = replace(call, policy=Hasty(setting.bonus, close))
-    trace, _ = run_once(model, setting.controller(asked, times), call)
-    tokens = trace.tokens[trace.forced[0] :] if trace.forced else trace.tokens
-    return answer_text(recipe, model, tokens), trace.cost
+    model, controller = recipe.load(), setting.controller(asked, times)
+    runs = []
+    for one in window:
+        call = recipe.call(model, one.question, one.run)
+        if setting.bonus:
+            (close,) = model.tokenizer.encode("</think>")
+            call = replace(call, policy=Hasty(setting.bonus, close))
+        runs.append(PreparedRun(controller, call))
+    found = []
+    for trace, _ in run_window(model, runs, recipe.batch):
+        tokens = trace.tokens[trace.forced[0] :] if trace.forced else trace.tokens
+        found.append(Answered(answer_text(recipe, model, tokens), trace.cost))
+    return found
 
 
 def beyond_fixed(arm: Arm, fixed: list[Arm], seed: int = 0) -> Gain:
@@ -151,8 +169,9 @@ def run(show: Console, setting: Setting, problems: list[Problem], grader: Any) -
     workers = cores() if setting.recipe.model == TINY else 1
 
     def arm(asked: bool, times: int) -> Arm:
-        jobs = [(setting, asked, times, i, problem.question) for i, problem in enumerate(problems)]
-        found = list(run_jobs(answer, jobs, workers=workers))
+        windows = windows_of(asked_runs(problems), setting.recipe.batch)
+        jobs = [(setting, asked, times, window) for window in windows]
+        found = [one for window in run_jobs(answers, jobs, workers=workers) for one in window]
         right = [grader.right(text, problem) for (text, _), problem in zip(found, problems, strict=True)]
         one = Arm(np.array(right, dtype=float), np.array([tokens for _, tokens in found], dtype=float))
         show.say(f"done: {_name(asked, times)}: {one.right.mean():.3f} right, {one.tokens.mean():.1f} tokens", "dim")
@@ -201,6 +220,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, nargs="+", default=list(TIMES), metavar="K")
     parser.add_argument("--continue-text", default="Wait")
     parser.add_argument("--max-new-tokens", type=int)
+    parser.add_argument("--batch", type=int, default=1, help="runs that share forwards")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     if given.model != TINY and given.probe is None:
@@ -210,6 +230,7 @@ def main() -> None:
     bonus = given.bonus if given.model == TINY else 0.0
     try:
         recipe = recipe_of(given.model, probe, given.max_new_tokens or (900 if given.model == TINY else None))
+        recipe = replace(recipe, batch=given.batch)
         setting = Setting(recipe, probe, given.risk, bonus, given.continue_text, tuple(sorted(given.times)))
         for warning in setting.controller(True, 1).exit.check(recipe.load()):
             show.say(f"warning: {warning}", "yellow")

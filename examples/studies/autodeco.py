@@ -1,7 +1,8 @@
 """AutoDeco's heads against the best fixed temperature and top-p of a 5 x 5 grid, on `tiny`.
 
     ctl calibrate tiny --tasks tiny --heads --out tiny.heads.safetensors -n 400
-    python examples/studies/autodeco.py tiny.heads.safetensors [MORE.heads.safetensors] [--tune 30] [--test 300]
+    python examples/studies/autodeco.py tiny.heads.safetensors [MORE.heads.safetensors]
+                                        [--tune 30] [--test 300] [--batch 1]
 
 Likelihood: of right runs that were sampled from the model's own distribution, on problems that no training saw; mean
 nats a token under the truncated distribution. A token outside of the kept set has no likelihood there, so each
@@ -23,11 +24,12 @@ import numpy as np
 from reasonctl.calibration.evaluation.pairs import paired_difference
 from reasonctl.calibration.fitting.heads_job import OWN_DISTRIBUTION, right_runs
 from reasonctl.calibration.parallel.run_jobs import cores, run_jobs
-from reasonctl.calibration.runs.collect import graded
+from reasonctl.calibration.runs.collect import asked_runs, graded
+from reasonctl.calibration.runs.making import windows_of
 from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.records import RunRecord
 from reasonctl.calibration.runs.teacher_forced import teacher_forced
-from reasonctl.calibration.runs.worker import collect_run
+from reasonctl.calibration.runs.worker import collect_runs
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.probes import load_heads
 from reasonctl.probes.files import COOLEST
@@ -56,10 +58,11 @@ RECIPE = Recipe(
 )
 
 
-def runs(text: str, problems: Sequence[Any], grader: Any) -> list[RunRecord]:
-    """Graded runs under this policy."""
-    jobs = [(replace(RECIPE, policy=text), i, problem.question) for i, problem in enumerate(problems)]
-    records = run_jobs(collect_run, jobs, workers=cores())
+def runs(text: str, problems: Sequence[Any], grader: Any, batch: int) -> list[RunRecord]:
+    """Graded runs under this policy, so many at a time in each process."""
+    recipe = replace(RECIPE, policy=text, batch=batch)
+    jobs = [(recipe, window) for window in windows_of(asked_runs(problems), batch)]
+    records = [record for window in run_jobs(collect_runs, jobs, workers=cores()) for record in window]
     return [graded(record, problem, grader) for record, problem in zip(records, problems, strict=True)]
 
 
@@ -151,21 +154,22 @@ def main() -> None:
     parser.add_argument("heads", nargs="+")
     parser.add_argument("--tune", type=int, default=30)
     parser.add_argument("--test", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=1, help="runs that share forwards")
     given = parser.parse_args()
-    task = load_task("tiny")
+    task, batch = load_task("tiny"), given.batch
     tuning, test = task.problems(given.tune, stream=TUNING), task.problems(given.test, stream=TEST)
-    own, model = [runs(OWN_DISTRIBUTION, problems, task.grader) for problems in (tuning, test)], RECIPE.load()
+    own, model = [runs(OWN_DISTRIBUTION, problems, task.grader, batch) for problems in (tuning, test)], RECIPE.load()
     rows = [[teacher_forced(model, run) for run in right_runs(model, records)] for records in own]
     likelihood_of = likelihoods(given.heads, *rows)
 
-    tuned = {pair: float(right(runs(chain(pair), tuning, task.grader)).mean()) for pair in GRID}
+    tuned = {pair: float(right(runs(chain(pair), tuning, task.grader, batch)).mean()) for pair in GRID}
     best = max(GRID, key=lambda pair: tuned[pair])
     print(f"right of {given.tune} tuning problems: " + ", ".join(f"{k}: {v:.2f}" for k, v in tuned.items()), flush=True)
     accuracy: dict[str, Any] = {"best": best, "own": float(right(own[1]).mean())}
-    reference = right(runs(chain(best), test, task.grader))
+    reference = right(runs(chain(best), test, task.grader, batch))
     accuracy["fixed"] = float(reference.mean())
     for path in given.heads:
-        records = runs(f"autodeco({json.dumps(path)})", test, task.grader)
+        records = runs(f"autodeco({json.dumps(path)})", test, task.grader, batch)
         good, tokens = right(records), float(np.mean([record.tokens for record in records]))
         gained, lost = int((good & ~reference).sum()), int((~good & reference).sum())
         difference = paired_difference(gained, lost, given.test)

@@ -1,6 +1,6 @@
 """What policies do to answers: accuracy and distinct answers at several temperatures, same problems and keys.
 
-    python examples/studies/policy_effect.py [MODEL] [TASKS] [-n 40] [--samples 6]
+    python examples/studies/policy_effect.py [MODEL] [TASKS] [-n 40] [--samples 6] [--batch 1]
         [--temperatures 0.6,1,1.5,2] [--only ROW ...]
 
 Each policy answers every problem several times. `accuracy` is the share of right answers; `distinct` the number of
@@ -26,10 +26,10 @@ from pathlib import Path
 import numpy as np
 
 from reasonctl.backends import Model, load_model
-from reasonctl.calibration.advice.truncation import sample
+from reasonctl.calibration.advice.truncation import SamplePlan, sample
 from reasonctl.calibration.tasks.problem import Problem
 from reasonctl.calibration.tasks.sources import Task, load_task
-from reasonctl.controller import Keys, Weighed, distortion, importance_weights, parse_policy
+from reasonctl.controller import Weighed, distortion, importance_weights, parse_policy
 from reasonctl.controller.thinking import after_thinking, read_template
 
 AFTER_TEMPERATURE = {
@@ -132,23 +132,19 @@ def policies(t: float, median: int, only: Sequence[str] | None) -> Iterator[tupl
 
 def answers(model: Model, task: Task, problems: list[Problem], text: str, given: argparse.Namespace) -> Answers:
     """All runs of one policy; run numbers, and so keys, are the same for every policy."""
-    markers, policy = read_template(model.template).markers, Weighed(parse_policy(text))
-    started, right, stated, logs, tokens = time.process_time(), [], [], [], []
-    for i, problem in enumerate(problems):
-        prompt = model.prompt(problem.question)
-        texts = []
-        for k in range(given.samples):
-            trace = sample(
-                model, prompt, policy, given.max_new_tokens, Keys(seed=given.seed, run=given.samples * i + k)
-            )
-            whole = model.tokenizer.decode([token for token in trace.tokens if token not in model.eos])
-            texts.append(after_thinking(whole, markers))
-            tokens.append(len(trace.tokens))
-            logs.append(trace.log_z)
+    markers, started = read_template(model.template).markers, time.process_time()
+    plan = SamplePlan(given.max_new_tokens, given.seed, given.batch)
+    prompts = [model.prompt(problem.question) for problem in problems]
+    written = sample(model, prompts, Weighed(parse_policy(text)), plan, samples=given.samples)
+    right, stated = [], []
+    for problem, traces in zip(problems, written, strict=True):
+        wholes = [model.tokenizer.decode([t for t in trace.tokens if t not in model.eos]) for trace in traces]
+        texts = [after_thinking(whole, markers) for whole in wholes]
         right.append([task.grader.right(answer, problem) for answer in texts])
         stated.append([task.grader.extract(answer) for answer in texts])
-    log_z = np.array(logs, dtype=float).reshape(len(problems), given.samples)
-    return Answers(np.array(right), stated, log_z, float(np.mean(tokens)), time.process_time() - started)
+    log_z = np.array([[trace.log_z for trace in traces] for traces in written], dtype=float)
+    tokens = np.mean([len(trace.tokens) for traces in written for trace in traces])
+    return Answers(np.array(right), stated, log_z, float(tokens), time.process_time() - started)
 
 
 def interval(values: np.ndarray, rng: np.random.Generator, draws: int = 2000) -> tuple[float, float]:
@@ -205,13 +201,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--median", type=int, default=0, help="tokens of an answer, for EAD [measured at 0.6]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=1, help="runs that share forwards")
     parser.add_argument("--out", help="a line of JSON per row")
     return parser.parse_args()
 
 
 def main() -> None:
     given = arguments()
-    task, model = load_task(given.tasks), load_model(given.model, threads=given.threads, hidden=False)
+    task = load_task(given.tasks)
+    model = load_model(given.model, threads=given.threads, hidden=False, batch=given.batch)
     problems = task.problems(given.n, stream=900 + given.seed)
     median = given.median or round(answers(model, task, problems[:8], "temperature(0.6)", given).tokens)
     print(

@@ -25,7 +25,7 @@ from reasonctl.backends.grammar import Compiler
 from reasonctl.backends.hf.attention import folded
 from reasonctl.backends.hooks import HOOKS, MADE_FOR
 from reasonctl.backends.llama.engine import LlamaEngine
-from reasonctl.backends.llama.load import without_amx
+from reasonctl.backends.llama.load import unlogged, without_amx
 from reasonctl.backends.llama.sampling import DEFAULTS, check_processors
 from reasonctl.controller import ROOT, ControllerError, Decode
 from support.hf_models import PROMPT, TOKENIZER, small
@@ -356,6 +356,17 @@ def test_llama_cpp_python_0_3_36_without_amx(monkeypatch):
     stock = open_llama()
     assert stock.model_params.use_extra_bufts is True
     stock.close()
+
+
+@checks("llama_log_get")
+def test_llama_cpp_python_0_3_36_log(capfd):
+    """The library's own log is back afterwards, and prints its warning where it is to be silent."""
+    large = dict(n_ctx=2048, verbose=False)  # tiny was trained on 1024
+    with unlogged():
+        Llama(str(TINY), **large).close()
+    assert capfd.readouterr().err == ""
+    Llama(str(TINY), **large).close()
+    assert "n_ctx_train (1024)" in capfd.readouterr().err
 
 
 # xgrammar 0.2.8

@@ -262,12 +262,12 @@ def test_right_answers_are_what_is_reasonable():
         return len(seen) % 2 == 0
 
     task = SimpleNamespace(grader=SimpleNamespace(right=every))
-    trie = advise_policy.answer_trie(model, task, [problem, problem], 40, 0, lambda *_: None)
+    trie = advise_policy.answer_trie(model, task, [problem, problem], advise_policy.SamplePlan(40, 0), lambda *_: None)
     assert len(seen) == 16 and trie.texts == 8
     assert set(trie.roots) == {tuple(model.prompt(problem.question))}
     never = SimpleNamespace(grader=SimpleNamespace(right=lambda *_: False))
     with pytest.raises(ControllerError, match="none of 8 runs"):
-        advise_policy.answer_trie(model, never, [problem], 4, 0, lambda *_: None)
+        advise_policy.answer_trie(model, never, [problem], advise_policy.SamplePlan(4, 0), lambda *_: None)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ import pytest
 from support.processes import hear_ctrl_c, wait_for
 
 pytestmark = pytest.mark.slow
-KILLS = 20
 MANY = ["-n", "240"]
 COMMAND = [
     sys.executable,
@@ -109,25 +108,56 @@ def same(out: Path, whole: Path) -> bool:
     return sha(out) == sha(whole) and sha(runs_of(out)) == sha(runs_of(whole))
 
 
-def test_twenty_kills_leave_no_trace(tmp_path: Path) -> None:
-    """Moments from the start of the process to late in the collecting, seeded; the last run finishes the job."""
-    whole, out, rng, held = tmp_path / "whole.safetensors", tmp_path / "p.safetensors", random.Random(3), []
-    finish(whole, *PAIR, *MANY)
-    for kill in range(KILLS):
-        job = start(out, *PAIR, *MANY)
+def disturbed(out: Path, how: list[str], kills: int, rng: random.Random, most: int, pause: float) -> list[int]:
+    """Kill a job again and again, at moments from the start of the process to late in the collecting.
+
+    Args:
+        out: The job's probe file.
+        how: Its arguments.
+        kills: How often.
+        rng: Draws the moments.
+        most: Lines that are waited for are fewer.
+        pause: Longest time between them and a kill, in seconds.
+
+    Returns:
+        The lines in the file of runs after each kill.
+    """
+    held = []
+    for kill in range(kills):
+        job = start(out, *how)
         if kill % 4 == 0:
             time.sleep(rng.uniform(0, 3))  # imports, loading, the estimate, workers on their way
         else:
-            after(job, out, rng.randrange(1, 6))
-            time.sleep(rng.uniform(0, 0.3))
+            after(job, out, rng.randrange(1, most))
+            time.sleep(rng.uniform(0, pause))
         assert job.poll() is None, "the job ended before it was killed"
         os.kill(job.pid, signal.SIGKILL)
         job.communicate()
         assert wait_for(partial(lambda ended: not workers(ended), job), 5), "workers outlive a killed job"
         held.append(lines(runs_of(out)))
+    print(f"lines in the file of runs after each kill: {held}")
+    return held
+
+
+def test_twenty_kills_leave_no_trace(tmp_path: Path) -> None:
+    """The moments are seeded; the last run finishes the job."""
+    whole, out = tmp_path / "whole.safetensors", tmp_path / "p.safetensors"
+    finish(whole, *PAIR, *MANY)
+    held = disturbed(out, [*PAIR, *MANY], 20, random.Random(3), 6, 0.3)
     assert held == sorted(held) and held[-1] <= 240
     assert "resuming: " in finish(out, *PAIR, *MANY)
-    print(f"lines in the file of runs after each kill: {held}")
+    assert same(out, whole)
+
+
+def test_ten_kills_leave_no_trace_of_a_job_in_batches(tmp_path: Path) -> None:
+    """What a window had under way is made again with the same neighbours; a kill may come while a window is written."""
+    whole, out = tmp_path / "whole.safetensors", tmp_path / "p.safetensors"
+    together = [*PAIR, *MANY, "--fit", "40", "--batch", "16"]
+    finish(whole, *together)
+    held = disturbed(out, together, 10, random.Random(16), 24, 0.02)
+    assert held == sorted(held) and held[-1] <= 240
+    # Without --batch the job goes on in its own.
+    assert "resuming: " in finish(out, *together[:-2])
     assert same(out, whole)
 
 

@@ -10,11 +10,12 @@ import pytest
 
 from reasonctl.backends import load_model
 from reasonctl.calibration.runs.logged import LoggedRun
+from reasonctl.calibration.runs.making import run_once
 from reasonctl.calibration.runs.own_runs import check_own, explained_by
 from reasonctl.calibration.runs.run_file import RunFile
 from reasonctl.calibration.runs.splits import runs_path
 from reasonctl.calibration.runs.trials import Trials
-from reasonctl.calibration.runs.worker import Collect, collect_run, one_run, run_once
+from reasonctl.calibration.runs.worker import Collect, collect_run, one_run
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import Call, Controller, ControllerError, Keys
 from reasonctl.probes.files import load_probe

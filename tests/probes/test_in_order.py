@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import heapq
 import random
+from dataclasses import replace
 
 import pytest
 from scipy.stats import binomtest
 
 from reasonctl.backends.load import BUNDLED_PROBE
-from reasonctl.controller import Controller, Decision, Ended, Scheduler, Trace
+from reasonctl.backends.toy import ToyEngine
+from reasonctl.calibration.runs.making import PreparedRun, run_window
+from reasonctl.controller import Call, Controller, Decision, Ended, Greedy, Keys, Scheduler, Trace
 from reasonctl.probes import load_exit
 from reasonctl.probes.risk.drift import DriftMonitor
 from reasonctl.probes.risk.in_order import InOrder
 from support.scheduled import call, reasoner
 from support.scripted import Scripted
+from support.toy_models import writing
 from support.toy_thinking import TOKENIZER
 
-STREAMS, RUNS, BATCH, LEVEL = 150, 96, 32, 0.05
+STREAMS, RUNS, BATCH, LEVEL = 500, 96, 32, 0.05
+
+DECODED, LONGEST = 72, 12
+"""Runs of a decoded stream, and most tokens of one."""
+TOY, GREEDY = replace(writing([b"a", b"b"]), engine=ToyEngine(vocabulary=4, batch=BATCH)), Greedy()
 
 
 class ByEnds(InOrder):
@@ -87,7 +95,7 @@ def raises_alarm(stream: int, places: InOrder) -> bool:
 
 
 def alarms(order: type[InOrder]) -> int:
-    """Streams with an alarm, of 150."""
+    """Streams with an alarm."""
     return sum(raises_alarm(stream, order()) for stream in range(STREAMS))
 
 
@@ -95,3 +103,54 @@ def test_false_alarms_keep_their_rate_in_order_and_not_by_ends():
     """Fixed seeds. In order of their ends the first runs are the short ones, whose scores are high."""
     assert binomtest(alarms(InOrder), STREAMS, LEVEL, "greater").pvalue > 0.01
     assert alarms(ByEnds) > 4 * LEVEL * STREAMS
+
+
+class Watched(Scripted):
+    """Never exits; the monitor takes its runs in as `places` says. A run's score is the share of runs that are longer.
+
+    So in order of ends high scores come first.
+    """
+
+    def __init__(self, places: InOrder, monitor: DriftMonitor, scores: list[float]) -> None:
+        super().__init__(lambda at: False)
+        self.places, self.monitor, self.scores, self.ended = places, monitor, scores, list[int]()
+
+    def begin(self, trace: Trace) -> None:
+        self.places.begin(trace)
+
+    def finish(self, trace: Trace) -> None:
+        self.ended.append(trace.run)
+        self.places.end(trace, lambda: self.monitor.update([self.scores[trace.run]]))
+
+
+def batched(stream: int, places: InOrder) -> Watched:
+    """A stream of runs of different lengths, decoded in batches: a run joins when one ends."""
+    rng = random.Random(stream)
+    scores = [rng.random() for _ in range(DECODED)]
+    watched = Watched(places, DriftMonitor([rng.random() for _ in range(200)], level=LEVEL, seed=stream), scores)
+    runs = [
+        PreparedRun(
+            Controller(exit=watched),
+            Call([1], 1 + int(LONGEST * (1 - score)), frozenset(), Keys(seed=stream, run=i), GREEDY),
+        )
+        for i, score in enumerate(scores)
+    ]
+    run_window(TOY, runs, BATCH)
+    return watched
+
+
+@pytest.mark.parametrize("order", [InOrder, ByEnds])
+def test_a_scheduled_stream_ends_out_of_order_and_all_of_it_is_taken_in(order):
+    watched = batched(0, order())
+    assert watched.ended != sorted(watched.ended) == list(range(DECODED)) and watched.monitor.runs == DECODED
+
+
+@pytest.mark.slow
+def test_false_alarms_of_500_streams_of_batched_runs_keep_their_rate():
+    """Fixed seeds. The planted order is that of the runs' ends."""
+    found = {order: sum(batched(i, order()).monitor.alarm for i in range(STREAMS)) for order in (InOrder, ByEnds)}
+    print(
+        f"streams with a false alarm, of {STREAMS} at level {LEVEL}: {found[InOrder]}; in order of ends {found[ByEnds]}"
+    )
+    assert binomtest(found[InOrder], STREAMS, LEVEL, "greater").pvalue > 0.01
+    assert binomtest(found[ByEnds], STREAMS, LEVEL, "greater").pvalue < 1e-9

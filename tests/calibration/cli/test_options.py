@@ -26,15 +26,15 @@ MEANS_NOTHING = {
     "demo": "force time_limit grader",
     "calibrate": "",
     "eval": "time_limit",
-    "report": "seed temperature policy draft max_new_tokens n dry_run time_limit backend workers threads grader",
-    "run": "n force workers grader time_limit dry_run",
-    "inspect": "seed temperature policy draft max_new_tokens n force dry_run time_limit workers grader",
+    "report": "seed temperature policy draft max_new_tokens n dry_run time_limit backend workers threads grader batch",
+    "run": "n force workers grader time_limit dry_run batch",
+    "inspect": "seed temperature policy draft max_new_tokens n force dry_run time_limit workers grader batch",
     "replay": "temperature policy draft max_new_tokens n signal give_up force dry_run time_limit backend workers "
-    "threads grader",
+    "threads grader batch",
     "bench": "force workers grader time_limit dry_run",
-    "advise draft": f"{PROMISE} draft force dry_run time_limit workers grader",
+    "advise draft": f"{PROMISE} draft force dry_run time_limit workers grader batch",
     "advise policy": f"{PROMISE} policy draft time_limit workers",
-    "ngrams": f"{PROMISE} seed temperature policy draft max_new_tokens n dry_run time_limit workers grader",
+    "ngrams": f"{PROMISE} seed temperature policy draft max_new_tokens n dry_run time_limit workers grader batch",
 }
 ARGUMENTS = {
     "demo": [],
