@@ -16,7 +16,7 @@ from .core.trace import Event, Trace
 from .decoding.drivers import drive
 from .decoding.loop import decode_loop
 from .decoding.run import Decoding, RunSettings
-from .decoding.samples import SampledRun, run_samples, sample_keys
+from .decoding.samples import SampledRun, Samples, run_samples, sample_keys
 from .decoding.transcript import Start
 from .drafting.drafter import Drafter, Target
 from .sampling.draw import RunContext
@@ -278,7 +278,7 @@ class Controller:
         *,
         codes: Codes = "independent",
         at_once: int | None = None,
-    ) -> Generator[Trace, None, None]:
+    ) -> Samples:
         """Sample one prompt n times, in shared forwards; the prompt is prefilled once.
 
         Args:
@@ -292,7 +292,7 @@ class Controller:
             at_once: Most samples that run at the same time; None: as many as a forward of the engine takes.
 
         Returns:
-            The trace of each sample, in their order, as it ends. Closing the iterator stops the samples that are left.
+            An iterator over the trace of each sample, in their order, as it ends. Closing it stops those that are left.
 
         Raises:
             ControllerError: n or codes is impossible, or the call can't run under this controller.
@@ -307,7 +307,7 @@ class Controller:
             one = replace(call, keys=keys[i], repeat=call.repeat or i > 0)
             loop = partial(controller.loop, tokenizer=tokenizer, call=one, trace=trace)
             runs.append(SampledRun(loop, controller.needs(engine, tokenizer, one)))
-        return (traces[i] for i in run_samples(engine, call.prompt, runs, at_once))
+        return Samples(traces, run_samples(engine, call.prompt, runs, at_once))
 
     def needs(self, engine: Engine, tokenizer: Tokenizer, call: Call) -> tuple[Need, ...]:
         """The most room that `run` takes on the model's engine and on a draft model's.
