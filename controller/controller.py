@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import InitVar, dataclass, field, replace
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 from .core.decode import Engine, Need, Session
 from .core.errors import ControllerError
@@ -16,12 +16,12 @@ from .decoding.call import Call
 from .decoding.drivers import drive
 from .decoding.loop import decode_loop
 from .decoding.run import Decoding, RunSettings
-from .decoding.samples import Codes, SampledRun, run_samples, sample_keys
+from .decoding.samples import SampledRun, Samples, run_samples, sample_keys
 from .decoding.transcript import Start
 from .drafting.drafter import Drafter, Target
 from .sampling.draw import RunContext
 from .sampling.policy import Policy, require_policy
-from .selection.codes import coded
+from .selection.codes import Codes, policies_of
 from .thinking.cues import LONGEST_CUE
 from .thinking.effort import Efforts, effort_named
 from .thinking.exit_form import parse_form
@@ -297,7 +297,7 @@ class Controller:
         *,
         codes: Codes = "independent",
         at_once: int | None = None,
-    ) -> Iterator[Trace]:
+    ) -> Samples:
         """Sample one prompt n times, in shared forwards; the prompt is prefilled once.
 
         Args:
@@ -310,17 +310,15 @@ class Controller:
                 alone is drawn from it exactly, as an independent one is.
             at_once: Most samples that run at the same time; None: as many as a forward of the engine takes.
 
-        Yields:
-            The trace of each sample, in their order. Who stops reading stops the samples that are left.
+        Returns:
+            An iterator over the trace of each sample, in their order, as it ends. Closing it stops those that are left.
 
         Raises:
             ControllerError: n or codes is impossible, or the call can't run under this controller.
         """
-        policy = call.policy if self.policy is None else self.policy
         keys = sample_keys(call.keys, n)
-        policies = coded(policy, keys) if codes == "arithmetic" else [policy] * n
-        if codes not in get_args(Codes):
-            raise ControllerError(f"codes is {codes!r}; give one of {', '.join(get_args(Codes))}")
+        policy = call.policy if self.policy is None else self.policy
+        policies = policies_of(codes, policy, keys)
         traces = [Trace() for _ in keys]
         runs = []
         for i, trace in enumerate(traces):
@@ -328,8 +326,7 @@ class Controller:
             one = replace(call, keys=keys[i], repeat=call.repeat or i > 0)
             loop = partial(controller.loop, tokenizer=tokenizer, call=one, trace=trace)
             runs.append(SampledRun(loop, controller.needs(engine, tokenizer, one)))
-        for i in run_samples(engine, call.prompt, runs, at_once):
-            yield traces[i]
+        return Samples(traces, run_samples(engine, call.prompt, runs, at_once))
 
     def needs(self, engine: Engine, tokenizer: Tokenizer, call: Call) -> tuple[Need, ...]:
         """The most room that `run` takes on the model's engine and on a draft model's.

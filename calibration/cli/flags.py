@@ -79,7 +79,7 @@ _OPTIONS = {
         help="none, ngram(8), hierarchy, model(M), sequoia(M), dyspec(M), triforce.",
     ),
     "max_new_tokens": _option("--max-new-tokens", type=click.IntRange(1), help="Most tokens per run."),
-    "n": _option("-n", "n", type=click.IntRange(1, MOST_PROBLEMS), help="Number of problems."),
+    "n": _option("-n", "n", type=click.IntRange(1, MOST_PROBLEMS), help="Number of problems; of ctl sample, samples."),
     "mode": _option("--mode", type=click.Choice(MODES), default="harm", show_default=True, help="What a risk bounds."),
     "risk": _option(
         "--risk",

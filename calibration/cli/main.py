@@ -170,6 +170,37 @@ def run_command(model: str, prompt: str | None, options: Options, probe: str | N
     run(model, prompt, options, probe=probe, **lengths)
 
 
+@cli.command("sample")
+@click.argument("model")
+@click.argument("prompt", required=False, callback=utf8)
+@click.option("--probe", help="Probe file [tiny: the bundled one; else none]; 'none' for no exits.")
+@click.option(
+    "--codes",
+    type=click.Choice(("independent", "arithmetic")),
+    default="independent",
+    show_default=True,
+    help="Independent samples, or samples spread evenly over the model's distribution.",
+)
+@click.option(
+    "--choose",
+    type=click.Choice(("vote", "mbr", "best")),
+    default="vote",
+    show_default=True,
+    help="By a vote of equal answers, by agreement of the texts, or the most probable one.",
+)
+@click.option(
+    "--stop",
+    help="When a vote is over: none, lossless, beta, or the share of the leader, e.g. 0.8 [lossless].",
+)
+@click.option("--budget", type=int, help="Most thinking tokens of each sample, 0 or more.")
+@common("json", *SAMPLING, "n", *PROMISE, *MACHINE, "batch", "grader")
+def sample_command(model: str, prompt: str | None, options: Options, **what: Any) -> None:
+    """Many samples of one prompt [-n 16], in shared forwards, and the one that is chosen."""
+    from .sample import sample
+
+    sample(model, prompt, options, **what)
+
+
 @cli.command("inspect")
 @click.argument("probe", type=click.Path())
 @click.option("--traces", type=click.Path(), help="Traces of runs in use, one JSON line each: tested for drift.")

@@ -42,7 +42,7 @@ def run(
     if verbose:
         for line in parse_policy(recipe.policy).explain():
             show.say(f"  {line}", "dim")
-    question = _fresh_question(options) if prompt is None else prompt
+    question = fresh_question(options) if prompt is None else prompt
     if name == TINY and not understands(question):
         show.say(f"tiny answers chains such as {EXAMPLE!r} only; what it says to anything else means nothing", "yellow")
     thinking = None if rule else recipe.thinking(model)
@@ -86,5 +86,6 @@ def check_prompt(name: str, prompt: str | None) -> None:
         raise ControllerError(f"PROMPT is {prompt!r}; give the question to answer")
 
 
-def _fresh_question(options: Options) -> str:
+def fresh_question(options: Options) -> str:
+    """A problem of `tiny` that no calibration drew."""
     return load_task(TINY).problems(1, stream=evaluation_stream(options.seed))[0].question

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Literal, TypeAlias
 
 from ..core.decode import Decode, Engine, Need, Session
 from ..core.errors import ControllerError
 from ..core.randomness import Keys
+from ..core.trace import Trace
 from .drivers import answer
 from .run import Decoding
 from .scheduler import Ended, Scheduler
-
-Codes: TypeAlias = Literal["independent", "arithmetic"]
-"""How the samples of a prompt depend on each other: not at all, or by evenly spread codes."""
 
 MOST_SAMPLES = 4096
 """Most samples of one prompt."""
@@ -31,6 +28,38 @@ class SampledRun:
     """The room that it may take, its prompt included."""
 
 
+class Samples:
+    """Samples of one prompt under way: iterate over them for the trace of each, in their order, as it ends."""
+
+    traces: Sequence[Trace]
+    """The trace of every sample, of those that didn't end too."""
+
+    def __init__(self, traces: Sequence[Trace], ended: Generator[int, None, None]) -> None:
+        self.traces = traces
+        self._ended = ended
+
+    def __iter__(self) -> Iterator[Trace]:
+        return self
+
+    def __next__(self) -> Trace:
+        return self.traces[next(self._ended)]
+
+    def __enter__(self) -> Samples:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the samples that are running, and start no more."""
+        self._ended.close()
+
+    @property
+    def cost(self) -> int:
+        """Tokens of all samples so far, of those that were stopped too; see `Trace.cost`."""
+        return sum(trace.cost for trace in self.traces)
+
+
 def sample_keys(keys: Keys, n: int) -> list[Keys]:
     """The keys of n samples: the first has the call's, the others the runs after it.
 
@@ -44,7 +73,7 @@ def sample_keys(keys: Keys, n: int) -> list[Keys]:
 
 def run_samples(
     engine: Engine, prompt: Sequence[int], runs: Sequence[SampledRun], at_once: int | None
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Run samples of one prompt, which is prefilled once.
 
     Args:
@@ -54,7 +83,7 @@ def run_samples(
         at_once: Most samples that run at the same time; None: as many as a forward of the engine takes.
 
     Yields:
-        The number of each sample that has ended, in order: a later one that ends first waits. Closing the iterator
+        The number of each sample that has ended, in order: a later one that ends first waits. Closing the generator
         cancels those that are running, and starts no more.
 
     Raises:
@@ -62,21 +91,12 @@ def run_samples(
     """
     if at_once is not None and at_once < 1:
         raise ControllerError(f"at_once is {at_once}; at least 1 sample runs at a time")
-    most = min(len(runs), engine.batch if at_once is None else at_once)
     shared = _prefilled(engine, prompt)
-    held = () if shared is None else (Need(engine, shared.length),)
-    scheduler = Scheduler(held=held)
-    ended: dict[object, Exception | None] = {}
-    waiting, following = iter(enumerate(runs)), 0
+    scheduler = Scheduler(held=() if shared is None else (Need(engine, shared.length),))
+    following, ended = 0, dict[object, Exception | None]()
     try:
-        for i, run in islice(waiting, most):
-            _add(scheduler, i, run, engine, shared)
-        for output in scheduler:
-            if not isinstance(output, Ended):
-                continue
+        for output in _ends(scheduler, engine, shared, runs, min(len(runs), at_once or engine.batch)):
             ended[output.key] = output.error
-            for i, run in islice(waiting, 1):
-                _add(scheduler, i, run, engine, shared)
             while following in ended:
                 if (error := ended.pop(following)) is not None:
                     raise error
@@ -86,6 +106,20 @@ def run_samples(
         scheduler.close()
         if shared is not None:
             shared.close()
+
+
+def _ends(
+    scheduler: Scheduler, engine: Engine, shared: Session | None, runs: Sequence[SampledRun], at_once: int
+) -> Iterator[Ended]:
+    """The end of each sample as it comes; another one starts then."""
+    waiting = iter(enumerate(runs))
+    for i, run in islice(waiting, at_once):
+        _add(scheduler, i, run, engine, shared)
+    for output in scheduler:
+        if isinstance(output, Ended):
+            yield output
+            for i, run in islice(waiting, 1):
+                _add(scheduler, i, run, engine, shared)
 
 
 def _prefilled(engine: Engine, prompt: Sequence[int]) -> Session | None:

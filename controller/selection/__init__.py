@@ -5,7 +5,7 @@ chooses one of them, and `early_stop.py` says when enough samples have been draw
 """
 
 from .choices import Choice, answer_classes, best_logprob, mbr, vote
-from .codes import ArithmeticCode, arithmetic_codes
+from .codes import ArithmeticCode, Codes, arithmetic_codes
 from .early_stop import BetaStop, LosslessStop, ShareStop, StopRule, samples_read, share
 from .scores import Scored
 from .utilities import Utility, exact, sim_lcs, utility_matrix
@@ -14,6 +14,7 @@ __all__ = [
     "ArithmeticCode",
     "BetaStop",
     "Choice",
+    "Codes",
     "LosslessStop",
     "Scored",
     "ShareStop",

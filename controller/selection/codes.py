@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from ..core.trace import Trace
 from ..sampling.candidates import Candidates
 from ..sampling.draw import Row
 from ..sampling.policy import Policy, PolicyWrapper
+
+Codes: TypeAlias = Literal["independent", "arithmetic"]
+"""How the samples of a prompt depend on each other: not at all, or by evenly spread codes."""
 
 _GRID = 2.0**-53
 """Distance of neighbouring codes: a code has 53 bits, as every keyed uniform."""
@@ -55,9 +58,22 @@ def arithmetic_codes(n: int, keys: Keys) -> list[float]:
     return [(shift + i / n) % 1.0 for i in range(n)]
 
 
-def coded(policy: Policy, keys: Sequence[Keys]) -> list[Policy]:
-    """The policies of samples that are drawn by arithmetic codes, one for each of the samples' keys."""
-    return [ArithmeticCode(policy, code) for code in arithmetic_codes(len(keys), keys[0])]
+def policies_of(codes: Codes, policy: Policy, keys: Sequence[Keys]) -> list[Policy]:
+    """The policy of each sample.
+
+    Args:
+        codes: how the samples depend on each other.
+        policy: the policy that all of them are drawn from.
+        keys: the samples', in their order.
+
+    Raises:
+        ControllerError: `codes` is no such way.
+    """
+    if codes == "arithmetic":
+        return [ArithmeticCode(policy, code) for code in arithmetic_codes(len(keys), keys[0])]
+    if codes == "independent":
+        return [policy] * len(keys)
+    raise ControllerError(f"codes is {codes!r}; give one of {', '.join(get_args(Codes))}")
 
 
 class Narrowed(NamedTuple):

@@ -54,7 +54,7 @@ def test_the_golden_codes() -> None:
 
 def test_each_sample_has_the_models_distribution() -> None:
     """Over a fine grid of shifts the texts of one sample have their probabilities, each within a cell of the grid."""
-    cells = 4000
+    cells = 2000
     counts = Counter(sample((i + 0.5) / cells, length=3) for i in range(cells))
     for tokens in itertools.product(range(4), repeat=3):
         assert abs(counts[tokens] / cells - probability(tokens)) <= 1.01 / cells, tokens

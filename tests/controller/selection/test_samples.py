@@ -75,6 +75,15 @@ def test_who_stops_reading_stops_the_rest() -> None:
     assert engine.forwards == forwards and not [session for session in engine.open if session.length]
 
 
+def test_stopped_samples_are_counted() -> None:
+    engine = ToyEngine(vocabulary=4, seed=2)
+    samples = Controller().samples(engine, TOKENIZER, call(max_new_tokens=60), 6)
+    first = next(samples)
+    samples.close()
+    others = samples.traces[1:]
+    assert samples.cost == len(first.tokens) + sum(trace.cost for trace in others) and any(t.cost for t in others)
+
+
 def test_they_come_in_their_order() -> None:
     """A short sample that ends before the one before it waits."""
     engine = ToyEngine(vocabulary=4, seed=2)

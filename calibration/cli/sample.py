@@ -1,0 +1,203 @@
+"""`ctl sample`: many samples of one prompt, and the one that is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from reasonctl.backends import TINY, Model
+from reasonctl.controller import Call, Controller, ControllerError, Trace
+from reasonctl.controller.selection import (
+    BetaStop,
+    Choice,
+    Codes,
+    LosslessStop,
+    Scored,
+    ShareStop,
+    StopRule,
+    answer_classes,
+    best_logprob,
+    mbr,
+    sim_lcs,
+    utility_matrix,
+    vote,
+)
+
+from ..pages.wording import percent
+from ..runs.recipe import Recipe
+from ..runs.worker import answer_text
+from ..tasks.graders import MATH, NUMBER, Grader, load_grader
+from .console import Console
+from .flags import PROMISE
+from .options import Options
+from .recipes import card_recipe, new_recipe, open_model, open_rule, probed, thinking_under
+from .run import check_prompt, fresh_question
+
+SAMPLES = 16
+"""Samples of a prompt where nobody asks for a number."""
+AT_ONCE = 8
+"""Samples that run at the same time where nobody asks for a number."""
+
+Chooser = Literal["vote", "mbr", "best"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample, and what it answers."""
+
+    trace: Trace
+    """What the loop recorded of it."""
+    text: str
+    """The answer that a user reads."""
+    answer: str
+    """What it states; "" if nothing."""
+
+
+def sample(
+    name: str,
+    prompt: str | None,
+    options: Options,
+    *,
+    probe: str | None,
+    codes: Codes,
+    choose: Chooser,
+    stop: str | None,
+    **lengths: Any,
+) -> None:
+    """Print each sample's answer as it comes, and then the chosen one. lengths: the Controller's limits of thinking."""
+    show = Console(as_json=options.json)
+    check_prompt(name, prompt)
+    if stop is not None and choose != "vote":
+        raise ControllerError(f"--stop {stop} stops a vote, and --choose is {choose}; leave one of them out")
+    rule = stop_rule(stop or "lossless") if choose == "vote" else None
+    asked = Asked(options.n or SAMPLES, codes, choose, rule)
+    if "batch" not in options.given:
+        options = replace(options, batch=min(asked.n, AT_ONCE))
+    model, recipe, controller = _opened(show, name, options, probe, lengths)
+    grader = load_grader(options.grader) if options.grader else NUMBER if name == TINY else MATH
+    question = fresh_question(options) if prompt is None else prompt
+    show.say(question, "cyan")
+    call = recipe.call(model, question)
+    if choose == "best":
+        call = replace(call, policy=Scored(call.policy))
+    drawn = draw(show, recipe, model, controller, call, asked, grader)
+    _report(show, drawn, choice(choose, drawn.samples, grader), asked, question)
+
+
+def stop_rule(text: str) -> StopRule | None:
+    """What `--stop` says: none, lossless, beta, or a share above which a vote stops.
+
+    Raises:
+        ControllerError: it says something else.
+    """
+    if text in ("none", "lossless", "beta"):
+        return {"none": None, "lossless": LosslessStop(), "beta": BetaStop()}[text]
+    try:
+        threshold = float(text)
+    except ValueError:
+        threshold = -1.0
+    if not 0 < threshold < 1:
+        raise ControllerError(
+            f"--stop is {text!r}; give none, lossless, beta, or a share above 0 and below 1, e.g. 0.8"
+        )
+    return ShareStop(threshold)
+
+
+def _opened(
+    show: Console, name: str, options: Options, probe: str | None, lengths: dict[str, Any]
+) -> tuple[Model, Recipe, Controller]:
+    if probed(name, probe):
+        rule, model = open_rule(show, name, options, probe)
+        recipe = replace(card_recipe(name, rule.card, options), batch=options.batch)
+        show.say(
+            "samples of one prompt depend on each other: the probe's promise is for single runs, not for the choice"
+        )
+        return model, recipe, Controller(exit=rule, drafter=recipe.drafter(), **lengths)
+    options.refuse("ctl sample without a probe", *PROMISE, because="nothing decides about exits")
+    model = open_model(name, options)
+    recipe = new_recipe(name, model, options)
+    return model, recipe, Controller(drafter=recipe.drafter(), thinking=thinking_under(model, recipe), **lengths)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for."""
+
+    n: int
+    """Samples of the full vote."""
+    codes: Codes
+    """How they depend on each other."""
+    choose: Chooser
+    """How one of them is chosen."""
+    rule: StopRule | None
+    """When a vote is over; None: at its last sample."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The samples that were drawn."""
+
+    samples: list[Sample]
+    """Those that ended, in their order."""
+    cost: int
+    """Tokens of all samples, those that were stopped too."""
+
+
+def draw(
+    show: Console, recipe: Recipe, model: Model, controller: Controller, call: Call, asked: Asked, grader: Grader
+) -> Drawn:
+    """Draw samples until the vote is over, or all of them; print what each answers."""
+    samples: list[Sample] = []
+    at_once = recipe.batch
+    with controller.samples(
+        model.engine, model.tokenizer, call, asked.n, codes=asked.codes, at_once=at_once
+    ) as running:
+        for trace in running:
+            text = answer_text(recipe, model, trace.tokens)
+            one = Sample(trace, text, grader.extract(text))
+            samples.append(one)
+            show.say(f"  {len(samples):3}  {one.answer or '(no answer)'}  [{len(trace.tokens)} tokens; {trace.why}]")
+            if asked.rule is not None and asked.rule.stops(classes_of(samples, grader), asked.n):
+                break
+    return Drawn(samples, running.cost)
+
+
+def classes_of(samples: Sequence[Sample], grader: Grader) -> list[int | None]:
+    """The class of each sample's answer, by the grader's equality."""
+    return answer_classes([one.answer for one in samples], grader.alike)
+
+
+def choice(choose: Chooser, samples: Sequence[Sample], grader: Grader) -> Choice | None:
+    """The chosen sample; None where a vote has no answer to choose."""
+    if choose == "mbr":
+        return mbr(utility_matrix([one.text for one in samples], sim_lcs))
+    if choose == "best":
+        return best_logprob([one.trace.mean_logprob or 0.0 for one in samples])
+    return vote(classes_of(samples, grader))
+
+
+def _report(show: Console, drawn: Drawn, chosen: Choice | None, asked: Asked, question: str) -> None:
+    samples = drawn.samples
+    answer = None if chosen is None else samples[chosen.index]
+    said = "no sample states an answer" if answer is None else f"{answer.answer or answer.text!r}"
+    share = "" if chosen is None else f" (sample {chosen.index + 1}, {percent(chosen.share)} of the score)"
+    show.say(f"chosen: {said}{share}", "bold")
+    stopped = f" of {asked.n}; the vote was over" if len(samples) < asked.n else ""
+    show.say(f"{len(samples)} samples{stopped}; {drawn.cost} tokens in all")
+    for warning in dict.fromkeys(warning for one in samples for warning in one.trace.warnings):
+        show.say(f"warning: {warning}", "yellow")
+    show.result(
+        {
+            "question": question,
+            "asked": asked.n,
+            "codes": asked.codes,
+            "choose": asked.choose,
+            "cost": drawn.cost,
+            "chosen": None if chosen is None else chosen.index,
+            "share": None if chosen is None else chosen.share,
+            "answer": None if answer is None else answer.answer,
+            "text": None if answer is None else answer.text,
+            "samples": [{**one.trace.to_dict(), "text": one.text, "answer": one.answer} for one in samples],
+        }
+    )
