@@ -24,7 +24,7 @@ from .sampling.policy import Policy, require_policy
 from .selection.codes import Codes, policies_of
 from .thinking.cues import LONGEST_CUE
 from .thinking.effort import Efforts, effort_named
-from .thinking.exit_form import parse_form
+from .thinking.exit_form import ExitForm, parse_form
 from .thinking.exit_rule import ExitRule
 from .thinking.limits import ThinkingLimits
 from .thinking.markers import Thinking
@@ -352,7 +352,8 @@ class Controller:
         thinking, rule = self.closing, self.exit
         if thinking is None:
             return Span(tokenizer, None, None)
-        cues, form = (None, "replace") if rule is None else (rule.cues, rule.form)
+        cues = None if rule is None else rule.cues
+        form: ExitForm = "replace" if rule is None else rule.form
         span = Span(tokenizer, thinking.markers, cues, thinking.opens, form, reopens=not policy.one_answer)
         span.begin(prompt)
         return span

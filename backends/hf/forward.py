@@ -91,7 +91,7 @@ class ModelForward:
 
         def feed(cache: Any, start: int, end: int) -> torch.Tensor:
             more = {"position_ids": torch.arange(start, end, device=self.device)[None]} if self.takes_positions else {}
-            return self.run(tokens[:, start:end], cache, end - start, (), more).logits
+            return self.run(tokens[:, start:end], cache, end - start, (), more).tensor
 
         with torch.inference_mode():
             found = ask(self.new_cache(), feed)

@@ -56,8 +56,8 @@ def _asked(engine: Engine, dtype: torch.dtype) -> str:
         tree = _rows(engine, _PAST, (_LAST,), _TREE)[2:]
         branch = _rows(engine, (), (*_PAST, _LAST), Draft.chain(_BRANCH))[1:]
         chain = _rows(engine, (), (*_PAST, _LAST), Draft.chain(_CHAIN))[2:]
-    except _FAILS as error:
-        return f"its attention can't take a tree's mask ({type(error).__name__})"
+    except _FAILS as failed:
+        return f"its attention can't take a tree's mask ({type(failed).__name__})"
     most = _EXACT if dtype == torch.float32 else _ROUNDED
     error, wrong = (float(np.abs(rows - branch).max()) for rows in (tree, chain))
     return "" if error <= most * wrong else "its attention doesn't honour a tree's mask or positions"

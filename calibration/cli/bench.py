@@ -45,7 +45,14 @@ def bench(name: str, options: Options, *, probe: str | None) -> None:
     arms = interleaved(model, kinds, calls, batch)
     together = f" of {batch} runs that share forwards" if batch > 1 else ""
     show.title(f"decoding, {rounds} interleaved rounds{together}, medians; {arms_in_words(draft, rule)}")
-    measured = {"model": name, "backend": model.backend, "draft": draft, "batch": batch, "form": rule and rule.form, **show_arms(show, arms)}
+    measured = {
+        "model": name,
+        "backend": model.backend,
+        "draft": draft,
+        "batch": batch,
+        "form": rule and rule.form,
+        **show_arms(show, arms),
+    }
     show.result(measured | {"cost_curve": {str(context): dict(rows) for context, rows in curve.seconds.items()}})
 
 

@@ -31,7 +31,7 @@ from ..tasks.graders import MATH, NUMBER, Grader, load_grader
 from .console import Console
 from .flags import PROMISE
 from .options import Options
-from .recipes import card_recipe, new_recipe, open_model, open_rule, probed, thinking_under
+from .recipes import card_recipe, new_recipe, open_model, open_rule, probed
 from .run import check_prompt, fresh_question
 
 SAMPLES = 16
@@ -117,7 +117,7 @@ def _opened(
     options.refuse("ctl sample without a probe", *PROMISE, because="nothing decides about exits")
     model = open_model(name, options)
     recipe = new_recipe(name, model, options)
-    return model, recipe, Controller(drafter=recipe.drafter(), thinking=thinking_under(model, recipe), **lengths)
+    return model, recipe, Controller(drafter=recipe.drafter(), thinking=recipe.thinking(model), **lengths)
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ class ThinkingControl:
         """The edit that closes thinking once somebody has asked for it, its budget is used up, or it is in a loop.
 
         A half-written marker is taken back. A character that is split over tokens is finished first."""
-        if self.span.phase != "think" or not (self._limited or self._asked) or self.settings.thinking is None:
+        if self.span.phase != "think" or not (self._limited or self._limits.asked) or self.settings.thinking is None:
             return None
         tokens, opened = self.text.tokens, self.text.start if self.span.opened is None else self.span.opened
         thought = self.thoughts.before(len(tokens))

@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 import torch
 import transformers
+
 from support.architecture_cells import CELLS, Bench, Cell, check
 from support.architectures import NAMES, NO_TEXTS, VARIANTS, causal
 from support.pictures import KINDS, seeing
