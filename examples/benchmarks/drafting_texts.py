@@ -3,8 +3,8 @@
     python examples/benchmarks/drafting_texts.py MODEL --out texts.jsonl [--tokens 200] [--batch 16]
     ctl ngrams MODEL texts.jsonl --out model.ngrams
 
-Greedy answers to 48 requests for code (drafting_prompts.txt) and 48 of reasoning-gym's sums in words. transformers
-answers a batch at a time, in bfloat16.
+Greedy answers to 48 requests for code (drafting_prompts.txt) and 48 of reasoning-gym's sums in words, a batch at a
+time; on transformers in bfloat16.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import torch
 
 from reasonctl.backends import Model, load_model
 from reasonctl.backends.hf.load import load_transformers
+from reasonctl.calibration.runs.making import PreparedRun, run_window, windows_of
 from reasonctl.calibration.tasks.draft_prompts import DRAFT_PROMPTS
-from reasonctl.controller import Call, Controller, Greedy, Keys, Trace
+from reasonctl.controller import Call, Controller, Greedy, Keys
 
 SUMS = 48
 
@@ -34,10 +35,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     a = parser.parse_args()
     transformers = a.model.startswith("hf:") or not a.model.endswith(".gguf")
-    model = load_transformers(a.model, dtype=torch.bfloat16) if transformers else load_model(a.model, threads=a.threads)
-    write = in_batches if transformers else one_by_one
+    if transformers:
+        model = load_transformers(a.model, dtype=torch.bfloat16)
+    else:
+        model = load_model(a.model, threads=a.threads, batch=a.batch)
     with a.out.open("w", encoding="utf-8") as file:
-        for question, answer in write(model, questions(), a.tokens, a.batch):
+        for question, answer in answered(model, questions(), a.tokens, a.batch):
             text = model.tokenizer.decode([token for token in answer if token not in model.eos])
             file.write(json.dumps({"question": question, "text": text}) + "\n")
             file.flush()
@@ -51,26 +54,16 @@ def questions() -> list[str]:
     return [question for question in found if question not in timed]
 
 
-def in_batches(model: Model, asked: Sequence[str], tokens: int, batch: int) -> Iterator[tuple[str, list[int]]]:
-    library, pad = model.library, min(model.eos)
-    for start in range(0, len(asked), batch):
-        part = asked[start : start + batch]
-        prompts = [model.prompt(question) for question in part]
-        width = max(map(len, prompts))
-        ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        made = library.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=tokens, pad_token_id=pad)
-        yield from zip(part, made[:, width:].tolist(), strict=True)
-
-
-def one_by_one(model: Model, asked: Sequence[str], tokens: int, batch: int) -> Iterator[tuple[str, list[int]]]:
-    for i, question in enumerate(asked):
-        session, trace = model.engine.session(), Trace()
-        call = Call(model.prompt(question), tokens, model.eos, Keys(seed=0, run=i), Greedy())
-        for _ in Controller().stream(session, model.tokenizer, call, trace):
-            pass
-        session.close()
-        yield question, trace.tokens
+def answered(model: Model, asked: Sequence[str], tokens: int, batch: int) -> Iterator[tuple[str, list[int]]]:
+    """Questions with the tokens of their answers, in order."""
+    calls = (
+        Call(model.prompt(question), tokens, model.eos, Keys(seed=0, run=i), Greedy())
+        for i, question in enumerate(asked)
+    )
+    runs, questions = [PreparedRun(Controller(), call) for call in calls], iter(asked)
+    for window in windows_of(runs, batch):
+        for run in run_window(model, window, batch):
+            yield next(questions), run.trace.tokens
 
 
 if __name__ == "__main__":
