@@ -14,9 +14,9 @@ import torch
 
 from reasonctl.controller import Capabilities, ControllerError, Decode, Engine
 
+from .checkpointed import HFCheckpointedSession
 from .forward import HFStep, ModelForward, Rows
 from .packed import CantPack, Packing, Part, packed
-from .checkpointed import HFCheckpointedSession
 from .session import HFSession
 from .slab import Slab
 
@@ -40,6 +40,7 @@ class HFEngine(Engine):
             fold_attention: as in `attach`.
         """
         self.model_forward = ModelForward(model, fold_attention)
+        self.checkpoint_bytes = self.model_forward.state_bytes
         self.slab = Slab()
         """Keys and values of sequences that share forwards."""
 
