@@ -44,6 +44,7 @@ class HFEngine(Engine):
             fold_attention: as in `attach`.
         """
         self.model_forward = ModelForward(model, fold_attention)
+        self.checkpoint_bytes = self.model_forward.state_bytes
         self.slab = Slab()
         """Keys and values of sequences that share forwards."""
         self.no_trees = "its cache holds more than keys and values"

@@ -311,6 +311,8 @@ class Engine(ABC):
     """Tokens that its cache holds over all sessions; the same for as long as the engine is open."""
     most_sessions: int = UNLIMITED
     """Sessions that can be open at once, forks included; the same for as long as the engine is open."""
+    checkpoint_bytes: int = 0
+    """Bytes of a checkpoint: a session has one at a time, and another while a draft is verified. 0 = none is needed."""
 
     @property
     def identity(self) -> str:
