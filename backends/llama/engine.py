@@ -152,7 +152,7 @@ class LlamaEngine(Engine):
             session.settle()
             sessions.append(session)
             plain = plain and len(request.pending) == 1 and not request.draft.tokens and not request.layers
-            plain = plain and not session.owed
+            plain = plain and not session.lacking
         if len(sessions) > 1 and len(set(map(id, sessions))) < len(sessions):
             raise ControllerError("one forward takes one request per session")
         self._rows.serial += 1
@@ -210,8 +210,8 @@ class LlamaEngine(Engine):
         batch, context = self._many, self.context
         below = [leaves_below(request.draft) for request in requests]
         outputs = sum(1 + len(request.draft) for request in requests)
-        fed = [[*session.owed, *request.pending] for session, request in zip(sessions, requests, strict=True)]
-        starts = [session.length - len(session.owed) for session in sessions]
+        fed = [[*session.lacking, *request.pending] for session, request in zip(sessions, requests, strict=True)]
+        starts = [session.length - session.owed for session in sessions]
         wanted = sum(map(len, fed)) + outputs - len(requests)
         batch.clear()
         for session, tokens, start, leaves in zip(sessions, fed, starts, below, strict=True):
@@ -246,10 +246,10 @@ class LlamaEngine(Engine):
         ]
         late = [session for session, draft in drafts if session.lags(draft)]
         if late:
-            wanted = sum(len(session.owed) for session in late)
+            wanted = sum(session.owed for session in late)
             self._many.clear()
             for session in late:
-                self._feed(session, session.owed, session.length - len(session.owed), sessions, wanted)
+                self._feed(session, session.lacking, session.length - session.owed, sessions, wanted)
             self._decode(self._many, sessions, wanted)
             self._record(self._many, sessions)
             for session in late:

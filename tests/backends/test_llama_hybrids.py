@@ -180,12 +180,12 @@ def test_a_checkpoint_keeps_what_a_window_has_left(folder, name):
     session.checkpoint()
     feed(session, text[60:])
     session.rollback(339)
-    assert len(session.owed) == 1
+    assert session.owed == 1
     rows.check(feed(session, WRONG[:2]), text[:61] + WRONG[:2])
     other = engine.session()
     feed(other, text)
     other.rollback(399)
-    assert len(other.owed) == 1
+    assert other.owed == 1
     rows.check(feed(other, WRONG[:2]), text[:1] + WRONG[:2])
     other.rollback(1)
     assert not other.owed  # nothing was overwritten
