@@ -56,6 +56,11 @@ class HFEngine(Engine):
         shape = f"{type(model).__name__} {model.num_parameters()} {model.dtype} {model.device} {attention}"
         return f"transformers {shape} threads {torch.get_num_threads()}"
 
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of the states of one sequence."""
+        return self.model_forward.state_bytes
+
     def session(self) -> HFSession:
         """An empty sequence on the device that the model is on now."""
         return self.adopt(self.model_forward.new_cache(), 0)

@@ -51,8 +51,11 @@ class ModelForward:
         layers = self.new_cache().layers
         self.recurrent = any(has_state(layer) for layer in layers)
         """The cache holds a state that takes no token back."""
-        self.continues_several = not self.recurrent or self._ask().several
+        asked = self._ask() if self.recurrent else Continuing(in_cache=True, several=True)
+        self.continues_several = asked.several
         """Several tokens at once continue the cache exactly; elsewhere a state takes them one at a time."""
+        self.state_bytes = asked.bytes
+        """Bytes of the states of one sequence; windows that hold them too grow with the text, up to their size."""
         self.in_turn = why_not(model, layers, self.takes_positions)
         """Why requests can't share a forward; "" where they can."""
         self.can = self._capabilities(layers)

@@ -127,6 +127,8 @@ class Continuing(NamedTuple):
     """Its states are in the cache. False: they are in its modules, where all sequences would share them."""
     several: bool
     """Several tokens at once give what one at a time gives."""
+    bytes: int = 0
+    """Of its states."""
 
 
 def ask(cache: Any, feed: Callable[[Any, int, int], torch.Tensor]) -> Continuing:
@@ -141,9 +143,9 @@ def ask(cache: Any, feed: Callable[[Any, int, int], torch.Tensor]) -> Continuing
             shape (tokens, vocabulary).
     """
     feed(cache, 0, _PREFIX)
-    states = [layer for layer in cache.layers if has_state(layer)]
+    states, held = [layer for layer in cache.layers if has_state(layer)], size(save(cache))
     if not all(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in states):
-        return Continuing(in_cache=True, several=False)  # the state isn't known well enough to ask
+        return Continuing(in_cache=True, several=False, bytes=held)  # the state isn't known well enough to ask
     if not any(_tensors(vars(layer).values()) for layer in states):
         return Continuing(in_cache=False, several=False)
 
@@ -161,11 +163,11 @@ def ask(cache: Any, feed: Callable[[Any, int, int], torch.Tensor]) -> Continuing
     try:
         error = (rows(2, 1) - one_by_one).norm(dim=1)
     except RuntimeError:  # it has shapes for one token only
-        return Continuing(in_cache=True, several=False)
+        return Continuing(in_cache=True, several=False, bytes=held)
     least = _NO_CHANGE * one_by_one[0].norm()
     for kind in _KINDS:
         if any(_tensors(vars(layer).get(kind, {}).values()) for layer in states):
             change = (rows(1, empty=kind) - one_by_one)[0].norm()
             if bool((error > _NEAR * torch.maximum(change, least)).any()):
-                return Continuing(in_cache=True, several=False)
-    return Continuing(in_cache=True, several=True)
+                return Continuing(in_cache=True, several=False, bytes=held)
+    return Continuing(in_cache=True, several=True, bytes=held)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
@@ -104,6 +105,19 @@ class LlamaEngine(Engine):
         context = self.context
         each = 4 * context.vocabulary + self.sequences.state_bytes
         return each * (context.sequences - 1) + self._one.bytes + self._many.bytes
+
+    @cached_property
+    def checkpoint_bytes(self) -> int:
+        """Most bytes of a state or of a window; asked for the first time it takes two forwards."""
+        if self.context.cache.whole or self.context.fixed:
+            return 0
+        session = self.session()
+        sizes: list[int] = []
+        for _ in range(2):
+            self.forward((Decode(session, [0]),))
+            sizes.append(self.sequences.state_size(session.id))
+        session.close()
+        return sizes[0] + (sizes[1] - sizes[0]) * max(0, self.context.cache.window - 1)
 
     @property
     def identity(self) -> str:

@@ -95,10 +95,13 @@ def _row(level: dict[str, Any]) -> list[str]:
 
 def _model(show: Console, name: str, options: Options) -> None:
     """Print where a model thinks, by its chat template."""
-    found = read_template(open_model(name, options).template)
+    model = open_model(name, options)
+    found, checkpoint = read_template(model.template), model.engine.checkpoint_bytes
     for line in found.lines():
         show.say(line)
-    show.result({"format": asdict(found)})
+    if checkpoint:
+        show.say(f"checkpoints: {checkpoint:,} bytes for each sequence, and as many while a draft is verified")
+    show.result({"format": asdict(found), "checkpoint_bytes": checkpoint})
 
 
 def _show_heads(show: Console, card: HeadsCard) -> None:

@@ -321,6 +321,11 @@ class Engine(ABC):
         """
         return ""
 
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Most bytes of a checkpoint: a session has one, and another while a draft is verified. 0 = none is needed."""
+        return 0
+
     @abstractmethod
     def session(self) -> Session:
         """An empty sequence."""

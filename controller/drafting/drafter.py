@@ -17,7 +17,6 @@ from ..sampling.draw import RunContext
 from ..sampling.policy import Policy
 from ..thinking.markers import Phase
 
-
 FED_AGAIN = (
     "drafts don't always pay here: this model's state takes no token back, so accepted tokens are fed again after a "
     "rejection"

@@ -1,4 +1,4 @@
-"""Models whose cache holds a state: exits, re-opening, budgets, trials and drafts equal fresh runs over the same text."""
+"""Models whose cache holds a state: exits, re-opening, budgets, trials and drafts equal fresh runs over their text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from reasonctl.backends.attach import attach
 from reasonctl.backends.hf.engine import HFEngine
 from reasonctl.backends.hf.tokenizer import HFTokenizer
 from reasonctl.controller import (
@@ -27,7 +28,7 @@ from reasonctl.controller import (
     draw,
 )
 from reasonctl.controller.core.randomness import SAMPLE
-from support.hf_models import EOS, PAD, TOKENIZER
+from support.hf_models import BIAS, EOS, PAD, TOKENIZER
 from support.scripted import Scripted
 from support.state_models import FAMILIES, ONE_AT_A_TIME, state_model
 
@@ -205,6 +206,51 @@ def test_every_row_of_a_controlled_run_is_that_of_a_fresh_run_over_its_text(case
         if done:
             break
     assert done
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_rows_of_a_batch_run_in_turn_each_with_its_own_checkpoints(family):
+    model = engine_of(family).model_forward.model
+    prompts = TOKENIZER(["so the cat<think>", "answer<think>"], return_tensors="pt", padding=True)
+    sampled = dict(max_new_tokens=24, do_sample=True, top_k=0, sequence_bias=BIAS, bad_words_ids=[[PAD], [EOS]])
+
+    def rule():
+        return Scripted(lambda at: at.cue.index == 0, wanted=(0,), answer_tokens=3, **WORDS_AND)
+
+    for seed in range(4):
+        with attach(model, Controller(exit=rule()), tokenizer=TOKENIZER) as handle:
+            torch.manual_seed(seed)
+            out = model.generate(**prompts, **sampled)
+            traces = handle.traces
+            exits = [trace.closed_by == "exit" for trace in traces]
+            if not any(exits):
+                continue
+            torch.manual_seed(seed)
+            alone = model.generate(**TOKENIZER("so the cat<think>", return_tensors="pt"), **sampled)
+        assert traces[0].tokens == handle.trace.tokens == alone[0, -len(traces[0].tokens) :].tolist()
+        assert len(out) == 2 and any("rows run in turn" in text for text in traces[1].warnings)
+        return
+    pytest.fail("no row exited")
+
+
+@pytest.mark.parametrize("family", ["Lfm2", "FalconH1", "Jamba"])
+def test_the_cache_that_a_call_returns_holds_what_the_library_s_does(family):
+    """The last draft of a run is rejected, and a rollback may be its last step: nothing stays owed."""
+    engine = engine_of(family)
+    for seed in range(3):
+        session, trace = engine.session(), Trace()
+        policy = Recorded()
+        call = Call(PROMPT_IDS, 12, frozenset([EOS]), Keys(seed=seed), policy)
+        drafter = PromptLookup(size=4, longest=1)
+        list(Controller(policy=policy, drafter=drafter).stream(session, TEXT, call, trace))
+        session.settle()
+        held = [*PROMPT_IDS, *trace.tokens][: session.length]
+        assert session.owed == 0 and session.length == len(PROMPT_IDS) + len(trace.tokens) - 1
+        with torch.inference_mode():
+            forward = engine.model_forward
+            more = {"position_ids": torch.tensor([[len(held)]])} if forward.takes_positions else {}
+            row = forward.run(torch.tensor([[7]]), session.cache, 1, (), more).logits[0].numpy()
+        assert np.abs(row - fresh_rows(engine, [*held, 7])[-1]).max() < NEAR
 
 
 @pytest.mark.parametrize("family", DRAFTED)

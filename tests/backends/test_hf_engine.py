@@ -12,7 +12,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
-from reasonctl.backends.attach import attach
 from reasonctl.backends.hf.engine import HFEngine
 from reasonctl.backends.hf.load import load_transformers, wrap_transformers
 from reasonctl.backends.hf.tokenizer import HFTokenizer

@@ -166,9 +166,9 @@ class ModelRun(Drafting):
             # A run that has gone on for long is expected to go on for as long again.
             remaining=min(room, max(self.experience.typical_length - emitted, emitted)),
         )
-        if prices.target.feeds_again and not self.plan.shape.parents:
-            if self.plan.pays_without(prices, context, nodes):
-                self.target.note_fed_again()
+        idle = prices.target.feeds_again and not self.plan.shape.parents
+        if idle and self.plan.pays_without(prices, context, nodes):
+            self.target.note_fed_again()
 
     @property
     def _prices(self) -> Prices | None:
