@@ -44,7 +44,6 @@ class HFEngine(Engine):
             fold_attention: as in `attach`.
         """
         self.model_forward = ModelForward(model, fold_attention)
-        self.checkpoint_bytes = self.model_forward.state_bytes
         self.slab = Slab()
         """Keys and values of sequences that share forwards."""
         self.no_trees = "its cache holds more than keys and values"
@@ -66,6 +65,11 @@ class HFEngine(Engine):
         attention = getattr(model.config, "_attn_implementation", None)
         shape = f"{type(model).__name__} {model.num_parameters()} {model.dtype} {model.device} {attention}"
         return f"transformers {shape} threads {torch.get_num_threads()}"
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of the states of one sequence."""
+        return self.model_forward.state_bytes
 
     def session(self) -> HFSession:
         """An empty sequence on the device that the model is on now."""

@@ -66,7 +66,7 @@ class CheckpointSession(LlamaSession):
         return replace(can, rollback=free, checkpoints=free, branches=int(free), fork=free)
 
     @property
-    def owed(self) -> Sequence[int]:
+    def lacking(self) -> Sequence[int]:
         """What the restored cache lacks."""
         return self._book.owed
 
@@ -141,7 +141,7 @@ class CheckpointSession(LlamaSession):
         if self._stale and not self.draft.tokens:
             self._restore()
             self._stale = False
-            self.reach = self.length - len(self.owed)
+            self.reach = self.length - self.owed
             self._limit_shared(self.reach)
 
     def advance(self, pending: Sequence[int], draft: Draft = NO_DRAFT, below: list[list[int]] = ONE_LEAF) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
@@ -105,6 +106,19 @@ class LlamaEngine(Engine):
         each = 4 * context.vocabulary + self.sequences.state_bytes
         return each * (context.sequences - 1) + self._one.bytes + self._many.bytes
 
+    @cached_property
+    def checkpoint_bytes(self) -> int:
+        """Most bytes of a state or of a window; asked for the first time it takes two forwards."""
+        if self.context.cache.whole or self.context.fixed:
+            return 0
+        session = self.session()
+        sizes: list[int] = []
+        for _ in range(2):
+            self.forward((Decode(session, [0]),))
+            sizes.append(self.sequences.state_size(session.id))
+        session.close()
+        return sizes[0] + (sizes[1] - sizes[0]) * max(0, self.context.cache.window - 1)
+
     @property
     def identity(self) -> str:
         """What a forward's cost depends on, besides the machine."""
@@ -152,7 +166,7 @@ class LlamaEngine(Engine):
             session.settle()
             sessions.append(session)
             plain = plain and len(request.pending) == 1 and not request.draft.tokens and not request.layers
-            plain = plain and not session.owed
+            plain = plain and not session.lacking
         if len(sessions) > 1 and len(set(map(id, sessions))) < len(sessions):
             raise ControllerError("one forward takes one request per session")
         self._rows.serial += 1
@@ -210,8 +224,8 @@ class LlamaEngine(Engine):
         batch, context = self._many, self.context
         below = [leaves_below(request.draft) for request in requests]
         outputs = sum(1 + len(request.draft) for request in requests)
-        fed = [[*session.owed, *request.pending] for session, request in zip(sessions, requests, strict=True)]
-        starts = [session.length - len(session.owed) for session in sessions]
+        fed = [[*session.lacking, *request.pending] for session, request in zip(sessions, requests, strict=True)]
+        starts = [session.length - session.owed for session in sessions]
         wanted = sum(map(len, fed)) + outputs - len(requests)
         batch.clear()
         for session, tokens, start, leaves in zip(sessions, fed, starts, below, strict=True):
@@ -246,10 +260,10 @@ class LlamaEngine(Engine):
         ]
         late = [session for session, draft in drafts if session.lags(draft)]
         if late:
-            wanted = sum(len(session.owed) for session in late)
+            wanted = sum(session.owed for session in late)
             self._many.clear()
             for session in late:
-                self._feed(session, session.owed, session.length - len(session.owed), sessions, wanted)
+                self._feed(session, session.lacking, session.length - session.owed, sessions, wanted)
             self._decode(self._many, sessions, wanted)
             self._record(self._many, sessions)
             for session in late:

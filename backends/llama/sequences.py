@@ -146,7 +146,7 @@ class Sequences:
 
         Cells of two sequences are never overwritten. The copy has what the windows see, and nothing before it.
         """
-        size = self._state_size(sequence)
+        size = self.state_size(sequence)
         state = (ctypes.c_uint8 * size)()
         address, part = self.context.address, C.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
         copied = C.llama_state_seq_get_data_ext(address, state, size, sequence, part)
@@ -158,8 +158,9 @@ class Sequences:
         """Memory of what one sequence keeps besides its cells: a state or a window; 0 while no sequence has tokens."""
         if self.context.cache.whole:
             return 0
-        return max((self._state_size(one) for one, holder in self._holders.items() if holder.length), default=0)
+        return max((self.state_size(one) for one, holder in self._holders.items() if holder.length), default=0)
 
-    def _state_size(self, sequence: int) -> int:
+    def state_size(self, sequence: int) -> int:
+        """Bytes of what a sequence keeps besides its cells, with a few of llama.cpp's own."""
         part = C.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
         return int(C.llama_state_seq_get_size_ext(self.context.address, sequence, part))

@@ -72,9 +72,14 @@ class LlamaSession(Session):
         return replace(can, branches=min(can.branches, 1)) if self.recorded else can
 
     @property
-    def owed(self) -> Sequence[int]:
+    def lacking(self) -> Sequence[int]:
         """The last committed tokens, where the cache lacks them: they are fed before the next pending ones."""
         return ()
+
+    @property
+    def owed(self) -> int:
+        """How many committed tokens the cache lacks."""
+        return len(self.lacking)
 
     @property
     def cells(self) -> int:
@@ -204,7 +209,7 @@ class LlamaSession(Session):
         fork = type(self)(self.engine, self.sequences, self.sequences.take(1)[0])
         self.sequences.copy(self.id, fork.id)
         fork.length = self.length
-        fork.reach = fork.shared = self.length - len(self.owed)
+        fork.reach = fork.shared = self.length - self.owed
         self._forks.add(fork)
         return fork
 

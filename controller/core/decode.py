@@ -311,8 +311,6 @@ class Engine(ABC):
     """Tokens that its cache holds over all sessions; the same for as long as the engine is open."""
     most_sessions: int = UNLIMITED
     """Sessions that can be open at once, forks included; the same for as long as the engine is open."""
-    checkpoint_bytes: int = 0
-    """Bytes of a checkpoint: a session has one at a time, and another while a draft is verified. 0 = none is needed."""
 
     @property
     def identity(self) -> str:
@@ -322,6 +320,11 @@ class Engine(ABC):
         default): this engine's costs are its own, and are forgotten with it.
         """
         return ""
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Most bytes of a checkpoint: a session has one, and another while a draft is verified. 0 = none is needed."""
+        return 0
 
     @abstractmethod
     def session(self) -> Session:

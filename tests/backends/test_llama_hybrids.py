@@ -11,7 +11,7 @@ from reasonctl.backends.llama.checkpointed import RecurrentSession
 from reasonctl.backends.llama.engine import LlamaEngine
 from reasonctl.backends.llama.native import PER_RUN
 from reasonctl.controller import NO_DRAFT, ROOT, ControllerError, Decode, Draft
-from support.gguf_models import ARCHITECTURES, WINDOWED
+from support.gguf_models import ARCHITECTURES, HEAD, KV_HEADS, WIDTH, WINDOWED
 from support.recorded_rows import BOUND, open_gguf
 
 FEW = ("lfm2", "qwen35", "jamba", "gemma3")
@@ -180,12 +180,12 @@ def test_a_checkpoint_keeps_what_a_window_has_left(folder, name):
     session.checkpoint()
     feed(session, text[60:])
     session.rollback(339)
-    assert len(session.owed) == 1
+    assert session.owed == 1
     rows.check(feed(session, WRONG[:2]), text[:61] + WRONG[:2])
     other = engine.session()
     feed(other, text)
     other.rollback(399)
-    assert len(other.owed) == 1
+    assert other.owed == 1
     rows.check(feed(other, WRONG[:2]), text[:1] + WRONG[:2])
     other.rollback(1)
     assert not other.owed  # nothing was overwritten
@@ -219,3 +219,19 @@ def test_a_context_has_the_sequences_that_its_checkpoints_need(folder):
     state = 2 * (4 * 16 * 16 + 3 * 128) * 4  # of two blocks: the delta net's matrices and the convolution's inputs
     assert 3 * state <= counted[1][1] - counted[0][1] <= 3 * (state + 4096)
     assert counted[2][1] - counted[1][1] >= 8 * state
+
+
+def test_the_bytes_of_a_checkpoint_are_known(folder):
+    sizes = {}
+    for name in ("lfm2", "gemma3"):
+        engine = LlamaEngine(open_gguf(folder, name), hidden=False)
+        sizes[name] = engine.checkpoint_bytes
+        session = engine.session()
+        feed(session, TEXT)
+        assert sizes[name] == engine.checkpoint_bytes
+        assert abs(engine.sequences.state_size(session.id) - sizes[name]) <= sizes[name] // 20
+        engine.close()
+    assert 0 < sizes["lfm2"] - 2 * 2 * WIDTH * 4 < 512  # two blocks, each with its last two inputs
+    keys = 2 * KV_HEADS * HEAD * 4  # and values, of one token
+    assert 0 < sizes["gemma3"] - 6 * 24 * keys < 24 * 128 + 512
+    assert LlamaEngine(open_gguf(folder, "gemma3", swa_full=True), hidden=False).checkpoint_bytes == 0
