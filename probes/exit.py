@@ -73,8 +73,7 @@ class ProbeExit(ExitRule):
         self.trials = self.signal.trials and self.reads
         self.markers = Markers(*card.markers) if card.markers is not None else None
         self.cues = Cues(card.cues)
-        self.suffix = card.suffix
-        self.answer_ends = card.answer_ends
+        self.suffix, self.answer_ends = card.suffix, card.answer_ends
         self.max_cues = card.max_cues
         self.always_answer, self.later_spans = card.always_answer, card.later_spans
         self._layers = tuple(layer_of(fraction, card.depth) for fraction in card.layers)

@@ -18,6 +18,7 @@ from .chat_template import (
     with_markers,
 )
 from .cues import LONGEST_CUE
+from .effort import parse_budget
 
 __all__ = [
     "ANSWER_ENDS",
@@ -31,6 +32,7 @@ __all__ = [
     "default_cues",
     "ends_in_brace",
     "last_side",
+    "parse_budget",
     "read_template",
     "read_templates",
     "stated_answer",
