@@ -125,6 +125,7 @@ class Controller:
     @property
     def limits(self) -> ThinkingLimits:
         """The limits of thinking; raises ControllerError for impossible ones."""
+        calibrated = self.exit is not None and self.exit.always_answer
         return ThinkingLimits(
             budget=self.budget,
             budget_per=self.budget_per,
@@ -134,13 +135,8 @@ class Controller:
             continue_times=self.continue_times,
             continue_text=self.continue_text,
             stop_loops=self.stop_loops,
-            always_answer=always if (always := self.always_answer) is not None else self._calibrated_so,
+            always_answer=calibrated if self.always_answer is None else self.always_answer,
         )
-
-    @property
-    def _calibrated_so(self) -> bool:
-        """The exit rule's calibration runs were made under `always_answer`."""
-        return self.exit is not None and self.exit.always_answer
 
     @property
     def closing(self) -> Thinking | None:
@@ -339,11 +335,7 @@ class Controller:
             )
 
     def _describe(self, session: Session, policy: Policy, call: Call, trace: Trace) -> ThinkingLimits:
-        """Write into the trace what is run, and where that isn't what the exit rule's promise was made for.
-
-        Returns:
-            The run's limits.
-        """
+        """The run's limits. The trace says what is run, and where the exit rule's promise was made for another run."""
         limits = self.limits.within(call.max_new_tokens)
         trace.prompt_tokens = len(call.prompt)
         trace.controlled = self.exit is not None
