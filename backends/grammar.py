@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from reasonctl.controller import ControllerError
 from reasonctl.controller.core import Kind, Matcher
-from reasonctl.controller.core.text_form import shown
 
 from .extras import require
 
@@ -116,7 +115,7 @@ def grammar_of(grammar: object, response_format: object) -> str | None:
     if kind == "text":
         return None
     raise ControllerError(
-        f"response_format is {shown(response_format)}; give {{'type': 'json_object'}} or "
+        f"response_format is {response_format!r:.60}; give {{'type': 'json_object'}} or "
         "{'type': 'json_schema', 'json_schema': {'schema': {...}}}"
     )
 

@@ -52,7 +52,7 @@ class Controller:
     budget_per: BudgetPer = "run"
     """What has the budget: the run with all of its thinking spans, or each span by itself ("span")."""
     thinking_seconds: float | None = None
-    """Most seconds of thinking, looked at after each token; then it is closed as by the budget. None = no limit."""
+    """Most seconds of thinking, checked after each token; then it is closed as by the budget. None = no limit."""
     effort: InitVar[str | None] = None
     """The name of the settings to begin with, one of `efforts`, of the exit rule's, or "none": no thinking."""
     efforts: Efforts = field(default_factory=dict)
@@ -129,6 +129,7 @@ class Controller:
     @property
     def limits(self) -> ThinkingLimits:
         """The limits of thinking; raises ControllerError for impossible ones."""
+        calibrated = self.exit is not None and self.exit.always_answer
         return ThinkingLimits(
             budget=self.budget,
             budget_per=self.budget_per,
@@ -138,13 +139,8 @@ class Controller:
             continue_times=self.continue_times,
             continue_text=self.continue_text,
             stop_loops=self.stop_loops,
-            always_answer=always if (always := self.always_answer) is not None else self._calibrated_so,
+            always_answer=calibrated if self.always_answer is None else self.always_answer,
         )
-
-    @property
-    def _calibrated_so(self) -> bool:
-        """The exit rule's calibration runs were made under `always_answer`."""
-        return self.exit is not None and self.exit.always_answer
 
     @property
     def closing(self) -> Thinking | None:
@@ -236,13 +232,10 @@ class Controller:
         Raises:
             ControllerError: The call can't run under this controller.
         """
-        prompt, limits = list(call.prompt), self.limits.within(call.max_new_tokens)
+        prompt = list(call.prompt)
         policy = call.policy if self.policy is None else self.policy
-        self._check_call(session, policy, call)
-        context = RunContext(len(prompt), call.eos, tokenizer, session.engine)
-        policy.check_run(context)
-        self._describe(session, policy, call, trace)
-        trace.budget = None if limits.budget is None else int(limits.budget)
+        context = self._checked(session, tokenizer, policy, call)
+        limits = self._describe(session, policy, call, trace)
         span = self._span(tokenizer, prompt, policy)
         target = Target(session, tokenizer, call.keys, policy, trace.warnings, context, lambda: span.phase)
         drafter = None if self.drafter is None else self.drafter.start(target)
@@ -255,7 +248,7 @@ class Controller:
             beyond=call.beyond,
             trace=trace,
             drafter=drafter,
-            clock=None if drafter is None else target.clock,
+            clock=target.clock if drafter else None,
             rule=self.exit,
             stop=call.stop,
             thinking=self.closing,
@@ -358,6 +351,13 @@ class Controller:
         span.begin(prompt)
         return span
 
+    def _checked(self, session: Session, tokenizer: Tokenizer, policy: Policy, call: Call) -> RunContext:
+        """What the policy knows of the run. Raises ControllerError for a call that can't run under this controller."""
+        self._check_call(session, policy, call)
+        context = RunContext(len(call.prompt), call.eos, tokenizer, session.engine)
+        policy.check_run(context)
+        return context
+
     def _check_call(self, session: Session, policy: Policy, call: Call) -> None:
         """Raises ControllerError for a call that can't run under this controller."""
         require_policy(policy)
@@ -380,8 +380,9 @@ class Controller:
                 "Controller(thinking=Thinking(Markers('<think>', '</think>'), '</think>\\n\\n'))"
             )
 
-    def _describe(self, session: Session, policy: Policy, call: Call, trace: Trace) -> None:
-        """Write into the trace what is run, and where that isn't what the exit rule's promise was made for."""
+    def _describe(self, session: Session, policy: Policy, call: Call, trace: Trace) -> ThinkingLimits:
+        """The run's limits. The trace says what is run, and where the exit rule's promise was made for another run."""
+        limits = self.limits.within(call.max_new_tokens)
         trace.prompt_tokens = len(call.prompt)
         trace.controlled = self.exit is not None
         trace.shadow = self.shadow
@@ -389,19 +390,19 @@ class Controller:
         trace.run = call.keys.run
         trace.repeat = call.repeat
         trace.rule = "" if self.exit is None else self.exit.why
-        trace.seconds = self.thinking_seconds
-        trace.budget_per = self.budget_per
+        trace.budget = None if limits.budget is None else int(limits.budget)
+        trace.budget_per, trace.seconds = limits.budget_per, limits.seconds
         trace.spent_before = 0 if call.turn is None else call.turn.thinking_tokens
-        trace.stop_loops = self.stop_loops
-        trace.always_answer = self.limits.always_answer
+        trace.stop_loops, trace.always_answer = limits.stop_loops, limits.always_answer
         self._compare(policy, call, trace)
         if self.drafter is not None and not session.can.branches:
             takes = "takes one token at a time" if session.can.checkpoints else "can't take rejected tokens back"
             trace.warnings.append(f"nothing is drafted: this model's cache {takes}")
-        if self.exit is not None and not self.limits.promised(self.exit.always_answer):
+        if self.exit is not None and not limits.promised(self.exit.always_answer):
             trace.warnings.append(
                 "a limit of thinking, such as a budget, changes the run: the exit rule's promise was made otherwise"
             )
+        return limits
 
     def _compare(self, policy: Policy, call: Call, trace: Trace) -> None:
         """Say where this call isn't what the exit rule's promise was made for."""

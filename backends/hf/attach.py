@@ -203,13 +203,8 @@ class HFAttachment(Attachment):
         check_rows(input_ids)
         cache = prepared.get(self.engine.model_forward.cache_name)
         left_out = _not_honoured(config)
-        turn = turn_of(self.overrides)
-        if turn is not None and len(input_ids) > 1:
-            raise ControllerError(
-                f"a turn is one conversation's, and this call has {len(input_ids)} rows; leave it out"
-            )
         grammar: Stage | None = self.of_thread.grammar
-        idle = turn is None and grammar is None and nothing_to_do(controller, streamer, cache)
+        idle = self._in_no_turn(len(input_ids)) and grammar is None and nothing_to_do(controller, streamer, cache)
         several = len(input_ids) > 1 or bool(media_of(prepared))
         stock = idle and (not config.do_sample if left_out else several)
         if not stock:
@@ -239,6 +234,14 @@ class HFAttachment(Attachment):
                 if streamer is not None:
                     streamer.put(torch.tensor([token]))
         return _result(rows.sequences, config, input_ids, rows.cache)
+
+    def _in_no_turn(self, rows: int) -> bool:
+        """The call belongs to no turn. Raises ControllerError for a batch that does."""
+        if turn_of(self.overrides) is None:
+            return True
+        if rows > 1:
+            raise ControllerError(f"a turn is one conversation's, and this call has {rows} rows; leave it out")
+        return False
 
     def _seed(self, random: bool) -> int:
         """The call's own seed; without one, the next number of torch's generator, so that torch.manual_seed decides."""

@@ -164,11 +164,9 @@ def _job(
         cues=",".join(EVERYTHING) if choose else overrides["cues"],
         layers=overrides["layers"],
         answer_tokens=answer_tokens,
-        always_answer=overrides["always_answer"],
-        later_spans=overrides["later_spans"],
     )
     return CalibrationJob(
-        replace(recipe, form=overrides["form"]),
+        replace(recipe, **{name: overrides[name] for name in ("always_answer", "later_spans", "form")}),
         task,
         options.promise,
         options.n or CALIBRATION_RUNS,

@@ -151,7 +151,19 @@ def report_command(probe: str, options: Options, evaluation: str | None, out: st
 @click.argument("model")
 @click.argument("prompt", required=False, callback=utf8)
 @click.option("--probe", help="Probe file [tiny: the bundled one; else none]; 'none' for no exits.")
-@click.option("--budget", type=int, help="Most thinking tokens, 0 or more.")
+@click.option("--budget", help="Most thinking tokens, 0 or more; or a share of the run's tokens, such as 0.5.")
+@click.option(
+    "--budget-per",
+    type=click.Choice(("run", "span")),
+    default="run",
+    show_default=True,
+    help="What has the budget: all thinking spans of the run, or each.",
+)
+@click.option("--thinking-seconds", type=float, help="Most seconds of thinking, 0 or more.")
+@click.option("--effort", callback=utf8, help="A name for how much to think: one of --efforts, or 'none'.")
+@click.option(
+    "--efforts", callback=utf8, help="What names stand for: 'low=256, medium=0.5, quick=30s, safe=risk(0.02)'."
+)
 @click.option("--wrap-up", default="", callback=utf8, help="Text that the model reads when the budget is used up.")
 @click.option("--min-thinking", type=int, default=0, help="No end of thinking before so many tokens, 0 or more.")
 @click.option("--continue-times", type=int, default=0, help="Re-open thinking that closes too early, 0 or more times.")

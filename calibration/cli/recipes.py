@@ -75,8 +75,6 @@ def new_recipe(
     cues: str | None = None,
     layers: str | None = None,
     answer_tokens: int | None = None,
-    always_answer: bool = False,
-    later_spans: bool = False,
 ) -> Recipe:
     """A recipe from the model's chat template and what the user gives in its place, as texts of the command line."""
     found = with_markers(read_template(model.template), model.template, opening, closing)
@@ -104,8 +102,6 @@ def new_recipe(
         answer_tokens=answer_tokens or (max_new_tokens if answer == NATURAL else ANSWER_TOKENS),
         answer_ends=asked.answer_ends,
         batch=options.batch,
-        always_answer=always_answer,
-        later_spans=later_spans,
     )
 
 

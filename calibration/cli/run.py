@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from reasonctl.backends import TINY, Model
-from reasonctl.controller import AnswerNow, Controller, ControllerError, Event, Trace, parse_policy
+from reasonctl.controller import AnswerNow, Controller, ControllerError, Event, Trace, parse_efforts, parse_policy
 from reasonctl.controller.core import TextDecoder
+from reasonctl.controller.thinking import parse_budget
 from reasonctl.probes import ProbeExit
 
 from ..runs.making import run_once
@@ -46,7 +47,7 @@ def run(
     if name == TINY and not understands(question):
         show.say(f"tiny answers chains such as {EXAMPLE!r} only; what it says to anything else means nothing", "yellow")
     thinking = None if rule else recipe.thinking(model)
-    controller = Controller(exit=rule, drafter=recipe.drafter(), thinking=thinking, **lengths)
+    controller = Controller(exit=rule, drafter=recipe.drafter(), thinking=thinking, **limits_of(lengths))
     trace = stream_run(show, model, recipe, question, controller)
     show.say(
         f"{len(trace.tokens)} tokens, {trace.forwards} forwards, "
@@ -57,6 +58,21 @@ def run(
         show.say(f"warning: {warning}", "yellow")
     text = model.tokenizer.decode([t for t in trace.tokens if t not in model.eos])
     show.result({**trace.to_dict(), "question": question, "text": text})
+
+
+def limits_of(given: dict[str, Any]) -> dict[str, Any]:
+    """The command's limits of thinking as the Controller takes them; without a flag an exit rule's own settings hold.
+
+    Raises:
+        ControllerError: A text is no budget or defines no effort.
+    """
+    budget, efforts = given["budget"], given["efforts"]
+    try:
+        number = None if budget is None else parse_budget(budget)
+    except ValueError:
+        raise ControllerError(f"--budget is {budget!r:.40}; give a number of tokens, or a share such as 0.5") from None
+    named = {} if efforts is None else parse_efforts(efforts)
+    return {**given, "budget": number, "efforts": named, "always_answer": given["always_answer"] or None}
 
 
 def stream_run(show: Console, model: Model, recipe: Recipe, question: str, controller: Controller) -> Trace:

@@ -124,6 +124,11 @@ def stopping_of(card: Card) -> str:
     )
 
 
+def ways_of(card: Card) -> str:
+    """What was asked for in the calibration runs and is off by default."""
+    return "; under always_answer" * card.always_answer + "; exits in every span" * card.later_spans
+
+
 def facts(card: Card) -> dict[str, str]:
     """The card in words."""
     return {
@@ -135,7 +140,10 @@ def facts(card: Card) -> dict[str, str]:
         "form": f"{card.form}: {FORM_MEANS[card.form]}",
         "sampler": ", ".join(f"{key} {value}" for key, value in card.sampler.items()),
         "tasks": f"{card.tasks}, graded by {card.grader}, at most {card.max_new_tokens} new tokens",
-        "runs": ", ".join(f"{value} {key}" for key, value in card.runs.items()) + source_of(card) + left_out_of(card),
+        "runs": ", ".join(f"{value} {key}" for key, value in card.runs.items())
+        + source_of(card)
+        + left_out_of(card)
+        + ways_of(card),
         "stopping": stopping_of(card),
         "fit": ", ".join(
             f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"

@@ -210,7 +210,7 @@ class Trace:
         each = " a span" if self.budget_per == "span" else ""
         closed = {
             "budget": f"budget of {self.budget} thinking tokens{each} used up",
-            "time": f"{self.seconds} seconds of thinking{each} used up",
+            "time": f"{self.seconds or 0:g} seconds of thinking{each} used up",
             "asked": "answer_now closed thinking",
             "end": "the model ended the sequence inside its thinking, which was closed",
             "loop": f"thinking repeated a span of {self.loop} tokens {self.stop_loops} times in a row",

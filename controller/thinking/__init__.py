@@ -19,6 +19,7 @@ from .chat_template import (
 )
 from .cues import LONGEST_CUE
 from .exit_form import EXIT_FORMS, FORM_MEANS, parse_form
+from .effort import parse_budget
 
 __all__ = [
     "ANSWER_ENDS",
@@ -35,6 +36,7 @@ __all__ = [
     "ends_in_brace",
     "last_side",
     "parse_form",
+    "parse_budget",
     "read_template",
     "read_templates",
     "stated_answer",

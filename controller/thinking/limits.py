@@ -26,7 +26,7 @@ class ThinkingLimits:
     budget: int | float | None = None
     """Most thinking tokens, then `wrap_up` and the closing suffix are fed; a float is a share of the run's tokens."""
     seconds: float | None = None
-    """Most seconds of thinking, looked at after each token; then it is closed as by a budget. None = no limit."""
+    """Most seconds of thinking, checked after each token; then it is closed as by a budget. None = no limit."""
     budget_per: BudgetPer = "run"
     """What has the budget and the least thinking: the run with all of its spans, or each span."""
     wrap_up: str = ""
