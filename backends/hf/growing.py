@@ -19,6 +19,9 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     What attention is given has the same numbers in the same shape as from the library's layer.
     """
 
+    keys: torch.Tensor
+    values: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self._rooms: list[torch.Tensor | None] = [None, None]
