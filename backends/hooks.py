@@ -93,6 +93,26 @@ HOOKS = (
     ),
     Hook(
         "transformers",
+        "_prefill",
+        "hf/prefill.py",
+        "feeds a prepared prompt, pictures included; _update_model_kwargs_for_generation and "
+        "prepare_inputs_for_generation then give the arguments of the next step, its positions among them",
+    ),
+    Hook(
+        "transformers",
+        "prepare_inputs_for_generation",
+        "hf/forward.py",
+        "with next_sequence_length it gives the last tokens alone, except for models that read the whole text",
+    ),
+    Hook("transformers", "GradientCheckpointingLayer", "hf/forward.py", "the base class of a decoder's blocks"),
+    Hook(
+        "transformers",
+        "altup_active_idx",
+        "hf/forward.py",
+        "of the streams that a Gemma 3n block gives, shape (streams, batch, tokens, width), the computed one",
+    ),
+    Hook(
+        "transformers",
         "_prefix_allowed_tokens_fn",
         "hf/processors.py",
         "processors keep what differs by row under these names: also prompt_ignore_length, encoder_input_ids, "

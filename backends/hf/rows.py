@@ -227,6 +227,8 @@ class Rows:
                 f"{name} is honoured as a DynamicCache of one unpadded prompt whose tokens are all in "
                 "input_ids; leave it out, or detach first"
             )
+        if not any(hasattr(layer, "get_seq_length") for layer in cache.layers):
+            raise ControllerError(f"{name} of a model without attention says not what it holds; leave it out")
         held = cache.get_seq_length()
         if held >= length:
             raise ControllerError(f"{name} holds {held} tokens and input_ids only {length}; crop it")

@@ -19,6 +19,7 @@ from transformers import DynamicCache, LlamaForCausalLM, MambaConfig, MistralCon
 from transformers.cache_utils import DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin
 from transformers.generation import EosTokenCriteria, GenerationMode, MaxLengthCriteria
 from transformers.generation import logits_process as processors
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 import reasonctl.backends
 from reasonctl.backends.grammar import Compiler
@@ -28,6 +29,7 @@ from reasonctl.backends.llama.engine import LlamaEngine
 from reasonctl.backends.llama.load import unlogged, without_amx
 from reasonctl.backends.llama.sampling import DEFAULTS, check_processors
 from reasonctl.controller import ROOT, ControllerError, Decode
+from support.architectures import causal
 from support.hf_models import PROMPT, TOKENIZER, small
 from support.llama_models import CHAT, TINY, open_llama
 from support.llama_models import PROMPT as TEXT
@@ -155,6 +157,44 @@ def test_transformers_5_23_stopping_criteria():
 @checks("_supports_default_dynamic_cache")
 def test_transformers_5_23_supports_default_dynamic_cache():
     assert LlamaForCausalLM._supports_default_dynamic_cache()
+
+
+@checks("_prefill")
+def test_transformers_5_23_prefill():
+    model = small()
+    cache, ids = DynamicCache(config=model.config), torch.tensor([[3, 4, 5]])
+    given = {"past_key_values": cache, "position_ids": torch.arange(3)[None], "use_cache": True}
+    out = model._prefill(ids, model.generation_config, given)
+    assert cache.get_seq_length() == 3
+    after = model._update_model_kwargs_for_generation(out, given, is_encoder_decoder=False)
+    step = model.prepare_inputs_for_generation(torch.tensor([[3, 4, 5, 6]]), next_sequence_length=1, **after)
+    assert step["input_ids"].tolist() == [[6]] and step["position_ids"].tolist() == [[3]]
+
+
+@checks("prepare_inputs_for_generation")
+def test_transformers_5_23_prepare_inputs_for_generation():
+    ids = torch.zeros((1, 2), dtype=torch.long)
+    assert small().prepare_inputs_for_generation(ids, next_sequence_length=1, use_cache=True)["input_ids"].shape == (
+        1,
+        1,
+    )
+    given = causal("cpmant").prepare_inputs_for_generation(ids, next_sequence_length=1, use_cache=True)
+    assert given["input_ids"].shape == (1, 2)
+
+
+@checks("GradientCheckpointingLayer")
+def test_transformers_5_23_gradient_checkpointing_layer():
+    assert isinstance(small().model.layers[0], GradientCheckpointingLayer)
+
+
+@checks("altup_active_idx")
+def test_transformers_5_23_altup_active_idx():
+    model = causal("gemma3n_text")
+    assert model.config.altup_active_idx == 0
+    shapes = []
+    model.model.layers[0].register_forward_hook(lambda module, args, out: shapes.append(tuple(out.shape)))
+    model(torch.tensor([[3, 4, 5]]))
+    assert shapes == [(model.config.altup_num_inputs, 1, 3, model.config.hidden_size)]
 
 
 @checks("conv_states")
