@@ -18,8 +18,8 @@ from .chat_template import (
     with_markers,
 )
 from .cues import LONGEST_CUE
-from .exit_form import EXIT_FORMS, FORM_MEANS, parse_form
 from .effort import parse_budget
+from .exit_form import EXIT_FORMS, FORM_MEANS, parse_form
 
 __all__ = [
     "ANSWER_ENDS",
