@@ -151,7 +151,7 @@ class Span:
     def closing(self) -> int:
         """Number of last tokens that go where a closing marker is completed next and taken back.
 
-        Broken bytes go with the marker behind them: the token that holds their end holds its begin too.
+        Broken bytes go with the marker after them: the token that holds their end holds its begin too.
         """
         text = self._text
         mark = self.half_closed()

@@ -54,7 +54,9 @@ class DraftSession:
         """
         if self._session is None:
             session = self._open_session()
-            if not session.can.rollback or not session.can.branches:
+            can = session.can
+            # A checkpoint would have to follow every drafted token: the next text may end at any of them.
+            if not can.rollback or not can.branches or can.checkpoints:
                 session.close()
                 raise ControllerError(f"{self.name!r} can't take rejected tokens back, so it can't draft")
             self._session = session

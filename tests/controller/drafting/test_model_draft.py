@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,16 +128,18 @@ def test_other_vocabularies_and_models_without_rollback_are_refused():
     with pytest.raises(ControllerError, match="'small' has other token ids"):
         run(other)
 
-    class Recurrent(ToyEngine):
-        def session(self):
-            from dataclasses import replace
+    for lacks in ({"rollback": False}, {"checkpoints": True}, {"branches": 0}):
 
-            session = super().session()
-            session.can = replace(session.can, rollback=False)
-            return session
+        class Recurrent(ToyEngine):
+            can = lacks
 
-    with pytest.raises(ControllerError, match="can't take rejected tokens back"):
-        run(drafter("chain", engine=Recurrent(vocabulary=5)))
+            def session(self):
+                session = super().session()
+                session.can = replace(session.can, **self.can)
+                return session
+
+        with pytest.raises(ControllerError, match="can't take rejected tokens back"):
+            run(drafter("chain", engine=Recurrent(vocabulary=5)))
     with pytest.raises(ControllerError, match="depth 0"):
         drafter("chain", depth=0)
 
