@@ -116,12 +116,13 @@ COMMON = ["Qwen3_5", "GraniteMoeHybrid", "Lfm2", "FalconH1", "Jamba", "Inkling"]
 """One of each kind: recurrent, with experts, convolutions alone, both in one layer, one token at a time, windows."""
 
 
-def slow_but_common(families):
-    return [family if family in COMMON else pytest.param(family, marks=pytest.mark.slow) for family in families]
+def slow_but(common, families=FAMILIES):
+    return [family if family in common else pytest.param(family, marks=pytest.mark.slow) for family in families]
 
 
-EVERY = slow_but_common(FAMILIES)
-DRAFTED = slow_but_common(family for family in FAMILIES if family not in ONE_AT_A_TIME)
+EVERY = slow_but(COMMON)
+FEW = slow_but(["Lfm2", "Jamba"])
+DRAFTED = slow_but(["Qwen3_5", "Lfm2"], [family for family in FAMILIES if family not in ONE_AT_A_TIME])
 
 
 @pytest.mark.parametrize("family", EVERY)
@@ -196,8 +197,18 @@ def happened(case, trace):
 
 
 @pytest.mark.parametrize("family", EVERY)
-@pytest.mark.parametrize("case", CASES)
-def test_every_row_of_a_controlled_run_is_that_of_a_fresh_run_over_its_text(case, family):
+def test_every_row_of_a_run_with_an_exit_is_that_of_a_fresh_run_over_its_text(family):
+    check_rows("exit", family)
+
+
+@pytest.mark.parametrize("family", FEW)
+@pytest.mark.parametrize("case", ["exit after trials", "budget", "re-opening"])
+def test_every_row_of_another_controlled_run_is_too(case, family):
+    check_rows(case, family)
+
+
+def check_rows(case, family):
+    """Runs until one is what the case is about; every row of theirs, and of their trials, is compared."""
     engine, done = engine_of(family), 0
     for seed in range(12):
         trace, rows = recorded(engine, case, seed)
@@ -208,7 +219,7 @@ def test_every_row_of_a_controlled_run_is_that_of_a_fresh_run_over_its_text(case
     assert done
 
 
-@pytest.mark.parametrize("family", EVERY)
+@pytest.mark.parametrize("family", FEW)
 def test_rows_of_a_batch_run_in_turn_each_with_its_own_checkpoints(family):
     model = engine_of(family).model_forward.model
     prompts = TOKENIZER(["so the cat<think>", "answer<think>"], return_tensors="pt", padding=True)
