@@ -6,7 +6,7 @@ Everything that a session must know of the model is here. Caches are the session
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,17 +36,12 @@ class ModelForward:
             model: a causal language model of transformers.
             folds_plain_rows: fold query heads without a draft too.
         """
-        if model.config.is_encoder_decoder:
-            raise ControllerError(f"{type(model).__name__} is an encoder-decoder; give a decoder-only model")
         names = inspect.signature(type(model).forward).parameters
-        found = [name for name in _CACHE_NAMES if name in names]
-        if not found or not type(model)._supports_default_dynamic_cache():
-            raise ControllerError(f"{type(model).__name__} keeps a cache of its own kind; a DynamicCache is needed")
         self.model = model
         self._config = model.config.get_text_config(decoder=True)
         self.count = 0
         """Forwards so far; a Step of an older one is stale."""
-        self.cache_name = found[0]
+        self.cache_name = _cache_name(model, names)
         self.takes_positions = "position_ids" in names
         if not self.takes_positions and not _takes_one_token(model):
             raise ControllerError(
@@ -255,6 +250,20 @@ def _lists(module: torch.nn.Module, kind: type) -> Iterator[torch.nn.ModuleList]
     for child in module.children():
         if not isinstance(child, PreTrainedModel) or type(child.config) is kind:
             yield from _lists(child, kind)
+
+
+def _cache_name(model: Any, names: Collection[str]) -> str:
+    """What forward() calls its cache, of the names of its arguments.
+
+    Raises:
+        ControllerError: the model keeps no DynamicCache.
+    """
+    if model.config.is_encoder_decoder:
+        raise ControllerError(f"{type(model).__name__} is an encoder-decoder; give a decoder-only model")
+    found = [name for name in _CACHE_NAMES if name in names]
+    if not found or not type(model)._supports_default_dynamic_cache():
+        raise ControllerError(f"{type(model).__name__} keeps a cache of its own kind; a DynamicCache is needed")
+    return found[0]
 
 
 def _takes_one_token(model: Any) -> bool:

@@ -56,6 +56,17 @@ class Span:
     unopened = False
     """A closing marker was written, and nothing had opened the span."""
 
+    _blocked = False
+    """A suffix after the last token would split a character or a marker, or close a span that is closed."""
+    _owed = False
+    """every(k) fell due inside a character or a marker."""
+    _due = False
+    """every(k) stands after the last token."""
+    _forced = False
+    """The controller has closed the last span."""
+    _sought = 0
+    """Number of the first character of the answer that was not searched for an opening marker."""
+
     def __init__(
         self,
         tokenizer: Tokenizer,
@@ -81,16 +92,6 @@ class Span:
         """A cue ends, or may end, in the last token, so its row's hidden state may be wanted."""
         self._waiting: list[Found] = []
         """Cues that end in the last token; they are reported once its row is there."""
-        self._blocked = False
-        """A suffix after the last token would split a character or a marker, or close a span that is closed."""
-        self._owed = False
-        """every(k) fell due inside a character or a marker."""
-        self._due = False
-        """every(k) stands after the last token."""
-        self._forced = False
-        """The controller has closed the last span."""
-        self._sought = 0
-        """Number of the first character of the answer that was not searched for an opening marker."""
         self._reopens = reopens and markers is not None and markers.open not in markers.close
         """A span may open again in the answer; where both markers are alike nobody could tell."""
         self._before = Place(self.phase, 0, None)

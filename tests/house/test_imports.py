@@ -36,7 +36,7 @@ STOREYS = {
         ["thinking"],
         ["sampling"],
         ["drafting", "diffusion"],
-        ["decoding", "selection"],
+        ["decoding", "selection", "settings"],
         ["controller"],
     ],
     "backends": [
