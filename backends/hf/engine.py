@@ -15,9 +15,9 @@ import torch
 
 from reasonctl.controller import Capabilities, ControllerError, Decode, Engine
 
+from .checkpointed import HFCheckpointedSession
 from .forward import HFStep, ModelForward, Rows
 from .packed import CantPack, Packing, Part, packed
-from .checkpointed import HFCheckpointedSession
 from .session import HFSession
 from .slab import Slab
 from .trees import why_no_trees
