@@ -67,7 +67,8 @@ def _attention(
     """Attention as transformers calls it.
 
     Args:
-        attention_mask: additive, its rows folded already: shape (1, 1, groups * rows, columns). None: every row sees everything.
+        attention_mask: additive, its rows folded already: shape (1, 1, groups * rows, columns). None: every row sees
+            everything.
     """
     see = _SEE.get()
     if see is not None:

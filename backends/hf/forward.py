@@ -279,10 +279,11 @@ def find_blocks(model: Any) -> Sequence[torch.nn.Module]:
     Its first ModuleList as long as the configuration is deep. Some count layers of their cache instead, several to a
     block: then its last list of the library's blocks, which gives the model's output.
     """
-    decoder = model.get_decoder()
+    found = model.get_decoder()
+    decoder = found if isinstance(found, PreTrainedModel) else model  # some call their output layer so
     depth = getattr(model.config.get_text_config(decoder=True), "num_hidden_layers", None)
     lists = list(_lists(decoder, type(decoder.config)))
     of_blocks = [one for one in lists if len(one) and isinstance(one[0], GradientCheckpointingLayer)]
-    for found in [*(one for one in lists if len(one) == depth), *reversed(of_blocks)]:
-        return tuple(found)
+    for blocks in [*(one for one in lists if len(one) == depth), *reversed(of_blocks)]:
+        return tuple(blocks)
     return ()

@@ -41,7 +41,7 @@ class HFSession(Session):
         self.slot: Slot | None = None
         """Where the tokens are in the engine's slab, once the sequence has shared a forward; `cache` is None then."""
         self.lead: torch.Tensor | None = None
-        """How far positions are ahead of the number of tokens before them, shape (1, 1) or (axes, 1, 1): by pictures."""
+        """How far positions are ahead of the tokens before them, shape (1, 1) or (axes, 1, 1), after pictures."""
         self.left_out = 0
         """Of the first `length` tokens, those without a column in the cache: none, but in a sparse view."""
         self.folds_plain_rows = model_forward.folds_plain_rows

@@ -4,8 +4,8 @@
 
 A cell compares the attached model with the library's own loop, greedy, float32. `inert`, `chain` and `tree` give
 stock's text. `batch` gives each row the text of a call of its own. Where the controller has put tokens in (`replace`,
-`append`, `every(k)`, `budget`, `re-open`), the rest equals a fresh stock call over the text before it. `hidden` compares
-rows with the library's own hidden states. `picture` does the same for models that see or hear, with random pixels.
+`append`, `every(k)`, `budget`, `re-open`), the rest equals a fresh stock call over the text before it. `hidden`
+compares rows with the library's own hidden states. Rows with a picture or a sound have random ones in their prompt.
 
 Every architecture runs in a process of its own with a time limit, so that a crash or a hang is one row. --jsonl keeps
 the results, one line an architecture; names that are in the file already are not run again. --page writes the table.
@@ -47,7 +47,7 @@ def run(name: str, results: Any) -> None:
     """All cells of one architecture, sent one by one."""
     try:
         bench = bench_of(name)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  whatever a library's model raises is this row's result
         results.send(("build", ("crash", f"{type(error).__name__}: {str(error)[:200]}")))
         return
     for cell in CELLS:

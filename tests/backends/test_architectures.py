@@ -30,6 +30,7 @@ ONCE_WRONG = [
     ("gpt_neo", "tree"),
     ("hrm_text", "hidden"),
     ("longcat_flash", "hidden"),
+    ("modernbert-decoder", "hidden"),
     ("phimoe", "batch"),
 ]
 OTHERS = [

@@ -129,7 +129,9 @@ class Bench:
         """Raises Differs or NearTie where two texts differ."""
         if ours == theirs:
             return
-        at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
+        at = next(
+            (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
+        )
         if at >= min(len(ours), len(theirs)):
             raise Differs(f"texts of {len(ours)} and {len(theirs)} tokens")
         gap, noise = self.gap(theirs[:at], ours[at], theirs[at])
@@ -273,7 +275,7 @@ def hidden(bench: Bench) -> Cell | str:
 
 
 def _apart(row: torch.Tensor, states: torch.Tensor, place: int) -> float:
-    """The largest difference of a row from the states of a place; of several streams, from the nearest or their mean."""
+    """The largest difference of a row from a place's states; of several streams, from the nearest or their mean."""
     streams = (
         states.reshape(-1, 1, *states.shape[-2:]) if states.shape[-2] == 24 else states[0].transpose(0, 1)[:, None]
     )
@@ -302,7 +304,7 @@ def check(bench: Bench, name: str) -> Cell:
     """The result of one cell; whatever happens in it is a result."""
     try:
         bench.stock()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  whatever happens is the cell's result
         return Cell("absent", f"stock fails: {type(error).__name__}: {str(error)[:100]}")
     try:
         found = CELLS[name](bench)
@@ -313,6 +315,6 @@ def check(bench: Bench, name: str) -> Cell:
         return Cell("near tie", str(tie))
     except Differs as difference:
         return Cell("wrong", str(difference))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  whatever happens is the cell's result
         place = traceback.extract_tb(error.__traceback__)[-1]
         return Cell("crash", f"{type(error).__name__}: {str(error)[:200]} ({place.filename[-40:]}:{place.lineno})")
