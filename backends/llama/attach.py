@@ -136,8 +136,9 @@ class LlamaAttachment(Attachment):
 
     def _check_cache(self, controller: Controller) -> None:
         """Raises ControllerError where the controller takes tokens back and this Llama's cache can't."""
-        reason = self.engine.context.fixed
-        if reason and (controller.limits.reopens or (controller.exit is not None and not controller.shadow)):
+        reason, rule = self.engine.context.fixed, controller.exit
+        exits = rule is not None and rule.takes_back and not controller.shadow
+        if reason and (controller.limits.reopens or exits):
             raise ControllerError(f"the controller takes tokens back: {reason}")
 
     def take_over(self) -> None:
