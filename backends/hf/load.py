@@ -131,7 +131,7 @@ def wrap_transformers(
         engine=engine,
         tokenizer=HFTokenizer(tokenizer),
         eos=_eos(library, tokenizer),
-        depth=int(config.num_hidden_layers),
+        depth=engine.can.layers or int(config.num_hidden_layers),
         width=int(config.hidden_size),
         context=int(getattr(config, "max_position_embeddings", None) or 1 << 30),
         template=chosen_template(templates_of(tokenizer)),

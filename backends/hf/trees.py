@@ -59,8 +59,8 @@ def _asked(engine: Engine, dtype: torch.dtype) -> str:
     except _FAILS as failed:
         return f"its attention can't take a tree's mask ({type(failed).__name__})"
     most = _EXACT if dtype == torch.float32 else _ROUNDED
-    error, wrong = (float(np.abs(rows - branch).max()) for rows in (tree, chain))
-    return "" if error <= most * wrong else "its attention doesn't honour a tree's mask or positions"
+    apart, wrong = (float(np.abs(rows - branch).max()) for rows in (tree, chain))
+    return "" if apart <= most * wrong else "its attention doesn't honour a tree's mask or positions"
 
 
 def _rows(engine: Engine, past: tuple[int, ...], pending: tuple[int, ...], draft: Draft) -> Floats:

@@ -232,4 +232,6 @@ def seeing(name: str) -> Bench:
         types = {kind.types: torch.tensor([[int(token == MEDIA) for token in tokens]])} if kind.types else {}
         return given | types
 
-    return Bench(model, prompt, media)
+    bench = Bench(model, prompt, media)
+    bench.both_ways = name == "paligemma"
+    return bench
