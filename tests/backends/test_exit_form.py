@@ -11,7 +11,7 @@ from transformers import MambaConfig, MambaForCausalLM
 from reasonctl.backends.attach import attach
 from reasonctl.backends.hf.engine import HFEngine
 from reasonctl.backends.hf.tokenizer import HFTokenizer
-from reasonctl.controller import ROOT, Call, Controller, ControllerError, Cues, Decode, Keys, Trace, parse_policy
+from reasonctl.controller import ROOT, Call, Controller, Cues, Decode, Keys, Trace, parse_policy
 from support.hf_models import PAD, PROMPT, SAMPLED, TOKENIZER, Scripted, Twigs, controlled, small, unpadded
 from support.llama_models import PROMPT as TEXT
 from support.llama_models import ExitAt, open_llama, scripted
@@ -32,6 +32,12 @@ def mamba():
 MODELS = {"rolls back": small, "recurrent": mamba}
 
 
+def exit_of(trace):
+    """Where the exit's forced tokens begin, and how many they are. A random model may open another span after it."""
+    (span,) = [span for span in trace.spans if span.closed_by == "exit"]
+    return span.end, span.forced
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", MODELS)
 def test_transformers_gives_what_was_tried_and_what_a_fresh_call_gives(kind, form):
@@ -41,8 +47,7 @@ def test_transformers_gives_what_was_tried_and_what_a_fresh_call_gives(kind, for
         rule = Scripted(k, trials=True, form=form)
         tokens, handle = controlled(model, Controller(exit=rule), inputs=inputs, **GREEDY)
         trace, cue = handle.trace, rule.seen[k][1]
-        assert trace.closed_by == "exit", trace.why
-        start, length = trace.forced
+        (start, length) = exit_of(trace)
         end = inputs["input_ids"].shape[1] + start
         assert end == cue.last + 1 and TOKENIZER.decode(tokens[end : end + length]) == rule.suffix
         assert cue.name in TOKENIZER.decode(tokens[cue.first : end]).lower() or cue.name == "paragraph"
@@ -63,7 +68,7 @@ def test_the_state_after_an_exit_is_that_of_the_text():
     rule.cues = Cues(["wait", "hmm", "paragraph", "sentence"])
     list(Controller(exit=rule).stream(session, HFTokenizer(TOKENIZER), call, trace))
     text = [*prompt, *trace.tokens]
-    assert trace.closed_by == "exit" and session.length == len(text) - 1
+    assert trace.exit and session.length == len(text) - 1
     (step,) = engine.forward([Decode(session, text[-1:])])
     with torch.no_grad():
         whole = model(torch.tensor([text])).logits[0, -1].numpy()
@@ -75,13 +80,9 @@ def test_a_recurrent_model_takes_exits_that_take_nothing_back():
     spaced = Scripted(1, trials=True)
     spaced.cues = Cues(["every(6)"])
     tokens, handle = controlled(model, Controller(exit=spaced), inputs=inputs, **SAMPLED)
-    assert handle.trace.forced[0] == 12 and handle.trace.closed_by == "exit"
-    assert spaced.answers[1] == tokens[inputs["input_ids"].shape[1] + sum(handle.trace.forced) :][:6]
-    for cues in (["wait"], ["wait", "every(6)"]):
-        rule = Scripted(1)
-        rule.cues = Cues(cues)
-        with pytest.raises(ControllerError, match="recurrent.*--form append"):
-            controlled(model, Controller(exit=rule), inputs=inputs, **SAMPLED)
+    start, length = exit_of(handle.trace)
+    assert start == 12
+    assert spaced.answers[1] == tokens[inputs["input_ids"].shape[1] + start + length :][:6]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -90,7 +91,7 @@ def test_a_drafted_run_exits_where_the_plain_one_does(form):
     plain, _ = controlled(model, Controller(exit=Scripted(2, form=form)), **SAMPLED)
     rule = Scripted(2, trials=True, form=form)
     drafted, handle = controlled(model, Controller(exit=rule, drafter=Twigs(plain)), **SAMPLED)
-    assert drafted == plain and handle.trace.accepted > 5 and handle.trace.closed_by == "exit"
+    assert drafted == plain and handle.trace.accepted > 5 and handle.trace.exit
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -54,7 +54,7 @@ def fresh_rows(engine, tokens):
     forward = engine.model_forward
     with torch.inference_mode():
         more = {"position_ids": torch.arange(len(tokens))[None]} if forward.takes_positions else {}
-        return forward.run(torch.tensor([tokens]), forward.new_cache(), len(tokens), (), more).logits.numpy()
+        return forward.run(torch.tensor([tokens]), forward.new_cache(), len(tokens), (), more).tensor.numpy()
 
 
 class Checked:
@@ -267,7 +267,7 @@ def test_the_cache_that_a_call_returns_holds_what_the_library_s_does(family):
         with torch.inference_mode():
             forward = engine.model_forward
             more = {"position_ids": torch.tensor([[len(held)]])} if forward.takes_positions else {}
-            row = forward.run(torch.tensor([[7]]), session.cache, 1, (), more).logits[0].numpy()
+            row = forward.run(torch.tensor([[7]]), session.cache, 1, (), more).tensor[0].numpy()
         assert np.abs(row - fresh_rows(engine, [*held, 7])[-1]).max() < near(family)
 
 

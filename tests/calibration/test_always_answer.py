@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from reasonctl.calibration.runs.collect import settings_of
-from reasonctl.calibration.runs.worker import collect_run, compare_run
+from reasonctl.calibration.runs.worker import AskedRun, collect_run, compare_runs
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import Cues, Markers
 from reasonctl.probes.exit import NeverExit
@@ -28,7 +28,7 @@ def test_collected_runs_and_both_arms_go_on_to_an_answer():
             ended += 1
             assert always.text.startswith(f"{plain.text}</think>\n") and len(always.text) > len(plain.text) + 9
             rule = NeverExit(cues=Cues(RECIPE.cues), suffix=RECIPE.suffix, markers=Markers(*RECIPE.markers))
-            arms = compare_run(ALWAYS, i, problem.question, rule)
+            (arms,) = compare_runs(ALWAYS, [AskedRun(i, problem.question)], rule)
             assert arms.baseline.answer == arms.controlled.answer == always.answer
             assert "ended the sequence inside" in arms.baseline.why
     assert ended >= 3

@@ -11,6 +11,7 @@ import pytest
 
 import reasonctl
 from reasonctl.controller import Trace
+from reasonctl.controller.core.trace import ThinkingSpan
 from support.source import ROOT
 
 
@@ -73,7 +74,7 @@ print(reasonctl.__file__, WHERE)
 
 
 def test_a_notebook_shows_a_trace() -> None:
-    trace = Trace(tokens=[1, 2, 3], thinking=(0, 2), closed_by="model", finish_reason="stop", forwards=3, cost=3)
+    trace = Trace(tokens=[1, 2, 3], spans=[ThinkingSpan(0, 2, "model")], finish_reason="stop", forwards=3, cost=3)
     trace.warnings.append("<script>alert(1)</script>" + "x" * 1000)
     shown = trace._repr_html_()
     assert "2 tokens; closed by: model" in shown and "<script" not in shown and len(shown) < 2000

@@ -28,6 +28,7 @@ MEANS_NOTHING = {
     "eval": "time_limit",
     "report": "seed temperature policy draft max_new_tokens n dry_run time_limit backend workers threads grader batch",
     "run": "n force workers grader time_limit dry_run batch",
+    "sample": "force workers time_limit dry_run",
     "inspect": "seed temperature policy draft max_new_tokens n force dry_run time_limit workers grader batch",
     "replay": "temperature policy draft max_new_tokens n signal give_up force dry_run time_limit backend workers "
     "threads grader batch",
@@ -42,6 +43,7 @@ ARGUMENTS = {
     "eval": ["tiny"],
     "report": ["p.safetensors"],
     "run": ["tiny", "48 a-9 b+6 c-3"],
+    "sample": ["tiny", "48 a-9 b+6 c-3"],
     "inspect": ["p.safetensors"],
     "replay": ["p.runs.jsonl"],
     "bench": ["tiny"],

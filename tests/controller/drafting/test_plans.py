@@ -12,8 +12,9 @@ from reasonctl.controller import Call, Controller, Greedy, Keys, PromptLookup, S
 from reasonctl.controller.core import tokenizer as vocabulary
 from reasonctl.controller.drafting.growth import Growth, draw_threshold, finish
 from reasonctl.controller.drafting.models.draft_distribution import DraftDistribution
+from reasonctl.controller.drafting.planning.cost import SharedCurve
 from reasonctl.controller.drafting.planning.experience import LONGEST_PAUSE, PAUSE, Ledger
-from reasonctl.controller.drafting.planning.meter import CurvePair
+from reasonctl.controller.drafting.planning.meter import Prices
 from reasonctl.controller.drafting.planning.plan import DraftPlan
 from reasonctl.controller.drafting.shapes import sequoia
 from support.statistics import exact_three, merged_p_value
@@ -237,7 +238,7 @@ def test_a_tree_is_chosen_by_what_its_own_layers_cost():
     for own, chain in ((Fixed({0: {1: 0.02, 32: 1.2}}), True), (Fixed({0: {1: 0.02, 32: 0.05}}), False)):
         made = drafter("sequoia", curves=(FLAT, own), size=16)
         plan = DraftPlan(made.settings, made.experience)
-        plan.choose(CurvePair(FLAT, own), context=0, leaves=99, nodes=99)
+        plan.choose(Prices(SharedCurve(FLAT, 1), SharedCurve(own, 1)), context=0, leaves=99, nodes=99)
         parents = plan.shape.parents
         assert (parents == tuple(range(-1, len(parents) - 1))) is chain
         fed = plan.draft_rows(parents, 1 if chain else round(plan.shape.gain))
