@@ -42,6 +42,7 @@ STOREYS = {
         [
             *ONE_STOREY,
             "tiny",
+            "tiny_hybrid",
             "tiny_probe",
         ],
         ["hf", "llama", "toy"],
