@@ -169,6 +169,18 @@ HOOKS = (
     ),
     Hook(
         "llama-cpp-python",
+        "llama_memory_seq_cp",
+        "llama/sequences.py",
+        "a sequence that shares a state or a cell of a window goes on elsewhere, so that the other one stays as it is",
+    ),
+    Hook(
+        "llama-cpp-python",
+        "llama_state_seq_set_data_ext",
+        "llama/sequences.py",
+        "with LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY it replaces a sequence's states and windows, and leaves the rest",
+    ),
+    Hook(
+        "llama-cpp-python",
         "llama_model_default_params",
         "llama/load.py",
         "Llama() calls it through the module, and use_extra_bufts = False keeps AMX kernels away",

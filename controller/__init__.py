@@ -35,6 +35,7 @@ from .sampling.stages.truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, Top
 from .thinking.answer_end import AnswerEnds, Closing
 from .thinking.answer_now import AnswerNow
 from .thinking.cues import Cue, Cues
+from .thinking.exit_form import ExitForm
 from .thinking.exit_rule import Boundary, ExitRule, Trial
 from .thinking.limits import ThinkingLimits
 from .thinking.markers import Markers, Thinking
@@ -71,6 +72,7 @@ __all__ = [
     "Epsilon",
     "Eta",
     "Event",
+    "ExitForm",
     "ExitRule",
     "RunContext",
     "Grammar",

@@ -21,6 +21,7 @@ from .sampling.draw import RunContext
 from .sampling.policy import Policy, require_policy
 from .thinking.answer_now import AnswerNow
 from .thinking.cues import LONGEST_CUE
+from .thinking.exit_form import parse_form
 from .thinking.exit_rule import ExitRule
 from .thinking.limits import ThinkingLimits
 from .thinking.markers import Thinking
@@ -93,7 +94,7 @@ class Controller:
             if self.shadow:
                 raise ControllerError("shadow mode watches an exit rule, and there is none; give one")
             return
-        _ = rule.closing
+        _ = rule.closing, parse_form(rule.form)
         if self.thinking is not None and self.thinking.markers != rule.markers:
             raise ControllerError(
                 f"thinking has the markers {self.thinking.markers} and the exit rule {rule.markers}; leave thinking out"
@@ -287,10 +288,12 @@ class Controller:
 
     def _span(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> Span:
         """Where thinking stands at the end of the prompt."""
-        thinking, cues = self.closing, self.exit.cues if self.exit else None
+        thinking, rule = self.closing, self.exit
         if thinking is None:
-            return Span(tokenizer, None, cues)
-        span = Span(tokenizer, thinking.markers, cues, thinking.opens)
+            return Span(tokenizer, None, None)
+        span = Span(tokenizer, thinking.markers, None, thinking.opens)
+        if rule is not None:
+            span = Span(tokenizer, thinking.markers, rule.cues, thinking.opens, rule.form)
         span.begin(prompt)
         return span
 
@@ -344,14 +347,16 @@ class Controller:
             trace.rule += f"; not promised for this call: {'; '.join(different)}"
 
     def _check_session(self, session: Session, limits: ThinkingLimits) -> None:
-        can, exits = session.can, self.exit is not None and not self.shadow
-        if not can.rollback and (exits or limits.reopens):
-            what = "early exits are" if exits else "min_thinking and continue_times are"
+        can, takes_back = session.can, self.exit is not None and self.exit.takes_back
+        forgets = "this model's cache can't forget tokens (recurrent or sliding layers), so"
+        if not can.rollback and takes_back and not self.shadow:
             raise ControllerError(
-                f"this model's cache can't forget tokens (recurrent or sliding layers), so {what} refused; "
-                "run it without, or in shadow mode"
+                f"{forgets} early exits that take their cue back are refused; calibrate exits whose cue stays (ctl "
+                "calibrate --form append) or with the cue 'every(64)' alone, run without exits, or in shadow mode"
             )
-        if self.exit is not None and self.exit.trials and not (can.fork and can.rollback):
+        if not can.rollback and limits.reopens:
+            raise ControllerError(f"{forgets} min_thinking and continue_times are refused; run it without")
+        if self.exit is not None and self.exit.trials and not (can.fork and (can.rollback or not takes_back)):
             raise ControllerError("this exit rule tries answers on a fork, and this model's cache can't be forked")
 
     def stream(

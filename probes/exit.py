@@ -19,13 +19,14 @@ from reasonctl.controller import (
     Cues,
     Decision,
     Decode,
+    ExitForm,
     ExitRule,
     Markers,
     Step,
     Trace,
     same_policy,
 )
-from reasonctl.controller.thinking import after_thinking, stated_answer
+from reasonctl.controller.thinking import FORM_MEANS, after_thinking, stated_answer
 
 from .files.card import Card, LoadedModel, Scalar, check_model
 from .files.probe_file import ProbeFile, load_probe
@@ -73,8 +74,7 @@ class ProbeExit(ExitRule):
         self.trials = self.signal.trials and self.reads
         self.markers = Markers(*card.markers) if card.markers is not None else None
         self.cues = Cues(card.cues)
-        self.suffix = card.suffix
-        self.answer_ends = card.answer_ends
+        self.suffix, self.answer_ends, self.form = card.suffix, card.answer_ends, card.form
         self.max_cues = card.max_cues
         self._layers = tuple(layer_of(fraction, card.depth) for fraction in card.layers)
         self._answer_tokens = answer_tokens(card)
@@ -107,8 +107,10 @@ class ProbeExit(ExitRule):
 
     @property
     def why(self) -> str:
-        """One line: where it exits and what that promises, or why it never exits and how many runs are missing."""
-        return self.threshold.why if self.lower is None else f"{self.threshold.why}; {self.lower.why}"
+        """One line: where it exits, of which form, and what that promises; or why it never exits."""
+        why = self.threshold.why if self.lower is None else f"{self.threshold.why}; {self.lower.why}"
+        form = self.card.form
+        return why if form == "replace" else f"{why}; for exits of the form {form}: {FORM_MEANS[form]}"
 
     def layers(self, depth: int) -> tuple[int, ...]:
         """Blocks that the signal reads; raises ControllerError on a model of another depth."""
@@ -177,7 +179,11 @@ class ProbeExit(ExitRule):
     def _changed(self) -> list[str]:
         """How the rule's own exits differ from the card's, where somebody has set them otherwise."""
         card = self.card
-        pairs = (("suffix", self.suffix, card.suffix), ("answer_ends", self.answer_ends, card.answer_ends))
+        pairs = (
+            ("form", self.form, card.form),
+            ("suffix", self.suffix, card.suffix),
+            ("answer_ends", self.answer_ends, card.answer_ends),
+        )
         return [_difference(*pair) for pair in pairs if pair[1] != pair[2]]
 
     def check(self, model: LoadedModel) -> list[str]:
@@ -197,8 +203,8 @@ class ProbeExit(ExitRule):
             grader: What grades the answers. None: nothing grades them in this use.
 
         Returns:
-            {"holds", "mode", "risk", "confidence", "why_not"}, and "give_up" for a rule that gives up. "why_not" lists
-            every difference between the card and this use. The promise holds if the list is empty.
+            {"holds", "mode", "risk", "confidence", "form", "why_not"}, and "give_up" for a rule that gives up.
+            "why_not" lists every difference between the card and this use. The promise holds if the list is empty.
         """
         card, limit = self.card, self.threshold
         pairs: list[tuple[str, Any, Any]] = [("tasks", tasks, card.tasks)]
@@ -217,6 +223,7 @@ class ProbeExit(ExitRule):
             "mode": limit.mode,
             "risk": limit.risk,
             "confidence": limit.confidence,
+            "form": card.form,
             "why_not": why_not,
             **({} if self.lower is None else {"give_up": self.lower.risk}),
         }
@@ -317,6 +324,8 @@ class NeverExit(ExitRule):
     """Most cues of a run that are recorded."""
     answer_ends: AnswerEnds = "model"
     """What would end the answer."""
+    form: ExitForm = "replace"
+    """What would become of the cue."""
     trials: bool = False
     """It never tries an answer."""
 

@@ -14,6 +14,7 @@ import torch
 
 from reasonctl.controller import Capabilities, ControllerError, Decode, Engine
 
+from .checkpointed import HFCheckpointedSession
 from .forward import HFStep, ModelForward, Rows
 from .packed import CantPack, Packing, Part, packed
 from .session import HFSession
@@ -57,12 +58,12 @@ class HFEngine(Engine):
 
     def session(self) -> HFSession:
         """An empty sequence on the device that the model is on now."""
-        forward = self.model_forward
-        return HFSession(self, forward, forward.new_cache(), 0, forward.device)
+        return self.adopt(self.model_forward.new_cache(), 0)
 
     def adopt(self, cache: Any, length: int) -> HFSession:
         """A sequence whose first `length` tokens are in a DynamicCache already."""
-        return HFSession(self, self.model_forward, cache, length, self.model_forward.device)
+        kind = HFCheckpointedSession if self.model_forward.recurrent else HFSession
+        return kind(self, self.model_forward, cache, length, self.model_forward.device)
 
     def together(self, requests: Sequence[Decode]) -> int:
         """How many of the first requests share one call of the model; at least 1."""

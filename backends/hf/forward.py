@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer
 
 from reasonctl.controller import Capabilities, ControllerError, Step
 from reasonctl.controller.core import UNLIMITED, Floats
 
 from .attention import groups
 from .packed import why_not
+from .states import MOST_ASKED, Continuing, ask, has_state, record_windows
 
 _CACHE_NAMES = ("past_key_values", "cache_params")
 """What forward() calls its cache: attention models, state-space models."""
@@ -40,6 +41,7 @@ class ModelForward:
         if not found or not type(model)._supports_default_dynamic_cache():
             raise ControllerError(f"{type(model).__name__} keeps a cache of its own kind; a DynamicCache is needed")
         self.model = model
+        self._config = model.config.get_text_config(decoder=True)
         self.count = 0
         """Forwards so far; a Step of an older one is stale."""
         self.cache_name = found[0]
@@ -47,8 +49,10 @@ class ModelForward:
         self._takes_logits_to_keep = "logits_to_keep" in names
         self._blocks = find_blocks(model)
         layers = self.new_cache().layers
-        self.recurrent = any(hasattr(layer, "recurrent_states") or not layer.is_croppable for layer in layers)
-        """The cache holds a state that can't take tokens back."""
+        self.recurrent = any(has_state(layer) for layer in layers)
+        """The cache holds a state that takes no token back."""
+        self.continues_several = not self.recurrent or self._ask().several
+        """Several tokens at once continue the cache exactly; elsewhere a state takes them one at a time."""
         self.in_turn = why_not(model, layers, self.takes_positions)
         """Why requests can't share a forward; "" where they can."""
         self.can = self._capabilities(layers)
@@ -58,30 +62,46 @@ class ModelForward:
         """Rows without a draft fold their query heads too: faster over long contexts, not the library's rounding."""
 
     def _capabilities(self, layers: Sequence[Any]) -> Capabilities:
-        output = self.model.get_output_embeddings()
-        config = self.model.config.get_text_config(decoder=True)
         # A tree needs a 4D mask that the attention respects, explicit positions, and whole columns to gather.
         attention = getattr(self.model.config, "_attn_implementation", None) in ("sdpa", "eager")
         tree = self.takes_positions and attention and all(type(layer) is DynamicLayer for layer in layers)
         branches = UNLIMITED if tree else 1
-        shows_queries = config._attn_implementation == "sdpa" and type(self.model).is_backend_compatible()
+        shows_queries = self._config._attn_implementation == "sdpa" and type(self.model).is_backend_compatible()
         return Capabilities(
-            rollback=not self.recurrent,
-            branches=0 if self.recurrent else branches,
+            rollback=True,
+            branches=branches if self.continues_several else 0,
             fork=True,
             layers=len(self._blocks),
-            vocabulary=self._vocabulary(output, config),
+            vocabulary=self._vocabulary(),
             sparse=tree and shows_queries,
+            checkpoints=self.recurrent,
         )
 
-    @staticmethod
-    def _vocabulary(output: Any, config: Any) -> int:
+    def _ask(self) -> Continuing:
+        """How the model continues the states of its cache; raises ControllerError where they aren't in it."""
+        tokens = torch.arange(1, 1 + MOST_ASKED, device=self.device)[None] % self._vocabulary()
+
+        def feed(cache: Any, start: int, end: int) -> torch.Tensor:
+            more = {"position_ids": torch.arange(start, end, device=self.device)[None]} if self.takes_positions else {}
+            return self.run(tokens[:, start:end], cache, end - start, (), more).logits
+
+        with torch.inference_mode():
+            found = ask(self.new_cache(), feed)
+        if not found.in_cache:
+            raise ControllerError(
+                f"{type(self.model).__name__} keeps states in its modules, where all sequences share them; "
+                "a model that keeps them in a DynamicCache is needed"
+            )
+        return found
+
+    def _vocabulary(self) -> int:
         """Number of logits. A quantised output layer packs its weight, or has none that can be read."""
+        output = self.model.get_output_embeddings()
         size = getattr(output, "out_features", None)
         if isinstance(size, int):
             return size
         weight = getattr(output, "weight", None)
-        return len(weight) if torch.is_tensor(weight) else int(config.vocab_size)
+        return len(weight) if torch.is_tensor(weight) else int(self._config.vocab_size)
 
     @property
     def device(self) -> torch.device:
@@ -92,10 +112,15 @@ class ModelForward:
     def new_cache(self) -> Any:
         """An empty cache; sliding layers keep their past, because a rollback may need it again."""
         cache = DynamicCache(config=self.model.config)
-        for layer in cache.layers:
-            if isinstance(layer, DynamicSlidingWindowLayer):
-                layer.activate_past_recording()
+        record_windows(cache)
         return cache
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Raises ControllerError for a layer that there isn't."""
+        blocks = len(self._blocks)
+        for layer in layers:
+            if not 0 <= layer < blocks:
+                raise ControllerError(f"layer {layer} was asked for; this model has {blocks} readable blocks (from 0)")
 
     def begin(self) -> None:
         """An engine's forward begins: Steps of the one before become stale."""
@@ -110,16 +135,9 @@ class ModelForward:
             ids: tokens, shape (1, size).
             cache: the past; it grows by `size` tokens.
             rows: the rows to give: a number of last ones, or their places, on the CPU.
-            layers: blocks whose output is captured at these rows.
+            layers: blocks whose output is captured at these rows; see `check_layers`.
             more: further arguments of the model's forward, such as a mask and positions.
-
-        Raises:
-            ControllerError: there is no such layer.
         """
-        blocks = len(self._blocks)
-        for layer in layers:
-            if not 0 <= layer < blocks:
-                raise ControllerError(f"layer {layer} was asked for; this model has {blocks} readable blocks (from 0)")
         wanted: Any = slice(-rows, None) if isinstance(rows, int) else rows
         hidden: dict[int, torch.Tensor] = {}
         hooks = [self._capture(layer, wanted, hidden) for layer in layers]

@@ -37,6 +37,7 @@ from .criteria import ends_of, reader
 from .engine import HFEngine
 from .processors import WARPERS, for_row, with_processors
 from .session import HFSession
+from .states import record_windows
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ class Rows:
         self.sequences[row] = padded + trace.tokens
         self._ended[row] = True
         if rows == 1:
+            session.settle()
             self.cache = session.cache
         else:
             session.close()
@@ -217,7 +219,7 @@ class Rows:
         held = cache.get_seq_length()
         if held >= length:
             raise ControllerError(f"{name} holds {held} tokens and input_ids only {length}; crop it")
-        cache.activate_past_recording()
+        record_windows(cache)
         return self._engine.adopt(cache, held)
 
 

@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from reasonctl.controller import NO_DRAFT, Capabilities, ControllerError, Decode, Draft, Engine, Session
 from reasonctl.controller.core import SparseSession
@@ -23,9 +22,7 @@ from .forward import HFStep, ModelForward
 from .packed import ancestors
 from .slab import Slab, Slot
 from .sparse import choose, keep_columns
-
-_SHARED_BY_FORKS = (DynamicLayer, DynamicSlidingWindowLayer)
-"""Layers that grow by concatenation: nothing writes into tensors that a fork can see, so a fork copies no tensor."""
+from .states import copied, crop
 
 
 class HFSession(Session):
@@ -58,13 +55,11 @@ class HFSession(Session):
         """Run one forward of this sequence alone; see `Decode`."""
         self.check(request)
         self.leave()
-        pending, draft = request.pending, request.draft
-        if self.model_forward.recurrent and self.length and len(pending) > 1:
-            # Recurrent forwards continue a state one token at a time.
-            for token in pending[:-1]:
-                self._run([token], NO_DRAFT, ())
-            pending = pending[-1:]
-        return self._run([*pending, *draft.tokens], draft, request.layers)
+        return self._run([*request.pending, *request.draft.tokens], request.draft, request.layers)
+
+    def settle(self) -> None:
+        """Make the cache hold all committed tokens, as it does but where some are owed to a state."""
+        return None
 
     def check(self, request: Decode) -> None:
         """Forget what was not kept of the last draft. Raises ControllerError for a request that can't be run."""
@@ -73,6 +68,7 @@ class HFSession(Session):
         if request.draft.tokens:
             self._check_draft(request.draft)
         check_ids(request.pending, self.can.vocabulary, "what is to be decoded")
+        self.model_forward.check_layers(request.layers)
         if self._draft.tokens:
             self.keep(())
 
@@ -212,20 +208,12 @@ class HFSession(Session):
             return
         with torch.inference_mode():
             for layer in self.cache.layers:
-                if isinstance(layer, DynamicSlidingWindowLayer) and layer.is_initialized:
-                    # Its own crop would drop the recorded past, and the next rollback with it.
-                    layer.keys = layer.keys[..., :-n, :]
-                    layer.values = layer.values[..., :-n, :]
-                    layer.cumulative_length -= n
-                else:
-                    layer.crop(-n)
+                crop(layer, n)
 
     def rollback(self, n: int) -> None:
-        """Forget n tokens. Raises ControllerError for more than there are, or on a recurrent cache."""
+        """Forget n tokens. Raises ControllerError for more than there are."""
         if not 0 <= n <= self.length:
             raise ControllerError(f"can't roll back {n} of {self.length} tokens")
-        if n and self.model_forward.recurrent:
-            raise ControllerError(f"can't roll back {n} tokens: this model's cache is recurrent; decode without exits")
         self.keep(())
         self._crop(n)
         self.length -= n
@@ -235,7 +223,7 @@ class HFSession(Session):
 
         Attention layers share their tensors with it until either one grows; a slot is copied.
         """
-        made = HFSession(self.engine, self.model_forward, None, self.length, self.device)
+        made = type(self)(self.engine, self.model_forward, None, self.length, self.device)
         if self.slot is None:
             made.cache = self._copied_cache()
         else:
@@ -260,10 +248,7 @@ class HFSession(Session):
                     cache.update(states.keys, states.values, number)
                 return cache
             cache = copy.copy(self.cache)
-            cache.layers = [
-                copy.copy(layer) if type(layer) in _SHARED_BY_FORKS else copy.deepcopy(layer)
-                for layer in self.cache.layers
-            ]
+            cache.layers = [copied(layer) for layer in self.cache.layers]
         return cache
 
     def sparse(self, budget: int, chunk: int) -> HFSparseSession:

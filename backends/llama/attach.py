@@ -26,8 +26,10 @@ from ..attachment import Attachment
 from ..handle import Handle, check_parts, take_overrides, thinking_of
 from ..processors import accepted
 from ..token_ids import as_ids, check_ids
+from ..turns import Turn
 from .engine import LlamaEngine
 from .load import templates_of, wrap_llama
+from .pictures import clear_record, has_pictures
 from .sampling import call_policy, changed, check_processors
 from .stop_text import Fed, OwnText, runs_of
 from .tokenizer import LlamaTokenizer, end_tokens
@@ -65,10 +67,11 @@ def _members(attachment: LlamaAttachment) -> dict[str, Any]:
 
         @functools.wraps(stock)
         def call(self: Any, *args: Any, **named: Any) -> Any:
-            _check_messages(self, args, named)
             # A chat call leads to create_completion, which must not lose what the chat call was given.
             overrides = attachment.overrides | take_overrides(named)
             with attachment.calling(overrides):
+                if has_pictures(self, args, named):
+                    return attachment.with_pictures(lambda: stock(self, *args, **named))
                 return stock(self, *args, **named)
 
         return call
@@ -80,24 +83,6 @@ def _members(attachment: LlamaAttachment) -> dict[str, Any]:
     return taken | {"detokenize": detokenize}
 
 
-def _check_messages(llm: Llama, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-    """Raises ControllerError for a chat call with pictures or sound.
-
-    The library's handlers decode them by themselves and leave no token ids, so the prompt that they pass on holds
-    whatever stood in memory.
-    """
-    messages = named.get("messages", args[0] if args else ())
-    if llm.chat_handler is None or isinstance(messages, str):
-        return
-    for message in messages:
-        parts = message.get("content") if isinstance(message, dict) else None
-        kinds = [part.get("type") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
-        if other := [kind for kind in kinds if kind != "text"]:
-            raise ControllerError(
-                f"{other[0]} in a message can't be honoured under a controller: it has no token ids; detach first"
-            )
-
-
 @dataclass(frozen=True)
 class _Completion:
     """What `generate` must know of the completion that calls it, and the library doesn't pass on."""
@@ -106,6 +91,8 @@ class _Completion:
     """The call's limit; None = up to the end of the context."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """The call's keywords for the controller."""
+    pictures: bool = False
+    """A handler has fed the prompt, and what it fed can't be read off its tokens."""
 
 
 _DIRECT = _Completion()
@@ -129,10 +116,12 @@ class LlamaAttachment(Attachment):
         depth, rule = int(C.llama_model_n_layer(llm.model)), controller.exit
         rule_reads = rule is not None and bool(rule.layers(depth))
         policy_reads = controller.policy is not None and bool(controller.policy.layers(depth))
-        self.engine = LlamaEngine(llm, hidden=rule_reads or policy_reads)
+        takes_back = controller.drafter is not None or controller.knowing(self.thinking).closing is not None
+        self.engine = LlamaEngine(llm, hidden=rule_reads or policy_reads, checkpoints=takes_back)
         self.tokenizer = LlamaTokenizer(llm)
         try:
             self.under({})  # raises where the template and the controller don't fit
+            self._check_cache(controller)
             check_parts(controller, wrap_llama("this Llama", llm, self.engine, self.tokenizer))
         except ControllerError:
             self.engine.close()
@@ -144,6 +133,12 @@ class LlamaAttachment(Attachment):
         self._prompt_tokens = 0
         self._signature = inspect.signature(llm.generate)
         self._stock_completion = llm._create_completion
+
+    def _check_cache(self, controller: Controller) -> None:
+        """Raises ControllerError where the controller takes tokens back and this Llama's cache can't."""
+        reason = self.engine.context.fixed
+        if reason and (controller.limits.reopens or (controller.exit is not None and not controller.shadow)):
+            raise ControllerError(f"the controller takes tokens back: {reason}")
 
     def take_over(self) -> None:
         """Replace the Llama's methods by those of this attachment."""
@@ -164,8 +159,29 @@ class LlamaAttachment(Attachment):
         biased = [int(token) for token in kwargs.get("logit_bias") or ()]
         check_ids(biased, self.engine.context.vocabulary, "logit_bias")
         # A stream is read after the call that asked for it has returned, so the overrides are read now.
-        completion = _Completion(kwargs.get("max_tokens"), self.overrides)
-        return self._in_turn(self._stock_completion(*args, **kwargs), completion)
+        turn: Turn | None = getattr(self.of_thread, "turn", None)
+        self.of_thread.turn = None
+        completion = _Completion(kwargs.get("max_tokens"), self.overrides, turn is not None)
+        return self._in_turn(self._stock_completion(*args, **kwargs), completion, turn)
+
+    def with_pictures(self, chat: Callable[[], Any]) -> Any:
+        """A chat call whose handler feeds the prompt: it has the turn from then on, and a stream keeps it."""
+        turn = self.turns.turn()
+        turn.begin()
+        self.of_thread.turn = turn
+        try:
+            clear_record(self.model)
+            answer = chat()
+            if self.of_thread.turn is not None:  # the handler asked for no completion
+                turn.end()
+            elif self.turns.holder is turn:
+                turn.pause()
+            return answer
+        except BaseException:
+            turn.end()
+            raise
+        finally:
+            self.of_thread.turn = None
 
     def detokenize(self, tokens: list[int], prev_tokens: list[int] | None, special: bool) -> bytes:
         """Stock; of a completion's tokens, as a text in which stop strings pass over what was fed."""
@@ -181,11 +197,23 @@ class LlamaAttachment(Attachment):
         spans = runs_of(self._fed[first : first + len(tokens)])
         return OwnText.of(text, [Fed(len(read(tokens[:start])), len(read(tokens[:end]))) for start, end in spans])
 
-    def _in_turn(self, run: Generator[Any, None, None], completion: _Completion) -> Generator[Any, Any, None]:
-        """A stream of the library's, or a run that the user asked `generate` for, read while no other call runs."""
-        turn = self.turns.turn(stop=run.close)
+    def _in_turn(
+        self, run: Generator[Any, None, None], completion: _Completion, turn: Turn | None = None
+    ) -> Generator[Any, Any, None]:
+        """A stream of the library's, or a run that the user asked `generate` for, read while no other call runs.
+
+        Args:
+            run: what is read.
+            completion: what `generate` is to know of it.
+            turn: has begun already; None = wait for one.
+        """
+        begun, turn = turn is not None, turn or self.turns.turn()
+        turn.stop = run.close
         try:
-            turn.begin()
+            if begun:
+                turn.resume()
+            else:
+                turn.begin()
             # Read by `generate` in this thread: the library calls it in the first step of its generator.
             self.of_thread.completion = completion
             for item in run:
@@ -221,7 +249,7 @@ class LlamaAttachment(Attachment):
         if not arguments["reset"]:
             prompt = self.model._input_ids.tolist() + prompt
         call = self._call(prompt, arguments, completion.max_tokens)
-        run = self._run(controller, call, arguments, Trace(overrides=overrides))
+        run = self._run(controller, call, arguments, Trace(overrides=overrides), completion.pictures)
         return self._in_turn(run, _DIRECT) if completion is _DIRECT else run
 
     def _call(self, prompt: list[int], arguments: dict[str, Any], max_tokens: int | None) -> Call:
@@ -254,7 +282,7 @@ class LlamaAttachment(Attachment):
         )
 
     def _run(
-        self, controller: Controller, call: Call, arguments: dict[str, Any], trace: Trace
+        self, controller: Controller, call: Call, arguments: dict[str, Any], trace: Trace, pictures: bool
     ) -> Generator[int, None, None]:
         """The controlled run. Raises ControllerError where the library asks for more than the context holds."""
         if self.handle.controller.policy is not None:
@@ -263,6 +291,7 @@ class LlamaAttachment(Attachment):
         self.handle.add(trace, call.answer_now)
         self._fed = []
         self._prompt_tokens = len(call.prompt)
+        self._reuse_prefix(call.prompt, pictures)
         yield from self._stream(replace(controller, policy=None), call, arguments["stopping_criteria"], trace)
         # The library knows nothing of a policy's second sequence, and asks for what the context could hold without.
         if trace.finish_reason == "length" and not call.policy.extra_sequences(self.tokenizer, call.prompt):
@@ -274,7 +303,6 @@ class LlamaAttachment(Attachment):
 
     def _stream(self, controller: Controller, call: Call, stop: Any, trace: Trace) -> Generator[int, None, None]:
         """One run of the loop. What is yielded is in the Llama's own record of its cache."""
-        self._reuse_prefix(call.prompt)
         llm = self.model
         ids = llm.input_ids
         position = len(call.prompt)
@@ -308,22 +336,32 @@ class LlamaAttachment(Attachment):
         self.model.input_ids[: len(tokens)] = tokens
         self.model.n_tokens = len(tokens)
 
-    def _reuse_prefix(self, prompt: Sequence[int]) -> None:
-        """Keep what the cache shares with the prompt; the last prompt token is always fed, for its logits."""
+    def _reuse_prefix(self, prompt: Sequence[int], pictures: bool) -> None:
+        """Keep what the cache shares with the prompt; the last prompt token is fed, for its logits.
+
+        Where the cache holds the whole prompt and can't be cut before that token, its row is the library's last one.
+
+        Raises:
+            ControllerError: the prompt has pictures and the cache doesn't hold it.
+        """
         llm, session = self.model, self.session
         # The library makes these arrays as long as the n_ctx asked for, which llama.cpp rounds up.
         llm.input_ids = _lengthened(llm.input_ids, self.engine.context.size)
         if self.session.recorded:
             llm.scores = _lengthened(llm.scores, self.engine.context.size)
-        n = min(session.adopt(llm.n_tokens), len(prompt) - 1)
+        n = min(llm.n_tokens, len(prompt))
         common = common_prefix(prompt[:n], llm.input_ids[:n].tolist())
-        if common < session.length:
-            if self.engine.context.editable:
-                session.rollback(session.length - common)
-            else:
-                common = session.adopt(0)
+        fed = common == len(prompt) == llm.n_tokens and not llm._requires_eval
+        if pictures and not fed:
+            raise ControllerError(
+                "the picture's handler has fed another prompt than it passed on; detach for this call"
+            )
+        if fed and (pictures or not session.cuts(common - 1)):
+            session.adopt_given(common, self.engine.last_row())
+            llm.n_tokens = session.length
+        else:
+            llm.n_tokens = session.adopt(min(common, len(prompt) - 1))
         llm.input_ids[: len(prompt)] = prompt
-        llm.n_tokens = common
 
     def _seed(self) -> int:
         """The seed that the library has set for this call: the call's own, or the next of its chain."""

@@ -6,6 +6,7 @@ The engine runs forwards over a Llama that somebody else has loaded; it samples 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,29 +17,34 @@ from reasonctl.controller import ControllerError, Decode, Engine, Step
 from reasonctl.controller.core import Floats
 
 from ..token_ids import check_ids
-from .native import LEAVES, MOST_SEQUENCES, PER_RUN, SEQUENCES, Batch, Capture, Context, LogitRows
+from .checkpointed import CheckpointSession, RecurrentSession, WindowedSession
+from .native import MOST_SEQUENCES, PER_RUN, SEQUENCES, Batch, CacheKind, Capture, Context, LogitRows
 from .sequences import Sequences
 from .session import LlamaSession, leaves_below
+from .steps import GivenStep, LlamaStep
 
 
 class LlamaEngine(Engine):
     """The forward pass over a Llama, whose one context is rebuilt and given back by `close`."""
 
-    def __init__(self, llm: Llama, hidden: bool, batch: int = 1) -> None:
+    def __init__(self, llm: Llama, hidden: bool, batch: int = 1, checkpoints: bool = True) -> None:
         """Rebuild the Llama's context.
 
         Args:
             llm: the Llama; its cache is empty afterwards.
             hidden: install the callback that reads block outputs. Without it no decode is slowed down.
             batch: most runs that share a forward. They share the cells of the context too.
+            checkpoints: sessions of a recurrent or windowed model can take tokens back, which costs memory for another
+                state or window of each. Other models need none.
 
         Raises:
             ControllerError: the Llama writes no text, or there is no room for the context or for so many runs.
         """
-        most = (min(MOST_SEQUENCES, llm.n_batch) - 1 - LEAVES) // PER_RUN
-        if batch < 1 or (batch > 1 and batch > most):
+        kind = CacheKind.of(llm)
+        most = kind.most_runs(min(MOST_SEQUENCES, llm.n_batch), checkpoints)
+        if not 1 <= batch <= most:
             raise ControllerError(
-                f"batch is {batch}; llama.cpp takes 1 to {max(most, 1)} runs at a time with n_batch={llm.n_batch}"
+                f"batch is {batch}; llama.cpp takes 1 to {most} runs at a time with n_batch={llm.n_batch}"
             )
         if llm.context_params.embeddings:
             raise ControllerError("this Llama was built with embedding=True and writes no text; build it without")
@@ -47,13 +53,15 @@ class LlamaEngine(Engine):
                 f"this Llama has n_batch={llm.n_batch}, which is also the most sequences that llama.cpp gives it; "
                 f"a controller needs 2: build it with n_batch={SEQUENCES} or more"
             )
-        self._capture = Capture(int(C.llama_model_n_embd(llm.model))) if hidden else None
-        self.context = Context(llm, batch, None if self._capture is None else self._capture.callback)
+        architecture = llm.metadata.get("general.architecture", "")
+        self._capture = Capture(int(C.llama_model_n_embd(llm.model)), architecture) if hidden else None
+        self.context = Context(llm, batch, checkpoints, None if self._capture is None else self._capture.callback)
         kept = PER_RUN * batch if batch > 1 else 0
         self.sequences = Sequences(self.context, kept)
         self.batch = batch
         self.room = self.context.size
-        self.most_sessions = kept or self.context.sequences - 1
+        self.most_sessions = kept or self.context.sequences // self.context.ids_each - 1
+        self._session_type = RecurrentSession if kind.recurrent else WindowedSession if kind.window else LlamaSession
         self._rows = LogitRows(self.context)
         self._one = Batch(1, 1)
         self._one.plain([0], [0], [0])
@@ -61,14 +69,25 @@ class LlamaEngine(Engine):
 
     def session(self) -> LlamaSession:
         """An empty sequence."""
-        return LlamaSession(self, self.sequences, self.sequences.take(1)[0])
+        return self._session_type(self, self.sequences, self.sequences.take(1)[0])
 
     def user_session(self) -> LlamaSession:
         """The sequence that the Llama's own methods work on, with what they left in it."""
-        session = LlamaSession(self, self.sequences, 0)
+        session = self._session_type(self, self.sequences, 0)
         session.recorded = self.context.logits_all
         session.adopt(self.context.llm.n_tokens)
         return session
+
+    def last_row(self) -> Floats:
+        """Shape (vocabulary,), float32: a copy of the last row that the Llama has decoded.
+
+        Raises:
+            ControllerError: its last decode gave no logits.
+        """
+        try:
+            return self._rows.row(-1).copy()
+        except IndexError:
+            raise ControllerError("the prompt ends with a picture or sound; end it with text") from None
 
     def close(self) -> None:
         """Give the Llama its original context back."""
@@ -79,10 +98,12 @@ class LlamaEngine(Engine):
     def added_bytes(self) -> int:
         """What the engine adds to the Llama's own memory: a row of logits for each further sequence, and its batches.
 
-        The cells of the cache stay as they were. A recurrent model also has a state for each further sequence.
+        The cells of the cache stay as they were. A model with recurrent states or windows also has one for each further
+        sequence; their size is known once a sequence has tokens.
         """
         context = self.context
-        return 4 * context.vocabulary * (context.sequences - 1) + self._one.bytes + self._many.bytes
+        each = 4 * context.vocabulary + self.sequences.state_bytes
+        return each * (context.sequences - 1) + self._one.bytes + self._many.bytes
 
     @property
     def identity(self) -> str:
@@ -104,14 +125,14 @@ class LlamaEngine(Engine):
             cells -= len(request.pending) + drafted
             leaves -= 0 if request.draft.is_chain() else len(leaves_below(request.draft)[0]) - 1
             # Blocks of a recurrent model are computed in an order of their own, so rows that are read come alone.
-            alone = self.context.recurrent and request.layers
+            alone = self.context.cache.recurrent and request.layers
             if n and (min(rows, cells, leaves) < 0 or alone):
                 return n
             if alone:
                 return 1
         return min(len(requests), self.batch)
 
-    def forward(self, requests: Sequence[Decode]) -> tuple[LlamaStep, ...]:
+    def forward(self, requests: Sequence[Decode]) -> tuple[Step, ...]:
         """One llama_decode for all requests (several where their prompts are longer than n_batch).
 
         Raises:
@@ -131,10 +152,32 @@ class LlamaEngine(Engine):
             session.settle()
             sessions.append(session)
             plain = plain and len(request.pending) == 1 and not request.draft.tokens and not request.layers
+            plain = plain and not session.owed
         if len(sessions) > 1 and len(set(map(id, sessions))) < len(sessions):
             raise ControllerError("one forward takes one request per session")
         self._rows.serial += 1
+        if sessions[0].given is not None:
+            return self._given(sessions[0], requests)
+        if not plain:
+            self._check(sessions, requests)
+        if not self.context.cache.whole:
+            self._make_checkpoints(sessions, requests)
         return self._plain(sessions, requests) if plain else self._wide(sessions, requests)
+
+    def _given(self, session: LlamaSession, requests: Sequence[Decode]) -> tuple[Step, ...]:
+        """The row that the Llama's own decode left, or the rows of what follows the token that it was fed last.
+
+        Only the Llama's own sequence has such a row, and it shares no forward.
+        """
+        (request,) = requests
+        later = request.pending[1:]
+        if request.draft.tokens or (request.layers and not later):
+            raise ControllerError(
+                "hidden states and drafts can't be had at a token that the library has fed, and this one was fed with "
+                "what came before it (a picture, or a state that can't be cut); detach, or use neither"
+            )
+        row = session.begin()
+        return self.forward((replace(request, pending=later),)) if later else (GivenStep(self._rows, row),)
 
     def _plain(self, sessions: list[LlamaSession], requests: Sequence[Decode]) -> tuple[LlamaStep, ...]:
         """One token of each session, and nothing read but logits."""
@@ -155,9 +198,8 @@ class LlamaEngine(Engine):
             batch.plain(tokens, [session.length for session in sessions], [session.id for session in sessions])
         self._decode(batch, sessions, len(sessions))
         self._record(batch, sessions)
-        for session in sessions:
-            session.length += 1
-            session.reach = session.length
+        for session, request in zip(sessions, requests, strict=True):
+            session.advance(request.pending)
         return tuple(LlamaStep(self._rows, row, {}) for row in range(len(sessions)))
 
     def _wide(self, sessions: list[LlamaSession], requests: Sequence[Decode]) -> tuple[LlamaStep, ...]:
@@ -165,38 +207,60 @@ class LlamaEngine(Engine):
 
         Rows without logits come first, so that those with logits are the last of their decode.
         """
-        self._check(sessions, requests)
         batch, context = self._many, self.context
         below = [leaves_below(request.draft) for request in requests]
         outputs = sum(1 + len(request.draft) for request in requests)
-        wanted = sum(len(request.pending) for request in requests) + outputs - len(requests)
+        fed = [[*session.owed, *request.pending] for session, request in zip(sessions, requests, strict=True)]
+        starts = [session.length - len(session.owed) for session in sessions]
+        wanted = sum(map(len, fed)) + outputs - len(requests)
         batch.clear()
-        for session, request, leaves in zip(sessions, requests, below, strict=True):
+        for session, tokens, start, leaves in zip(sessions, fed, starts, below, strict=True):
             session.branch(len(leaves[0]))
-            session.share(session.length)
-            self._feed(session, request.pending[:-1], sessions, wanted)
+            session.share(start)
+            self._feed(session, tokens[:-1], start, sessions, wanted)
         if batch.rows + outputs > context.batch:
             self._decode(batch, sessions, wanted)
             self._record(batch, sessions)
             batch.clear()
         first = batch.rows
-        for session, request, leaves in zip(sessions, requests, below, strict=True):
-            last = session.length + len(request.pending) - 1
-            batch.tree(request.pending[-1], last, request.draft, leaves, session.ids)
+        for session, tokens, start, request, leaves in zip(sessions, fed, starts, requests, below, strict=True):
+            batch.tree(tokens[-1], start + len(tokens) - 1, request.draft, leaves, session.ids)
         hidden = self._decode_reading(requests, outputs, lambda: self._decode(batch, sessions, wanted))
         self._record(batch, sessions)  # a recorded session's draft is a chain; what is rejected is written over
         steps: list[LlamaStep] = []
         begin = 0
         for session, request, leaves in zip(sessions, requests, below, strict=True):
-            session.advance(len(request.pending), request.draft, leaves)
+            session.advance(request.pending, request.draft, leaves)
             end = begin + 1 + len(request.draft)
             own = {layer: hidden[layer][begin:end] for layer in request.layers}
             steps.append(LlamaStep(self._rows, first + begin, own))
             begin = end
         return tuple(steps)
 
-    def _feed(self, session: LlamaSession, tokens: Sequence[int], sessions: list[LlamaSession], wanted: int) -> None:
-        """Add rows of one session to the batch, and decode it whenever it is full."""
+    def _make_checkpoints(self, sessions: list[LlamaSession], requests: Sequence[Decode]) -> None:
+        """Make the checkpoints that are due; what their sequences lack is fed first, in a decode without logits."""
+        drafts = [
+            (session, request.draft)
+            for session, request in zip(sessions, requests, strict=True)
+            if isinstance(session, CheckpointSession)
+        ]
+        late = [session for session, draft in drafts if session.lags(draft)]
+        if late:
+            wanted = sum(len(session.owed) for session in late)
+            self._many.clear()
+            for session in late:
+                self._feed(session, session.owed, session.length - len(session.owed), sessions, wanted)
+            self._decode(self._many, sessions, wanted)
+            self._record(self._many, sessions)
+            for session in late:
+                session.caught_up()
+        for session, draft in drafts:
+            session.ready(draft)
+
+    def _feed(
+        self, session: LlamaSession, tokens: Sequence[int], start: int, sessions: list[LlamaSession], wanted: int
+    ) -> None:
+        """Add rows of one session to the batch, from position `start` on, and decode it whenever it is full."""
         batch, most = self._many, self.context.batch
         done = 0
         while done < len(tokens):
@@ -205,7 +269,7 @@ class LlamaEngine(Engine):
                 self._record(batch, sessions)
                 batch.clear()
             chunk = tokens[done : done + most - batch.rows]
-            batch.chain(chunk, session.length + done, session.ids, session.recorded)
+            batch.chain(chunk, start + done, session.ids, session.recorded)
             done += len(chunk)
 
     def _record(self, batch: Batch, sessions: list[LlamaSession]) -> None:
@@ -251,8 +315,10 @@ class LlamaEngine(Engine):
         wanted = len(request.pending) + drafted
         if session.length + wanted > context.size:
             self._overflow(session, wanted)
-        if drafted and not context.editable:
-            raise ControllerError("this model's cache can't forget rejected tokens (recurrent or windowed): no drafts")
+        if drafted and context.fixed:
+            raise ControllerError(f"no drafts: {context.fixed}")
+        if not request.draft.is_chain() and session.can.branches == 1:
+            raise ControllerError("this model's cache takes drafts of one branch, and the draft is a tree")
         if 1 + drafted > context.batch:
             raise ControllerError(
                 f"a draft has {drafted} tokens; at most n_batch - 1 = {context.batch - 1} fit one forward"
@@ -292,34 +358,3 @@ class LlamaEngine(Engine):
 
 _NOTHING_PENDING = "a Decode needs at least one pending token"
 _FED = "what is to be decoded"
-
-
-class LlamaStep(Step):
-    """Rows of one llama_decode. Raises RuntimeError once the engine has run another one."""
-
-    __slots__ = ("_hidden", "_root", "_rows", "_serial")
-
-    def __init__(self, rows: LogitRows, root: int, hidden: dict[int, Floats]) -> None:
-        """`root` is the batch row of the last pending token; `hidden` has its rows by layer, the draft's after it."""
-        self._rows = rows
-        self._root = root
-        self._hidden = hidden
-        self._serial = rows.serial
-
-    def logits(self, node: int) -> Floats:
-        """Shape (vocabulary,), float32: a view into llama.cpp's buffer."""
-        if self._serial != self._rows.serial:
-            self._stale()
-        return self._rows.row(self._root + 1 + node)
-
-    def hidden(self, node: int, layer: int) -> Floats:
-        """Shape (width,), float32."""
-        if self._serial != self._rows.serial:
-            self._stale()
-        if layer not in self._hidden:
-            raise KeyError(f"layer {layer} was not asked for in this Decode")
-        row: Floats = self._hidden[layer][1 + node]
-        return row
-
-    def _stale(self) -> NoReturn:
-        raise RuntimeError("stale Step: the engine has run another forward since; copy rows before it")

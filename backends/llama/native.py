@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import llama_cpp
 import numpy as np
@@ -33,14 +33,39 @@ MOST_SEQUENCES = 256
 """Most ids that llama.cpp gives a context (LLAMA_MAX_SEQ)."""
 
 
-def sequence_ids(batch: int, editable: bool) -> int:
-    """How many sequence ids a context needs for `batch` runs at a time; id 0 is the user's own.
+class CacheKind(NamedTuple):
+    """What a model's cache holds of a sequence besides a cell for each of its tokens."""
 
-    Where tokens can't be taken back there are no trees and no forks, and every id costs a state or a window.
-    """
-    if not editable:
-        return 1 + PER_RUN * batch
-    return SEQUENCES if batch == 1 else 1 + PER_RUN * batch + LEAVES
+    recurrent: bool
+    """A state of the whole text, which can't be shortened."""
+    window: int
+    """Layers that keep this many of the last tokens, and some before them; 0 = all layers keep all."""
+
+    @property
+    def whole(self) -> bool:
+        """There is a cell for each token in every layer, so that every edit is a matter of cells."""
+        return not self.recurrent and not self.window
+
+    @classmethod
+    def of(cls, llm: Llama) -> CacheKind:
+        """The kind of a Llama's cache."""
+        recurrent = bool(C.llama_model_is_recurrent(llm.model) or C.llama_model_is_hybrid(llm.model))
+        return cls(recurrent, 0 if llm.context_params.swa_full else int(C.llama_model_n_swa(llm.model)))
+
+    def sequence_ids(self, batch: int, checkpoints: bool) -> int:
+        """How many sequence ids a context needs for `batch` runs at a time; id 0 is the user's own.
+
+        Every id costs a state or a window, so there are none for the leaves of trees. A checkpoint takes an id.
+        """
+        sessions = 1 + PER_RUN * batch
+        if self.whole:
+            return SEQUENCES if batch == 1 else sessions + LEAVES
+        return 2 * sessions if checkpoints else sessions
+
+    def most_runs(self, ids: int, checkpoints: bool) -> int:
+        """The largest batch for which `ids` sequence ids are enough; at least 1."""
+        fits = [batch for batch in range(2, ids) if self.sequence_ids(batch, checkpoints) <= ids]
+        return max(fits, default=1)
 
 
 def rebuild(llm: Llama, **changes: Any) -> None:
@@ -80,23 +105,26 @@ def _forget(stack: Any, context: _internals.LlamaContext) -> None:
 class Context:
     """A user's Llama with its context rebuilt for sessions, and the facts of that context."""
 
-    def __init__(self, llm: Llama, batch: int, eval_callback: Any = None) -> None:
+    def __init__(self, llm: Llama, batch: int, checkpoints: bool, eval_callback: Any = None) -> None:
         """Rebuild the context; `close` gives the original one back.
 
         Args:
             llm: the user's Llama.
             batch: runs at a time.
+            checkpoints: there are sequence ids for checkpoints, where the cache needs them.
             eval_callback: llama.cpp's cb_eval, or None: a callback slows every decode down.
         """
         model = llm.model
         self.llm = llm
-        windowed = C.llama_model_n_swa(model) > 0 and not llm.context_params.swa_full
-        self.recurrent = bool(C.llama_model_is_recurrent(model) or C.llama_model_is_hybrid(model))
-        """A sequence has a state, and the rows of a decode are computed in another order than that of the batch."""
-        self.editable = not (self.recurrent or windowed)
-        """Tokens can be taken back; recurrent states, and windows that forget, can't."""
-        self.sequences = min(sequence_ids(batch, self.editable), int(llm.n_batch), MOST_SEQUENCES)
+        self.cache = CacheKind.of(llm)
+        """What it keeps of a sequence."""
+        wanted = self.cache.sequence_ids(batch, checkpoints)
+        self.sequences = min(wanted, int(llm.n_batch), MOST_SEQUENCES)
         """Sequence ids; llama.cpp aborts the process with more than n_batch."""
+        self.fixed = self._fixed(wanted, checkpoints)
+        """Why tokens can't be taken back; "" where they can."""
+        self.ids_each = 1 if self.cache.whole or self.fixed else 2
+        """Sequence ids of a session: its own, and its checkpoint's."""
         changes: dict[str, Any] = {"n_seq_max": self.sequences, "kv_unified": True}
         if eval_callback is not None:
             changes["cb_eval"] = eval_callback
@@ -115,6 +143,21 @@ class Context:
         self.logits_all = bool(llm._logits_all)
         """The Llama was built with logits_all=True: its `scores` have a row for every token in its cache."""
         self.depth = int(C.llama_model_n_layer(model))
+
+    def _fixed(self, wanted: int, checkpoints: bool) -> str:
+        if self.cache.whole:
+            return ""
+        kind = "is recurrent" if self.cache.recurrent else "has windows that forget"
+        if self.cache.recurrent and self.cache.window:
+            return "this model's cache has recurrent states and windows that forget; load it with swa_full=True"
+        if not checkpoints:
+            return f"this model's cache {kind}, and its engine was opened without checkpoints"
+        if self.sequences < wanted:
+            return (
+                f"this model's cache {kind} and its checkpoints need {wanted} sequences, which n_batch="
+                f"{self.sequences} doesn't allow; load it with n_batch={wanted} or more"
+            )
+        return ""
 
     @property
     def open(self) -> bool:
@@ -250,12 +293,22 @@ def _ggml() -> Any:
     return lib
 
 
+_BLOCK_OUTPUTS = {"nemotron_h": "nemotron_h_block_out", "nemotron_h_moe": "nemotron_h_block_out"}
+"""Name of the block outputs by architecture, where it isn't `l_out`."""
+
+
 class Capture:
     """Copies rows of block outputs (tensors `l_out-k`) out of a decode, through llama.cpp's eval callback."""
 
-    def __init__(self, width: int) -> None:
-        """`width` is the hidden size. The context must be made with `callback` as its cb_eval."""
+    def __init__(self, width: int, architecture: str) -> None:
+        """The context must be made with `callback` as its cb_eval.
+
+        Args:
+            width: the hidden size.
+            architecture: the model's, as its file names it.
+        """
         self._width = width
+        self._output = _BLOCK_OUTPUTS.get(architecture, "l_out")
         self._bytes = 4 * width
         self._ggml = _ggml()
         self._names: dict[bytes, int] = {}
@@ -294,7 +347,7 @@ class Capture:
         self._rows = rows
         self._whole = whole
         self._parts = {layer: [] for layer in layers}
-        self._names.update({b"l_out-%d" % layer: layer for layer in layers})
+        self._names.update({f"{self._output}-{layer}".encode(): layer for layer in layers})
         try:
             decode()
         finally:
@@ -305,7 +358,9 @@ class Capture:
         # A prompt longer than n_ubatch comes in several parts; the last block has rows for outputs only.
         found = {layer: np.concatenate(parts)[-rows:] for layer, parts in self._parts.items() if parts}
         if missing := [layer for layer in layers if layer not in found or len(found[layer]) < rows]:
-            raise ControllerError(f"llama.cpp gives no output of block {missing[0]} (l_out) for this architecture")
+            raise ControllerError(
+                f"llama.cpp gives no output of block {missing[0]} ({self._output}) for this architecture"
+            )
         return found
 
     def _copy(self, tensor: int) -> bool:

@@ -5,6 +5,7 @@ Every edit of the cache without a forward goes through here: copying one sequenc
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -93,12 +94,14 @@ class Sequences:
 
     def trim(self) -> None:
         """Remove what the sessions have forgotten from the cache: it takes room that others need."""
-        if self.context.editable:
-            for holder in self._holders.values():
-                holder.trim()
+        for holder in self._holders.values():
+            holder.trim()
 
     def capabilities(self, holder: Holder) -> Capabilities:
-        """What a session can do now: a tree's leaves need free ids, and all sequences share the cells."""
+        """What a session can do now where every token has a cell in every layer.
+
+        A tree's leaves need free ids, and all sequences share the cells.
+        """
         context = self.context
         others = 0
         for other in self._holders.values():
@@ -106,9 +109,9 @@ class Sequences:
                 others += other.cells
         used = max(holder.length, others + holder.length - holder.shared)
         return Capabilities(
-            rollback=context.editable,
-            branches=self.for_leaves + 1 if context.editable else 0,
-            fork=context.editable,
+            rollback=True,
+            branches=self.for_leaves + 1,
+            fork=True,
             layers=context.depth,
             vocabulary=context.vocabulary,
             rows=context.batch,
@@ -119,6 +122,10 @@ class Sequences:
         """Tokens that stand in a sequence, forgotten ones included."""
         return int(C.llama_memory_seq_pos_max(self.context.memory, sequence)) + 1
 
+    def first_in(self, sequence: int) -> int:
+        """The first position that all layers still have of a sequence; -1 = none."""
+        return int(C.llama_memory_seq_pos_min(self.context.memory, sequence))
+
     def copy(self, source: int, target: int, start: int = -1, end: int = -1) -> None:
         """Let `target` have the tokens of `source` from `start` up to `end`; -1 = from the first, to the last."""
         C.llama_memory_seq_cp(self.context.memory, source, target, start, end)
@@ -126,3 +133,26 @@ class Sequences:
     def remove(self, sequence: int, start: int = -1) -> bool:
         """Remove the tokens from `start` on; -1 = all. False where llama.cpp can't."""
         return bool(C.llama_memory_seq_rm(self.context.memory, sequence, start, -1))
+
+    def separate(self, sequence: int) -> None:
+        """Give a sequence cells of its own for the windows that it shares, so that others may overwrite theirs.
+
+        Cells of two sequences are never overwritten. The copy has what the windows see, and nothing before it.
+        """
+        size = self._state_size(sequence)
+        state = (ctypes.c_uint8 * size)()
+        address, part = self.context.address, C.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+        copied = C.llama_state_seq_get_data_ext(address, state, size, sequence, part)
+        if copied != size or not C.llama_state_seq_set_data_ext(address, state, size, sequence, part):
+            raise RuntimeError(f"llama.cpp can't copy the windows of sequence {sequence}")
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory of what one sequence keeps besides its cells: a state or a window; 0 while no sequence has tokens."""
+        if self.context.cache.whole:
+            return 0
+        return max((self._state_size(one) for one, holder in self._holders.items() if holder.length), default=0)
+
+    def _state_size(self, sequence: int) -> int:
+        part = C.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+        return int(C.llama_state_seq_get_size_ext(self.context.address, sequence, part))

@@ -7,11 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Self
 from weakref import WeakSet
 
 from reasonctl.controller import NO_DRAFT, ROOT, Capabilities, ControllerError, Draft, Engine, Session
+from reasonctl.controller.core import Floats
 
 from .sequences import Sequences
+
+
+def leaves_below(draft: Draft) -> list[list[int]]:
+    """Leaves under the root (first) and under each node, numbered as they come; an empty draft is one leaf.
+
+    >>> leaves_below(Draft((5, 6, 7), (ROOT, ROOT, 0)))
+    [[0, 1], [1], [0], [1]]
+    """
+    inner = set(draft.parents)
+    leaves = [node for node in range(len(draft)) if node not in inner] or [ROOT]
+    below: list[list[int]] = [[] for _ in range(len(draft) + 1)]
+    for number, leaf in enumerate(leaves):
+        for node in (ROOT, *draft.path(leaf)):
+            below[node + 1].append(number)
+    return below
+
+
+ONE_LEAF = leaves_below(NO_DRAFT)
+"""Of no draft."""
 
 
 class LlamaSession(Session):
@@ -26,15 +47,18 @@ class LlamaSession(Session):
         self.ids = [sequence]
         """The sequence of every leaf of the last draft; its own first."""
         self.draft = NO_DRAFT
-        self.below = leaves_below(NO_DRAFT)
+        self.below = ONE_LEAF
         """The draft's leaves under the root and under each node; see `leaves_below`."""
         self.reach = 0
         """Tokens in the cache, forgotten ones included."""
         self.shared = 0
         """Tokens whose cells are those of the sequence that it was forked from."""
+        self.given: Floats | None = None
+        """The row of the next token, which the library has fed already; None: there is no such token."""
         self.recorded = False
         """Its rows of logits are kept in `Llama.scores`."""
         self._stale = False
+        """The cache holds what was forgotten."""
         self._closed = False
         self._forks: WeakSet[LlamaSession] = WeakSet()
         sequences.hold(sequence, self)
@@ -42,8 +66,15 @@ class LlamaSession(Session):
     @property
     def can(self) -> Capabilities:
         can = self.sequences.capabilities(self)
+        if self.given is not None:
+            return replace(can, rows=1)  # a draft's rows would come with one that is not computed again
         # `Llama.scores` has one row for each position, so no two nodes of a draft may share one.
         return replace(can, branches=min(can.branches, 1)) if self.recorded else can
+
+    @property
+    def owed(self) -> Sequence[int]:
+        """The last committed tokens, where the cache lacks them: they are fed before the next pending ones."""
+        return ()
 
     @property
     def cells(self) -> int:
@@ -57,16 +88,46 @@ class LlamaSession(Session):
             The tokens taken: `length`, or 0 where the cache can't be shortened to that many and is emptied instead.
         """
         present = self.sequences.tokens_in(self.id)
+        self.given = None
         self.drop()
+        if present < length or (present > length and not self._shortens(length)):
+            self.sequences.remove(self.id)
+            length = present = 0
         self.length = length
         self._stale = present > length
-        if present < length or (self._stale and not self.sequences.context.editable):
-            self.sequences.remove(self.id)
-            self.length = 0
-            self._stale = False
-            present = 0
         self.reach = present
-        return self.length
+        return length
+
+    def adopt_given(self, length: int, row: Floats) -> None:
+        """Take over `length` tokens that the library has fed, the last of which is the first that the run will feed.
+
+        Args:
+            length: tokens in the sequence.
+            row: that of the last one.
+
+        Raises:
+            RuntimeError: there are not so many in the sequence.
+        """
+        if self.adopt(length) != length:
+            raise RuntimeError(f"the cache doesn't hold the {length} tokens that the library has fed")
+        self.length -= 1
+        self.given = row
+
+    def begin(self) -> Floats:
+        """The token that the library has fed is fed by the run: it is committed. Returns its row."""
+        row, self.given = self.given, None
+        assert row is not None
+        self.length += 1
+        return row
+
+    def cuts(self, length: int) -> bool:
+        """Whether `adopt` takes over `length` tokens of those that stand in the sequence."""
+        present = self.sequences.tokens_in(self.id)
+        return present == length or (present > length and self._shortens(length))
+
+    def _shortens(self, length: int) -> bool:
+        """Whether what stands in the sequence can be shortened to `length` tokens."""
+        return True
 
     def settle(self) -> None:
         """Bring the cache to exactly the committed tokens."""
@@ -93,9 +154,9 @@ class LlamaSession(Session):
         for leaf in self.ids[1:]:
             self.sequences.copy(self.id, leaf, 0, n)
 
-    def advance(self, n: int, draft: Draft, below: list[list[int]]) -> None:
-        """A forward has put `n` more tokens and a draft into the cache."""
-        self.length += n
+    def advance(self, pending: Sequence[int], draft: Draft = NO_DRAFT, below: list[list[int]] = ONE_LEAF) -> None:
+        """A forward has put what was owed, these tokens and a draft into the cache."""
+        self.length += len(pending)
         self.reach = self.length + len(draft)
         self.draft = draft
         self.below = below
@@ -117,30 +178,33 @@ class LlamaSession(Session):
         self._stale = True
 
     def rollback(self, n: int) -> None:
-        """Forget n tokens. Raises ControllerError for more than there are, or on a cache that can't forget."""
+        """Forget n tokens. Raises ControllerError for more than there are."""
         if not 0 <= n <= self.length:
             raise ControllerError(f"can't roll back {n} of {self.length} tokens")
         if self.draft.tokens:
             self.keep(())
-        if n and not self.sequences.context.editable:
-            raise ControllerError(
-                "this model's cache can't roll back tokens (recurrent or windowed); open a new session"
-            )
+        self._forget(n)
         self.length -= n
-        self._stale = self._stale or n > 0
-        for session in (self, *self._forks):
-            session.shared = min(session.shared, self.length)
+        self._limit_shared(self.length)
 
-    def fork(self) -> LlamaSession:
+    def _forget(self, n: int) -> None:
+        """The last n tokens are to leave the cache."""
+        self._stale = self._stale or n > 0
+
+    def _limit_shared(self, length: int) -> None:
+        """Only the first `length` tokens are in cells that this sequence shares with others."""
+        for session in (self, *self._forks):
+            session.shared = min(session.shared, length)
+
+    def fork(self) -> Self:
         """An independent sequence; it shares the cells of the tokens that both have."""
         if self.draft.tokens:
             raise ControllerError("fork after keep: a draft's rows are not committed")
-        if not self.sequences.context.editable:
-            raise ControllerError("this model's cache (recurrent or windowed) can't be forked; start a new session")
         self.settle()
-        fork = LlamaSession(self.engine, self.sequences, self.sequences.take(1)[0])
+        fork = type(self)(self.engine, self.sequences, self.sequences.take(1)[0])
         self.sequences.copy(self.id, fork.id)
-        fork.length = fork.reach = fork.shared = self.length
+        fork.length = self.length
+        fork.reach = fork.shared = self.length - len(self.owed)
         self._forks.add(fork)
         return fork
 
@@ -161,18 +225,3 @@ class LlamaSession(Session):
             fork.shared = 0  # the cells are its own now
         self.length = 0
         self._closed = True
-
-
-def leaves_below(draft: Draft) -> list[list[int]]:
-    """Leaves under the root (first) and under each node, numbered as they come; an empty draft is one leaf.
-
-    >>> leaves_below(Draft((5, 6, 7), (ROOT, ROOT, 0)))
-    [[0, 1], [1], [0], [1]]
-    """
-    inner = set(draft.parents)
-    leaves = [node for node in range(len(draft)) if node not in inner] or [ROOT]
-    below: list[list[int]] = [[] for _ in range(len(draft) + 1)]
-    for number, leaf in enumerate(leaves):
-        for node in (ROOT, *draft.path(leaf)):
-            below[node + 1].append(number)
-    return below

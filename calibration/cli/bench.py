@@ -7,6 +7,7 @@ from dataclasses import replace
 from reasonctl.backends import BUNDLED, load_drafter
 from reasonctl.controller import Controller
 from reasonctl.controller.drafting.planning import CostCurve
+from reasonctl.probes import ProbeExit
 
 from ..evaluation.speed import ROUNDS, cost_curve, interleaved, same_tokens
 from ..tasks.draft_prompts import DRAFT_PROMPTS
@@ -41,7 +42,7 @@ def bench(name: str, options: Options, *, probe: str | None) -> None:
     results = {kind: arm.result() for kind, arm in arms.items()}
     ratio = results["drafted"]["tokens_per_second"] / results["plain"]["tokens_per_second"]
     identical = same_tokens(arms["plain"], arms["drafted"])
-    show.title(f"decoding, {len(calls)} interleaved rounds, medians; drafted: {draft}")
+    show.title(f"decoding, {len(calls)} interleaved rounds, medians; {arms_in_words(draft, rule)}")
     show.table(
         [
             [kind, f"{r['tokens_per_second']:.1f}", f"{1000 * r['seconds']:.1f}", f"{r['emitted_per_step']:.2f}"]
@@ -54,9 +55,14 @@ def bench(name: str, options: Options, *, probe: str | None) -> None:
     )
     show.say(verdict(ratio), "bold")
     show.result(
-        {"model": name, "backend": model.backend, "draft": draft, **results, "ratio": ratio, "identical": identical}
-        | {"cost_curve": {str(context): dict(rows) for context, rows in curve.seconds.items()}}
+        {"model": name, "backend": model.backend, "draft": draft, "form": rule and rule.form, **results}
+        | {"ratio": ratio, "identical": identical, "cost_curve": {str(n): dict(of) for n, of in curve.seconds.items()}}
     )
+
+
+def arms_in_words(draft: str, rule: ProbeExit | None) -> str:
+    """What is drafted, and how an exit is made, for people."""
+    return f"drafted: {draft}" if rule is None else f"drafted: {draft}; controlled: exits of the form {rule.form}"
 
 
 def questions(name: str) -> list[str]:

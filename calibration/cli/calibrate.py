@@ -135,7 +135,7 @@ def _job(
         answer_tokens=answer_tokens,
     )
     return CalibrationJob(
-        replace(recipe, batch=overrides["batch"]),
+        replace(recipe, batch=overrides["batch"], form=overrides["form"]),
         task,
         options.promise,
         options.n or CALIBRATION_RUNS,

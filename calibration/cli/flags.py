@@ -20,6 +20,7 @@ from .refusal import given, refuse
 
 BACKENDS = {"llama": "llama.cpp", "hf": "transformers"}
 MODES = ("harm", "wrong", "selective", "disagree", "event")
+FORMS = ("replace", "append", "append-open")
 SIGNALS = ("hidden", "trial", "trial-geometric", "trial-least", "agreement", "entropy", "stack")
 
 

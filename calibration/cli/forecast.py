@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from reasonctl.backends import Model
+from reasonctl.controller.thinking import FORM_MEANS
 from reasonctl.probes.risk import Stopping, planned, runs_needed
 
 from ..fitting.analyses import Analysis
@@ -34,6 +35,7 @@ def describe(show: Console, plan: CalibrationJob, model: Model, options: Options
     show.say(f"model {plan.recipe.model} on {model.backend}: {model.depth} layers of width {model.width}")
     ends = ends_of(recipe.answer_ends)
     show.say(f"thinking markers {marks}; exit suffix {recipe.suffix!r}, {ends}; cues {', '.join(recipe.cues)}")
+    show.say(f"exits of the form {recipe.form}: {FORM_MEANS[recipe.form]}")
     show.say(f"{plan.n} runs on {plan.task.name}, {recipe.policy}, at most {recipe.max_new_tokens} new tokens each")
     calibrating = plan.n - plan.fit
     design = "if their number is fixed" if plan.first_analysis is None else "wherever collecting stops"

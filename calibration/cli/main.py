@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from .flags import MACHINE, PROMISE, SAMPLING, SHARED, common
+from .flags import FORMS, MACHINE, PROMISE, SAMPLING, SHARED, common
 from .interrupt import CODE, interruptible
 from .refusal import given, refuse
 from .terminal import lenient_output, one_line, utf8
@@ -57,7 +57,15 @@ HEADS_JOB = ("tasks", "out", "dask")
 @click.option("--out", required=True, type=click.Path(), help="The probe file to write (.safetensors).")
 @click.option("--think-open", callback=utf8, help="Text that opens thinking [from the chat template].")
 @click.option("--think-close", callback=utf8, help="Text that closes it.")
-@click.option("--suffix", callback=utf8, help="Text that takes a cue's place on exit.")
+@click.option("--suffix", callback=utf8, help="Text that an exit feeds: it closes thinking.")
+@click.option(
+    "--form",
+    type=click.Choice(FORMS),
+    metavar="FORM",
+    default="replace",
+    show_default=True,
+    help="replace: the suffix takes the cue's place; append: it follows the cue; append-open: even amid its word.",
+)
 @click.option("--cues", callback=utf8, help="Words, 'paragraph', 'sentence', comma-separated; or 'auto'.")
 @click.option(
     "--answer",

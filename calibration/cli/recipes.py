@@ -161,6 +161,7 @@ def card_recipe(name: str, card: Card, options: Options) -> Recipe:
         max_new_tokens=options.max_new_tokens or card.max_new_tokens,
         answer_tokens=int(cast(int, card.sampler.get("answer_tokens", ANSWER_TOKENS))),
         answer_ends=card.answer_ends,
+        form=card.form,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from reasonctl.controller import ControllerError
+from reasonctl.controller.thinking import FORM_MEANS
 
 from ..evaluation.baselines import EQUAL_COST
 from ..evaluation.signals import BUDGET, Comparison, compare_signals
@@ -13,7 +14,7 @@ from ..pages.wording import percent
 from ..runs.arrays import ANSWERS_TRUNCATED, share_truncated, truncation_note
 from ..runs.cue_sets import check_collected, with_cues
 from ..runs.records import RunRecord
-from ..runs.run_file import RunFile
+from ..runs.run_file import RunFile, stored_form
 from .console import Console
 from .options import Options
 
@@ -41,7 +42,9 @@ def replay(path: str, options: Options, *, cues: str | None, splits: int) -> Non
             records, options.promise, risks=risks, splits=splits, seed=options.seed, progress=progress
         )
     show_table(show, found, len(records), splits, options)
-    limit = file.stored_settings().whole("answer_tokens", 1)
+    settings = file.stored_settings()
+    form, limit = stored_form(settings), settings.whole("answer_tokens", 1)
+    show.say(f"All exits are of the form {form}: {FORM_MEANS[form]}.")
     share = share_truncated(records, limit)
     if (message := truncation_note(share, limit)) is not None:
         show.say(message, "yellow")
@@ -52,6 +55,7 @@ def replay(path: str, options: Options, *, cues: str | None, splits: int) -> Non
             "mode": options.mode,
             "confidence": options.confidence,
             "domain": options.domain,
+            "form": form,
             ANSWERS_TRUNCATED: share,
             **asdict(found),
         }

@@ -80,7 +80,7 @@ def plan_of(job: CalibrationJob, file: RunFile) -> Frozen:
         file.append_plan(frozen.to_json())
         return frozen
     frozen = Frozen.from_json(found)
-    frozen.check(None if job.choose_cues else job.recipe.cues, job.promise)
+    frozen.check(None if job.choose_cues else job.recipe.cues, job.promise, job.recipe.form)
     return frozen
 
 
@@ -97,7 +97,7 @@ def freeze(job: CalibrationJob, fitting: Sequence[RunRecord]) -> Frozen:
             fitting = with_cues(fitting, cues, job.recipe.max_cues)
         runs = to_arrays(fitting)
         _check_cues(cues, runs)
-        return freeze_signals(runs, cues, job.promise, job.labels, seed=seed)
+        return replace(freeze_signals(runs, cues, job.promise, job.labels, seed=seed), form=job.recipe.form)
     except ControllerError as error:
         raise ControllerError(f"{error} (the first {job.fit} runs fit; more of them: --fit, with --force)") from None
 

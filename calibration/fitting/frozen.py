@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reasonctl.controller import ControllerError, Cues
+from reasonctl.controller import ControllerError, Cues, ExitForm
 from reasonctl.controller.core import Fields
+from reasonctl.controller.thinking import parse_form
 from reasonctl.probes import LowerGrid, Probe, Promise
 from reasonctl.probes.files import Scalar
 from reasonctl.probes.risk import MODES, Grid, Mode
@@ -47,6 +48,8 @@ class Frozen:
     """Curves for giving up. None: there are no gold answers, or exits are tried at records only."""
     report: Mapping[str, Scalar]
     """The figures of the probe's fit, for the card."""
+    form: ExitForm = "replace"
+    """What becomes of the cue on the exits that are tried."""
 
     @property
     def floor(self) -> float | None:
@@ -54,12 +57,12 @@ class Frozen:
         grid = self.grids["hidden"]
         return grid.loosest if grid.floored else None
 
-    def check(self, cues: Sequence[str] | None, promise: Promise) -> None:
-        """Raise ControllerError unless the plan is for these cues (None: it chose them) and the promise's mode."""
-        if (cues is not None and tuple(cues) != self.cues) or promise.mode != self.mode:
+    def check(self, cues: Sequence[str] | None, promise: Promise, form: ExitForm) -> None:
+        """Raise ControllerError unless the plan is for these cues (None: it chose them), this mode and this form."""
+        if (cues is not None and tuple(cues) != self.cues) or promise.mode != self.mode or form != self.form:
             raise ControllerError(
-                f"these runs were planned for the cues {', '.join(self.cues)} and mode {self.mode}, from their fitting "
-                "runs, and another plan needs other runs; give these, or another --out"
+                f"these runs were planned for the cues {', '.join(self.cues)}, mode {self.mode} and exits of the form "
+                f"{self.form}, from their fitting runs, and another plan needs other runs; give these, or another --out"
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -71,7 +74,9 @@ class Frozen:
             arrays |= {f"stack.{name}": array for name, array in self.stack.arrays().items()}
         if self.lower is not None:
             arrays |= {"lower.c": np.array([self.lower.c]), "lower.starts": self.lower.starts}
+        chosen = {} if self.form == "replace" else {"form": self.form}  # plans from before there was a choice lack it
         return {
+            **chosen,
             "cues": list(self.cues),
             "mode": self.mode,
             "risk": self.risk,
@@ -92,7 +97,7 @@ class Frozen:
 
     @classmethod
     def _from_json(cls, found: Fields) -> Frozen:
-        found.only(["cues", "mode", "risk", "floor", "report", "arrays"])
+        found.only(["cues", "mode", "risk", "floor", "report", "arrays", *(["form"] if "form" in found else [])])
         packed, report = found.inner("arrays"), found.inner("report")
         groups: dict[str, Arrays] = {}
         for name in packed.values:
@@ -118,6 +123,7 @@ class Frozen:
             None if stack is None else Stack.from_arrays(stack),
             None if lower is None else _lower(lower),
             _scalars(report),
+            parse_form(found.text("form")) if "form" in found else "replace",
         )
 
 

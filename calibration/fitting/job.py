@@ -168,6 +168,7 @@ def _card(
         markers=recipe.markers,
         suffix=recipe.suffix,
         answer_ends=recipe.answer_ends,
+        form=recipe.form,
         max_cues=recipe.max_cues,
         sampler=sampler_of(recipe),
         max_new_tokens=recipe.max_new_tokens,

@@ -14,7 +14,7 @@ from reasonctl.probes.files import Card, ProbeFile
 
 from ..runs.cue_sets import with_cues
 from ..runs.records import RunRecord
-from ..runs.run_file import RunFile, digest_of
+from ..runs.run_file import RunFile, digest_of, stored_form
 from ..runs.splits import runs_path, split
 
 
@@ -32,7 +32,13 @@ def saved_runs(probe: Path, content: ProbeFile) -> list[RunRecord] | None:
     path = runs_path(probe)
     if not path.is_file():
         return None
-    records = RunFile(path, {}).read()
+    file = RunFile(path, {})
+    records, form = file.read(), stored_form(file.stored_settings())
+    if form != content.card.form:
+        raise ControllerError(
+            f"{str(path)!r} holds exits of the form {form}, and the probe file was made from exits of the form "
+            f"{content.card.form}; move it away, or make the probe again with ctl calibrate --form {content.card.form}"
+        )
     halves(content, records)
     return records[: _count(content)]
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reasonctl.controller import AnswerEnds
+from reasonctl.controller.thinking import FORM_MEANS
 from reasonctl.probes import Promise, answer_tokens
 from reasonctl.probes.files import Card
 
@@ -131,6 +132,7 @@ def facts(card: Card) -> dict[str, str]:
         "cues": f"{', '.join(card.cues)} (at most {card.max_cues} a run)",
         "markers": " ... ".join(card.markers) if card.markers else "none",
         "suffix": f"{card.suffix!r}; {ends_of(card.answer_ends)}",
+        "form": f"{card.form}: {FORM_MEANS[card.form]}",
         "sampler": ", ".join(f"{key} {value}" for key, value in card.sampler.items()),
         "tasks": f"{card.tasks}, graded by {card.grader}, at most {card.max_new_tokens} new tokens",
         "runs": ", ".join(f"{value} {key}" for key, value in card.runs.items()) + source_of(card) + left_out_of(card),

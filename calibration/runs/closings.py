@@ -58,7 +58,7 @@ class TryClosings(ExitRule):
     def __post_init__(self) -> None:
         self.markers, self.cues = self.recipe.span(), Cues(self.recipe.cues)
         self.suffix, self.answer_ends = self.recipe.suffix, self.recipe.answer_ends
-        self.max_cues = self.recipe.max_cues
+        self.form, self.max_cues = self.recipe.form, self.recipe.max_cues
 
     def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
         """Try the closings at a chosen cue, and stay."""

@@ -50,8 +50,9 @@ def settings_of(
     shared = asdict(recipe)
     for machine in ("model", "backend", "threads"):
         shared.pop(machine)
-    if recipe.answer_ends == "model":
-        shared.pop("answer_ends")  # files from before there was a choice don't have it
+    for name, first in (("answer_ends", "model"), ("form", "replace")):
+        if shared[name] == first:
+            shared.pop(name)  # files from before there was a choice don't have it
     roles = {"n": n, "fit": fit, "labels": labels, "stopping": None, "batch": recipe.batch}
     return {**shared, "model": identity_of(model), "tasks": task.name, "grader": task.grader.name, **roles}
 

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Literal
 
 from reasonctl.backends import Model, load_drafter, load_model
-from reasonctl.controller import AnswerEnds, Call, Drafter, Keys, Markers, Policy, parse_policy
+from reasonctl.controller import AnswerEnds, Call, Drafter, ExitForm, Keys, Markers, Policy, parse_policy
 
 Backend = Literal["llama.cpp", "transformers"]
 
@@ -30,7 +30,7 @@ class Recipe:
     cues: tuple[str, ...]
     """What counts as a cue."""
     suffix: str
-    """The text that takes a cue's place on exit."""
+    """The text that an exit feeds, in the cue's place or after it."""
     max_cues: int
     """Most cues of a run at which an exit rule is asked."""
     layers: tuple[float, ...]
@@ -47,6 +47,8 @@ class Recipe:
     """Most tokens of a trial answer."""
     answer_ends: AnswerEnds = "model"
     """What ends the answer after an exit, in a trial and in use."""
+    form: ExitForm = "replace"
+    """What becomes of the cue on exit, in a trial and in use."""
     batch: int = 1
     """Runs that are decoded together."""
 

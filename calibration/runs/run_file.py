@@ -17,9 +17,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reasonctl.controller import Closing, ControllerError
+from reasonctl.controller import Closing, ControllerError, ExitForm
 from reasonctl.controller.core import Fields, lines, parse
-from reasonctl.controller.thinking import ANSWER_ENDS
+from reasonctl.controller.thinking import ANSWER_ENDS, parse_form
 
 from .cue_sets import check_job
 from .records import FORMAT, MOST, OLD_FORMAT, RunRecord
@@ -60,6 +60,11 @@ def stored_closing(settings: Fields) -> Closing:
     if found is None:
         settings.refuse("answer_ends", f"one of {', '.join(ANSWER_ENDS)}")
     return Closing(settings.text("suffix"), found)
+
+
+def stored_form(settings: Fields) -> ExitForm:
+    """The form of the exits that were tried in the runs of a file with these settings; ControllerError for no form."""
+    return parse_form(settings.text("form")) if "form" in settings else "replace"
 
 
 @dataclass

@@ -105,7 +105,7 @@ class Collect(ExitRule):
 
     def __post_init__(self) -> None:
         self.markers, self.cues = self.recipe.span(), Cues(self.recipe.cues)
-        self.suffix, self.answer_ends = self.recipe.suffix, self.recipe.answer_ends
+        self.suffix, self.answer_ends, self.form = self.recipe.suffix, self.recipe.answer_ends, self.recipe.form
         self.met: Counter[str] = Counter()
 
     def layers(self, depth: int) -> tuple[int, ...]:

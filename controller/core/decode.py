@@ -157,7 +157,7 @@ class Capabilities:
     """What a session can do; read before use, since some answers change while the session runs."""
 
     rollback: bool
-    """Committed tokens can be forgotten again (recurrent caches can't)."""
+    """Committed tokens can be forgotten again."""
     branches: int
     """Most leaves of a draft: 1 = chains only, 0 = no drafts at all."""
     fork: bool
@@ -172,6 +172,8 @@ class Capabilities:
     """Most rows of a Decode from the last pending token on: that token and the draft."""
     free: int = UNLIMITED
     """Tokens that the cache has room for now."""
+    checkpoints: bool = False
+    """A rollback goes back no further than the last `Session.checkpoint`, as on recurrent states."""
 
     def drafted(self, pending: int) -> int:
         """Most drafted tokens that the next Decode takes after `pending` pending ones; below 1 = none."""
@@ -215,11 +217,23 @@ class Session(ABC):
 
     @abstractmethod
     def rollback(self, n: int) -> None:
-        """Forget the last n committed tokens."""
+        """Forget the last n committed tokens; `least` says how many must stay."""
+
+    @property
+    def least(self) -> int:
+        """Fewest tokens that a rollback can leave."""
+        return 0 if self.can.rollback else self.length
+
+    def checkpoint(self) -> None:
+        """Let later rollbacks reach the present length; they may no longer reach shorter ones.
+
+        What is decoded never depends on it. Default: nothing to do, since every length can be reached.
+        """
+        return None
 
     @abstractmethod
     def fork(self) -> Session:
-        """An independent sequence with the same committed tokens."""
+        """An independent sequence with the same committed tokens, and the same checkpoint."""
 
     @abstractmethod
     def close(self) -> None:

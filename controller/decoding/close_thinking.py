@@ -16,6 +16,7 @@ from ..core.token_text import LONGEST_CHARACTER
 from ..core.trace import Closer, Finish
 from ..thinking.answer_end import AnswerEnd, Closing
 from ..thinking.cues import Cue
+from ..thinking.exit_form import exit_place, exit_text
 from ..thinking.exit_rule import Boundary, ExitRule, Trial
 from ..thinking.repeats import Repeats
 from ..thinking.span import MarkerPosition, Span
@@ -107,8 +108,10 @@ class ThinkingControl:
         if edit is None and self.text.sources[-1] != "forced":
             answered = self._answer is not None and self._answer.push(token)
             self.finish = "stop" if answered else self.settings.ends(self.text.tokens, self.text.own_from)
-        if cue is not None and self.rule is not None and self.finish is None:
-            edit = (yield from self._ask(self.rule, cue, step, node)) or edit
+        if cue is not None and self.rule is not None and self._may_exit(self.rule):
+            made = yield from self._ask(self.rule, cue, step, node)
+            self.finish = None if made else self.finish
+            edit = made or edit
         if edit is None and self.finish is None:
             edit = self.due_close()
         self._publish()
@@ -198,7 +201,15 @@ class ThinkingControl:
 
     def held(self) -> int:
         """How many of the last tokens may still be taken back."""
-        held = self.span.held() if self.rule is not None and not self.settings.shadow else 0
+        return self._reach(self.rule is not None and not self.settings.shadow)
+
+    def reach(self) -> int:
+        """How many of the last tokens a rollback may reach back over, be it that of a trial's fork."""
+        return self._reach(self.rule is not None)
+
+    def _reach(self, exits: bool) -> int:
+        """How many of the last tokens exits and closes may take back; False: closes alone."""
+        held = self.span.held() if exits else 0
         closes = self.closer or self.settings.limits.any or self.settings.answer_now
         if self.closer == "model" or not closes or not self._rolls_back:
             return held
@@ -231,9 +242,13 @@ class ThinkingControl:
         settings.trace.decisions.append(decision)
         self.score = None if math.isnan(decision.score) else decision.score
         acts = decision.exit and not settings.shadow
-        if not acts or self._thought(found.cue.first) < settings.limits.min_thinking:
+        if not acts or self._thought(found.first) < settings.limits.min_thinking:
             return None
-        return Edit(found.cue.first, found.forced, "exit")
+        return Edit(found.first, found.forced, "exit")
+
+    def _may_exit(self, rule: ExitRule) -> bool:
+        """Whether the token after a cue lets the run exit. A rule that decides without that token knows of no end."""
+        return self.finish is None or (self.finish == "stop" and rule.form == "append-open")
 
     def _boundary(self, found: Exit, step: Step, node: int) -> Boundary:
         """What the rule is given at a cue."""
@@ -262,7 +277,7 @@ class ThinkingControl:
         Each cue is considered by itself: what a rule may act on depends on no cue that it doesn't read.
         """
         exits = [self._exit_at(rule.closing, one) for one in (cue, *cue.also)]
-        fitting = [one for one in exits if one.cue.first + len(one.forced) < self.settings.limit]
+        fitting = [one for one in exits if one.first + len(one.forced) < self.settings.limit]
         if not fitting:
             self.settings.trace.note = (
                 f"no room for the exit's {len(exits[0].forced)} tokens below the limit of {self.settings.limit}"
@@ -272,7 +287,12 @@ class ThinkingControl:
         return replace(first, cue=replace(first.cue, index=self._cues, also=tuple(one.cue for one in others)))
 
     def _exit_at(self, closing: Closing, cue: Cue) -> Exit:
-        return Exit(cue, self.settings.tokenizer.encode(cue.before + closing.suffix), closing)
+        assert self.settings.rule is not None
+        form = self.settings.rule.form
+        first = exit_place(form, cue)
+        # An exit after the token that follows the cue would be another exit, with a risk that nobody measured.
+        assert first < len(self.text.tokens), "an exit drops the token after its cue"
+        return Exit(cue, first, self.settings.tokenizer.encode(exit_text(form, cue, closing.suffix)), closing)
 
     def _new_answer(self) -> AnswerEnd:
         rule, settings = self.settings.rule, self.settings

@@ -63,6 +63,7 @@ class Loop:
         self.over = False
         """The run's record is complete."""
         self._prepares = settings.policy.needs_forwards
+        self._checkpoints = text.session.can.checkpoints
         self._policy_layers = settings.policy.layers(text.session.can.layers)
 
     def run(self) -> Decoding:
@@ -72,6 +73,8 @@ class Loop:
         while self.control.finish is None:
             draft = yield from self._propose()
             layers = self._layers(draft)
+            if self._checkpoints:
+                self._checkpoint(draft)
             step = yield Decode(text.session, text.pending, draft, layers, settings.clock)
             assert step is not None
             if self._prepares:
@@ -112,6 +115,15 @@ class Loop:
             return NO_DRAFT  # all or nothing: a part of what was drawn has another distribution
         self.settings.trace.drafted += len(draft)
         return draft
+
+    def _checkpoint(self, draft: Draft) -> None:
+        """Ask for a checkpoint before a forward after which tokens that it feeds may be taken back.
+
+        Where such a token is in the cache already, the checkpoint before it stays.
+        """
+        reach = self.control.reach()
+        if (reach or draft.tokens) and reach <= len(self.text.pending):
+            self.text.session.checkpoint()
 
     def _layers(self, draft: Draft) -> tuple[int, ...]:
         """Blocks whose output is read from the next forward: the policy's at every row, the exit rule's at a cue."""

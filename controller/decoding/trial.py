@@ -28,9 +28,11 @@ class Exit:
     """An exit at a cue."""
 
     cue: Cue
-    """Where the exit is made."""
+    """The cue at which it is made."""
+    first: int
+    """Absolute index: the tokens from here on go."""
     forced: list[int]
-    """Tokens that take the cue's place."""
+    """Tokens that take their place."""
     closing: Closing
     """What they were made from, and what ends the answer after them."""
 
@@ -92,20 +94,27 @@ class Trials:
 
     def _start(self, exit_here: Exit) -> Start:
         """The text at which the answer begins; nothing of it is pending yet."""
-        first = exit_here.cue.first
+        first = exit_here.first
         return Start(self._text.tokens[:first] + exit_here.forced, [], self._text.state_before(first), closer="exit")
 
     def _rolled_back(self, start: Start) -> Session:
         """The boundary's fork with what it has in common with a text in its cache; the rest becomes pending."""
+        shared = self._shared(start)
+        if self._fork is not None and shared < self._fork.least:
+            self.close()  # what an earlier trial fed can't be taken back that far
         if self._fork is None:
             # A fork must not see rows that aren't committed. This ends the walk over the draft.
             self._text.commit()
             self._fork = self._text.session.fork()
             self._held = self._text.tokens[: self._fork.length]
-        shared = min(common_prefix(self._held, start.tokens), len(start.tokens) - 1)
+            shared = self._shared(start)
         self._fork.rollback(self._fork.length - shared)
         start.pending.extend(start.tokens[shared:])
         return self._fork
+
+    def _shared(self, start: Start) -> int:
+        """Tokens of a text's beginning that the fork's cache holds; the last one is always fed, for its row."""
+        return min(common_prefix(self._held, start.tokens), len(start.tokens) - 1)
 
     def _settings_of(self, exit_here: Exit, start: Start, policy: Policy, trace: Trace, longest: int) -> RunSettings:
         """The run's settings, for a trial."""

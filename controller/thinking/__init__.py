@@ -18,11 +18,14 @@ from .chat_template import (
     with_markers,
 )
 from .cues import LONGEST_CUE
+from .exit_form import EXIT_FORMS, FORM_MEANS, parse_form
 
 __all__ = [
     "ANSWER_ENDS",
     "ANSWER_CUE",
     "BREAKS",
+    "EXIT_FORMS",
+    "FORM_MEANS",
     "Format",
     "LONGEST_CUE",
     "WORDS",
@@ -31,6 +34,7 @@ __all__ = [
     "default_cues",
     "ends_in_brace",
     "last_side",
+    "parse_form",
     "read_template",
     "read_templates",
     "stated_answer",

@@ -32,7 +32,7 @@ class Closing:
     """
 
     suffix: str
-    """The text that takes the cue's place."""
+    """The text that closes thinking, in the cue's place or after it."""
     answer_ends: AnswerEnds = "model"
     """What ends the answer after it."""
 

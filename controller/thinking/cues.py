@@ -63,7 +63,14 @@ class Cues:
         parts += [regex for name, regex in _NAMED.items() if name in names]
         self.kinds = tuple(re.compile(part, re.IGNORECASE) for part in parts)
         """One pattern for the words, one for each other cue that has a text, in the order of their precedence."""
+        self.open_words = tuple(sorted(self._words, key=len, reverse=True))
+        """The words, the longest first: a word that may still go on is searched for by itself."""
+        apart = (re.compile(f"(?<![{LETTERS}]){_regex(word)}(?![{LETTERS}])", re.I) for word in self.open_words)
+        self.open_kinds = (*apart, *self.kinds[bool(words) :])
+        """`kinds` with a pattern for each of `open_words`."""
         self.pattern = re.compile("|".join(parts) or r"(?!)", re.IGNORECASE)
+        self._breaks = int(bool(words)) if "paragraph" in names else None
+        """Which of `kinds` finds paragraphs; None: none does."""
         self._run = re.compile(f"(?<![{LETTERS}])[{LETTERS}]+$")
         self._whole = re.compile("|".join(words), re.IGNORECASE) if words else None
         self._prefixes = {word[:n] for word in self._words for n in range(1, len(word) + 1)}
@@ -72,6 +79,11 @@ class Cues:
     def words(self) -> frozenset[str]:
         """The cues that are words, in lower case."""
         return frozenset(self._words)
+
+    @property
+    def have_text(self) -> bool:
+        """Some of the cues have a text; `every(k)` has none."""
+        return bool(self.kinds)
 
     def names_of(self, text: str) -> tuple[str, ...]:
         """The declared names of a matched text, the best one first: "hmmm" may be both `hmmm` and `hmm`."""
@@ -89,9 +101,18 @@ class Cues:
         complete = bool(self._whole.fullmatch(word))
         return (len(word), complete) if complete or word.lower() in self._prefixes else (0, False)
 
-    def open_break(self, tail: str) -> int:
-        """Length of a half-written paragraph break at the end of `tail`."""
-        return 1 if "paragraph" in self.names and tail.endswith("\n") and not tail.endswith("\n\n") else 0
+    def open_break(self, tail: str, length: int, scanned: Sequence[int]) -> int:
+        """Length of a half-written paragraph break at the end of a text.
+
+        Args:
+            tail: The end of the text.
+            length: Characters of the whole text.
+            scanned: Characters in which each of `kinds` was found or ruled out already.
+        """
+        if self._breaks is None or not tail.endswith("\n"):
+            return 0
+        # Breaks don't overlap: of three line breaks the third may begin another one.
+        return int(scanned[self._breaks] < length)
 
 
 def _regex(word: str) -> str:

@@ -16,6 +16,7 @@ from ..core.probability import entropy
 from ..core.trace import Decision, Trace
 from .answer_end import AnswerEnds, Closing
 from .cues import Cue, Cues
+from .exit_form import ExitForm
 from .markers import Markers
 
 
@@ -50,10 +51,11 @@ class Boundary:
     tokens: Sequence[int]
     """The run's tokens. The cue is `tokens[cue.first : cue.last + 1]`.
 
-    One more token follows: a sampled one, or the next of a forced text that goes on after its cue word.
+    One more token follows, which isn't in the cache: a sampled one, or the next of a forced text that goes on after
+    its cue word. An exit drops it.
     """
     forced: tuple[int, ...]
-    """The tokens that an exit here would feed in place of the cue."""
+    """The tokens that an exit here would feed, in place of the cue or after it, as the rule's form says."""
     prompt: int
     """Number of prompt tokens in `tokens`."""
     session: Session
@@ -84,13 +86,15 @@ class ExitRule(ABC):
     cues: Cues
     """What counts as a cue."""
     suffix: str
-    """The text that takes the cue's place on exit; it closes the span where there are markers."""
+    """The text that an exit feeds; it closes the span where there are markers."""
     markers: Markers | None = None
     """The texts that open and close thinking. None: the whole completion is the span."""
     max_cues: int = 1_000_000
     """Most cues of a run at which the rule is asked; the same in calibration and in use."""
     answer_ends: AnswerEnds = "model"
     """What ends the answer after an exit; the same for a trial and for the exit itself."""
+    form: ExitForm = "replace"
+    """What becomes of the cue on exit; the same for a trial and for the exit itself, in calibration and in use."""
     trials: bool = False
     """Whether `decide` may call `at.answer`, which ends the walk over a draft."""
     reads: bool = True
@@ -100,6 +104,11 @@ class ExitRule(ABC):
     def closing(self) -> Closing:
         """Suffix and end of the answer; raises ControllerError where they don't go together."""
         return Closing(self.suffix, self.answer_ends)
+
+    @property
+    def takes_back(self) -> bool:
+        """Whether its exits take tokens back that are in the cache: cues with a text whose place the suffix takes."""
+        return self.form == "replace" and self.cues.have_text
 
     @abstractmethod
     def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:

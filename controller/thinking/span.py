@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ..core.token_text import TokenText
 from ..core.tokenizer import Tokenizer
 from .cues import TAIL, Cue, Cues, Found, first_of
+from .exit_form import ExitForm
 from .markers import Markers, Opens, Phase
 
 
@@ -41,7 +42,12 @@ class Span:
     """A closing marker was written, and nothing had opened the span."""
 
     def __init__(
-        self, tokenizer: Tokenizer, markers: Markers | None, cues: Cues | None, opens: Opens = "model"
+        self,
+        tokenizer: Tokenizer,
+        markers: Markers | None,
+        cues: Cues | None,
+        opens: Opens = "model",
+        form: ExitForm = "replace",
     ) -> None:
         self._tokenizer = tokenizer
         self._markers = markers
@@ -50,19 +56,23 @@ class Span:
         self._begun = 0
         """Characters of the prompt."""
         self._cues = cues
+        self._form = form
+        self._kinds = () if cues is None else cues.open_kinds if form == "append-open" else cues.kinds
         self._text = TokenText(tokenizer, TAIL)
         self.phase: Phase = "think" if markers is None else "before"
         self.at_cue = False
         """A cue ends, or may end, in the last token, so its row's hidden state may be wanted."""
         self._waiting: list[Found] = []
         """Cues that end in the last token; they are reported once its row is there."""
+        self._blocked = False
+        """A suffix after the last token would split a character or a marker, or close a span that is closed."""
         self._owed = False
         """every(k) fell due inside a character or a marker."""
         self._due = False
         """every(k) stands after the last token."""
         self._forced = False
         """The controller has closed the span."""
-        self._scanned = [0] * (len(cues.kinds) if cues else 0)
+        self._scanned = [0] * len(self._kinds)
         """Characters searched so far, by kind of cue."""
 
     def begin(self, prompt: Sequence[int]) -> None:
@@ -105,6 +115,7 @@ class Span:
         self._text.rewind(tokens)
         self._scanned = [min(count, self._text.total) for count in self._scanned]
         self._waiting = []
+        self._blocked = False
         self._due = False
         self.at_cue = False
         self.closed = None
@@ -118,7 +129,18 @@ class Span:
         self.at_cue = False
 
     def push(self, token: int) -> Cue | None:
-        """Take in the next token; returns the cue that ended in the token before it, not numbered yet, or None."""
+        """Take in the next token; returns the cue that ended in the token before it, not numbered yet, or None.
+
+        A cue that stays on exit is none where the suffix after its last token would split a character or a marker, or
+        where that token closes the span too.
+        """
+        blocked = self._blocked
+        ready = self._follow_token(token)
+        self._blocked = self._form != "replace" and self.at_cue and (self.phase != "think" or self._inside())
+        return None if blocked else first_of(ready)
+
+    def _follow_token(self, token: int) -> list[Found]:
+        """Take in the next token; returns the cues that ended in the token before it."""
         fresh = self._text.push(token)
         ready = self._waiting
         self._waiting = []
@@ -127,13 +149,13 @@ class Span:
         if self.phase == "answer":
             if self._forced and self._markers:
                 self._follow_close(self._markers, fresh)
-            return first_of(ready)
+            return ready
         end = self._follow(self._markers, fresh) if self._markers else self._text.total
         if self._cues is None or self.phase == "before":
-            return first_of(ready)
+            return ready
         self._scan(self._cues, end, ready)
         self._count(self._cues)
-        return first_of(ready)
+        return ready
 
     def half_closed(self) -> MarkerPosition | None:
         """Where a half-written closing marker at the end of the text begins, be it a part of a character."""
@@ -159,14 +181,19 @@ class Span:
         """The text doesn't end inside a character."""
         return not self._text.inside
 
+    def _inside(self) -> bool:
+        """The text ends inside a character or a half-written closing marker."""
+        return not self.whole or self.half_closed() is not None
+
     def held(self) -> int:
-        """Number of last tokens that an exit at an unfinished cue would take back."""
+        """Number of last tokens that an exit at an unfinished cue would take back: none where the cue stays."""
         text = self._text
-        if self._cues is None or self.phase != "think":
+        if self._cues is None or self.phase != "think" or self._form != "replace":
             return 0
         if self._waiting:
             return text.next - min(found.cue.first for found in self._waiting)
-        length = max(self._cues.open_word(text.tail)[0], self._cues.open_break(text.tail))
+        open_break = self._cues.open_break(text.tail, text.total, self._scanned)
+        length = max(self._cues.open_word(text.tail)[0], open_break)
         if not length and not text.inside:
             return 0
         return min(text.next - text.first_of(text.total - length), text.next - text.start)
@@ -220,7 +247,7 @@ class Span:
             return
         thought = self._text.next - self.opened
         self._owed |= thought > 0 and thought % cues.every == 0
-        if self._owed and self.whole and self.half_closed() is None:
+        if self._owed and not self._inside():
             self._owed = False
             self._due = True
             self.at_cue = True
@@ -232,14 +259,15 @@ class Span:
         """
         text = self._text
         offset, last = text.offset, text.next - 1
-        for kind, pattern in enumerate(cues.kinds):
+        for kind, pattern in enumerate(self._kinds):
             for match in pattern.finditer(text.tail, max(0, self._scanned[kind] - offset), end - offset):
-                if match.end() == len(text.tail) and not match.group().isspace():
+                at_end = match.end() == len(text.tail) and not match.group().isspace()
+                if at_end and self._form != "append-open":
                     # The word may go on ("Wait" -> "Waiting"): its row is kept, nothing is decided.
                     self.at_cue = True
                     break
                 self._scanned[kind] = offset + match.end()
-                found = Found(offset + match.start(), kind, self._cue(cues, match))
+                found = Found(offset + match.start(), kind, self._cue(cues, kind, match))
                 if found.cue.last == last:
                     self._waiting.append(found)
                     self.at_cue = True
@@ -247,11 +275,13 @@ class Span:
                     ready.append(found)
         if self._due:
             # It has no text of its own, so it comes after all cues that have one.
-            ready.append(Found(text.total, len(cues.kinds), Cue((cues.spaced,), 0, last, last - 1, "")))
+            ready.append(Found(text.total, len(self._kinds), Cue((cues.spaced,), 0, last, last - 1, "")))
             self._due = False
 
-    def _cue(self, cues: Cues, found: re.Match[str]) -> Cue:
+    def _cue(self, cues: Cues, kind: int, found: re.Match[str]) -> Cue:
         text = self._text
         start = text.offset + found.start()
         first, last = text.first_of(start), text.last_of(text.offset + found.end() - 1)
-        return Cue(cues.names_of(found.group()), 0, first, last, text.between(first, start))
+        apart = self._form == "append-open" and kind < len(cues.open_words)
+        names = (cues.open_words[kind],) if apart else cues.names_of(found.group())
+        return Cue(names, 0, first, last, text.between(first, start))

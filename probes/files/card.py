@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Protocol, TypedDict
 
-from reasonctl.controller import AnswerEnds, Closing, ControllerError, Cues, Markers
+from reasonctl.controller import AnswerEnds, Closing, ControllerError, Cues, ExitForm, Markers
 from reasonctl.controller.core import Fields
+from reasonctl.controller.thinking import EXIT_FORMS
 
 from ..risk.stopping import Stopping
 from ..risk.threshold import MODES
@@ -79,7 +80,7 @@ class Card(ModelCard):
     markers: tuple[str, str] | None
     """The texts that open and close thinking. None: there are none."""
     suffix: str
-    """The text that takes the cue's place on exit."""
+    """The text that an exit feeds, in the cue's place or after it."""
     max_cues: int
     """Most cues of a run at which the rule is asked."""
     max_new_tokens: int
@@ -90,8 +91,8 @@ class Card(ModelCard):
     """Names of the table's domains; the problems of a task without domains are all in ""."""
     labels: str = "all"
     """`all`: exits were tried at every cue of the calibration runs; `records`: only where a threshold can choose."""
-    form: str = "replace"
-    """How an exit is made: `replace` feeds the suffix in the cue's place."""
+    form: ExitForm = "replace"
+    """What becomes of the cue on exit. Older files don't say: the suffix takes its place."""
     runs_sha256: str = ""
     """Of the calibration runs' lines. Empty: the runs were split at random, as files before format 5 were."""
     stopping: Stopping | None = None
@@ -112,8 +113,11 @@ class Card(ModelCard):
             raise ControllerError(f"the card's mode is {self.mode!r:.40}; it must be one of {', '.join(MODES)}")
         if self.labels not in LABELS:
             raise ControllerError(f"the card's labels are {self.labels!r:.40}; they must be {' or '.join(LABELS)}")
-        if self.form != "replace":
-            raise ControllerError(f"the card's form is {self.form!r:.40}, of a later reasonctl; update this one")
+        if self.form not in EXIT_FORMS:
+            raise ControllerError(
+                f"the card's form is {self.form!r:.40}, and this reasonctl makes exits in the forms "
+                f"{', '.join(EXIT_FORMS)}; use the reasonctl that made the file, or make it again: ctl calibrate"
+            )
         if not self.suffix.strip():
             raise ControllerError("the card's suffix is empty; it must be the text that closes thinking")
         Closing(self.suffix, self.answer_ends)

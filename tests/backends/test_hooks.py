@@ -31,6 +31,7 @@ from reasonctl.controller import ROOT, ControllerError, Decode
 from support.hf_models import PROMPT, TOKENIZER, small
 from support.llama_models import CHAT, TINY, open_llama
 from support.llama_models import PROMPT as TEXT
+from support.recorded_rows import BOUND, open_gguf
 
 CHECKED: set[str] = set()
 BROKEN = (
@@ -344,6 +345,35 @@ def test_llama_cpp_python_0_3_36_block_outputs(llm):
     (step,) = engine.forward((Decode(engine.session(), [5, 6], layers=(0, 3)),))
     states = [step.hidden(ROOT, layer) for layer in (0, 3)]
     assert [state.shape for state in states] == [(llm.n_embd(),)] * 2 and np.abs(states[0] - states[1]).max() > 1e-3
+
+
+@checks("llama_memory_seq_cp")
+def test_llama_cpp_python_0_3_36_shared_states(tmp_path):
+    for name in ("mamba2", "gemma3"):
+        session = LlamaEngine(open_gguf(tmp_path, name, n_ctx=512), hidden=False).session()
+
+        def fed(tokens, session=session):
+            (step,) = session.engine.forward((Decode(session, tokens),))
+            return step.logits(ROOT).copy()
+
+        fed([5, 6, 7] * 20)
+        session.checkpoint()
+        expected = fed([8])
+        for token in [9, 10, 11] * 99:
+            fed([token])  # a window's cells have been used for others by now
+        session.rollback(298)
+        assert np.abs(fed([8]) - expected).max() <= BOUND
+
+
+@checks("llama_state_seq_set_data_ext")
+def test_llama_cpp_python_0_3_36_parts_of_a_state(tmp_path):
+    engine = LlamaEngine(open_gguf(tmp_path, "gemma3", n_ctx=512, n_batch=32), hidden=False)
+    session = engine.session()
+    engine.forward((Decode(session, list(range(5, 305))),))
+    first = engine.sequences.first_in(session.id)
+    engine.sequences.separate(session.id)
+    assert first < engine.sequences.first_in(session.id) <= 300 - 23  # a window of 24 with the next token
+    assert engine.sequences.tokens_in(session.id) == 300
 
 
 @checks("llama_model_default_params")

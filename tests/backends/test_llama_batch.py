@@ -327,7 +327,7 @@ def test_trees_leave_the_sessions_their_sequences():
 def test_rows_of_a_recurrent_model_that_are_read_come_alone(monkeypatch):
     """llama.cpp computes the rows of a recurrent batch in an order of its own; each of its ids holds a state."""
     monkeypatch.setattr(C, "llama_model_is_recurrent", lambda model: True)
-    engine = LlamaEngine(open_llama(n_ctx=256), hidden=True, batch=4)
+    engine = LlamaEngine(open_llama(n_ctx=256), hidden=True, batch=4, checkpoints=False)
     assert engine.context.sequences == 9 and engine.session().can.branches == 0
     read, plain = (Decode(engine.session(), [5], layers=layers) for layers in ((1,), ()))
     assert [engine.together(pair) for pair in ([read, plain], [plain, read], [plain, plain])] == [1, 1, 2]

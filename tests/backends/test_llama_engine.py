@@ -120,25 +120,31 @@ def test_sequence_ids_come_back(llm):
         LlamaEngine(open_llama(), hidden=True).forward((Decode(engine.session(), [5], layers=(9,)),))
 
 
-def test_a_cache_that_cannot_forget_is_said_so(llm, monkeypatch):
+def test_a_cache_that_cannot_forget_is_said_so(monkeypatch):
+    """A checkpoint takes a sequence, and llama.cpp gives a context no more of them than n_batch."""
     monkeypatch.setattr(C, "llama_model_is_recurrent", lambda model: True)
+    llm = open_llama(n_batch=5)
     engine = LlamaEngine(llm, hidden=False)
     session = engine.session()
     assert (session.can.rollback, session.can.branches, session.can.fork) == (False, 0, False)
     engine.forward((Decode(session, [5, 6]),))
     for wrong in (lambda: session.rollback(1), session.fork):
-        with pytest.raises(ControllerError, match="recurrent"):
+        with pytest.raises(ControllerError, match="recurrent and its checkpoints need 6 sequences.*n_batch=6 or more"):
             wrong()
     with pytest.raises(ControllerError, match="no drafts"):
         engine.forward((Decode(session, [7], Draft.chain([8])),))
     engine.close()
-    handle = attach(llm, Controller(exit=ExitAt(0)))
-    with pytest.raises(ControllerError, match="early exits are refused"):
-        llm(PROMPT, max_tokens=3)
-    handle.detach()
-    attach(llm, Controller(drafter=PromptLookup()))
+    with pytest.raises(ControllerError, match="checkpoints need 6 sequences"):
+        attach(llm, Controller(exit=ExitAt(0)))
+    handle = attach(llm, Controller(drafter=PromptLookup()))
     first = llm(PROMPT, max_tokens=5, temperature=0.0)["choices"][0]["text"]
     assert llm(PROMPT, max_tokens=5, temperature=0.0)["choices"][0]["text"] == first
+    assert "nothing is drafted" in handle.trace.warnings[0]
+    handle.detach()
+    monkeypatch.setattr(C, "llama_model_n_swa", lambda model: 8)
+    llm = open_llama(swa_full=False)
+    with pytest.raises(ControllerError, match="states and windows that forget; load it with swa_full=True"):
+        attach(llm, Controller(exit=ExitAt(0)))
 
 
 def test_a_loaded_model_states_its_facts():

@@ -118,18 +118,3 @@ def test_engines_and_tokenizers_refuse_a_stray_id(llm, pending, bad):
         with pytest.raises(ControllerError, match=f"token id {bad}"):
             engine.forward((Decode(engine.session(), [5], Draft.chain((6, bad))),))
     native.close()
-
-
-def test_pictures_in_a_chat_are_refused_by_name(llm):
-    picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]
-    asked = []
-    llm.chat_handler = lambda **named: asked.append(named)
-    try:
-        with attach(llm, Controller()):
-            with pytest.raises(ControllerError, match="image_url"):
-                llm.create_chat_completion(picture)
-            assert not asked
-            llm.create_chat_completion([{"role": "user", "content": [{"type": "text", "text": "hi"}]}])
-        assert len(asked) == 1
-    finally:
-        llm.chat_handler = None

@@ -149,11 +149,14 @@ def test_a_larger_job_moves_no_run(made, tmp_path):
 
 def test_what_would_need_another_plan_is_refused(made):
     _, frozen = collected(made)
-    frozen.check(RECIPE.cues, Promise())
-    with pytest.raises(ControllerError, match="planned for the cues wait, hmm, alternatively and mode harm"):
-        frozen.check(RECIPE.cues, Promise("wrong"))
-    with pytest.raises(ControllerError, match="another plan needs other runs"):
-        frozen.check(("wait",), Promise())
+    frozen.check(RECIPE.cues, Promise(), "replace")
+    with pytest.raises(
+        ControllerError, match="planned for the cues wait, hmm, alternatively, mode harm and .* replace"
+    ):
+        frozen.check(RECIPE.cues, Promise("wrong"), "replace")
+    for other in (("wait",), "replace"), (RECIPE.cues, "append"):
+        with pytest.raises(ControllerError, match="another plan needs other runs"):
+            frozen.check(other[0], Promise(), other[1])
 
 
 def test_a_job_that_could_not_calibrate_is_refused():

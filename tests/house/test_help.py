@@ -6,9 +6,10 @@ import pytest
 from click.testing import CliRunner
 
 from reasonctl.calibration.cli.document import document
-from reasonctl.calibration.cli.flags import BACKENDS, MODES, SIGNALS
+from reasonctl.calibration.cli.flags import BACKENDS, FORMS, MODES, SIGNALS
 from reasonctl.calibration.cli.main import cli
 from reasonctl.calibration.runs.recipe import Backend
+from reasonctl.controller.thinking import EXIT_FORMS
 from reasonctl.probes.risk import threshold
 from reasonctl.probes.signals import signals
 from support.source import ROOT
@@ -32,9 +33,10 @@ def test_the_page_holds_every_option() -> None:
     [
         (MODES, threshold.MODES),
         (SIGNALS, signals.SIGNALS),
+        (FORMS, EXIT_FORMS),
         (tuple(BACKENDS.values()), Backend.__args__),
     ],
-    ids=["modes", "signals", "backends"],
+    ids=["modes", "signals", "forms", "backends"],
 )
 def test_choices_are_the_types_they_stand_for(written: tuple[str, ...], meant: tuple[str, ...]) -> None:
     assert written == meant

@@ -25,6 +25,7 @@ ONE_STOREY = (
     "class_swap",
     "token_ids",
     "turns",
+    "checkpoints",
 )
 """What both libraries share: these files may import one another."""
 

@@ -237,7 +237,8 @@ def test_the_guarantee_lists_every_difference(path: Path) -> None:
     rule = load_exit(path)
     assert rule.guarantee(**USE)["why_not"] == ["the model in use was not compared with the card"]
     rule.check(Loaded())
-    assert rule.guarantee(**USE) == {"holds": True, "mode": "harm", "risk": 0.05, "confidence": 0.9, "why_not": []}
+    promised = {"mode": "harm", "risk": 0.05, "confidence": 0.9, "form": "replace"}
+    assert rule.guarantee(**USE) == {"holds": True, **promised, "why_not": []}
     other = {"sampler": {"policy": "greedy"}, "max_new_tokens": 65, "tasks": "other", "grader": "mine:grade"}
     said = rule.guarantee(**other)
     assert not said["holds"] and len(said["why_not"]) == 5

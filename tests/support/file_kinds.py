@@ -130,7 +130,7 @@ def runs(folder: Path, n: int, seed: int) -> Iterator[Read]:
         if found is not None:
             frozen = Frozen.from_json(found)
             calibrating = to_arrays(with_cues(records[1:], frozen.cues, stored.whole("max_cues")))
-            frozen.check(None, Promise("wrong"))
+            frozen.check(None, Promise("wrong"), "replace")
             hidden = replace(frozen, grids={"hidden": frozen.grids["hidden"]})
             domains = sorted({record.domain for record in records})
             table = fill(hidden, calibrating, domains, recorded_scores(calibrating)).tables["hidden"].table

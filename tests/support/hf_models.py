@@ -71,8 +71,8 @@ class Scripted(ExitRule):
     markers, suffix, max_cues = Markers("<think>", "</think>"), "</think>\n\n", 100
     cues = Cues(["wait", "hmm", "paragraph"])
 
-    def __init__(self, exit_at=None, trials=False):
-        self.exit_at, self.trials, self.seen, self.answers = exit_at, trials, [], []
+    def __init__(self, exit_at=None, trials=False, form="replace"):
+        self.exit_at, self.trials, self.seen, self.answers, self.form = exit_at, trials, [], [], form
 
     def layers(self, depth):
         return (0, depth - 1)

@@ -10,7 +10,19 @@ from llama_cpp import Llama
 from reasonctl.backends.llama.engine import LlamaEngine
 from reasonctl.backends.llama.tokenizer import LlamaTokenizer
 from reasonctl.backends.load import tiny_folder
-from reasonctl.controller import ROOT, Controller, Cues, Decision, Decode, Draft, ExitRule, Markers, Policy, Stateless
+from reasonctl.controller import (
+    ROOT,
+    Controller,
+    Cues,
+    Decision,
+    Decode,
+    Draft,
+    ExitForm,
+    ExitRule,
+    Markers,
+    Policy,
+    Stateless,
+)
 
 TINY = tiny_folder() / "tiny.gguf"
 PROMPT = "Q: 52 a+3 b-6 c+8\n<think>\n"
@@ -93,8 +105,8 @@ class ExitAt(ExitRule):
     cues, suffix, max_cues = Cues(["wait", "hmm", "alternatively", "paragraph"]), "\n</think>\n", 100
     markers = Markers("<think>", "</think>")
 
-    def __init__(self, at: float, trials: bool = False) -> None:
-        self.first, self.trials, self.boundaries, self.answers = at, trials, [], []
+    def __init__(self, at: float, trials: bool = False, form: ExitForm = "replace") -> None:
+        self.first, self.trials, self.boundaries, self.answers, self.form = at, trials, [], [], form
 
     def layers(self, depth):
         return (1, depth - 1)

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from reasonctl.controller import AnswerEnds, Boundary, Cues, Decision, Draft, ExitRule, Markers, Stateless, Trial
+from reasonctl.controller import (
+    AnswerEnds,
+    Boundary,
+    Cues,
+    Decision,
+    Draft,
+    ExitForm,
+    ExitRule,
+    Markers,
+    Stateless,
+    Trial,
+)
 
 
 @dataclass
@@ -33,6 +44,8 @@ class Scripted(ExitRule):
     tried: list[Trial] = field(default_factory=list)
     """Every trial, in order."""
     answer_ends: AnswerEnds = "model"
+    """As in every rule."""
+    form: ExitForm = "replace"
     """As in every rule."""
 
     @property

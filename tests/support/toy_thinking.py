@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from reasonctl.backends.toy import ToyEngine, ToyTokenizer
+from reasonctl.backends.toy import ToyEngine, ToySession, ToyTokenizer
 from reasonctl.controller import Call, Controller, Keys, Markers, Sampling, Thinking, Trace, draw
 from reasonctl.controller.core.randomness import SAMPLE
 
@@ -55,16 +55,62 @@ ENGINE = _engine()
 
 
 class Recurrent(ToyEngine):
-    """The toy reasoner with a cache that forgets no token."""
+    """The toy reasoner with a cache that forgets no token, and takes no draft."""
 
     def __init__(self):
         self.__dict__.update(ENGINE.__dict__)
 
     def session(self):
-        session = super().session()
-        session.can = replace(session.can, rollback=False)
-        session.rollback = lambda n: (_ for _ in ()).throw(AssertionError("rolled back")) if n else None
-        return session
+        return RecurrentSession(self, [])
+
+
+class RecurrentSession(ToySession):
+    """A sequence of such a cache; so are its forks."""
+
+    def __init__(self, engine, tokens):
+        super().__init__(engine, tokens)
+        self.can = replace(self.can, rollback=False, branches=0)
+
+    def rollback(self, n):
+        assert not n, "rolled back"
+
+    def fork(self):
+        return RecurrentSession(self.engine, list(self.tokens))
+
+
+class Checkpointed(ToyEngine):
+    """The toy reasoner with a state that takes no token back: a rollback past the last checkpoint fails the test."""
+
+    def __init__(self, branches=1):
+        self.__dict__.update(ENGINE.__dict__)
+        self.branches = branches
+        self.rollbacks = []
+        """Tokens of each rollback that took any back."""
+
+    def session(self):
+        return _CheckpointedSession(self, [])
+
+
+class _CheckpointedSession(ToySession):
+    def __init__(self, engine, tokens, least=None):
+        super().__init__(engine, tokens)
+        self.can = replace(self.can, checkpoints=True, branches=engine.branches)
+        self._least = least
+
+    @property
+    def least(self):
+        return self.length if self._least is None else self._least
+
+    def checkpoint(self):
+        self._least = self.length
+
+    def rollback(self, n):
+        assert self.length - n >= self.least, f"rolled back to {self.length - n}, before {self.least}"
+        self.engine.rollbacks += [n] if n else []
+        super().rollback(n)
+
+    def fork(self):
+        return _CheckpointedSession(self.engine, list(self.tokens), self._least)
 
 
 def run(*, seed=0, prompt=PROMPT, most=60, eos=(EOS,), engine=ENGINE, tokenizer=TOKENIZER, trace=None, **settings):

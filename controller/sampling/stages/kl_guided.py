@@ -122,8 +122,8 @@ class _Without:
         self._fed = []
 
     def _at(self, length: int, context: RunContext) -> Session:
-        """The session with its first `length` tokens, or an empty one where the cache can't forget."""
-        if self._session is not None and length < self._session.length and not self._session.can.rollback:
+        """The session with its first `length` tokens, or an empty one where the cache can't forget so many."""
+        if self._session is not None and length < self._session.least:
             self.close()
         if self._session is None:
             if context.engine is None:

@@ -111,6 +111,16 @@ def test_held_tokens(pieces, held):
     assert follow(pieces, OPEN)[1].held() == held
 
 
+@pytest.mark.parametrize("cues", [["wait", "paragraph"], ["paragraph"]])
+@pytest.mark.parametrize(
+    "pieces", [["x", "\n", "\n", "y"], ["x\n\n", "\n", "\n", "y"], ["\n\n\n", "\n\n", "y"], ["x ", "Wa", "it", "y"]]
+)
+def test_every_token_of_a_cue_is_held_from_the_one_on_in_which_it_begins(pieces, cues):
+    for first, last, _ in [cue[1:4] for cue in follow(pieces, OPEN, cues)[0]]:
+        for fed in range(first, last + 1):
+            assert fed + 1 - follow(pieces[: fed + 1], OPEN, cues)[1].held() <= first
+
+
 def test_a_word_is_a_word():
     with pytest.raises(ControllerError, match="no word"):
         Cues(["so what"])
