@@ -5,10 +5,11 @@
 
 from .attach import attach
 from .handle import Handle
-from .load import BUNDLED_PROBE, TINY, load_drafter, load_model, tiny_folder
+from .load import BUNDLED, BUNDLED_PROBE, TINY, load_drafter, load_model, tiny_folder
 from .model import Message, Model
 
 __all__ = [
+    "BUNDLED",
     "BUNDLED_PROBE",
     "Handle",
     "Message",

@@ -1,4 +1,4 @@
-"""Which loader a MODEL argument means: `tiny`, a .gguf file, `hf:FILE.gguf`, a transformers folder or hub id."""
+"""Which loader a MODEL argument means: a bundled model, a .gguf file, `hf:FILE.gguf`, a transformers folder or id."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from .model import Model
 Choice = Literal["llama.cpp", "transformers"]
 
 TINY = "tiny"
+TINY_HYBRID = "tiny-hybrid"
+
+BUNDLED = (TINY, TINY_HYBRID)
+"""The models that come with the package, by name: a Llama, and a hybrid of short convolutions and attention."""
 
 MOST_THREADS = 1024
 """Far more of them end the process: the libraries allocate for each."""
 
 BUNDLED_PROBE = Path(str(files("reasonctl.backends.tiny_probe"))) / "tiny.probe.safetensors"
-"""The bundled model's probe; it lies apart from the weights, since other engines would read it as one of them."""
+"""The probe of `tiny`; it lies apart from the weights, since other engines would read it as one of them."""
 
 
-def tiny_folder() -> Path:
-    """The bundled model's folder: tiny.gguf, and the same weights for transformers."""
-    return Path(str(files(__package__))) / "tiny"
+def tiny_folder(name: str = TINY) -> Path:
+    """The folder of a bundled model: NAME.gguf, and the same weights for transformers."""
+    return Path(str(files(__package__))) / name.replace("-", "_")
 
 
 def load_model(
@@ -40,8 +44,8 @@ def load_model(
     """Load a model by the CLI's MODEL argument.
 
     Args:
-        name: `tiny`, a .gguf file, `hf:FILE.gguf`, a transformers folder or a hub id.
-        backend: only `tiny` comes in both formats; elsewhere the name decides, and a contradiction is an error.
+        name: `tiny`, `tiny-hybrid`, a .gguf file, `hf:FILE.gguf`, a transformers folder or a hub id.
+        backend: only bundled models come in both formats; elsewhere the name decides, and a contradiction is an error.
         context: tokens of context of one run on llama.cpp; 0 = the model's own.
         threads: from 1 to MOST_THREADS; None = the library's choice.
         hidden: the engine can give hidden states (llama.cpp installs a callback for that only if asked).
@@ -64,13 +68,14 @@ def load_model(
         model = load_transformers(path, threads=threads, fold_attention=fold_attention)
         if batch > 1:
             model.engine.most_sessions = 2 * batch  # each run, and a trial of each
-    return replace(model, name=TINY) if name == TINY else model
+    return replace(model, name=name) if name in BUNDLED else model
 
 
 def _path(name: str, backend: Choice | None) -> str:
     """What to load for a name. Raises ControllerError where the name means another backend."""
-    if name == TINY:
-        return str(tiny_folder() if backend == "transformers" else tiny_folder() / "tiny.gguf")
+    if name in BUNDLED:
+        folder = tiny_folder(name)
+        return str(folder if backend == "transformers" else folder / f"{name}.gguf")
     wanted: Choice = "llama.cpp" if name.endswith(".gguf") and not name.startswith("hf:") else "transformers"
     if backend not in (None, wanted):
         hint = "prefix it with hf: to run it in transformers" if wanted == "llama.cpp" else "give a .gguf file"

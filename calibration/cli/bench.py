@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from reasonctl.backends import load_drafter
+from reasonctl.backends import BUNDLED, load_drafter
 from reasonctl.controller import Controller
 from reasonctl.controller.drafting.planning import CostCurve
 from reasonctl.probes import ProbeExit
@@ -79,8 +79,8 @@ def arms_in_words(draft: str, rule: ProbeExit | None) -> str:
 
 
 def questions(name: str) -> list[str]:
-    """Questions of each kind in turn, so that a few rounds ask all kinds. `tiny` gets its own: it knows no others."""
-    if name == "tiny":
+    """Questions of each kind in turn, so that a few rounds ask all kinds. A bundled model knows only its own."""
+    if name in BUNDLED:
         return [problem.question for problem in load_task("tiny").problems(ROUNDS, stream=7)]
     return [question for group in zip(*DRAFT_PROMPTS.values(), strict=True) for question in group]
 

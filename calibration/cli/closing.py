@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from reasonctl.backends import TINY, Model
+from reasonctl.backends import BUNDLED, Model
 from reasonctl.controller import Closing, ControllerError
 from reasonctl.controller.thinking import Format, read_template, with_markers
 
@@ -35,11 +35,11 @@ def closings_of(
 
     Args:
         plan: The job.
-        model: Its model. The bundled model keeps the closing that it was trained on.
+        model: Its model. A bundled model keeps the closing that it was trained on.
         overrides: What the user gives: the markers as `think_open` and `think_close`, `suffix` and `answer`.
         problems: The job's problems, the fitting ones first.
     """
-    if model.name == TINY or overrides["suffix"] or overrides["answer"]:
+    if model.name in BUNDLED or overrides["suffix"] or overrides["answer"]:
         return (Closing(plan.recipe.suffix, plan.recipe.answer_ends),)
     answers = [problem.answer for problem in problems[: plan.fit] if problem.answer is not None]
     return candidates(format_of(model, overrides), answers)

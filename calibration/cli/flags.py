@@ -113,10 +113,10 @@ _OPTIONS = {
         "--backend",
         type=click.Choice(list(BACKENDS)),
         callback=_backend,
-        help="For the bundled model: llama [default] or hf.",
+        help="For the bundled models: llama [default] or hf.",
     ),
     "workers": _option(
-        "--workers", type=click.IntRange(1, MOST_THREADS), help="Processes; the bundled model uses one per core."
+        "--workers", type=click.IntRange(1, MOST_THREADS), help="Processes; the bundled models use one per core."
     ),
     "threads": _option("--threads", type=click.IntRange(1, MOST_THREADS), help="Threads per process."),
     "batch": _option(

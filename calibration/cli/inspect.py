@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from reasonctl.backends import TINY
+from reasonctl.backends import BUNDLED
 from reasonctl.controller import ControllerError
 from reasonctl.controller.core import Fields, lines
 from reasonctl.controller.thinking import read_template
@@ -29,7 +29,7 @@ def inspect(path: str, options: Options, *, traces: str | None) -> None:
     traces: a file of `Trace.to_dict()` lines, in the order of the runs; they are tested for drift.
     """
     show = Console(as_json=options.json)
-    if path == TINY or path.startswith("hf:") or path.endswith(".gguf") or Path(path).is_dir():
+    if path in BUNDLED or path.startswith("hf:") or path.endswith(".gguf") or Path(path).is_dir():
         options.refuse(f"ctl inspect {path}", *PROMISE, "traces", because="it is a model, and promises nothing")
         return _model(show, path, options)
     options.refuse(f"ctl inspect {path}", *MACHINE, because="no model is loaded")

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def cli() -> None:
     """Reasoning-time control for language models on your own machine.
 
-    MODEL is `tiny` (bundled), a .gguf file (llama.cpp), a transformers folder or hub id, or hf:FILE.gguf.
+    MODEL is `tiny` or `tiny-hybrid` (bundled), a .gguf file (llama.cpp), a transformers folder or hub id, or
+    hf:FILE.gguf.
     TASKS is `tiny`, reasoning-gym:NAME[,k=v...], or a .jsonl file of {"question", "answer"}.
     """
 

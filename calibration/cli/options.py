@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from reasonctl.backends import TINY
+from reasonctl.backends import BUNDLED
 from reasonctl.controller import ControllerError, parse_draft, parse_policy
 from reasonctl.controller.drafting.models import DraftModel
 from reasonctl.probes import Promise
@@ -78,9 +78,9 @@ class Options:
     def machine(self, model: str) -> tuple[int, int | None]:
         """The number of worker processes, and the threads of each (None: the library's choice).
 
-        The bundled model is small, so by default it gets a process for each core.
+        The bundled models are small, so by default they get a process for each core.
         """
-        if model == TINY:
+        if model in BUNDLED:
             return self.workers or cores(), self.threads or 1
         return self.workers or 1, self.threads
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from reasonctl.backends import TINY, Model
+from reasonctl.backends import BUNDLED, TINY, Model
 from reasonctl.controller import AnswerNow, Controller, ControllerError, Event, Trace, parse_efforts, parse_policy
 from reasonctl.controller.core import TextDecoder
 from reasonctl.controller.thinking import parse_budget
@@ -44,8 +44,10 @@ def run(
         for line in parse_policy(recipe.policy).explain():
             show.say(f"  {line}", "dim")
     question = fresh_question(options) if prompt is None else prompt
-    if name == TINY and not understands(question):
-        show.say(f"tiny answers chains such as {EXAMPLE!r} only; what it says to anything else means nothing", "yellow")
+    if name in BUNDLED and not understands(question):
+        show.say(
+            f"{name} answers chains such as {EXAMPLE!r} only; what it says to anything else means nothing", "yellow"
+        )
     thinking = None if rule else recipe.thinking(model)
     controller = Controller(exit=rule, drafter=recipe.drafter(), thinking=thinking, **limits_of(lengths))
     trace = stream_run(show, model, recipe, question, controller)
@@ -95,8 +97,8 @@ def stream_run(show: Console, model: Model, recipe: Recipe, question: str, contr
 
 
 def check_prompt(name: str, prompt: str | None) -> None:
-    """Refuse a missing or empty prompt; without one `tiny` answers a fresh question of its own."""
-    if prompt is None and name != TINY:
+    """Refuse a missing or empty prompt; without one a bundled model answers a fresh question of its own."""
+    if prompt is None and name not in BUNDLED:
         raise ControllerError("PROMPT is missing; give the question to answer")
     if prompt is not None and not prompt.strip():
         raise ControllerError(f"PROMPT is {prompt!r}; give the question to answer")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from reasonctl.backends import TINY, Model
+from reasonctl.backends import BUNDLED, Model
 from reasonctl.controller import Call, Controller, ControllerError, Trace
 from reasonctl.controller.selection import (
     BetaStop,
@@ -75,7 +75,7 @@ def sample(
     if "batch" not in options.given:
         options = replace(options, batch=min(asked.n, AT_ONCE))
     model, recipe, controller = _opened(show, name, options, probe, lengths)
-    grader = load_grader(options.grader) if options.grader else NUMBER if name == TINY else MATH
+    grader = load_grader(options.grader) if options.grader else NUMBER if name in BUNDLED else MATH
     question = fresh_question(options) if prompt is None else prompt
     show.say(question, "cyan")
     call = recipe.call(model, question)

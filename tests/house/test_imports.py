@@ -43,6 +43,7 @@ STOREYS = {
         [
             *ONE_STOREY,
             "tiny",
+            "tiny_hybrid",
             "tiny_probe",
         ],
         ["hf", "llama", "toy"],

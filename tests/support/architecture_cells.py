@@ -17,8 +17,7 @@ import torch
 from reasonctl.backends.attach import attach
 from reasonctl.backends.hf.engine import HFEngine
 from reasonctl.controller import NO_DRAFT, ROOT, Controller, ControllerError, Cues, Decode, Draft
-
-from .hf_models import TOKENIZER, Scripted, Twigs, unpadded
+from support.hf_models import TOKENIZER, Scripted, Twigs, unpadded
 
 LENGTH = 22
 """New tokens of a run: with the prompt, several windows of the windowed models."""

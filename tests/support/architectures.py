@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from .hf_models import PAD, TOKENIZER
+from support.hf_models import PAD, TOKENIZER
 
 VOCABULARY = len(TOKENIZER) + 3
 

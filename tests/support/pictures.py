@@ -9,9 +9,9 @@ from typing import Any
 import torch
 import transformers
 
-from .architecture_cells import Bench
-from .architectures import VOCABULARY, shrunk
-from .hf_models import TOKENIZER
+from support.architecture_cells import Bench
+from support.architectures import VOCABULARY, shrunk
+from support.hf_models import TOKENIZER
 
 MEDIA = VOCABULARY - 1
 """The token in whose places the picture or sound is put."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import transformers
 
-from .hf_models import PAD, TOKENIZER
+from support.hf_models import PAD, TOKENIZER
 
 SHAPE = dict(
     vocab_size=len(TOKENIZER) + 3,

@@ -1,0 +1,1 @@
+"""The bundled hybrid, short convolutions and attention in turn: weights, tokenizer and template (package data)."""
