@@ -178,6 +178,13 @@ class _Checked(NamedTuple):
     """What it scores only."""
 
 
+REMEDIES = (
+    "harder problems, or more",
+    "easier problems, or more, or answers that end sooner (a truncated one counts as wrong: --answer-tokens, --suffix)",
+)
+"""What to do about too few wrong, and too few right answers."""
+
+
 def _checked(features: Array, labels: Array, problems: Array, known: Array | None) -> _Checked:
     x = np.asarray(features, dtype=np.float64)
     y = np.asarray(labels).astype(np.int64)
@@ -195,7 +202,7 @@ def _checked(features: Array, labels: Array, problems: Array, known: Array | Non
         if n < 2:
             raise ControllerError(
                 f"only {n} of {len(np.unique(groups))} problems have a cue whose forced answer is {word}; a probe "
-                f"needs at least 2: collect {'easier' if label else 'harder'} problems, or more"
+                f"needs at least 2: collect {REMEDIES[label]}"
             )
     return _Checked(_Data(x, y, groups), rest)
 

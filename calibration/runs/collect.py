@@ -160,15 +160,17 @@ def _identity(recipe: Recipe) -> dict[str, str]:
 def graded(record: RunRecord, problem: Problem, grader: Grader) -> RunRecord:
     """The record with its grades, and with the problem's gold answer and domain.
 
-    Without a gold answer, no answer is right.
+    Without a gold answer, no answer is right. A truncated answer is neither right nor the full run's: a deployed exit
+    writes on, and what it would say isn't known. So a promise holds whatever that is.
     """
     known = problem.answer is not None
 
     def with_grades(cue: CueRecord) -> CueRecord:
         if cue.answer is None:
             return cue
-        right = known and grader.right(cue.answer, problem)
-        return replace(cue, right=right, same=grader.same(cue.answer, record.answer))
+        whole = cue.complete is not False  # nobody knows what an exit would say after a truncated answer
+        right = whole and known and grader.right(cue.answer, problem)
+        return replace(cue, right=right, same=whole and grader.same(cue.answer, record.answer))
 
     return replace(
         record,

@@ -7,13 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from reasonctl.calibration.runs.arrays import share_truncated, truncation_note
+from reasonctl.calibration.pages.wording import truncation_of
+from reasonctl.calibration.runs.arrays import ANSWERS_TRUNCATED, share_truncated, truncation_note
+from reasonctl.calibration.runs.collect import graded
 from reasonctl.calibration.runs.records import CueRecord, RunRecord
 from reasonctl.calibration.runs.run_file import line_of
 from reasonctl.calibration.runs.splits import report_path, runs_path
 from reasonctl.calibration.runs.worker import collect_run
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import ControllerError
+from reasonctl.probes import load_probe
 from support.ctl import ctl
 from support.jobs import job
 from support.recipes import RECIPE
@@ -21,7 +24,7 @@ from support.run_records import cue, run
 
 PROBLEMS = load_task("tiny").problems(2, stream=6)
 UNTRIED = dict(answer=None, tokens=None, trial=0, logprobs=[], right=False, same=False)
-NOTE = "of the tried answers were truncated at 5 tokens"
+NOTE = "of the tried answers were truncated at 200 tokens"
 
 
 def test_the_share_is_of_answers_at_the_limit():
@@ -62,13 +65,38 @@ def test_a_collected_answer_that_its_box_ends_at_the_limit_is_whole():
         assert any(cut) and share_truncated(records, limit) == pytest.approx(share * sum(cut) / len(cut))
 
 
-@pytest.mark.parametrize(("limit", "share"), [("5", 1.0), ("64", 0.0)])
-def test_calibrate_inspect_replay_and_the_page_tell(tmp_path, capfd, limit, share):
-    """`The answer is 74.` has five tokens and an end of sequence; a young model may slip once in a hundred times."""
+@pytest.mark.parametrize("form", ["whole", "truncated"])
+def test_a_truncated_answer_is_never_right(form):
+    """A deployed exit writes on: what it says up to the limit is no answer."""
+    task, record = load_task("tiny"), run(cues=(cue(answer="The answer is 7.", complete=form == "whole"),))
+    problem = replace(PROBLEMS[0], answer="7")
+    made = graded(replace(record, answer="The answer is 7."), problem, task.grader)
+    assert (made.cues[0].right, made.cues[0].same, made.right) == (form == "whole", form == "whole", True)
+
+
+def test_a_job_of_truncated_answers_promises_nothing(tmp_path, capfd):
+    arguments = job(tmp_path / "p.safetensors", 24, "--answer-tokens", "5", "--labels", "all")
+    code, _, err = ctl(capfd, *arguments)
+    assert code == 2 and "a truncated one counts as wrong: --answer-tokens" in err.splitlines()[-1]
+
+
+def test_calibrate_inspect_replay_and_the_page_tell(tmp_path, capfd):
+    """Nothing is said where every answer is whole; of the same runs with a truncated one, replay and the card tell."""
     out = tmp_path / "p.safetensors"
-    arguments = job(out, 24, "--answer-tokens", limit, "--labels", "all")
+    arguments = job(out, 24, "--labels", "all", "--answer-tokens", "200")
     arguments.remove("--json")
     printed = [ctl(capfd, *arguments)[1], ctl(capfd, "inspect", str(out))[1], report_path(out).read_text()]
-    _, result, said = ctl(capfd, "replay", str(runs_path(out)), "--splits", "1", "--json")
-    assert [NOTE in text for text in (*printed, said)] == [share > 0] * 4
-    assert json.loads(result.splitlines()[-1])["answers_cut"] == pytest.approx(share, abs=0.02)
+    replay = ("replay", str(runs_path(out)), "--splits", "1", "--json")
+    assert not [text for text in (*printed, ctl(capfd, *replay)[2]) if NOTE in text]
+
+    header, *lines = runs_path(out).read_text().splitlines()
+    runs = [json.loads(line) for line in lines]
+    for one in runs:
+        for tried in one.get("cues", [])[:1]:
+            tried.update(complete=False, right=False, same=False)
+    runs_path(out).write_text("\n".join([header, *(line_of(one).rstrip("\n") for one in runs)]) + "\n")
+    _, result, said = ctl(capfd, *replay)
+    share = json.loads(result.splitlines()[-1])["answers_cut"]
+    assert NOTE in said and 0 < share < 0.5
+    card = load_probe(out).card
+    assert NOTE in str(truncation_of(replace(card, report=card.report | {ANSWERS_TRUNCATED: share})))
