@@ -24,7 +24,7 @@ from support.run_records import cue, run
 
 PROBLEMS = load_task("tiny").problems(2, stream=6)
 UNTRIED = dict(answer=None, tokens=None, trial=0, logprobs=[], right=False, same=False)
-NOTE = "of the tried answers were truncated at 200 tokens"
+NOTE = "of the tried answers were truncated at 64 tokens"
 
 
 def test_the_share_is_of_answers_at_the_limit():
@@ -81,13 +81,15 @@ def test_a_job_of_truncated_answers_promises_nothing(tmp_path, capfd):
 
 
 def test_calibrate_inspect_replay_and_the_page_tell(tmp_path, capfd):
-    """Nothing is said where every answer is whole; of the same runs with a truncated one, replay and the card tell."""
+    """They say how many were truncated, and nothing where none was: a young model may loop once in a hundred times."""
     out = tmp_path / "p.safetensors"
-    arguments = job(out, 24, "--labels", "all", "--answer-tokens", "200")
+    arguments = job(out, 24, "--labels", "all")
     arguments.remove("--json")
     printed = [ctl(capfd, *arguments)[1], ctl(capfd, "inspect", str(out))[1], report_path(out).read_text()]
     replay = ("replay", str(runs_path(out)), "--splits", "1", "--json")
-    assert not [text for text in (*printed, ctl(capfd, *replay)[2]) if NOTE in text]
+    _, result, said = ctl(capfd, *replay)
+    before = json.loads(result.splitlines()[-1])["answers_cut"]
+    assert [NOTE in text for text in (*printed, said)] == [before > 0] * 4 and before < 0.05
 
     header, *lines = runs_path(out).read_text().splitlines()
     runs = [json.loads(line) for line in lines]
@@ -97,6 +99,6 @@ def test_calibrate_inspect_replay_and_the_page_tell(tmp_path, capfd):
     runs_path(out).write_text("\n".join([header, *(line_of(one).rstrip("\n") for one in runs)]) + "\n")
     _, result, said = ctl(capfd, *replay)
     share = json.loads(result.splitlines()[-1])["answers_cut"]
-    assert NOTE in said and 0 < share < 0.5
+    assert NOTE in said and before < share < 0.5
     card = load_probe(out).card
     assert NOTE in str(truncation_of(replace(card, report=card.report | {ANSWERS_TRUNCATED: share})))
