@@ -96,7 +96,7 @@ def test_calibrate_inspect_replay_and_the_page_tell(tmp_path, capfd):
     for one in runs:
         for tried in one.get("cues", [])[:1]:
             tried.update(complete=False, right=False, same=False)
-    runs_path(out).write_text("\n".join([header, *(line_of(one).rstrip("\n") for one in runs)]) + "\n")
+    runs_path(out).write_bytes(f"{header}\n".encode() + b"".join(line_of(one) for one in runs))
     _, result, said = ctl(capfd, *replay)
     share = json.loads(result.splitlines()[-1])["answers_cut"]
     assert NOTE in said and before < share < 0.5
