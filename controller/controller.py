@@ -14,12 +14,13 @@ from .decoding.call import Call
 from .decoding.drivers import drive
 from .decoding.loop import decode_loop
 from .decoding.run import Decoding, RunSettings
-from .decoding.samples import SampledRun, Samples, run_samples, sample_keys
+from .decoding.samples import SampledRun, run_samples, sample_keys
 from .decoding.transcript import Start
 from .drafting.drafter import Target
 from .sampling.draw import RunContext
 from .sampling.policy import Policy, require_policy
 from .selection.codes import Codes, policies_of
+from .selection.samples import Samples
 from .settings import ControllerSettings
 from .thinking.cues import LONGEST_CUE
 from .thinking.exit_form import ExitForm

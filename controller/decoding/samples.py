@@ -9,7 +9,6 @@ from itertools import islice
 from ..core.decode import Decode, Engine, Need, Session
 from ..core.errors import ControllerError
 from ..core.randomness import Keys
-from ..core.trace import Trace
 from .drivers import answer
 from .run import Decoding
 from .scheduler import Ended, Scheduler
@@ -26,38 +25,6 @@ class SampledRun:
     """Makes its run on a sequence that may hold the beginning of the prompt."""
     needs: Sequence[Need]
     """The room that it may take, its prompt included."""
-
-
-class Samples:
-    """Samples of one prompt under way: iterate over them for the trace of each, in their order, as it ends."""
-
-    traces: Sequence[Trace]
-    """The trace of every sample, of those that didn't end too."""
-
-    def __init__(self, traces: Sequence[Trace], ended: Generator[int, None, None]) -> None:
-        self.traces = traces
-        self._ended = ended
-
-    def __iter__(self) -> Iterator[Trace]:
-        return self
-
-    def __next__(self) -> Trace:
-        return self.traces[next(self._ended)]
-
-    def __enter__(self) -> Samples:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop the samples that are running, and start no more."""
-        self._ended.close()
-
-    @property
-    def cost(self) -> int:
-        """Tokens of all samples so far, of those that were stopped too; see `Trace.cost`."""
-        return sum(trace.cost for trace in self.traces)
 
 
 def sample_keys(keys: Keys, n: int) -> list[Keys]:

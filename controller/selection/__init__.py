@@ -7,6 +7,7 @@ chooses one of them, and `early_stop.py` says when enough samples have been draw
 from .choices import Choice, answer_classes, best_logprob, mbr, vote
 from .codes import ArithmeticCode, Codes, arithmetic_codes
 from .early_stop import BetaStop, LosslessStop, ShareStop, StopRule, samples_read, share
+from .samples import Samples
 from .scores import Scored
 from .utilities import Utility, exact, sim_lcs, utility_matrix
 
@@ -16,6 +17,7 @@ __all__ = [
     "Choice",
     "Codes",
     "LosslessStop",
+    "Samples",
     "Scored",
     "ShareStop",
     "StopRule",
