@@ -6,6 +6,8 @@ import ast
 import re
 import sys
 import tomllib
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -59,9 +61,15 @@ def names(requirements: list[str]) -> set[str]:
     return {re.split(r"[^\w.-]", requirement)[0].lower() for requirement in requirements}
 
 
+@cache
+def distributions() -> Mapping[str, list[str]]:
+    """What is installed, by the names that it is imported as. Reading it takes a second."""
+    return packages_distributions()
+
+
 def distribution(library: str) -> str:
     """The name on the package index of what is imported as `library`."""
-    return COMES_WITH.get(library) or packages_distributions()[library][0].lower().replace("_", "-")
+    return COMES_WITH.get(library) or distributions()[library][0].lower().replace("_", "-")
 
 
 def imported() -> set[tuple[str, str]]:
