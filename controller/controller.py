@@ -124,6 +124,8 @@ class Controller(ControllerSettings):
         Raises:
             ControllerError: n or codes is impossible, or the call can't run under this controller.
         """
+        if call.turn is not None:
+            raise ControllerError("a turn is one run's, and samples are many runs; leave it out")
         keys = sample_keys(call.keys, n)
         policy = call.policy if self.policy is None else self.policy
         policies = policies_of(codes, policy, keys)

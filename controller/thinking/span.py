@@ -140,7 +140,8 @@ class Span:
         self._forced = True
         self.closed = None
         self._text.restart(length)
-        self._sought = 0
+        self._sought = self._searched = 0
+        self._scanned = [0] * len(self._kinds)
         self._forget_cues()
 
     def rewind(self, tokens: Sequence[int]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
-from reasonctl.controller import Call, Controller, ControllerError, Keys, PromptLookup, Trace, parse_policy
+from reasonctl.controller import Call, Controller, ControllerError, Keys, PromptLookup, Trace, Turn, parse_policy
 from reasonctl.controller.selection import ArithmeticCode, arithmetic_codes
 
 TOKENIZER = ToyTokenizer(["a", "b", "c", "."])
@@ -112,6 +112,11 @@ def test_a_sample_that_fails_fails_the_call() -> None:
     with pytest.raises(ControllerError, match="the device is gone"):
         list(Controller().samples(engine, TOKENIZER, call(), 3))
     assert not [session for session in engine.open if session.length]
+
+
+def test_a_turn_is_refused() -> None:
+    with pytest.raises(ControllerError, match="a turn is one run's"):
+        Controller().samples(ToyEngine(vocabulary=4), TOKENIZER, call(turn=Turn()), 2)
 
 
 @pytest.mark.parametrize(

@@ -42,3 +42,19 @@ def test_cues_are_those_of_a_search_of_the_whole_text(markers):
             assert len({(span.at_cue, span.held(), span.phase) for span in spans}) == 1
             found += cue is not None
     assert found > 500
+
+
+def test_a_span_after_the_controllers_close_is_searched_from_its_beginning():
+    """The text restarts there, so nothing of it was searched, however long the span before was."""
+    tokenizer = ToyTokenizer(["<think>", "</think>", " Wait", " so", "."])
+    span = Span(tokenizer, Markers("<think>", "</think>"), Cues(["wait"]))
+    found = []
+    for token in [0, *[3, 4] * 40, 2, 3]:
+        found.append(span.push(token))
+    span.close(84)
+    rows = []
+    for token in [4, 0, 2, 3]:
+        found.append(span.push(token))
+        rows.append(span.at_cue)
+    assert [cue.first for cue in found if cue is not None] == [81, 86]
+    assert rows == [False, False, True, False], "the row of the cue's last token is wanted"
