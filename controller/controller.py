@@ -14,7 +14,7 @@ from .decoding.call import Call
 from .decoding.drivers import drive
 from .decoding.loop import decode_loop
 from .decoding.run import Decoding, RunSettings
-from .decoding.samples import SampledRun, run_samples, sample_keys
+from .decoding.samples import SampledRun, run_samples, sample_calls
 from .decoding.transcript import Start
 from .drafting.drafter import Target
 from .sampling.draw import RunContext
@@ -124,16 +124,12 @@ class Controller(ControllerSettings):
         Raises:
             ControllerError: n or codes is impossible, or the call can't run under this controller.
         """
-        if call.turn is not None:
-            raise ControllerError("a turn is one run's, and samples are many runs; leave it out")
-        keys = sample_keys(call.keys, n)
+        calls = sample_calls(call, n)
         policy = call.policy if self.policy is None else self.policy
-        policies = policies_of(codes, policy, keys)
-        traces = [Trace() for _ in keys]
-        runs = []
-        for i, trace in enumerate(traces):
-            controller = replace(self, policy=policies[i])
-            one = replace(call, keys=keys[i], repeat=call.repeat or i > 0)
+        policies = policies_of(codes, policy, [one.keys for one in calls])
+        traces, runs = [Trace() for _ in calls], []
+        for one, own, trace in zip(calls, policies, traces, strict=True):
+            controller = replace(self, policy=own)
             loop = partial(controller.loop, tokenizer=tokenizer, call=one, trace=trace)
             runs.append(SampledRun(loop, controller.needs(engine, tokenizer, one)))
         return Samples(traces, run_samples(engine, call.prompt, runs, at_once))

@@ -9,6 +9,7 @@ from itertools import islice
 from ..core.decode import Decode, Engine, Need, Session
 from ..core.errors import ControllerError
 from ..core.randomness import Keys
+from .call import Call
 from .drivers import answer
 from .run import Decoding
 from .scheduler import Ended, Scheduler
@@ -27,15 +28,18 @@ class SampledRun:
     """The room that it may take, its prompt included."""
 
 
-def sample_keys(keys: Keys, n: int) -> list[Keys]:
-    """The keys of n samples: the first has the call's, the others the runs after it.
+def sample_calls(call: Call, n: int) -> list[Call]:
+    """The calls of n samples: the first has the call's keys, the others those of the runs after it.
 
     Raises:
-        ControllerError: n is no number of samples.
+        ControllerError: n is no number of samples, or the call belongs to a turn.
     """
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_SAMPLES:
         raise ControllerError(f"n is {n!r}; give between 1 and {MOST_SAMPLES} samples of a prompt")
-    return [keys, *(Keys(seed=keys.seed, run=keys.run + i) for i in range(1, n))]
+    if call.turn is not None:
+        raise ControllerError("a turn is one run's, and samples are many runs; leave it out")
+    keys = (Keys(seed=call.keys.seed, run=call.keys.run + i) for i in range(n))
+    return [replace(call, keys=one, repeat=call.repeat or i > 0) for i, one in enumerate(keys)]
 
 
 def run_samples(
