@@ -44,9 +44,9 @@ def truncation_note(share: float, limit: int) -> str | None:
     if not share:
         return None
     return (
-        f"{share:.1%} of the tried answers were truncated at {limit} tokens. They count as wrong, since a deployed exit "
-        "writes on (older runs: as what they say up to there), and it saves less than is counted here. Measure it with "
-        f"ctl eval, or try longer answers: --answer-tokens {4 * limit}"
+        f"{share:.1%} of the tried answers were truncated at {limit} tokens. They count as wrong, since a deployed "
+        "exit writes on (older runs: as what they say up to there), and it saves less than is counted here. Measure it "
+        f"with ctl eval, or try longer answers: --answer-tokens {4 * limit}"
     )
 
 
