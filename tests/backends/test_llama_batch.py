@@ -403,5 +403,5 @@ def test_what_an_engine_adds_to_memory_is_known_and_small():
             found.append(int(number))
     print(f"by count {counted}, resident {resident} bytes")
     assert 0 < counted[0] < 200_000 and counted[0] < counted[1] < 400_000
-    # What the process gives back meanwhile makes a number smaller, even negative; that is no growth of the other one.
-    assert resident[1] - max(resident[0], 0) < counted[1] - counted[0] + (3 << 20)
+    # The allocator keeps or returns buffers of up to 6 MB by chance; 16 caches of their own would take over 100 MB.
+    assert resident[1] - resident[0] < counted[1] - counted[0] + (16 << 20)
