@@ -11,7 +11,7 @@ from ..thinking.markers import Phase
 from .candidates import Candidates
 from .chain import Chain, run_stages
 from .draw import Row
-from .policy import CompositePolicy, Policy, PolicyWrapper
+from .policy import CompositePolicy, Policy, StatefulWrapper, WrapperState
 from .stage import Stage
 
 
@@ -91,39 +91,30 @@ class PerPhase(CompositePolicy):
         return hash(self.parts)
 
 
-class Constrained(PolicyWrapper):
+class Constrained(StatefulWrapper):
     """Any policy after constraints: it sees the row with changed logits. The state holds theirs and its own."""
 
     def __init__(self, constraints: Sequence[Stage], inner: Policy) -> None:
         super().__init__(inner, *constraints)
         self.constraints = tuple(constraints)
 
-    def start(self) -> Any:
-        return tuple(stage.start() for stage in self.constraints), self.inner.start()
+    def begin(self) -> tuple[Any, ...]:
+        return tuple(stage.start() for stage in self.constraints)
 
-    def step(self, state: Any, row: Row) -> tuple[Any, int]:
-        held, candidates = run_stages(self.constraints, state[0], row.logits, row)
-        own, token = self.inner.step(state[1], row.replaced(candidates.logits))
+    def step(self, state: WrapperState, row: Row) -> tuple[WrapperState, int]:
+        held, candidates = run_stages(self.constraints, state.own, row.logits, row)
+        inner, token = self.inner.step(state.inner, row.replaced(candidates.logits))
         stages = zip(self.constraints, held, strict=True)
-        return (tuple(stage.accept(half, candidates, token) for stage, half in stages), own), token
+        return WrapperState(inner, tuple(stage.accept(half, candidates, token) for stage, half in stages)), token
 
-    def distribution(self, state: Any, row: Row) -> Candidates:
-        _, candidates = run_stages(self.constraints, state[0], row.logits, row)
-        return self.inner.distribution(state[1], row.replaced(candidates.logits))
+    def distribution(self, state: WrapperState, row: Row) -> Candidates:
+        _, candidates = run_stages(self.constraints, state.own, row.logits, row)
+        return self.inner.distribution(state.inner, row.replaced(candidates.logits))
 
     def for_drafts(self) -> Policy:
         seeing = [stage for stage in self.constraints if stage.drafts]
         inner = self.inner.for_drafts()
         return Constrained(seeing, inner) if seeing else inner
-
-    def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
-        return state[0], (yield from self.inner.prepare(state[1], row))
-
-    def end(self, state: Any) -> None:
-        self.inner.end(state[1])
-
-    def finish(self, state: Any, trace: Trace) -> None:
-        self.inner.finish(state[1], trace)
 
     def explain(self) -> list[str]:
         return [*(f"{stage} ({stage.kind})" for stage in self.constraints), *self.inner.explain()]

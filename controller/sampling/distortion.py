@@ -9,20 +9,20 @@ estimates the distance from samples of runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..core.decode import Decode, Floats, Step
+from ..core.decode import Floats
 from ..core.errors import ControllerError
 from ..core.probability import softmax
 from ..core.trace import Trace
 from .candidates import COLDEST, Candidates
 from .chain import Chain
 from .draw import LogitsRow, Row
-from .policy import Policy, PolicyWrapper
+from .policy import Policy, StatefulWrapper, WrapperState
 from .stage import Stage
 
 
@@ -54,7 +54,7 @@ def weighable(policy: Policy) -> Chain:
     return policy
 
 
-class Weighed(PolicyWrapper):
+class Weighed(StatefulWrapper):
     """A chain whose runs leave the sum of ln Z over their drawn tokens in `Trace.log_z`.
 
     It draws the chain's tokens. The sum is part of the state, so rejected drafts and retracted cues don't count.
@@ -64,27 +64,18 @@ class Weighed(PolicyWrapper):
         self.chain = weighable(policy)
         super().__init__(self.chain)
 
-    def start(self) -> Any:
-        return self.chain.start(), 0.0
+    def begin(self) -> float:
+        return 0.0
 
-    def step(self, state: Any, row: Row) -> tuple[Any, int]:
-        own, total = state
-        weighed = _followed(self.chain, own, row.logits, row)
+    def step(self, state: WrapperState, row: Row) -> tuple[WrapperState, int]:
+        weighed = _followed(self.chain, state.inner, row.logits, row)
         token = self.chain.draw(weighed.candidates, row)
-        return (self.chain.accept(weighed.held, weighed.candidates, token), total + weighed.log_z), token
+        inner = self.chain.accept(weighed.held, weighed.candidates, token)
+        return WrapperState(inner, state.own + weighed.log_z), token
 
-    def distribution(self, state: Any, row: Row) -> Candidates:
-        return self.chain.distribution(state[0], row)
-
-    def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
-        return (yield from self.chain.prepare(state[0], row)), state[1]
-
-    def end(self, state: Any) -> None:
-        self.chain.end(state[0])
-
-    def finish(self, state: Any, trace: Trace) -> None:
-        self.chain.finish(state[0], trace)
-        trace.log_z = (trace.log_z or 0.0) + state[1]
+    def finish(self, state: WrapperState, trace: Trace) -> None:
+        super().finish(state, trace)
+        trace.log_z = (trace.log_z or 0.0) + state.own
 
 
 class _WeighedRow(NamedTuple):

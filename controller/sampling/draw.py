@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 
 from ..core.decode import ROOT, Engine, Floats, Proposal, Step
 from ..core.errors import ControllerError
@@ -197,14 +198,23 @@ class CopiedStep:
 
 def draw(weights: Floats, uniform: float) -> int:
     """Index drawn from non-negative weights by inverting their cumulative sum at `uniform`."""
-    mass = np.cumsum(weights, dtype=np.float64)
-    total = mass[-1]
-    if not 0.0 < total < np.inf:
-        raise ControllerError(
-            f"the sampling distribution is broken: its total mass is {total} (NaN or infinite logits?)"
-        )
+    mass = cumulative(weights)
     # side="right": an index of zero weight can't be hit, not even by a uniform of exactly 0.
-    return min(int(mass.searchsorted(uniform * total, side="right")), len(weights) - 1)
+    return min(int(mass.searchsorted(uniform * mass[-1], side="right")), len(weights) - 1)
+
+
+def cumulative(weights: Floats) -> npt.NDArray[np.float64]:
+    """The weights' cumulative sum, which ends in their total. Shape (candidates,).
+
+    Raises:
+        ControllerError: the total isn't finite and positive.
+    """
+    mass = np.cumsum(weights, dtype=np.float64)
+    if not 0.0 < mass[-1] < np.inf:
+        raise ControllerError(
+            f"the sampling distribution is broken: its total mass is {mass[-1]} (NaN or infinite logits?)"
+        )
+    return mass
 
 
 def draw_rows(logits: Floats, uniforms: Sequence[float]) -> list[int]:

@@ -3,14 +3,15 @@
 A policy is pure: state in, state out.
 
 `Policy` says everything that the loop, the drafters and the backends may ask. `CompositePolicy` answers for the parts
-that it is made of; `PolicyWrapper` passes everything on to one inner policy.
+that it is made of; `PolicyWrapper` passes everything on to one inner policy, and `StatefulWrapper` keeps a
+state next to that policy's.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..core.decode import Decode, Step
 from ..core.errors import ControllerError
@@ -151,7 +152,7 @@ class CompositePolicy(Policy):
 class PolicyWrapper(CompositePolicy):
     """A policy around another one, which it asks everything. A subclass overrides what it does differently.
 
-    The state is the inner policy's; a subclass whose state holds more overrides every method that takes a state.
+    The state is the inner policy's; one that keeps a state of its own is a `StatefulWrapper`.
     """
 
     def __init__(self, inner: Policy, *stages: Stage) -> None:
@@ -187,6 +188,41 @@ class PolicyWrapper(CompositePolicy):
 
     def __str__(self) -> str:
         return str(self.inner)
+
+
+class WrapperState(NamedTuple):
+    """The state of a wrapper that has one of its own."""
+
+    inner: Any
+    """The inner policy's."""
+    own: Any
+    """The wrapper's."""
+
+
+class StatefulWrapper(PolicyWrapper):
+    """A policy around another one, with a state of its own next to the inner one's.
+
+    A subclass defines `begin` and `step`, and `step` takes and gives a `WrapperState`.
+    """
+
+    @abstractmethod
+    def begin(self) -> Any:
+        """The wrapper's own state before the first token of a run."""
+
+    def start(self) -> WrapperState:
+        return WrapperState(self.inner.start(), self.begin())
+
+    def distribution(self, state: WrapperState, row: Row) -> Candidates:
+        return self.inner.distribution(state.inner, row)
+
+    def prepare(self, state: WrapperState, row: Row) -> Generator[Decode, Step, WrapperState]:
+        return state._replace(inner=(yield from self.inner.prepare(state.inner, row)))
+
+    def end(self, state: WrapperState) -> None:
+        self.inner.end(state.inner)
+
+    def finish(self, state: WrapperState, trace: Trace) -> None:
+        self.inner.finish(state.inner, trace)
 
 
 def require_policy(policy: object) -> None:

@@ -5,17 +5,15 @@ With the text as its draft (`drafting/known_text.py`) the loop reads a run that 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..core.decode import Decode, Floats, Step
-from ..core.trace import Trace
+from ..core.decode import Floats
 from .candidates import Candidates
 from .draw import Row
-from .policy import Policy, PolicyWrapper
+from .policy import Policy, StatefulWrapper, WrapperState
 
 
 @dataclass
@@ -70,17 +68,11 @@ class Explained:
             self.impossible += 1
 
 
-class Place(NamedTuple):
-    """The state of a replay."""
+class Replay(StatefulWrapper):
+    """Writes a text, then an end; draws as the inner policy does wherever the run has left the text, as in a trial.
 
-    own: Any
-    """The state of the policy that explains."""
-    written: int | None
-    """Tokens of the text so far. None: the text was left, and the policy draws."""
-
-
-class Replay(PolicyWrapper):
-    """Writes a text, then an end; draws as the inner policy does wherever the run has left the text, as in a trial."""
+    Its own state is the number of the text's tokens so far; None: the text was left.
+    """
 
     def __init__(self, inner: Policy, text: Sequence[int], ends: Collection[int]) -> None:
         """Prepare for one run.
@@ -95,34 +87,22 @@ class Replay(PolicyWrapper):
         self.ends = sorted(ends)
         self.explained = Explained()
 
-    def start(self) -> Place:
-        return Place(self.inner.start(), 0)
+    def begin(self) -> int:
+        return 0
 
-    def step(self, state: Place, row: Row) -> tuple[Place, int]:
+    def step(self, state: WrapperState, row: Row) -> tuple[WrapperState, int]:
         # Each token of the text has its place. A trial begins with tokens that no policy drew, so its rows lie further.
-        written = state.written
+        written = state.own
         if written is None or row.context.start + written != len(row.tokens):
-            own, token = self.inner.step(state.own, row)
-            return Place(own, None), token
+            inner, token = self.inner.step(state.inner, row)
+            return WrapperState(inner, None), token
         token = self.text[written] if written < len(self.text) else self._end(row.logits)
         explained = self.explained
         before = explained.tokens + explained.impossible
-        own, drawn = self.inner.step(state.own, _GivenRow.of(row, token, explained))
+        inner, drawn = self.inner.step(state.inner, _GivenRow.of(row, token, explained))
         if explained.tokens + explained.impossible == before:
             explained.choice(drawn == token)
-        return Place(own, written + 1), token
-
-    def distribution(self, state: Place, row: Row) -> Candidates:
-        return self.inner.distribution(state.own, row)
-
-    def prepare(self, state: Place, row: Row) -> Generator[Decode, Step, Place]:
-        return state._replace(own=(yield from self.inner.prepare(state.own, row)))
-
-    def end(self, state: Place) -> None:
-        self.inner.end(state.own)
-
-    def finish(self, state: Place, trace: Trace) -> None:
-        self.inner.finish(state.own, trace)
+        return WrapperState(inner, written + 1), token
 
     def _end(self, logits: Floats) -> int:
         return max(self.ends, key=lambda token: float(logits[token]))

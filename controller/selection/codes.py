@@ -8,19 +8,16 @@ sample alone is drawn from it exactly.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
-import numpy as np
-
-from ..core.decode import Decode, Floats, Step
+from ..core.decode import Floats
 from ..core.errors import ControllerError
 from ..core.randomness import Keys
-from ..core.trace import Trace
 from ..sampling.candidates import Candidates
-from ..sampling.draw import Row
-from ..sampling.policy import Policy, PolicyWrapper
+from ..sampling.draw import Row, cumulative
+from ..sampling.policy import Policy, StatefulWrapper, WrapperState
 
 Codes: TypeAlias = Literal["independent", "arithmetic"]
 """How the samples of a prompt depend on each other: not at all, or by evenly spread codes."""
@@ -99,12 +96,8 @@ def narrow(weights: Floats, code: float, fresh: float) -> Narrowed:
     Raises:
         ControllerError: the weights have no finite positive sum.
     """
-    mass = np.cumsum(weights, dtype=np.float64)
+    mass = cumulative(weights)
     total = float(mass[-1])
-    if not 0.0 < total < np.inf:
-        raise ControllerError(
-            f"the sampling distribution is broken: its total mass is {total} (NaN or infinite logits?)"
-        )
     # side="right" passes over every index of zero weight, also at a code of exactly 0.
     index = min(int(mass.searchsorted(code * total, side="right")), int(mass.searchsorted(total)))
     low, high = (float(mass[index - 1]) if index else 0.0) / total, float(mass[index]) / total
@@ -114,16 +107,7 @@ def narrow(weights: Floats, code: float, fresh: float) -> Narrowed:
     return Narrowed(index, min(max(inside, 0.0), 1.0 - _GRID))
 
 
-class CodeState(NamedTuple):
-    """The state of a policy under a code."""
-
-    inner: Any
-    """The policy's own."""
-    code: float
-    """Where the code stands in the interval of the text so far."""
-
-
-class ArithmeticCode(PolicyWrapper):
+class ArithmeticCode(StatefulWrapper):
     """A policy whose draws are made by one sample's code; each token has the policy's own distribution.
 
     Drafted tokens that a draft model drew are verified by comparing them with the code's token: the distribution stays
@@ -145,25 +129,13 @@ class ArithmeticCode(PolicyWrapper):
             raise ControllerError(f"code is {code}; it must be at least 0 and below 1")
         self.code = code
 
-    def start(self) -> Any:
-        return CodeState(self.inner.start(), self.code)
+    def begin(self) -> float:
+        return self.code
 
-    def step(self, state: Any, row: Row) -> tuple[Any, int]:
-        place = _Place(state.code)
-        inner, token = self.inner.step(state.inner, _CodedRow(row, place))
-        return CodeState(inner, place.code), token
-
-    def distribution(self, state: Any, row: Row) -> Candidates:
-        return self.inner.distribution(state.inner, row)
-
-    def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
-        return state._replace(inner=(yield from self.inner.prepare(state.inner, row)))
-
-    def end(self, state: Any) -> None:
-        self.inner.end(state.inner)
-
-    def finish(self, state: Any, trace: Trace) -> None:
-        self.inner.finish(state.inner, trace)
+    def step(self, state: WrapperState, row: Row) -> tuple[WrapperState, int]:
+        place = _Place(state.own)
+        inner, token = self.inner.step(state.inner, _CodedRow.of(row, place))
+        return WrapperState(inner, place.code), token
 
 
 @dataclass(slots=True)
@@ -177,21 +149,23 @@ class _Place:
 class _CodedRow(Row):
     """A row whose draw is made by a code."""
 
-    __slots__ = ("_place", "_row")
+    __slots__ = ("place",)
 
-    def __init__(self, row: Row, place: _Place) -> None:
-        self._row = row
-        self._place = place
-        self._step, self._node = row._step, row._node
-        self.tokens: Sequence[int] = row.tokens
-        self.phase, self.keys, self.context = row.phase, row.keys, row.context
-        self.score, self.proposal = row.score, row.proposal
+    place: _Place
+    """Where the code stands."""
+
+    @classmethod
+    def of(cls, row: Row, place: _Place) -> _CodedRow:
+        """The same row under a code. How a draft's tokens were drawn is nothing to it."""
+        made = cls(row._step, row._node, row.tokens, row.phase, row.keys, row.context, row.score)
+        made.place = place
+        return made
 
     def draw(self, candidates: Candidates) -> int:
         # The keyed uniform of the draw itself is free: the code takes its part.
-        narrowed = narrow(candidates.weights, self._place.code, self.uniform())
-        self._place.code = narrowed.code
+        narrowed = narrow(candidates.weights, self.place.code, self.uniform())
+        self.place.code = narrowed.code
         return candidates.token(narrowed.drawn)
 
     def replaced(self, logits: Floats) -> Row:
-        return _CodedRow(self._row.replaced(logits), self._place)
+        return _CodedRow.of(super().replaced(logits), self.place)

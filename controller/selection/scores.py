@@ -2,54 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ..core.decode import Decode, Step
 from ..core.probability import log_prob
 from ..core.trace import Trace
-from ..sampling.candidates import Candidates
 from ..sampling.draw import Row
-from ..sampling.policy import Policy, PolicyWrapper
+from ..sampling.policy import StatefulWrapper, WrapperState
 
 
-class ScoreState(NamedTuple):
-    """The state of a policy whose tokens are scored."""
+class Score(NamedTuple):
+    """What the model says of the tokens drawn so far."""
 
-    inner: Any
-    """The policy's own."""
-    total: float
-    """Sum of the drawn tokens' log-probabilities, in nats."""
-    tokens: int
+    total: float = 0.0
+    """Sum of their log-probabilities, in nats."""
+    tokens: int = 0
     """How many were drawn."""
 
 
-class Scored(PolicyWrapper):
+class Scored(StatefulWrapper):
     """A policy whose runs leave the mean log-probability of their drawn tokens in `Trace.mean_logprob`.
 
     The probabilities are the model's own, before any stage. Forced tokens don't count, and neither does what was taken
     back, since the sum is a part of the state.
     """
 
-    def __init__(self, inner: Policy) -> None:
-        super().__init__(inner)
+    def begin(self) -> Score:
+        return Score()
 
-    def start(self) -> Any:
-        return ScoreState(self.inner.start(), 0.0, 0)
+    def step(self, state: WrapperState, row: Row) -> tuple[WrapperState, int]:
+        (inner, token), score = self.inner.step(state.inner, row), state.own
+        return WrapperState(inner, Score(score.total + log_prob(row.raw, token), score.tokens + 1)), token
 
-    def step(self, state: Any, row: Row) -> tuple[Any, int]:
-        inner, token = self.inner.step(state.inner, row)
-        return ScoreState(inner, state.total + log_prob(row.raw, token), state.tokens + 1), token
-
-    def distribution(self, state: Any, row: Row) -> Candidates:
-        return self.inner.distribution(state.inner, row)
-
-    def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
-        return state._replace(inner=(yield from self.inner.prepare(state.inner, row)))
-
-    def end(self, state: Any) -> None:
-        self.inner.end(state.inner)
-
-    def finish(self, state: Any, trace: Trace) -> None:
-        self.inner.finish(state.inner, trace)
-        trace.mean_logprob = state.total / state.tokens if state.tokens else None
+    def finish(self, state: WrapperState, trace: Trace) -> None:
+        super().finish(state, trace)
+        total, tokens = state.own
+        trace.mean_logprob = total / tokens if tokens else None

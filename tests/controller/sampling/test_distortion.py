@@ -29,6 +29,7 @@ from reasonctl.controller import (
     log_z,
     parse_policy,
 )
+from reasonctl.controller.sampling.policy import WrapperState
 
 FIRST = np.array([0.5, 0.3, 0.2])
 SECOND = np.array([[0.9, 0.08, 0.02], [0.4, 0.35, 0.25], [1 / 3, 1 / 3, 1 / 3]])
@@ -171,7 +172,7 @@ def test_without_truncation_nothing_is_distorted():
 def test_phases_are_summed():
     phases = PerPhase(Weighed(Chain(TopK(2))), Weighed(Chain(TopK(3))))
     trace = Trace()
-    phases.finish(((None, -1.5), (None, -0.25)), trace)
+    phases.finish((WrapperState(None, -1.5), WrapperState(None, -0.25)), trace)
     assert trace.log_z == -1.75
 
 

@@ -25,6 +25,7 @@ from reasonctl.controller import (
     Row,
     parse_policy,
 )
+from reasonctl.controller.sampling.policy import WrapperState
 from reasonctl.controller.sampling.stages.kl_guided import source_spans
 from support.engines import Plain
 from support.hf_models import EOS, TOKENIZER, controlled
@@ -194,7 +195,7 @@ def temperature_behind(*constraints, call: bool) -> float:
     row = Row(Plain(WITH), -1, [0, 0, 1], "think", Keys(seed=0))
     if call:
         policy = Constrained(constraints, Chain(stage))
-        policy.step((tuple(c.start() for c in constraints), ((None, WITHOUT),)), row)
+        policy.step(WrapperState(((None, WITHOUT),), tuple(c.start() for c in constraints)), row)
     else:
         chain = Chain(*constraints, stage)
         chain.candidates((*(None for _ in constraints), (None, WITHOUT)), row)
