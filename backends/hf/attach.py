@@ -97,9 +97,9 @@ def attach_transformers(
     policy_reads_text = controller.policy is not None and controller.policy.reads_text
     if policy_reads_text and tokenizer is None:
         raise ControllerError(f"policy {controller.policy} reads text; pass the tokenizer: attach(…, tokenizer=…)")
-    if controller.exit is not None or policy_reads_text:
-        check_parts(controller, wrap_transformers("this model", model, tokenizer))
     attachment = HFAttachment(model, controller, tokenizer, fold_attention)
+    if controller.exit is not None or policy_reads_text:
+        check_parts(controller, wrap_transformers("this model", model, tokenizer, attachment.engine))
     attachment.under({})  # raises where the template and the controller don't fit
     attachment.swap_class(_members(attachment))
     return attachment.handle
@@ -143,7 +143,7 @@ class HFAttachment(Attachment):
         thinking = None if tokenizer is None else thinking_of(templates_of(tokenizer))
         super().__init__(model, controller, thinking)
         self.library_tokenizer = tokenizer
-        self.engine = HFEngine(model, fold_attention)
+        self.engine = HFEngine(model, fold_attention, trees=controller.drafter is not None)
         self.tokenizer: Tokenizer = NoTokenizer() if tokenizer is None else HFTokenizer(tokenizer)
         self.handle.custom_generate = self._custom_generate
         parameters = inspect.signature(self.base.generate).parameters.values()

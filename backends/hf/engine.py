@@ -36,12 +36,13 @@ class HFEngine(Engine):
 
     batch = MOST_SEQUENCES
 
-    def __init__(self, model: Any, fold_attention: bool = False) -> None:
+    def __init__(self, model: Any, fold_attention: bool = False, *, trees: bool = True) -> None:
         """Raises ControllerError for a model that keeps no DynamicCache.
 
         Args:
             model: a causal language model of transformers.
             fold_attention: as in `attach`.
+            trees: drafts may be trees, where the model honours them. It is asked once, which takes four forwards.
         """
         self.model_forward = ModelForward(model, fold_attention)
         self.slab = Slab()
@@ -49,7 +50,7 @@ class HFEngine(Engine):
         self.no_trees = "its cache holds more than keys and values"
         """Why drafts are chains here; "" where they may be trees."""
         if self.can.branches > 1:
-            self.no_trees = why_no_trees(self, model)
+            self.no_trees = why_no_trees(self, model) if trees else "the model wasn't asked whether it honours trees"
             if self.no_trees:
                 self.model_forward.can = replace(self.can, branches=1, sparse=False)
 

@@ -67,7 +67,8 @@ def load_transformers(
         name = f"hf:{Path(source) / gguf_file}"
         # transformers doesn't read a GGUF's chat template.
         tokenizer.chat_template = tokenizer.chat_template or header.get("tokenizer.chat_template")
-    return wrap_transformers(name, library, tokenizer, gguf=gguf_file is not None, fold_attention=fold_attention)
+    engine = HFEngine(library, fold_attention)
+    return wrap_transformers(name, library, tokenizer, engine, gguf=gguf_file is not None)
 
 
 def _read(name: str, source: str, dtype: torch.dtype | None, options: dict[str, Any]) -> tuple[Any, Any]:
@@ -119,10 +120,10 @@ def hub_answers() -> bool:
 
 
 def wrap_transformers(
-    name: str, library: Any, tokenizer: Any, *, gguf: bool = False, fold_attention: bool = False
+    name: str, library: Any, tokenizer: Any, engine: HFEngine | None = None, *, gguf: bool = False
 ) -> Model:
-    """A loaded transformers model and its tokenizer as a `Model`."""
-    engine = HFEngine(library, fold_attention)
+    """A loaded transformers model and its tokenizer as a `Model`; engine: what runs it, None for a new one."""
+    engine = engine or HFEngine(library)
     config = library.config.get_text_config(decoder=True)
     return Model(
         name=name,

@@ -69,4 +69,6 @@ def _rows(engine: Engine, past: tuple[int, ...], pending: tuple[int, ...], draft
     if past:
         engine.forward([Decode(session, past)])
     (step,) = engine.forward([Decode(session, pending, draft)])
-    return np.stack([step.logits(node).copy() for node in range(ROOT, len(draft))])
+    rows = np.stack([step.logits(node) for node in range(ROOT, len(draft))])
+    session.close()
+    return rows

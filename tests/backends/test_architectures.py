@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from reasonctl.backends.attach import attach
 from reasonctl.backends.hf.engine import HFEngine
-from reasonctl.controller import Controller, ControllerError
+from reasonctl.controller import Controller, ControllerError, PromptLookup
 from support.architecture_cells import LENGTH, Bench, Cell, Forcing, Sink, check
 from support.architectures import causal
 from support.hf_models import TOKENIZER, Scripted, unpadded
@@ -70,6 +70,16 @@ def test_trees_are_asked_of_a_model_once():
         assert len(calls) == asked
         hook.remove()
     assert calls
+
+
+def test_who_drafts_nothing_asks_nothing():
+    """Attaching runs no forward: of a large model four of them take seconds."""
+    model, calls = causal("olmo2"), []
+    model.register_forward_hook(lambda *args: calls.append(1))
+    with attach(model, Controller()) as handle:
+        assert handle.trace is None and calls == []
+    with attach(model, Controller(drafter=PromptLookup())):
+        assert calls
 
 
 def test_a_model_that_reads_the_whole_text_at_every_step_is_refused():
