@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from reasonctl.backends import BUNDLED, Model
 from reasonctl.controller import Call, Controller, ControllerError, Trace
 from reasonctl.controller.selection import (
+    AnswerClasses,
     BetaStop,
     Choice,
     Codes,
@@ -16,7 +16,6 @@ from reasonctl.controller.selection import (
     Scored,
     ShareStop,
     StopRule,
-    answer_classes,
     best_logprob,
     mbr,
     sim_lcs,
@@ -82,7 +81,7 @@ def sample(
     if choose == "best":
         call = replace(call, policy=Scored(call.policy))
     drawn = draw(show, recipe, model, controller, call, asked, grader)
-    _report(show, drawn, choice(choose, drawn.samples, grader), asked, question)
+    _report(show, drawn, choice(choose, drawn), asked, question)
 
 
 def stop_rule(text: str) -> StopRule | None:
@@ -140,6 +139,8 @@ class Drawn:
 
     samples: list[Sample]
     """Those that ended, in their order."""
+    classes: list[int | None]
+    """The class of each one's answer, by the grader's equality."""
     cost: int
     """Tokens of all samples, those that were stopped too."""
 
@@ -148,7 +149,7 @@ def draw(
     show: Console, recipe: Recipe, model: Model, controller: Controller, call: Call, asked: Asked, grader: Grader
 ) -> Drawn:
     """Draw samples until the vote is over, or all of them; print what each answers."""
-    samples: list[Sample] = []
+    samples, classes = list[Sample](), AnswerClasses(grader.alike)
     at_once = recipe.batch
     with controller.samples(
         model.engine, model.tokenizer, call, asked.n, codes=asked.codes, at_once=at_once
@@ -157,24 +158,20 @@ def draw(
             text = answer_text(recipe, model, trace.tokens)
             one = Sample(trace, text, grader.extract(text))
             samples.append(one)
+            classes.add(one.answer)
             show.say(f"  {len(samples):3}  {one.answer or '(no answer)'}  [{len(trace.tokens)} tokens; {trace.why}]")
-            if asked.rule is not None and asked.rule.stops(classes_of(samples, grader), asked.n):
+            if asked.rule is not None and asked.rule.stops(classes.labels, asked.n):
                 break
-    return Drawn(samples, running.cost)
+    return Drawn(samples, classes.labels, running.cost)
 
 
-def classes_of(samples: Sequence[Sample], grader: Grader) -> list[int | None]:
-    """The class of each sample's answer, by the grader's equality."""
-    return answer_classes([one.answer for one in samples], grader.alike)
-
-
-def choice(choose: Chooser, samples: Sequence[Sample], grader: Grader) -> Choice | None:
+def choice(choose: Chooser, drawn: Drawn) -> Choice | None:
     """The chosen sample; None where a vote has no answer to choose."""
     if choose == "mbr":
-        return mbr(utility_matrix([one.text for one in samples], sim_lcs))
+        return mbr(utility_matrix([one.text for one in drawn.samples], sim_lcs))
     if choose == "best":
-        return best_logprob([one.trace.mean_logprob or 0.0 for one in samples])
-    return vote(classes_of(samples, grader))
+        return best_logprob([one.trace.mean_logprob or 0.0 for one in drawn.samples])
+    return vote(drawn.classes)
 
 
 def _report(show: Console, drawn: Drawn, chosen: Choice | None, asked: Asked, question: str) -> None:

@@ -4,7 +4,7 @@
 chooses one of them, and `early_stop.py` says when enough samples have been drawn. None of it runs a model.
 """
 
-from .choices import Choice, answer_classes, best_logprob, mbr, vote
+from .choices import AnswerClasses, Choice, answer_classes, best_logprob, mbr, vote
 from .codes import ArithmeticCode, Codes, arithmetic_codes
 from .early_stop import BetaStop, LosslessStop, ShareStop, StopRule, samples_read, share
 from .samples import Samples
@@ -12,6 +12,7 @@ from .scores import Scored
 from .utilities import Utility, exact, sim_lcs, utility_matrix
 
 __all__ = [
+    "AnswerClasses",
     "ArithmeticCode",
     "BetaStop",
     "Choice",

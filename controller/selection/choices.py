@@ -23,34 +23,56 @@ class Choice:
     """Each sample's score: votes of its class, mean utility, or log-probability."""
 
 
-def answer_classes(answers: Sequence[str], same: Callable[[str, str], bool]) -> list[int | None]:
-    """The class of each answer: it joins the first class with an answer that `same` holds equal to it.
+class AnswerClasses:
+    """Sorts answers into classes, one after the other: an answer joins the first class with one that is the same.
 
     Classes are numbered in the order in which they appear. An answer's class depends on those before it only, so a
     vote that stops early has the classes of the full vote.
+    """
+
+    def __init__(self, same: Callable[[str, str], bool]) -> None:
+        """No class yet.
+
+        Args:
+            same: whether two answers are the same; each pair of distinct texts is asked about at most once.
+        """
+        self.labels: list[int | None] = []
+        """The class of each answer so far."""
+        self._same = same
+        self._members: list[list[str]] = []
+        self._known: dict[str, int] = {}
+
+    def add(self, answer: str) -> int | None:
+        """The class of the next answer; None for "", an answer that votes for nothing."""
+        label = self._class_of(answer) if answer else None
+        self.labels.append(label)
+        return label
+
+    def _class_of(self, answer: str) -> int:
+        if answer not in self._known:
+            equal = (i for i, texts in enumerate(self._members) if any(self._same(text, answer) for text in texts))
+            number = next(equal, len(self._members))
+            if number == len(self._members):
+                self._members.append([])
+            self._members[number].append(answer)
+            self._known[answer] = number
+        return self._known[answer]
+
+
+def answer_classes(answers: Sequence[str], same: Callable[[str, str], bool]) -> list[int | None]:
+    """The class of each of some answers, see `AnswerClasses`.
 
     Args:
         answers: the stated answer of each sample; "" where a sample states none.
-        same: whether two answers are the same; each pair of distinct texts is asked about at most once.
-
-    Returns:
-        A number for each sample; None for a sample without an answer, which votes for nothing.
+        same: whether two answers are the same.
 
     >>> answer_classes(["1/2", "", "0.5", "7"], lambda a, b: {a, b} == {"1/2", "0.5"})
     [0, None, 0, 1]
     """
-    members: list[list[str]] = []
-    known: dict[str, int] = {}
-    for answer in filter(None, answers):
-        if answer in known:
-            continue
-        equal = (number for number, texts in enumerate(members) if any(same(text, answer) for text in texts))
-        number = next(equal, len(members))
-        if number == len(members):
-            members.append([])
-        members[number].append(answer)
-        known[answer] = number
-    return [known.get(answer) for answer in answers]
+    classes = AnswerClasses(same)
+    for answer in answers:
+        classes.add(answer)
+    return classes.labels
 
 
 def vote(classes: Sequence[int | None], weights: Sequence[float] | Floats | None = None) -> Choice | None:
