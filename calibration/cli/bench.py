@@ -18,19 +18,13 @@ from ..tasks.sources import load_task
 from .console import Console
 from .flags import PROMISE
 from .options import Options
-from .recipes import card_recipe, new_recipe, open_model, open_rule, probed
+from .recipes import open_any
 
 
 def bench(name: str, options: Options, *, probe: str | None) -> None:
     """Print the cost curve, and the median speeds of plain, drafted and controlled decoding, in interleaved rounds."""
     show = Console(as_json=options.json)
-    rule = None
-    if probed(name, probe):
-        rule, model = open_rule(show, name, options, probe)
-    else:
-        options.refuse("ctl bench without a probe", *PROMISE, because="nothing is promised")
-        model = open_model(name, options)
-    recipe = card_recipe(name, rule.card, options) if rule else new_recipe(name, model, options)
+    rule, model, recipe = open_any(show, "ctl bench", name, options, probe, *PROMISE, because="nothing is promised")
     short = replace(recipe, max_new_tokens=min(recipe.max_new_tokens, 128))
     draft = options.draft if options.draft != "none" else "hierarchy"
     kinds = {"plain": Controller(), "drafted": Controller(drafter=load_drafter(draft, threads=short.threads))}

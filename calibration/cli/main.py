@@ -41,6 +41,9 @@ def demo_command(options: Options) -> None:
     demo(options)
 
 
+ANY_PROBE = click.option("--probe", help="Probe file [tiny: the bundled one; else none]; 'none' for no exits.")
+"""The option of commands that can do without a probe."""
+
 HEADS_JOB = ("tasks", "out", "dask")
 """The options of `ctl calibrate` itself that mean something with --heads."""
 
@@ -151,7 +154,7 @@ def report_command(probe: str, options: Options, evaluation: str | None, out: st
 @cli.command("run")
 @click.argument("model")
 @click.argument("prompt", required=False, callback=utf8)
-@click.option("--probe", help="Probe file [tiny: the bundled one; else none]; 'none' for no exits.")
+@ANY_PROBE
 @click.option("--budget", help="Most thinking tokens, 0 or more; or a share of the run's tokens, such as 0.5.")
 @click.option(
     "--budget-per",
@@ -186,7 +189,7 @@ def run_command(model: str, prompt: str | None, options: Options, probe: str | N
 @cli.command("sample")
 @click.argument("model")
 @click.argument("prompt", required=False, callback=utf8)
-@click.option("--probe", help="Probe file [tiny: the bundled one; else none]; 'none' for no exits.")
+@ANY_PROBE
 @click.option(
     "--codes",
     type=click.Choice(("independent", "arithmetic")),
@@ -250,7 +253,7 @@ def replay_command(runs: str, options: Options, cues: str | None, splits: int) -
 
 @cli.command("bench")
 @click.argument("model")
-@click.option("--probe", help="Probe file [tiny: the bundled one; else none]; 'none' for no exits.")
+@ANY_PROBE
 @common("json", *SAMPLING, "n", *PROMISE, *MACHINE, "batch")
 def bench_command(model: str, options: Options, probe: str | None) -> None:
     """Cost curve of a forward, and the speed of plain, drafted and controlled decoding."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import click
 
@@ -160,9 +160,40 @@ def card_recipe(name: str, card: Card, options: Options) -> Recipe:
     )
 
 
-def probed(name: str, probe: str | None) -> bool:
-    """Whether a command that can do without a probe uses one: the one that is given, or the bundled model's own."""
-    return probe != "none" and (probe is not None or name == TINY)
+class Opened(NamedTuple):
+    """What a command works with that can do without a probe."""
+
+    rule: ProbeExit | None
+    """The exit rule; None: no probe was given, and the model has none of its own."""
+    model: Model
+    """The model."""
+    recipe: Recipe
+    """How runs are made: as the probe's card says, or as is usual for the model."""
+
+
+def open_any(
+    show: Console, command: str, name: str, options: Options, probe: str | None, *promised: str, because: str
+) -> Opened:
+    """Load the model, and the probe that is given, or the bundled model's own; `none` asks for none.
+
+    Args:
+        show: Prints small differences of the model to the probe's.
+        command: The command, for its errors.
+        name: The model, as the command line names it.
+        options: The command's.
+        probe: The command's `--probe`.
+        promised: Options that mean nothing without a probe.
+        because: Why.
+
+    Raises:
+        ControllerError: Something can't be loaded, or an option means nothing.
+    """
+    if probe != "none" and (probe is not None or name == TINY):
+        rule, model = open_rule(show, name, options, probe)
+        return Opened(rule, model, card_recipe(name, rule.card, options))
+    options.refuse(f"{command} without a probe", *promised, because=because)
+    model = open_model(name, options)
+    return Opened(None, model, new_recipe(name, model, options))
 
 
 def probe_path(name: str, probe: str | None) -> Path:

@@ -9,7 +9,6 @@ from reasonctl.backends import BUNDLED, TINY, Model
 from reasonctl.controller import AnswerNow, Controller, ControllerError, Event, Trace, parse_efforts, parse_policy
 from reasonctl.controller.core import TextDecoder
 from reasonctl.controller.thinking import parse_budget
-from reasonctl.probes import ProbeExit
 
 from ..runs.making import run_once
 from ..runs.recipe import Recipe
@@ -20,7 +19,7 @@ from .console import Console
 from .flags import PROMISE
 from .interrupt import answering
 from .options import Options
-from .recipes import card_recipe, new_recipe, open_model, open_rule, probed
+from .recipes import open_any
 
 
 def run(
@@ -29,17 +28,11 @@ def run(
     """Print one answer as it comes, and what the controller did. lengths: the Controller's limits of thinking."""
     show = Console(as_json=options.json)
     check_prompt(name, prompt)
-    rule: ProbeExit | None = None
-    model: Model
-    if probed(name, probe):
-        rule, model = open_rule(show, name, options, probe)
-        recipe = card_recipe(name, rule.card, options)
-    else:
-        options.refuse("ctl run without a probe", *PROMISE, "shadow", because="nothing decides about exits")
-        model = open_model(name, options)
-        recipe = new_recipe(name, model, options)
-        if probe is None:
-            show.say("no --probe, so thinking isn't ended early; make one with ctl calibrate", "dim")
+    rule, model, recipe = open_any(
+        show, "ctl run", name, options, probe, *PROMISE, "shadow", because="nothing decides about exits"
+    )
+    if rule is None and probe is None:
+        show.say("no --probe, so thinking isn't ended early; make one with ctl calibrate", "dim")
     if verbose:
         for line in parse_policy(recipe.policy).explain():
             show.say(f"  {line}", "dim")

@@ -30,7 +30,7 @@ from ..tasks.graders import MATH, NUMBER, Grader, load_grader
 from .console import Console
 from .flags import PROMISE
 from .options import Options
-from .recipes import card_recipe, new_recipe, open_model, open_rule, probed
+from .recipes import open_any
 from .run import check_prompt, fresh_question
 
 SAMPLES = 16
@@ -73,7 +73,15 @@ def sample(
     asked = Asked(options.n or SAMPLES, codes, choose, rule)
     if "batch" not in options.given:
         options = replace(options, batch=min(asked.n, AT_ONCE))
-    model, recipe, controller = _opened(show, name, options, probe, lengths)
+    exit_rule, model, recipe = open_any(
+        show, "ctl sample", name, options, probe, *PROMISE, because="nothing decides about exits"
+    )
+    if exit_rule is not None:
+        show.say(
+            "samples of one prompt depend on each other: the probe's promise is for single runs, not for the choice"
+        )
+    thinking = None if exit_rule else recipe.thinking(model)
+    controller = Controller(exit=exit_rule, drafter=recipe.drafter(), thinking=thinking, **lengths)
     grader = load_grader(options.grader) if options.grader else NUMBER if name in BUNDLED else MATH
     question = fresh_question(options) if prompt is None else prompt
     show.say(question, "cyan")
@@ -101,22 +109,6 @@ def stop_rule(text: str) -> StopRule | None:
             f"--stop is {text!r}; give none, lossless, beta, or a share above 0 and below 1, e.g. 0.8"
         )
     return ShareStop(threshold)
-
-
-def _opened(
-    show: Console, name: str, options: Options, probe: str | None, lengths: dict[str, Any]
-) -> tuple[Model, Recipe, Controller]:
-    if probed(name, probe):
-        rule, model = open_rule(show, name, options, probe)
-        recipe = replace(card_recipe(name, rule.card, options), batch=options.batch)
-        show.say(
-            "samples of one prompt depend on each other: the probe's promise is for single runs, not for the choice"
-        )
-        return model, recipe, Controller(exit=rule, drafter=recipe.drafter(), **lengths)
-    options.refuse("ctl sample without a probe", *PROMISE, because="nothing decides about exits")
-    model = open_model(name, options)
-    recipe = new_recipe(name, model, options)
-    return model, recipe, Controller(drafter=recipe.drafter(), thinking=recipe.thinking(model), **lengths)
 
 
 @dataclass(frozen=True)
