@@ -9,7 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from llama_cpp import Llama
-    from transformers import LlamaForCausalLM
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,6 +28,17 @@ def llm() -> Iterator[Llama]:
     made = open_llama()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def hf() -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
+    """The bundled model and its tokenizer, opened by transformers itself."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from reasonctl.backends.load import tiny_folder
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder(), padding_side="left")
+    return AutoModelForCausalLM.from_pretrained(tiny_folder()).eval(), tokenizer
 
 
 @pytest.fixture(scope="module")

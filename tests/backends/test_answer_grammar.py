@@ -7,10 +7,8 @@ import json
 import pytest
 import torch
 from llama_cpp import LlamaGrammar
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasonctl.backends import attach
-from reasonctl.backends.load import tiny_folder
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.controller import (
     AnswerOnly,
@@ -36,12 +34,6 @@ DRAFTERS = {"plain": None, "drafted": PromptLookup(size=4)}
 @pytest.fixture(scope="module")
 def llm():
     return open_llama(n_ctx=512)
-
-
-@pytest.fixture(scope="module")
-def hf():
-    tokenizer = AutoTokenizer.from_pretrained(tiny_folder(), padding_side="left")
-    return AutoModelForCausalLM.from_pretrained(tiny_folder()).eval(), tokenizer
 
 
 def check(text, free, trace):

@@ -6,11 +6,9 @@ import threading
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.generation.streamers import BaseStreamer
 
 from reasonctl.backends import attach
-from reasonctl.backends.load import tiny_folder
 from reasonctl.controller import Controller, PromptLookup
 from support.llama_models import CALLS, PROMPT, open_llama
 
@@ -21,12 +19,6 @@ OTHER = "Q: 41 a+7 b-2 c+5\n<think>\n"
 @pytest.fixture(scope="module")
 def llm():
     return open_llama(n_ctx=512)
-
-
-@pytest.fixture(scope="module")
-def hf():
-    tokenizer = AutoTokenizer.from_pretrained(tiny_folder(), padding_side="left")
-    return AutoModelForCausalLM.from_pretrained(tiny_folder()).eval(), tokenizer
 
 
 class Asks(BaseStreamer):

@@ -9,18 +9,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from reasonctl.backends.hf.engine import HFEngine
 from reasonctl.backends.load import load_model
 from reasonctl.controller import Decode
+from support import hf_models
 
 ROWS = 8
-SHAPE = dict(
-    vocab_size=80,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    max_position_embeddings=2048,
-)
+SHAPE = hf_models.SHAPE | dict(vocab_size=80, head_dim=8, max_position_embeddings=2048, pad_token_id=0)
 KINDS = {
     "llama": (torch.float32, {}),
     "gemma3_text": (torch.bfloat16, dict(sliding_window=8, query_pre_attn_scalar=16)),

@@ -15,21 +15,11 @@ from reasonctl.backends.attach import attach
 from reasonctl.backends.hf.engine import HFEngine
 from reasonctl.backends.hf.slab import Slab
 from reasonctl.controller import NO_DRAFT, ROOT, Controller, ControllerError, Decode, Draft, PromptLookup
+from support import hf_models
 from support.hf_models import GREEDY, PAD, SAMPLED, TOKENIZER, Scripted, Twigs, small
 
-SHAPE = dict(
-    vocab_size=80,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=8,
-    max_position_embeddings=2048,
-    initializer_range=0.3,
-    pad_token_id=0,
-    bos_token_id=None,
-    eos_token_id=None,
+SHAPE = hf_models.SHAPE | dict(
+    vocab_size=80, head_dim=8, max_position_embeddings=2048, initializer_range=0.3, pad_token_id=0
 )
 EXPERTS = dict(num_experts_per_tok=2, moe_intermediate_size=16)
 TOGETHER = {

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.generation.streamers import BaseStreamer
 
 from reasonctl.backends import attach
 from reasonctl.backends.hf.tokenizer import HFTokenizer
 from reasonctl.backends.llama.tokenizer import LlamaTokenizer
-from reasonctl.backends.load import tiny_folder
 from reasonctl.controller import Controller, ControllerError, Effort, Policy, PromptLookup, Turn
 from support.llama_models import CALLS, PROMPT, open_llama
 
@@ -47,12 +45,6 @@ def token_state(row, place, spans):
 @pytest.fixture(scope="module")
 def llm():
     return open_llama(n_ctx=512)
-
-
-@pytest.fixture(scope="module")
-def hf():
-    tokenizer = AutoTokenizer.from_pretrained(tiny_folder(), padding_side="left")
-    return AutoModelForCausalLM.from_pretrained(tiny_folder()).eval(), tokenizer
 
 
 class Shown(BaseStreamer):

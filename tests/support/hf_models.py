@@ -36,23 +36,25 @@ BIAS = [[[TOKENIZER.convert_tokens_to_ids(word)], 2.0] for word in WORDS[:3]]
 EOS, PAD = TOKENIZER.eos_token_id, TOKENIZER.pad_token_id
 
 
+SHAPE = dict(
+    vocab_size=len(TOKENIZER) + 3,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=512,
+    initializer_range=0.25,
+    eos_token_id=None,
+    bos_token_id=None,
+    pad_token_id=PAD,
+)
+
+
 def small(kind=LlamaConfig, model=LlamaForCausalLM, **changes):
     """A random model of three layers."""
     torch.manual_seed(1)
-    shape = dict(
-        vocab_size=len(TOKENIZER) + 3,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.25,
-        eos_token_id=None,
-        bos_token_id=None,
-        pad_token_id=PAD,
-    )
-    return model(kind(**(shape | changes))).eval()
+    return model(kind(**(SHAPE | changes))).eval()
 
 
 def unpadded(tokens):

@@ -56,6 +56,21 @@ def _mrope(head: int) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [head // 4, 1, 1]}}
 
 
+def _idefics(name: str) -> Sees:
+    """Idefics 3, and SmolVLM, which is built like it."""
+    return Sees(
+        name,
+        lambda: {
+            "text_config": _text("llama"),
+            "vision_config": _SQUARE | {"image_size": 16},
+            "image_token_id": MEDIA,
+            "scale_factor": 2,
+        },
+        4,
+        _pixels(1, 1, 3, 16, 16),
+    )
+
+
 KINDS: dict[str, Sees] = {
     "llava": Sees(
         "LlavaForConditionalGeneration",
@@ -137,28 +152,8 @@ KINDS: dict[str, Sees] = {
         4,
         _pixels(1, 3, 8, 8),
     ),
-    "idefics3": Sees(
-        "Idefics3ForConditionalGeneration",
-        lambda: {
-            "text_config": _text("llama"),
-            "vision_config": _SQUARE | {"image_size": 16},
-            "image_token_id": MEDIA,
-            "scale_factor": 2,
-        },
-        4,
-        _pixels(1, 1, 3, 16, 16),
-    ),
-    "smolvlm": Sees(
-        "SmolVLMForConditionalGeneration",
-        lambda: {
-            "text_config": _text("llama"),
-            "vision_config": _SQUARE | {"image_size": 16},
-            "image_token_id": MEDIA,
-            "scale_factor": 2,
-        },
-        4,
-        _pixels(1, 1, 3, 16, 16),
-    ),
+    "idefics3": _idefics("Idefics3ForConditionalGeneration"),
+    "smolvlm": _idefics("SmolVLMForConditionalGeneration"),
     "internvl": Sees(
         "InternVLForConditionalGeneration",
         lambda: {

@@ -5,21 +5,9 @@ from __future__ import annotations
 import torch
 import transformers
 
-from support.hf_models import PAD, TOKENIZER
+from support import hf_models
 
-SHAPE = dict(
-    vocab_size=len(TOKENIZER) + 3,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=512,
-    initializer_range=0.2,
-    eos_token_id=None,
-    bos_token_id=None,
-    pad_token_id=PAD,
-)
+SHAPE = hf_models.SHAPE | dict(num_hidden_layers=4, initializer_range=0.2)
 MIXED = ["linear_attention", "full_attention", "linear_attention", "full_attention"]
 CONV = ["conv", "full_attention", "conv", "conv"]
 SHARED = ["linear_attention", "hybrid", "linear_attention", "hybrid"]
