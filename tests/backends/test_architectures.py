@@ -1,6 +1,6 @@
 """Architectures as they are: what each family showed once, and models that see or hear.
 
-`examples/studies/architectures.py` runs all of them; its table is in docs/architectures.md.
+`tests/every_architecture.py` runs all of them; its table is in docs/architectures.md.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def test_what_a_picture_can_not_do_is_named(name, prompt, message):
 
 @pytest.mark.slow
 def test_nothing_is_wrong_on_any_architecture(tmp_path):
-    script = ROOT / "examples" / "studies" / "architectures.py"
+    script = ROOT / "tests" / "every_architecture.py"
     command = [sys.executable, str(script), "--jsonl", str(tmp_path / "rows.jsonl")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:]

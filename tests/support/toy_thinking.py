@@ -156,7 +156,7 @@ def account(
     budget_per="run",
     engine=ENGINE,
 ):
-    """(tokens, who closed the last span) of a controlled run, told from its text alone.
+    """(tokens, who closed the last span) of a controlled run, read from its text alone.
 
     Every token is drawn from the whole text.
     """

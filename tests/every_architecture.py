@@ -1,6 +1,6 @@
 """What does the controller do on every architecture of transformers? One small random model of each, cell by cell.
 
-    python examples/studies/architectures.py [NAME ...] [--jsonl FILE] [--page FILE] [--limit 300] [--jobs 1]
+    python tests/every_architecture.py [NAME ...] [--jsonl FILE] [--page FILE] [--limit 300] [--jobs 1]
 
 A cell compares the attached model with the library's own loop, greedy, float32. `inert`, `chain` and `tree` give
 stock's text. `batch` gives each row the text of a call of its own. Where the controller has put tokens in (`replace`,
@@ -25,8 +25,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 import torch
 import transformers
