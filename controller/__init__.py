@@ -10,7 +10,7 @@ from .core.trace import Decision, Event, Trace
 from .decoding.call import Call
 from .decoding.drivers import drive
 from .decoding.run import Decoding
-from .decoding.scheduler import Emitted, Ended, Scheduler
+from .decoding.scheduler import Emitted, Ended, QueuedRun, Scheduler, ends_of
 from .drafting.drafter import Drafter, Drafting, Stateless, Target
 from .drafting.hierarchy import Hierarchy
 from .drafting.models.model_drafter import ModelDrafter
@@ -105,6 +105,7 @@ __all__ = [
     "PromptLookup",
     "Proposal",
     "Pure",
+    "QueuedRun",
     "ROOT",
     "Row",
     "Sampling",
@@ -133,6 +134,7 @@ __all__ = [
     "distortion",
     "draw",
     "drive",
+    "ends_of",
     "entropy",
     "importance_weights",
     "log_z",

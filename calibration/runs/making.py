@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple, TypeVar
 
 from reasonctl.backends import Model
-from reasonctl.controller import Call, Controller, Ended, Event, Need, Scheduler, Trace
+from reasonctl.controller import Call, Controller, Ended, Event, QueuedRun, Scheduler, Trace, ends_of
 from reasonctl.controller.thinking import read_template
 
 T = TypeVar("T")
@@ -85,34 +85,23 @@ def run_window(model: Model, window: Sequence[PreparedRun], batch: int) -> list[
     if batch == 1:
         return [run_once(model, *run) for run in window]
     traces, scheduler = [Trace() for _ in window], Scheduler()
-    start, waiting = time.perf_counter(), iter(enumerate(zip(window, traces, strict=True)))
-
-    def begin_next() -> None:
-        found = next(waiting, None)
-        if found is not None:
-            number, (run, trace) = found
-            _schedule(scheduler, number, model, run, trace)
-
+    start = time.perf_counter()
+    queue = (_queued(i, model, run, traces[i]) for i, run in enumerate(window))
     try:
-        for _ in range(batch):
-            begin_next()
-        for output in scheduler:
-            if isinstance(output, Ended):
-                if output.error is not None:
-                    raise output.error
-                begin_next()
+        for ended in ends_of(scheduler, queue, batch):
+            if ended.error is not None:
+                raise ended.error
     finally:
         scheduler.close()
     seconds = (time.perf_counter() - start) / max(1, len(window))
     return [FinishedRun(trace, seconds) for trace in traces]
 
 
-def _schedule(scheduler: Scheduler, key: Hashable, model: Model, run: PreparedRun, trace: Trace) -> tuple[Need, ...]:
-    """Let a run join; the room that it may take is returned."""
+def _queued(key: Hashable, model: Model, run: PreparedRun, trace: Trace) -> QueuedRun:
+    """A run that waits for its turn."""
     controller = _knowing(run.controller, model)
     needs = controller.needs(model.engine, model.tokenizer, run.call)
-    scheduler.add(key, controller.run(model.engine, model.tokenizer, run.call, trace), needs)
-    return needs
+    return QueuedRun(key, controller.run(model.engine, model.tokenizer, run.call, trace), needs)
 
 
 def run_all(
@@ -131,13 +120,13 @@ def check_batch(model: Model, runs: Sequence[PreparedRun], batch: int) -> None:
     if batch == 1 or not runs:
         return
     longest = max(runs, key=lambda run: len(run.call.prompt) + run.call.max_new_tokens)
-    scheduler, key = Scheduler(), "with the longest prompt"
-    needs = _schedule(scheduler, key, model, longest, Trace())
-    for output in scheduler.read(key):  # a run for which there is no room ends at once
+    scheduler, run = Scheduler(), _queued("with the longest prompt", model, longest, Trace())
+    scheduler.add(*run)
+    for output in scheduler.read(run.key):  # a run for which there is no room ends at once
         if isinstance(output, Ended) and output.error is not None:
             raise output.error
     scheduler.close()
-    own = needs[0]
+    own = run.needs[0]
     model.engine.check_memory(batch * own.sessions, own.tokens)
 
 

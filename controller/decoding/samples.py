@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from ..core.decode import Decode, Engine, Need, Session
 from ..core.errors import ControllerError
@@ -12,7 +11,7 @@ from ..core.randomness import Keys
 from .call import Call
 from .drivers import answer
 from .run import Decoding
-from .scheduler import Ended, Scheduler
+from .scheduler import QueuedRun, Scheduler, ends_of
 
 MOST_SAMPLES = 4096
 """Most samples of one prompt."""
@@ -64,9 +63,10 @@ def run_samples(
         raise ControllerError(f"at_once is {at_once}; at least 1 sample runs at a time")
     shared = _prefilled(engine, prompt)
     scheduler = Scheduler(held=() if shared is None else (Need(engine, shared.length),))
+    queue = (_queued(i, run, engine, shared) for i, run in enumerate(runs))
     following, ended = 0, dict[object, Exception | None]()
     try:
-        for output in _ends(scheduler, engine, shared, runs, min(len(runs), at_once or engine.batch)):
+        for output in ends_of(scheduler, queue, min(len(runs), at_once or engine.batch)):
             ended[output.key] = output.error
             while following in ended:
                 if (error := ended.pop(following)) is not None:
@@ -77,20 +77,6 @@ def run_samples(
         scheduler.close()
         if shared is not None:
             shared.close()
-
-
-def _ends(
-    scheduler: Scheduler, engine: Engine, shared: Session | None, runs: Sequence[SampledRun], at_once: int
-) -> Iterator[Ended]:
-    """The end of each sample as it comes; another one starts then."""
-    waiting = iter(enumerate(runs))
-    for i, run in islice(waiting, at_once):
-        _add(scheduler, i, run, engine, shared)
-    for output in scheduler:
-        if isinstance(output, Ended):
-            yield output
-            for i, run in islice(waiting, 1):
-                _add(scheduler, i, run, engine, shared)
 
 
 def _prefilled(engine: Engine, prompt: Sequence[int]) -> Session | None:
@@ -107,10 +93,11 @@ def _prefilled(engine: Engine, prompt: Sequence[int]) -> Session | None:
     return session
 
 
-def _add(scheduler: Scheduler, i: int, run: SampledRun, engine: Engine, shared: Session | None) -> None:
+def _queued(i: int, run: SampledRun, engine: Engine, shared: Session | None) -> QueuedRun:
+    """A sample that needs no room for what it shares."""
     saved = 0 if shared is None else shared.length
     needs = [replace(need, tokens=need.tokens - saved) if need.engine is engine else need for need in run.needs]
-    scheduler.add(i, _forked(engine, run, shared), needs)
+    return QueuedRun(i, _forked(engine, run, shared), needs)
 
 
 def _forked(engine: Engine, run: SampledRun, shared: Session | None) -> Decoding:

@@ -6,10 +6,11 @@ It has no threads and no clock. The same runs, added and read in the same order,
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 from ..core.decode import UNLIMITED, Decode, Engine, Need
@@ -247,6 +248,38 @@ class Scheduler:
         self._asking.pop(run, None)
         if run in self._waiting:
             self._waiting.remove(run)
+
+
+class QueuedRun(NamedTuple):
+    """A run that waits for its turn; the arguments of `Scheduler.add`."""
+
+    key: Hashable
+    """Its name."""
+    loop: Decoding
+    """The run itself, not started."""
+    needs: Sequence[Need]
+    """The room that it may take."""
+
+
+def ends_of(scheduler: Scheduler, runs: Iterable[QueuedRun], at_once: int) -> Iterator[Ended]:
+    """Run loops to their ends, at most so many at a time: another one joins when an ending has been read.
+
+    Args:
+        scheduler: One without runs.
+        runs: The runs, in the order in which they begin. Each is taken when it joins.
+        at_once: Most runs that are under way.
+
+    Yields:
+        The ending of each run, as it comes.
+    """
+    waiting = iter(runs)
+    for run in islice(waiting, at_once):
+        scheduler.add(*run)
+    for output in scheduler:
+        if isinstance(output, Ended):
+            yield output
+            for run in islice(waiting, 1):
+                scheduler.add(*run)
 
 
 def _engines(run: ScheduledRun) -> dict[Engine, None]:
