@@ -37,8 +37,7 @@ class LosslessStop(StopRule):
         chosen = vote(classes)
         if chosen is None:
             return left <= 0
-        counts: Counter[int | None] = Counter(label for label in classes if label is not None)
-        leader = classes[chosen.index]
+        counts, leader = _votes(classes), classes[chosen.index]
         # The leader came first, or leads by a vote: a class that is not there yet loses every tie.
         needed = [counts[leader] >= left]
         for label, count in counts.items():
@@ -66,11 +65,8 @@ class BetaStop(StopRule):
     def stops(self, classes: Sequence[int | None], n: int) -> bool:
         from scipy.special import betainc
 
-        counts = sorted(Counter(label for label in classes if label is not None).values(), reverse=True)
-        if not counts:
-            return len(classes) >= n
-        second = counts[1] if len(counts) > 1 else 0
-        return len(classes) >= n or 1 - betainc(counts[0] + 1, second + 1, 0.5) >= self.confidence
+        first, second, *_ = sorted([*_votes(classes).values(), 0, 0], reverse=True)
+        return len(classes) >= n or (first > 0 and 1 - betainc(first + 1, second + 1, 0.5) >= self.confidence)
 
 
 @dataclass(frozen=True)
@@ -90,10 +86,7 @@ class ShareStop(StopRule):
             raise ControllerError(f"least is {self.least}; at least 1 sample is drawn")
 
     def stops(self, classes: Sequence[int | None], n: int) -> bool:
-        if len(classes) >= n:
-            return True
-        chosen = vote(classes)
-        return chosen is not None and len(classes) >= self.least and share(classes) > self.threshold
+        return len(classes) >= n or (len(classes) >= self.least and share(classes) > max(0.0, self.threshold))
 
 
 def share(classes: Sequence[int | None]) -> float:
@@ -102,8 +95,12 @@ def share(classes: Sequence[int | None]) -> float:
     >>> share([0, 0, None, 1])
     0.5
     """
-    counts = Counter(label for label in classes if label is not None)
-    return max(counts.values()) / len(classes) if counts else 0.0
+    return max(_votes(classes).values(), default=0) / max(1, len(classes))
+
+
+def _votes(classes: Sequence[int | None]) -> Counter[int | None]:
+    """The votes of each class; samples without an answer have none."""
+    return Counter(label for label in classes if label is not None)
 
 
 def samples_read(rule: StopRule, classes: Sequence[int | None]) -> int:
