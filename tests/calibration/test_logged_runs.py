@@ -104,7 +104,7 @@ def test_a_log_of_another_model_is_refused():
         check_own(RECIPE, runs)
 
 
-@pytest.mark.parametrize("backend", ["llama", "hf"])
+@pytest.mark.parametrize("backend", ["llama", pytest.param("hf", marks=pytest.mark.slow)])
 def test_calibrating_on_a_log_gives_the_decoded_jobs_threshold(tmp_path, capfd, backend):
     decoded, read = tmp_path / "decoded.safetensors", tmp_path / "read.safetensors"
     code, out, _ = ctl(capfd, *job(decoded, 20), "--no-report", "--backend", backend)
