@@ -10,6 +10,7 @@ from reasonctl.controller import AnswerNow, Controller, ControllerError, Event, 
 from reasonctl.controller.core import TextDecoder
 from reasonctl.controller.thinking import parse_budget
 
+from ..fitting.job import sampler_of
 from ..runs.making import run_once
 from ..runs.recipe import Recipe
 from ..runs.splits import evaluation_stream
@@ -52,7 +53,10 @@ def run(
     for warning in trace.warnings:
         show.say(f"warning: {warning}", "yellow")
     text = model.tokenizer.decode([t for t in trace.tokens if t not in model.eos])
-    show.result({**trace.to_dict(), "question": question, "text": text})
+    tasks = TINY if prompt is None else "a prompt of your own"
+    sampler = sampler_of(recipe)
+    promise = rule and rule.guarantee(sampler=sampler, max_new_tokens=recipe.max_new_tokens, tasks=tasks, trace=trace)
+    show.result({**trace.to_dict(), "question": question, "text": text, "guarantee": promise})
 
 
 def limits_of(given: dict[str, Any]) -> dict[str, Any]:

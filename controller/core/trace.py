@@ -146,6 +146,8 @@ class Trace:
     """Why the controller could not act, where it could not."""
     warnings: list[str] = field(default_factory=list)
     """What the user should know about this run, one line each."""
+    why_not: list[str] = field(default_factory=list)
+    """Why the exit rule's promise doesn't cover this run, one line each, as far as the run shows it."""
     log_z: float | None = None
     """Under a `Weighed` policy: the sum of ln Z over the drawn tokens, the run's importance weight as a logarithm."""
     mean_logprob: float | None = None
@@ -240,6 +242,11 @@ class Trace:
         if best.threshold == float("inf"):
             return f"{outcome}: {self._never()}; {cues} cues met"
         return f"{outcome}: {cues} cues, highest score {best.score:.3f} <= {best.threshold:.3f}"
+
+    def not_promised(self, *reasons: str) -> None:
+        """Note why the exit rule's promise doesn't cover this run; each reason becomes a warning too."""
+        self.why_not += reasons
+        self.warnings += [f"{reason}: the exit rule's promise was made without" for reason in reasons]
 
     def charge(self, trial: Trace, forced: int, rows: int) -> None:
         """Count a trial as a part of this run.

@@ -160,7 +160,7 @@ class ThinkingControl:
             self._answer = self._new_answer()
         if edit.closer is not None:
             if edit.closer == "asked" and self.settings.rule is not None:
-                trace.warnings.append("thinking was closed on request: the exit rule's promise was made without")
+                trace.not_promised("thinking was closed on request")
             self._note_end(edit.closer, edit.first, len(edit.forced))
             self.span.close(edit.first + len(edit.forced))
             if edit.closer == "exit" or (self.rule is not None and not self.rule.later_spans):

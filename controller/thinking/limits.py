@@ -91,13 +91,22 @@ class ThinkingLimits:
         """The limits of an answer that is only tried: those that a promise may be made for."""
         return replace(NO_LIMITS, always_answer=True, wrap_up=self.wrap_up) if self.always_answer else NO_LIMITS
 
-    def promised(self, always_answer: bool) -> bool:
-        """Whether an exit rule's promise was made for runs under these limits.
+    def not_promised(self, always_answer: bool) -> list[str]:
+        """How runs under these limits differ from those that an exit rule's promise was made for, one line each.
+
+        >>> ThinkingLimits(budget=512).not_promised(always_answer=False)
+        ['budget is 512, calibrated with none']
 
         Args:
-            always_answer: Those runs had it.
+            always_answer: Those runs had it; they had no other limit.
         """
-        return replace(self, always_answer=False, wrap_up="").any is False and self.always_answer == always_answer
+        names = {"budget": "budget", "seconds": "thinking_seconds", "stop_loops": "stop_loops"}
+        limited = {shown: getattr(self, name) for name, shown in names.items() if getattr(self, name) is not None}
+        limited |= {name: getattr(self, name) for name in ("min_thinking", "continue_times") if getattr(self, name)}
+        lines = [f"{name} is {value}, calibrated with none" for name, value in limited.items()]
+        if self.always_answer != always_answer:
+            lines.append(f"always_answer is {self.always_answer}, calibrated with {always_answer}")
+        return lines
 
     def within(self, room: int) -> ThinkingLimits:
         """The limits of a run of at most `room` tokens: a share becomes a number of tokens.
