@@ -204,7 +204,7 @@ class Controller(ControllerSettings):
         trace.repeat = call.repeat
         trace.rule = "" if self.exit is None else self.exit.why
         trace.budget = None if limits.budget is None else int(limits.budget)
-        trace.budget_per, trace.seconds = limits.budget_per, limits.seconds
+        trace.budget_per, trace.seconds, trace.warn_before = limits.budget_per, limits.seconds, limits.warn_before
         trace.spent_before = 0 if call.turn is None else call.turn.thinking_tokens
         trace.stop_loops, trace.always_answer = limits.stop_loops, limits.always_answer
         self._compare(policy, call, limits, trace)

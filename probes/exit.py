@@ -75,7 +75,7 @@ class ProbeExit(ExitRule):
         self.markers = Markers(*card.markers) if card.markers is not None else None
         self.cues = Cues(card.cues)
         self.suffix, self.answer_ends, self.form = card.suffix, card.answer_ends, card.form
-        self.max_cues = card.max_cues
+        self.max_cues, self.efforts = card.max_cues, card.named_efforts
         self.always_answer, self.later_spans = card.always_answer, card.later_spans
         self._layers = tuple(layer_of(fraction, card.depth) for fraction in card.layers)
         self._answer_tokens = answer_tokens(card)

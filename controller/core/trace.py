@@ -120,6 +120,8 @@ class Trace:
     """The call's own options, e.g. {"risk": 0.02}; the controller's settings hold for the rest."""
     budget: int | None = None
     """Most thinking tokens."""
+    warn_before: int | None = None
+    """Thinking tokens before the budget's end at which the model was to be warned; None: it wasn't."""
     budget_per: BudgetPer = "run"
     """What has the budget: the run with all of its spans, or each span."""
     spent_before: int = 0
@@ -136,6 +138,8 @@ class Trace:
     """What the exit rule said, cue by cue."""
     spans: list[ThinkingSpan] = field(default_factory=list)
     """The thinking spans, in order."""
+    warned: list[int] = field(default_factory=list)
+    """Where in `tokens` a warning begins that the budget was about to end."""
     reopened: list[int] = field(default_factory=list)
     """Where in `tokens` a close of the model's own was taken back and thinking was continued."""
     repeated: int = 0
@@ -204,6 +208,8 @@ class Trace:
         parts = [self._end()]
         if self.reopened:
             parts.append(f"re-opened {len(self.reopened)} time{'s' if len(self.reopened) > 1 else ''}")
+        if self.warned:
+            parts.append(f"warned at token {', '.join(map(str, self.warned))}")
         if len(self.spans) > 1:
             parts.append(f"{len(self.spans)} spans")
         return "; ".join(parts)

@@ -31,6 +31,10 @@ class ThinkingLimits:
     """What has the budget and the least thinking: the run with all of its spans, or each span."""
     wrap_up: str = ""
     """Text before the closing suffix when the budget is used up."""
+    warn_before: int | None = None
+    """`warning` is fed so many thinking tokens before the budget is used up. None = there is no warning."""
+    warning: str = "\n\nThere is little room left to think. I should come to the answer.\n\n"
+    """Text that the model reads as its own thought then."""
     min_thinking: int = 0
     """Fewest thinking tokens: an earlier close is taken back and `continue_text` is fed in its place."""
     continue_times: int = 0
@@ -63,6 +67,12 @@ class ThinkingLimits:
             raise ControllerError(f"budget_per is {self.budget_per!r:.40}; it must be 'run' or 'span'")
         if self.stop_loops is not None:
             _require_count("stop_loops", self.stop_loops, "times", least=2)
+        if self.warn_before is not None:
+            _require_count("warn_before", self.warn_before, "thinking tokens", least=1)
+            if self.budget is None:
+                raise ControllerError(f"warn_before is {self.warn_before} and there is no budget; give one")
+            if not self.warning.strip():
+                raise ControllerError("warning is empty; give the text that says that thinking is about to end")
         if self.wrap_up and not self.closes:
             raise ControllerError(
                 f"wrap_up is {self.wrap_up!r} and there is no budget; give one, thinking_seconds, stop_loops or "
@@ -124,7 +134,8 @@ class ThinkingLimits:
         markers = thinking.markers
         if markers is None:
             return
-        for name, text in (("wrap_up", self.wrap_up), ("continue_text", self.continue_text)):
+        for name in ("wrap_up", "warning", "continue_text"):
+            text = getattr(self, name)
             for marker in (markers.open, markers.close):
                 if marker in text:
                     raise ControllerError(
