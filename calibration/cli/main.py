@@ -169,9 +169,7 @@ def report_command(probe: str, options: Options, evaluation: str | None, out: st
     help="What has the budget: all thinking spans of the run, or each.",
 )
 @click.option("--thinking-seconds", type=float, help="Most seconds of thinking, 0 or more.")
-@click.option(
-    "--effort", callback=utf8, help="How much to think: a name of --efforts, of the probe file, or 'none'."
-)
+@click.option("--effort", callback=utf8, help="How much to think: a name of --efforts, of the probe file, or 'none'.")
 @click.option(
     "--efforts", callback=utf8, help="What names stand for: 'low=256, medium=0.5, quick=30s, safe=risk(0.02)'."
 )
