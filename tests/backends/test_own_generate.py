@@ -1,4 +1,4 @@
-"""A model with a `generate` of its own is controlled where that comes to the library's loop, and refused by name else."""
+"""A model with its own `generate` is controlled where that comes to the library's loop, and refused by name else."""
 
 from __future__ import annotations
 
