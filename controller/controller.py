@@ -204,24 +204,24 @@ class Controller(ControllerSettings):
         trace.repeat = call.repeat
         trace.rule = "" if self.exit is None else self.exit.why
         trace.budget = None if limits.budget is None else int(limits.budget)
-        trace.budget_per, trace.seconds = limits.budget_per, limits.seconds
+        trace.budget_per, trace.seconds, trace.warn_before = limits.budget_per, limits.seconds, limits.warn_before
         trace.spent_before = 0 if call.turn is None else call.turn.thinking_tokens
         trace.stop_loops, trace.always_answer = limits.stop_loops, limits.always_answer
-        self._compare(policy, call, trace)
+        self._compare(policy, call, limits, trace)
         if self.drafter is not None and not session.can.branches:
             takes = "takes one token at a time" if session.can.checkpoints else "can't take rejected tokens back"
             trace.warnings.append(f"nothing is drafted: this model's cache {takes}")
-        if self.exit is not None and not limits.promised(self.exit.always_answer):
-            trace.warnings.append(
-                "a limit of thinking, such as a budget, changes the run: the exit rule's promise was made otherwise"
-            )
         return limits
 
-    def _compare(self, policy: Policy, call: Call, trace: Trace) -> None:
+    def _compare(self, policy: Policy, call: Call, limits: ThinkingLimits, trace: Trace) -> None:
         """Say where this call isn't what the exit rule's promise was made for."""
-        different = [] if self.exit is None else self.exit.in_use(str(policy), call.max_new_tokens)
+        if self.exit is None:
+            return
+        different = self.exit.in_use(str(policy), call.max_new_tokens) + limits.not_promised(self.exit.always_answer)
+        if trace.spent_before:
+            different.append("the call goes on with a turn in which an earlier call thought")
         if different:
-            trace.warnings += [f"{what}: the exit rule's promise was made without" for what in different]
+            trace.not_promised(*different)
             trace.rule += f"; not promised for this call: {'; '.join(different)}"
 
     def _check_session(self, session: Session, limits: ThinkingLimits) -> None:

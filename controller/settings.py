@@ -13,7 +13,7 @@ from .sampling.policy import Policy, require_policy
 from .thinking.effort import Efforts, effort_named
 from .thinking.exit_form import parse_form
 from .thinking.exit_rule import ExitRule
-from .thinking.limits import ThinkingLimits
+from .thinking.limits import NO_LIMITS, ThinkingLimits
 from .thinking.markers import Thinking
 
 
@@ -45,6 +45,10 @@ class ControllerSettings:
     """What names such as "low" stand for: a number is a budget, an `Effort` may set a time or a risk."""
     wrap_up: str = ""
     """Text that the model reads before the closing suffix when the budget is used up."""
+    warn_before: int | None = None
+    """Feed `warning` so many thinking tokens before the budget is used up; None = no warning. It needs a budget."""
+    warning: str = NO_LIMITS.warning
+    """Text that the model reads as its own thought then."""
     min_thinking: int = 0
     """Fewest thinking tokens. An earlier close of the model's own is taken back, and `continue_text` replaces it."""
     continue_times: int = 0
@@ -121,6 +125,8 @@ class ControllerSettings:
             budget_per=self.budget_per,
             seconds=self.thinking_seconds,
             wrap_up=self.wrap_up,
+            warn_before=self.warn_before,
+            warning=self.warning,
             min_thinking=self.min_thinking,
             continue_times=self.continue_times,
             continue_text=self.continue_text,

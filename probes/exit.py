@@ -75,7 +75,7 @@ class ProbeExit(ExitRule):
         self.markers = Markers(*card.markers) if card.markers is not None else None
         self.cues = Cues(card.cues)
         self.suffix, self.answer_ends, self.form = card.suffix, card.answer_ends, card.form
-        self.max_cues = card.max_cues
+        self.max_cues, self.efforts = card.max_cues, card.named_efforts
         self.always_answer, self.later_spans = card.always_answer, card.later_spans
         self._layers = tuple(layer_of(fraction, card.depth) for fraction in card.layers)
         self._answer_tokens = answer_tokens(card)
@@ -195,7 +195,13 @@ class ProbeExit(ExitRule):
         return self._warnings
 
     def guarantee(
-        self, *, sampler: Mapping[str, Scalar], max_new_tokens: int, tasks: str, grader: str | None = None
+        self,
+        *,
+        sampler: Mapping[str, Scalar],
+        max_new_tokens: int,
+        tasks: str,
+        grader: str | None = None,
+        trace: Trace | None = None,
     ) -> dict[str, Any]:
         """What this use is promised, as plain values for JSON.
 
@@ -204,6 +210,7 @@ class ProbeExit(ExitRule):
             max_new_tokens: Most tokens of a run after its prompt.
             tasks: Where the problems come from.
             grader: What grades the answers. None: nothing grades them in this use.
+            trace: A run of this use. What it shows besides counts too, such as a budget or a close on request.
 
         Returns:
             {"holds", "mode", "risk", "confidence", "form", "why_not"}, and "give_up" for a rule that gives up.
@@ -221,6 +228,8 @@ class ProbeExit(ExitRule):
             why_not += self._warnings
         if limit.mode == "event":
             why_not.append("mode 'event' is per cue: nothing is promised for a run")
+        if trace is not None:
+            why_not += [reason for reason in trace.why_not if reason not in why_not]
         return {
             "holds": not why_not,
             "mode": limit.mode,

@@ -37,6 +37,7 @@ from ..token_ids import check_rows
 from .criteria import check_criteria
 from .engine import HFEngine
 from .load import templates_of, wrap_transformers
+from .own_generate import check_generate, check_reached
 from .prefill import media_of
 from .processors import check_processors
 from .rows import PreparedCall, Rows
@@ -90,6 +91,7 @@ def attach_transformers(
             f"{base.__name__} has a generate loop of its own (_sample), which a controller would replace; "
             "attach a model that uses the library's"
         )
+    check_generate(model)
     if controller.reads_text and tokenizer is None:
         raise ControllerError(
             "exit rules and thinking budgets read text; pass the tokenizer: attach(model, controller, tokenizer=…)"
@@ -170,7 +172,10 @@ class HFAttachment(Attachment):
                 self._check_arguments(named)
                 if self.library_tokenizer is not None and named.get("tokenizer") is None:
                     named["tokenizer"] = self.library_tokenizer
-                return self.base.generate(self.model, *others, **named)
+                self.of_thread.reached = False
+                made = self.base.generate(self.model, *others, **named)
+                check_reached(self.of_thread.reached, self.base)
+                return made
         finally:
             # Whatever happens: a thread that reads the streamer must not wait for ever.
             if streamer is not None:
@@ -200,6 +205,7 @@ class HFAttachment(Attachment):
     ) -> Any:
         """What generate() calls in place of its own loop: the rows run together, each with everything of its own."""
         controller = self.under(self.overrides)
+        self.of_thread.reached = True
         check_rows(input_ids)
         cache = prepared.get(self.engine.model_forward.cache_name)
         left_out = _not_honoured(config)

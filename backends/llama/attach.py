@@ -33,6 +33,7 @@ from .pictures import clear_record, has_pictures
 from .sampling import call_policy, changed, check_processors
 from .stop_text import Fed, OwnText, runs_of
 from .tokenizer import LlamaTokenizer, end_tokens
+from .tool_calls import sorted_answer
 
 
 def attach_llama(llm: Llama, controller: Controller) -> Handle:
@@ -71,8 +72,10 @@ def _members(attachment: LlamaAttachment) -> dict[str, Any]:
             overrides = attachment.overrides | take_overrides(named)
             with attachment.calling(overrides):
                 if has_pictures(self, args, named):
-                    return attachment.with_pictures(lambda: stock(self, *args, **named))
-                return stock(self, *args, **named)
+                    made = attachment.with_pictures(lambda: stock(self, *args, **named))
+                else:
+                    made = stock(self, *args, **named)
+                return attachment.sorted_chat(made) if name == "create_chat_completion" else made
 
         return call
 
@@ -183,6 +186,12 @@ class LlamaAttachment(Attachment):
             raise
         finally:
             self.of_thread.turn = None
+
+    def sorted_chat(self, made: Any) -> Any:
+        """A chat call's answer, whose tool calls hold no thoughts."""
+        controller = self.under(self.overrides)
+        closing = controller.closing if controller.reads_text else None  # else the grammar governs all
+        return sorted_answer(made, closing and closing.markers, lambda: self.handle.trace)
 
     def detokenize(self, tokens: list[int], prev_tokens: list[int] | None, special: bool) -> bytes:
         """Stock; of a completion's tokens, as a text in which stop strings pass over what was fed."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonctl.backends import Model
-from reasonctl.controller import Closing, ControllerError
+from reasonctl.controller import Closing, ControllerError, parse_efforts
 from reasonctl.probes import ProbeExit, make_exit
 from reasonctl.probes.files import ProbeFile, check_target, load_probe
 
@@ -175,7 +175,24 @@ def _job(
         labels=overrides["labels"],
         choose_cues=choose,
         first_analysis=check_until(options) if overrides["until"] else None,
+        efforts=efforts_of(overrides["efforts"], options.promise.risk),
     )
+
+
+def efforts_of(given: str | None, risk: float) -> str:
+    """What names for how much to think stand for, for the card: the user's text, or the risk, its double and its half.
+
+    >>> efforts_of(None, 0.05)
+    'low=risk(0.1), medium=risk(0.05), high=risk(0.025)'
+
+    Raises:
+        ControllerError: The user's text defines something impossible.
+    """
+    if given is None:
+        risks = {"low": min(2 * risk, (1 + risk) / 2), "medium": risk, "high": risk / 2}
+        return ", ".join(f"{name}=risk({value:g})" for name, value in risks.items())
+    _ = given and parse_efforts(given)
+    return given
 
 
 def asked(show: Console, plan: CalibrationJob, model: Model) -> tuple[CalibrationJob, list[Problem]]:

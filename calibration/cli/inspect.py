@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from reasonctl.backends import BUNDLED
-from reasonctl.controller import ControllerError
+from reasonctl.controller import ControllerError, Effort
 from reasonctl.controller.core import Fields, lines
 from reasonctl.controller.thinking import read_template
 from reasonctl.probes import ProbeExit, Promise, make_exit
-from reasonctl.probes.files import SEALED, HeadsCard, load_heads, load_probe
+from reasonctl.probes.files import SEALED, HeadsCard, ProbeFile, load_heads, load_probe
 from reasonctl.probes.risk import DriftMonitor, Table
 
 from ..fitting.tables import outcomes_of
@@ -46,6 +46,8 @@ def inspect(path: str, options: Options, *, traces: str | None) -> None:
     for label, fact in facts(content.card).items():
         show.say(f"{label:>12}: {fact}")
     _show_levels(show, levels, promise, table.runs)
+    efforts = [_effort(name, one, content, promise, plain) for name, one in content.card.named_efforts.items()]
+    _show_efforts(show, efforts)
     if (lower := rules[0].lower) is not None:
         show.say(f"{lower.why}; the exit rates and savings above include it, and its risk adds to theirs")
     show.say("Choose the risk before you look at the savings: one picked afterwards is valid for that one choice only.")
@@ -55,7 +57,7 @@ def inspect(path: str, options: Options, *, traces: str | None) -> None:
         show.say(f"{monitor.why}; false alarms, ever: at most {percent(monitor.level)}", "bold")
         drift = {"runs": monitor.runs, "evidence": monitor.evidence, "alarm": monitor.alarm, "level": monitor.level}
     asked = {name: value for name, value in asdict(promise).items() if name != "risk"}
-    show.result({"card": content.card.to_dict(), "levels": levels, **asked, "drift": drift})
+    show.result({"card": content.card.to_dict(), "levels": levels, "efforts": efforts, **asked, "drift": drift})
 
 
 def _level(rule: ProbeExit, table: Table, plain: Table) -> dict[str, Any]:
@@ -73,6 +75,29 @@ def _level(rule: ProbeExit, table: Table, plain: Table) -> dict[str, Any]:
         "saved": float(1 - out.tokens.mean() / plain.full_tokens.mean()),
         "more_runs": limit.more_runs,
     }
+
+
+def _effort(
+    name: str, effort: int | float | Effort, content: ProbeFile, promise: Promise, plain: Table
+) -> dict[str, Any]:
+    """What a name stands for, and for a risk what the rule does at it; as JSON values."""
+    settings = effort.settings if isinstance(effort, Effort) else {"budget": effort}
+    if "risk" not in settings:
+        return {"name": name, **settings}
+    table = content.signal_table(promise.signal, promise.domain).table
+    rule = make_exit(content, replace(promise, risk=settings["risk"]))
+    return {"name": name, **settings, **_level(rule, table, plain)}
+
+
+def _show_efforts(show: Console, efforts: list[dict[str, Any]]) -> None:
+    """Print what names stand for, such as `ctl run --effort low`."""
+    for one in efforts:
+        stands = [f"{name} {one[name]:g}" for name in ("budget", "thinking_seconds", "risk") if name in one]
+        does = ""
+        if "risk" in one:
+            never = f": never exits, {missing_runs(one['more_runs'])} more runs needed"
+            does = never if one["exits"] == "never" else f": {percent(one['saved'])} saved"
+        show.say(f"effort {one['name']!r}: {', '.join(stands)}{does}")
 
 
 def _show_levels(show: Console, levels: list[dict[str, Any]], promise: Promise, runs: int) -> None:

@@ -101,6 +101,11 @@ HEADS_JOB = ("tasks", "out", "dask")
     type=click.Choice(("promised",)),
     help="Stop as soon as the risk can be promised and tokens are saved; -n is then the most.",
 )
+@click.option(
+    "--efforts",
+    callback=utf8,
+    help="What names of --effort stand for: 'low=256, high=risk(0.02)' [low, medium, high: twice, once, half --risk].",
+)
 @click.option("--layers", help="Fractions of depth that the probe reads, above 0 and up to 1, e.g. 0.5,0.75,1.")
 @click.option("--dask", help="Collect on a cluster: its scheduler, e.g. tcp://host:8786, or local:2 to try it here.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Also write the page P.html.")
@@ -164,11 +169,13 @@ def report_command(probe: str, options: Options, evaluation: str | None, out: st
     help="What has the budget: all thinking spans of the run, or each.",
 )
 @click.option("--thinking-seconds", type=float, help="Most seconds of thinking, 0 or more.")
-@click.option("--effort", callback=utf8, help="A name for how much to think: one of --efforts, or 'none'.")
+@click.option("--effort", callback=utf8, help="How much to think: a name of --efforts, of the probe file, or 'none'.")
 @click.option(
     "--efforts", callback=utf8, help="What names stand for: 'low=256, medium=0.5, quick=30s, safe=risk(0.02)'."
 )
 @click.option("--wrap-up", default="", callback=utf8, help="Text that the model reads when the budget is used up.")
+@click.option("--warn-before", type=int, help="Warn the model so many thinking tokens before the budget's end [off].")
+@click.option("--warning", callback=utf8, help="Text of the warning.")
 @click.option("--min-thinking", type=int, default=0, help="No end of thinking before so many tokens, 0 or more.")
 @click.option("--continue-times", type=int, default=0, help="Re-open thinking that closes too early, 0 or more times.")
 @click.option("--stop-loops", type=int, help="Close thinking that repeats a span so many times in a row, 2 or more.")

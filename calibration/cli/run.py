@@ -9,7 +9,9 @@ from reasonctl.backends import BUNDLED, TINY, Model
 from reasonctl.controller import AnswerNow, Controller, ControllerError, Event, Trace, parse_efforts, parse_policy
 from reasonctl.controller.core import TextDecoder
 from reasonctl.controller.thinking import parse_budget
+from reasonctl.probes import ProbeExit
 
+from ..fitting.job import sampler_of
 from ..runs.making import run_once
 from ..runs.recipe import Recipe
 from ..runs.splits import evaluation_stream
@@ -52,7 +54,12 @@ def run(
     for warning in trace.warnings:
         show.say(f"warning: {warning}", "yellow")
     text = model.tokenizer.decode([t for t in trace.tokens if t not in model.eos])
-    show.result({**trace.to_dict(), "question": question, "text": text})
+    tasks = TINY if prompt is None else "a prompt of your own"
+    promise, used = None, controller.exit
+    if isinstance(used, ProbeExit):  # at the risk of its effort
+        most = recipe.max_new_tokens
+        promise = used.guarantee(sampler=sampler_of(recipe), max_new_tokens=most, tasks=tasks, trace=trace)
+    show.result({**trace.to_dict(), "question": question, "text": text, "guarantee": promise})
 
 
 def limits_of(given: dict[str, Any]) -> dict[str, Any]:
@@ -67,6 +74,7 @@ def limits_of(given: dict[str, Any]) -> dict[str, Any]:
     except ValueError:
         raise ControllerError(f"--budget is {budget!r:.40}; give a number of tokens, or a share such as 0.5") from None
     named = {} if efforts is None else parse_efforts(efforts)
+    given = {name: value for name, value in given.items() if name != "warning" or value is not None}
     return {**given, "budget": number, "efforts": named, "always_answer": given["always_answer"] or None}
 
 

@@ -63,6 +63,8 @@ class CalibrationJob:
     """Calibration runs at the first analysis of a job that stops when its promise stands. None: it makes all n runs."""
     earlier: tuple[int, ...] = ()
     """Calibration runs at which a job of n runs was finished before, with a smaller n."""
+    efforts: str = ""
+    """What names such as "low" stand for, for the card; it is fixed before any run."""
 
     def asked(self, model: Model) -> Asked:
         """The problems of the job's runs, in order, and those too long for one; no two have the same prompt."""
@@ -185,6 +187,7 @@ def _card(
         versions={name: version(name) for name in ("reasonctl", "scikit-learn", "numpy")},
         report=report,
         labels=plan.labels,
+        efforts=plan.efforts,
     )
 
 

@@ -120,6 +120,8 @@ class Trace:
     """The call's own options, e.g. {"risk": 0.02}; the controller's settings hold for the rest."""
     budget: int | None = None
     """Most thinking tokens."""
+    warn_before: int | None = None
+    """Thinking tokens before the budget's end at which the model was to be warned; None: it wasn't."""
     budget_per: BudgetPer = "run"
     """What has the budget: the run with all of its spans, or each span."""
     spent_before: int = 0
@@ -136,6 +138,8 @@ class Trace:
     """What the exit rule said, cue by cue."""
     spans: list[ThinkingSpan] = field(default_factory=list)
     """The thinking spans, in order."""
+    warned: list[int] = field(default_factory=list)
+    """Where in `tokens` a warning begins that the budget was about to end."""
     reopened: list[int] = field(default_factory=list)
     """Where in `tokens` a close of the model's own was taken back and thinking was continued."""
     repeated: int = 0
@@ -146,6 +150,8 @@ class Trace:
     """Why the controller could not act, where it could not."""
     warnings: list[str] = field(default_factory=list)
     """What the user should know about this run, one line each."""
+    why_not: list[str] = field(default_factory=list)
+    """Why the exit rule's promise doesn't cover this run, one line each, as far as the run shows it."""
     log_z: float | None = None
     """Under a `Weighed` policy: the sum of ln Z over the drawn tokens, the run's importance weight as a logarithm."""
     mean_logprob: float | None = None
@@ -202,6 +208,8 @@ class Trace:
         parts = [self._end()]
         if self.reopened:
             parts.append(f"re-opened {len(self.reopened)} time{'s' if len(self.reopened) > 1 else ''}")
+        if self.warned:
+            parts.append(f"warned at token {', '.join(map(str, self.warned))}")
         if len(self.spans) > 1:
             parts.append(f"{len(self.spans)} spans")
         return "; ".join(parts)
@@ -240,6 +248,11 @@ class Trace:
         if best.threshold == float("inf"):
             return f"{outcome}: {self._never()}; {cues} cues met"
         return f"{outcome}: {cues} cues, highest score {best.score:.3f} <= {best.threshold:.3f}"
+
+    def not_promised(self, *reasons: str) -> None:
+        """Note why the exit rule's promise doesn't cover this run; each reason becomes a warning too."""
+        self.why_not += reasons
+        self.warnings += [f"{reason}: the exit rule's promise was made without" for reason in reasons]
 
     def charge(self, trial: Trace, forced: int, rows: int) -> None:
         """Count a trial as a part of this run.

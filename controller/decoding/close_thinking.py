@@ -35,7 +35,9 @@ class Edit:
     forced: list[int]
     """The tokens that take their place."""
     closer: Closer | None = None
-    """Who closes thinking with it; None where a closing marker of the model's own is taken back."""
+    """Who closes thinking with it; None where a closing marker of the model's own is taken back, or none is written."""
+    warns: bool = False
+    """It takes nothing back, and warns of the budget's end."""
 
 
 BY = {
@@ -113,7 +115,7 @@ class ThinkingControl:
             self.finish = None if made else self.finish
             edit = made or edit
         if edit is None and self.finish is None:
-            edit = self.due_close()
+            edit = self.due_close() or self._warning()
         self._publish()
         return edit
 
@@ -146,6 +148,24 @@ class ThinkingControl:
             return None
         return Edit(first, forced, closer)
 
+    def _warning(self) -> Edit | None:
+        """The edit that warns of the budget's end; None where that isn't near.
+
+        It waits for the end of a character, and until no marker is half-written."""
+        settings, tokens = self.settings, self.text.tokens
+        thought = self.thoughts.before(len(tokens))
+        if self.span.phase != "think" or not self._limits.warns(thought):
+            return None
+        if not self.span.whole or self.span.half_closed() is not None:
+            return None
+        self._limits.warned()
+        forced = settings.tokenizer.encode(settings.limits.warning)
+        assert settings.budget is not None
+        if thought + len(forced) >= settings.budget or len(tokens) + len(forced) >= settings.limit:
+            settings.trace.warnings.append(f"no room for the warning's {len(forced)} tokens: warn_before is too small")
+            return None
+        return Edit(len(tokens), forced, warns=True)
+
     def go_on(self) -> RunSettings:
         """Lift the limit for a reader that asks for more. Returns the settings that hold from now on."""
         self.settings.trace.finish_reason = self.finish  # for a reader that leaves before the run ends again
@@ -160,12 +180,15 @@ class ThinkingControl:
             self._answer = self._new_answer()
         if edit.closer is not None:
             if edit.closer == "asked" and self.settings.rule is not None:
-                trace.warnings.append("thinking was closed on request: the exit rule's promise was made without")
+                trace.not_promised("thinking was closed on request")
             self._note_end(edit.closer, edit.first, len(edit.forced))
             self.span.close(edit.first + len(edit.forced))
             if edit.closer == "exit" or (self.rule is not None and not self.rule.later_spans):
                 self._retire()
             self._publish()
+            return
+        if edit.warns:
+            trace.warned.append(edit.first - self.text.start)
             return
         self.span.rewind(self.text.tokens)
         self._limits.rewound(self.text.tokens)

@@ -31,6 +31,8 @@ class Limits:
         """Set from when thinking falls due until it is closed: a character may have to be finished first."""
         self.no_room = False
         """A close had no room. Nothing falls due any more."""
+        self._warned = False
+        """The model was warned of the budget's end, or can't be."""
 
     def due(self, thought: int, tokens: list[int], opened: int) -> Due | None:
         """Who wants the span closed after its last token; None if nobody does.
@@ -64,6 +66,20 @@ class Limits:
         budget = self._settings.budget
         return budget is not None and thought >= budget and not self.no_room
 
+    def warns(self, thought: int) -> bool:
+        """After so many thinking tokens the model is to be warned that the budget is about to end.
+
+        A budget of `warn_before` tokens or fewer, or what a turn's earlier calls have left of it, is too short for it.
+        """
+        budget, before = self._settings.budget, self._settings.limits.warn_before
+        if budget is None or before is None or self._warned:
+            return False
+        return self._settings.spent_before < budget - before <= thought < budget
+
+    def warned(self) -> None:
+        """The model was warned, or can't be: not again before the budget begins anew."""
+        self._warned = True
+
     def time_is_up(self) -> bool:
         """The run has thought for as many seconds as it may."""
         seconds = self._settings.limits.seconds
@@ -94,3 +110,5 @@ class Limits:
         """The span is over: the next one begins anew."""
         self._due = self._repeats = None
         self._watch.stop()
+        if self._settings.limits.budget_per == "span":
+            self._warned = False

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..core.errors import ControllerError
 from ..core.text_form import shown
+from .limits import ThinkingLimits
 
 NONE = "none"
 """No thinking: a budget of 0, unless somebody defines it otherwise."""
@@ -28,6 +29,9 @@ class Effort:
     def __post_init__(self) -> None:
         if self.budget is None and self.thinking_seconds is None and self.risk is None:
             raise ControllerError("an effort sets nothing; give it a budget, thinking_seconds or a risk")
+        _ = ThinkingLimits(budget=self.budget, seconds=self.thinking_seconds)
+        if self.risk is not None and not 0 < self.risk < 1:
+            raise ControllerError(f"an effort's risk is {self.risk}; it must lie between 0 and 1, e.g. 0.05")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -39,28 +43,25 @@ Efforts = Mapping[str, int | float | Effort]
 """Efforts by name; a number is a budget."""
 
 
-def effort_named(name: object, efforts: Efforts, risks: Mapping[str, float]) -> Effort:
+def effort_named(name: object, efforts: Efforts, of_rule: Efforts) -> Effort:
     """What a name stands for.
 
-    >>> effort_named("low", {"low": 256}, {}), effort_named("none", {}, {"high": 0.02}).budget
+    >>> effort_named("low", {"low": 256}, {}), effort_named("none", {}, {"high": Effort(risk=0.02)}).budget
     (Effort(budget=256, thinking_seconds=None, risk=None), 0)
 
     Args:
         name: The name.
         efforts: The user's definitions; they come first.
-        risks: The exit rule's definitions, as risks.
+        of_rule: The exit rule's definitions.
 
     Raises:
         ControllerError: Nobody defines the name.
     """
-    if isinstance(name, str) and name in efforts:
-        found = efforts[name]
+    defined = {NONE: 0, **of_rule, **efforts}
+    if isinstance(name, str) and name in defined:
+        found = defined[name]
         return found if isinstance(found, Effort) else Effort(budget=found)
-    if isinstance(name, str) and name in risks:
-        return Effort(risk=risks[name])
-    if name == NONE:
-        return Effort(budget=0)
-    known = ", ".join(map(repr, dict.fromkeys([*efforts, *risks, NONE])))
+    known = ", ".join(map(repr, dict.fromkeys([*efforts, *of_rule, NONE])))
     raise ControllerError(
         f"effort is {shown(name)}, and the names that are defined are {known}; define it, for example "
         "Controller(efforts={'low': 256, 'high': Effort(risk=0.02)})"
@@ -71,7 +72,7 @@ _RISK = re.compile(r"risk\((.+)\)")
 
 
 def parse_efforts(text: str) -> dict[str, int | float | Effort]:
-    """Efforts from a text of the command line: budgets, shares, seconds and risks.
+    """Efforts from a text, such as one of the command line: budgets, shares, seconds and risks.
 
     >>> parse_efforts("low=256, medium=0.5, high=risk(0.02)")["medium"]
     0.5
@@ -79,7 +80,7 @@ def parse_efforts(text: str) -> dict[str, int | float | Effort]:
     30.0
 
     Raises:
-        ControllerError: A part of it is no effort.
+        ControllerError: A part of it is no effort, or an impossible one.
     """
     found: dict[str, int | float | Effort] = {}
     for part in text.split(","):
@@ -92,7 +93,11 @@ def parse_efforts(text: str) -> dict[str, int | float | Effort]:
             elif value.endswith("s"):
                 found[name] = Effort(thinking_seconds=float(value[:-1]))
             else:
-                found[name] = parse_budget(value)
+                budget = parse_budget(value)
+                _ = Effort(budget=budget)
+                found[name] = budget
+        except ControllerError as error:
+            raise ControllerError(f"efforts define {name!r:.40} as {value!r:.40}: {error}") from None
         except ValueError:
             raise ControllerError(
                 f"efforts hold {part.strip()!r:.60}; write NAME=256 (tokens), NAME=0.5 (a share), NAME=30s or "

@@ -6,7 +6,7 @@ The rules themselves are in `probes/exit.py`. `decoding/close_thinking.py` asks 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ from ..core.probability import entropy
 from ..core.trace import Decision, Trace
 from .answer_end import AnswerEnds, Closing
 from .cues import Cue, Cues
+from .effort import Efforts
 from .exit_form import ExitForm
 from .markers import Markers
 
@@ -100,8 +101,8 @@ class ExitRule(ABC):
     """Whether it is asked in every thinking span until its first exit; else in a run's first span only."""
     always_answer: bool = False
     """Its promise was made for runs under `always_answer`."""
-    efforts: Mapping[str, float] = MappingProxyType({})
-    """Risks by the names that a user may ask for, such as "low"."""
+    efforts: Efforts = MappingProxyType({})
+    """What the names that a user may ask for, such as "low", stand for: a number is a budget."""
     trials: bool = False
     """Whether `decide` may call `at.answer`, which ends the walk over a draft."""
     reads: bool = True

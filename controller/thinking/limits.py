@@ -31,6 +31,10 @@ class ThinkingLimits:
     """What has the budget and the least thinking: the run with all of its spans, or each span."""
     wrap_up: str = ""
     """Text before the closing suffix when the budget is used up."""
+    warn_before: int | None = None
+    """`warning` is fed so many thinking tokens before the budget is used up. None = there is no warning."""
+    warning: str = "\n\nThere is little room left to think. I should come to the answer.\n\n"
+    """Text that the model reads as its own thought then."""
     min_thinking: int = 0
     """Fewest thinking tokens: an earlier close is taken back and `continue_text` is fed in its place."""
     continue_times: int = 0
@@ -63,6 +67,12 @@ class ThinkingLimits:
             raise ControllerError(f"budget_per is {self.budget_per!r:.40}; it must be 'run' or 'span'")
         if self.stop_loops is not None:
             _require_count("stop_loops", self.stop_loops, "times", least=2)
+        if self.warn_before is not None:
+            _require_count("warn_before", self.warn_before, "thinking tokens", least=1)
+            if self.budget is None:
+                raise ControllerError(f"warn_before is {self.warn_before} and there is no budget; give one")
+            if not self.warning.strip():
+                raise ControllerError("warning is empty; give the text that says that thinking is about to end")
         if self.wrap_up and not self.closes:
             raise ControllerError(
                 f"wrap_up is {self.wrap_up!r} and there is no budget; give one, thinking_seconds, stop_loops or "
@@ -91,13 +101,22 @@ class ThinkingLimits:
         """The limits of an answer that is only tried: those that a promise may be made for."""
         return replace(NO_LIMITS, always_answer=True, wrap_up=self.wrap_up) if self.always_answer else NO_LIMITS
 
-    def promised(self, always_answer: bool) -> bool:
-        """Whether an exit rule's promise was made for runs under these limits.
+    def not_promised(self, always_answer: bool) -> list[str]:
+        """How runs under these limits differ from those that an exit rule's promise was made for, one line each.
+
+        >>> ThinkingLimits(budget=512).not_promised(always_answer=False)
+        ['budget is 512, calibrated with none']
 
         Args:
-            always_answer: Those runs had it.
+            always_answer: Those runs had it; they had no other limit.
         """
-        return replace(self, always_answer=False, wrap_up="").any is False and self.always_answer == always_answer
+        names = {"budget": "budget", "seconds": "thinking_seconds", "stop_loops": "stop_loops"}
+        limited = {shown: getattr(self, name) for name, shown in names.items() if getattr(self, name) is not None}
+        limited |= {name: getattr(self, name) for name in ("min_thinking", "continue_times") if getattr(self, name)}
+        lines = [f"{name} is {value}, calibrated with none" for name, value in limited.items()]
+        if self.always_answer != always_answer:
+            lines.append(f"always_answer is {self.always_answer}, calibrated with {always_answer}")
+        return lines
 
     def within(self, room: int) -> ThinkingLimits:
         """The limits of a run of at most `room` tokens: a share becomes a number of tokens.
@@ -115,7 +134,8 @@ class ThinkingLimits:
         markers = thinking.markers
         if markers is None:
             return
-        for name, text in (("wrap_up", self.wrap_up), ("continue_text", self.continue_text)):
+        for name in ("wrap_up", "warning", "continue_text"):
+            text = getattr(self, name)
             for marker in (markers.open, markers.close):
                 if marker in text:
                     raise ControllerError(

@@ -9,7 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Protocol, TypedDict
 
-from reasonctl.controller import AnswerEnds, Closing, ControllerError, Cues, ExitForm, Markers
+from reasonctl.controller import (
+    AnswerEnds,
+    Closing,
+    ControllerError,
+    Cues,
+    Effort,
+    ExitForm,
+    Markers,
+    parse_efforts,
+)
 from reasonctl.controller.core import Fields
 from reasonctl.controller.thinking import EXIT_FORMS
 
@@ -28,9 +37,11 @@ MOST = (1 << 31) - 1
 """Largest number of layers, tokens and the like."""
 MOST_TEXT = 200
 """Longest name of a cue or a domain, and longest marker, in characters."""
+MOST_EFFORTS = 2000
+"""Longest text that defines efforts, in characters."""
 LABELS = ("records", "all")
 """At which cues of the calibration runs exits were tried."""
-ADDED = ("labels", "form", "runs_sha256", "stopping", "answer_ends", "always_answer", "later_spans")
+ADDED = ("labels", "form", "runs_sha256", "stopping", "answer_ends", "always_answer", "later_spans", "efforts")
 """Entries that older cards don't have; one that has its default is left out of the file."""
 MOST_SEED = 1 << 64
 """Largest seed."""
@@ -103,12 +114,17 @@ class Card(ModelCard):
     """In the calibration runs an end of the sequence inside thinking closed it, and the model answered."""
     later_spans: bool = False
     """The rule is asked in every thinking span until its first exit; else in a run's first span only."""
+    efforts: str = ""
+    """What names such as "low" stand for, as `ctl run --efforts` takes them; they were fixed before the calibration."""
 
     def __post_init__(self) -> None:
         check_plain(
             self,
             numbers=("depth", "width", "max_cues", "max_new_tokens"),
-            texts=("fingerprint", "template", "suffix", "mode", "labels", "form", "runs_sha256", "answer_ends"),
+            texts=(
+                *("fingerprint", "template", "suffix", "mode", "labels", "form", "runs_sha256", "answer_ends"),
+                "efforts",
+            ),
             named=("tasks", "grader"),
             maps=MAPS,
         )
@@ -125,6 +141,9 @@ class Card(ModelCard):
                 f"the card's form is {self.form!r:.40}, and this reasonctl makes exits in the forms "
                 f"{', '.join(EXIT_FORMS)}; use the reasonctl that made the file, or make it again: ctl calibrate"
             )
+        if len(self.efforts) > MOST_EFFORTS:
+            raise ControllerError(f"the card's efforts have {len(self.efforts)} characters; at most {MOST_EFFORTS} do")
+        _ = self.named_efforts
         if not self.suffix.strip():
             raise ControllerError("the card's suffix is empty; it must be the text that closes thinking")
         Closing(self.suffix, self.answer_ends)
@@ -138,6 +157,11 @@ class Card(ModelCard):
         Cues(self.cues)
         if self.markers is not None:
             Markers(*self.markers)
+
+    @property
+    def named_efforts(self) -> dict[str, int | float | Effort]:
+        """Efforts by name; a number is a budget. Raises ControllerError where the text says something else."""
+        return parse_efforts(self.efforts) if self.efforts else {}
 
     def _check_numbers(self) -> None:
         """Check the entries of `seeds`, `runs`, `sampler` and `report` that other code computes with."""

@@ -9,6 +9,7 @@ import torch
 from llama_cpp import LlamaGrammar
 
 from reasonctl.backends import attach
+from reasonctl.backends.llama.tool_calls import split_thoughts
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
 from reasonctl.controller import (
     AnswerOnly,
@@ -57,6 +58,54 @@ def test_on_llama_cpp(llm, limits, drafter):
         check(text_of(made), free, handle.trace)
         grammar = LlamaGrammar.from_json_schema(json.dumps(SCHEMA), verbose=False)
         check(text_of(llm(PROMPT, max_tokens=200, temperature=0.0, grammar=grammar)), free, handle.trace)
+
+
+PICK = {"name": "pick", "parameters": {"type": "object", "properties": {"n": SCHEMA}, "required": ["n"]}}
+TOOLS = {
+    "tools": [{"type": "function", "function": PICK}],
+    "tool_choice": {"type": "function", "function": {"name": "pick"}},
+}
+
+
+def called(made):
+    """(content, arguments) of a tool call, or of the chunks of one."""
+    if isinstance(made, dict):
+        message = made["choices"][0]["message"]
+        assert message["function_call"] == message["tool_calls"][0]["function"]
+        return message["content"], message["function_call"]["arguments"]
+    deltas = [chunk["choices"][0]["delta"] for chunk in made]
+    content = "".join(delta.get("content") or "" for delta in deltas)
+    calls = [call["function"] for delta in deltas for call in delta.get("tool_calls") or ()]
+    assert [call["arguments"] for call in calls] == [
+        delta["function_call"]["arguments"] for delta in deltas if delta.get("function_call")
+    ]
+    return content, "".join(call["arguments"] for call in calls)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("drafter", DRAFTERS)
+@pytest.mark.parametrize("limits", LIMITS)
+def test_the_tools_of_llama_cpp(llm, limits, drafter, stream):
+    """The call's arguments are JSON of the tool's schema, as a caller reads them; the thoughts come before it."""
+    asked = {"max_tokens": 200, "temperature": 0.0}
+    with attach(llm, Controller(drafter=DRAFTERS[drafter], **LIMITS[limits])) as handle:
+        free = text_of(llm.create_chat_completion(CHAT, **asked))
+        content, arguments = called(llm.create_chat_completion(CHAT, stream=stream, **asked, **TOOLS))
+        assert json.loads(arguments)["n"] in (3, 14)
+        thoughts, closed, rest = content.partition("</think>")
+        assert free.startswith(thoughts) and closed and not rest.strip() and handle.trace.thinking_tokens > 4
+        cut, nothing = called(llm.create_chat_completion(CHAT, stream=stream, **{**asked, "max_tokens": 4}, **TOOLS))
+        assert thoughts.startswith(cut) and not nothing  # it never came to the call
+    with attach(llm, Controller()):  # no thoughts: the grammar governs all, as in the library
+        content, arguments = called(llm.create_chat_completion(CHAT, stream=stream, **asked, **TOOLS))
+        assert not content and json.loads(arguments)["n"] in (3, 14)
+
+
+def test_the_model_s_own_opening_is_found_in_a_tool_call():
+    markers = Markers("<think>", "</think>")
+    assert split_thoughts('<think>a</think> {"n": 3}', markers, opened=False) == ("<think>a</think> ", '{"n": 3}')
+    assert split_thoughts('{"n": "</think>"}', markers, opened=False) == ("", '{"n": "</think>"}')
+    assert split_thoughts("a", markers, opened=True) == ("a", "")
 
 
 def test_a_controller_that_has_nothing_to_do_leaves_the_library_s_meaning(llm):

@@ -52,8 +52,8 @@ def tokens_of(tokenizer, text, whole_marker=True):
     return [*tokenizer.encode(head), *pieces, *tokenizer.encode(tail)]
 
 
-def exit_at(at, trials=False, cues=ExitAt.cues):
-    rule = ExitAt(at, trials)
+def exit_at(at, trials=False, cues=ExitAt.cues, form="replace"):
+    rule = ExitAt(at, trials, form)
     rule.cues = cues
     rule.layers = lambda depth: (depth - 2,)
     return rule
@@ -62,6 +62,10 @@ def exit_at(at, trials=False, cues=ExitAt.cues):
 CASES = {
     "exit": lambda script: Controller(exit=exit_at(1)),
     "trials": lambda script: Controller(exit=exit_at(2, trials=True)),
+    "append": lambda script: Controller(exit=exit_at(1, form="append")),
+    "append trials": lambda script: Controller(exit=exit_at(2, trials=True, form="append")),
+    "append-open": lambda script: Controller(exit=exit_at(1, form="append-open")),
+    "drafted append": lambda script: Controller(exit=exit_at(2, trials=True, form="append"), drafter=Foresight(script)),
     "every": lambda script: Controller(exit=exit_at(2, trials=True, cues=Cues(["every(7)"]))),
     "never": lambda script: Controller(exit=exit_at(float("inf"))),
     "budget": lambda script: Controller(thinking=THINKING, budget=21, wrap_up="\nok\n"),
@@ -90,6 +94,10 @@ def happened(case: str, trace: Trace) -> bool:
     closers = [span.closed_by for span in trace.spans]
     return {
         "exit": trace.exit is not None and trace.exit.index == 1,
+        "append": trace.exit is not None and trace.exit.index == 1,
+        "append trials": "exit" in closers and len(trace.decisions) == 3,
+        "append-open": trace.exit is not None and trace.exit.index == 1,
+        "drafted append": "exit" in closers and trace.accepted > 8,
         "trials": "exit" in closers and len(trace.decisions) == 3,
         "every": "exit" in closers and len(trace.decisions) == 3,
         "never": "model" in closers and len(trace.decisions) == 3,

@@ -8,11 +8,28 @@ from transformers.generation.streamers import BaseStreamer
 
 from reasonctl.backends import attach
 from reasonctl.backends.hf.tokenizer import HFTokenizer
-from reasonctl.backends.llama.tokenizer import LlamaTokenizer
-from reasonctl.controller import Controller, ControllerError, Effort, Policy, PromptLookup, Turn
+from reasonctl.backends.llama.engine import LlamaEngine
+from reasonctl.backends.llama.tokenizer import LlamaTokenizer, end_tokens
+from reasonctl.controller import (
+    Call,
+    Controller,
+    ControllerError,
+    Effort,
+    Ended,
+    Keys,
+    Markers,
+    Policy,
+    PromptLookup,
+    Scheduler,
+    Thinking,
+    Trace,
+    Turn,
+)
+from reasonctl.controller.decoding.drivers import drive
 from support.llama_models import CALLS, PROMPT, open_llama
 
 DRAFTERS = {"plain": None, "drafted": PromptLookup(size=4)}
+MARKED = Thinking(Markers("<think>", "</think>"), "</think>\n")
 OTHER = "Q: 41 a+7 b-2 c+5\n<think>\n"
 
 
@@ -98,6 +115,30 @@ def test_on_transformers_alone_and_in_a_batch(hf, drafter, per):
             assert handle.traces[0].tokens == alone.tokens
             for trace in handle.traces:
                 check(tokenizer.decode(trace.tokens), trace, budget, per)
+
+
+@pytest.mark.parametrize("per", ["run", "span"])
+@pytest.mark.parametrize("drafter", DRAFTERS)
+def test_in_the_shared_forwards_of_llama_cpp(drafter, per):
+    """Runs under several budgets in one batch are the runs alone."""
+    engine = LlamaEngine(open_llama(n_ctx=2048), hidden=False, batch=4)
+    tokenizer = LlamaTokenizer(engine.context.llm)
+    policy, prompts = Spans(tokenizer), [tokenizer.encode(PROMPT), tokenizer.encode(OTHER)]
+    scheduler, traces = Scheduler(), {}
+    for job in [(budget, which) for budget in (0, 3, 7, 12) for which in (0, 1)]:
+        controller = Controller(
+            policy=policy, drafter=DRAFTERS[drafter], budget=job[0], budget_per=per, thinking=MARKED
+        )
+        call = Call(prompts[job[1]], 200, end_tokens(engine.context.llm), Keys(seed=0), policy)
+        traces[job] = Trace(), Trace()
+        list(drive(controller.run(engine, tokenizer, call, traces[job][0])))
+        needs = controller.needs(engine, tokenizer, call)
+        scheduler.add(job, controller.run(engine, tokenizer, call, traces[job][1]), needs)
+    assert not [output.error for output in scheduler if isinstance(output, Ended) and output.error is not None]
+    for (budget, _), (alone, shared) in traces.items():
+        assert shared.tokens == alone.tokens and shared.spans == alone.spans
+        check(tokenizer.decode(shared.tokens), shared, budget, per)
+    engine.close()
 
 
 @pytest.mark.parametrize("name", sorted(CALLS))

@@ -8,11 +8,12 @@ import warnings
 
 import pytest
 import torch
+from llama_cpp import LlamaGrammar
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from reasonctl.backends import attach
 from reasonctl.backends.load import BUNDLED_PROBE, tiny_folder
-from reasonctl.controller import Controller, Decision, Trace, parse_policy
+from reasonctl.controller import Controller, Decision, Trace, Turn, parse_policy
 from reasonctl.probes import load_exit
 from support.llama_models import PROMPT, open_llama
 
@@ -63,6 +64,91 @@ def test_transformers_compares_every_call():
     model.generate(**inputs, max_new_tokens=most + 1, do_sample=False)
     assert len(told(handle)) == 2 and "'greedy'" in told(handle)[1]
     handle.detach()
+
+
+LIMITS = {
+    "budget": ({"budget": 9}, "budget is 9, calibrated with none"),
+    "share": ({"budget": 0.5}, f"budget is {CARD.max_new_tokens // 2}, calibrated with none"),
+    "seconds": ({"thinking_seconds": 50.0}, "thinking_seconds is 50.0, calibrated with none"),
+    "least": ({"min_thinking": 5}, "min_thinking is 5, calibrated with none"),
+    "continued": ({"continue_times": 1}, "continue_times is 1, calibrated with none"),
+    "loops": ({"stop_loops": 3}, "stop_loops is 3, calibrated with none"),
+    "answers": ({"always_answer": True}, "always_answer is True, calibrated with False"),
+}
+
+
+@pytest.fixture(scope="module")
+def llm():
+    return open_llama(n_ctx=1024)
+
+
+@pytest.fixture(params=["llama", "hf"])
+def used(request, llm, hf):
+    """A function of a rule, settings and a call's options that makes a call; its trace and the rule."""
+
+    def call(rule, settings, **asked):
+        with warnings.catch_warnings(action="ignore"):
+            if request.param == "llama":
+                handle = attach(llm, Controller(exit=rule, **settings))
+            else:
+                handle = attach(hf[0], Controller(exit=rule, **settings), tokenizer=hf[1])
+        with handle:
+            if request.param == "llama":
+                llm(PROMPT, max_tokens=CARD.max_new_tokens, seed=1, **SAME, **asked)
+            else:
+                inputs = hf[1](PROMPT, return_tensors="pt", add_special_tokens=False)
+                hf[0].generate(**inputs, max_new_tokens=CARD.max_new_tokens, do_sample=True, seed=1, **SAME, **asked)
+            return handle.trace
+
+    return call
+
+
+def why_not(rule, trace):
+    """What stands in the guarantee besides the model's own differences, of another dtype for example."""
+    use = {"sampler": CARD.sampler, "max_new_tokens": CARD.max_new_tokens, "tasks": CARD.tasks, "grader": CARD.grader}
+    known, told = rule.guarantee(**use)["why_not"], rule.guarantee(**use, trace=trace)["why_not"]
+    assert told[: len(known)] == known
+    assert [f"{reason}: the exit rule's promise was made without" for reason in trace.why_not] == [
+        warning for warning in trace.warnings if "promise was made without" in warning
+    ]
+    return told[len(known) :]
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_limit_of_thinking_stands_in_the_guarantee(used, limit):
+    settings, line = LIMITS[limit]
+    rule = load_exit(PROBE)
+    trace = used(rule, settings)
+    assert why_not(rule, trace) == trace.why_not == [line] and line in trace.rule
+
+
+def test_whatever_else_changes_a_run_stands_in_the_guarantee(used):
+    rule = load_exit(PROBE)
+    assert why_not(rule, used(rule, {})) == []
+    (line,) = why_not(rule, used(rule, {}, thinking_budget=3))  # the option of one call
+    assert line == "budget is 3, calibrated with none"
+    turn = Turn()
+    assert why_not(rule, used(rule, {}, turn=turn)) == []
+    (line,) = why_not(rule, used(rule, {}, turn=turn))
+    assert line == "the call goes on with a turn in which an earlier call thought"
+    rule.later_spans = True  # exits after the first span, calibrated without
+    assert used(rule, {}).why_not == ["later_spans is True, calibrated with False"]
+
+
+def test_a_grammar_stands_in_the_guarantee(llm, hf):
+    rule = load_exit(PROBE)
+    with attach(llm, Controller(exit=rule)) as handle:
+        llm(PROMPT, max_tokens=CARD.max_new_tokens, seed=1, grammar=LlamaGrammar.from_string("root ::= [0-9]+"), **SAME)
+        (line,) = handle.trace.why_not
+    assert line.startswith("sampler policy is") and "grammar" in line
+    with warnings.catch_warnings(action="ignore"):
+        handle = attach(hf[0], Controller(exit=rule), tokenizer=hf[1])
+    with handle:
+        inputs = hf[1](PROMPT, return_tensors="pt", add_special_tokens=False)
+        asked = {"max_new_tokens": CARD.max_new_tokens, "do_sample": True, "grammar": "root ::= [0-9]+", **SAME}
+        hf[0].generate(**inputs, **asked)
+        (line,) = handle.trace.why_not
+    assert line.startswith("sampler policy is") and "grammar" in line
 
 
 def test_one_comparison_for_the_call_and_the_guarantee():

@@ -154,6 +154,8 @@ def account(
     continue_times=0,
     continue_text="Wait",
     budget_per="run",
+    warn_before=None,
+    warning="",
     engine=ENGINE,
 ):
     """(tokens, who closed the last span) of a controlled run, read from its text alone.
@@ -164,6 +166,7 @@ def account(
     out: list[int] = []
     opened = None if markers and text(prompt).rfind(markers.open) < 0 else 0
     closed, answer, continued = None, 0, 0
+    warned = False
     earlier = 0  # thinking tokens of the spans before, where one budget is over all
 
     def found(marker, since):
@@ -175,12 +178,12 @@ def account(
         return first, text(out[since:])[len(text(out[since:first])) : char]
 
     def opens_again():
-        nonlocal opened, closed, earlier
+        nonlocal opened, closed, earlier, warned
         own = text(out[:opened]) + text(out[opened:]).split(markers.close)[0]
         since = text(out[:answer]) if closed == "budget" else own
         if markers.open in text(out).removeprefix(since).removeprefix(markers.close):
             earlier += 0 if budget_per == "span" else thought - opened
-            opened, closed = len(out), None
+            opened, closed, warned = len(out), None, warned and budget_per != "span"
 
     def over_budget():
         nonlocal out, closed, answer, thought
@@ -197,6 +200,17 @@ def account(
         if first + len(forced) < most:
             out, closed, thought = out[:first] + forced, "budget", first
             answer = len(out)
+
+    def warn():
+        nonlocal warned
+        if closed or opened is None or warned or warn_before is None or warn_before >= budget:
+            return
+        so_far = earlier + len(out) - opened
+        half = any(text(out).endswith(markers.close[:n]) for n in range(1, len(markers.close)))
+        if budget - warn_before <= so_far < budget and not half:
+            warned, forced = True, TOKENIZER.encode(warning)
+            if so_far + len(forced) < budget and len(out) + len(forced) < most:
+                out.extend(forced)
 
     thought = 0  # where the last span ended
     over_budget()
@@ -226,4 +240,5 @@ def account(
         if out[-1] in eos:
             break
         over_budget()
+        warn()
     return tuple(out[:most]), closed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 
 from reasonctl.backends.load import tiny_folder
 from reasonctl.calibration.cli.main import main
+from reasonctl.probes import load_exit
+from reasonctl.probes.files import load_probe
 from support.ctl import ctl
 
 TINY = tiny_folder()
@@ -43,6 +46,29 @@ def test_inspect_says_where_a_model_thinks(capfd):
     code, out, _ = ctl(capfd, "inspect", str(TINY), "--json")
     found = json.loads(out.splitlines()[-1])["format"]
     assert code == 0 and (found["suffix"], found["opens"], found["source"]) == ("</think>\n", "prompt", "rendering")
+
+
+def test_efforts_are_written_shown_and_used(probe, tmp_path, capfd):
+    assert load_probe(probe).card.efforts == "low=risk(0.1), medium=risk(0.05), high=risk(0.025)"
+    code, out, _ = ctl(capfd, "inspect", str(probe), "--json")
+    low, medium, high = json.loads(out.splitlines()[-1])["efforts"]
+    assert code == 0 and [low["name"], low["risk"], high["risk"]] == ["low", 0.1, 0.025]
+    for one in (low, medium, high):
+        limit = load_exit(probe, risk=one["risk"]).threshold
+        assert (one["exits"] == "never") == (limit.value == math.inf) and one["more_runs"] == limit.more_runs
+    code, out, _ = ctl(capfd, "inspect", str(probe))
+    assert "effort 'low': risk 0.1" in out
+    code, out, _ = ctl(capfd, "run", "tiny", "--probe", str(probe), "--effort", "low", "--json", "--seed", "3")
+    found = json.loads(out.splitlines()[-1])
+    assert code == 0 and found["guarantee"]["risk"] == 0.1 and found["guarantee"]["why_not"] == []
+    mine = ["--efforts", "low=5", "--effort", "low"]  # the user's own come first, and a budget stands in why_not
+    code, out, _ = ctl(capfd, "run", "tiny", "--probe", str(probe), *mine, "--json")
+    found = json.loads(out.splitlines()[-1])
+    assert found["budget"] == 5 and found["guarantee"]["why_not"] == ["budget is 5, calibrated with none"]
+    out_file = ["--out", str(tmp_path / "p.safetensors")]
+    for text, message in (("low=risk(2)", "risk is 2.0"), ("low=-3", "budget is -3"), ("low", "efforts hold 'low'")):
+        code, _, err = ctl(capfd, "calibrate", "tiny", "--tasks", "tiny", *out_file, "--efforts", text)
+        assert code == 2 and message in err and len(err.strip().splitlines()) == 1
 
 
 def test_eval_prints_the_promised_json(probe, tmp_path, capfd):

@@ -99,6 +99,7 @@ def test_the_promise_is_said_to_be_made_without():
         if trace.closed_by == "asked":
             warned += 1
             assert any("closed on request" in warning for warning in trace.warnings)
+            assert trace.why_not == ["thinking was closed on request"]
             assert trace.why.startswith("answer_now closed thinking; no exit")
     assert warned > 5
 

@@ -80,7 +80,7 @@ EFFORTS = {"low": 3, "medium": 0.25, "short": Effort(thinking_seconds=2), "safe"
 class Promised(Scripted):
     """A rule with a risk and names for risks."""
 
-    efforts = {"low": 0.2, "high": 0.01}
+    efforts = {"low": Effort(risk=0.2), "high": Effort(risk=0.01), "short": 6}
 
     def at(self, *, risk):
         made = Promised(act=self.act)
@@ -99,6 +99,7 @@ def test_names_stand_for_budgets_times_and_risks():
     assert ruled.under(effort="high").exit.risk == 0.01 and ruled.under(effort="high").budget is None
     assert ruled.under(effort="safe").exit.risk == 0.02 and ruled.under(effort="safe").budget == 9
     assert Controller(exit=rule, effort="low").exit.risk == 0.2
+    assert ruled.under(effort="short").budget == 6 and ruled.under(effort="none").budget == 0
     # The user's own names come first, and what is given next to a name wins.
     assert Controller(exit=rule, efforts={"low": 4}).under(effort="low").budget == 4
     assert base.under(effort="low", thinking_budget=8).budget == 8
