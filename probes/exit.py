@@ -44,7 +44,6 @@ from .signals.observation import Observation
 from .signals.probe import features_at, layer_of
 from .signals.signals import SignalName
 
-
 NEAREST_EXITS = 25
 """Calibration runs that say what one exit saves."""
 

@@ -18,7 +18,7 @@ from reasonctl.controller import Tokenizer, Trace
 from .recording import Drawn
 from .requests import ChatRequest
 from .selecting import chosen
-from .service import Service, ServedChoice, Update, Work, usage_of
+from .service import ServedChoice, Service, Update, Work, usage_of
 from .tools import Answer, read_answer
 
 _LEAST = -9999.0
@@ -75,7 +75,8 @@ def models_of(service: Service, created: int) -> dict[str, Any]:
 
 def whole(service: Service, work: Work, written: Sequence[Written]) -> dict[str, Any]:
     """The answer to a request that isn't streamed."""
-    picked, share = range(len(written)), None
+    picked: Sequence[int] = range(len(written))
+    share: float | None = None
     if work.request.reasonctl.samples:
         picked, share = chosen([one.content for one in written])
     made = [_choice(service, work, n, work.choices[i], written[i]) for n, i in enumerate(picked)]
@@ -110,8 +111,8 @@ def _choice(service: Service, work: Work, index: int, choice: ServedChoice, writ
     if written.reasoning:
         message["reasoning_content"] = written.reasoning
     finish = "tool_calls" if answer.calls else choice.finish_reason
-    logprobs = None if choice.recorded is None else {"content": _chat_logprobs(tokenizer, written.logprobs)}
-    return Choice.model_validate({"index": index, "message": message, "finish_reason": finish, "logprobs": logprobs})
+    noted = None if choice.recorded is None else {"content": _chat_logprobs(tokenizer, written.logprobs)}
+    return Choice.model_validate({"index": index, "message": message, "finish_reason": finish, "logprobs": noted})
 
 
 def _answer(request: ChatRequest, written: Written) -> Answer:

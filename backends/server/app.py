@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
@@ -105,7 +105,7 @@ class Routes:
         self._finished(work)
         return written
 
-    async def _events(self, work: Work) -> AsyncIterator[bytes]:
+    async def _events(self, work: Work) -> AsyncGenerator[bytes, None]:
         """The events of a stream."""
         streamed = Streamed(self.service, work)
         try:
@@ -174,7 +174,7 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncIterator[bytes], headers: dict[str, str], stall: float, left: Callable[[], None]
+        self, events: AsyncGenerator[bytes, None], headers: dict[str, str], stall: float, left: Callable[[], None]
     ) -> None:
         """Make a response.
 
@@ -197,7 +197,7 @@ class EventStream(Response):
                     await send(message)
 
             await bounded({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async with aclosing(self._events) as events:  # type: ignore[type-var]
+            async with aclosing(self._events) as events:
                 async for event in events:
                     await bounded({"type": "http.response.body", "body": event, "more_body": True})
             await bounded({"type": "http.response.body", "body": b"", "more_body": False})

@@ -78,8 +78,5 @@ class Metrics:
         for key, found in values.items():
             name = f"reasonctl_{_NAMES.get(key, key)}"
             lines += [f"# HELP {name} {_HELP[key]}", f"# TYPE {name} {'counter' if key in _NAMES else 'gauge'}"]
-            lines += [
-                f"{name}{labels} {value:g}" if value < 1e6 else f"{name}{labels} {value:.0f}"
-                for labels, value in found.items()
-            ]
+            lines += [f"{name}{labels} {round(value, 1)}" for labels, value in found.items()]
         return "\n".join(lines) + "\n"

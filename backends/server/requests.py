@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -183,7 +183,7 @@ class SamplingFields(Strict):
     """Most thinking tokens."""
     response_format: ResponseFormat | None = None
     """What the answer shall be."""
-    reasonctl: ReasonctlOptions = ReasonctlOptions()
+    reasonctl: ReasonctlOptions = Field(default_factory=ReasonctlOptions.model_construct)
     """Ours."""
     user: str | None = None
     """Understood, and nothing is done."""
@@ -216,7 +216,7 @@ class ChatRequest(SamplingFields):
     """False: no more than the first call is returned."""
     reasoning_effort: str | None = Field(None, max_length=40)
     """A name of the server's efforts."""
-    chat_template_kwargs: TemplateOptions = TemplateOptions()
+    chat_template_kwargs: TemplateOptions = Field(default_factory=TemplateOptions.model_construct)
     """What the template is given."""
     store: Literal[False] | None = None
     """Nothing is stored."""
@@ -270,10 +270,9 @@ class CompletionRequest(SamplingFields):
 
 
 Asked = ChatRequest | CompletionRequest
-R = TypeVar("R", ChatRequest, CompletionRequest)
 
 
-def read_request(kind: type[R], body: bytes, limits: ServerLimits) -> R:
+def read_request(kind: type[ChatRequest] | type[CompletionRequest], body: bytes, limits: ServerLimits) -> Asked:
     """The request that a body holds.
 
     Args:

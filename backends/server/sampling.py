@@ -1,4 +1,4 @@
-"""A request's sampling as a policy, its limits of thinking as a controller's, and its drafter. Nothing here opens a file."""
+"""A request's sampling as a policy, its limits of thinking as a controller's, and its drafter. No file is opened."""
 
 from __future__ import annotations
 

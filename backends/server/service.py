@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -234,10 +235,8 @@ class Service:
         loop = asyncio.get_running_loop()
 
         def deliver(brought: list[Output]) -> None:
-            try:
+            with suppress(RuntimeError):  # the event loop has ended, and with it the client's connection
                 loop.call_soon_threadsafe(work.outputs.put_nowait, brought)
-            except RuntimeError:
-                pass  # the event loop has ended, and with it the client's connection
 
         work.group = Group(work.key, work.runs, deliver)
         self.driver.submit(work.group)
@@ -249,7 +248,7 @@ class Service:
             self.driver.cancel(work.group)
         self.open.pop(work.id, None)
 
-    async def updates(self, work: Work) -> AsyncIterator[Update]:
+    async def updates(self, work: Work) -> AsyncGenerator[Update, None]:
         """What the client may read of a request that has entered, as it comes.
 
         Raises:

@@ -101,7 +101,7 @@ def _call(text: str, names: set[str]) -> ToolCall | None:
         return None
     if not isinstance(value, dict) or not isinstance(value.get("name"), str) or value["name"] not in names:
         return None
-    arguments = next((value[key] for key in _ARGUMENTS if key in value), {})
+    arguments: Any = next((value[key] for key in _ARGUMENTS if key in value), {})
     if not isinstance(arguments, dict) or set(value) - {"name", *_ARGUMENTS}:
         return None
     return ToolCall(f"call_{secrets.token_hex(12)}", value["name"], json.dumps(arguments, ensure_ascii=False))

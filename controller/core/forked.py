@@ -1,7 +1,7 @@
 """Work on what others wrote, each piece in a process of its own that is bounded in time and memory.
 
-A helper process starts once, imports what the work needs, and forks for each request. A fork takes a millisecond and can
-be ended wherever it is; a thread can't be. `ForkedCalls` is the caller's side, `answer_forever` the helper's.
+A helper process starts once, imports what the work needs, and forks for each request. A fork takes a millisecond and
+can be ended wherever it is; a thread can't be. `ForkedCalls` is the caller's side, `answer_forever` the helper's.
 """
 
 from __future__ import annotations
@@ -16,13 +16,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from .errors import ControllerError
 from .json_text import parse
 
-WALL_SECONDS = 20.0
+WALL_SECONDS = 60.0
 """Wall time of one request: the last resort, for what no processor time bounds."""
+START_SECONDS = 180.0
+"""Wall time in which a helper must have imported what it needs."""
+READY = b"ready\n"
+"""A helper's first line."""
 MOST_ANSWER = 1 << 24
 """Longest answer, in bytes."""
 TOO_MUCH = "it takes too much time or memory"
@@ -57,7 +62,7 @@ class ForkedCalls:
             try:
                 process = self._process or self._start()
                 self._write(process, request)
-                line = self._line(process)
+                line = self._line(process, self._seconds)
             except (OSError, ValueError):
                 line = b""
             if not line:
@@ -82,6 +87,8 @@ class ForkedCalls:
         )
         if self._first is not None:
             self._write(self._process, self._first)
+        if self._line(self._process, START_SECONDS) != READY:
+            raise OSError("the helper doesn't start")
         return self._process
 
     @staticmethod
@@ -90,10 +97,11 @@ class ForkedCalls:
         process.stdin.write(json.dumps(request).encode() + b"\n")
         process.stdin.flush()
 
-    def _line(self, process: subprocess.Popen[bytes]) -> bytes:
-        """The next line of the helper; b"" where none comes."""
+    @staticmethod
+    def _line(process: subprocess.Popen[bytes], seconds: float) -> bytes:
+        """The next line of the helper; b"" where none comes in this time."""
         assert process.stdout is not None
-        output, until, line = process.stdout.fileno(), time.monotonic() + self._seconds, bytearray()
+        output, until, line = process.stdout.fileno(), time.monotonic() + seconds, bytearray()
         while not line.endswith(b"\n"):
             left = until - time.monotonic()
             if left <= 0 or len(line) > MOST_ANSWER or not select.select([output], [], [], left)[0]:
@@ -108,17 +116,13 @@ class ForkedCalls:
         process, self._process = self._process, None
         if process is None:
             return
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
         for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                try:
+            with suppress(BrokenPipeError):
+                if pipe is not None:
                     pipe.close()
-                except BrokenPipeError:
-                    pass
 
 
 def answer_forever(handle: Callable[[Answer], Answer], seconds: int, memory: int) -> None:
@@ -129,7 +133,9 @@ def answer_forever(handle: Callable[[Answer], Answer], seconds: int, memory: int
         seconds: Processor time of each.
         memory: Bytes that each may take beyond what this process has.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
+    sys.stdout.buffer.write(READY)
+    sys.stdout.buffer.flush()
     for line in sys.stdin.buffer:
         read, write = os.pipe()
         child = os.fork()
