@@ -12,6 +12,7 @@ LIBRARIES = {
     "calibrate": ("sklearn", "joblib", "threadpoolctl", "mapie", "math_verify", "reasoning_gym", "matplotlib"),
     "grammar": ("xgrammar",),
     "dask": ("distributed", "dask"),
+    "serve": ("fastapi", "uvicorn", "openai", "pydantic", "prompt_toolkit"),
 }
 """What is imported, by the extra of this project that brings it."""
 
@@ -26,9 +27,15 @@ def require(extra: str, *libraries: str) -> None:
     Raises:
         ControllerError: one of them isn't installed.
     """
-    missing = [library for library in libraries if not _installed(library)]
-    if missing:
-        raise ControllerError(install_line(extra, *missing))
+    absent = [library for library in libraries if not _installed(library)]
+    if absent:
+        raise ControllerError(install_line(extra, *absent))
+
+
+def missing(extra: str) -> str:
+    """What a user reads where a library of an extra is missing; "" where all are installed."""
+    absent = [library for library in LIBRARIES[extra] if not _installed(library)]
+    return install_line(extra, *absent) if absent else ""
 
 
 def install_line(extra: str, *missing: str) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,22 +21,26 @@ from reasonctl.controller.core import Kind, Matcher
 
 from .extras import require
 
+MOST_GRAMMARS = 64
+"""Compiled grammars that a tokenizer keeps; the one that was used least recently goes."""
 _PREFIX = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 
 
 class Compiler:
-    """Compiles grammars for one tokenizer, each once."""
+    """Compiles grammars for one tokenizer, and keeps the last ones. Threads may share it."""
 
     def __init__(self, spellings: Callable[[], Iterable[tuple[int, bytes]]]) -> None:
         """`spellings` gives (id, bytes) of every token that may spell a grammar's text: no control tokens."""
         self._spellings = spellings
         self._compilers: dict[frozenset[int], Any] = {}
-        self._compiled: dict[tuple[str, Kind, frozenset[int]], Any] = {}
+        self._compiled: OrderedDict[tuple[str, Kind, frozenset[int]], Any] = OrderedDict()
+        self._lock = threading.Lock()
 
     def matcher(self, text: str, kind: Kind, eos: frozenset[int]) -> Position:
         """The beginning of a grammar; see `Tokenizer.matcher`."""
         xgrammar = _xgrammar()
-        found = self._compiled.get((text, kind, eos))
+        with self._lock:
+            found = self._compiled.get((text, kind, eos))
         if found is None:
             try:
                 of = xgrammar.Grammar.from_json_schema if kind == "schema" else xgrammar.Grammar.from_ebnf
@@ -42,7 +48,11 @@ class Compiler:
             except RuntimeError as error:
                 why = _PREFIX.sub("", str(error)).strip().replace("\n", " ")
                 raise ControllerError(f"grammar can't be read: {why}") from None
+        with self._lock:
             self._compiled[text, kind, eos] = found
+            self._compiled.move_to_end((text, kind, eos))
+            while len(self._compiled) > MOST_GRAMMARS:
+                self._compiled.popitem(last=False)
         return Position(xgrammar.GrammarMatcher(found), found.tokenizer_info.vocab_size, eos)
 
     def _compiler(self, eos: frozenset[int]) -> Any:
@@ -56,7 +66,7 @@ class Compiler:
             known = xgrammar.TokenizerInfo(
                 pieces, vocab_type=xgrammar.VocabType.RAW, vocab_size=size, stop_token_ids=sorted(eos)
             )
-            self._compilers[eos] = xgrammar.GrammarCompiler(known, max_threads=1)
+            self._compilers[eos] = xgrammar.GrammarCompiler(known, max_threads=1, cache_enabled=False)
         return self._compilers[eos]
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from reasonctl.controller import Capabilities, Engine, Tokenizer
@@ -54,6 +54,9 @@ class Model:
     """Number of weights."""
     chat: Callable[[Sequence[Message]], list[int] | None] | None = None
     """Turns a conversation into a prompt's tokens, None where the template refuses it. None: there is no template."""
+
+    special: Mapping[str, str] = field(default_factory=dict)
+    """What a chat template may name besides the messages: `bos_token`, `eos_token` and the like, as text."""
 
     def fingerprint(self) -> str:
         """A hash of depth, width and vocabulary: equal for the same model in every format and quantisation."""

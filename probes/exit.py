@@ -10,7 +10,11 @@ import math
 import os
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
 
 from reasonctl.controller import (
     AnswerEnds,
@@ -34,11 +38,23 @@ from .promise import Promise
 from .risk.drift import DriftMonitor
 from .risk.give_up import GiveUp, choose_lower
 from .risk.in_order import InOrder
-from .risk.table import Table
+from .risk.table import NO_EXIT, Table
 from .risk.threshold import MEANS, Mode, Threshold
 from .signals.observation import Observation
 from .signals.probe import features_at, layer_of
 from .signals.signals import SignalName
+
+NEAREST_EXITS = 25
+"""Calibration runs that say what one exit saves."""
+
+
+class ExitSavings(NamedTuple):
+    """What the calibration runs' own exits saved; shape (exits,) each."""
+
+    positions: npt.NDArray[np.int64]
+    """Tokens generated before the cue."""
+    saved: npt.NDArray[np.int64]
+    """Cost in tokens of the full run, less that of the run with the exit."""
 
 
 class ProbeExit(ExitRule):
@@ -80,7 +96,8 @@ class ProbeExit(ExitRule):
         self._layers = tuple(layer_of(fraction, card.depth) for fraction in card.layers)
         self._answer_tokens = answer_tokens(card)
         self._warnings: list[str] | None = None
-        self.monitor = _monitor(content.signal_table(promise.signal).table if table is None else table)
+        self._table = content.signal_table(promise.signal).table if table is None else table
+        self.monitor = _monitor(self._table)
         """Tests whether runs in use are like the calibration runs. None: there are none to compare with."""
         self.order = InOrder()
         """The runs that the monitor hasn't taken in."""
@@ -139,6 +156,26 @@ class ProbeExit(ExitRule):
         if self.lower is not None and not decision.exit and self.lower.curve.below(decision.score, decision.position):
             return replace(decision, exit=True, gave_up=True)
         return decision
+
+    def expected_saving(self, position: int) -> float | None:
+        """The mean over the calibration runs whose own exits, at this threshold, are nearest to this one.
+
+        Over many runs it adds up to what an evaluation measures, as the exits of both have one distribution.
+        """
+        exits, saved = self._savings
+        if not len(exits):
+            return None
+        nearest = np.argsort(np.abs(exits - position), kind="stable")[:NEAREST_EXITS]
+        return float(saved[nearest].mean())
+
+    @cached_property
+    def _savings(self) -> ExitSavings:
+        table = self._table
+        first = table.first_exit(self.threshold.value)
+        runs = np.flatnonzero(first != NO_EXIT)
+        cues = table.offsets[:-1][runs] + first[runs]
+        runs, cues = runs[table.labelled[cues]], cues[table.labelled[cues]]
+        return ExitSavings(table.positions[cues], table.full_tokens[runs] - table.exit_tokens[cues])
 
     def begin(self, trace: Trace) -> None:
         """Give the run its place: the drift monitor takes runs in in the order in which they began."""

@@ -146,6 +146,7 @@ def wrap_transformers(
         start=tuple(token for token in tokenizer.encode("") if token == tokenizer.bos_token_id),
         parameters=int(library.num_parameters()),
         chat=partial(_conversation, tokenizer) if tokenizer.chat_template else None,
+        special={name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)},
     )
 
 

@@ -140,6 +140,7 @@ def wrap_llama(name: str, llm: Llama, engine: LlamaEngine, tokenizer: LlamaToken
         start=_beginning(llm),
         parameters=int(C.llama_model_n_params(llm.model)),
         chat=None if template is None else _conversation(llm, template),
+        special=_special(llm),
     )
 
 
@@ -165,13 +166,7 @@ def _prompter(llm: Llama, tokenizer: LlamaTokenizer, template: str | None) -> Ca
 
 def _chatter(llm: Llama, template: str) -> Callable[[Sequence[Message]], list[int]]:
     """A function from a conversation to a prompt's tokens."""
-    bos, eos = llm.token_bos(), llm.token_eos()
-    formatter = Jinja2ChatFormatter(
-        template=template,
-        bos_token=llm._model.token_get_text(bos) if bos >= 0 else "",
-        eos_token=llm._model.token_get_text(eos) if eos >= 0 else "",
-        add_generation_prompt=True,
-    )
+    formatter = Jinja2ChatFormatter(template=template, **_special(llm), add_generation_prompt=True)
 
     def prompt(messages: Sequence[Message]) -> list[int]:
         text = formatter(messages=[message._asdict() for message in messages]).prompt
@@ -180,6 +175,12 @@ def _chatter(llm: Llama, template: str) -> Callable[[Sequence[Message]], list[in
         return tokens
 
     return prompt
+
+
+def _special(llm: Llama) -> dict[str, str]:
+    """The texts of the tokens that a template may name."""
+    tokens = {"bos_token": llm.token_bos(), "eos_token": llm.token_eos()}
+    return {name: llm._model.token_get_text(token) if token >= 0 else "" for name, token in tokens.items()}
 
 
 def _conversation(llm: Llama, template: str) -> Callable[[Sequence[Message]], list[int] | None]:

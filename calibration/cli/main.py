@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from .flags import FORMS, MACHINE, PROMISE, SAMPLING, SHARED, common
+from .flags import FORMS, MACHINE, PROMISE, SAMPLING, SHARED, NumberRange, common
 from .interrupt import CODE, interruptible
 from .refusal import given, refuse
-from .terminal import lenient_output, one_line, utf8
+from .terminal import lenient_output, one_line, utf8, utf8_each
 
 if TYPE_CHECKING:
     from .options import Options
@@ -222,6 +222,52 @@ def sample_command(model: str, prompt: str | None, options: Options, **what: Any
     from .sample import sample
 
     sample(model, prompt, options, **what)
+
+
+@cli.command("serve")
+@click.argument("model")
+@ANY_PROBE
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; another one needs a key.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0: a free one.")
+@click.option("--key-file", type=click.Path(), help="File of keys, one a line [the variable REASONCTL_API_KEY].")
+@click.option("--allow-host", multiple=True, help="A further name under which clients reach the server.")
+@click.option("--allow-origin", multiple=True, help="A web page's origin that may ask, such as https://my.app.")
+@click.option("--preset", multiple=True, callback=utf8_each, help="NAME=POLICY that requests may name.")
+@click.option("--efforts", callback=utf8, help="What reasoning_effort's names stand for: 'low=256, high=risk(0.02)'.")
+@click.option("--budget", help="Most thinking tokens where a request says nothing; or a share, such as 0.5.")
+@click.option("--queue", type=click.IntRange(0, 10_000), default=64, show_default=True, help="Most runs that wait.")
+@click.option(
+    "--request-seconds",
+    type=NumberRange(0, min_open=True),
+    default=600.0,
+    show_default=True,
+    help="Most seconds of a request.",
+)
+@common(*(name for name in SAMPLING if name != "seed"), *PROMISE, *MACHINE, "batch")
+def serve_command(model: str, options: Options, **what: Any) -> None:
+    """An OpenAI-compatible endpoint; clients share forwards [--batch 8].
+
+    SIGTERM and Ctrl-C let running requests end, for at most 30 seconds.
+    """
+    from .serve import serve
+
+    serve(model, options, **what)
+
+
+@cli.command("chat")
+@click.argument("model")
+@ANY_PROBE
+@click.option("--system", callback=utf8, help="What the model is to be, said before the conversation.")
+@click.option("--budget", help="Most thinking tokens, 0 or more; or a share of the run's tokens, such as 0.5.")
+@common(*SAMPLING, *PROMISE, *MACHINE)
+def chat_command(model: str, options: Options, **what: Any) -> None:
+    """A conversation in the terminal, with what the controller did.
+
+    Ctrl-C stops an answer, Ctrl-\\ closes its thinking; /help lists what else can be said.
+    """
+    from .chat import chat
+
+    chat(model, options, **what)
 
 
 @cli.command("inspect")

@@ -68,3 +68,10 @@ def utf8(_: click.Context, param: click.Parameter, text: str | None) -> str | No
         what = f"byte 0x{ord(broken) - 0xDC00:02x}" if broken >= "\udc80" else "a lone surrogate"
         raise click.BadParameter(f"{text!r} holds {what}, which is no UTF-8; give text in UTF-8", param=param)
     return text
+
+
+def utf8_each(context: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    """`utf8` for an option that may be given several times."""
+    for text in texts:
+        utf8(context, param, text)
+    return texts

@@ -178,6 +178,14 @@ class ExitRule(ABC):
         """
         return []
 
+    def expected_saving(self, position: int) -> float | None:
+        """Tokens that an exit saves, as far as the rule's calibration runs say. Default: nobody knows.
+
+        Args:
+            position: Tokens generated before the cue of the exit.
+        """
+        return None
+
     def begin(self, trace: Trace) -> None:
         """A run begins; `finish` or `abandon` will be called with the same trace. Default: nothing.
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import ControllerError
+from ..core.forked import ForkedCalls
 from ..core.json_text import Fields, parse
 
 MOST_SECONDS = 60
@@ -63,6 +64,35 @@ def render(template: str, variables: Sequence[dict[str, Any]]) -> Rendered:
         errors.insert(0, "it takes too much time or memory")
     texts += [None] * (len(variables) - len(texts))
     return Rendered(tuple(texts), errors[0] if errors else "")
+
+
+class TemplateRenderer:
+    """One template, rendered again and again with what others send: each time in a bounded process of its own."""
+
+    def __init__(self, template: str) -> None:
+        """Nothing is started before the first rendering.
+
+        Args:
+            template: The template's source.
+        """
+        self._template = template
+        self._calls = ForkedCalls("reasonctl.controller.thinking.render_forked")
+
+    def render(self, variables: Mapping[str, Any]) -> str:
+        """The template under these variables, which are plain JSON values.
+
+        Raises:
+            ControllerError: The template refuses them, or reached a bound.
+        """
+        answer = self._calls.call({"template": self._template, "variables": dict(variables)})
+        text = answer.get("text")
+        if not isinstance(text, str):
+            raise ControllerError(f"the chat template can't render these messages: {answer.get('error')}")
+        return text
+
+    def close(self) -> None:
+        """End the helper process."""
+        self._calls.close()
 
 
 def _read(line: bytes, texts: list[str | None], errors: list[str]) -> None:

@@ -128,10 +128,10 @@ def _limit() -> None:
             resource.setrlimit(kind, (most, most))
         except (ValueError, OSError):
             continue  # a system that knows no such bound, or a lower one in force
-    signal.signal(signal.SIGVTALRM, _over_time)
+    signal.signal(signal.SIGVTALRM, over_time)
 
 
-def _over_time(number: int, frame: object) -> None:
+def over_time(number: int, frame: object) -> None:
     raise TooMuch(f"it takes more than {SECONDS:g} s of processor time")
 
 

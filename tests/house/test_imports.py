@@ -83,6 +83,11 @@ APART = [
 ONLY_IN = {
     "click": ["calibration.cli"],
     "rich": ["calibration.cli"],
+    "prompt_toolkit": ["calibration.cli"],
+    "fastapi": ["backends.server"],
+    "uvicorn": ["backends.server"],
+    "openai": ["backends.server"],
+    "pydantic": ["backends.server"],
     "matplotlib": ["calibration.pages"],
     "jinja2": ["calibration.pages", "controller.thinking.sandbox", "backends.llama.load", "backends.hf.load"],
     "markupsafe": ["calibration.pages"],

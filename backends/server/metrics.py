@@ -1,0 +1,82 @@
+"""Counters of a server in Prometheus's text format (version 0.0.4)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from reasonctl.controller import Trace
+
+_HELP = {
+    "requests": "Requests that were answered, by route and status.",
+    "cancelled": "Requests whose clients left before the end.",
+    "tokens": "Tokens by kind: prompt, completion, and thinking, which is a part of completion.",
+    "saved": "Thinking tokens that exits saved, as the calibration runs say.",
+    "closed": "Thinking spans by what closed them.",
+    "running": "Runs under way.",
+    "waiting": "Runs that wait for a place.",
+    "drift_alarm": "1 where runs in use aren't like the calibration's.",
+}
+_NAMES = {"requests": "requests_total", "cancelled": "cancelled_total", "tokens": "tokens_total"} | {
+    "saved": "thinking_tokens_saved_total",
+    "closed": "thinking_closed_total",
+}
+"""Names that differ from the keys; the rest are gauges."""
+
+
+class Metrics:
+    """What a server has done since it started. It belongs to the event loop's thread."""
+
+    def __init__(self) -> None:
+        self._requests = Counter[tuple[str, int]]()
+        self._tokens = Counter[str]({"prompt": 0, "completion": 0, "thinking": 0})
+        self._closed = Counter[str]()
+        self.cancelled = 0
+        """Requests whose clients left before the end."""
+        self._saved = 0.0
+        self._alarm = False
+
+    def answered(self, route: str, status: int) -> None:
+        """A request was answered."""
+        self._requests[route, status] += 1
+
+    def finished(self, prompt_tokens: int, traces: Iterable[Trace], saved: float) -> None:
+        """A request's runs are over.
+
+        Args:
+            prompt_tokens: Length of its prompt.
+            traces: What its runs recorded.
+            saved: Thinking tokens that their exits saved.
+        """
+        self._tokens["prompt"] += prompt_tokens
+        self._saved += saved
+        for trace in traces:
+            self._tokens["completion"] += len(trace.tokens)
+            self._tokens["thinking"] += trace.thinking_tokens
+            self._closed.update(span.closed_by or "nobody" for span in trace.spans)
+            self._alarm |= bool(trace.drift and trace.drift["alarm"])
+
+    def page(self, running: int, waiting: int) -> str:
+        """All of them.
+
+        Args:
+            running: Runs under way now.
+            waiting: Runs that wait now.
+        """
+        routes = {f'{{route="{route}",status="{status}"}}': n for (route, status), n in self._requests.items()}
+        values: dict[str, Mapping[str, float]] = {
+            "requests": routes,
+            "cancelled": {"": self.cancelled},
+            "tokens": {f'{{kind="{kind}"}}': n for kind, n in self._tokens.items()},
+            "saved": {"": round(self._saved, 1)},
+            "closed": {f'{{by="{by}"}}': n for by, n in self._closed.items()},
+            "running": {"": running},
+            "waiting": {"": waiting},
+            "drift_alarm": {"": int(self._alarm)},
+        }
+        lines = []
+        for key, found in values.items():
+            name = f"reasonctl_{_NAMES.get(key, key)}"
+            lines += [f"# HELP {name} {_HELP[key]}", f"# TYPE {name} {'counter' if key in _NAMES else 'gauge'}"]
+            lines += [f"{name}{labels} {round(value, 1)}" for labels, value in found.items()]
+        return "\n".join(lines) + "\n"

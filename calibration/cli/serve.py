@@ -1,0 +1,81 @@
+"""`ctl serve`: an OpenAI-compatible endpoint over one model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from reasonctl.backends.extras import LIBRARIES, require
+from reasonctl.controller import Controller, ControllerError, Policy, parse_efforts, parse_policy
+from reasonctl.controller.thinking import parse_budget, read_template
+
+from .console import Console
+from .flags import PROMISE
+from .options import Options
+from .recipes import Opened, open_any
+
+AT_ONCE = 8
+"""Runs that share forwards where nobody asks for a number."""
+
+
+def serve(name: str, options: Options, *, probe: str | None, **what: Any) -> None:
+    """Serve a model until the process is asked to end. what: the command's own options, by name."""
+    require("serve", *LIBRARIES["serve"])
+    from reasonctl.backends.server.guard import Access, read_keys
+    from reasonctl.backends.server.limits import ServerLimits
+    from reasonctl.backends.server.service import Served, Service
+    from reasonctl.backends.server.serving import serve as run
+
+    show = Console(as_json=False)
+    access = Access(what["host"], read_keys(what["key_file"]), what["allow_host"], what["allow_origin"])
+    presets = presets_of(what["preset"])
+    if "batch" not in options.given:
+        options = replace(options, batch=AT_ONCE)
+    opened = open_any(show, "ctl serve", name, options, probe, *PROMISE, because="nothing decides about exits")
+    served = Served(
+        opened.model,
+        controller_of(opened, what["budget"], what["efforts"]),
+        opened.recipe.parsed_policy(),
+        opened.recipe.max_new_tokens,
+        options.batch,
+        presets,
+        ServerLimits(queue=what["queue"], request_seconds=what["request_seconds"]),
+    )
+    service = Service(served)
+    keys = (
+        f"{len(access.keys)} key{'s' if len(access.keys) > 1 else ''}" if access.keys else "no key, this machine only"
+    )
+    show.say(f"{service.served.name} on http://{access.host}:{what['port']}/v1 ({keys}; {options.batch} runs at once)")
+    run(service, access, what["port"])
+
+
+def controller_of(opened: Opened, budget: str | None, efforts: str | None) -> Controller:
+    """The controller of requests that say nothing else.
+
+    Raises:
+        ControllerError: A text is no budget or defines no effort.
+    """
+    try:
+        number = None if budget is None else parse_budget(budget)
+    except ValueError:
+        raise ControllerError(f"--budget is {budget!r:.40}; give a number of tokens, or a share such as 0.5") from None
+    named = {} if efforts is None else parse_efforts(efforts)
+    recipe, model = opened.recipe, opened.model
+    marked = read_template(model.template).markers is not None
+    thinking = recipe.thinking(model) if opened.rule is None and (marked or number is not None) else None
+    return Controller(exit=opened.rule, drafter=recipe.drafter(), thinking=thinking, budget=number, efforts=named)
+
+
+def presets_of(texts: tuple[str, ...]) -> dict[str, Policy]:
+    """Policies by name, from NAME=POLICY.
+
+    Raises:
+        ControllerError: One is no such text.
+    """
+    found = dict[str, Policy]()
+    for text in texts:
+        name, given, policy = text.partition("=")
+        if not given or not name.strip().isidentifier():
+            raise ControllerError(f"--preset is {text!r:.60}; give NAME=POLICY, e.g. 'careful=temperature(0.3)'")
+        found[name.strip()] = parse_policy(policy)
+    return found
