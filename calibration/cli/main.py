@@ -217,6 +217,30 @@ def sample_command(model: str, prompt: str | None, options: Options, **what: Any
     sample(model, prompt, options, **what)
 
 
+SAMPLES = click.option(
+    "--samples",
+    type=click.IntRange(1, 4096),
+    default=16,
+    show_default=True,
+    help="Samples of each problem; a power of two.",
+)
+"""The option of commands that sample many problems."""
+
+
+@cli.command("frontier")
+@click.argument("model")
+@click.option("--tasks", required=True, help="Where problems come from.")
+@ANY_PROBE
+@SAMPLES
+@click.option("--out", required=True, type=click.Path(), help="A page (.html) or the figure (.svg, .png, .pdf).")
+@common("json", *SAMPLING, "n", *PROMISE, "force", "dry_run", *MACHINE, "workers", "batch", "grader")
+def frontier_command(model: str, options: Options, **what: Any) -> None:
+    """Accuracy against all tokens: one run, exits, votes, and what makes votes cheaper. Resumable."""
+    from .frontier import show_frontier
+
+    show_frontier(model, options, **what)
+
+
 @cli.command("inspect")
 @click.argument("probe", type=click.Path())
 @click.option("--traces", type=click.Path(), help="Traces of runs in use, one JSON line each: tested for drift.")

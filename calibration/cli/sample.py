@@ -32,11 +32,10 @@ from .flags import PROMISE
 from .options import Options
 from .recipes import open_any
 from .run import check_prompt, fresh_question
+from .sampled import AT_ONCE
 
 SAMPLES = 16
 """Samples of a prompt where nobody asks for a number."""
-AT_ONCE = 8
-"""Samples that run at the same time where nobody asks for a number."""
 
 Chooser = Literal["vote", "mbr", "best"]
 

@@ -2,7 +2,8 @@
 
 python examples/studies/steps_task.py steps.jsonl [--terms 2 3] [--digits 1 1] [--size 400] [--check | --brief]
 
---brief asks for equations only, so that many samples are cheap. --check asks for a second look at every step, so that an instruct model goes on after it has its answer.
+--brief asks for equations only, so that many samples are cheap. --check asks for a second look at every step, so that
+an instruct model goes on after it has its answer.
 """
 
 import argparse
