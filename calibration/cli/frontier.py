@@ -90,10 +90,8 @@ def show_points(show: Console, points: list[Point], problems: int) -> None:
     show.say(voting_in_words(points), "bold")
     if drafted is not None:
         show.say(f"{drafted.way}: {drafted.rejected:.0f} rejected drafted tokens a problem, which no row counts")
-    show.say(
-        f"{VOTE_UNIT}; gain: points more than one run; the tokens of a vote that stops are those of its samples one after the other",
-        "dim",
-    )
+    show.say(f"gain: points more than one run; {VOTE_UNIT}", "dim")
+    show.say("the tokens of a vote that stops are those of its samples one after the other", "dim")
 
 
 def voting_in_words(points: list[Point]) -> str:

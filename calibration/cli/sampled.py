@@ -92,6 +92,11 @@ def open_job(
     return SamplingJob(rule, model, recipe, task, asked.problems)
 
 
+def probe_text(rule: ProbeExit | None) -> str:
+    """What tells probes and their promises apart; "" for no rule."""
+    return "" if rule is None else f"{digest_of(rule.content)} {rule.promise}"
+
+
 def samples_path(out: str) -> Path:
     """The file of the samples, next to what is made of them: P has P.samples.jsonl."""
     return Path(out + ".samples.jsonl")
@@ -102,8 +107,7 @@ def sampled(
 ) -> list[SampledProblem]:
     """The samples of all problems; those of an earlier job of the same settings are read and not made again."""
     rule, recipe, task = job.rule, job.recipe, job.task
-    probe = None if rule is None else f"{digest_of(rule.content)} {rule.promise}"
-    settings = settings_of(recipe, task.name, task.grader, sets, probe) | {"n": len(job.problems)}
+    settings = settings_of(recipe, task.name, task.grader, sets, probe_text(rule) or None) | {"n": len(job.problems)}
     with closing(SamplesFile(samples_path(out), settings)) as file:
         done = file.open(force=options.force)
         if done:

@@ -196,10 +196,8 @@ def _draw(recipe: Recipe, index: int, question: str, one: SampleSet) -> list[_Dr
     call = replace(call, policy=Scored(call.policy))
     thinking = None if one.rule else recipe.thinking(model)
     drafter = recipe.drafter() if one.drafted else None
-    controller = Controller(exit=one.rule, drafter=drafter, thinking=thinking)
-    with controller.samples(
-        model.engine, model.tokenizer, call, one.n, codes=one.codes, at_once=recipe.batch
-    ) as running:
+    controller = Controller(exit=one.rule, drafter=drafter, thinking=thinking, codes=one.codes)
+    with controller.samples(model.engine, model.tokenizer, call, one.n, at_once=recipe.batch) as running:
         return [_drawn(trace, answer_text(recipe, model, trace.tokens)) for trace in running]
 
 

@@ -59,6 +59,12 @@ def arithmetic_codes(n: int, keys: Keys) -> list[float]:
     return [(shift + place / n) % 1.0 for place in order]
 
 
+def check_codes(codes: object) -> None:
+    """Raise ControllerError unless samples can depend on each other in this way."""
+    if codes not in get_args(Codes):
+        raise ControllerError(f"codes is {codes!r}; give one of {', '.join(get_args(Codes))}")
+
+
 def policies_of(codes: Codes, policy: Policy, keys: Sequence[Keys]) -> list[Policy]:
     """The policy of each sample.
 
@@ -66,15 +72,10 @@ def policies_of(codes: Codes, policy: Policy, keys: Sequence[Keys]) -> list[Poli
         codes: how the samples depend on each other.
         policy: the policy that all of them are drawn from.
         keys: the samples', in their order.
-
-    Raises:
-        ControllerError: `codes` is no such way.
     """
     if codes == "arithmetic":
         return [ArithmeticCode(policy, code) for code in arithmetic_codes(len(keys), keys[0])]
-    if codes == "independent":
-        return [policy] * len(keys)
-    raise ControllerError(f"codes is {codes!r}; give one of {', '.join(get_args(Codes))}")
+    return [policy] * len(keys)
 
 
 class Narrowed(NamedTuple):

@@ -2,9 +2,9 @@
 
 python examples/studies/codes_spread.py tiny --tasks tiny [--temperature 1.2] [--problems 16] [--repeats 12]
 
-Each problem is sampled again and again, each time with a shift and keys of its own. The first 4, 8 and 16 samples give an
-estimate of the model's accuracy on it; its variance over the repeats is averaged over problems. The interval of the ratio
-is a bootstrap over problems.
+Each problem is sampled again and again, each time with a shift and keys of its own. The first 4, 8 and 16 samples give
+an estimate of the model's accuracy on it; its variance over the repeats is averaged over problems. The interval of the
+ratio is a bootstrap over problems.
 """
 
 import argparse
