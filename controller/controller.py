@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,9 +19,12 @@ from .decoding.transcript import Start
 from .drafting.drafter import Target
 from .sampling.draw import RunContext
 from .sampling.policy import Policy, require_policy
-from .selection.codes import Codes, policies_of
-from .selection.samples import Samples
+from .selection.choices import AnswerClasses
+from .selection.codes import Codes, check_codes, policies_of
+from .selection.early_stop import StopRule
+from .selection.samples import Samples, Votes
 from .settings import ControllerSettings
+from .thinking.answers import after_thinking, stated_answer
 from .thinking.cues import LONGEST_CUE
 from .thinking.exit_form import ExitForm
 from .thinking.limits import ThinkingLimits
@@ -32,8 +35,19 @@ from .thinking.span import Span
 class Controller(ControllerSettings):
     """Exit rule, sampling policy, drafter and limits of thinking under one decoding loop; each may be absent.
 
-    The parts are the fields of `ControllerSettings`.
+    The other parts are the fields of `ControllerSettings`.
     """
+
+    codes: Codes = "independent"
+    """How samples of one prompt depend on each other: those of `samples`, or of transformers' `num_return_sequences`.
+
+    "arithmetic" spreads them evenly over the model's distribution (`selection/codes.py`); each alone is drawn from it
+    exactly, as an independent one is.
+    """
+
+    def __post_init__(self, effort: str | None) -> None:
+        super().__post_init__(effort)
+        check_codes(self.codes)
 
     def loop(self, session: Session, tokenizer: Tokenizer, call: Call, trace: Trace) -> Decoding:
         """The run as a generator of Decodes and Events.
@@ -103,8 +117,10 @@ class Controller(ControllerSettings):
         call: Call,
         n: int,
         *,
-        codes: Codes = "independent",
         at_once: int | None = None,
+        stop: StopRule | None = None,
+        answer: Callable[[str], str] = stated_answer,
+        same: Callable[[str, str], bool] = str.__eq__,
     ) -> Samples:
         """Sample one prompt n times, in shared forwards; the prompt is prefilled once.
 
@@ -114,25 +130,39 @@ class Controller(ControllerSettings):
             call: The prompt, its limits and its sampling. Its keys are the first sample's; the others have the runs
                 after it.
             n: Number of samples.
-            codes: "arithmetic" spreads the samples evenly over the model's distribution (`selection/codes.py`); each
-                alone is drawn from it exactly, as an independent one is.
             at_once: Most samples that run at the same time; None: as many as a forward of the engine takes.
+            stop: Draws no more samples once the vote is over, e.g. LosslessStop() or `load_stop("my.votes.json")`; it
+                reads them in their order. None: all n are drawn.
+            answer: What the text after thinking states; "" for no answer.
+            same: Whether two answers are the same, such as a grader's equality.
 
         Returns:
             An iterator over the trace of each sample, in their order, as it ends. Closing it stops those that are left.
+            `Samples.vote` is the vote of those that came.
 
         Raises:
-            ControllerError: n or codes is impossible, or the call can't run under this controller.
+            ControllerError: n is impossible, `stop` was calibrated for another, or the call can't run under this
+                controller.
         """
         calls = sample_calls(call, n)
         policy = call.policy if self.policy is None else self.policy
-        policies = policies_of(codes, policy, [one.keys for one in calls])
+        policies = policies_of(self.codes, policy, [one.keys for one in calls])
         traces, runs = [Trace() for _ in calls], []
+        if stop is not None:
+            traces[0].warnings += stop.differences(
+                n, policy=str(policy), codes=self.codes, max_new_tokens=call.max_new_tokens
+            )
         for one, own, trace in zip(calls, policies, traces, strict=True):
             controller = replace(self, policy=own)
             loop = partial(controller.loop, tokenizer=tokenizer, call=one, trace=trace)
             runs.append(SampledRun(loop, controller.needs(engine, tokenizer, one)))
-        return Samples(traces, run_samples(engine, call.prompt, runs, at_once))
+
+        def stated(trace: Trace) -> str:
+            text = tokenizer.decode([token for token in trace.tokens if token not in call.eos])
+            return answer(after_thinking(text, None if self.closing is None else self.closing.markers))
+
+        votes = Votes(stated, AnswerClasses(same), stop)
+        return Samples(traces, run_samples(engine, call.prompt, runs, at_once), votes)
 
     def needs(self, engine: Engine, tokenizer: Tokenizer, call: Call) -> tuple[Need, ...]:
         """The most room that `run` takes on the model's engine and on a draft model's.

@@ -32,6 +32,7 @@ from reasonctl.controller import (
     Tokenizer,
     Trace,
 )
+from reasonctl.controller.selection import Codes, policies_of
 
 from ..handle import recorded, turn_of
 from ..processors import forked
@@ -135,7 +136,7 @@ class Rows:
         rows = len(self._padded)
         read = reader(padded, len(prompt), call.input_ids.device)
         ends = ends_of(forked(call.criteria) if rows > 1 else call.criteria, len(padded), read)
-        keys, policy = Keys(seed=call.seed, run=row), self._policy(row, read)
+        keys, policy = Keys(seed=call.seed, run=row), self._coded(row, controller.codes, self._policy(row, read))
         repeat, now = self._repeats(row), self.asks[row]
         turn = turn_of(call.overrides)
         one = Call(prompt, ends.limit, ends.eos, keys, policy, ends.stop, repeat, answer_now=now, turn=turn)
@@ -161,6 +162,12 @@ class Rows:
         given = self._call.processors
         applied = [for_row(p, row, rows) for p in given if own is None or not isinstance(p, WARPERS)]
         return with_processors(applied, inner, read)
+
+    def _coded(self, row: int, codes: Codes, policy: Policy) -> Policy:
+        """The policy under the row's code: rows with the same prompt are samples of it, as of num_return_sequences."""
+        samples = [other for other, padded in enumerate(self._padded) if padded == self._padded[row]]
+        keys = [Keys(seed=self._call.seed, run=other) for other in samples]
+        return policies_of(codes, policy, keys)[samples.index(row)]
 
     def _unpadded(self) -> list[list[int]]:
         """The tokens that the mask shows. Attention skips holes in it, and positions don't count them."""

@@ -31,7 +31,7 @@ def nothing_to_do(controller: Controller, streamer: Any, cache: Any) -> bool:
         cache: what generate() prepared; one of the user's own is checked before it is used.
     """
     parts = (controller.exit, controller.policy, controller.drafter, controller.closing, streamer)
-    inert = not controller.limits.any and all(part is None for part in parts)
+    inert = not controller.limits.any and controller.codes == "independent" and all(part is None for part in parts)
     return inert and not getattr(cache, "_is_user_defined", False)
 
 

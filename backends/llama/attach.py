@@ -49,6 +49,11 @@ def attach_llama(llm: Llama, controller: Controller) -> Handle:
         raise ControllerError("this Llama's generate is replaced already (attached twice?); detach first")
     if llm.draft_model is not None:
         raise ControllerError("this Llama has a draft_model; build it without one and give the Controller a drafter")
+    if controller.codes != "independent":
+        raise ControllerError(
+            f"codes is {controller.codes!r}, and a call of llama-cpp-python draws one sample; draw many with "
+            "Controller.samples or ctl sample, or leave codes out"
+        )
     generate = type(llm).generate
     if generate is not Llama.generate or generate.__module__ != Llama.__module__ or hasattr(generate, "__wrapped__"):
         raise ControllerError(

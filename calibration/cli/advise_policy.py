@@ -123,10 +123,9 @@ def _check(options: Options, tasks: str | None, texts: Sequence[str], out: str |
 
 
 def _check_out(out: str, force: bool) -> None:
-    from ..pages.advice import SUFFIXES  # matplotlib is read only where a page is wanted
+    from ..pages.plotted import check_figure  # matplotlib is read only where a page is wanted
 
-    if Path(out).suffix not in SUFFIXES:
-        raise ControllerError(f"--out is {out!r}; it must end in {', '.join(SUFFIXES)}")
+    check_figure(out)
     check_target(out, force)
 
 

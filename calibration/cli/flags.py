@@ -140,6 +140,27 @@ PROMISE = ("mode", "risk", "confidence", "signal", "domain", "give_up")
 MACHINE = ("backend", "threads")
 """What a model runs on."""
 
+ANY_PROBE = click.option("--probe", help="Probe file [tiny: the bundled one; else none]; 'none' for no exits.")
+"""The option of commands that can do without a probe."""
+
+CODES = click.option(
+    "--codes",
+    type=click.Choice(("independent", "arithmetic")),
+    default="independent",
+    show_default=True,
+    help="Independent samples, or samples spread evenly over the model's distribution.",
+)
+"""How samples of one prompt depend on each other."""
+
+SAMPLES = click.option(
+    "--samples",
+    type=click.IntRange(1, 4096),
+    default=16,
+    show_default=True,
+    help="Samples of each problem; a power of two.",
+)
+"""The option of commands that sample many problems."""
+
 Command = Callable[..., None]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from .flags import FORMS, MACHINE, PROMISE, SAMPLING, SHARED, NumberRange, common
+from .flags import ANY_PROBE, CODES, FORMS, MACHINE, PROMISE, SAMPLES, SAMPLING, SHARED, NumberRange, common
 from .interrupt import CODE, interruptible
 from .refusal import given, refuse
 from .terminal import lenient_output, one_line, utf8, utf8_each
@@ -40,9 +40,6 @@ def demo_command(options: Options) -> None:
 
     demo(options)
 
-
-ANY_PROBE = click.option("--probe", help="Probe file [tiny: the bundled one; else none]; 'none' for no exits.")
-"""The option of commands that can do without a probe."""
 
 HEADS_JOB = ("tasks", "out", "dask")
 """The options of `ctl calibrate` itself that mean something with --heads."""
@@ -197,13 +194,7 @@ def run_command(model: str, prompt: str | None, options: Options, probe: str | N
 @click.argument("model")
 @click.argument("prompt", required=False, callback=utf8)
 @ANY_PROBE
-@click.option(
-    "--codes",
-    type=click.Choice(("independent", "arithmetic")),
-    default="independent",
-    show_default=True,
-    help="Independent samples, or samples spread evenly over the model's distribution.",
-)
+@CODES
 @click.option(
     "--choose",
     type=click.Choice(("vote", "mbr", "best")),
@@ -213,9 +204,11 @@ def run_command(model: str, prompt: str | None, options: Options, probe: str | N
 )
 @click.option(
     "--stop",
-    help="When a vote is over: none, lossless, beta, or the share of the leader, e.g. 0.8 [lossless].",
+    help="When a vote is over: none, lossless, beta, the share of the leader, e.g. 0.8, or what ctl calibrate-votes "
+    "wrote (.json) [lossless].",
 )
-@click.option("--budget", type=int, help="Most thinking tokens of each sample, 0 or more.")
+@click.option("--budget", help="Most thinking tokens of each sample, 0 or more; or a share of its tokens, such as 0.5.")
+@click.option("--thinking-seconds", type=float, help="Most seconds of thinking of each sample, 0 or more.")
 @common("json", *SAMPLING, "n", *PROMISE, *MACHINE, "batch", "grader")
 def sample_command(model: str, prompt: str | None, options: Options, **what: Any) -> None:
     """Many samples of one prompt [-n 16], in shared forwards, and the one that is chosen."""
@@ -268,6 +261,50 @@ def chat_command(model: str, options: Options, **what: Any) -> None:
     from .chat import chat
 
     chat(model, options, **what)
+
+
+@cli.command("calibrate-votes")
+@click.argument("model")
+@click.option("--tasks", required=True, help="Where problems come from.")
+@ANY_PROBE
+@SAMPLES
+@CODES
+@click.option("--out", required=True, type=click.Path(), help="The file to write (.json), for ctl sample --stop.")
+@common(
+    "json",
+    "seed",
+    "temperature",
+    "policy",
+    "max_new_tokens",
+    "n",
+    *PROMISE,
+    "force",
+    "dry_run",
+    *MACHINE,
+    "workers",
+    "batch",
+    "grader",
+    draft="drafting changes no sample, and so no vote",
+)
+def calibrate_votes_command(model: str, options: Options, **what: Any) -> None:
+    """How early votes may stop [-n 200 problems], so that few of them change. Resumable."""
+    from .calibrate_votes import calibrate_votes
+
+    calibrate_votes(model, options, **what)
+
+
+@cli.command("frontier")
+@click.argument("model")
+@click.option("--tasks", required=True, help="Where problems come from.")
+@ANY_PROBE
+@SAMPLES
+@click.option("--out", required=True, type=click.Path(), help="A page (.html) or the figure (.svg, .png, .pdf).")
+@common("json", *SAMPLING, "n", *PROMISE, "force", "dry_run", *MACHINE, "workers", "batch", "grader")
+def frontier_command(model: str, options: Options, **what: Any) -> None:
+    """Accuracy against all tokens: one run, exits, votes, and what makes votes cheaper. Resumable."""
+    from .frontier import show_frontier
+
+    show_frontier(model, options, **what)
 
 
 @cli.command("inspect")

@@ -68,14 +68,25 @@ def limits_of(given: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ControllerError: A text is no budget or defines no effort.
     """
-    budget, efforts = given["budget"], given["efforts"]
+    named = {} if given["efforts"] is None else parse_efforts(given["efforts"])
+    return {
+        **{name: value for name, value in given.items() if name != "warning" or value is not None},
+        "budget": budget_of(given["budget"]),
+        "efforts": named,
+        "always_answer": given["always_answer"] or None,
+    }
+
+
+def budget_of(text: str | None) -> int | float | None:
+    """What `--budget` says: a number of tokens, or a share of the run's.
+
+    Raises:
+        ControllerError: it says neither.
+    """
     try:
-        number = None if budget is None else parse_budget(budget)
+        return None if text is None else parse_budget(text)
     except ValueError:
-        raise ControllerError(f"--budget is {budget!r:.40}; give a number of tokens, or a share such as 0.5") from None
-    named = {} if efforts is None else parse_efforts(efforts)
-    given = {name: value for name, value in given.items() if name != "warning" or value is not None}
-    return {**given, "budget": number, "efforts": named, "always_answer": given["always_answer"] or None}
+        raise ControllerError(f"--budget is {text!r:.40}; give a number of tokens, or a share such as 0.5") from None
 
 
 def stream_run(show: Console, model: Model, recipe: Recipe, question: str, controller: Controller) -> Trace:

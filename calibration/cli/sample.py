@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from reasonctl.backends import BUNDLED, Model
 from reasonctl.controller import Call, Controller, ControllerError, Trace
 from reasonctl.controller.selection import (
-    AnswerClasses,
     BetaStop,
+    CalibratedStop,
     Choice,
     Codes,
     LosslessStop,
@@ -17,6 +17,7 @@ from reasonctl.controller.selection import (
     ShareStop,
     StopRule,
     best_logprob,
+    load_stop,
     mbr,
     sim_lcs,
     utility_matrix,
@@ -31,12 +32,11 @@ from .console import Console
 from .flags import PROMISE
 from .options import Options
 from .recipes import open_any
-from .run import check_prompt, fresh_question
+from .run import budget_of, check_prompt, fresh_question
+from .sampled import AT_ONCE, VOTE_UNIT, probe_text
 
 SAMPLES = 16
 """Samples of a prompt where nobody asks for a number."""
-AT_ONCE = 8
-"""Samples that run at the same time where nobody asks for a number."""
 
 Chooser = Literal["vote", "mbr", "best"]
 
@@ -62,51 +62,66 @@ def sample(
     codes: Codes,
     choose: Chooser,
     stop: str | None,
-    **lengths: Any,
+    budget: str | None,
+    thinking_seconds: float | None,
 ) -> None:
-    """Print each sample's answer as it comes, and then the chosen one. lengths: the Controller's limits of thinking."""
+    """Print each sample's answer as it comes, and then the chosen one."""
     show = Console(as_json=options.json)
     check_prompt(name, prompt)
     if stop is not None and choose != "vote":
         raise ControllerError(f"--stop {stop} stops a vote, and --choose is {choose}; leave one of them out")
     rule = stop_rule(stop or "lossless") if choose == "vote" else None
-    asked = Asked(options.n or SAMPLES, codes, choose, rule)
+    n = options.n or (rule.n if isinstance(rule, CalibratedStop) else SAMPLES)
+    asked = Asked(n, codes, choose, rule)
     if "batch" not in options.given:
         options = replace(options, batch=min(asked.n, AT_ONCE))
     exit_rule, model, recipe = open_any(
         show, "ctl sample", name, options, probe, *PROMISE, because="nothing decides about exits"
     )
     if exit_rule is not None:
-        show.say(
-            "samples of one prompt depend on each other: the probe's promise is for single runs, not for the choice"
-        )
+        show.say(VOTE_UNIT)
     thinking = None if exit_rule else recipe.thinking(model)
-    controller = Controller(exit=exit_rule, drafter=recipe.drafter(), thinking=thinking, **lengths)
+    controller = Controller(
+        exit=exit_rule,
+        drafter=recipe.drafter(),
+        thinking=thinking,
+        codes=codes,
+        budget=budget_of(budget),
+        thinking_seconds=thinking_seconds,
+    )
     grader = load_grader(options.grader) if options.grader else NUMBER if name in BUNDLED else MATH
     question = fresh_question(options) if prompt is None else prompt
     show.say(question, "cyan")
     call = recipe.call(model, question)
     if choose == "best":
         call = replace(call, policy=Scored(call.policy))
+    if isinstance(rule, CalibratedStop):
+        for difference in rule.differences(
+            n, model=model.fingerprint(), grader=grader.name, probe=probe_text(exit_rule)
+        ):
+            show.say(f"warning: {difference}", "yellow")
     drawn = draw(show, recipe, model, controller, call, asked, grader)
     _report(show, drawn, choice(choose, drawn), asked, question)
 
 
 def stop_rule(text: str) -> StopRule | None:
-    """What `--stop` says: none, lossless, beta, or a share above which a vote stops.
+    """What `--stop` says: none, lossless, beta, a share above which a vote stops, or a file with a calibrated one.
 
     Raises:
         ControllerError: it says something else.
     """
     if text in ("none", "lossless", "beta"):
         return {"none": None, "lossless": LosslessStop(), "beta": BetaStop()}[text]
+    if text.endswith(".json"):
+        return load_stop(text)
     try:
         threshold = float(text)
     except ValueError:
         threshold = -1.0
     if not 0 < threshold < 1:
         raise ControllerError(
-            f"--stop is {text!r}; give none, lossless, beta, or a share above 0 and below 1, e.g. 0.8"
+            f"--stop is {text!r}; give none, lossless, beta, a share above 0 and below 1, e.g. 0.8, or the .json "
+            "that ctl calibrate-votes wrote"
         )
     return ShareStop(threshold)
 
@@ -141,20 +156,22 @@ def draw(
     show: Console, recipe: Recipe, model: Model, controller: Controller, call: Call, asked: Asked, grader: Grader
 ) -> Drawn:
     """Draw samples until the vote is over, or all of them; print what each answers."""
-    samples, classes = list[Sample](), AnswerClasses(grader.alike)
-    at_once = recipe.batch
+    samples = list[Sample]()
     with controller.samples(
-        model.engine, model.tokenizer, call, asked.n, codes=asked.codes, at_once=at_once
+        model.engine,
+        model.tokenizer,
+        call,
+        asked.n,
+        at_once=recipe.batch,
+        stop=asked.rule,
+        answer=grader.extract,
+        same=grader.alike,
     ) as running:
         for trace in running:
-            text = answer_text(recipe, model, trace.tokens)
-            one = Sample(trace, text, grader.extract(text))
+            one = Sample(trace, answer_text(recipe, model, trace.tokens), running.answers[-1])
             samples.append(one)
-            classes.add(one.answer)
             show.say(f"  {len(samples):3}  {one.answer or '(no answer)'}  [{len(trace.tokens)} tokens; {trace.why}]")
-            if asked.rule is not None and asked.rule.stops(classes.labels, asked.n):
-                break
-    return Drawn(samples, classes.labels, running.cost)
+    return Drawn(samples, running.classes, running.cost)
 
 
 def choice(choose: Chooser, drawn: Drawn) -> Choice | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,14 @@ LEAST = 2
 """Fewest samples of a vote that stops early."""
 
 
+R = TypeVar("R", bound=StopRule)
+
+
 @dataclass(frozen=True)
-class EarlyVote:
+class EarlyVote(Generic[R]):
     """A rule that stops votes early, and what it did on recorded ones."""
 
-    rule: StopRule
+    rule: R
     """When a vote stops."""
     problems: int
     """Votes that it was tried on."""
@@ -51,7 +54,7 @@ def winner(classes: Votes) -> int | None:
     return None if chosen is None else classes[chosen.index]
 
 
-def tried(rule: StopRule, votes: Sequence[Votes]) -> EarlyVote:
+def tried(rule: R, votes: Sequence[Votes]) -> EarlyVote[R]:
     """What a rule does on recorded votes.
 
     Raises:
@@ -63,7 +66,7 @@ def tried(rule: StopRule, votes: Sequence[Votes]) -> EarlyVote:
     return EarlyVote(rule, len(votes), failures, float(np.mean(read)), full)
 
 
-def calibrated_stop(votes: Sequence[Votes], risk: float, confidence: float = 0.9) -> EarlyVote:
+def calibrated_stop(votes: Sequence[Votes], risk: float, confidence: float = 0.9) -> EarlyVote[ShareStop]:
     """The lowest threshold of the leader's share at which early votes differ in at most `risk` of the problems.
 
     Thresholds are tested from 1 (which never stops early) downwards, by exact binomial tests in a fixed sequence

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from reasonctl.controller import ControllerError
-
 from ..advice.truncation import PolicyAdvice
+from .plotted import write_figure
 from .template import page_template
-
-SUFFIXES = (".html", ".svg", ".png", ".pdf")
 
 _DASHES = ("-", "--", "-.", ":")
 
@@ -49,21 +44,9 @@ def draw(advice: PolicyAdvice) -> Figure:
 
 def write_page(path: Path, name: str, advice: PolicyAdvice) -> None:
     """A figure, or the page with figure and tables; by the suffix. The same numbers give the same bytes."""
-    html = path.suffix == ".html"
-    stream = io.BytesIO()
-    kind = "svg" if html else path.suffix[1:]
-    with mpl.rc_context({"svg.hashsalt": "reasonctl"}):
-        draw(advice).savefig(stream, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    try:
-        if html:
-            svg = stream.getvalue().decode()
-            path.write_text(page(name, advice, svg[svg.index("<svg") :]), encoding="utf-8")
-        else:
-            path.write_bytes(stream.getvalue())
-    except OSError as error:
-        raise ControllerError(f"can't write {str(path)!r}: {error.strerror}; give another --out") from None
+    write_figure(path, lambda: draw(advice), lambda figure: page(name, advice, figure))
 
 
-def page(name: str, advice: PolicyAdvice, figure: str) -> str:
+def page(name: str, advice: PolicyAdvice, figure: Markup) -> str:
     """The page; everything but the figure, which is ours, is escaped."""
-    return page_template("advice.html.jinja").render(name=name, advice=advice, figure=Markup(figure))
+    return page_template("advice.html.jinja").render(name=name, advice=advice, figure=figure)

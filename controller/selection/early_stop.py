@@ -27,6 +27,18 @@ class StopRule(ABC):
             n: samples of the full vote.
         """
 
+    def differences(self, n: int, **used: object) -> list[str]:
+        """What of a call isn't as the rule was made for, in words; a rule that was calibrated on nothing has none.
+
+        Args:
+            n: samples of the full vote.
+            used: the policy's text, the codes, the most new tokens.
+
+        Raises:
+            ControllerError: the rule can't stop a vote of n samples.
+        """
+        return []
+
 
 @dataclass(frozen=True)
 class LosslessStop(StopRule):

@@ -49,7 +49,7 @@ def test_other_ways_to_choose(capfd) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--stop", "soon"), "--stop is 'soon'; give none, lossless, beta, or a share"),
+        (("--stop", "soon"), "--stop is 'soon'; give none, lossless, beta, a share"),
         (("--stop", "1.5"), "--stop is '1.5'; give none"),
         (("--stop", "nan"), "--stop is 'nan'; give none"),
         (("--stop", "0.8", "--choose", "mbr"), "leave one of them out"),

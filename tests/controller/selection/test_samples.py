@@ -43,7 +43,7 @@ def test_a_sample_is_the_run_alone(at_once: int | None, drafter) -> None:
 @pytest.mark.parametrize("at_once", [None, 2])
 def test_coded_samples_are_the_coded_runs_alone(at_once: int | None) -> None:
     engine = ToyEngine(vocabulary=4, seed=2)
-    traces = list(Controller().samples(engine, TOKENIZER, call(), 6, codes="arithmetic", at_once=at_once))
+    traces = list(Controller(codes="arithmetic").samples(engine, TOKENIZER, call(), 6, at_once=at_once))
     codes = arithmetic_codes(6, Keys(seed=5, run=7))
     expected = [alone(engine, 7 + i, ArithmeticCode(call().policy, code)) for i, code in enumerate(codes)]
     assert [trace.tokens for trace in traces] == expected
@@ -125,7 +125,6 @@ def test_a_turn_is_refused() -> None:
         (0, {}, "between 1 and 4096"),
         (5000, {}, "between 1 and 4096"),
         (2.5, {}, "between 1 and 4096"),
-        (2, {"codes": "even"}, "independent, arithmetic"),
         (2, {"at_once": 0}, "at least 1 sample runs"),
     ],
 )
