@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from reasonctl import backends
 from reasonctl.calibration.cli.main import main
-from reasonctl.calibration.runs.closings import TriedRun
+from reasonctl.calibration.runs.closings import collect_closings
 from reasonctl.calibration.runs.splits import runs_path
+from reasonctl.calibration.runs.worker import collect_runs
 from reasonctl.controller import Closing
 from reasonctl.probes.files import load_probe
 from support.ctl import ctl
@@ -74,6 +76,32 @@ def test_the_choice_stands_in_the_header_and_in_the_card(made):
     assert "ends with the box" in tried[0] and "ends with the line" in tried[1] and "ends with the model" in tried[2]
 
 
+def test_the_runs_on_which_it_chose_are_the_first_of_the_job(model, made, tmp_path, capfd, monkeypatch):
+    """None of them is made twice, be it for the forecast."""
+    asked = []
+
+    def noted(recipe, window, which):
+        asked.extend(one.run for one in window)
+        return collect_runs(recipe, window, which)
+
+    monkeypatch.setattr("reasonctl.calibration.runs.collect.collect_runs", noted)
+    monkeypatch.delattr("reasonctl.calibration.cli.forecast.collect_run")
+    out = tmp_path / "p.safetensors"
+    code, _, err = ctl(capfd, *of(model, out))
+    assert code == 0 and TRYING in err and "so 12 runs take roughly" in err and asked == list(range(4, 16))
+    assert out.read_bytes() == made.read_bytes() and runs_path(out).read_bytes() == runs_path(made).read_bytes()
+
+
+def test_a_job_that_was_killed_amid_these_runs_chooses_again(model, made, begun, capfd):
+    header, first, second, *_ = runs_path(made).read_bytes().splitlines(keepends=True)
+    for held in ([header], [header, first, second[:99]], [header, first, second]):
+        runs_path(begun).write_bytes(b"".join(held))
+        begun.unlink(missing_ok=True)
+        code, _, err = ctl(capfd, *of(model, begun))
+        assert code == 0 and TRYING in err
+        assert begun.read_bytes() == made.read_bytes() and runs_path(begun).read_bytes() == runs_path(made).read_bytes()
+
+
 def test_a_torn_job_and_a_larger_one_choose_no_second_time(model, made, begun, capfd):
     whole = runs_path(begun).read_bytes()
     runs_path(begun).write_bytes(whole[: len(whole) // 2])
@@ -88,7 +116,7 @@ def test_a_torn_job_and_a_larger_one_choose_no_second_time(model, made, begun, c
 
 def test_a_job_whose_first_runs_meet_no_cue_goes_on_with_the_first_way(model, tmp_path, capfd, monkeypatch):
     """It says so, and the choice is frozen as any other."""
-    monkeypatch.setattr("reasonctl.calibration.fitting.choose_suffix.try_closings", no_cue)
+    monkeypatch.setattr("reasonctl.calibration.fitting.choose_suffix.collect_closings", no_cue)
     ways = (Closing(OWN), Closing(OWN + "So"))  # with the first of them `tiny` answers right
     monkeypatch.setattr("reasonctl.calibration.cli.closing.candidates", lambda found, answers: ways)
     out = tmp_path / "p.safetensors"
@@ -101,8 +129,10 @@ def test_a_job_whose_first_runs_meet_no_cue_goes_on_with_the_first_way(model, tm
     assert code == 0 and TRYING not in err and header_of(out) == header
 
 
-def no_cue(recipe, closings, window):
-    return [TriedRun("5", ()) for _ in window]
+def no_cue(identity, recipe, closings, window, which):
+    """The runs as they are collected, without their cues."""
+    made = collect_closings(identity, recipe, closings, window, which)
+    return [tuple(replace(one, cues=(), others=()) for one in run) for run in made]
 
 
 def test_the_time_limit_holds_for_the_trial_too(model, tmp_path, capfd):
