@@ -8,6 +8,7 @@ faster, unless it is greedy and asks for what only the library's can do.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import or_
@@ -36,10 +37,15 @@ def nothing_to_do(controller: Controller, streamer: Any, cache: Any) -> bool:
 
 
 class _Drawing(LogitsProcessorList):  # type: ignore[misc]
-    """The call's processors, then a draw: each row's token by its run's uniforms is the largest of its row."""
+    """The call's processors, then a draw: each row's token by its run's uniforms is the largest of its row.
+
+    The library's list looks at each processor's signature at every step; here it is looked at once.
+    """
 
     def __init__(self, processors: Sequence[Any], traces: Sequence[Trace], length: int) -> None:
         super().__init__(processors)
+        self._take_more = [len(inspect.signature(one.__call__).parameters) > 2 for one in processors]
+        """By processor: whether it takes the model's arguments beside tokens and scores."""
         self._keys = [Keys(seed=trace.seed, run=trace.run) for trace in traces]
         self._padding = [length - trace.prompt_tokens for trace in traces]
         self._chosen: torch.Tensor | None = None
@@ -48,8 +54,9 @@ class _Drawing(LogitsProcessorList):  # type: ignore[misc]
         """The last step's tokens, shape (rows, 1)."""
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **named: Any) -> torch.Tensor:
-        scores, length = super().__call__(input_ids, scores, **named), input_ids.shape[1]
-        places = zip(self._keys, self._padding, strict=True)
+        for processor, takes_more in zip(self, self._take_more, strict=True):
+            scores = processor(input_ids, scores, **(named if takes_more else {}))
+        length, places = input_ids.shape[1], zip(self._keys, self._padding, strict=True)
         uniforms = [keys.uniform(length - padding) for keys, padding in places]
         drawn = torch.tensor(draw_rows(scores.float().cpu().numpy(), uniforms), device=scores.device)[:, None]
         if self._chosen is None or self._last is None:
@@ -71,6 +78,8 @@ class _Criteria(StoppingCriteriaList):  # type: ignore[misc]
     def __call__(self, input_ids: torch.Tensor, scores: Any, **named: Any) -> torch.Tensor:
         said = [criterion(input_ids, scores, **named) for criterion in self]
         self._said.append(said)
+        if len(said) == 1 and torch.is_tensor(said[0]):
+            return said[0]
         return reduce(or_, said, torch.zeros_like(input_ids[:, 0], dtype=torch.bool))
 
     def done(self, rows: int, only_stops: bool) -> list[list[bool]]:
