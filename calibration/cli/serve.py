@@ -7,12 +7,13 @@ from typing import Any
 
 from reasonctl.backends.extras import LIBRARIES, require
 from reasonctl.controller import Controller, ControllerError, Policy, parse_efforts, parse_policy
-from reasonctl.controller.thinking import parse_budget, read_template
+from reasonctl.controller.thinking import read_template
 
 from .console import Console
 from .flags import PROMISE
 from .options import Options
 from .recipes import Opened, open_any
+from .run import budget_of
 
 AT_ONCE = 8
 """Runs that share forwards where nobody asks for a number."""
@@ -55,10 +56,7 @@ def controller_of(opened: Opened, budget: str | None, efforts: str | None) -> Co
     Raises:
         ControllerError: A text is no budget or defines no effort.
     """
-    try:
-        number = None if budget is None else parse_budget(budget)
-    except ValueError:
-        raise ControllerError(f"--budget is {budget!r:.40}; give a number of tokens, or a share such as 0.5") from None
+    number = budget_of(budget)
     named = {} if efforts is None else parse_efforts(efforts)
     recipe, model = opened.recipe, opened.model
     marked = read_template(model.template).markers is not None
