@@ -12,6 +12,8 @@ LIBRARIES = {
     "calibrate": ("sklearn", "joblib", "threadpoolctl", "mapie", "math_verify", "reasoning_gym", "matplotlib"),
     "grammar": ("xgrammar",),
     "dask": ("distributed", "dask"),
+    "samples": ("fastchrf", "sacrebleu"),
+    "embedding": ("sentence_transformers",),
 }
 """What is imported, by the extra of this project that brings it."""
 
