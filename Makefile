@@ -60,6 +60,6 @@ clean: ## remove caches and links; keeps .venv and what was trained into build/
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt torch==2.13.0
-	$(BIN)/pip install -q -c constraints.txt -e '.[calibrate,dask,hf,llama,serve,test]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[calibrate,dask,hf,llama,samples,serve,test]'
 	$(BIN)/pip install -q -c constraints.txt --no-deps xgrammar apache-tvm-ffi
 	touch $(STAMP)

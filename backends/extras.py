@@ -13,6 +13,8 @@ LIBRARIES = {
     "grammar": ("xgrammar",),
     "dask": ("distributed", "dask"),
     "serve": ("fastapi", "uvicorn", "openai", "pydantic", "prompt_toolkit"),
+    "samples": ("fastchrf", "sacrebleu"),
+    "embedding": ("sentence_transformers",),
 }
 """What is imported, by the extra of this project that brings it."""
 

@@ -127,42 +127,37 @@ class Controller(ControllerSettings):
         Args:
             engine: The model's.
             tokenizer: The model's.
-            call: The prompt, its limits and its sampling. Its keys are the first sample's; the others have the runs
-                after it.
+            call: The prompt, its limits and its sampling. Its keys are the first sample's, the others have later runs.
             n: Number of samples.
             at_once: Most samples that run at the same time; None: as many as a forward of the engine takes.
-            stop: Draws no more samples once the vote is over, e.g. LosslessStop() or `load_stop("my.votes.json")`; it
-                reads them in their order. None: all n are drawn.
+            stop: When the vote is over, such as LosslessStop() or load_stop("my.votes.json"); None: after n samples.
             answer: What the text after thinking states; "" for no answer.
             same: Whether two answers are the same, such as a grader's equality.
 
         Returns:
-            An iterator over the trace of each sample, in their order, as it ends. Closing it stops those that are left.
-            `Samples.vote` is the vote of those that came.
+            An iterator over each sample's trace, in their order, as it ends. Closing it stops those that are left.
 
         Raises:
-            ControllerError: n is impossible, `stop` was calibrated for another, or the call can't run under this
-                controller.
+            ControllerError: n is impossible or not what `stop` was calibrated for, or the call can't run.
         """
         calls = sample_calls(call, n)
         policy = call.policy if self.policy is None else self.policy
-        policies = policies_of(self.codes, policy, [one.keys for one in calls])
         traces, runs = [Trace() for _ in calls], []
         if stop is not None:
-            traces[0].warnings += stop.differences(
-                n, policy=str(policy), codes=self.codes, max_new_tokens=call.max_new_tokens
-            )
+            limit = call.max_new_tokens
+            traces[0].warnings += stop.differences(n, policy=str(policy), codes=self.codes, max_new_tokens=limit)
+        policies = policies_of(self.codes, policy, [one.keys for one in calls])
         for one, own, trace in zip(calls, policies, traces, strict=True):
             controller = replace(self, policy=own)
             loop = partial(controller.loop, tokenizer=tokenizer, call=one, trace=trace)
             runs.append(SampledRun(loop, controller.needs(engine, tokenizer, one)))
-
-        def stated(trace: Trace) -> str:
-            text = tokenizer.decode([token for token in trace.tokens if token not in call.eos])
-            return answer(after_thinking(text, None if self.closing is None else self.closing.markers))
-
-        votes = Votes(stated, AnswerClasses(same), stop)
+        votes = Votes(partial(self._stated, tokenizer, call, answer), AnswerClasses(same), stop)
         return Samples(traces, run_samples(engine, call.prompt, runs, at_once), votes)
+
+    def _stated(self, tokenizer: Tokenizer, call: Call, answer: Callable[[str], str], trace: Trace) -> str:
+        """What a sample's text after thinking states."""
+        text = tokenizer.decode([token for token in trace.tokens if token not in call.eos])
+        return answer(after_thinking(text, None if self.closing is None else self.closing.markers))
 
     def needs(self, engine: Engine, tokenizer: Tokenizer, call: Call) -> tuple[Need, ...]:
         """The most room that `run` takes on the model's engine and on a draft model's.

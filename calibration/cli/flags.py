@@ -139,6 +139,8 @@ PROMISE = ("mode", "risk", "confidence", "signal", "domain", "give_up")
 """What is asked of a probe."""
 MACHINE = ("backend", "threads")
 """What a model runs on."""
+SAMPLED = ("json", "seed", "max_new_tokens", "n", *PROMISE, "force", "dry_run", *MACHINE, "workers", "batch", "grader")
+"""What commands take that sample many problems."""
 
 ANY_PROBE = click.option("--probe", help="Probe file [tiny: the bundled one; else none]; 'none' for no exits.")
 """The option of commands that can do without a probe."""

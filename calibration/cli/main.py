@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from .flags import ANY_PROBE, CODES, FORMS, MACHINE, PROMISE, SAMPLES, SAMPLING, SHARED, NumberRange, common
+from .flags import ANY_PROBE, CODES, FORMS, MACHINE, PROMISE, SAMPLED, SAMPLES, SAMPLING, SHARED, NumberRange, common
 from .interrupt import CODE, interruptible
 from .refusal import given, refuse
 from .terminal import lenient_output, one_line, utf8, utf8_each
@@ -202,6 +202,7 @@ def run_command(model: str, prompt: str | None, options: Options, probe: str | N
     show_default=True,
     help="By a vote of equal answers, by agreement of the texts, or the most probable one.",
 )
+@click.option("--utility", help="With --choose mbr: sim-lcs, exact, bleu, chrf, embedding, module:function [sim-lcs].")
 @click.option(
     "--stop",
     help="When a vote is over: none, lossless, beta, the share of the leader, e.g. 0.8, or what ctl calibrate-votes "
@@ -270,22 +271,7 @@ def chat_command(model: str, options: Options, **what: Any) -> None:
 @SAMPLES
 @CODES
 @click.option("--out", required=True, type=click.Path(), help="The file to write (.json), for ctl sample --stop.")
-@common(
-    "json",
-    "seed",
-    "temperature",
-    "policy",
-    "max_new_tokens",
-    "n",
-    *PROMISE,
-    "force",
-    "dry_run",
-    *MACHINE,
-    "workers",
-    "batch",
-    "grader",
-    draft="drafting changes no sample, and so no vote",
-)
+@common(*SAMPLED, "temperature", "policy", draft="drafting changes no sample, and so no vote")
 def calibrate_votes_command(model: str, options: Options, **what: Any) -> None:
     """How early votes may stop [-n 200 problems], so that few of them change. Resumable."""
     from .calibrate_votes import calibrate_votes
@@ -299,7 +285,7 @@ def calibrate_votes_command(model: str, options: Options, **what: Any) -> None:
 @ANY_PROBE
 @SAMPLES
 @click.option("--out", required=True, type=click.Path(), help="A page (.html) or the figure (.svg, .png, .pdf).")
-@common("json", *SAMPLING, "n", *PROMISE, "force", "dry_run", *MACHINE, "workers", "batch", "grader")
+@common(*SAMPLED, "temperature", "policy", "draft")
 def frontier_command(model: str, options: Options, **what: Any) -> None:
     """Accuracy against all tokens: one run, exits, votes, and what makes votes cheaper. Resumable."""
     from .frontier import show_frontier
@@ -402,6 +388,21 @@ def advise_policy_command(model: str, options: Options, **what: Any) -> None:
     from .advise_policy import advise_policy
 
     advise_policy(model, options, **what)
+
+
+@advise_group.command("samples")
+@click.argument("model")
+@click.option("--tasks", required=True, help="Where problems come from.")
+@ANY_PROBE
+@click.option("--at", default="4,16", show_default=True, help="Numbers of samples; each divides the largest.")
+@click.option("--policies", multiple=True, metavar="POLICY", help="Compare this policy; give it once for each.")
+@click.option("--out", required=True, type=click.Path(), help="A page (.html) or the figure (.svg, .png, .pdf).")
+@common(*SAMPLED, policy="give --policies", temperature="give --policies", draft="drafting changes no sample")
+def advise_samples_command(model: str, options: Options, **what: Any) -> None:
+    """Temperatures and annealed schedules (EAD) for votes of 4 and 16 samples [-n 100 problems]. Resumable."""
+    from .advise_samples import advise_samples
+
+    advise_samples(model, options, **what)
 
 
 @cli.command("ngrams")

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from reasonctl.backends import BUNDLED, Model
 from reasonctl.controller import Call, Controller, ControllerError, Trace
 from reasonctl.controller.selection import (
+    BLEU,
+    AllPairs,
     BetaStop,
     CalibratedStop,
     Choice,
+    ChrF,
     Codes,
+    EmbeddingCosine,
     LosslessStop,
     Scored,
     ShareStop,
     StopRule,
+    Utility,
     best_logprob,
+    exact,
     load_stop,
     mbr,
     sim_lcs,
@@ -27,7 +34,7 @@ from reasonctl.controller.selection import (
 from ..pages.wording import percent
 from ..runs.recipe import Recipe
 from ..runs.worker import answer_text
-from ..tasks.graders import MATH, NUMBER, Grader, load_grader
+from ..tasks.graders import MATH, NUMBER, Grader, load_function, load_grader
 from .console import Console
 from .flags import PROMISE
 from .options import Options
@@ -61,6 +68,7 @@ def sample(
     probe: str | None,
     codes: Codes,
     choose: Chooser,
+    utility: str | None,
     stop: str | None,
     budget: str | None,
     thinking_seconds: float | None,
@@ -68,11 +76,7 @@ def sample(
     """Print each sample's answer as it comes, and then the chosen one."""
     show = Console(as_json=options.json)
     check_prompt(name, prompt)
-    if stop is not None and choose != "vote":
-        raise ControllerError(f"--stop {stop} stops a vote, and --choose is {choose}; leave one of them out")
-    rule = stop_rule(stop or "lossless") if choose == "vote" else None
-    n = options.n or (rule.n if isinstance(rule, CalibratedStop) else SAMPLES)
-    asked = Asked(n, codes, choose, rule)
+    asked = what_is_asked(options, codes, choose, utility, stop)
     if "batch" not in options.given:
         options = replace(options, batch=min(asked.n, AT_ONCE))
     exit_rule, model, recipe = open_any(
@@ -80,11 +84,10 @@ def sample(
     )
     if exit_rule is not None:
         show.say(VOTE_UNIT)
-    thinking = None if exit_rule else recipe.thinking(model)
     controller = Controller(
         exit=exit_rule,
         drafter=recipe.drafter(),
-        thinking=thinking,
+        thinking=None if exit_rule else recipe.thinking(model),
         codes=codes,
         budget=budget_of(budget),
         thinking_seconds=thinking_seconds,
@@ -95,13 +98,30 @@ def sample(
     call = recipe.call(model, question)
     if choose == "best":
         call = replace(call, policy=Scored(call.policy))
-    if isinstance(rule, CalibratedStop):
-        for difference in rule.differences(
-            n, model=model.fingerprint(), grader=grader.name, probe=probe_text(exit_rule)
-        ):
-            show.say(f"warning: {difference}", "yellow")
+    _warn(show, asked, model=model.fingerprint(), grader=grader.name, probe=probe_text(exit_rule))
     drawn = draw(show, recipe, model, controller, call, asked, grader)
-    _report(show, drawn, choice(choose, drawn), asked, question)
+    _report(show, drawn, choice(asked, drawn), asked, question)
+
+
+def _warn(show: Console, asked: Asked, **used: object) -> None:
+    """Say where a calibrated stop was calibrated on something else."""
+    for difference in asked.rule.differences(asked.n, **used) if asked.rule is not None else ():
+        show.say(f"warning: {difference}", "yellow")
+
+
+def what_is_asked(options: Options, codes: Codes, choose: Chooser, utility: str | None, stop: str | None) -> Asked:
+    """The command's request.
+
+    Raises:
+        ControllerError: options contradict each other, or one of them says nothing that is known.
+    """
+    if stop is not None and choose != "vote":
+        raise ControllerError(f"--stop {stop} stops a vote, and --choose is {choose}; leave one of them out")
+    if utility is not None and choose != "mbr":
+        raise ControllerError(f"--utility {utility} is for mbr, and --choose is {choose}; leave one of them out")
+    rule = stop_rule(stop or "lossless") if choose == "vote" else None
+    n = options.n or (rule.n if isinstance(rule, CalibratedStop) else SAMPLES)
+    return Asked(n, codes, choose, rule, utility_named(utility or "sim-lcs"))
 
 
 def stop_rule(text: str) -> StopRule | None:
@@ -138,6 +158,8 @@ class Asked:
     """How one of them is chosen."""
     rule: StopRule | None
     """When a vote is over; None: at its last sample."""
+    utility: Utility | AllPairs
+    """How much texts agree, for a choice by minimum Bayes risk."""
 
 
 @dataclass(frozen=True)
@@ -174,11 +196,32 @@ def draw(
     return Drawn(samples, running.classes, running.cost)
 
 
-def choice(choose: Chooser, drawn: Drawn) -> Choice | None:
+def utility_named(text: str) -> Utility | AllPairs:
+    """What `--utility` says: a name of ours, or `module:function`, a function of a candidate and a reference.
+
+    Raises:
+        ControllerError: it says something else.
+    """
+    known: dict[str, Callable[[], Utility | AllPairs]] = {
+        "sim-lcs": lambda: sim_lcs,
+        "exact": lambda: exact,
+        "bleu": BLEU,
+        "chrf": ChrF,
+        "embedding": EmbeddingCosine,
+    }
+    if text in known:
+        return known[text]()
+    if ":" not in text:
+        raise ControllerError(f"--utility is {text!r}; give {', '.join(known)}, or module:function")
+    function: Utility = load_function("--utility", text)
+    return function
+
+
+def choice(asked: Asked, drawn: Drawn) -> Choice | None:
     """The chosen sample; None where a vote has no answer to choose."""
-    if choose == "mbr":
-        return mbr(utility_matrix([one.text for one in drawn.samples], sim_lcs))
-    if choose == "best":
+    if asked.choose == "mbr":
+        return mbr(utility_matrix([one.text for one in drawn.samples], asked.utility))
+    if asked.choose == "best":
         return best_logprob([one.trace.mean_logprob or 0.0 for one in drawn.samples])
     return vote(drawn.classes)
 

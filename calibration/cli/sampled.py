@@ -61,19 +61,10 @@ def open_job(
     out: str,
     votes: bool = True,
 ) -> SamplingJob:
-    """Load the model and choose the problems. What can be refused is refused before the model loads.
+    """Load the model and choose `n` problems; what can be refused is refused before the model loads.
 
-    Args:
-        show: Where warnings are printed.
-        command: The command, for its errors.
-        name: The model, as the command line names it.
-        options: The command's.
-        tasks: Where the problems come from.
-        probe: The command's `--probe`.
-        n: Number of problems.
-        samples: Most samples of a problem in one set.
-        out: The file to be written.
-        votes: Whether risk and confidence are asked of votes too.
+    Args: the command's name and options; samples: most of a problem in one set; votes: risk and confidence mean
+    something to votes too, and so without a probe.
     """
     check_target(out, options.force)
     task = load_task(tasks, grader=options.grader)

@@ -139,29 +139,23 @@ def frontier(problems: Sequence[SampledProblem], risk: float, confidence: float 
     n, one = sizes[-1], _means(problems, INDEPENDENT, 1, [vote_of])
 
     def point(way: str, name: str, size: int, *ways: Way) -> Point:
-        return _point(way, size, n // size, _means(problems, name, size, ways), one)
+        return _point(way, size, len(first[name]) // size, _means(problems, name, size, ways), one)
 
     points = [point("one run", INDEPENDENT, 1, vote_of)]
     if DRAFTED in first:
-        points.append(_point("one run, drafted", 1, 1, _means(problems, DRAFTED, 1, [vote_of]), one))
-    for size in sizes:
-        points += [
-            point("vote", INDEPENDENT, size, vote_of),
-            point("vote, arithmetic codes", ARITHMETIC, size, vote_of),
-            point("minimum Bayes risk", INDEPENDENT, size, crowd),
-            point("most probable", INDEPENDENT, size, most_probable),
-        ]
-    points += [
-        point("vote, lossless stop", INDEPENDENT, n, stopped_by(LosslessStop())),
-        point("vote, beta stop", INDEPENDENT, n, stopped_by(BetaStop())),
-        point("vote, calibrated stop", INDEPENDENT, n, *_crossed(problems, INDEPENDENT, risk, confidence)),
-    ]
-    if EXIT in first:
-        points.append(point("exit", EXIT, 1, vote_of))
-        points += [point("vote, exit inside", EXIT, size, vote_of) for size in sizes]
-        points.append(point("vote, exit inside, lossless stop", EXIT, n, stopped_by(LosslessStop())))
-        crossed = _crossed(problems, EXIT, risk, confidence)
-        points.append(point("vote, exit inside, calibrated stop", EXIT, n, *crossed))
+        points.append(point("one run, drafted", DRAFTED, 1, vote_of))
+    for name, way in ((INDEPENDENT, "vote"), (EXIT, "vote, exit inside")):
+        if name not in first:
+            continue
+        if name == EXIT:
+            points.append(point("exit", EXIT, 1, vote_of))
+        points += [point(way, name, size, vote_of) for size in sizes]
+        points.append(point(f"{way}, lossless stop", name, n, stopped_by(LosslessStop())))
+        points.append(point(f"{way}, beta stop", name, n, stopped_by(BetaStop())))
+        points.append(point(f"{way}, calibrated stop", name, n, *_crossed(problems, name, risk, confidence)))
+    points += [point("vote, arithmetic codes", ARITHMETIC, size, vote_of) for size in sizes]
+    points += [point("minimum Bayes risk", INDEPENDENT, size, crowd) for size in sizes]
+    points += [point("most probable", INDEPENDENT, size, most_probable) for size in sizes]
     return points
 
 

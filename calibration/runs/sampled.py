@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from reasonctl.controller import Controller, ControllerError, ExitRule, Trace
 from reasonctl.controller.core import Fields
-from reasonctl.controller.decoding.samples import MOST_SAMPLES
+from reasonctl.controller.decoding import MOST_SAMPLES
 from reasonctl.controller.selection import AnswerClasses, Codes, Scored
 
 from ..parallel.run_jobs import ProgressCallback, run_jobs

@@ -10,6 +10,7 @@ import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from reasonctl.controller import ControllerError
 from reasonctl.controller.thinking import stated_answer, statement
@@ -89,13 +90,26 @@ NUMBER = Grader("number", stated_number, _is_number)
 MATH = Grader("math-verify", stated_answer, _is_equivalent, same_answer)
 
 
-def load_grader(spec: str) -> Grader:
-    """`module:function`, a function (question, gold, answer text) -> bool."""
+def load_function(option: str, spec: str) -> Any:
+    """What `module:function` names.
+
+    Args:
+        option: The option that names it, for the errors.
+        spec: Its text.
+
+    Raises:
+        ControllerError: It names nothing that can be imported.
+    """
     module, _, name = spec.partition(":")
     if not module or not name:
-        raise ControllerError(f"--grader is {spec!r}; it must be module:function")
+        raise ControllerError(f"{option} is {spec!r}; it must be module:function")
     try:
-        function = getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ControllerError(f"--grader {spec!r} can't be imported: {error}") from None
+        raise ControllerError(f"{option} {spec!r} can't be imported: {error}") from None
+
+
+def load_grader(spec: str) -> Grader:
+    """`module:function`, a function (question, gold, answer text) -> bool."""
+    function = load_function("--grader", spec)
     return Grader(spec, stated_answer, lambda text, p: bool(function(p.question, p.answer, text)), same_answer)

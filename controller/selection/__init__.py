@@ -11,15 +11,20 @@ from .early_stop import BetaStop, LosslessStop, ShareStop, StopRule, samples_rea
 from .samples import Samples
 from .scores import Scored
 from .stop_file import CalibratedStop, load_stop, stop_text
-from .utilities import Utility, exact, sim_lcs, utility_matrix
+from .text_utilities import BLEU, ChrF, EmbeddingCosine
+from .utilities import AllPairs, Utility, exact, sim_lcs, utility_matrix
 
 __all__ = [
+    "AllPairs",
     "AnswerClasses",
     "ArithmeticCode",
+    "BLEU",
     "BetaStop",
     "CalibratedStop",
     "Choice",
+    "ChrF",
     "Codes",
+    "EmbeddingCosine",
     "LosslessStop",
     "Samples",
     "Scored",

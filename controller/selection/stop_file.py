@@ -70,11 +70,12 @@ class CalibratedStop(StopRule):
                 f"this stop was calibrated for votes of {self.n} samples, and this vote has {n}; draw {self.n}, or "
                 "calibrate anew with ctl calibrate-votes"
             )
+        own = asdict(self)
         return [
-            f"{name} is {value!s:.80}, and was {getattr(self, name)!s:.80} when the vote's stop was calibrated: it "
+            f"{name} is {value!s:.80}, and was {own[name]!s:.80} when the vote's stop was calibrated: it "
             "promises nothing here"
             for name, value in used.items()
-            if value != getattr(self, name)
+            if value != own[name]
         ]
 
     def to_json(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -12,6 +13,19 @@ from ..core.errors import ControllerError
 
 Utility: TypeAlias = Callable[[str, str], float]
 """How much a candidate (first) agrees with a reference (second); 1 is the most for those in this file."""
+
+
+class AllPairs(ABC):
+    """A utility that compares all texts at once."""
+
+    @abstractmethod
+    def matrix(self, texts: Sequence[str]) -> Floats:
+        """Shape (n, n): the utility of each text (row) with each as its reference (column).
+
+        Args:
+            texts: distinct ones.
+        """
+
 
 _MOST_PRODUCT = 4_000_000
 """Most cells of one longest-common-subsequence table: texts of 2,000 words each."""
@@ -61,15 +75,27 @@ def _common_words(a: Sequence[str], b: Sequence[str]) -> int:
     return int(row[-1])
 
 
-def utility_matrix(texts: Sequence[str], utility: Utility) -> Floats:
+def utility_matrix(texts: Sequence[str], utility: Utility | AllPairs) -> Floats:
     """Shape (n, n): the utility of each text (row) with each as its reference (column).
 
     Equal texts are compared once. A utility that is NaN counts as 0.
+
+    Args:
+        texts: one for each sample.
+        utility: any function of a candidate and a reference, or one that compares all texts at once.
+
+    Raises:
+        ControllerError: a library that the utility needs isn't installed, or its matrix has another shape.
 
     >>> utility_matrix(["a", "b", "a"], exact).tolist()
     [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]
     """
     distinct = list(dict.fromkeys(texts))
     numbers = [distinct.index(text) for text in texts]
-    table = np.array([[utility(one, other) for other in distinct] for one in distinct], dtype=np.float64)
+    if isinstance(utility, AllPairs):
+        table = np.asarray(utility.matrix(distinct), dtype=np.float64)
+    else:
+        table = np.array([[utility(one, other) for other in distinct] for one in distinct], dtype=np.float64)
+    if table.size != len(distinct) ** 2:
+        raise ControllerError(f"the utility's matrix has the shape {table.shape} for {len(distinct)} texts")
     return np.nan_to_num(table.reshape(len(distinct), len(distinct)), nan=0.0)[np.ix_(numbers, numbers)]

@@ -100,6 +100,9 @@ ONLY_IN = {
     "transformers": ["backends.hf"],
     "gguf": ["backends.gguf"],
     "xgrammar": ["backends.grammar"],
+    "fastchrf": ["controller.selection.text_utilities"],
+    "sacrebleu": ["controller.selection.text_utilities"],
+    "sentence_transformers": ["controller.selection.text_utilities"],
     "mapie": ["calibration.fitting.cross_check"],
     "pickle": ["calibration.tasks.grading.limited"],
 }
