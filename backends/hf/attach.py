@@ -245,7 +245,7 @@ class HFAttachment(Attachment):
         check_rows(input_ids)
         cache = prepared.get(self.engine.model_forward.cache_name)
         grammar: Stage | None = self.of_thread.grammar
-        librarys = self._for_the_library(config, cache, len(input_ids))
+        librarys = self._for_the_library(config, cache, len(input_ids), processors, criteria)
         idle = self._in_no_turn(len(input_ids)) and grammar is None and controller.inert
         several = len(input_ids) > 1 or bool(media_of(prepared))
         stock = idle and (bool(librarys) or (several and nothing_to_do(controller, streamer, cache)))
@@ -253,7 +253,7 @@ class HFAttachment(Attachment):
             self._check_batch(len(input_ids), controller, processors, criteria, prepared, outputs_of(config))
         drawn = self._drawn(controller, config, input_ids, prepared, stock)
         call = PreparedCall(
-            input_ids=input_ids,
+            input_ids=_prompts(input_ids, prepared),
             processors=processors,
             criteria=criteria,
             config=config,
@@ -286,11 +286,19 @@ class HFAttachment(Attachment):
             result |= recorded(forward, result.sequences, start, mask, processors, config, drawn)
         return result
 
-    def _for_the_library(self, config: Any, cache: Any, rows: int) -> list[str]:
+    def _for_the_library(
+        self, config: Any, cache: Any, rows: int, processors: Sequence[Any], criteria: Sequence[Any]
+    ) -> list[str]:
         """What a call asks for and the library's own loop gives exactly, where the controller has nothing to do."""
-        asked = [*self.of_thread.librarys, *outputs_of(config), *_caching(config)]
         own = getattr(cache, "_is_user_defined", False)
-        return [*asked, "past_key_values"] if own and (rows > 1 or type(cache) is not DynamicCache) else asked
+        wanted = {
+            "past_key_values": own and (rows > 1 or type(cache) is not DynamicCache),
+            "return_dict_in_generate": rows > 1 and config.return_dict_in_generate,
+            "logits_processor": rows > 1 and not accepted(lambda: check_copied(processors)),
+            "stopping_criteria": rows > 1 and not accepted(lambda: check_criteria(criteria)),
+        }
+        asked = [*self.of_thread.librarys, *outputs_of(config), *_caching(config)]
+        return [*asked, *(name for name, given in wanted.items() if given)]
 
     def _drawn(
         self, controller: Controller, config: Any, input_ids: torch.Tensor, prepared: dict[str, Any], stock: bool
@@ -364,6 +372,15 @@ class HFAttachment(Attachment):
         return self.without_effect(
             [f"{name}={value}" for name, value in given.items() if value is not None and value != _SAMPLING[name]]
         )
+
+
+def _prompts(input_ids: torch.Tensor, prepared: dict[str, Any]) -> torch.Tensor:
+    """The prompts' tokens. For embeddings alone stand ids in their places that are equal where the prompts are."""
+    embeds = prepared.get("inputs_embeds")
+    if embeds is None or input_ids.shape[1]:
+        return input_ids
+    first = [next(i for i, other in enumerate(embeds) if torch.equal(row, other)) for row in embeds]
+    return torch.tensor(first)[:, None].expand(len(embeds), embeds.shape[1])
 
 
 def _caching(config: Any) -> list[str]:
