@@ -5,6 +5,7 @@ A backend's attachment adds which methods are taken over and how one of the libr
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,12 @@ from reasonctl.controller import Controller, Thinking, Tokenizer
 from .class_swap import subclass_of_its_name
 from .handle import Handle, for_call
 from .turns import Turns
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Warn; a process is told each thing once."""
+    warnings.warn(message, stacklevel=5)
 
 
 class Attachment:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import InitVar, dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 from .core.errors import ControllerError
 from .core.text_form import shown
@@ -15,6 +15,11 @@ from .thinking.exit_form import parse_form
 from .thinking.exit_rule import ExitRule
 from .thinking.limits import NO_LIMITS, ThinkingLimits
 from .thinking.markers import Thinking
+
+Law = Literal["model", "drawn"]
+"""Whose probabilities a call is given."""
+Others = Literal["refuse", "pass"]
+"""What becomes of a call with a loop of its own."""
 
 
 @dataclass
@@ -61,6 +66,14 @@ class ControllerSettings:
     """Close marked thinking where the model ends the sequence inside it, and let it answer; False = the run ends.
 
     None = as in the runs that the exit rule was calibrated on, and False without one.
+    """
+    logprobs: Law = "model"
+    """Whose probabilities calls are given that ask for `logprobs` or `output_scores`: the library's, which are the
+    model's, or those that each token was drawn from ("drawn")."""
+    others: Others = "refuse"
+    """What becomes of calls with a loop of the library's own, such as beam search: an error, or that loop ("pass").
+
+    A controller that has nothing to do lets them pass in any case.
     """
     shadow: bool = False
     """The exit rule decides and is recorded, and never acts."""
@@ -115,6 +128,10 @@ class ControllerSettings:
         for name, value, kind, example in kinds:
             if value is not None and not isinstance(value, kind):
                 raise ControllerError(f"{name} is {shown(value)}; give {example}")
+        for name, value, known in (("logprobs", self.logprobs, Law), ("others", self.others, Others)):
+            if value not in get_args(known):
+                words = " or ".join(map(repr, get_args(known)))
+                raise ControllerError(f"{name} is {shown(value)}; give {words}")
 
     @property
     def limits(self) -> ThinkingLimits:
@@ -147,6 +164,11 @@ class ControllerSettings:
     def reads_text(self) -> bool:
         """A tokenizer is needed."""
         return self.exit is not None or self.limits.any
+
+    @property
+    def inert(self) -> bool:
+        """Nothing is decided, sampled or drafted: runs are the library's own, and at most recorded."""
+        return not self.limits.any and self.exit is None and self.policy is None and self.drafter is None
 
     @property
     def rewrites(self) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 from transformers.generation import (
     GenerateDecoderOnlyOutput,
     GenerationMixin,
@@ -29,7 +30,7 @@ from reasonctl.controller import (
     Tokenizer,
 )
 
-from ..attachment import Attachment
+from ..attachment import Attachment, warn_once
 from ..grammar import grammar_of
 from ..handle import Handle, check_parts, take_overrides, thinking_of, turn_of
 from ..processors import accepted
@@ -39,9 +40,10 @@ from .engine import HFEngine
 from .load import templates_of, wrap_transformers
 from .own_generate import check_generate, check_reached
 from .prefill import media_of
-from .processors import check_processors
+from .processors import check_copied, check_processors
+from .recorded import Drawn, outputs_of, recorded
 from .rows import PreparedCall, Rows
-from .stock import nothing_to_do, run_stock
+from .stock import Puts, nothing_to_do, run_stock
 from .tokenizer import HFTokenizer, NoTokenizer
 
 _MODES = {
@@ -58,8 +60,8 @@ _MODES = {
 _MARK = "_reasonctl"
 """Attribute of an attached model's class."""
 
-_REFUSED = ("inputs_embeds", "position_ids", "assistant_model", "synced_gpus")
-"""Arguments of a call that the loop can't honour."""
+_LIBRARYS = ("inputs_embeds", "position_ids", "assistant_model", "synced_gpus")
+"""Arguments of a call that only the library's own loops can honour."""
 
 _SAMPLING = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0} | dict.fromkeys(
     ("min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
@@ -125,14 +127,18 @@ def _members(attachment: HFAttachment) -> dict[str, Any]:
         streamer: Any = None,
         **model_kwargs: Any,
     ) -> Any:
+        if generation_config.is_assistant or attachment.passing:
+            # Another model verifies what this one proposes, and reads scores and cache of the library's own loop.
+            given = (input_ids, logits_processor, stopping_criteria, generation_config, synced_gpus, streamer)
+            return base._sample(self, *given, **model_kwargs)
         return attachment.sample(
-            input_ids, logits_processor, stopping_criteria, generation_config, streamer, model_kwargs
+            input_ids, logits_processor, stopping_criteria, generation_config, streamer, model_kwargs, synced_gpus
         )
 
     def check_mode(self: Any, mode: Any, *args: Any, **named: Any) -> Any:
         # The first thing that generate() asks once it knows the mode.
         if mode in _MODES:
-            raise ControllerError(f"{_MODES[mode]} can't be honoured under a controller; leave it out, or detach first")
+            attachment.let_pass(_MODES[mode])
         return base._get_deprecated_gen_repo(self, mode, *args, **named)
 
     return {"generate": generate, "_sample": sample, "_get_deprecated_gen_repo": check_mode, _MARK: True}
@@ -157,6 +163,9 @@ class HFAttachment(Attachment):
 
     def generate(self, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """The user's call: refuse what the loop can't honour, then the library's own preparation."""
+        # A model that another one calls as its assistant, or that is its own.
+        if self.passing or getattr(named.get("generation_config"), "is_assistant", False):
+            return self.base.generate(self.model, *args, **named)
         named = dict(zip(self._arguments, args, strict=False)) | named
         others = args[len(self._arguments) :]  # for a class with a generate(*args, **named) of its own
         streamer = named.get("streamer")
@@ -169,7 +178,7 @@ class HFAttachment(Attachment):
                     raise ControllerError(
                         f"{', '.join(overrides)} needs text; attach with the tokenizer: attach(…, tokenizer=…)"
                     )
-                self._check_arguments(named)
+                self._check_arguments(named, controller)
                 if self.library_tokenizer is not None and named.get("tokenizer") is None:
                     named["tokenizer"] = self.library_tokenizer
                 self.of_thread.reached = False
@@ -177,6 +186,7 @@ class HFAttachment(Attachment):
                 check_reached(self.of_thread.reached, self.base)
                 return made
         finally:
+            self.of_thread.passing = False
             # Whatever happens: a thread that reads the streamer must not wait for ever.
             if streamer is not None:
                 streamer.end()
@@ -191,55 +201,120 @@ class HFAttachment(Attachment):
         opening = self.opening(controller, self.tokenizer)
         return AnswerOnly(Grammar(source), opening) if opening else Grammar(source)
 
-    def _check_arguments(self, named: dict[str, Any]) -> None:
+    @property
+    def passing(self) -> bool:
+        """The call that this thread is in is run by a loop of the library's own."""
+        found: bool = getattr(self.of_thread, "passing", False)
+        return found
+
+    def let_pass(self, what: str) -> None:
+        """A call asks for a loop of the library's own, which runs it where the controller has nothing to do in it.
+
+        Raises:
+            ControllerError: it has, and isn't told to let such calls pass.
+        """
+        controller, grammar = self.under(self.overrides), self.of_thread.grammar
+        if (grammar is not None or not controller.inert) and controller.others != "pass":
+            raise ControllerError(
+                f"{what} can't be honoured under a controller; leave it out, detach first, or let the library run such "
+                "calls without control: Controller(others='pass')"
+            )
+        warn_once(f"{what}: this call is run by the library's own loop, without control and without a trace")
+        self.handle.begin()
+        self.of_thread.passing = True
+
+    def _check_arguments(self, named: dict[str, Any], controller: Controller) -> None:
         """Raises ControllerError for a call's argument that the loop can't honour; takes custom_generate off it."""
         # With custom_generate, transformers would drop streamer and tokenizer. The swapped class needs no such detour.
         if named.pop("custom_generate", None) not in (None, self.handle.custom_generate):
             raise ControllerError("custom_generate brings a loop of its own; leave it out, or detach first")
-        for name in _REFUSED:
-            if named.get(name) is not None and named[name] is not False:
+        given = [name for name in _LIBRARYS if named.get(name) is not None and named[name] is not False]
+        self.of_thread.librarys = [name for name in given if name != "assistant_model"]
+        idle = controller.inert and self.of_thread.grammar is None
+        for name in given if not idle else ():
+            if name != "assistant_model":  # which leads to `let_pass`
                 raise ControllerError(f"{name} can't be honoured under a controller; leave it out, or detach first")
 
     def sample(
-        self, input_ids: Any, processors: Any, criteria: Any, config: Any, streamer: Any, prepared: dict[str, Any]
+        self,
+        input_ids: Any,
+        processors: Any,
+        criteria: Any,
+        config: Any,
+        streamer: Any,
+        prepared: dict[str, Any],
+        synced_gpus: bool,
     ) -> Any:
         """What generate() calls in place of its own loop: the rows run together, each with everything of its own."""
         controller = self.under(self.overrides)
         self.of_thread.reached = True
         check_rows(input_ids)
         cache = prepared.get(self.engine.model_forward.cache_name)
-        left_out = _not_honoured(config)
         grammar: Stage | None = self.of_thread.grammar
-        idle = self._in_no_turn(len(input_ids)) and grammar is None and nothing_to_do(controller, streamer, cache)
+        librarys = self._for_the_library(config, cache, len(input_ids), processors, criteria)
+        idle = self._in_no_turn(len(input_ids)) and grammar is None and controller.inert
         several = len(input_ids) > 1 or bool(media_of(prepared))
-        stock = idle and (not config.do_sample if left_out else several)
+        stock = idle and (bool(librarys) or (several and nothing_to_do(controller, streamer, cache)))
         if not stock:
-            self._check_batch(len(input_ids), controller, processors, criteria, prepared, left_out)
+            self._check_batch(len(input_ids), controller, processors, criteria, prepared, outputs_of(config))
+        drawn = self._drawn(controller, config, input_ids, prepared, stock)
         call = PreparedCall(
-            input_ids=input_ids,
+            input_ids=_prompts(input_ids, prepared),
             processors=processors,
             criteria=criteria,
             config=config,
             prepared=prepared,
-            notes=self._notes(config) + _cache_notes(len(input_ids), config),
+            notes=self._notes(config) + self._cache_notes(len(input_ids), config, cache, stock),
             overrides=self.overrides,
             seed=self._seed(config.do_sample or controller.policy is not None),
             policy=self.handle.controller.policy,
             grammar=grammar,
             can_ask=not stock and accepted(lambda: check_processors(processors, "answer_now")),
+            see=[one.see for one in drawn],
         )
         rows = Rows(self.engine, self.tokenizer, call)
         self.handle.begin()
         for trace, ask in zip(rows.traces, rows.asks, strict=True):
             self.handle.add(trace, ask)
         if stock:
-            loop = functools.partial(self.base._sample, self.model)
+            for trace in rows.traces if controller.closing is not None else ():
+                trace.warnings.append(f"{librarys[0]}: the library's own loop, where nobody follows the thinking")
+            loop = functools.partial(self.base._sample, self.model, synced_gpus=synced_gpus, streamer=Puts.to(streamer))
             return run_stock(loop, input_ids, processors, criteria, config, prepared, rows.traces)
         with closing(rows.run(replace(controller, policy=None))) as tokens:
             for token in tokens:
                 if streamer is not None:
                     streamer.put(torch.tensor([token]))
-        return _result(rows.sequences, config, input_ids, rows.cache)
+        result = _result(rows.sequences, config, input_ids, rows.cache if config.use_cache is not False else None)
+        if outputs_of(config):
+            mask = prepared.get("attention_mask")
+            start, forward = input_ids.shape[1], self.engine.model_forward
+            result |= recorded(forward, result.sequences, start, mask, processors, config, drawn)
+        return result
+
+    def _for_the_library(
+        self, config: Any, cache: Any, rows: int, processors: Sequence[Any], criteria: Sequence[Any]
+    ) -> list[str]:
+        """What a call asks for and the library's own loop gives exactly, where the controller has nothing to do."""
+        own = getattr(cache, "_is_user_defined", False)
+        wanted = {
+            "past_key_values": own and (rows > 1 or type(cache) is not DynamicCache),
+            "return_dict_in_generate": rows > 1 and config.return_dict_in_generate,
+            "logits_processor": rows > 1 and not accepted(lambda: check_copied(processors)),
+            "stopping_criteria": rows > 1 and not accepted(lambda: check_criteria(criteria)),
+        }
+        asked = [*self.of_thread.librarys, *outputs_of(config), *_caching(config)]
+        return [*asked, *(name for name, given in wanted.items() if given)]
+
+    def _drawn(
+        self, controller: Controller, config: Any, input_ids: torch.Tensor, prepared: dict[str, Any], stock: bool
+    ) -> list[Drawn]:
+        """By row, where its draws are noted: for a call that asks for scores, under a controller that gives those."""
+        if stock or controller.logprobs != "drawn" or "output_scores" not in outputs_of(config):
+            return []
+        mask, length = prepared.get("attention_mask"), input_ids.shape[1]
+        shown = [length] * len(input_ids) if mask is None else mask.sum(dim=1).tolist()
+        return [Drawn(length - int(tokens)) for tokens in shown]
 
     def _in_no_turn(self, rows: int) -> bool:
         """The call belongs to no turn. Raises ControllerError for a batch that does."""
@@ -263,21 +338,37 @@ class HFAttachment(Attachment):
         processors: Sequence[Any],
         criteria: Sequence[Any],
         prepared: dict[str, Any],
-        left_out: Sequence[str],
+        outputs: Sequence[str],
     ) -> None:
         """Raises ControllerError for what generate() has prepared and the loop can't honour."""
         cache_name = self.engine.model_forward.cache_name
-        if left_out:
-            raise ControllerError(f"{left_out[0]} can't be honoured under a controller; leave it out, or detach first")
+        if outputs and media_of(prepared):
+            raise ControllerError(
+                f"{outputs[0]} of a prompt with {', '.join(media_of(prepared))} can't be honoured under a controller "
+                "that has something to do; leave one out, or detach first"
+            )
+        if "output_scores" in outputs:
+            check_processors(processors, "computing scores when the text stands")
         if rows > 1:
             check_criteria(criteria)
-            check_processors(processors, "running a batch row by row")
-        elif controller.drafter:
+            check_copied(processors)
+        if controller.drafter:
             check_processors(processors, "drafting")
         elif controller.rewrites:
             check_processors(processors, "an exit or a budget")
         if rows > 1 and getattr(prepared.get(cache_name), "_is_user_defined", False):
             raise ControllerError(f"{cache_name} of a batch can't be honoured; leave it out, or detach first")
+
+    def _cache_notes(self, rows: int, config: Any, cache: Any, stock: bool) -> list[str]:
+        """What a trace says of the cache that the loop runs on; another kind than was asked for warns too."""
+        own = getattr(cache, "_is_user_defined", False) and type(cache) is not DynamicCache
+        other = [] if stock else [*_caching(config), *([type(cache).__name__] if own else [])]
+        notes = [f"{name}: the controlled loop keeps a DynamicCache; the tokens are the same" for name in other]
+        for note in notes:
+            warn_once(note)
+        if rows > 1 and config.return_dict_in_generate and not stock:
+            notes.append(f"past_key_values is None in the result: each of the {rows} rows ran on a cache of its own")
+        return notes
 
     def _notes(self, config: Any) -> list[str]:
         """What a trace says where the call's sampling arguments give way to the controller's policy."""
@@ -289,23 +380,22 @@ class HFAttachment(Attachment):
         )
 
 
-def _not_honoured(config: Any) -> list[str]:
-    """The call's options that only the library's own loop can honour."""
+def _prompts(input_ids: torch.Tensor, prepared: dict[str, Any]) -> torch.Tensor:
+    """The prompts' tokens. For embeddings alone stand ids in their places that are equal where the prompts are."""
+    embeds = prepared.get("inputs_embeds")
+    if embeds is None or input_ids.shape[1]:
+        return input_ids
+    first = [next(i for i, other in enumerate(embeds) if torch.equal(row, other)) for row in embeds]
+    return torch.tensor(first)[:, None].expand(len(embeds), embeds.shape[1])
+
+
+def _caching(config: Any) -> list[str]:
+    """The call's options that ask for another kind of cache than the loop's."""
     wanted = {
         "use_cache": config.use_cache is False,
         "cache_implementation": config.cache_implementation not in (None, "dynamic", "hybrid", "sliding_window"),
     }
-    if config.return_dict_in_generate:
-        for name in ("output_scores", "output_logits", "output_attentions", "output_hidden_states"):
-            wanted[name] = bool(getattr(config, name))
     return [name for name, given in wanted.items() if given]
-
-
-def _cache_notes(rows: int, config: Any) -> list[str]:
-    """What a trace says where the call's result lacks the cache that stock returns."""
-    if rows == 1 or not config.return_dict_in_generate:
-        return []
-    return [f"past_key_values is None in the result: each of the {rows} rows ran on a cache of its own"]
 
 
 def _result(sequences: list[list[int]], config: Any, input_ids: torch.Tensor, cache: Any) -> Any:

@@ -68,6 +68,15 @@ def check_processors(processors: Sequence[Any], why: str) -> None:
     check_stateless([processor for processor in processors if type(processor) not in _STATELESS], why)
 
 
+def check_copied(processors: Sequence[Any]) -> None:
+    """Raises ControllerError for a processor of the library's that holds something of a batch; `for_row` copies others.
+
+    A user's own may hold anything that can be copied, for its tokens are one row's.
+    """
+    of_library = [one for one in processors if type(one).__module__ == hf.__name__]
+    check_processors(of_library, "running a batch row by row")
+
+
 def for_row(processor: Any, row: int, rows: int) -> Any:
     """The processor of one row of a batch of `rows`; only those that hold the batch's prompts differ by row."""
     if isinstance(processor, hf.RepetitionPenaltyLogitsProcessor) and torch.is_tensor(processor.prompt_ignore_length):
@@ -82,6 +91,8 @@ def for_row(processor: Any, row: int, rows: int) -> Any:
     if isinstance(processor, hf.PrefixConstrainedLogitsProcessor):
         allowed = processor._prefix_allowed_tokens_fn
         return _changed(processor, _prefix_allowed_tokens_fn=lambda _, tokens: allowed(row, tokens))
+    if rows > 1 and type(processor) not in _STATELESS and not getattr(processor, "stateless", False):
+        return copy.deepcopy(processor)  # one that counts its calls counts its row's
     return processor
 
 

@@ -32,6 +32,7 @@ from reasonctl.controller import (
     Tokenizer,
     Trace,
 )
+from reasonctl.controller.sampling import See, Shown
 from reasonctl.controller.selection import Codes, policies_of
 
 from ..handle import recorded, turn_of
@@ -68,6 +69,8 @@ class PreparedCall:
     """What the call's `grammar` or `response_format` asks for."""
     can_ask: bool
     """Thinking may be closed on request: nothing of the call would remember what is taken back."""
+    see: Sequence[See] = ()
+    """By row, what is shown each draw; empty = nobody looks."""
 
 
 class Rows:
@@ -161,7 +164,8 @@ class Rows:
             inner = Constrained([self._call.grammar], inner)
         given = self._call.processors
         applied = [for_row(p, row, rows) for p in given if own is None or not isinstance(p, WARPERS)]
-        return with_processors(applied, inner, read)
+        policy = with_processors(applied, inner, read)
+        return Shown(policy, self._call.see[row]) if self._call.see else policy
 
     def _coded(self, row: int, codes: Codes, policy: Policy) -> Policy:
         """The policy under the row's code: rows with the same prompt are samples of it, as of num_return_sequences."""
@@ -229,6 +233,9 @@ class Rows:
             return None
         length, config = len(self._padded[0]), self._call.config
         masked = self._call.prepared.get("attention_mask") is not None
+        whole = not masked and getattr(config, "_mask_length", length) == length
+        if type(cache) is not DynamicCache and whole:
+            return None  # every token of the text is in input_ids: it is read into a cache of the loop's kind
         if type(cache) is not DynamicCache or masked or getattr(config, "_mask_length", length) != length:
             raise ControllerError(
                 f"{name} is honoured as a DynamicCache of one unpadded prompt whose tokens are all in "

@@ -36,6 +36,21 @@ def nothing_to_do(controller: Controller, streamer: Any, cache: Any) -> bool:
     return inert and not getattr(cache, "_is_user_defined", False)
 
 
+class Puts:
+    """A call's streamer without its end: the attached call ends it, whatever happens."""
+
+    def __init__(self, streamer: Any) -> None:
+        self.put = streamer.put
+
+    @classmethod
+    def to(cls, streamer: Any) -> Puts | None:
+        """Around a streamer; None where there is none."""
+        return None if streamer is None else cls(streamer)
+
+    def end(self) -> None:
+        """Nothing."""
+
+
 class _Drawing(LogitsProcessorList):  # type: ignore[misc]
     """The call's processors, then a draw: each row's token by its run's uniforms is the largest of its row.
 
@@ -52,10 +67,14 @@ class _Drawing(LogitsProcessorList):  # type: ignore[misc]
         """One at the last step's tokens, zero elsewhere, shape (rows, vocabulary). None before the first step."""
         self._last: torch.Tensor | None = None
         """The last step's tokens, shape (rows, 1)."""
+        self.scores: list[torch.Tensor] | None = None
+        """What each token was drawn from, shape (rows, vocabulary), where the call wants it."""
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **named: Any) -> torch.Tensor:
         for processor, takes_more in zip(self, self._take_more, strict=True):
             scores = processor(input_ids, scores, **(named if takes_more else {}))
+        if self.scores is not None:
+            self.scores.append(scores)
         length, places = input_ids.shape[1], zip(self._keys, self._padding, strict=True)
         uniforms = [keys.uniform(length - padding) for keys, padding in places]
         drawn = torch.tensor(draw_rows(scores.float().cpu().numpy(), uniforms), device=scores.device)[:, None]
@@ -114,13 +133,17 @@ def run_stock(
         What the loop returns.
     """
     noting = _Criteria(criteria)
+    drawing = _Drawing(processors, traces, input_ids.shape[1])
     if config.do_sample:
-        processors = _Drawing(processors, traces, input_ids.shape[1])
+        drawing.scores = [] if config.return_dict_in_generate and config.output_scores else None
+        processors = drawing
         config = copy.copy(config)
         config.do_sample = False
     if not config.return_dict_in_generate and config.max_length >= LONG:  # a returned cache must be the library's
         let_grow(prepared.get("past_key_values"))
-    out = loop(input_ids, processors, noting, config, synced_gpus=False, streamer=None, **prepared)
+    out = loop(input_ids, processors, noting, config, **prepared)
+    if drawing.scores is not None:
+        out.scores = tuple(drawing.scores)
     written = (out if torch.is_tensor(out) else out.sequences)[:, input_ids.shape[1] :].tolist()
     done, stopped = (noting.done(len(traces), only_stops) for only_stops in (False, True))
     for row, trace in enumerate(traces):

@@ -19,14 +19,16 @@ import numpy.typing as npt
 from llama_cpp import LLAMA_DEFAULT_SEED, Llama
 from llama_cpp import llama_cpp as C
 
-from reasonctl.controller import AnswerNow, Call, Controller, ControllerError, Keys, Policy, Trace
+from reasonctl.controller import AnswerNow, Call, Candidates, Controller, ControllerError, Keys, Policy, Trace
 from reasonctl.controller.core import common_prefix
+from reasonctl.controller.sampling import Shown
 
 from ..attachment import Attachment
 from ..handle import Handle, check_parts, recorded, take_overrides, thinking_of, turn_of
 from ..processors import accepted
 from ..token_ids import as_ids, check_ids
 from ..turns import Turn
+from .drafts import drafting
 from .engine import LlamaEngine
 from .load import templates_of, wrap_llama
 from .pictures import clear_record, has_pictures
@@ -39,16 +41,15 @@ from .tool_calls import sorted_answer
 def attach_llama(llm: Llama, controller: Controller) -> Handle:
     """Control every later call of this Llama.
 
-    Its context is rebuilt, so its cache is empty; `detach` rebuilds the original one.
+    Its context is rebuilt, so its cache is empty; `detach` rebuilds the original one. Its `draft_model` is the drafter,
+    unless the controller has one.
 
     Raises:
-        ControllerError: the Llama is attached already, has a draft model or a generate loop of its own, or isn't what
-            the exit rule was made for.
+        ControllerError: the Llama is attached already, has a generate loop of its own, or isn't what the exit rule was
+            made for.
     """
     if "generate" in vars(llm):
         raise ControllerError("this Llama's generate is replaced already (attached twice?); detach first")
-    if llm.draft_model is not None:
-        raise ControllerError("this Llama has a draft_model; build it without one and give the Controller a drafter")
     if controller.codes != "independent":
         raise ControllerError(
             f"codes is {controller.codes!r}, and a call of llama-cpp-python draws one sample; draw many with "
@@ -60,7 +61,7 @@ def attach_llama(llm: Llama, controller: Controller) -> Handle:
             f"{type(llm).__name__}.generate isn't the library's own, and a controller would replace it; "
             "attach a Llama whose generate is as it came"
         )
-    attachment = LlamaAttachment(llm, controller)
+    attachment = LlamaAttachment(llm, drafting(llm, controller))
     attachment.take_over()
     return attachment.handle
 
@@ -102,6 +103,9 @@ class _Completion:
     pictures: bool = False
     """A handler has fed the prompt, and what it fed can't be read off its tokens."""
 
+
+IMPOSSIBLE = -9999.0
+"""Log-probability of a token that can't be drawn: JSON has no infinity, and this is what OpenAI's interface writes."""
 
 _DIRECT = _Completion()
 """`generate` was called by the user."""
@@ -163,8 +167,6 @@ class LlamaAttachment(Attachment):
 
     def create_completion(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         """Stock, but `generate` gets to know the call's overrides and its limit."""
-        if kwargs.get("logprobs") is not None:
-            raise ControllerError(f"logprobs is {kwargs['logprobs']}; it can't be honoured yet: drop it or detach")
         biased = [int(token) for token in kwargs.get("logit_bias") or ()]
         check_ids(biased, self.engine.context.vocabulary, "logit_bias")
         # A stream is read after the call that asked for it has returned, so the overrides are read now.
@@ -233,10 +235,8 @@ class LlamaAttachment(Attachment):
             self.of_thread.completion = completion
             for item in run:
                 turn.pause()
-                sent = yield item
+                yield item  # tokens that are sent are a draft to the library: they change nothing of what is written
                 turn.resume()
-                if sent is not None:
-                    raise ControllerError("tokens can't be sent into generate under a controller; detach for that")
         finally:
             if self.completion is completion:
                 self.of_thread.completion = _DIRECT
@@ -271,18 +271,20 @@ class LlamaAttachment(Attachment):
         self, prompt: list[int], arguments: dict[str, Any], max_tokens: int | None, controller: Controller
     ) -> Call:
         """One call of `generate` for the loop. Raises ControllerError for a prompt that fills the context."""
-        processors = arguments["logits_processor"]
+        processors, llm = arguments["logits_processor"], self.model
         # A controller that has nothing to do with thinking leaves the library's meaning: a grammar governs all.
         opening = self.opening(controller, self.tokenizer) if controller.reads_text else ()
         policy = call_policy(
             arguments,
             prompt=len(prompt),
-            window=self.model.last_n_tokens_size,
-            model=self.model.model,
+            window=llm.last_n_tokens_size,
+            model=llm.model,
             own=self.handle.controller.policy,
             show=self._show,
             opening=opening,
         )
+        if controller.logprobs == "drawn" and llm._logits_all:
+            policy = Shown(policy, self._write_drawn)
         # A grammar of the whole run would not admit what closes thinking.
         askable = bool(opening) or arguments["grammar"] is None
         askable = askable and accepted(lambda: check_processors(processors, "answer_now"))
@@ -353,6 +355,12 @@ class LlamaAttachment(Attachment):
             # The last token yielded is not in the cache, nor is an exit's suffix that was just forced.
             llm.n_tokens = min(position, self.session.length)
             llm._requires_eval = True
+
+    def _write_drawn(self, position: int, candidates: Candidates) -> None:
+        """Let the Llama's record of logits hold what the token at this position is drawn from, for its `logprobs`."""
+        row = self.model.scores[position - 1]
+        row[:] = IMPOSSIBLE
+        row[slice(None) if candidates.ids is None else candidates.ids] = np.maximum(-candidates.surprise(), IMPOSSIBLE)
 
     def _show(self, tokens: npt.NDArray[np.intc]) -> None:
         """Let the Llama's own record hold these tokens, whose last row is about to be sampled from."""

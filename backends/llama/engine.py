@@ -19,7 +19,7 @@ from reasonctl.controller.core import Floats
 
 from ..token_ids import check_ids
 from .checkpointed import CheckpointSession, RecurrentSession, WindowedSession
-from .native import MOST_SEQUENCES, PER_RUN, SEQUENCES, Batch, CacheKind, Capture, Context, LogitRows
+from .native import MOST_SEQUENCES, PER_RUN, Batch, CacheKind, Capture, Context, LogitRows, most_rows
 from .sequences import Sequences
 from .session import LlamaSession, leaves_below
 from .steps import GivenStep, LlamaStep
@@ -42,18 +42,13 @@ class LlamaEngine(Engine):
             ControllerError: the Llama writes no text, or there is no room for the context or for so many runs.
         """
         kind = CacheKind.of(llm)
-        most = kind.most_runs(min(MOST_SEQUENCES, llm.n_batch), checkpoints)
+        most = kind.most_runs(min(MOST_SEQUENCES, most_rows(llm)), checkpoints)
         if not 1 <= batch <= most:
             raise ControllerError(
-                f"batch is {batch}; llama.cpp takes 1 to {most} runs at a time with n_batch={llm.n_batch}"
+                f"batch is {batch}; llama.cpp takes 1 to {most} runs at a time with n_batch={most_rows(llm)}"
             )
         if llm.context_params.embeddings:
             raise ControllerError("this Llama was built with embedding=True and writes no text; build it without")
-        if llm.n_batch < 2:
-            raise ControllerError(
-                f"this Llama has n_batch={llm.n_batch}, which is also the most sequences that llama.cpp gives it; "
-                f"a controller needs 2: build it with n_batch={SEQUENCES} or more"
-            )
         architecture = llm.metadata.get("general.architecture", "")
         self._capture = Capture(int(C.llama_model_n_embd(llm.model)), architecture) if hidden else None
         self.context = Context(llm, batch, checkpoints, None if self._capture is None else self._capture.callback)

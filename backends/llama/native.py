@@ -68,6 +68,15 @@ class CacheKind(NamedTuple):
         return max(fits, default=1)
 
 
+def most_rows(llm: Llama) -> int:
+    """Most rows of one llama_decode of a rebuilt context, which llama.cpp makes the most of its sequences too.
+
+    n_batch=1 leaves room for one sequence, so there the rows are as many as the sequences of a run; `n_ubatch` stays
+    at 1, so that rows are computed one by one as ever.
+    """
+    return int(llm.n_batch) if llm.n_batch > 1 else SEQUENCES
+
+
 def rebuild(llm: Llama, **changes: Any) -> None:
     """Replace the Llama's context by one with its own parameters and these changes; its cache is empty then.
 
@@ -119,13 +128,13 @@ class Context:
         self.cache = CacheKind.of(llm)
         """What it keeps of a sequence."""
         wanted = self.cache.sequence_ids(batch, checkpoints)
-        self.sequences = min(wanted, int(llm.n_batch), MOST_SEQUENCES)
+        self.sequences = min(wanted, most_rows(llm), MOST_SEQUENCES)
         """Sequence ids; llama.cpp aborts the process with more than n_batch."""
         self.fixed = self._fixed(wanted, checkpoints)
         """Why tokens can't be taken back; "" where they can."""
         self.ids_each = 1 if self.cache.whole or self.fixed else 2
         """Sequence ids of a session: its own, and its checkpoint's."""
-        changes: dict[str, Any] = {"n_seq_max": self.sequences, "kv_unified": True}
+        changes: dict[str, Any] = {"n_seq_max": self.sequences, "kv_unified": True, "n_batch": most_rows(llm)}
         if eval_callback is not None:
             changes["cb_eval"] = eval_callback
         rebuild(llm, **changes)

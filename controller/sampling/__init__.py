@@ -5,6 +5,7 @@ name in `parse.py`.
 """
 
 from .draw import draw_rows
+from .drawn import See, Shown
 from .rejection import node_tests
 from .replay import Explained, Replay
 from .stage import Pure
@@ -13,6 +14,8 @@ __all__ = [
     "Explained",
     "Pure",
     "Replay",
+    "See",
+    "Shown",
     "draw_rows",
     "node_tests",
 ]

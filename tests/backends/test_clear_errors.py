@@ -33,14 +33,6 @@ def test_a_bias_on_an_id_outside_of_the_vocabulary_is_refused_by_name(bad):
     llm.close()
 
 
-def test_a_batch_of_one_token_is_refused_at_attach_and_the_llama_stays_as_it_was():
-    llm = open_llama(n_batch=1)
-    with pytest.raises(ControllerError, match="n_batch=1"):
-        attach(llm, Controller())
-    assert llm(TEXT, max_tokens=2, temperature=0.0)["usage"]["completion_tokens"] == 2
-    llm.close()
-
-
 def test_an_empty_prompt_says_so():
     llm, model = open_llama(), small()
     with attach(llm, Controller()), pytest.raises(ControllerError, match="the prompt has no tokens"):

@@ -10,7 +10,7 @@ from llama_cpp import LlamaRAMCache, LogitsProcessorList, StoppingCriteriaList
 from llama_cpp import llama_cpp as C
 
 from reasonctl.backends.attach import attach
-from reasonctl.backends.llama import engine as backend
+from reasonctl.backends.llama import native
 from reasonctl.controller import Controller, ControllerError, PromptLookup
 from support.llama_models import CALLS, CHAT, PROMPT, ExitAt, bare, open_llama, scripted
 
@@ -180,7 +180,7 @@ def test_detach_gives_the_llama_back(stock):
     llm = open_llama()
     expected = bare(stock(PROMPT, max_tokens=10, temperature=0.0))
     with attach(llm, scripted(llm, ExitAt(0))) as handle:
-        assert C.llama_n_seq_max(llm.ctx) == backend.SEQUENCES
+        assert C.llama_n_seq_max(llm.ctx) == native.SEQUENCES
         assert bare(llm(PROMPT, max_tokens=10)) != expected
     handle.detach()
     assert C.llama_n_seq_max(llm.ctx) == 1
@@ -199,7 +199,7 @@ def test_no_callback_is_installed_unless_states_are_read(llm):
 
 @pytest.mark.parametrize(
     "more",
-    [{"grammar": object()}, {"logprobs": 3}],
+    [{"grammar": object()}],
     ids=lambda more: next(iter(more)),
 )
 def test_what_cannot_be_honoured_is_refused_by_name(llm, more):
@@ -209,14 +209,11 @@ def test_what_cannot_be_honoured_is_refused_by_name(llm, more):
     assert llm(PROMPT, max_tokens=2, temperature=0.0)["usage"]["completion_tokens"] == 2
 
 
-def test_attaching_twice_or_over_a_draft_model_is_refused(llm):
+def test_attaching_twice_is_refused(llm):
     handle = attach(llm, Controller())
     with pytest.raises(ControllerError, match="detach"):
         attach(llm, Controller())
     handle.detach()
-    llm.draft_model = lambda ids: ids
-    with pytest.raises(ControllerError, match="draft_model"):
-        attach(llm, Controller())
 
 
 def test_a_call_made_inside_a_stream_ends_the_stream_loudly(llm):
