@@ -7,11 +7,13 @@ the library's own are here too.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from reasonctl.controller import AnswerNow, Controller, ControllerError, Thinking, Trace, Turn
+from reasonctl.controller import AnswerNow, Controller, ControllerError, Thinking, Tokenizer, Trace, Turn
+from reasonctl.controller.core import SavedRun, append_runs
 from reasonctl.controller.thinking import read_templates
 
 OVERRIDES = ("risk", "effort", "thinking_budget", "thinking_seconds", "min_thinking", "continue_times")
@@ -38,6 +40,9 @@ class Handle:
         """Runs that the controlled loop has started since attach."""
         self.custom_generate: Callable[..., Any] | None = None
         """For `model.generate(..., custom_generate=handle.custom_generate)`; None on llama.cpp."""
+        self.tokenizer: Tokenizer | None = None
+        """Reads the tokens of traces; None where the model was attached without one."""
+        self._prompts: list[Sequence[int]] = []
         self._under_way: list[AnswerNow] = []
         self._restore: Callable[[], None] | None = restore
 
@@ -49,11 +54,19 @@ class Handle:
     def begin(self) -> None:
         """A call starts: the traces of the call before it are dropped."""
         self.traces = []
+        self._prompts = []
         self._under_way = []
 
-    def add(self, trace: Trace, answer_now: AnswerNow | None = None) -> None:
-        """A run starts; its trace fills while it runs. answer_now: how it is asked for its answer."""
+    def add(self, trace: Trace, answer_now: AnswerNow | None = None, prompt: Sequence[int] = ()) -> None:
+        """A run starts; its trace fills while it runs.
+
+        Args:
+            trace: Its record.
+            answer_now: How it is asked for its answer.
+            prompt: Its tokens before the first that it generates.
+        """
         self.traces.append(trace)
+        self._prompts.append(prompt)
         self.runs += 1
         if answer_now is not None:
             self._under_way.append(answer_now)
@@ -68,6 +81,27 @@ class Handle:
             Whether any run was thinking. False: nothing was changed.
         """
         return any([now.ask() for now in self._under_way])
+
+    def save(self, path: str | Path, *, text: bool = False, model: str = "") -> None:
+        """Append the runs of the last call to a file of runs, one JSON line each, for `ctl view`.
+
+        Args:
+            path: The file; it is made where there is none.
+            text: Also keep the prompt, the tokens and their text, which may be private.
+            model: A name to show with the runs.
+
+        Raises:
+            ControllerError: There is no run yet, no tokenizer to read its text, or the file can't be written.
+        """
+        if not self.traces:
+            raise ControllerError("there is no run to save yet; call the model first")
+        if not text:
+            return append_runs(path, [SavedRun.of(trace, model=model) for trace in self.traces])
+        reader = self.tokenizer
+        if reader is None:
+            raise ControllerError("saving the text needs the tokenizer; attach with it: attach(…, tokenizer=…)")
+        both = zip(self.traces, self._prompts, strict=True)
+        append_runs(path, [SavedRun.with_text(t, reader, reader.decode(p), model=model) for t, p in both])
 
     def detach(self) -> None:
         """Give the model back as it was; a second call does nothing.

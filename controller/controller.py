@@ -19,6 +19,7 @@ from .decoding.transcript import Start
 from .drafting.drafter import Target
 from .sampling.draw import RunContext
 from .sampling.policy import Policy, require_policy
+from .sampling.recorded import Recorded
 from .selection.choices import AnswerClasses
 from .selection.codes import Codes, check_codes, policies_of
 from .selection.early_stop import StopRule
@@ -65,6 +66,8 @@ class Controller(ControllerSettings):
         policy = call.policy if self.policy is None else self.policy
         context = self._checked(session, tokenizer, policy, call)
         limits = self._describe(session, policy, call, trace)
+        if self.record:
+            policy = Recorded(policy)
         span = self._span(tokenizer, prompt, policy)
         target = Target(session, tokenizer, call.keys, policy, trace.warnings, context, lambda: span.phase)
         drafter = None if self.drafter is None else self.drafter.start(target)

@@ -77,6 +77,8 @@ class ControllerSettings:
     """
     shadow: bool = False
     """The exit rule decides and is recorded, and never acts."""
+    record: bool = False
+    """The trace also gets the entropy and the temperature of each token: a second pass of the policy over its row."""
 
     def __post_init__(self, effort: str | None) -> None:
         self._check_kinds()

@@ -153,6 +153,7 @@ class HFAttachment(Attachment):
         self.library_tokenizer = tokenizer
         self.engine = HFEngine(model, fold_attention, trees=controller.drafter is not None)
         self.tokenizer: Tokenizer = NoTokenizer() if tokenizer is None else HFTokenizer(tokenizer)
+        self.handle.tokenizer = None if tokenizer is None else self.tokenizer
         self.handle.custom_generate = self._custom_generate
         parameters = inspect.signature(self.base.generate).parameters.values()
         self._arguments = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
@@ -274,8 +275,8 @@ class HFAttachment(Attachment):
         )
         rows = Rows(self.engine, self.tokenizer, call)
         self.handle.begin()
-        for trace, ask in zip(rows.traces, rows.asks, strict=True):
-            self.handle.add(trace, ask)
+        for trace, ask, prompt in zip(rows.traces, rows.asks, rows.prompts, strict=True):
+            self.handle.add(trace, ask, prompt)
         if stock:
             for trace in rows.traces if controller.closing is not None else ():
                 trace.warnings.append(f"{librarys[0]}: the library's own loop, where nobody follows the thinking")

@@ -82,7 +82,8 @@ class Rows:
         self._tokenizer = tokenizer
         self._call = call
         self._padded: list[list[int]] = call.input_ids.tolist()
-        self._prompts = self._unpadded()
+        self.prompts = self._unpadded()
+        """The tokens of each row's prompt."""
         self.sequences = [list(padded) for padded in self._padded]
         """Prompt and new tokens of each row."""
         self.traces = [
@@ -94,9 +95,9 @@ class Rows:
                 warnings=list(call.notes),
                 overrides=recorded(call.overrides),
             )
-            for row, prompt in enumerate(self._prompts)
+            for row, prompt in enumerate(self.prompts)
         ]
-        self.asks = [AnswerNow() if call.can_ask else None for _ in self._prompts]
+        self.asks = [AnswerNow() if call.can_ask else None for _ in self.prompts]
         """How each row is asked for its answer; None = it can't be."""
         self.cache: Any = None
         """The cache that the call returns; None for a batch, whose rows have one each."""
@@ -135,7 +136,7 @@ class Rows:
 
     def _row(self, row: int, session: HFSession, controller: Controller) -> Decoding:
         """The run of one row; its sequence is there when it has ended."""
-        call, padded, prompt, trace = self._call, self._padded[row], self._prompts[row], self.traces[row]
+        call, padded, prompt, trace = self._call, self._padded[row], self.prompts[row], self.traces[row]
         rows = len(self._padded)
         read = reader(padded, len(prompt), call.input_ids.device)
         ends = ends_of(forked(call.criteria) if rows > 1 else call.criteria, len(padded), read)
@@ -196,9 +197,9 @@ class Rows:
         """A sequence for each row. Rows with the same prompt are forks that wait for its last token."""
         if media_of(self._call.prepared):
             return [prefilled(self._engine, self._call.input_ids, self._call.config, self._call.prepared)]
-        if len(self._prompts) == 1:
+        if len(self.prompts) == 1:
             return [self._given() or self._engine.session()]
-        keys = [tuple(prompt) for prompt in self._prompts]
+        keys = [tuple(prompt) for prompt in self.prompts]
         shared = {
             prompt: self._engine.session() for prompt, count in Counter(keys).items() if count > 1 and len(prompt) > 1
         }
@@ -214,7 +215,7 @@ class Rows:
         while size:
             left = [
                 Decode(session, prompt[session.length : session.length + size])
-                for session, prompt in zip(sessions, self._prompts, strict=True)
+                for session, prompt in zip(sessions, self.prompts, strict=True)
                 if len(prompt) - session.length > size
             ]
             if not left:

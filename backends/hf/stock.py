@@ -32,8 +32,8 @@ def nothing_to_do(controller: Controller, streamer: Any, cache: Any) -> bool:
         cache: what generate() prepared; one of the user's own is checked before it is used.
     """
     parts = (controller.exit, controller.policy, controller.drafter, controller.closing, streamer)
-    inert = not controller.limits.any and controller.codes == "independent" and all(part is None for part in parts)
-    return inert and not getattr(cache, "_is_user_defined", False)
+    inert = not (controller.limits.any or controller.record) and controller.codes == "independent"
+    return inert and all(part is None for part in parts) and not getattr(cache, "_is_user_defined", False)
 
 
 class Puts:
@@ -150,5 +150,6 @@ def run_stock(
         last = done[row].index(True) if True in done[row] else len(done[row]) - 1
         trace.tokens += written[row][: last + 1]
         trace.cost = trace.forwards = len(trace.tokens)
+        trace.sources = ["model"] * len(trace.tokens)
         trace.finish_reason = "stop" if stopped[row][last] else "length"
     return out

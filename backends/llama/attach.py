@@ -131,6 +131,7 @@ class LlamaAttachment(Attachment):
         takes_back = controller.drafter is not None or controller.knowing(self.thinking).closing is not None
         self.engine = LlamaEngine(llm, hidden=rule_reads or policy_reads, checkpoints=takes_back)
         self.tokenizer = LlamaTokenizer(llm)
+        self.handle.tokenizer = self.tokenizer
         try:
             self.under({})  # raises where the template and the controller don't fit
             self._check_cache(controller)
@@ -313,7 +314,7 @@ class LlamaAttachment(Attachment):
         if self.handle.controller.policy is not None:
             trace.warnings += self.without_effect(changed(arguments))
         self.handle.begin()
-        self.handle.add(trace, call.answer_now)
+        self.handle.add(trace, call.answer_now, call.prompt)
         self._fed = []
         self._prompt_tokens = len(call.prompt)
         self._reuse_prefix(call.prompt, pictures)

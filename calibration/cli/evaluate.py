@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonctl.backends import Model
+from reasonctl.controller.core import append_runs
 from reasonctl.probes import ProbeExit
 from reasonctl.probes.files import digest_of
 
@@ -26,6 +27,7 @@ from .comparison import show_comparison
 from .console import Console
 from .options import Options
 from .recipes import card_recipe, open_rule, probe_path
+from .tracing import check_trace, saved_run
 
 EVALUATION_RUNS = 400
 """Default number of problems."""
@@ -71,10 +73,21 @@ class EvaluationJob:
 
 
 def evaluate(
-    name: str, options: Options, *, tasks: str | None, probe: str | None, baselines: bool, report: str | None
+    name: str,
+    options: Options,
+    *,
+    tasks: str | None,
+    probe: str | None,
+    baselines: bool,
+    report: str | None,
+    **tracing: Any,
 ) -> None:
-    """Run problems that neither fitting nor calibration saw, with and without control, and print the comparison."""
+    """Run problems that neither fitting nor calibration saw, with and without control, and print the comparison.
+
+    tracing: `trace`, the file to which the controlled runs are appended, and `trace_text`.
+    """
     show = Console(as_json=options.json)
+    check_trace("ctl eval", options, tracing["trace"])
     if report is None:
         options.refuse("ctl eval without --report", "force", because="nothing is written")
     else:
@@ -97,7 +110,7 @@ def evaluate(
         show.result({"n": len(problems), "dry_run": True})
         return
     job = EvaluationJob(rule, model, recipe, task, problems, options)
-    result = compare(show, job, runs=runs, baselines=baselines)
+    result = compare(show, job, runs=runs, baselines=baselines, **tracing)
     if asked.left_out:
         result[LEFT_OUT] = len(asked.left_out)
     show.result(result)
@@ -106,7 +119,15 @@ def evaluate(
         show.say(f"written: {report}")
 
 
-def compare(show: Console, job: EvaluationJob, *, runs: list[RunRecord] | None, baselines: bool) -> dict[str, Any]:
+def compare(
+    show: Console,
+    job: EvaluationJob,
+    *,
+    runs: list[RunRecord] | None,
+    baselines: bool,
+    trace: str | None = None,
+    trace_text: bool = False,
+) -> dict[str, Any]:
     """Run both arms, print the comparison and the cheap rules.
 
     Args:
@@ -114,10 +135,20 @@ def compare(show: Console, job: EvaluationJob, *, runs: list[RunRecord] | None, 
         job: What is evaluated.
         runs: The runs that the probe was made from, if they are at hand.
         baselines: Whether the cheap rules are compared too.
+        trace: Where the controlled runs are appended, each as soon as it is graded.
+        trace_text: Whether their texts are kept too.
 
     Returns:
         The JSON of `ctl eval`.
     """
+
+    def keep(problem: Problem, pair: Pair) -> None:
+        if trace is not None:
+            run, plain = pair.controlled, pair.baseline.tokens
+            right = None if problem.answer is None else run.right
+            about = {"plain_tokens": plain, "right": right}
+            append_runs(trace, [saved_run(run.trace, job.model, problem.question, trace_text, **about)])
+
     with show.progress("evaluating") as progress:
         pairs = evaluate_pairs(
             job.recipe,
@@ -127,6 +158,7 @@ def compare(show: Console, job: EvaluationJob, *, runs: list[RunRecord] | None, 
             workers=job.options.machine(job.recipe.model)[0],
             with_baselines=baselines,
             progress=progress,
+            each=keep,
         )
     result = job.measured(pairs)
     show_comparison(show, result)

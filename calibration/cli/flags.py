@@ -145,6 +145,11 @@ SAMPLED = ("json", "seed", "max_new_tokens", "n", *PROMISE, "force", "dry_run", 
 ANY_PROBE = click.option("--probe", help="Probe file [tiny: the bundled one; else none]; 'none' for no exits.")
 """The option of commands that can do without a probe."""
 
+TRACE = click.option(
+    "--trace", type=click.Path(), help="Append the runs to this file, a JSON line each, for ctl view; without texts."
+)
+TRACE_TEXT = click.option("--trace-text", is_flag=True, help="With --trace: also the questions and what was written.")
+
 CODES = click.option(
     "--codes",
     type=click.Choice(("independent", "arithmetic")),

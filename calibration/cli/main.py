@@ -12,7 +12,21 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from .flags import ANY_PROBE, CODES, FORMS, MACHINE, PROMISE, SAMPLED, SAMPLES, SAMPLING, SHARED, NumberRange, common
+from .flags import (
+    ANY_PROBE,
+    CODES,
+    FORMS,
+    MACHINE,
+    PROMISE,
+    SAMPLED,
+    SAMPLES,
+    SAMPLING,
+    SHARED,
+    TRACE,
+    TRACE_TEXT,
+    NumberRange,
+    common,
+)
 from .interrupt import CODE, interruptible
 from .refusal import given, refuse
 from .terminal import lenient_output, one_line, utf8, utf8_each
@@ -133,6 +147,8 @@ def calibrate_command(model: str, options: Options, heads: bool, unweighted: boo
 @click.option("--probe", help="Probe file [tiny: the bundled one].")
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Also what cheap rules would do.")
 @click.option("--report", type=click.Path(), help="Write a page about it (.html).")
+@TRACE
+@TRACE_TEXT
 @common(*(name for name in SHARED if name != "time_limit"))
 def eval_command(model: str, options: Options, **what: Any) -> None:
     """Controlled against uncontrolled on the same fresh problems."""
@@ -178,6 +194,8 @@ def report_command(probe: str, options: Options, evaluation: str | None, out: st
 @click.option("--stop-loops", type=int, help="Close thinking that repeats a span so many times in a row, 2 or more.")
 @click.option("--always-answer", is_flag=True, help="Let the model answer where it would end inside its thinking.")
 @click.option("--shadow", is_flag=True, help="Decide and record at every cue, and never act.")
+@TRACE
+@TRACE_TEXT
 @click.option("-v", "--verbose", is_flag=True, help="Also the policy, stage by stage in the order of its chain.")
 @common("json", *SAMPLING, *PROMISE, *MACHINE)
 def run_command(model: str, prompt: str | None, options: Options, probe: str | None, **lengths: Any) -> None:
@@ -188,6 +206,17 @@ def run_command(model: str, prompt: str | None, options: Options, probe: str | N
     from .run import run
 
     run(model, prompt, options, probe=probe, **lengths)
+
+
+@cli.command("view")
+@click.argument("runs", type=click.Path())
+@click.option("--out", type=click.Path(), help="The page to write [RUNS with .html].")
+@common("json", "force")
+def view_command(runs: str, options: Options, out: str | None) -> None:
+    """Runs as a page: RUNS is what --trace or handle.save wrote. The page needs no network."""
+    from .view import view
+
+    view(runs, options, out=out)
 
 
 @cli.command("sample")

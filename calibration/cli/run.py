@@ -7,7 +7,7 @@ from typing import Any
 
 from reasonctl.backends import BUNDLED, TINY, Model
 from reasonctl.controller import AnswerNow, Controller, ControllerError, Event, Trace, parse_efforts, parse_policy
-from reasonctl.controller.core import TextDecoder
+from reasonctl.controller.core import TextDecoder, append_runs
 from reasonctl.controller.thinking import parse_budget
 from reasonctl.probes import ProbeExit
 
@@ -22,13 +22,23 @@ from .flags import PROMISE
 from .interrupt import answering
 from .options import Options
 from .recipes import open_any
+from .tracing import check_trace, saved_run
 
 
 def run(
-    name: str, prompt: str | None, options: Options, *, probe: str | None, verbose: bool = False, **lengths: Any
+    name: str,
+    prompt: str | None,
+    options: Options,
+    *,
+    probe: str | None,
+    verbose: bool = False,
+    trace: str | None = None,
+    trace_text: bool = False,
+    **lengths: Any,
 ) -> None:
     """Print one answer as it comes, and what the controller did. lengths: the Controller's limits of thinking."""
     show = Console(as_json=options.json)
+    check_trace("ctl run", options, trace)
     check_prompt(name, prompt)
     rule, model, recipe = open_any(
         show, "ctl run", name, options, probe, *PROMISE, "shadow", because="nothing decides about exits"
@@ -44,8 +54,21 @@ def run(
             f"{name} answers chains such as {EXAMPLE!r} only; what it says to anything else means nothing", "yellow"
         )
     thinking = None if rule else recipe.thinking(model)
-    controller = Controller(exit=rule, drafter=recipe.drafter(), thinking=thinking, **limits_of(lengths))
-    trace = stream_run(show, model, recipe, question, controller)
+    controller = Controller(
+        exit=rule, drafter=recipe.drafter(), thinking=thinking, record=trace is not None, **limits_of(lengths)
+    )
+    made = stream_run(show, model, recipe, question, controller)
+    show_end(show, made)
+    if trace is not None:
+        append_runs(trace, [saved_run(made, model, question, trace_text)])
+        show.say(f"appended to {trace}; look at it with ctl view {trace}", "dim")
+    text = model.tokenizer.decode([t for t in made.tokens if t not in model.eos])
+    promise = promise_of(controller, recipe, TINY if prompt is None else "a prompt of your own", made)
+    show.result({**made.to_dict(), "question": question, "text": text, "guarantee": promise})
+
+
+def show_end(show: Console, trace: Trace) -> None:
+    """Print what a run took, and why it ended."""
     show.say(
         f"{len(trace.tokens)} tokens, {trace.forwards} forwards, "
         f"{trace.accepted} of {trace.drafted} drafted tokens accepted"
@@ -53,13 +76,15 @@ def run(
     show.say(trace.why, "bold")
     for warning in trace.warnings:
         show.say(f"warning: {warning}", "yellow")
-    text = model.tokenizer.decode([t for t in trace.tokens if t not in model.eos])
-    tasks = TINY if prompt is None else "a prompt of your own"
-    promise, used = None, controller.exit
-    if isinstance(used, ProbeExit):  # at the risk of its effort
-        most = recipe.max_new_tokens
-        promise = used.guarantee(sampler=sampler_of(recipe), max_new_tokens=most, tasks=tasks, trace=trace)
-    show.result({**trace.to_dict(), "question": question, "text": text, "guarantee": promise})
+
+
+def promise_of(controller: Controller, recipe: Recipe, tasks: str, trace: Trace) -> dict[str, Any] | None:
+    """The guarantee of one run, at the risk of its effort; None without a probe."""
+    rule = controller.exit
+    if not isinstance(rule, ProbeExit):
+        return None
+    most = recipe.max_new_tokens
+    return rule.guarantee(sampler=sampler_of(recipe), max_new_tokens=most, tasks=tasks, trace=trace)
 
 
 def limits_of(given: dict[str, Any]) -> dict[str, Any]:

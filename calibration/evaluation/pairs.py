@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -61,6 +61,7 @@ def evaluate_pairs(
     workers: int,
     with_baselines: bool,
     progress: ProgressCallback,
+    each: Callable[[Problem, Pair], None] = lambda problem, pair: None,
 ) -> list[Pair]:
     """Both arms of every problem, interleaved: window by window, in index order.
 
@@ -72,6 +73,7 @@ def evaluate_pairs(
         workers: Number of processes.
         with_baselines: Also collect what the baselines need.
         progress: Called after every pair.
+        each: Called with every pair, in order, as soon as it is graded.
     """
     asked = [AskedRun(EVALUATION_OFFSET + i, problem.question) for i, problem in enumerate(problems)]
     windows = windows_of(asked, recipe.batch)
@@ -79,7 +81,9 @@ def evaluate_pairs(
     pairs: list[Pair] = []
     for window in run_jobs(evaluate_window, jobs, workers=min(workers, len(jobs))):
         for evaluated in window:
-            pairs.append(_graded_pair(evaluated, problems[len(pairs)], grader))
+            problem = problems[len(pairs)]
+            pairs.append(_graded_pair(evaluated, problem, grader))
+            each(problem, pairs[-1])
             progress(len(pairs), len(problems))
     return pairs
 

@@ -257,6 +257,8 @@ class ArmRecord:
     """The rule's score at each cue at which it was asked."""
     right: bool = False
     """Whether the grader accepts the answer; False where nothing was graded, or there is no right answer."""
+    trace: Trace = field(default_factory=Trace)
+    """The run's whole record."""
 
 
 class Arms(NamedTuple):
@@ -310,4 +312,5 @@ def _arm_record(recipe: Recipe, model: Model, run: FinishedRun) -> ArmRecord:
         accepted=trace.accepted,
         why=trace.why,
         scores=tuple(decision.score for decision in trace.decisions),
+        trace=trace,
     )

@@ -6,6 +6,7 @@ Read `decode.py` first. A Draft is a tree of proposed tokens; a Trace records. N
 from .decode import UNLIMITED, Floats, SparseSession, common_prefix
 from .json_text import Fields, file_name, lines, parse, raw_lines, read_bytes
 from .probability import log_prob, softmax
+from .run_file import SavedRun, append_runs, read_runs
 from .token_text import TextDecoder
 from .tokenizer import Kind, Matcher, vocabulary_hash
 
@@ -14,9 +15,11 @@ __all__ = [
     "Floats",
     "Kind",
     "Matcher",
+    "SavedRun",
     "SparseSession",
     "TextDecoder",
     "UNLIMITED",
+    "append_runs",
     "common_prefix",
     "file_name",
     "lines",
@@ -24,6 +27,7 @@ __all__ = [
     "parse",
     "raw_lines",
     "read_bytes",
+    "read_runs",
     "softmax",
     "vocabulary_hash",
 ]

@@ -85,6 +85,15 @@ class Trace:
     """Length of the prompt."""
     tokens: list[int] = field(default_factory=list)
     """What the run generated, with forced tokens and the end-of-sequence token."""
+    sources: list[Source] = field(default_factory=list)
+    """Who wrote each of `tokens`. As plain values it is one text, of the first letter of each: m, d or f."""
+    entropies: list[float | None] = field(default_factory=list)
+    """Under `Controller(record=True)`: the entropy, in nats, of the model's own row for each of `tokens`; None: forced.
+
+    Empty where nothing was recorded.
+    """
+    temperatures: list[float | None] = field(default_factory=list)
+    """The same of the temperature that each was drawn at; 0 is greedy, None where none is known."""
     cost: int = 0
     """Tokens generated or fed beyond the prompt: `tokens`, what was taken back, and trial answers.
 
@@ -203,6 +212,12 @@ class Trace:
         return self.decisions[-1].score if self.decisions else None
 
     @property
+    def threshold_why(self) -> str | None:
+        """Whether the rule never exits or exits at every cue, where its threshold is infinite; None where it isn't."""
+        thresholds = {decision.threshold for decision in self.decisions}
+        return self._never() if math.inf in thresholds else "exits at every cue" if -math.inf in thresholds else None
+
+    @property
     def why(self) -> str:
         """One line: why thinking ended where it did."""
         parts = [self._end()]
@@ -275,16 +290,16 @@ class Trace:
         JSON has no infinite numbers, so an infinite threshold is null; `threshold_why` then says whether the rule
         never exits or exits at every cue.
         """
-        thresholds = {decision.threshold for decision in self.decisions}
-        why = self._never() if math.inf in thresholds else "exits at every cue" if -math.inf in thresholds else None
-        of_last = {"closed_by": self.closed_by, "thinking": self.thinking, "forced": self.forced}
-        return {**_finite(asdict(self) | of_last), "why": self.why, "threshold_why": why}
+        of_last: dict[str, Any] = {"closed_by": self.closed_by, "thinking": self.thinking, "forced": self.forced}
+        of_last["sources"] = "".join(source[0] for source in self.sources)
+        parts = {"decisions": list(map(asdict, self.decisions)), "spans": list(map(asdict, self.spans))}
+        return {**_finite(vars(self) | parts | of_last), "why": self.why, "threshold_why": self.threshold_why}
 
     def _repr_html_(self) -> str:
         """What a notebook shows for `handle.trace`."""
-        return html_table(self.why, self._summary())
+        return html_table(self.why, self.facts())
 
-    def _summary(self) -> Iterator[tuple[str, object]]:
+    def facts(self) -> Iterator[tuple[str, object]]:
         """Names and values that say in a few lines what happened."""
         yield "tokens", f"{len(self.tokens)} after a prompt of {self.prompt_tokens}; ended: {self.finish_reason}"
         if self.thinking is not None:

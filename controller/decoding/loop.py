@@ -211,6 +211,7 @@ class Loop:
         while text.shown < safe:
             event = Event(text.tokens[text.shown], text.sources[text.shown - text.start], text.shown)
             trace.tokens.append(event.token)
+            trace.sources.append(event.source)
             text.shown += 1
             if control.finish is not None and text.shown == len(text.tokens) and not self._may_go_on:
                 self.finish()  # who has the last token need not ask for more

@@ -36,15 +36,23 @@ class Candidates:
     ([0.3679, 1.0, 0.0], 1)
     """
 
-    __slots__ = ("_entropy", "_mass", "_shifted", "_weights", "_whole", "ids", "logits")
+    __slots__ = ("_entropy", "_mass", "_shifted", "_weights", "_whole", "ids", "logits", "temperature")
 
     logits: Floats
     """Shape (n,)."""
     ids: Indices | None
     """Shape (n,), ascending: the token of each logit. None: all tokens of the vocabulary, -inf where impossible."""
+    temperature: float
+    """What the logits of `whole` were divided by; 1 where nothing divided them."""
 
     def __init__(
-        self, logits: Floats, ids: Indices | None = None, *, centred: bool = False, whole: Candidates | None = None
+        self,
+        logits: Floats,
+        ids: Indices | None = None,
+        *,
+        centred: bool = False,
+        whole: Candidates | None = None,
+        temperature: float = 1.0,
     ) -> None:
         """Take a row.
 
@@ -53,9 +61,11 @@ class Candidates:
             ids: shape (n,), ascending; None for a whole row.
             centred: the largest logit is 0 already.
             whole: the row before any truncation or temperature; None where this is it.
+            temperature: what its logits were divided by.
         """
         self.logits = logits
         self.ids = ids
+        self.temperature = temperature
         self._whole = whole
         self._shifted = logits if centred else None
         self._weights: Floats | None = None
@@ -115,7 +125,7 @@ class Candidates:
     def keep(self, positions: Indices) -> Candidates:
         """Only these positions (ascending)."""
         ids = positions if self.ids is None else self.ids[positions]
-        return Candidates(self.shifted[positions], ids, whole=self.whole)
+        return Candidates(self.shifted[positions], ids, whole=self.whole, temperature=self.temperature)
 
     def keep_top(self) -> Candidates:
         """Only the most probable candidate; the lowest id wins ties."""
@@ -126,8 +136,11 @@ class Candidates:
         if temperature == 1.0:
             return self
         if temperature <= COLDEST:
-            return self.keep_top()
-        return Candidates(self.shifted / temperature, self.ids, centred=True, whole=self.whole)
+            top = self.keep_top()
+            top.temperature = temperature
+            return top
+        product = self.temperature * temperature
+        return Candidates(self.shifted / temperature, self.ids, centred=True, whole=self.whole, temperature=product)
 
     def dense(self, size: int) -> Floats:
         """Shape (size,), float64, sum 1: the probability of every token, 0 for those that are no candidates."""

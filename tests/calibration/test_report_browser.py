@@ -9,8 +9,6 @@ import html
 import json
 import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -19,23 +17,9 @@ from reasonctl.backends.load import BUNDLED_PROBE
 from reasonctl.calibration.pages.report import render
 from reasonctl.probes.files.probe_file import load_probe
 from reasonctl.probes.promise import Promise
+from support.chromium import CHROMIUM, chromium
 from support.report_files import HARM, evaluation, probe_file, records_of
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--enable-logging=stderr",
-    "--virtual-time-budget=3000",
-    "--hide-scrollbars",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
-    "--disable-features=NetworkTimeServiceQuerying",
-]
 _OWN = "not an origin"
 WIDTHS, HEIGHT = (360, 800, 1400), 9000
 MEASURE = """
@@ -83,13 +67,9 @@ def browse(folder: Path, page: str, picture: Path | None = None) -> dict:
     scrolling, whether the keyboard reaches it, whether a cell hides its shade, and how the shade moves."""
     file, log = folder / "page.html", folder / "net.json"
     file.write_text(framed(page), encoding="utf-8")
-    assert CHROMIUM is not None
-    command = [CHROMIUM, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}"]
-    command += [f"--window-size={sum(WIDTHS)},{HEIGHT}", "--dump-dom"]
-    if picture is not None:
-        command[-1] = f"--screenshot={picture}"
-    done = subprocess.run([*command, file.as_uri()], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
+    what = "--dump-dom" if picture is None else f"--screenshot={picture}"
+    size = f"--window-size={sum(WIDTHS)},{HEIGHT}"
+    done = chromium(file, folder, "--virtual-time-budget=3000", f"--log-net-log={log}", size, what)
     found = re.search(r'data-found="([\d ]+)"', done.stdout)
     boxes = re.search(r'data-boxes="([^"]*)"', done.stdout)
     events = json.loads(log.read_text())["events"]
