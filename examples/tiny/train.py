@@ -142,18 +142,14 @@ def bf16_attention(
 
 
 @torch.no_grad()
-def number_waves(table: torch.Tensor, scale: float, ids: dict[str, int]) -> None:
+def start_on_a_number_line(model: PreTrainedModel, ids: dict[str, int]) -> None:
     """Give number tokens waves of many periods in half of their first embedding, so that neighbours look alike.
 
     A two-digit value is one token; from random embeddings the order of values has to be found first, which took
     more than 1.6 M tokens in a trial (with waves, a third of the values was right after 1.2 M).
-
-    Args:
-        table: vocabulary x width, the embedding; its rows of numbers are changed in place.
-        scale: standard deviation of the other rows.
-        ids: token id by text.
     """
-    half = table.shape[1] // 2
+    table = model.get_input_embeddings().weight
+    scale, half = model.config.initializer_range, table.shape[1] // 2
     periods = torch.logspace(math.log10(2.0), math.log10(200.0), half // 2)
     pieces = {f" {value}": value for value in range(10, 100)} | {str(operand): operand for operand in range(10)}
     for piece, number in pieces.items():
@@ -208,7 +204,7 @@ def train(arguments: argparse.Namespace) -> None:
     AttentionInterface.register("bf16_products", bf16_attention)
     model, ids = build_model(arguments.architecture), piece_ids()
     model.set_attn_implementation("bf16_products")
-    number_waves(model.get_input_embeddings().weight, model.config.initializer_range, ids)
+    start_on_a_number_line(model, ids)
     if arguments.resume:
         model.load_state_dict(torch.load(arguments.resume, weights_only=True)["model"])
     matrices = [weight for weight in model.parameters() if weight.ndim > 1]

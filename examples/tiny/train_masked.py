@@ -1,4 +1,4 @@
-"""Train the bundled masked model from scratch on tiny's written steps, by a fixed schedule of steps.
+"""Adapt tiny to a masked model on tiny's written steps, by a fixed schedule of steps, as DiffuCoder was from Qwen2.5.
 
 Owns the objective (LLaDA, equation 3: each document masked at a rate t of its own, cross-entropy over the masks times
 1/t), checkpoints that a killed run goes on from, and the files. What a document looks like is traces.py.
@@ -16,10 +16,12 @@ import torch
 from export import EOS, SPECIALS, build_tokenizer, vocabulary
 from torch import Tensor
 from torch.nn import functional
-from train import learning_rate, number_waves, piece_ids
+from safetensors.torch import load_file
+from train import PEAK_RATE, learning_rate, piece_ids
 from traces import Law, write_trace
 
 from reasonctl.backends.hf.masked.module import MaskedConfig, MaskedModel
+from reasonctl.backends.hf.masked.shapes import DREAM, names_in
 from reasonctl.calibration.tasks.tiny import training_problem
 
 CANVAS = 32
@@ -29,10 +31,12 @@ SLIPS = Law(slip=0.1)
 LEAST_RATE = 0.02
 """Of masking: below it 1/t makes one document weigh more than a batch."""
 MASK = "<mask>"
+PEAK_SHARE = 0.5
+"""Of tiny's own peak rate: the weights are no random ones."""
 
 
 def build_config() -> MaskedConfig:
-    """LLaDA's shape at tiny's size: four blocks, width 128, 0.9 M parameters."""
+    """Dream's shape at tiny's size: four blocks, width 128, 0.9 M parameters; shifted, as tiny's rows are."""
     return MaskedConfig(
         vocabulary=len(vocabulary()[0]) + 1,
         width=128,
@@ -43,8 +47,24 @@ def build_config() -> MaskedConfig:
         mask=len(vocabulary()[0]),
         eos=(SPECIALS.index(EOS),),
         context=1024,
+        bias=True,
         tied=True,
+        shifted=True,
     )
+
+
+def from_tiny(folder: Path) -> MaskedModel:
+    """A masked model with tiny's weights: the mask's embedding is the mean of all, the biases are zero."""
+    model = MaskedModel(build_config())
+    theirs, state = load_file(folder / "model.safetensors"), model.state_dict()
+    for ours, name in names_in(DREAM, model.config):
+        if name in theirs and ours != "embedding.weight":
+            state[ours].copy_(theirs[name])
+        elif ours.endswith(".bias"):
+            state[ours].zero_()
+    table = theirs["model.embed_tokens.weight"]
+    state["embedding.weight"].copy_(torch.cat([table, table.mean(0, keepdim=True)]))
+    return model
 
 
 def document(rng: random.Random, ids: dict[str, int]) -> tuple[list[int], list[float], int]:
@@ -106,15 +126,11 @@ def train(arguments: argparse.Namespace) -> None:
     """Run the schedule; every report leaves a checkpoint, and a checkpoint that is there is gone on from."""
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(arguments.threads)
-    model, ids = MaskedModel(build_config()), piece_ids()
-    for weight in model.parameters():
-        if weight.ndim > 1:
-            torch.nn.init.normal_(weight, std=0.02)
-    number_waves(model.embedding.weight, 0.02, ids)
+    model, ids = from_tiny(arguments.start), piece_ids()
     matrices = [weight for weight in model.parameters() if weight.ndim > 1]
     vectors = [weight for weight in model.parameters() if weight.ndim == 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98), fused=True)
     first, spent = 0, 0.0
     if arguments.out.exists():
         saved = torch.load(arguments.out, weights_only=True)
@@ -125,7 +141,7 @@ def train(arguments: argparse.Namespace) -> None:
     for step in range(first, arguments.steps):
         torch.manual_seed(arguments.seed * 1_000_003 + step)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, 0, arguments.steps)
+            group["lr"] = learning_rate(step, 0, arguments.steps) * PEAK_SHARE
         loss = masked_loss(model, *batch(arguments.seed, step, arguments.rows, ids))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -144,7 +160,8 @@ def train(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=6000, help="length of the schedule")
+    parser.add_argument("--steps", type=int, default=2400, help="length of the schedule")
+    parser.add_argument("--start", type=Path, default=Path("backends/tiny"), help="folder of the weights to start from")
     parser.add_argument("--rows", type=int, default=32, help="documents of a step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
