@@ -75,9 +75,8 @@ def parse_order(text: str, temperature: float = 0.0) -> Order:
     0.1
     """
     name, arguments = call_in(text, "order", NAMES)
-    positional, named = arguments or ((), {})
-    values = [*positional, *named.values()]
-    if len(values) > 1 or (named and list(named) != ["bound"]) or not all(_is_number(value) for value in values):
+    values = [value for _, value in arguments or ()]
+    if len(values) > 1 or any(key not in (None, "bound") for key, _ in arguments or ()) or not all(map(_is_number, values)):
         raise ControllerError(f"order {text!r:.60} can't be read; only entropy_bound has a number: entropy_bound(0.1)")
     return Order(name, float(values[0]) if values else None, temperature)  # type: ignore[arg-type]  # Order checks it
 

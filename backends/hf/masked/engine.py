@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from reasonctl.controller import Floats
+from reasonctl.controller.core import Floats
 from reasonctl.controller.diffusion import Denoise, MaskedEngine
 
 from .module import KeysValues, MaskedModel
