@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reasonctl.backends import Model
+from reasonctl.backends import Model, is_masked
 from reasonctl.probes import ProbeExit
 from reasonctl.probes.files import digest_of
 
@@ -24,8 +24,10 @@ from .baselines import show_baselines
 from .calibrate import show_left_out
 from .comparison import show_comparison
 from .console import Console
+from .masked import eval_masked, refuse_order
 from .options import Options
 from .recipes import card_recipe, open_rule, probe_path
+from .refusal import given, refuse
 
 EVALUATION_RUNS = 400
 """Default number of problems."""
@@ -71,10 +73,23 @@ class EvaluationJob:
 
 
 def evaluate(
-    name: str, options: Options, *, tasks: str | None, probe: str | None, baselines: bool, report: str | None
+    name: str,
+    options: Options,
+    *,
+    tasks: str | None,
+    probe: str | None,
+    baselines: bool,
+    report: str | None,
+    order: str | None = None,
 ) -> None:
     """Run problems that neither fitting nor calibration saw, with and without control, and print the comparison."""
     show = Console(as_json=options.json)
+    if is_masked(name):
+        because = "its early commit is calibrated on runs of this command"
+        refuse("ctl eval with a masked model", given(), dict.fromkeys(("probe", "report", "baselines"), because))
+        eval_masked(show, name, options, order, tasks)
+        return
+    refuse_order(order)
     if report is None:
         options.refuse("ctl eval without --report", "force", because="nothing is written")
     else:

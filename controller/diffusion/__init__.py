@@ -8,9 +8,9 @@ from .canvas import Canvas, Denoise, MaskedEngine, PrefixCache
 from .commit import AnswerAfter, Commit, Confidence, Signal, Stability, Unsure
 from .coupled import Estimate, answer_log_prob, coupled_log_prob, independent_log_prob
 from .loop import UnmaskingTrace, unmask
-from .orders import Order, by_entropy_bound, parse_order, schedule
+from .orders import Order, by_entropy_bound, schedule
 from .runs import Unmask, run_all, run_one
-from .settings import Unmasking
+from .settings import Unmasking, parse_unmasking
 
 __all__ = [
     "AnswerAfter",
@@ -35,7 +35,7 @@ __all__ = [
     "global_ar_ness",
     "independent_log_prob",
     "local_ar_ness",
-    "parse_order",
+    "parse_unmasking",
     "run_all",
     "run_one",
     "schedule",

@@ -198,9 +198,7 @@ class _Run:
             chosen = self._any_order(masks, rows, probs, count, everything)
         self.trace.order.append([at - self.canvas.start for at in chosen])
 
-    def _any_order(
-        self, masks: Sequence[int], rows: Floats, probs: Floats, count: int, everything: bool
-    ) -> list[int]:
+    def _any_order(self, masks: Sequence[int], rows: Floats, probs: Floats, count: int, everything: bool) -> list[int]:
         order, drawn = self.settings.order, list[int]()
         if order.reads_drawn:
             drawn = [self._draw(at, row) for at, row in zip(masks, rows, strict=True)]

@@ -10,7 +10,6 @@ import numpy as np
 
 from ..core.decode import Floats
 from ..core.errors import ControllerError
-from ..core.text_form import call_in
 
 Name = Literal["confidence", "margin", "entropy", "entropy_bound", "random", "left"]
 NAMES: tuple[Name, ...] = get_args(Name)
@@ -45,13 +44,13 @@ class Order:
     bound: float | None = None
     """Of `entropy_bound`, in nats."""
     temperature: float = 0.0
-    """Above 0, positions are drawn from softmax(score / temperature) without replacement, as with Dream's `alg_temp`."""
+    """Above 0, positions are drawn from softmax(score / temperature) without replacement (Dream's `alg_temp`)."""
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
             raise ControllerError(f"order is {self.name!r:.40}; choose one of {', '.join(NAMES)}")
         if (self.name == "entropy_bound") != (self.bound is not None):
-            raise ControllerError("entropy_bound needs its bound in nats, and no other order has one: entropy_bound(0.1)")
+            raise ControllerError("entropy_bound needs its bound in nats, and it alone has one: entropy_bound(0.1)")
         if self.bound is not None and not (0 <= self.bound < np.inf):
             raise ControllerError(f"entropy_bound is {self.bound}; it must be a number of nats, at least 0")
         if not 0 <= self.temperature < np.inf:
@@ -66,23 +65,6 @@ class Order:
 
     def __str__(self) -> str:
         return self.name if self.bound is None else f"{self.name}({self.bound:g})"
-
-
-def parse_order(text: str, temperature: float = 0.0) -> Order:
-    """An order by its text form: `entropy`, `entropy_bound(0.1)`. Raises ControllerError for what is none.
-
-    >>> parse_order("entropy_bound(0.1)").bound
-    0.1
-    """
-    name, arguments = call_in(text, "order", NAMES)
-    values = [value for _, value in arguments or ()]
-    if len(values) > 1 or any(key not in (None, "bound") for key, _ in arguments or ()) or not all(map(_is_number, values)):
-        raise ControllerError(f"order {text!r:.60} can't be read; only entropy_bound has a number: entropy_bound(0.1)")
-    return Order(name, float(values[0]) if values else None, temperature)  # type: ignore[arg-type]  # Order checks it
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def schedule(masks: int, steps: int) -> list[int]:

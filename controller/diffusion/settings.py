@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 from ..core.errors import ControllerError
+from ..core.text_form import call_in
 from .commit import Commit
-from .orders import Order, schedule
+from .orders import NAMES, Name, Order, schedule
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Unmasking:
     length: int
     """Positions that are written: the longest answer."""
     steps: int | None = None
-    """Forwards that write them all, remasking apart; None: one a position. An entropy bound needs no more than these."""
+    """Forwards that write all, remasking apart; None: one a position. With an entropy bound: the most."""
     block: int | None = None
     """Positions of a block; blocks are finished from left to right. None: one block."""
     order: Order = field(default_factory=Order)
@@ -65,3 +67,35 @@ class Unmasking:
             (first, end, [n for n in schedule(end - first, share) if n])
             for (first, end), share in zip(spans, shares, strict=True)
         ]
+
+
+_KEYS = ("bound", "steps", "block", "temperature", "remask", "cache")
+
+
+def parse_unmasking(text: str, length: int, commit: Commit | None = None) -> Unmasking:
+    """The settings by their text form: an order, with what else is set.
+
+    Args:
+        text: `ORDER` or `ORDER(key=value,...)`; keys: bound, steps, block, temperature (of the order), remask, cache.
+        length: Positions that are written.
+        commit: As in `Unmasking`.
+
+    Raises:
+        ControllerError: It can't be read, or the settings contradict each other.
+
+    >>> found = parse_unmasking("entropy(steps=4,block=8,temperature=0.3)", 16)
+    >>> found.steps, found.block, found.order.temperature
+    (4, 8, 0.3)
+    """
+    name, arguments = call_in(text, "order", NAMES)
+    given: dict[str, Any] = {}
+    for key, value in arguments or ():
+        at = key or "bound"
+        if at not in _KEYS or at in given:
+            raise ControllerError(f"order {text!r:.60} sets {at!r:.40}; it may set each of {', '.join(_KEYS)} once")
+        kinds = (bool,) if at == "cache" else (int,) if at in ("steps", "block") else (int, float)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and at != "cache"):
+            raise ControllerError(f"order {text!r:.60}: {at} is {value!r:.40}, which is no {kinds[-1].__name__}")
+        given[at] = value
+    order = Order(cast(Name, name), given.pop("bound", None), given.pop("temperature", 0.0))
+    return Unmasking(length, order=order, commit=commit, **given)

@@ -7,18 +7,17 @@ Owns the objective (LLaDA, equation 3: each document masked at a rate t of its o
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
 from pathlib import Path
 
 import torch
-from export import EOS, SPECIALS, build_tokenizer, vocabulary
+from export import EOS, SPECIALS, vocabulary
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
-from safetensors.torch import load_file
-from train import PEAK_RATE, learning_rate, piece_ids
 from traces import Law, write_trace
+from train import PEAK_RATE, learning_rate, piece_ids
 
 from reasonctl.backends.hf.masked.module import MaskedConfig, MaskedModel
 from reasonctl.backends.hf.masked.shapes import DREAM, names_in

@@ -64,7 +64,10 @@ class TorchMaskedEngine(MaskedEngine):
 
     def _keep(self, request: Denoise, cache: KeysValues, logits: Tensor, row: int, held: int) -> None:
         kept = KeysValues(
-            tuple((key[row : row + 1, :, : request.keep], value[row : row + 1, :, : request.keep]) for key, value in cache.layers)
+            tuple(
+                (key[row : row + 1, :, : request.keep], value[row : row + 1, :, : request.keep])
+                for key, value in cache.layers
+            )
         )
         # A shifted model's row at the first position fed later is the last held position's own row.
         at = request.keep - held

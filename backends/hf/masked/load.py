@@ -45,7 +45,7 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     kinds = {"tokenizer.json": PreTrainedTokenizerFast, "vocab.json": Qwen2TokenizerFast}
     kind = next((kind for file, kind in kinds.items() if (folder / file).is_file()), None)
     if kind is None:
-        raise ControllerError(f"{str(folder)!r} holds no tokenizer.json and no vocab.json; a tokenizer's code isn't run")
+        raise ControllerError(f"{str(folder)!r} holds neither tokenizer.json nor vocab.json; its code isn't run")
     try:
         return kind.from_pretrained(str(folder))
     except Exception as error:  # the tokenizers library raises bare Exceptions

@@ -84,7 +84,11 @@ class MaskedModel(nn.Module):
             self.output.weight = self.embedding.weight
 
     def forward(
-        self, tokens: Tensor, past: KeysValues | None = None, before: Tensor | None = None, lengths: Tensor | None = None
+        self,
+        tokens: Tensor,
+        past: KeysValues | None = None,
+        before: Tensor | None = None,
+        lengths: Tensor | None = None,
     ) -> Output:
         """Logits at every position that is fed.
 

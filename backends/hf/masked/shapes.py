@@ -86,7 +86,7 @@ def read_masked(folder: Path, dtype: torch.dtype | None = None) -> MaskedModel:
     """
     shape = shape_of(folder)
     if shape is None:
-        raise ControllerError(f"{str(folder)!r} holds no masked model; its config.json must say model_type llada or Dream")
+        raise ControllerError(f"{str(folder)!r} holds no masked model; config.json must say model_type llada or Dream")
     config = _read_config(folder, shape)
     with torch.device("meta"):
         model = MaskedModel(config)
@@ -190,7 +190,7 @@ def _llada(raw: dict[str, Any], size: Size, where: str) -> MaskedConfig:
         "attention_layer_norm": (False,),
     }.items():
         if raw.get(name, allowed[0]) not in allowed:
-            raise ControllerError(f"{where}: {name} is {raw[name]!r:.40}; only {allowed[0]!r} is known of LLaDA's kinds")
+            raise ControllerError(f"{where}: {name} is {raw[name]!r:.40}; only {allowed[0]!r} is known")
     heads, width = size("n_heads"), size("d_model")
     return MaskedConfig(
         vocabulary=size("embedding_size", "vocab_size"),
