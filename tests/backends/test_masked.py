@@ -1,4 +1,4 @@
-"""Masked checkpoints: LLaDA's, Dream's and DiffuCoder's shapes against transformers' own layers, shift, cache, errors."""
+"""Masked checkpoints: LLaDA's, Dream's and DiffuCoder's shapes against transformers' layers, shift, cache, errors."""
 
 from __future__ import annotations
 
