@@ -69,7 +69,7 @@ def commit_table(traces: Sequence[UnmaskingTrace], right: Callable[[int, list[in
         right=np.array(labels),
         same=np.array([answer[: len(t.tokens)] == t.tokens for t in traces for answer in t.answers]),
         exit_tokens=np.array(steps) + 1,
-        cue_name=np.zeros(len(steps)),
+        cue_name=np.zeros(len(steps), dtype=np.int32),
         full_right=np.array(full),
         full_tokens=np.array([trace.forwards for trace in traces]),
         problem=np.arange(len(traces)),

@@ -20,12 +20,13 @@ from ..core.tokenizer import Tokenizer
 from ..core.trace import Trace
 from ..sampling.draw import Row, RunContext
 from ..sampling.policy import Policy
+from ..thinking.markers import Phase
 from .canvas import Canvas, Denoise, PrefixCache
 from .commit import Unsure
 from .orders import choose, schedule, scores_of
 from .settings import Unmasking
 
-_PHASE = "answer"
+_PHASE: Phase = "answer"
 
 
 @dataclass
@@ -202,7 +203,7 @@ class _Run:
         order, drawn = self.settings.order, list[int]()
         if order.reads_drawn:
             drawn = [self._draw(at, row) for at, row in zip(masks, rows, strict=True)]
-        scores = np.zeros(len(masks))
+        scores: Floats = np.zeros(len(masks))
         if order.name not in ("random", "left"):
             scores = scores_of(order, probs, drawn)
         step = len(self.trace.order)

@@ -152,7 +152,8 @@ class Block(nn.Module):
         return hidden + self.down(functional.silu(self.gate(normed)) * self.up(normed)), (key, value)
 
     def _split(self, projected: Tensor, heads: int) -> Tensor:
-        return projected.unflatten(-1, (heads, self.head)).transpose(1, 2)
+        rows, positions, _ = projected.shape
+        return projected.view(rows, positions, heads, self.head).transpose(1, 2)
 
 
 def rotary(positions: Tensor, config: MaskedConfig, like: Tensor) -> tuple[Tensor, Tensor]:
