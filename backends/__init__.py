@@ -5,18 +5,33 @@
 
 from .attach import attach
 from .handle import Handle
-from .load import BUNDLED, BUNDLED_PROBE, TINY, load_drafter, load_model, tiny_folder
+from .load import (
+    BUNDLED,
+    BUNDLED_PROBE,
+    TINY,
+    TINY_MASKED,
+    is_masked,
+    load_drafter,
+    load_masked,
+    load_model,
+    tiny_folder,
+)
+from .masked import MaskedText
 from .model import Message, Model
 
 __all__ = [
     "BUNDLED",
     "BUNDLED_PROBE",
     "Handle",
+    "MaskedText",
     "Message",
     "Model",
     "TINY",
+    "TINY_MASKED",
     "attach",
+    "is_masked",
     "load_drafter",
+    "load_masked",
     "load_model",
     "tiny_folder",
 ]

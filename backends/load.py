@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from reasonctl.controller import ControllerError, Drafter, parse_draft
+from reasonctl.controller.core import parse, read_bytes
 
+from .masked import MaskedText
 from .model import Model
 
 Choice = Literal["llama.cpp", "transformers"]
@@ -18,6 +20,12 @@ TINY_HYBRID = "tiny-hybrid"
 
 BUNDLED = (TINY, TINY_HYBRID)
 """The models that come with the package, by name: a Llama, and a hybrid of short convolutions and attention."""
+
+TINY_MASKED = "tiny-masked"
+"""The bundled masked model: `tiny`, adapted to write its answer in any order."""
+
+MASKED_KINDS = ("llada", "dream")
+"""What a masked model's config.json says as its model_type; DiffuCoder's is Dream's."""
 
 MOST_THREADS = 1024
 """Far more of them end the process: the libraries allocate for each."""
@@ -29,6 +37,23 @@ BUNDLED_PROBE = Path(str(files("reasonctl.backends.tiny_probe"))) / "tiny.probe.
 def tiny_folder(name: str = TINY) -> Path:
     """The folder of a bundled model: NAME.gguf, and the same weights for transformers."""
     return Path(str(files(__package__))) / name.replace("-", "_")
+
+
+def is_masked(name: str) -> bool:
+    """Whether a MODEL argument names a masked model: the bundled one, or a folder whose config.json says so."""
+    file = Path(name).expanduser() / "config.json"
+    if name == TINY_MASKED or not file.is_file():
+        return name == TINY_MASKED
+    config = parse(read_bytes(file, "a model's config"), str(file))
+    return isinstance(config, dict) and str(config.get("model_type", "")).lower() in MASKED_KINDS
+
+
+def load_masked(name: str, *, threads: int | None = None) -> MaskedText:
+    """Load a masked model by the CLI's MODEL argument; see `is_masked`. Raises ControllerError where it can't be."""
+    from .hf.masked.load import load_masked_folder
+
+    folder = tiny_folder(name) if name == TINY_MASKED else Path(name).expanduser()
+    return load_masked_folder(name, folder, threads)
 
 
 def load_model(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from reasonctl.backends import BUNDLED, load_drafter
+from reasonctl.backends import BUNDLED, is_masked, load_drafter
 from reasonctl.controller import Controller
 from reasonctl.controller.drafting.planning import CostCurve
 from reasonctl.probes import ProbeExit
@@ -17,13 +17,20 @@ from ..tasks.draft_prompts import DRAFT_PROMPTS
 from ..tasks.sources import load_task
 from .console import Console
 from .flags import PROMISE
+from .masked import bench_masked, refuse_order
 from .options import Options
 from .recipes import open_any
+from .refusal import given, refuse
 
 
-def bench(name: str, options: Options, *, probe: str | None) -> None:
+def bench(name: str, options: Options, *, probe: str | None, order: str | None = None) -> None:
     """Print the cost curve, and the median speeds of plain, drafted and controlled decoding, in interleaved rounds."""
     show = Console(as_json=options.json)
+    if is_masked(name):
+        refuse("ctl bench with a masked model", given(), {"probe": "it doesn't think"})
+        bench_masked(show, name, options, order)
+        return
+    refuse_order(order)
     rule, model, recipe = open_any(show, "ctl bench", name, options, probe, *PROMISE, because="nothing is promised")
     short = replace(recipe, max_new_tokens=min(recipe.max_new_tokens, 128))
     draft = options.draft if options.draft != "none" else "hierarchy"

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from reasonctl.backends import Model
+from reasonctl.backends import Model, is_masked
 from reasonctl.controller.core import append_runs
 from reasonctl.probes import ProbeExit
 from reasonctl.probes.files import digest_of
@@ -25,8 +25,10 @@ from .baselines import show_baselines
 from .calibrate import show_left_out
 from .comparison import show_comparison
 from .console import Console
+from .masked import eval_masked, refuse_order
 from .options import Options
 from .recipes import card_recipe, open_rule, probe_path
+from .refusal import given, refuse
 from .tracing import check_trace, saved_run
 
 EVALUATION_RUNS = 400
@@ -80,14 +82,22 @@ def evaluate(
     probe: str | None,
     baselines: bool,
     report: str | None,
+    order: str | None = None,
     **tracing: Any,
 ) -> None:
     """Run problems that neither fitting nor calibration saw, with and without control, and print the comparison.
 
-    tracing: `trace`, the file to which the controlled runs are appended, and `trace_text`.
+    order: of a masked model. tracing: `trace`, the file to which the controlled runs are appended, and `trace_text`.
     """
     show = Console(as_json=options.json)
     check_trace("ctl eval", options, tracing["trace"])
+    if is_masked(name):
+        because = "its early commit is calibrated on runs of this command"
+        named = ("probe", "report", "baselines", "trace")
+        refuse("ctl eval with a masked model", given(), dict.fromkeys(named, because))
+        eval_masked(show, name, options, order, tasks)
+        return
+    refuse_order(order)
     if report is None:
         options.refuse("ctl eval without --report", "force", because="nothing is written")
     else:

@@ -41,7 +41,8 @@ def cli() -> None:
     """Reasoning-time control for language models on your own machine.
 
     MODEL is `tiny` or `tiny-hybrid` (bundled), a .gguf file (llama.cpp), a transformers folder or hub id, or
-    hf:FILE.gguf.
+    hf:FILE.gguf. `ctl run`, `eval` and `bench` take masked models too: `tiny-masked`, or a folder of LLaDA's, Dream's
+    or DiffuCoder's.
     TASKS is `tiny`, reasoning-gym:NAME[,k=v...], or a .jsonl file of {"question", "answer"}.
     """
 
@@ -141,8 +142,17 @@ def calibrate_command(model: str, options: Options, heads: bool, unweighted: boo
         calibrate(model, options, **overrides)
 
 
+ORDER = click.option(
+    "--order",
+    callback=utf8,
+    help="Masked models: confidence, margin, entropy, entropy_bound(0.1), random, left; with steps=, block= ...",
+)
+"""How a masked model's answer is unmasked."""
+
+
 @cli.command("eval")
 @click.argument("model")
+@ORDER
 @click.option("--tasks", help="Where problems come from [the card's].")
 @click.option("--probe", help="Probe file [tiny: the bundled one].")
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Also what cheap rules would do.")
@@ -173,6 +183,7 @@ def report_command(probe: str, options: Options, evaluation: str | None, out: st
 @click.argument("model")
 @click.argument("prompt", required=False, callback=utf8)
 @ANY_PROBE
+@ORDER
 @click.option("--budget", help="Most thinking tokens, 0 or more; or a share of the run's tokens, such as 0.5.")
 @click.option(
     "--budget-per",
@@ -198,14 +209,14 @@ def report_command(probe: str, options: Options, evaluation: str | None, out: st
 @TRACE_TEXT
 @click.option("-v", "--verbose", is_flag=True, help="Also the policy, stage by stage in the order of its chain.")
 @common("json", *SAMPLING, *PROMISE, *MACHINE)
-def run_command(model: str, prompt: str | None, options: Options, probe: str | None, **lengths: Any) -> None:
+def run_command(model: str, prompt: str | None, options: Options, **what: Any) -> None:
     """One streamed answer, with what the controller did.
 
     Ctrl-\\ closes thinking at the next token, and the model answers (not on Windows).
     """
     from .run import run
 
-    run(model, prompt, options, probe=probe, **lengths)
+    run(model, prompt, options, **what)
 
 
 @cli.command("view")
@@ -359,12 +370,13 @@ def replay_command(runs: str, options: Options, cues: str | None, splits: int) -
 @cli.command("bench")
 @click.argument("model")
 @ANY_PROBE
+@ORDER
 @common("json", *SAMPLING, "n", *PROMISE, *MACHINE, "batch")
-def bench_command(model: str, options: Options, probe: str | None) -> None:
+def bench_command(model: str, options: Options, **what: Any) -> None:
     """Cost curve of a forward, and the speed of plain, drafted and controlled decoding."""
     from .bench import bench
 
-    bench(model, options, probe=probe)
+    bench(model, options, **what)
 
 
 @cli.group("advise")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from reasonctl.backends import BUNDLED, TINY, Model
+from reasonctl.backends import BUNDLED, TINY, TINY_MASKED, Model, is_masked
 from reasonctl.controller import AnswerNow, Controller, ControllerError, Event, Trace, parse_efforts, parse_policy
 from reasonctl.controller.core import TextDecoder, append_runs
 from reasonctl.controller.thinking import parse_budget
@@ -20,8 +20,10 @@ from ..tasks.tiny import EXAMPLE, understands
 from .console import Console
 from .flags import PROMISE
 from .interrupt import answering
+from .masked import refuse_order, run_masked
 from .options import Options
 from .recipes import open_any
+from .refusal import given, refuse
 from .tracing import check_trace, saved_run
 
 
@@ -31,15 +33,33 @@ def run(
     options: Options,
     *,
     probe: str | None,
+    order: str | None = None,
     verbose: bool = False,
     trace: str | None = None,
     trace_text: bool = False,
     **lengths: Any,
 ) -> None:
-    """Print one answer as it comes, and what the controller did. lengths: the Controller's limits of thinking."""
+    """Print one answer as it comes, and what the controller did.
+
+    Args:
+        name: The model.
+        prompt: The question; None: a fresh one of a bundled model.
+        options: The shared options.
+        probe: The probe file, or `none`.
+        order: Of a masked model.
+        verbose: Also print the policy, stage by stage.
+        trace: The file to which the run is appended. None: to none.
+        trace_text: The line in it has the question and what was written.
+        lengths: The Controller's limits of thinking.
+    """
     show = Console(as_json=options.json)
     check_trace("ctl run", options, trace)
     check_prompt(name, prompt)
+    if is_masked(name):
+        refuse("ctl run with a masked model", given(), dict.fromkeys(("probe", "trace", *lengths), "it doesn't think"))
+        run_masked(show, name, fresh_question(options) if prompt is None else prompt, options, order)
+        return
+    refuse_order(order)
     rule, model, recipe = open_any(
         show, "ctl run", name, options, probe, *PROMISE, "shadow", because="nothing decides about exits"
     )
@@ -135,7 +155,7 @@ def stream_run(show: Console, model: Model, recipe: Recipe, question: str, contr
 
 def check_prompt(name: str, prompt: str | None) -> None:
     """Refuse a missing or empty prompt; without one a bundled model answers a fresh question of its own."""
-    if prompt is None and name not in BUNDLED:
+    if prompt is None and name not in (*BUNDLED, TINY_MASKED):
         raise ControllerError("PROMPT is missing; give the question to answer")
     if prompt is not None and not prompt.strip():
         raise ControllerError(f"PROMPT is {prompt!r}; give the question to answer")

@@ -17,6 +17,8 @@ DRAFT = 1
 """Purpose: draws that a drafter makes for itself."""
 VERIFY = 2
 """Purpose: tests of drawn tokens."""
+ORDER = 6
+"""Purpose: which position a masked model writes next; 3 to 5 are the draws of a drafter of a drafter."""
 
 _LIMIT = 1 << 64
 _PURPOSES, _FAR = 3, 1 << 12

@@ -27,6 +27,7 @@ ONE_STOREY = (
     "token_ids",
     "turns",
     "checkpoints",
+    "masked",
 )
 """What both libraries share: these files may import one another."""
 
@@ -44,6 +45,7 @@ STOREYS = {
             *ONE_STOREY,
             "tiny",
             "tiny_hybrid",
+            "tiny_masked",
             "tiny_probe",
         ],
         ["hf", "llama", "toy"],
