@@ -14,7 +14,8 @@ from reasonctl.backends import Model
 from reasonctl.controller import ControllerError
 from reasonctl.controller.core import Floats
 
-from ..runs.run_file import START, RunFile
+from ..runs.job_file import START
+from ..runs.run_file import RunFile
 from ..runs.teacher_forced import forced_rows
 from ..tasks.texts import read
 

@@ -1,49 +1,27 @@
 """The file of collected runs: a header line, then one JSON line per run, in order, append-only.
 
 After the runs that fit stands one more line: the plan, which was made from them and never changes.
-docs/runs-format.md says what each field means, and records.py has the fields as types. A job holds the file for itself
-while it appends. A killed job leaves at most one torn line at the end, which is cut off when the file is opened again.
+docs/runs-format.md says what each field means, and records.py has the fields as types.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from io import FileIO
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from reasonctl.controller import Closing, ControllerError, ExitForm
-from reasonctl.controller.core import Fields, lines, parse
+from reasonctl.controller.core import Fields
 from reasonctl.controller.thinking import ANSWER_ENDS, parse_form
 
 from .cue_sets import check_job
+from .job_file import START_OVER, JobFile, line_of
 from .records import FORMAT, MOST, OLD_FORMAT, RunRecord
 
-if sys.platform != "win32":
-    import fcntl
-
-_START_OVER = "move it away, or start over with --force"
 _OF_A_JOB = "give the .runs.jsonl that a job of this version wrote"
-MOST_HEADER = 1 << 20
-"""Longest header, in bytes."""
 _ALONE = {"batch": 1}
 """Settings of files from before runs could be decoded together."""
-START = b'{"format":'
-"""What every file of collected runs begins with."""
-
-
-class _Header(NamedTuple):
-    """The first line of a file."""
-
-    settings: Fields
-    """What two jobs must share to share the file."""
-    version: int
-    """Of the format."""
 
 
 def fitting_runs(settings: Fields) -> int:
@@ -70,46 +48,17 @@ def stored_form(settings: Fields) -> ExitForm:
 
 
 @dataclass
-class RunFile:
+class RunFile(JobFile):
     """Appends runs and reads them back."""
 
-    path: Path
-    """The file."""
-    settings: dict[str, Any]
-    """The header's settings: those that two jobs must share to share the file."""
-    _file: FileIO | None = field(default=None, init=False, repr=False)
+    what: ClassVar[str] = "runs"
+    versions: ClassVar[tuple[int, ...]] = (FORMAT, OLD_FORMAT)
+    free: ClassVar[frozenset[str]] = frozenset({"n", "closings"})
 
     def open(self, *, force: bool) -> int:
-        """Create the file, or cut its torn end off. Keeps other jobs out until `close`.
-
-        Args:
-            force: Whether a file of another job is started over.
-
-        Returns:
-            The number of runs that the file holds.
-
-        Raises:
-            ControllerError: Another job is at work on the file, or it is another job's and `force` is false.
-        """
-        if self.path.is_dir():
-            raise ControllerError(f"{str(self.path)!r} is a folder; the collected runs need a file there")
-        self._lock()
-        try:
-            whole = self._cut_torn_tail()
-            if whole:
-                try:
-                    self._check(whole.partition(b"\n")[0])
-                    lines_after = whole.count(b"\n") - 1
-                    return lines_after - (1 if 0 < self.fit < lines_after else 0)
-                except ControllerError:
-                    if not force:
-                        raise
-            os.truncate(self.path, 0)
-            self._write({"format": FORMAT, "settings": self.settings})
-            return 0
-        except BaseException:
-            self.close()
-            raise
+        """As `JobFile.open`; returns the number of runs, without the plan."""
+        lines_after = super().open(force=force)
+        return lines_after - (1 if 0 < self.fit < lines_after else 0)
 
     def append(self, record: RunRecord) -> None:
         """Write one run and make sure that it is on the disk."""
@@ -118,12 +67,6 @@ class RunFile:
     def append_plan(self, plan: dict[str, Any]) -> None:
         """Write what the fitting runs decided; it belongs right after them."""
         self._write({"plan": plan})
-
-    def close(self) -> None:
-        """Let other jobs in."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
     @property
     def fit(self) -> int:
@@ -176,108 +119,12 @@ class RunFile:
         if not self.path.is_file():
             return None
         header = self._first_line()
-        return self._header(header, _START_OVER).settings if header.endswith(b"\n") else None
+        return self._header(header, START_OVER).settings if header.endswith(b"\n") else None
 
-    def check(self) -> None:
-        """Raise ControllerError unless this job may go on in the file that is there; nothing is written."""
-        self._check(self._first_line())
-
-    def _first_line(self) -> bytes:
-        with self.path.open("rb") as file:
-            return file.readline(MOST_HEADER)
-
-    def _lines(self) -> Iterator[tuple[int, Any]]:
-        """(number, value) of each whole line after the header."""
-        return ((n, value) for n, value in lines(self.path, "collected runs", torn_end=True) if n > 1)
-
-    def _lock(self) -> None:
-        """Open the file and lock it. The lock ends with the process, however that ends. On Windows there is none."""
-        self.close()
-        try:
-            self._file = self.path.open("ab", buffering=0)
-        except OSError as error:
-            raise ControllerError(f"can't write {str(self.path)!r}: {error.strerror}") from None
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                self.close()
-                raise ControllerError(
-                    f"another job is collecting into {str(self.path)!r}; wait for it, or give another --out"
-                    if isinstance(error, BlockingIOError)
-                    else f"can't lock {str(self.path)!r}: {error.strerror}; give an --out on a local disk"
-                ) from None
-
-    def _cut_torn_tail(self) -> bytes:
-        """Cut an unfinished last line off the file, and return the rest."""
-        data = self.path.read_bytes()
-        if not data.startswith(START) and not START.startswith(data):
-            raise ControllerError(
-                f"{str(self.path)!r} is no file of collected runs; move it away or give another --out"
-            )
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.truncate(self.path, whole)
-        return data[:whole]
-
-    def _header(self, header: bytes, remedy: str) -> _Header:
-        """A header line, of this format or of the one before; the remedy is for the error where it is another line."""
-        where = f"the header of {str(self.path)!r}"
-        try:
-            found = Fields.of(parse(header, where), where)
-            settings, version = found.inner("settings"), found.whole("format")
-        except ControllerError as error:
-            raise ControllerError(f"{str(self.path)!r} is no file of collected runs ({error}); {remedy}") from None
-        if version not in (FORMAT, OLD_FORMAT):
-            raise ControllerError(
-                f"{str(self.path)!r} holds runs in format {version!r}, this reasonctl writes {FORMAT}; {remedy}"
-            )
-        return _Header(settings, version)
-
-    def _check(self, header: bytes) -> None:
-        """Raise ControllerError unless this job may go on in a file with this header."""
-        found = self._header(header, _START_OVER)
-        if found.version == OLD_FORMAT:
-            raise ControllerError(
-                f"{str(self.path)!r} holds runs in format {OLD_FORMAT}, which is read but not gone on with; give "
-                "another --out, or start over with --force"
-            )
-        settings = _ALONE | found.settings.values
-        wanted = _ALONE | json.loads(json.dumps(self.settings))
-        # `n` is what the first job asked for: the first problems of a stream, and so the runs, are the same for any.
-        names = (wanted.keys() | settings.keys()) - {"n", "closings"}
-        if "source" in settings and "log" not in settings:
-            names -= {"log"}  # the file is from before logs had a digest
-        different = sorted(name for name in names if wanted.get(name) != settings.get(name))
-        if different:
-            raise ControllerError(
-                f"{str(self.path)!r} holds runs collected with another {', '.join(different)}; "
-                "give the old settings to resume, another --out, or --force to start over"
-            )
-
-    def _write(self, values: dict[str, Any]) -> None:
-        """Append a line and sync it; a line that fails half-way, or is interrupted, is taken back."""
-        assert self._file is not None, "open() first"
-        line = line_of(values)
-        whole = os.fstat(self._file.fileno()).st_size
-        try:
-            rest = memoryview(line)
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            os.fsync(self._file.fileno())
-        except BaseException as error:
-            self._file.truncate(whole)
-            if not isinstance(error, OSError):
-                raise
-            raise ControllerError(
-                f"can't write {str(self.path)!r}: {error.strerror}; finished runs are safe, "
-                "run the same command again when there is room"
-            ) from None
-
-
-def line_of(values: dict[str, Any]) -> bytes:
-    """A line of the file, its line feed included; the same values give the same bytes."""
-    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    def _compare(self, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+        if "source" in stored and "log" not in stored:
+            wanted = {name: value for name, value in wanted.items() if name != "log"}  # from before logs had a digest
+        super()._compare(_ALONE | stored, _ALONE | wanted)
 
 
 def digest_of(records: Iterable[RunRecord]) -> str:

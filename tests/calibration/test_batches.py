@@ -13,9 +13,9 @@ from reasonctl.calibration.fitting.begun import as_begun
 from reasonctl.calibration.fitting.collecting import collect_job
 from reasonctl.calibration.fitting.job import CalibrationJob
 from reasonctl.calibration.runs.collect import asked_runs
+from reasonctl.calibration.runs.job_file import line_of
 from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.records import RunRecord
-from reasonctl.calibration.runs.run_file import line_of
 from reasonctl.calibration.runs.splits import runs_path
 from reasonctl.calibration.runs.worker import collect_run, collect_runs
 from reasonctl.calibration.tasks.sources import load_task

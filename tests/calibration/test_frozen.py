@@ -17,8 +17,9 @@ from reasonctl.calibration.fitting.job import CalibrationJob, calibrate_and_save
 from reasonctl.calibration.fitting.saved_runs import halves, saved_runs
 from reasonctl.calibration.runs.arrays import to_arrays
 from reasonctl.calibration.runs.collect import graded
+from reasonctl.calibration.runs.job_file import line_of
 from reasonctl.calibration.runs.records import FORMAT, RunRecord
-from reasonctl.calibration.runs.run_file import RunFile, line_of
+from reasonctl.calibration.runs.run_file import RunFile
 from reasonctl.calibration.runs.splits import runs_path, split
 from reasonctl.calibration.runs.trials import Trials, few
 from reasonctl.calibration.runs.worker import collect_run, one_run

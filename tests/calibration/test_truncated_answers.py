@@ -10,8 +10,8 @@ import pytest
 from reasonctl.calibration.pages.wording import truncation_of
 from reasonctl.calibration.runs.arrays import ANSWERS_TRUNCATED, share_truncated, truncation_note
 from reasonctl.calibration.runs.collect import graded
+from reasonctl.calibration.runs.job_file import line_of
 from reasonctl.calibration.runs.records import CueRecord, RunRecord
-from reasonctl.calibration.runs.run_file import line_of
 from reasonctl.calibration.runs.splits import report_path, runs_path
 from reasonctl.calibration.runs.worker import collect_run
 from reasonctl.calibration.tasks.sources import load_task
