@@ -145,6 +145,13 @@ SAMPLED = ("json", "seed", "max_new_tokens", "n", *PROMISE, "force", "dry_run", 
 ANY_PROBE = click.option("--probe", help="Probe file [tiny: the bundled one; else none]; 'none' for no exits.")
 """The option of commands that can do without a probe."""
 
+ORDER = click.option(
+    "--order",
+    callback=utf8,
+    help="Masked models: confidence, margin, entropy, entropy_bound(0.1), random, left; with steps=, block= ...",
+)
+"""How a masked model's answer is unmasked."""
+
 TRACE = click.option(
     "--trace", type=click.Path(), help="Append the runs to this file, a JSON line each, for ctl view; without texts."
 )

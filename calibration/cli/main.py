@@ -17,6 +17,7 @@ from .flags import (
     CODES,
     FORMS,
     MACHINE,
+    ORDER,
     PROMISE,
     SAMPLED,
     SAMPLES,
@@ -140,14 +141,6 @@ def calibrate_command(model: str, options: Options, heads: bool, unweighted: boo
         from .calibrate import calibrate
 
         calibrate(model, options, **overrides)
-
-
-ORDER = click.option(
-    "--order",
-    callback=utf8,
-    help="Masked models: confidence, margin, entropy, entropy_bound(0.1), random, left; with steps=, block= ...",
-)
-"""How a masked model's answer is unmasked."""
 
 
 @cli.command("eval")
