@@ -32,7 +32,7 @@ from ..runs.worker import check_recipe
 from ..tasks.problem import Problem
 from ..tasks.sources import Task
 from .checks import check_domain, check_give_up, check_labels, check_until
-from .closing import closings_of, format_of, with_closing
+from .closing import ClosedJob, closings_of, format_of, with_closing
 from .console import Console
 from .forecast import counted, describe, estimate, needed
 from .from_log import task_of, with_log
@@ -95,13 +95,13 @@ def calibrate(
     if chosen is None:
         late(show, plan, "nothing is kept of the runs that tried --suffix: give a longer --time-limit, or a --suffix")
         return
-    describe(show, chosen, model, options)
+    describe(show, chosen.plan, model, options)
     _made(show, chosen, model, options, problems, workers, targets, content, deadline)
 
 
 def _made(
     show: Console,
-    plan: CalibrationJob,
+    chosen: ClosedJob,
     model: Model,
     options: Options,
     problems: list[Problem],
@@ -111,8 +111,9 @@ def _made(
     deadline: float | None,
 ) -> None:
     """Collect, fit and calibrate, and write what is asked for; content and deadline as in `collected`."""
+    plan = chosen.plan
     with closing(plan.run_file(model)) as file:
-        records = collected(show, plan, file, options, problems, workers, content, deadline)
+        records = collected(show, chosen, file, options, problems, workers, content, deadline)
         if records is None:
             return
         content = _fitted(plan, model, records, file, content, force=options.force)
@@ -259,7 +260,7 @@ def where(name: str, options: Options, dask: str | None) -> int | str:
 
 def collected(
     show: Console,
-    plan: CalibrationJob,
+    chosen: ClosedJob,
     file: RunFile,
     options: Options,
     problems: list[Problem],
@@ -278,16 +279,19 @@ def collected(
     """
     if deadline is None and options.time_limit:
         deadline = time.monotonic() + options.time_limit
-    done = file.open(force=options.force)
+    plan, done = chosen.plan, file.open(force=options.force)
     if done:
         check_problems(file, problems)
         show.say(f"resuming: {done} of {plan.n} runs are in {file.path.name}")
+    for record in chosen.first[done:]:
+        file.append(record)
+    done = max(done, len(chosen.first))
     if content is not None:
         plan = replace(plan, n=sum(content.card.runs.values()))
     stops = content is None and plan.first_analysis is not None
     analyses = Analyses(plan, file, partial(plan_of, plan, file), counted(show, plan, done))
     if done < plan.n and not (stops and analyses.enough(done)):
-        estimate(show, plan, problems[done], plan.n - done, workers)
+        estimate(show, chosen, problems[done], plan.n - done, workers)
         enough = analyses.enough if stops else None
         if not _collect(show, plan, file, problems, done, workers=workers, deadline=deadline, enough=enough):
             late(show, plan, f"{file.path.name} holds what was collected: run the same command again to go on")

@@ -1,25 +1,37 @@
 """Chooses, for `ctl calibrate`, the text that closes thinking and asks for the answer, where the user gives none.
 
-The choice is made on the first fitting runs, before anything is collected, and stands in the header of the runs file.
+The choice is made on the first fitting runs, and stands in the header of the runs file; these runs are kept.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from reasonctl.backends import BUNDLED, Model
 from reasonctl.controller import Closing, ControllerError
 from reasonctl.controller.thinking import Format, read_template, with_markers
 
 from ..fitting.begun import closed
-from ..fitting.choose_suffix import ChosenClosing, candidates, choose_suffix
+from ..fitting.choose_suffix import TRIED_RUNS, ChosenClosing, candidates, choose_suffix
+from ..fitting.collecting import fitting_trials
 from ..fitting.job import CalibrationJob
+from ..runs.collect import identity_of
+from ..runs.records import RunRecord
 from ..tasks.problem import Problem
 from .console import Console
 
-TRIED_RUNS = 4
-"""Fitting runs on which the candidates are tried."""
+
+class ClosedJob(NamedTuple):
+    """A job whose closing is known."""
+
+    plan: CalibrationJob
+    """The job."""
+    first: tuple[RunRecord, ...] = ()
+    """Its first runs, if the closing was chosen on them just now."""
+    seconds: float = 0.0
+    """Wall-clock of each of them."""
 
 
 def format_of(model: Model, overrides: Mapping[str, Any]) -> Format:
@@ -55,8 +67,8 @@ def with_closing(
     *,
     force: bool,
     deadline: float | None,
-) -> CalibrationJob | None:
-    """The job with the closing that its fitting runs choose. A job that was begun keeps the one that it has.
+) -> ClosedJob | None:
+    """The job with the closing that its first fitting runs choose. A job that has these keeps the one that it has.
 
     Args:
         show: Prints what the candidates gave.
@@ -74,17 +86,28 @@ def with_closing(
     Raises:
         ControllerError: The file of runs is another job's.
     """
-    if _goes_on(plan, model, force):
-        return plan
-    fitting = problems[: plan.fit]
+    tried = min(TRIED_RUNS, plan.fit)
     closings = closings_of(plan, model, overrides, problems)
-    if len(closings) == 1:
-        return plan
-    runs = list(enumerate(fitting))[:TRIED_RUNS]
+    if _goes_on(plan, model, tried, force) or len(closings) == 1:
+        return ClosedJob(plan)
+    runs = list(enumerate(problems[:tried]))
     show.say(f"trying {len(closings)} ways to ask for the answer on {len(runs)} of the fitting runs")
-    grader, logged = plan.task.grader, plan.logged
-    chosen = choose_suffix(plan.recipe, closings, runs, grader, logged=logged, workers=workers, deadline=deadline)
-    return None if chosen is None else closed(plan, chosen.closing, _shown(show, chosen))
+    start = time.monotonic()
+    chosen = choose_suffix(
+        plan.recipe,
+        closings,
+        runs,
+        plan.task.grader,
+        which=fitting_trials(plan),
+        identity=identity_of(model),
+        logged=plan.logged,
+        workers=workers,
+        deadline=deadline,
+    )
+    if chosen is None:
+        return None
+    each = (time.monotonic() - start) / len(runs)
+    return ClosedJob(closed(plan, chosen.closing, _shown(show, chosen)), chosen.runs, each)
 
 
 def _shown(show: Console, chosen: ChosenClosing) -> tuple[str, ...]:
@@ -97,15 +120,15 @@ def _shown(show: Console, chosen: ChosenClosing) -> tuple[str, ...]:
     return lines
 
 
-def _goes_on(plan: CalibrationJob, model: Model, force: bool) -> bool:
-    """Whether an earlier call of the job began its file of runs."""
+def _goes_on(plan: CalibrationJob, model: Model, tried: int, force: bool) -> bool:
+    """Whether an earlier call of the job began its file of runs, and got beyond the runs on which it chose."""
     file = plan.run_file(model)
     try:
         if file.begun() is None:
             return False
         file.check()
+        return not plan.closings or len(file.read()) >= tried
     except ControllerError:
         if force:
             return False
         raise
-    return True

@@ -20,6 +20,7 @@ from ..runs.records import RunRecord
 from ..runs.splits import evaluation_stream
 from ..tasks.sources import load_task
 from .calibrate import calibration_json, collected
+from .closing import ClosedJob
 from .console import Console
 from .evaluate import EVALUATION_RUNS, EvaluationJob, compare
 from .forecast import describe
@@ -79,7 +80,7 @@ def _calibrated(
     workers = options.machine("tiny")[0]
     unlimited = replace(options, time_limit=None)
     file = plan.run_file(model)
-    records = collected(show, plan, file, unlimited, plan.asked(model).problems, workers)
+    records = collected(show, ClosedJob(plan), file, unlimited, plan.asked(model).problems, workers)
     assert records is not None
     content = calibrate_and_save(plan, model, records, plan_of(plan, file), force=False)
     rule = rule_of(options, plan.out)

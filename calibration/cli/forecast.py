@@ -17,6 +17,7 @@ from ..fitting.job import CalibrationJob
 from ..pages.wording import SHOWN_RISKS, ends_of, percent
 from ..runs.worker import collect_run
 from ..tasks.problem import Problem
+from .closing import ClosedJob
 from .console import Console
 from .options import Options
 
@@ -67,12 +68,16 @@ def _clean_runs(stopping: Stopping, confidence: float) -> str:
     return f"{', '.join(counts)} at confidence {confidence:g}"
 
 
-def estimate(show: Console, plan: CalibrationJob, problem: Problem, runs: int, workers: int | str) -> None:
-    """Make one run, which isn't kept, and print how long the job will take."""
-    start = time.monotonic()
-    logged = None if plan.logged is None else plan.logged[problem.id]
-    record = collect_run(plan.recipe, 0, problem.question, fitting_trials(plan), logged)
-    seconds = time.monotonic() - start
+def estimate(show: Console, chosen: ClosedJob, problem: Problem, runs: int, workers: int | str) -> None:
+    """Print how long the job will take, by the runs on which it chose; else by one that is made and not kept."""
+    plan = chosen.plan
+    if chosen.first:
+        record, seconds = chosen.first[-1], chosen.seconds
+    else:
+        start = time.monotonic()
+        logged = None if plan.logged is None else plan.logged[problem.id]
+        record = collect_run(plan.recipe, 0, problem.question, fitting_trials(plan), logged)
+        seconds = time.monotonic() - start
     processes, tried = 1 if isinstance(workers, str) else workers, sum(cue.labelled for cue in record.cues)
     minutes = seconds / processes / 60
     done = plan.n - runs

@@ -19,6 +19,7 @@ from ..runs.records import RunRecord
 from ..runs.worker import check_recipe
 from ..tasks.sources import load_task
 from .calibrate import asked, collected, where
+from .closing import ClosedJob
 from .console import Console
 from .options import Options
 from .recipes import new_recipe, open_model
@@ -53,7 +54,7 @@ def calibrate_heads(
         return
     deadline = time.monotonic() + options.time_limit if options.time_limit else None
     with closing(plan.run_file(model)) as file:
-        records = collected(show, plan, file, options, problems, workers)
+        records = collected(show, ClosedJob(plan), file, options, problems, workers)
         if records is None:
             return
         fitted = _trained(show, plan, model, records, training, deadline)

@@ -9,16 +9,19 @@ import contextlib
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reasonctl.controller import Closing
 from reasonctl.controller.thinking import ANSWER_CUE, Format
 
 from ..parallel.run_jobs import run_jobs
-from ..runs.closings import TriedRun, try_closings
+from ..runs.closings import collect_closings
+from ..runs.collect import graded
 from ..runs.logged import LoggedRun
 from ..runs.making import windows_of
 from ..runs.recipe import Recipe
+from ..runs.records import RunRecord
+from ..runs.trials import Trials
 from ..runs.worker import AskedRun
 from ..tasks.graders import Grader
 from ..tasks.problem import Problem
@@ -34,7 +37,9 @@ MOST_WORDS = 8
 OPEN_SHARE = 0.1
 """Share of longer answers above which a task asks for open text."""
 NEARLY = 0.02
-"""A share of complete answers this near to the largest is as good."""
+"""A share of complete answers this near to the largest is as good; this near to all, no further way is tried."""
+TRIED_RUNS = 4
+"""Fitting runs on which the candidates are tried."""
 
 
 def boxed(found: Format) -> Closing:
@@ -113,7 +118,9 @@ class ChosenClosing:
     closing: Closing
     """The closing."""
     counts: tuple[ClosingCounts, ...]
-    """All candidates, in their order."""
+    """All candidates that were tried, in their order."""
+    runs: tuple[RunRecord, ...] = ()
+    """The runs on which it was tried, collected under it and graded: the first fitting runs of the job."""
 
     @property
     def untried(self) -> bool:
@@ -121,32 +128,16 @@ class ChosenClosing:
         return not any(one.tried for one in self.counts)
 
 
-def count(closings: Sequence[Closing], runs: Sequence[tuple[TriedRun, Problem]], grader: Grader) -> list[ClosingCounts]:
-    """What each closing gave on some runs.
-
-    Args:
-        closings: The candidates.
-        runs: The runs with their problems.
-        grader: What grades the answers.
-    """
-
-    def right(answer: str, run: TriedRun, problem: Problem) -> bool:
-        known = problem.answer is not None
-        return grader.right(answer, problem) if known else grader.same(answer, run.answer)
-
-    counts = []
-    for closing in closings:
-        tried = [(one, run, problem) for run, problem in runs for one in run.tried if one.closing == closing]
-        counts.append(
-            ClosingCounts(
-                closing,
-                len(tried),
-                sum(one.complete for one, _, _ in tried),
-                sum(right(one.answer, run, problem) for one, run, problem in tried),
-                sum(one.cost for one, _, _ in tried),
-            )
-        )
-    return counts
+def count(closing: Closing, runs: Sequence[RunRecord]) -> ClosingCounts:
+    """What a closing gave on runs that were collected under it, and graded."""
+    tried = [(cue, run) for run in runs for cue in (*run.cues, *run.others) if cue.labelled]
+    return ClosingCounts(
+        closing,
+        len(tried),
+        sum(cue.complete is True for cue, _ in tried),
+        sum(cue.right if run.gold is not None else cue.same for cue, run in tried),
+        sum(cue.trial for cue, _ in tried),
+    )
 
 
 def choose(counts: Sequence[ClosingCounts]) -> ChosenClosing:
@@ -163,23 +154,53 @@ def choose(counts: Sequence[ClosingCounts]) -> ChosenClosing:
     return ChosenClosing(best.closing, tuple(counts))
 
 
+def settled(counts: Sequence[ClosingCounts], runs: Sequence[RunRecord]) -> bool:
+    """Whether what was tried needs no further candidate: one's answers are nearly all complete, and some are right.
+
+    Where no full run is right, no answer need be. Where nothing could be tried, trying more tells nothing.
+
+    Args:
+        counts: What the candidates gave.
+        runs: The runs on which they were tried.
+    """
+    able = any(run.right or run.gold is None for run in runs)
+    seen = [one for one in counts if one.tried]
+    return not seen or any(one.complete >= (1 - NEARLY) * one.tried and (one.right or not able) for one in seen)
+
+
+def stages(closings: Sequence[Closing]) -> list[tuple[Closing, ...]]:
+    """Candidates in the order of their cost: those whose answer ends with its box or line, then the model's own ends.
+
+    An answer that the model ends itself may be long, and a trial of it then costs as much as a run.
+    """
+    own = tuple(one for one in closings if one.answer_ends == "model")
+    asked = tuple(one for one in closings if one.answer_ends != "model")
+    return [part for part in (asked, own) if part]
+
+
 def choose_suffix(
     recipe: Recipe,
     closings: Sequence[Closing],
     runs: Sequence[tuple[int, Problem]],
     grader: Grader,
     *,
+    which: Trials,
+    identity: dict[str, str] | None = None,
     logged: Mapping[int, LoggedRun] | None = None,
     workers: int | str = 1,
     deadline: float | None = None,
 ) -> ChosenClosing | None:
-    """Try every candidate on a few fitting runs and choose; `replace(recipe, ...)` with the result then freezes it.
+    """Collect a few fitting runs under the candidates and choose; `replace(recipe, ...)` with the result freezes it.
+
+    The model's own ends are tried only where no answer that ends with its box or line will do.
 
     Args:
         recipe: How the runs are made; its own suffix isn't used.
         closings: The candidates.
         runs: Indices of fitting runs, with their problems.
         grader: What grades the answers.
+        which: At which cues exits are tried: those of the fitting runs, since these are some of them.
+        identity: As in `collect_checked`.
         logged: The runs' tokens by the ids of their problems, where they were made elsewhere.
         workers: As in `run_jobs`.
         deadline: The time, of `time.monotonic`, after which no further run is tried. None: no limit.
@@ -189,11 +210,19 @@ def choose_suffix(
     """
     known = logged or {}
     asked = [AskedRun(index, problem.question, known.get(problem.id)) for index, problem in runs]
-    jobs = [(recipe, tuple(closings), window) for window in windows_of(asked, recipe.batch)]
-    tried: list[TriedRun] = []
-    with contextlib.closing(run_jobs(try_closings, jobs, workers=workers)) as windows:
-        for window in windows:
-            tried += window
-            if deadline is not None and time.monotonic() > deadline and len(tried) < len(runs):
-                return None
-    return choose(count(closings, list(zip(tried, [problem for _, problem in runs], strict=True)), grader))
+    made: dict[Closing, list[RunRecord]] = {}
+    for stage in stages(closings):
+        jobs = [(identity, recipe, stage, window, which) for window in windows_of(asked, recipe.batch)]
+        of_runs: list[tuple[RunRecord, ...]] = []
+        with contextlib.closing(run_jobs(collect_closings, jobs, workers=workers)) as windows:
+            for window in windows:
+                of_runs += window
+                if deadline is not None and time.monotonic() > deadline and len(of_runs) < len(runs):
+                    return None
+        for i, closing in enumerate(stage):
+            made[closing] = [graded(one[i], runs[k][1], grader) for k, one in enumerate(of_runs)]
+        counts = [count(closing, found) for closing, found in made.items()]
+        if settled(counts, made[stage[0]]):
+            break
+    chosen = choose(counts)
+    return replace(chosen, runs=tuple(made[chosen.closing]))

@@ -22,6 +22,7 @@ from ..runs.trials import Trials
 from ..tasks.problem import Problem
 from .all_signals import freeze_signals
 from .choose_cues import choose_cues
+from .choose_suffix import TRIED_RUNS
 from .frozen import Frozen
 from .job import CalibrationJob
 
@@ -53,8 +54,9 @@ def collect_job(
     grader = job.task.grader
     go_on = partial(collect, workers=workers, progress=progress, deadline=deadline, warn=warn)
     asked = asked_runs(problems, job.logged)
+    tried = min(TRIED_RUNS, job.fit) if job.closings else 0  # the job has these, and its windows begin after them
     if done < job.fit and not go_on(
-        job.recipe, problems, grader, file, done=done, which=fitting_trials(job), asked=asked[: job.fit]
+        job.recipe, problems, grader, file, done=done, which=fitting_trials(job), asked=asked[tried : job.fit]
     ):
         return False
     if not job.fit:

@@ -1,90 +1,72 @@
-"""Tries several ways to close thinking at the same cues of one run, each on a fork with the keys of the exit itself."""
+"""Collects runs under several ways to close thinking at once: one text, and an exit of each kind at the same cues."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-from reasonctl.backends import Model
-from reasonctl.controller import Boundary, Closing, Cues, Decision, Decode, ExitRule, Step
-from reasonctl.controller.thinking import after_thinking
+from reasonctl.controller import Boundary, Closing, Decision, Decode, ExitRule, Step
 
+from .collect import check_identity
 from .making import run_window
 from .recipe import Recipe
-from .worker import AskedRun, answer_text, prepared
-
-
-@dataclass(frozen=True, slots=True)
-class TriedAnswer:
-    """What one closing gave at one cue."""
-
-    closing: Closing
-    """The closing."""
-    answer: str
-    """The answer as the user would read it."""
-    complete: bool
-    """It ended by the closing's rule or with the model's own end, not at the limit."""
-    cost: int
-    """Tokens of the forced text and of the answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class TriedRun:
-    """A full run, and what the closings gave at some of its cues."""
-
-    answer: str
-    """The full run's own answer."""
-    tried: tuple[TriedAnswer, ...]
-    """Every closing at every chosen cue, in order."""
+from .records import RunRecord
+from .trials import Trials
+from .worker import AskedRun, Collect, prepared, record_of
 
 
 @dataclass
-class TryClosings(ExitRule):
-    """The exit rule that never exits, and tries every closing at the cues 1, 2, 4, 8 and so on of a run."""
+class CollectEach(ExitRule):
+    """The exit rule that never exits, and asks a collecting rule for each closing at every cue."""
 
-    recipe: Recipe
-    """How the run is made; its own closing isn't used."""
-    model: Model
-    """The model that makes it."""
-    closings: tuple[Closing, ...]
-    """What is tried."""
-    tried: list[TriedAnswer] = field(default_factory=list)
-    """What came of it."""
+    rules: Sequence[Collect]
+    """The collecting rules, which differ in their closing alone. The first one's says whether an exit has room."""
     trials: bool = True
     """It tries exits."""
-    reads: bool = False
-    """It reads no hidden state."""
 
     def __post_init__(self) -> None:
-        self.markers, self.cues = self.recipe.span(), Cues(self.recipe.cues)
-        self.suffix, self.answer_ends = self.recipe.suffix, self.recipe.answer_ends
-        self.always_answer, self.later_spans = self.recipe.always_answer, self.recipe.later_spans
-        self.form, self.max_cues = self.recipe.form, self.recipe.max_cues
+        first = self.rules[0]
+        self.markers, self.cues, self.max_cues = first.markers, first.cues, first.max_cues
+        self.suffix, self.answer_ends, self.form = first.suffix, first.answer_ends, first.form
+        self.always_answer, self.later_spans = first.always_answer, first.later_spans
+
+    def layers(self, depth: int) -> tuple[int, ...]:
+        """The blocks that the rules record."""
+        return self.rules[0].layers(depth)
 
     def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
-        """Try the closings at a chosen cue, and stay."""
-        number = at.cue.index + 1
-        if number & (number - 1) == 0:
-            for closing in self.closings:
-                trial = yield from at.answer(self.recipe.answer_tokens, closing=closing)
-                answer = after_thinking(trial.text, self.markers)
-                self.tried.append(TriedAnswer(closing, answer, trial.complete, trial.cost))
-        return Decision(False, at.cue.name, at.cue.index, at.cue.first - at.prompt, 0.0, float("inf"))
+        """Let each rule try its exits and write them down, and stay."""
+        row = at.row().copy()  # the first trial makes the view stale, and each rule reads it
+        boundary = replace(at, row=lambda: row)
+        decisions = []
+        for rule in self.rules:
+            decisions.append((yield from rule.decide(boundary)))
+        return decisions[0]
 
 
-def try_closings(recipe: Recipe, closings: tuple[Closing, ...], window: Sequence[AskedRun]) -> list[TriedRun]:
-    """Runs of a job, in full, with the closings tried at some of their cues; nothing is graded yet.
+def collect_closings(
+    identity: dict[str, str] | None,
+    recipe: Recipe,
+    closings: Sequence[Closing],
+    window: Sequence[AskedRun],
+    which: Trials,
+) -> list[tuple[RunRecord, ...]]:
+    """Full runs, recorded once for each closing as `collect_runs` records them under it; nothing is graded yet.
 
     Args:
+        identity: As in `collect_checked`.
         recipe: How the runs are made; its own closing isn't used.
         closings: What is tried.
         window: The runs. They share forwards where the recipe asks for batches.
+        which: At which cues exits are tried.
     """
+    check_identity(identity, recipe)
     model = recipe.load()
-    rules = [TryClosings(recipe, model, closings) for _ in window]
-    runs = [prepared(recipe, model, asked, rule) for asked, rule in zip(window, rules, strict=True)]
+    recipes = [replace(recipe, suffix=one.suffix, answer_ends=one.answer_ends) for one in closings]
+    rules = [CollectEach([Collect(one, model, asked.run, which) for one in recipes]) for asked in window]
+    runs = [prepared(recipes[0], model, asked, rule) for asked, rule in zip(window, rules, strict=True)]
     made = run_window(model, runs, recipe.batch)
     return [
-        TriedRun(answer_text(recipe, model, run.trace.tokens), tuple(rule.tried))
-        for run, rule in zip(made, rules, strict=True)
+        tuple(record_of(one.recipe, model, asked, run.trace, one) for one in rule.rules)
+        for asked, run, rule in zip(window, made, rules, strict=True)
     ]

@@ -145,11 +145,16 @@ def collect_checked(
     identity: dict[str, str] | None, recipe: Recipe, window: Sequence[AskedRun], which: Trials = EVERYWHERE
 ) -> list[RunRecord]:
     """`collect_runs`, if the worker's model is the job's: another machine may hold another one under the same name."""
+    check_identity(identity, recipe)
+    return collect_runs(recipe, window, which)
+
+
+def check_identity(identity: dict[str, str] | None, recipe: Recipe) -> None:
+    """Raise ControllerError if the model that this machine has under a recipe's name isn't the job's; None: any is."""
     if identity is not None and _identity(recipe) != identity:
         raise ControllerError(
             f"the model {recipe.model!r} on {platform.node()} isn't the one that this job began with; copy it there"
         )
-    return collect_runs(recipe, window, which)
 
 
 @cache

@@ -87,7 +87,7 @@ class Collect(ExitRule):
                 first = cue is at.cue and cue.index < self.recipe.max_cues
                 trial = None
                 if self.which.wanted(self.recipe.seed, self.run, cue.index if first else None, score, self.highest):
-                    trial = yield from at.answer(self.recipe.answer_tokens, cue)
+                    trial = yield from at.answer(self.recipe.answer_tokens, cue, closing=self.closing)
                 (self.seen if first else self.others).append(self._record(at, cue, entropy, score, trial))
         if score is not None:
             self.highest = max(self.highest, score)
@@ -180,7 +180,7 @@ def collect_run(
     model = recipe.load()
     rule = _collecting(recipe, model, index, which)
     trace, _ = one_run(recipe, model, index, question, rule, logged)
-    return _record(recipe, model, AskedRun(index, question, logged), trace, rule)
+    return record_of(recipe, model, AskedRun(index, question, logged), trace, rule)
 
 
 def collect_runs(recipe: Recipe, window: Sequence[AskedRun], which: Trials = EVERYWHERE) -> list[RunRecord]:
@@ -196,7 +196,7 @@ def collect_runs(recipe: Recipe, window: Sequence[AskedRun], which: Trials = EVE
     runs = [prepared(recipe, model, asked, rule) for asked, rule in zip(window, rules, strict=True)]
     made = run_window(model, runs, recipe.batch)
     return [
-        _record(recipe, model, asked, run.trace, rule) for asked, run, rule in zip(window, made, rules, strict=True)
+        record_of(recipe, model, asked, run.trace, rule) for asked, run, rule in zip(window, made, rules, strict=True)
     ]
 
 
@@ -219,7 +219,8 @@ def _collecting(recipe: Recipe, model: Model, index: int, which: Trials) -> Coll
     return Collect(recipe, model, index, which) if recipe.max_cues else None
 
 
-def _record(recipe: Recipe, model: Model, asked: AskedRun, trace: Trace, rule: Collect | None) -> RunRecord:
+def record_of(recipe: Recipe, model: Model, asked: AskedRun, trace: Trace, rule: Collect | None) -> RunRecord:
+    """A finished run, with what a collecting rule saw of it; without grades."""
     index, question, _ = asked
     return RunRecord(
         run=index,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from reasonctl.calibration.cli.recipes import closing_of
@@ -17,9 +18,13 @@ from reasonctl.calibration.fitting.choose_suffix import (
     count,
     lined,
     plain,
+    settled,
+    stages,
 )
-from reasonctl.calibration.runs.closings import TriedAnswer, TriedRun
-from reasonctl.calibration.runs.worker import one_run
+from reasonctl.calibration.runs.collect import graded
+from reasonctl.calibration.runs.records import CueRecord, RunRecord
+from reasonctl.calibration.runs.trials import Trials
+from reasonctl.calibration.runs.worker import collect_run, one_run
 from reasonctl.calibration.tasks.graders import NUMBER
 from reasonctl.calibration.tasks.problem import Problem
 from reasonctl.calibration.tasks.sources import load_task
@@ -29,6 +34,7 @@ from reasonctl.probes.exit import FixedExit
 from support.recipes import RECIPE
 
 BARE = read_template(None)
+FEW = Trials("few")
 
 
 def marked(suffix: str, close: str = "</think>") -> Format:
@@ -97,49 +103,102 @@ def test_without_a_cue_the_first_candidate_stands():
     assert not choose([ClosingCounts(B, 0, 0, 0, 0), ClosingCounts(A, 1, 0, 0, 9)]).untried
 
 
+def test_the_models_own_ends_are_tried_last_and_only_if_nothing_else_will_do():
+    own, line, box = plain(BARE), lined(BARE), boxed(BARE)
+    assert stages((box, line, own)) == [(box, line), (own,)] and stages((own, A)) == [(own, A)]
+    able, unable = record_of("5", right=True), record_of("6")
+    for counts, runs, enough in [
+        ([(box, 50, 49, 9, 9), (line, 50, 20, 9, 9)], [able], True),
+        ([(box, 50, 48, 9, 9), (line, 50, 20, 9, 9)], [able], False),  # one truncated answer in 25
+        ([(box, 50, 50, 0, 9), (line, 50, 20, 9, 9)], [unable, able], False),  # whole, and never right
+        ([(box, 50, 50, 0, 9)], [unable], True),  # as a full run is
+        ([(box, 0, 0, 0, 0)], [able], True),  # no cue
+    ]:
+        assert settled([ClosingCounts(*one) for one in counts], runs) == enough
+
+
+def record_of(answer: str, *tried: CueRecord, right: bool = False, gold: str | None = "5") -> RunRecord:
+    return RunRecord(0, 1, "?", 9, "stop", answer, answer, tried, right=right, gold=gold)
+
+
 def test_a_trial_keeps_the_deadline(monkeypatch):
     """It ends after the run under way, without a choice; a deadline that comes after the last run changes nothing."""
     made, clock = [], [0.0]
 
-    def tries(recipe, closings, window):
+    def tries(identity, recipe, closings, window, which):
         made.extend(window)
         clock[0] += 10 * len(window)
-        return [TriedRun("5", (TriedAnswer(A, "5", True, 4),)) for _ in window]
+        return [(record_of("5"),) * len(closings) for _ in window]
 
-    monkeypatch.setattr("reasonctl.calibration.fitting.choose_suffix.try_closings", tries)
+    monkeypatch.setattr("reasonctl.calibration.fitting.choose_suffix.collect_closings", tries)
     monkeypatch.setattr("reasonctl.calibration.fitting.choose_suffix.time.monotonic", lambda: clock[0])
     runs = [(i, Problem(f"{i}", "5")) for i in range(4)]
-    assert choose_suffix(RECIPE, (A, B), runs, NUMBER, deadline=15.0) is None and len(made) == 2
-    assert choose_suffix(RECIPE, (A, B), runs, NUMBER, deadline=clock[0] + 35.0).closing == A
+    assert choose_suffix(RECIPE, (A, B), runs, NUMBER, which=FEW, deadline=15.0) is None and len(made) == 2
+    assert choose_suffix(RECIPE, (A, B), runs, NUMBER, which=FEW, deadline=clock[0] + 35.0).closing == A
 
 
-def test_answers_are_counted_by_closing_and_without_gold_by_the_full_run():
-    run = TriedRun(
-        "It is 5.", (TriedAnswer(A, "5", True, 4), TriedAnswer(B, "so 6", False, 9), TriedAnswer(A, "6", True, 3))
+def test_answers_are_counted_and_without_gold_by_the_full_run():
+    """A truncated answer is never right: nobody knows what an exit would say after it."""
+    found = collect_run(replace(RECIPE, max_new_tokens=60), 0, load_task("tiny").problems(1, stream=6)[0].question)
+    cue = found.cues[0]
+    tried = (
+        replace(cue, answer="5", complete=True, trial=4),
+        replace(cue, answer="6", complete=False, trial=9),
+        replace(cue, answer="6", complete=True, trial=3),
+        replace(cue, answer=None, tokens=None, trial=0, logprobs=(), complete=None),
     )
-    for answer, right in (("6", [1, 1]), (None, [1, 0])):
-        counts = count([A, B, C], [(run, Problem("?", answer))], NUMBER)
-        assert [(one.tried, one.complete, one.tokens) for one in counts] == [(2, 2, 7), (1, 0, 9), (0, 0, 0)]
-        assert [one.right for one in counts[:2]] == right
+    run = replace(found, answer="It is 5.", cues=tried)
+    for answer, right in (("6", 1), (None, 1), ("7", 0)):
+        graded_run = graded(run, Problem("?", answer), NUMBER)
+        assert count(A, [graded_run]) == ClosingCounts(A, 3, 2, right, 16)
 
 
 def test_the_bundled_model_keeps_its_own_suffix():
-    """Its short answers are whole and right as they come; and what is counted is what exits at these cues give."""
+    """Its short answers are whole and right as they come, others aren't. What is counted is what exits give."""
     model, found = RECIPE.load(), read_template(RECIPE.load().template)
-    closings = (plain(found), Closing("</think>\nWait"), Closing("</think>\n{", "box"))
+    closings = (Closing("</think>\n{", "box"), plain(found), Closing("</think>\nWait"))
     problems = list(enumerate(load_task("tiny").problems(4, stream=6)))
-    chosen = choose_suffix(replace(RECIPE, batch=3), closings, problems, NUMBER)
+    chosen = choose_suffix(replace(RECIPE, batch=3), closings, problems, NUMBER, which=FEW)
     assert chosen.closing == plain(found) == Closing(RECIPE.suffix)
+    assert [one.closing for one in chosen.counts] == list(closings)
     tokens = tried = right = 0
     for i, problem in problems:
-        for k in (0, 1, 3, 7):
-            rule = FixedExit(index=k, cues=Cues(RECIPE.cues), suffix=RECIPE.suffix, markers=Markers(*RECIPE.markers))
-            trace, _ = one_run(RECIPE, model, i, problem.question, rule)
-            if trace.exit is not None:
+        for cue in chosen.runs[i].cues:
+            if cue.labelled:
+                rule = FixedExit(
+                    index=chosen.runs[i].cues.index(cue),
+                    cues=Cues(RECIPE.cues),
+                    suffix=RECIPE.suffix,
+                    markers=Markers(*RECIPE.markers),
+                )
+                trace, _ = one_run(RECIPE, model, i, problem.question, rule)
                 answer = trace.tokens[trace.forced[0] :]
                 tokens, tried = tokens + len(answer), tried + 1
                 right += NUMBER.right(model.tokenizer.decode(answer).partition("</think>")[2], problem)
-    assert chosen.counts[0] == ClosingCounts(closings[0], tried, tried, right, tokens) and tried > 6
+    assert chosen.counts[1] == ClosingCounts(closings[1], tried, tried, right, tokens) and tried > 6
+
+
+def test_the_runs_of_the_choice_are_the_fitting_runs_that_the_job_would_collect():
+    """Whatever else was tried at their cues."""
+    own = Closing(RECIPE.suffix)
+    problems = list(enumerate(load_task("tiny").problems(3, stream=8)))
+    for which in (FEW, Trials()):
+        chosen = choose_suffix(
+            RECIPE, (Closing("</think>\n{", "box"), own, Closing("</think>\nWait")), problems, NUMBER, which=which
+        )
+        alone = [graded(collect_run(RECIPE, i, one.question, which), one, NUMBER) for i, one in problems]
+        assert chosen.closing == own
+        for one, other in zip(chosen.runs, alone, strict=True):
+            check_equal(one, other)
+
+
+def check_equal(run: RunRecord, other: RunRecord) -> None:
+    """The same run and the same trials, up to what other sequences in the cache change in a number's last digits."""
+    assert replace(run, cues=(), others=()) == replace(other, cues=(), others=())
+    for one, two in zip((*run.cues, *run.others), (*other.cues, *other.others), strict=True):
+        assert replace(one, hidden="", entropy=0.0, logprobs=()) == replace(two, hidden="", entropy=0.0, logprobs=())
+        np.testing.assert_allclose(one.state, two.state, atol=1e-3)
+        np.testing.assert_allclose([one.entropy, *one.logprobs], [two.entropy, *two.logprobs], atol=1e-3)
 
 
 def test_suffix_and_answer_of_the_command_line():

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from reasonctl import backends
 from reasonctl.calibration.cli.main import main
-from reasonctl.calibration.runs.closings import TriedRun
+from reasonctl.calibration.runs.closings import collect_closings
 from reasonctl.calibration.runs.splits import runs_path
 from reasonctl.controller import Closing
 from reasonctl.probes.files import load_probe
@@ -88,7 +89,7 @@ def test_a_torn_job_and_a_larger_one_choose_no_second_time(model, made, begun, c
 
 def test_a_job_whose_first_runs_meet_no_cue_goes_on_with_the_first_way(model, tmp_path, capfd, monkeypatch):
     """It says so, and the choice is frozen as any other."""
-    monkeypatch.setattr("reasonctl.calibration.fitting.choose_suffix.try_closings", no_cue)
+    monkeypatch.setattr("reasonctl.calibration.fitting.choose_suffix.collect_closings", no_cue)
     ways = (Closing(OWN), Closing(OWN + "So"))  # with the first of them `tiny` answers right
     monkeypatch.setattr("reasonctl.calibration.cli.closing.candidates", lambda found, answers: ways)
     out = tmp_path / "p.safetensors"
@@ -101,8 +102,10 @@ def test_a_job_whose_first_runs_meet_no_cue_goes_on_with_the_first_way(model, tm
     assert code == 0 and TRYING not in err and header_of(out) == header
 
 
-def no_cue(recipe, closings, window):
-    return [TriedRun("5", ()) for _ in window]
+def no_cue(identity, recipe, closings, window, which):
+    """The runs as they are collected, without their cues."""
+    made = collect_closings(identity, recipe, closings, window, which)
+    return [tuple(replace(one, cues=(), others=()) for one in run) for run in made]
 
 
 def test_the_time_limit_holds_for_the_trial_too(model, tmp_path, capfd):
