@@ -13,6 +13,7 @@ from reasonctl import backends
 from reasonctl.calibration.cli.main import main
 from reasonctl.calibration.runs.closings import collect_closings
 from reasonctl.calibration.runs.splits import runs_path
+from reasonctl.calibration.runs.worker import collect_runs
 from reasonctl.controller import Closing
 from reasonctl.probes.files import load_probe
 from support.ctl import ctl
@@ -73,6 +74,32 @@ def test_the_choice_stands_in_the_header_and_in_the_card(made):
     tried = header["closings"]
     assert len(tried) == 3 and tried == [card.report[f"suffix tried {i}"] for i in (1, 2, 3)]
     assert "ends with the box" in tried[0] and "ends with the line" in tried[1] and "ends with the model" in tried[2]
+
+
+def test_the_runs_on_which_it_chose_are_the_first_of_the_job(model, made, tmp_path, capfd, monkeypatch):
+    """None of them is made twice, be it for the forecast."""
+    asked = []
+
+    def noted(recipe, window, which):
+        asked.extend(one.run for one in window)
+        return collect_runs(recipe, window, which)
+
+    monkeypatch.setattr("reasonctl.calibration.runs.collect.collect_runs", noted)
+    monkeypatch.delattr("reasonctl.calibration.cli.forecast.collect_run")
+    out = tmp_path / "p.safetensors"
+    code, _, err = ctl(capfd, *of(model, out))
+    assert code == 0 and TRYING in err and "so 12 runs take roughly" in err and asked == list(range(4, 16))
+    assert out.read_bytes() == made.read_bytes() and runs_path(out).read_bytes() == runs_path(made).read_bytes()
+
+
+def test_a_job_that_was_killed_amid_these_runs_chooses_again(model, made, begun, capfd):
+    header, first, second, *_ = runs_path(made).read_bytes().splitlines(keepends=True)
+    for held in ([header], [header, first, second[:99]], [header, first, second]):
+        runs_path(begun).write_bytes(b"".join(held))
+        begun.unlink(missing_ok=True)
+        code, _, err = ctl(capfd, *of(model, begun))
+        assert code == 0 and TRYING in err
+        assert begun.read_bytes() == made.read_bytes() and runs_path(begun).read_bytes() == runs_path(made).read_bytes()
 
 
 def test_a_torn_job_and_a_larger_one_choose_no_second_time(model, made, begun, capfd):
