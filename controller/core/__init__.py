@@ -4,19 +4,24 @@ Read `decode.py` first. A Draft is a tree of proposed tokens; a Trace records. N
 """
 
 from .decode import UNLIMITED, Floats, SparseSession, common_prefix
+from .forked import Answer, ForkedCalls, answer_forever
 from .json_text import Fields, file_name, lines, parse, raw_lines, read_bytes
 from .probability import log_prob, softmax
+from .text_form import split_top
 from .token_text import TextDecoder
 from .tokenizer import Kind, Matcher, vocabulary_hash
 
 __all__ = [
+    "Answer",
     "Fields",
+    "ForkedCalls",
     "Floats",
     "Kind",
     "Matcher",
     "SparseSession",
     "TextDecoder",
     "UNLIMITED",
+    "answer_forever",
     "common_prefix",
     "file_name",
     "lines",
@@ -25,5 +30,6 @@ __all__ = [
     "raw_lines",
     "read_bytes",
     "softmax",
+    "split_top",
     "vocabulary_hash",
 ]

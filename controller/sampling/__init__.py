@@ -5,6 +5,7 @@ name in `parse.py`.
 """
 
 from .draw import draw_rows
+from .parse import STAGES
 from .rejection import node_tests
 from .replay import Explained, Replay
 from .stage import Pure
@@ -13,6 +14,7 @@ __all__ = [
     "Explained",
     "Pure",
     "Replay",
+    "STAGES",
     "draw_rows",
     "node_tests",
 ]
