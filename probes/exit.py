@@ -85,8 +85,7 @@ class ProbeExit(ExitRule):
         self.lower = lower
         self.signal_name = promise.signal
         self.signal = content.signal(promise.signal)
-        # A rule that never exits reads nothing and tries nothing.
-        self.reads = threshold.value < math.inf or lower is not None
+        self.reads = threshold.value < math.inf or lower is not None  # one that never exits reads and tries nothing
         self.trials = self.signal.trials and self.reads
         self.markers = Markers(*card.markers) if card.markers is not None else None
         self.cues = Cues(card.cues)

@@ -7,6 +7,7 @@ BOS and no chat template is added.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
@@ -41,6 +42,7 @@ class HFTokenizer(Tokenizer):
         self._added = {token: entry.content for token, entry in tokenizer.added_tokens_decoder.items()}
         self._special = {token for token, entry in tokenizer.added_tokens_decoder.items() if entry.special}
         self._bytes: dict[int, bytes] = {}
+        self._lock = threading.Lock()
         self._grammars = Compiler(lambda: ((i, piece) for i, piece in self.pieces() if i not in self._special))
         backend = getattr(tokenizer, "backend_tokenizer", None)
         self._layout = str(backend.decoder) if backend is not None else ""
@@ -81,7 +83,8 @@ class HFTokenizer(Tokenizer):
         return self._grammars.matcher(text, kind, eos)
 
     def _plain(self, text: str) -> list[int]:
-        return [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]
+        with self._lock:  # the library's tokenizer is set anew for each text, and threads encode at the same time
+            return [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]
 
     def _adds_space(self) -> bool:
         tokens = self._plain("a")

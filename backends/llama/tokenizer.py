@@ -26,8 +26,8 @@ class LlamaTokenizer(Tokenizer):
         self._llm = llm
         self._vocab = llm._model.vocab
         self._count = int(C.llama_vocab_n_tokens(self._vocab))
-        self._size = 64
-        self._buffer = ctypes.create_string_buffer(self._size)
+        self._bytes: dict[int, bytes] = {}
+        """The bytes of tokens that were asked for."""
         # SentencePiece puts a space before the first word of a text. Inside a sequence that is wrong.
         spaced = llm.metadata.get("tokenizer.ggml.add_space_prefix", "true") == "true"
         sentencepiece = llm._model.vocab_type() == C.LLAMA_VOCAB_TYPE_SPM
@@ -41,14 +41,22 @@ class LlamaTokenizer(Tokenizer):
 
     def bytes_of(self, token: int) -> bytes:
         """The token's bytes. Raises ControllerError for an id outside of the vocabulary."""
-        if not 0 <= token < self._count:
-            check_ids([token], self._count, "a text")
-        n = C.llama_token_to_piece(self._vocab, token, self._buffer, self._size, 0, True)
-        if n < 0:
-            self._size = -n
-            self._buffer = ctypes.create_string_buffer(self._size)
-            n = C.llama_token_to_piece(self._vocab, token, self._buffer, self._size, 0, True)
-        return self._buffer.raw[:n]
+        piece = self._bytes.get(token)
+        if piece is None:
+            if not 0 <= token < self._count:
+                check_ids([token], self._count, "a text")
+            piece = self._bytes[token] = self._spell(token)
+        return piece
+
+    def _spell(self, token: int) -> bytes:
+        """Ask llama.cpp. The buffer is this call's own: threads read tokens at the same time."""
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            n = C.llama_token_to_piece(self._vocab, token, buffer, size, 0, True)
+            if n >= 0:
+                return buffer.raw[:n]
+            size = -n
 
     def text(self, token: int) -> str:
         """The token decoded alone; broken UTF-8 as U+FFFD."""

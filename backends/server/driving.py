@@ -10,11 +10,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-from reasonctl.controller import Decoding, Ended, Need, Scheduler
-from reasonctl.controller.decoding.scheduler import Output
+from reasonctl.controller import Decoding, Emitted, Ended, Need, Scheduler
 
 from .refusals import Refusal
+
+Output: TypeAlias = Emitted | Ended
+"""What a run brings: a token, or its end."""
 
 
 @dataclass(frozen=True)

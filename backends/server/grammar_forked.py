@@ -6,7 +6,7 @@ import json
 import sys
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.core.forked import Answer, answer_forever
+from reasonctl.controller.core import Answer, answer_forever
 
 from ..grammar import Compiler
 

@@ -6,7 +6,7 @@ import json
 from collections import OrderedDict
 from typing import Any
 
-from reasonctl.controller.core.forked import ForkedCalls
+from reasonctl.controller.core import ForkedCalls
 
 from ..extras import missing
 from ..model import Model

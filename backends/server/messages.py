@@ -10,7 +10,7 @@ from typing import Any
 
 from reasonctl.controller import ControllerError, Tokenizer
 from reasonctl.controller.core import parse
-from reasonctl.controller.thinking.rendering import TemplateRenderer
+from reasonctl.controller.thinking import TemplateRenderer
 
 from ..model import Model
 from .refusals import Refusal, invalid

@@ -29,9 +29,9 @@ from reasonctl.controller import (
     parse_draft,
     parse_policy,
 )
-from reasonctl.controller.core.text_form import split_top
-from reasonctl.controller.drafting.ngrams import Recent
-from reasonctl.controller.sampling.parse import STAGES
+from reasonctl.controller.core import split_top
+from reasonctl.controller.drafting import Recent
+from reasonctl.controller.sampling import STAGES
 
 from .refusals import invalid
 from .requests import Asked, ChatRequest
@@ -137,7 +137,7 @@ def governed(policy: Policy, source: str | None, opening: Sequence[int], thinks:
         policy: What samples.
         source: A JSON schema; None: the answer is free.
         opening: The tokens of the marker that opens thinking; empty where there is none.
-        thinks: The run's thoughts are told apart from its answer.
+        thinks: The run's thoughts are known apart from its answer.
     """
     if source is None:
         return policy

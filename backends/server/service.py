@@ -23,11 +23,10 @@ from reasonctl.controller import (
     Thinking,
     Trace,
 )
-from reasonctl.controller.decoding.scheduler import Output
 from reasonctl.controller.thinking import read_template
 
 from ..model import Model
-from .driving import Driver, Group, ServedRun
+from .driving import Driver, Group, Output, ServedRun
 from .grammars import Grammars
 from .limits import ServerLimits
 from .messages import Prompts, ends_open

@@ -17,6 +17,7 @@ import click
 
 from .extras import missing_extra
 from .refusal import given, refuse
+from .terminal import utf8
 
 BACKENDS = {"llama": "llama.cpp", "hf": "transformers"}
 MODES = ("harm", "wrong", "selective", "disagree", "event")

@@ -4,14 +4,18 @@ Read `decode.py` first. A Draft is a tree of proposed tokens; a Trace records. N
 """
 
 from .decode import UNLIMITED, Floats, SparseSession, common_prefix
+from .forked import Answer, ForkedCalls, answer_forever
 from .json_text import Fields, file_name, lines, parse, raw_lines, read_bytes
 from .probability import log_prob, softmax
 from .run_file import SavedRun, append_runs, read_runs
+from .text_form import split_top
 from .token_text import TextDecoder
 from .tokenizer import Kind, Matcher, vocabulary_hash
 
 __all__ = [
+    "Answer",
     "Fields",
+    "ForkedCalls",
     "Floats",
     "Kind",
     "Matcher",
@@ -20,6 +24,7 @@ __all__ = [
     "TextDecoder",
     "UNLIMITED",
     "append_runs",
+    "answer_forever",
     "common_prefix",
     "file_name",
     "lines",
@@ -29,5 +34,6 @@ __all__ = [
     "read_bytes",
     "read_runs",
     "softmax",
+    "split_top",
     "vocabulary_hash",
 ]

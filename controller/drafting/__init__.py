@@ -5,12 +5,13 @@ a model, `planning/` decides how much. A draft never changes the distribution of
 """
 
 from .known_text import KnownText
-from .ngrams import NgramTable, build_table, load_table, save_table
+from .ngrams import NgramTable, Recent, build_table, load_table, save_table
 from .shapes import best_shape, monotone
 
 __all__ = [
     "KnownText",
     "NgramTable",
+    "Recent",
     "best_shape",
     "build_table",
     "load_table",

@@ -6,6 +6,7 @@ name in `parse.py`.
 
 from .draw import draw_rows
 from .drawn import See, Shown
+from .parse import STAGES
 from .rejection import node_tests
 from .replay import Explained, Replay
 from .stage import Pure
@@ -16,6 +17,7 @@ __all__ = [
     "Replay",
     "See",
     "Shown",
+    "STAGES",
     "draw_rows",
     "node_tests",
 ]

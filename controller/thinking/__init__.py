@@ -20,6 +20,7 @@ from .chat_template import (
 from .cues import LONGEST_CUE
 from .effort import parse_budget
 from .exit_form import EXIT_FORMS, FORM_MEANS, parse_form
+from .rendering import TemplateRenderer
 
 __all__ = [
     "ANSWER_ENDS",
@@ -29,6 +30,7 @@ __all__ = [
     "FORM_MEANS",
     "Format",
     "LONGEST_CUE",
+    "TemplateRenderer",
     "WORDS",
     "after_thinking",
     "chosen_template",

@@ -113,7 +113,7 @@ ONLY_IN = {
 FOREIGN: dict[str, str] = {}
 """getattr, hasattr and callable in controller/, and why each is right."""
 
-BY_MODULE = ("backends.hf", "backends.llama", "backends.extras", "controller.sampling.distortion")
+BY_MODULE = ("backends.hf", "backends.llama", "backends.server", "backends.extras", "controller.sampling.distortion")
 """Read module by module across packages: libraries that may be missing, and a module that has its function's name."""
 
 MOST_LINES = 400
