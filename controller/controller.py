@@ -66,13 +66,11 @@ class Controller(ControllerSettings):
         policy = call.policy if self.policy is None else self.policy
         context = self._checked(session, tokenizer, policy, call)
         limits = self._describe(session, policy, call, trace)
-        if self.record:
-            policy = Recorded(policy)
         span = self._span(tokenizer, prompt, policy)
         target = Target(session, tokenizer, call.keys, policy, trace.warnings, context, lambda: span.phase)
         drafter = None if self.drafter is None else self.drafter.start(target)
         settings = RunSettings(
-            policy=policy,
+            policy=Recorded(policy) if self.record else policy,
             tokenizer=tokenizer,
             keys=call.keys,
             limit=len(prompt) + call.max_new_tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,19 @@ class EvaluationJob:
             "guarantee": promise,
         }
 
+    def keeping(self, trace: str | None, trace_text: bool) -> Callable[[Problem, Pair], None]:
+        """What appends a controlled run to the file `trace`, with its text where that was asked for."""
+
+        def keep(problem: Problem, pair: Pair) -> None:
+            if trace is not None:
+                right = None if problem.answer is None else pair.controlled.right
+                about = {"plain_tokens": pair.baseline.tokens, "right": right}
+                append_runs(
+                    trace, [saved_run(pair.controlled.trace, self.model, problem.question, trace_text, **about)]
+                )
+
+        return keep
+
 
 def evaluate(
     name: str,
@@ -85,9 +99,9 @@ def evaluate(
     order: str | None = None,
     **tracing: Any,
 ) -> None:
-    """Run problems that neither fitting nor calibration saw, with and without control, and print the comparison.
+    """Print what control does to problems that the probe never saw.
 
-    order: of a masked model. tracing: `trace`, the file to which the controlled runs are appended, and `trace_text`.
+    order: of a masked model. tracing: as `EvaluationJob.keeping` takes it.
     """
     show = Console(as_json=options.json)
     check_trace("ctl eval", options, tracing["trace"])
@@ -98,12 +112,7 @@ def evaluate(
         eval_masked(show, name, options, order, tasks)
         return
     refuse_order(order)
-    if report is None:
-        options.refuse("ctl eval without --report", "force", because="nothing is written")
-    else:
-        from ..pages.report import check_page, write_report
-
-        check_page(Path(report), probe_path(name, probe), options.force)
+    _check_report(options, report, probe_path(name, probe))
     rule, model = open_rule(show, name, options, probe)
     content = rule.content
     task = load_task(tasks or content.card.tasks, grader=options.grader, gold=options.mode != "disagree")
@@ -120,13 +129,23 @@ def evaluate(
         show.result({"n": len(problems), "dry_run": True})
         return
     job = EvaluationJob(rule, model, recipe, task, problems, options)
-    result = compare(show, job, runs=runs, baselines=baselines, **tracing)
-    if asked.left_out:
-        result[LEFT_OUT] = len(asked.left_out)
+    result = compare(show, job, runs=runs, baselines=baselines, keep=job.keeping(**tracing))
+    result |= {LEFT_OUT: len(asked.left_out)} if asked.left_out else {}
     show.result(result)
     if report is not None:
+        from ..pages.report import write_report
+
         write_report(Path(report), content, options.promise, runs, result, force=options.force)
         show.say(f"written: {report}")
+
+
+def _check_report(options: Options, report: str | None, probe: Path) -> None:
+    """Before any work: refuse a page that can't be written, and --force without one."""
+    if report is None:
+        return options.refuse("ctl eval without --report", "force", because="nothing is written")
+    from ..pages.report import check_page
+
+    check_page(Path(report), probe, options.force)
 
 
 def compare(
@@ -135,8 +154,7 @@ def compare(
     *,
     runs: list[RunRecord] | None,
     baselines: bool,
-    trace: str | None = None,
-    trace_text: bool = False,
+    keep: Callable[[Problem, Pair], None] = lambda problem, pair: None,
 ) -> dict[str, Any]:
     """Run both arms, print the comparison and the cheap rules.
 
@@ -145,20 +163,11 @@ def compare(
         job: What is evaluated.
         runs: The runs that the probe was made from, if they are at hand.
         baselines: Whether the cheap rules are compared too.
-        trace: Where the controlled runs are appended, each as soon as it is graded.
-        trace_text: Whether their texts are kept too.
+        keep: Called with every pair as soon as it is graded.
 
     Returns:
         The JSON of `ctl eval`.
     """
-
-    def keep(problem: Problem, pair: Pair) -> None:
-        if trace is not None:
-            run, plain = pair.controlled, pair.baseline.tokens
-            right = None if problem.answer is None else run.right
-            about = {"plain_tokens": plain, "right": right}
-            append_runs(trace, [saved_run(run.trace, job.model, problem.question, trace_text, **about)])
-
     with show.progress("evaluating") as progress:
         pairs = evaluate_pairs(
             job.recipe,

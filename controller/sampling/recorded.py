@@ -12,7 +12,7 @@ from .policy import StatefulWrapper, WrapperState
 
 
 class TokenRecord(NamedTuple):
-    """One drawn token. The records of a run are a chain: what is taken back leaves nothing behind."""
+    """One drawn token. The records of a run are a chain: what is taken back leaves no record."""
 
     before: TokenRecord | None
     """The token drawn before it."""
