@@ -199,7 +199,7 @@ class LlamaAttachment(Attachment):
         """A chat call's answer, whose tool calls hold no thoughts."""
         controller = self.under(self.overrides)
         closing = controller.closing if controller.reads_text else None  # else the grammar governs all
-        return sorted_answer(made, closing and closing.markers, lambda: self.handle.trace)
+        return sorted_answer(made, None if closing is None else closing.markers, lambda: self.handle.trace)
 
     def detokenize(self, tokens: list[int], prev_tokens: list[int] | None, special: bool) -> bytes:
         """Stock; of a completion's tokens, as a text in which stop strings pass over what was fed."""

@@ -31,9 +31,9 @@ def split_thoughts(text: str, markers: Markers, opened: bool) -> tuple[str, str]
     return thoughts + closed + rest[: len(rest) - len(answer)], answer
 
 
-def opened_by_prompt(trace: Trace) -> bool:
-    """The run's first token was a thought already."""
-    return bool(trace.spans) and trace.spans[0].start == 0
+def opened_by_prompt(trace: Trace | None) -> bool:
+    """The run's first token was a thought already; no run has begun where there is no trace."""
+    return trace is not None and bool(trace.spans) and trace.spans[0].start == 0
 
 
 def _calls(message: dict[str, Any]) -> list[dict[str, Any]]:
@@ -42,7 +42,7 @@ def _calls(message: dict[str, Any]) -> list[dict[str, Any]]:
     return calls + ([message["function_call"]] if message.get("function_call") else [])
 
 
-def sorted_answer(made: Any, markers: Markers | None, trace: Callable[[], Trace]) -> Any:
+def sorted_answer(made: Any, markers: Markers | None, trace: Callable[[], Trace | None]) -> Any:
     """A chat answer, or a stream of its chunks, whose tool calls hold no thoughts. Others stay as they are.
 
     Args:
@@ -63,7 +63,7 @@ def sorted_answer(made: Any, markers: Markers | None, trace: Callable[[], Trace]
     return made
 
 
-def _sorted_chunks(chunks: Iterator[Any], markers: Markers, trace: Callable[[], Trace]) -> Generator[Any, None, None]:
+def _sorted_chunks(chunks: Iterator[Any], markers: Markers, trace: Callable[[], Trace | None]) -> Generator[Any, None, None]:
     """Chunks of a stream; one that holds the end of the thoughts becomes two."""
     text, thought, called = "", 0, 0  # what was written, and how much of both parts was given out
     opened: bool | None = None
