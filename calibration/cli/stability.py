@@ -24,41 +24,19 @@ HEAD = ("condition", "% right", "influence, %", "+", "-", "flips, %", "p", "Holm
 
 
 def stability(
-    name: str,
-    options: Options,
-    *,
-    tasks: str,
-    perturb: Perturbation,
-    lengths: str | None,
-    strengths: str,
-    temperatures: str,
-    votes: int,
-    probe: str | None,
-    out: str,
+    name: str, options: Options, *, tasks: str, perturb: Perturbation, probe: str | None, out: str, **sizes: Any
 ) -> None:
-    """Ask every problem under every condition, print what changes, and write the page."""
+    """Ask every problem under every condition, print what changes, and write the page. sizes: those of the grid."""
     from ..pages.diagnostic import check_out  # reads jinja2
 
     show = Console(as_json=options.json)
-    grid = Grid(
-        perturb,
-        tuple(int(one) for one in numbers("--lengths", lengths or LENGTHS.get(perturb, "1,4,16"), whole=True)),
-        tuple(numbers("--strengths", strengths)),
-        tuple(numbers("--temperatures", temperatures)),
-        votes,
-    )
+    grid = grid_of(perturb, **sizes)
     if perturb != "exit" and probe is not None:
         raise ControllerError(f"--probe is for --perturb exit, not {perturb}; leave it off")
     check_out(out, options.force)
-    job = open_diagnostic(
-        show,
-        "ctl stability",
-        name,
-        options,
-        tasks=tasks,
-        probe=probe if perturb == "exit" else "none",
-        n=options.n or PROBLEMS,
-    )
+    rule = probe if perturb == "exit" else "none"
+    n = options.n or PROBLEMS
+    job = open_diagnostic(show, "ctl stability", name, options, tasks=tasks, probe=rule, n=n)
     if perturb == "exit" and job.rule is None:
         raise ControllerError("--perturb exit needs an exit rule; give --probe FILE")
     asks = [grid.asks(problem, i) for i, problem in enumerate(job.problems)]
@@ -74,6 +52,18 @@ def stability(
     show.say(f"written: {out}")
     settings = {"model": name, "tasks": job.task.name, "seed": options.seed, "n": len(asks)}
     show.result(settings | vars(grid) | {"rows": [row.to_json() for row in found]})
+
+
+def grid_of(perturb: Perturbation, lengths: str | None, strengths: str, temperatures: str, votes: int) -> Grid:
+    """The grid that the command line asks for; ControllerError where it means nothing."""
+    sizes = numbers("--lengths", lengths or LENGTHS.get(perturb, "1,4,16"), whole=True)
+    return Grid(
+        perturb,
+        tuple(int(one) for one in sizes),
+        tuple(numbers("--strengths", strengths)),
+        tuple(numbers("--temperatures", temperatures)),
+        votes,
+    )
 
 
 def numbers(option: str, text: str, *, whole: bool = False) -> list[float]:
