@@ -454,6 +454,54 @@ def ngrams_command(model: str, texts: tuple[str, ...], out: str, options: Option
     ngrams(model, texts, out, options)
 
 
+PAGE = click.option(
+    "--out", required=True, type=click.Path(), help="The page to write (.html); answers lie next to it."
+)
+"""The option of the diagnostics."""
+
+
+@cli.command("stability")
+@click.argument("model")
+@click.option("--tasks", required=True, help="Where problems come from.")
+@click.option(
+    "--perturb",
+    required=True,
+    type=click.Choice(("text", "whitespace", "options", "seed", "temperature", "exit")),
+    help="What is changed that shouldn't change an answer.",
+)
+@click.option("--lengths", help="How much: sentences, spaces, or places that options move on [1,4,16; options: 1].")
+@click.option(
+    "--strengths", default="0,1", show_default=True, help="Share of sentences with numbers, or of gaps, from 0 to 1."
+)
+@click.option("--temperatures", default="0,0.6", show_default=True, help="Sampling temperatures; 0 is greedy.")
+@click.option(
+    "--votes", type=int, default=1, show_default=True, help="Runs of each; above 1 votes of them are compared too."
+)
+@click.option("--probe", help="With --perturb exit: the probe file [tiny: the bundled one].")
+@PAGE
+@common(
+    "json",
+    "seed",
+    "draft",
+    "max_new_tokens",
+    "n",
+    *PROMISE,
+    "force",
+    "dry_run",
+    *MACHINE,
+    "workers",
+    "batch",
+    "grader",
+    temperature="it compares --temperatures",
+    policy="it compares --temperatures",
+)
+def stability_command(model: str, options: Options, **what: Any) -> None:
+    """Do answers survive what shouldn't change them? Influence rate, flips and the noise floor. Resumable."""
+    from .stability import stability
+
+    stability(model, options, **what)
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of `ctl`."""
     try:

@@ -14,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -102,7 +103,7 @@ def trade_off(
         axes.xaxis.set_major_formatter(_percent(0 if right > 0.05 else 1))
         axes.yaxis.set_major_formatter(_percent())
 
-    return _svg(draw, 3.5, "Tokens saved against the share of runs that fail, a line for each signal")
+    return svg_of(draw, 3.5, "Tokens saved against the share of runs that fail, a line for each signal")
 
 
 def upper_hull(x: Array, y: Array) -> tuple[Array, Array]:
@@ -143,6 +144,11 @@ def _lines(
 def _percent(decimals: int = 0) -> PercentFormatter:
     """Shares as percent."""
     return PercentFormatter(1.0, symbol=" %", decimals=decimals)
+
+
+def percent_axis(axis: Axis) -> None:
+    """Write an axis of shares as percent."""
+    axis.set_major_formatter(_percent())
 
 
 def _mark(axes: Axes, point: tuple[float, float] | None, marker: str) -> None:
@@ -187,7 +193,7 @@ def reliability(scores: Array, target: Array, threshold: float, word: str) -> st
         below.set_yticks([])
         below.grid(visible=False)
 
-    return _svg(draw, 3.5, "Share of right answers against the probe's score")
+    return svg_of(draw, 3.5, "Share of right answers against the probe's score")
 
 
 def by_cue(index: Array, failed: Array, never: int) -> str:
@@ -214,7 +220,7 @@ def by_cue(index: Array, failed: Array, never: int) -> str:
         axes.set_xticks([*range(shown), shown + 0.5], [*names[:shown], "never"])
         _finish(axes, "cue at which the run exits", max(int((fine + bad).max()), never))
 
-    return _svg(draw, 2.8, "Number of runs that exit at each cue")
+    return svg_of(draw, 2.8, "Number of runs that exit at each cue")
 
 
 def by_share(share: Array, failed: Array) -> str:
@@ -234,7 +240,7 @@ def by_share(share: Array, failed: Array) -> str:
         axes.set_xlim(-0.03, 1.0)
         _finish(axes, "share of the full run written before the exit", int((fine + bad).max()))
 
-    return _svg(draw, 2.8, "Number of runs that exit at each share of their full length")
+    return svg_of(draw, 2.8, "Number of runs that exit at each share of their full length")
 
 
 def _pair(bins: Array, failed: Array, size: int) -> tuple[Array, Array]:
@@ -259,7 +265,7 @@ def _finish(axes: Axes, label: str, most: int) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 
-def _svg(draw: Callable[[Figure], None], height: float, label: str) -> str:
+def svg_of(draw: Callable[[Figure], None], height: float, label: str) -> str:
     """An <svg> element that takes its width and its colours from the page."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height))

@@ -1,0 +1,161 @@
+"""`ctl stability`: whether answers survive what shouldn't change them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from reasonctl.controller import ControllerError
+
+from ..diagnostics.stability import FLOOR, Condition, Grid, Perturbation, Row, rows
+from ..pages.wording import percent
+from .console import Console
+from .diagnosed import answered, open_diagnostic
+from .options import Options
+
+PROBLEMS = 100
+"""Problems where nobody asks for a number."""
+LENGTHS = {"options": "1"}
+"""Default lengths of perturbations that have others than `1,4,16`."""
+UNITS = {"text": "sentences; strength: share of them with numbers", "whitespace": "spaces; strength: share of gaps"}
+"""What length and strength count."""
+HEAD = ("condition", "% right", "influence, %", "+", "-", "flips, %", "p", "Holm", "tokens")
+
+
+def stability(
+    name: str, options: Options, *, tasks: str, perturb: Perturbation, probe: str | None, out: str, **sizes: Any
+) -> None:
+    """Ask every problem under every condition, print what changes, and write the page. sizes: those of the grid."""
+    from ..pages.diagnostic import check_out  # reads jinja2
+
+    show = Console(as_json=options.json)
+    grid = grid_of(perturb, **sizes)
+    if perturb != "exit" and probe is not None:
+        raise ControllerError(f"--probe is for --perturb exit, not {perturb}; leave it off")
+    check_out(out, options.force)
+    rule = probe if perturb == "exit" else "none"
+    n = options.n or PROBLEMS
+    job = open_diagnostic(show, "ctl stability", name, options, tasks=tasks, probe=rule, n=n)
+    if perturb == "exit" and job.rule is None:
+        raise ControllerError("--perturb exit needs an exit rule; give --probe FILE")
+    asks = [grid.asks(problem, i) for i, problem in enumerate(job.problems)]
+    show.say(f"{len(asks)} problems of {job.task.name}, {len(asks[0])} runs each")
+    if options.dry_run:
+        show.result({"n": len(asks), "runs": sum(map(len, asks)), "dry_run": True})
+        return
+    answers = answered(show, job, asks, options, out, diagnostic="stability", grid=vars(grid))
+    found = rows(grid, job.problems, answers, job.task.grader)
+    title = f"{name} on {job.task.name} ({len(asks)} problems): {perturb}"
+    show_rows(show, title, found)
+    write(Path(out), title, grid, found)
+    show.say(f"written: {out}")
+    settings = {"model": name, "tasks": job.task.name, "seed": options.seed, "n": len(asks)}
+    show.result(settings | vars(grid) | {"rows": [row.to_json() for row in found]})
+
+
+def grid_of(perturb: Perturbation, lengths: str | None, strengths: str, temperatures: str, votes: int) -> Grid:
+    """The grid that the command line asks for; ControllerError where it means nothing."""
+    sizes = numbers("--lengths", lengths or LENGTHS.get(perturb, "1,4,16"), whole=True)
+    return Grid(
+        perturb,
+        tuple(int(one) for one in sizes),
+        tuple(numbers("--strengths", strengths)),
+        tuple(numbers("--temperatures", temperatures)),
+        votes,
+    )
+
+
+def numbers(option: str, text: str, *, whole: bool = False) -> list[float]:
+    """Numbers that are separated by commas.
+
+    Raises:
+        ControllerError: One of them is no number.
+    """
+    try:
+        return [int(part) if whole else float(part) for part in text.split(",")]
+    except ValueError:
+        kind = "whole numbers" if whole else "numbers"
+        raise ControllerError(f"{option} is {text!r}; give {kind}, separated by commas") from None
+
+
+def named(one: Condition, votes: int = 1) -> str:
+    """A condition in words."""
+    size = f" {one.length}" + (f" x {one.strength:g}" if one.strength else "") if one.length else ""
+    kind = "another seed" if one.perturb == FLOOR else one.perturb + size
+    return f"{kind}, T {one.temperature:g}" + (f", vote of {votes}" if votes > 1 else "")
+
+
+def cells(row: Row) -> list[str]:
+    """A row of the table."""
+    c = row.compared
+    return [
+        named(row.condition, row.votes),
+        f"{100 * c.clean_accuracy.rate:.0f} to {100 * c.accuracy.rate:.0f}",
+        f"{100 * c.influence.rate:.0f} ({100 * c.influence.low:.0f}-{100 * c.influence.high:.0f})",
+        str(c.gained),
+        str(c.lost),
+        f"{100 * c.flips.rate:.0f}",
+        f"{c.p:.2g}",
+        f"{row.adjusted:.2g}",
+        f"{row.tokens:.0f}",
+    ]
+
+
+def in_words(found: Sequence[Row]) -> list[str]:
+    """What the rows say: the strongest influence next to the noise floor, and what the tests can tell."""
+    single = [row for row in found if row.votes == 1]
+    changed = [row for row in single if row.condition.perturb != FLOOR] or single
+    worst = max(changed, key=lambda row: row.compared.influence.rate)
+    floor = [
+        row
+        for row in single
+        if row.condition.perturb == FLOOR and row.condition.temperature == worst.condition.temperature
+    ]
+    rate = percent(worst.compared.influence.rate)
+    first = f"Largest influence rate: {rate} of problems change their grade ({named(worst.condition)})."
+    if floor and floor[0] is not worst:
+        first += f" Another seed alone changes {percent(floor[0].compared.influence.rate)}."
+    differ = sum(row.adjusted < 0.05 for row in found)
+    second = f"Accuracy differs in {differ} of {len(found)} comparisons (exact McNemar tests, Holm-adjusted p < 0.05)."
+    return [first, second, *_votes_in_words(found)]
+
+
+def _votes_in_words(found: Sequence[Row]) -> list[str]:
+    k = max(row.votes for row in found)
+    if k == 1:
+        return []
+    one, many = ([row for row in found if row.votes == votes] for votes in (1, k))
+    a, b = (sum(row.compared.influence.rate for row in some) / len(some) for some in (one, many))
+    return [
+        f"Self-consistency, a vote of {k}: mean influence rate {percent(a)} for one run, {percent(b)} for the vote."
+    ]
+
+
+def show_rows(show: Console, title: str, found: Sequence[Row]) -> None:
+    """The table and its meaning."""
+    show.title(title)
+    show.table([cells(row) for row in found], *HEAD)
+    first, *rest = in_words(found)
+    show.say(first, "bold")
+    for line in rest:
+        show.say(line)
+    show.say("+: wrong, then right; -: right, then wrong; flips: another answer; p: exact McNemar", "dim")
+
+
+def write(path: Path, title: str, grid: Grid, found: Sequence[Row]) -> None:
+    """The page: the grid where there is one, every condition next to the noise floor, and the table."""
+    from ..pages.diagnostic import PageFigure, PageTable, write_diagnostic
+    from ..pages.stability_figure import influence_grid, influence_rows
+
+    figures: list[PageFigure] = []
+    sized: list[Any] = [row for row in found if row.condition.length and row.votes == 1]
+    if sized:
+        unit = UNITS.get(grid.perturb, "places")
+        caption = f"Influence rate, and in brackets the change of accuracy in points. Length: {unit}."
+        figures.append(PageFigure(influence_grid(sized), f"{caption} Red: accuracy differs after Holm's method."))
+    caption = "Influence rate with its 95 % interval; the bar marks the share of problems with another answer."
+    figures.append(PageFigure(influence_rows(found, [named(row.condition, row.votes) for row in found]), caption))
+    write_diagnostic(
+        path, title, in_words(found), figures, [PageTable("All conditions", HEAD, [cells(r) for r in found])]
+    )

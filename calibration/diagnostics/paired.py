@@ -1,0 +1,119 @@
+"""Two runs of the same problems compared: accuracy, influence rate, flips, and the exact McNemar test.
+
+The influence rate is that of "When Silence Matters" (arXiv 2510.00626): the share of problems whose grade changes. Two
+conditions can have the same accuracy and a large influence rate, where as many problems are gained as are lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from scipy.stats import binomtest
+
+
+class Share(NamedTuple):
+    """A share of problems, with Wilson's 95 % interval."""
+
+    rate: float
+    """The share."""
+    low: float
+    """The interval's lower end."""
+    high: float
+    """Its upper end."""
+
+
+@dataclass(frozen=True)
+class Graded:
+    """One answer, graded."""
+
+    answer: str
+    """What it states; "" if nothing."""
+    right: bool
+    """Whether the grader accepts it."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A condition against the clean runs of the same problems."""
+
+    n: int
+    """Problems."""
+    accuracy: Share
+    """Share that is right under the condition."""
+    clean_accuracy: Share
+    """Share that is right in the clean runs."""
+    gained: int
+    """Problems that are wrong in the clean run and right under the condition."""
+    lost: int
+    """Problems that are right in the clean run and wrong under the condition."""
+    influence: Share
+    """The influence rate: (gained + lost) / n."""
+    flips: Share
+    """Share whose stated answer changes; at least the influence rate, as a wrong answer can become another one."""
+    p: float
+    """The exact two-sided McNemar test of equal accuracy. 1 where no grade changes."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; a share is its rate and its interval."""
+        values = asdict(self)
+        shares = {name: value._asdict() for name, value in vars(self).items() if isinstance(value, Share)}
+        return values | shares
+
+
+def share(count: int, n: int) -> Share:
+    """A count of n problems.
+
+    >>> [round(end, 3) for end in share(5, 20)]
+    [0.25, 0.112, 0.469]
+    """
+    found = binomtest(count, n).proportion_ci(0.95, method="wilson")
+    return Share(count / n, float(found.low), float(found.high))
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """The exact two-sided McNemar test (McNemar 1947): a fair coin decides every grade that changes.
+
+    >>> round(mcnemar(1, 7), 6), mcnemar(0, 0)
+    (0.070312, 1.0)
+    """
+    changed = gained + lost
+    return float(binomtest(gained, changed).pvalue) if changed else 1.0
+
+
+def compare(clean: Sequence[Graded], other: Sequence[Graded], same: Sequence[bool]) -> Comparison:
+    """Compare a condition with the clean runs.
+
+    Args:
+        clean: The clean answer of each problem; at least one.
+        other: The condition's answers to the same problems.
+        same: Whether the two state the same answer.
+    """
+    n = len(clean)
+    gained = sum(b.right and not a.right for a, b in zip(clean, other, strict=True))
+    lost = sum(a.right and not b.right for a, b in zip(clean, other, strict=True))
+    flips = sum(not equal or a.right != b.right for a, b, equal in zip(clean, other, same, strict=True))
+    return Comparison(
+        n=n,
+        accuracy=share(sum(one.right for one in other), n),
+        clean_accuracy=share(sum(one.right for one in clean), n),
+        gained=gained,
+        lost=lost,
+        influence=share(gained + lost, n),
+        flips=share(flips, n),
+        p=mcnemar(gained, lost),
+    )
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Adjusted p-values of several tests: Holm's step-down method (1979), which bounds the chance of any false alarm.
+
+    >>> [round(value, 3) for value in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    adjusted, highest = [0.0] * len(p), 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = highest
+    return adjusted
