@@ -27,7 +27,6 @@ from .console import Console
 from .masked import eval_masked, refuse_order
 from .options import Options
 from .recipes import card_recipe, open_rule, probe_path
-from .refusal import given, refuse
 
 EVALUATION_RUNS = 400
 """Default number of problems."""
@@ -72,6 +71,15 @@ class EvaluationJob:
         }
 
 
+def evaluate_any(name: str, options: Options, *, order: str | None, tasks: str | None, **what: Any) -> None:
+    """`ctl eval`: of a masked model its early commit, of any other one its exit rule."""
+    if is_masked(name):
+        eval_masked(Console(as_json=options.json), name, options, order, tasks)
+    else:
+        refuse_order(order)
+        evaluate(name, options, tasks=tasks, **what)
+
+
 def evaluate(
     name: str,
     options: Options,
@@ -80,16 +88,9 @@ def evaluate(
     probe: str | None,
     baselines: bool,
     report: str | None,
-    order: str | None = None,
 ) -> None:
     """Run problems that neither fitting nor calibration saw, with and without control, and print the comparison."""
     show = Console(as_json=options.json)
-    if is_masked(name):
-        because = "its early commit is calibrated on runs of this command"
-        refuse("ctl eval with a masked model", given(), dict.fromkeys(("probe", "report", "baselines"), because))
-        eval_masked(show, name, options, order, tasks)
-        return
-    refuse_order(order)
     if report is None:
         options.refuse("ctl eval without --report", "force", because="nothing is written")
     else:

@@ -144,9 +144,9 @@ ORDER = click.option(
 @common(*(name for name in SHARED if name != "time_limit"))
 def eval_command(model: str, options: Options, **what: Any) -> None:
     """Controlled against uncontrolled on the same fresh problems."""
-    from .evaluate import evaluate
+    from .evaluate import evaluate_any
 
-    evaluate(model, options, **what)
+    evaluate_any(model, options, **what)
 
 
 @cli.command("report")

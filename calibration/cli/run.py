@@ -34,23 +34,12 @@ def run(
     verbose: bool = False,
     **lengths: Any,
 ) -> None:
-    """Print one answer as it comes, and what the controller did.
-
-    Args:
-        name: The model.
-        prompt: The question; None: a fresh one of a bundled model.
-        options: The shared options.
-        probe: The probe file, or `none`.
-        order: Of a masked model.
-        verbose: Also print the policy, stage by stage.
-        lengths: The Controller's limits of thinking.
-    """
+    """Print one answer as it comes, and what the controller did. lengths: the Controller's limits of thinking."""
     show = Console(as_json=options.json)
     check_prompt(name, prompt)
     if is_masked(name):
         refuse("ctl run with a masked model", given(), dict.fromkeys(("probe", *lengths), "it doesn't think"))
-        run_masked(show, name, fresh_question(options) if prompt is None else prompt, options, order)
-        return
+        return run_masked(show, name, fresh_question(options) if prompt is None else prompt, options, order)
     refuse_order(order)
     rule, model, recipe = open_any(
         show, "ctl run", name, options, probe, *PROMISE, "shadow", because="nothing decides about exits"
@@ -62,9 +51,7 @@ def run(
             show.say(f"  {line}", "dim")
     question = fresh_question(options) if prompt is None else prompt
     if name in BUNDLED and not understands(question):
-        show.say(
-            f"{name} answers chains such as {EXAMPLE!r} only; what it says to anything else means nothing", "yellow"
-        )
+        show.say(f"{name} answers chains such as {EXAMPLE!r} only; else what it says means nothing", "yellow")
     thinking = None if rule else recipe.thinking(model)
     controller = Controller(exit=rule, drafter=recipe.drafter(), thinking=thinking, **limits_of(lengths))
     trace = stream_run(show, model, recipe, question, controller)
