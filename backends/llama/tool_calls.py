@@ -63,7 +63,9 @@ def sorted_answer(made: Any, markers: Markers | None, trace: Callable[[], Trace 
     return made
 
 
-def _sorted_chunks(chunks: Iterator[Any], markers: Markers, trace: Callable[[], Trace | None]) -> Generator[Any, None, None]:
+def _sorted_chunks(
+    chunks: Iterator[Any], markers: Markers, trace: Callable[[], Trace | None]
+) -> Generator[Any, None, None]:
     """Chunks of a stream; one that holds the end of the thoughts becomes two."""
     text, thought, called = "", 0, 0  # what was written, and how much of both parts was given out
     opened: bool | None = None

@@ -29,7 +29,6 @@ from .console import Console
 from .masked import eval_masked, refuse_order
 from .options import Options
 from .recipes import card_recipe, open_rule, probe_path
-from .refusal import given, refuse
 from .tracing import check_trace, saved_run
 
 EVALUATION_RUNS = 400
@@ -88,6 +87,15 @@ class EvaluationJob:
         return keep
 
 
+def evaluate_any(name: str, options: Options, *, order: str | None, tasks: str | None, **what: Any) -> None:
+    """`ctl eval`: of a masked model its early commit, of any other one its exit rule."""
+    if is_masked(name):
+        eval_masked(Console(as_json=options.json), name, options, order, tasks)
+    else:
+        refuse_order(order)
+        evaluate(name, options, tasks=tasks, **what)
+
+
 def evaluate(
     name: str,
     options: Options,
@@ -96,22 +104,11 @@ def evaluate(
     probe: str | None,
     baselines: bool,
     report: str | None,
-    order: str | None = None,
     **tracing: Any,
 ) -> None:
-    """Print what control does to problems that the probe never saw.
-
-    order: of a masked model. tracing: as `EvaluationJob.keeping` takes it.
-    """
+    """Print what control does to problems that the probe never saw. tracing: as `EvaluationJob.keeping` takes it."""
     show = Console(as_json=options.json)
     check_trace("ctl eval", options, tracing["trace"])
-    if is_masked(name):
-        because = "its early commit is calibrated on runs of this command"
-        named = ("probe", "report", "baselines", "trace")
-        refuse("ctl eval with a masked model", given(), dict.fromkeys(named, because))
-        eval_masked(show, name, options, order, tasks)
-        return
-    refuse_order(order)
     _check_report(options, report, probe_path(name, probe))
     rule, model = open_rule(show, name, options, probe)
     content = rule.content

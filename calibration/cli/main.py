@@ -155,9 +155,9 @@ def calibrate_command(model: str, options: Options, heads: bool, unweighted: boo
 @common(*(name for name in SHARED if name != "time_limit"))
 def eval_command(model: str, options: Options, **what: Any) -> None:
     """Controlled against uncontrolled on the same fresh problems."""
-    from .evaluate import evaluate
+    from .evaluate import evaluate_any
 
-    evaluate(model, options, **what)
+    evaluate_any(model, options, **what)
 
 
 @cli.command("report")

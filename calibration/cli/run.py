@@ -41,24 +41,14 @@ def run(
 ) -> None:
     """Print one answer as it comes, and what the controller did.
 
-    Args:
-        name: The model.
-        prompt: The question; None: a fresh one of a bundled model.
-        options: The shared options.
-        probe: The probe file, or `none`.
-        order: Of a masked model.
-        verbose: Also print the policy, stage by stage.
-        trace: The file to which the run is appended. None: to none.
-        trace_text: The line in it has the question and what was written.
-        lengths: The Controller's limits of thinking.
+    lengths: the Controller's limits of thinking. trace: the file to which the run is appended, with texts or without.
     """
     show = Console(as_json=options.json)
     check_trace("ctl run", options, trace)
     check_prompt(name, prompt)
     if is_masked(name):
         refuse("ctl run with a masked model", given(), dict.fromkeys(("probe", "trace", *lengths), "it doesn't think"))
-        run_masked(show, name, fresh_question(options) if prompt is None else prompt, options, order)
-        return
+        return run_masked(show, name, fresh_question(options) if prompt is None else prompt, options, order)
     refuse_order(order)
     rule, model, recipe = open_any(
         show, "ctl run", name, options, probe, *PROMISE, "shadow", because="nothing decides about exits"
@@ -70,9 +60,7 @@ def run(
             show.say(f"  {line}", "dim")
     question = fresh_question(options) if prompt is None else prompt
     if name in BUNDLED and not understands(question):
-        show.say(
-            f"{name} answers chains such as {EXAMPLE!r} only; what it says to anything else means nothing", "yellow"
-        )
+        show.say(f"{name} answers chains such as {EXAMPLE!r} only; else what it says means nothing", "yellow")
     thinking = None if rule else recipe.thinking(model)
     controller = Controller(
         exit=rule, drafter=recipe.drafter(), thinking=thinking, record=trace is not None, **limits_of(lengths)

@@ -3,7 +3,7 @@
 Read first: `canvas.py`.
 """
 
-from .ar_ness import ar_ness, global_ar_ness, local_ar_ness
+from .analysis import ar_ness, global_ar_ness, local_ar_ness
 from .canvas import Canvas, Denoise, MaskedEngine, PrefixCache
 from .commit import AnswerAfter, Commit, Confidence, Signal, Stability, Unsure
 from .coupled import Estimate, answer_log_prob, coupled_log_prob, independent_log_prob

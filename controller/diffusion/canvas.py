@@ -62,7 +62,7 @@ class MaskedEngine(ABC):
 
 
 class Canvas:
-    """A prompt, and behind it the positions that a run writes."""
+    """A prompt, and after it the positions that a run writes."""
 
     def __init__(self, prompt: Sequence[int], length: int, mask: int) -> None:
         self.tokens = [*prompt, *[mask] * length]

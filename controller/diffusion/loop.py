@@ -87,7 +87,7 @@ def unmask(
     eos: frozenset[int] = frozenset(),
     tokenizer: Tokenizer | None = None,
 ) -> Generator[Denoise, Floats, list[int]]:
-    """One run: yields requests for forwards and is sent their logits.
+    """One run: yields requests for forwards, is sent their logits, and returns the answer up to its end token.
 
     A policy that reads what was written before a token (a grammar, a penalty with a state) writes from left to right,
     several tokens a forward where the settings say so: only there is it defined.
@@ -102,11 +102,7 @@ def unmask(
         eos: tokens that end the text. Once one is written and nothing before it is masked, the run is over.
         tokenizer: the model's, for policies that read text.
 
-    Returns:
-        The answer's tokens, up to the end token and with it.
-
-    Raises:
-        ControllerError: the policy can't draw at any position.
+    Raises ControllerError where the policy can't draw at any position.
     """
     context = RunContext(len(prompt), eos, tokenizer)
     check_policy(policy, context)

@@ -99,7 +99,7 @@ class _Record(BaseStreamer):  # type: ignore[misc]  # transformers has no types 
             trace.finish_reason = "stop" if trace.tokens and trace.tokens[-1] in eos else "length"
             start = 0
             for drafts in filter(None, self.canvases):
-                trace.order += _settled([draft[row] for draft in drafts], start)
+                trace.order += _last_changes([draft[row] for draft in drafts], start)
                 start += drafts[0].shape[1]
             found.append(trace)
         return found
@@ -116,7 +116,7 @@ class _Budget(StoppingCriteria):  # type: ignore[misc]  # transformers has no ty
         return torch.full((len(input_ids),), over, dtype=torch.bool, device=input_ids.device)
 
 
-def _settled(drafts: list[torch.Tensor], start: int) -> list[list[int]]:
+def _last_changes(drafts: list[torch.Tensor], start: int) -> list[list[int]]:
     """For each step the places whose token was from then on the last one."""
     steps: list[list[int]] = [[] for _ in drafts]
     last = drafts[-1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast, Qwen2TokenizerFast
 
 from reasonctl.controller import ControllerError
@@ -27,10 +26,7 @@ def load_masked_folder(name: str, folder: Path, threads: int | None = None) -> M
         if not tokenizer.chat_template:
             return [int(token) for token in tokenizer.encode(question)]
         asked = [{"role": "user", "content": question}]
-        try:
-            tokens = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=True, return_dict=False)
-        except TemplateError as error:
-            raise ControllerError(f"the chat template of {name!r} refuses the question: {error}") from None
+        tokens = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=True, return_dict=False)
         return [int(token) for token in tokens]
 
     eos = set(model.config.eos) or {tokenizer.eos_token_id} - {None}

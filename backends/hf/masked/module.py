@@ -117,7 +117,7 @@ class MaskedModel(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention over all positions, then a SwiGLU, each behind an RMS norm."""
+    """Attention over all positions, then a SwiGLU, each after an RMS norm."""
 
     def __init__(self, config: MaskedConfig) -> None:
         super().__init__()
