@@ -126,9 +126,8 @@ class Controller(ControllerSettings):
         """Sample one prompt n times, in shared forwards; the prompt is prefilled once.
 
         Args:
-            engine: The model's.
-            tokenizer: The model's.
-            call: The prompt, its limits and its sampling. Its keys are the first sample's, the others have later runs.
+            engine, tokenizer: The model's.
+            call: The prompt, its limits and its sampling; its keys are the first sample's.
             n: Number of samples.
             at_once: Most samples that run at the same time; None: as many as a forward of the engine takes.
             stop: When the vote is over, such as LosslessStop() or load_stop("my.votes.json"); None: after n samples.
@@ -145,15 +144,17 @@ class Controller(ControllerSettings):
         policy = call.policy if self.policy is None else self.policy
         traces, runs = [Trace() for _ in calls], []
         if stop is not None:
-            limit = call.max_new_tokens
-            traces[0].warnings += stop.differences(n, policy=str(policy), codes=self.codes, max_new_tokens=limit)
-        policies = policies_of(self.codes, policy, [one.keys for one in calls])
-        for one, own, trace in zip(calls, policies, traces, strict=True):
-            controller = replace(self, policy=own)
-            loop = partial(controller.loop, tokenizer=tokenizer, call=one, trace=trace)
-            runs.append(SampledRun(loop, controller.needs(engine, tokenizer, one)))
+            used = {"policy": str(policy), "codes": self.codes, "max_new_tokens": call.max_new_tokens}
+            traces[0].warnings += stop.differences(n, **used)
+        for one, own, trace in zip(calls, self._coded(calls, policy), traces, strict=True):
+            loop = partial(own.loop, tokenizer=tokenizer, call=one, trace=trace)
+            runs.append(SampledRun(loop, own.needs(engine, tokenizer, one)))
         votes = Votes(partial(self._stated, tokenizer, call, answer), AnswerClasses(same), stop)
         return Samples(traces, run_samples(engine, call.prompt, runs, at_once), votes)
+
+    def _coded(self, calls: Sequence[Call], policy: Policy) -> list[Controller]:
+        """The controller of each sample, under its code."""
+        return [replace(self, policy=own) for own in policies_of(self.codes, policy, [one.keys for one in calls])]
 
     def _stated(self, tokenizer: Tokenizer, call: Call, answer: Callable[[str], str], trace: Trace) -> str:
         """What a sample's text after thinking states."""

@@ -82,8 +82,7 @@ def sample(
     exit_rule, model, recipe = open_any(
         show, "ctl sample", name, options, probe, *PROMISE, because="nothing decides about exits"
     )
-    if exit_rule is not None:
-        show.say(VOTE_UNIT)
+    show.say(VOTE_UNIT, "dim")
     controller = Controller(
         exit=exit_rule,
         drafter=recipe.drafter(),

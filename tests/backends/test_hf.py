@@ -323,3 +323,17 @@ def test_an_exit_rule_needs_the_tokenizer(model):
     with pytest.raises(ControllerError, match="tokenizer"):
         attach(model, Controller(exit=Scripted()))
     assert type(model) is LlamaForCausalLM
+
+
+def test_return_sequences_under_codes_are_spread_evenly(model):
+    """Of 64 even codes a token of probability p holds 64 p of them, but for less than one; independent draws don't."""
+    config = dict(do_sample=True, max_new_tokens=1, top_k=0)
+    out = model.generate(**PROMPT, **config, output_scores=True, return_dict_in_generate=True)
+    expected = 64 * out.scores[0][0].double().softmax(-1).numpy()
+
+    def misses(controller: Controller) -> float:
+        with attach(model, controller):
+            drawn = model.generate(**PROMPT, **config, num_return_sequences=64, seed=3)[:, -1].numpy()
+        return np.abs(np.bincount(drawn, minlength=len(expected)) - expected).max()
+
+    assert misses(Controller(codes="arithmetic")) < 1 + 1e-3 and misses(Controller()) > 1.5
