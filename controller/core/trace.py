@@ -145,6 +145,8 @@ class Trace:
     """Length in tokens of the span that thinking was found to repeat so often."""
     decisions: list[Decision] = field(default_factory=list)
     """What the exit rule said, cue by cue."""
+    would_exit_at: int | None = None
+    """Where in `tokens` the first exit that wasn't acted on would have fed its suffix: after a cue that stays."""
     spans: list[ThinkingSpan] = field(default_factory=list)
     """The thinking spans, in order."""
     warned: list[int] = field(default_factory=list)
@@ -198,7 +200,7 @@ class Trace:
         """Thinking tokens that came after the first exit that wasn't acted on."""
         if self.would_exit is None:
             return 0
-        place = self.would_exit.position
+        place = self.would_exit.position if self.would_exit_at is None else self.would_exit_at
         return sum(max(0, span.end - max(place, span.start)) for span in self.spans)
 
     @property

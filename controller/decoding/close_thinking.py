@@ -242,6 +242,8 @@ class ThinkingControl:
         self.score = None if math.isnan(decision.score) else decision.score
         acts = decision.exit and not settings.shadow
         if not acts or self.thoughts.before(found.first) < settings.limits.min_thinking:
+            if decision.exit and settings.trace.would_exit_at is None:
+                settings.trace.would_exit_at = found.first - self.text.start
             return None
         return Edit(found.first, found.forced, "exit")
 

@@ -186,6 +186,8 @@ def capture_cost(model: Model, bare: Model | None, pairs: int) -> dict[str, Any]
     for _ in range(pairs + 1):
         for name in order.sample(list(arms), len(arms)):
             owner, wanted = arms[name]
+            if sessions[name].can.checkpoints:
+                sessions[name].checkpoint()  # the token is taken back
             begin = clock()
             owner.engine.forward((Decode(sessions[name], prompt[-1:], layers=wanted),))
             seconds[name].append(clock() - begin)

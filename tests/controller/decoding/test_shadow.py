@@ -45,6 +45,20 @@ def test_a_shadowed_run_is_an_uncontrolled_run(drafter, answer_tokens):
     assert check(12, drafter, answer_tokens) >= 3
 
 
+def test_a_cue_that_stays_is_not_saved():
+    saved = 0
+    for seed in range(20):
+        rules = [Scripted(lambda at: at.cue.index >= 1, SUFFIX, cues=Cues(["wait"])) for _ in range(2)]
+        for rule in rules:
+            rule.form = "append"
+        _, trace = run(seed=seed, exit=rules[0], shadow=True)
+        _, acted = run(seed=seed, exit=rules[1])
+        if acted.exit is not None:
+            assert trace.would_save == trace.thinking[1] - acted.spans[0].end
+            saved += trace.thinking[1] - acted.exit.position > trace.would_save
+    assert saved > 2
+
+
 def test_a_budget_still_holds_in_the_shadow_of_a_rule():
     for seed in range(8):
         rule = Scripted(lambda at: True, SUFFIX)
