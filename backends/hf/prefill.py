@@ -18,6 +18,7 @@ from .session import HFSession
 
 KNOWN = frozenset(
     ("attention_mask", "position_ids", "use_cache", "logits_to_keep", "tokenizer", "past_key_values", "cache_params")
+    + ("output_hidden_states", "output_attentions")
 )
 """What generate() hands on for a prompt of text."""
 
