@@ -38,6 +38,15 @@ def media_of(prepared: dict[str, Any]) -> list[str]:
     return [name for name, value in given.items() if not (isinstance(value, dict) and not value)]
 
 
+def prompts_of(input_ids: torch.Tensor, prepared: dict[str, Any]) -> torch.Tensor:
+    """The prompts' tokens. For embeddings alone stand ids in their places that are equal where the prompts are."""
+    embeds = prepared.get("inputs_embeds")
+    if embeds is None or input_ids.shape[1]:
+        return input_ids
+    first = [next(i for i, other in enumerate(embeds) if torch.equal(row, other)) for row in embeds]
+    return torch.tensor(first)[:, None].expand(len(embeds), embeds.shape[1])
+
+
 def prefilled(engine: HFEngine, input_ids: torch.Tensor, config: Any, prepared: dict[str, Any]) -> HFSession:
     """A sequence that holds all but the last token of a prompt, pictures and sound included.
 
