@@ -39,7 +39,7 @@ from .criteria import check_criteria
 from .engine import HFEngine
 from .load import templates_of, wrap_transformers
 from .own_generate import check_generate, check_reached
-from .prefill import media_of
+from .prefill import media_of, prompts_of
 from .processors import check_copied, check_processors
 from .recorded import Drawn, outputs_of, recorded
 from .rows import PreparedCall, Rows
@@ -260,7 +260,7 @@ class HFAttachment(Attachment):
             self._check_batch(len(input_ids), controller, processors, criteria, prepared, outputs_of(config))
         drawn = self._drawn(controller, config, input_ids, prepared, stock)
         call = PreparedCall(
-            input_ids=_prompts(input_ids, prepared),
+            input_ids=prompts_of(input_ids, prepared),
             processors=processors,
             criteria=criteria,
             config=config,
@@ -379,15 +379,6 @@ class HFAttachment(Attachment):
         return self.without_effect(
             [f"{name}={value}" for name, value in given.items() if value is not None and value != _SAMPLING[name]]
         )
-
-
-def _prompts(input_ids: torch.Tensor, prepared: dict[str, Any]) -> torch.Tensor:
-    """The prompts' tokens. For embeddings alone stand ids in their places that are equal where the prompts are."""
-    embeds = prepared.get("inputs_embeds")
-    if embeds is None or input_ids.shape[1]:
-        return input_ids
-    first = [next(i for i, other in enumerate(embeds) if torch.equal(row, other)) for row in embeds]
-    return torch.tensor(first)[:, None].expand(len(embeds), embeds.shape[1])
 
 
 def _caching(config: Any) -> list[str]:

@@ -18,6 +18,7 @@ from .session import HFSession
 
 KNOWN = frozenset(
     ("attention_mask", "position_ids", "use_cache", "logits_to_keep", "tokenizer", "past_key_values", "cache_params")
+    + ("output_hidden_states", "output_attentions")
 )
 """What generate() hands on for a prompt of text."""
 
@@ -35,6 +36,15 @@ def media_of(prepared: dict[str, Any]) -> list[str]:
     """The arguments of a prepared call that a prompt of text doesn't have."""
     given = {name: value for name, value in prepared.items() if name not in KNOWN and value is not None}
     return [name for name, value in given.items() if not (isinstance(value, dict) and not value)]
+
+
+def prompts_of(input_ids: torch.Tensor, prepared: dict[str, Any]) -> torch.Tensor:
+    """The prompts' tokens. For embeddings alone stand ids in their places that are equal where the prompts are."""
+    embeds = prepared.get("inputs_embeds")
+    if embeds is None or input_ids.shape[1]:
+        return input_ids
+    first = [next(i for i, other in enumerate(embeds) if torch.equal(row, other)) for row in embeds]
+    return torch.tensor(first)[:, None].expand(len(embeds), embeds.shape[1])
 
 
 def prefilled(engine: HFEngine, input_ids: torch.Tensor, config: Any, prepared: dict[str, Any]) -> HFSession:

@@ -89,9 +89,13 @@ def test_return_dict_and_its_cache(model):
     assert again.tolist() == model.generate(**unpadded(stock.sequences), **more).tolist()
 
 
+DRAFTING = Controller(drafter=PromptLookup())
+"""A controller that has something to do, and changes no token."""
+
+
 def test_a_batch_s_dictionary_says_that_it_has_no_cache(model):
     batch = TOKENIZER(["so the cat<think>", "a"], return_tensors="pt", padding=True)
-    stock, ours, handle = both(model, inputs=batch, return_dict_in_generate=True, **GREEDY)
+    stock, ours, handle = both(model, DRAFTING, inputs=batch, return_dict_in_generate=True, **GREEDY)
     assert stock.sequences.tolist() == ours.sequences.tolist()
     assert stock.past_key_values is not None and ours.past_key_values is None
     assert all(any("past_key_values is None" in note for note in trace.warnings) for trace in handle.traces)
@@ -116,10 +120,10 @@ def test_a_streamer_gets_the_final_text_and_ends(model, exit_at):
 
 def test_a_streamer_ends_when_the_call_is_refused(model):
     streamer = TextIteratorStreamer(TOKENIZER, timeout=5)
-    with attach(model, Controller()), pytest.raises(ControllerError, match="num_beams"):
+    with attach(model, DRAFTING), pytest.raises(ControllerError, match="num_beams"):
         model.generate(**PROMPT, num_return_sequences=1, num_beams=2, do_sample=False, streamer=None)
-    with attach(model, Controller()), pytest.raises(ControllerError, match="output_scores"):
-        model.generate(**PROMPT, **GREEDY, streamer=streamer, output_scores=True, return_dict_in_generate=True)
+    with attach(model, DRAFTING), pytest.raises(ControllerError, match="Remembers"):
+        model.generate(**PROMPT, **GREEDY, streamer=streamer, logits_processor=LogitsProcessorList([Remembers()]))
     assert "".join(streamer) == TOKENIZER.decode(PROMPT.input_ids[0])  # an unended one raises queue.Empty
 
 
@@ -266,12 +270,6 @@ def test_custom_generate_is_the_attached_call(model):
         ("assistant_model", 1),
         ("prompt_lookup_num_tokens", 3),
         ("penalty_alpha", 0.6),
-        ("use_cache", False),
-        ("output_scores", True),
-        ("output_logits", True),
-        ("output_hidden_states", True),
-        ("output_attentions", True),
-        ("cache_implementation", "static"),
         ("position_ids", torch.zeros(1, 5)),
         ("inputs_embeds", torch.zeros(1, 5, 32)),
         ("synced_gpus", True),
@@ -279,10 +277,9 @@ def test_custom_generate_is_the_attached_call(model):
 )
 def test_what_cannot_be_honoured_is_named(model, name, value):
     given = {name: small() if name == "assistant_model" else value}
-    given |= {"return_dict_in_generate": True} if name.startswith("output") else {}
     given |= {"top_k": 4} if name == "penalty_alpha" else {}
     refused = pytest.raises(ControllerError, match=name)
-    with attach(model, Controller(), tokenizer=TOKENIZER) as handle, refused as caught:
+    with attach(model, DRAFTING, tokenizer=TOKENIZER) as handle, refused as caught:
         model.generate(**PROMPT, **GREEDY, **given)
     assert "\n" not in str(caught.value) and handle.runs == 0
 
