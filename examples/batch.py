@@ -15,5 +15,6 @@ inputs = tokenizer.apply_chat_template(
 with attach(model, Controller(exit=load_exit(BUNDLED_PROBE, risk=0.05)), tokenizer=tokenizer) as handle:
     rows = model.generate(**inputs, max_new_tokens=300, do_sample=False)
     new = rows[:, inputs["input_ids"].shape[1] :]
-    for question, text, trace in zip(questions, tokenizer.batch_decode(new, skip_special_tokens=True), handle.traces):
+    answers = tokenizer.batch_decode(new, skip_special_tokens=True)
+    for question, text, trace in zip(questions, answers, handle.traces, strict=True):
         print(f"{question}: {text.splitlines()[-1]} [{trace.why}]")

@@ -110,10 +110,9 @@ class ThinkingLimits:
         Args:
             always_answer: Those runs had it; they had no other limit.
         """
-        names = {"budget": "budget", "seconds": "thinking_seconds", "stop_loops": "stop_loops"}
-        limited = {shown: getattr(self, name) for name, shown in names.items() if getattr(self, name) is not None}
-        limited |= {name: getattr(self, name) for name in ("min_thinking", "continue_times") if getattr(self, name)}
-        lines = [f"{name} is {value}, calibrated with none" for name, value in limited.items()]
+        limits = {"budget": self.budget, "thinking_seconds": self.seconds, "stop_loops": self.stop_loops}
+        limits |= {"min_thinking": self.min_thinking or None, "continue_times": self.continue_times or None}
+        lines = [f"{name} is {value}, calibrated with none" for name, value in limits.items() if value is not None]
         if self.always_answer != always_answer:
             lines.append(f"always_answer is {self.always_answer}, calibrated with {always_answer}")
         return lines
@@ -134,8 +133,10 @@ class ThinkingLimits:
         markers = thinking.markers
         if markers is None:
             return
-        for name in ("wrap_up", "warning", "continue_text"):
-            text = getattr(self, name)
+        texts = {"wrap_up": self.wrap_up}
+        texts |= {} if self.warn_before is None else {"warning": self.warning}
+        texts |= {"continue_text": self.continue_text} if self.reopens else {}
+        for name, text in texts.items():
             for marker in (markers.open, markers.close):
                 if marker in text:
                     raise ControllerError(

@@ -2,9 +2,10 @@
 
 python examples/studies/codes_spread.py FRONTIER.html.samples.jsonl
 
-Reads what `ctl frontier` has sampled. For a problem with accuracy p, n independent samples estimate it with the variance
-p (1 - p) / n. The variance of codes is the mean square of their estimate less that of all independent samples, without
-what the latter's own error adds. Both are averaged over problems; the interval of the ratio is a bootstrap over problems.
+Reads what `ctl frontier` has sampled. For a problem with accuracy p, n independent samples estimate it with the
+variance p (1 - p) / n. The variance of codes is the mean square of their estimate less that of all independent samples,
+without what the latter's own error adds. Both are averaged over problems; the interval of the ratio is a bootstrap over
+problems.
 """
 
 import sys
