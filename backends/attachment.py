@@ -21,7 +21,7 @@ from .turns import Turns
 
 @functools.cache
 def warn_once(message: str) -> None:
-    """Warn; a process is told each thing once."""
+    """Warn; each message once a process."""
     warnings.warn(message, stacklevel=5)
 
 

@@ -16,7 +16,7 @@ from .thinking.exit_rule import ExitRule
 from .thinking.limits import NO_LIMITS, ThinkingLimits
 from .thinking.markers import Thinking
 
-Law = Literal["model", "drawn"]
+Probabilities = Literal["model", "drawn"]
 """Whose probabilities a call is given."""
 Others = Literal["refuse", "pass"]
 """What becomes of a call with a loop of its own."""
@@ -67,7 +67,7 @@ class ControllerSettings:
 
     None = as in the runs that the exit rule was calibrated on, and False without one.
     """
-    logprobs: Law = "model"
+    logprobs: Probabilities = "model"
     """Whose probabilities calls are given that ask for `logprobs` or `output_scores`: the library's, which are the
     model's, or those that each token was drawn from ("drawn")."""
     others: Others = "refuse"
@@ -130,7 +130,7 @@ class ControllerSettings:
         for name, value, kind, example in kinds:
             if value is not None and not isinstance(value, kind):
                 raise ControllerError(f"{name} is {shown(value)}; give {example}")
-        for name, value, known in (("logprobs", self.logprobs, Law), ("others", self.others, Others)):
+        for name, value, known in (("logprobs", self.logprobs, Probabilities), ("others", self.others, Others)):
             if value not in get_args(known):
                 words = " or ".join(map(repr, get_args(known)))
                 raise ControllerError(f"{name} is {shown(value)}; give {words}")

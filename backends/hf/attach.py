@@ -212,7 +212,7 @@ class HFAttachment(Attachment):
         """A call asks for a loop of the library's own, which runs it where the controller has nothing to do in it.
 
         Raises:
-            ControllerError: it has, and isn't told to let such calls pass.
+            ControllerError: it has, and doesn't let such calls pass.
         """
         controller, grammar = self.under(self.overrides), self.of_thread.grammar
         if (grammar is not None or not controller.inert) and controller.others != "pass":
@@ -282,6 +282,11 @@ class HFAttachment(Attachment):
                 trace.warnings.append(f"{librarys[0]}: the library's own loop, where nobody follows the thinking")
             loop = functools.partial(self.base._sample, self.model, synced_gpus=synced_gpus, streamer=Puts.to(streamer))
             return run_stock(loop, input_ids, processors, criteria, config, prepared, rows.traces)
+        return self._run(rows, controller, call, streamer, drawn)
+
+    def _run(self, rows: Rows, controller: Controller, call: PreparedCall, streamer: Any, drawn: list[Drawn]) -> Any:
+        """The controlled loop runs the rows; afterwards comes what the call asks for besides tokens."""
+        input_ids, config, prepared = call.input_ids, call.config, call.prepared
         with closing(rows.run(replace(controller, policy=None))) as tokens:
             for token in tokens:
                 if streamer is not None:
@@ -290,7 +295,7 @@ class HFAttachment(Attachment):
         if outputs_of(config):
             mask = prepared.get("attention_mask")
             start, forward = input_ids.shape[1], self.engine.model_forward
-            result |= recorded(forward, result.sequences, start, mask, processors, config, drawn)
+            result |= recorded(forward, result.sequences, start, mask, call.processors, config, drawn)
         return result
 
     def _for_the_library(

@@ -71,7 +71,23 @@ def recorded(
         By the names of the result's fields. Rows are those of one forward over the text; a step of one token rounds
         otherwise.
     """
-    ids, new = sequences[:, :-1], sequences.shape[1] - start
+    out, new = _read(forward, sequences, start, mask, config), sequences.shape[1] - start
+    logits = out.logits[:, start - 1 :].to(copy=True, dtype=torch.float32, device=sequences.device)
+    found: dict[str, Any] = {}
+    if "output_logits" in outputs_of(config):
+        found["logits"] = tuple(logits[:, t] for t in range(new))
+    if "output_scores" in outputs_of(config):
+        found["scores"] = tuple(_scores(sequences[:, : start + t], logits[:, t], processors, drawn) for t in range(new))
+    if "output_hidden_states" in outputs_of(config):
+        found["hidden_states"] = tuple(_parts(out.hidden_states, start, t, _states) for t in range(new))
+    if "output_attentions" in outputs_of(config):
+        found["attentions"] = tuple(_parts(out.attentions, start, t, _weights) for t in range(new))
+    return found
+
+
+def _read(forward: ModelForward, sequences: torch.Tensor, start: int, mask: torch.Tensor | None, config: Any) -> Any:
+    """One forward over the text up to its last token."""
+    ids = sequences[:, :-1]
     seen = torch.ones_like(ids) if mask is None else torch.cat([mask, torch.ones_like(ids[:, start:])], dim=1)
     more: dict[str, Any] = {} if mask is None else {"attention_mask": seen[:, : ids.shape[1]]}
     if forward.takes_positions:
@@ -80,18 +96,7 @@ def recorded(
         if name in outputs_of(config):
             more[name] = True
     with torch.no_grad():
-        out = forward.model(input_ids=ids, use_cache=False, return_dict=True, **more)
-    logits = out.logits[:, start - 1 :].to(copy=True, dtype=torch.float32, device=sequences.device)
-    found: dict[str, Any] = {}
-    if "output_logits" in outputs_of(config):
-        found["logits"] = tuple(logits[:, t] for t in range(new))
-    if "output_scores" in outputs_of(config):
-        found["scores"] = tuple(_scores(sequences[:, : start + t], logits[:, t], processors, drawn) for t in range(new))
-    if "output_hidden_states" in more:
-        found["hidden_states"] = tuple(_parts(out.hidden_states, start, t, _states) for t in range(new))
-    if "output_attentions" in more:
-        found["attentions"] = tuple(_parts(out.attentions, start, t, _weights) for t in range(new))
-    return found
+        return forward.model(input_ids=ids, use_cache=False, return_dict=True, **more)
 
 
 def _scores(

@@ -70,7 +70,7 @@ class PreparedCall:
     can_ask: bool
     """Thinking may be closed on request: nothing of the call would remember what is taken back."""
     see: Sequence[See] = ()
-    """By row, what is shown each draw; empty = nobody looks."""
+    """By row, what is shown each draw; empty = nobody asks."""
 
 
 class Rows:
