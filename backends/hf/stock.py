@@ -52,7 +52,7 @@ class Puts:
 
 
 class _Drawing(LogitsProcessorList):  # type: ignore[misc]
-    """The call's processors, then a draw: each row's token by its run's uniforms is the largest of its row.
+    """The call's processors, then a draw: each row's token by its run's uniforms; no other token stays possible.
 
     The library's list looks at each processor's signature at every step; here it is looked at once.
     """
@@ -63,10 +63,6 @@ class _Drawing(LogitsProcessorList):  # type: ignore[misc]
         """By processor: whether it takes the model's arguments beside tokens and scores."""
         self._keys = [Keys(seed=trace.seed, run=trace.run) for trace in traces]
         self._padding = [length - trace.prompt_tokens for trace in traces]
-        self._chosen: torch.Tensor | None = None
-        """One at the last step's tokens, zero elsewhere, shape (rows, vocabulary). None before the first step."""
-        self._last: torch.Tensor | None = None
-        """The last step's tokens, shape (rows, 1)."""
         self.scores: list[torch.Tensor] | None = None
         """What each token was drawn from, shape (rows, vocabulary), where the call wants it."""
 
@@ -77,13 +73,8 @@ class _Drawing(LogitsProcessorList):  # type: ignore[misc]
             self.scores.append(scores)
         length, places = input_ids.shape[1], zip(self._keys, self._padding, strict=True)
         uniforms = [keys.uniform(length - padding) for keys, padding in places]
-        drawn = torch.tensor(draw_rows(scores.float().cpu().numpy(), uniforms), device=scores.device)[:, None]
-        if self._chosen is None or self._last is None:
-            self._chosen = torch.zeros_like(scores)
-        else:
-            self._chosen.scatter_(1, self._last, 0.0)
-        self._last = drawn
-        return self._chosen.scatter_(1, drawn, 1.0)
+        drawn = torch.tensor(draw_rows(scores.float().cpu().numpy(), uniforms), device=scores.device)
+        return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)
 
 
 class _Criteria(StoppingCriteriaList):  # type: ignore[misc]

@@ -296,13 +296,7 @@ def collected(
     """
     if deadline is None and options.time_limit:
         deadline = time.monotonic() + options.time_limit
-    plan, done = chosen.plan, file.open(force=options.force)
-    if done:
-        check_problems(file, problems)
-        show.say(f"resuming: {done} of {plan.n} runs are in {file.path.name}")
-    for record in chosen.first[done:]:
-        file.append(record)
-    done = max(done, len(chosen.first))
+    plan, done = chosen.plan, _opened(show, chosen, file, problems, force=options.force)
     if content is not None:
         plan = replace(plan, n=sum(content.card.runs.values()))
     stops = content is None and plan.first_analysis is not None
@@ -318,6 +312,17 @@ def collected(
         analyses.enough(len(records))
         return records[: plan.fit + analyses.runs]
     return records
+
+
+def _opened(show: Console, chosen: ClosedJob, file: RunFile, problems: list[Problem], *, force: bool) -> int:
+    """Open a job's file of runs, and append those on which it chose just now; how many runs the file then holds."""
+    done = file.open(force=force)
+    if done:
+        check_problems(file, problems)
+        show.say(f"resuming: {done} of {chosen.plan.n} runs are in {file.path.name}")
+    for record in chosen.first[done:]:
+        file.append(record)
+    return max(done, len(chosen.first))
 
 
 def late(show: Console, plan: CalibrationJob, remedy: str) -> None:

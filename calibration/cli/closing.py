@@ -90,13 +90,25 @@ def with_closing(
     closings = closings_of(plan, model, overrides, problems)
     if _goes_on(plan, model, tried, force) or len(closings) == 1:
         return ClosedJob(plan)
-    runs = list(enumerate(problems[:tried]))
-    show.say(f"trying {len(closings)} ways to ask for the answer on {len(runs)} of the fitting runs")
+    return _chosen(show, plan, model, closings, problems[:tried], workers, deadline)
+
+
+def _chosen(
+    show: Console,
+    plan: CalibrationJob,
+    model: Model,
+    closings: tuple[Closing, ...],
+    tried: list[Problem],
+    workers: int | str,
+    deadline: float | None,
+) -> ClosedJob | None:
+    """The job with one of several closings, chosen on runs of its first problems; None if the deadline came first."""
+    show.say(f"trying {len(closings)} ways to ask for the answer on {len(tried)} of the fitting runs")
     start = time.monotonic()
     chosen = choose_suffix(
         plan.recipe,
         closings,
-        runs,
+        list(enumerate(tried)),
         plan.task.grader,
         which=fitting_trials(plan),
         identity=identity_of(model),
@@ -106,7 +118,7 @@ def with_closing(
     )
     if chosen is None:
         return None
-    each = (time.monotonic() - start) / len(runs)
+    each = (time.monotonic() - start) / len(tried)
     return ClosedJob(closed(plan, chosen.closing, _shown(show, chosen)), chosen.runs, each)
 
 

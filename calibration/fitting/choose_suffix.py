@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from reasonctl.controller import Closing
 from reasonctl.controller.thinking import ANSWER_CUE, Format
@@ -154,7 +155,7 @@ def choose(counts: Sequence[ClosingCounts]) -> ChosenClosing:
     return ChosenClosing(best.closing, tuple(counts))
 
 
-def settled(counts: Sequence[ClosingCounts], runs: Sequence[RunRecord]) -> bool:
+def suffices(counts: Sequence[ClosingCounts], runs: Sequence[RunRecord]) -> bool:
     """Whether what was tried needs no further candidate: one's answers are nearly all complete, and some are right.
 
     Where no full run is right, no answer need be. Where nothing could be tried, trying more tells nothing.
@@ -171,7 +172,8 @@ def settled(counts: Sequence[ClosingCounts], runs: Sequence[RunRecord]) -> bool:
 def stages(closings: Sequence[Closing]) -> list[tuple[Closing, ...]]:
     """Candidates in the order of their cost: those whose answer ends with its box or line, then the model's own ends.
 
-    An answer that the model ends itself may be long, and a trial of it then costs as much as a run.
+    An answer that the model ends itself may be long, and a trial of it then costs as much as a run. So a later stage is
+    tried only where the one before doesn't suffice.
     """
     own = tuple(one for one in closings if one.answer_ends == "model")
     asked = tuple(one for one in closings if one.answer_ends != "model")
@@ -190,39 +192,44 @@ def choose_suffix(
     workers: int | str = 1,
     deadline: float | None = None,
 ) -> ChosenClosing | None:
-    """Collect a few fitting runs under the candidates and choose; `replace(recipe, ...)` with the result freezes it.
-
-    The model's own ends are tried only where no answer that ends with its box or line will do.
+    """Collect a few fitting runs under the candidates, in `stages`, and choose.
 
     Args:
         recipe: How the runs are made; its own suffix isn't used.
         closings: The candidates.
         runs: Indices of fitting runs, with their problems.
         grader: What grades the answers.
-        which: At which cues exits are tried: those of the fitting runs, since these are some of them.
+        which: At which cues exits are tried, as in all fitting runs.
         identity: As in `collect_checked`.
         logged: The runs' tokens by the ids of their problems, where they were made elsewhere.
         workers: As in `run_jobs`.
         deadline: The time, of `time.monotonic`, after which no further run is tried. None: no limit.
 
     Returns:
-        None if the deadline came before the last run: a choice on fewer would depend on the machine's speed.
+        None if the deadline came first: a choice on fewer runs would depend on the machine's speed.
     """
-    known = logged or {}
-    asked = [AskedRun(index, problem.question, known.get(problem.id)) for index, problem in runs]
+    asked = [AskedRun(index, problem.question, (logged or {}).get(problem.id)) for index, problem in runs]
     made: dict[Closing, list[RunRecord]] = {}
     for stage in stages(closings):
         jobs = [(identity, recipe, stage, window, which) for window in windows_of(asked, recipe.batch)]
-        of_runs: list[tuple[RunRecord, ...]] = []
-        with contextlib.closing(run_jobs(collect_closings, jobs, workers=workers)) as windows:
-            for window in windows:
-                of_runs += window
-                if deadline is not None and time.monotonic() > deadline and len(of_runs) < len(runs):
-                    return None
+        if (found := _collected(jobs, len(runs), workers, deadline)) is None:
+            return None
         for i, closing in enumerate(stage):
-            made[closing] = [graded(one[i], runs[k][1], grader) for k, one in enumerate(of_runs)]
-        counts = [count(closing, found) for closing, found in made.items()]
-        if settled(counts, made[stage[0]]):
+            made[closing] = [graded(one[i], problem, grader) for one, (_, problem) in zip(found, runs, strict=True)]
+        counts = [count(closing, records) for closing, records in made.items()]
+        if suffices(counts, made[stage[0]]):
             break
-    chosen = choose(counts)
-    return replace(chosen, runs=tuple(made[chosen.closing]))
+    return replace(choose(counts), runs=tuple(made[choose(counts).closing]))
+
+
+def _collected(
+    jobs: Sequence[tuple[Any, ...]], runs: int, workers: int | str, deadline: float | None
+) -> list[tuple[RunRecord, ...]] | None:
+    """So many runs, each under all closings of a stage; None if the deadline came before the last."""
+    found: list[tuple[RunRecord, ...]] = []
+    with contextlib.closing(run_jobs(collect_closings, jobs, workers=workers)) as windows:
+        for window in windows:
+            found += window
+            if deadline is not None and time.monotonic() > deadline and len(found) < runs:
+                return None
+    return found

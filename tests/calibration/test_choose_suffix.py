@@ -18,8 +18,8 @@ from reasonctl.calibration.fitting.choose_suffix import (
     count,
     lined,
     plain,
-    settled,
     stages,
+    suffices,
 )
 from reasonctl.calibration.runs.collect import graded
 from reasonctl.calibration.runs.records import CueRecord, RunRecord
@@ -114,7 +114,7 @@ def test_the_models_own_ends_are_tried_last_and_only_if_nothing_else_will_do():
         ([(box, 50, 50, 0, 9)], [unable], True),  # as a full run is
         ([(box, 0, 0, 0, 0)], [able], True),  # no cue
     ]:
-        assert settled([ClosingCounts(*one) for one in counts], runs) == enough
+        assert suffices([ClosingCounts(*one) for one in counts], runs) == enough
 
 
 def record_of(answer: str, *tried: CueRecord, right: bool = False, gold: str | None = "5") -> RunRecord:
