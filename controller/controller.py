@@ -50,6 +50,11 @@ class Controller(ControllerSettings):
         super().__post_init__(effort)
         check_codes(self.codes)
 
+    @property
+    def inert(self) -> bool:
+        """Nothing is decided, sampled, spread or drafted: runs are the library's own, and at most recorded."""
+        return super().inert and self.codes == "independent"
+
     def loop(self, session: Session, tokenizer: Tokenizer, call: Call, trace: Trace) -> Decoding:
         """The run as a generator of Decodes and Events.
 

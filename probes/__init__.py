@@ -5,10 +5,11 @@ both; `signals/` scores a cue; `files/` reads and writes what is on disk.
 """
 
 from .autodeco import AutoDeco
-from .exit import FixedExit, NeverExit, ProbeExit, answer_tokens, load_exit, make_exit
+from .exit import ProbeExit, answer_tokens, load_exit, make_exit
 from .files.card import Card
 from .files.heads_file import Heads, load_heads, save_heads
 from .files.probe_file import load_probe, save_probe
+from .fixed_exits import FixedExit, NeverExit
 from .promise import Promise
 from .risk.drift import DriftMonitor
 from .risk.give_up import GiveUp, LowerCurve, LowerGrid, choose_lower

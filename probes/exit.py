@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, cast
 
@@ -17,13 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from reasonctl.controller import (
-    AnswerEnds,
     Boundary,
     ControllerError,
     Cues,
     Decision,
     Decode,
-    ExitForm,
     ExitRule,
     Markers,
     Step,
@@ -34,6 +32,7 @@ from reasonctl.controller.thinking import FORM_MEANS, after_thinking, stated_ans
 
 from .files.card import Card, LoadedModel, Scalar, check_model
 from .files.probe_file import ProbeFile, load_probe
+from .fixed_exits import decision_at
 from .promise import Promise
 from .risk.drift import DriftMonitor
 from .risk.give_up import GiveUp, choose_lower
@@ -141,7 +140,7 @@ class ProbeExit(ExitRule):
     def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
         """Observe the cue, try an answer if the signal wants one, and exit if the score is above the threshold."""
         if not self.reads:
-            return _decision(at, math.nan, math.inf)
+            return decision_at(at, math.nan, math.inf)
         observations: list[Observation] = at.memory
         signal = self.signal
         p_settled = self.content.probe.score(features_at(at.hidden, self._layers)) if signal.reads_hidden else math.nan
@@ -151,7 +150,7 @@ class ProbeExit(ExitRule):
             trial = yield from at.answer(self._answer_tokens)
             answer = stated_answer(after_thinking(trial.text, self.markers))
             observations[-1] = replace(observations[-1], answer=answer, logprobs=trial.logprobs)
-        decision = _decision(at, signal.score(observations), self.threshold.value)
+        decision = decision_at(at, signal.score(observations), self.threshold.value)
         if self.lower is not None and not decision.exit and self.lower.curve.below(decision.score, decision.position):
             return replace(decision, exit=True, gave_up=True)
         return decision
@@ -253,6 +252,22 @@ class ProbeExit(ExitRule):
             "why_not" lists every difference between the card and this use. The promise holds if the list is empty.
         """
         card, limit = self.card, self.threshold
+        why_not = self._why_not(sampler, max_new_tokens, tasks, grader, trace)
+        return {
+            "holds": not why_not,
+            "mode": limit.mode,
+            "risk": limit.risk,
+            "confidence": limit.confidence,
+            "form": card.form,
+            "why_not": why_not,
+            **({} if self.lower is None else {"give_up": self.lower.risk}),
+        }
+
+    def _why_not(
+        self, sampler: Mapping[str, Scalar], max_new_tokens: int, tasks: str, grader: str | None, trace: Trace | None
+    ) -> list[str]:
+        """Every difference between the card and a use, one line each."""
+        card, limit = self.card, self.threshold
         pairs: list[tuple[str, Any, Any]] = [("tasks", tasks, card.tasks)]
         if grader is not None and limit.mode != "disagree":
             pairs.append(("grader", grader, card.grader))
@@ -266,15 +281,7 @@ class ProbeExit(ExitRule):
             why_not.append("mode 'event' is per cue: nothing is promised for a run")
         if trace is not None:
             why_not += [reason for reason in trace.why_not if reason not in why_not]
-        return {
-            "holds": not why_not,
-            "mode": limit.mode,
-            "risk": limit.risk,
-            "confidence": limit.confidence,
-            "form": card.form,
-            "why_not": why_not,
-            **({} if self.lower is None else {"give_up": self.lower.risk}),
-        }
+        return why_not
 
 
 def _monitor(table: Table) -> DriftMonitor | None:
@@ -356,48 +363,3 @@ def _difference(name: str, used: Any, was: Any) -> str:
 def answer_tokens(card: Card) -> int:
     """Most tokens of a trial answer; the same in calibration and in use."""
     return int(cast(int, card.sampler.get("answer_tokens", 64)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class NeverExit(ExitRule):
-    """Meets the cues and never exits: the full run, with its cues in the trace."""
-
-    cues: Cues
-    """What counts as a cue."""
-    suffix: str
-    """The text that would close thinking."""
-    markers: Markers | None = None
-    """The texts that open and close thinking. None: the whole completion is the span."""
-    max_cues: int = 1_000_000
-    """Most cues of a run that are recorded."""
-    answer_ends: AnswerEnds = "model"
-    """What would end the answer."""
-    form: ExitForm = "replace"
-    """What would become of the cue."""
-    trials: bool = False
-    """It never tries an answer."""
-
-    def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
-        return _decision(at, 0.0, 1.0)
-        yield  # a generator that needs no forward of its own
-
-
-@dataclass(frozen=True, kw_only=True)
-class FixedExit(NeverExit):
-    """Exits at the same cue of every run that has so many."""
-
-    index: int
-    """Number of the cue, from 0."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.index < self.max_cues:
-            raise ControllerError(f"exit at cue {self.index}; it must be between 0 and {self.max_cues - 1}")
-
-    def decide(self, at: Boundary) -> Generator[Decode, Step, Decision]:
-        return _decision(at, float(at.cue.index), math.nextafter(float(self.index), -math.inf))
-        yield  # a generator that needs no forward of its own
-
-
-def _decision(at: Boundary, score: float, threshold: float) -> Decision:
-    position = at.cue.first - at.prompt
-    return Decision(score > threshold, at.cue.name, at.cue.index, position, score, threshold)

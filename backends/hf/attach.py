@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 from transformers.generation import (
-    GenerateDecoderOnlyOutput,
     GenerationMixin,
     GenerationMode,
 )
@@ -41,7 +40,7 @@ from .load import templates_of, wrap_transformers
 from .own_generate import check_generate, check_reached
 from .prefill import media_of, prompts_of
 from .processors import check_copied, check_processors
-from .recorded import Drawn, outputs_of, recorded
+from .recorded import Drawn, caching_of, outputs_of, recorded, result_of
 from .rows import PreparedCall, Rows
 from .stock import Puts, nothing_to_do, run_stock
 from .tokenizer import HFTokenizer, NoTokenizer
@@ -253,26 +252,13 @@ class HFAttachment(Attachment):
         cache = prepared.get(self.engine.model_forward.cache_name)
         grammar: Stage | None = self.of_thread.grammar
         librarys = self._for_the_library(config, cache, len(input_ids), processors, criteria)
-        idle = self._in_no_turn(len(input_ids)) and grammar is None and controller.inert
+        idle = self._in_no_turn(len(input_ids)) and grammar is None and controller.inert and not controller.record
         several = len(input_ids) > 1 or bool(media_of(prepared))
         stock = idle and (bool(librarys) or (several and nothing_to_do(controller, streamer, cache)))
         if not stock:
             self._check_batch(len(input_ids), controller, processors, criteria, prepared, outputs_of(config))
         drawn = self._drawn(controller, config, input_ids, prepared, stock)
-        call = PreparedCall(
-            input_ids=prompts_of(input_ids, prepared),
-            processors=processors,
-            criteria=criteria,
-            config=config,
-            prepared=prepared,
-            notes=self._notes(config) + self._cache_notes(len(input_ids), config, cache, stock),
-            overrides=self.overrides,
-            seed=self._seed(config.do_sample or controller.policy is not None),
-            policy=self.handle.controller.policy,
-            grammar=grammar,
-            can_ask=not stock and accepted(lambda: check_processors(processors, "answer_now")),
-            see=[one.see for one in drawn],
-        )
+        call = self._prepared(input_ids, processors, criteria, config, prepared, drawn, stock)
         rows = Rows(self.engine, self.tokenizer, call)
         self.handle.begin()
         for trace, ask, prompt in zip(rows.traces, rows.asks, rows.prompts, strict=True):
@@ -284,6 +270,33 @@ class HFAttachment(Attachment):
             return run_stock(loop, input_ids, processors, criteria, config, prepared, rows.traces)
         return self._run(rows, controller, call, streamer, drawn)
 
+    def _prepared(
+        self,
+        input_ids: Any,
+        processors: Any,
+        criteria: Any,
+        config: Any,
+        prepared: dict[str, Any],
+        drawn: list[Drawn],
+        stock: bool,
+    ) -> PreparedCall:
+        """What the rows read of the call."""
+        cache = prepared.get(self.engine.model_forward.cache_name)
+        return PreparedCall(
+            input_ids=prompts_of(input_ids, prepared),
+            processors=processors,
+            criteria=criteria,
+            config=config,
+            prepared=prepared,
+            notes=self._notes(config) + self._cache_notes(len(input_ids), config, cache, stock),
+            overrides=self.overrides,
+            seed=self._seed(config.do_sample or self.under(self.overrides).policy is not None),
+            policy=self.handle.controller.policy,
+            grammar=self.of_thread.grammar,
+            can_ask=not stock and accepted(lambda: check_processors(processors, "answer_now")),
+            see=[one.see for one in drawn],
+        )
+
     def _run(self, rows: Rows, controller: Controller, call: PreparedCall, streamer: Any, drawn: list[Drawn]) -> Any:
         """The controlled loop runs the rows; afterwards comes what the call asks for besides tokens."""
         input_ids, config, prepared = call.input_ids, call.config, call.prepared
@@ -291,7 +304,7 @@ class HFAttachment(Attachment):
             for token in tokens:
                 if streamer is not None:
                     streamer.put(torch.tensor([token]))
-        result = _result(rows.sequences, config, input_ids, rows.cache if config.use_cache is not False else None)
+        result = result_of(rows.sequences, config, input_ids, rows.cache if config.use_cache is not False else None)
         if outputs_of(config):
             mask = prepared.get("attention_mask")
             start, forward = input_ids.shape[1], self.engine.model_forward
@@ -309,7 +322,7 @@ class HFAttachment(Attachment):
             "logits_processor": rows > 1 and not accepted(lambda: check_copied(processors)),
             "stopping_criteria": rows > 1 and not accepted(lambda: check_criteria(criteria)),
         }
-        asked = [*self.of_thread.librarys, *outputs_of(config), *_caching(config)]
+        asked = [*self.of_thread.librarys, *outputs_of(config), *caching_of(config)]
         return [*asked, *(name for name, given in wanted.items() if given)]
 
     def _drawn(
@@ -368,7 +381,7 @@ class HFAttachment(Attachment):
     def _cache_notes(self, rows: int, config: Any, cache: Any, stock: bool) -> list[str]:
         """What a trace says of the cache that the loop runs on; another kind than was asked for warns too."""
         own = getattr(cache, "_is_user_defined", False) and type(cache) is not DynamicCache
-        other = [] if stock else [*_caching(config), *([type(cache).__name__] if own else [])]
+        other = [] if stock else [*caching_of(config), *([type(cache).__name__] if own else [])]
         notes = [f"{name}: the controlled loop keeps a DynamicCache; the tokens are the same" for name in other]
         for note in notes:
             warn_once(note)
@@ -384,23 +397,3 @@ class HFAttachment(Attachment):
         return self.without_effect(
             [f"{name}={value}" for name, value in given.items() if value is not None and value != _SAMPLING[name]]
         )
-
-
-def _caching(config: Any) -> list[str]:
-    """The call's options that ask for another kind of cache than the loop's."""
-    wanted = {
-        "use_cache": config.use_cache is False,
-        "cache_implementation": config.cache_implementation not in (None, "dynamic", "hybrid", "sliding_window"),
-    }
-    return [name for name, given in wanted.items() if given]
-
-
-def _result(sequences: list[list[int]], config: Any, input_ids: torch.Tensor, cache: Any) -> Any:
-    """The rows padded to the longest, in the type that the call asked for."""
-    pad = 0 if config._pad_token_tensor is None else int(config._pad_token_tensor)
-    longest = max(map(len, sequences))
-    filled = [tokens + [pad] * (longest - len(tokens)) for tokens in sequences]
-    ids = torch.tensor(filled, dtype=input_ids.dtype, device=input_ids.device)
-    if not config.return_dict_in_generate:
-        return ids
-    return GenerateDecoderOnlyOutput(sequences=ids, past_key_values=cache)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.generation import GenerateDecoderOnlyOutput
 
 from reasonctl.controller import Candidates
 
@@ -52,7 +53,7 @@ def recorded(
     sequences: torch.Tensor,
     start: int,
     mask: torch.Tensor | None,
-    processors: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    processors: Any,
     config: Any,
     drawn: Sequence[Drawn],
 ) -> dict[str, Any]:
@@ -122,3 +123,23 @@ def _states(layer: torch.Tensor, first: int, end: int) -> torch.Tensor:
 def _weights(layer: torch.Tensor, first: int, end: int) -> torch.Tensor:
     """Of attentions, shape (rows, heads, length, length): each row sees the text before it."""
     return layer[:, :, first:end, :end].clone()
+
+
+def caching_of(config: Any) -> list[str]:
+    """The call's options that ask for another kind of cache than the loop's."""
+    wanted = {
+        "use_cache": config.use_cache is False,
+        "cache_implementation": config.cache_implementation not in (None, "dynamic", "hybrid", "sliding_window"),
+    }
+    return [name for name, given in wanted.items() if given]
+
+
+def result_of(sequences: list[list[int]], config: Any, input_ids: torch.Tensor, cache: Any) -> Any:
+    """The rows padded to the longest, in the type that the call asked for."""
+    pad = 0 if config._pad_token_tensor is None else int(config._pad_token_tensor)
+    longest = max(map(len, sequences))
+    filled = [tokens + [pad] * (longest - len(tokens)) for tokens in sequences]
+    ids = torch.tensor(filled, dtype=input_ids.dtype, device=input_ids.device)
+    if not config.return_dict_in_generate:
+        return ids
+    return GenerateDecoderOnlyOutput(sequences=ids, past_key_values=cache)

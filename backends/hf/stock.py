@@ -31,9 +31,8 @@ def nothing_to_do(controller: Controller, streamer: Any, cache: Any) -> bool:
         streamer: the call's, or None; rows of a batch come to it one after another.
         cache: what generate() prepared; one of the user's own is checked before it is used.
     """
-    parts = (controller.exit, controller.policy, controller.drafter, controller.closing, streamer)
-    inert = not (controller.limits.any or controller.record) and controller.codes == "independent"
-    return inert and all(part is None for part in parts) and not getattr(cache, "_is_user_defined", False)
+    inert = controller.inert and not controller.record and controller.closing is None and streamer is None
+    return inert and not getattr(cache, "_is_user_defined", False)
 
 
 class Puts:
@@ -54,13 +53,13 @@ class Puts:
 class _Drawing(LogitsProcessorList):  # type: ignore[misc]
     """The call's processors, then a draw: each row's token by its run's uniforms; no other token stays possible.
 
-    The library's list looks at each processor's signature at every step; here it is looked at once.
+    The library's list asks for each processor's signature at every step; here it is asked for once.
     """
 
     def __init__(self, processors: Sequence[Any], traces: Sequence[Trace], length: int) -> None:
         super().__init__(processors)
         self._take_more = [len(inspect.signature(one.__call__).parameters) > 2 for one in processors]
-        """By processor: whether it takes the model's arguments beside tokens and scores."""
+        """By processor: whether it takes the model's arguments too, not only tokens and scores."""
         self._keys = [Keys(seed=trace.seed, run=trace.run) for trace in traces]
         self._padding = [length - trace.prompt_tokens for trace in traces]
         self.scores: list[torch.Tensor] | None = None
@@ -135,7 +134,12 @@ def run_stock(
     out = loop(input_ids, processors, noting, config, **prepared)
     if drawing.scores is not None:
         out.scores = tuple(drawing.scores)
-    written = (out if torch.is_tensor(out) else out.sequences)[:, input_ids.shape[1] :].tolist()
+    _write(traces, (out if torch.is_tensor(out) else out.sequences)[:, input_ids.shape[1] :].tolist(), noting)
+    return out
+
+
+def _write(traces: Sequence[Trace], written: list[list[int]], noting: _Criteria) -> None:
+    """Fill in the traces: what each row wrote, and why it ended."""
     done, stopped = (noting.done(len(traces), only_stops) for only_stops in (False, True))
     for row, trace in enumerate(traces):
         last = done[row].index(True) if True in done[row] else len(done[row]) - 1
@@ -143,4 +147,3 @@ def run_stock(
         trace.cost = trace.forwards = len(trace.tokens)
         trace.sources = ["model"] * len(trace.tokens)
         trace.finish_reason = "stop" if stopped[row][last] else "length"
-    return out

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from llama_cpp import LLAMA_DEFAULT_SEED, Llama
 from llama_cpp import llama_cpp as C
 
-from reasonctl.controller import AnswerNow, Call, Candidates, Controller, ControllerError, Keys, Policy, Trace
+from reasonctl.controller import AnswerNow, Call, Controller, ControllerError, Keys, Policy, Trace
 from reasonctl.controller.core import common_prefix
 from reasonctl.controller.sampling import Shown
 
@@ -32,6 +32,7 @@ from .drafts import drafting
 from .engine import LlamaEngine
 from .load import templates_of, wrap_llama
 from .pictures import clear_record, has_pictures
+from .record import lengthened, write_drawn
 from .sampling import call_policy, changed, check_processors
 from .stop_text import Fed, OwnText, runs_of
 from .tokenizer import LlamaTokenizer, end_tokens
@@ -103,9 +104,6 @@ class _Completion:
     pictures: bool = False
     """A handler has fed the prompt, and what it fed can't be read off its tokens."""
 
-
-IMPOSSIBLE = -9999.0
-"""Log-probability of a token that can't be drawn: JSON has no infinity, and this is what OpenAI's interface writes."""
 
 _DIRECT = _Completion()
 """`generate` was called by the user."""
@@ -285,7 +283,7 @@ class LlamaAttachment(Attachment):
             opening=opening,
         )
         if controller.logprobs == "drawn" and llm._logits_all:
-            policy = Shown(policy, self._write_drawn)
+            policy = Shown(policy, functools.partial(write_drawn, self.model.scores))
         # A grammar of the whole run would not admit what closes thinking.
         askable = bool(opening) or arguments["grammar"] is None
         askable = askable and accepted(lambda: check_processors(processors, "answer_now"))
@@ -357,12 +355,6 @@ class LlamaAttachment(Attachment):
             llm.n_tokens = min(position, self.session.length)
             llm._requires_eval = True
 
-    def _write_drawn(self, position: int, candidates: Candidates) -> None:
-        """Let the Llama's record of logits hold what the token at this position is drawn from, for its `logprobs`."""
-        row = self.model.scores[position - 1]
-        row[:] = IMPOSSIBLE
-        row[slice(None) if candidates.ids is None else candidates.ids] = np.maximum(-candidates.surprise(), IMPOSSIBLE)
-
     def _show(self, tokens: npt.NDArray[np.intc]) -> None:
         """Let the Llama's own record hold these tokens, whose last row is about to be sampled from."""
         self.model.input_ids[: len(tokens)] = tokens
@@ -378,9 +370,9 @@ class LlamaAttachment(Attachment):
         """
         llm, session = self.model, self.session
         # The library makes these arrays as long as the n_ctx asked for, which llama.cpp rounds up.
-        llm.input_ids = _lengthened(llm.input_ids, self.engine.context.size)
+        llm.input_ids = lengthened(llm.input_ids, self.engine.context.size)
         if self.session.recorded:
-            llm.scores = _lengthened(llm.scores, self.engine.context.size)
+            llm.scores = lengthened(llm.scores, self.engine.context.size)
         n = min(llm.n_tokens, len(prompt))
         common = common_prefix(prompt[:n], llm.input_ids[:n].tolist())
         fed = common == len(prompt) == llm.n_tokens and not llm._requires_eval
@@ -399,9 +391,3 @@ class LlamaAttachment(Attachment):
         """The seed that the library has set for this call: the call's own, or the next of its chain."""
         seed = int(self.model._seed) & 0xFFFFFFFFFFFFFFFF
         return secrets.randbits(32) if seed & 0xFFFFFFFF == LLAMA_DEFAULT_SEED else seed
-
-
-def _lengthened(array: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
-    """The array with at least `length` rows."""
-    missing = length - len(array)
-    return array if missing <= 0 else np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])

@@ -39,19 +39,19 @@ class Measured:
     """Share of right votes."""
     any_right: Interval
     """Share of problems with a right answer among n samples (pass@n): what a perfect choice would get."""
-    behind: Interval
+    difference: Interval
     """Accuracy less that of the best policy at n, on the same problems; all 0 for the best one."""
     tokens: float
     """Mean tokens of n samples."""
 
     @property
     def apart(self) -> bool:
-        """Whether it can be told from the best policy."""
-        return self.behind.high < 0
+        """Whether it can be distinguished from the best policy."""
+        return self.difference.high < 0
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        intervals = {name: getattr(self, name)._asdict() for name in ("accuracy", "any_right", "behind")}
+        intervals = {name: getattr(self, name)._asdict() for name in ("accuracy", "any_right", "difference")}
         return {"policy": self.policy, "n": self.n, **intervals, "tokens": self.tokens, "apart": self.apart}
 
 

@@ -77,11 +77,11 @@ def _show_size(show: Console, size: int, rows: Sequence[Measured]) -> None:
             f"{100 * one.accuracy.mean:.1f} ({100 * one.accuracy.low:.0f}-{100 * one.accuracy.high:.0f})",
             f"{100 * one.any_right.mean:.1f}",
             f"{one.tokens:.0f}",
-            f"{100 * one.behind.mean:+.1f} ({100 * one.behind.low:+.0f} {100 * one.behind.high:+.0f})",
+            f"{100 * one.difference.mean:+.1f} ({100 * one.difference.low:+.0f} {100 * one.difference.high:+.0f})",
         ]
         for one in rows
     ]
-    show.table(table, "policy", "% right", "% any right", "tokens", "behind the best")
+    show.table(table, "policy", "% right", "% any right", "tokens", "against the best")
     show.say(advice_in_words(size, rows), "bold")
 
 
@@ -89,5 +89,5 @@ def advice_in_words(size: int, rows: Sequence[Measured]) -> str:
     """The advice for votes of so many samples, in one line."""
     best, *others = rows
     close = [one.policy for one in others if not one.apart]
-    told = f"; {', '.join(close)} can't be told from it" if close else "; every other one is worse"
-    return f"for {size} samples: --policy '{best.policy}'{told}"
+    note = f"; {', '.join(close)} can't be distinguished from it" if close else "; every other one is worse"
+    return f"for {size} samples: --policy '{best.policy}'{note}"

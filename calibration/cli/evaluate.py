@@ -14,7 +14,6 @@ from reasonctl.probes.files import digest_of
 
 from ..evaluation.baseline_comparison import compare_with_baselines
 from ..evaluation.pairs import Pair, evaluate_pairs, fresh, summary
-from ..fitting.job import sampler_of
 from ..fitting.saved_runs import saved_runs
 from ..runs.recipe import Recipe
 from ..runs.records import RunRecord
@@ -56,7 +55,7 @@ class EvaluationJob:
         """The JSON of `ctl eval` without the baselines: what was asked for, measured and promised."""
         rule, recipe, task = self.rule, self.recipe, self.task
         promise = rule.guarantee(
-            sampler=sampler_of(recipe), max_new_tokens=recipe.max_new_tokens, tasks=task.name, grader=task.grader.name
+            sampler=recipe.sampler(), max_new_tokens=recipe.max_new_tokens, tasks=task.name, grader=task.grader.name
         )
         if rule.promise.domain is not None:
             promise["domain"] = rule.promise.domain

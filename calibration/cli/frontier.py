@@ -103,4 +103,4 @@ def voting_in_words(points: list[Point]) -> str:
         return f"voting helps here: {100 * gain.mean:+.1f} points with {largest.samples} samples ({range_})"
     if gain.high < 0:
         return f"voting hurts here: {100 * gain.mean:+.1f} points with {largest.samples} samples ({range_})"
-    return f"no gain of voting can be told here: {range_} with {largest.samples} samples"
+    return f"no gain of voting shows here: {range_} with {largest.samples} samples"

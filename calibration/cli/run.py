@@ -11,7 +11,6 @@ from reasonctl.controller.core import TextDecoder, append_runs
 from reasonctl.controller.thinking import parse_budget
 from reasonctl.probes import ProbeExit
 
-from ..fitting.job import sampler_of
 from ..runs.making import run_once
 from ..runs.recipe import Recipe
 from ..runs.splits import evaluation_stream
@@ -27,13 +26,25 @@ from .refusal import given, refuse
 from .tracing import check_trace, saved_run
 
 
+def run_any(name: str, prompt: str | None, options: Options, *, order: str | None, **what: Any) -> None:
+    """`ctl run`: of a masked model an answer in any order, of any other one a controlled run."""
+    check_prompt(name, prompt)
+    if not is_masked(name):
+        refuse_order(order)
+        run(name, prompt, options, **what)
+        return
+    others = (option for option in what if option not in ("verbose", "trace_text"))
+    refuse("ctl run with a masked model", given(), dict.fromkeys(others, "it doesn't think"))
+    show, question = Console(as_json=options.json), fresh_question(options) if prompt is None else prompt
+    run_masked(show, name, question, options, order)
+
+
 def run(
     name: str,
     prompt: str | None,
     options: Options,
     *,
     probe: str | None,
-    order: str | None = None,
     verbose: bool = False,
     trace: str | None = None,
     trace_text: bool = False,
@@ -45,11 +56,6 @@ def run(
     """
     show = Console(as_json=options.json)
     check_trace("ctl run", options, trace)
-    check_prompt(name, prompt)
-    if is_masked(name):
-        refuse("ctl run with a masked model", given(), dict.fromkeys(("probe", "trace", *lengths), "it doesn't think"))
-        return run_masked(show, name, fresh_question(options) if prompt is None else prompt, options, order)
-    refuse_order(order)
     rule, model, recipe = open_any(
         show, "ctl run", name, options, probe, *PROMISE, "shadow", because="nothing decides about exits"
     )
@@ -92,7 +98,7 @@ def promise_of(controller: Controller, recipe: Recipe, tasks: str, trace: Trace)
     if not isinstance(rule, ProbeExit):
         return None
     most = recipe.max_new_tokens
-    return rule.guarantee(sampler=sampler_of(recipe), max_new_tokens=most, tasks=tasks, trace=trace)
+    return rule.guarantee(sampler=recipe.sampler(), max_new_tokens=most, tasks=tasks, trace=trace)
 
 
 def limits_of(given: dict[str, Any]) -> dict[str, Any]:

@@ -176,7 +176,7 @@ def _card(
         always_answer=recipe.always_answer,
         later_spans=recipe.later_spans,
         max_cues=recipe.max_cues,
-        sampler=sampler_of(recipe),
+        sampler=recipe.sampler(),
         max_new_tokens=recipe.max_new_tokens,
         tasks=plan.task.name,
         seeds={"seed": recipe.seed},
@@ -189,8 +189,3 @@ def _card(
         labels=plan.labels,
         efforts=plan.efforts,
     )
-
-
-def sampler_of(recipe: Recipe) -> dict[str, Scalar]:
-    """What the card says of how tokens are sampled; drafting doesn't change it."""
-    return {"policy": recipe.policy, "answer_tokens": recipe.answer_tokens}

@@ -1,7 +1,7 @@
 """Saved runs as one page without a network: a list of them, and of each its text, its cues and what was saved.
 
 The page's script writes every text of the runs with `textContent`, and nothing of theirs is ever read as markup. The
-data of a run is parsed when the run is looked at. The same runs give the same bytes.
+data of a run is parsed when the run is opened. The same runs give the same bytes.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Literal
 from reasonctl.backends import Model, load_drafter, load_model
 from reasonctl.controller import AnswerEnds, Call, Drafter, ExitForm, Keys, Markers, Policy, Thinking, parse_policy
 from reasonctl.controller.thinking import read_template
+from reasonctl.probes.files import Scalar
 
 Backend = Literal["llama.cpp", "transformers"]
 
@@ -57,6 +58,10 @@ class Recipe:
     """Exits are tried in every thinking span; else in a run's first span only."""
     batch: int = 1
     """Runs that are decoded together."""
+
+    def sampler(self) -> dict[str, Scalar]:
+        """What a card says of how tokens are sampled; drafting doesn't change it."""
+        return {"policy": self.policy, "answer_tokens": self.answer_tokens}
 
     def span(self) -> Markers | None:
         """The markers as the controller takes them."""

@@ -36,7 +36,7 @@ def arithmetic_codes(n: int, keys: Keys) -> list[float]:
     probability below 1/n is drawn at most once.
 
     Neighbours on the circle are far apart in the order of the samples (bits reversed, as van der Corput's sequence):
-    a vote that stops early has heard the whole circle. Of n = 2^b samples each block of 2^a is an even set itself.
+    a vote that stops early has samples from the whole circle. Of n = 2^b samples each block of 2^a is an even set.
 
     Args:
         n: number of samples; at least 1.

@@ -16,7 +16,7 @@ from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.worker import Collect, one_run
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import Controller, Cues, Markers
-from reasonctl.probes.exit import FixedExit
+from reasonctl.probes.fixed_exits import FixedExit
 from support.llama_models import PROMPT, Scripted, open_llama
 from support.recipes import RECIPE
 

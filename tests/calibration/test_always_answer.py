@@ -8,7 +8,7 @@ from reasonctl.calibration.runs.collect import settings_of
 from reasonctl.calibration.runs.worker import AskedRun, collect_run, compare_runs
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import Cues, Markers
-from reasonctl.probes.exit import NeverExit
+from reasonctl.probes.fixed_exits import NeverExit
 from support.recipes import RECIPE
 
 # So hot that `tiny` often ends the sequence inside its thinking.

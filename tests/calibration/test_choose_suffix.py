@@ -30,7 +30,7 @@ from reasonctl.calibration.tasks.problem import Problem
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import Closing, ControllerError, Cues, Markers, Thinking
 from reasonctl.controller.thinking import Format, read_template
-from reasonctl.probes.exit import FixedExit
+from reasonctl.probes.fixed_exits import FixedExit
 from support.recipes import RECIPE
 
 BARE = read_template(None)

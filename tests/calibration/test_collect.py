@@ -27,7 +27,7 @@ from reasonctl.calibration.tasks.graders import NUMBER
 from reasonctl.calibration.tasks.problem import Problem
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import ControllerError, Cues, Markers
-from reasonctl.probes.exit import FixedExit
+from reasonctl.probes.fixed_exits import FixedExit
 from support.recipes import RECIPE
 from support.run_records import cue, run
 

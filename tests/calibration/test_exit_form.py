@@ -22,8 +22,9 @@ from reasonctl.calibration.runs.worker import answer_text, collect_run, collect_
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import Controller, ControllerError, Cues, Markers
 from reasonctl.controller.core import Fields
-from reasonctl.probes.exit import FixedExit, ProbeExit, load_exit, make_exit
+from reasonctl.probes.exit import ProbeExit, load_exit, make_exit
 from reasonctl.probes.files import Card, load_probe
+from reasonctl.probes.fixed_exits import FixedExit
 from reasonctl.probes.promise import Promise
 from reasonctl.probes.signals import layer_of
 from support.ctl import ctl

@@ -52,7 +52,7 @@ STOREYS = {
         ["attach", "load"],
         ["server"],
     ],
-    "probes": [["risk"], ["signals"], ["promise"], ["files"], ["exit", "autodeco"]],
+    "probes": [["risk"], ["signals"], ["promise"], ["files"], ["fixed_exits"], ["exit", "autodeco"]],
     "calibration": [
         ["tasks", "parallel"],
         ["runs"],

@@ -17,10 +17,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from reasonctl.controller import Boundary, ControllerError, Cue, Cues
-from reasonctl.probes.exit import FixedExit, NeverExit, ProbeExit, load_exit, make_exit
+from reasonctl.probes.exit import ProbeExit, load_exit, make_exit
 from reasonctl.probes.files.card import Card
 from reasonctl.probes.files.probe_file import SignalTable, load_probe, save_probe
 from reasonctl.probes.files.sealed import check_target
+from reasonctl.probes.fixed_exits import FixedExit, NeverExit
 from reasonctl.probes.promise import Promise
 from reasonctl.probes.signals.probe import layer_of
 from support.probe_files import DEPTH, WIDTH, card, content

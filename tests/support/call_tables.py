@@ -8,10 +8,9 @@ from typing import Any
 from reasonctl.backends import attach
 from reasonctl.backends.handle import Handle
 from reasonctl.controller import Controller
-
-from . import hf_calls, llama_calls, server_calls
-from .calls import Case, Failed, Outcome, compared, made
-from .llama_models import open_llama
+from support import hf_calls, llama_calls, server_calls
+from support.calls import Case, Failed, Outcome, compared, made
+from support.llama_models import open_llama
 
 Run = Callable[[Sequence[Case]], Iterator[tuple[Case, Outcome]]]
 

@@ -24,9 +24,8 @@ from transformers import (
 from reasonctl.backends import attach
 from reasonctl.backends.load import tiny_folder
 from reasonctl.controller import Controller
-
-from .calls import Case
-from .llama_models import CHAT
+from support.calls import Case
+from support.llama_models import CHAT
 
 TOKENIZER = AutoTokenizer.from_pretrained(tiny_folder(), padding_side="left")
 TEXTS = ["Q: 52 a+3 b-6 c+8\n<think>\n", "Q: 1 b+1\n<think>\n", "Q: 7\n"]

@@ -18,8 +18,8 @@ from llama_cpp import (
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from llama_cpp.llama_speculative import LlamaDraftModel, LlamaPromptLookupDecoding
 
-from .calls import Case
-from .llama_models import CHAT, PROMPT, open_llama
+from support.calls import Case
+from support.llama_models import CHAT, PROMPT, open_llama
 
 ALL = {"logits_all": True}
 SHORT = {"max_tokens": 24, "temperature": 0.0}

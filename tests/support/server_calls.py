@@ -11,9 +11,9 @@ from fastapi.testclient import TestClient
 from llama_cpp.server import app
 from llama_cpp.server.settings import ModelSettings, ServerSettings
 
-from .calls import Case
-from .llama_calls import CHOICE, SCHEMA, TOOL
-from .llama_models import CHAT, PROMPT, TINY
+from support.calls import Case
+from support.llama_calls import CHOICE, SCHEMA, TOOL
+from support.llama_models import CHAT, PROMPT, TINY
 
 
 class Served(NamedTuple):

@@ -1,0 +1,164 @@
+"""Declares the commands that measure a model, and say what pays on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .flags import (
+    ANY_PROBE,
+    MACHINE,
+    PROMISE,
+    SAMPLED,
+    SAMPLES,
+    common,
+)
+from .group import cli
+
+if TYPE_CHECKING:
+    from .options import Options
+
+
+@cli.command("frontier")
+@click.argument("model")
+@click.option("--tasks", required=True, help="Where problems come from.")
+@ANY_PROBE
+@SAMPLES
+@click.option("--out", required=True, type=click.Path(), help="A page (.html) or the figure (.svg, .png, .pdf).")
+@common(*SAMPLED, "temperature", "policy", "draft")
+def frontier_command(model: str, options: Options, **what: Any) -> None:
+    """Accuracy against all tokens: one run, exits, votes, and what makes votes cheaper. Resumable."""
+    from .frontier import show_frontier
+
+    show_frontier(model, options, **what)
+
+
+@cli.group("advise")
+def advise_group() -> None:
+    """What pays on this machine and this model, from measurements."""
+
+
+@advise_group.command("draft")
+@click.argument("model")
+@click.option("--drafts", "first", required=True, metavar="DRAFT...", help="Smaller models of the same family.")
+@click.argument("more", nargs=-1, metavar="")
+@common(
+    "json",
+    "seed",
+    "temperature",
+    "policy",
+    "max_new_tokens",
+    "n",
+    *MACHINE,
+    batch="its speed-ups are those of one run at a time; in batches measure with ctl bench --batch and --draft",
+)
+def advise_draft_command(model: str, first: str, more: tuple[str, ...], options: Options) -> None:
+    """Which draft model pays, if any: ctl advise draft MODEL --drafts A B C."""
+    from .advise_draft import advise_draft
+
+    advise_draft(model, (first, *more), options)
+
+
+@advise_group.command("policy")
+@click.argument("model")
+@click.option("--tasks", help="Learn from the model's own right answers to these problems.")
+@click.option("--texts", multiple=True, type=click.Path(), help="Learn from your own texts: text files, .jsonl, runs.")
+@click.option("--at", default="1,5,15", show_default=True, help="Risks above 0 at which truncations are compared.")
+@click.option("--out", type=click.Path(), help="A page (.html) or the figure (.svg, .png, .pdf).")
+@common(
+    "json",
+    "seed",
+    "temperature",
+    "max_new_tokens",
+    "n",
+    "force",
+    "dry_run",
+    *MACHINE,
+    "batch",
+    "grader",
+    policy="a policy is what is searched for",
+)
+def advise_policy_command(model: str, options: Options, **what: Any) -> None:
+    """Truncations at equal risk, and the one that keeps the most: ctl advise policy MODEL --texts FILE."""
+    from .advise_policy import advise_policy
+
+    advise_policy(model, options, **what)
+
+
+@advise_group.command("samples")
+@click.argument("model")
+@click.option("--tasks", required=True, help="Where problems come from.")
+@ANY_PROBE
+@click.option("--at", default="4,16", show_default=True, help="Numbers of samples; each divides the largest.")
+@click.option("--policies", multiple=True, metavar="POLICY", help="Compare this policy; give it once for each.")
+@click.option("--out", required=True, type=click.Path(), help="A page (.html) or the figure (.svg, .png, .pdf).")
+@common(*SAMPLED, policy="give --policies", temperature="give --policies", draft="drafting changes no sample")
+def advise_samples_command(model: str, options: Options, **what: Any) -> None:
+    """Temperatures and annealed schedules (EAD) for votes of 4 and 16 samples [-n 100 problems]. Resumable."""
+    from .advise_samples import advise_samples
+
+    advise_samples(model, options, **what)
+
+
+@cli.command("ngrams")
+@click.argument("model")
+@click.argument("texts", nargs=-1, required=True, type=click.Path())
+@click.option("--out", required=True, type=click.Path(), help="The database to write.")
+@common("json", "force", *MACHINE)
+def ngrams_command(model: str, texts: tuple[str, ...], out: str, options: Options) -> None:
+    """An n-gram database for --draft 'hierarchy(corpus=FILE)'.
+
+    TEXTS are text files, .jsonl files of {"text"}, or collected runs (P.safetensors.runs.jsonl).
+    """
+    from .ngrams import ngrams
+
+    ngrams(model, texts, out, options)
+
+
+PAGE = click.option(
+    "--out", required=True, type=click.Path(), help="The page to write (.html); answers lie next to it."
+)
+"""The option of the diagnostics."""
+
+
+@cli.command("stability")
+@click.argument("model")
+@click.option("--tasks", required=True, help="Where problems come from.")
+@click.option(
+    "--perturb",
+    required=True,
+    type=click.Choice(("text", "whitespace", "options", "seed", "temperature", "exit")),
+    help="What is changed that shouldn't change an answer.",
+)
+@click.option("--lengths", help="How much: sentences, spaces, or places that options move on [1,4,16; options: 1].")
+@click.option(
+    "--strengths", default="0,1", show_default=True, help="Share of sentences with numbers, or of gaps, from 0 to 1."
+)
+@click.option("--temperatures", default="0,0.6", show_default=True, help="Sampling temperatures; 0 is greedy.")
+@click.option(
+    "--votes", type=int, default=1, show_default=True, help="Runs of each; above 1 votes of them are compared too."
+)
+@click.option("--probe", help="With --perturb exit: the probe file [tiny: the bundled one].")
+@PAGE
+@common(
+    "json",
+    "seed",
+    "draft",
+    "max_new_tokens",
+    "n",
+    *PROMISE,
+    "force",
+    "dry_run",
+    *MACHINE,
+    "workers",
+    "batch",
+    "grader",
+    temperature="it compares --temperatures",
+    policy="it compares --temperatures",
+)
+def stability_command(model: str, options: Options, **what: Any) -> None:
+    """Do answers survive what shouldn't change them? Influence rate, flips and the noise floor. Resumable."""
+    from .stability import stability
+
+    stability(model, options, **what)
