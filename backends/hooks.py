@@ -53,7 +53,7 @@ HOOKS = (
         "hf/rows.py",
         "generate() keeps the length of a mask of ones there, and passes no mask on",
     ),
-    Hook("transformers", "_pad_token_tensor", "hf/attach.py", "generate() puts the padding token there"),
+    Hook("transformers", "_pad_token_tensor", "hf/recorded.py", "generate() puts the padding token there"),
     Hook(
         "transformers",
         "EosTokenCriteria",

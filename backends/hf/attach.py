@@ -221,7 +221,7 @@ class HFAttachment(Attachment):
             )
         warn_once(f"{what}: this call is run by the library's own loop, without control and without a trace")
         self.handle.begin()
-        self.of_thread.passing = True
+        self.of_thread.passing = self.of_thread.reached = True
 
     def _check_arguments(self, named: dict[str, Any], controller: Controller) -> None:
         """Raises ControllerError for a call's argument that the loop can't honour; takes custom_generate off it."""

@@ -9,9 +9,9 @@ over when the file is read.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,9 @@ from .json_text import Fields, lines
 from .token_text import TextDecoder
 from .tokenizer import Tokenizer
 from .trace import BudgetPer, Closer, Decision, Finish, Source, ThinkingSpan, Trace
+
+if sys.platform != "win32":
+    import fcntl
 
 FORMAT = "reasonctl-run/1"
 """The format and its version."""
@@ -96,7 +99,8 @@ def append_runs(path: str | Path, runs: Sequence[SavedRun]) -> None:
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            if sys.platform != "win32":
+                fcntl.flock(handle, fcntl.LOCK_EX)
             end = _whole(handle, path)
             if end < os.fstat(handle).st_size:
                 os.ftruncate(handle, end)

@@ -79,6 +79,8 @@ class ThinkingControl:
         """Cues at which the rule was asked."""
         self._no_room = False
         """The last exit had no room."""
+        self._would_exit = False
+        """The rule wanted an exit that wasn't made."""
         self._memory: list[Any] = []
         self._warned = False
         self._trials = trials
@@ -242,8 +244,8 @@ class ThinkingControl:
         self.score = None if math.isnan(decision.score) else decision.score
         acts = decision.exit and not settings.shadow
         if not acts or self.thoughts.before(found.first) < settings.limits.min_thinking:
-            if decision.exit and settings.trace.would_exit_at is None:
-                settings.trace.would_exit_at = found.first - self.text.start
+            if decision.exit and not self._would_exit:
+                self._would_exit, settings.trace.would_exit_at = True, found.first - self.text.start
             return None
         return Edit(found.first, found.forced, "exit")
 

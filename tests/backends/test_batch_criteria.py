@@ -7,7 +7,7 @@ import torch
 from transformers.generation import stopping_criteria as library
 
 from reasonctl.backends.attach import attach
-from reasonctl.controller import Controller, ControllerError, PromptLookup
+from reasonctl.controller import Controller, ControllerError, Greedy, PromptLookup
 from support.hf_models import GREEDY, TOKENIZER, small
 
 
@@ -71,7 +71,10 @@ def test_rows_in_turn_write_what_they_write_alone():
 
 def test_a_criterion_that_counts_is_copied_for_each_row_or_refused_by_name():
     model = small()
-    with attach(model, Controller(), tokenizer=TOKENIZER) as handle:
+    with attach(model, Controller()) as handle:  # nothing to do: asked once for the batch, as the library asks
+        model.generate(BATCH, attention_mask=ONES, stopping_criteria=[Plain()], **GREEDY)
+        assert len(handle.traces) == len(BATCH)
+    with attach(model, Controller(policy=Greedy()), tokenizer=TOKENIZER) as handle:
         model.generate(BATCH, attention_mask=ONES, stopping_criteria=[Counts()], **GREEDY)
         assert [len(trace.tokens) for trace in handle.traces] == [10, 10, 10]
         with pytest.raises(ControllerError, match="stopping criterion Plain may keep state"):

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from reasonctl.backends.attach import attach
-from reasonctl.controller import Controller, ControllerError
+from reasonctl.controller import Controller, ControllerError, Greedy
 
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 VISION = {**SIZES, "image_size": 8, "patch_size": 4}
@@ -51,8 +51,10 @@ def test_what_the_error_says_works():
         model.language_model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=3, do_sample=False)
         assert handle.trace.finish_reason is not None
         pixels, ids = torch.randn(1, 3, 8, 8), torch.tensor([[39, 39, 5, 6]])
-        with pytest.raises(ControllerError, match="inputs_embeds can't be honoured"):
-            model.generate(pixel_values=pixels, input_ids=ids, max_new_tokens=3)
+        assert model.generate(pixel_values=pixels, input_ids=ids, max_new_tokens=3).shape[0] == 1
+    refused = pytest.raises(ControllerError, match="inputs_embeds can't be honoured")
+    with attach(model.language_model, Controller(policy=Greedy())), refused:
+        model.generate(pixel_values=pixels, input_ids=ids, max_new_tokens=3)
     assert type(model.language_model) is OPTForCausalLM
 
 

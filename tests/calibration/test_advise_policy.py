@@ -278,7 +278,7 @@ def test_right_answers_are_what_is_reasonable():
         (["--tasks", "nowhere"], "unknown task"),
         (["--texts", "FILE", "--at", "1,x"], "--at is '1,x'"),
         (["--texts", "FILE", "--at", "0"], "--at is '0'"),
-        (["--texts", "FILE", "--policy", "top_k(4)"], "a policy is what is looked for"),
+        (["--texts", "FILE", "--policy", "top_k(4)"], "a policy is what is searched for"),
         (["--texts", "FILE", "--temperature", "0"], "greedy truncates nothing"),
         (["--texts", "FILE", "--out", "a.gif"], "it must end in .html"),
         (["--texts", "FILE", "--out", "/nowhere/a.svg"], "is no folder"),

@@ -57,7 +57,7 @@ def evaluated(backend: str, batch: int, seen: list[tuple[int, int]] | None = Non
 
 def said(pair: Pair) -> object:
     """A pair without what rounding or a clock changes."""
-    arms = [replace(arm, seconds=0.0, scores=(), why="") for arm in (pair.baseline, pair.controlled)]
+    arms = [replace(arm, seconds=0.0, scores=(), why="", trace=None) for arm in (pair.baseline, pair.controlled)]
     if pair.record is None:
         return arms, pair.same
     cues = [(cue.name, cue.position, cue.answer, cue.right, cue.same) for cue in pair.record.cues]

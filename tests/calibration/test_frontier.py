@@ -107,7 +107,7 @@ def test_advice_prefers_what_a_vote_wins_with() -> None:
         )
     found = compare(problems, [1, 16])
     best, other = found[16]
-    assert best.policy == "temperature(1)" and best.behind.mean == 0 and other.apart and other.behind.high < 0
+    assert best.policy == "temperature(1)" and best.difference.mean == 0 and other.apart and other.difference.high < 0
     assert not any(one.apart for one in found[1])
     assert best.any_right.mean == 1 and other.any_right.mean == other.accuracy.mean
 

@@ -35,6 +35,14 @@ MEANS_NOTHING = {
     "bench": "force workers grader time_limit dry_run",
     "advise draft": f"{PROMISE} draft force dry_run time_limit workers grader batch",
     "advise policy": f"{PROMISE} policy draft time_limit workers",
+    "advise samples": "temperature policy draft time_limit",
+    "calibrate-votes": "draft time_limit",
+    "frontier": "time_limit",
+    "stability": "temperature policy time_limit",
+    "view": f"{PROMISE} seed temperature policy draft max_new_tokens n dry_run time_limit backend workers threads "
+    "batch grader",
+    "serve": "json seed n force dry_run time_limit workers grader",
+    "chat": "json n force dry_run time_limit workers batch grader",
     "ngrams": f"{PROMISE} seed temperature policy draft max_new_tokens n dry_run time_limit workers grader batch",
 }
 ARGUMENTS = {
@@ -49,6 +57,13 @@ ARGUMENTS = {
     "bench": ["tiny"],
     "advise draft": ["tiny", "--drafts", "tiny"],
     "advise policy": ["tiny", "--texts", "t.txt"],
+    "advise samples": ["tiny", "--tasks", "tiny", "--out", "s.html"],
+    "calibrate-votes": ["tiny", "--tasks", "tiny", "--out", "v.json"],
+    "frontier": ["tiny", "--tasks", "tiny", "--out", "f.html"],
+    "stability": ["tiny", "--tasks", "tiny", "--perturb", "text", "--out", "s.html"],
+    "view": ["runs.jsonl"],
+    "serve": ["tiny"],
+    "chat": ["tiny"],
     "ngrams": ["tiny", "t.txt", "--out", "n.ngrams"],
 }
 VALUES = {
