@@ -61,7 +61,7 @@ HOT: Recipe = replace(RECIPE, policy="temperature(1.2)", answer_tokens=60, max_n
 
 
 @pytest.mark.parametrize("ends", ["model", "line", "box"])
-@pytest.mark.parametrize("backend", ["llama.cpp", "transformers"])
+@pytest.mark.parametrize("backend", ["llama.cpp", pytest.param("transformers", marks=pytest.mark.slow)])
 def test_what_was_tried_is_what_the_exit_gives(backend, ends):
     suffix = {"model": "</think>\n", "line": "</think>\nThe answer is", "box": "</think>\n{"}[ends]
     recipe = replace(HOT, backend=backend, suffix=suffix, answer_ends=ends)

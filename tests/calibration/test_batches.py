@@ -44,7 +44,7 @@ def collect(job: CalibrationJob) -> bytes:
     return runs_path(job.out).read_bytes()
 
 
-@pytest.mark.parametrize("backend", ["llama.cpp", "transformers"])
+@pytest.mark.parametrize("backend", ["llama.cpp", pytest.param("transformers", marks=pytest.mark.slow)])
 def test_runs_of_a_batch_are_those_of_single_runs(backend):
     """Up to rounding: tokens and answers are equal where no two logits of `tiny` nearly tie, as in these runs."""
     recipe = recipe_on(backend)

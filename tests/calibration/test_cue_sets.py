@@ -197,7 +197,7 @@ def toy_collect(cues: tuple[str, ...], max_cues: int, seed: int, most: int) -> R
     return run(cues=tuple(rule.seen), others=tuple(rule.others))
 
 
-@pytest.mark.parametrize("max_cues", [3, 200])
+@pytest.mark.parametrize("max_cues", [3, pytest.param(200, marks=pytest.mark.slow)])
 def test_fewer_cues_on_record_are_fewer_cues_live(max_cues):
     """For every subset of the cues: the record of a run under all of them, cut down, is the run under the subset."""
     subsets = [names for n in range(1, 6) for names in itertools.combinations(KINDS, n)]

@@ -72,6 +72,7 @@ def test_a_killed_worker_costs_a_retry(cluster, alone, tmp_path):
     assert cluster.workers[0].pid != before[0]  # it was killed indeed, and another one took its place
 
 
+@pytest.mark.slow
 def test_a_run_that_always_kills_its_worker_ends_the_job(cluster, tmp_path):
     with pytest.raises(ControllerError, match="one run ended 2 dask workers"):
         list(run_jobs(deadly, [(tmp_path, i, 99) for i in range(8)], workers=cluster.scheduler_address))

@@ -81,6 +81,7 @@ def test_a_page_is_written_whole_or_not_at_all(done, capfd, monkeypatch):
     assert ctl(capfd, *job(done))[0] == 0 and files(done.parent) == before
 
 
+@pytest.mark.slow
 def test_a_larger_job_goes_on_from_a_smaller_one(done, tmp_path, capfd):
     kept = done.with_name("small.safetensors")
     shutil.copy(done, kept)

@@ -114,7 +114,13 @@ def test_limits_hold_in_a_thread() -> None:
     assert _graded_in_a_thread() == [True, False, False]
 
 
-@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(method, marks=[pytest.mark.slow] if method == "spawn" else [])
+        for method in multiprocessing.get_all_start_methods()
+    ],
+)
 def test_limits_hold_in_a_child_process_and_its_threads(method: str) -> None:
     """A fork inherits a grading process that is not its own."""
     assert _graded("x/2")

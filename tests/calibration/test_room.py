@@ -83,6 +83,7 @@ def test_a_long_question_ends_no_job(tmp_path, capfd):
     assert code == 2 and "has only 0 distinct problems left" in said
 
 
+@pytest.mark.slow
 def test_an_evaluation_leaves_long_questions_out_too(tmp_path, capfd):
     path = task(tmp_path / "t.jsonl", 4)
     command = ["eval", "tiny", "--tasks", str(path), "-n", "40", "--no-baselines", "--workers", "1", "--json"]

@@ -126,6 +126,7 @@ def test_the_two_designs_share_no_file(made, tmp_path, capfd):
     assert code == 2 and "collected with another stopping" in err
 
 
+@pytest.mark.slow
 def test_a_fixed_number_that_is_raised_after_a_probe_was_made_is_in_the_card(tmp_path, capfd):
     out = tmp_path / "p.safetensors"
     assert ctl(capfd, *job(out, 20, "--no-report", "--time-limit", "0.001"))[0] == 0
@@ -193,7 +194,7 @@ def test_a_promise_that_saves_nothing_is_not_enough(tmp_path, monkeypatch):
     assert not Analyses(wanted, Runs(), lambda: None, lambda one: None).enough(40)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_runs_are_counted_in_their_order_and_later_ones_are_dropped(tmp_path, workers):
     """Asked after each run, with the number of the first runs that are all there."""
     wanted, asked = job_at(tmp_path / "p", fit=8, first_analysis=3), []

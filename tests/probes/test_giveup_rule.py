@@ -25,6 +25,7 @@ def trace_of(rule, index: int, question: str) -> Trace:
     return trace
 
 
+@pytest.mark.slow
 def test_runs_below_the_curve_are_left_and_the_others_are_not_touched():
     plain, giving = load_exit(PROBE, risk=0.02), load_exit(PROBE, risk=0.02, give_up=0.2)
     assert np.isfinite(giving.lower.curve.t0) and "give up below a curve" in giving.why

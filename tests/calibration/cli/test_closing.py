@@ -92,6 +92,7 @@ def test_the_runs_on_which_it_chose_are_the_first_of_the_job(model, made, tmp_pa
     assert out.read_bytes() == made.read_bytes() and runs_path(out).read_bytes() == runs_path(made).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_job_that_was_killed_amid_these_runs_chooses_again(model, made, begun, capfd):
     header, first, second, *_ = runs_path(made).read_bytes().splitlines(keepends=True)
     for held in ([header], [header, first, second[:99]], [header, first, second]):
@@ -102,6 +103,7 @@ def test_a_job_that_was_killed_amid_these_runs_chooses_again(model, made, begun,
         assert begun.read_bytes() == made.read_bytes() and runs_path(begun).read_bytes() == runs_path(made).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_torn_job_and_a_larger_one_choose_no_second_time(model, made, begun, capfd):
     whole = runs_path(begun).read_bytes()
     runs_path(begun).write_bytes(whole[: len(whole) // 2])

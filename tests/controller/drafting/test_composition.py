@@ -140,7 +140,7 @@ def exact_two(policy):
 
 
 @pytest.mark.parametrize("name", DRAWN)
-@pytest.mark.parametrize("n", [300, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [100, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_drawn_drafts_keep_the_law_of_a_policy_with_a_state(name, n):
     policy, drafter, counts = policy_of(STATEFUL[0]), DRAWN[name](), np.zeros((5, 5))
     for run in range(n):
@@ -149,7 +149,7 @@ def test_drawn_drafts_keep_the_law_of_a_policy_with_a_state(name, n):
 
 
 @pytest.mark.parametrize("name", ["hierarchy", "sequoia", "triforce"])
-@pytest.mark.parametrize("n", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [100, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_nothing_grows_with_the_runs(name, n):
     """Databases, rates and curves are full after the first part; later runs add nothing."""
     table = build_table([PREFIX * 3], vocabulary=vocabulary_hash(TOKENS), source="toy")
