@@ -258,7 +258,7 @@ class HFAttachment(Attachment):
         if not stock:
             self._check_batch(len(input_ids), controller, processors, criteria, prepared, outputs_of(config))
         drawn = self._drawn(controller, config, input_ids, prepared, stock)
-        call = self._prepared(input_ids, processors, criteria, config, prepared, drawn, stock)
+        call = self._prepared(controller, input_ids, processors, criteria, config, prepared, drawn, stock)
         rows = Rows(self.engine, self.tokenizer, call)
         self.handle.begin()
         for trace, ask, prompt in zip(rows.traces, rows.asks, rows.prompts, strict=True):
@@ -272,6 +272,7 @@ class HFAttachment(Attachment):
 
     def _prepared(
         self,
+        controller: Controller,
         input_ids: Any,
         processors: Any,
         criteria: Any,
@@ -290,7 +291,7 @@ class HFAttachment(Attachment):
             prepared=prepared,
             notes=self._notes(config) + self._cache_notes(len(input_ids), config, cache, stock),
             overrides=self.overrides,
-            seed=self._seed(config.do_sample or self.under(self.overrides).policy is not None),
+            seed=self._seed(config.do_sample or controller.policy is not None),
             policy=self.handle.controller.policy,
             grammar=self.of_thread.grammar,
             can_ask=not stock and accepted(lambda: check_processors(processors, "answer_now")),

@@ -56,20 +56,22 @@ class _Drawing(LogitsProcessorList):  # type: ignore[misc]
     The library's list asks for each processor's signature at every step; here it is asked for once.
     """
 
-    def __init__(self, processors: Sequence[Any], traces: Sequence[Trace], length: int) -> None:
+    def __init__(
+        self, processors: Sequence[Any], traces: Sequence[Trace], length: int, scores: list[torch.Tensor] | None
+    ) -> None:
         super().__init__(processors)
         self._take_more = [len(inspect.signature(one.__call__).parameters) > 2 for one in processors]
         """By processor: whether it takes the model's arguments too, not only tokens and scores."""
         self._keys = [Keys(seed=trace.seed, run=trace.run) for trace in traces]
         self._padding = [length - trace.prompt_tokens for trace in traces]
-        self.scores: list[torch.Tensor] | None = None
+        self._scores = scores
         """What each token was drawn from, shape (rows, vocabulary), where the call wants it."""
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **named: Any) -> torch.Tensor:
         for processor, takes_more in zip(self, self._take_more, strict=True):
             scores = processor(input_ids, scores, **(named if takes_more else {}))
-        if self.scores is not None:
-            self.scores.append(scores)
+        if self._scores is not None:
+            self._scores.append(scores)
         length, places = input_ids.shape[1], zip(self._keys, self._padding, strict=True)
         uniforms = [keys.uniform(length - padding) for keys, padding in places]
         drawn = torch.tensor(draw_rows(scores.float().cpu().numpy(), uniforms), device=scores.device)
@@ -123,17 +125,17 @@ def run_stock(
         What the loop returns.
     """
     noting = _Criteria(criteria)
-    drawing = _Drawing(processors, traces, input_ids.shape[1])
+    scores: list[torch.Tensor] | None = None
     if config.do_sample:
-        drawing.scores = [] if config.return_dict_in_generate and config.output_scores else None
-        processors = drawing
+        scores = [] if config.return_dict_in_generate and config.output_scores else None
+        processors = _Drawing(processors, traces, input_ids.shape[1], scores)
         config = copy.copy(config)
         config.do_sample = False
     if not config.return_dict_in_generate and config.max_length >= LONG:  # a returned cache must be the library's
         let_grow(prepared.get("past_key_values"))
     out = loop(input_ids, processors, noting, config, **prepared)
-    if drawing.scores is not None:
-        out.scores = tuple(drawing.scores)
+    if scores is not None:
+        out.scores = tuple(scores)
     _write(traces, (out if torch.is_tensor(out) else out.sequences)[:, input_ids.shape[1] :].tolist(), noting)
     return out
 

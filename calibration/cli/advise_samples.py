@@ -12,7 +12,7 @@ from ..advice.samples import PILOT, STRETCHES, TEMPERATURES, Measured, candidate
 from ..runs.sampled import SampleSet
 from .console import Console
 from .options import Options
-from .sampled import VOTE_UNIT, open_job, sampled
+from .sampled import VOTE_UNIT, open_job, points_cell, sampled, share_cell
 
 PROBLEMS = 100
 """Default number of problems."""
@@ -74,10 +74,10 @@ def _show_size(show: Console, size: int, rows: Sequence[Measured]) -> None:
     table = [
         [
             one.policy,
-            f"{100 * one.accuracy.mean:.1f} ({100 * one.accuracy.low:.0f}-{100 * one.accuracy.high:.0f})",
+            share_cell(one.accuracy),
             f"{100 * one.any_right.mean:.1f}",
             f"{one.tokens:.0f}",
-            f"{100 * one.difference.mean:+.1f} ({100 * one.difference.low:+.0f} {100 * one.difference.high:+.0f})",
+            points_cell(one.difference),
         ]
         for one in rows
     ]

@@ -12,7 +12,7 @@ from ..evaluation.intervals import Interval
 from ..runs.sampled import SampleSet
 from .console import Console
 from .options import Options
-from .sampled import VOTE_UNIT, SamplingJob, open_job, sampled
+from .sampled import VOTE_UNIT, SamplingJob, open_job, points_cell, sampled, share_cell
 
 PROBLEMS = 200
 """Default number of problems."""
@@ -79,10 +79,10 @@ def show_points(show: Console, points: list[Point], problems: int) -> None:
     rows = [
         [
             f"{one.way} ({one.samples})" if one.samples > 1 else one.way,
-            f"{100 * one.accuracy.mean:.1f} ({100 * one.accuracy.low:.0f}-{100 * one.accuracy.high:.0f})",
+            share_cell(one.accuracy),
             f"{one.tokens.mean:.0f} ± {one.tokens.high - one.tokens.mean:.0f}",
             f"{one.drawn:.1f}",
-            f"{100 * one.gain.mean:+.1f} ({100 * one.gain.low:+.0f} {100 * one.gain.high:+.0f})",
+            points_cell(one.gain),
         ]
         for one in points
     ]

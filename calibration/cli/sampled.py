@@ -11,6 +11,7 @@ from reasonctl.backends import Model
 from reasonctl.probes import ProbeExit
 from reasonctl.probes.files import check_target, digest_of
 
+from ..evaluation.intervals import Interval
 from ..evaluation.pairs import fresh
 from ..runs.recipe import Recipe
 from ..runs.room import with_room
@@ -114,3 +115,13 @@ def sampled(
                 workers=options.machine(name)[0],
                 progress=progress,
             )
+
+
+def share_cell(share: Interval) -> str:
+    """A share and its interval in per cent, for a table."""
+    return f"{100 * share.mean:.1f} ({100 * share.low:.0f}-{100 * share.high:.0f})"
+
+
+def points_cell(difference: Interval) -> str:
+    """A difference of shares and its interval in points, for a table."""
+    return f"{100 * difference.mean:+.1f} ({100 * difference.low:+.0f} {100 * difference.high:+.0f})"

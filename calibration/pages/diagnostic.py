@@ -9,7 +9,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from reasonctl.controller import ControllerError
-from reasonctl.probes.files import check_target
+from reasonctl.probes.files import check_target, write_whole
 
 from .template import page_template
 
@@ -64,7 +64,4 @@ def write_diagnostic(
         ControllerError: The file can't be written.
     """
     page = page_template("diagnostic.html.jinja").render(title=title, found=found, figures=figures, tables=tables)
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ControllerError(f"can't write {str(path)!r}: {error.strerror}; give another --out") from None
+    write_whole(path, page.encode())

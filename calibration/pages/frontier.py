@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from ..evaluation.frontier import Point
-from .plotted import write_figure
+from .plotted import error_bars, write_figure
 from .template import page_template
 
 _MARKERS = "os^DvPX*<>dph"
@@ -26,11 +26,7 @@ def draw(points: Sequence[Point]) -> Figure:
     for i, way in enumerate(ways):
         own = [one for one in points if one.way == way]
         x, y = [one.tokens.mean for one in own], [one.accuracy.mean for one in own]
-        bars = [
-            [one.accuracy.mean - one.accuracy.low for one in own],
-            [one.accuracy.high - one.accuracy.mean for one in own],
-        ]
-        spread = [[one.tokens.mean - one.tokens.low for one in own], [one.tokens.high - one.tokens.mean for one in own]]
+        bars, spread = error_bars([one.accuracy for one in own]), error_bars([one.tokens for one in own])
         axes.errorbar(
             x,
             y,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -11,6 +11,9 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from reasonctl.controller import ControllerError
+from reasonctl.probes.files import write_whole
+
+from ..evaluation.intervals import Interval
 
 SUFFIXES = (".html", ".svg", ".png", ".pdf")
 
@@ -36,11 +39,13 @@ def write_figure(path: Path, draw: Callable[[], Figure], page: Callable[[Markup]
     stream, kind = io.BytesIO(), "svg" if html else path.suffix[1:]
     with mpl.rc_context({"svg.hashsalt": "reasonctl"}):
         draw().savefig(stream, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    try:
-        if html:
-            svg = stream.getvalue().decode()
-            path.write_text(page(Markup(svg[svg.index("<svg") :])), encoding="utf-8")
-        else:
-            path.write_bytes(stream.getvalue())
-    except OSError as error:
-        raise ControllerError(f"can't write {str(path)!r}: {error.strerror}; give another --out") from None
+    data = stream.getvalue()
+    if html:
+        svg = data.decode()
+        data = page(Markup(svg[svg.index("<svg") :])).encode()
+    write_whole(path, data)
+
+
+def error_bars(intervals: Sequence[Interval]) -> list[list[float]]:
+    """The distances from the means down and up to the intervals' ends, shape (2, n), as matplotlib takes them."""
+    return [[one.mean - one.low for one in intervals], [one.high - one.mean for one in intervals]]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from ..advice.samples import Measured
-from .plotted import write_figure
+from .plotted import error_bars, write_figure
 from .template import page_template
 
 _SHIFT = 0.05
@@ -26,10 +26,7 @@ def draw(found: Mapping[int, Sequence[Measured]]) -> Figure:
     for i, policy in enumerate(policies):
         own = [next(one for one in found[size] if one.policy == policy) for size in sizes]
         y = [one.accuracy.mean for one in own]
-        bars = [
-            [one.accuracy.mean - one.accuracy.low for one in own],
-            [one.accuracy.high - one.accuracy.mean for one in own],
-        ]
+        bars = error_bars([one.accuracy for one in own])
         places = [place + (i - len(policies) / 2) * _SHIFT for place in range(len(sizes))]
         axes.errorbar(places, y, bars, marker="o", markersize=5, linewidth=1.2, elinewidth=0.7, label=policy)
     axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import select
 import signal
 import subprocess
@@ -21,6 +20,9 @@ from typing import Any
 
 from .errors import ControllerError
 from .json_text import parse
+
+if sys.platform != "win32":
+    import resource
 
 WALL_SECONDS = 60.0
 """Wall time of one request: the last resort, for what no processor time bounds."""

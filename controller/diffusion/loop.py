@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..core.decode import Floats
+from ..core.decode import ROOT, Floats
 from ..core.errors import ControllerError
 from ..core.probability import softmax
 from ..core.randomness import ORDER, PER_POSITION, SAMPLE, Keys
 from ..core.tokenizer import Tokenizer
 from ..core.trace import Trace
-from ..sampling.draw import Row, RunContext
+from ..sampling.draw import OneRow, Row, RunContext
 from ..sampling.policy import Policy
 from ..thinking.markers import Phase
 from .canvas import Canvas, Denoise, PrefixCache
@@ -240,7 +240,7 @@ class _Run:
 
     def _row(self, at: int, row: Floats, tokens: Sequence[int] | None = None) -> Row:
         before = (self.canvas.tokens if tokens is None else tokens)[:at]
-        return Row(_Step(row), -1, before, _PHASE, self.keys, self.context)
+        return Row(OneRow(row), ROOT, before, _PHASE, self.keys, self.context)
 
     def _commits(self, masks: Sequence[int], rows: Floats) -> bool:
         """Record the signal; where it is above the threshold, write everything."""
@@ -269,8 +269,8 @@ class _Run:
         tokens, confidence, state = dict[int, int](), dict[int, float](), self.state
         text = list(self.canvas.tokens)
         for at, row in zip(masks, rows, strict=True):
-            probs = softmax(row)
             if self.sequential:
+                probs = softmax(row)
                 state, token = self.policy.step(state, self._row(at, row, text))
             else:
                 probs = self._probs(at, row)
@@ -305,17 +305,3 @@ class _Run:
             if token in self.context.eos:
                 return True
         return True
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One position's logits, as a policy reads them."""
-
-    row: Floats
-    """Shape (vocabulary,)."""
-
-    def logits(self, node: int) -> Floats:
-        return self.row
-
-    def hidden(self, node: int, layer: int) -> Floats:
-        raise ControllerError("a masked model's hidden states aren't kept; leave out the stage that reads them")

@@ -138,7 +138,7 @@ class LogitsRow(Row):
     __slots__ = ()
 
     def __init__(self, logits: Floats) -> None:
-        self._step = _OneRow(logits)
+        self._step = OneRow(logits)
         self._node = ROOT
 
     def replaced(self, logits: Floats) -> Row:
@@ -150,7 +150,7 @@ class LogitsRow(Row):
 
 
 @dataclass(frozen=True, slots=True)
-class _OneRow:
+class OneRow:
     """A Step that holds one row of logits and no hidden state."""
 
     row: Floats
