@@ -11,8 +11,9 @@ from reasonctl.controller import ControllerError
 from ..diagnostics.stability import FLOOR, Condition, Grid, Perturbation, Row, rows
 from ..pages.wording import percent
 from .console import Console
-from .diagnosed import answered, open_diagnostic
+from .diagnosed import answered
 from .options import Options
+from .sampled import AT_ONCE, open_job
 
 PROBLEMS = 100
 """Problems where nobody asks for a number."""
@@ -36,7 +37,8 @@ def stability(
     check_out(out, options.force)
     rule = probe if perturb == "exit" else "none"
     n = options.n or PROBLEMS
-    job = open_diagnostic(show, "ctl stability", name, options, tasks=tasks, probe=rule, n=n)
+    asked: dict[str, Any] = {"tasks": tasks, "probe": rule, "n": n, "samples": AT_ONCE, "out": out, "votes": False}
+    job = open_job(show, "ctl stability", name, options, **asked)
     if perturb == "exit" and job.rule is None:
         raise ControllerError("--perturb exit needs an exit rule; give --probe FILE")
     asks = [grid.asks(problem, i) for i, problem in enumerate(job.problems)]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from reasonctl.controller import ControllerError, ExitRule
 from reasonctl.controller.core import Fields
 
-from ..parallel.run_jobs import ProgressCallback, run_jobs
-from ..runs.job_file import JobFile
+from ..parallel.run_jobs import ProgressCallback
+from ..runs.job_file import JobFile, append_made
 from ..runs.making import run_window
 from ..runs.recipe import Recipe
 from ..runs.worker import AskedRun, answer_text, prepared
@@ -134,10 +133,6 @@ def collect_answers(
         workers: Number of processes.
         progress: Called after each problem.
     """
-    progress(min(done, len(problems)), len(problems))
-    jobs = [(recipe, asks, rule) for asks in problems][done:]
-    with closing(run_jobs(answer, jobs, workers=workers)) as results:
-        for i, answers in enumerate(results, done + 1):
-            file.append(answers)
-            progress(i, len(problems))
+    jobs = [(recipe, asks, rule) for asks in problems]
+    append_made(answer, jobs, lambda _, made: file.append(made), done=done, workers=workers, progress=progress)
     return file.read(len(problems[0]))[: len(problems)]

@@ -9,17 +9,22 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from reasonctl.controller import ControllerError
 from reasonctl.controller.core import Fields, lines, parse
 
+from ..parallel.run_jobs import ProgressCallback, run_jobs
+
 if sys.platform != "win32":
     import fcntl
+
+T = TypeVar("T")
 
 START_OVER = "move it away, or start over with --force"
 MOST_HEADER = 1 << 20
@@ -193,3 +198,29 @@ class JobFile:
 def line_of(values: dict[str, Any]) -> bytes:
     """A line of the file, its line feed included; the same values give the same bytes."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+
+
+def append_made(
+    work: Callable[..., T],
+    jobs: Sequence[tuple[Any, ...]],
+    append: Callable[[int, T], None],
+    *,
+    done: int,
+    workers: int,
+    progress: ProgressCallback,
+) -> None:
+    """Do the jobs that a file doesn't hold yet, and append what each made, in order.
+
+    Args:
+        work: What is done; it may run in another process.
+        jobs: The arguments of each; all of them.
+        append: Writes what the job of a number made.
+        done: Jobs that the file holds.
+        workers: Number of processes.
+        progress: Called before the first job, and after each.
+    """
+    progress(min(done, len(jobs)), len(jobs))
+    with closing(run_jobs(work, jobs[done:], workers=workers)) as results:
+        for i, made in enumerate(results, done):
+            append(i, made)
+            progress(i + 1, len(jobs))

@@ -7,7 +7,6 @@ is chosen from the samples later needs neither a model nor a grader. A job can g
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
@@ -16,11 +15,11 @@ from reasonctl.controller.core import Fields
 from reasonctl.controller.decoding import MOST_SAMPLES
 from reasonctl.controller.selection import AnswerClasses, Codes, Scored
 
-from ..parallel.run_jobs import ProgressCallback, run_jobs
+from ..parallel.run_jobs import ProgressCallback
 from ..tasks.graders import Grader
 from ..tasks.problem import Problem
 from .collect import identity_of
-from .job_file import JobFile
+from .job_file import JobFile, append_made
 from .recipe import Recipe
 from .records import MOST
 from .worker import answer_text
@@ -249,10 +248,10 @@ def collect_samples(
         workers: Number of processes.
         progress: Called after each problem.
     """
-    progress(min(done, len(problems)), len(problems))
-    jobs = [(recipe, i, problem.question, sets) for i, problem in enumerate(problems)][done:]
-    with closing(run_jobs(sample_problem, jobs, workers=workers)) as results:
-        for i, drawn in enumerate(results, done):
-            file.append(graded(problems[i], sets, drawn, grader))
-            progress(i + 1, len(problems))
+    jobs = [(recipe, i, problem.question, sets) for i, problem in enumerate(problems)]
+
+    def append(i: int, drawn: list[list[_Drawn]]) -> None:
+        file.append(graded(problems[i], sets, drawn, grader))
+
+    append_made(sample_problem, jobs, append, done=done, workers=workers, progress=progress)
     return file.read()[: len(problems)]

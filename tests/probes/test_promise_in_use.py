@@ -23,7 +23,7 @@ LAW = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 SAME = {**LAW, "temperature": 0.6}
 
 
-def told(handle) -> list[str]:
+def with_run(handle) -> list[str]:
     trace = handle.trace
     different = [warning for warning in trace.warnings if "promise was made without" in warning]
     assert ("not promised for this call" in trace.rule) == bool(different)
@@ -35,18 +35,18 @@ def test_llama_compares_every_call():
     llm, most = open_llama(n_ctx=1024), CARD.max_new_tokens
     with attach(llm, Controller(exit=load_exit(PROBE))) as handle:
         llm(PROMPT, max_tokens=most, seed=1, **SAME)
-        assert told(handle) == []
+        assert with_run(handle) == []
         llm(PROMPT, max_tokens=most, seed=1, **{**SAME, "temperature": 1.5}, risk=0.02)
-        (law,) = told(handle)
+        (law,) = with_run(handle)
         assert law.startswith("sampler policy is 'temperature(1.5)', calibrated with 'temperature(0.6)'")
         llm(PROMPT, max_tokens=40, seed=1, **{**SAME, "top_k": 5})
-        limit, law = told(handle)
+        limit, law = with_run(handle)
         assert limit.startswith(f"max_new_tokens is 40, calibrated with {most}") and "top_k(5)" in law
         llm(PROMPT, max_tokens=most, seed=1, repeat_penalty=1.2, **SAME)
-        assert len(told(handle)) == 1
+        assert len(with_run(handle)) == 1
     with attach(llm, Controller(exit=load_exit(PROBE), policy=parse_policy("temperature(0.60)"))) as handle:
         llm(PROMPT, max_tokens=most, seed=1)
-        assert told(handle) == []
+        assert with_run(handle) == []
 
 
 def test_transformers_compares_every_call():
@@ -56,13 +56,13 @@ def test_transformers_compares_every_call():
     with warnings.catch_warnings(action="ignore"):  # another dtype than the probe's
         handle = attach(model, Controller(exit=load_exit(PROBE)), tokenizer=tokenizer)
     model.generate(**inputs, max_new_tokens=most, do_sample=True, **SAME)
-    assert told(handle) == []
+    assert with_run(handle) == []
     for more in ({"temperature": 1.5}, {"top_p": 0.5}, {"top_k": 9}, {"min_p": 0.1}, {"repetition_penalty": 1.2}):
         model.generate(**inputs, max_new_tokens=most, do_sample=True, **{**SAME, **more})
-        (law,) = told(handle)
+        (law,) = with_run(handle)
         assert law.startswith("sampler policy is")
     model.generate(**inputs, max_new_tokens=most + 1, do_sample=False)
-    assert len(told(handle)) == 2 and "'greedy'" in told(handle)[1]
+    assert len(with_run(handle)) == 2 and "'greedy'" in with_run(handle)[1]
     handle.detach()
 
 
@@ -106,12 +106,12 @@ def used(request, llm, hf):
 def why_not(rule, trace):
     """What stands in the guarantee besides the model's own differences, of another dtype for example."""
     use = {"sampler": CARD.sampler, "max_new_tokens": CARD.max_new_tokens, "tasks": CARD.tasks, "grader": CARD.grader}
-    known, told = rule.guarantee(**use)["why_not"], rule.guarantee(**use, trace=trace)["why_not"]
-    assert told[: len(known)] == known
+    known, with_run = rule.guarantee(**use)["why_not"], rule.guarantee(**use, trace=trace)["why_not"]
+    assert with_run[: len(known)] == known
     assert [f"{reason}: the exit rule's promise was made without" for reason in trace.why_not] == [
         warning for warning in trace.warnings if "promise was made without" in warning
     ]
-    return told[len(known) :]
+    return with_run[len(known) :]
 
 
 @pytest.mark.parametrize("limit", LIMITS)
@@ -178,6 +178,6 @@ def test_event_says_that_it_has_no_confidence():
 def test_a_trace_is_json(threshold, rule, why):
     decision = Decision(threshold < 0, "wait", 0, 3, 0.25, threshold)
     written = json.dumps(Trace(rule=rule, decisions=[decision], log_z=-math.inf).to_dict(), allow_nan=False)
-    told = json.loads(written)
-    assert told["decisions"][0]["threshold"] == (threshold if math.isfinite(threshold) else None)
-    assert told["threshold_why"] == why and told["log_z"] is None and told["decisions"][0]["score"] == 0.25
+    with_run = json.loads(written)
+    assert with_run["decisions"][0]["threshold"] == (threshold if math.isfinite(threshold) else None)
+    assert with_run["threshold_why"] == why and with_run["log_z"] is None and with_run["decisions"][0]["score"] == 0.25
