@@ -286,9 +286,9 @@ def test_reading_is_linear_in_the_text(pattern: str) -> None:
         statement(text + " answer")
         return time.process_time() - started
 
-    short, long = (min(seconds(size) for _ in range(3)) for size in (12_000, 48_000))
+    short, long = (min(seconds(size) for _ in range(3)) for size in (6_000, 24_000))
     assert long < 10 * short + 0.05
-    assert seconds(2_000_000) < 2
+    assert seconds(500_000) < 1
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -302,7 +302,7 @@ def test_grading_is_linear_in_the_answer(pattern: str) -> None:
 
     short, long = (min(seconds(size) for _ in range(3)) for size in (450, 1_800))
     assert long < 12 * short + 0.05
-    assert seconds(100_000) < 2
+    assert seconds(50_000) < 1
 
 
 def test_a_thousand_plain_answers_take_a_moment() -> None:
