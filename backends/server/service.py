@@ -177,17 +177,13 @@ class Service:
             prompt = self._prompts.completion(request.prompt)
             schema = wanted_schema(request)
         source = self._grammars.checked(schema, "response_format" if request.response_format else "tools")
-        controller = self._controlled(request, prompt, key)
+        controller = self._controlled(request, key)
         return self._work(request, key, prompt, controller, source)
 
-    def _controlled(self, request: Asked, prompt: list[int], key: str) -> Controller:
+    def _controlled(self, request: Asked, key: str) -> Controller:
         """The controller of one request."""
-        base, closes = self._controller, False
-        thinking = base.closing
-        if isinstance(request, ChatRequest) and request.chat_template_kwargs.enable_thinking is False:
-            closes = _opens(prompt, thinking, self.served.model)
         drafter = self._drafters.of(key, request.reasonctl.draft)
-        return limited(request, replace(base, drafter=drafter), closes_at_once=closes)
+        return limited(request, replace(self._controller, drafter=drafter))
 
     def _work(self, request: Asked, key: str, prompt: list[int], controller: Controller, source: str | None) -> Work:
         model, thinking = self.served.model, controller.closing

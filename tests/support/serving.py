@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -12,9 +13,11 @@ from typing import Any
 import openai
 
 from reasonctl.backends import BUNDLED_PROBE, load_model
+from reasonctl.backends.server.answers import Written
 from reasonctl.backends.server.guard import Access
 from reasonctl.backends.server.limits import ServerLimits
-from reasonctl.backends.server.service import Served, Service
+from reasonctl.backends.server.requests import ChatRequest
+from reasonctl.backends.server.service import Served, Service, Work
 from reasonctl.backends.server.serving import make_server
 from reasonctl.controller import Controller, parse_policy
 from reasonctl.probes import load_exit
@@ -53,6 +56,25 @@ class Running:
         while (driver.running or driver.waiting or self.service.open) and time.monotonic() < until:
             time.sleep(0.01)
         return not (driver.running or driver.waiting or self.service.open)
+
+
+def answered(service: Service, key: str = "key-0", **fields: Any) -> tuple[list[Written], Work]:
+    """What a chat request is answered by a service that has started, without a server around it."""
+    given = {"model": service.served.name, "messages": [{"role": "user", "content": "?"}], **fields}
+    request = ChatRequest.model_validate(given)
+
+    async def ask() -> tuple[list[Written], Work]:
+        work = await asyncio.to_thread(service.prepare, request, key)
+        service.enter(work)
+        written = [Written() for _ in work.choices]
+        try:
+            async for update in service.updates(work):
+                written[update.choice].add(update)
+        finally:
+            service.leave(work)
+        return written, work
+
+    return asyncio.run(ask())
 
 
 @contextlib.contextmanager
