@@ -122,6 +122,8 @@ class Work:
     """The same for the driver."""
     rule: ExitRule | None
     """Decides about its exits."""
+    client_id: str | None = None
+    """Its client's own name for it, which means nothing with another key."""
     created: int = field(default_factory=lambda: int(time.time()))
     """When it came, in seconds since 1970."""
     group: Group | None = None
@@ -156,12 +158,13 @@ class Service:
         self._prompts.close()
         self._grammars.close()
 
-    def prepare(self, request: Asked, key: str) -> Work:
+    def prepare(self, request: Asked, key: str, client_id: str | None = None) -> Work:
         """A request's runs, not started. It may take a while; call it in a thread.
 
         Args:
             request: The request.
             key: Its client's.
+            client_id: Its client's own name for it.
 
         Raises:
             Refusal: The request can't be served.
@@ -178,7 +181,9 @@ class Service:
             schema = wanted_schema(request)
         source = self._grammars.checked(schema, "response_format" if request.response_format else "tools")
         controller = self._controlled(request, key)
-        return self._work(request, key, prompt, controller, source)
+        work = self._work(request, key, prompt, controller, source)
+        work.client_id = client_id
+        return work
 
     def _controlled(self, request: Asked, key: str) -> Controller:
         """The controller of one request."""
@@ -225,8 +230,11 @@ class Service:
         """Hand a request's runs over; `leave` ends them. Call it in the event loop.
 
         Raises:
-            Refusal: There is no place for it.
+            Refusal: There is no place for it, or another open request of its key has its client's name.
         """
+        if work.client_id is not None and self._named(work.client_id, work.key) is not None:
+            message = f"a request named {work.client_id!r} is running; give each a name of its own"
+            raise Refusal(409, message, code="duplicate_request_id")
         loop = asyncio.get_running_loop()
 
         def deliver(brought: list[Output]) -> None:
@@ -288,7 +296,7 @@ class Service:
         """Close the thinking of a running request.
 
         Args:
-            request_id: Its id, as its client was given it.
+            request_id: Its id, as its client was given it, or its client's own name for it.
             key: The key of who asks: no other one may.
 
         Returns:
@@ -297,10 +305,14 @@ class Service:
         Raises:
             Refusal: The key has no such request.
         """
-        work = self.open.get(request_id)
-        if work is None or not secrets.compare_digest(work.key, key):
+        work = self._named(request_id, key)
+        if work is None:
             raise Refusal(404, "no running request of this key has this id", code="request_not_found")
         return sum(answer.ask() for answer in work.answers)
+
+    def _named(self, name: str, key: str) -> Work | None:
+        """The open request of a key that has this id or this client's name."""
+        return next((one for one in self.open.values() if one.key == key and name in (one.id, one.client_id)), None)
 
 
 def _read(choice: ServedChoice, output: Emitted) -> Piece:

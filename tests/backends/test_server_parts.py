@@ -69,7 +69,12 @@ def test_however_a_text_is_cut_into_tokens_its_parts_are_the_same(seed: int) -> 
 def test_an_opening_marker_that_the_model_writes_in_open_thoughts_is_no_thought(seed: int) -> None:
     """However it is cut; a text that only begins like it is one."""
     rng = random.Random(seed)
-    for text, thoughts in (("\n<t>\nso <t> on</t>4", "so <t> on"), (" <tx> on</t>4", "<tx> on"), ("<t", "<t"), ("<", "<")):
+    for text, thoughts in (
+        ("\n<t>\nso <t> on</t>4", "so <t> on"),
+        (" <tx> on</t>4", "<tx> on"),
+        ("<t", "<t"),
+        ("<", "<"),
+    ):
         pieces = pieces_of(text, rng)
         splitter = Splitter(ToyTokenizer(pieces), frozenset(), Marking(MARKERS, thinking=True))
         made = [splitter.push(token) for token in range(len(pieces))] + [splitter.finish()]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import httpx2
 import openai
 
 from reasonctl.backends import BUNDLED_PROBE, load_model
@@ -33,8 +35,13 @@ class Running:
 
     service: Service
     """What it serves."""
-    port: int
-    """Where."""
+    listening: socket.socket
+    """Where clients connect."""
+
+    @property
+    def port(self) -> int:
+        """Its port."""
+        return int(self.listening.getsockname()[1])
 
     @property
     def url(self) -> str:
@@ -77,6 +84,13 @@ def answered(service: Service, key: str = "key-0", **fields: Any) -> tuple[list[
     return asyncio.run(ask())
 
 
+def post(served: Running, path: str, *, key: int | None = 0, **more: Any) -> Any:
+    """A request that the official client wouldn't make."""
+    headers = {"content-type": "application/json"} | ({} if key is None else {"authorization": f"Bearer {KEYS[key]}"})
+    headers |= more.pop("headers", {})
+    return httpx2.request(more.pop("method", "POST"), served.url + path, headers=headers, timeout=60, **more)
+
+
 @contextlib.contextmanager
 def running(
     backend: Any = "llama.cpp", *, probe: bool = True, limits: ServerLimits | None = None, at_once: int = 4, **more: Any
@@ -89,13 +103,14 @@ def running(
     served = Served(model, controller, parse_policy(POLICY), 768, at_once, presets, limits)
     service = Service(served)
     server = make_server(service, Access(keys=KEYS, **more), 0)
-    thread = threading.Thread(target=server.run, daemon=True)
+    listening = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.01)
     try:
-        yield Running(service, server.servers[0].sockets[0].getsockname()[1])
+        yield Running(service, listening)
     finally:
         server.should_exit = True
         thread.join(timeout=30)
