@@ -148,7 +148,7 @@ def governed(policy: Policy, source: str | None, opening: Sequence[int], thinks:
 def limited(request: Asked, controller: Controller) -> Controller:
     """The controller under the request's limits of thinking.
 
-    `enable_thinking: false` is a budget of 0, whoever opens thinking: the prompt, or the model in spite of its template.
+    `enable_thinking: false` is a budget of 0, whoever opens thinking: the prompt, or the model in spite of that.
 
     Args:
         request: The request.

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx2
@@ -93,10 +93,17 @@ def post(served: Running, path: str, *, key: int | None = 0, **more: Any) -> Any
 
 @contextlib.contextmanager
 def running(
-    backend: Any = "llama.cpp", *, probe: bool = True, limits: ServerLimits | None = None, at_once: int = 4, **more: Any
+    backend: Any = "llama.cpp",
+    *,
+    probe: bool = True,
+    limits: ServerLimits | None = None,
+    at_once: int = 4,
+    before_template: str = "",
+    **more: Any,
 ) -> Iterator[Running]:
     """A server over the bundled model, for as long as the block lasts."""
     model = load_model("tiny", backend=backend, threads=1, batch=at_once)
+    model = replace(model, template=before_template + (model.template or ""))
     controller = Controller(exit=load_exit(BUNDLED_PROBE, risk=0.05) if probe else None)
     limits = limits or ServerLimits(drain_seconds=5)
     presets = {"careful": parse_policy("temperature(0.3)")}
