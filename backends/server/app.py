@@ -137,7 +137,8 @@ class Routes:
 
     def _finished(self, work: Work) -> None:
         traces = [choice.trace for choice in work.choices]
-        self.metrics.finished(work.prompt_tokens, traces, sum(expected_saving(work, trace) for trace in traces))
+        saved, cached = sum(expected_saving(work, trace) for trace in traces), work.choices[0].text.cached
+        self.metrics.finished(work.prompt_tokens, cached, traces, saved)
 
     def _left(self, work: Work) -> None:
         """A client has gone before the end."""

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 from reasonctl.controller import (
@@ -30,6 +31,7 @@ from .driving import Driver, Group, Output, ServedRun
 from .grammars import Grammars
 from .limits import ServerLimits
 from .messages import Prompts, ends_open
+from .prefixes import Prefixes, Text
 from .recording import Drawn, Recorded
 from .refusals import Refusal, invalid
 from .requests import Asked, ChatRequest
@@ -83,8 +85,8 @@ class Update:
 class ServedChoice:
     """One run as its client sees it."""
 
-    trace: Trace
-    """Its record."""
+    text: Text
+    """Its text, and what of it wasn't fed again."""
     splitter: Splitter
     """Tells thoughts and answer apart."""
     recorded: Recorded | None
@@ -93,6 +95,11 @@ class ServedChoice:
     """What it failed with."""
     begun: list[tuple[int, Drawn]] = field(default_factory=list)
     """Notes of answer tokens with the place in the answer where each begins."""
+
+    @property
+    def trace(self) -> Trace:
+        """Its record."""
+        return self.text.trace
 
     @property
     def finish_reason(self) -> Literal["stop", "length"]:
@@ -144,6 +151,7 @@ class Service:
         self._prompts = Prompts(model)
         self._grammars = Grammars(model, served.limits)
         self._drafters = Drafters(served.controller.drafter)
+        self.prefixes = Prefixes(model.engine, served.limits.prefix_tokens)
         self.driver = Driver(served.at_once, served.limits.queue)
         self.open: dict[str, Work] = {}
         """Requests that aren't answered yet, by their ids."""
@@ -155,6 +163,7 @@ class Service:
     def close(self) -> None:
         """End all runs, the thread and the helper processes."""
         self.driver.close()
+        self.prefixes.close()
         self._prompts.close()
         self._grammars.close()
 
@@ -203,17 +212,19 @@ class Service:
         seed = secrets.randbits(_RANDOM_BITS) if request.seed is None else request.seed
         work = Work(_new_id(request), key, request, len(prompt), [], [], [], controller.exit)
         for i in range(request.reasonctl.samples or request.n):
-            choice = ServedChoice(Trace(), Splitter(model.tokenizer, model.eos, marking, request.stops), None)
+            text, splitter = Text(key, prompt, Trace()), Splitter(model.tokenizer, model.eos, marking, request.stops)
+            choice = ServedChoice(text, splitter, None)
             own = policy
             if request.most_alternatives is not None:
                 own = choice.recorded = Recorded(policy, request.most_alternatives)
             call = Call(prompt, most, model.eos, Keys(seed=seed, run=i), own, repeat=i > 0, answer_now=AnswerNow())
             if request.stops:
                 call = replace(call, stop=StopAt(len(prompt), choice.splitter))
-            loop = controller.run(model.engine, model.tokenizer, call, choice.trace)
+            text.needs = controller.needs(model.engine, model.tokenizer, call)
+            loop = partial(controller.loop, tokenizer=model.tokenizer, call=call, trace=text.trace)
             work.choices.append(choice)
             work.answers.append(call.answer_now or AnswerNow())
-            work.runs.append(ServedRun(loop, controller.needs(model.engine, model.tokenizer, call)))
+            work.runs.append(ServedRun(self.prefixes.run(text, loop), text.needs))
         return work
 
     def _most_new_tokens(self, request: Asked, prompt: list[int], controller: Controller) -> int:
@@ -241,7 +252,8 @@ class Service:
             with suppress(RuntimeError):  # the event loop has ended, and with it the client's connection
                 loop.call_soon_threadsafe(work.outputs.put_nowait, brought)
 
-        work.group = Group(work.key, work.runs, deliver)
+        shares = self.prefixes.shares(work.choices[0].text.prompt)
+        work.group = Group(work.key, work.runs, deliver, shares)
         self.driver.submit(work.group)
         self.open[work.id] = work
 
@@ -372,5 +384,6 @@ def usage_of(work: Work) -> dict[str, Any]:
         "prompt_tokens": work.prompt_tokens,
         "completion_tokens": written,
         "total_tokens": work.prompt_tokens + written,
+        "prompt_tokens_details": {"cached_tokens": work.choices[0].text.cached},
         "completion_tokens_details": {"reasoning_tokens": thought},
     }

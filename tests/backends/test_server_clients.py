@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -147,3 +151,26 @@ def test_thinking_is_closed_from_outside_by_the_clients_own_name(served: Running
         done = list(answer)[-1] if stream else answer
         assert done.reasonctl["choices"][0]["closed_by"] == "asked"
         assert post(served, ANSWERED.format(name)).status_code == 404
+
+
+@pytest.mark.slow
+def test_sigterm_lets_running_requests_end() -> None:
+    """A stream that has begun comes to its end; nobody else is let in; the process ends."""
+    command = [sys.executable, "-c", "from reasonctl.calibration.cli.main import main; main()", "serve", "tiny"]
+    environment = {**os.environ, "REASONCTL_API_KEY": KEYS[0]}
+    flags = ["--threads", "1", "--port", "0"]
+    with subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/v1 \(1 key; 8 runs", process.stdout.readline())
+        assert found is not None
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{found[1]}/v1", api_key=KEYS[0], max_retries=0)
+        asked: Any = {"model": "tiny", "messages": [{"role": "user", "content": QUESTION}], "seed": 1}
+        stream = client.chat.completions.create(**asked, stream=True, n=16, temperature=1.5, max_tokens=400)
+        first = next(stream)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(1.0)
+        with pytest.raises(openai.APIConnectionError):
+            client.with_options(timeout=5).chat.completions.create(**asked)
+        ends = [choice.finish_reason for chunk in (first, *stream) for choice in chunk.choices if choice.finish_reason]
+        assert len(ends) == 16
+        assert process.wait(timeout=60) in (0, -signal.SIGTERM)

@@ -247,7 +247,7 @@ def test_a_template_is_bounded() -> None:
 def test_metrics_are_prometheus_text() -> None:
     metrics = Metrics()
     trace = Trace(tokens=[1, 2, 3], drift={"alarm": True})
-    metrics.finished(5, [trace], 12.5)
+    metrics.finished(5, 4, [trace], 12.5)
     metrics.answered("/health", 200)
     lines = metrics.page(2, 1).splitlines()
     assert 'reasonctl_tokens_total{kind="completion"} 3' in lines and "reasonctl_drift_alarm 1" in lines
