@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -22,7 +19,7 @@ import pytest
 
 from reasonctl.backends.server.app import EventStream
 from reasonctl.backends.server.limits import ServerLimits
-from support.serving import KEYS, QUESTION, Running, post, running
+from support.serving import KEYS, QUESTION, Running, post, running, spawned
 
 
 @contextmanager
@@ -156,14 +153,8 @@ def test_thinking_is_closed_from_outside_by_the_clients_own_name(served: Running
 @pytest.mark.slow
 def test_sigterm_lets_running_requests_end() -> None:
     """A stream that has begun comes to its end; nobody else is let in; the process ends."""
-    command = [sys.executable, "-c", "from reasonctl.calibration.cli.main import main; main()", "serve", "tiny"]
-    environment = {**os.environ, "REASONCTL_API_KEY": KEYS[0]}
-    flags = ["--threads", "1", "--port", "0"]
-    with subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        found = re.search(r"http://127\.0\.0\.1:(\d+)/v1 \(1 key; 8 runs", process.stdout.readline())
-        assert found is not None
-        client = openai.OpenAI(base_url=f"http://127.0.0.1:{found[1]}/v1", api_key=KEYS[0], max_retries=0)
+    with spawned() as (process, url):
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEYS[0], max_retries=0)
         asked: Any = {"model": "tiny", "messages": [{"role": "user", "content": QUESTION}], "seed": 1}
         stream = client.chat.completions.create(**asked, stream=True, n=16, temperature=1.5, max_tokens=400)
         first = next(stream)

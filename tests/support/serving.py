@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -89,6 +93,24 @@ def post(served: Running, path: str, *, key: int | None = 0, **more: Any) -> Any
     headers = {"content-type": "application/json"} | ({} if key is None else {"authorization": f"Bearer {KEYS[key]}"})
     headers |= more.pop("headers", {})
     return httpx2.request(more.pop("method", "POST"), served.url + path, headers=headers, timeout=60, **more)
+
+
+@contextlib.contextmanager
+def spawned(*flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`ctl serve tiny` in a process of its own, with the keys of these tests: the process and the server's address."""
+    command = [sys.executable, "-c", "from reasonctl.calibration.cli.main import main; main()", "serve", "tiny"]
+    with tempfile.NamedTemporaryFile("w") as keys:
+        keys.write("\n".join(KEYS))
+        keys.flush()
+        command += ["--threads", "1", "--port", "0", "--key-file", keys.name, *flags]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            found = re.search(r"(http://127\.0\.0\.1:\d+)/v1 \(2 keys; \d+ runs", process.stdout.readline())
+            try:
+                assert found is not None
+                yield process, found[1]
+            finally:
+                process.kill()
 
 
 @contextlib.contextmanager
