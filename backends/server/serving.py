@@ -66,5 +66,6 @@ def serve(service: Service, access: Access, port: int, announce: Callable[[str],
         raise ControllerError(f"can't listen on {access.host}:{port}; choose another --port") from end
     host = f"[{access.host}]" if ":" in access.host else access.host
     with listening:
+        listening.listen(server.config.backlog)
         announce(f"{host}:{listening.getsockname()[1]}")
         server.run(sockets=[listening])
