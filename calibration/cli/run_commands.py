@@ -117,6 +117,13 @@ def sample_command(model: str, prompt: str | None, options: Options, **what: Any
 @click.option("--budget", help="Most thinking tokens where a request says nothing; or a share, such as 0.5.")
 @click.option("--queue", type=click.IntRange(0, 10_000), default=64, show_default=True, help="Most runs that wait.")
 @click.option(
+    "--prefix-tokens",
+    type=click.IntRange(0, 1 << 24),
+    default=16384,
+    show_default=True,
+    help="Most tokens that are kept for later requests of the same keys; 0: none.",
+)
+@click.option(
     "--request-seconds",
     type=NumberRange(0, min_open=True),
     default=600.0,
