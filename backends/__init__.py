@@ -16,6 +16,7 @@ from .load import (
     load_model,
     tiny_folder,
 )
+from .local_models import LocalModel, Shape, hub_problem, local_models
 from .masked import MaskedText
 from .model import Message, Model
 
@@ -23,15 +24,19 @@ __all__ = [
     "BUNDLED",
     "BUNDLED_PROBE",
     "Handle",
+    "LocalModel",
     "MaskedText",
     "Message",
     "Model",
+    "Shape",
     "TINY",
     "TINY_MASKED",
     "attach",
+    "hub_problem",
     "is_masked",
     "load_drafter",
     "load_masked",
     "load_model",
+    "local_models",
     "tiny_folder",
 ]

@@ -65,6 +65,31 @@ def run_command(model: str, prompt: str | None, options: Options, **what: Any) -
     run_any(model, prompt, options, **what)
 
 
+@cli.command("models")
+@click.option(
+    "--probes",
+    default=".",
+    show_default=True,
+    type=click.Path(),
+    help="A folder with probe files, besides the bundled.",
+)
+@common("json")
+def models_command(options: Options, probes: str) -> None:
+    """The models on this machine, bundled, in reasonctl's cache and in the hub's, and which probes fit each."""
+    from .models import models
+
+    models(options, probes=probes)
+
+
+@cli.command("plugins")
+@common("json")
+def plugins_command(options: Options) -> None:
+    """What other packages add: stages, drafters, signals, graders and tasks."""
+    from .plugins import plugins
+
+    plugins(options)
+
+
 @cli.command("view")
 @click.argument("runs", type=click.Path())
 @click.option("--out", type=click.Path(), help="The page to write [RUNS with .html].")

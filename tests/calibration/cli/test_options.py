@@ -39,6 +39,10 @@ MEANS_NOTHING = {
     "calibrate-votes": "draft time_limit",
     "frontier": "time_limit",
     "stability": "temperature policy time_limit",
+    "models": f"{PROMISE} seed temperature policy draft max_new_tokens n force dry_run time_limit backend workers threads "
+    "batch grader",
+    "plugins": f"{PROMISE} seed temperature policy draft max_new_tokens n force dry_run time_limit backend workers "
+    "threads batch grader",
     "view": f"{PROMISE} seed temperature policy draft max_new_tokens n dry_run time_limit backend workers threads "
     "batch grader",
     "serve": "json seed n force dry_run time_limit workers grader",
@@ -61,6 +65,8 @@ ARGUMENTS = {
     "calibrate-votes": ["tiny", "--tasks", "tiny", "--out", "v.json"],
     "frontier": ["tiny", "--tasks", "tiny", "--out", "f.html"],
     "stability": ["tiny", "--tasks", "tiny", "--perturb", "text", "--out", "s.html"],
+    "models": [],
+    "plugins": [],
     "view": ["runs.jsonl"],
     "serve": ["tiny"],
     "chat": ["tiny"],
