@@ -5,6 +5,7 @@
 
 from .attach import attach
 from .handle import Handle
+from .listing import LocalModel, Shape, hub_problem, local_models
 from .load import (
     BUNDLED,
     BUNDLED_PROBE,
@@ -16,7 +17,6 @@ from .load import (
     load_model,
     tiny_folder,
 )
-from .local_models import LocalModel, Shape, hub_problem, local_models
 from .masked import MaskedText
 from .model import Message, Model
 

@@ -144,7 +144,7 @@ _OPTIONS = {
         help="Runs that are decoded together, in forwards that they share.",
     ),
     "grader": _option(
-        "--grader", help="module:function (question, gold, answer) -> bool, or a plugin; not the task's own."
+        "--grader", help="module:function (question, gold, answer) -> bool, or a plugin [the task's own]."
     ),
 }
 """The shared options by their names in `Options`."""

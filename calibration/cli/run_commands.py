@@ -71,7 +71,7 @@ def run_command(model: str, prompt: str | None, options: Options, **what: Any) -
     default=".",
     show_default=True,
     type=click.Path(),
-    help="A folder with probe files, besides the bundled.",
+    help="Folder whose probe files are tried too.",
 )
 @common("json")
 def models_command(options: Options, probes: str) -> None:

@@ -114,9 +114,7 @@ def _plugged(name: str, arguments: Arguments) -> Drafter:
     try:
         inspect.signature(make).bind(*places, **named)
     except (TypeError, ValueError) as error:
-        raise ControllerError(
-            f"draft {name} doesn't take these arguments: {error!s:.200}; see {plugin.package}"
-        ) from None
+        raise ControllerError(f"draft {name} takes other arguments: {error!s:.200}; see {plugin.package}") from None
     made = plugin.guarded(lambda: make(*places, **named), "makes no drafter")
     if not isinstance(made, Drafter):
         raise plugin.refuse("a function or class that gives a Drafter")
