@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from .config import set_elsewhere
 from .extras import missing_extra
@@ -75,6 +76,23 @@ class SignalName(click.Choice[str]):
             if value in plugin_names("signals"):
                 return str(value)
         return super().convert(value, param, ctx)
+
+
+class NameOrFile(click.ParamType[str]):
+    """A text; shells complete it with some names and with files."""
+
+    name = "text"
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        own = [CompletionItem(name) for name in self.names if name.startswith(incomplete)]
+        return [*own, CompletionItem(incomplete, type="file")]
+
+
+MODEL = NameOrFile("tiny", "tiny-hybrid", "tiny-masked")
+"""The argument MODEL."""
 
 
 def _option(*flags: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -161,7 +179,9 @@ MACHINE = ("backend", "threads")
 SAMPLED = ("json", "seed", "max_new_tokens", "n", *PROMISE, "force", "dry_run", *MACHINE, "workers", "batch", "grader")
 """What commands take that sample many problems."""
 
-ANY_PROBE = click.option("--probe", help="Probe file [tiny: the bundled one; else none]; 'none' for no exits.")
+ANY_PROBE = click.option(
+    "--probe", type=NameOrFile("none"), help="Probe file [tiny: the bundled one; else none]; 'none' for no exits."
+)
 """The option of commands that can do without a probe."""
 
 ORDER = click.option(
