@@ -1,4 +1,4 @@
-"""From questions and answers of your own to a probe, and a run under it: `python examples/calibrate_own_tasks.py [FOLDER]`.
+"""From your own questions to a probe, and a run under it: `python examples/calibrate_own_tasks.py [FOLDER]`.
 
 The same in a shell: ctl calibrate MODEL --tasks my.jsonl --out my.probe.safetensors -n 300
 """

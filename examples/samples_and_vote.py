@@ -1,4 +1,4 @@
-"""Samples of one prompt, and a vote that ends once its leader can't be overtaken: `python examples/samples_and_vote.py`."""
+"""Samples of one prompt, and a vote that ends once it is decided: `python examples/samples_and_vote.py`."""
 
 from reasonctl import Controller, load_exit, load_model, parse_policy
 from reasonctl.backends import BUNDLED_PROBE
@@ -19,6 +19,5 @@ with controller.samples(model.engine, model.tokenizer, call, 8, stop=LosslessSto
         print(f"sample {number}: {len(trace.tokens)} tokens, {trace.why}")
 for answer in samples.answers:
     print(repr(answer))
-print(
-    f"the vote: sample {samples.vote.index + 1}, {100 * samples.vote.share:.0f} % of the votes; {samples.cost} tokens in all"
-)
+vote = samples.vote
+print(f"the vote: sample {vote.index + 1}, {100 * vote.share:.0f} % of the votes; {samples.cost} tokens in all")

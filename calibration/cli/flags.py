@@ -180,7 +180,9 @@ SAMPLED = ("json", "seed", "max_new_tokens", "n", *PROMISE, "force", "dry_run", 
 """What commands take that sample many problems."""
 
 ANY_PROBE = click.option(
-    "--probe", type=NameOrFile("none"), help="Probe file [tiny: the bundled one; else none]; 'none' for no exits."
+    "--probe",
+    type=NameOrFile("none"),
+    help="Probe file [tiny: the bundled one; else none]; 'none' for no exits.",
 )
 """The option of commands that can do without a probe."""
 
