@@ -93,11 +93,11 @@ def _hub_models() -> Iterator[LocalModel]:
     """What the hub's cache holds of its main branch: GGUF files by their paths, and repositories by their ids."""
     if hub_problem():
         return
-    from huggingface_hub import CacheNotFound, scan_cache_dir
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     try:
-        repositories = scan_cache_dir().repos
-    except CacheNotFound:
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except (CacheNotFound, ValueError):  # there is none, or it is a file
         return
     for repository in sorted(repositories, key=lambda one: one.repo_id):
         if repository.repo_type != "model" or not repository.revisions:

@@ -1,7 +1,7 @@
 """Parts of other packages, by name: entry points add stages, drafters, signals, graders and tasks.
 
 A plugin is imported when its name is first used. So a broken one is an error for those who name it, and for nobody
-else. A name of reasonctl's own is never looked for among plugins.
+else. No plugin is asked for a name of reasonctl's own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Defaults from files and variables: who wins, what is refused and how it is said, and that hostile files do nothing."""
+"""Defaults from files and variables: which wins, what is refused, how it is said; hostile files do nothing."""
 
 from __future__ import annotations
 

@@ -52,25 +52,33 @@ def listed(capfd: pytest.CaptureFixture[str], *arguments: str) -> dict[str, dict
 
 
 def test_every_place_is_listed(machine: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    hub, tiny = machine / "hub", tiny_folder()
-    parts = [tiny / name for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")]
-    repository(hub, "someone/tiny", parts)
+    hub, tiny, hybrid = machine / "hub", tiny_folder(), tiny_folder("tiny-hybrid")
+    parts = [hybrid / name for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")]
+    repository(hub, "someone/hybrid", parts)
     files = repository(hub, "someone/tiny-GGUF", [tiny / "tiny.gguf"], ref=None)
     repository(hub, "someone/no-model", [tiny / "tokenizer.json"])
     found = listed(capfd)
     cache, gguf = machine / "cache" / "models", str(files / "tiny.gguf")
     assert list(found) == [
         *("tiny", "tiny-hybrid", "tiny-masked", str(cache / "cut.gguf"), str(cache / "renamed.gguf")),
-        *("someone/tiny", gguf),
+        *("someone/hybrid", gguf),
     ]
     assert [found[name]["where"] for name in ("tiny", str(cache / "cut.gguf"), gguf)] == ["bundled", "cache", "hub"]
-    assert found["someone/tiny"]["format"] == "transformers" and found["tiny-masked"]["format"] == "masked"
-    for name in ("tiny", str(cache / "renamed.gguf"), "someone/tiny", gguf):
+    assert found["someone/hybrid"]["format"] == "transformers" and found["tiny-masked"]["format"] == "masked"
+    for name in ("tiny", str(cache / "renamed.gguf"), gguf):
         assert found[name]["probes"] == ["the bundled one"] and found[name]["depth"] == 4, found[name]
-    for name in ("tiny-hybrid", "tiny-masked", str(cache / "cut.gguf")):
+    for name in ("tiny-hybrid", "tiny-masked", "someone/hybrid", str(cache / "cut.gguf")):
         assert found[name]["probes"] == [], found[name]
     assert "cut off" in str(found[str(cache / "cut.gguf")]["problem"])
     assert found[gguf]["bytes"] == (tiny / "tiny.gguf").stat().st_size
+
+
+@pytest.mark.slow
+def test_a_probe_fits_a_repository_of_transformers(machine: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Slow: its vocabulary is read by transformers."""
+    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    repository(machine / "hub", "someone/tiny", [tiny_folder() / name for name in names])
+    assert listed(capfd)["someone/tiny"]["probes"] == ["the bundled one"]
 
 
 def test_probes_of_a_folder(machine: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Another package adds parts without a change of ours; a broken one is an error of its own name, and of nothing else."""
+"""Another package adds parts without a change of ours; a broken one is an error of its own name only."""
 
 from __future__ import annotations
 
@@ -170,7 +170,12 @@ def test_pip_installs_the_example(tmp_path: Path) -> None:
     target = tmp_path / "target"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--no-build-isolation"]
     subprocess.run([*pip, "--target", str(target), str(copy)], check=True, timeout=300)
-    code = f"import sys; sys.path.append({str(target)!r}); from reasonctl import parse_policy; print(parse_policy('gap(2)'))"
+    code = f"""
+import sys
+sys.path.append({str(target)!r})
+from reasonctl import parse_policy
+print(parse_policy('gap(2)'))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "gap(2)\n"
 
