@@ -9,6 +9,7 @@ import click
 from .flags import (
     ANY_PROBE,
     MACHINE,
+    MODEL,
     PROMISE,
     SAMPLED,
     SAMPLES,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @cli.command("frontier")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--tasks", required=True, help="Where problems come from.")
 @ANY_PROBE
 @SAMPLES
@@ -40,7 +41,7 @@ def advise_group() -> None:
 
 
 @advise_group.command("draft")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--drafts", "first", required=True, metavar="DRAFT...", help="Smaller models of the same family.")
 @click.argument("more", nargs=-1, metavar="")
 @common(
@@ -61,7 +62,7 @@ def advise_draft_command(model: str, first: str, more: tuple[str, ...], options:
 
 
 @advise_group.command("policy")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--tasks", help="Learn from the model's own right answers to these problems.")
 @click.option("--texts", multiple=True, type=click.Path(), help="Learn from your own texts: text files, .jsonl, runs.")
 @click.option("--at", default="1,5,15", show_default=True, help="Risks above 0 at which truncations are compared.")
@@ -87,7 +88,7 @@ def advise_policy_command(model: str, options: Options, **what: Any) -> None:
 
 
 @advise_group.command("samples")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--tasks", required=True, help="Where problems come from.")
 @ANY_PROBE
 @click.option("--at", default="4,16", show_default=True, help="Numbers of samples; each divides the largest.")
@@ -102,7 +103,7 @@ def advise_samples_command(model: str, options: Options, **what: Any) -> None:
 
 
 @cli.command("ngrams")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.argument("texts", nargs=-1, required=True, type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="The database to write.")
 @common("json", "force", *MACHINE)
@@ -123,7 +124,7 @@ PAGE = click.option(
 
 
 @cli.command("stability")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--tasks", required=True, help="Where problems come from.")
 @click.option(
     "--perturb",

@@ -10,6 +10,7 @@ from .flags import (
     ANY_PROBE,
     CODES,
     MACHINE,
+    MODEL,
     ORDER,
     PROMISE,
     SAMPLING,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @cli.command("run")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.argument("prompt", required=False, callback=utf8)
 @ANY_PROBE
 @ORDER
@@ -65,6 +66,31 @@ def run_command(model: str, prompt: str | None, options: Options, **what: Any) -
     run_any(model, prompt, options, **what)
 
 
+@cli.command("models")
+@click.option(
+    "--probes",
+    default=".",
+    show_default=True,
+    type=click.Path(),
+    help="Folder whose probe files are tried too.",
+)
+@common("json")
+def models_command(options: Options, probes: str) -> None:
+    """The models on this machine, bundled, in reasonctl's cache and in the hub's, and which probes fit each."""
+    from .models import models
+
+    models(options, probes=probes)
+
+
+@cli.command("plugins")
+@common("json")
+def plugins_command(options: Options) -> None:
+    """What other packages add: stages, drafters, signals, graders and tasks."""
+    from .plugins import plugins
+
+    plugins(options)
+
+
 @cli.command("view")
 @click.argument("runs", type=click.Path())
 @click.option("--out", type=click.Path(), help="The page to write [RUNS with .html].")
@@ -77,7 +103,7 @@ def view_command(runs: str, options: Options, out: str | None) -> None:
 
 
 @cli.command("sample")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.argument("prompt", required=False, callback=utf8)
 @ANY_PROBE
 @CODES
@@ -105,7 +131,7 @@ def sample_command(model: str, prompt: str | None, options: Options, **what: Any
 
 
 @cli.command("serve")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @ANY_PROBE
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; another one needs a key.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0: a free one.")
@@ -142,7 +168,7 @@ def serve_command(model: str, options: Options, **what: Any) -> None:
 
 
 @cli.command("chat")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @ANY_PROBE
 @click.option("--system", callback=utf8, help="What the model is to be, said before the conversation.")
 @click.option("--budget", help="Most thinking tokens, 0 or more; or a share of the run's tokens, such as 0.5.")
@@ -158,7 +184,7 @@ def chat_command(model: str, options: Options, **what: Any) -> None:
 
 
 @cli.command("bench")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @ANY_PROBE
 @ORDER
 @common("json", *SAMPLING, "n", *PROMISE, *MACHINE, "batch")

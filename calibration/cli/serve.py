@@ -30,7 +30,7 @@ def serve(name: str, options: Options, *, probe: str | None, **what: Any) -> Non
     show = Console(as_json=False)
     access = Access(what["host"], read_keys(what["key_file"]), what["allow_host"], what["allow_origin"])
     presets = presets_of(what["preset"])
-    if "batch" not in options.given:
+    if "batch" not in options.chosen:
         options = replace(options, batch=AT_ONCE)
     opened = open_any(show, "ctl serve", name, options, probe, *PROMISE, because="nothing decides about exits")
     served = Served(

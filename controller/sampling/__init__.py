@@ -6,12 +6,13 @@ name in `parse.py`.
 
 from .draw import draw_rows
 from .drawn import See, Shown
-from .parse import STAGES
+from .parse import BUILT_IN, STAGES
 from .rejection import node_tests
 from .replay import Explained, Replay
 from .stage import Pure
 
 __all__ = [
+    "BUILT_IN",
     "Explained",
     "Pure",
     "Replay",

@@ -50,7 +50,7 @@ STOREYS = {
         ],
         ["hf", "llama", "toy"],
         ["attach", "load"],
-        ["server"],
+        ["listing", "server"],
     ],
     "probes": [["risk"], ["signals"], ["promise"], ["files"], ["fixed_exits"], ["exit", "autodeco"]],
     "calibration": [

@@ -22,6 +22,9 @@ from support.ctl import ctl
 
 GGUF = str(tiny_folder() / "tiny.gguf")
 PROMISE = "mode risk confidence signal domain give_up"
+NO_MODEL = (
+    "seed temperature policy draft max_new_tokens n force dry_run time_limit backend workers threads batch grader"
+)
 MEANS_NOTHING = {
     "demo": "force time_limit grader",
     "calibrate": "",
@@ -39,6 +42,8 @@ MEANS_NOTHING = {
     "calibrate-votes": "draft time_limit",
     "frontier": "time_limit",
     "stability": "temperature policy time_limit",
+    "models": f"{PROMISE} {NO_MODEL}",
+    "plugins": f"{PROMISE} {NO_MODEL}",
     "view": f"{PROMISE} seed temperature policy draft max_new_tokens n dry_run time_limit backend workers threads "
     "batch grader",
     "serve": "json seed n force dry_run time_limit workers grader",
@@ -61,6 +66,8 @@ ARGUMENTS = {
     "calibrate-votes": ["tiny", "--tasks", "tiny", "--out", "v.json"],
     "frontier": ["tiny", "--tasks", "tiny", "--out", "f.html"],
     "stability": ["tiny", "--tasks", "tiny", "--perturb", "text", "--out", "s.html"],
+    "models": [],
+    "plugins": [],
     "view": ["runs.jsonl"],
     "serve": ["tiny"],
     "chat": ["tiny"],
