@@ -162,3 +162,33 @@ def stability_command(model: str, options: Options, **what: Any) -> None:
     from .stability import stability
 
     stability(model, options, **what)
+
+
+@cli.group("diagnose")
+def diagnose_group() -> None:
+    """What a model's texts are like."""
+
+
+@diagnose_group.command("fractal")
+@click.argument("model")
+@click.option("--texts", required=True, multiple=True, type=click.Path(), help="A person's texts: text files, .jsonl.")
+@click.option("--writer", help="The model that writes on after the texts' openings [MODEL].")
+@click.option("--temperatures", metavar="T,T,...", help="Write at these temperatures, too; 0 is greedy.")
+@PAGE
+@common(
+    "json",
+    "seed",
+    "max_new_tokens",
+    "n",
+    "force",
+    "dry_run",
+    *MACHINE,
+    "workers",
+    temperature="it compares --temperatures",
+    policy="it compares --temperatures",
+)
+def fractal_command(model: str, options: Options, **what: Any) -> None:
+    """Hurst, Joseph and self-similarity exponents of surprisal under MODEL; -n documents of each source. Resumable."""
+    from .fractal import fractal
+
+    fractal(model, options, **what)

@@ -39,6 +39,7 @@ MEANS_NOTHING = {
     "calibrate-votes": "draft time_limit",
     "frontier": "time_limit",
     "stability": "temperature policy time_limit",
+    "diagnose fractal": f"{PROMISE} temperature policy draft time_limit batch grader",
     "view": f"{PROMISE} seed temperature policy draft max_new_tokens n dry_run time_limit backend workers threads "
     "batch grader",
     "serve": "json seed n force dry_run time_limit workers grader",
@@ -61,6 +62,7 @@ ARGUMENTS = {
     "calibrate-votes": ["tiny", "--tasks", "tiny", "--out", "v.json"],
     "frontier": ["tiny", "--tasks", "tiny", "--out", "f.html"],
     "stability": ["tiny", "--tasks", "tiny", "--perturb", "text", "--out", "s.html"],
+    "diagnose fractal": ["tiny", "--texts", "t.txt", "--out", "f.html"],
     "view": ["runs.jsonl"],
     "serve": ["tiny"],
     "chat": ["tiny"],
