@@ -40,7 +40,7 @@ class ModelName(NamedTuple):
 
     def load(self) -> Model:
         """The model, loaded once per process."""
-        return loaded(self.name, self.backend, self.threads, hidden=False)
+        return loaded(self.name, self.backend, self.threads)
 
 
 @dataclass(frozen=True)
