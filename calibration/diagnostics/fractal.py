@@ -84,8 +84,8 @@ class _Sums(NamedTuple):
 
     total: Array
     """Shape (blocks, sizes)."""
-    count: Array
-    """Shape (blocks, sizes)."""
+    windows: Array
+    """How many: shape (blocks, sizes)."""
 
 
 def exponents(documents: Sequence[Array], *, seed: int = 0, resamples: int = RESAMPLES) -> Exponents:
@@ -111,7 +111,7 @@ def exponents(documents: Sequence[Array], *, seed: int = 0, resamples: int = RES
 
     def pooled(statistic: Any, factor: float) -> Exponent:
         each = [statistic(walk) for walk in walks]
-        sums = _Sums(np.concatenate([one.total for one in each]), np.concatenate([one.count for one in each]))
+        sums = _Sums(np.concatenate([one.total for one in each]), np.concatenate([one.windows for one in each]))
         return _exponent(sums, draws, factor)
 
     return Exponents(
@@ -136,7 +136,8 @@ def standardised(series: Array) -> Array:
     spread = float(given.std())
     if not np.isfinite(given).all() or spread == 0.0:
         raise ControllerError("a document's series is constant or not finite; exponents need one that varies")
-    return (given - given.mean()) / spread
+    found: Array = (given - given.mean()) / spread
+    return found
 
 
 def _windows(series: Array, size: int) -> Array:
@@ -207,12 +208,12 @@ def _exponent(sums: _Sums, draws: Array, factor: float) -> Exponent:
 
     def slopes(weights: Array) -> Array:
         with np.errstate(divide="ignore", invalid="ignore"):
-            y = np.log(weights @ sums.total) - np.log(weights @ sums.count)
+            y = np.log(weights @ sums.total) - np.log(weights @ sums.windows)
         found: Array = factor * (y @ x) / (x @ x)
         return found
 
     whole = np.ones((1, len(sums.total)))
     resampled = slopes(draws)
     low, high = np.nanpercentile(np.where(np.isfinite(resampled), resampled, np.nan), [2.5, 97.5])
-    points = (whole @ sums.total / (whole @ sums.count))[0] ** abs(factor)
+    points = (whole @ sums.total / (whole @ sums.windows))[0] ** abs(factor)
     return Exponent(float(slopes(whole)[0]), float(low), float(high), tuple(map(float, points)))

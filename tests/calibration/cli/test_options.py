@@ -39,6 +39,7 @@ MEANS_NOTHING = {
     "calibrate-votes": "draft time_limit",
     "frontier": "time_limit",
     "stability": "temperature policy time_limit",
+    "mcq": f"{PROMISE} temperature policy time_limit grader",
     "diagnose fractal": f"{PROMISE} temperature policy draft time_limit batch grader",
     "view": f"{PROMISE} seed temperature policy draft max_new_tokens n dry_run time_limit backend workers threads "
     "batch grader",
@@ -62,6 +63,7 @@ ARGUMENTS = {
     "calibrate-votes": ["tiny", "--tasks", "tiny", "--out", "v.json"],
     "frontier": ["tiny", "--tasks", "tiny", "--out", "f.html"],
     "stability": ["tiny", "--tasks", "tiny", "--perturb", "text", "--out", "s.html"],
+    "mcq": ["tiny", "--tasks", "tiny", "--out", "m.html"],
     "diagnose fractal": ["tiny", "--texts", "t.txt", "--out", "f.html"],
     "view": ["runs.jsonl"],
     "serve": ["tiny"],
