@@ -6,8 +6,9 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 from reasonctl.controller import ControllerError
 from reasonctl.probes.files import check_target, write_whole
@@ -55,32 +56,24 @@ def mcq(
     check_out(out, options.force)
     if sft is not None:
         check_target(sft, options.force)
-    apart = max(grid.shots) + (ESTIMATION if "prior" in grid.debias else 0)
-    n = options.n or QUESTIONS
-    job = open_job(
-        show, "ctl mcq", name, options, tasks=tasks, probe="none", n=n + apart, samples=AT_ONCE, out=out, votes=False
-    )
-    questions = questions_of(job.problems)
-    if len(questions) <= apart:
-        raise ControllerError(f"{len(questions)} questions are too few: {apart} are examples or for the prior")
-    worked, estimated = questions[: max(grid.shots)], questions[max(grid.shots) : apart]
-    asked, cells = questions[apart:], grid.cells()
+    job, parts = _open(show, name, options, tasks, grid, out)
+    asked, cells = parts.asked, grid.cells()
     runs = sum(len(grid.variants(cell, asked[0].question)) for cell in cells)
     show.say(f"{len(asked)} questions of {job.task.name}, {len(cells)} ways of asking, {runs} runs of each")
     if options.dry_run:
         show.result({"n": len(asked), "runs": runs * len(asked), "dry_run": True})
         return
-    prior = _priors(show, job, grid, estimated, worked, options, out)
-    asks = [grid.asks(one, worked, prior, i) for i, one in enumerate(asked)]
-    shown = {"letters": [[*values] for values in prior.values()], "grid": vars(grid), "apart": apart}
-    answers = answered(show, replaced(job, apart), asks, options, out, diagnostic="mcq", **shown)
+    prior = _priors(show, job, grid, parts, options, out)
+    asks = [grid.asks(one, parts.worked, prior, i) for i, one in enumerate(asked)]
+    shown = {"letters": [[*values] for values in prior.values()], "grid": vars(grid), "apart": len(parts.apart)}
+    answers = answered(show, job, asks, options, out, diagnostic="mcq", **shown)
     found = results(grid, asked, answers)
     title = f"{name} on {job.task.name} ({len(asked)} multiple-choice questions)"
     show_results(show, title, found)
     write(Path(out), title, found)
     show.say(f"written: {out}")
     if sft is not None:
-        kept = training_lines(grid, asked, worked, answers, found)
+        kept = training_lines(grid, asked, answers, found)
         write_whole(Path(sft), "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in kept).encode())
         show.say(f"{len(kept)} right answers written: {sft}")
     settings = {"model": name, "tasks": job.task.name, "seed": options.seed, "n": len(asked)}
@@ -88,9 +81,33 @@ def mcq(
     show.result(settings | {"priors": priors, "cells": [one.to_json() for one in found]})
 
 
-def replaced(job: SamplingJob, apart: int) -> SamplingJob:
-    """The job without the questions that aren't asked."""
-    return SamplingJob(job.rule, job.model, job.recipe, job.task, job.problems[apart:])
+class Parts(NamedTuple):
+    """What the questions are for."""
+
+    worked: list[Worked]
+    """Worked examples."""
+    estimated: list[Worked]
+    """For the prior."""
+    asked: list[Worked]
+    """The others, which are asked."""
+
+    @property
+    def apart(self) -> list[Worked]:
+        """Those that aren't asked."""
+        return [*self.worked, *self.estimated]
+
+
+def _open(show: Console, name: str, options: Options, tasks: str, grid: McqGrid, out: str) -> tuple[SamplingJob, Parts]:
+    """The job, with the problems that are asked, and all questions."""
+    shots, estimated = max(grid.shots), ESTIMATION if "prior" in grid.debias else 0
+    wanted = (options.n or QUESTIONS) + shots + estimated
+    asked: dict[str, Any] = {"tasks": tasks, "probe": "none", "n": wanted, "samples": AT_ONCE, "out": out}
+    job = open_job(show, "ctl mcq", name, options, votes=False, **asked)
+    questions, apart = questions_of(job.problems), shots + estimated
+    if len(questions) <= apart:
+        raise ControllerError(f"{len(questions)} questions are too few: {apart} are examples or for the prior")
+    parts = Parts(questions[:shots], questions[shots:apart], questions[apart:])
+    return replace(job, problems=job.problems[apart:]), parts
 
 
 def grid_of(shots: str, orders: str, formats: str, temperatures: str, debias: str, irac: bool, whole: bool) -> McqGrid:
@@ -122,8 +139,7 @@ def _priors(
     show: Console,
     job: SamplingJob,
     grid: McqGrid,
-    estimated: Sequence[Worked],
-    worked: Sequence[Worked],
+    parts: Parts,
     options: Options,
     out: str,
 ) -> dict[tuple[int, Format], tuple[float, ...]]:
@@ -135,9 +151,9 @@ def _priors(
         return {}
     keys = [(shots, kind) for shots in grid.shots for kind in grid.formats]
     jobs = [
-        (job.recipe, Style(kind, "answer", grid.irac), one, tuple(worked[:shots]))
+        (job.recipe, Style(kind, "answer", grid.irac), one, tuple(parts.worked[:shots]))
         for shots, kind in keys
-        for one in estimated
+        for one in parts.estimated
     ]
     header = {"model": identity_of(job.recipe.load()), "tasks": job.task.name, "seed": options.seed, "grid": vars(grid)}
     with closing(PriorFile(Path(out + ".priors.jsonl"), header)) as file:
@@ -151,7 +167,7 @@ def _priors(
                 workers=options.machine(job.recipe.model)[0],
                 progress=progress,
             )
-        shares, size = file.read(), len(estimated)
+        shares, size = file.read(), len(parts.estimated)
     return {key: tuple(map(float, letter_prior(shares[i * size : (i + 1) * size]))) for i, key in enumerate(keys)}
 
 
@@ -242,7 +258,6 @@ def write(path: Path, title: str, found: Sequence[CellResult]) -> None:
 def training_lines(
     grid: McqGrid,
     asked: Sequence[Worked],
-    worked: Sequence[Worked],
     answers: Sequence[Sequence[Answered]],
     found: Sequence[CellResult],
 ) -> list[dict[str, Any]]:

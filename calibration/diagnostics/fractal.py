@@ -163,7 +163,8 @@ def _rescaled_range(walk: Array) -> _Sums:
         spread = windows.std(axis=2)
         inner = np.cumsum(windows - windows.mean(axis=2, keepdims=True), axis=2)
         extent = inner.max(axis=2) - inner.min(axis=2)
-        return np.divide(extent, spread, out=np.full_like(extent, np.nan), where=spread > 0)
+        found: Array = np.divide(extent, spread, out=np.full_like(extent, np.nan), where=spread > 0)
+        return found
 
     return _sums(of_size)
 

@@ -144,7 +144,7 @@ def test_lines_for_training_are_right_answers_only() -> None:
         [*said("Answer: C"), *said("Answer: A", finish="length")],
     ]
     questions = [FREEZES, BURNS]
-    lines = training_lines(grid, questions, [BURNS], answers, results(grid, questions, answers))
+    lines = training_lines(grid, questions, answers, results(grid, questions, answers))
     assert [[one["role"] for one in line["messages"]] for line in lines] == [["user", "assistant"]]
     assert lines[0]["messages"][1]["content"] == "So: Answer: B" and "burns" not in lines[0]["messages"][0]["content"]
 
