@@ -34,25 +34,15 @@ ESTIMATION = 16
 HEAD = ("cell", "% right", "% unparsed", "chosen", "bias", "RStd", "tokens")
 
 
-def mcq(
-    name: str,
-    options: Options,
-    *,
-    tasks: str,
-    shots: str,
-    orders: str,
-    formats: str,
-    temperatures: str,
-    debias: str,
-    irac: bool,
-    sft: str | None,
-    out: str,
-) -> None:
-    """Ask every question in every way, print what comes of it, and write the page and the file for training."""
+def mcq(name: str, options: Options, *, tasks: str, sft: str | None, out: str, **ways: Any) -> None:
+    """Ask every question in every way, print what comes of it, and write the page and the file for training.
+
+    ways: those of the grid.
+    """
     from ..pages.diagnostic import check_out  # reads jinja2
 
     show = Console(as_json=options.json)
-    grid = grid_of(shots, orders, formats, temperatures, debias, irac, sft is not None)
+    grid = grid_of(**ways, whole=sft is not None)
     check_out(out, options.force)
     if sft is not None:
         check_target(sft, options.force)
