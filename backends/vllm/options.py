@@ -129,8 +129,8 @@ class RequestOptions:
         if self.risk is None or self.client is not None or self.off or rule.form == "append-open":
             return
         raise ControllerError(
-            f"{PREFIX}risk is given, and the probe's exits have the form {rule.form!r} ({FORM_MEANS[rule.form]}), which "
-            "needs reasonctl's client; ask through it, or use a probe that was calibrated with --form append-open"
+            f"{PREFIX}risk is given, and the probe's exits have the form {rule.form!r} ({FORM_MEANS[rule.form]}), "
+            "which needs reasonctl's client; ask through it, or use a probe calibrated with --form append-open"
         )
 
 
@@ -148,7 +148,6 @@ def _flag(name: str, value: object) -> bool:
 
 def _token(value: object) -> int:
     """A token id; JSON may have it as a float."""
-    number = not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value < 1 << 31
-    if not number or value != int(value):  # type: ignore[call-overload]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1 << 31 or value % 1:
         raise ControllerError(f"{PREFIX}client is {value!r:.40}; it must be the id of a token")
     return int(value)

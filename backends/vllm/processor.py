@@ -63,7 +63,7 @@ class ExitProcessor(RunnerV1Processor, RunnerV2Processor):  # type: ignore[misc]
         Raises:
             ControllerError: An option is impossible, or the probe is for another model.
         """
-        self._states = rest[0] if len(rest) == 1 else None
+        self._states: Any = rest[0] if len(rest) == 1 else None
         """Runner V2's requests. None: runner V1."""
         self._held: dict[int, _Held] = {}
         """Requests by their row (V1) or slot (V2)."""
@@ -176,7 +176,7 @@ class ExitProcessor(RunnerV1Processor, RunnerV2Processor):  # type: ignore[misc]
             return logits
         last = CAPTURED.last_rows(logits.shape[0])
         forced = self.requests.step(rows, lambda asked: self._features(last[asked]))
-        _forbid(logits, [(row.index, token) for row in rows if (token := row.request.reserved) is not None])
+        _forbid(logits, [(row.row, token) for row in rows if (token := row.request.reserved) is not None])
         _force(logits, forced)
         return logits
 

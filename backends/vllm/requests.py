@@ -36,9 +36,9 @@ MOST_RISKS = 64
 
 
 class Row(NamedTuple):
-    """A request in this step, whose next token is sampled from row `index`."""
+    """A request in this step, whose next token is sampled from `row`."""
 
-    index: int
+    row: int
     """Its row among the step's logits."""
     request: Following
     """The request."""
@@ -118,13 +118,13 @@ class Requests:
         asked = self._take(rows)
         if asked:
             rule = self.exits.rule
-            scores = self.share(self._scores(features([row.index for row in asked]), rule))
+            scores = self.share(self._scores(features([row.row for row in asked]), rule))
             for row, score in zip(asked, scores.tolist(), strict=True):
                 row.request.scored(score)
         for row, (decisions, unread) in zip(rows, before, strict=True):
             self.counts.cues += len(row.request.decisions) - decisions
             self.counts.unread += row.request.unread - unread
-        forced = [(row.index, row.request.next_forced()) for row in rows]
+        forced = [(row.row, row.request.next_forced()) for row in rows]
         self.counts.exits += sum(row.request.exit_at == row.request.seen and not row.request.follows for row in rows)
         return [(index, token) for index, token in forced if token is not None]
 

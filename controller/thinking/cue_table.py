@@ -107,7 +107,7 @@ class CueTable:
         if state == ALONE:
             place.span, place.state = reduced(self._spans[place.state]), ALONE
             return self._ask(place.span, token)
-        passed = self._passed[self._means[place.state, token]]
+        passed = self._passed[int(self._means[place.state, token])]
         place.state = state
         return passed
 

@@ -24,6 +24,8 @@ import torch
 from reasonctl.backends import BUNDLED_PROBE, Model, load_model, tiny_folder
 from reasonctl.backends.vllm import batch
 from reasonctl.backends.vllm.client_run import Client, ClientRun
+from reasonctl.backends.vllm.monitoring import Monitored
+from reasonctl.backends.vllm.requests import Requests
 from reasonctl.controller import Call, Controller, Keys, Trace, parse_policy
 from reasonctl.controller.thinking import read_template
 from reasonctl.probes import ProbeExit, load_exit
@@ -77,12 +79,11 @@ def probe_in(form: str, folder: Path) -> Path:
 
 
 class Decided:
-    """Every decision of the engine, by the request's prompt; taken when a request ends."""
+    """The requests of the engine with their decisions; each is taken when it ends."""
 
     def __init__(self) -> None:
-        from reasonctl.backends.vllm.monitoring import Monitored
-
-        self.by_prompt: dict[int, list[list[float]]] = {}
+        self.engines: list[Requests] = []
+        """Of this process; vLLM makes its processors twice."""
         self.seen: list[Any] = []
         ended = Monitored.end
 
@@ -91,6 +92,18 @@ class Decided:
             ended(monitored, name, request)
 
         Monitored.end = end  # type: ignore[method-assign]
+        made = Requests.__post_init__
+
+        def post_init(requests: Requests) -> None:
+            self.engines.append(requests)
+            made(requests)
+
+        Requests.__post_init__ = post_init  # type: ignore[method-assign]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What the processor in use has counted."""
+        return vars(max(self.engines, key=lambda one: one.counts.requests).counts)
 
 
 def problems_of(job: Job) -> list[Any]:
@@ -198,7 +211,7 @@ def run(job: Job) -> dict[str, Any]:
         if job.ours and name in ("full", "exit"):
             ours = our_runs(model, rule if name == "exit" else None, prompts, MOST)
             result[name] |= compared(ours, arms[name], list(decided.seen), prompts)
-    result["counts"] = counts_of()
+    result["counts"] = decided.counts
     return result
 
 
@@ -207,16 +220,6 @@ def settle(llm: Any, prompt: list[int]) -> None:
     from vllm import SamplingParams
 
     llm.generate([{"prompt_token_ids": prompt}], SamplingParams(max_tokens=1, extra_args={"reasonctl_off": 1}))
-
-
-def counts_of() -> dict[str, int]:
-    """What the processor has counted, in this process."""
-    import gc
-
-    from reasonctl.backends.vllm.requests import Requests
-
-    found = [one for one in gc.get_objects() if isinstance(one, Requests)]
-    return vars(max(found, key=lambda one: one.counts.requests).counts) if found else {}
 
 
 def compared(ours: list[Trace], theirs: list[ClientRun], seen: list[Any], prompts: list[list[int]]) -> dict[str, Any]:
