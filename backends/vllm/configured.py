@@ -40,18 +40,29 @@ class ServedModel:
 
 def served_model(vllm_config: Any, tokenizer: Any) -> ServedModel:
     """From vLLM's configuration and the transformers tokenizer that it uses."""
-    model = vllm_config.model_config
-    config = model.hf_text_config
+    model, cache = vllm_config.model_config, str(vllm_config.cache_config.cache_dtype)
+    return described(model.hf_text_config, tokenizer, model.dtype, model.quantization, cache)
+
+
+def described(config: Any, tokenizer: Any, dtype: object, quantisation: object, cache: str = "auto") -> ServedModel:
+    """A model as a card is compared with it.
+
+    Args:
+        config: The transformers configuration of its text part.
+        tokenizer: The transformers tokenizer.
+        dtype: Of the weights.
+        quantisation: vLLM's name of it; None: there is none.
+        cache: The type of the cache's entries; "auto": that of the weights.
+    """
     template = getattr(tokenizer, "chat_template", None)
-    cache = str(vllm_config.cache_config.cache_dtype)
     return ServedModel(
         int(config.num_hidden_layers),
         int(config.hidden_size),
         chosen_template(template if isinstance(template, str | dict) else None),
         {
-            "dtype": str(model.dtype).removeprefix("torch."),
+            "dtype": str(dtype).removeprefix("torch."),
             "attention": "vllm" if cache == "auto" else f"vllm, cache {cache}",
-            "format": str(model.quantization or "safetensors"),
+            "format": str(quantisation or "safetensors"),
         },
         HFTokenizer(tokenizer),
     )

@@ -8,7 +8,8 @@ from typing import Any
 
 from reasonctl.controller import ControllerError
 from reasonctl.controller.thinking import FORM_MEANS
-from reasonctl.probes import ProbeExit, load_exit
+from reasonctl.probes import ProbeExit, Promise, load_probe, make_exit
+from reasonctl.probes.risk import Mode
 
 KEY = "reasonctl"
 """Where `--additional-config` holds the engine's options."""
@@ -26,8 +27,12 @@ class EngineOptions:
     """The risk of requests that name none."""
     confidence: float | None = 0.9
     """The confidence of the promise. None: marginal."""
-    mode: str = "harm"
+    mode: Mode = "harm"
     """What a risk bounds."""
+    domain: str | None = None
+    """Promise for problems of this domain only."""
+    give_up: float | None = None
+    """Also leave runs that score too low for their length, at this risk."""
     replicas: int = 1
     """Engines that share one stream of requests: each tests for drift at a level divided by their number."""
 
@@ -69,7 +74,8 @@ class EngineOptions:
         Raises:
             ControllerError: The file isn't whole, or vLLM can't do what its rule needs.
         """
-        rule = load_exit(self.probe, risk=self.risk, confidence=self.confidence, mode=self.mode)  # type: ignore[arg-type]
+        promise = Promise(self.mode, self.risk, self.confidence, "hidden", self.domain, self.give_up)
+        rule = make_exit(load_probe(self.probe), promise)
         check_rule(rule)
         return rule
 
@@ -80,10 +86,6 @@ def check_rule(rule: ProbeExit) -> None:
         raise ControllerError(
             "the probe was calibrated with --always-answer, which closes thinking at an end of the sequence, and in "
             "vLLM such a run is over; calibrate one without it, or serve with ctl serve on transformers"
-        )
-    if rule.signal_name != "hidden":
-        raise ControllerError(
-            f"the signal is {rule.signal_name!r}, and in vLLM a probe reads hidden states only; use the signal 'hidden'"
         )
 
 

@@ -225,8 +225,8 @@ def settle(llm: Any, prompt: list[int]) -> None:
 def compared(ours: list[Trace], theirs: list[ClientRun], seen: list[Any], prompts: list[list[int]]) -> dict[str, Any]:
     """How many runs differ, and how far scores are apart at the same cues."""
     same = [trace.tokens == run.written for trace, run in zip(ours, theirs, strict=True)]
-    mine = sorted((d.position, round(d.score, 4), d.exit) for trace in ours for d in trace.decisions)
-    vllms = sorted((d.position, round(d.score, 4), d.exit) for request in seen for d in request.decisions)
+    mine = sorted((d.position, d.score, d.exit) for trace in ours for d in trace.decisions)
+    vllms = sorted((d.position, d.score, d.exit) for request in seen for d in request.decisions)
     apart = [abs(one[1] - two[1]) for one, two in zip(mine, vllms, strict=False)]
     return {
         "same": sum(same),
