@@ -8,7 +8,7 @@ from typing import Any
 from .client_run import Asked, ClientRun
 
 SEED_STEP = 0x9E3779B97F4A7C15
-"""Added to a run's seed for each further part, modulo 2^63: a part never draws the numbers of an earlier one."""
+"""Added to a run's seed for each further part, modulo 2^63."""
 
 
 def run_all(llm: Any, runs: Sequence[ClientRun], params: Sequence[Mapping[str, Any]]) -> None:
@@ -51,5 +51,14 @@ def _params(own: Mapping[str, Any], asked: Asked) -> Any:
         "extra_args": {**(own.get("extra_args") or {}), **asked.arguments},
     }
     if own.get("seed") is not None:
-        given["seed"] = (own["seed"] + asked.turn * SEED_STEP) % (1 << 63)
+        given["seed"] = seed_of(own["seed"], asked.turn)
     return SamplingParams(**given)
+
+
+def seed_of(seed: int, turn: int) -> int:
+    """The seed of a run's part: a part never draws the numbers of an earlier one.
+
+    >>> seed_of(7, 0), seed_of(7, 1) == seed_of(7, 2)
+    (7, False)
+    """
+    return (seed + turn * SEED_STEP) % (1 << 63)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +79,15 @@ class ModelFolder:
         found = getattr(self.text_config, "eos_token_id", None)
         listed = found if isinstance(found, list) else [found]
         return frozenset(int(token) for token in [*listed, self.tokenizer.eos_token_id] if token is not None)
+
+    def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """A conversation's tokens, by the template; without one, those of its last message."""
+        if not self.tokenizer.chat_template:
+            return [int(token) for token in self.tokenizer.encode(messages[-1]["content"])]
+        tokens = self.tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        return [int(token) for token in tokens]
 
     def stop_token(self) -> int:
         """A token that means an exit to a client: one that the model has no use for.

@@ -51,7 +51,7 @@ class Following:
     def __init__(
         self, exits: Exits, options: RequestOptions, prompt: Sequence[int], most: int, rule: ProbeExit | None = None
     ) -> None:
-        """Begin behind a prompt.
+        """Begin after a prompt.
 
         Args:
             exits: What the engine's requests share.

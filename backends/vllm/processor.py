@@ -27,12 +27,9 @@ from reasonctl.probes.signals import features_at
 from .captured import CAPTURED
 from .configured import engine_options, exits_of
 from .following import Following
-from .installed import check_installed
 from .monitoring import Monitored
 from .options import RequestOptions
 from .requests import Requests, Row
-
-check_installed()
 
 _log = logging.getLogger("vllm.reasonctl")
 

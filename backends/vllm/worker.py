@@ -15,9 +15,6 @@ from reasonctl.controller import ControllerError
 
 from .captured import CAPTURED
 from .configured import blocks_of
-from .installed import check_installed
-
-check_installed()
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker
