@@ -42,8 +42,20 @@ def check_same(found: dict[str, Any], n: int) -> None:
     assert found["exit"]["apart"] < 1e-4 and found["exit"]["unread"] == 0
 
 
+def check_alike(found: dict[str, Any], other: dict[str, Any]) -> None:
+    """Two engines have made the same runs and the same decisions."""
+    for arm in ("full", "exit"):
+        assert found[arm]["digest"] == other[arm]["digest"] and found[arm]["scores"] == other[arm]["scores"], arm
+
+
 def test_runs_are_ours() -> None:
-    check_same(job(n=200), 200)
+    """With 60 runs at once each cue is followed by itself."""
+    check_same(job(n=200, at_once=60), 200)
+
+
+def test_many_runs_at_once_are_the_same() -> None:
+    """128 at a time go through arrays."""
+    check_alike(job(n=200, ours=False), job(n=200, at_once=60))
 
 
 def test_parts_of_prompts_and_requests_that_must_wait_change_nothing() -> None:
@@ -54,9 +66,9 @@ def test_parts_of_prompts_and_requests_that_must_wait_change_nothing() -> None:
         "enable_chunked_prefill": True,
         "num_gpu_blocks_override": 34,
     }
-    found = job(n=100, engine=engine)
-    check_same(found, 100)
-    assert found["counts"]["resumed"] > 10
+    found = job(n=200, engine=engine, ours=False)
+    check_alike(found, job(n=200, at_once=60))
+    assert found["counts"]["resumed"] > 10 and found["exit"]["unread"] == 0
 
 
 @pytest.mark.parametrize("form", ["append", "append-open"])

@@ -5,6 +5,7 @@ vLLM holds a process's state, so that each way to set it up needs a process. The
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -205,6 +206,8 @@ def run(job: Job) -> dict[str, Any]:
             "decisions": sum(len(request.decisions) for request in decided.seen),
             "unread": sum(request.unread for request in decided.seen),
             "seconds": seconds,
+            "digest": hashlib.sha256(json.dumps([run.written for run in arms[name]]).encode()).hexdigest(),
+            "scores": digest_of(decided.seen),
             "texts": [model.tokenizer.decode(run.written) for run in arms[name][:3]],
             "answers": [right(model, run.written, p.answer) for run, p in zip(arms[name], problems, strict=True)],
         }
@@ -213,6 +216,12 @@ def run(job: Job) -> dict[str, Any]:
             result[name] |= compared(ours, arms[name], list(decided.seen), prompts)
     result["counts"] = decided.counts
     return result
+
+
+def digest_of(seen: list[Any]) -> str:
+    """Of all decisions, without the last digits of their scores."""
+    found = sorted((d.position, round(d.score, 3), d.exit) for request in seen for d in request.decisions)
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def settle(llm: Any, prompt: list[int]) -> None:
