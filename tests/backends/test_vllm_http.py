@@ -112,9 +112,9 @@ def test_a_refusal_is_one_line():
 
 
 def test_a_server_that_is_away_or_talks_nonsense_is_named():
-    with serving(rule_of(), last="data: {nonsense\n\n") as (client, _):
-        with pytest.raises(ControllerError, match="holds b'{nonsense', which is no event"):
-            list(client.stream([], max_tokens=1))
+    said = pytest.raises(ControllerError, match="holds b'{nonsense', which is no event")
+    with serving(rule_of(), last="data: {nonsense\n\n") as (client, _), said:
+        list(client.stream([], max_tokens=1))
     with pytest.raises(ControllerError, match=r"the server at http://127.* can't be reached"):
         list(client.stream([], max_tokens=60))
     for url in ("ftp://x", "127.0.0.1:80", ""):
