@@ -40,6 +40,7 @@ MEANS_NOTHING = {
     "frontier": "time_limit",
     "stability": "temperature policy time_limit",
     "mcq": f"{PROMISE} temperature policy time_limit grader",
+    "pairs": "time_limit",
     "diagnose fractal": f"{PROMISE} temperature policy draft time_limit batch grader",
     "view": f"{PROMISE} seed temperature policy draft max_new_tokens n dry_run time_limit backend workers threads "
     "batch grader",
@@ -64,6 +65,7 @@ ARGUMENTS = {
     "frontier": ["tiny", "--tasks", "tiny", "--out", "f.html"],
     "stability": ["tiny", "--tasks", "tiny", "--perturb", "text", "--out", "s.html"],
     "mcq": ["tiny", "--tasks", "tiny", "--out", "m.html"],
+    "pairs": ["tiny", "--tasks", "tiny", "--out", "p.jsonl"],
     "diagnose fractal": ["tiny", "--texts", "t.txt", "--out", "f.html"],
     "view": ["runs.jsonl"],
     "serve": ["tiny"],
