@@ -128,10 +128,10 @@ PAGE = click.option(
 @click.option(
     "--perturb",
     required=True,
-    type=click.Choice(("text", "whitespace", "options", "seed", "temperature", "exit")),
+    type=click.Choice(("text", "whitespace", "options", "seed", "temperature", "exit", "audio")),
     help="What is changed that shouldn't change an answer.",
 )
-@click.option("--lengths", help="How much: sentences, spaces, or places that options move on [1,4,16; options: 1].")
+@click.option("--lengths", help="How much: sentences, spaces, places, seconds [1,4,16; options: 1; audio: 5].")
 @click.option(
     "--strengths", default="0,1", show_default=True, help="Share of sentences with numbers, or of gaps, from 0 to 1."
 )
@@ -139,6 +139,7 @@ PAGE = click.option(
 @click.option(
     "--votes", type=int, default=1, show_default=True, help="Runs of each; above 1 votes of them are compared too."
 )
+@click.option("--sounds", help="With audio: silence, noise:DBFS, a .wav file; with commas [silence,noise:-40].")
 @click.option("--probe", help="With --perturb exit: the probe file [tiny: the bundled one].")
 @PAGE
 @common(
