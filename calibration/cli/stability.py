@@ -78,7 +78,7 @@ def grid_of(
     perturb: Perturbation, lengths: str | None, strengths: str, temperatures: str, votes: int, sounds: str | None = None
 ) -> Grid:
     """The grid that the command line asks for; ControllerError where it means nothing."""
-    heard = SOUNDS if sounds is None and perturb == "audio" else sounds
+    named_sounds = SOUNDS if sounds is None and perturb == "audio" else sounds
     sizes = numbers("--lengths", lengths or LENGTHS.get(perturb, "1,4,16"), whole=True)
     return Grid(
         perturb,
@@ -86,7 +86,7 @@ def grid_of(
         tuple(numbers("--strengths", strengths)),
         tuple(numbers("--temperatures", temperatures)),
         votes,
-        tuple(one.strip() for one in heard.split(",")) if heard else (),
+        tuple(one.strip() for one in named_sounds.split(",")) if named_sounds else (),
     )
 
 

@@ -10,7 +10,7 @@ from reasonctl.probes.files import check_target
 
 from ..diagnostics.answers_file import Answered, AnswersFile, Ask
 from ..diagnostics.sound import check_sound
-from ..diagnostics.sound_runs import SoundRecipe, collect_heard
+from ..diagnostics.sound_runs import SoundRecipe, collect_with_sound
 from ..diagnostics.stability import Grid
 from ..runs.splits import evaluation_stream
 from ..tasks.problem import Problem
@@ -53,4 +53,4 @@ class SoundJob:
                 self._show.say(f"{min(done, len(asks))} problems are there already")
             workers = self._options.workers or 1
             with self._show.progress("asking") as progress:
-                return collect_heard(recipe, asks, file, done=done, workers=workers, progress=progress)
+                return collect_with_sound(recipe, asks, file, done=done, workers=workers, progress=progress)

@@ -43,7 +43,7 @@ def _load(name: str, threads: int | None) -> SoundModel:
     return load_sound_model(name, threads=threads)
 
 
-def heard(recipe: SoundRecipe, asks: Sequence[Ask]) -> list[Answered]:
+def answer_with_sound(recipe: SoundRecipe, asks: Sequence[Ask]) -> list[Answered]:
     """The answers to one problem, one run after the other.
 
     All runs of a problem get the same noise, and runs of one number the same uniforms.
@@ -60,7 +60,7 @@ def heard(recipe: SoundRecipe, asks: Sequence[Ask]) -> list[Answered]:
     return found
 
 
-def collect_heard(
+def collect_with_sound(
     recipe: SoundRecipe,
     problems: Sequence[Sequence[Ask]],
     file: AnswersFile,
@@ -80,5 +80,7 @@ def collect_heard(
         progress: Called after each problem.
     """
     jobs = [(recipe, asks) for asks in problems]
-    append_made(heard, jobs, lambda _, made: file.append(made), done=done, workers=workers, progress=progress)
+    append_made(
+        answer_with_sound, jobs, lambda _, made: file.append(made), done=done, workers=workers, progress=progress
+    )
     return file.read(len(problems[0]))[: len(problems)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from reasonctl.calibration.diagnostics.sound import read_wave, sound_of
-from reasonctl.calibration.diagnostics.sound_runs import SoundRecipe, heard
+from reasonctl.calibration.diagnostics.sound_runs import SoundRecipe, answer_with_sound
 from reasonctl.calibration.diagnostics.stability import Grid
 from reasonctl.calibration.tasks.problem import Problem
 from reasonctl.controller import ControllerError
@@ -94,10 +94,10 @@ def test_a_model_hears_the_sound(folder: Path) -> None:
     """Random weights: the sound changes what is written, its level too, and a run made again is the same."""
     recipe = SoundRecipe(str(folder), 1, 0, 6)
     asks = Grid("audio", (1,), (0.0,), (1.0,), 1, ("silence", "noise:-3")).asks(Problem("48 a-9 b+6 c-3", "42"), 0)
-    first = heard(recipe, asks)
+    first = answer_with_sound(recipe, asks)
     clean, other_seed, silence, noise = (one.text for one in first)
     assert len({clean, silence, noise}) == 3 and clean != other_seed
-    assert heard(recipe, asks) == first and all(one.tokens <= 6 for one in first)
+    assert answer_with_sound(recipe, asks) == first and all(one.tokens <= 6 for one in first)
 
 
 @pytest.mark.slow
