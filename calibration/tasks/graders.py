@@ -9,10 +9,11 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reasonctl.controller import ControllerError
+from reasonctl.controller.core import find_plugin, plugin_names
 from reasonctl.controller.selection import AnswerClasses
 from reasonctl.controller.thinking import stated_answer, statement
 
@@ -126,6 +127,20 @@ def load_function(option: str, spec: str) -> Any:
 
 
 def load_grader(spec: str) -> Grader:
-    """`module:function`, a function (question, gold, answer text) -> bool."""
-    function = load_function("--grader", spec)
+    """`module:function`, or a plugin's name: a function (question, gold, answer text) -> bool.
+
+    A plugin may be a Grader too.
+
+    Raises:
+        ControllerError: It names nothing that can be imported.
+    """
+    plugin = None if ":" in spec else find_plugin("graders", spec)
+    if plugin is None and ":" not in spec:
+        known = ", ".join(plugin_names("graders")) or "none is installed"
+        raise ControllerError(f"--grader is {spec!r}; it must be module:function or a plugin's name ({known})")
+    function = load_function("--grader", spec) if plugin is None else plugin.load()
+    if isinstance(function, Grader):
+        return replace(function, name=spec)
+    if not callable(function):
+        raise ControllerError(f"--grader {spec!r} is no function; give a function (question, gold, answer) -> bool")
     return Grader(spec, stated_answer, lambda text, p: bool(function(p.question, p.answer, text)), same_answer)
