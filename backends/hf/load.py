@@ -98,7 +98,7 @@ def load_tokenizer(folder: Path) -> HFTokenizer:
     """The tokenizer in a model's folder, without the weights. Raises ControllerError where it can't be read."""
     try:
         return HFTokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True))
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ControllerError(_why(str(folder), error, offline=False)) from error
 
 
