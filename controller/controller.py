@@ -131,7 +131,8 @@ class Controller(ControllerSettings):
         """Sample one prompt n times, in shared forwards; the prompt is prefilled once.
 
         Args:
-            engine, tokenizer: The model's.
+            engine: The model's.
+            tokenizer: The model's.
             call: The prompt, its limits and its sampling; its keys are the first sample's.
             n: Number of samples.
             at_once: Most samples that run at the same time; None: as many as a forward of the engine takes.
