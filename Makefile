@@ -45,7 +45,7 @@ docs: setup tree ## write docs/cli.md anew from the commands' own help, and the 
 	mkdir -p build
 	$(BIN)/python -m reasonctl.calibration.cli.document > build/cli.md
 	mv build/cli.md docs/cli.md
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 dist: setup ## build the wheel and the sdist into build/dist, and check them
 	rm -rf build/dist build/lib
