@@ -17,7 +17,7 @@ from reasonctl.controller.core import cache_folder, parse, read_bytes
 from .extras import missing
 from .gguf import read_header
 from .load import BUNDLED, MASKED_KINDS, TINY_MASKED, tiny_folder
-from .model import fingerprint
+from .model import fingerprint_of
 
 MOST_CONFIG = 1 << 20
 """Largest config.json, in bytes."""
@@ -62,7 +62,7 @@ class LocalModel:
         """
         if self.shape is None:
             raise ControllerError(f"{self.path} doesn't say how many layers it has and how wide they are")
-        return fingerprint(self.shape.depth, self.shape.width, self._vocabulary())
+        return fingerprint_of(self.shape.depth, self.shape.width, self._vocabulary())
 
     def _vocabulary(self) -> Tokenizer:
         if self.format == "gguf":

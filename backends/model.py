@@ -60,10 +60,10 @@ class Model:
 
     def fingerprint(self) -> str:
         """A hash of depth, width and vocabulary: equal for the same model in every format and quantisation."""
-        return fingerprint(self.depth, self.width, self.tokenizer)
+        return fingerprint_of(self.depth, self.width, self.tokenizer)
 
 
-def fingerprint(depth: int, width: int, tokenizer: Tokenizer) -> str:
+def fingerprint_of(depth: int, width: int, tokenizer: Tokenizer) -> str:
     """`Model.fingerprint`, for a model of which only these are known."""
     digest = hashlib.sha256(f"{depth} {width}\n".encode())
     for token, piece in tokenizer.pieces():

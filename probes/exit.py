@@ -149,7 +149,10 @@ class ProbeExit(ExitRule):
             trial = yield from at.answer(self._answer_tokens)
             answer = stated_answer(after_thinking(trial.text, self.markers))
             observations[-1] = replace(observations[-1], answer=answer, logprobs=trial.logprobs)
-        decision = decision_at(at, signal.score(observations), self.threshold.value)
+        return self.decided(decision_at(at, signal.score(observations), self.threshold.value))
+
+    def decided(self, decision: Decision) -> Decision:
+        """A decision that the threshold alone made, as this rule makes it: it may give up besides."""
         if self.lower is not None and not decision.exit and self.lower.curve.below(decision.score, decision.position):
             return replace(decision, exit=True, gave_up=True)
         return decision

@@ -21,6 +21,7 @@ from .stages.grammar import Grammar
 from .stages.kl_guided import KLGuided
 from .stages.mirostat import Mirostat, MirostatV2
 from .stages.no_wait import NoWait
+from .stages.options import CyclicOptions, OptionPrior
 from .stages.penalties import DRY, BadWords, LogitBias, MinNewTokens, Penalties
 from .stages.temperature import EAD, EDT, Dynatemp, Temperature
 from .stages.truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, TopNSigma, TopP, Typical
@@ -50,6 +51,8 @@ STAGES: dict[str, type[Stage]] = {
         MinNewTokens,
         DRY,
         NoWait,
+        OptionPrior,
+        CyclicOptions,
         Grammar,
     )
 }

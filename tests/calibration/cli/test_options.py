@@ -44,6 +44,8 @@ MEANS_NOTHING = {
     "stability": "temperature policy time_limit",
     "models": f"{PROMISE} {NO_MODEL}",
     "plugins": f"{PROMISE} {NO_MODEL}",
+    "mcq": f"{PROMISE} temperature policy time_limit grader",
+    "diagnose fractal": f"{PROMISE} temperature policy draft time_limit batch grader",
     "view": f"{PROMISE} seed temperature policy draft max_new_tokens n dry_run time_limit backend workers threads "
     "batch grader",
     "serve": "json seed n force dry_run time_limit workers grader",
@@ -68,6 +70,8 @@ ARGUMENTS = {
     "stability": ["tiny", "--tasks", "tiny", "--perturb", "text", "--out", "s.html"],
     "models": [],
     "plugins": [],
+    "mcq": ["tiny", "--tasks", "tiny", "--out", "m.html"],
+    "diagnose fractal": ["tiny", "--texts", "t.txt", "--out", "f.html"],
     "view": ["runs.jsonl"],
     "serve": ["tiny"],
     "chat": ["tiny"],
