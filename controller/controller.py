@@ -146,8 +146,7 @@ class Controller(ControllerSettings):
         Raises:
             ControllerError: n is impossible or not what `stop` was calibrated for, or the call can't run.
         """
-        calls = sample_calls(call, n)
-        policy = call.policy if self.policy is None else self.policy
+        calls, policy = sample_calls(call, n), call.policy if self.policy is None else self.policy
         traces, runs = [Trace() for _ in calls], []
         if stop is not None:
             used = {"policy": str(policy), "codes": self.codes, "max_new_tokens": call.max_new_tokens}
