@@ -11,7 +11,7 @@ SOURCES := reasonctl $(PACKAGES) tests examples
 # vLLM pins other versions of libraries than ours, so it has an environment of its own.
 VLLM := .venv-vllm
 
-.PHONY: help setup demo test slow vllm format lint types docs check clean
+.PHONY: help setup demo test slow vllm format lint types docs dist check clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -38,7 +38,7 @@ format: setup ## write the format
 lint: setup ## find what the linter forbids
 	$(BIN)/ruff check $(SOURCES)
 
-# mypy and vLLM's workers see the packages under their installed names through links.
+# mypy, mkdocs and vLLM's workers see the packages under their installed names through links.
 .PHONY: links
 links:
 	mkdir -p $(TREE)/reasonctl
@@ -49,17 +49,23 @@ types: setup links ## check the types
 	MYPYPATH=$(TREE) $(BIN)/mypy -p reasonctl
 
 # By way of a second file, so that a failure leaves the page as it was.
-docs: setup ## write docs/cli.md anew from the commands' own help
+docs: setup links ## write docs/cli.md anew from the commands' own help, and the site into build/site
 	mkdir -p build
 	$(BIN)/python -m reasonctl.calibration.cli.document > build/cli.md
 	mv build/cli.md docs/cli.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+dist: setup ## build the wheel and the sdist into build/dist, and check them
+	rm -rf build/dist build/lib
+	$(BIN)/python -m build --no-isolation --outdir build/dist .
+	$(BIN)/twine check --strict build/dist/*
 
 check: setup ## format, lint and types without changing a file: what CI runs next to the tests
 	$(BIN)/ruff format --check $(SOURCES)
 	$(MAKE) lint types
 
 clean: ## remove caches and links; keeps .venv and what was trained into build/
-	rm -rf $(TREE) build/lib build/bdist.* build/cli.md *.egg-info
+	rm -rf $(TREE) build/lib build/bdist.* build/cli.md build/dist build/site *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -70,7 +76,7 @@ clean: ## remove caches and links; keeps .venv and what was trained into build/
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt torch==2.13.0
-	$(BIN)/pip install -q -c constraints.txt -e '.[calibrate,dask,hf,llama,samples,serve,test]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[calibrate,dask,hf,llama,samples,serve,test,docs]'
 	$(BIN)/pip install -q -c constraints.txt --no-deps xgrammar apache-tvm-ffi
 	touch $(STAMP)
 

@@ -131,7 +131,8 @@ class Controller(ControllerSettings):
         """Sample one prompt n times, in shared forwards; the prompt is prefilled once.
 
         Args:
-            engine, tokenizer: The model's.
+            engine: The model's.
+            tokenizer: The model's.
             call: The prompt, its limits and its sampling; its keys are the first sample's.
             n: Number of samples.
             at_once: Most samples that run at the same time; None: as many as a forward of the engine takes.
@@ -145,8 +146,7 @@ class Controller(ControllerSettings):
         Raises:
             ControllerError: n is impossible or not what `stop` was calibrated for, or the call can't run.
         """
-        calls = sample_calls(call, n)
-        policy = call.policy if self.policy is None else self.policy
+        calls, policy = sample_calls(call, n), call.policy if self.policy is None else self.policy
         traces, runs = [Trace() for _ in calls], []
         if stop is not None:
             used = {"policy": str(policy), "codes": self.codes, "max_new_tokens": call.max_new_tokens}

@@ -60,6 +60,8 @@ def cli() -> None:
     `tiny-masked`, or a folder of LLaDA's, Dream's or DiffuCoder's.
     TASKS is `tiny`, reasoning-gym:NAME[,k=v...], a .jsonl file of {"question", "answer"}, or a plugin's.
 
+    To begin: ctl run tiny "52 a+3 b-6 c+8", then ctl demo; on a model of your own ctl calibrate, eval and run.
+
     Defaults of options come from reasonctl.toml in the current folder, your own config.toml, and the environment
     variables that each command's help names.
     """

@@ -52,6 +52,7 @@ STYLE: Any = {
     "ytick.major.size": 0,
 }
 DASHES = ("-", (0, (5, 1.5)), (0, (3, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (4, 1, 1, 1, 1, 1)), "-")
+PLUGIN_DASH = (0, (1, 2))
 WIDTH = 4.7
 
 
@@ -62,7 +63,7 @@ def paint_of(signal: str) -> str:
 
 def dash_of(signal: str) -> Any:
     """The line style of a signal, as matplotlib takes it."""
-    return DASHES[SIGNALS.index(signal)] if signal in SIGNALS else ":"
+    return DASHES[SIGNALS.index(signal)] if signal in SIGNALS else PLUGIN_DASH
 
 
 def trade_off(

@@ -203,7 +203,7 @@ def _option(text: str) -> tuple[str, Any]:
 
 def _jsonl(path: Path, gold: bool) -> Task:
     if not path.is_file():
-        raise ControllerError(f"task file {str(path)!r} does not exist")
+        raise ControllerError(f"task file {str(path)!r} does not exist; give its path with --tasks")
     seen, where = Distinct(agree=same_answer), {}
     everything: list[Problem] = []
     for number, value in lines(path, "tasks"):

@@ -11,8 +11,8 @@ import pytest
 from support.example_scripts import EXAMPLES
 
 SAYS = {
-    "attach_llama": ["forwards;", "The answer is"],
-    "attach_transformers": ["forwards,", "drafted"],
+    "attach_llama": ["forwards;", "The answer is 57.", "exited at cue"],
+    "attach_transformers": ["The answer is 57.", "forwards,", "drafted"],
     "batch": ["52 a+3 b-6 c+8: The answer is", "exited at cue"],
     "calibrate_own_tasks": ["exit above", "The answer is 57.", "exited at cue"],
     "compare_policies": ["greedy ", "mean temperature 0.00", "mean temperature 0.60", "mean temperature 1.20"],

@@ -101,11 +101,11 @@ def test_an_exit_rule_needs_no_extra() -> None:
 def test_a_missing_library_is_named_with_its_extra() -> None:
     for extra, libraries in LIBRARIES.items():
         assert {distribution(library) for library in libraries} == names(EXTRAS[extra])
-    assert set(EXTRAS) == {*LIBRARIES, "all", "test"}
+    assert set(EXTRAS) == {*LIBRARIES, "all", "test", "docs"}
     assert set(re.findall(r"\w+", EXTRAS["all"][0])) == {"reasonctl", *LIBRARIES} - ALONE
 
 
 def test_the_makefile_installs_all() -> None:
     """xgrammar alone comes another way."""
     found = re.search(r"-e '\.\[([\w,]+)\]'", (ROOT / "Makefile").read_text(encoding="utf-8"))
-    assert found is not None and set(found[1].split(",")) == {*LIBRARIES, "test"} - {"grammar"} - ALONE
+    assert found is not None and set(found[1].split(",")) == {*LIBRARIES, "test", "docs"} - {"grammar"} - ALONE
