@@ -36,7 +36,13 @@ _FILE_TYPES = {
 
 
 def load_gguf(
-    path: str | Path, *, context: int = 0, threads: int | None = None, hidden: bool = True, batch: int = 1
+    path: str | Path,
+    *,
+    context: int = 0,
+    threads: int | None = None,
+    hidden: bool = True,
+    batch: int = 1,
+    drafted: int = 0,
 ) -> Model:
     """Open a .gguf file with llama.cpp.
 
@@ -46,6 +52,7 @@ def load_gguf(
         threads: None = the library's choice.
         hidden: the engine can give hidden states.
         batch: runs that share a forward. Without a `context` they share LARGEST_SHARED_CONTEXT cells at most.
+        drafted: most drafted tokens a step, as `LlamaEngine` takes it.
 
     Raises:
         ControllerError: the file is no whole GGUF model, or llama.cpp can't load it.
@@ -69,7 +76,7 @@ def load_gguf(
             f"{room.cells} tokens of context): {error}"
         ) from None
     with unlogged():
-        engine = LlamaEngine(llm, hidden=hidden, batch=batch)
+        engine = LlamaEngine(llm, hidden=hidden, batch=batch, drafted=drafted)
     model = wrap_llama(path.name, llm, engine, LlamaTokenizer(llm))
     return model if batch == 1 else replace(model, context=room.run)
 

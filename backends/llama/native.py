@@ -19,6 +19,8 @@ from llama_cpp import llama_cpp as C
 from reasonctl.controller import ControllerError, Draft
 from reasonctl.controller.core import Floats
 
+from ..memory import free_memory
+
 MOST_VIEWS = 64
 """Views of logit rows that are kept; making one costs more than finding it."""
 
@@ -31,6 +33,12 @@ LEAVES = 7
 """Further ids of a batch, for the leaves of trees."""
 MOST_SEQUENCES = 256
 """Most ids that llama.cpp gives a context (LLAMA_MAX_SEQ)."""
+
+
+MOST_CUTS = 8
+"""Most tokens that a state is made to give up; each costs another state of every sequence."""
+SHARE_FOR_CUTS = 0.25
+"""Most of the free memory that these states may take."""
 
 
 class CacheKind(NamedTuple):
@@ -62,10 +70,41 @@ class CacheKind(NamedTuple):
             return SEQUENCES if batch == 1 else sessions + LEAVES
         return 2 * sessions if checkpoints else sessions
 
+    def cuts(self, llm: Llama, drafted: int, sequences: int) -> int:
+        """How many past states to keep of each sequence (`n_rs_seq`), so that a rejected draft can be cut off.
+
+        llama.cpp gives 0 to architectures that can't. It aborts the process where a ubatch has no room for them.
+
+        Args:
+            llm: the Llama.
+            drafted: most drafted tokens a step.
+            sequences: sequence ids of the context.
+        """
+        if not self.recurrent:
+            return 0
+        fits = min(int(llm.n_batch), int(llm.context_params.n_ubatch)) - 2
+        each, free = sequences * _most_state_bytes(llm), free_memory()
+        affordable = MOST_CUTS if free is None or not each else int(SHARE_FOR_CUTS * free / each)
+        return max(0, min(drafted, MOST_CUTS, fits, affordable))
+
     def most_runs(self, ids: int, checkpoints: bool) -> int:
         """The largest batch for which `ids` sequence ids are enough; at least 1."""
         fits = [batch for batch in range(2, ids) if self.sequence_ids(batch, checkpoints) <= ids]
         return max(fits, default=1)
+
+
+def _most_state_bytes(llm: Llama) -> int:
+    """Most bytes of the states of one sequence, as the file's header has them: of Mamba's, delta nets and LFM2."""
+    architecture = llm.metadata.get("general.architecture", "")
+
+    def number(name: str) -> int:
+        found = llm.metadata.get(f"{architecture}.{name}", "")
+        return int(found) if found.isdecimal() else 0
+
+    inner, states = number("ssm.inner_size"), number("ssm.state_size")
+    inputs = max(0, number("ssm.conv_kernel") - 1) * (inner + 2 * number("ssm.group_count") * states)
+    inputs += max(0, number("shortconv.l_cache") - 1) * int(C.llama_model_n_embd(llm.model))
+    return 4 * int(C.llama_model_n_layer(llm.model)) * (inner * states + inputs)
 
 
 def most_rows(llm: Llama) -> int:
@@ -114,13 +153,14 @@ def _forget(stack: Any, context: _internals.LlamaContext) -> None:
 class Context:
     """A user's Llama with its context rebuilt for sessions, and the facts of that context."""
 
-    def __init__(self, llm: Llama, batch: int, checkpoints: bool, eval_callback: Any = None) -> None:
+    def __init__(self, llm: Llama, batch: int, checkpoints: bool, drafted: int, eval_callback: Any = None) -> None:
         """Rebuild the context; `close` gives the original one back.
 
         Args:
             llm: the user's Llama.
             batch: runs at a time.
             checkpoints: there are sequence ids for checkpoints, where the cache needs them.
+            drafted: most drafted tokens a step.
             eval_callback: llama.cpp's cb_eval, or None: a callback slows every decode down.
         """
         model = llm.model
@@ -135,6 +175,8 @@ class Context:
         self.ids_each = 1 if self.cache.whole or self.fixed else 2
         """Sequence ids of a session: its own, and its checkpoint's."""
         changes: dict[str, Any] = {"n_seq_max": self.sequences, "kv_unified": True, "n_batch": most_rows(llm)}
+        if not self.fixed and (cuts := self.cache.cuts(llm, drafted, self.sequences)):
+            changes["n_rs_seq"] = cuts
         if eval_callback is not None:
             changes["cb_eval"] = eval_callback
         rebuild(llm, **changes)
@@ -148,10 +190,14 @@ class Context:
         """Most rows of one llama_decode."""
         self.ubatch = int(C.llama_n_ubatch(llm.ctx))
         """Most rows that its graph computes at once."""
+        self.past_states = int(C.llama_n_rs_seq(llm.ctx))
+        """States of each sequence besides the last one, those after the tokens before: so many can be cut off."""
         self.vocabulary = int(llm.n_vocab())
         self.logits_all = bool(llm._logits_all)
         """The Llama was built with logits_all=True: its `scores` have a row for every token in its cache."""
         self.depth = int(C.llama_model_n_layer(model))
+        self.decodes = 0
+        """Number of llama_decodes."""
 
     def _fixed(self, wanted: int, checkpoints: bool) -> str:
         if self.cache.whole:
