@@ -77,7 +77,7 @@ def load_model(
         hidden: the engine can give hidden states (llama.cpp installs a callback for that only if asked).
         fold_attention: on transformers, as in `attach`; llama.cpp has kernels of its own.
         batch: runs that a job decodes together. On llama.cpp the context is made for so many.
-        drafted: most drafted tokens a step, 0 = no drafts. On llama.cpp, models with states make room to take them back.
+        drafted: most drafted tokens a step; 0 = none. On llama.cpp, models with states make room to take them back.
 
     Raises:
         ControllerError: the model can't be loaded, or its library isn't installed.

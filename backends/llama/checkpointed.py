@@ -90,10 +90,6 @@ class CheckpointSession(LlamaSession):
         """Whether a checkpoint is due before the next forward, and tokens must be fed before it can be made."""
         return bool(self._book.owed) and self._due(draft)
 
-    def overtaken(self) -> None:
-        """Other sequences are decoded before this one's next forward. Default: that changes nothing here."""
-        return
-
     def caught_up(self) -> None:
         """What was owed has been fed."""
         self.reach = self.length
@@ -209,23 +205,20 @@ class RecurrentSession(CheckpointSession):
     """A sequence with a state of its whole text. A checkpoint has all of the sequence.
 
     Some architectures keep past states (`n_rs_seq`), and a rejected draft is cut off by going back to one. llama.cpp
-    does so where these four hold; elsewhere it says that it has, and the state is wrong:
+    does so where all of this holds; elsewhere it says that it has, and the state is wrong:
 
-    - fewer tokens are cut off than the last decode had;
-    - once before the next decode;
-    - no decode without this sequence was in between, which may move its state and not the past ones;
-    - the state isn't copied before the next decode.
+    - fewer tokens are cut off than the last decode had, and once before the next decode;
+    - the state isn't copied between the cut and the next decode;
+    - no decode has several sequences: it moves states, and not the past ones.
 
-    So the cut is made right before that. A checkpoint that is due then waits for a later forward. A fork, or a decode in
-    between, goes back to the checkpoint that there is.
+    So contexts for batches keep none, and the cut is made right before the next decode. A checkpoint that is due then
+    waits for a later forward, and a fork goes back to the checkpoint that there is.
     """
 
     def __init__(self, engine: Engine, sequences: Sequences, sequence: int) -> None:
         super().__init__(engine, sequences, sequence)
         self._rejected = 0
         """Drafted tokens that are cut off before the next forward."""
-        self._decodes = 0
-        """Decodes of the context up to the last one that this sequence was in."""
 
     def _reject(self, n: int) -> bool:
         # The last pending token was in the same forward, so that is never cut off whole.
@@ -233,23 +226,6 @@ class RecurrentSession(CheckpointSession):
             return False
         self._rejected = n
         return True
-
-    def trim(self) -> None:
-        """Restore the checkpoint, where the cache has gone on from what is committed and can't be cut."""
-        if self._rejected and self._decodes != self.sequences.context.decodes:
-            self._go_back()
-        super().trim()
-
-    def overtaken(self) -> None:
-        """Go back to the checkpoint rather than cut: other sequences are decoded before."""
-        if self._rejected:
-            self._go_back()
-            self.trim()
-
-    def _go_back(self) -> None:
-        self._book.restored()
-        self._stale = True
-        self._rejected = 0
 
     def ready(self, draft: Draft) -> None:
         """Cut off what was rejected, or make the checkpoint that is due."""
@@ -261,7 +237,6 @@ class RecurrentSession(CheckpointSession):
     def advance(self, pending: Sequence[int], draft: Draft = NO_DRAFT, below: list[list[int]] = ONE_LEAF) -> None:
         """A forward has put what was owed, these tokens and a draft into the cache."""
         self._rejected = 0
-        self._decodes = self.sequences.context.decodes
         super().advance(pending, draft, below)
 
     def adopt(self, length: int) -> int:
@@ -272,9 +247,10 @@ class RecurrentSession(CheckpointSession):
         return super().adopt(length)
 
     def fork(self) -> Self:
-        """An independent sequence with the same checkpoint, to which both go back where a rejected draft was cut off."""
+        """An independent sequence with the same checkpoint; both go back to it where a rejected draft was cut off."""
         if self._rejected:
-            self._go_back()
+            self._book.restored()
+            self._stale = True
         return super().fork()
 
     def _put(self, copy: int) -> None:

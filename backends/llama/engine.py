@@ -18,8 +18,9 @@ from reasonctl.controller import ControllerError, Decode, Engine, Step
 from reasonctl.controller.core import Floats
 
 from ..token_ids import check_ids
+from .cache_kind import MOST_SEQUENCES, PER_RUN, CacheKind, most_rows
 from .checkpointed import CheckpointSession, RecurrentSession, WindowedSession
-from .native import MOST_SEQUENCES, PER_RUN, Batch, CacheKind, Capture, Context, LogitRows, most_rows
+from .native import Batch, Capture, Context, LogitRows
 from .sequences import Sequences
 from .session import LlamaSession, leaves_below
 from .steps import GivenStep, LlamaStep
@@ -38,7 +39,7 @@ class LlamaEngine(Engine):
             checkpoints: sessions of a recurrent or windowed model can take tokens back, which costs memory for another
                 state or window of each. Other models need none.
             drafted: most drafted tokens a step. A recurrent model's sessions keep so many states more, where llama.cpp
-                can go back to them; elsewhere a rejected draft is taken back by its checkpoint.
+                can go back to them. Elsewhere, and in a batch, a rejected draft is taken back by its checkpoint.
 
         Raises:
             ControllerError: the Llama writes no text, or there is no room for the context or for so many runs.
@@ -54,7 +55,7 @@ class LlamaEngine(Engine):
         architecture = llm.metadata.get("general.architecture", "")
         self._capture = Capture(int(C.llama_model_n_embd(llm.model)), architecture) if hidden else None
         callback = None if self._capture is None else self._capture.callback
-        self.context = Context(llm, batch, checkpoints, drafted, callback)
+        self.context = Context(llm, batch, checkpoints, drafted if batch == 1 else 0, callback)
         kept = PER_RUN * batch if batch > 1 else 0
         self.sequences = Sequences(self.context, kept)
         self.batch = batch
@@ -261,11 +262,6 @@ class LlamaEngine(Engine):
             for session, request in zip(sessions, requests, strict=True)
             if isinstance(session, CheckpointSession)
         ]
-        rows = sum(session.owed for session in sessions)
-        rows += sum(len(request.pending) + len(request.draft) for request in requests)
-        if rows > self.context.batch or any(session.lags(draft) for session, draft in drafts):
-            for session, _ in drafts:
-                session.overtaken()
         late = [session for session, draft in drafts if session.lags(draft)]
         if late:
             wanted = sum(session.owed for session in late)
@@ -351,7 +347,6 @@ class LlamaEngine(Engine):
             raise ControllerError(f"layers {request.layers} were asked for; this model has 0 to {context.depth - 1}")
 
     def _decode(self, batch: Batch, sessions: list[LlamaSession], wanted: int) -> None:
-        self.context.decodes += 1
         code = C.llama_decode(self.context.address, batch.struct)
         if code == 1:
             self.sequences.trim()  # what other sessions have forgotten may make room

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +20,7 @@ from ..gguf import read_header
 from ..memory import check_cache, free_memory
 from ..model import Message, Model
 from .engine import LlamaEngine
+from .native import unlogged
 from .tokenizer import LlamaTokenizer, end_tokens
 
 LARGEST_DEFAULT_CONTEXT = 8192
@@ -224,23 +224,3 @@ def without_amx() -> Iterator[None]:
         yield
     finally:
         C.llama_model_default_params = defaults
-
-
-_DROPPED = C.llama_log_callback(lambda level, text, data: None)
-"""A log that nobody reads; it must outlive every call that may write to it."""
-
-
-@contextmanager
-def unlogged() -> Iterator[None]:
-    """Keep llama.cpp's log off stderr, such as its warning that the runs of a batch need a larger context than one.
-
-    llama-cpp-python numbers the levels of the log one too low, so it prints warnings as errors even where it is to be
-    silent. What goes wrong is raised.
-    """
-    callback, data = C.llama_log_callback(), ctypes.c_void_p()
-    C.llama_log_get(ctypes.byref(callback), ctypes.byref(data))
-    C.llama_log_set(_DROPPED, ctypes.c_void_p())
-    try:
-        yield
-    finally:
-        C.llama_log_set(callback, data)

@@ -6,9 +6,10 @@ Every ctypes structure that must outlive a call is kept here. Sessions are unkno
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -19,101 +20,30 @@ from llama_cpp import llama_cpp as C
 from reasonctl.controller import ControllerError, Draft
 from reasonctl.controller.core import Floats
 
-from ..memory import free_memory
+from .cache_kind import MOST_SEQUENCES, CacheKind, most_rows
 
 MOST_VIEWS = 64
 """Views of logit rows that are kept; making one costs more than finding it."""
 
 
-SEQUENCES = 16
-"""Sequence ids of a context for one run at a time: live sessions and the leaves of trees share them."""
-PER_RUN = 2
-"""Sequence ids of each run of a batch: its own, and a fork or a policy's."""
-LEAVES = 7
-"""Further ids of a batch, for the leaves of trees."""
-MOST_SEQUENCES = 256
-"""Most ids that llama.cpp gives a context (LLAMA_MAX_SEQ)."""
+_DROPPED = C.llama_log_callback(lambda level, text, data: None)
+"""A log that nobody reads; it must outlive every call that may write to it."""
 
 
-MOST_CUTS = 8
-"""Most tokens that a state is made to give up; each costs another state of every sequence."""
-SHARE_FOR_CUTS = 0.25
-"""Most of the free memory that these states may take."""
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Keep llama.cpp's log off stderr, such as its warning that the runs of a batch need a larger context than one.
 
-
-class CacheKind(NamedTuple):
-    """What a model's cache holds of a sequence besides a cell for each of its tokens."""
-
-    recurrent: bool
-    """A state of the whole text, which can't be shortened."""
-    window: int
-    """Layers that keep this many of the last tokens, and some before them; 0 = all layers keep all."""
-
-    @property
-    def whole(self) -> bool:
-        """There is a cell for each token in every layer, so that every edit is a matter of cells."""
-        return not self.recurrent and not self.window
-
-    @classmethod
-    def of(cls, llm: Llama) -> CacheKind:
-        """The kind of a Llama's cache."""
-        recurrent = bool(C.llama_model_is_recurrent(llm.model) or C.llama_model_is_hybrid(llm.model))
-        return cls(recurrent, 0 if llm.context_params.swa_full else int(C.llama_model_n_swa(llm.model)))
-
-    def sequence_ids(self, batch: int, checkpoints: bool) -> int:
-        """How many sequence ids a context needs for `batch` runs at a time; id 0 is the user's own.
-
-        Every id costs a state or a window, so there are none for the leaves of trees. A checkpoint takes an id.
-        """
-        sessions = 1 + PER_RUN * batch
-        if self.whole:
-            return SEQUENCES if batch == 1 else sessions + LEAVES
-        return 2 * sessions if checkpoints else sessions
-
-    def cuts(self, llm: Llama, drafted: int, sequences: int) -> int:
-        """How many past states to keep of each sequence (`n_rs_seq`), so that a rejected draft can be cut off.
-
-        llama.cpp gives 0 to architectures that can't. It aborts the process where a ubatch has no room for them.
-
-        Args:
-            llm: the Llama.
-            drafted: most drafted tokens a step.
-            sequences: sequence ids of the context.
-        """
-        if not self.recurrent:
-            return 0
-        fits = min(int(llm.n_batch), int(llm.context_params.n_ubatch)) - 2
-        each, free = sequences * _most_state_bytes(llm), free_memory()
-        affordable = MOST_CUTS if free is None or not each else int(SHARE_FOR_CUTS * free / each)
-        return max(0, min(drafted, MOST_CUTS, fits, affordable))
-
-    def most_runs(self, ids: int, checkpoints: bool) -> int:
-        """The largest batch for which `ids` sequence ids are enough; at least 1."""
-        fits = [batch for batch in range(2, ids) if self.sequence_ids(batch, checkpoints) <= ids]
-        return max(fits, default=1)
-
-
-def _most_state_bytes(llm: Llama) -> int:
-    """Most bytes of the states of one sequence, as the file's header has them: of Mamba's, delta nets and LFM2."""
-    architecture = llm.metadata.get("general.architecture", "")
-
-    def number(name: str) -> int:
-        found = llm.metadata.get(f"{architecture}.{name}", "")
-        return int(found) if found.isdecimal() else 0
-
-    inner, states = number("ssm.inner_size"), number("ssm.state_size")
-    inputs = max(0, number("ssm.conv_kernel") - 1) * (inner + 2 * number("ssm.group_count") * states)
-    inputs += max(0, number("shortconv.l_cache") - 1) * int(C.llama_model_n_embd(llm.model))
-    return 4 * int(C.llama_model_n_layer(llm.model)) * (inner * states + inputs)
-
-
-def most_rows(llm: Llama) -> int:
-    """Most rows of one llama_decode of a rebuilt context, which llama.cpp makes the most of its sequences too.
-
-    n_batch=1 leaves room for one sequence, so there the rows are as many as the sequences of a run; `n_ubatch` stays
-    at 1, so that rows are computed one by one as ever.
+    llama-cpp-python numbers the levels of the log one too low, so it prints warnings as errors even where it is to be
+    silent. What goes wrong is raised.
     """
-    return int(llm.n_batch) if llm.n_batch > 1 else SEQUENCES
+    callback, data = C.llama_log_callback(), ctypes.c_void_p()
+    C.llama_log_get(ctypes.byref(callback), ctypes.byref(data))
+    C.llama_log_set(_DROPPED, ctypes.c_void_p())
+    try:
+        yield
+    finally:
+        C.llama_log_set(callback, data)
 
 
 def rebuild(llm: Llama, **changes: Any) -> None:
@@ -128,7 +58,8 @@ def rebuild(llm: Llama, **changes: Any) -> None:
     llm._ctx.close()
     _forget(llm._model._exit_stack, llm._ctx)
     try:
-        llm._ctx = _internals.LlamaContext(model=llm._model, params=params, verbose=llm.verbose)
+        with nullcontext() if llm.verbose else unlogged():
+            llm._ctx = _internals.LlamaContext(model=llm._model, params=params, verbose=llm.verbose)
     except ValueError:
         if not changes:
             raise ControllerError(f"llama.cpp can't make a context of {params.n_ctx} tokens; lower n_ctx") from None
@@ -196,8 +127,6 @@ class Context:
         self.logits_all = bool(llm._logits_all)
         """The Llama was built with logits_all=True: its `scores` have a row for every token in its cache."""
         self.depth = int(C.llama_model_n_layer(model))
-        self.decodes = 0
-        """Number of llama_decodes."""
 
     def _fixed(self, wanted: int, checkpoints: bool) -> str:
         if self.cache.whole:

@@ -320,9 +320,7 @@ def test_where_accepted_tokens_are_fed_again_a_rejection_has_its_price():
     chain = Draft.chain([1, 2, 3])
     for chance in (0.5, 0.7, 0.9, 0.99):
         values = [chance, chance**2, chance**3]
-        cheap, dear = (
-            best_part(chain, values, FLAT, 0, leaves=1, size=9, cuts=cuts) for cuts in (3, 0)
-        )
+        cheap, dear = (best_part(chain, values, FLAT, 0, leaves=1, size=9, cuts=cuts) for cuts in (3, 0))
         assert len(cheap) == 3 and len(dear) == (3 if chance >= 0.7 else 0)
     assert not best_part(chain, [0.99] * 3, FLAT, 0, leaves=1, size=9, losses=0.9, cuts=0).tokens
 

@@ -323,3 +323,17 @@ def test_a_threshold_that_looks_at_the_token_just_drawn_is_caught(monkeypatch):
     monkeypatch.setattr(Growth, "draw", choosy)
     counts, _ = three_tokens(drafter("sequoia", size=5, depth=3, curves=(FLAT, CHEAP)), Sampling(), 1500)
     assert merged_p_value(counts, exact_three(Sampling())) < ALPHA
+
+
+def test_a_lookup_has_a_plan_where_rejections_feed_tokens_again():
+    """Elsewhere it drafts always, and asks for no room to measure."""
+    texts = Words(list("abcdef"))
+    for cuts, planned in ((0, True), (3, True), (4, False), (UNLIMITED, False)):
+        engine = ToyEngine(vocabulary=6, seed=2)
+        engine.cuts = cuts
+        lookup = PromptLookup(size=4)
+        run = lookup.start(Target(engine.session(), texts, Keys(seed=0), Sampling()))
+        assert isinstance(run, HierarchyRun) == planned == (run is not lookup)
+        assert bool(lookup.needs(engine, 50)) == planned
+        if planned:
+            assert run.drafter.size == 4 and run.drafter.recent is None
