@@ -9,8 +9,11 @@ from reasonctl.backends.llama.tokenizer import LlamaTokenizer
 from reasonctl.backends.load import load_model
 from reasonctl.backends.toy import ToyEngine
 from reasonctl.controller import Call, Controller, Greedy, Keys, PromptLookup, Sampling, Trace
+from reasonctl.controller.core import UNLIMITED
 from reasonctl.controller.core import tokenizer as vocabulary
+from reasonctl.controller.drafting.drafter import Target
 from reasonctl.controller.drafting.growth import Growth, draw_threshold, finish
+from reasonctl.controller.drafting.hierarchy import HierarchyRun
 from reasonctl.controller.drafting.models.draft_distribution import DraftDistribution
 from reasonctl.controller.drafting.planning.cost import SharedCurve
 from reasonctl.controller.drafting.planning.experience import LONGEST_PAUSE, PAUSE, Ledger
@@ -18,7 +21,7 @@ from reasonctl.controller.drafting.planning.meter import Prices
 from reasonctl.controller.drafting.planning.plan import DraftPlan
 from reasonctl.controller.drafting.shapes import sequoia
 from support.statistics import exact_three, merged_p_value
-from support.toy_drafts import ALPHA, CHEAP, FLAT, SMALL, TARGET, TOKENS, Fixed, drafter, run, three_tokens
+from support.toy_drafts import ALPHA, CHEAP, FLAT, SMALL, TARGET, TOKENS, Fixed, Words, drafter, run, three_tokens
 
 rng = np.random.default_rng(3)
 TEXT = ToyEngine(vocabulary=5, order=3, seed=2, concentration=0.2)
