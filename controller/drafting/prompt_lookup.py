@@ -18,7 +18,7 @@ class PromptLookup(Drafter, Drafting):
 
     Saxena 2023 (prompt lookup decoding), with the most recent match instead of the first.
     Deterministic, so that a drafted run gives the tokens of a plain run with the same keys. Where a rejection feeds
-    accepted tokens again, as on states, a run looks up by a plan: by measured costs and by what was accepted.
+    accepted tokens again, as on states, a run drafts by a plan: by measured costs and by what was accepted.
     """
 
     longest: int = 3
