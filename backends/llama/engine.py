@@ -54,16 +54,13 @@ class LlamaEngine(Engine):
             raise ControllerError("this Llama was built with embedding=True and writes no text; build it without")
         architecture = llm.metadata.get("general.architecture", "")
         self._capture = Capture(int(C.llama_model_n_embd(llm.model)), architecture) if hidden else None
-        callback = None if self._capture is None else self._capture.callback
-        self.context = Context(llm, batch, checkpoints, drafted if batch == 1 else 0, callback)
+        callback, drafted = self._capture and self._capture.callback, drafted if batch == 1 else 0
+        self.context = Context(llm, batch, checkpoints, drafted, callback)
         kept = PER_RUN * batch if batch > 1 else 0
         self.sequences = Sequences(self.context, kept)
         self.batch = batch
         self.room = self.context.size
-        if kind.recurrent:
-            self.cuts = self.context.past_states
-        elif kind.window:
-            self.cuts = self.context.ubatch - 1  # a window's cells are overwritten when later tokens need them
+        self.cuts = self.context.most_cut
         self.most_sessions = kept or self.context.sequences // self.context.ids_each - 1
         self._session_type = RecurrentSession if kind.recurrent else WindowedSession if kind.window else LlamaSession
         self._rows = LogitRows(self.context)

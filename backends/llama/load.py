@@ -63,18 +63,7 @@ def load_gguf(
     if batch > 1:
         what = f"a batch of {batch} runs, with {room.cells} cells that they share,"
         check_cache(room.cells * _cell_bytes(header), free_memory(), what)
-    try:
-        with without_amx(), unlogged():
-            llm = Llama(str(path), n_ctx=room.cells, n_threads=threads, n_threads_batch=threads, verbose=False)
-    except TemplateError as error:  # a Llama compiles the file's chat templates
-        raise ControllerError(
-            f"{path} has a chat template that can't be read: {str(error):.200}; download it again"
-        ) from None
-    except ValueError as error:
-        raise ControllerError(
-            f"llama.cpp can't load {path} (architecture {header.get('general.architecture', '?')!r}, "
-            f"{room.cells} tokens of context): {error}"
-        ) from None
+    llm = _opened(path, str(header.get("general.architecture", "?")), room.cells, threads)
     with unlogged():
         engine = LlamaEngine(llm, hidden=hidden, batch=batch, drafted=drafted)
     model = wrap_llama(path.name, llm, engine, LlamaTokenizer(llm))
@@ -93,6 +82,21 @@ def load_vocabulary(path: Path) -> LlamaTokenizer:
             return LlamaTokenizer(Llama(str(path), vocab_only=True, verbose=False))
     except (ValueError, TemplateError) as error:
         raise ControllerError(f"llama.cpp can't read the vocabulary of {path}: {str(error):.200}") from None
+
+
+def _opened(path: Path, architecture: str, cells: int, threads: int | None) -> Llama:
+    """The Llama; raises ControllerError where llama.cpp can't load it."""
+    try:
+        with without_amx(), unlogged():
+            return Llama(str(path), n_ctx=cells, n_threads=threads, n_threads_batch=threads, verbose=False)
+    except TemplateError as error:  # a Llama compiles the file's chat templates
+        raise ControllerError(
+            f"{path} has a chat template that can't be read: {str(error):.200}; download it again"
+        ) from None
+    except ValueError as error:
+        raise ControllerError(
+            f"llama.cpp can't load {path} (architecture {architecture!r}, {cells} tokens of context): {error}"
+        ) from None
 
 
 class _Room(NamedTuple):

@@ -18,7 +18,7 @@ from llama_cpp import Llama, _internals
 from llama_cpp import llama_cpp as C
 
 from reasonctl.controller import ControllerError, Draft
-from reasonctl.controller.core import Floats
+from reasonctl.controller.core import UNLIMITED, Floats
 
 from .cache_kind import MOST_SEQUENCES, CacheKind, most_rows
 
@@ -105,12 +105,7 @@ class Context:
         """Why tokens can't be taken back; "" where they can."""
         self.ids_each = 1 if self.cache.whole or self.fixed else 2
         """Sequence ids of a session: its own, and its checkpoint's."""
-        changes: dict[str, Any] = {"n_seq_max": self.sequences, "kv_unified": True, "n_batch": most_rows(llm)}
-        if not self.fixed and (cuts := self.cache.cuts(llm, drafted, self.sequences)):
-            changes["n_rs_seq"] = cuts
-        if eval_callback is not None:
-            changes["cb_eval"] = eval_callback
-        rebuild(llm, **changes)
+        rebuild(llm, **self._changes(drafted, eval_callback))
         self.owner = llm._ctx
         """The library's object for the context."""
         self.address = llm.ctx
@@ -142,6 +137,21 @@ class Context:
                 f"{self.sequences} doesn't allow; load it with n_batch={wanted} or more"
             )
         return ""
+
+    def _changes(self, drafted: int, eval_callback: Any) -> dict[str, Any]:
+        """What the rebuilt context has of its own."""
+        changes = {"n_seq_max": self.sequences, "kv_unified": True, "n_batch": most_rows(self.llm)}
+        if not self.fixed and (cuts := self.cache.cuts(self.llm, drafted, self.sequences)):
+            changes["n_rs_seq"] = cuts
+        return changes if eval_callback is None else changes | {"cb_eval": eval_callback}
+
+    @property
+    def most_cut(self) -> int:
+        """Most tokens of a draft that can be cut off, and nothing is fed again."""
+        if self.cache.recurrent:
+            return self.past_states
+        # A window's cells are overwritten when later tokens need them.
+        return self.ubatch - 1 if self.cache.window else UNLIMITED
 
     @property
     def open(self) -> bool:
