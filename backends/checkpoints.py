@@ -82,8 +82,12 @@ class Checkpoint:
         if n <= len(self.owed):
             del self.owed[len(self.owed) - n :]
             return False
-        self.owed = list(self.since)
+        self.restored()
         return True
+
+    def restored(self) -> None:
+        """The copied state is restored; it lacks what was committed since."""
+        self.owed = list(self.since)
 
     def fork(self) -> Checkpoint:
         """The same for an independent sequence, which shares the copied state."""

@@ -207,8 +207,14 @@ HOOKS = (
     ),
     Hook(
         "llama-cpp-python",
+        "llama_n_rs_seq",
+        "llama/native.py",
+        "a context says how many past states it keeps, 0 where its architecture can't; seq_rm goes back to one of them",
+    ),
+    Hook(
+        "llama-cpp-python",
         "llama_log_get",
-        "llama/load.py",
+        "llama/native.py",
         "with llama_log_set it takes and gives back the log's callback; the library prints warnings as errors",
     ),
     Hook(

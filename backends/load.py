@@ -65,6 +65,7 @@ def load_model(
     hidden: bool = True,
     fold_attention: bool = False,
     batch: int = 1,
+    drafted: int = 0,
 ) -> Model:
     """Load a model by the CLI's MODEL argument.
 
@@ -76,6 +77,7 @@ def load_model(
         hidden: the engine can give hidden states (llama.cpp installs a callback for that only if asked).
         fold_attention: on transformers, as in `attach`; llama.cpp has kernels of its own.
         batch: runs that a job decodes together. On llama.cpp the context is made for so many.
+        drafted: most drafted tokens a step; 0 = none. On llama.cpp, models with states make room to take them back.
 
     Raises:
         ControllerError: the model can't be loaded, or its library isn't installed.
@@ -86,7 +88,7 @@ def load_model(
     if path.endswith(".gguf") and not path.startswith("hf:"):
         from .llama.load import load_gguf
 
-        model = load_gguf(Path(path), context=context, threads=threads, hidden=hidden, batch=batch)
+        model = load_gguf(Path(path), context=context, threads=threads, hidden=hidden, batch=batch, drafted=drafted)
     else:
         from .hf.load import load_transformers
 

@@ -45,6 +45,8 @@ class HFEngine(Engine):
             trees: drafts may be trees, where the model honours them. It is asked once, which takes four forwards.
         """
         self.model_forward = ModelForward(model, fold_attention)
+        if self.model_forward.recurrent:
+            self.cuts = 0
         self.slab = Slab()
         """Keys and values of sequences that share forwards."""
         self.no_trees = "its cache holds more than keys and values"

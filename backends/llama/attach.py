@@ -127,7 +127,8 @@ class LlamaAttachment(Attachment):
         rule_reads = rule is not None and bool(rule.layers(depth))
         policy_reads = controller.policy is not None and bool(controller.policy.layers(depth))
         takes_back = controller.drafter is not None or controller.knowing(self.thinking).closing is not None
-        self.engine = LlamaEngine(llm, hidden=rule_reads or policy_reads, checkpoints=takes_back)
+        drafted = 0 if controller.drafter is None else controller.drafter.size
+        self.engine = LlamaEngine(llm, rule_reads or policy_reads, checkpoints=takes_back, drafted=drafted)
         self.tokenizer = LlamaTokenizer(llm)
         self.handle.tokenizer = self.tokenizer
         try:

@@ -60,6 +60,10 @@ class CheckpointSession(LlamaSession):
         """Cut the cache where it holds what is needed for that; returns whether it does."""
         return False
 
+    def _reject(self, n: int) -> bool:
+        """Cut off the last n tokens of the last forward, which were drafted; returns whether that can be done."""
+        return self._cut(self.length)
+
     @property
     def can(self) -> Capabilities:
         can, free = super().can, not self.sequences.context.fixed
@@ -158,7 +162,7 @@ class CheckpointSession(LlamaSession):
         accepted = [draft.tokens[node] for node in path]
         self.draft = NO_DRAFT
         self.length += len(accepted)
-        if len(path) == len(draft) or self._cut(self.length):
+        if len(path) == len(draft) or self._reject(len(draft) - len(path)):
             self._book.commit(accepted)
         else:
             self._book.reject(self._book.since, accepted)
@@ -198,12 +202,62 @@ class CheckpointSession(LlamaSession):
 
 
 class RecurrentSession(CheckpointSession):
-    """A sequence with a state of its whole text, which can't be shortened. A checkpoint has all of the sequence."""
+    """A sequence with a state of its whole text. A checkpoint has all of the sequence.
+
+    Some architectures keep past states (`n_rs_seq`), and a rejected draft is cut off by going back to one. llama.cpp
+    does so where all of this holds; elsewhere it says that it has, and the state is wrong:
+
+    - fewer tokens are cut off than the last decode had, and once before the next decode;
+    - the state isn't copied between the cut and the next decode;
+    - no decode has several sequences: it moves states, and not the past ones.
+
+    So contexts for batches keep none, and the cut is made right before the next decode. A checkpoint that is due then
+    waits for a later forward, and a fork goes back to the checkpoint that there is.
+    """
+
+    def __init__(self, engine: Engine, sequences: Sequences, sequence: int) -> None:
+        super().__init__(engine, sequences, sequence)
+        self._rejected = 0
+        """Drafted tokens that are cut off before the next forward."""
+
+    def _reject(self, n: int) -> bool:
+        # The last pending token was in the same forward, so that is never cut off whole.
+        if n > self.sequences.context.past_states:
+            return False
+        self._rejected = n
+        return True
+
+    def ready(self, draft: Draft) -> None:
+        """Cut off what was rejected, or make the checkpoint that is due."""
+        if not self._rejected:
+            super().ready(draft)
+        elif not self.sequences.remove(self.id, self.length):
+            raise RuntimeError(f"llama.cpp can't cut {self._rejected} rejected tokens off sequence {self.id}")
+
+    def advance(self, pending: Sequence[int], draft: Draft = NO_DRAFT, below: list[list[int]] = ONE_LEAF) -> None:
+        """A forward has put what was owed, these tokens and a draft into the cache."""
+        self._rejected = 0
+        super().advance(pending, draft, below)
+
+    def adopt(self, length: int) -> int:
+        """As for any session; a state that was to be cut can't be taken over."""
+        if self._rejected:
+            self.sequences.remove(self.id)
+            self._rejected = 0
+        return super().adopt(length)
+
+    def fork(self) -> Self:
+        """An independent sequence with the same checkpoint; both go back to it where a rejected draft was cut off."""
+        if self._rejected:
+            self._book.restored()
+            self._stale = True
+        return super().fork()
 
     def _put(self, copy: int) -> None:
         self.sequences.copy(self.id, copy)
 
     def _restore(self) -> None:
+        self._rejected = 0
         self.sequences.remove(self.id)
         if self._copy is not None:
             self.sequences.copy(self._copy.id, self.id)

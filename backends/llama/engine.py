@@ -18,8 +18,9 @@ from reasonctl.controller import ControllerError, Decode, Engine, Step
 from reasonctl.controller.core import Floats
 
 from ..token_ids import check_ids
+from .cache_kind import MOST_SEQUENCES, PER_RUN, CacheKind, most_rows
 from .checkpointed import CheckpointSession, RecurrentSession, WindowedSession
-from .native import MOST_SEQUENCES, PER_RUN, Batch, CacheKind, Capture, Context, LogitRows, most_rows
+from .native import Batch, Capture, Context, LogitRows
 from .sequences import Sequences
 from .session import LlamaSession, leaves_below
 from .steps import GivenStep, LlamaStep
@@ -28,7 +29,7 @@ from .steps import GivenStep, LlamaStep
 class LlamaEngine(Engine):
     """The forward pass over a Llama, whose one context is rebuilt and given back by `close`."""
 
-    def __init__(self, llm: Llama, hidden: bool, batch: int = 1, checkpoints: bool = True) -> None:
+    def __init__(self, llm: Llama, hidden: bool, batch: int = 1, checkpoints: bool = True, drafted: int = 0) -> None:
         """Rebuild the Llama's context.
 
         Args:
@@ -37,6 +38,8 @@ class LlamaEngine(Engine):
             batch: most runs that share a forward. They share the cells of the context too.
             checkpoints: sessions of a recurrent or windowed model can take tokens back, which costs memory for another
                 state or window of each. Other models need none.
+            drafted: most drafted tokens a step. A recurrent model's sessions keep so many states more, where llama.cpp
+                can go back to them. Elsewhere, and in a batch, a rejected draft is taken back by its checkpoint.
 
         Raises:
             ControllerError: the Llama writes no text, or there is no room for the context or for so many runs.
@@ -51,11 +54,13 @@ class LlamaEngine(Engine):
             raise ControllerError("this Llama was built with embedding=True and writes no text; build it without")
         architecture = llm.metadata.get("general.architecture", "")
         self._capture = Capture(int(C.llama_model_n_embd(llm.model)), architecture) if hidden else None
-        self.context = Context(llm, batch, checkpoints, None if self._capture is None else self._capture.callback)
+        callback, drafted = self._capture and self._capture.callback, drafted if batch == 1 else 0
+        self.context = Context(llm, batch, checkpoints, drafted, callback)
         kept = PER_RUN * batch if batch > 1 else 0
         self.sequences = Sequences(self.context, kept)
         self.batch = batch
         self.room = self.context.size
+        self.cuts = self.context.most_cut
         self.most_sessions = kept or self.context.sequences // self.context.ids_each - 1
         self._session_type = RecurrentSession if kind.recurrent else WindowedSession if kind.window else LlamaSession
         self._rows = LogitRows(self.context)
@@ -95,11 +100,12 @@ class LlamaEngine(Engine):
         """What the engine adds to the Llama's own memory: a row of logits for each further sequence, and its batches.
 
         The cells of the cache stay as they were. A model with recurrent states or windows also has one for each further
-        sequence; their size is known once a sequence has tokens.
+        sequence, and recurrent ones the past states of all; their size is known once a sequence has tokens.
         """
         context = self.context
-        each = 4 * context.vocabulary + self.sequences.state_bytes
-        return each * (context.sequences - 1) + self._one.bytes + self._many.bytes
+        states = context.sequences * (1 + context.past_states) - 1
+        rows = 4 * context.vocabulary * (context.sequences - 1)
+        return rows + states * self.sequences.state_bytes + self._one.bytes + self._many.bytes
 
     @cached_property
     def checkpoint_bytes(self) -> int:
@@ -161,7 +167,6 @@ class LlamaEngine(Engine):
             session.settle()
             sessions.append(session)
             plain = plain and len(request.pending) == 1 and not request.draft.tokens and not request.layers
-            plain = plain and not session.lacking
         if len(sessions) > 1 and len(set(map(id, sessions))) < len(sessions):
             raise ControllerError("one forward takes one request per session")
         self._rows.serial += 1
@@ -171,6 +176,7 @@ class LlamaEngine(Engine):
             self._check(sessions, requests)
         if not self.context.cache.whole:
             self._make_checkpoints(sessions, requests)
+            plain = plain and not any(session.lacking for session in sessions)
         return self._plain(sessions, requests) if plain else self._wide(sessions, requests)
 
     def _given(self, session: LlamaSession, requests: Sequence[Decode]) -> tuple[Step, ...]:

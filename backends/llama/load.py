@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +20,7 @@ from ..gguf import read_header
 from ..memory import check_cache, free_memory
 from ..model import Message, Model
 from .engine import LlamaEngine
+from .native import unlogged
 from .tokenizer import LlamaTokenizer, end_tokens
 
 LARGEST_DEFAULT_CONTEXT = 8192
@@ -36,7 +36,13 @@ _FILE_TYPES = {
 
 
 def load_gguf(
-    path: str | Path, *, context: int = 0, threads: int | None = None, hidden: bool = True, batch: int = 1
+    path: str | Path,
+    *,
+    context: int = 0,
+    threads: int | None = None,
+    hidden: bool = True,
+    batch: int = 1,
+    drafted: int = 0,
 ) -> Model:
     """Open a .gguf file with llama.cpp.
 
@@ -46,6 +52,7 @@ def load_gguf(
         threads: None = the library's choice.
         hidden: the engine can give hidden states.
         batch: runs that share a forward. Without a `context` they share LARGEST_SHARED_CONTEXT cells at most.
+        drafted: most drafted tokens a step, as `LlamaEngine` takes it.
 
     Raises:
         ControllerError: the file is no whole GGUF model, or llama.cpp can't load it.
@@ -56,20 +63,9 @@ def load_gguf(
     if batch > 1:
         what = f"a batch of {batch} runs, with {room.cells} cells that they share,"
         check_cache(room.cells * _cell_bytes(header), free_memory(), what)
-    try:
-        with without_amx(), unlogged():
-            llm = Llama(str(path), n_ctx=room.cells, n_threads=threads, n_threads_batch=threads, verbose=False)
-    except TemplateError as error:  # a Llama compiles the file's chat templates
-        raise ControllerError(
-            f"{path} has a chat template that can't be read: {str(error):.200}; download it again"
-        ) from None
-    except ValueError as error:
-        raise ControllerError(
-            f"llama.cpp can't load {path} (architecture {header.get('general.architecture', '?')!r}, "
-            f"{room.cells} tokens of context): {error}"
-        ) from None
+    llm = _opened(path, str(header.get("general.architecture", "?")), room.cells, threads)
     with unlogged():
-        engine = LlamaEngine(llm, hidden=hidden, batch=batch)
+        engine = LlamaEngine(llm, hidden=hidden, batch=batch, drafted=drafted)
     model = wrap_llama(path.name, llm, engine, LlamaTokenizer(llm))
     return model if batch == 1 else replace(model, context=room.run)
 
@@ -86,6 +82,21 @@ def load_vocabulary(path: Path) -> LlamaTokenizer:
             return LlamaTokenizer(Llama(str(path), vocab_only=True, verbose=False))
     except (ValueError, TemplateError) as error:
         raise ControllerError(f"llama.cpp can't read the vocabulary of {path}: {str(error):.200}") from None
+
+
+def _opened(path: Path, architecture: str, cells: int, threads: int | None) -> Llama:
+    """The Llama; raises ControllerError where llama.cpp can't load it."""
+    try:
+        with without_amx(), unlogged():
+            return Llama(str(path), n_ctx=cells, n_threads=threads, n_threads_batch=threads, verbose=False)
+    except TemplateError as error:  # a Llama compiles the file's chat templates
+        raise ControllerError(
+            f"{path} has a chat template that can't be read: {str(error):.200}; download it again"
+        ) from None
+    except ValueError as error:
+        raise ControllerError(
+            f"llama.cpp can't load {path} (architecture {architecture!r}, {cells} tokens of context): {error}"
+        ) from None
 
 
 class _Room(NamedTuple):
@@ -231,23 +242,3 @@ def without_amx() -> Iterator[None]:
         yield
     finally:
         C.llama_model_default_params = defaults
-
-
-_DROPPED = C.llama_log_callback(lambda level, text, data: None)
-"""A log that nobody reads; it must outlive every call that may write to it."""
-
-
-@contextmanager
-def unlogged() -> Iterator[None]:
-    """Keep llama.cpp's log off stderr, such as its warning that the runs of a batch need a larger context than one.
-
-    llama-cpp-python numbers the levels of the log one too low, so it prints warnings as errors even where it is to be
-    silent. What goes wrong is raised.
-    """
-    callback, data = C.llama_log_callback(), ctypes.c_void_p()
-    C.llama_log_get(ctypes.byref(callback), ctypes.byref(data))
-    C.llama_log_set(_DROPPED, ctypes.c_void_p())
-    try:
-        yield
-    finally:
-        C.llama_log_set(callback, data)

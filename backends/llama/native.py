@@ -6,9 +6,10 @@ Every ctypes structure that must outlive a call is kept here. Sessions are unkno
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -17,64 +18,32 @@ from llama_cpp import Llama, _internals
 from llama_cpp import llama_cpp as C
 
 from reasonctl.controller import ControllerError, Draft
-from reasonctl.controller.core import Floats
+from reasonctl.controller.core import UNLIMITED, Floats
+
+from .cache_kind import MOST_SEQUENCES, CacheKind, most_rows
 
 MOST_VIEWS = 64
 """Views of logit rows that are kept; making one costs more than finding it."""
 
 
-SEQUENCES = 16
-"""Sequence ids of a context for one run at a time: live sessions and the leaves of trees share them."""
-PER_RUN = 2
-"""Sequence ids of each run of a batch: its own, and a fork or a policy's."""
-LEAVES = 7
-"""Further ids of a batch, for the leaves of trees."""
-MOST_SEQUENCES = 256
-"""Most ids that llama.cpp gives a context (LLAMA_MAX_SEQ)."""
+_DROPPED = C.llama_log_callback(lambda level, text, data: None)
+"""A log that nobody reads; it must outlive every call that may write to it."""
 
 
-class CacheKind(NamedTuple):
-    """What a model's cache holds of a sequence besides a cell for each of its tokens."""
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Keep llama.cpp's log off stderr, such as its warning that the runs of a batch need a larger context than one.
 
-    recurrent: bool
-    """A state of the whole text, which can't be shortened."""
-    window: int
-    """Layers that keep this many of the last tokens, and some before them; 0 = all layers keep all."""
-
-    @property
-    def whole(self) -> bool:
-        """There is a cell for each token in every layer, so that every edit is a matter of cells."""
-        return not self.recurrent and not self.window
-
-    @classmethod
-    def of(cls, llm: Llama) -> CacheKind:
-        """The kind of a Llama's cache."""
-        recurrent = bool(C.llama_model_is_recurrent(llm.model) or C.llama_model_is_hybrid(llm.model))
-        return cls(recurrent, 0 if llm.context_params.swa_full else int(C.llama_model_n_swa(llm.model)))
-
-    def sequence_ids(self, batch: int, checkpoints: bool) -> int:
-        """How many sequence ids a context needs for `batch` runs at a time; id 0 is the user's own.
-
-        Every id costs a state or a window, so there are none for the leaves of trees. A checkpoint takes an id.
-        """
-        sessions = 1 + PER_RUN * batch
-        if self.whole:
-            return SEQUENCES if batch == 1 else sessions + LEAVES
-        return 2 * sessions if checkpoints else sessions
-
-    def most_runs(self, ids: int, checkpoints: bool) -> int:
-        """The largest batch for which `ids` sequence ids are enough; at least 1."""
-        fits = [batch for batch in range(2, ids) if self.sequence_ids(batch, checkpoints) <= ids]
-        return max(fits, default=1)
-
-
-def most_rows(llm: Llama) -> int:
-    """Most rows of one llama_decode of a rebuilt context, which llama.cpp makes the most of its sequences too.
-
-    n_batch=1 leaves room for one sequence, so there the rows are as many as the sequences of a run; `n_ubatch` stays
-    at 1, so that rows are computed one by one as ever.
+    llama-cpp-python numbers the levels of the log one too low, so it prints warnings as errors even where it is to be
+    silent. What goes wrong is raised.
     """
-    return int(llm.n_batch) if llm.n_batch > 1 else SEQUENCES
+    callback, data = C.llama_log_callback(), ctypes.c_void_p()
+    C.llama_log_get(ctypes.byref(callback), ctypes.byref(data))
+    C.llama_log_set(_DROPPED, ctypes.c_void_p())
+    try:
+        yield
+    finally:
+        C.llama_log_set(callback, data)
 
 
 def rebuild(llm: Llama, **changes: Any) -> None:
@@ -89,7 +58,8 @@ def rebuild(llm: Llama, **changes: Any) -> None:
     llm._ctx.close()
     _forget(llm._model._exit_stack, llm._ctx)
     try:
-        llm._ctx = _internals.LlamaContext(model=llm._model, params=params, verbose=llm.verbose)
+        with nullcontext() if llm.verbose else unlogged():
+            llm._ctx = _internals.LlamaContext(model=llm._model, params=params, verbose=llm.verbose)
     except ValueError:
         if not changes:
             raise ControllerError(f"llama.cpp can't make a context of {params.n_ctx} tokens; lower n_ctx") from None
@@ -114,13 +84,14 @@ def _forget(stack: Any, context: _internals.LlamaContext) -> None:
 class Context:
     """A user's Llama with its context rebuilt for sessions, and the facts of that context."""
 
-    def __init__(self, llm: Llama, batch: int, checkpoints: bool, eval_callback: Any = None) -> None:
+    def __init__(self, llm: Llama, batch: int, checkpoints: bool, drafted: int, eval_callback: Any = None) -> None:
         """Rebuild the context; `close` gives the original one back.
 
         Args:
             llm: the user's Llama.
             batch: runs at a time.
             checkpoints: there are sequence ids for checkpoints, where the cache needs them.
+            drafted: most drafted tokens a step.
             eval_callback: llama.cpp's cb_eval, or None: a callback slows every decode down.
         """
         model = llm.model
@@ -134,10 +105,7 @@ class Context:
         """Why tokens can't be taken back; "" where they can."""
         self.ids_each = 1 if self.cache.whole or self.fixed else 2
         """Sequence ids of a session: its own, and its checkpoint's."""
-        changes: dict[str, Any] = {"n_seq_max": self.sequences, "kv_unified": True, "n_batch": most_rows(llm)}
-        if eval_callback is not None:
-            changes["cb_eval"] = eval_callback
-        rebuild(llm, **changes)
+        rebuild(llm, **self._changes(drafted, eval_callback))
         self.owner = llm._ctx
         """The library's object for the context."""
         self.address = llm.ctx
@@ -148,6 +116,8 @@ class Context:
         """Most rows of one llama_decode."""
         self.ubatch = int(C.llama_n_ubatch(llm.ctx))
         """Most rows that its graph computes at once."""
+        self.past_states = int(C.llama_n_rs_seq(llm.ctx))
+        """States of each sequence besides the last one, those after the tokens before: so many can be cut off."""
         self.vocabulary = int(llm.n_vocab())
         self.logits_all = bool(llm._logits_all)
         """The Llama was built with logits_all=True: its `scores` have a row for every token in its cache."""
@@ -167,6 +137,21 @@ class Context:
                 f"{self.sequences} doesn't allow; load it with n_batch={wanted} or more"
             )
         return ""
+
+    def _changes(self, drafted: int, eval_callback: Any) -> dict[str, Any]:
+        """What the rebuilt context has of its own."""
+        changes = {"n_seq_max": self.sequences, "kv_unified": True, "n_batch": most_rows(self.llm)}
+        if not self.fixed and (cuts := self.cache.cuts(self.llm, drafted, self.sequences)):
+            changes["n_rs_seq"] = cuts
+        return changes if eval_callback is None else changes | {"cb_eval": eval_callback}
+
+    @property
+    def most_cut(self) -> int:
+        """Most tokens of a draft that can be cut off, and nothing is fed again."""
+        if self.cache.recurrent:
+            return self.past_states
+        # A window's cells are overwritten when later tokens need them.
+        return self.ubatch - 1 if self.cache.window else UNLIMITED
 
     @property
     def open(self) -> bool:

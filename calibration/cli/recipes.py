@@ -57,7 +57,8 @@ def open_model(name: str, options: Options) -> Model:
     Raises:
         ControllerError: The model can't be loaded, or the policy is for another model.
     """
-    model = loaded(name, options.backend, options.machine(name)[1], batch=options.batch)
+    threads, draft = options.machine(name)[1], options.draft
+    model = loaded(name, options.backend, threads, batch=options.batch, draft=draft)
     for warning in parse_policy(options.policy_text()).check(model):
         click.echo(visible(f"warning: {warning}"), err=True)
     return model

@@ -192,7 +192,7 @@ def _count(among: Bools) -> str:
     return f"{int(among.sum())} of {len(among)}"
 
 
-def excerpt(text: str, offsets: Sequence[int], exit_at: int | None, focus: int) -> Excerpt:
+def excerpt(text: str, offsets: Sequence[int], exit_at: int | None, focus: int, stays: int = 0) -> Excerpt:
     """The text around a cue.
 
     Args:
@@ -200,7 +200,10 @@ def excerpt(text: str, offsets: Sequence[int], exit_at: int | None, focus: int) 
         offsets: The character at which each cue starts.
         exit_at: The cue at which the rule exits. None: it doesn't.
         focus: The cue to show.
+        stays: Characters of the exit's cue that stay in the text: none where the suffix takes its place.
 
+    >>> excerpt("ab wait cd", [3], 0, 0, stays=4).pieces[1:]
+    [Piece(text='wait', cue=0, unwritten=False), Piece(text=' cd', cue=None, unwritten=True)]
     >>> excerpt("ab wait cd", [3], 0, 0).pieces[1]
     Piece(text='wait cd', cue=0, unwritten=True)
     """
@@ -211,6 +214,9 @@ def excerpt(text: str, offsets: Sequence[int], exit_at: int | None, focus: int) 
     for i, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
         cue = i - 1 if i and low <= start <= high else None
         part = text[max(start, low) : max(min(end, high), low)]
+        if cue is not None and cue == exit_at and stays:
+            found.append(Piece(part[:stays], cue, False))
+            part, cue = part[stays:], None
         if part or cue is not None:
             found.append(Piece(part, cue, exit_at is not None and i > exit_at))
     return Excerpt(low, found, len(text) - high)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from reasonctl.controller import Cues
 from reasonctl.probes import Promise
 from reasonctl.probes.files import ProbeFile
 from reasonctl.probes.risk import NO_EXIT, GiveUp, Ints, Table, Threshold, count_failures, refutes
@@ -277,7 +278,8 @@ def example(outcome: RuleOutcome, content: ProbeFile, example: Example, record: 
     at = int(table.offsets[run]) + (exit_at or 0)
     written = Excerpt(0, [], 0)
     if record is not None:
-        written = excerpt(record.text, [cue.offset for cue in record.cues], exit_at, example.focus)
+        stays = 0 if exit_at is None or content.card.form == "replace" else _cue_length(record, exit_at)
+        written = excerpt(record.text, [cue.offset for cue in record.cues], exit_at, example.focus, stays)
     return ExampleView(
         title=example.title,
         why=example.why,
@@ -300,6 +302,17 @@ def example(outcome: RuleOutcome, content: ProbeFile, example: Example, record: 
         exit_answer=None if record is None or exit_at is None else record.cues[exit_at].answer,
         focus_answer=None if record is None else record.cues[example.focus].answer,
     )
+
+
+LONGEST = 100
+"""Characters in which a cue's text lies."""
+
+
+def _cue_length(record: RunRecord, at: int) -> int:
+    """Characters of a cue's text, from the start of its first token; 0 for `every(k)`, which has no text."""
+    cue = record.cues[at]
+    found = Cues((cue.name,)).pattern.search(record.text, cue.offset, cue.offset + LONGEST)
+    return found.end() - cue.offset if found else 0
 
 
 def _dots(outcome: RuleOutcome, content: ProbeFile, run: int, exit_at: int | None) -> list[Dot]:

@@ -115,14 +115,23 @@ def usual_room(model: Model) -> int:
     return model.context * 3 // 4
 
 
-def loaded(name: str, backend: Backend | None, threads: int | None, *, hidden: bool = True, batch: int = 1) -> Model:
-    """A model, loaded once per process; see `load_model`."""
-    return _load(name, backend, threads, hidden, batch)
+def loaded(
+    name: str,
+    backend: Backend | None,
+    threads: int | None,
+    *,
+    hidden: bool = True,
+    batch: int = 1,
+    draft: str = "none",
+) -> Model:
+    """A model, loaded once per process; see `load_model`. `draft` is the text of the drafter that proposes to it."""
+    drafter = None if draft == "none" else _drafter(draft, threads)
+    return _load(name, backend, threads, hidden, batch, 0 if drafter is None else drafter.size)
 
 
 @cache
-def _load(name: str, backend: Backend | None, threads: int | None, hidden: bool, batch: int) -> Model:
-    return load_model(name, backend=backend, threads=threads, hidden=hidden, batch=batch)
+def _load(name: str, backend: Backend | None, threads: int | None, hidden: bool, batch: int, drafted: int) -> Model:
+    return load_model(name, backend=backend, threads=threads, hidden=hidden, batch=batch, drafted=drafted)
 
 
 @cache
@@ -137,6 +146,6 @@ def _policy(text: str) -> Policy:
 
 @cache
 def _suiting(recipe: Recipe, hidden: bool) -> Model:
-    model = loaded(recipe.model, recipe.backend, recipe.threads, hidden=hidden, batch=recipe.batch)
+    model = loaded(recipe.model, recipe.backend, recipe.threads, hidden=hidden, batch=recipe.batch, draft=recipe.draft)
     recipe.parsed_policy().check(model)
     return model

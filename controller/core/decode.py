@@ -315,6 +315,8 @@ class Engine(ABC):
     """Tokens that its cache holds over all sessions; the same for as long as the engine is open."""
     most_sessions: int = UNLIMITED
     """Sessions that can be open at once, forks included; the same for as long as the engine is open."""
+    cuts: int = UNLIMITED
+    """Most drafted tokens of which any number can be rejected, and nothing is fed again for it; 0 on most states."""
 
     @property
     def identity(self) -> str:

@@ -24,6 +24,10 @@ FED_AGAIN = (
 """Why a plan doesn't draft where it would on another cache."""
 
 
+USUAL_SIZE = 8
+"""Most drafted tokens a step of a drafter that doesn't say."""
+
+
 @dataclass(frozen=True)
 class Target:
     """The run that is drafted for: what a drafter may consult."""
@@ -99,6 +103,11 @@ class Drafting(ABC):
 
 class Drafter(ABC):
     """What a user configures; all runs of a controller share it."""
+
+    @property
+    def size(self) -> int:
+        """Most drafted tokens a step; a cache with states may make room to take so many back. Default: USUAL_SIZE."""
+        return USUAL_SIZE
 
     @abstractmethod
     def start(self, target: Target) -> Drafting:

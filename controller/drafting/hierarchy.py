@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
-from ..core.decode import NO_DRAFT, ROOT, Asking, Draft, Engine, Need
+from ..core.decode import NO_DRAFT, ROOT, UNLIMITED, Asking, Draft, Engine, Need
 from ..core.errors import ControllerError
 from ..core.tokenizer import vocabulary_of
 from .drafter import Drafter, Drafting, Target
@@ -220,14 +220,15 @@ class HierarchyRun(Drafting):
         draft = NO_DRAFT
         if self.candidates.values:
             size = min(self.drafter.size, self.target.fits(tokens))
-            draft = self._best(self.curve, size, session.can.checkpoints)
-            if not draft.tokens and session.can.checkpoints and self._best(self.curve, size, False).tokens:
+            cuts = session.engine.cuts
+            draft = self._best(self.curve, size, cuts)
+            if not draft.tokens and cuts < UNLIMITED and self._best(self.curve, size, UNLIMITED).tokens:
                 self.target.note_fed_again()
         self.watch.begin(session.length, session.owed)
         return draft
 
-    def _best(self, curve: CostCurve, size: int, feeds_again: bool) -> Draft:
-        """The part of the candidates that pays, where rejections feed tokens again or don't."""
+    def _best(self, curve: CostCurve, size: int, cuts: int) -> Draft:
+        """The part of the candidates that pays, where rejections of longer drafts feed tokens again."""
         session = self.target.session
         return best_part(
             self.candidates.draft(),
@@ -238,7 +239,7 @@ class HierarchyRun(Drafting):
             size=size,
             losses=self.losses.left,
             sharing=self.target.clock.sharing,
-            feeds_again=feeds_again,
+            cuts=cuts,
         )
 
     def observe(self, draft: Draft, accepted: Sequence[int]) -> None:
@@ -248,7 +249,7 @@ class HierarchyRun(Drafting):
         context = self.watch.context
         if context is not None:
             sharing = self.target.clock.sharing
-            curve = SharedCurve(self.curve, sharing, self.target.session.can.checkpoints)
+            curve = SharedCurve(self.curve, sharing, self.target.session.engine.cuts)
             seconds = curve.drafted(len(draft), context, len(accepted), float(len(accepted) == len(draft)))
             self.losses.settle(seconds / curve.now(1, context), 1 + len(accepted))
         self.watch.end(1 + len(draft))

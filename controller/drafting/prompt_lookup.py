@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..core.decode import NO_DRAFT, Asking, Draft
+from ..core.decode import NO_DRAFT, Asking, Draft, Engine, Need
 from ..core.errors import ControllerError
-from .drafter import Stateless
+from .drafter import Drafter, Drafting, Target
+from .hierarchy import Hierarchy
+from .planning.cost_cache import measuring
 
 
 @dataclass
-class PromptLookup(Stateless):
+class PromptLookup(Drafter, Drafting):
     """The continuation of the latest earlier occurrence of the last n-gram, longest n first.
 
     Saxena 2023 (prompt lookup decoding), with the most recent match instead of the first.
-    Deterministic, so that a drafted run gives the tokens of a plain run with the same keys.
+    Deterministic, so that a drafted run gives the tokens of a plain run with the same keys. Where a rejection feeds
+    accepted tokens again, as on states, a run drafts by a plan: by measured costs and by what was accepted.
     """
 
     longest: int = 3
@@ -32,6 +35,17 @@ class PromptLookup(Stateless):
             )
         if self.size < 1:
             raise ControllerError(f"draft size is {self.size}; it must be at least 1")
+
+    def start(self, target: Target) -> Drafting:
+        """The drafts of one run: this itself, or planned ones."""
+        return self if self._is_cheap(target.session.engine) else Hierarchy(size=self.size, recent=None).start(target)
+
+    def needs(self, engine: Engine, length: int) -> tuple[Need, ...]:
+        """Room for measuring, where there is a plan."""
+        return () if self._is_cheap(engine) else measuring(engine)
+
+    def _is_cheap(self, engine: Engine) -> bool:
+        return engine.cuts >= self.size
 
     def propose(self, tokens: Sequence[int], room: int) -> Asking[Draft]:
         """The continuation of the best match, as a chain."""

@@ -22,7 +22,6 @@ from reasonctl.controller import (
     Keys,
     Markers,
     Policy,
-    PromptLookup,
     Thinking,
     Trace,
     draw,
@@ -31,6 +30,7 @@ from reasonctl.controller.core.randomness import SAMPLE
 from support.hf_models import EOS, PAD, TOKENIZER
 from support.scripted import Scripted
 from support.state_models import FAMILIES, ONE_AT_A_TIME, state_model
+from support.toy_drafts import Lookup
 
 MODELS, TEXT = {}, HFTokenizer(TOKENIZER)
 NEAR = 1e-4
@@ -259,7 +259,7 @@ def test_the_cache_that_a_call_returns_holds_what_the_library_s_does(family):
         session, trace = engine.session(), Trace()
         policy = Recorded()
         call = Call(PROMPT_IDS, 12, frozenset([EOS]), Keys(seed=seed), policy)
-        drafter = PromptLookup(size=4, longest=1)
+        drafter = Lookup(size=4, longest=1)
         list(Controller(policy=policy, drafter=drafter).stream(session, TEXT, call, trace))
         session.settle()
         held = [*PROMPT_IDS, *trace.tokens][: session.length]
@@ -277,7 +277,7 @@ def test_drafts_change_no_token(case, family):
     engine, drafted, accepted = engine_of(family), 0, 0
     for seed in range(2):
         plain, _ = recorded(engine, case, seed)
-        trace, policy = recorded(engine, case, seed, drafter=PromptLookup(size=4, longest=1))
+        trace, policy = recorded(engine, case, seed, drafter=Lookup(size=4, longest=1))
         assert trace.tokens == plain.tokens and worst_row(engine, policy.rows) < near(family)
         drafted, accepted = drafted + trace.drafted, accepted + trace.accepted
     assert drafted > accepted

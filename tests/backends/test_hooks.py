@@ -26,9 +26,10 @@ from reasonctl.backends.grammar import Compiler
 from reasonctl.backends.hf.attention import folded
 from reasonctl.backends.hooks import HOOKS, MADE_FOR
 from reasonctl.backends.llama.engine import LlamaEngine
-from reasonctl.backends.llama.load import unlogged, without_amx
+from reasonctl.backends.llama.load import without_amx
+from reasonctl.backends.llama.native import unlogged
 from reasonctl.backends.llama.sampling import DEFAULTS, check_processors
-from reasonctl.controller import ROOT, ControllerError, Decode
+from reasonctl.controller import ROOT, ControllerError, Decode, Draft
 from support.architectures import causal
 from support.hf_models import PROMPT, TOKENIZER, small
 from support.llama_models import CHAT, TINY, open_llama
@@ -431,6 +432,22 @@ def test_llama_cpp_python_0_3_36_without_amx(monkeypatch):
     stock = open_llama()
     assert stock.model_params.use_extra_bufts is True
     stock.close()
+
+
+@checks("llama_n_rs_seq")
+def test_llama_cpp_python_0_3_36_past_states(tmp_path):
+    """LFM2 keeps them and takes rejected tokens back; Jamba is given none."""
+    kept = {}
+    for name in ("lfm2", "jamba"):
+        engine = LlamaEngine(open_gguf(tmp_path, name), hidden=False, drafted=4)
+        kept[name] = C.llama_n_rs_seq(engine.context.address)
+        session = engine.session()
+        engine.forward((Decode(session, [5, 6], Draft.chain([7, 8, 9])),))
+        session.keep([0])
+        assert session.owed == (0 if kept[name] else 3)
+        assert session.sequences.remove(session.id, 3) == (kept[name] > 0)
+        engine.close()
+    assert kept == {"lfm2": 4, "jamba": 0}
 
 
 @checks("llama_log_get")

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from llama_cpp import llama_cpp as C
 
+from reasonctl.backends.llama.cache_kind import LEAVES
 from reasonctl.backends.llama.engine import LlamaEngine
-from reasonctl.backends.llama.native import LEAVES
 from reasonctl.backends.load import BUNDLED_PROBE, load_model
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import (
@@ -369,7 +369,7 @@ def test_a_batch_has_the_sequences_that_it_needs_and_one_run_no_more_than_before
 GROWTH = """
 from llama_cpp import Llama
 from reasonctl.backends.llama.engine import LlamaEngine
-from reasonctl.backends.llama.native import LEAVES
+from reasonctl.backends.llama.cache_kind import LEAVES
 from reasonctl.controller import Decode
 
 def resident():

@@ -13,9 +13,9 @@ from llama_cpp import llama_cpp as C
 
 from reasonctl.backends.attach import attach
 from reasonctl.backends.gguf import read_header
+from reasonctl.backends.llama.cache_kind import SEQUENCES
 from reasonctl.backends.llama.engine import LlamaEngine
 from reasonctl.backends.llama.load import load_gguf
-from reasonctl.backends.llama.native import SEQUENCES
 from reasonctl.controller import ROOT, Controller, ControllerError, Decode, Draft, PromptLookup
 from support.llama_models import PROMPT, TINY, ExitAt, open_llama
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reasonctl.backends.llama.cache_kind import PER_RUN
 from reasonctl.backends.llama.checkpointed import RecurrentSession
 from reasonctl.backends.llama.engine import LlamaEngine
-from reasonctl.backends.llama.native import PER_RUN
 from reasonctl.controller import NO_DRAFT, ROOT, ControllerError, Decode, Draft
 from support.gguf_models import ARCHITECTURES, HEAD, KV_HEADS, WIDTH, WINDOWED
 from support.recorded_rows import BOUND, open_gguf

@@ -226,6 +226,12 @@ def test_pieces_give_the_text_back():
         assert [piece.unwritten for piece in shown if piece.cue is not None] == [
             piece.cue >= focus for piece in shown if piece.cue is not None
         ]
+        stays = int(rng.integers(1, 6))
+        kept = excerpt(text, offsets, focus, focus, stays).pieces
+        assert "".join(piece.text for piece in kept) == "".join(piece.text for piece in shown)
+        cut = next(i for i, piece in enumerate(kept) if piece.cue == focus)
+        assert not any(piece.unwritten for piece in kept[: cut + 1]) and len(kept[cut].text) <= stays
+        assert all(piece.unwritten for piece in kept[cut + 1 :])
         assert before <= max(0, offsets[focus] - BEFORE) and len(text) - after <= offsets[focus] + AFTER
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
-from reasonctl.controller import Call, Controller, Keys, ModelDrafter, Sampling, Trace
+from reasonctl.controller import Call, Controller, Keys, ModelDrafter, PromptLookup, Sampling, Stateless, Trace
 from reasonctl.controller.drafting.planning.cost import CostCurve
 
 ALPHA = 1e-4
@@ -23,6 +23,16 @@ class Fixed(CostCurve):
 
 FLAT, DEAR = Fixed({0: {1: 1.0, 32: 1.0}}), Fixed({0: {1: 1.0, 32: 32.0}})
 CHEAP = Fixed({0: {1: 0.05, 32: 0.05}})
+
+
+class Lookup(Stateless):
+    """Prompt lookup without a plan, on any cache."""
+
+    def __init__(self, size: int, longest: int) -> None:
+        self.lookup = PromptLookup(size=size, longest=longest)
+
+    def propose(self, tokens, room):
+        return (yield from self.lookup.propose(tokens, room))
 
 
 class Words(ToyTokenizer):

@@ -79,6 +79,11 @@ class ModelDrafter(Drafter):
         self.inner = inner
         self.experience = Experience()
 
+    @property
+    def size(self) -> int:
+        """Most drafted tokens a step."""
+        return self.settings.size
+
     def start(self, target: Target) -> ModelRun:
         """The drafts of one run.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ...core.decode import NO_DRAFT, ROOT, Asking, Draft, Floats
+from ...core.decode import NO_DRAFT, ROOT, UNLIMITED, Asking, Draft, Floats
 from ..drafter import Drafter, Drafting, Target
 from ..growth import Growth, draw_greedy, draw_shape, draw_threshold
 from ..planning.acceptance import PRIOR, RANKS
@@ -166,7 +166,7 @@ class ModelRun(Drafting):
             # A run that has gone on for long is expected to go on for as long again.
             remaining=min(room, max(self.experience.typical_length - emitted, emitted)),
         )
-        idle = prices.target.feeds_again and not self.plan.shape.parents
+        idle = prices.target.cuts < UNLIMITED and not self.plan.shape.parents
         if idle and self.plan.pays_without(prices, context, nodes):
             self.target.note_fed_again()
 
@@ -177,8 +177,8 @@ class ModelRun(Drafting):
         if curves is None:
             return None
         target, draft = self.target.clock.sharing, self.session.clock.sharing
-        feeds_again = self.target.session.can.checkpoints
-        return Prices(SharedCurve(curves.target, target, feeds_again), SharedCurve(curves.draft, draft))
+        cuts = self.target.session.engine.cuts
+        return Prices(SharedCurve(curves.target, target, cuts), SharedCurve(curves.draft, draft))
 
     def _drafts(self) -> bool:
         """Whether this step drafts: the plan has a shape, and no plain step is due."""

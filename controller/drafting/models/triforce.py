@@ -66,6 +66,11 @@ class TriForce(Drafter):
         self.measured: dict[int, CurvePair] = {}
         """Curves by the number of bits of the context's length."""
 
+    @property
+    def size(self) -> int:
+        """Most drafted tokens a step."""
+        return self.settings.size
+
     def start(self, target: Target) -> Drafting:
         """The drafts of one run; the inner drafter's own where the session has no sparse view."""
         if not target.session.can.sparse:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from ...core.decode import ROOT, Asking, Clock, Decode, Draft, Session
+from ...core.decode import ROOT, UNLIMITED, Asking, Clock, Decode, Draft, Session
 from ...core.errors import ControllerError
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
@@ -203,8 +203,8 @@ class SharedCurve:
     """What a forward costs by its rows."""
     sharing: int
     """Requests of a forward."""
-    feeds_again: bool = False
-    """Accepted tokens of a draft that is rejected in part are fed again, as on states that take no token back."""
+    cuts: int = UNLIMITED
+    """As `Engine.cuts`: accepted tokens of a longer draft are fed again where it is rejected in part."""
 
     def drafted(self, nodes: int, context: int, accepted: float, whole: float) -> float:
         """Seconds of a step with a draft, and of what it leaves to be fed again.
@@ -216,7 +216,7 @@ class SharedCurve:
             whole: The chance that all of them are.
         """
         seconds = self.now(1 + nodes, context)
-        if not self.feeds_again or whole >= 1.0:
+        if nodes <= self.cuts or whole >= 1.0:
             return seconds
         in_part = max(0.0, accepted - nodes * whole) / (1.0 - whole)
         return seconds + (1.0 - whole) * self.now(1 + round(in_part), context)

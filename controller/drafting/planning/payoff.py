@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ...core.decode import NO_DRAFT, ROOT, Draft
+from ...core.decode import NO_DRAFT, ROOT, UNLIMITED, Draft
 from .cost import CostCurve, SharedCurve
 
 MARGIN = 1.03
@@ -56,7 +56,7 @@ def best_part(
     size: int,
     losses: float = math.inf,
     sharing: int = 1,
-    feeds_again: bool = False,
+    cuts: int = UNLIMITED,
 ) -> Draft:
     """The part of a draft with most expected tokens per second, less CAUTION.
 
@@ -72,13 +72,13 @@ def best_part(
         size: Most nodes of the part.
         losses: Plain steps that may be lost if no node is accepted.
         sharing: Requests that share the target's forward.
-        feeds_again: As in `SharedCurve`.
+        cuts: As in `SharedCurve`.
 
     Returns:
         The part; NO_DRAFT where no draft pays or a plain step is due.
     """
     nodes = _by_value(draft, values, leaves, size)
-    prices = SharedCurve(curve, sharing, feeds_again)
+    prices = SharedCurve(curve, sharing, cuts)
     count, ratio = _best_count([values[node] for node in nodes], prices, context, losses)
     if curve.plain_due(ratio):
         return NO_DRAFT

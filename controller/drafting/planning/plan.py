@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ...core.decode import Draft
+from ...core.decode import UNLIMITED, Draft
 from ...core.errors import ControllerError
 from ..shapes import Shape, sequoia
 from .experience import Experience
@@ -114,7 +114,7 @@ class DraftPlan:
 
     def pays_without(self, curves: Prices, context: int, nodes: int) -> bool:
         """Whether a chain would pay if nothing were fed again after a rejection."""
-        target = replace(curves.target, feeds_again=False)
+        target = replace(curves.target, cuts=UNLIMITED)
         _, rate = self._best(curves._replace(target=target), context, 1, nodes)
         return rate * target.now(1, context) >= MARGIN
 

@@ -312,18 +312,17 @@ def test_a_part_risks_no_more_than_may_be_lost():
 
 def test_where_accepted_tokens_are_fed_again_a_rejection_has_its_price():
     """Of three nodes with chance 0.5 each, 0.5 + 0.25 + 0.125 are accepted on average, and all with chance 0.125."""
-    curve = SharedCurve(CostCurve({0: {1: 1.0, 2: 1.5, 4: 2.5}}), 1, feeds_again=True)
+    curve = SharedCurve(CostCurve({0: {1: 1.0, 2: 1.5, 4: 2.5}}), 1, cuts=2)
     in_part = (0.875 - 3 * 0.125) / 0.875  # nodes accepted where not all are; 0.57, so one of them
     assert curve.drafted(3, 0, 0.875, 0.125) == pytest.approx(2.5 + 0.875 * curve.now(1 + round(in_part), 0))
     assert curve.drafted(3, 0, 3.0, 1.0) == SharedCurve(curve.curve, 1).drafted(3, 0, 0.875, 0.125) == 2.5
+    assert curve.drafted(2, 0, 0.75, 0.25) == 2.0 < SharedCurve(curve.curve, 1, cuts=1).drafted(2, 0, 0.75, 0.25)
     chain = Draft.chain([1, 2, 3])
     for chance in (0.5, 0.7, 0.9, 0.99):
         values = [chance, chance**2, chance**3]
-        cheap, dear = (
-            best_part(chain, values, FLAT, 0, leaves=1, size=9, feeds_again=again) for again in (False, True)
-        )
+        cheap, dear = (best_part(chain, values, FLAT, 0, leaves=1, size=9, cuts=cuts) for cuts in (3, 0))
         assert len(cheap) == 3 and len(dear) == (3 if chance >= 0.7 else 0)
-    assert not best_part(chain, [0.99] * 3, FLAT, 0, leaves=1, size=9, losses=0.9, feeds_again=True).tokens
+    assert not best_part(chain, [0.99] * 3, FLAT, 0, leaves=1, size=9, losses=0.9, cuts=0).tokens
 
 
 def test_a_step_that_feeds_owed_tokens_again_corrects_no_price():

@@ -9,8 +9,11 @@ from reasonctl.backends.llama.tokenizer import LlamaTokenizer
 from reasonctl.backends.load import load_model
 from reasonctl.backends.toy import ToyEngine
 from reasonctl.controller import Call, Controller, Greedy, Keys, PromptLookup, Sampling, Trace
+from reasonctl.controller.core import UNLIMITED
 from reasonctl.controller.core import tokenizer as vocabulary
+from reasonctl.controller.drafting.drafter import Target
 from reasonctl.controller.drafting.growth import Growth, draw_threshold, finish
+from reasonctl.controller.drafting.hierarchy import HierarchyRun
 from reasonctl.controller.drafting.models.draft_distribution import DraftDistribution
 from reasonctl.controller.drafting.planning.cost import SharedCurve
 from reasonctl.controller.drafting.planning.experience import LONGEST_PAUSE, PAUSE, Ledger
@@ -18,7 +21,7 @@ from reasonctl.controller.drafting.planning.meter import Prices
 from reasonctl.controller.drafting.planning.plan import DraftPlan
 from reasonctl.controller.drafting.shapes import sequoia
 from support.statistics import exact_three, merged_p_value
-from support.toy_drafts import ALPHA, CHEAP, FLAT, SMALL, TARGET, TOKENS, Fixed, drafter, run, three_tokens
+from support.toy_drafts import ALPHA, CHEAP, FLAT, SMALL, TARGET, TOKENS, Fixed, Words, drafter, run, three_tokens
 
 rng = np.random.default_rng(3)
 TEXT = ToyEngine(vocabulary=5, order=3, seed=2, concentration=0.2)
@@ -323,3 +326,17 @@ def test_a_threshold_that_looks_at_the_token_just_drawn_is_caught(monkeypatch):
     monkeypatch.setattr(Growth, "draw", choosy)
     counts, _ = three_tokens(drafter("sequoia", size=5, depth=3, curves=(FLAT, CHEAP)), Sampling(), 1500)
     assert merged_p_value(counts, exact_three(Sampling())) < ALPHA
+
+
+def test_a_lookup_has_a_plan_where_rejections_feed_tokens_again():
+    """Elsewhere it drafts always, and asks for no room to measure."""
+    texts = Words(list("abcdef"))
+    for cuts, planned in ((0, True), (3, True), (4, False), (UNLIMITED, False)):
+        engine = ToyEngine(vocabulary=6, seed=2)
+        engine.cuts = cuts
+        lookup = PromptLookup(size=4)
+        run = lookup.start(Target(engine.session(), texts, Keys(seed=0), Sampling()))
+        assert isinstance(run, HierarchyRun) == planned == (run is not lookup)
+        assert bool(lookup.needs(engine, 50)) == planned
+        if planned:
+            assert run.drafter.size == 4 and run.drafter.recent is None
