@@ -77,7 +77,7 @@ class HFEngine(Engine):
         return self.adopt(None, 0)
 
     def adopt(self, cache: Any, length: int) -> HFSession:
-        """A sequence whose first `length` tokens are in a DynamicCache already; None: it makes one when it wants one."""
+        """A sequence whose first `length` tokens are in a DynamicCache; None: there are none."""
         kind = HFCheckpointedSession if self.model_forward.recurrent else HFSession
         return kind(self, self.model_forward, cache, length, self.model_forward.device)
 
