@@ -97,7 +97,7 @@ def sample(
     if choose == "best":
         call = replace(call, policy=Scored(call.policy))
     _warn(show, asked, model=model.fingerprint(), grader=grader.name, probe=probe_text(exit_rule))
-    drawn = draw(show, recipe, model, controller, call, asked, grader)
+    drawn = draw(show, recipe, model, controller, call, asked, grader, question)
     _report(show, drawn, choice(asked, drawn), asked, question)
 
 
@@ -173,7 +173,14 @@ class Drawn:
 
 
 def draw(
-    show: Console, recipe: Recipe, model: Model, controller: Controller, call: Call, asked: Asked, grader: Grader
+    show: Console,
+    recipe: Recipe,
+    model: Model,
+    controller: Controller,
+    call: Call,
+    asked: Asked,
+    grader: Grader,
+    question: str,
 ) -> Drawn:
     """Draw samples until the vote is over, or all of them; print what each answers."""
     samples = list[Sample]()
@@ -185,7 +192,7 @@ def draw(
         at_once=recipe.batch,
         stop=asked.rule,
         answer=grader.extract,
-        same=grader.alike,
+        same=lambda a, b: grader.alike(a, b, question),
     ) as running:
         for trace in running:
             one = Sample(trace, answer_text(recipe, model, trace.tokens), running.answers[-1])
