@@ -76,10 +76,10 @@ class HFEngine(Engine):
 
     def session(self) -> HFSession:
         """An empty sequence on the device that the model is on now."""
-        return self.adopt(self.model_forward.new_cache(), 0)
+        return self.adopt(None, 0)
 
     def adopt(self, cache: Any, length: int) -> HFSession:
-        """A sequence whose first `length` tokens are in a DynamicCache already."""
+        """A sequence whose first `length` tokens are in a DynamicCache; None: there are none."""
         kind = HFCheckpointedSession if self.model_forward.recurrent else HFSession
         return kind(self, self.model_forward, cache, length, self.model_forward.device)
 

@@ -35,11 +35,11 @@ class HFSession(Session):
     ) -> None:
         self.engine = engine
         self.model_forward = model_forward
-        self.cache = cache
+        self._cache = cache
         self.length = length
         self.device = device
         self.slot: Slot | None = None
-        """Where the tokens are in the engine's slab, once the sequence has shared a forward; `cache` is None then."""
+        """Where the tokens are in the engine's slab, once the sequence has shared a forward; it has no cache then."""
         self.lead: torch.Tensor | None = None
         """How far positions are ahead of the tokens before them, shape (1, 1) or (axes, 1, 1), after pictures."""
         self.left_out = 0
@@ -48,6 +48,17 @@ class HFSession(Session):
         """Rows without a draft fold too: always in a sparse view, whose columns the library's masks don't know."""
         self._draft = NO_DRAFT
         self._positions = torch.arange(0, device=device)
+
+    @property
+    def cache(self) -> Any:
+        """The library's cache, made when it is first wanted: a sequence of a batch may never want one."""
+        if self._cache is None and self.slot is None:
+            self._cache = self.model_forward.new_cache()
+        return self._cache
+
+    @cache.setter
+    def cache(self, cache: Any) -> None:
+        self._cache = cache
 
     @property
     def can(self) -> Capabilities:

@@ -24,6 +24,7 @@ from ..fitting.job import CalibrationJob, calibrate_and_save, made_by
 from ..fitting.saved_runs import halves
 from ..pages.wording import exits_where, stopping_of, truncation_of
 from ..parallel.run_jobs import check_cluster
+from ..runs.making import RUNS_AT_ONCE
 from ..runs.records import RunRecord
 from ..runs.room import Asked
 from ..runs.run_file import RunFile
@@ -77,6 +78,7 @@ def calibrate(
 ) -> None:
     """Collect, fit and calibrate. Whatever can be refused is refused before any work."""
     show = Console(as_json=options.json)
+    options = options.batched(1 if runs else RUNS_AT_ONCE)  # of a log's run one forward reads many tokens already
     workers = where(name, options, dask)
     targets = check_targets(Path(out), report, ngrams, options.force)
     task = task_of(tasks, runs, options)
@@ -362,8 +364,7 @@ def report_fit(
 ) -> None:
     """Print what was fitted and what it can promise; write the page if the records are given."""
     card, promise = content.card, options.promise
-    rule = make_exit(content, promise)
-    auc = float(str(card.report["auc"]))
+    rule, auc = make_exit(content, promise), float(str(card.report["auc"]))
     if plan.choose_cues:
         show.say(f"cues chosen on the fitting runs: {', '.join(card.cues)}")
     show.say(f"probe: {card.report['model']}, AUC {auc:.3f} on held-out problems ({card.report['cues']} cues)")

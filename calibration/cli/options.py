@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from reasonctl.backends import BUNDLED
@@ -57,6 +57,10 @@ class Options:
         _ = self.promise
         self.policy_text()
         parse_draft(self.draft, lambda name: cast(DraftModel, None))  # opened when the model is
+
+    def batched(self, runs: int) -> Options:
+        """The same in batches of so many runs, if the user names no batch."""
+        return self if "batch" in self.chosen else replace(self, batch=runs)
 
     def refuse(self, command: str, *names: str, because: str) -> None:
         """Refuse options that mean nothing to the command; see `refusal.refuse`."""

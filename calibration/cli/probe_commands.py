@@ -109,7 +109,7 @@ HEADS_JOB = ("tasks", "out", "dask")
 @click.option("--ngrams", type=click.Path(), help="Also write the runs' n-grams, for --draft 'hierarchy(model=FILE)'.")
 @common(*SHARED)
 def calibrate_command(model: str, options: Options, heads: bool, unweighted: bool, **overrides: Any) -> None:
-    """Collect runs, fit a probe, calibrate it. Resumable: run the same command again."""
+    """Collect runs [--batch 4], fit a probe, calibrate it. Resumable: run the same command again."""
     if heads:
         others = {name: "no probe is made" for name in (*PROMISE, *overrides) if name not in HEADS_JOB}
         refuse("ctl calibrate --heads", given(), others)

@@ -77,8 +77,7 @@ def sample(
     show = Console(as_json=options.json)
     check_prompt(name, prompt)
     asked = what_is_asked(options, codes, choose, utility, stop)
-    if "batch" not in options.chosen:
-        options = replace(options, batch=min(asked.n, AT_ONCE))
+    options = options.batched(min(asked.n, AT_ONCE))
     exit_rule, model, recipe = open_any(
         show, "ctl sample", name, options, probe, *PROMISE, because="nothing decides about exits"
     )

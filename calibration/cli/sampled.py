@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from reasonctl.backends import Model
@@ -69,8 +69,7 @@ def open_job(
     """
     check_target(out, options.force)
     task = load_task(tasks, grader=options.grader)
-    if "batch" not in options.chosen:
-        options = replace(options, batch=min(samples, AT_ONCE))
+    options = options.batched(min(samples, AT_ONCE))
     promised = [name for name in PROMISE if not (votes and name in OF_VOTES)]
     rule, model, recipe = open_any(
         show, command, name, options, probe, *promised, because="nothing decides about exits"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from reasonctl.backends.extras import LIBRARIES, require
@@ -30,8 +29,7 @@ def serve(name: str, options: Options, *, probe: str | None, **what: Any) -> Non
     show = Console(as_json=False)
     access = Access(what["host"], read_keys(what["key_file"]), what["allow_host"], what["allow_origin"])
     presets = presets_of(what["preset"])
-    if "batch" not in options.chosen:
-        options = replace(options, batch=AT_ONCE)
+    options = options.batched(AT_ONCE)
     opened = open_any(show, "ctl serve", name, options, probe, *PROMISE, because="nothing decides about exits")
     served = Served(
         opened.model,

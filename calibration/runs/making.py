@@ -15,6 +15,8 @@ from reasonctl.controller.thinking import read_template
 
 T = TypeVar("T")
 
+RUNS_AT_ONCE = 4
+"""Runs that calibration decodes together by default. Four pay on both libraries, and a window of them isn't long."""
 WINDOW = 4
 """Batches in a window."""
 

@@ -74,6 +74,8 @@ class ThinkingControl:
         self._limits = Limits(settings)
         self._limited = settings.limits.closes
         """Thinking may be closed without being asked to."""
+        self._may_close = settings.limits.any or settings.answer_now is not None
+        """A closing marker may be taken back, whoever closed thinking."""
         self._continued = 0
         self._cues = 0
         """Cues at which the rule was asked."""
@@ -154,9 +156,11 @@ class ThinkingControl:
         """The edit that warns of the budget's end; None where that isn't near.
 
         It waits for the end of a character, and until no marker is half-written."""
+        if self.settings.limits.warn_before is None or self.span.phase != "think":
+            return None
         settings, tokens = self.settings, self.text.tokens
         thought = self.thoughts.before(len(tokens))
-        if self.span.phase != "think" or not self._limits.warns(thought):
+        if not self._limits.warns(thought):
             return None
         if not self.span.whole or self.span.half_closed() is not None:
             return None
@@ -213,8 +217,7 @@ class ThinkingControl:
     def _reach(self, exits: bool) -> int:
         """How many of the last tokens exits and closes may take back; False: closes alone."""
         held = self.span.held() if exits else 0
-        closes = self.closer or self.settings.limits.any or self.settings.answer_now
-        if self.closer == "model" or not closes or not self._rolls_back:
+        if self.closer == "model" or not (self.closer or self._may_close) or not self._rolls_back:
             return held
         return max(held, self.span.closing())
 

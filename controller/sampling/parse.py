@@ -8,6 +8,7 @@ from __future__ import annotations
 import types
 from dataclasses import MISSING, is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ..core.errors import ControllerError
@@ -144,7 +145,7 @@ def _stage(name: str) -> type[Stage]:
 
 def _build(stage: type[Stage], arguments: Arguments | None) -> Stage:
     known = {field.name: field for field in parameters_of(stage)}
-    hints, given = get_type_hints(stage), dict[str, Any]()
+    hints, given = _hints(stage), dict[str, Any]()
     for place, (key, value) in enumerate(arguments or ()):
         name = key if key is not None else (list(known)[place] if place < len(known) else None)
         if name is None or name not in known:
@@ -159,6 +160,12 @@ def _build(stage: type[Stage], arguments: Arguments | None) -> Stage:
         if name not in given and field.default is MISSING:
             raise _unfit(None, hints[name], stage.name, name)
     return stage(**given)
+
+
+@cache
+def _hints(stage: type[Stage]) -> dict[str, Any]:
+    """The types of a stage's parameters: finding them costs more than all else of a policy's text."""
+    return get_type_hints(stage)
 
 
 def coerced(value: Any, hint: Any, stage: str, name: str) -> Any:

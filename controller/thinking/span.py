@@ -205,7 +205,7 @@ class Span:
 
     def half_closed(self) -> MarkerPosition | None:
         """Where a half-written closing marker at the end of the text begins, be it a part of a character."""
-        if self._markers is None or self.phase == "before":
+        if self._markers is None or self.phase == "before" or not self._may_be_closing(self._markers.close):
             return None
         written = self._text.total - self._text.end_of(self._text.start - 1)
         tail = self._text.tail[max(0, len(self._text.tail) - written) :].encode() + self._text.begun
@@ -215,6 +215,10 @@ class Span:
                 whole = close[: length - len(self._text.begun)].decode()
                 return self._mark(self._text.total - len(whole))
         return None
+
+    def _may_be_closing(self, close: str) -> bool:
+        """The text's last character may be a part of a closing marker that isn't whole; False for nearly all tokens."""
+        return self._text.inside or self._text.tail[-1:] in close[:-1]
 
     def closing(self) -> int:
         """Number of last tokens that go where a closing marker is completed next and taken back.

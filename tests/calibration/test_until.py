@@ -31,7 +31,8 @@ from support.recipes import RECIPE
 
 FIT, FIRST = 12, 9
 """Fitting runs of the small job, and the first analysis for its risk of 0.3."""
-UNTIL = ("--until", "promised")
+UNTIL = ("--until", "promised", "--batch", "1")
+"""Run by run, so that a time limit may come after each."""
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_runs_after_the_analysis_change_nothing(made, tmp_path, capfd):
     with closing(RunFile(runs_path(out), json.loads(lines_of(made)[0])["settings"])) as file:
         file.open(force=False)
     runs_path(out).write_bytes(b"".join(lines_of(made)))
-    code, _, err = ctl(capfd, *job(out, 40, "--until", "promised", "--risk", "0.12"))
+    code, _, err = ctl(capfd, *job(out, 40, *UNTIL, "--risk", "0.12"))
     assert code == 0, err
     more = load_probe(out).card.stopping
     assert more is not None and more.runs >= 24 and set(load_probe(made).card.stopping.analyses) < set(more.analyses)

@@ -169,6 +169,14 @@ def test_a_number_out_of_its_range_is_refused_before_any_work(arguments, capfd):
     assert f"Invalid value for '{arguments[-2]}'" in err and arguments[-1] in err
 
 
+@pytest.mark.parametrize(("named", "batch"), [((), 4), (("--batch", "1"), 1)])
+def test_four_runs_are_calibrated_together_unless_a_batch_is_named(named, batch, tmp_path, capfd):
+    job = ["calibrate", "tiny", "--tasks", "tiny", "--out", str(tmp_path / "p.safetensors"), "--dry-run", "--json"]
+    code, out, err = ctl(capfd, *job, *named)
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1])["recipe"]["batch"] == batch
+
+
 @pytest.mark.parametrize("threads", [0, -1, MOST_THREADS + 1])
 def test_a_loader_takes_a_possible_number_of_threads(threads):
     with pytest.raises(ControllerError, match=f"threads is {threads}; it must be from 1 to {MOST_THREADS}"):
