@@ -38,12 +38,14 @@ from .criteria import check_criteria
 from .engine import HFEngine
 from .load import templates_of, wrap_transformers
 from .own_generate import check_generate, check_reached
-from .prefill import media_of, prompts_of
-from .processors import check_copied, check_processors
+from .prefill import media_of
+from .processors import anew, check_batch, check_processors
+from .prompts import length_of, prompts_of
 from .recorded import Drawn, caching_of, outputs_of, recorded, result_of
 from .rows import PreparedCall, Rows
 from .stock import Puts, nothing_to_do, run_stock
 from .tokenizer import HFTokenizer, NoTokenizer
+from .with_state import wrapped
 
 _MODES = {
     GenerationMode.BEAM_SEARCH: "num_beams",
@@ -59,8 +61,8 @@ _MODES = {
 _MARK = "_reasonctl"
 """Attribute of an attached model's class."""
 
-_LIBRARYS = ("inputs_embeds", "position_ids", "assistant_model", "synced_gpus")
-"""Arguments of a call that only the library's own loops can honour."""
+_LIBRARYS = ("inputs_embeds", "position_ids", "synced_gpus")
+"""Arguments that the library's own loop gets where the controller has nothing to do."""
 
 _SAMPLING = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0} | dict.fromkeys(
     ("min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
@@ -229,11 +231,12 @@ class HFAttachment(Attachment):
         if named.pop("custom_generate", None) not in (None, self.handle.custom_generate):
             raise ControllerError("custom_generate brings a loop of its own; leave it out, or detach first")
         given = [name for name in _LIBRARYS if named.get(name) is not None and named[name] is not False]
-        self.of_thread.librarys = [name for name in given if name != "assistant_model"]
-        idle = controller.inert and self.of_thread.grammar is None
-        for name in given if not idle else ():
-            if name != "assistant_model":  # which leads to `let_pass`
-                raise ControllerError(f"{name} can't be honoured under a controller; leave it out, or detach first")
+        self.of_thread.librarys = given
+        if "synced_gpus" in given and (self.of_thread.grammar is not None or not controller.inert):
+            raise ControllerError(
+                "synced_gpus can't be honoured under a controller: it makes every process take part in each step, and "
+                "a controlled run takes as many as it needs; leave it out, or detach first"
+            )
 
     def sample(
         self,
@@ -255,20 +258,20 @@ class HFAttachment(Attachment):
         idle = self._in_no_turn(len(input_ids)) and grammar is None and controller.inert and not controller.record
         several = len(input_ids) > 1 or bool(media_of(prepared))
         stock = idle and (bool(librarys) or (several and nothing_to_do(controller, streamer, cache)))
+        own = processors if stock else [wrapped(processor) for processor in processors]
         if not stock:
-            self._check_batch(len(input_ids), controller, processors, criteria, prepared, outputs_of(config))
-        drawn = self._drawn(controller, config, input_ids, prepared, stock)
-        call = self._prepared(controller, input_ids, processors, criteria, config, prepared, drawn, stock)
+            self._check_batch(len(input_ids), controller, own, prepared)
+        call = self._prepared(controller, input_ids, own, criteria, config, prepared, stock)
         rows = Rows(self.engine, self.tokenizer, call)
         self.handle.begin()
         for trace, ask, prompt in zip(rows.traces, rows.asks, rows.prompts, strict=True):
-            self.handle.add(trace, ask, prompt)
+            self.handle.add(trace, ask, () if prompt.unread else prompt.tokens)
         if stock:
             for trace in rows.traces if controller.closing is not None else ():
                 trace.warnings.append(f"{librarys[0]}: the library's own loop, where nobody follows the thinking")
             loop = functools.partial(self.base._sample, self.model, synced_gpus=synced_gpus, streamer=Puts.to(streamer))
             return run_stock(loop, input_ids, processors, criteria, config, prepared, rows.traces)
-        return self._run(rows, controller, call, streamer, drawn)
+        return self._run(rows, controller, call, streamer)
 
     def _prepared(
         self,
@@ -278,38 +281,42 @@ class HFAttachment(Attachment):
         criteria: Any,
         config: Any,
         prepared: dict[str, Any],
-        drawn: list[Drawn],
         stock: bool,
     ) -> PreparedCall:
         """What the rows read of the call."""
-        cache = prepared.get(self.engine.model_forward.cache_name)
+        forward, rows = self.engine.model_forward, len(input_ids)
+        cache = prepared.get(forward.cache_name)
+        prompts = prompts_of(forward, input_ids, prepared, "position_ids" in self.of_thread.librarys)
+        scored = not stock and "output_scores" in outputs_of(config)
+        shows, places = scored and controller.logprobs == "drawn", length_of(input_ids, prepared)
         return PreparedCall(
-            input_ids=prompts_of(input_ids, prepared),
+            input_ids=input_ids,
+            prompts=prompts,
             processors=processors,
             criteria=criteria,
             config=config,
             prepared=prepared,
-            notes=self._notes(config) + self._cache_notes(len(input_ids), config, cache, stock),
+            notes=self._notes(config) + self._cache_notes(rows, config, cache, stock),
             overrides=self.overrides,
             seed=self._seed(config.do_sample or controller.policy is not None),
             policy=self.handle.controller.policy,
             grammar=self.of_thread.grammar,
             can_ask=not stock and accepted(lambda: check_processors(processors, "answer_now")),
-            see=[one.see for one in drawn],
+            scoring=anew(processors) if scored else None,
+            drawn=[Drawn(places - len(prompt.tokens)) for prompt in prompts] if shows else [],
         )
 
-    def _run(self, rows: Rows, controller: Controller, call: PreparedCall, streamer: Any, drawn: list[Drawn]) -> Any:
+    def _run(self, rows: Rows, controller: Controller, call: PreparedCall, streamer: Any) -> Any:
         """The controlled loop runs the rows; afterwards comes what the call asks for besides tokens."""
-        input_ids, config, prepared = call.input_ids, call.config, call.prepared
+        input_ids, config = call.input_ids, call.config
         with closing(rows.run(replace(controller, policy=None))) as tokens:
             for token in tokens:
                 if streamer is not None:
                     streamer.put(torch.tensor([token]))
         result = result_of(rows.sequences, config, input_ids, rows.cache if config.use_cache is not False else None)
         if outputs_of(config):
-            mask = prepared.get("attention_mask")
             start, forward = input_ids.shape[1], self.engine.model_forward
-            result |= recorded(forward, result.sequences, start, mask, call.processors, config, drawn)
+            result |= recorded(forward, result.sequences, start, call.prepared, call.scoring, config, call.drawn)
         return result
 
     def _for_the_library(
@@ -320,21 +327,11 @@ class HFAttachment(Attachment):
         wanted = {
             "past_key_values": own and (rows > 1 or type(cache) is not DynamicCache),
             "return_dict_in_generate": rows > 1 and config.return_dict_in_generate,
-            "logits_processor": rows > 1 and not accepted(lambda: check_copied(processors)),
+            "logits_processor": rows > 1 and not accepted(lambda: check_batch(processors)),
             "stopping_criteria": rows > 1 and not accepted(lambda: check_criteria(criteria)),
         }
         asked = [*self.of_thread.librarys, *outputs_of(config), *caching_of(config)]
         return [*asked, *(name for name, given in wanted.items() if given)]
-
-    def _drawn(
-        self, controller: Controller, config: Any, input_ids: torch.Tensor, prepared: dict[str, Any], stock: bool
-    ) -> list[Drawn]:
-        """By row, where its draws are noted: for a call that asks for scores, under a controller that gives those."""
-        if stock or controller.logprobs != "drawn" or "output_scores" not in outputs_of(config):
-            return []
-        mask, length = prepared.get("attention_mask"), input_ids.shape[1]
-        shown = [length] * len(input_ids) if mask is None else mask.sum(dim=1).tolist()
-        return [Drawn(length - int(tokens)) for tokens in shown]
 
     def _in_no_turn(self, rows: int) -> bool:
         """The call belongs to no turn. Raises ControllerError for a batch that does."""
@@ -352,26 +349,10 @@ class HFAttachment(Attachment):
         return int(torch.randint(0, 2**63 - 1, (1,))) if random else 0
 
     def _check_batch(
-        self,
-        rows: int,
-        controller: Controller,
-        processors: Sequence[Any],
-        criteria: Sequence[Any],
-        prepared: dict[str, Any],
-        outputs: Sequence[str],
+        self, rows: int, controller: Controller, processors: Sequence[Any], prepared: dict[str, Any]
     ) -> None:
         """Raises ControllerError for what generate() has prepared and the loop can't honour."""
         cache_name = self.engine.model_forward.cache_name
-        if outputs and media_of(prepared):
-            raise ControllerError(
-                f"{outputs[0]} of a prompt with {', '.join(media_of(prepared))} can't be honoured under a controller "
-                "that has something to do; leave one out, or detach first"
-            )
-        if "output_scores" in outputs:
-            check_processors(processors, "computing scores when the text stands")
-        if rows > 1:
-            check_criteria(criteria)
-            check_copied(processors)
         if controller.drafter:
             check_processors(processors, "drafting")
         elif controller.rewrites:

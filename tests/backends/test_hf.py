@@ -270,8 +270,6 @@ def test_custom_generate_is_the_attached_call(model):
         ("assistant_model", 1),
         ("prompt_lookup_num_tokens", 3),
         ("penalty_alpha", 0.6),
-        ("position_ids", torch.zeros(1, 5)),
-        ("inputs_embeds", torch.zeros(1, 5, 32)),
         ("synced_gpus", True),
     ],
 )
