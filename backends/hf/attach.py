@@ -259,8 +259,8 @@ class HFAttachment(Attachment):
         several = len(input_ids) > 1 or bool(media_of(prepared))
         stock = idle and (bool(librarys) or (several and nothing_to_do(controller, streamer, cache)))
         own = processors if stock else [wrapped(processor) for processor in processors]
-        if not stock:
-            self._check_batch(len(input_ids), controller, own, prepared)
+        if controller.rewrites and not stock:  # drafts alone are harmless: only rows that are walked ask, once each
+            check_processors(own, "an exit or a budget")
         call = self._prepared(controller, input_ids, own, criteria, config, prepared, stock)
         rows = Rows(self.engine, self.tokenizer, call)
         self.handle.begin()
@@ -284,8 +284,7 @@ class HFAttachment(Attachment):
         stock: bool,
     ) -> PreparedCall:
         """What the rows read of the call."""
-        forward, rows = self.engine.model_forward, len(input_ids)
-        cache = prepared.get(forward.cache_name)
+        forward = self.engine.model_forward
         prompts = prompts_of(forward, input_ids, prepared, "position_ids" in self.of_thread.librarys)
         scored = not stock and "output_scores" in outputs_of(config)
         shows, places = scored and controller.logprobs == "drawn", length_of(input_ids, prepared)
@@ -296,13 +295,13 @@ class HFAttachment(Attachment):
             criteria=criteria,
             config=config,
             prepared=prepared,
-            notes=self._notes(config) + self._cache_notes(rows, config, cache, stock),
+            notes=self._notes(config) + self._cache_notes(len(input_ids), config, prepared, stock),
             overrides=self.overrides,
             seed=self._seed(config.do_sample or controller.policy is not None),
             policy=self.handle.controller.policy,
             grammar=self.of_thread.grammar,
             can_ask=not stock and accepted(lambda: check_processors(processors, "answer_now")),
-            scoring=anew(processors) if scored else None,
+            scoring=anew(processors if scored else ()),
             drawn=[Drawn(places - len(prompt.tokens)) for prompt in prompts] if shows else [],
         )
 
@@ -348,26 +347,22 @@ class HFAttachment(Attachment):
             return int(given)
         return int(torch.randint(0, 2**63 - 1, (1,))) if random else 0
 
-    def _check_batch(
-        self, rows: int, controller: Controller, processors: Sequence[Any], prepared: dict[str, Any]
-    ) -> None:
-        """Raises ControllerError for what generate() has prepared and the loop can't honour."""
-        cache_name = self.engine.model_forward.cache_name
-        if controller.drafter:
-            check_processors(processors, "drafting")
-        elif controller.rewrites:
-            check_processors(processors, "an exit or a budget")
-        if rows > 1 and getattr(prepared.get(cache_name), "_is_user_defined", False):
-            raise ControllerError(f"{cache_name} of a batch can't be honoured; leave it out, or detach first")
-
-    def _cache_notes(self, rows: int, config: Any, cache: Any, stock: bool) -> list[str]:
+    def _cache_notes(self, rows: int, config: Any, prepared: dict[str, Any], stock: bool) -> list[str]:
         """What a trace says of the cache that the loop runs on; another kind than was asked for warns too."""
-        own = getattr(cache, "_is_user_defined", False) and type(cache) is not DynamicCache
-        other = [] if stock else [*caching_of(config), *([type(cache).__name__] if own else [])]
-        notes = [f"{name}: the controlled loop keeps a DynamicCache; the tokens are the same" for name in other]
+        if stock:
+            return []
+        kept = "the controlled loop keeps a DynamicCache; the tokens are the same"
+        notes = [f"{name}: {kept}" for name in caching_of(config)]
+        cache, masked = prepared.get(self.engine.model_forward.cache_name), prepared.get("attention_mask") is not None
+        own = getattr(cache, "_is_user_defined", False)
+        if own and (rows > 1 or masked or type(cache) is not DynamicCache):
+            notes.append(
+                f"{type(cache).__name__}: the controlled loop reads the text into a cache of its own, and leaves the "
+                "one that is given as it is; the tokens are the same"
+            )
         for note in notes:
             warn_once(note)
-        if rows > 1 and config.return_dict_in_generate and not stock:
+        if rows > 1 and config.return_dict_in_generate:
             notes.append(f"past_key_values is None in the result: each of the {rows} rows ran on a cache of its own")
         return notes
 

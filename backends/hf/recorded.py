@@ -81,6 +81,11 @@ def recorded(
     out = _read(forward, sequences, start, prepared, config)
     logits = out.logits[:, places - 1 :].to(copy=True, dtype=torch.float32, device=sequences.device)
     found: dict[str, Any] = {}
+
+    def first(t: int) -> int:
+        """Where the rows of step `t` begin: the whole prompt at first, then one; without a cache the whole text."""
+        return 0 if t == 0 or config.use_cache is False else places + t - 1
+
     if "output_logits" in outputs_of(config):
         found["logits"] = tuple(logits[:, t] for t in range(new))
     if "output_scores" in outputs_of(config):
@@ -90,9 +95,9 @@ def recorded(
                 one.fill(places + t, values[row])
         found["scores"] = tuple(scores)
     if "output_hidden_states" in outputs_of(config):
-        found["hidden_states"] = tuple(_parts(out.hidden_states, places, t, _states) for t in range(new))
+        found["hidden_states"] = tuple(_parts(out.hidden_states, first(t), places + t, _states) for t in range(new))
     if "output_attentions" in outputs_of(config):
-        found["attentions"] = tuple(_parts(out.attentions, places, t, _weights) for t in range(new))
+        found["attentions"] = tuple(_parts(out.attentions, first(t), places + t, _weights) for t in range(new))
     return found
 
 
@@ -111,9 +116,8 @@ def _read(forward: ModelForward, sequences: torch.Tensor, start: int, prepared: 
         return model(**inputs | flags, return_dict=True)
 
 
-def _parts(layers: Any, start: int, t: int, part: Callable[..., torch.Tensor]) -> Any:
-    """Of each layer, the rows that step `t` computes: the whole prompt's at first, then one."""
-    first, end = (0, start) if t == 0 else (start + t - 1, start + t)
+def _parts(layers: Any, first: int, end: int, part: Callable[..., torch.Tensor]) -> Any:
+    """Of each layer, the rows from `first` up to `end`."""
     return None if layers is None else tuple(None if layer is None else part(layer, first, end) for layer in layers)
 
 

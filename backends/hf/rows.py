@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, LogitsProcessorList
 
 from reasonctl.controller import (
     AnswerNow,
@@ -71,8 +71,8 @@ class PreparedCall:
     """What the call's `grammar` or `response_format` asks for."""
     can_ask: bool
     """Thinking may be closed on request: nothing of the call would remember what is taken back."""
-    scoring: Callable[..., torch.Tensor] | None = None
-    """The processors once more, as they were before the call; None = no scores are asked for."""
+    scoring: LogitsProcessorList
+    """The processors once more, as they were before the call; empty where no scores are asked for."""
     drawn: Sequence[Drawn] = ()
     """By row, where its draws are noted; empty = nobody asks."""
 
@@ -185,8 +185,9 @@ class Rows:
         """A sequence for each row. Rows with the same prompt are forks that wait for its last token."""
         if media_of(self._call.prepared):
             return [prefilled(self._engine, self.prompts, self._call.config, self._call.prepared)]
+        given = self._given()
         if len(self.prompts) == 1:
-            return [(self._given() or self._engine.session()).feeds(self.prompts[0])]
+            return [(given or self._engine.session()).feeds(self.prompts[0])]
         shared = {
             first: self._engine.session().feeds(self.prompts[first])
             for first, count in Counter(self._first).items()
@@ -224,16 +225,16 @@ class Rows:
         cache: Any = self._call.prepared.get(name)
         if not getattr(cache, "_is_user_defined", False):
             return None
-        length, config = length_of(self._call.input_ids, self._call.prepared), self._call.config
+        length = length_of(self._call.input_ids, self._call.prepared)
         masked = self._call.prepared.get("attention_mask") is not None
-        whole = not masked and getattr(config, "_mask_length", length) == length
-        if type(cache) is not DynamicCache and whole:
-            return None  # every token of the text is in input_ids: it is read into a cache of the loop's kind
-        if type(cache) is not DynamicCache or masked or getattr(config, "_mask_length", length) != length:
+        seen = length if masked else getattr(self._call.config, "_mask_length", length)
+        if seen != length:
             raise ControllerError(
-                f"{name} is honoured as a DynamicCache of one unpadded prompt whose tokens are all in "
-                "input_ids; leave it out, or detach first"
+                f"{name} is honoured where all tokens of the text are in input_ids: {length} are, of {seen} in the "
+                "attention_mask; give the others too, or detach first"
             )
+        if type(cache) is not DynamicCache or masked or len(self.prompts) > 1:
+            return None  # every token of the text is in input_ids: it is read into a cache of the loop's own
         if not any(hasattr(layer, "get_seq_length") for layer in cache.layers):
             raise ControllerError(f"{name} of a model without attention says not what it holds; leave it out")
         held = cache.get_seq_length()

@@ -291,11 +291,11 @@ def test_a_processor_that_may_keep_state_is_refused_where_that_would_show(model)
     call = GREEDY | {"logits_processor": LogitsProcessorList([Remembers()])}
     stock, ours, _ = both(model, **call)
     assert stock.tolist() == ours.tolist()
-    for controller in (Controller(drafter=PromptLookup()), Controller(exit=Scripted())):
-        with attach(model, controller, tokenizer=TOKENIZER), pytest.raises(ControllerError, match="Remembers"):
-            model.generate(**PROMPT, **call)
+    refused = pytest.raises(ControllerError, match="Remembers")
+    with attach(model, Controller(exit=Scripted()), tokenizer=TOKENIZER), refused:
+        model.generate(**PROMPT, **call)
     Remembers.stateless = True
-    controlled(model, Controller(drafter=PromptLookup()), **call)
+    controlled(model, Controller(exit=Scripted()), **call)
     del Remembers.stateless
 
 
