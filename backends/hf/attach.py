@@ -142,7 +142,12 @@ def _members(attachment: HFAttachment) -> dict[str, Any]:
             attachment.let_pass(_MODES[mode])
         return base._get_deprecated_gen_repo(self, mode, *args, **named)
 
-    return {"generate": generate, "_sample": sample, "_get_deprecated_gen_repo": check_mode, _MARK: True}
+    def init_continuous_batching(self: Any, *args: Any, **named: Any) -> Any:
+        attachment.check_others("continuous batching, as of generate_batch,")
+        return base.init_continuous_batching(self, *args, **named)
+
+    taken: dict[str, Any] = {"generate": generate, "_sample": sample, "_get_deprecated_gen_repo": check_mode}
+    return taken | {"init_continuous_batching": init_continuous_batching, _MARK: True}
 
 
 class HFAttachment(Attachment):
@@ -171,6 +176,7 @@ class HFAttachment(Attachment):
         named = dict(zip(self._arguments, args, strict=False)) | named
         others = args[len(self._arguments) :]  # for a class with a generate(*args, **named) of its own
         streamer = named.get("streamer")
+        named["streamer"] = Puts.to(streamer)
         try:
             overrides = take_overrides(named)
             with self.turns.whole(), self.calling(overrides) as controller:
@@ -180,10 +186,10 @@ class HFAttachment(Attachment):
                     raise ControllerError(
                         f"{', '.join(overrides)} needs text; attach with the tokenizer: attach(…, tokenizer=…)"
                     )
+                self.of_thread.reached = False
                 self._check_arguments(named, controller)
                 if self.library_tokenizer is not None and named.get("tokenizer") is None:
                     named["tokenizer"] = self.library_tokenizer
-                self.of_thread.reached = False
                 made = self.base.generate(self.model, *others, **named)
                 check_reached(self.of_thread.reached, self.base)
                 return made
@@ -215,21 +221,27 @@ class HFAttachment(Attachment):
         Raises:
             ControllerError: it has, and doesn't let such calls pass.
         """
-        controller, grammar = self.under(self.overrides), self.of_thread.grammar
+        self.check_others(what)
+        self.handle.begin()
+        self.of_thread.passing = self.of_thread.reached = True
+
+    def check_others(self, what: str) -> None:
+        """Warn once that a loop of the library's own runs. Raises ControllerError where the controller forbids it."""
+        controller, grammar = self.under(self.overrides), getattr(self.of_thread, "grammar", None)
         if (grammar is not None or not controller.inert) and controller.others != "pass":
             raise ControllerError(
                 f"{what} can't be honoured under a controller; leave it out, detach first, or let the library run such "
                 "calls without control: Controller(others='pass')"
             )
         warn_once(f"{what}: this call is run by the library's own loop, without control and without a trace")
-        self.handle.begin()
-        self.of_thread.passing = self.of_thread.reached = True
 
     def _check_arguments(self, named: dict[str, Any], controller: Controller) -> None:
-        """Raises ControllerError for a call's argument that the loop can't honour; takes custom_generate off it."""
+        """Raises ControllerError for a call's argument that the loop can't honour; takes our custom_generate off it."""
         # With custom_generate, transformers would drop streamer and tokenizer. The swapped class needs no such detour.
-        if named.pop("custom_generate", None) not in (None, self.handle.custom_generate):
-            raise ControllerError("custom_generate brings a loop of its own; leave it out, or detach first")
+        if named.get("custom_generate") == self.handle.custom_generate:
+            del named["custom_generate"]
+        elif named.get("custom_generate") is not None:
+            self.let_pass("custom_generate")
         given = [name for name in _LIBRARYS if named.get(name) is not None and named[name] is not False]
         self.of_thread.librarys = given
         if "synced_gpus" in given and (self.of_thread.grammar is not None or not controller.inert):
@@ -254,10 +266,10 @@ class HFAttachment(Attachment):
         check_rows(input_ids)
         cache = prepared.get(self.engine.model_forward.cache_name)
         grammar: Stage | None = self.of_thread.grammar
-        librarys = self._for_the_library(config, cache, len(input_ids), processors, criteria)
+        librarys = self._for_the_library(input_ids, processors, criteria, config, prepared, streamer)
         idle = self._in_no_turn(len(input_ids)) and grammar is None and controller.inert and not controller.record
         several = len(input_ids) > 1 or bool(media_of(prepared))
-        stock = idle and (bool(librarys) or (several and nothing_to_do(controller, streamer, cache)))
+        stock = idle and (bool(librarys) or (several and nothing_to_do(controller, cache)))
         own = processors if stock else [wrapped(processor) for processor in processors]
         if controller.rewrites and not stock:  # drafts alone are harmless: only rows that are walked ask, once each
             check_processors(own, "an exit or a budget")
@@ -265,11 +277,11 @@ class HFAttachment(Attachment):
         rows = Rows(self.engine, self.tokenizer, call)
         self.handle.begin()
         for trace, ask, prompt in zip(rows.traces, rows.asks, rows.prompts, strict=True):
-            self.handle.add(trace, ask, () if prompt.unread else prompt.tokens)
+            self.handle.add(trace, ask, prompt.tokens[prompt.unread :])
         if stock:
             for trace in rows.traces if controller.closing is not None else ():
                 trace.warnings.append(f"{librarys[0]}: the library's own loop, where nobody follows the thinking")
-            loop = functools.partial(self.base._sample, self.model, synced_gpus=synced_gpus, streamer=Puts.to(streamer))
+            loop = functools.partial(self.base._sample, self.model, synced_gpus=synced_gpus, streamer=streamer)
             return run_stock(loop, input_ids, processors, criteria, config, prepared, rows.traces)
         return self._run(rows, controller, call, streamer)
 
@@ -285,7 +297,8 @@ class HFAttachment(Attachment):
     ) -> PreparedCall:
         """What the rows read of the call."""
         forward = self.engine.model_forward
-        prompts = prompts_of(forward, input_ids, prepared, "position_ids" in self.of_thread.librarys)
+        own, seen = "position_ids" in self.of_thread.librarys, getattr(config, "_mask_length", 0)
+        prompts = prompts_of(forward, input_ids, prepared, own, seen)
         scored = not stock and "output_scores" in outputs_of(config)
         shows, places = scored and controller.logprobs == "drawn", length_of(input_ids, prepared)
         return PreparedCall(
@@ -319,17 +332,28 @@ class HFAttachment(Attachment):
         return result
 
     def _for_the_library(
-        self, config: Any, cache: Any, rows: int, processors: Sequence[Any], criteria: Sequence[Any]
+        self,
+        input_ids: Any,
+        processors: Sequence[Any],
+        criteria: Sequence[Any],
+        config: Any,
+        prepared: dict[str, Any],
+        streamer: Any,
     ) -> list[str]:
         """What a call asks for and the library's own loop gives exactly, where the controller has nothing to do."""
+        forward, several, length = self.engine.model_forward, len(input_ids) > 1, length_of(input_ids, prepared)
+        cache, mask, media = prepared.get(forward.cache_name), prepared.get("attention_mask"), media_of(prepared)
         own = getattr(cache, "_is_user_defined", False)
+        odd = type(cache) is not DynamicCache or getattr(config, "_mask_length", length) != length
         wanted = {
-            "past_key_values": own and (rows > 1 or type(cache) is not DynamicCache),
-            "return_dict_in_generate": rows > 1 and config.return_dict_in_generate,
-            "logits_processor": rows > 1 and not accepted(lambda: check_batch(processors)),
-            "stopping_criteria": rows > 1 and not accepted(lambda: check_criteria(criteria)),
+            forward.cache_name: own and (several or odd),
+            "attention_mask": mask is not None and (mask.shape[1] != length or not bool(mask[:, -1].all())),
+            "streamer": several and streamer is not None,
+            "return_dict_in_generate": several and config.return_dict_in_generate,
+            "logits_processor": several and not accepted(lambda: check_batch(processors)),
+            "stopping_criteria": several and not accepted(lambda: check_criteria(criteria)),
         }
-        asked = [*self.of_thread.librarys, *outputs_of(config), *caching_of(config)]
+        asked = [*self.of_thread.librarys, *outputs_of(config), *caching_of(config), *(media if several else ())]
         return [*asked, *(name for name, given in wanted.items() if given)]
 
     def _in_no_turn(self, rows: int) -> bool:

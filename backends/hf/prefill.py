@@ -20,7 +20,7 @@ from .session import HFSession
 
 KNOWN = frozenset(
     ("attention_mask", "position_ids", "use_cache", "logits_to_keep", "tokenizer", "past_key_values", "cache_params")
-    + ("inputs_embeds", "output_hidden_states", "output_attentions")
+    + ("inputs_embeds", "labels", "output_hidden_states", "output_attentions")
 )
 """What generate() hands on for a prompt of text."""
 

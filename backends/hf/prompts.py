@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from transformers import DynamicCache
 
 from reasonctl.controller import ControllerError
 
@@ -16,8 +17,8 @@ from ..token_ids import check_ids
 from .forward import ModelForward
 
 UNREAD = (
-    "inputs_embeds without input_ids: the prompt's text isn't known, so markers in it aren't seen and its tokens count "
-    "in no penalty; give the input_ids that the embeddings stand for too"
+    "inputs_embeds or a cache without their input_ids: that part of the prompt isn't known, so markers in it aren't "
+    "seen and its tokens count in no penalty; give the input_ids of all of it too"
 )
 """What a trace says of a prompt whose tokens nobody knows."""
 
@@ -31,8 +32,8 @@ class Prompt(NamedTuple):
     """Shape (1, tokens, width), fed in the places of the ids; None = the ids are fed."""
     lead: torch.Tensor | None = None
     """How far each position is ahead of its place, shape (1, tokens) or (axes, 1, tokens); None = nowhere."""
-    unread: bool = False
-    """There are embeddings, and no ids for them."""
+    unread: int = 0
+    """The first tokens that have no id: there are embeddings, or a cache of the call's own, and no ids for them."""
 
     def same(self, other: Prompt) -> bool:
         """Whether both feed the same."""
@@ -49,7 +50,7 @@ def length_of(input_ids: torch.Tensor, prepared: dict[str, Any]) -> int:
 
 
 def prompts_of(
-    forward: ModelForward, input_ids: torch.Tensor, prepared: dict[str, Any], positions: bool
+    forward: ModelForward, input_ids: torch.Tensor, prepared: dict[str, Any], positions: bool, total: int
 ) -> list[Prompt]:
     """The rows' prompts. Attention skips holes in the mask, and positions don't count them.
 
@@ -58,6 +59,7 @@ def prompts_of(
         input_ids: padded prompts, shape (rows, length); (rows, 0) for embeddings alone.
         prepared: arguments of the model's forward, as generate() has prepared them.
         positions: the call has given position_ids of its own.
+        total: places that the call's mask showed, where generate() has dropped it.
 
     Raises:
         ControllerError: a prompt or a mask that can't be run.
@@ -76,14 +78,22 @@ def prompts_of(
     found = []
     for row, (padded, seen) in enumerate(zip(rows, shown, strict=True)):
         tokens = padded if seen is None else [padded[i] for i in seen]
-        if not tokens:
-            raise ControllerError("the prompt has no tokens; give at least one")
         if not unread:
             check_ids(tokens, forward.can.vocabulary, "the prompt")
         own = None if embeds is None else _columns(embeds[row : row + 1], seen)
         lead = None if given is None else _lead(given[..., -length:], row, seen)
-        found.append(Prompt(tokens, own, lead, unread))
+        found.append(Prompt(tokens, own, lead, len(tokens) if unread else 0))
+    if mask is None and len(found) == 1 and total > length and _held(forward, prepared) == total - length:
+        before = total - length  # only the new tokens are given, after those in a cache of the call's own
+        found = [Prompt([_any_id(forward.model)] * before + found[0].tokens, unread=before)]
     return found
+
+
+def _held(forward: ModelForward, prepared: dict[str, Any]) -> int:
+    """Tokens in the DynamicCache that the user has given; 0 without one."""
+    cache: Any = prepared.get(forward.cache_name)
+    given = isinstance(cache, DynamicCache) and getattr(cache, "_is_user_defined", False)
+    return int(cache.get_seq_length()) if given else 0
 
 
 def firsts_of(prompts: Sequence[Prompt]) -> list[int]:

@@ -145,7 +145,7 @@ def result_of(sequences: list[list[int]], config: Any, input_ids: torch.Tensor, 
     pad = 0 if config._pad_token_tensor is None else int(config._pad_token_tensor)
     longest = max(map(len, sequences))
     filled = [tokens + [pad] * (longest - len(tokens)) for tokens in sequences]
-    ids = torch.tensor(filled, dtype=input_ids.dtype, device=input_ids.device)
+    ids = torch.tensor(filled, dtype=torch.long, device=input_ids.device)  # as appended tokens are
     if not config.return_dict_in_generate:
         return ids
     return GenerateDecoderOnlyOutput(sequences=ids, past_key_values=cache)

@@ -150,7 +150,7 @@ class Rows:
         turn = turn_of(call.overrides)
         one = Call(tokens, ends.limit, ends.eos, keys, policy, ends.stop, repeat, answer_now=now, turn=turn)
         if prompt.unread:
-            one = replace(one, unread=len(tokens))
+            one = replace(one, unread=prompt.unread)
         finish = yield from controller.loop(session, self._tokenizer, one, trace)
         self.sequences[row] = padded + trace.tokens
         self._ended[row] = True
@@ -225,9 +225,10 @@ class Rows:
         cache: Any = self._call.prepared.get(name)
         if not getattr(cache, "_is_user_defined", False):
             return None
-        length = length_of(self._call.input_ids, self._call.prepared)
-        masked = self._call.prepared.get("attention_mask") is not None
-        seen = length if masked else getattr(self._call.config, "_mask_length", length)
+        call, masked = self._call, self._call.prepared.get("attention_mask") is not None
+        padded = length_of(call.input_ids, call.prepared)
+        length = padded if masked or len(self.prompts) > 1 else len(self.prompts[0].tokens)
+        seen = padded if masked else getattr(call.config, "_mask_length", length)
         if seen != length:
             raise ControllerError(
                 f"{name} is honoured where all tokens of the text are in input_ids: {length} are, of {seen} in the "

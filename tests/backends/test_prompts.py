@@ -1,4 +1,4 @@
-"""Prompts of embeddings, positions of the call's own, pictures with outputs, processors with a state: all controlled."""
+"""Prompts of embeddings, positions of the call's own, outputs of pictures, processors with a state: controlled."""
 
 from __future__ import annotations
 
@@ -218,5 +218,5 @@ def test_a_batch_s_cache_is_left_alone_and_one_that_holds_more_than_the_ids_is_r
         assert any("leaves the one that is given" in note for note in handle.traces[0].warnings)
         assert cache.get_seq_length() == 0
         with pytest.raises(ControllerError, match="past_key_values is honoured where all tokens"):
-            longer = torch.ones(1, 9, dtype=torch.long)
+            longer = torch.ones(1, 9, dtype=torch.long)  # and the cache is empty
             model.generate(PROMPT["input_ids"][:, -2:], attention_mask=longer, past_key_values=cache, **GREEDY)
