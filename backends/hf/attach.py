@@ -15,19 +15,9 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
-from transformers.generation import (
-    GenerationMixin,
-    GenerationMode,
-)
+from transformers.generation import GenerationMixin, GenerationMode
 
-from reasonctl.controller import (
-    AnswerOnly,
-    Controller,
-    ControllerError,
-    Grammar,
-    Stage,
-    Tokenizer,
-)
+from reasonctl.controller import AnswerOnly, Controller, ControllerError, Grammar, Stage, Tokenizer
 
 from ..attachment import Attachment, warn_once
 from ..grammar import grammar_of
@@ -176,7 +166,8 @@ class HFAttachment(Attachment):
         named = dict(zip(self._arguments, args, strict=False)) | named
         others = args[len(self._arguments) :]  # for a class with a generate(*args, **named) of its own
         streamer = named.get("streamer")
-        named["streamer"] = Puts.to(streamer)
+        if streamer is not None:
+            named["streamer"] = Puts(streamer)
         try:
             overrides = take_overrides(named)
             with self.turns.whole(), self.calling(overrides) as controller:
@@ -298,9 +289,11 @@ class HFAttachment(Attachment):
         """What the rows read of the call."""
         forward = self.engine.model_forward
         own, seen = "position_ids" in self.of_thread.librarys, getattr(config, "_mask_length", 0)
-        prompts = prompts_of(forward, input_ids, prepared, own, seen)
+        places, mask = length_of(input_ids, prepared), prepared.get("attention_mask")
+        hidden = {"attention_mask": None} if stock and mask is not None and mask.shape[1] != places else {}
+        prompts = prompts_of(forward, input_ids, prepared | hidden, own, seen)
         scored = not stock and "output_scores" in outputs_of(config)
-        shows, places = scored and controller.logprobs == "drawn", length_of(input_ids, prepared)
+        shows = scored and controller.logprobs == "drawn"
         return PreparedCall(
             input_ids=input_ids,
             prompts=prompts,

@@ -74,30 +74,27 @@ def recorded(
         drawn: by row, what its tokens were drawn from; empty = the scores are what the processors make of the logits.
 
     Returns:
-        By the names of the result's fields. Rows are those of one forward over the text; a step of one token rounds
-        otherwise.
+        By the names of the result's fields. A forward over the text rounds otherwise than steps of one token.
     """
-    places, new = length_of(sequences[:, :start], prepared), sequences.shape[1] - start
+    places, new, asked = (
+        length_of(sequences[:, :start], prepared),
+        range(sequences.shape[1] - start),
+        outputs_of(config),
+    )
     out = _read(forward, sequences, start, prepared, config)
     logits = out.logits[:, places - 1 :].to(copy=True, dtype=torch.float32, device=sequences.device)
-    found: dict[str, Any] = {}
-
-    def first(t: int) -> int:
-        """Where the rows of step `t` begin: the whole prompt at first, then one; without a cache the whole text."""
-        return 0 if t == 0 or config.use_cache is False else places + t - 1
-
-    if "output_logits" in outputs_of(config):
-        found["logits"] = tuple(logits[:, t] for t in range(new))
-    if "output_scores" in outputs_of(config):
-        scores = [processors(sequences[:, : start + t], logits[:, t].clone()) for t in range(new)]
+    first = [0 if t == 0 or config.use_cache is False else places + t - 1 for t in new]
+    found: dict[str, Any] = {"logits": tuple(logits[:, t] for t in new)} if "output_logits" in asked else {}
+    if "output_scores" in asked:
+        scores = [processors(sequences[:, : start + t], logits[:, t].clone()) for t in new]
         for row, one in enumerate(drawn):
             for t, values in enumerate(scores):
                 one.fill(places + t, values[row])
         found["scores"] = tuple(scores)
-    if "output_hidden_states" in outputs_of(config):
-        found["hidden_states"] = tuple(_parts(out.hidden_states, first(t), places + t, _states) for t in range(new))
-    if "output_attentions" in outputs_of(config):
-        found["attentions"] = tuple(_parts(out.attentions, first(t), places + t, _weights) for t in range(new))
+    if "output_hidden_states" in asked:
+        found["hidden_states"] = tuple(_parts(out.hidden_states, first[t], places + t, _states) for t in new)
+    if "output_attentions" in asked:
+        found["attentions"] = tuple(_parts(out.attentions, first[t], places + t, _weights) for t in new)
     return found
 
 

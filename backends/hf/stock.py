@@ -43,11 +43,6 @@ class Puts:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._streamer, name)
 
-    @classmethod
-    def to(cls, streamer: Any) -> Puts | None:
-        """Around a streamer; None where there is none."""
-        return None if streamer is None else cls(streamer)
-
     def end(self) -> None:
         """Nothing."""
 
