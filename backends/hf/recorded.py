@@ -76,11 +76,8 @@ def recorded(
     Returns:
         By the names of the result's fields. A forward over the text rounds otherwise than steps of one token.
     """
-    places, new, asked = (
-        length_of(sequences[:, :start], prepared),
-        range(sequences.shape[1] - start),
-        outputs_of(config),
-    )
+    places, asked = length_of(sequences[:, :start], prepared), outputs_of(config)
+    new = range(sequences.shape[1] - start)
     out = _read(forward, sequences, start, prepared, config)
     logits = out.logits[:, places - 1 :].to(copy=True, dtype=torch.float32, device=sequences.device)
     first = [0 if t == 0 or config.use_cache is False else places + t - 1 for t in new]
