@@ -77,7 +77,7 @@ def outcomes(folder: Path, attached: bool) -> dict[str, str]:
     environment = os.environ | {"REASONCTL_ATTACH": str(int(attached)), "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder)]
     command += [f"--junit-xml={report}", str(folder / "tests")]
-    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1800)
+    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=3600)
     if not report.exists():
         raise Unavailable(f"pytest wrote no report: {ran.stdout[-300:]} {ran.stderr[-300:]}")
     print("attached:" if attached else "stock:", *ran.stdout.strip().splitlines()[-2:], sep="\n  ")

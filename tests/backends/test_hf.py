@@ -122,7 +122,8 @@ def test_a_streamer_ends_when_the_call_is_refused(model):
     streamer = TextIteratorStreamer(TOKENIZER, timeout=5)
     with attach(model, DRAFTING), pytest.raises(ControllerError, match="num_beams"):
         model.generate(**PROMPT, num_return_sequences=1, num_beams=2, do_sample=False, streamer=None)
-    with attach(model, DRAFTING), pytest.raises(ControllerError, match="Remembers"):
+    exits = attach(model, Controller(exit=Scripted()), tokenizer=TOKENIZER)
+    with exits, pytest.raises(ControllerError, match="Remembers"):
         model.generate(**PROMPT, **GREEDY, streamer=streamer, logits_processor=LogitsProcessorList([Remembers()]))
     assert "".join(streamer) == TOKENIZER.decode(PROMPT.input_ids[0])  # an unended one raises queue.Empty
 
