@@ -167,7 +167,6 @@ def test_a_draft_model_of_the_library_s_drafts_in_the_loop():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
 def test_what_passes_of_the_librarys_own_tests_passes_attached():
     from library_tests import Unavailable, broken, fetched, outcomes
 
