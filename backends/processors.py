@@ -6,6 +6,9 @@ its library's own processors keep no state; the others must declare it.
 
 from __future__ import annotations
 
+import copy
+import dis
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,6 +52,38 @@ def forks(processor: Any) -> bool:
 def forked(processors: Sequence[Any]) -> tuple[Any, ...]:
     """The same processors, each a copy where it can be copied."""
     return tuple(processor.fork() if forks(processor) else processor for processor in processors)
+
+
+def copied(processor: Any, why: str, kind: str = "logits processor", shared: Sequence[Any] = ()) -> Any:
+    """A copy with a state of its own: its `fork()`, or all of it but what is shared.
+
+    Args:
+        processor: a user's; itself where it keeps no state.
+        why: what copies it, for the message.
+        kind: what it is, for the message.
+        shared: objects that stay the same in the copy, such as a model.
+
+    Raises:
+        ControllerError: it can't be copied.
+    """
+    if getattr(processor, "stateless", False) or (inspect.isfunction(processor) and not _keeps(processor)):
+        return processor
+    if forks(processor):
+        return processor.fork()
+    if inspect.isfunction(processor):
+        check_stateless([processor], why, kind)
+    try:
+        return copy.deepcopy(processor, {id(one): one for one in shared})
+    except (TypeError, RuntimeError, copy.Error):
+        check_stateless([processor], why, kind)
+        raise
+
+
+def _keeps(function: Any) -> bool:
+    """Whether a function may remember something between calls: it writes variables of its own, or holds containers."""
+    writes = any(i.opname == "STORE_DEREF" for i in dis.get_instructions(function))
+    held = (cell.cell_contents for cell in function.__closure__ or ())
+    return bool(function.__closure__) and (writes or any(isinstance(one, list | dict | set) for one in held))
 
 
 def _named(processor: Any) -> str:

@@ -199,7 +199,7 @@ class Controller(ControllerSettings):
     def _checked(self, session: Session, tokenizer: Tokenizer, policy: Policy, call: Call) -> RunContext:
         """What the policy knows of the run. Raises ControllerError for a call that can't run under this controller."""
         self._check_call(session, policy, call)
-        context = RunContext(len(call.prompt), call.eos, tokenizer, session.engine)
+        context = RunContext(len(call.prompt), call.eos, tokenizer, session.engine, call.unread)
         policy.check_run(context)
         return context
 

@@ -15,19 +15,9 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
-from transformers.generation import (
-    GenerationMixin,
-    GenerationMode,
-)
+from transformers.generation import GenerationMixin, GenerationMode
 
-from reasonctl.controller import (
-    AnswerOnly,
-    Controller,
-    ControllerError,
-    Grammar,
-    Stage,
-    Tokenizer,
-)
+from reasonctl.controller import AnswerOnly, Controller, ControllerError, Grammar, Stage, Tokenizer
 
 from ..attachment import Attachment, warn_once
 from ..grammar import grammar_of
@@ -38,12 +28,14 @@ from .criteria import check_criteria
 from .engine import HFEngine
 from .load import templates_of, wrap_transformers
 from .own_generate import check_generate, check_reached
-from .prefill import media_of, prompts_of
-from .processors import check_copied, check_processors
+from .prefill import media_of
+from .processors import anew, check_batch, check_processors
+from .prompts import length_of, prompts_of
 from .recorded import Drawn, caching_of, outputs_of, recorded, result_of
 from .rows import PreparedCall, Rows
 from .stock import Puts, nothing_to_do, run_stock
 from .tokenizer import HFTokenizer, NoTokenizer
+from .with_state import wrapped
 
 _MODES = {
     GenerationMode.BEAM_SEARCH: "num_beams",
@@ -59,8 +51,8 @@ _MODES = {
 _MARK = "_reasonctl"
 """Attribute of an attached model's class."""
 
-_LIBRARYS = ("inputs_embeds", "position_ids", "assistant_model", "synced_gpus")
-"""Arguments of a call that only the library's own loops can honour."""
+_LIBRARYS = ("inputs_embeds", "position_ids", "synced_gpus")
+"""Arguments that the library's own loop gets where the controller has nothing to do."""
 
 _SAMPLING = {"do_sample": False, "temperature": 1.0, "top_k": 50, "top_p": 1.0} | dict.fromkeys(
     ("min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
@@ -140,7 +132,12 @@ def _members(attachment: HFAttachment) -> dict[str, Any]:
             attachment.let_pass(_MODES[mode])
         return base._get_deprecated_gen_repo(self, mode, *args, **named)
 
-    return {"generate": generate, "_sample": sample, "_get_deprecated_gen_repo": check_mode, _MARK: True}
+    def init_continuous_batching(self: Any, *args: Any, **named: Any) -> Any:
+        attachment.check_others("continuous batching, as of generate_batch,")
+        return base.init_continuous_batching(self, *args, **named)
+
+    taken: dict[str, Any] = {"generate": generate, "_sample": sample, "_get_deprecated_gen_repo": check_mode}
+    return taken | {"init_continuous_batching": init_continuous_batching, _MARK: True}
 
 
 class HFAttachment(Attachment):
@@ -169,6 +166,8 @@ class HFAttachment(Attachment):
         named = dict(zip(self._arguments, args, strict=False)) | named
         others = args[len(self._arguments) :]  # for a class with a generate(*args, **named) of its own
         streamer = named.get("streamer")
+        if streamer is not None:
+            named["streamer"] = Puts(streamer)
         try:
             overrides = take_overrides(named)
             with self.turns.whole(), self.calling(overrides) as controller:
@@ -178,10 +177,10 @@ class HFAttachment(Attachment):
                     raise ControllerError(
                         f"{', '.join(overrides)} needs text; attach with the tokenizer: attach(…, tokenizer=…)"
                     )
+                self.of_thread.reached = False
                 self._check_arguments(named, controller)
                 if self.library_tokenizer is not None and named.get("tokenizer") is None:
                     named["tokenizer"] = self.library_tokenizer
-                self.of_thread.reached = False
                 made = self.base.generate(self.model, *others, **named)
                 check_reached(self.of_thread.reached, self.base)
                 return made
@@ -213,27 +212,34 @@ class HFAttachment(Attachment):
         Raises:
             ControllerError: it has, and doesn't let such calls pass.
         """
-        controller, grammar = self.under(self.overrides), self.of_thread.grammar
+        self.check_others(what)
+        self.handle.begin()
+        self.of_thread.passing = self.of_thread.reached = True
+
+    def check_others(self, what: str) -> None:
+        """Warn once that a loop of the library's own runs. Raises ControllerError where the controller forbids it."""
+        controller, grammar = self.under(self.overrides), getattr(self.of_thread, "grammar", None)
         if (grammar is not None or not controller.inert) and controller.others != "pass":
             raise ControllerError(
                 f"{what} can't be honoured under a controller; leave it out, detach first, or let the library run such "
                 "calls without control: Controller(others='pass')"
             )
         warn_once(f"{what}: this call is run by the library's own loop, without control and without a trace")
-        self.handle.begin()
-        self.of_thread.passing = self.of_thread.reached = True
 
     def _check_arguments(self, named: dict[str, Any], controller: Controller) -> None:
-        """Raises ControllerError for a call's argument that the loop can't honour; takes custom_generate off it."""
+        """Raises ControllerError for a call's argument that the loop can't honour; takes our custom_generate off it."""
         # With custom_generate, transformers would drop streamer and tokenizer. The swapped class needs no such detour.
-        if named.pop("custom_generate", None) not in (None, self.handle.custom_generate):
-            raise ControllerError("custom_generate brings a loop of its own; leave it out, or detach first")
+        if named.get("custom_generate") == self.handle.custom_generate:
+            del named["custom_generate"]
+        elif named.get("custom_generate") is not None:
+            self.let_pass("custom_generate")
         given = [name for name in _LIBRARYS if named.get(name) is not None and named[name] is not False]
-        self.of_thread.librarys = [name for name in given if name != "assistant_model"]
-        idle = controller.inert and self.of_thread.grammar is None
-        for name in given if not idle else ():
-            if name != "assistant_model":  # which leads to `let_pass`
-                raise ControllerError(f"{name} can't be honoured under a controller; leave it out, or detach first")
+        self.of_thread.librarys = given
+        if "synced_gpus" in given and (self.of_thread.grammar is not None or not controller.inert):
+            raise ControllerError(
+                "synced_gpus can't be honoured under a controller: it makes every process take part in each step, and "
+                "a controlled run takes as many as it needs; leave it out, or detach first"
+            )
 
     def sample(
         self,
@@ -251,24 +257,24 @@ class HFAttachment(Attachment):
         check_rows(input_ids)
         cache = prepared.get(self.engine.model_forward.cache_name)
         grammar: Stage | None = self.of_thread.grammar
-        librarys = self._for_the_library(config, cache, len(input_ids), processors, criteria)
+        librarys = self._for_the_library(input_ids, processors, criteria, config, prepared, streamer)
         idle = self._in_no_turn(len(input_ids)) and grammar is None and controller.inert and not controller.record
         several = len(input_ids) > 1 or bool(media_of(prepared))
-        stock = idle and (bool(librarys) or (several and nothing_to_do(controller, streamer, cache)))
-        if not stock:
-            self._check_batch(len(input_ids), controller, processors, criteria, prepared, outputs_of(config))
-        drawn = self._drawn(controller, config, input_ids, prepared, stock)
-        call = self._prepared(controller, input_ids, processors, criteria, config, prepared, drawn, stock)
+        stock = idle and (bool(librarys) or (several and nothing_to_do(controller, cache)))
+        own = processors if stock else [wrapped(processor) for processor in processors]
+        if controller.rewrites and not stock:  # drafts alone are harmless: only rows that are walked ask, once each
+            check_processors(own, "an exit or a budget")
+        call = self._prepared(controller, input_ids, own, criteria, config, prepared, stock)
         rows = Rows(self.engine, self.tokenizer, call)
         self.handle.begin()
         for trace, ask, prompt in zip(rows.traces, rows.asks, rows.prompts, strict=True):
-            self.handle.add(trace, ask, prompt)
+            self.handle.add(trace, ask, prompt.tokens[prompt.unread :])
         if stock:
             for trace in rows.traces if controller.closing is not None else ():
                 trace.warnings.append(f"{librarys[0]}: the library's own loop, where nobody follows the thinking")
-            loop = functools.partial(self.base._sample, self.model, synced_gpus=synced_gpus, streamer=Puts.to(streamer))
+            loop = functools.partial(self.base._sample, self.model, synced_gpus=synced_gpus, streamer=streamer)
             return run_stock(loop, input_ids, processors, criteria, config, prepared, rows.traces)
-        return self._run(rows, controller, call, streamer, drawn)
+        return self._run(rows, controller, call, streamer)
 
     def _prepared(
         self,
@@ -278,63 +284,70 @@ class HFAttachment(Attachment):
         criteria: Any,
         config: Any,
         prepared: dict[str, Any],
-        drawn: list[Drawn],
         stock: bool,
     ) -> PreparedCall:
         """What the rows read of the call."""
-        cache = prepared.get(self.engine.model_forward.cache_name)
+        forward = self.engine.model_forward
+        own, seen = "position_ids" in self.of_thread.librarys, getattr(config, "_mask_length", 0)
+        places, mask = length_of(input_ids, prepared), prepared.get("attention_mask")
+        hidden = {"attention_mask": None} if stock and mask is not None and mask.shape[1] != places else {}
+        prompts = prompts_of(forward, input_ids, prepared | hidden, own, seen)
+        scored = not stock and "output_scores" in outputs_of(config)
+        shows = scored and controller.logprobs == "drawn"
         return PreparedCall(
-            input_ids=prompts_of(input_ids, prepared),
+            input_ids=input_ids,
+            prompts=prompts,
             processors=processors,
             criteria=criteria,
             config=config,
             prepared=prepared,
-            notes=self._notes(config) + self._cache_notes(len(input_ids), config, cache, stock),
+            notes=self._notes(config) + self._cache_notes(len(input_ids), config, prepared, stock),
             overrides=self.overrides,
             seed=self._seed(config.do_sample or controller.policy is not None),
             policy=self.handle.controller.policy,
             grammar=self.of_thread.grammar,
             can_ask=not stock and accepted(lambda: check_processors(processors, "answer_now")),
-            see=[one.see for one in drawn],
+            scoring=anew(processors if scored else ()),
+            drawn=[Drawn(places - len(prompt.tokens)) for prompt in prompts] if shows else [],
         )
 
-    def _run(self, rows: Rows, controller: Controller, call: PreparedCall, streamer: Any, drawn: list[Drawn]) -> Any:
+    def _run(self, rows: Rows, controller: Controller, call: PreparedCall, streamer: Any) -> Any:
         """The controlled loop runs the rows; afterwards comes what the call asks for besides tokens."""
-        input_ids, config, prepared = call.input_ids, call.config, call.prepared
+        input_ids, config = call.input_ids, call.config
         with closing(rows.run(replace(controller, policy=None))) as tokens:
             for token in tokens:
                 if streamer is not None:
                     streamer.put(torch.tensor([token]))
         result = result_of(rows.sequences, config, input_ids, rows.cache if config.use_cache is not False else None)
         if outputs_of(config):
-            mask = prepared.get("attention_mask")
             start, forward = input_ids.shape[1], self.engine.model_forward
-            result |= recorded(forward, result.sequences, start, mask, call.processors, config, drawn)
+            result |= recorded(forward, result.sequences, start, call.prepared, call.scoring, config, call.drawn)
         return result
 
     def _for_the_library(
-        self, config: Any, cache: Any, rows: int, processors: Sequence[Any], criteria: Sequence[Any]
+        self,
+        input_ids: Any,
+        processors: Sequence[Any],
+        criteria: Sequence[Any],
+        config: Any,
+        prepared: dict[str, Any],
+        streamer: Any,
     ) -> list[str]:
         """What a call asks for and the library's own loop gives exactly, where the controller has nothing to do."""
+        forward, several, length = self.engine.model_forward, len(input_ids) > 1, length_of(input_ids, prepared)
+        cache, mask, media = prepared.get(forward.cache_name), prepared.get("attention_mask"), media_of(prepared)
         own = getattr(cache, "_is_user_defined", False)
+        odd = type(cache) is not DynamicCache or getattr(config, "_mask_length", length) != length
         wanted = {
-            "past_key_values": own and (rows > 1 or type(cache) is not DynamicCache),
-            "return_dict_in_generate": rows > 1 and config.return_dict_in_generate,
-            "logits_processor": rows > 1 and not accepted(lambda: check_copied(processors)),
-            "stopping_criteria": rows > 1 and not accepted(lambda: check_criteria(criteria)),
+            forward.cache_name: own and (several or odd),
+            "attention_mask": mask is not None and (mask.shape[1] != length or not bool(mask[:, -1].all())),
+            "streamer": several and streamer is not None,
+            "return_dict_in_generate": several and config.return_dict_in_generate,
+            "logits_processor": several and not accepted(lambda: check_batch(processors)),
+            "stopping_criteria": several and not accepted(lambda: check_criteria(criteria)),
         }
-        asked = [*self.of_thread.librarys, *outputs_of(config), *caching_of(config)]
+        asked = [*self.of_thread.librarys, *outputs_of(config), *caching_of(config), *(media if several else ())]
         return [*asked, *(name for name, given in wanted.items() if given)]
-
-    def _drawn(
-        self, controller: Controller, config: Any, input_ids: torch.Tensor, prepared: dict[str, Any], stock: bool
-    ) -> list[Drawn]:
-        """By row, where its draws are noted: for a call that asks for scores, under a controller that gives those."""
-        if stock or controller.logprobs != "drawn" or "output_scores" not in outputs_of(config):
-            return []
-        mask, length = prepared.get("attention_mask"), input_ids.shape[1]
-        shown = [length] * len(input_ids) if mask is None else mask.sum(dim=1).tolist()
-        return [Drawn(length - int(tokens)) for tokens in shown]
 
     def _in_no_turn(self, rows: int) -> bool:
         """The call belongs to no turn. Raises ControllerError for a batch that does."""
@@ -351,42 +364,22 @@ class HFAttachment(Attachment):
             return int(given)
         return int(torch.randint(0, 2**63 - 1, (1,))) if random else 0
 
-    def _check_batch(
-        self,
-        rows: int,
-        controller: Controller,
-        processors: Sequence[Any],
-        criteria: Sequence[Any],
-        prepared: dict[str, Any],
-        outputs: Sequence[str],
-    ) -> None:
-        """Raises ControllerError for what generate() has prepared and the loop can't honour."""
-        cache_name = self.engine.model_forward.cache_name
-        if outputs and media_of(prepared):
-            raise ControllerError(
-                f"{outputs[0]} of a prompt with {', '.join(media_of(prepared))} can't be honoured under a controller "
-                "that has something to do; leave one out, or detach first"
-            )
-        if "output_scores" in outputs:
-            check_processors(processors, "computing scores when the text stands")
-        if rows > 1:
-            check_criteria(criteria)
-            check_copied(processors)
-        if controller.drafter:
-            check_processors(processors, "drafting")
-        elif controller.rewrites:
-            check_processors(processors, "an exit or a budget")
-        if rows > 1 and getattr(prepared.get(cache_name), "_is_user_defined", False):
-            raise ControllerError(f"{cache_name} of a batch can't be honoured; leave it out, or detach first")
-
-    def _cache_notes(self, rows: int, config: Any, cache: Any, stock: bool) -> list[str]:
+    def _cache_notes(self, rows: int, config: Any, prepared: dict[str, Any], stock: bool) -> list[str]:
         """What a trace says of the cache that the loop runs on; another kind than was asked for warns too."""
-        own = getattr(cache, "_is_user_defined", False) and type(cache) is not DynamicCache
-        other = [] if stock else [*caching_of(config), *([type(cache).__name__] if own else [])]
-        notes = [f"{name}: the controlled loop keeps a DynamicCache; the tokens are the same" for name in other]
+        if stock:
+            return []
+        kept = "the controlled loop keeps a DynamicCache; the tokens are the same"
+        notes = [f"{name}: {kept}" for name in caching_of(config)]
+        cache, masked = prepared.get(self.engine.model_forward.cache_name), prepared.get("attention_mask") is not None
+        own = getattr(cache, "_is_user_defined", False)
+        if own and (rows > 1 or masked or type(cache) is not DynamicCache):
+            notes.append(
+                f"{type(cache).__name__}: the controlled loop reads the text into a cache of its own, and leaves the "
+                "one that is given as it is; the tokens are the same"
+            )
         for note in notes:
             warn_once(note)
-        if rows > 1 and config.return_dict_in_generate and not stock:
+        if rows > 1 and config.return_dict_in_generate:
             notes.append(f"past_key_values is None in the result: each of the {rows} rows ran on a cache of its own")
         return notes
 

@@ -142,7 +142,8 @@ class ModelForward:
             cache: the past; it grows by `size` tokens.
             rows: the rows to give: a number of last ones, or their places, on the CPU.
             layers: blocks whose output is captured at these rows; see `check_layers`.
-            more: further arguments of the model's forward, such as a mask and positions.
+            more: further arguments of the model's forward, such as a mask and positions. With `inputs_embeds`
+                the ids aren't read.
         """
         wanted: Any = slice(-rows, None) if isinstance(rows, int) else rows
         hidden: dict[int, torch.Tensor] = {}
@@ -151,7 +152,9 @@ class ModelForward:
             more["logits_to_keep"] = rows
         more[self.cache_name] = cache
         try:
-            out = self.model(input_ids=ids, use_cache=True, return_dict=True, **more)
+            if "inputs_embeds" not in more:
+                more["input_ids"] = ids
+            out = self.model(use_cache=True, return_dict=True, **more)
         finally:
             for hook in hooks:
                 hook.remove()

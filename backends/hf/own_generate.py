@@ -29,7 +29,7 @@ def check_generate(model: Any) -> None:
     if inner:
         raise ControllerError(
             f"{base.__name__}.generate runs the generate of its {inner[0]}, which a controller of the whole model "
-            f"never sees; attach(model.{inner[0]}, ...) controls the calls that reach it with tokens, not embeddings"
+            f"never sees; attach(model.{inner[0]}, ...) controls the calls that reach it"
         )
     raise ControllerError(
         f"{base.__name__}.generate is its own and runs no loop of the library's, so nothing of it could be controlled"

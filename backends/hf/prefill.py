@@ -7,6 +7,7 @@ row. What the library does with pictures, such as positions in three axes or mas
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,11 +15,12 @@ import torch
 from reasonctl.controller import ROOT, ControllerError, Decode
 
 from .engine import HFEngine
+from .prompts import Prompt
 from .session import HFSession
 
 KNOWN = frozenset(
     ("attention_mask", "position_ids", "use_cache", "logits_to_keep", "tokenizer", "past_key_values", "cache_params")
-    + ("output_hidden_states", "output_attentions")
+    + ("inputs_embeds", "labels", "output_hidden_states", "output_attentions")
 )
 """What generate() hands on for a prompt of text."""
 
@@ -38,21 +40,12 @@ def media_of(prepared: dict[str, Any]) -> list[str]:
     return [name for name, value in given.items() if not (isinstance(value, dict) and not value)]
 
 
-def prompts_of(input_ids: torch.Tensor, prepared: dict[str, Any]) -> torch.Tensor:
-    """The prompts' tokens. For embeddings alone stand ids in their places that are equal where the prompts are."""
-    embeds = prepared.get("inputs_embeds")
-    if embeds is None or input_ids.shape[1]:
-        return input_ids
-    first = [next(i for i, other in enumerate(embeds) if torch.equal(row, other)) for row in embeds]
-    return torch.tensor(first)[:, None].expand(len(embeds), embeds.shape[1])
-
-
-def prefilled(engine: HFEngine, input_ids: torch.Tensor, config: Any, prepared: dict[str, Any]) -> HFSession:
+def prefilled(engine: HFEngine, prompts: Sequence[Prompt], config: Any, prepared: dict[str, Any]) -> HFSession:
     """A sequence that holds all but the last token of a prompt, pictures and sound included.
 
     Args:
         engine: the model's.
-        input_ids: one prompt, shape (1, length).
+        prompts: the call's, one.
         config: the call's GenerationConfig.
         prepared: the call's arguments of the forward.
 
@@ -61,7 +54,8 @@ def prefilled(engine: HFEngine, input_ids: torch.Tensor, config: Any, prepared: 
     """
     forward, media = engine.model_forward, ", ".join(media_of(prepared))
     model = forward.model
-    _check(model, input_ids, prepared, media)
+    _check(model, prompts, prepared, media)
+    input_ids = torch.tensor([prompts[0].tokens], device=forward.device)
     # A prompt may be masked both ways, up to its last token: where that can be taken back, it is fed like the others.
     held = input_ids.shape[1] - int(forward.recurrent)
     ids, last = input_ids[:, :held], input_ids[:, -1:]
@@ -73,6 +67,7 @@ def prefilled(engine: HFEngine, input_ids: torch.Tensor, config: Any, prepared: 
         after = model._update_model_kwargs_for_generation(out, named, is_encoder_decoder=False)
         step = model.prepare_inputs_for_generation(torch.cat([ids, last], dim=1), next_sequence_length=1, **after)
         session = engine.adopt(cache, held)
+        session.embeds = prompts[0].embeds
         positions = step.get("position_ids")
         if positions is not None and forward.takes_positions:
             session.lead = _lead(positions[..., -1:], held)
@@ -82,6 +77,8 @@ def prefilled(engine: HFEngine, input_ids: torch.Tensor, config: Any, prepared: 
 
 
 def _first(held: int, name: str, value: Any) -> Any:
+    if name == "inputs_embeds" and value is not None:
+        return value[:, :held]
     return value[..., :held] if name in _BY_TOKEN and value is not None else value
 
 
@@ -91,16 +88,16 @@ def _lead(positions: torch.Tensor, length: int) -> torch.Tensor | None:
     return lead if bool(lead.any()) else None
 
 
-def _check(model: Any, input_ids: torch.Tensor, prepared: dict[str, Any], media: str) -> None:
-    if len(input_ids) > 1:
+def _check(model: Any, prompts: Sequence[Prompt], prepared: dict[str, Any], media: str) -> None:
+    if len(prompts) > 1:
         raise ControllerError(f"{media} of a batch can't be honoured under a controller; give one prompt at a time")
     if prepared.get("attention_mask") is not None:
         raise ControllerError(f"{media} with an attention_mask that hides tokens can't be honoured; give no padding")
     if any(getattr(prepared.get(name), "_is_user_defined", False) for name in ("past_key_values", "cache_params")):
         raise ControllerError(f"{media} with a cache of your own can't be honoured under a controller; leave one out")
-    last, config = int(input_ids[0, -1]), model.config
+    tokens, config = prompts[0].tokens, model.config
     for name in filter(_PLACEHOLDER.fullmatch, vars(config)):
-        if getattr(config, name) == last or input_ids.shape[1] < 2:
+        if getattr(config, name) == tokens[-1] or len(tokens) < 2:
             raise ControllerError(f"{media}: the prompt ends in a picture or sound; let a token of text follow it")
 
 

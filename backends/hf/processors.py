@@ -12,11 +12,13 @@ from itertools import groupby
 from typing import Any
 
 import torch
+from transformers.generation import LogitsProcessorList
 from transformers.generation import logits_process as hf
 
 from reasonctl.controller import Candidates, Constrained, MinP, Policy, Row, Stage, Temperature, TopK, TopP
 
-from ..processors import check_stateless, forked
+from ..processors import check_stateless, copied, forked
+from .with_state import Guided
 
 WARPERS = (
     hf.TemperatureLogitsWarper,
@@ -68,17 +70,41 @@ def check_processors(processors: Sequence[Any], why: str) -> None:
     check_stateless([processor for processor in processors if type(processor) not in _STATELESS], why)
 
 
-def check_copied(processors: Sequence[Any]) -> None:
-    """Raises ControllerError for a processor of the library's that holds something of a batch; `for_row` copies others.
-
-    A user's own may hold anything that can be copied, for its tokens are one row's.
-    """
+def check_batch(processors: Sequence[Any]) -> None:
+    """Raises ControllerError for what rows apart change: the library's with a state, and what can't be copied."""
     of_library = [one for one in processors if type(one).__module__ == hf.__name__]
     check_processors(of_library, "running a batch row by row")
+    for one in processors:
+        _own(one, "running a batch row by row")
+
+
+def anew(processors: Sequence[Any]) -> LogitsProcessorList:
+    """The processors as they are before the call, to be asked about its text once more when it stands.
+
+    Raises:
+        ControllerError: one may keep a state, and can't be copied.
+    """
+    return LogitsProcessorList(_own(one, "computing scores when the text stands") for one in processors)
+
+
+def _own(processor: Any, why: str) -> Any:
+    """A processor with a state of its own; itself where it keeps none. Raises ControllerError where that can't be."""
+    if type(processor) in _STATELESS:
+        return processor
+    if isinstance(processor, Guided):
+        return processor.of_row(0, 1)
+    held = vars(processor).values() if hasattr(processor, "__dict__") else ()
+    return copied(processor, why, shared=[one for one in held if isinstance(one, torch.nn.Module)])
 
 
 def for_row(processor: Any, row: int, rows: int) -> Any:
-    """The processor of one row of a batch of `rows`; only those that hold the batch's prompts differ by row."""
+    """The processor of one row of a batch of `rows`: without the other rows' prompts, and with a state of its own.
+
+    Raises:
+        ControllerError: it may keep a state, and can't be copied.
+    """
+    if isinstance(processor, Guided):
+        return processor.of_row(row, rows)
     if isinstance(processor, hf.RepetitionPenaltyLogitsProcessor) and torch.is_tensor(processor.prompt_ignore_length):
         return _changed(processor, prompt_ignore_length=processor.prompt_ignore_length[row : row + 1])
     if isinstance(processor, hf.EncoderRepetitionPenaltyLogitsProcessor):
@@ -91,9 +117,7 @@ def for_row(processor: Any, row: int, rows: int) -> Any:
     if isinstance(processor, hf.PrefixConstrainedLogitsProcessor):
         allowed = processor._prefix_allowed_tokens_fn
         return _changed(processor, _prefix_allowed_tokens_fn=lambda _, tokens: allowed(row, tokens))
-    if rows > 1 and type(processor) not in _STATELESS and not getattr(processor, "stateless", False):
-        return copy.deepcopy(processor)  # one that counts its calls counts its row's
-    return processor
+    return _own(processor, "running a batch row by row") if rows > 1 else processor  # each counts its row's calls
 
 
 def _changed(processor: Any, **attributes: Any) -> Any:

@@ -17,6 +17,10 @@ from transformers.generation import GenerateDecoderOnlyOutput
 from reasonctl.controller import Candidates
 
 from .forward import ModelForward
+from .prompts import length_of
+
+_OF_STEPS = ("use_cache", "logits_to_keep", "tokenizer", "output_hidden_states", "output_attentions")
+"""Arguments of a forward that belong to the steps of the library's loop."""
 
 OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 """The arguments that ask for them."""
@@ -32,6 +36,7 @@ class Drawn:
     """What the tokens of one row were drawn from, by their position in the row's padded text."""
 
     padding: int
+    """Places before the row's first token."""
     at: dict[int, tuple[Any, torch.Tensor]] = field(default_factory=dict)
     """Ids (None = the whole vocabulary) and log-probabilities."""
 
@@ -52,8 +57,8 @@ def recorded(
     forward: ModelForward,
     sequences: torch.Tensor,
     start: int,
-    mask: torch.Tensor | None,
-    processors: Any,
+    prepared: dict[str, Any],
+    processors: Callable[..., torch.Tensor],
     config: Any,
     drawn: Sequence[Drawn],
 ) -> dict[str, Any]:
@@ -61,57 +66,52 @@ def recorded(
 
     Args:
         forward: the model's.
-        sequences: prompts and new tokens, padded; shape (rows, length).
-        start: length of the padded prompts.
-        mask: the prompts' attention mask, shape (rows, start); None = nothing is padded.
-        processors: the call's, for the scores.
+        sequences: prompts and new tokens, padded; shape (rows, length). Of embeddings alone, the new tokens.
+        start: where the new tokens begin in them.
+        prepared: what generate() prepared for the prompts' forward.
+        processors: the call's as they were before it, for the scores.
         config: the call's GenerationConfig.
         drawn: by row, what its tokens were drawn from; empty = the scores are what the processors make of the logits.
 
     Returns:
-        By the names of the result's fields. Rows are those of one forward over the text; a step of one token rounds
-        otherwise.
+        By the names of the result's fields. A forward over the text rounds otherwise than steps of one token.
     """
-    out, new = _read(forward, sequences, start, mask, config), sequences.shape[1] - start
-    logits = out.logits[:, start - 1 :].to(copy=True, dtype=torch.float32, device=sequences.device)
-    found: dict[str, Any] = {}
-    if "output_logits" in outputs_of(config):
-        found["logits"] = tuple(logits[:, t] for t in range(new))
-    if "output_scores" in outputs_of(config):
-        found["scores"] = tuple(_scores(sequences[:, : start + t], logits[:, t], processors, drawn) for t in range(new))
-    if "output_hidden_states" in outputs_of(config):
-        found["hidden_states"] = tuple(_parts(out.hidden_states, start, t, _states) for t in range(new))
-    if "output_attentions" in outputs_of(config):
-        found["attentions"] = tuple(_parts(out.attentions, start, t, _weights) for t in range(new))
+    places, asked = length_of(sequences[:, :start], prepared), outputs_of(config)
+    new = range(sequences.shape[1] - start)
+    out = _read(forward, sequences, start, prepared, config)
+    logits = out.logits[:, places - 1 :].to(copy=True, dtype=torch.float32, device=sequences.device)
+    first = [0 if t == 0 or config.use_cache is False else places + t - 1 for t in new]
+    found: dict[str, Any] = {"logits": tuple(logits[:, t] for t in new)} if "output_logits" in asked else {}
+    if "output_scores" in asked:
+        scores = [processors(sequences[:, : start + t], logits[:, t].clone()) for t in new]
+        for row, one in enumerate(drawn):
+            for t, values in enumerate(scores):
+                one.fill(places + t, values[row])
+        found["scores"] = tuple(scores)
+    if "output_hidden_states" in asked:
+        found["hidden_states"] = tuple(_parts(out.hidden_states, first[t], places + t, _states) for t in new)
+    if "output_attentions" in asked:
+        found["attentions"] = tuple(_parts(out.attentions, first[t], places + t, _weights) for t in new)
     return found
 
 
-def _read(forward: ModelForward, sequences: torch.Tensor, start: int, mask: torch.Tensor | None, config: Any) -> Any:
-    """One forward over the text up to its last token."""
-    ids = sequences[:, :-1]
-    seen = torch.ones_like(ids) if mask is None else torch.cat([mask, torch.ones_like(ids[:, start:])], dim=1)
-    more: dict[str, Any] = {} if mask is None else {"attention_mask": seen[:, : ids.shape[1]]}
-    if forward.takes_positions:
-        more["position_ids"] = (seen[:, : ids.shape[1]].cumsum(-1) - 1).clamp_min(0)
-    for name in ("output_hidden_states", "output_attentions"):
-        if name in outputs_of(config):
-            more[name] = True
+def _read(forward: ModelForward, sequences: torch.Tensor, start: int, prepared: dict[str, Any], config: Any) -> Any:
+    """One forward over the text up to its last token, prepared by the library as if it were a prompt."""
+    model, ids = forward.model, sequences[:, :-1]
+    named = {name: value for name, value in prepared.items() if name not in (*_OF_STEPS, forward.cache_name)}
+    if written := ids.shape[1] - start:
+        named = model._update_model_kwargs_for_generation({}, named, num_new_tokens=written)
+        if named.get("inputs_embeds") is not None:
+            more = model.get_input_embeddings()(ids[:, start:].to(forward.device))
+            named["inputs_embeds"] = torch.cat([named["inputs_embeds"].to(more), more], dim=1)
+    inputs = model.prepare_inputs_for_generation(ids, is_first_iteration=True, use_cache=False, **named)
+    flags = {name: True for name in ("output_hidden_states", "output_attentions") if name in outputs_of(config)}
     with torch.no_grad():
-        return forward.model(input_ids=ids, use_cache=False, return_dict=True, **more)
+        return model(**inputs | flags, return_dict=True)
 
 
-def _scores(
-    text: torch.Tensor, logits: torch.Tensor, processors: Callable[..., torch.Tensor], drawn: Sequence[Drawn]
-) -> torch.Tensor:
-    scores = processors(text, logits.clone())
-    for row, one in enumerate(drawn):
-        one.fill(text.shape[1], scores[row])
-    return scores
-
-
-def _parts(layers: Any, start: int, t: int, part: Callable[..., torch.Tensor]) -> Any:
-    """Of each layer, the rows that step `t` computes: the whole prompt's at first, then one."""
-    first, end = (0, start) if t == 0 else (start + t - 1, start + t)
+def _parts(layers: Any, first: int, end: int, part: Callable[..., torch.Tensor]) -> Any:
+    """Of each layer, the rows from `first` up to `end`."""
     return None if layers is None else tuple(None if layer is None else part(layer, first, end) for layer in layers)
 
 
@@ -139,7 +139,7 @@ def result_of(sequences: list[list[int]], config: Any, input_ids: torch.Tensor, 
     pad = 0 if config._pad_token_tensor is None else int(config._pad_token_tensor)
     longest = max(map(len, sequences))
     filled = [tokens + [pad] * (longest - len(tokens)) for tokens in sequences]
-    ids = torch.tensor(filled, dtype=input_ids.dtype, device=input_ids.device)
+    ids = torch.tensor(filled, dtype=torch.long, device=input_ids.device)  # as appended tokens are
     if not config.return_dict_in_generate:
         return ids
     return GenerateDecoderOnlyOutput(sequences=ids, past_key_values=cache)

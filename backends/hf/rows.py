@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, LogitsProcessorList
 
 from reasonctl.controller import (
     AnswerNow,
@@ -32,16 +32,16 @@ from reasonctl.controller import (
     Tokenizer,
     Trace,
 )
-from reasonctl.controller.sampling import See, Shown
+from reasonctl.controller.sampling import Shown
 from reasonctl.controller.selection import Codes, policies_of
 
 from ..handle import recorded, turn_of
-from ..processors import forked
-from ..token_ids import check_ids
-from .criteria import ends_of, reader
+from .criteria import ends_of, own_criterion, reader
 from .engine import HFEngine
 from .prefill import media_of, prefilled
 from .processors import WARPERS, for_row, with_processors
+from .prompts import UNREAD, Prompt, firsts_of, length_of
+from .recorded import Drawn
 from .session import HFSession
 from .states import record_windows
 
@@ -51,7 +51,9 @@ class PreparedCall:
     """What generate() has prepared for all rows of a call."""
 
     input_ids: torch.Tensor
-    """Shape (rows, length): the prompts, padded."""
+    """Shape (rows, length): the prompts, padded; (rows, 0) for embeddings alone."""
+    prompts: Sequence[Prompt]
+    """The same without padding, by row."""
     processors: Sequence[Any]
     criteria: Sequence[Any]
     config: Any
@@ -69,30 +71,33 @@ class PreparedCall:
     """What the call's `grammar` or `response_format` asks for."""
     can_ask: bool
     """Thinking may be closed on request: nothing of the call would remember what is taken back."""
-    see: Sequence[See] = ()
-    """By row, what is shown each draw; empty = nobody asks."""
+    scoring: LogitsProcessorList
+    """The processors once more, as they were before the call; empty where no scores are asked for."""
+    drawn: Sequence[Drawn] = ()
+    """By row, where its draws are noted; empty = nobody asks."""
 
 
 class Rows:
     """The runs of one call."""
 
     def __init__(self, engine: HFEngine, tokenizer: Tokenizer, call: PreparedCall) -> None:
-        """Raises ControllerError for a prompt or a mask that can't be run."""
+        """Take the call's prompts; nothing is run yet."""
         self._engine = engine
         self._tokenizer = tokenizer
         self._call = call
         self._padded: list[list[int]] = call.input_ids.tolist()
-        self.prompts = self._unpadded()
-        """The tokens of each row's prompt."""
+        self.prompts = call.prompts
+        self._first = firsts_of(call.prompts)
+        """For each row the first one with the same prompt."""
         self.sequences = [list(padded) for padded in self._padded]
         """Prompt and new tokens of each row."""
         self.traces = [
             Trace(
-                prompt_tokens=len(prompt),
+                prompt_tokens=len(prompt.tokens),
                 seed=call.seed,
                 run=row,
                 repeat=self._repeats(row),
-                warnings=list(call.notes),
+                warnings=[*call.notes, *([UNREAD] if prompt.unread else [])],
                 overrides=recorded(call.overrides),
             )
             for row, prompt in enumerate(self.prompts)
@@ -137,13 +142,15 @@ class Rows:
     def _row(self, row: int, session: HFSession, controller: Controller) -> Decoding:
         """The run of one row; its sequence is there when it has ended."""
         call, padded, prompt, trace = self._call, self._padded[row], self.prompts[row], self.traces[row]
-        rows = len(self._padded)
-        read = reader(padded, len(prompt), call.input_ids.device)
-        ends = ends_of(forked(call.criteria) if rows > 1 else call.criteria, len(padded), read)
+        rows, tokens = len(self._padded), prompt.tokens
+        read = reader(padded, len(tokens), call.input_ids.device)
+        ends = ends_of(call.criteria if rows == 1 else list(map(own_criterion, call.criteria)), len(padded), read)
         keys, policy = Keys(seed=call.seed, run=row), self._coded(row, controller.codes, self._policy(row, read))
         repeat, now = self._repeats(row), self.asks[row]
         turn = turn_of(call.overrides)
-        one = Call(prompt, ends.limit, ends.eos, keys, policy, ends.stop, repeat, answer_now=now, turn=turn)
+        one = Call(tokens, ends.limit, ends.eos, keys, policy, ends.stop, repeat, answer_now=now, turn=turn)
+        if prompt.unread:
+            one = replace(one, unread=prompt.unread)
         finish = yield from controller.loop(session, self._tokenizer, one, trace)
         self.sequences[row] = padded + trace.tokens
         self._ended[row] = True
@@ -155,7 +162,7 @@ class Rows:
         return finish
 
     def _repeats(self, row: int) -> bool:
-        return self._padded[row] in self._padded[:row]
+        return self._first[row] != row
 
     def _policy(self, row: int, read: Callable[..., torch.Tensor]) -> Policy:
         """The controller's policy after the call's constraints; without one, all of the call's processors."""
@@ -166,45 +173,31 @@ class Rows:
         given = self._call.processors
         applied = [for_row(p, row, rows) for p in given if own is None or not isinstance(p, WARPERS)]
         policy = with_processors(applied, inner, read)
-        return Shown(policy, self._call.see[row]) if self._call.see else policy
+        return Shown(policy, self._call.drawn[row].see) if self._call.drawn else policy
 
     def _coded(self, row: int, codes: Codes, policy: Policy) -> Policy:
         """The policy under the row's code: rows with the same prompt are samples of it, as of num_return_sequences."""
-        samples = [other for other, padded in enumerate(self._padded) if padded == self._padded[row]]
+        samples = [other for other, first in enumerate(self._first) if first == self._first[row]]
         keys = [Keys(seed=self._call.seed, run=other) for other in samples]
         return policies_of(codes, policy, keys)[samples.index(row)]
-
-    def _unpadded(self) -> list[list[int]]:
-        """The tokens that the mask shows. Attention skips holes in it, and positions don't count them."""
-        mask, prompts = self._call.prepared.get("attention_mask"), self._padded
-        if mask is not None:
-            prompts = [self._shown(padded, row) for padded, row in zip(prompts, mask.tolist(), strict=True)]
-        for prompt in prompts:
-            if not prompt:
-                raise ControllerError("the prompt has no tokens; give at least one")
-            check_ids(prompt, self._engine.can.vocabulary, "the prompt")
-        return prompts
-
-    def _shown(self, padded: list[int], mask: list[int]) -> list[int]:
-        first = mask.index(1) if 1 in mask else 0
-        if self._engine.model_forward.recurrent and 0 in mask[first:]:
-            raise ControllerError(
-                "attention_mask has a hole; a recurrent state runs through holes: pass a mask of ones"
-            )
-        return [token for token, seen in zip(padded, mask, strict=True) if seen]
 
     def _sessions(self) -> list[HFSession]:
         """A sequence for each row. Rows with the same prompt are forks that wait for its last token."""
         if media_of(self._call.prepared):
-            return [prefilled(self._engine, self._call.input_ids, self._call.config, self._call.prepared)]
+            return [prefilled(self._engine, self.prompts, self._call.config, self._call.prepared)]
+        given = self._given()
         if len(self.prompts) == 1:
-            return [self._given() or self._engine.session()]
-        keys = [tuple(prompt) for prompt in self.prompts]
+            return [(given or self._engine.session()).feeds(self.prompts[0])]
         shared = {
-            prompt: self._engine.session() for prompt, count in Counter(keys).items() if count > 1 and len(prompt) > 1
+            first: self._engine.session().feeds(self.prompts[first])
+            for first, count in Counter(self._first).items()
+            if count > 1 and len(self.prompts[first].tokens) > 1
         }
-        self._feed([Decode(session, prompt[:-1]) for prompt, session in shared.items()])
-        sessions = [shared[key].fork() if key in shared else self._engine.session() for key in keys]
+        self._feed([Decode(session, self.prompts[first].tokens[:-1]) for first, session in shared.items()])
+        sessions = [
+            shared[first].fork() if first in shared else self._engine.session().feeds(prompt)
+            for first, prompt in zip(self._first, self.prompts, strict=True)
+        ]
         for session in shared.values():
             session.close()
         return sessions
@@ -214,9 +207,9 @@ class Rows:
         size = self._call.config.prefill_chunk_size
         while size:
             left = [
-                Decode(session, prompt[session.length : session.length + size])
+                Decode(session, prompt.tokens[session.length : session.length + size])
                 for session, prompt in zip(sessions, self.prompts, strict=True)
-                if len(prompt) - session.length > size
+                if len(prompt.tokens) - session.length > size
             ]
             if not left:
                 return
@@ -232,16 +225,17 @@ class Rows:
         cache: Any = self._call.prepared.get(name)
         if not getattr(cache, "_is_user_defined", False):
             return None
-        length, config = len(self._padded[0]), self._call.config
-        masked = self._call.prepared.get("attention_mask") is not None
-        whole = not masked and getattr(config, "_mask_length", length) == length
-        if type(cache) is not DynamicCache and whole:
-            return None  # every token of the text is in input_ids: it is read into a cache of the loop's kind
-        if type(cache) is not DynamicCache or masked or getattr(config, "_mask_length", length) != length:
+        call, masked = self._call, self._call.prepared.get("attention_mask") is not None
+        padded = length_of(call.input_ids, call.prepared)
+        length = padded if masked or len(self.prompts) > 1 else len(self.prompts[0].tokens)
+        seen = padded if masked else getattr(call.config, "_mask_length", length)
+        if seen != length:
             raise ControllerError(
-                f"{name} is honoured as a DynamicCache of one unpadded prompt whose tokens are all in "
-                "input_ids; leave it out, or detach first"
+                f"{name} is honoured where all tokens of the text are in input_ids: {length} are, of {seen} in the "
+                "attention_mask; give the others too, or detach first"
             )
+        if type(cache) is not DynamicCache or masked or len(self.prompts) > 1:
+            return None  # every token of the text is in input_ids: it is read into a cache of the loop's own
         if not any(hasattr(layer, "get_seq_length") for layer in cache.layers):
             raise ControllerError(f"{name} of a model without attention says not what it holds; leave it out")
         held = cache.get_seq_length()

@@ -20,6 +20,7 @@ from ..token_ids import check_ids
 from .attention import MOST_ROWS, folded
 from .forward import HFStep, ModelForward
 from .packed import ancestors
+from .prompts import Prompt
 from .slab import Slab, Slot
 from .sparse import choose, keep_columns
 from .states import copied, crop
@@ -41,7 +42,11 @@ class HFSession(Session):
         self.slot: Slot | None = None
         """Where the tokens are in the engine's slab, once the sequence has shared a forward; it has no cache then."""
         self.lead: torch.Tensor | None = None
-        """How far positions are ahead of the tokens before them, shape (1, 1) or (axes, 1, 1), after pictures."""
+        """How far the first tokens' positions are ahead of their places, shape (1, n) or (axes, 1, n), n from 1 on.
+
+        The last value holds for all later tokens. After pictures, or where a call gives its own; None = nowhere."""
+        self.embeds: torch.Tensor | None = None
+        """Fed in the places of the first tokens' ids, shape (1, n, width); None where all tokens are fed by id."""
         self.left_out = 0
         """Of the first `length` tokens, those without a column in the cache: none, but in a sparse view."""
         self.folds_plain_rows = model_forward.folds_plain_rows
@@ -88,7 +93,17 @@ class HFSession(Session):
     @property
     def packs(self) -> bool:
         """Whether the sequence can share a forward: its columns are its tokens."""
-        return not self.model_forward.in_turn and self.lead is None
+        return not self.model_forward.in_turn and self.lead is None and self._given == 0
+
+    @property
+    def _given(self) -> int:
+        """How many of the next tokens are given as embeddings."""
+        return 0 if self.embeds is None else max(0, self.embeds.shape[1] - self.length)
+
+    def feeds(self, prompt: Prompt) -> HFSession:
+        """The sequence is this prompt's: its embeddings and positions are used."""
+        self.embeds, self.lead = prompt.embeds, prompt.lead
+        return self
 
     def join(self, slab: Slab) -> Slot:
         """Move to a slot of the slab, unless the sequence is there already."""
@@ -139,10 +154,21 @@ class HFSession(Session):
         with torch.inference_mode(), self._attention(draft, size):
             inputs = self._inputs(draft, size)
             ids = torch.tensor((tokens,), device=self.device)
+            if self._given:
+                inputs["inputs_embeds"] = self._embedded(ids)
             rows = self.model_forward.run(ids, self.cache, 1 + len(draft.tokens), layers, inputs)
         self.length += size - len(draft.tokens)
         self._draft = draft
         return HFStep(self.model_forward, rows, layers)
+
+    def _embedded(self, ids: torch.Tensor) -> torch.Tensor:
+        """Shape (1, size, width): what is given for the first of these tokens, and the embeddings of the others."""
+        assert self.embeds is not None
+        start, given = self.length, min(self._given, ids.shape[1])
+        own = self.embeds[:, start : start + given].to(self.device)
+        if given == ids.shape[1]:
+            return own
+        return torch.cat([own, self.model_forward.model.get_input_embeddings()(ids[:, given:]).to(own)], dim=1)
 
     def _folds(self, draft: Draft, size: int) -> bool:
         """Whether query heads are folded into the rows: where there is a draft and a past, and no prompt is fed.
@@ -174,7 +200,11 @@ class HFSession(Session):
         return self._led(self._positions[start:end][None])
 
     def _led(self, positions: torch.Tensor) -> torch.Tensor:
-        return positions if self.lead is None else positions + self.lead
+        """Positions of places, shape (1, size)."""
+        if self.lead is None:
+            return positions
+        lead = self.lead.to(self.device)
+        return positions + lead[..., positions[0].clamp(max=lead.shape[-1] - 1)]
 
     def _tree_positions(self, draft: Draft, size: int) -> torch.Tensor:
         """Shape (1, size): a node's position is its depth after the last pending token."""
@@ -245,7 +275,7 @@ class HFSession(Session):
         Attention layers share their tensors with it until either one grows; a slot is copied.
         """
         made = type(self)(self.engine, self.model_forward, None, self.length, self.device)
-        made.lead = self.lead
+        made.lead, made.embeds = self.lead, self.embeds
         if self.slot is None:
             made.cache = self._copied_cache()
         else:
@@ -305,7 +335,7 @@ class HFSparseSession(HFSession, SparseSession):
     def renew(self) -> None:
         """Take over the tokens that the whole sequence holds now; the next row sees them all and chooses anew."""
         self.cache = self.whole._copied_cache()
-        self.lead = self.whole.lead
+        self.lead, self.embeds = self.whole.lead, self.whole.embeds
         self.length = self.whole.length
         self.left_out = 0
         self.least = 0

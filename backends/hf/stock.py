@@ -23,15 +23,14 @@ from reasonctl.controller.sampling import draw_rows
 from .growing import LONG, let_grow
 
 
-def nothing_to_do(controller: Controller, streamer: Any, cache: Any) -> bool:
+def nothing_to_do(controller: Controller, cache: Any) -> bool:
     """Whether a call needs nothing of the controller's loop.
 
     Args:
         controller: with the call's overrides, and with what the template says of thinking, which a trace records.
-        streamer: the call's, or None; rows of a batch come to it one after another.
         cache: what generate() prepared; one of the user's own is checked before it is used.
     """
-    inert = controller.inert and not controller.record and controller.closing is None and streamer is None
+    inert = controller.inert and not controller.record and controller.closing is None
     return inert and not getattr(cache, "_is_user_defined", False)
 
 
@@ -39,12 +38,10 @@ class Puts:
     """A call's streamer without its end: the attached call ends it, whatever happens."""
 
     def __init__(self, streamer: Any) -> None:
-        self.put = streamer.put
+        self._streamer = streamer
 
-    @classmethod
-    def to(cls, streamer: Any) -> Puts | None:
-        """Around a streamer; None where there is none."""
-        return None if streamer is None else cls(streamer)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._streamer, name)
 
     def end(self) -> None:
         """Nothing."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from reasonctl.controller import (
     Candidates,
     Chain,
     Constrained,
+    ControllerError,
     Greedy,
     MinP,
     Mirostat,
@@ -70,6 +72,14 @@ def changed(arguments: dict[str, Any]) -> list[str]:
     return ["temperature" if name == "temp" else name for name in differs]
 
 
+def check_numbers(arguments: dict[str, Any]) -> None:
+    """Raises ControllerError for a sampling argument that is no number."""
+    for name, value in arguments.items():
+        if isinstance(DEFAULTS.get(name), int | float) and not isinstance(value, Real):
+            shown = "temperature" if name == "temp" else name
+            raise ControllerError(f"{shown} is {value!r:.40}; give a number, such as {DEFAULTS[name]}")
+
+
 def call_policy(
     arguments: dict[str, Any],
     *,
@@ -91,6 +101,7 @@ def call_policy(
         show: called with all tokens before a logits processor is.
         opening: tokens of the marker that opens thinking, which the grammar leaves alone; empty = it governs all.
     """
+    check_numbers(arguments)
     constraints = _constraints(arguments, prompt, window, show)
     if arguments["grammar"] is not None:
         grammar = Grammar.of(arguments["grammar"], model, None if opening else prompt)

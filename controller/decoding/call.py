@@ -36,5 +36,7 @@ class Call:
     """Closes the run's thinking when it is asked to, from any thread; None = nobody can ask."""
     now: Callable[[], float] = time.monotonic
     """Tells the time in seconds, for `thinking_seconds`."""
+    unread: int = 0
+    """Of the prompt's first tokens those that have no id, because embeddings stand in their places; any id does."""
     turn: Turn | None = None
     """The turn that the call belongs to: the budget counts the thinking of its earlier calls too. None = of no turn."""

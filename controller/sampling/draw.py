@@ -30,6 +30,8 @@ class RunContext:
     """The model's; None where a policy that reads no text runs without one."""
     engine: Engine | None = None
     """The model, for policies that ask for forwards of their own."""
+    unread: int = 0
+    """Of the prompt's first tokens those whose ids mean nothing: embeddings stand in their places."""
     known: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     """What stages have read of the tokenizer, so that each token is read once a run."""
 

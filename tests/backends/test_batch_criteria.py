@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from transformers.generation import stopping_criteria as library
@@ -37,6 +39,21 @@ class Counts:
 
 class Plain(Counts):
     fork = None
+
+
+class Locked(Plain):
+    """Holds what can't be copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+class Compares:
+    """Answers for the rows of the whole batch."""
+
+    def __call__(self, ids, scores, **more):
+        return torch.zeros(3, dtype=torch.bool)
 
 
 BATCH = torch.tensor([[5, 6, 7], [8, 9, 10], [11, 12, 13]])
@@ -77,7 +94,11 @@ def test_a_criterion_that_counts_is_copied_for_each_row_or_refused_by_name():
     with attach(model, Controller(policy=Greedy()), tokenizer=TOKENIZER) as handle:
         model.generate(BATCH, attention_mask=ONES, stopping_criteria=[Counts()], **GREEDY)
         assert [len(trace.tokens) for trace in handle.traces] == [10, 10, 10]
-        with pytest.raises(ControllerError, match="stopping criterion Plain may keep state"):
-            model.generate(BATCH, attention_mask=ONES, stopping_criteria=[Plain()], **GREEDY)
+        model.generate(BATCH, attention_mask=ONES, stopping_criteria=[Plain()], **GREEDY)
+        assert [len(trace.tokens) for trace in handle.traces] == [10, 10, 10]
+        with pytest.raises(ControllerError, match="stopping criterion Locked may keep state"):
+            model.generate(BATCH, attention_mask=ONES, stopping_criteria=[Locked()], **GREEDY)
+        with pytest.raises(ControllerError, match="stopping criterion Compares answered for 3 rows"):
+            model.generate(BATCH, attention_mask=ONES, stopping_criteria=[Compares()], **GREEDY)
         one = model.generate(BATCH[:1], attention_mask=ONES[:1], stopping_criteria=[Plain()], **GREEDY)
         assert one.shape == (1, 13)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,7 +47,7 @@ def test_every_call_gives_what_it_gave_before(table):
     from support.call_tables import TABLES
 
     cases, run = TABLES[table]
-    assert len(cases) >= {"llama-cpp-python": 151, "llama-cpp-python's server": 33, "transformers": 138}[table]
+    assert len(cases) >= {"llama-cpp-python": 390, "llama-cpp-python's server": 33, "transformers": 390}[table]
     found = [(case.name, outcome) for case, outcome in run(cases)]
     refused = [name for name, outcome in found if outcome.result == "refused"]
     assert refused == (["embedding=True", "create_embedding"] if table == "llama-cpp-python" else [])
@@ -162,3 +164,16 @@ def test_a_draft_model_of_the_library_s_drafts_in_the_loop():
         llm(TEXT, max_tokens=40, temperature=0.0)
         assert isinstance(handle.controller.drafter, PromptLookup)
     llm.close()
+
+
+@pytest.mark.slow
+def test_what_passes_of_the_librarys_own_tests_passes_attached():
+    from library_tests import Unavailable, broken, fetched, outcomes
+
+    try:
+        folder = fetched(Path(tempfile.gettempdir()) / "llama-cpp-python-tests")
+        stock, attached = (outcomes(folder, one) for one in (False, True))
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    assert sum(outcome == "passed" for outcome in stock.values()) >= 20
+    assert broken(stock, attached) == []

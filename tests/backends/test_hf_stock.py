@@ -9,7 +9,7 @@ from transformers.cache_utils import DynamicLayer
 
 from reasonctl.backends.attach import attach
 from reasonctl.backends.hf import attach as hf_attach
-from reasonctl.controller import Controller, ControllerError, PromptLookup
+from reasonctl.controller import Controller, PromptLookup
 from support.hf_models import GREEDY, TOKENIZER, small
 
 BATCH = dict(TOKENIZER(["so the cat", "the answer 12", "a"], return_tensors="pt", padding=True))
@@ -145,7 +145,7 @@ class Counts(LogitsProcessor):
     "arguments", [{"cache_implementation": "static"}, {"use_cache": False}, {"logits_processor": [Counts]}], ids=str
 )
 @pytest.mark.filterwarnings("ignore:.*the controlled loop keeps a DynamicCache")
-def test_what_only_the_librarys_loop_can_do_works_until_the_controller_has_work(model, arguments):
+def test_what_the_librarys_loop_does_for_an_idle_controller_a_working_one_does_too(model, arguments):
     def call():
         given = dict(arguments)
         if "logits_processor" in given:
@@ -156,12 +156,9 @@ def test_what_only_the_librarys_loop_can_do_works_until_the_controller_has_work(
     with attach(model, Controller()):
         assert torch.equal(call(), stock)
     with attach(model, Controller(drafter=PromptLookup())) as handle:
-        if "logits_processor" in arguments:
-            with pytest.raises(ControllerError, match="state"):
-                call()
-        else:
-            assert torch.equal(call(), stock)
-            assert all("DynamicCache" in trace.warnings[0] for trace in handle.traces)
+        assert torch.equal(call(), stock)
+        said = [any("DynamicCache" in note for note in trace.warnings) for trace in handle.traces]
+        assert all(said) == ("logits_processor" not in arguments)
 
 
 def test_a_single_row_keeps_the_controllers_loop(model, monkeypatch):

@@ -8,7 +8,7 @@ from typing import Any
 from reasonctl.backends import attach
 from reasonctl.backends.handle import Handle
 from reasonctl.controller import Controller
-from support import hf_calls, llama_calls, server_calls
+from support import hf_calls, llama_calls, odd_hf_calls, odd_llama_calls, server_calls
 from support.calls import Case, Failed, Outcome, compared, made
 from support.llama_models import open_llama
 
@@ -58,7 +58,7 @@ def run_server(cases: Sequence[Case]) -> Iterator[tuple[Case, Outcome]]:
 
 
 TABLES: dict[str, tuple[Sequence[Case], Run]] = {
-    "llama-cpp-python": (llama_calls.CASES, run_llama),
+    "llama-cpp-python": ([*llama_calls.CASES, *odd_llama_calls.CASES], run_llama),
     "llama-cpp-python's server": (server_calls.CASES, run_server),
-    "transformers": (hf_calls.CASES, run_hf),
+    "transformers": ([*hf_calls.CASES, *odd_hf_calls.CASES], run_hf),
 }

@@ -49,7 +49,7 @@ class Penalties(Constraint):
         require(self.skip >= 0, "penalties' skip", self.skip, "0 or more")
 
     def apply(self, candidates: Candidates, row: Row) -> Candidates:
-        first = self.skip if self.prompt else max(self.skip, row.context.start)
+        first = max(self.skip, row.context.unread if self.prompt else row.context.start)
         if self.last_n:
             first = max(first, len(row.tokens) - self.last_n)
         recent = row.tokens[first:]
@@ -166,7 +166,8 @@ class DRY(Constraint):
 
     def repeats(self, row: Row) -> dict[int, int]:
         """By token that would go on with a repetition: the length of the longest one that it would prolong."""
-        back = list(row.tokens[-self.last_n :] if self.last_n else row.tokens)[::-1]
+        first = max(row.context.unread, len(row.tokens) - self.last_n if self.last_n else 0)
+        back = list(row.tokens[first:])[::-1]
         breaks = self._breaks(row)
         reach = next((n for n, token in enumerate(back) if breaks(token)), len(back))
         if reach < self.allowed_length:
