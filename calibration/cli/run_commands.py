@@ -119,9 +119,9 @@ def sample_command(model: str, prompt: str | None, options: Options, **what: Any
 @click.option(
     "--prefix-tokens",
     type=click.IntRange(0, 1 << 24),
-    default=16384,
+    default=4096,
     show_default=True,
-    help="Most tokens that are kept for later requests of the same keys; 0: none.",
+    help="Most tokens that are kept, of each key's last run, for its next one; 0: none.",
 )
 @click.option(
     "--request-seconds",
