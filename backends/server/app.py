@@ -214,6 +214,7 @@ class EventStream(Response):
             async with aclosing(self._events) as events:
                 async for event in events:
                     await bounded({"type": "http.response.body", "body": event, "more_body": True})
+                    await asyncio.sleep(0)  # a backlog holds up nobody else, and a client that has gone is noticed
             await bounded({"type": "http.response.body", "body": b"", "more_body": False})
             return True
 

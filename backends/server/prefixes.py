@@ -1,12 +1,12 @@
 """Sequences that later runs of the same key begin with, so that what two prompts have in common is fed once.
 
-They are those of runs that are over, and of runs under way: the choices of a request share its prompt, and a
-conversation goes on where it was. Nobody else's run begins with them, so no time tells what another key has asked.
+They are those of runs under way and of each key's last run: the choices of a request share its prompt, and a
+conversation goes on where it was. More isn't kept, since llama.cpp computes every forward over all cells that are in
+use. Nobody else's run begins with them, so no time tells what another key has asked.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -57,8 +57,8 @@ class Prefixes:
         """
         self._engine = engine
         self._most = most_tokens
-        self._kept: list[Text] = []
-        """Of runs that are over, the one that was used least recently first."""
+        self._kept: dict[str, Text] = {}
+        """The last run that is over of each key, the one that was used least recently first."""
         self._running: list[Text] = []
         """Of runs under way."""
         session = engine.session()
@@ -94,13 +94,13 @@ class Prefixes:
     def close(self) -> None:
         """Give the memory of all that is kept back."""
         while self._kept:
-            self._drop(self._kept[0])
+            self._drop_oldest()
 
     def _begin(self, text: Text) -> Session:
         """The sequence of a run that starts: one that is kept, a copy of one that is used, or an empty one."""
         source, common = self._longest(text)
-        if source in self._kept:
-            self._kept.remove(source)
+        if source is not None and source is self._kept.get(text.owner):
+            del self._kept[text.owner]
             self._make_room(text.needs)
             session, source.session = source.session, None
         else:
@@ -120,7 +120,7 @@ class Prefixes:
         best, most = None, LEAST - 1
         if not self.shares(text.prompt):
             return None, 0
-        for one in (*self._kept, *self._running):
+        for one in (*self._kept.values(), *self._running):
             if one.owner == text.owner:
                 common = common_prefix(one.tokens, text.prompt[:-1])
                 if common > most:
@@ -143,9 +143,10 @@ class Prefixes:
             session.close()
             return
         session.set_aside()
-        self._kept.append(text)
-        while sum(one.length for one in self._kept) > self._most:
-            self._drop(self._oldest())
+        self._drop(self._kept.pop(text.owner, None))
+        self._kept[text.owner] = text
+        while self._tokens() > self._most:
+            self._drop_oldest()
 
     def _make_room(self, needs: Sequence[Need]) -> None:
         """Close what is kept where runs need its room."""
@@ -153,20 +154,18 @@ class Prefixes:
         here = [need for need in wanted if need.engine is self._engine]
         tokens, sessions = sum(need.tokens for need in here), sum(need.sessions for need in here)
         while self._kept and (
-            tokens + sum(one.length for one in self._kept) > self._engine.room
-            or sessions + len(self._kept) > self._engine.most_sessions
+            tokens + self._tokens() > self._engine.room or sessions + len(self._kept) > self._engine.most_sessions
         ):
-            self._drop(self._oldest())
+            self._drop_oldest()
 
-    def _oldest(self) -> Text:
-        """What goes first: of the key that has most tokens, the sequence that was used least recently."""
-        held = Counter[str]()
-        for one in self._kept:
-            held[one.owner] += one.length
-        (owner, _), *_ = held.most_common(1)
-        return next(one for one in self._kept if one.owner == owner)
+    def _tokens(self) -> int:
+        """Tokens of all that is kept."""
+        return sum(one.length for one in self._kept.values())
 
-    def _drop(self, text: Text) -> None:
-        self._kept.remove(text)
-        if text.session is not None:
+    def _drop_oldest(self) -> None:
+        self._drop(self._kept.pop(next(iter(self._kept))))
+
+    @staticmethod
+    def _drop(text: Text | None) -> None:
+        if text is not None and text.session is not None:
             text.session.close()

@@ -25,12 +25,39 @@ HELP = """\
 /budget N|none    most thinking tokens of the next answers; 0.5 is half of the answer's tokens
 /risk R|none      risk of the exit rule for the next answers
 /why              what the controller did in the last answer
-/thoughts         show or hide thoughts; hidden ones are counted
+/thoughts         hide thoughts, or show them again, those of the last answer first
 /system TEXT      what the model is to be, from now on
 /new              forget the conversation
 /quit             leave, as Ctrl-D does
 Escape and Enter begin a new line. Ctrl-C stops an answer, Ctrl-\\ closes its thinking."""
 """What `/help` prints."""
+
+
+@dataclass
+class Totals:
+    """What answers have taken; the numbers of several add up."""
+
+    tokens: int = 0
+    """Tokens written."""
+    thinking: int = 0
+    """Thoughts among them."""
+    seconds: float = 0.0
+    """Time of the answers."""
+    saved: float = 0.0
+    """Tokens that exits saved, as the calibration runs say."""
+
+    def add(self, other: Totals) -> None:
+        """Count another one in."""
+        self.tokens += other.tokens
+        self.thinking += other.thinking
+        self.seconds += other.seconds
+        self.saved += other.saved
+
+    def __str__(self) -> str:
+        """One line for people."""
+        parts = [f"{self.tokens} tokens", f"{self.thinking} of them thoughts"]
+        parts += [f"{self.tokens / max(self.seconds, 1e-6):.1f} a second"]
+        return ", ".join(parts + ([f"about {self.saved:.0f} saved"] if self.saved else []))
 
 
 class Reader(Protocol):
@@ -54,8 +81,14 @@ class Conversation:
     """Thoughts are printed."""
     why: str = "nothing was answered yet"
     """What was done last."""
+    hidden: str = ""
+    """Thoughts of the last answer that weren't printed."""
     seed: int = 0
     """Of the next answer; each has its own."""
+    answers: int = 0
+    """Answers so far, stopped ones included."""
+    totals: Totals = field(default_factory=Totals)
+    """Of all of them."""
 
     def request(self, model: str, most: int) -> dict[str, Any]:
         """The next request's fields."""
@@ -82,7 +115,10 @@ def chat(name: str, options: Options, *, probe: str | None, system: str | None, 
     service.start()
     show.say(f"{service.served.name}: /help says what else can be said", "dim")
     try:
-        talk(show, service, Conversation(system=system, seed=options.seed), reader())
+        said = Conversation(system=system, seed=options.seed)
+        talk(show, service, said, reader())
+        if said.answers:
+            show.say(f"{said.answers} answer{'s' if said.answers > 1 else ''}: {said.totals}", "dim")
     finally:
         service.close()
 
@@ -135,6 +171,8 @@ def command(show: Console, said: Conversation, text: str) -> None:
         said.messages.clear()
     elif name == "/thoughts":
         said.thoughts = not said.thoughts
+        if said.thoughts and said.hidden:
+            show.say(said.hidden, "dim")
         show.say(f"thoughts are {'shown' if said.thoughts else 'hidden'}", "dim")
     elif name == "/system":
         said.system = value or None
@@ -222,6 +260,8 @@ class Printed:
         self._thinking = False
         self.answer = ""
         """The answer's text."""
+        self.hidden = ""
+        """Thoughts that weren't printed."""
 
     def thought(self, text: str) -> None:
         """Print thoughts."""
@@ -229,6 +269,7 @@ class Printed:
             self._show.stream(text, "dim")
         elif text and not self._thinking:
             self._show.stream("thinking ... ", "dim")
+        self.hidden += "" if self._thoughts else text
         self._thinking |= bool(text)
 
     def said(self, text: str) -> None:
@@ -244,11 +285,10 @@ def _end(show: Console, said: Conversation, work: Any, printed: Printed, seconds
     from reasonctl.backends.server.answers import expected_saving
 
     trace = work.choices[0].trace
-    saved = expected_saving(work, trace)
+    taken = Totals(len(trace.tokens), trace.thinking_tokens, seconds, expected_saving(work, trace))
+    said.answers += 1
+    said.totals.add(taken)
+    said.hidden = printed.hidden
     said.why = "\n".join([trace.why, *(f"warning: {warning}" for warning in trace.warnings)])
     show.say()
-    parts = [f"{len(trace.tokens)} tokens", f"{trace.thinking_tokens} of them thoughts"]
-    parts += [f"{len(trace.tokens) / max(seconds, 1e-6):.1f} a second"]
-    parts += [f"about {saved:.0f} saved"] if saved else []
-    parts += ["stopped"] if stopped else []
-    show.say(", ".join(parts), "dim")
+    show.say(f"{taken}{', stopped' if stopped else ''}", "dim")

@@ -161,9 +161,9 @@ OF_OWN_SERVER = (
 @click.option(
     "--prefix-tokens",
     type=click.IntRange(0, 1 << 24),
-    default=16384,
+    default=4096,
     show_default=True,
-    help="Most tokens that are kept for later requests of the same keys; 0: none.",
+    help="Most tokens that are kept, of each key's last run, for its next one; 0: none.",
 )
 @click.option(
     "--request-seconds",

@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--library", action="store_true", help="against llama-cpp-python's server; else rows in turn")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--at-once", type=int, default=CLIENTS, help="of `serve`")
-    parser.add_argument("--prefix-tokens", type=int, default=16384, help="of `serve`")
+    parser.add_argument("--prefix-tokens", type=int, default=4096, help="of `serve`")
     options = parser.parse_args()
     if options.what == "serve":
         run_server(options)
@@ -146,7 +146,7 @@ def clients(options: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
 
 def chat(options: argparse.Namespace, stack: ExitStack) -> dict[str, Any]:
     """A conversation: seconds of each turn with and without what is kept, and how much of the prompt was kept."""
-    servers = [stack.enter_context(ours(options, "--prefix-tokens", n)) for n in ("16384", "0")]
+    servers = [stack.enter_context(ours(options, "--prefix-tokens", n)) for n in ("4096", "0")]
     turns: list[dict[str, Any]] = []
     for n in range(options.rounds):
         said: list[dict[str, str]] = []

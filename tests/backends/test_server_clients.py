@@ -107,6 +107,25 @@ def test_a_stream_ends_where_nothing_is_taken_for_long(stuck: bool) -> None:
     assert sent == ([b"", b"0", b"1"] if stuck else [b"", b"0", b"1", b"2", b"3", b"4", b""])
 
 
+def test_a_backlog_is_not_written_to_a_client_that_has_gone() -> None:
+    """Its events are all there already, so nothing in the stream waits; that it has gone is noticed all the same."""
+    left, sent = list[str](), list[Any]()
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        for _ in range(1000):
+            yield b"x"
+
+    async def receive() -> Any:
+        await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(EventStream(events(), {}, 5.0, lambda: left.append("left"))({}, receive, send))
+    assert left == ["left"] and len(sent) < 10
+
+
 def test_a_body_has_a_time_and_a_size(served: Running) -> None:
     with raw(served, b'{"model":', 100) as late:
         late.settimeout(10)

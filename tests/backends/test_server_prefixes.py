@@ -112,10 +112,10 @@ def test_runs_are_what_they_are_without(seed: int) -> None:
         assert ended.get(i) is None and text.trace.tokens == plain(free, prompt, run_seed)
         cached += text.cached
     assert cached > 60, "the control: something was taken over"
-    for text in prefixes._kept:
+    for text in prefixes._kept.values():
         session: Any = text.session
         assert session.tokens[: len(text.tokens)] == text.tokens
-    assert sum(text.length for text in prefixes._kept) <= 240
+    assert sum(text.length for text in prefixes._kept.values()) <= 240
     prefixes.close()
     assert not engine.open
 
@@ -132,14 +132,17 @@ def test_nothing_is_taken_over_from_another_key() -> None:
         had.setdefault(owner, []).append([*prompt, *text.trace.tokens])
 
 
-def test_the_key_that_holds_most_loses_first() -> None:
+def test_a_key_keeps_its_last_run_and_what_is_oldest_goes_first() -> None:
     rng, engine = random.Random(2), Fed(vocabulary=VOCABULARY, order=2)
-    prefixes, small = Prefixes(engine, 300), words(rng, 50)
-    finish(prefixes, engine, "small", small)
-    for i in range(9):
-        finish(prefixes, engine, "large", words(rng, 90), i)
-    assert finish(prefixes, engine, "small", small).cached == 49
-    assert sum(text.length for text in prefixes._kept) <= 300
+    prefixes = Prefixes(engine, 300)
+    asked = {owner: words(rng, 80) for owner in "abcd"}
+    for owner, prompt in asked.items():
+        finish(prefixes, engine, owner, prompt)
+    assert "a" not in prefixes._kept, "there is no room for four"
+    assert finish(prefixes, engine, "b", asked["b"]).cached == 79
+    finish(prefixes, engine, "b", words(rng, 80))
+    assert finish(prefixes, engine, "b", asked["b"]).cached == 0, "the run before the last isn't kept"
+    assert sum(text.length for text in prefixes._kept.values()) <= 300
 
 
 def test_the_sequence_of_a_failed_run_is_not_kept() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,18 @@ QUESTION = "48 a-9 b+6 c-3"
 
 
 def test_a_conversation() -> None:
-    said = f"{QUESTION}\n/why\n/budget 3\n{QUESTION}\n/why\n/budget much\n/thoughts\n{QUESTION}\n/help\n/quit\n"
-    done = CliRunner().invoke(cli, ["chat", "tiny", "--threads", "1"], input=said)
+    said = [QUESTION, "/why", "/budget 3", QUESTION, "/why", "/budget much", "/budget none", "/new"]
+    said += ["/thoughts", QUESTION, "/thoughts", "/quit", ""]
+    done = CliRunner().invoke(cli, ["chat", "tiny", "--threads", "1"], input="\n".join(said))
     assert done.exit_code == 0, done.output
-    assert done.output.count("The answer is 42.") == 3
+    assert done.output.count("The answer is") == 3
     assert "exited at cue" in done.output and "budget of 3 thinking tokens used up" in done.output
     assert "/budget much: give a number, or none" in done.output and "about 110 saved" in done.output
-    assert "First a-9" not in done.output.partition("thoughts are hidden")[2]
+    hidden, _, shown = done.output.partition("thoughts are hidden")[2].partition("a second")
+    assert "First a-9" not in hidden and "thinking ... " in hidden
+    assert "First a-9" in shown.partition("thoughts are shown")[0], "the last answer's, which were hidden"
+    counts = [int(n) for n in re.findall(r"^(\d+) tokens, \d+ of them thoughts", done.output, re.MULTILINE)]
+    assert len(counts) == 3 and f"3 answers: {sum(counts)} tokens, " in done.output.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
