@@ -13,7 +13,7 @@ from reasonctl.controller.core import parse, read_bytes
 from .masked import MaskedText
 from .model import Model
 
-Choice = Literal["llama.cpp", "transformers"]
+Choice = Literal["llama.cpp", "transformers", "vllm"]
 
 TINY = "tiny"
 TINY_HYBRID = "tiny-hybrid"
@@ -82,6 +82,10 @@ def load_model(
     """
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise ControllerError(f"threads is {threads}; it must be from 1 to {MOST_THREADS}, at best the number of cores")
+    if backend == "vllm":
+        from .vllm.load import load_vllm
+
+        return load_vllm(name, str(tiny_folder(name)) if name in BUNDLED else name, batch=batch)
     path = _path(name, backend)
     if path.endswith(".gguf") and not path.startswith("hf:"):
         from .llama.load import load_gguf

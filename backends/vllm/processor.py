@@ -25,10 +25,11 @@ from reasonctl.controller import ControllerError
 from reasonctl.probes.signals import features_at
 
 from .captured import CAPTURED
-from .configured import engine_options, exits_of
+from .configured import engine_options, exits_of, record_options
 from .following import Following
 from .monitoring import Monitored
-from .options import RequestOptions
+from .options import RecordOptions, RequestOptions
+from .recording import Recorder
 from .requests import Requests, Row
 
 _log = logging.getLogger("vllm.reasonctl")
@@ -67,7 +68,10 @@ class ExitProcessor(RunnerV1Processor, RunnerV2Processor):  # type: ignore[misc]
         self._new: dict[int, Any] = {}
         """V2: the params of requests whose tokens aren't there yet, by slot."""
         self.requests: Requests | None = None
-        options = engine_options(vllm_config)
+        record = record_options(vllm_config)
+        options = None if record is not None else engine_options(vllm_config)
+        if record is not None:
+            self._record(record, vllm_config)
         if options is None:
             return
         rule = options.rule()
@@ -78,8 +82,16 @@ class ExitProcessor(RunnerV1Processor, RunnerV2Processor):  # type: ignore[misc]
             _log.warning("reasonctl: %s", warning)
         self.requests = Requests(exits, _shared)
         self._layers = rule.layers(int(vllm_config.model_config.hf_text_config.num_hidden_layers))
-        self._monitored = Monitored(rule, options.replicas, _log.warning)
+        self._monitored: Monitored | None = Monitored(rule, options.replicas, _log.warning)
         _log.info("reasonctl: %s", rule.why)
+
+    def _record(self, record: RecordOptions, vllm_config: Any) -> None:
+        """Record at cues, in place of control."""
+        tokenizer = cached_tokenizer_from_config(model_config=vllm_config.model_config)
+        exits, _ = exits_of(record.rule(), vllm_config, tokenizer)
+        first = get_tp_group().is_first_rank
+        self.requests = Recorder(exits, folder=record.folder if first else "")
+        self._layers, self._monitored = record.blocks, None
 
     @classmethod
     def validate_params(cls, params: Any) -> None:
@@ -172,7 +184,7 @@ class ExitProcessor(RunnerV1Processor, RunnerV2Processor):  # type: ignore[misc]
         if not rows:
             return logits
         last = CAPTURED.last_rows(logits.shape[0])
-        forced = self.requests.step(rows, lambda asked: self._features(last[asked]))
+        forced = self.requests.step(rows, lambda asked: self._read(logits, asked, last[asked]))
         _forbid(logits, [(row.row, token) for row in rows if (token := row.request.reserved) is not None])
         _force(logits, forced)
         return logits
@@ -181,12 +193,21 @@ class ExitProcessor(RunnerV1Processor, RunnerV2Processor):  # type: ignore[misc]
         assert self.requests is not None
         options = RequestOptions.of(held.params.extra_args)
         held.request = self.requests.begin(name, options, held.prompt, held.params.max_tokens or MOST)
-        self._monitored.begin(name, held.request)
+        if self._monitored is not None:
+            self._monitored.begin(name, held.request)
 
     def _forget_finished(self) -> None:
         assert self.requests is not None
         for name, request in self.requests.finish(CAPTURED.take_finished()).items():
-            self._monitored.end(name, request)
+            if self._monitored is not None:
+                self._monitored.end(name, request)
+
+    def _read(self, logits: torch.Tensor, asked: list[int], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """The features of some rows; a recorder gets their entropies too."""
+        if isinstance(self.requests, Recorder):
+            picked = logits[asked].double().log_softmax(-1)
+            self.requests.entropies = -(picked.exp() * picked).nansum(-1).cpu().numpy()
+        return self._features(rows)
 
     def _features(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Shape (rows, size): what the probe reads at each."""

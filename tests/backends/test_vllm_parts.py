@@ -165,7 +165,7 @@ def test_scores_near_the_threshold_are_those_of_single_rows():
     alone = np.array([rule.content.probe.score(row) for row in features])
     for i in range(0, len(alone), 7):
         rule.threshold = replace(rule.threshold, value=float(alone[i]))
-        together = engine.requests._scores(features, rule)
+        together = engine.requests._scores(features)
         assert together[i] == alone[i] and ((together > alone[i]) == (alone > alone[i])).all()
 
 
