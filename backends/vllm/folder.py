@@ -33,9 +33,6 @@ class ModelFolder:
         Raises:
             ControllerError: It is no model that vLLM and transformers can read.
         """
-        require("vllm", "transformers")
-        from transformers import AutoConfig, AutoTokenizer
-
         path = Path(name).expanduser()
         if name.endswith(".gguf") or name.startswith("hf:"):
             raise ControllerError(
@@ -43,6 +40,9 @@ class ModelFolder:
             )
         if path.is_dir():
             _check_weights(path)
+        require("vllm", "transformers")
+        from transformers import AutoConfig, AutoTokenizer
+
         try:
             source = str(path) if path.is_dir() else name
             return cls(source, AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source))
