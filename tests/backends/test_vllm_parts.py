@@ -59,6 +59,18 @@ def test_runs_are_those_of_our_own_loop(form, n, at_once):
     assert engine.requests.counts.cues == len(mine)
 
 
+@pytest.mark.parametrize("form", EXIT_FORMS)
+def test_an_exit_needs_room_below_the_limit(form):
+    """Short runs, which end before, at or after the room that an exit needs."""
+    rule, made_runs, traces = rule_of(form), [], []
+    for most in range(3, 11):
+        runs = [ClientRun(client_of(rule), list(PROMPT), most) for _ in range(12)]
+        SimulatedEngine(rule).make(runs, range(12))
+        made_runs += [run.written for run in runs]
+        traces += [our_run(rule, seed, most=most).tokens for seed in range(12)]
+    assert made_runs == traces
+
+
 def test_a_marker_that_is_written_twice_is_replaced():
     rule = rule_of("replace", threshold=0.0)
     runs = made(rule, SimulatedEngine(rule))
