@@ -24,7 +24,7 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 from reasonctl.controller import ControllerError
 from reasonctl.probes.signals import features_at
 
-from .captured import CAPTURED
+from .captured import CAPTURED, shared_scores
 from .configured import engine_options, exits_of, record_options
 from .following import Following
 from .monitoring import Monitored
@@ -231,10 +231,4 @@ def _force(logits: torch.Tensor, pairs: list[tuple[int, int]]) -> None:
 
 
 def _shared(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The scores of the engine's first process. All have asked about the same rows, and may have rounded otherwise."""
-    group = get_tp_group()
-    if group.world_size == 1:
-        return scores
-    values = torch.from_numpy(scores.copy())
-    torch.distributed.broadcast(values, src=group.ranks[0], group=group.cpu_group)
-    return values.numpy()
+    return shared_scores(scores, get_tp_group())

@@ -20,9 +20,10 @@ SECONDS = 900
 
 
 @cache
-def _made(text: str, variables: tuple[tuple[str, str], ...] = ()) -> dict[str, Any]:
+def _run(module: str, text: str, variables: tuple[tuple[str, str], ...] = ()) -> dict[str, Any]:
+    """The last line of what a module of `support` writes in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, "tests"]), **dict(variables)}
-    command = [sys.executable, "-m", "support.vllm_jobs", text]
+    command = [sys.executable, "-m", module, text]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -31,7 +32,7 @@ def _made(text: str, variables: tuple[tuple[str, str], ...] = ()) -> dict[str, A
 
 def job(variables: dict[str, str] | None = None, **job: Any) -> dict[str, Any]:
     """The result of a job of `support.vllm_jobs`."""
-    return _made(json.dumps(job), tuple((variables or {}).items()))
+    return _run("support.vllm_jobs", json.dumps(job), tuple((variables or {}).items()))
 
 
 def check_same(found: dict[str, Any], n: int) -> None:
@@ -74,3 +75,24 @@ def test_parts_of_prompts_and_requests_that_must_wait_change_nothing() -> None:
 @pytest.mark.parametrize("form", ["append", "append-open"])
 def test_exits_whose_cue_stays_are_ours(form: str) -> None:
     check_same(job(n=60, form=form), 60)
+
+
+def test_two_processes_that_share_the_tensors_give_the_same() -> None:
+    found = job(n=30, ours=True, engine={"tensor_parallel_size": 2})
+    for arm in ("full", "exit"):
+        assert found[arm]["same"] == 30, found[arm]["first_difference"]
+    assert found["exit"]["exits"] > 15
+
+
+def test_the_second_model_runner_gives_the_same() -> None:
+    """On a CPU its kernels are interpreted, at some 50 tokens a second."""
+    found = job({"TRITON_INTERPRET": "1"}, n=10, runner="v2")
+    check_same(found, 10)
+
+
+def test_collecting_gives_the_same_records_and_the_same_probe() -> None:
+    found = _run("support.vllm_collecting", "40")
+    assert found["same_texts"] == found["same_cues"] == 40 and found["cues"] > 100
+    assert found["state_apart"] < 1e-4 * found["state_size"] and found["entropy_apart"] < 1e-4
+    assert found["logprob_apart"] < 1e-4 and found["logprob_counts"] == found["cues"]
+    assert found["scores_apart"] < 1e-3

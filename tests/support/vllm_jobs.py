@@ -54,6 +54,8 @@ class Job:
     """The same runs in our own loop on transformers, for comparison; greedy."""
     at_once: int = 1 << 20
     """Runs that are asked for at the same time."""
+    runner: str = "v1"
+    """vLLM's model runner. "v2" on a CPU is a trick for tests: Triton interprets its kernels."""
 
 
 def model_folder(folder: Path, **config: Any) -> Path:
@@ -104,7 +106,7 @@ class Decided:
     @property
     def counts(self) -> dict[str, int]:
         """What the processor in use has counted."""
-        return vars(max(self.engines, key=lambda one: one.counts.requests).counts)
+        return vars(max(self.engines, key=lambda one: one.counts.requests).counts) if self.engines else {}
 
 
 def problems_of(job: Job) -> list[Any]:
@@ -129,7 +131,33 @@ def our_runs(model: Model, rule: ProbeExit | None, prompts: list[list[int]], mos
     return made
 
 
+class InterpretedDriver:
+    """What Triton is given for a CPU, where it interprets its kernels."""
+
+    @staticmethod
+    def is_active() -> bool:
+        """Always."""
+        return True
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def get_current_device(self) -> int:
+        return 0
+
+
+def use_runner_v2() -> None:
+    """Let vLLM take its second model runner on a CPU; TRITON_INTERPRET=1 must be in the environment."""
+    from triton import backends
+
+    assert os.environ.get("TRITON_INTERPRET") == "1"
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1"
+    backends.backends["cpu"] = backends.Backend(compiler=None, driver=InterpretedDriver())  # type: ignore[arg-type]
+
+
 def engine_of(job: Job, folder: Path, probe: Path) -> Any:
+    if job.runner == "v2":
+        use_runner_v2()
     from vllm import LLM
 
     own = {
