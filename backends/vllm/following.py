@@ -69,6 +69,8 @@ class Following:
         """Tokens that make the exit, in the order in which they are written."""
         self.exit_at: int | None = None
         """Tokens after the prompt before the first of `forced`. None: no exit was decided."""
+        self.exited = False
+        """An exit was made."""
         self.decisions: list[Decision] = []
         self.unread = 0
         """Cues whose state was gone, so that nothing was decided at them."""
@@ -164,7 +166,7 @@ class Following:
         decision = self.rule.decided(Decision(score > threshold, fitting.name, index, position, score, threshold))
         self.decisions.append(decision)
         if decision.exit and self._acts:
-            self.follows = False
+            self.follows, self.exited = False, True
             # The engine writes the suffix itself where the cue stays as it is; else its client does.
             open_form, client = self.rule.form == "append-open", self.options.client
             self._force(found.forced if open_form or client is None else [client])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from reasonctl.controller import ControllerError, Cues, ExitForm, Markers
+from reasonctl.controller import ControllerError, Cues, ExitForm, ExitRule, Markers
 from reasonctl.controller.thinking import FORM_MEANS, parse_form
 from reasonctl.probes import NeverExit, ProbeExit, Promise, load_probe, make_exit
 from reasonctl.probes.risk import Mode
@@ -175,7 +175,7 @@ class RequestOptions:
                 given[name] = _whole(PREFIX + name, given[name], kind)
         return cls(**given)
 
-    def check(self, rule: ProbeExit) -> None:
+    def check(self, rule: ExitRule) -> None:
         """Raise ControllerError if the request asks for an exit that only our client can make."""
         if self.risk is None or self.client is not None or self.off or rule.form == "append-open":
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,11 +31,9 @@ from .monitoring import Monitored
 from .options import RecordOptions, RequestOptions
 from .recording import Recorder
 from .requests import Requests, Row
+from .start import WORKER
 
 _log = logging.getLogger("vllm.reasonctl")
-
-MOST = 1 << 30
-"""Tokens of a request without a limit of its own; the model's context ends it."""
 
 
 @dataclass
@@ -68,6 +66,7 @@ class ExitProcessor(RunnerV1Processor, RunnerV2Processor):  # type: ignore[misc]
         self._new: dict[int, Any] = {}
         """V2: the params of requests whose tokens aren't there yet, by slot."""
         self.requests: Requests | None = None
+        self._context = int(vllm_config.model_config.max_model_len)
         record = record_options(vllm_config)
         options = None if record is not None else engine_options(vllm_config)
         if record is not None:
@@ -190,11 +189,37 @@ class ExitProcessor(RunnerV1Processor, RunnerV2Processor):  # type: ignore[misc]
         return logits
 
     def _begin(self, held: _Held, name: str) -> None:
+        """Follow a request that has come, or come back.
+
+        Raises:
+            ControllerError: Another worker than ours runs the model, so that there are no hidden states.
+        """
         assert self.requests is not None
-        options = RequestOptions.of(held.params.extra_args)
-        held.request = self.requests.begin(name, options, held.prompt, held.params.max_tokens or MOST)
+        if CAPTURED.runner is None:
+            raise ControllerError("no hidden states reach the processor; start vLLM with --worker-cls " + WORKER)
+        most = min(held.params.max_tokens or self._context, self._context - len(held.prompt))
+        options = self._options(name, held.params)
+        held.request = self.requests.begin(name, options, held.prompt, most)
         if self._monitored is not None:
             self._monitored.begin(name, held.request)
+
+    def _options(self, name: str, params: Any) -> RequestOptions:
+        """A request's arguments; one that can't be controlled runs in full, and the log says why."""
+        assert self.requests is not None
+        options = RequestOptions.of(params.extra_args)
+        if options.off:
+            return options
+        if params.structured_outputs is not None:
+            why = "its grammar would refuse the tokens of an exit"
+        else:
+            try:
+                options.check(self.requests.exits.rule)
+                self.requests.check(options)
+                return options
+            except ControllerError as error:
+                why = str(error)
+        _log.warning("reasonctl: request %s runs in full: %s", name, why)
+        return replace(options, off=True)
 
     def _forget_finished(self) -> None:
         assert self.requests is not None

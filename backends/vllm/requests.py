@@ -95,6 +95,10 @@ class Requests:
         self.counts.requests += 1
         return made
 
+    def check(self, options: RequestOptions) -> None:
+        """Raise ControllerError if a request asks for a risk that the engine's rule can't have."""
+        self._rule(options.risk)
+
     def finish(self, names: Iterable[str]) -> dict[str, Following]:
         """Forget requests that have ended or were aborted. Returns those that were known, by id."""
         return {name: self._by_id.pop(name) for name in names if name in self._by_id}
@@ -120,17 +124,17 @@ class Requests:
         Returns:
             (row, token) for each row whose next token is forced.
         """
-        before = [(len(row.request.decisions), row.request.unread) for row in rows]
+        before = [(len(row.request.decisions), row.request.unread, row.request.exited) for row in rows]
         asked = self._take(rows)
         if asked:
             scores = self.share(self._scores(features([row.row for row in asked])))
             for row, score in zip(asked, scores.tolist(), strict=True):
                 row.request.scored(score)
-        for row, (decisions, unread) in zip(rows, before, strict=True):
+        for row, (decisions, unread, exited) in zip(rows, before, strict=True):
             self.counts.cues += len(row.request.decisions) - decisions
             self.counts.unread += row.request.unread - unread
+            self.counts.exits += row.request.exited - exited
         forced = [(row.row, row.request.next_forced()) for row in rows]
-        self.counts.exits += sum(row.request.exit_at == row.request.seen and not row.request.follows for row in rows)
         return [(index, token) for index, token in forced if token is not None]
 
     def _take(self, rows: Sequence[Row]) -> list[Row]:
