@@ -64,7 +64,7 @@ class Model:
 
 
 def fingerprint_of(depth: int, width: int, tokenizer: Tokenizer) -> str:
-    """The fingerprint of a model with so many blocks, of this hidden size and with this vocabulary."""
+    """`Model.fingerprint`, for a model of which only these are known."""
     digest = hashlib.sha256(f"{depth} {width}\n".encode())
     for token, piece in tokenizer.pieces():
         digest.update(f"{token} {piece.hex()}\n".encode())

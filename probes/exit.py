@@ -41,7 +41,6 @@ from .risk.table import NO_EXIT, Table
 from .risk.threshold import MEANS, Mode, Threshold
 from .signals.observation import Observation
 from .signals.probe import features_at, layer_of
-from .signals.signals import SignalName
 
 NEAREST_EXITS = 25
 """Calibration runs that say what one exit saves."""
@@ -298,7 +297,7 @@ def load_exit(
     risk: float = 0.05,
     confidence: float | None = 0.9,
     mode: Mode = "harm",
-    signal: SignalName = "hidden",
+    signal: str = "hidden",
     domain: str | None = None,
     give_up: float | None = None,
 ) -> ProbeExit:
@@ -311,7 +310,7 @@ def load_exit(
         risk: Largest probability of a failure, per run.
         confidence: Probability, over the calibration runs drawn, that the risk holds. None: it holds on average.
         mode: Which failure the risk bounds.
-        signal: What is compared with the threshold.
+        signal: What is compared with the threshold: one of SIGNALS, or the name of a plugin.
         domain: Promise for problems of this domain only, from its own runs.
         give_up: Also leave runs that score too low for their length, at this risk. None: never.
 

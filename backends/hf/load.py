@@ -94,6 +94,14 @@ def _read(name: str, source: str, dtype: torch.dtype | None, options: dict[str, 
             logging.enable_progress_bar()
 
 
+def load_tokenizer(folder: Path) -> HFTokenizer:
+    """The tokenizer in a model's folder, without the weights. Raises ControllerError where it can't be read."""
+    try:
+        return HFTokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    except _BROKEN as error:
+        raise ControllerError(_why(str(folder), error, offline=False)) from error
+
+
 def _why(name: str, error: Exception, offline: bool) -> str:
     """What went wrong in one line."""
     if offline:

@@ -10,6 +10,7 @@ from .flags import (
     ANY_PROBE,
     CODES,
     MACHINE,
+    MODEL,
     ORDER,
     PROMISE,
     SAMPLING,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @cli.command("run")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.argument("prompt", required=False, callback=utf8)
 @ANY_PROBE
 @ORDER
@@ -66,6 +67,31 @@ def run_command(model: str, prompt: str | None, options: Options, **what: Any) -
     run_any(model, prompt, options, **what)
 
 
+@cli.command("models")
+@click.option(
+    "--probes",
+    default=".",
+    show_default=True,
+    type=click.Path(),
+    help="Folder whose probe files are tried too.",
+)
+@common("json")
+def models_command(options: Options, probes: str) -> None:
+    """The models on this machine, bundled, in reasonctl's cache and in the hub's, and which probes fit each."""
+    from .models import models
+
+    models(options, probes=probes)
+
+
+@cli.command("plugins")
+@common("json")
+def plugins_command(options: Options) -> None:
+    """What other packages add: stages, drafters, signals, graders and tasks."""
+    from .plugins import plugins
+
+    plugins(options)
+
+
 @cli.command("view")
 @click.argument("runs", type=click.Path())
 @click.option("--out", type=click.Path(), help="The page to write [RUNS with .html].")
@@ -78,7 +104,7 @@ def view_command(runs: str, options: Options, out: str | None) -> None:
 
 
 @cli.command("sample")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.argument("prompt", required=False, callback=utf8)
 @ANY_PROBE
 @CODES
@@ -113,7 +139,7 @@ OF_OWN_SERVER = (
 
 
 @cli.command("serve")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.argument("others", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS OF vLLM]")
 @click.option(
     "--engine",
@@ -132,6 +158,13 @@ OF_OWN_SERVER = (
 @click.option("--efforts", callback=utf8, help="What reasoning_effort's names stand for: 'low=256, high=risk(0.02)'.")
 @click.option("--budget", help="Most thinking tokens where a request says nothing; or a share, such as 0.5.")
 @click.option("--queue", type=click.IntRange(0, 10_000), default=64, show_default=True, help="Most runs that wait.")
+@click.option(
+    "--prefix-tokens",
+    type=click.IntRange(0, 1 << 24),
+    default=16384,
+    show_default=True,
+    help="Most tokens that are kept for later requests of the same keys; 0: none.",
+)
 @click.option(
     "--request-seconds",
     type=NumberRange(0, min_open=True),
@@ -158,7 +191,7 @@ def serve_command(model: str, options: Options, engine: str, others: tuple[str, 
 
 
 @cli.command("chat")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @ANY_PROBE
 @click.option("--system", callback=utf8, help="What the model is to be, said before the conversation.")
 @click.option("--budget", help="Most thinking tokens, 0 or more; or a share of the run's tokens, such as 0.5.")
@@ -174,7 +207,7 @@ def chat_command(model: str, options: Options, **what: Any) -> None:
 
 
 @cli.command("bench")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @ANY_PROBE
 @ORDER
 @common("json", *SAMPLING, "n", *PROMISE, *MACHINE, "batch")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.selection import AnswerClasses, vote
+from reasonctl.controller.selection import vote
 
 from ..tasks.graders import Grader
 from ..tasks.problem import Problem
@@ -172,7 +172,9 @@ def rows(grid: Grid, problems: Sequence[Problem], answers: Sequence[Sequence[Ans
             clean = grid.clean_of(one)
             if clean is not None:
                 a, b = graded[clean], graded[one]
-                same = [_same(grader, x.answer, y.answer) for x, y in zip(a, b, strict=True)]
+                same = [
+                    _same(grader, problem, x.answer, y.answer) for problem, x, y in zip(problems, a, b, strict=True)
+                ]
                 found.append(Row(one, k, tokens[one], compare(a, b, same)))
     adjusted = holm([row.compared.p for row in found])
     return [Row(r.condition, r.votes, r.tokens, r.compared, p) for r, p in zip(found, adjusted, strict=True)]
@@ -189,7 +191,7 @@ def _read(one: Condition, problem: Problem, index: int, runs: Sequence[Answered]
 
 def _voted(grader: Grader, problem: Problem, texts: Sequence[str]) -> Graded:
     """The answer that most texts state, the earliest of equals; nothing where none states one."""
-    classes = AnswerClasses(grader.alike)
+    classes = grader.classes(problem.question)
     stated = [grader.extract(text) for text in texts]
     for answer in stated:
         classes.add(answer)
@@ -200,6 +202,6 @@ def _voted(grader: Grader, problem: Problem, texts: Sequence[str]) -> Graded:
     return Graded(stated[chosen.index], grader.right(text, problem))
 
 
-def _same(grader: Grader, a: str, b: str) -> bool:
+def _same(grader: Grader, problem: Problem, a: str, b: str) -> bool:
     """Two answers are the same; so are two that state nothing."""
-    return a == b or bool(a and b and grader.alike(a, b))
+    return a == b or bool(a and b and grader.alike(a, b, problem.question))

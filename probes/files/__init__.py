@@ -6,7 +6,7 @@ made for.
 
 from .card import Card, Scalar, origin_of
 from .heads_file import COOLEST, SEALED, STATISTICS, Heads, HeadsCard, HeadsFile, load_heads, save_heads, unit
-from .probe_file import ProbeFile, SignalTable, digest_of, load_probe, save_probe
+from .probe_file import ProbeFile, SignalTable, digest_of, is_probe, load_probe, save_probe
 from .sealed import Sealed, check_target, write_whole
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "SignalTable",
     "check_target",
     "digest_of",
+    "is_probe",
     "load_heads",
     "load_probe",
     "origin_of",

@@ -51,7 +51,7 @@ STOREYS = {
         ["hf", "llama", "toy"],
         ["vllm"],
         ["attach", "load"],
-        ["server"],
+        ["listing", "server"],
     ],
     "probes": [["risk"], ["signals"], ["promise"], ["files"], ["fixed_exits"], ["exit", "autodeco"]],
     "calibration": [

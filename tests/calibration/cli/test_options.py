@@ -22,6 +22,9 @@ from support.ctl import ctl
 
 GGUF = str(tiny_folder() / "tiny.gguf")
 PROMISE = "mode risk confidence signal domain give_up"
+NO_MODEL = (
+    "seed temperature policy draft max_new_tokens n force dry_run time_limit backend workers threads batch grader"
+)
 MEANS_NOTHING = {
     "demo": "force time_limit grader",
     "calibrate": "",
@@ -39,6 +42,10 @@ MEANS_NOTHING = {
     "calibrate-votes": "draft time_limit",
     "frontier": "time_limit",
     "stability": "temperature policy time_limit",
+    "models": f"{PROMISE} {NO_MODEL}",
+    "plugins": f"{PROMISE} {NO_MODEL}",
+    "mcq": f"{PROMISE} temperature policy time_limit grader",
+    "diagnose fractal": f"{PROMISE} temperature policy draft time_limit batch grader",
     "view": f"{PROMISE} seed temperature policy draft max_new_tokens n dry_run time_limit backend workers threads "
     "batch grader",
     "serve": "json seed n force dry_run time_limit workers grader",
@@ -61,6 +68,10 @@ ARGUMENTS = {
     "calibrate-votes": ["tiny", "--tasks", "tiny", "--out", "v.json"],
     "frontier": ["tiny", "--tasks", "tiny", "--out", "f.html"],
     "stability": ["tiny", "--tasks", "tiny", "--perturb", "text", "--out", "s.html"],
+    "models": [],
+    "plugins": [],
+    "mcq": ["tiny", "--tasks", "tiny", "--out", "m.html"],
+    "diagnose fractal": ["tiny", "--texts", "t.txt", "--out", "f.html"],
     "view": ["runs.jsonl"],
     "serve": ["tiny"],
     "chat": ["tiny"],
