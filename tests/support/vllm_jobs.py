@@ -242,6 +242,12 @@ def run(job: Job) -> dict[str, Any]:
         if job.ours and name in ("full", "exit"):
             ours = our_runs(model, rule if name == "exit" else None, prompts, MOST)
             result[name] |= compared(ours, arms[name], list(decided.seen), prompts)
+    if {"full", "exit"} <= set(job.arms):
+        result["harm"] = sum(
+            f and not e for f, e in zip(result["full"]["answers"], result["exit"]["answers"], strict=True)
+        )
+    result["refused"] = refusal_of(llm, prompts[0])
+    result["left_over"] = aborted(llm, prompts, decided)
     result["counts"] = decided.counts
     return result
 
@@ -250,6 +256,32 @@ def digest_of(seen: list[Any]) -> str:
     """Of all decisions, without the last digits of their scores."""
     found = sorted((d.position, round(d.score, 3), d.exit) for request in seen for d in request.decisions)
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
+def refusal_of(llm: Any, prompt: list[int]) -> str:
+    """What the engine says of an impossible risk."""
+    from vllm import SamplingParams
+
+    try:
+        llm.generate([{"prompt_token_ids": prompt}], SamplingParams(extra_args={"reasonctl_risk": 7}), use_tqdm=False)
+    except ValueError as error:
+        return str(error)
+    return "it was taken"
+
+
+def aborted(llm: Any, prompts: list[list[int]], decided: Decided) -> int:
+    """Requests that the processor still knows after all of them were aborted amid their thoughts."""
+    from vllm import SamplingParams
+
+    engine = llm.llm_engine
+    for i, prompt in enumerate(prompts[:20]):
+        engine.add_request(f"gone-{i}", {"prompt_token_ids": prompt}, SamplingParams(max_tokens=500))
+    for _ in range(12):
+        engine.step()
+    engine.abort_request([f"gone-{i}" for i in range(20)])
+    settle(llm, prompts[0])
+    settle(llm, prompts[0])
+    return sum(len([name for name in one.names if name.startswith("gone")]) for one in decided.engines)
 
 
 def settle(llm: Any, prompt: list[int]) -> None:
