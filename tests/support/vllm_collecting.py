@@ -28,13 +28,13 @@ from reasonctl.probes import Promise
 
 
 def recipe_for(backend: str) -> Recipe:
-    """Greedy runs of the bundled model, with its own closing."""
+    """Greedy runs of the bundled model, with its own closing. After every 16th token an exit is often wrong."""
     return Recipe(
         model="tiny",
         backend=backend,  # type: ignore[arg-type]
         threads=None,
         markers=("<think>", "</think>"),
-        cues=("wait", "hmm", "alternatively"),
+        cues=("wait", "hmm", "alternatively", "every(16)"),
         suffix="</think>\n",
         max_cues=200,
         layers=(1 / 3, 2 / 3, 1.0),
@@ -88,6 +88,7 @@ def main(n: int) -> None:
         "logprob_counts": sum(len(a.logprobs) == len(b.logprobs) for a, b in cues),
         "seconds": [vllm_seconds, our_seconds],
     }
+    print(json.dumps(found), flush=True)
     probes = []
     for records in (ours, vllms):
         arrays = to_arrays([graded(one, problem, task.grader) for one, problem in zip(records, problems, strict=True)])
