@@ -259,12 +259,13 @@ def digest_of(seen: list[Any]) -> str:
 
 
 def refusal_of(llm: Any, prompt: list[int]) -> str:
-    """What the engine says of an impossible risk."""
+    """What the engine says of an impossible risk; its server answers so with HTTP 400."""
     from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
 
     try:
         llm.generate([{"prompt_token_ids": prompt}], SamplingParams(extra_args={"reasonctl_risk": 7}), use_tqdm=False)
-    except ValueError as error:
+    except VLLMValidationError as error:
         return str(error)
     return "it was taken"
 
