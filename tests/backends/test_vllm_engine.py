@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from reasonctl.probes.risk import refutes
+
 pytestmark = pytest.mark.vllm
 
 SECONDS = 900
@@ -41,6 +43,14 @@ def check_same(found: dict[str, Any], n: int) -> None:
         assert found[arm]["same"] == n, found[arm]["first_difference"]
     assert found["exit"]["same_decisions"] and found["exit"]["decisions"] >= found["exit"]["exits"] > n / 2
     assert found["exit"]["apart"] < 1e-4 and found["exit"]["unread"] == 0
+
+
+def test_what_a_user_may_do_wrong() -> None:
+    """An impossible risk is refused, aborted requests are forgotten, and at 0.6 exits harm few runs."""
+    found = job(n=200, ours=False, temperature=0.6)
+    assert "reasonctl_risk is 7; it must lie between 0 and 1" in found["refused"] and found["left_over"] == 0
+    assert not refutes(found["harm"], 200, 0.05), found["harm"]
+    assert found["exit"]["exits"] > 180 and found["exit"]["tokens"] < 0.5 * found["full"]["tokens"]
 
 
 def check_alike(found: dict[str, Any], other: dict[str, Any]) -> None:
@@ -91,8 +101,8 @@ def test_the_second_model_runner_gives_the_same() -> None:
 
 
 def test_collecting_gives_the_same_records_and_the_same_probe() -> None:
-    found = _run("support.vllm_collecting", "40")
-    assert found["same_texts"] == found["same_cues"] == 40 and found["cues"] > 100
+    found = _run("support.vllm_collecting", "16")
+    assert found["same_texts"] == found["same_cues"] == 16 and found["cues"] > 100
     assert found["state_apart"] < 1e-4 * found["state_size"] and found["entropy_apart"] < 1e-4
     assert found["logprob_apart"] < 1e-4 and found["logprob_counts"] == found["cues"]
     assert found["scores_apart"] < 1e-3
