@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, cast
 
@@ -116,45 +116,57 @@ def replay(model: Model, controller: Controller, call: Call, run: ClientRun, see
     Yields:
         The trials that the rule asks for.
     """
-    rule = controller.exit
-    assert rule is not None and controller.closing is not None
-    thinking, tokenizer, prompt = controller.closing, model.tokenizer, list(call.prompt)
-    span = Span(tokenizer, thinking.markers, rule.cues, thinking.opens, rule.form)
-    span.begin(prompt)
-    limit, asked, memory = len(prompt) + call.max_new_tokens, 0, list[Any]()
-    blocks = rule.layers(model.depth)
-    for length in range(len(prompt) + 1, len(run.tokens) + 1):
-        cue = span.push(run.tokens[length - 1])
-        ended = length == limit or (run.tokens[length - 1] in call.eos and rule.form != "append-open")
-        if span.number > 1 and not rule.later_spans:
-            return
-        if cue is None or ended or asked >= rule.max_cues:
-            continue
-        fitting = [one for one in (cue, *cue.also) if _forced_end(model, rule, one) < limit]
-        if not fitting:
-            continue
-        first, *others = fitting
-        row = seen.get(first.last - len(prompt))
+    rule, memory = controller.exit, list[Any]()
+    assert rule is not None
+    for found, length in _asked(model, controller, call, run):
+        row = seen.get(found.last - len(call.prompt))
         if row is None:
-            raise ControllerError(f"vLLM recorded nothing at the cue {first.name!r}, token {first.last} of a run")
-        found = replace(first, index=asked, also=tuple(one for one in others))
-        asked += 1
-        state = row.state.reshape(len(blocks), -1)
-        boundary = RecordedBoundary(
-            cue=found,
-            hidden={block: state[i].copy() for i, block in enumerate(blocks)},
-            tokens=run.tokens[:length],
-            forced=tuple(_forced(model, rule, found, rule.closing)),
-            prompt=len(prompt),
-            session=cast(Any, None),
-            memory=memory,
-            row=lambda: np.full(1, math.nan),  # it isn't kept; its entropy is
-            answer=_answers(model, rule, call, run.tokens[:length], found),
-            seen=row,
-        )
+            raise ControllerError(f"vLLM recorded nothing at the cue {found.name!r}, token {found.last} of a run")
+        boundary = _boundary(model, rule, call, run.tokens[:length], found, row, memory)
         decision = yield from cast(Generator[Tried, Trial, Any], rule.decide(boundary))
         if decision.exit:
             raise ControllerError("in vLLM runs are made for rules that never exit; serve exits with ctl serve")
+
+
+def _asked(model: Model, controller: Controller, call: Call, run: ClientRun) -> Iterator[tuple[Cue, int]]:
+    """The cues at which a run's rule is asked, and the length of the text at which it is: one token after each."""
+    rule, thinking = controller.exit, controller.closing
+    assert rule is not None and thinking is not None
+    span = Span(model.tokenizer, thinking.markers, rule.cues, thinking.opens, rule.form)
+    span.begin(call.prompt)
+    limit, asked = len(call.prompt) + call.max_new_tokens, 0
+    for length in range(len(call.prompt) + 1, len(run.tokens) + 1):
+        token = run.tokens[length - 1]
+        cue = span.push(token)
+        ended = length == limit or (token in call.eos and rule.form != "append-open")
+        if asked >= rule.max_cues or (span.number > 1 and not rule.later_spans):
+            return
+        if cue is None or ended:
+            continue
+        fitting = [one for one in (cue, *cue.also) if _forced_end(model, rule, one) < limit]
+        if fitting:
+            yield replace(fitting[0], index=asked, also=tuple(fitting[1:])), length
+            asked += 1
+
+
+def _boundary(
+    model: Model, rule: ExitRule, call: Call, tokens: list[int], cue: Cue, seen: Seen, memory: list[Any]
+) -> RecordedBoundary:
+    """What the rule is given at a cue; seen: what was recorded at its row."""
+    blocks = rule.layers(model.depth)
+    state = seen.state.reshape(len(blocks), -1)
+    return RecordedBoundary(
+        cue=cue,
+        hidden={block: state[i].copy() for i, block in enumerate(blocks)},
+        tokens=tokens,
+        forced=tuple(_forced(model, rule, cue, rule.closing)),
+        prompt=len(call.prompt),
+        session=cast(Any, None),
+        memory=memory,
+        row=lambda: np.full(1, math.nan),  # it isn't kept; its entropy is
+        answer=_answers(model, rule, call, tokens, cue),
+        seen=seen,
+    )
 
 
 def _answers(

@@ -234,6 +234,7 @@ def run(job: Job) -> dict[str, Any]:
             "decisions": sum(len(request.decisions) for request in decided.seen),
             "unread": sum(request.unread for request in decided.seen),
             "seconds": seconds,
+            "lengths": [len(run.written) for run in arms[name]],
             "digest": hashlib.sha256(json.dumps([run.written for run in arms[name]]).encode()).hexdigest(),
             "scores": digest_of(decided.seen),
             "texts": [model.tokenizer.decode(run.written) for run in arms[name][:3]],
