@@ -13,7 +13,7 @@ from reasonctl.controller.core import parse, read_bytes
 from .masked import MaskedText
 from .model import Model
 
-Choice = Literal["llama.cpp", "transformers"]
+Choice = Literal["llama.cpp", "transformers", "vllm"]
 
 TINY = "tiny"
 TINY_HYBRID = "tiny-hybrid"
@@ -84,6 +84,8 @@ def load_model(
     """
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise ControllerError(f"threads is {threads}; it must be from 1 to {MOST_THREADS}, at best the number of cores")
+    if backend == "vllm":
+        return _in_vllm(name, batch)
     path = _path(name, backend)
     if path.endswith(".gguf") and not path.startswith("hf:"):
         from .llama.load import load_gguf
@@ -96,6 +98,12 @@ def load_model(
         if batch > 1:
             model.engine.most_sessions = 2 * batch  # each run, and a trial of each
     return replace(model, name=name) if name in BUNDLED else model
+
+
+def _in_vllm(name: str, batch: int) -> Model:
+    from .vllm.load import load_vllm
+
+    return load_vllm(name, str(tiny_folder(name)) if name in BUNDLED else name, batch=batch)
 
 
 def _path(name: str, backend: Choice | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from reasonctl.controller import Capabilities, Engine, Tokenizer
 
-Backend = Literal["llama.cpp", "transformers"]
+Backend = Literal["llama.cpp", "transformers", "vllm"]
 
 
 class Message(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,8 +35,9 @@ def run_all(llm: Any, runs: Sequence[ClientRun], params: Sequence[Mapping[str, A
 
 
 def _feed(run: ClientRun, completion: Any) -> None:
-    for token in completion.token_ids:
-        run.push(int(token))
+    logprobs = completion.logprobs or [{} for _ in completion.token_ids]
+    for token, known in zip(completion.token_ids, logprobs, strict=True):
+        run.push(int(token), known[token].logprob if token in known else math.nan)
         if run.interrupted:
             return
     run.ended(completion.finish_reason)

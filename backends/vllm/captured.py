@@ -56,5 +56,19 @@ class Captured:
         return {block: flat[:, i * width : (i + 1) * width] for i, block in enumerate(self.blocks)}
 
 
+def shared_scores(scores: npt.NDArray[np.float64], group: Any) -> npt.NDArray[np.float64]:
+    """The scores of an engine's first process. All have asked about the same rows, and may have rounded otherwise.
+
+    Args:
+        scores: This process's. Shape (rows,).
+        group: vLLM's group of the processes that share the model's tensors.
+    """
+    if group.world_size == 1:
+        return scores
+    values = torch.from_numpy(scores.copy())
+    torch.distributed.broadcast(values, src=group.ranks[0], group=group.cpu_group)
+    return np.asarray(values.numpy())
+
+
 CAPTURED = Captured()
 """This process's."""

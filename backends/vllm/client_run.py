@@ -6,12 +6,13 @@ asks again for what follows. What an exit may still take back isn't shown. Knows
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from reasonctl.controller import Cue, MarkerPosition, Span, Thinking, Tokenizer
+from reasonctl.controller import Cue, ExitRule, MarkerPosition, Span, Thinking, Tokenizer
 from reasonctl.controller.thinking import AnswerEnd
-from reasonctl.probes import ProbeExit
 
 from .following import fitting_exit
 from .options import PREFIX
@@ -39,7 +40,7 @@ class Asked:
 class Client:
     """What all runs of a client share."""
 
-    rule: ProbeExit
+    rule: ExitRule
     """The engine's rule."""
     tokenizer: Tokenizer
     """The model's."""
@@ -64,7 +65,7 @@ class ClientRun:
     arguments: dict[str, Any] = field(default_factory=dict)
     """The run's own arguments, such as reasonctl_risk."""
     controlled: bool = True
-    """Exits are wanted."""
+    """Exits are wanted. False: the engine seeks no cue either, unless `arguments` have it record them."""
 
     def __post_init__(self) -> None:
         rule, thinking = self.client.rule, self.client.thinking
@@ -78,6 +79,8 @@ class ClientRun:
         """Closing markers that were written again after an exit, and replaced."""
         self.cost = 0
         """Tokens that the engine sampled, and those that were put in."""
+        self.logprobs: list[float] = []
+        """Of each token that the engine has sampled, in nats."""
         self.interrupted = False
         """The engine's request is to be aborted: what it would write next is not wanted."""
         self._shown = len(self.prompt)
@@ -100,9 +103,18 @@ class ClientRun:
         self._turn += 1
         return made
 
-    def push(self, token: int) -> None:
-        """A token that the engine has sampled."""
+    @classmethod
+    def after_exit(cls, client: Client, tokens: Sequence[int], forced: Sequence[int], most: int) -> ClientRun:
+        """The answer after an exit at some cue, for at most so many tokens; its prompt ends in the exit's suffix."""
+        made = cls(client, [*tokens, *forced], most, controlled=False)
+        made._begin_answer(Cue(("",), 0, len(tokens), len(tokens), ""))
+        made._span.close(len(made.tokens))
+        return made
+
+    def push(self, token: int, logprob: float = math.nan) -> None:
+        """A token that the engine has sampled, and its log-probability if that was asked for."""
         self.cost += 1
+        self.logprobs.append(logprob)
         if self.exit is None and self._acts and token == self.client.stop_token:
             self._exit()
             return
@@ -145,7 +157,7 @@ class ClientRun:
             ends = self.client.rule.answer_ends != "model"
             return {PREFIX + ("answer" if ends else "off"): 1}
         if not self.controlled:
-            return {PREFIX + "off": 1}
+            return self.arguments or {PREFIX + "off": 1}
         return {**self.arguments, **({PREFIX + "client": self.client.stop_token} if self._acts else {})}
 
     def _stop(self) -> list[int]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reasonctl.controller import ControllerError, Thinking, Tokenizer
+from reasonctl.controller import ControllerError, ExitRule, Thinking, Tokenizer
 from reasonctl.controller.thinking import chosen_template, read_template
-from reasonctl.probes import ProbeExit
 
 from ..hf.tokenizer import HFTokenizer
 from ..model import fingerprint_of
 from .following import Exits
-from .options import EngineOptions
+from .options import EngineOptions, RecordOptions
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,14 @@ def engine_options(vllm_config: Any) -> EngineOptions | None:
     return options
 
 
+def record_options(vllm_config: Any) -> RecordOptions | None:
+    """What is recorded; None where requests are controlled. Raises ControllerError as `engine_options` does."""
+    options = RecordOptions.of(vllm_config.additional_config)
+    if options is not None:
+        check_engine(vllm_config)
+    return options
+
+
 def check_engine(vllm_config: Any) -> None:
     """Raise ControllerError for settings of vLLM under which no row is one request's next token in this process."""
     parallel = vllm_config.parallel_config
@@ -99,13 +106,16 @@ def blocks_of(vllm_config: Any) -> tuple[int, ...]:
     Raises:
         ControllerError: As `engine_options` does, or the probe is for a model of another depth.
     """
+    record = record_options(vllm_config)
+    if record is not None:
+        return tuple(sorted(set(record.blocks)))
     options = engine_options(vllm_config)
     if options is None:
         return ()
     return tuple(sorted(set(options.rule().layers(int(vllm_config.model_config.hf_text_config.num_hidden_layers)))))
 
 
-def exits_of(rule: ProbeExit, vllm_config: Any, tokenizer: Any) -> tuple[Exits, list[str]]:
+def exits_of(rule: ExitRule, vllm_config: Any, tokenizer: Any) -> tuple[Exits, list[str]]:
     """How the engine makes exits, and warnings about small differences to the card's model.
 
     Raises:

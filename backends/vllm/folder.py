@@ -33,9 +33,6 @@ class ModelFolder:
         Raises:
             ControllerError: It is no model that vLLM and transformers can read.
         """
-        require("vllm", "transformers")
-        from transformers import AutoConfig, AutoTokenizer
-
         path = Path(name).expanduser()
         if name.endswith(".gguf") or name.startswith("hf:"):
             raise ControllerError(
@@ -43,6 +40,9 @@ class ModelFolder:
             )
         if path.is_dir():
             _check_weights(path)
+        require("vllm", "transformers")
+        from transformers import AutoConfig, AutoTokenizer
+
         try:
             source = str(path) if path.is_dir() else name
             return cls(source, AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source))
@@ -80,6 +80,16 @@ class ModelFolder:
         listed = found if isinstance(found, list) else [found]
         return frozenset(int(token) for token in [*listed, self.tokenizer.eos_token_id] if token is not None)
 
+    @property
+    def context(self) -> int:
+        """Most tokens of one sequence."""
+        return int(getattr(self.text_config, "max_position_embeddings", None) or 1 << 30)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids, padding included."""
+        return int(getattr(self.text_config, "vocab_size", 0) or len(self.tokenizer))
+
     def prompt(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """A conversation's tokens, by the template; without one, those of its last message."""
         if not self.tokenizer.chat_template:
@@ -98,7 +108,7 @@ class ModelFolder:
         pad = self.tokenizer.pad_token_id
         if pad is not None and pad not in self.eos:
             return int(pad)
-        unused = int(getattr(self.text_config, "vocab_size", 0)) - 1
+        unused = self.vocabulary - 1
         if unused > max(self.tokenizer.get_vocab().values()):
             return unused  # a row of padding in the vocabulary
         raise ControllerError(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from reasonctl.controller import Cue, Decision, Thinking, Tokenizer
+from reasonctl.controller import Cue, Decision, ExitRule, Thinking, Tokenizer
 from reasonctl.controller.thinking import AnswerEnd, CueTable, Passed, exit_place, exit_text
 from reasonctl.probes import ProbeExit
 
@@ -20,7 +20,7 @@ from .options import RequestOptions
 class Exits:
     """How exits are made in one engine: what all of its requests share."""
 
-    rule: ProbeExit
+    rule: ExitRule
     """The rule, at the engine's risk."""
     tokenizer: Tokenizer
     """The model's."""
@@ -30,7 +30,7 @@ class Exits:
     """Follows every request's cues."""
 
     @classmethod
-    def of(cls, rule: ProbeExit, tokenizer: Tokenizer, thinking: Thinking, eos: int | None, vocabulary: int) -> Exits:
+    def of(cls, rule: ExitRule, tokenizer: Tokenizer, thinking: Thinking, eos: int | None, vocabulary: int) -> Exits:
         """For a rule and a model.
 
         Args:
@@ -49,7 +49,7 @@ class Following:
     """A request on its way through the engine."""
 
     def __init__(
-        self, exits: Exits, options: RequestOptions, prompt: Sequence[int], most: int, rule: ProbeExit | None = None
+        self, exits: Exits, options: RequestOptions, prompt: Sequence[int], most: int, rule: ExitRule | None = None
     ) -> None:
         """Begin after a prompt.
 
@@ -69,6 +69,8 @@ class Following:
         """Tokens that make the exit, in the order in which they are written."""
         self.exit_at: int | None = None
         """Tokens after the prompt before the first of `forced`. None: no exit was decided."""
+        self.exited = False
+        """An exit was made."""
         self.decisions: list[Decision] = []
         self.unread = 0
         """Cues whose state was gone, so that nothing was decided at them."""
@@ -158,12 +160,13 @@ class Following:
         if score is None:
             self.unread += 1
             return
+        assert isinstance(self.rule, ProbeExit)
         position, index = fitting.first - self.prompt, len(self.decisions)
         threshold = self.rule.threshold.value
         decision = self.rule.decided(Decision(score > threshold, fitting.name, index, position, score, threshold))
         self.decisions.append(decision)
         if decision.exit and self._acts:
-            self.follows = False
+            self.follows, self.exited = False, True
             # The engine writes the suffix itself where the cue stays as it is; else its client does.
             open_form, client = self.rule.form == "append-open", self.options.client
             self._force(found.forced if open_form or client is None else [client])
@@ -193,7 +196,7 @@ class MadeExit(NamedTuple):
     """The tokens that take their place."""
 
 
-def fitting_exit(rule: ProbeExit, tokenizer: Tokenizer, cue: Cue, limit: int) -> MadeExit | None:
+def fitting_exit(rule: ExitRule, tokenizer: Tokenizer, cue: Cue, limit: int) -> MadeExit | None:
     """The exit at the first cue of a row that has room for one below the limit, an absolute index."""
     for one in (cue, *cue.also):
         first, forced = exit_place(rule.form, one), tokenizer.encode(exit_text(rule.form, one, rule.suffix))

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from reasonctl.controller import ControllerError
-from reasonctl.controller.thinking import FORM_MEANS
-from reasonctl.probes import ProbeExit, Promise, load_probe, make_exit
+from reasonctl.controller import ControllerError, Cues, ExitForm, ExitRule, Markers
+from reasonctl.controller.thinking import FORM_MEANS, parse_form
+from reasonctl.probes import NeverExit, ProbeExit, Promise, load_probe, make_exit
 from reasonctl.probes.risk import Mode
 
+RECORD = "record"
+"""The engine's option under which runs are recorded, in place of a probe."""
 KEY = "reasonctl"
 """Where `--additional-config` holds the engine's options."""
 PREFIX = "reasonctl_"
@@ -90,6 +92,50 @@ def check_rule(rule: ProbeExit) -> None:
 
 
 @dataclass(frozen=True)
+class RecordOptions:
+    """What is recorded of runs that are collected: nothing exits. We write these options ourselves."""
+
+    folder: str
+    """Where records go; the engine's first process writes them."""
+    blocks: tuple[int, ...]
+    """The blocks whose outputs are recorded, in this order."""
+    cues: tuple[str, ...]
+    """The cues at which they are recorded."""
+    markers: tuple[str, str] | None
+    """The texts that open and close thinking."""
+    form: ExitForm
+    """Of the exits that are tried later: it says which rows are wanted."""
+
+    @classmethod
+    def of(cls, additional: object) -> RecordOptions | None:
+        """From vLLM's `additional_config`; None if nothing is recorded.
+
+        Raises:
+            ControllerError: An entry is missing or foreign.
+        """
+        given = additional.get(KEY) if isinstance(additional, Mapping) else None
+        record = given.get(RECORD) if isinstance(given, Mapping) else None
+        if record is None:
+            return None
+        names = {field.name for field in fields(cls)}
+        if not isinstance(record, Mapping) or set(record) != names:
+            raise ControllerError(f"--additional-config has {KEY}.{RECORD}; it needs {', '.join(sorted(names))}")
+        markers = record["markers"]
+        return cls(
+            str(record["folder"]),
+            tuple(int(block) for block in record["blocks"]),
+            tuple(record["cues"]),
+            None if markers is None else (markers[0], markers[1]),
+            parse_form(record["form"]),
+        )
+
+    def rule(self) -> NeverExit:
+        """A rule that waits for the same cues."""
+        markers = None if self.markers is None else Markers(*self.markers)
+        return NeverExit(cues=Cues(self.cues), suffix="\n", markers=markers, form=self.form)
+
+
+@dataclass(frozen=True)
 class RequestOptions:
     """One request's arguments, from `vllm_xargs`."""
 
@@ -103,6 +149,8 @@ class RequestOptions:
     """The stop token of a client that makes the exit itself. None: a plain request."""
     answer: bool = False
     """The prompt ends in an exit's suffix, so what comes is the answer."""
+    record: int | None = None
+    """The number under which the run is recorded, where the engine records."""
 
     @classmethod
     def of(cls, extra: Mapping[str, Any] | None) -> RequestOptions:
@@ -122,11 +170,12 @@ class RequestOptions:
         for name in ("off", "shadow", "answer"):
             if name in given:
                 given[name] = _flag(PREFIX + name, given[name])
-        if "client" in given:
-            given["client"] = _token(given["client"])
+        for name, kind in (("client", "the id of a token"), ("record", "the number of a run")):
+            if name in given:
+                given[name] = _whole(PREFIX + name, given[name], kind)
         return cls(**given)
 
-    def check(self, rule: ProbeExit) -> None:
+    def check(self, rule: ExitRule) -> None:
         """Raise ControllerError if the request asks for an exit that only our client can make."""
         if self.risk is None or self.client is not None or self.off or rule.form == "append-open":
             return
@@ -148,8 +197,8 @@ def _flag(name: str, value: object) -> bool:
     raise ControllerError(f"{name} is {value!r:.40}; it must be 1 or 0")
 
 
-def _token(value: object) -> int:
-    """A token id; JSON may have it as a float."""
+def _whole(name: str, value: object, kind: str) -> int:
+    """A whole number; JSON may have it as a float."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1 << 31 or value % 1:
-        raise ControllerError(f"{PREFIX}client is {value!r:.40}; it must be the id of a token")
+        raise ControllerError(f"{name} is {value!r:.40}; it must be {kind}")
     return int(value)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,17 +24,16 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 from reasonctl.controller import ControllerError
 from reasonctl.probes.signals import features_at
 
-from .captured import CAPTURED
-from .configured import engine_options, exits_of
+from .captured import CAPTURED, shared_scores
+from .configured import engine_options, exits_of, record_options
 from .following import Following
 from .monitoring import Monitored
-from .options import RequestOptions
+from .options import RecordOptions, RequestOptions
+from .recording import Recorder
 from .requests import Requests, Row
+from .start import WORKER
 
 _log = logging.getLogger("vllm.reasonctl")
-
-MOST = 1 << 30
-"""Tokens of a request without a limit of its own; the model's context ends it."""
 
 
 @dataclass
@@ -67,7 +66,11 @@ class ExitProcessor(RunnerV1Processor, RunnerV2Processor):  # type: ignore[misc]
         self._new: dict[int, Any] = {}
         """V2: the params of requests whose tokens aren't there yet, by slot."""
         self.requests: Requests | None = None
-        options = engine_options(vllm_config)
+        self._context = int(vllm_config.model_config.max_model_len)
+        record = record_options(vllm_config)
+        options = None if record is not None else engine_options(vllm_config)
+        if record is not None:
+            self._record(record, vllm_config)
         if options is None:
             return
         rule = options.rule()
@@ -78,8 +81,16 @@ class ExitProcessor(RunnerV1Processor, RunnerV2Processor):  # type: ignore[misc]
             _log.warning("reasonctl: %s", warning)
         self.requests = Requests(exits, _shared)
         self._layers = rule.layers(int(vllm_config.model_config.hf_text_config.num_hidden_layers))
-        self._monitored = Monitored(rule, options.replicas, _log.warning)
+        self._monitored: Monitored | None = Monitored(rule, options.replicas, _log.warning)
         _log.info("reasonctl: %s", rule.why)
+
+    def _record(self, record: RecordOptions, vllm_config: Any) -> None:
+        """Record at cues, in place of control."""
+        tokenizer = cached_tokenizer_from_config(model_config=vllm_config.model_config)
+        exits, _ = exits_of(record.rule(), vllm_config, tokenizer)
+        first = get_tp_group().is_first_rank
+        self.requests = Recorder(exits, folder=record.folder if first else "")
+        self._layers, self._monitored = record.blocks, None
 
     @classmethod
     def validate_params(cls, params: Any) -> None:
@@ -172,21 +183,56 @@ class ExitProcessor(RunnerV1Processor, RunnerV2Processor):  # type: ignore[misc]
         if not rows:
             return logits
         last = CAPTURED.last_rows(logits.shape[0])
-        forced = self.requests.step(rows, lambda asked: self._features(last[asked]))
+        forced = self.requests.step(rows, lambda asked: self._read(logits, asked, last[asked]))
         _forbid(logits, [(row.row, token) for row in rows if (token := row.request.reserved) is not None])
         _force(logits, forced)
         return logits
 
     def _begin(self, held: _Held, name: str) -> None:
+        """Follow a request that has come, or come back.
+
+        Raises:
+            ControllerError: Another worker than ours runs the model, so that there are no hidden states.
+        """
         assert self.requests is not None
-        options = RequestOptions.of(held.params.extra_args)
-        held.request = self.requests.begin(name, options, held.prompt, held.params.max_tokens or MOST)
-        self._monitored.begin(name, held.request)
+        if CAPTURED.runner is None:
+            raise ControllerError("no hidden states reach the processor; start vLLM with --worker-cls " + WORKER)
+        most = min(held.params.max_tokens or self._context, self._context - len(held.prompt))
+        options = self._options(name, held.params)
+        held.request = self.requests.begin(name, options, held.prompt, most)
+        if self._monitored is not None:
+            self._monitored.begin(name, held.request)
+
+    def _options(self, name: str, params: Any) -> RequestOptions:
+        """A request's arguments; one that can't be controlled runs in full, and the log says why."""
+        assert self.requests is not None
+        options = RequestOptions.of(params.extra_args)
+        if options.off:
+            return options
+        if params.structured_outputs is not None:
+            why = "its grammar would refuse the tokens of an exit"
+        else:
+            try:
+                options.check(self.requests.exits.rule)
+                self.requests.check(options)
+                return options
+            except ControllerError as error:
+                why = str(error)
+        _log.warning("reasonctl: request %s runs in full: %s", name, why)
+        return replace(options, off=True)
 
     def _forget_finished(self) -> None:
         assert self.requests is not None
         for name, request in self.requests.finish(CAPTURED.take_finished()).items():
-            self._monitored.end(name, request)
+            if self._monitored is not None:
+                self._monitored.end(name, request)
+
+    def _read(self, logits: torch.Tensor, asked: list[int], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """The features of some rows; a recorder gets their entropies too."""
+        if isinstance(self.requests, Recorder):
+            picked = logits[asked].double().log_softmax(-1)
+            self.requests.entropies = -(picked.exp() * picked).nansum(-1).cpu().numpy()
+        return self._features(rows)
 
     def _features(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Shape (rows, size): what the probe reads at each."""
@@ -210,10 +256,4 @@ def _force(logits: torch.Tensor, pairs: list[tuple[int, int]]) -> None:
 
 
 def _shared(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The scores of the engine's first process. All have asked about the same rows, and may have rounded otherwise."""
-    group = get_tp_group()
-    if group.world_size == 1:
-        return scores
-    values = torch.from_numpy(scores.copy())
-    torch.distributed.broadcast(values, src=group.ranks[0], group=group.cpu_group)
-    return values.numpy()
+    return shared_scores(scores, get_tp_group())

@@ -95,9 +95,19 @@ class Requests:
         self.counts.requests += 1
         return made
 
+    def check(self, options: RequestOptions) -> None:
+        """Raise ControllerError if a request asks for a risk that the engine's rule can't have."""
+        self._rule(options.risk)
+
     def finish(self, names: Iterable[str]) -> dict[str, Following]:
         """Forget requests that have ended or were aborted. Returns those that were known, by id."""
         return {name: self._by_id.pop(name) for name in names if name in self._by_id}
+
+    @property
+    def _probe_rule(self) -> ProbeExit:
+        """The rule, which is a probe's wherever something is scored."""
+        assert isinstance(self.exits.rule, ProbeExit)
+        return self.exits.rule
 
     @property
     def names(self) -> list[str]:
@@ -114,18 +124,17 @@ class Requests:
         Returns:
             (row, token) for each row whose next token is forced.
         """
-        before = [(len(row.request.decisions), row.request.unread) for row in rows]
+        before = [(len(row.request.decisions), row.request.unread, row.request.exited) for row in rows]
         asked = self._take(rows)
         if asked:
-            rule = self.exits.rule
-            scores = self.share(self._scores(features([row.row for row in asked]), rule))
+            scores = self.share(self._scores(features([row.row for row in asked])))
             for row, score in zip(asked, scores.tolist(), strict=True):
                 row.request.scored(score)
-        for row, (decisions, unread) in zip(rows, before, strict=True):
+        for row, (decisions, unread, exited) in zip(rows, before, strict=True):
             self.counts.cues += len(row.request.decisions) - decisions
             self.counts.unread += row.request.unread - unread
+            self.counts.exits += row.request.exited - exited
         forced = [(row.row, row.request.next_forced()) for row in rows]
-        self.counts.exits += sum(row.request.exit_at == row.request.seen and not row.request.follows for row in rows)
         return [(index, token) for index, token in forced if token is not None]
 
     def _take(self, rows: Sequence[Row]) -> list[Row]:
@@ -144,8 +153,9 @@ class Requests:
                 asked.append(row)
         return asked
 
-    def _scores(self, features: Floats, rule: ProbeExit) -> Floats:
+    def _scores(self, features: Floats) -> Floats:
         """The probe's scores. Shape (rows,). Those near a threshold in use are each computed by itself."""
+        rule = self._probe_rule
         probe = rule.content.probe
         if len(features) < MANY:
             return np.array([probe.score(row) for row in features])
@@ -158,10 +168,10 @@ class Requests:
 
     def _rule(self, risk: float | None) -> ProbeExit | None:
         """The rule at a request's own risk, made once. None: the engine's."""
-        if risk is None or risk == self.exits.rule.promise.risk:
+        if risk is None or risk == self._probe_rule.promise.risk:
             return None
         if risk not in self._rules:
             if len(self._rules) >= MOST_RISKS:
                 self._rules.pop(next(iter(self._rules)))
-            self._rules[risk] = self.exits.rule.at(risk=risk)
+            self._rules[risk] = self._probe_rule.at(risk=risk)
         return self._rules[risk]

@@ -85,6 +85,8 @@ class Options:
 
         The bundled models are small, so by default they get a process for each core.
         """
+        if self.backend == "vllm":
+            return 1, None  # its engine has processes of its own
         if model in BUNDLED:
             return self.workers or cores(), self.threads or 1
         return self.workers or 1, self.threads

@@ -43,6 +43,19 @@ HEADS_JOB = ("tasks", "out", "dask")
 """The options of `ctl calibrate` itself that mean something with --heads."""
 
 
+IN_VLLM = {
+    "backend": "vLLM runs transformers folders",
+    "workers": "its engine has processes of its own",
+    "threads": "its engine has processes of its own",
+    "dask": "its engine has processes of its own",
+    "runs": "a log's runs are read by forwards, and vLLM gives none",
+    "draft": "vLLM drafts by itself, and not with a probe",
+    "heads": "its rows are read by forwards, and vLLM gives none",
+    "always_answer": "in vLLM a run that ends in its thinking is over",
+}
+"""Options of `ctl calibrate` that mean nothing where vLLM makes the runs, and why."""
+
+
 @cli.command("calibrate")
 @click.argument("model", type=MODEL)
 @click.option("--tasks", help="Where problems come from; with --runs: where the right answers come from.")
@@ -104,12 +117,26 @@ HEADS_JOB = ("tasks", "out", "dask")
 @click.option("--layers", help="Fractions of depth that the probe reads, above 0 and up to 1, e.g. 0.5,0.75,1.")
 @click.option("--dask", help="Collect on a cluster: its scheduler, e.g. tcp://host:8786, or local:2 to try it here.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Also write the page P.html.")
+@click.option(
+    "--engine",
+    type=click.Choice(("own", "vllm")),
+    default="own",
+    show_default=True,
+    help="What makes the runs: reasonctl's own loop, or vLLM (docs/scale.md), greedy or by its own random numbers.",
+)
 @click.option("--heads", is_flag=True, help="Train AutoDeco's heads on the right runs, in place of a probe.")
 @click.option("--unweighted", is_flag=True, help="With --heads: every token counts the same, see docs/sampling.md.")
 @click.option("--ngrams", type=click.Path(), help="Also write the runs' n-grams, for --draft 'hierarchy(model=FILE)'.")
 @common(*SHARED)
-def calibrate_command(model: str, options: Options, heads: bool, unweighted: bool, **overrides: Any) -> None:
+def calibrate_command(
+    model: str, options: Options, heads: bool, unweighted: bool, engine: str, **overrides: Any
+) -> None:
     """Collect runs [--batch 4], fit a probe, calibrate it. Resumable: run the same command again."""
+    if engine == "vllm":
+        refuse("ctl calibrate --engine vllm", given(), IN_VLLM)
+        from .vllm import vllm_options
+
+        options = vllm_options(options)
     if heads:
         others = {name: "no probe is made" for name in (*PROMISE, *overrides) if name not in HEADS_JOB}
         refuse("ctl calibrate --heads", given(), others)

@@ -180,7 +180,7 @@ def serve_command(model: str, options: Options, engine: str, others: tuple[str, 
     """
     if engine == "vllm":
         refuse("ctl serve --engine vllm", given(), dict.fromkeys(OF_OWN_SERVER, "it is of reasonctl's own server"))
-        from .serve_vllm import serve_vllm
+        from .vllm import serve_vllm
 
         serve_vllm(model, options, others=others, **what)
     if others:

@@ -84,6 +84,8 @@ def run_window(model: Model, window: Sequence[PreparedRun], batch: int) -> list[
     Raises:
         ControllerError: One of the runs can't be made; the others are given up.
     """
+    if model.backend == "vllm":
+        return _in_vllm(model, window)
     if batch == 1:
         return [run_once(model, *run) for run in window]
     traces, scheduler = [Trace() for _ in window], Scheduler()
@@ -95,6 +97,16 @@ def run_window(model: Model, window: Sequence[PreparedRun], batch: int) -> list[
                 raise ended.error
     finally:
         scheduler.close()
+    seconds = (time.perf_counter() - start) / max(1, len(window))
+    return [FinishedRun(trace, seconds) for trace in traces]
+
+
+def _in_vllm(model: Model, window: Sequence[PreparedRun]) -> list[FinishedRun]:
+    """The runs of a window, which vLLM makes."""
+    from reasonctl.backends.vllm.runs import make_runs
+
+    start = time.perf_counter()
+    traces = make_runs(model, [(_knowing(run.controller, model), run.call) for run in window])
     seconds = (time.perf_counter() - start) / max(1, len(window))
     return [FinishedRun(trace, seconds) for trace in traces]
 
@@ -119,8 +131,8 @@ def run_all(
 
 def check_batch(model: Model, runs: Sequence[PreparedRun], batch: int) -> None:
     """Raise ControllerError, before any work, if runs don't fit in batches: for want of sessions, cells or memory."""
-    if batch == 1 or not runs:
-        return
+    if batch == 1 or not runs or model.backend == "vllm":
+        return  # vLLM lets runs wait for room
     longest = max(runs, key=lambda run: len(run.call.prompt) + run.call.max_new_tokens)
     scheduler, run = Scheduler(), _queued("with the longest prompt", model, longest, Trace())
     scheduler.add(*run)

@@ -12,7 +12,7 @@ from reasonctl.controller import AnswerEnds, Call, Drafter, ExitForm, Keys, Mark
 from reasonctl.controller.thinking import read_template
 from reasonctl.probes.files import Scalar
 
-Backend = Literal["llama.cpp", "transformers"]
+Backend = Literal["llama.cpp", "transformers", "vllm"]
 
 LAYERS = (1 / 3, 2 / 3, 1.0)
 """Fractions of depth that a probe reads by default; fewer where a shallow model makes them equal."""

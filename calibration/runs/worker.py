@@ -33,7 +33,7 @@ from reasonctl.probes.signals import features_at, layer_of
 
 from ..tasks.problem import Problem
 from .logged import LoggedRun
-from .making import FinishedRun, PreparedRun, check_batch, run_once, run_window
+from .making import FinishedRun, PreparedRun, check_batch, run_window
 from .recipe import Recipe
 from .records import CueRecord, RunRecord, pack
 from .trials import EVERYWHERE, Trials
@@ -138,7 +138,7 @@ def one_run(
     recipe: Recipe, model: Model, index: int, question: str, rule: ExitRule | None, logged: LoggedRun | None = None
 ) -> FinishedRun:
     """Run number `index` of a job under `rule`: decoded, or read from a log, where the rule must not exit."""
-    return run_once(model, *prepared(recipe, model, AskedRun(index, question, logged), rule))
+    return run_window(model, [prepared(recipe, model, AskedRun(index, question, logged), rule)], 1)[0]
 
 
 def prepared(recipe: Recipe, model: Model, asked: AskedRun, rule: ExitRule | None) -> PreparedRun:

@@ -14,15 +14,18 @@ from typing import Any
 
 import pytest
 
+from reasonctl.probes.risk import refutes
+
 pytestmark = pytest.mark.vllm
 
 SECONDS = 900
 
 
 @cache
-def _made(text: str, variables: tuple[tuple[str, str], ...] = ()) -> dict[str, Any]:
+def _run(module: str, text: str, variables: tuple[tuple[str, str], ...] = ()) -> dict[str, Any]:
+    """The last line of what a module of `support` writes in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, "tests"]), **dict(variables)}
-    command = [sys.executable, "-m", "support.vllm_jobs", text]
+    command = [sys.executable, "-m", module, text]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
@@ -31,7 +34,7 @@ def _made(text: str, variables: tuple[tuple[str, str], ...] = ()) -> dict[str, A
 
 def job(variables: dict[str, str] | None = None, **job: Any) -> dict[str, Any]:
     """The result of a job of `support.vllm_jobs`."""
-    return _made(json.dumps(job), tuple((variables or {}).items()))
+    return _run("support.vllm_jobs", json.dumps(job), tuple((variables or {}).items()))
 
 
 def check_same(found: dict[str, Any], n: int) -> None:
@@ -40,6 +43,14 @@ def check_same(found: dict[str, Any], n: int) -> None:
         assert found[arm]["same"] == n, found[arm]["first_difference"]
     assert found["exit"]["same_decisions"] and found["exit"]["decisions"] >= found["exit"]["exits"] > n / 2
     assert found["exit"]["apart"] < 1e-4 and found["exit"]["unread"] == 0
+
+
+def test_what_a_user_may_do_wrong() -> None:
+    """An impossible risk is refused, aborted requests are forgotten, and at 0.6 exits harm few runs."""
+    found = job(n=200, ours=False, temperature=0.6)
+    assert "reasonctl_risk is 7; it must lie between 0 and 1" in found["refused"] and found["left_over"] == 0
+    assert not refutes(found["harm"], 200, 0.05), found["harm"]
+    assert found["exit"]["exits"] > 180 and found["exit"]["tokens"] < 0.5 * found["full"]["tokens"]
 
 
 def check_alike(found: dict[str, Any], other: dict[str, Any]) -> None:
@@ -74,3 +85,24 @@ def test_parts_of_prompts_and_requests_that_must_wait_change_nothing() -> None:
 @pytest.mark.parametrize("form", ["append", "append-open"])
 def test_exits_whose_cue_stays_are_ours(form: str) -> None:
     check_same(job(n=60, form=form), 60)
+
+
+def test_two_processes_that_share_the_tensors_give_the_same() -> None:
+    found = job(n=30, ours=True, engine={"tensor_parallel_size": 2})
+    for arm in ("full", "exit"):
+        assert found[arm]["same"] == 30, found[arm]["first_difference"]
+    assert found["exit"]["exits"] > 15
+
+
+def test_the_second_model_runner_gives_the_same() -> None:
+    """On a CPU its kernels are interpreted, at some 50 tokens a second."""
+    found = job({"TRITON_INTERPRET": "1"}, n=10, runner="v2")
+    check_same(found, 10)
+
+
+def test_collecting_gives_the_same_records_and_the_same_probe() -> None:
+    found = _run("support.vllm_collecting", "16")
+    assert found["same_texts"] == found["same_cues"] == 16 and found["cues"] > 100
+    assert found["state_apart"] < 1e-4 * found["state_size"] and found["entropy_apart"] < 1e-4
+    assert found["logprob_apart"] < 1e-4 and found["logprob_counts"] == found["cues"]
+    assert found["scores_apart"] < 1e-3

@@ -59,6 +59,18 @@ def test_runs_are_those_of_our_own_loop(form, n, at_once):
     assert engine.requests.counts.cues == len(mine)
 
 
+@pytest.mark.parametrize("form", EXIT_FORMS)
+def test_an_exit_needs_room_below_the_limit(form):
+    """Short runs, which end before, at or after the room that an exit needs."""
+    rule, made_runs, traces = rule_of(form), [], []
+    for most in range(3, 11):
+        runs = [ClientRun(client_of(rule), list(PROMPT), most) for _ in range(12)]
+        SimulatedEngine(rule).make(runs, range(12))
+        made_runs += [run.written for run in runs]
+        traces += [our_run(rule, seed, most=most).tokens for seed in range(12)]
+    assert made_runs == traces
+
+
 def test_a_marker_that_is_written_twice_is_replaced():
     rule = rule_of("replace", threshold=0.0)
     runs = made(rule, SimulatedEngine(rule))
@@ -165,7 +177,7 @@ def test_scores_near_the_threshold_are_those_of_single_rows():
     alone = np.array([rule.content.probe.score(row) for row in features])
     for i in range(0, len(alone), 7):
         rule.threshold = replace(rule.threshold, value=float(alone[i]))
-        together = engine.requests._scores(features, rule)
+        together = engine.requests._scores(features)
         assert together[i] == alone[i] and ((together > alone[i]) == (alone > alone[i])).all()
 
 

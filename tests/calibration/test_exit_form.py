@@ -15,10 +15,11 @@ from reasonctl.calibration.fitting.job import CalibrationJob, calibrate_and_save
 from reasonctl.calibration.fitting.saved_runs import saved_runs
 from reasonctl.calibration.runs.collect import asked_runs
 from reasonctl.calibration.runs.logged import LoggedRun
+from reasonctl.calibration.runs.making import run_once
 from reasonctl.calibration.runs.run_file import RunFile
 from reasonctl.calibration.runs.splits import runs_path
 from reasonctl.calibration.runs.teacher_forced import forced_rows
-from reasonctl.calibration.runs.worker import answer_text, collect_run, collect_runs, one_run, run_once
+from reasonctl.calibration.runs.worker import answer_text, collect_run, collect_runs, one_run
 from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.controller import Controller, ControllerError, Cues, Markers
 from reasonctl.controller.core import Fields

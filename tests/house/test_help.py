@@ -34,7 +34,7 @@ def test_the_page_holds_every_option() -> None:
         (MODES, threshold.MODES),
         (SIGNALS, signals.SIGNALS),
         (FORMS, EXIT_FORMS),
-        (tuple(BACKENDS.values()), Backend.__args__),
+        ((*BACKENDS.values(), "vllm"), Backend.__args__),  # --engine names the last
     ],
     ids=["modes", "signals", "forms", "backends"],
 )

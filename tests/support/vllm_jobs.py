@@ -54,6 +54,8 @@ class Job:
     """The same runs in our own loop on transformers, for comparison; greedy."""
     at_once: int = 1 << 20
     """Runs that are asked for at the same time."""
+    runner: str = "v1"
+    """vLLM's model runner. "v2" on a CPU is a trick for tests: Triton interprets its kernels."""
 
 
 def model_folder(folder: Path, **config: Any) -> Path:
@@ -104,7 +106,7 @@ class Decided:
     @property
     def counts(self) -> dict[str, int]:
         """What the processor in use has counted."""
-        return vars(max(self.engines, key=lambda one: one.counts.requests).counts)
+        return vars(max(self.engines, key=lambda one: one.counts.requests).counts) if self.engines else {}
 
 
 def problems_of(job: Job) -> list[Any]:
@@ -129,7 +131,33 @@ def our_runs(model: Model, rule: ProbeExit | None, prompts: list[list[int]], mos
     return made
 
 
+class InterpretedDriver:
+    """What Triton is given for a CPU, where it interprets its kernels."""
+
+    @staticmethod
+    def is_active() -> bool:
+        """Always."""
+        return True
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def get_current_device(self) -> int:
+        return 0
+
+
+def use_runner_v2() -> None:
+    """Let vLLM take its second model runner on a CPU; TRITON_INTERPRET=1 must be in the environment."""
+    from triton import backends
+
+    assert os.environ.get("TRITON_INTERPRET") == "1"
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1"
+    backends.backends["cpu"] = backends.Backend(compiler=None, driver=InterpretedDriver())  # type: ignore[arg-type]
+
+
 def engine_of(job: Job, folder: Path, probe: Path) -> Any:
+    if job.runner == "v2":
+        use_runner_v2()
     from vllm import LLM
 
     own = {
@@ -206,6 +234,7 @@ def run(job: Job) -> dict[str, Any]:
             "decisions": sum(len(request.decisions) for request in decided.seen),
             "unread": sum(request.unread for request in decided.seen),
             "seconds": seconds,
+            "lengths": [len(run.written) for run in arms[name]],
             "digest": hashlib.sha256(json.dumps([run.written for run in arms[name]]).encode()).hexdigest(),
             "scores": digest_of(decided.seen),
             "texts": [model.tokenizer.decode(run.written) for run in arms[name][:3]],
@@ -214,6 +243,12 @@ def run(job: Job) -> dict[str, Any]:
         if job.ours and name in ("full", "exit"):
             ours = our_runs(model, rule if name == "exit" else None, prompts, MOST)
             result[name] |= compared(ours, arms[name], list(decided.seen), prompts)
+    if {"full", "exit"} <= set(job.arms):
+        result["harm"] = sum(
+            f and not e for f, e in zip(result["full"]["answers"], result["exit"]["answers"], strict=True)
+        )
+    result["refused"] = refusal_of(llm, prompts[0])
+    result["left_over"] = aborted(llm, prompts, decided)
     result["counts"] = decided.counts
     return result
 
@@ -222,6 +257,33 @@ def digest_of(seen: list[Any]) -> str:
     """Of all decisions, without the last digits of their scores."""
     found = sorted((d.position, round(d.score, 3), d.exit) for request in seen for d in request.decisions)
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
+def refusal_of(llm: Any, prompt: list[int]) -> str:
+    """What the engine says of an impossible risk; its server answers so with HTTP 400."""
+    from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
+
+    try:
+        llm.generate([{"prompt_token_ids": prompt}], SamplingParams(extra_args={"reasonctl_risk": 7}), use_tqdm=False)
+    except VLLMValidationError as error:
+        return str(error)
+    return "it was taken"
+
+
+def aborted(llm: Any, prompts: list[list[int]], decided: Decided) -> int:
+    """Requests that the processor still knows after all of them were aborted amid their thoughts."""
+    from vllm import SamplingParams
+
+    engine = llm.llm_engine
+    for i, prompt in enumerate(prompts[:20]):
+        engine.add_request(f"gone-{i}", {"prompt_token_ids": prompt}, SamplingParams(max_tokens=500))
+    for _ in range(12):
+        engine.step()
+    engine.abort_request([f"gone-{i}" for i in range(20)])
+    settle(llm, prompts[0])
+    settle(llm, prompts[0])
+    return sum(len([name for name in one.names if name.startswith("gone")]) for one in decided.engines)
 
 
 def settle(llm: Any, prompt: list[int]) -> None:

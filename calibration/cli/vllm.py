@@ -1,24 +1,44 @@
-"""`ctl serve --engine vllm`: checks the probe against the model, and starts vLLM's own server with it."""
+"""`--engine vllm`: options of jobs whose runs vLLM makes, and vLLM's own server with a probe.
+
+The server is started after the probe was checked against the model.
+"""
 
 from __future__ import annotations
 
 import os
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 from reasonctl.backends import BUNDLED_PROBE, TINY, tiny_folder
 from reasonctl.backends.vllm.folder import ModelFolder
 from reasonctl.backends.vllm.installed import check_installed
 from reasonctl.backends.vllm.options import EngineOptions
+from reasonctl.backends.vllm.sampler import sampling_of
 from reasonctl.backends.vllm.start import checked, server_command
-from reasonctl.controller import ControllerError
+from reasonctl.controller import ControllerError, parse_policy
 
 from .console import Console
 from .options import Options
 
 KEY_VARIABLE = "VLLM_API_KEY"
 """Where vLLM's server reads its key."""
+
+
+BATCH = 64
+"""Runs of a batch where nobody asks for a number; four batches make a window, which is asked for at once."""
+
+
+def vllm_options(options: Options) -> Options:
+    """The options of a job whose runs vLLM makes.
+
+    Raises:
+        ControllerError: There is no vLLM, or it has no such sampling.
+    """
+    check_installed()
+    sampling_of(parse_policy(options.policy_text()))
+    return replace(options, backend="vllm", batch=options.batch if "batch" in options.given else BATCH)
 
 
 def serve_vllm(name: str, options: Options, *, probe: str | None, others: Sequence[str], **what: Any) -> NoReturn:
