@@ -82,8 +82,7 @@ def load_model(
     Raises:
         ControllerError: the model can't be loaded, or its library isn't installed.
     """
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise ControllerError(f"threads is {threads}; it must be from 1 to {MOST_THREADS}, at best the number of cores")
+    _check_threads(threads)
     if backend == "vllm":
         return _in_vllm(name, batch)
     path = _path(name, backend)
@@ -98,6 +97,11 @@ def load_model(
         if batch > 1:
             model.engine.most_sessions = 2 * batch  # each run, and a trial of each
     return replace(model, name=name) if name in BUNDLED else model
+
+
+def _check_threads(threads: int | None) -> None:
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise ControllerError(f"threads is {threads}; it must be from 1 to {MOST_THREADS}, at best the number of cores")
 
 
 def _in_vllm(name: str, batch: int) -> Model:
