@@ -129,10 +129,10 @@ PAGE = click.option(
 @click.option(
     "--perturb",
     required=True,
-    type=click.Choice(("text", "whitespace", "options", "seed", "temperature", "exit")),
+    type=click.Choice(("text", "whitespace", "options", "seed", "temperature", "exit", "audio")),
     help="What is changed that shouldn't change an answer.",
 )
-@click.option("--lengths", help="How much: sentences, spaces, or places that options move on [1,4,16; options: 1].")
+@click.option("--lengths", help="How much: sentences, spaces, places, seconds [1,4,16; options: 1; audio: 5].")
 @click.option(
     "--strengths", default="0,1", show_default=True, help="Share of sentences with numbers, or of gaps, from 0 to 1."
 )
@@ -140,6 +140,7 @@ PAGE = click.option(
 @click.option(
     "--votes", type=int, default=1, show_default=True, help="Runs of each; above 1 votes of them are compared too."
 )
+@click.option("--sounds", help="With audio: silence, noise:DBFS, a .wav file; with commas [silence,noise:-40].")
 @click.option("--probe", help="With --perturb exit: the probe file [tiny: the bundled one].")
 @PAGE
 @common(
@@ -196,6 +197,49 @@ def mcq_command(model: str, options: Options, **what: Any) -> None:
     from .mcq import mcq
 
     mcq(model, options, **what)
+
+
+@cli.command("pairs")
+@click.argument("model")
+@click.option("--tasks", required=True, help="Where problems come from.")
+@click.option(
+    "--strategies",
+    default="prefix,demonstration,elicitive,refine,policy",
+    show_default=True,
+    help="Also parameters, leaderboard, exit.",
+)
+@click.option("--smaller", metavar="MODEL", help="With parameters: a smaller model of the family.")
+@click.option("--lower", metavar="MODEL", help="With leaderboard: a model that ranks lower.")
+@click.option(
+    "--policies",
+    nargs=2,
+    default=("greedy", "temperature(1.5)"),
+    show_default=True,
+    metavar="BETTER WORSE",
+    help="With policy: the two that are contrasted.",
+)
+@click.option(
+    "--wording",
+    type=click.Choice(("good-bad", "harmless-harmful")),
+    default="good-bad",
+    show_default=True,
+    help="How prompts ask for better and worse; the second one asks for harmful text.",
+)
+@click.option(
+    "--keep",
+    type=click.Choice(("agreeing", "untied", "different")),
+    default="agreeing",
+    show_default=True,
+    help="Write the pairs that the grader agrees with, also reversed ones, also ties.",
+)
+@click.option("--probe", help="With exit: the probe file [tiny: the bundled one].")
+@click.option("--out", required=True, type=click.Path(), help="The pairs to write (.jsonl); a page lies next to it.")
+@common(*SAMPLED, "temperature", "policy", "draft")
+def pairs_command(model: str, options: Options, **what: Any) -> None:
+    """Contrasting responses (PopAlign) as JSONL for DPO, graded: how often is the better one better? Resumable."""
+    from .pairs import pairs
+
+    pairs(model, options, **what)
 
 
 @cli.group("diagnose")

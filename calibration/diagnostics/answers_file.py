@@ -37,6 +37,10 @@ class Ask:
     """Whether the job's exit rule is asked."""
     most: int = 0
     """Most new tokens; 0: the recipe's."""
+    sound: str = ""
+    """The sound before the question, as `sound_of` takes it; "": none."""
+    seconds: int = 0
+    """How long the sound is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ MEANS_NOTHING = {
     "models": f"{PROMISE} {NO_MODEL}",
     "plugins": f"{PROMISE} {NO_MODEL}",
     "mcq": f"{PROMISE} temperature policy time_limit grader",
+    "pairs": "time_limit",
     "diagnose fractal": f"{PROMISE} temperature policy draft time_limit batch grader",
     "view": f"{PROMISE} seed temperature policy draft max_new_tokens n dry_run time_limit backend workers threads "
     "batch grader",
@@ -71,6 +72,7 @@ ARGUMENTS = {
     "models": [],
     "plugins": [],
     "mcq": ["tiny", "--tasks", "tiny", "--out", "m.html"],
+    "pairs": ["tiny", "--tasks", "tiny", "--out", "p.jsonl"],
     "diagnose fractal": ["tiny", "--texts", "t.txt", "--out", "f.html"],
     "view": ["runs.jsonl"],
     "serve": ["tiny"],
