@@ -235,7 +235,9 @@ def write(path: Path, title: str, found: Sequence[CellResult]) -> None:
 
     names = [named(one.cell) for one in found]
     figures = [
-        PageFigure(accuracy_rows(found, names), "Share right, with 95 % intervals. Red: answers that can't be read."),
+        PageFigure(
+            accuracy_rows(found, names), "Share right, with 95 % intervals; dotted: by chance. Red: can't be read."
+        ),
         PageFigure(
             chosen_letters(found, names),
             "Share of answers that choose each letter, less the share of questions whose right letter it is.",

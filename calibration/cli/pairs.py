@@ -196,6 +196,6 @@ def write(path: Path, title: str, found: Sequence[StrategyResult]) -> None:
 
     figures = [
         PageFigure(contrast_rows(found), "Contrast accuracy with 95 % intervals; dotted: a coin."),
-        PageFigure(outcome_bars(found), "What the grader says of all pairs. Only those that agree are written."),
+        PageFigure(outcome_bars(found), "What the grader says of all pairs."),
     ]
     write_diagnostic(path, title, in_words(found), figures, [PageTable("All strategies", HEAD, [*map(cells, found)])])

@@ -59,7 +59,10 @@ def scaling(sources: Sequence[tuple[str, Exponents]]) -> str:
         axes.set(xscale="log", yscale="log", xlabel="tokens of a window", ylabel="rescaled range R / S")
         axes.xaxis.set_major_locator(FixedLocator(list(SIZES)))
         axes.xaxis.set_major_formatter(FixedFormatter([str(size) for size in SIZES]))
-        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(FixedLocator([2, 5, 10, 20, 50, 100]))
+        axes.yaxis.set_major_formatter(FixedFormatter(["2", "5", "10", "20", "50", "100"]))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_minor_locator(NullLocator())
         axes.legend(frameon=False, fontsize=8.5)
 
     return svg_of(draw, 3.4, "Rescaled range against the size of the window, a line for each source")

@@ -32,7 +32,7 @@ def accuracy_rows(found: Sequence[CellResult], names: Sequence[str]) -> str:
         chance = 1 / len(found[0].bias.gold)
         axes.axvline(chance, color=PAINT["muted"], linewidth=1, linestyle=(0, (1, 2)))
         axes.set_yticks(range(len(found)), names)
-        axes.set(ylim=(len(found) - 0.4, -0.6), xlabel="share of questions (dotted: by chance)", xlim=(-0.02, 1.02))
+        axes.set(ylim=(len(found) - 0.4, -0.6), xlabel="share of questions", xlim=(-0.02, 1.02))
         percent_axis(axes.xaxis)
         axes.grid(visible=False, axis="y")
 
@@ -51,7 +51,10 @@ def chosen_letters(found: Sequence[CellResult], names: Sequence[str]) -> str:
         axes = figure.subplots()
         letters = len(found[0].bias.gold)
         for y, one in enumerate(found):
-            total = max(1, sum(one.bias.chosen))
+            if not sum(one.bias.chosen):
+                axes.annotate("none can be read", ((letters - 1) / 2, y), ha="center", va="center", fontsize=8.5)
+                continue
+            total = sum(one.bias.chosen)
             for x, (chosen, gold) in enumerate(zip(one.bias.chosen, one.bias.gold, strict=True)):
                 gap = chosen / total - gold / one.n
                 paint = PAINT["s1"] if gap > 0 else PAINT["s0"]

@@ -6,12 +6,11 @@ name in `parse.py`.
 
 from .draw import draw_rows
 from .drawn import See, Shown
-from .option_text import LETTERS, option_spans, with_contents
+from .option_text import LETTERS, letter_logits, letter_tokens, option_spans, with_contents
 from .parse import BUILT_IN, STAGES
 from .rejection import node_tests
 from .replay import Explained, Replay
 from .stage import Pure
-from .stages.options import letter_logits, letter_tokens, mean_by_option, rotations
 
 __all__ = [
     "BUILT_IN",
@@ -25,9 +24,7 @@ __all__ = [
     "draw_rows",
     "letter_logits",
     "letter_tokens",
-    "mean_by_option",
     "node_tests",
     "option_spans",
-    "rotations",
     "with_contents",
 ]

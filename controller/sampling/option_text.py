@@ -1,13 +1,24 @@
-"""The lettered options of a multiple-choice question, where they stand in a text."""
+"""The lettered options of a multiple-choice question: where they stand in a text, and the tokens of their letters."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from ..core.decode import Floats
+from ..core.errors import ControllerError
+from ..core.tokenizer import Tokenizer
+from .candidates import Indices
 
 LETTERS = "ABCDEFGHIJ"
 """The letters that options can have."""
+AROUND = " \t\n\"'(*`"
+"""What may stand between the cue and the letter, and in the letter's token."""
+_AFTER = AROUND + ".):,"
 _LINE = r"^[ \t]*(?:[-*][ \t]+)?(?:\*\*)?\(?([A-J])[.):](?:\*\*)?[ \t]+(\S[^\n]*)"
 _MEMBER = r'"([A-J])":[ \t]*"((?:[^"\\\n]|\\.)*)"'
 _OPTION = re.compile(f"{_LINE}|{_MEMBER}", re.MULTILINE)
@@ -59,3 +70,35 @@ def with_contents(text: str, spans: Sequence[OptionSpan], contents: Sequence[str
         parts += [text[at:first], content]
         at = end
     return "".join([*parts, text[at:]])
+
+
+def letter_tokens(tokenizer: Tokenizer, options: int) -> list[Indices]:
+    """The tokens that write each letter, alone or with space and quotes around it: `A`, ` A`, `"A"`.
+
+    Args:
+        tokenizer: The model's.
+        options: How many letters.
+
+    Raises:
+        ControllerError: A letter has no token.
+    """
+    known = _letters.get(tokenizer)
+    if known is None:
+        found: list[list[int]] = [[] for _ in LETTERS]
+        for token, piece in tokenizer.pieces():
+            text = piece.decode("utf-8", "replace").lstrip(AROUND).rstrip(_AFTER) if len(piece) < 5 else ""
+            if len(text) == 1 and text in LETTERS:
+                found[LETTERS.index(text)].append(token)
+        known = _letters[tokenizer] = [np.array(ids, dtype=np.intp) for ids in found]
+    if any(not len(ids) for ids in known[:options]):
+        raise ControllerError(f"a letter of {LETTERS[:options]} has no token in this model; options need letters")
+    return known[:options]
+
+
+_letters: WeakKeyDictionary[Tokenizer, list[Indices]] = WeakKeyDictionary()
+
+
+def letter_logits(logits: Floats, tokens: Sequence[Indices]) -> Floats:
+    """The logit of each letter, over all tokens that write it. Shape (letters,), float64."""
+    parts = [logits[ids].astype(np.float64) for ids in tokens]
+    return np.array([np.logaddexp.reduce(one) if len(one) else -np.inf for one in parts])

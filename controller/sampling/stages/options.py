@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -21,46 +20,11 @@ from ...core.probability import softmax
 from ...core.tokenizer import Tokenizer
 from ..candidates import Candidates, Indices
 from ..draw import Row, RunContext
-from ..option_text import LETTERS, option_spans, with_contents
+from ..option_text import AROUND, LETTERS, letter_logits, letter_tokens, option_spans, with_contents
 from ..stage import Stage, require
 
-_AROUND = " \t\n\"'(*`"
-"""What may stand between the cue and the letter, and in the letter's token."""
-_AFTER = _AROUND + ".):,"
 _MOST_BETWEEN = 6
 """Tokens between the cue and the letter, at most."""
-
-
-def letter_tokens(tokenizer: Tokenizer, options: int) -> list[Indices]:
-    """The tokens that write each letter, alone or with space and quotes around it: `A`, ` A`, `"A"`.
-
-    Args:
-        tokenizer: The model's.
-        options: How many letters.
-
-    Raises:
-        ControllerError: A letter has no token.
-    """
-    known = _letters.get(tokenizer)
-    if known is None:
-        found: list[list[int]] = [[] for _ in LETTERS]
-        for token, piece in tokenizer.pieces():
-            text = piece.decode("utf-8", "replace").lstrip(_AROUND).rstrip(_AFTER) if len(piece) < 5 else ""
-            if len(text) == 1 and text in LETTERS:
-                found[LETTERS.index(text)].append(token)
-        known = _letters[tokenizer] = [np.array(ids, dtype=np.intp) for ids in found]
-    if any(not len(ids) for ids in known[:options]):
-        raise ControllerError(f"a letter of {LETTERS[:options]} has no token in this model; options need letters")
-    return known[:options]
-
-
-_letters: WeakKeyDictionary[Tokenizer, list[Indices]] = WeakKeyDictionary()
-
-
-def letter_logits(logits: Floats, tokens: Sequence[Indices]) -> Floats:
-    """The logit of each letter, over all tokens that write it. Shape (letters,), float64."""
-    parts = [logits[ids].astype(np.float64) for ids in tokens]
-    return np.array([np.logaddexp.reduce(one) if len(one) else -np.inf for one in parts])
 
 
 @dataclass(frozen=True)
@@ -73,8 +37,8 @@ class Options(Stage):
     def at_answer(self, row: Row, after: str) -> bool:
         """Whether the text written so far ends with the cue, but for space and quotes."""
         written = row.tokens[row.context.start :][-(len(after) + _MOST_BETWEEN) :]
-        text = row.context.read(self.name).decode(written).rstrip(_AROUND)
-        return bool(written) and text.endswith(after.strip(_AROUND))
+        text = row.context.read(self.name).decode(written).rstrip(AROUND)
+        return bool(written) and text.endswith(after.strip(AROUND))
 
     def corrected(self, candidates: Candidates, tokens: Sequence[Indices], shares: Floats) -> Candidates:
         """The candidates with the letters' mass shared out anew.
@@ -110,7 +74,7 @@ class OptionPrior(Options):
     def __post_init__(self) -> None:
         fits = 2 <= len(self.prior) <= len(LETTERS) and all(0.0 < one < np.inf for one in self.prior)
         require(fits, "option_prior's prior", self.prior, "a list of 2 to 10 positive numbers, such as [0.4,0.3,0.3]")
-        require(bool(self.after.strip(_AROUND)), "option_prior's after", repr(self.after), "the text before the letter")
+        require(bool(self.after.strip(AROUND)), "option_prior's after", repr(self.after), "the text before the letter")
 
     def step(self, state: Any, candidates: Candidates, row: Row) -> tuple[Any, Candidates]:
         if not self.at_answer(row, self.after):
@@ -138,9 +102,7 @@ class CyclicOptions(Options):
     """The text that the letter follows."""
 
     def __post_init__(self) -> None:
-        require(
-            bool(self.after.strip(_AROUND)), "cyclic_options' after", repr(self.after), "the text before the letter"
-        )
+        require(bool(self.after.strip(AROUND)), "cyclic_options' after", repr(self.after), "the text before the letter")
 
     def prepare(self, state: Any, row: Row) -> Generator[Decode, Step, Any]:
         if not self.at_answer(row, self.after):

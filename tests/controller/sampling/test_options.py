@@ -27,9 +27,9 @@ from reasonctl.controller import (
     parse_draft,
     parse_policy,
 )
-from reasonctl.controller.sampling import option_spans, rotations, with_contents
+from reasonctl.controller.sampling import letter_tokens, option_spans, with_contents
 from reasonctl.controller.sampling.draw import CopiedStep
-from reasonctl.controller.sampling.stages.options import CyclicOptions, OptionPrior, letter_tokens
+from reasonctl.controller.sampling.stages.options import CyclicOptions, OptionPrior, rotations
 
 WORDS = ("cat", "dog", "eel", "fox")
 TOKENIZER = ToyTokenizer(["A", "B", "C", "D", " A", ". ", "\n", "Q?\n", "So ", "Answer:", *WORDS, "<eos>"])
