@@ -6,10 +6,12 @@ files/.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 from collections.abc import Generator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, cast
 
@@ -24,6 +26,7 @@ from reasonctl.controller import (
     Decode,
     ExitRule,
     Markers,
+    Promised,
     Step,
     Trace,
     same_policy,
@@ -31,7 +34,7 @@ from reasonctl.controller import (
 from reasonctl.controller.thinking import FORM_MEANS, after_thinking, stated_answer
 
 from .files.card import Card, LoadedModel, Scalar, check_model
-from .files.probe_file import ProbeFile, load_probe
+from .files.probe_file import ProbeFile, digest_of, load_probe
 from .fixed_exits import decision_at
 from .promise import Promise
 from .risk.drift import DriftMonitor
@@ -223,6 +226,22 @@ class ProbeExit(ExitRule):
             ("later_spans", self.later_spans, card.later_spans),
         )
         return [_difference(*pair) for pair in pairs if pair[1] != pair[2]]
+
+    @property
+    def promised(self) -> Promised | None:
+        """What audits can watch; None for a promise on average over calibrations, or of a part of the runs.
+
+        Both exits of a rule that gives up together harm at most the sum of their risks."""
+        if self.promise.confidence is None or self.promise.mode in ("selective", "event"):
+            return None
+        asked = json.dumps(asdict(self.promise), sort_keys=True)
+        name = f"{self._digest} {hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+        return Promised(self.promise.mode, self.promise.bound, self._answer_tokens, name)
+
+    @cached_property
+    def _digest(self) -> str:
+        """Tells the file from others."""
+        return digest_of(self.content)
 
     def check(self, model: LoadedModel) -> list[str]:
         """Warnings where the model differs slightly from the card's; ControllerError for another model."""

@@ -36,5 +36,11 @@ class Call:
     """Closes the run's thinking when it is asked to, from any thread; None = nobody can ask."""
     now: Callable[[], float] = time.monotonic
     """Tells the time in seconds, for `thinking_seconds`."""
+    cut: bool = False
+    """The reader may end the run at a text that the loop doesn't know, such as a stop string of the library's."""
+    private: bool = False
+    """Nothing of the run may be kept, for learning or else."""
+    client: str = ""
+    """Who asks, as a name that says nothing to others; empty where there is one user."""
     turn: Turn | None = None
     """The turn that the call belongs to: the budget counts the thinking of its earlier calls too. None = of no turn."""

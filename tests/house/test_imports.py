@@ -35,7 +35,7 @@ STOREYS = {
     "controller": [
         ["core"],
         ["thinking"],
-        ["sampling"],
+        ["sampling", "audits"],
         ["drafting", "diffusion"],
         ["decoding", "selection", "settings"],
         ["controller"],
