@@ -82,6 +82,23 @@ class Handle:
         """
         return any([now.ask() for now in self._under_way])
 
+    def verdict(self, *, right: bool, row: int = -1) -> None:
+        """Say whether the answer of a run of the last call was right, for the exit rule's counts.
+
+        Verdicts are shown next to the audits. They are self-selected, so no promise and no alarm depends on them.
+
+        Args:
+            right: Whether it was right.
+            row: Which run; the last one unless it is given.
+
+        Raises:
+            ControllerError: There is no such run, or no exit rule that counts.
+        """
+        rule = self.controller.exit
+        if not -len(self.traces) <= row < len(self.traces) or rule is None:
+            raise ControllerError(f"there is no run {row} under an exit rule to judge; call the model first")
+        rule.verdict(right=right, exited=self.traces[row].exit is not None)
+
     def save(self, path: str | Path, *, text: bool = False, model: str = "") -> None:
         """Append the runs of the last call to a file of runs, one JSON line each, for `ctl view`.
 

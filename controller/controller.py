@@ -228,9 +228,7 @@ class Controller(ControllerSettings):
                 "Controller(thinking=Thinking(Markers('<think>', '</think>'), '</think>\\n\\n'))"
             )
 
-    def _describe(
-        self, session: Session, policy: Policy, call: Call, trace: Trace
-    ) -> tuple[ThinkingLimits, list[str]]:
+    def _describe(self, session: Session, policy: Policy, call: Call, trace: Trace) -> tuple[ThinkingLimits, list[str]]:
         """The run's limits, and how it differs from the runs that the exit rule's promise was made for.
 
         The trace says what is run."""

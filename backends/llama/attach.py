@@ -103,6 +103,8 @@ class _Completion:
     """The call's keywords for the controller."""
     pictures: bool = False
     """A handler has fed the prompt, and what it fed can't be read off its tokens."""
+    stops: bool = False
+    """Texts of the user's end the completion: the library stops reading there."""
 
 
 _DIRECT = _Completion()
@@ -171,7 +173,10 @@ class LlamaAttachment(Attachment):
         # A stream is read after the call that asked for it has returned, so the overrides are read now.
         turn: Turn | None = getattr(self.of_thread, "turn", None)
         self.of_thread.turn = None
-        completion = _Completion(kwargs.get("max_tokens"), self.overrides, turn is not None)
+        given = kwargs.get("stop") or ()
+        stops = {given} if isinstance(given, str) else set(given)
+        ends = {self.base.detokenize(self.model, [token], special=True).decode(errors="replace") for token in self._eos}
+        completion = _Completion(kwargs.get("max_tokens"), self.overrides, turn is not None, bool(stops - ends))
         return self._in_turn(self._stock_completion(*args, **kwargs), completion, turn)
 
     def with_pictures(self, chat: Callable[[], Any]) -> Any:
@@ -262,7 +267,9 @@ class LlamaAttachment(Attachment):
         check_ids(prompt, self.engine.context.vocabulary, "the prompt")
         if not arguments["reset"]:
             prompt = self.model._input_ids.tolist() + prompt
-        call = replace(self._call(prompt, arguments, completion.max_tokens, controller), turn=turn_of(overrides))
+        call = self._call(prompt, arguments, completion.max_tokens, controller)
+        cut = completion.stops or arguments["stopping_criteria"] is not None
+        call = replace(call, turn=turn_of(overrides), cut=cut)
         run = self._run(controller, call, arguments, Trace(overrides=recorded(overrides)), completion.pictures)
         return self._in_turn(run, _DIRECT) if completion is _DIRECT else run
 

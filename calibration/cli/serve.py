@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from reasonctl.backends.extras import LIBRARIES, require
-from reasonctl.controller import Controller, ControllerError, Policy, parse_efforts, parse_policy
+from reasonctl.controller import Controller, ControllerError, ExitRule, Policy, parse_efforts, parse_policy
 from reasonctl.controller.thinking import read_template
 
+from ..learning import audited
 from .console import Console
 from .flags import PROMISE
 from .options import Options
@@ -32,10 +33,11 @@ def serve(name: str, options: Options, *, probe: str | None, **what: Any) -> Non
     presets = presets_of(what["preset"])
     if "batch" not in options.given:
         options = replace(options, batch=AT_ONCE)
-    opened = open_any(show, "ctl serve", name, options, probe, *PROMISE, because="nothing decides about exits")
+    opened = open_any(show, "ctl serve", name, options, probe, *PROMISE, "audit", because="nothing decides about exits")
+    rule = watched(opened, options, what["audit"], what["audits"])
     served = Served(
         opened.model,
-        controller_of(opened, what["budget"], what["efforts"]),
+        replace(controller_of(opened, what["budget"], what["efforts"]), exit=rule),
         opened.recipe.parsed_policy(),
         opened.recipe.max_new_tokens,
         options.batch,
@@ -48,6 +50,18 @@ def serve(name: str, options: Options, *, probe: str | None, **what: Any) -> Non
     )
     show.say(f"{service.served.name} on http://{access.host}:{what['port']}/v1 ({keys}; {options.batch} runs at once)")
     run(service, access, what["port"])
+
+
+def watched(opened: Opened, options: Options, share: float | None, file: str | None) -> ExitRule | None:
+    """The exit rule, with audits where they are asked for.
+
+    Raises:
+        ControllerError: The promise can't be watched, or the file can't be used.
+    """
+    if share is None or opened.rule is None:
+        options.refuse("ctl serve without --audit", "audits", because="there are none")
+        return opened.rule
+    return audited(opened.rule, share=share, file=file)
 
 
 def controller_of(opened: Opened, budget: str | None, efforts: str | None) -> Controller:

@@ -4,9 +4,23 @@ Read `evidence.py` first: what a bettor makes of the failures. `ledger.py` keeps
 were admitted, and `audited.py` is the rule that is asked at cues. Why this is valid: docs/audits.md.
 """
 
-from .audited import Audited, AuditedAnswers
+from .audited import Audited, AuditedAnswers, promised_of
 from .evidence import LEVEL, Evidence
-from .ledger import SHARE, AuditLedger, AuditSummary
-from .store import Store
+from .ledger import SCHEMA, SHARE, VERSION, AuditLedger, AuditSummary, summaries
+from .store import Store, version_of
 
-__all__ = ["Audited", "AuditLedger", "AuditSummary", "AuditedAnswers", "Evidence", "LEVEL", "SHARE", "Store"]
+__all__ = [
+    "AuditLedger",
+    "AuditSummary",
+    "Audited",
+    "AuditedAnswers",
+    "Evidence",
+    "LEVEL",
+    "SCHEMA",
+    "SHARE",
+    "Store",
+    "VERSION",
+    "promised_of",
+    "summaries",
+    "version_of",
+]

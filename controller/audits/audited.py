@@ -43,7 +43,9 @@ class AuditedAnswers:
     def check(self, mode: str) -> None:
         """Raise ControllerError unless failures of this mode can be seen."""
         if mode not in WATCHED:
-            raise ControllerError(f"audits can't watch mode {mode!r}, whose risk is no share of all runs; use 'disagree'")
+            raise ControllerError(
+                f"audits can't watch mode {mode!r}, whose risk is no share of all runs; use 'disagree'"
+            )
         if mode != SEEN_WITHOUT_ANSWERS and self.right is None:
             raise ControllerError(
                 f"a risk of mode {mode!r} can't be watched, as nothing here knows right answers; ask for mode "
@@ -200,8 +202,9 @@ def promised_of(rule: ExitRule) -> Promised:
 
 
 def stem_of(prompt: Sequence[int], tokenizer: Tokenizer, opening: str | None) -> int:
-    """How many of a prompt's tokens the next turn of its conversation begins with: all but a marker that opens thinking.
+    """How many of a prompt's tokens the next turn of its conversation begins with.
 
+    All but a marker that opens thinking.
     Templates leave earlier thoughts out, and their marker with them.
     """
     if opening is None or not tokenizer.decode(list(prompt[-_MARKER_TOKENS:])).rstrip().endswith(opening.strip()):

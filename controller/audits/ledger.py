@@ -13,7 +13,6 @@ import secrets
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,8 +112,8 @@ class AuditSummary:
         """One line for people."""
         said = "ALARM, the rule is in shadow" if self.alarm else "no alarm"
         return (
-            f"audits: {said}; {self.failures} of {self.audits} audited runs fail ({self.mode} <= {self.risk} promised), "
-            f"highest e-value {self.highest:.3g}, alarm at {1 / self.level:g}"
+            f"audits: {said}; {self.failures} of {self.audits} audited runs fail, {self.mode} <= {self.risk} was "
+            f"promised; highest e-value {self.highest:.3g}, alarm at {1 / self.level:g}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -304,10 +303,3 @@ def _summary(mode: str, share: float, now: Evidence, waiting: int, counts: Seque
     """What is known, from the evidence and the row of counts."""
     said = (now.audits, now.failures, waiting, now.wealth, now.highest, now.alarm)
     return AuditSummary(mode, now.risk, now.level, share, counts[0], *said, *counts[1:])
-
-
-def open_ledger(
-    path: str | Path | None, name: str, promised: Promised, *, share: float, level: float, seed: int | None
-) -> AuditLedger:
-    """The ledger of one promise in a file of its own, or in memory; the arguments are those of `AuditLedger.of`."""
-    return AuditLedger.of(Store(path, SCHEMA, version=VERSION), name, promised, share=share, level=level, seed=seed)

@@ -140,7 +140,9 @@ class Store:
             yield
         except (sqlite3.Error, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise ControllerError(f"{self.path or 'a store'} can't be used ({reason!s:.200}); give another file") from None
+            raise ControllerError(
+                f"{self.path or 'a store'} can't be used ({reason!s:.200}); give another file"
+            ) from None
 
     def close(self) -> None:
         """Let another process have it. More than once is harmless."""

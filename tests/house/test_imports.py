@@ -57,7 +57,7 @@ STOREYS = {
         ["tasks", "parallel"],
         ["runs"],
         ["fitting"],
-        ["evaluation"],
+        ["evaluation", "learning"],
         ["advice", "diagnostics"],
         ["pages"],
         ["cli"],

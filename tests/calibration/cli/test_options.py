@@ -41,6 +41,8 @@ MEANS_NOTHING = {
     "stability": "temperature policy time_limit",
     "view": f"{PROMISE} seed temperature policy draft max_new_tokens n dry_run time_limit backend workers threads "
     "batch grader",
+    "status": f"{PROMISE} seed temperature policy draft max_new_tokens n force dry_run time_limit backend workers "
+    "threads batch grader",
     "serve": "json seed n force dry_run time_limit workers grader",
     "chat": "json n force dry_run time_limit workers batch grader",
     "ngrams": f"{PROMISE} seed temperature policy draft max_new_tokens n dry_run time_limit workers grader batch",
@@ -62,6 +64,7 @@ ARGUMENTS = {
     "frontier": ["tiny", "--tasks", "tiny", "--out", "f.html"],
     "stability": ["tiny", "--tasks", "tiny", "--perturb", "text", "--out", "s.html"],
     "view": ["runs.jsonl"],
+    "status": ["s.store"],
     "serve": ["tiny"],
     "chat": ["tiny"],
     "ngrams": ["tiny", "t.txt", "--out", "n.ngrams"],
