@@ -168,7 +168,7 @@ class AuditedRun(RuleWrapper):
                 ledger.end(self._place, failed=failed)
             exit_made = trace.exit
             saved = 0.0 if exit_made is None else self.inner.expected_saving(exit_made.position) or 0.0
-            cost = 0 if self._trial is None else self._trial.cost
+            cost = self._cost(trace)
             if exit_made is not None or cost:
                 ledger.count(exits=exit_made is not None, saved=saved, tokens=cost)
         trace.audit = {
@@ -177,6 +177,12 @@ class AuditedRun(RuleWrapper):
             "failed": failed if self._audited else None,
             "cost": cost,
         }
+
+    def _cost(self, trace: Trace) -> int:
+        """Tokens that the audit's trial took; those of the inner rule's own trials aren't among them."""
+        if self._trial is None:
+            return 0
+        return self._trial.cost if self.inner.trials else trace.trial_tokens
 
     def _failed(self, trace: Trace) -> bool:
         """Whether the deployed exit of an audited run would have been a failure of the promise."""

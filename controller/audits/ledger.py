@@ -212,34 +212,31 @@ class AuditLedger:
         Returns:
             The place; None for a prompt, or a conversation, that has one already.
         """
-        with self.store.mutex:
-            if not self._is_new(prompt, len(prompt) if stem is None else stem):
+        length = len(prompt) if stem is None else stem
+        with self.store.mutex, self.store.transaction() as connection:
+            digests = self._digests(prompt, length)
+            known = "SELECT 1 FROM prompt WHERE digest = ?"
+            if any(connection.execute(known, [one]).fetchone() for one in digests.values()):
                 return None
+            connection.execute("INSERT INTO prompt (digest, length) VALUES (?, ?)", [digests[length], length])
+            connection.execute("DELETE FROM prompt WHERE id <= (SELECT MAX(id) FROM prompt) - ?", [MOST_PROMPTS])
             query = "UPDATE audit_promise SET admitted = admitted + 1 WHERE id = ? RETURNING admitted"
-            with self.store.transaction() as connection:
-                run = connection.execute(query, [self.promise]).fetchone()[0] - 1
-                audited = self._keys.uniform(run, _COIN) < self.share
-                if audited:
-                    connection.execute("INSERT INTO audit VALUES (?, ?, NULL)", [self.promise, run])
+            run = connection.execute(query, [self.promise]).fetchone()[0] - 1
+            audited = self._keys.uniform(run, _COIN) < self.share
             if audited:
+                connection.execute("INSERT INTO audit VALUES (?, ?, NULL)", [self.promise, run])
                 self._open.append(run)
+            self._lengths.add(length)
             return Place(run, audited)
 
-    def _is_new(self, prompt: Sequence[int], stem: int) -> bool:
-        """Whether no run had this prompt or began its conversation; it is known from now on."""
-        ends = sorted({n for n in self._lengths if LEAST_STEM <= n <= len(prompt)} | {stem})
+    def _digests(self, prompt: Sequence[int], stem: int) -> dict[int, bytes]:
+        """Keyed hashes of what a known prompt may share with this one, by length; of its own stem too."""
         digest, last, found = hashlib.blake2b(key=self._key, digest_size=16), 0, dict[int, bytes]()
         tokens = np.asarray(prompt, dtype="<u4")
-        for end in ends:
+        for end in sorted({n for n in self._lengths if LEAST_STEM <= n <= len(prompt)} | {stem}):
             digest.update(tokens[last:end].tobytes())
             found[end], last = digest.digest(), end
-        if any(self.store.read("SELECT 1 FROM prompt WHERE digest = ?", [one]) for one in found.values()):
-            return False
-        self._lengths.add(stem)
-        with self.store.transaction() as connection:
-            connection.execute("INSERT INTO prompt (digest, length) VALUES (?, ?)", [found[stem], stem])
-            connection.execute("DELETE FROM prompt WHERE id <= (SELECT MAX(id) FROM prompt) - ?", [MOST_PROMPTS])
-        return True
+        return found
 
     def end(self, place: Place, *, failed: bool) -> None:
         """An audited run is over. It is taken in once all audits before it are."""
