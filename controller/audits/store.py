@@ -12,7 +12,7 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -160,17 +160,16 @@ def version_of(path: str | Path) -> int | None:
     """The kind of a store's file; None where it is none of ours.
 
     Raises:
-        ControllerError: There is no such file, or it can't be read.
+        ControllerError: There is no such file.
     """
     place = Path(path)
     if not place.is_file():
         raise ControllerError(f"{str(path)!r} is no file; give a store, such as one of ctl serve --audits FILE")
     try:
-        with place.open("rb") as file:
-            head = file.read(100)
-    except OSError as error:
-        raise ControllerError(f"{str(path)!r} can't be read ({error.strerror})") from None
-    # https://www.sqlite.org/fileformat.html, section 1.3: user_version at 60, application_id at 68, big-endian.
-    if not head.startswith(b"SQLite format 3\x00") or int.from_bytes(head[68:72], "big") != APPLICATION:
+        with closing(sqlite3.connect(f"file:{quote(str(place.resolve()))}?mode=ro", uri=True)) as connection:
+            application, version = (
+                int(connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("application_id", "user_version")
+            )
+    except sqlite3.Error:
         return None
-    return int.from_bytes(head[60:64], "big")
+    return version if application == APPLICATION else None

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from reasonctl.calibration.evaluation.audit_streams import ledger_in_memory as ledger
 from reasonctl.controller import (
     Audited,
     AuditedAnswers,
@@ -22,7 +23,6 @@ from reasonctl.controller import (
 )
 from reasonctl.controller.audits.audited import stem_of
 from reasonctl.controller.thinking import after_thinking
-from support.audit_streams import ledger
 from support.scheduled import Breaking, call, reasoner
 from support.scripted import Scripted
 from support.toy_thinking import OPEN, PROMPT, TOKENIZER

@@ -49,7 +49,7 @@ def test_an_unfair_bet_is_seen_by_the_same_sum(monkeypatch):
 
 @pytest.mark.parametrize(("rate", "most"), [(0.30, 24), (0.15, 85)])
 def test_a_broken_promise_is_seen_sooner_than_by_the_first_simulation(rate, most):
-    """There the median alarm came after 28 audits at .30 and 93 at .15; here after 17 and 64, of 400 and 200 streams."""
+    """There the median alarm came after 28 audits at .30 and 93 at .15; here after 17 and 64."""
     rng, found = np.random.default_rng(4), []
     for _ in range(60):
         evidence = Evidence(RISK)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from reasonctl.calibration.evaluation.audit_streams import AuditStream, RunPool
+from reasonctl.calibration.evaluation.audit_streams import ledger_in_memory as ledger
 from reasonctl.controller import AuditLedger, ControllerError, Promised
 from reasonctl.controller.audits import SCHEMA, VERSION, Store, summaries, version_of
 from reasonctl.controller.audits.ledger import MOST_WAITING, Place
-from support.audit_streams import Pool, Stream, drawn, ledger, pool
+from support.simulated_runs import simulate
 
 PROMISED = Promised("disagree", 0.05, 64, "p")
 
@@ -59,8 +61,8 @@ def test_false_alarms_keep_their_rate_in_order_and_not_by_ends(kind, few):
     """Fixed seeds; 40 streams of 60 runs that run together, all audited, at a level of 0.05."""
     found = 0
     for number in range(40):
-        stream = Stream(ledger(0.05, number, share=1.0, level=0.05, kind=kind), batch=60)
-        found += stream.follow(ordered(np.random.default_rng(number), 60))
+        stream = AuditStream(ledger(0.05, number, share=1.0, level=0.05, kind=kind), together=60)
+        found += stream.follow(ordered(np.random.default_rng(number), 60)) or stream.finish()
     assert (binomtest(found, 40, 0.05, "greater").pvalue > 0.01) == few
 
 
@@ -76,21 +78,21 @@ def test_long_audits_that_clients_leave_count(kind, seen):
     """Clients leave every run of more than 600 tokens, and these fail. Without them the promise would seem to hold."""
     found = 0
     for number in range(10):
-        stream = Stream(ledger(0.05, number, share=0.5, kind=kind), patience=600)
-        found += stream.follow(long_ones(np.random.default_rng(number), 250))
+        stream = AuditStream(ledger(0.05, number, share=0.5, kind=kind), patience=600)
+        found += stream.follow(long_ones(np.random.default_rng(number), 250)) or stream.finish()
     assert found >= 9 if seen else found == 0
 
 
 def test_a_coin_that_sees_the_score_is_blind_and_ours_is_not():
-    """A pool that fails at six times the promise. Planted: a coin that prefers runs whose scores stay low: none exits."""
-    source = pool(4000, threshold=0.95)
-    promise, low = source.rate / 6, source.score <= 0.95
+    """A pool that fails at six times the promise. Planted: a coin that prefers runs whose scores stay low."""
+    source = RunPool.of(simulate(4000, 5), 0.95)
+    promise, low = source.rate / 6, ~source.exits
     assert source.failed[low].mean() < promise < source.rate
     rng, honest, peeking = np.random.default_rng(3), 0, 0
+    preferred = RunPool(source.failed[low], source.length[low], source.exits[low])
     for number in range(10):
-        honest += Stream(ledger(promise, number, share=0.5)).follow(drawn(source, 800, rng))
-        preferred = Pool(source.failed[low], source.length[low], source.score[low])
-        peeking += Stream(ledger(promise, number, share=1.0)).follow(drawn(preferred, 150, rng))
+        honest += AuditStream(ledger(promise, number, share=0.5)).follow(source.draw(800, rng))
+        peeking += AuditStream(ledger(promise, number, share=1.0)).follow(preferred.draw(150, rng))
     assert honest >= 9 and peeking <= 1
 
 
@@ -204,10 +206,10 @@ def test_a_store_that_is_only_read_must_be_there(tmp_path):
 
 @pytest.mark.slow
 def test_five_hundred_streams_of_a_pool_that_keeps_its_promise():
-    """Runs of a pool at exactly the promised rate, 16 under way together; 500 streams of 3,000 runs at a level of 1 %."""
-    source, found = pool(), 0
+    """Runs of a pool at exactly the promised rate, 16 together; 500 streams of 3,000 runs at a level of 1 %."""
+    source, found = RunPool.of(simulate(20_000, 5), 0.98), 0
     for number in range(500):
-        rng = np.random.default_rng(number)
-        found += Stream(ledger(source.rate, number)).follow(drawn(source, 3000, rng))
+        stream = AuditStream(ledger(source.rate, number))
+        found += stream.follow(source.draw(3000, np.random.default_rng(number))) or stream.finish()
     print(f"{found} of 500 streams at a rate of {source.rate:.4f} raise an alarm")
     assert binomtest(found, 500, 0.01, "greater").pvalue > 0.01
