@@ -96,7 +96,7 @@ class Handle:
         """
         rule = self.controller.exit
         if not -len(self.traces) <= row < len(self.traces) or rule is None:
-            raise ControllerError(f"there is no run {row} under an exit rule to judge; call the model first")
+            raise ControllerError(f"there is no run {row} under an exit rule to speak of; call the model first")
         rule.verdict(right=right, exited=self.traces[row].exit is not None)
 
     def save(self, path: str | Path, *, text: bool = False, model: str = "") -> None:

@@ -28,6 +28,7 @@ from .settings import ControllerSettings
 from .thinking.answers import after_thinking, stated_answer
 from .thinking.cues import LONGEST_CUE
 from .thinking.exit_form import ExitForm
+from .thinking.exit_rule import AdmittedRun
 from .thinking.limits import ThinkingLimits
 from .thinking.span import Span
 
@@ -67,8 +68,7 @@ class Controller(ControllerSettings):
         Raises:
             ControllerError: The call can't run under this controller.
         """
-        prompt = list(call.prompt)
-        policy = call.policy if self.policy is None else self.policy
+        prompt, policy = list(call.prompt), call.policy if self.policy is None else self.policy
         context = self._checked(session, tokenizer, policy, call)
         limits, different = self._describe(session, policy, call, trace)
         span = self._span(tokenizer, prompt, policy)
@@ -93,11 +93,14 @@ class Controller(ControllerSettings):
             now=call.now,
             turn=call.turn,
             context=context,
-            promised=not (different or call.repeat or call.cut or call.stop or self.shadow),
-            private=call.private,
-            client=call.client,
+            admitted=self._admitted(tokenizer, call, different),
         )
         return decode_loop(settings, session, span, Start(prompt, prompt[session.length :]))
+
+    def _admitted(self, tokenizer: Tokenizer, call: Call, different: list[str]) -> AdmittedRun:
+        """What the exit rule may know of a run; different: how it differs from those that the promise was made for."""
+        promised = not (different or call.repeat or call.cut or call.stop or self.shadow)
+        return AdmittedRun(tuple(call.prompt), tokenizer, call.eos, promised, call.private, call.client)
 
     def run(self, engine: Engine, tokenizer: Tokenizer, call: Call, trace: Trace) -> Decoding:
         """The run as a generator with a session of its own, for a `Scheduler`.

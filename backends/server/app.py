@@ -62,7 +62,7 @@ class Routes:
         """POST /v1/requests/{id}/verdict: whether the answer of a finished request was right."""
         check_json(request)
         said = read_verdict(await self._body(request))
-        self.service.verdict(request_id, request.state.owner, right=said.right, choice=said.choice)
+        self.service.verdicts.take(request_id, request.state.owner, right=said.right, choice=said.choice)
         return JSONResponse({"id": request_id, "right": said.right})
 
     async def health(self) -> Response:
@@ -139,8 +139,8 @@ class Routes:
                 LOG.warning("request %s failed", work.id, exc_info=choice.error)
 
     def _finished(self, work: Work) -> None:
-        self.service.answered(work)
         traces = [choice.trace for choice in work.choices]
+        self.service.verdicts.add(work.id, work.key, work.rule, traces)
         self.metrics.finished(work.prompt_tokens, traces, sum(expected_saving(work, trace) for trace in traces))
 
     def _left(self, work: Work) -> None:

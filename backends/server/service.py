@@ -36,6 +36,7 @@ from .requests import Asked, ChatRequest
 from .sampling import Drafters, chosen_policy, governed, limited, wanted_schema
 from .splitting import Marking, Piece, Splitter, StopAt
 from .tools import forced_schema
+from .verdicts import Verdicts
 
 _RANDOM_BITS = 63
 
@@ -130,18 +131,6 @@ class Work:
     """What its runs have brought: at most their tokens."""
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What is kept of an answered request for its client's verdict."""
-
-    key: str
-    """The key of its client."""
-    rule: ExitRule | None
-    """Decided about its exits."""
-    exited: list[bool]
-    """Whether each of its runs was exited."""
-
-
 class Service:
     """Turns requests into runs, and outputs into what a client reads."""
 
@@ -157,8 +146,7 @@ class Service:
         self.driver = Driver(served.at_once, served.limits.queue)
         self.open: dict[str, Work] = {}
         """Requests that aren't answered yet, by their ids."""
-        self._judged: dict[str, Judged] = {}
-        """The last requests that were answered, whose clients may still say whether they are right."""
+        self.verdicts = Verdicts(served.limits.verdicts)
 
     def start(self) -> None:
         """Start the thread that runs the model."""
@@ -301,31 +289,6 @@ class Service:
             choice.trace.warnings.append(f"the request took longer than {limit:g} s, and ends here")
             updates.append(Update(i, choice.splitter.finish(), _kept(choice, last=True), ended=True))
         return updates
-
-    def answered(self, work: Work) -> None:
-        """A request is answered: what is needed of it for a verdict is kept, for the last ones."""
-        self._judged[work.id] = Judged(work.key, work.rule, [one.trace.exit is not None for one in work.choices])
-        while len(self._judged) > self.served.limits.verdicts:
-            del self._judged[next(iter(self._judged))]
-
-    def verdict(self, request_id: str, key: str, *, right: bool, choice: int) -> None:
-        """Take what a client says of an answer, once for each request.
-
-        Args:
-            request_id: The request's id, as its client was given it.
-            key: The key of who says it: no other one may.
-            right: Whether the answer was right.
-            choice: Which of its choices.
-
-        Raises:
-            Refusal: The key has no such answered request, or it was judged already.
-        """
-        judged = self._judged.get(request_id)
-        if judged is None or not secrets.compare_digest(judged.key, key) or choice >= len(judged.exited):
-            raise Refusal(404, "no answered request of this key has this id and choice", code="request_not_found")
-        del self._judged[request_id]
-        if judged.rule is not None:
-            judged.rule.verdict(right=right, exited=judged.exited[choice])
 
     def answer_now(self, request_id: str, key: str) -> int:
         """Close the thinking of a running request.

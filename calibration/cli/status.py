@@ -31,8 +31,8 @@ def show_audits(show: Console, one: AuditSummary) -> None:
     show.say(one.why, "bold red" if one.alarm else "bold")
     show.say(f"{one.admitted} runs, {one.waiting} audits under way; {one.exits} exits")
     show.say(f"{one.net_saved:.0f} tokens saved, as the calibration runs say, less {one.tokens} that audits cost")
-    judged = one.exited_right + one.exited_wrong + one.full_right + one.full_wrong
-    if judged:
+    said = one.exited_right + one.exited_wrong + one.full_right + one.full_wrong
+    if said:
         show.say(
             f"users called {one.exited_wrong} of {one.exited_right + one.exited_wrong} exited runs wrong, and "
             f"{one.full_wrong} of {one.full_right + one.full_wrong} others; their choice of runs proves nothing"

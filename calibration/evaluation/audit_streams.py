@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reasonctl.controller import AuditLedger, Promised
-from reasonctl.controller.audits import LEVEL, SCHEMA, SHARE, VERSION, Store
-from reasonctl.controller.audits.ledger import Place
+from reasonctl.controller.audits import LEVEL, SCHEMA, SHARE, VERSION, Place, Store
 from reasonctl.probes.risk import Table
 
 TOGETHER = 16

@@ -6,7 +6,7 @@ were admitted, and `audited.py` is the rule that is asked at cues. Why this is v
 
 from .audited import Audited, AuditedAnswers, promised_of
 from .evidence import LEVEL, Evidence
-from .ledger import SCHEMA, SHARE, VERSION, AuditLedger, AuditSummary, summaries
+from .ledger import SCHEMA, SHARE, VERSION, AuditLedger, AuditSummary, Place, summaries
 from .store import Store, version_of
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "AuditedAnswers",
     "Evidence",
     "LEVEL",
+    "Place",
     "SCHEMA",
     "SHARE",
     "Store",

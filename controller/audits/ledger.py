@@ -189,12 +189,8 @@ class AuditLedger:
         kept = store.read("SELECT id, mode, risk, level, share FROM audit_promise WHERE name = ?", [name])
         if not kept:
             drawn = secrets.randbits(63) if seed is None else seed
-            values = [name, promised.mode, promised.risk, level, share, str(drawn)]
-            columns = "name, mode, risk, level, share, seed"
-            with store.transaction() as connection:
-                made = connection.execute(f"INSERT INTO audit_promise ({columns}) VALUES (?, ?, ?, ?, ?, ?)", values)
-            return cls(store, int(made.lastrowid or 0))
-        (number, *rest), *_ = kept
+            return cls(store, _insert(store, [name, promised.mode, promised.risk, level, share, str(drawn)]))
+        ((number, *rest),) = kept
         if rest != [promised.mode, promised.risk, level, share]:
             raise ControllerError(
                 f"{store.path} has audits of this rule at a share of {rest[3]} and a level of {rest[2]}, which are "
@@ -279,6 +275,14 @@ class AuditLedger:
             query = f"SELECT {_COUNTS} FROM audit_promise WHERE id = ?"
             (counts,) = self.store.read(query, [self.promise])
             return _summary(self.mode, self.share, self.evidence, len(self._open), counts)
+
+
+def _insert(store: Store, values: Sequence[Any]) -> int:
+    """The number of a new promise. values: its name, mode, risk, level, share and seed."""
+    columns = "name, mode, risk, level, share, seed"
+    with store.transaction() as connection:
+        made = connection.execute(f"INSERT INTO audit_promise ({columns}) VALUES (?, ?, ?, ?, ?, ?)", values)
+        return int(made.lastrowid or 0)
 
 
 def summaries(store: Store) -> list[AuditSummary]:

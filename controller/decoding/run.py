@@ -70,12 +70,8 @@ class RunSettings:
     """Counts the thinking of several calls; None = the budget is this run's alone."""
     context: RunContext = field(default_factory=RunContext)
     """What the policy knows of the run."""
-    promised: bool = False
-    """The rule's promise covers the run, as far as the call shows it."""
-    private: bool = False
-    """Nothing of the run may be kept."""
-    client: str = ""
-    """Who asked."""
+    admitted: AdmittedRun | None = None
+    """What the rule may know of the run before its first forward; None: the rule decides in all runs alike."""
 
     def ends(self, tokens: Sequence[int], own_from: int) -> Finish | None:
         """Why the run ends with the last of `tokens`, of which none from `own_from` on was fed; None if it goes on."""
@@ -102,12 +98,11 @@ class RunSettings:
         """The settings of a run whose reader asks for more."""
         return replace(self, limit=self.limit + self.beyond, beyond=0)
 
-    def for_run(self, prompt: Sequence[int]) -> RunSettings:
+    def for_run(self) -> RunSettings:
         """The settings with the rule that decides in this run."""
-        if self.rule is None:
+        if self.rule is None or self.admitted is None:
             return self
-        run = AdmittedRun(prompt, self.tokenizer, self.eos, self.promised, self.private, self.client)
-        return replace(self, rule=self.rule.for_run(run))
+        return replace(self, rule=self.rule.for_run(self.admitted))
 
     def begin(self) -> None:
         """The run begins: the rule gives it its place among its runs."""
