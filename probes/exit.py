@@ -34,6 +34,7 @@ from reasonctl.controller import (
 from reasonctl.controller.thinking import FORM_MEANS, after_thinking, stated_answer
 
 from .files.card import Card, LoadedModel, Scalar, check_model
+from .files.hub import find_probe
 from .files.probe_file import ProbeFile, digest_of, load_probe
 from .fixed_exits import decision_at
 from .promise import Promise
@@ -323,7 +324,7 @@ def load_exit(
     A risk that the runs can't promise is no error: the rule never exits, and its `why` says how many runs are missing.
 
     Args:
-        path: A probe file, made by `ctl calibrate`.
+        path: A probe file, made by `ctl calibrate`; a packed folder, or `OWNER/NAME` on the hub.
         risk: Largest probability of a failure, per run.
         confidence: Probability, over the calibration runs drawn, that the risk holds. None: it holds on average.
         mode: Which failure the risk bounds.
@@ -335,7 +336,7 @@ def load_exit(
         ControllerError: The promise can't be asked for, or the file isn't whole.
     """
     promise = Promise(mode, risk, confidence, signal, domain, give_up)
-    return make_exit(load_probe(path), promise)
+    return make_exit(load_probe(find_probe(path)), promise)
 
 
 def make_exit(content: ProbeFile, promise: Promise) -> ProbeExit:

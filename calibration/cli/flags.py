@@ -143,7 +143,7 @@ MACHINE = ("backend", "threads")
 SAMPLED = ("json", "seed", "max_new_tokens", "n", *PROMISE, "force", "dry_run", *MACHINE, "workers", "batch", "grader")
 """What commands take that sample many problems."""
 
-ANY_PROBE = click.option("--probe", help="Probe file [tiny: the bundled one; else none]; 'none' for no exits.")
+ANY_PROBE = click.option("--probe", help="Probe file, or OWNER/NAME on the hub [tiny: its own; else none]; or 'none'.")
 """The option of commands that can do without a probe."""
 
 ORDER = click.option(

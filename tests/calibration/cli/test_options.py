@@ -22,6 +22,8 @@ from support.ctl import ctl
 
 GGUF = str(tiny_folder() / "tiny.gguf")
 PROMISE = "mode risk confidence signal domain give_up"
+NO_RUNS = "seed temperature policy draft max_new_tokens n dry_run time_limit workers grader batch"
+"""What makes runs."""
 MEANS_NOTHING = {
     "demo": "force time_limit grader",
     "calibrate": "",
@@ -41,6 +43,9 @@ MEANS_NOTHING = {
     "stability": "temperature policy time_limit",
     "view": f"{PROMISE} seed temperature policy draft max_new_tokens n dry_run time_limit backend workers threads "
     "batch grader",
+    "probe pack": f"{PROMISE} {NO_RUNS} backend threads",
+    "probe show": f"{PROMISE} {NO_RUNS} backend threads force",
+    "probe fit-check": f"{PROMISE} {NO_RUNS} force",
     "status": f"{PROMISE} seed temperature policy draft max_new_tokens n force dry_run time_limit backend workers "
     "threads batch grader",
     "serve": "json seed n force dry_run time_limit workers grader",
@@ -64,6 +69,9 @@ ARGUMENTS = {
     "frontier": ["tiny", "--tasks", "tiny", "--out", "f.html"],
     "stability": ["tiny", "--tasks", "tiny", "--perturb", "text", "--out", "s.html"],
     "view": ["runs.jsonl"],
+    "probe pack": ["p.safetensors", "--out", "folder"],
+    "probe show": ["p.safetensors"],
+    "probe fit-check": ["tiny", "p.safetensors"],
     "status": ["s.store"],
     "serve": ["tiny"],
     "chat": ["tiny"],
