@@ -42,6 +42,7 @@ from .thinking.cues import Cue, Cues
 from .thinking.effort import Effort, parse_efforts
 from .thinking.exit_form import ExitForm
 from .thinking.exit_rule import AdmittedRun, Boundary, ExitRule, Promised, Trial
+from .thinking.idle import IdleRun
 from .thinking.limits import ThinkingLimits
 from .thinking.markers import Markers, Thinking
 from .thinking.rule_wrapper import RuleWrapper
@@ -93,6 +94,7 @@ __all__ = [
     "Grammar",
     "Greedy",
     "Hierarchy",
+    "IdleRun",
     "KLGuided",
     "Keys",
     "ThinkingLimits",

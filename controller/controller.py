@@ -93,14 +93,15 @@ class Controller(ControllerSettings):
             now=call.now,
             turn=call.turn,
             context=context,
-            admitted=self._admitted(tokenizer, call, different),
+            admitted=self._admitted(tokenizer, policy, call, different),
         )
         return decode_loop(settings, session, span, Start(prompt, prompt[session.length :]))
 
-    def _admitted(self, tokenizer: Tokenizer, call: Call, different: list[str]) -> AdmittedRun:
+    def _admitted(self, tokenizer: Tokenizer, policy: Policy, call: Call, different: list[str]) -> AdmittedRun:
         """What the exit rule may know of a run; different: how it differs from those that the promise was made for."""
         promised = not (different or call.repeat or call.cut or call.stop or self.shadow)
-        return AdmittedRun(tuple(call.prompt), tokenizer, call.eos, promised, call.private, call.client)
+        use = (str(policy), call.max_new_tokens, call.private, call.client)
+        return AdmittedRun(tuple(call.prompt), tokenizer, call.eos, promised, *use)
 
     def run(self, engine: Engine, tokenizer: Tokenizer, call: Call, trace: Trace) -> Decoding:
         """The run as a generator with a session of its own, for a `Scheduler`.

@@ -4,9 +4,10 @@ Read `evidence.py` first: what a bettor makes of the failures. `ledger.py` keeps
 were admitted, and `audited.py` is the rule that is asked at cues. Why this is valid: docs/audits.md.
 """
 
-from .audited import Audited, AuditedAnswers, promised_of
+from .audited import Audited, AuditedAnswers, promised_of, stem_of
 from .evidence import LEVEL, Evidence
 from .ledger import SCHEMA, SHARE, VERSION, AuditLedger, AuditSummary, Place, summaries
+from .prompts import Prompts
 from .store import Store, version_of
 
 __all__ = [
@@ -17,11 +18,13 @@ __all__ = [
     "Evidence",
     "LEVEL",
     "Place",
+    "Prompts",
     "SCHEMA",
     "SHARE",
     "Store",
     "VERSION",
     "promised_of",
+    "stem_of",
     "summaries",
     "version_of",
 ]

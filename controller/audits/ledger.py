@@ -7,7 +7,6 @@ it, or short runs would come first.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import secrets
 from collections import deque
@@ -15,12 +14,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ..core.errors import ControllerError
 from ..core.randomness import Keys
 from ..thinking.exit_rule import Promised
 from .evidence import LEVEL, Evidence
+from .prompts import PROMPTS, Prompts
 from .store import Store
 
 LOG = logging.getLogger("reasonctl.audits")
@@ -30,15 +28,12 @@ VERSION = 1
 """The kind of a store that holds audits and nothing else."""
 MOST_WAITING = 64
 """So many later audits may end before one that still runs counts as a failure, as if it had been left."""
-MOST_PROMPTS = 1_000_000
-"""Prompts that are known; beyond them the oldest are forgotten."""
-LEAST_STEM = 8
-"""A prompt that begins like an earlier one goes on with its conversation if they share so many tokens."""
 _COIN = 65
 """Purpose of the coin's uniforms."""
 _COUNTS = "admitted, exits, saved, tokens, exited_right, exited_wrong, full_right, full_wrong"
 
 SCHEMA = (
+    *PROMPTS,
     "CREATE TABLE audit_promise (id INTEGER PRIMARY KEY, name TEXT NOT NULL, mode TEXT NOT NULL, risk REAL NOT NULL, "
     "level REAL NOT NULL, share REAL NOT NULL, seed TEXT NOT NULL, admitted INTEGER NOT NULL DEFAULT 0, "
     "exits INTEGER NOT NULL DEFAULT 0, saved REAL NOT NULL DEFAULT 0, tokens INTEGER NOT NULL DEFAULT 0, "
@@ -46,8 +41,6 @@ SCHEMA = (
     "full_right INTEGER NOT NULL DEFAULT 0, full_wrong INTEGER NOT NULL DEFAULT 0)",
     "CREATE TABLE audit (promise INTEGER NOT NULL, run INTEGER NOT NULL, failed INTEGER, "
     "PRIMARY KEY (promise, run)) WITHOUT ROWID",
-    "CREATE TABLE prompt (id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, length INTEGER NOT NULL)",
-    "CREATE TABLE secret (id INTEGER PRIMARY KEY CHECK (id = 1), key BLOB NOT NULL)",
 )
 """The tables of the audits, which a store of learned promises has too."""
 
@@ -152,10 +145,7 @@ class AuditLedger:
         """Whether each of them failed that has ended."""
         with store.transaction() as connection:
             connection.execute("UPDATE audit SET failed = 1 WHERE promise = ? AND failed IS NULL", [promise])
-            key = connection.execute("SELECT key FROM secret").fetchone() or (secrets.token_bytes(32),)
-            connection.execute("INSERT OR IGNORE INTO secret VALUES (1, ?)", key)
-        self._key: bytes = key[0]
-        self._lengths = {int(str(n)) for (n,) in store.read("SELECT DISTINCT length FROM prompt")}
+        self._prompts = Prompts(store)
         for (failed,) in store.read("SELECT failed FROM audit WHERE promise = ? ORDER BY run", [promise]):
             self.evidence.update(bool(failed))
 
@@ -210,29 +200,15 @@ class AuditLedger:
         """
         length = len(prompt) if stem is None else stem
         with self.store.mutex, self.store.transaction() as connection:
-            digests = self._digests(prompt, length)
-            known = "SELECT 1 FROM prompt WHERE digest = ?"
-            if any(connection.execute(known, [one]).fetchone() for one in digests.values()):
+            if not self._prompts.add(connection, prompt, length):
                 return None
-            connection.execute("INSERT INTO prompt (digest, length) VALUES (?, ?)", [digests[length], length])
-            connection.execute("DELETE FROM prompt WHERE id <= (SELECT MAX(id) FROM prompt) - ?", [MOST_PROMPTS])
             query = "UPDATE audit_promise SET admitted = admitted + 1 WHERE id = ? RETURNING admitted"
             run = connection.execute(query, [self.promise]).fetchone()[0] - 1
             audited = self._keys.uniform(run, _COIN) < self.share
             if audited:
                 connection.execute("INSERT INTO audit VALUES (?, ?, NULL)", [self.promise, run])
                 self._open.append(run)
-            self._lengths.add(length)
             return Place(run, audited)
-
-    def _digests(self, prompt: Sequence[int], stem: int) -> dict[int, bytes]:
-        """Keyed hashes of what a known prompt may share with this one, by length; of its own stem too."""
-        digest, last, found = hashlib.blake2b(key=self._key, digest_size=16), 0, dict[int, bytes]()
-        tokens = np.asarray(prompt, dtype="<u4")
-        for end in sorted({n for n in self._lengths if LEAST_STEM <= n <= len(prompt)} | {stem}):
-            digest.update(tokens[last:end].tobytes())
-            found[end], last = digest.digest(), end
-        return found
 
     def end(self, place: Place, *, failed: bool) -> None:
         """An audited run is over. It is taken in once all audits before it are."""

@@ -20,6 +20,7 @@ from .answer_end import AnswerEnds, Closing
 from .cues import Cue, Cues
 from .effort import Efforts
 from .exit_form import ExitForm
+from .idle import IdleRun
 from .markers import Markers
 
 
@@ -106,6 +107,10 @@ class AdmittedRun:
     """Tokens that end the run."""
     promised: bool
     """The rule's promise covers the run, as far as a call shows it, and its exits are acted on."""
+    policy: str = ""
+    """The text form of the sampling policy."""
+    max_new_tokens: int = 0
+    """Most tokens of the run after its prompt."""
     private: bool = False
     """Nothing of the run may be kept."""
     client: str = ""
@@ -228,6 +233,13 @@ class ExitRule(ABC):
     def for_run(self, run: AdmittedRun) -> ExitRule:
         """The rule that decides in one run: its `begin` follows, if the run begins at all. Default: this one."""
         return self
+
+    def idle(self) -> IdleRun | None:
+        """What the rule would do while nobody uses the model. Default: nothing.
+
+        Call it in the thread that runs the model, while no other idle run is under way.
+        """
+        return None
 
     def verdict(self, *, right: bool, exited: bool) -> None:
         """A user says whether a run's answer was right. Default: nothing; nothing may be decided by it.

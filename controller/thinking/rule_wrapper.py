@@ -8,6 +8,7 @@ from typing import Any
 from ..core.decode import Decode, Step
 from ..core.trace import Decision, Trace
 from .exit_rule import AdmittedRun, Boundary, ExitRule, Promised
+from .idle import IdleRun
 
 
 class RuleWrapper(ExitRule):
@@ -58,6 +59,10 @@ class RuleWrapper(ExitRule):
     def for_run(self, run: AdmittedRun) -> ExitRule:
         """The inner rule's, without this one around it."""
         return self.inner.for_run(run)
+
+    def idle(self) -> IdleRun | None:
+        """The inner rule's."""
+        return self.inner.idle()
 
     def verdict(self, *, right: bool, exited: bool) -> None:
         """Pass it on."""
