@@ -1,8 +1,11 @@
 """A promise that is watched while it is used, and one that comes from one's own traffic.
 
-`watched.py` puts audits around a rule.
+`watched.py` puts audits around a rule. `learned.py` is a rule that learns from the runs that it watches: `traffic.py`
+keeps them, `labelling.py` tries exits on them, and `promises.py` says what they allow.
 """
 
+from .learn import learn
+from .traffic import SCHEMA, VERSION, Stage, Traffic, open_store
 from .watched import audited
 
-__all__ = ["audited"]
+__all__ = ["SCHEMA", "VERSION", "Stage", "Traffic", "audited", "learn", "open_store"]
