@@ -42,6 +42,7 @@ class Attachment:
         self.handle = Handle(controller, restore=self.detach)
         self.turns = Turns()
         """Calls run one after another."""
+        self.handle.turns = self.turns
         self.of_thread = threading.local()
         """What a call keeps for the loop that it leads to, and the library wouldn't pass on."""
         self._warned = False

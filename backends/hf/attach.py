@@ -259,7 +259,7 @@ class HFAttachment(Attachment):
             self._check_batch(len(input_ids), controller, processors, criteria, prepared, outputs_of(config))
         drawn = self._drawn(controller, config, input_ids, prepared, stock)
         call = self._prepared(controller, input_ids, processors, criteria, config, prepared, drawn, stock)
-        rows = Rows(self.engine, self.tokenizer, call)
+        rows = Rows(self.engine, self.tokenizer, call, private=self.handle.private)
         self.handle.begin()
         for trace, ask, prompt in zip(rows.traces, rows.asks, rows.prompts, strict=True):
             self.handle.add(trace, ask, prompt)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -76,8 +76,9 @@ class PreparedCall:
 class Rows:
     """The runs of one call."""
 
-    def __init__(self, engine: HFEngine, tokenizer: Tokenizer, call: PreparedCall) -> None:
+    def __init__(self, engine: HFEngine, tokenizer: Tokenizer, call: PreparedCall, *, private: bool = False) -> None:
         """Raises ControllerError for a prompt or a mask that can't be run."""
+        self._private = private
         self._engine = engine
         self._tokenizer = tokenizer
         self._call = call
@@ -144,6 +145,7 @@ class Rows:
         repeat, now = self._repeats(row), self.asks[row]
         turn = turn_of(call.overrides)
         one = Call(prompt, ends.limit, ends.eos, keys, policy, ends.stop, repeat, answer_now=now, turn=turn)
+        one = replace(one, private=self._private)
         finish = yield from controller.loop(session, self._tokenizer, one, trace)
         self.sequences[row] = padded + trace.tokens
         self._ended[row] = True

@@ -267,7 +267,7 @@ class LlamaAttachment(Attachment):
         if not arguments["reset"]:
             prompt = self.model._input_ids.tolist() + prompt
         call = self._call(prompt, arguments, completion.max_tokens, controller)
-        call = replace(call, turn=turn_of(overrides), cut=completion.stops)
+        call = replace(call, turn=turn_of(overrides), cut=completion.stops, private=self.handle.private)
         run = self._run(controller, call, arguments, Trace(overrides=recorded(overrides)), completion.pictures)
         return self._in_turn(run, _DIRECT) if completion is _DIRECT else run
 

@@ -40,6 +40,8 @@ class ReasonctlOptions(Strict):
     """A preset's name, or sampling stages that read no file."""
     draft: str | None = Field(None, max_length=40)
     """none, ngram(K), hierarchy(K), or "server" for what the server was started with."""
+    learn: bool = True
+    """False: nothing of the request is kept, where the server learns from its traffic."""
     samples: Count | None = None
     """So many samples of which the most frequent answer is returned."""
 

@@ -143,7 +143,8 @@ class Service:
         self._prompts = Prompts(model)
         self._grammars = Grammars(model, served.limits)
         self._drafters = Drafters(served.controller.drafter)
-        self.driver = Driver(served.at_once, served.limits.queue)
+        rule = served.controller.exit
+        self.driver = Driver(served.at_once, served.limits.queue, (lambda: None) if rule is None else rule.idle)
         self.open: dict[str, Work] = {}
         """Requests that aren't answered yet, by their ids."""
         self.verdicts = Verdicts(served.limits.verdicts)
@@ -209,6 +210,7 @@ class Service:
             if request.most_alternatives is not None:
                 own = choice.recorded = Recorded(policy, request.most_alternatives)
             call = Call(prompt, most, model.eos, Keys(seed=seed, run=i), own, repeat=i > 0, answer_now=AnswerNow())
+            call = replace(call, private=not request.reasonctl.learn, client=key)
             if request.stops:
                 call = replace(call, stop=StopAt(len(prompt), choice.splitter))
             loop = controller.run(model.engine, model.tokenizer, call, choice.trace)

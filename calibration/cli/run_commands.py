@@ -120,6 +120,12 @@ def sample_command(model: str, prompt: str | None, options: Options, **what: Any
     type=NumberRange(0, 1, min_open=True),
     help="Share of runs that aren't exited, to compare both answers; an alarm ends all exits [off].",
 )
+@click.option(
+    "--learn",
+    type=click.Path(),
+    metavar="STORE",
+    help="Learn an exit rule from the traffic, without a probe; it exits once a promise stands. STORE is private.",
+)
 @click.option("--audits", type=click.Path(), help="With --audit: file that keeps them, for ctl status.")
 @click.option("--queue", type=click.IntRange(0, 10_000), default=64, show_default=True, help="Most runs that wait.")
 @click.option(
@@ -158,12 +164,13 @@ def chat_command(model: str, options: Options, **what: Any) -> None:
 
 @cli.command("status")
 @click.argument("store", type=click.Path())
-@common("json")
-def status_command(store: str, options: Options) -> None:
-    """What audits say of a promise in use: STORE is the FILE of ctl serve --audits."""
+@click.option("--out", type=click.Path(), help="Also write a page (.html).")
+@common("json", "force")
+def status_command(store: str, options: Options, out: str | None) -> None:
+    """What is known of a promise in use: STORE is the file of ctl serve --audits or --learn."""
     from .status import status
 
-    status(store, options)
+    status(store, options, out=out)
 
 
 @cli.command("bench")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from reasonctl.backends import BUNDLED
 from reasonctl.backends.extras import LIBRARIES, require
-from reasonctl.controller import Controller, ControllerError, ExitRule, Policy, parse_efforts, parse_policy
+from reasonctl.controller import Closing, Controller, ControllerError, ExitRule, Policy, parse_efforts, parse_policy
 from reasonctl.controller.thinking import read_template
 
-from ..learning import audited
+from ..learning import audited, learn
+from ..tasks.graders import MATH, NUMBER
 from .console import Console
 from .flags import PROMISE
 from .options import Options
@@ -33,8 +35,13 @@ def serve(name: str, options: Options, *, probe: str | None, **what: Any) -> Non
     presets = presets_of(what["preset"])
     if "batch" not in options.given:
         options = replace(options, batch=AT_ONCE)
-    opened = open_any(show, "ctl serve", name, options, probe, *PROMISE, "audit", because="nothing decides about exits")
-    rule = watched(opened, options, what["audit"], what["audits"])
+    if what["learn"] is None:
+        opened = open_any(
+            show, "ctl serve", name, options, probe, *PROMISE, "audit", because="nothing decides on exits"
+        )
+        rule = watched(opened, options, what["audit"], what["audits"])
+    else:
+        opened, rule = learning(show, name, options, what["learn"], what["audit"])
     served = Served(
         opened.model,
         replace(controller_of(opened, what["budget"], what["efforts"]), exit=rule),
@@ -62,6 +69,35 @@ def watched(opened: Opened, options: Options, share: float | None, file: str | N
         options.refuse("ctl serve without --audit", "audits", because="there are none")
         return opened.rule
     return audited(opened.rule, share=share, file=file)
+
+
+def learning(show: Console, name: str, options: Options, store: str, share: float | None) -> tuple[Opened, ExitRule]:
+    """The model without a probe, and the rule that learns from its traffic.
+
+    Raises:
+        ControllerError: The store can't be used, or an option means nothing to it.
+    """
+    nothing = ("probe", "audits", "signal", "domain", "give_up")
+    options.refuse("ctl serve --learn", *nothing, because="the rule comes from the traffic")
+    if options.confidence is None or ("mode" in options.given and options.mode != "disagree"):
+        raise ControllerError("--learn knows no right answers: it takes --mode disagree, and a --confidence")
+    opened = open_any(show, "ctl serve", name, options, "none", because="")
+    recipe, settings = opened.recipe, {} if share is None else {"share": share}
+    rule = learn(
+        store,
+        risk=options.risk,
+        confidence=options.confidence,
+        markers=recipe.span(),
+        closing=Closing(recipe.suffix, recipe.answer_ends),
+        cues=recipe.cues,
+        answer_tokens=recipe.answer_tokens,
+        grader=NUMBER if name in BUNDLED else MATH,
+        **settings,
+    )
+    for warning in rule.check(opened.model):
+        show.say(f"warning: {warning}", "yellow")
+    show.say(rule.why)
+    return opened, rule
 
 
 def controller_of(opened: Opened, budget: str | None, efforts: str | None) -> Controller:

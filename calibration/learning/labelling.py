@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from reasonctl.backends import Model
-from reasonctl.controller import Controller, Decoding, IdleRun, Need, Trace
+from reasonctl.controller import Controller, ControllerError, Decoding, IdleRun, Need, Trace
 from reasonctl.controller.core import Fields, parse
 
 from ..runs.collect import graded
@@ -30,7 +30,13 @@ NO_STATE = pack(np.zeros(1, dtype=np.float32))
 
 
 def labelling(
-    recipe: Recipe, model: Model, run: OwnRun, which: Trials, grader: Grader, done: Callable[[RunRecord, int], None]
+    recipe: Recipe,
+    model: Model,
+    run: OwnRun,
+    which: Trials,
+    grader: Grader,
+    done: Callable[[RunRecord, int], None],
+    failed: Callable[[], None],
 ) -> IdleRun:
     """The run that labels a run.
 
@@ -41,6 +47,7 @@ def labelling(
         which: At which cues exits are tried.
         grader: Says which answers are the same.
         done: Is given the record, without texts, and the tokens that its trials took.
+        failed: Called in its place where the run can't be labelled.
     """
     asked = AskedRun(run.number, f"run {run.number}", LoggedRun(run.tokens, f"run {run.number}", run.prompt))
     rule = Collect(recipe, model, run.number, which)
@@ -48,7 +55,11 @@ def labelling(
     trace = Trace()
 
     def loop() -> Decoding:
-        finish = yield from made.controller.run(model.engine, model.tokenizer, made.call, trace)
+        try:
+            finish = yield from made.controller.run(model.engine, model.tokenizer, made.call, trace)
+        except ControllerError:
+            failed()  # it doesn't fit beside its trials, say
+            return None
         record = record_of(recipe, model, asked, trace, rule)
         fitting = which.probe is None
         done(without_texts(graded(record, Problem(asked.question, None), grader), states=fitting), trace.trial_tokens)

@@ -220,7 +220,10 @@ class Learned(ExitRule):
         def done(record: RunRecord, tokens: int) -> None:
             self.traffic.label(stage.promise, run.number, packed(record), tokens, keep=self.keep)
 
-        return labelling(self._recipe(), self.model, run, which, self.grader, done)
+        def failed() -> None:
+            self.traffic.leave(stage.promise, run.number)
+
+        return labelling(self._recipe(), self.model, run, which, self.grader, done, failed)
 
     def _decide(self) -> bool:
         """Let fitting runs decide, or make the next analysis; False where nothing can be decided now."""
@@ -316,6 +319,7 @@ class ShadowRun(RuleWrapper):
     def begin(self, trace: Trace) -> None:
         """Take the run's number, and with it its role."""
         trace.shadow = True
+        trace.note = "the rule still learns"
         run, traffic = self._run, self._rule.traffic
         if run.promised and not run.private and not traffic.full and self._fits(run):
             markers = self._rule.markers

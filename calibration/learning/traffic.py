@@ -39,7 +39,7 @@ MOST_BYTES = 1 << 28
 MOST_SECONDS = 14 * 24 * 3600.0
 """A run that isn't labelled after so long is left out by default."""
 CLIENT_SHARE = 0.25
-"""Largest share of a promise's runs that one of several clients may have."""
+"""Largest share of a promise's runs that one of six clients or more may have."""
 FREE_RUNS = 8
 """Runs that a client may have in any case."""
 
@@ -165,8 +165,11 @@ class Traffic:
             name = hashlib.sha256(client.encode()).hexdigest()[:16] if client else ""
             query = "SELECT COUNT(*) FROM own_run WHERE promise = ? AND client = ?"
             own = connection.execute(query, [stage.promise, name]).fetchone()[0] if client else 0
+            many = "SELECT COUNT(DISTINCT client) FROM own_run WHERE promise = ? AND client <> ?"
+            others = connection.execute(many, [stage.promise, name]).fetchone()[0]
             admitted = connection.execute("SELECT admitted FROM learned WHERE id = ?", [stage.promise]).fetchone()[0]
-            if own >= max(FREE_RUNS, CLIENT_SHARE * admitted) or not self.prompts.add(connection, prompt, stem):
+            share = max(CLIENT_SHARE, 1.5 / (others + 1))  # of few clients each has more
+            if own >= max(FREE_RUNS, share * admitted) or not self.prompts.add(connection, prompt, stem):
                 return None
             connection.execute("UPDATE learned SET admitted = admitted + 1 WHERE id = ?", [stage.promise])
             values = [stage.promise, admitted, name, self._now()]

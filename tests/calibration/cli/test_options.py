@@ -46,7 +46,7 @@ MEANS_NOTHING = {
     "probe pack": f"{PROMISE} {NO_RUNS} backend threads",
     "probe show": f"{PROMISE} {NO_RUNS} backend threads force",
     "probe fit-check": f"{PROMISE} {NO_RUNS} force",
-    "status": f"{PROMISE} seed temperature policy draft max_new_tokens n force dry_run time_limit backend workers "
+    "status": f"{PROMISE} seed temperature policy draft max_new_tokens n dry_run time_limit backend workers "
     "threads batch grader",
     "serve": "json seed n force dry_run time_limit workers grader",
     "chat": "json n force dry_run time_limit workers batch grader",

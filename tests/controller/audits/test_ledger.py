@@ -13,8 +13,7 @@ from scipy.stats import binomtest
 from reasonctl.calibration.evaluation.audit_streams import AuditStream, RunPool
 from reasonctl.calibration.evaluation.audit_streams import ledger_in_memory as ledger
 from reasonctl.controller import AuditLedger, ControllerError, Promised
-from reasonctl.controller.audits import SCHEMA, VERSION, Store, summaries, version_of
-from reasonctl.controller.audits import Place
+from reasonctl.controller.audits import SCHEMA, VERSION, Place, Store, summaries, version_of
 from reasonctl.controller.audits.ledger import MOST_WAITING
 from support.simulated_runs import simulate
 
