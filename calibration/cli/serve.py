@@ -7,10 +7,10 @@ from typing import Any
 
 from reasonctl.backends import BUNDLED
 from reasonctl.backends.extras import LIBRARIES, require
-from reasonctl.controller import Closing, Controller, ControllerError, ExitRule, Policy, parse_efforts, parse_policy
+from reasonctl.controller import Controller, ControllerError, ExitRule, Policy, parse_efforts, parse_policy
 from reasonctl.controller.thinking import read_template
 
-from ..learning import audited, learn
+from ..learning import LearnedSettings, audited, learn
 from ..tasks.graders import MATH, NUMBER
 from .console import Console
 from .flags import PROMISE
@@ -82,18 +82,19 @@ def learning(show: Console, name: str, options: Options, store: str, share: floa
     if options.confidence is None or ("mode" in options.given and options.mode != "disagree"):
         raise ControllerError("--learn knows no right answers: it takes --mode disagree, and a --confidence")
     opened = open_any(show, "ctl serve", name, options, "none", because="")
-    recipe, settings = opened.recipe, {} if share is None else {"share": share}
-    rule = learn(
-        store,
-        risk=options.risk,
+    recipe, default = opened.recipe, LearnedSettings()
+    settings = LearnedSettings(
         confidence=options.confidence,
-        markers=recipe.span(),
-        closing=Closing(recipe.suffix, recipe.answer_ends),
+        share=default.share if share is None else share,
+        markers=recipe.markers,
         cues=recipe.cues,
+        suffix=recipe.suffix,
+        answer_ends=recipe.answer_ends,
         answer_tokens=recipe.answer_tokens,
-        grader=NUMBER if name in BUNDLED else MATH,
-        **settings,
+        layers=recipe.layers,
     )
+    grader = NUMBER if name in BUNDLED else MATH
+    rule = learn(store, risk=options.risk, settings=settings, grader=grader)
     for warning in rule.check(opened.model):
         show.say(f"warning: {warning}", "yellow")
     show.say(rule.why)

@@ -4,8 +4,9 @@
 keeps them, `labelling.py` tries exits on them, and `promises.py` says what they allow.
 """
 
-from .learn import learn
+from .learn import StoreLimits, learn
+from .settings import LearnedSettings
 from .traffic import SCHEMA, VERSION, Stage, Traffic, open_store
 from .watched import audited
 
-__all__ = ["SCHEMA", "VERSION", "Stage", "Traffic", "audited", "learn", "open_store"]
+__all__ = ["SCHEMA", "VERSION", "LearnedSettings", "Stage", "StoreLimits", "Traffic", "audited", "learn", "open_store"]

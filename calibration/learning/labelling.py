@@ -58,7 +58,7 @@ def labelling(
         try:
             finish = yield from made.controller.run(model.engine, model.tokenizer, made.call, trace)
         except ControllerError:
-            failed()  # it doesn't fit beside its trials, say
+            failed()  # it doesn't fit with its trials, say
             return None
         record = record_of(recipe, model, asked, trace, rule)
         fitting = which.probe is None

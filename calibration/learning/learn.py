@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from reasonctl.backends.extras import LIBRARIES, require
-from reasonctl.controller import Closing, ControllerError, Markers
-from reasonctl.controller.audits import LEVEL, SHARE
-from reasonctl.controller.thinking import default_cues
-from reasonctl.probes import Promise
+from reasonctl.controller import ControllerError
 
-from ..runs.splits import FITTING_RUNS
 from ..tasks.graders import MATH, Grader
-from .learned import Learned, LearnedSettings
+from .learned import Learned
+from .settings import LearnedSettings
 from .traffic import MOST_BYTES, MOST_SECONDS, Traffic, open_store
 
-USUAL = Markers("<think>", "</think>")
-"""How most models mark their thinking."""
+
+@dataclass(frozen=True)
+class StoreLimits:
+    """What a store may keep, and for how long."""
+
+    keep: bool = False
+    """Keep what runs wrote after they are labelled; else it is deleted."""
+    most_bytes: int = MOST_BYTES
+    """Largest size of the file."""
+    most_seconds: float = MOST_SECONDS
+    """A run that waits longer for its labels is left out."""
 
 
 def learn(
     path: str | Path,
     *,
     risk: float = 0.05,
-    confidence: float = 0.9,
-    share: float = SHARE,
-    level: float = LEVEL,
-    fit: int = FITTING_RUNS,
-    markers: Markers | None = USUAL,
-    closing: Closing | None = None,
-    cues: tuple[str, ...] | None = None,
-    answer_tokens: int = 64,
+    settings: LearnedSettings | None = None,
     grader: Grader = MATH,
-    keep: bool = False,
-    most_bytes: int = MOST_BYTES,
-    most_seconds: float = MOST_SECONDS,
+    limits: StoreLimits | None = None,
 ) -> Learned:
     """An exit rule that comes from the runs that it watches; it exits once a promise stands.
 
@@ -46,44 +43,21 @@ def learn(
     Args:
         path: The store, which is made where there is none. What is asked for is fixed for its life.
         risk: Largest share of runs whose exit says something else than the full run.
-        confidence: Probability that all promises of the store hold; the k-th one spends (1 - confidence) / 2^k.
-        share: The share of runs that are audited once a promise stands.
-        level: Largest probability that any alarm of the store is false; the k-th promise spends level / 2^k.
-        fit: The first so many runs of a promise fit.
-        markers: The texts that open and close thinking. None: the whole completion is thinking.
-        closing: What an exit feeds, and what ends its answer. None: the closing marker and an empty line.
-        cues: What counts as a cue. None: the usual words.
-        answer_tokens: Most tokens of a tried answer.
+        settings: What else is fixed; its risk gives way to `risk`. None: the usual.
         grader: Says which answers are the same.
-        keep: Keep what runs wrote after they are labelled; else it is deleted.
-        most_bytes: Largest size of the store.
-        most_seconds: A run that waits longer for its labels is left out.
+        limits: What the store may keep. None: the usual.
 
     Raises:
         ControllerError: A value is out of its range, the store was begun with others, or the file can't be used.
     """
     require("calibrate", *LIBRARIES["calibrate"])
-    Promise("disagree", risk, confidence)
-    if type(fit) is not int or fit < 4:
-        raise ControllerError(f"fit is {fit!r:.40}; a probe needs 4 runs or more, say 100")
-    asked = closing or Closing("\n\n" if markers is None else f"{markers.close}\n\n")
-    settings = LearnedSettings(
-        risk,
-        confidence,
-        share,
-        level,
-        fit,
-        None if markers is None else (markers.open, markers.close),
-        cues or default_cues(markers),
-        asked.suffix,
-        asked.answer_ends,
-        answer_tokens,
-    )
-    store = open_store(path, most_bytes=most_bytes)
+    asked, limits = replace(settings or LearnedSettings(), risk=risk), limits or StoreLimits()
+    asked.check()
+    store = open_store(path, most_bytes=limits.most_bytes)
     try:
-        traffic = Traffic(store, fit=fit)
-        _check_fixed(path, settings, traffic)
-        return Learned(traffic, settings, grader, keep, most_seconds)
+        traffic = Traffic(store, fit=asked.fit)
+        _check_fixed(path, asked, traffic)
+        return Learned(traffic, asked, grader, limits.keep, limits.most_seconds)
     except BaseException:
         store.close()
         raise

@@ -13,7 +13,6 @@ from typing import Any
 from reasonctl.backends import Model
 from reasonctl.controller import (
     AdmittedRun,
-    AnswerEnds,
     Audited,
     AuditedAnswers,
     AuditLedger,
@@ -34,7 +33,7 @@ from reasonctl.controller.audits import stem_of
 from reasonctl.probes import ProbeExit
 from reasonctl.probes.signals import layer_of
 
-from ..runs.recipe import LAYERS, Recipe
+from ..runs.recipe import Recipe
 from ..runs.records import RunRecord
 from ..runs.trials import Trials
 from ..tasks.graders import Grader
@@ -49,54 +48,8 @@ from .promises import (
     share_of,
     stands,
 )
+from .settings import LearnedSettings
 from .traffic import Stage, Traffic
-
-
-@dataclass(frozen=True)
-class LearnedSettings:
-    """What is fixed for a store's life."""
-
-    risk: float
-    """The risk of every promise."""
-    confidence: float
-    """That all promises of the store hold."""
-    share: float
-    """The share of runs that are audited once a promise stands."""
-    level: float
-    """Largest probability that any alarm of the store is false."""
-    fit: int
-    """The first so many runs of a promise fit."""
-    markers: tuple[str, str] | None
-    """The texts that open and close thinking."""
-    cues: tuple[str, ...]
-    """What counts as a cue."""
-    suffix: str
-    """The text that an exit feeds."""
-    answer_ends: AnswerEnds
-    """What ends the answer after an exit."""
-    answer_tokens: int
-    """Most tokens of a tried answer."""
-    layers: tuple[float, ...] = LAYERS
-    """The blocks that the probe reads, as fractions of depth."""
-
-    def recipe(self, model: str, policy: str, max_new_tokens: int) -> Recipe:
-        """How the traffic's runs are made."""
-        return Recipe(
-            model=model,
-            backend=None,
-            threads=None,
-            markers=self.markers,
-            cues=self.cues,
-            suffix=self.suffix,
-            max_cues=200,
-            layers=self.layers,
-            policy=policy,
-            draft="none",
-            seed=0,
-            max_new_tokens=max_new_tokens,
-            answer_tokens=self.answer_tokens,
-            answer_ends=self.answer_ends,
-        )
 
 
 @dataclass

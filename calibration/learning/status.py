@@ -89,5 +89,6 @@ def status_of(store: Store, *, learns: bool) -> StoreStatus:
     query = "SELECT id, fit, admitted, plan, promised, trial_tokens, seen FROM learned ORDER BY id"
     stages = [Stage(*row) for row in store.read(query)]  # type: ignore[arg-type]  # the table's types
     newest = stages[-1].promise if stages else 0
-    counts = dict(store.read("SELECT state, COUNT(*) FROM own_run WHERE promise = ? GROUP BY state", [newest]))
-    return StoreStatus(audits, stages, int(str(counts.get("labelled", 0))), int(str(counts.get("ended", 0))))
+    query = "SELECT state, COUNT(*) FROM own_run WHERE promise = ? GROUP BY state"
+    counts = {str(state): int(str(n)) for state, n in store.read(query, [newest])}
+    return StoreStatus(audits, stages, counts.get("labelled", 0), counts.get("ended", 0))
