@@ -2,7 +2,7 @@
 
 Runs are drawn from the calibration runs of the bundled probe. The threshold sets the share of them that fails.
 
-    python -m examples.studies.audit_streams [streams]
+    python -m examples.studies.audit_streams [streams] [runs of a stream that keeps its promise]
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from reasonctl.calibration.evaluation.audit_streams import AuditStream, RunPool,
 from reasonctl.probes.files import load_probe
 
 LEVEL = 0.01
-NULL_RUNS, BEFORE, MOST = 3000, 2000, 30_000
+BEFORE, MOST = 2000, 30_000
 SIZES = (2, 3, 6)
 """How many times the promised share fails after the change."""
 
@@ -40,14 +40,14 @@ def mixed(kept: RunPool, rate: float) -> RunPool:
     return RunPool(kept.failed[chosen], kept.length[chosen], kept.exits[chosen])
 
 
-def kept_promise(kept: RunPool, risk: float, streams: int) -> dict[str, object]:
+def kept_promise(kept: RunPool, risk: float, streams: int, runs: int) -> dict[str, object]:
     """Streams of a pool that keeps its promise."""
     alarms = 0
     for number in range(streams):
         stream = AuditStream(ledger_in_memory(risk, number, level=LEVEL))
-        alarms += stream.follow(kept.draw(NULL_RUNS, np.random.default_rng(number))) or stream.finish()
+        alarms += stream.follow(kept.draw(runs, np.random.default_rng(number))) or stream.finish()
     p = float(binomtest(alarms, streams, LEVEL, "greater").pvalue)
-    return {"risk": risk, "true rate": kept.rate, "streams": streams, "runs": NULL_RUNS, "alarms": alarms, "p": p}
+    return {"risk": risk, "true rate": kept.rate, "streams": streams, "runs": runs, "alarms": alarms, "p": p}
 
 
 def broken_promise(kept: RunPool, risk: float, size: int, share: float, streams: int) -> dict[str, object]:
@@ -81,14 +81,15 @@ def main() -> None:
     """Print one JSON line a cell."""
     logging.disable(logging.WARNING)
     streams = int(sys.argv[1]) if len(sys.argv) > 1 else 500
+    runs = int(sys.argv[2]) if len(sys.argv) > 2 else 3000
     kept = pool_at(0.03)
     for risk in (kept.rate, 1.25 * kept.rate):
-        print(json.dumps(kept_promise(kept, risk, streams)), flush=True)
+        print(json.dumps(kept_promise(kept, risk, streams, runs)), flush=True)
     at_promise = mixed(kept, 0.05)
-    print(json.dumps(kept_promise(at_promise, at_promise.rate, streams)), flush=True)
+    print(json.dumps(kept_promise(at_promise, at_promise.rate, streams, runs)), flush=True)
     for share in (0.05, 0.1, 0.2):
         for size in SIZES:
-            print(json.dumps(broken_promise(at_promise, 0.05, size, share, streams // 5)), flush=True)
+            print(json.dumps(broken_promise(at_promise, 0.05, size, share, max(20, streams // 25))), flush=True)
 
 
 if __name__ == "__main__":
