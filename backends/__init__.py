@@ -5,6 +5,7 @@
 
 from .attach import attach
 from .handle import Handle
+from .listing import LocalModel, Shape, hub_problem, local_models
 from .load import (
     BUNDLED,
     BUNDLED_PROBE,
@@ -23,15 +24,19 @@ __all__ = [
     "BUNDLED",
     "BUNDLED_PROBE",
     "Handle",
+    "LocalModel",
     "MaskedText",
     "Message",
     "Model",
+    "Shape",
     "TINY",
     "TINY_MASKED",
     "attach",
+    "hub_problem",
     "is_masked",
     "load_drafter",
     "load_masked",
     "load_model",
+    "local_models",
     "tiny_folder",
 ]

@@ -15,6 +15,7 @@ LIBRARIES = {
     "serve": ("fastapi", "uvicorn", "openai", "pydantic", "prompt_toolkit"),
     "samples": ("fastchrf", "sacrebleu"),
     "embedding": ("sentence_transformers",),
+    "vllm": ("vllm", "transformers"),
 }
 """What is imported, by the extra of this project that brings it."""
 

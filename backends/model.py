@@ -60,7 +60,12 @@ class Model:
 
     def fingerprint(self) -> str:
         """A hash of depth, width and vocabulary: equal for the same model in every format and quantisation."""
-        digest = hashlib.sha256(f"{self.depth} {self.width}\n".encode())
-        for token, piece in self.tokenizer.pieces():
-            digest.update(f"{token} {piece.hex()}\n".encode())
-        return digest.hexdigest()
+        return fingerprint_of(self.depth, self.width, self.tokenizer)
+
+
+def fingerprint_of(depth: int, width: int, tokenizer: Tokenizer) -> str:
+    """`Model.fingerprint`, for a model of which only these are known."""
+    digest = hashlib.sha256(f"{depth} {width}\n".encode())
+    for token, piece in tokenizer.pieces():
+        digest.update(f"{token} {piece.hex()}\n".encode())
+    return digest.hexdigest()

@@ -45,7 +45,6 @@ from .risk.table import NO_EXIT, Table
 from .risk.threshold import MEANS, Mode, Threshold
 from .signals.observation import Observation
 from .signals.probe import features_at, layer_of
-from .signals.signals import SignalName
 
 NEAREST_EXITS = 25
 """Calibration runs that say what one exit saves."""
@@ -154,7 +153,10 @@ class ProbeExit(ExitRule):
             trial = yield from at.answer(self._answer_tokens)
             answer = stated_answer(after_thinking(trial.text, self.markers))
             observations[-1] = replace(observations[-1], answer=answer, logprobs=trial.logprobs)
-        decision = decision_at(at, signal.score(observations), self.threshold.value)
+        return self.decided(decision_at(at, signal.score(observations), self.threshold.value))
+
+    def decided(self, decision: Decision) -> Decision:
+        """A decision that the threshold alone made, as this rule makes it: it may give up besides."""
         if self.lower is not None and not decision.exit and self.lower.curve.below(decision.score, decision.position):
             return replace(decision, exit=True, gave_up=True)
         return decision
@@ -315,7 +317,7 @@ def load_exit(
     risk: float = 0.05,
     confidence: float | None = 0.9,
     mode: Mode = "harm",
-    signal: SignalName = "hidden",
+    signal: str = "hidden",
     domain: str | None = None,
     give_up: float | None = None,
 ) -> ProbeExit:
@@ -328,7 +330,7 @@ def load_exit(
         risk: Largest probability of a failure, per run.
         confidence: Probability, over the calibration runs drawn, that the risk holds. None: it holds on average.
         mode: Which failure the risk bounds.
-        signal: What is compared with the threshold.
+        signal: What is compared with the threshold: one of SIGNALS, or the name of a plugin.
         domain: Promise for problems of this domain only, from its own runs.
         give_up: Also leave runs that score too low for their length, at this risk. None: never.
 

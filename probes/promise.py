@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from .risk.table import Table
 from .risk.threshold import Grid, Mode, Threshold, check_request, choose_threshold
-from .signals.signals import SignalName
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,8 @@ class Promise:
     """Largest probability of a failure, per run."""
     confidence: float | None = 0.9
     """Probability, over the calibration runs drawn, that the risk holds. None: the risk holds on average over them."""
-    signal: SignalName = "hidden"
-    """The signal that is compared with the threshold."""
+    signal: str = "hidden"
+    """The signal that is compared with the threshold: one of SIGNALS, or a plugin's."""
     domain: str | None = None
     """The promise is for problems of this domain, and made from its runs. None: all of them."""
     give_up: float | None = None

@@ -14,9 +14,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Measured costs go to a folder of this session, and so do those of its processes: never to the user's cache."""
+    """Measured costs go to a folder of this session, and so do those of its processes: never to the user's cache.
+
+    Nor are a user's defaults read.
+    """
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("REASONCTL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patched.setenv("REASONCTL_CONFIG", "")
         yield
 
 

@@ -27,7 +27,7 @@ from ..model import Message, Model
 from .engine import HFEngine
 from .tokenizer import HFTokenizer
 
-_BROKEN = (OSError, ValueError, KeyError, IndexError, RuntimeError, ImportError, SafetensorError, struct.error)
+BROKEN = (OSError, ValueError, KeyError, IndexError, RuntimeError, ImportError, SafetensorError, struct.error)
 """What transformers raises for files that are missing, truncated or of an unknown kind."""
 
 HUB_SECONDS = 5.0
@@ -85,13 +85,21 @@ def _read(name: str, source: str, dtype: torch.dtype | None, options: dict[str, 
         return tokenizer, AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", **options).eval()
     except Exception as error:
         # The tokenizers library raises bare Exceptions; whatever isn't one of these kinds is a defect and stays loud.
-        if not isinstance(error, _BROKEN) and type(error) is not Exception:
+        if not isinstance(error, BROKEN) and type(error) is not Exception:
             raise
         raise ControllerError(_why(name, error, offline)) from error
     finally:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def load_tokenizer(folder: Path) -> HFTokenizer:
+    """The tokenizer in a model's folder, without the weights. Raises ControllerError where it can't be read."""
+    try:
+        return HFTokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    except BROKEN as error:
+        raise ControllerError(_why(str(folder), error, offline=False)) from error
 
 
 def _why(name: str, error: Exception, offline: bool) -> str:

@@ -99,6 +99,11 @@ class HFSession(Session):
             self.cache = self._copied_cache()
             self._give_back()
 
+    def set_aside(self) -> None:
+        """Leave the slab, whose other sequences would be computed over a slot that nobody feeds."""
+        self.keep(())
+        self.leave()
+
     def _give_back(self) -> None:
         if self.slot is not None:
             self._owner.detach()

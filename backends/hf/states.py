@@ -13,8 +13,8 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import torch
+from transformers import cache_utils
 from transformers.cache_utils import (
-    DummyLayer,
     DynamicIndexedLayer,
     DynamicLayer,
     DynamicSlidingWindowLayer,
@@ -22,7 +22,10 @@ from transformers.cache_utils import (
     LinearAttentionCacheLayerMixin,
 )
 
-_CROPPED = (DynamicLayer, DynamicSlidingWindowLayer, DynamicIndexedLayer, DummyLayer)
+_DUMMY = (cache_utils.DummyLayer,) if "DummyLayer" in vars(cache_utils) else ()
+"""Stands for a layer without a cache; transformers has it from 5.20 on."""
+
+_CROPPED = (DynamicLayer, DynamicSlidingWindowLayer, DynamicIndexedLayer, *_DUMMY)
 """Layers that take tokens back. A subclass may hold more, so it counts as one with a state."""
 
 _SHARED = (DynamicLayer, DynamicSlidingWindowLayer)

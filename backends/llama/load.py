@@ -74,6 +74,20 @@ def load_gguf(
     return model if batch == 1 else replace(model, context=room.run)
 
 
+def load_vocabulary(path: Path) -> LlamaTokenizer:
+    """The tokenizer of a .gguf file, without its weights.
+
+    Raises:
+        ControllerError: the file is no whole GGUF model, or llama.cpp can't read its vocabulary.
+    """
+    read_header(path)
+    try:
+        with unlogged():
+            return LlamaTokenizer(Llama(str(path), vocab_only=True, verbose=False))
+    except (ValueError, TemplateError) as error:
+        raise ControllerError(f"llama.cpp can't read the vocabulary of {path}: {str(error):.200}") from None
+
+
 class _Room(NamedTuple):
     """Tokens of context."""
 

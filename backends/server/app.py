@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -24,6 +25,9 @@ from .service import Service, Work
 LOG = logging.getLogger("reasonctl.server")
 REQUEST_ID = "x-request-id"
 """The header that announces a request's id."""
+CLIENT_ID = "x-client-request-id"
+"""The header in which a client may name its request, as OpenAI's API has it: known before the answer's head comes."""
+_CLIENT_ID = re.compile(r"[A-Za-z0-9._~-]{16,128}")
 _KNOWN = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/metrics")
 T = TypeVar("T")
 
@@ -85,7 +89,7 @@ class Routes:
         self._preparing += 1
         try:
             asked = read_request(kind, body, self.limits)
-            work = await asyncio.to_thread(self.service.prepare, asked, request.state.owner)
+            work = await asyncio.to_thread(self.service.prepare, asked, request.state.owner, client_id(request))
             self.service.enter(work)
         finally:
             self._preparing -= 1
@@ -141,7 +145,8 @@ class Routes:
     def _finished(self, work: Work) -> None:
         traces = [choice.trace for choice in work.choices]
         self.service.verdicts.add(work.id, work.key, work.rule, traces)
-        self.metrics.finished(work.prompt_tokens, traces, sum(expected_saving(work, trace) for trace in traces))
+        saved, cached = sum(expected_saving(work, trace) for trace in traces), work.choices[0].text.cached
+        self.metrics.finished(work.prompt_tokens, cached, traces, saved)
 
     def _left(self, work: Work) -> None:
         """A client has gone before the end."""
@@ -165,6 +170,15 @@ class Routes:
             seconds = self.limits.body_seconds
             raise Refusal(408, f"the body took longer than {seconds:g} s; send it at once", code="timeout") from None
         return bytes(body)
+
+
+def client_id(request: Request) -> str | None:
+    """The name that a client gives its request. Raises Refusal for one that no route can hold, or that is guessed."""
+    given: str | None = request.headers.get(CLIENT_ID)
+    if given is not None and not _CLIENT_ID.fullmatch(given):
+        message = f"{CLIENT_ID} is {given!r:.60}; give 16 to 128 letters, digits, or any of . _ ~ -, such as a UUID"
+        raise Refusal(400, message, param=CLIENT_ID)
+    return given
 
 
 def check_json(request: Request, *, empty: bool = False) -> None:
@@ -279,7 +293,7 @@ def make_app(service: Service, access: Access) -> App:
             CORSMiddleware,
             allow_origins=list(access.origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type"],
+            allow_headers=["authorization", "content-type", CLIENT_ID],
             expose_headers=[REQUEST_ID],
         )
     return counted(Guard(app, access, lambda refusal, _: refused(refusal)), routes.metrics)

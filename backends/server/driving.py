@@ -42,8 +42,12 @@ class Group:
     """Its runs, in order."""
     deliver: Callable[[list[Output]], None]
     """Is given what the runs bring, with a run's number as its key; called in the driver's thread."""
+    shares: bool = False
+    """The runs after the first begin once that one has read the prompt, which they take over from it."""
     open: set[int] = field(default_factory=set)
     """Numbers of the runs that haven't ended."""
+    queued: int = 0
+    """So many of the runs, the first ones, have been given a place in the queue."""
 
 
 class Driver:
@@ -149,8 +153,7 @@ class Driver:
             self._fail(Refusal(503, "the server is ending; ask again later", code="unavailable"), *new)
             return False
         for group in new:
-            waiting = self._waiting.setdefault(group.owner, deque())
-            waiting.extend((group, number) for number in range(len(group.runs)))
+            self._queue_up(group, 1 if group.shares else len(group.runs))
         for group in left:
             self._leave(group)
         return True
@@ -165,7 +168,7 @@ class Driver:
         if own is None:
             self._rested = True
             return
-        group = Group("", [ServedRun(own.loop, own.needs)], self._learnt, {0})
+        group = Group("", [ServedRun(own.loop, own.needs)], self._learnt, open={0}, queued=1)
         self._running[id(group), 0] = group
         self._scheduler.add((id(group), 0), own.loop, own.needs)
 
@@ -174,6 +177,12 @@ class Driver:
         if isinstance(outputs[-1], Ended) and outputs[-1].error is not None:
             LOG.warning("the exit rule learns no more", exc_info=outputs[-1].error)
             self._idle = lambda: None
+
+    def _queue_up(self, group: Group, runs: int) -> None:
+        """Give the first so many runs of a request a place in the queue."""
+        waiting = self._waiting.setdefault(group.owner, deque())
+        waiting.extend((group, number) for number in range(group.queued, runs))
+        group.queued = runs
 
     def _leave(self, group: Group) -> None:
         """Take a request's runs out."""
@@ -187,6 +196,8 @@ class Driver:
             others = deque(one for one in waiting if one[0] is not group)
             self._dropped(len(waiting) - len(others))
             self._keep(owner, others)
+        self._dropped(len(group.runs) - group.queued)
+        group.queued = len(group.runs)
         group.open = set()
 
     def _keep(self, owner: str, waiting: deque[tuple[Group, int]]) -> None:
@@ -224,6 +235,8 @@ class Driver:
                 del self._running[name]
                 group.open.discard(name[1])
                 self._rested = False
+            if group.queued < len(group.runs):
+                self._queue_up(group, len(group.runs))
             group.deliver(outputs)
 
     def _fail(self, error: Exception, *others: Group) -> None:

@@ -21,6 +21,8 @@ class ServerLimits:
     """Most runs that wait for a place; a request that would need more is answered with 429."""
     requests: int = 256
     """Most requests that are open at once, those whose readers are slow included."""
+    prefix_tokens: int = 16384
+    """Most tokens of the sequences that are kept for later requests of their keys; 0: none is."""
     most_tokens: int = 1 << 17
     """Most new tokens that a request may ask for, for each of its choices."""
     choices: int = 16

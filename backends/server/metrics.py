@@ -11,7 +11,7 @@ from reasonctl.controller import Trace
 _HELP = {
     "requests": "Requests that were answered, by route and status.",
     "cancelled": "Requests whose clients left before the end.",
-    "tokens": "Tokens by kind: prompt, completion, and thinking, which is a part of completion.",
+    "tokens": "Tokens: prompt, cached (of it, not fed again), completion, and thinking (of that).",
     "saved": "Thinking tokens that exits saved, as the calibration runs say, less what audits cost.",
     "closed": "Thinking spans by what closed them.",
     "running": "Runs under way.",
@@ -34,7 +34,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._requests = Counter[tuple[str, int]]()
-        self._tokens = Counter[str]({"prompt": 0, "completion": 0, "thinking": 0})
+        self._tokens = Counter[str]({"prompt": 0, "cached": 0, "completion": 0, "thinking": 0})
         self._closed = Counter[str]()
         self.cancelled = 0
         """Requests whose clients left before the end."""
@@ -46,15 +46,17 @@ class Metrics:
         """A request was answered."""
         self._requests[route, status] += 1
 
-    def finished(self, prompt_tokens: int, traces: Iterable[Trace], saved: float) -> None:
+    def finished(self, prompt_tokens: int, cached: int, traces: Iterable[Trace], saved: float) -> None:
         """A request's runs are over.
 
         Args:
             prompt_tokens: Length of its prompt.
+            cached: Tokens of it that weren't fed again.
             traces: What its runs recorded.
             saved: Thinking tokens that their exits saved.
         """
         self._tokens["prompt"] += prompt_tokens
+        self._tokens["cached"] += cached
         self._saved += saved
         for trace in traces:
             self._tokens["completion"] += len(trace.tokens)

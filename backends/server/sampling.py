@@ -145,13 +145,14 @@ def governed(policy: Policy, source: str | None, opening: Sequence[int], thinks:
     return Constrained([AnswerOnly(grammar, tuple(opening)) if thinks and opening else grammar], policy)
 
 
-def limited(request: Asked, controller: Controller, *, closes_at_once: bool) -> Controller:
+def limited(request: Asked, controller: Controller) -> Controller:
     """The controller under the request's limits of thinking.
+
+    `enable_thinking: false` is a budget of 0, whoever opens thinking: the prompt, or the model in spite of that.
 
     Args:
         request: The request.
         controller: The server's.
-        closes_at_once: The request wants no thinking, and the prompt has opened it.
 
     Raises:
         Refusal: Two fields contradict, or a value is impossible.
@@ -164,7 +165,9 @@ def limited(request: Asked, controller: Controller, *, closes_at_once: bool) -> 
         given = [name for name, value in fields.items() if value is not None]
         if len(given) > 1:
             raise invalid(f"{' and '.join(given)} were both given; leave one of them out", given[0])
-    budget = next((value for value in budgets.values() if value is not None), 0 if closes_at_once else None)
+    unwanted = isinstance(request, ChatRequest) and request.chat_template_kwargs.enable_thinking is False
+    marked = controller.closing is not None and controller.closing.markers is not None
+    budget = next((value for value in budgets.values() if value is not None), 0 if unwanted and marked else None)
     effort = next((value for value in efforts.values() if value is not None), None)
     if controller.closing is None and (budget is not None or effort is not None):
         raise invalid("this model marks no thinking, so there is none to limit", "reasonctl")

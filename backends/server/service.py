@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 from reasonctl.controller import (
@@ -30,6 +31,7 @@ from .driving import Driver, Group, Output, ServedRun
 from .grammars import Grammars
 from .limits import ServerLimits
 from .messages import Prompts, ends_open
+from .prefixes import Prefixes, Text
 from .recording import Drawn, Recorded
 from .refusals import Refusal, invalid
 from .requests import Asked, ChatRequest
@@ -84,8 +86,8 @@ class Update:
 class ServedChoice:
     """One run as its client sees it."""
 
-    trace: Trace
-    """Its record."""
+    text: Text
+    """Its text, and what of it wasn't fed again."""
     splitter: Splitter
     """Tells thoughts and answer apart."""
     recorded: Recorded | None
@@ -94,6 +96,11 @@ class ServedChoice:
     """What it failed with."""
     begun: list[tuple[int, Drawn]] = field(default_factory=list)
     """Notes of answer tokens with the place in the answer where each begins."""
+
+    @property
+    def trace(self) -> Trace:
+        """Its record."""
+        return self.text.trace
 
     @property
     def finish_reason(self) -> Literal["stop", "length"]:
@@ -123,6 +130,8 @@ class Work:
     """The same for the driver."""
     rule: ExitRule | None
     """Decides about its exits."""
+    client_id: str | None = None
+    """Its client's own name for it, which means nothing with another key."""
     created: int = field(default_factory=lambda: int(time.time()))
     """When it came, in seconds since 1970."""
     group: Group | None = None
@@ -143,6 +152,7 @@ class Service:
         self._prompts = Prompts(model)
         self._grammars = Grammars(model, served.limits)
         self._drafters = Drafters(served.controller.drafter)
+        self.prefixes = Prefixes(model.engine, served.limits.prefix_tokens)
         rule = served.controller.exit
         self.driver = Driver(served.at_once, served.limits.queue, (lambda: None) if rule is None else rule.idle)
         self.open: dict[str, Work] = {}
@@ -156,15 +166,17 @@ class Service:
     def close(self) -> None:
         """End all runs, the thread and the helper processes."""
         self.driver.close()
+        self.prefixes.close()
         self._prompts.close()
         self._grammars.close()
 
-    def prepare(self, request: Asked, key: str) -> Work:
+    def prepare(self, request: Asked, key: str, client_id: str | None = None) -> Work:
         """A request's runs, not started. It may take a while; call it in a thread.
 
         Args:
             request: The request.
             key: Its client's.
+            client_id: Its client's own name for it.
 
         Raises:
             Refusal: The request can't be served.
@@ -180,17 +192,15 @@ class Service:
             prompt = self._prompts.completion(request.prompt)
             schema = wanted_schema(request)
         source = self._grammars.checked(schema, "response_format" if request.response_format else "tools")
-        controller = self._controlled(request, prompt, key)
-        return self._work(request, key, prompt, controller, source)
+        controller = self._controlled(request, key)
+        work = self._work(request, key, prompt, controller, source)
+        work.client_id = client_id
+        return work
 
-    def _controlled(self, request: Asked, prompt: list[int], key: str) -> Controller:
+    def _controlled(self, request: Asked, key: str) -> Controller:
         """The controller of one request."""
-        base, closes = self._controller, False
-        thinking = base.closing
-        if isinstance(request, ChatRequest) and request.chat_template_kwargs.enable_thinking is False:
-            closes = _opens(prompt, thinking, self.served.model)
         drafter = self._drafters.of(key, request.reasonctl.draft)
-        return limited(request, replace(base, drafter=drafter), closes_at_once=closes)
+        return limited(request, replace(self._controller, drafter=drafter))
 
     def _work(self, request: Asked, key: str, prompt: list[int], controller: Controller, source: str | None) -> Work:
         model, thinking = self.served.model, controller.closing
@@ -205,7 +215,8 @@ class Service:
         seed = secrets.randbits(_RANDOM_BITS) if request.seed is None else request.seed
         work = Work(_new_id(request), key, request, len(prompt), [], [], [], controller.exit)
         for i in range(request.reasonctl.samples or request.n):
-            choice = ServedChoice(Trace(), Splitter(model.tokenizer, model.eos, marking, request.stops), None)
+            text, splitter = Text(key, prompt, Trace()), Splitter(model.tokenizer, model.eos, marking, request.stops)
+            choice = ServedChoice(text, splitter, None)
             own = policy
             if request.most_alternatives is not None:
                 own = choice.recorded = Recorded(policy, request.most_alternatives)
@@ -213,10 +224,11 @@ class Service:
             call = replace(call, private=not request.reasonctl.learn, client=key)
             if request.stops:
                 call = replace(call, stop=StopAt(len(prompt), choice.splitter))
-            loop = controller.run(model.engine, model.tokenizer, call, choice.trace)
+            text.needs = controller.needs(model.engine, model.tokenizer, call)
+            loop = partial(controller.loop, tokenizer=model.tokenizer, call=call, trace=text.trace)
             work.choices.append(choice)
             work.answers.append(call.answer_now or AnswerNow())
-            work.runs.append(ServedRun(loop, controller.needs(model.engine, model.tokenizer, call)))
+            work.runs.append(ServedRun(self.prefixes.run(text, loop), text.needs))
         return work
 
     def _most_new_tokens(self, request: Asked, prompt: list[int], controller: Controller) -> int:
@@ -233,15 +245,19 @@ class Service:
         """Hand a request's runs over; `leave` ends them. Call it in the event loop.
 
         Raises:
-            Refusal: There is no place for it.
+            Refusal: There is no place for it, or another open request of its key has its client's name.
         """
+        if work.client_id is not None and self._named(work.client_id, work.key) is not None:
+            message = f"a request named {work.client_id!r} is running; give each a name of its own"
+            raise Refusal(409, message, code="duplicate_request_id")
         loop = asyncio.get_running_loop()
 
         def deliver(brought: list[Output]) -> None:
             with suppress(RuntimeError):  # the event loop has ended, and with it the client's connection
                 loop.call_soon_threadsafe(work.outputs.put_nowait, brought)
 
-        work.group = Group(work.key, work.runs, deliver)
+        shares = self.prefixes.shares(work.choices[0].text.prompt)
+        work.group = Group(work.key, work.runs, deliver, shares)
         self.driver.submit(work.group)
         self.open[work.id] = work
 
@@ -296,7 +312,7 @@ class Service:
         """Close the thinking of a running request.
 
         Args:
-            request_id: Its id, as its client was given it.
+            request_id: Its id, as its client was given it, or its client's own name for it.
             key: The key of who asks: no other one may.
 
         Returns:
@@ -305,10 +321,14 @@ class Service:
         Raises:
             Refusal: The key has no such request.
         """
-        work = self.open.get(request_id)
-        if work is None or not secrets.compare_digest(work.key, key):
+        work = self._named(request_id, key)
+        if work is None:
             raise Refusal(404, "no running request of this key has this id", code="request_not_found")
         return sum(answer.ask() for answer in work.answers)
+
+    def _named(self, name: str, key: str) -> Work | None:
+        """The open request of a key that has this id or this client's name."""
+        return next((one for one in self.open.values() if one.key == key and name in (one.id, one.client_id)), None)
 
 
 def _read(choice: ServedChoice, output: Emitted) -> Piece:
@@ -368,5 +388,6 @@ def usage_of(work: Work) -> dict[str, Any]:
         "prompt_tokens": work.prompt_tokens,
         "completion_tokens": written,
         "total_tokens": work.prompt_tokens + written,
+        "prompt_tokens_details": {"cached_tokens": work.choices[0].text.cached},
         "completion_tokens_details": {"reasoning_tokens": thought},
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import uvicorn
 
 from reasonctl.controller import ControllerError
@@ -45,14 +47,25 @@ def make_server(service: Service, access: Access, port: int) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def serve(service: Service, access: Access, port: int) -> None:
+def serve(service: Service, access: Access, port: int, announce: Callable[[str], None]) -> None:
     """Serve until the process is asked to end.
+
+    Args:
+        service: What is served.
+        access: Who may ask, and on which address.
+        port: 0: a free one.
+        announce: Is given the address, with the port, once clients can connect.
 
     Raises:
         ControllerError: The address can't be had.
     """
     server = make_server(service, access, port)
     try:
-        server.run()
+        listening = server.config.bind_socket()
     except SystemExit as end:  # uvicorn has logged why
         raise ControllerError(f"can't listen on {access.host}:{port}; choose another --port") from end
+    host = f"[{access.host}]" if ":" in access.host else access.host
+    with listening:
+        listening.listen(server.config.backlog)
+        announce(f"{host}:{listening.getsockname()[1]}")
+        server.run(sockets=[listening])

@@ -121,7 +121,7 @@ class Splitter:
             marker = self._marker()
             where = self._text.find(marker) if marker else -1
             if where < 0:
-                held = 0 if last or not marker else _begun(self._text, marker)
+                held = 0 if last or not marker else self._unsure(marker)
                 text, self._text = self._text[: len(self._text) - held], self._text[len(self._text) - held :]
                 self._give(piece, text, forced)
                 return
@@ -135,11 +135,21 @@ class Splitter:
         if markers is None:
             return ""
         if self.part == "reasoning":
-            own = self._text.lstrip()
-            if self._first and markers.open not in markers.close and own and own.startswith(markers.open.strip()):
-                return markers.open.strip()
-            return markers.close
+            again = self._opening_again()
+            return again if again and self._text.lstrip().startswith(again) else markers.close
         return markers.open if self.marking.reopens or self._first else ""
+
+    def _opening_again(self) -> str:
+        """The opening marker that a model may write first in thoughts that are open already; "" elsewhere."""
+        markers = self.marking.markers
+        if markers is None or self.part != "reasoning" or not self._first or markers.open in markers.close:
+            return ""
+        return markers.open.strip()
+
+    def _unsure(self, marker: str) -> int:
+        """Characters at the text's end that may still become a marker."""
+        again, own = self._opening_again(), self._text.lstrip()
+        return len(own) if own and again.startswith(own) else _begun(self._text, marker)
 
     def _turn(self, piece: Piece, marker: str) -> None:
         """A marker was passed."""

@@ -12,13 +12,14 @@ from collections.abc import Collection, Iterator
 import click
 
 from .flags import SHARED, common
+from .group import ENVIRONMENT, Command
 from .main import cli
 
 WIDTH = 100
 """Columns of the help, whatever the terminal."""
 
 
-@click.command("COMMAND")
+@click.command("COMMAND", cls=Command)
 @common(*SHARED)
 def _shared() -> None:
     """Carries the options that several commands have."""
@@ -34,7 +35,7 @@ def document() -> str:
         "Each command takes those that are named under it, and refuses the others.",
         _block(_options(_shared)),
     ]
-    root = click.Context(cli, info_name="ctl")
+    root = click.Context(cli, info_name="ctl", auto_envvar_prefix=ENVIRONMENT)
     for context in _commands(root):
         parts += [f"## {context.command_path}", _block(_help(context.command, context.parent)), _taken(context)]
     return "\n\n".join(parts) + "\n"
@@ -78,7 +79,12 @@ def _help(command: click.Command, parent: click.Context | None) -> str:
 
 def _options(command: click.Command) -> str:
     """The list of a command's options alone."""
-    context = click.Context(command, terminal_width=WIDTH, help_option_names=cli.context_settings["help_option_names"])
+    context = click.Context(
+        command,
+        terminal_width=WIDTH,
+        help_option_names=cli.context_settings["help_option_names"],
+        auto_envvar_prefix=f"{ENVIRONMENT}_COMMAND",
+    )
     formatter = context.make_formatter()
     command.format_options(context, formatter)
     return formatter.getvalue().rstrip()

@@ -14,9 +14,11 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from .config import set_elsewhere
 from .extras import missing_extra
-from .refusal import given, refuse
+from .refusal import chosen, given, refuse
 from .terminal import utf8
 
 BACKENDS = {"llama": "llama.cpp", "hf": "transformers"}
@@ -61,6 +63,38 @@ class NumberRange(click.FloatRange):
         return number
 
 
+class SignalName(click.Choice[str]):
+    """A signal of ours, or the name of a plugin's; packages are searched only for a name that isn't ours."""
+
+    def __init__(self) -> None:
+        super().__init__(SIGNALS)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in SIGNALS:
+            from reasonctl.controller.core import plugin_names
+
+            if value in plugin_names("signals"):
+                return str(value)
+        return super().convert(value, param, ctx)
+
+
+class NameOrFile(click.ParamType[str]):
+    """A text; shells complete it with some names and with files."""
+
+    name = "text"
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        own = [CompletionItem(name) for name in self.names if name.startswith(incomplete)]
+        return [*own, CompletionItem(incomplete, type="file")]
+
+
+MODEL = NameOrFile("tiny", "tiny-hybrid", "tiny-masked")
+"""The argument MODEL."""
+
+
 def _option(*flags: str, **settings: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     """The arguments of one `click.option`."""
     return flags, settings
@@ -97,7 +131,7 @@ _OPTIONS = {
         help="Above 0 and below 1, or 'marginal'.",
     ),
     "signal": _option(
-        "--signal", type=click.Choice(SIGNALS), default="hidden", show_default=True, help="What a cue is scored by."
+        "--signal", type=SignalName(), default="hidden", show_default=True, help="What a cue is scored by."
     ),
     "domain": _option("--domain", help="Promise for problems of this domain only, from its own runs."),
     "give_up": _option(
@@ -127,7 +161,9 @@ _OPTIONS = {
         show_default=True,
         help="Runs that are decoded together, in forwards that they share.",
     ),
-    "grader": _option("--grader", help="module:function (question, gold, answer) -> bool, in place of the task's own."),
+    "grader": _option(
+        "--grader", help="module:function (question, gold, answer) -> bool, or a plugin [the task's own]."
+    ),
 }
 """The shared options by their names in `Options`."""
 
@@ -143,7 +179,11 @@ MACHINE = ("backend", "threads")
 SAMPLED = ("json", "seed", "max_new_tokens", "n", *PROMISE, "force", "dry_run", *MACHINE, "workers", "batch", "grader")
 """What commands take that sample many problems."""
 
-ANY_PROBE = click.option("--probe", help="Probe file, or OWNER/NAME on the hub [tiny: its own; else none]; or 'none'.")
+ANY_PROBE = click.option(
+    "--probe",
+    type=NameOrFile("none"),
+    help="Probe file, or OWNER/NAME on the hub [tiny: its own; else none]; or 'none'.",
+)
 """The option of commands that can do without a probe."""
 
 ORDER = click.option(
@@ -202,7 +242,8 @@ def common(*takes: str, **reasons: str) -> Callable[[Command], Command]:
 
         for name in reversed(SHARED):
             flags, settings = _OPTIONS[name]
-            wrapped = click.option(*flags, **settings, hidden=name not in takes)(wrapped)
+            means = name in takes
+            wrapped = click.option(*flags, **settings, allow_from_autoenv=means, hidden=not means)(wrapped)
         return wrapped
 
     return decorate
@@ -215,11 +256,11 @@ def _call(command: Command, values: dict[str, Any], takes: Collection[str], reas
 
     refused = {name: reasons.get(name, "") for name in SHARED if name not in takes}
     refuse(click.get_current_context().command_path, given(), refused)
-    options = Options(**{name: values.pop(name) for name in SHARED}, given=given())
+    options = Options(**{name: values.pop(name) for name in SHARED}, given=given(), chosen=chosen())
     if options.grader is not None:
         sys.path.append(os.getcwd())  # a grader may be a file of this folder; installed modules come first
     try:
         options.check()
         command(options=options, **values)
     except ControllerError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(str(error) + set_elsewhere(click.get_current_context())) from error

@@ -30,7 +30,7 @@ def show_frontier(name: str, options: Options, *, tasks: str, probe: str | None,
     sizes_of(samples)
     confidence = vote_confidence(options)
     n = options.n or PROBLEMS
-    if "draft" not in options.given:
+    if "draft" not in options.chosen:
         options = replace(options, draft=DRAFT)
     job = open_job(show, "ctl frontier", name, options, tasks=tasks, probe=probe, n=n, samples=samples, out=out)
     sets = sets_of(job, samples)

@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from . import measure_commands, probe_commands, run_commands
+from .config import configured, set_elsewhere
 from .group import cli
 from .interrupt import CODE, interruptible
 from .terminal import lenient_output, one_line
@@ -27,13 +28,23 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of `ctl`."""
     try:
         with interruptible(), lenient_output():
-            code = cli.main(args=arguments, prog_name="ctl", standalone_mode=False)
+            defaults = configured(cli)
+            code = cli.main(
+                args=arguments,
+                prog_name="ctl",
+                standalone_mode=False,
+                default_map=defaults.by_command,
+                obj=defaults,
+            )
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
     except click.ClickException as error:
-        click.echo(f"Error: {one_line(error.format_message())}", err=True)
+        elsewhere = ""
+        if isinstance(error, click.BadParameter) and error.ctx is not None and error.param is not None:
+            elsewhere = set_elsewhere(error.ctx, error.param)
+        click.echo(f"Error: {one_line(error.format_message() + elsewhere)}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted. What was collected is kept: run the same command again to go on.", err=True)

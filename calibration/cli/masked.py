@@ -42,9 +42,14 @@ _NEVER = "a masked model has no thinking to exit from; ctl eval calibrates its e
 def open_masked(name: str, options: Options, command: str, order: str | None) -> tuple[MaskedText, str]:
     """The model and the order's text. Raises ControllerError for what means nothing here or can't be loaded."""
     options.refuse(f"{command} with a masked model", "draft", "backend", because="its forward writes many tokens")
-    text = order or ORDER
-    parse_unmasking(text, length_of(name, options))
-    return load_masked(name, threads=options.threads), text
+    model, text = load_masked(name, threads=options.threads), order or ORDER
+    parse_unmasking(text, length_of(name, options), signal=signal_of(model, name))
+    return model, text
+
+
+def signal_of(model: MaskedText, name: str) -> Confidence:
+    """What an early commit compares with its threshold: the least probability in the answer."""
+    return Confidence(AnswerAfter(model.tokenizer, MARKER, model.eos) if name == TINY_MASKED else None, model.eos)
 
 
 def refuse_order(order: str | None) -> None:
@@ -62,7 +67,8 @@ def masked_runs(
     model: MaskedText, name: str, options: Options, order: str, questions: Sequence[str], commit: Commit | None = None
 ) -> list[Unmask]:
     """A run for each question, numbered in their order."""
-    settings = parse_unmasking(order, length_of(name, options), commit)
+    signal = signal_of(model, name) if commit is None else None
+    settings = parse_unmasking(order, length_of(name, options), commit, signal=signal)
     policy = parse_policy(options.policy_text())
     return [
         Unmask(model.prompt(question), settings, policy, Keys(seed=options.seed, run=run), model.eos, model.tokenizer)
@@ -135,8 +141,7 @@ def eval_masked(show: Console, name: str, options: Options, order: str | None, t
     if options.dry_run:
         show.result({"n": n, "dry_run": True})
         return
-    span = AnswerAfter(model.tokenizer, MARKER, model.eos) if name == TINY_MASKED else None
-    commit = Commit(Confidence(span, model.eos))
+    commit = Commit(signal_of(model, name))
     asked = masked_runs(model, name, options, text, [problem.question for problem in problems], commit)
     traces: list[UnmaskingTrace] = []
     with show.progress("unmasking") as progress:
@@ -174,6 +179,13 @@ def show_commit(show: Console, found: CommitCalibration, order: str) -> None:
         f"{found.failures} of {found.runs} (upper bound {found.upper:.1%})",
         "bold",
     )
+    if found.commits:
+        show.say(f"commit so: --order '{with_commit(order, found.threshold.value)}'")
+
+
+def with_commit(order: str, threshold: float) -> str:
+    """The order's text with a commit above a threshold."""
+    return f"{order.removesuffix(')')}{',' if '(' in order else '('}commit={threshold!r})"
 
 
 def _questions(name: str, n: int, seed: int) -> list[str]:

@@ -9,6 +9,7 @@ import click
 from .flags import (
     ANY_PROBE,
     MACHINE,
+    MODEL,
     PROMISE,
     SAMPLED,
     SAMPLES,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @cli.command("frontier")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--tasks", required=True, help="Where problems come from.")
 @ANY_PROBE
 @SAMPLES
@@ -40,7 +41,7 @@ def advise_group() -> None:
 
 
 @advise_group.command("draft")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--drafts", "first", required=True, metavar="DRAFT...", help="Smaller models of the same family.")
 @click.argument("more", nargs=-1, metavar="")
 @common(
@@ -61,7 +62,7 @@ def advise_draft_command(model: str, first: str, more: tuple[str, ...], options:
 
 
 @advise_group.command("policy")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--tasks", help="Learn from the model's own right answers to these problems.")
 @click.option("--texts", multiple=True, type=click.Path(), help="Learn from your own texts: text files, .jsonl, runs.")
 @click.option("--at", default="1,5,15", show_default=True, help="Risks above 0 at which truncations are compared.")
@@ -87,7 +88,7 @@ def advise_policy_command(model: str, options: Options, **what: Any) -> None:
 
 
 @advise_group.command("samples")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--tasks", required=True, help="Where problems come from.")
 @ANY_PROBE
 @click.option("--at", default="4,16", show_default=True, help="Numbers of samples; each divides the largest.")
@@ -102,7 +103,7 @@ def advise_samples_command(model: str, options: Options, **what: Any) -> None:
 
 
 @cli.command("ngrams")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.argument("texts", nargs=-1, required=True, type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="The database to write.")
 @common("json", "force", *MACHINE)
@@ -123,15 +124,15 @@ PAGE = click.option(
 
 
 @cli.command("stability")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--tasks", required=True, help="Where problems come from.")
 @click.option(
     "--perturb",
     required=True,
-    type=click.Choice(("text", "whitespace", "options", "seed", "temperature", "exit")),
+    type=click.Choice(("text", "whitespace", "options", "seed", "temperature", "exit", "audio")),
     help="What is changed that shouldn't change an answer.",
 )
-@click.option("--lengths", help="How much: sentences, spaces, or places that options move on [1,4,16; options: 1].")
+@click.option("--lengths", help="How much: sentences, spaces, places, seconds [1,4,16; options: 1; audio: 5].")
 @click.option(
     "--strengths", default="0,1", show_default=True, help="Share of sentences with numbers, or of gaps, from 0 to 1."
 )
@@ -139,6 +140,7 @@ PAGE = click.option(
 @click.option(
     "--votes", type=int, default=1, show_default=True, help="Runs of each; above 1 votes of them are compared too."
 )
+@click.option("--sounds", help="With audio: silence, noise:DBFS, a .wav file; with commas [silence,noise:-40].")
 @click.option("--probe", help="With --perturb exit: the probe file [tiny: the bundled one].")
 @PAGE
 @common(
@@ -162,3 +164,109 @@ def stability_command(model: str, options: Options, **what: Any) -> None:
     from .stability import stability
 
     stability(model, options, **what)
+
+
+@cli.command("mcq")
+@click.argument("model")
+@click.option("--tasks", required=True, help="Questions with lettered options, or whose answers are whole numbers.")
+@click.option("--shots", default="0", show_default=True, help="Worked examples, from the same task.")
+@click.option("--orders", default="answer,explanation", show_default=True, help="What comes first.")
+@click.option("--formats", default="list,markdown,json", show_default=True, help="Of question and answer.")
+@click.option("--temperatures", default="0", show_default=True, help="Sampling temperatures; 0 is greedy.")
+@click.option("--debias", default="none", show_default=True, help="none, prior (PriDe), cyclic; several with commas.")
+@click.option("--irac", is_flag=True, help="Explanations as issue, rule, application and conclusion.")
+@click.option("--sft", type=click.Path(), help="Write right answers as conversations for fine-tuning (.jsonl).")
+@PAGE
+@common(
+    "json",
+    "seed",
+    "draft",
+    "max_new_tokens",
+    "n",
+    "force",
+    "dry_run",
+    *MACHINE,
+    "workers",
+    "batch",
+    grader="answers are letters",
+    temperature="it compares --temperatures",
+    policy="it compares --temperatures and --debias",
+)
+def mcq_command(model: str, options: Options, **what: Any) -> None:
+    """Multiple choice: prompts, orders, formats, temperatures, selection bias and its removal. Resumable."""
+    from .mcq import mcq
+
+    mcq(model, options, **what)
+
+
+@cli.command("pairs")
+@click.argument("model")
+@click.option("--tasks", required=True, help="Where problems come from.")
+@click.option(
+    "--strategies",
+    default="prefix,demonstration,elicitive,refine,policy",
+    show_default=True,
+    help="Also parameters, leaderboard, exit.",
+)
+@click.option("--smaller", metavar="MODEL", help="With parameters: a smaller model of the family.")
+@click.option("--lower", metavar="MODEL", help="With leaderboard: a model that ranks lower.")
+@click.option(
+    "--policies",
+    nargs=2,
+    default=("greedy", "temperature(1.5)"),
+    show_default=True,
+    metavar="BETTER WORSE",
+    help="With policy: the two that are contrasted.",
+)
+@click.option(
+    "--wording",
+    type=click.Choice(("good-bad", "harmless-harmful")),
+    default="good-bad",
+    show_default=True,
+    help="How prompts ask for better and worse; the second one asks for harmful text.",
+)
+@click.option(
+    "--keep",
+    type=click.Choice(("agreeing", "untied", "different")),
+    default="agreeing",
+    show_default=True,
+    help="Write the pairs that the grader agrees with, also reversed ones, also ties.",
+)
+@click.option("--probe", help="With exit: the probe file [tiny: the bundled one].")
+@click.option("--out", required=True, type=click.Path(), help="The pairs to write (.jsonl); a page lies next to it.")
+@common(*SAMPLED, "temperature", "policy", "draft")
+def pairs_command(model: str, options: Options, **what: Any) -> None:
+    """Contrasting responses (PopAlign) as JSONL for DPO, graded: how often is the better one better? Resumable."""
+    from .pairs import pairs
+
+    pairs(model, options, **what)
+
+
+@cli.group("diagnose")
+def diagnose_group() -> None:
+    """What a model's texts are like."""
+
+
+@diagnose_group.command("fractal")
+@click.argument("model")
+@click.option("--texts", required=True, multiple=True, type=click.Path(), help="A person's texts: text files, .jsonl.")
+@click.option("--writer", help="The model that writes on after the texts' openings [MODEL].")
+@click.option("--temperatures", metavar="T,T,...", help="Write at these temperatures, too; 0 is greedy.")
+@PAGE
+@common(
+    "json",
+    "seed",
+    "max_new_tokens",
+    "n",
+    "force",
+    "dry_run",
+    *MACHINE,
+    "workers",
+    temperature="it compares --temperatures",
+    policy="it compares --temperatures",
+)
+def fractal_command(model: str, options: Options, **what: Any) -> None:
+    """Hurst, Joseph and self-similarity exponents of surprisal under MODEL; -n documents of each source. Resumable."""
+    from .fractal import fractal
+
+    fractal(model, options, **what)

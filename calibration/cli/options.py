@@ -10,7 +10,6 @@ from reasonctl.controller import ControllerError, parse_draft, parse_policy
 from reasonctl.controller.drafting.models import DraftModel
 from reasonctl.probes import Promise
 from reasonctl.probes.risk import Mode
-from reasonctl.probes.signals import SignalName
 
 from ..parallel.run_jobs import cores
 from ..runs.recipe import Backend
@@ -39,13 +38,15 @@ class Options:
     workers: int | None
     threads: int | None
     grader: str | None
-    signal: SignalName
+    signal: str
     domain: str | None
     give_up: float | None
     batch: int
     """Runs that are decoded together."""
     given: frozenset[str] = frozenset()
     """Names of the options on the command line, even those with a default's value."""
+    chosen: frozenset[str] = frozenset()
+    """The same, and those whose value comes from an environment variable or a file of defaults."""
 
     def check(self) -> None:
         """Check the options that need no model.

@@ -11,6 +11,7 @@ from .flags import (
     CODES,
     FORMS,
     MACHINE,
+    MODEL,
     ORDER,
     PROMISE,
     SAMPLED,
@@ -43,7 +44,7 @@ HEADS_JOB = ("tasks", "out", "dask")
 
 
 @cli.command("calibrate")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--tasks", help="Where problems come from; with --runs: where the right answers come from.")
 @click.option(
     "--runs",
@@ -125,7 +126,7 @@ def calibrate_command(model: str, options: Options, heads: bool, unweighted: boo
 
 
 @cli.command("eval")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @ORDER
 @click.option("--tasks", help="Where problems come from [the card's].")
 @click.option("--probe", help="Probe file [tiny: the bundled one].")
@@ -154,7 +155,7 @@ def report_command(probe: str, options: Options, evaluation: str | None, out: st
 
 
 @cli.command("calibrate-votes")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--tasks", required=True, help="Where problems come from.")
 @ANY_PROBE
 @SAMPLES

@@ -15,6 +15,13 @@ def given() -> frozenset[str]:
     return frozenset(name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE)
 
 
+def chosen() -> frozenset[str]:
+    """Names of its options that have a value from anywhere: the command line, an environment variable, or a file."""
+    context = click.get_current_context()
+    names = (parameter.name or "" for parameter in context.command.params)
+    return frozenset(name for name in names if context.get_parameter_source(name) is not ParameterSource.DEFAULT)
+
+
 def refuse(command: str, found: Collection[str], reasons: Mapping[str, str]) -> None:
     """Refuse options that a command can't honour.
 

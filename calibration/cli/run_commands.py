@@ -10,6 +10,7 @@ from .flags import (
     ANY_PROBE,
     CODES,
     MACHINE,
+    MODEL,
     ORDER,
     PROMISE,
     SAMPLING,
@@ -19,6 +20,7 @@ from .flags import (
     common,
 )
 from .group import cli
+from .refusal import given, refuse
 from .terminal import utf8, utf8_each
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @cli.command("run")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.argument("prompt", required=False, callback=utf8)
 @ANY_PROBE
 @ORDER
@@ -65,6 +67,31 @@ def run_command(model: str, prompt: str | None, options: Options, **what: Any) -
     run_any(model, prompt, options, **what)
 
 
+@cli.command("models")
+@click.option(
+    "--probes",
+    default=".",
+    show_default=True,
+    type=click.Path(),
+    help="Folder whose probe files are tried too.",
+)
+@common("json")
+def models_command(options: Options, probes: str) -> None:
+    """The models on this machine, bundled, in reasonctl's cache and in the hub's, and which probes fit each."""
+    from .models import models
+
+    models(options, probes=probes)
+
+
+@cli.command("plugins")
+@common("json")
+def plugins_command(options: Options) -> None:
+    """What other packages add: stages, drafters, signals, graders and tasks."""
+    from .plugins import plugins
+
+    plugins(options)
+
+
 @cli.command("view")
 @click.argument("runs", type=click.Path())
 @click.option("--out", type=click.Path(), help="The page to write [RUNS with .html].")
@@ -77,7 +104,7 @@ def view_command(runs: str, options: Options, out: str | None) -> None:
 
 
 @cli.command("sample")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.argument("prompt", required=False, callback=utf8)
 @ANY_PROBE
 @CODES
@@ -104,8 +131,23 @@ def sample_command(model: str, prompt: str | None, options: Options, **what: Any
     sample(model, prompt, options, **what)
 
 
+OF_OWN_SERVER = (
+    *("preset", "efforts", "budget", "allow_host", "allow_origin", "queue", "request_seconds"),
+    *("temperature", "policy", "draft", "max_new_tokens", "signal", "backend", "threads", "batch"),
+)
+"""Options of `ctl serve` that mean nothing where vLLM serves."""
+
+
 @cli.command("serve")
-@click.argument("model")
+@click.argument("model", type=MODEL)
+@click.argument("others", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS OF vLLM]")
+@click.option(
+    "--engine",
+    type=click.Choice(("own", "vllm")),
+    default="own",
+    show_default=True,
+    help="What serves: reasonctl's own server, or vLLM's with the probe in it (docs/scale.md).",
+)
 @ANY_PROBE
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; another one needs a key.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0: a free one.")
@@ -129,6 +171,13 @@ def sample_command(model: str, prompt: str | None, options: Options, **what: Any
 @click.option("--audits", type=click.Path(), help="With --audit: file that keeps them, for ctl status.")
 @click.option("--queue", type=click.IntRange(0, 10_000), default=64, show_default=True, help="Most runs that wait.")
 @click.option(
+    "--prefix-tokens",
+    type=click.IntRange(0, 1 << 24),
+    default=16384,
+    show_default=True,
+    help="Most tokens that are kept for later requests of the same keys; 0: none.",
+)
+@click.option(
     "--request-seconds",
     type=NumberRange(0, min_open=True),
     default=600.0,
@@ -136,18 +185,25 @@ def sample_command(model: str, prompt: str | None, options: Options, **what: Any
     help="Most seconds of a request.",
 )
 @common(*(name for name in SAMPLING if name != "seed"), *PROMISE, *MACHINE, "batch")
-def serve_command(model: str, options: Options, **what: Any) -> None:
+def serve_command(model: str, options: Options, engine: str, others: tuple[str, ...], **what: Any) -> None:
     """An OpenAI-compatible endpoint; clients share forwards [--batch 8].
 
     SIGTERM and Ctrl-C let running requests end, for at most 30 seconds.
     """
+    if engine == "vllm":
+        refuse("ctl serve --engine vllm", given(), dict.fromkeys(OF_OWN_SERVER, "it is of reasonctl's own server"))
+        from .serve_vllm import serve_vllm
+
+        serve_vllm(model, options, others=others, **what)
+    if others:
+        raise click.UsageError(f"{others[0]!r} is given after the model, and only --engine vllm takes such options")
     from .serve import serve
 
     serve(model, options, **what)
 
 
 @cli.command("chat")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @ANY_PROBE
 @click.option("--system", callback=utf8, help="What the model is to be, said before the conversation.")
 @click.option("--budget", help="Most thinking tokens, 0 or more; or a share of the run's tokens, such as 0.5.")
@@ -174,7 +230,7 @@ def status_command(store: str, options: Options, out: str | None) -> None:
 
 
 @cli.command("bench")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @ANY_PROBE
 @ORDER
 @common("json", *SAMPLING, "n", *PROMISE, *MACHINE, "batch")

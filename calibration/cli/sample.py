@@ -77,7 +77,7 @@ def sample(
     show = Console(as_json=options.json)
     check_prompt(name, prompt)
     asked = what_is_asked(options, codes, choose, utility, stop)
-    if "batch" not in options.given:
+    if "batch" not in options.chosen:
         options = replace(options, batch=min(asked.n, AT_ONCE))
     exit_rule, model, recipe = open_any(
         show, "ctl sample", name, options, probe, *PROMISE, because="nothing decides about exits"
@@ -98,7 +98,7 @@ def sample(
     if choose == "best":
         call = replace(call, policy=Scored(call.policy))
     _warn(show, asked, model=model.fingerprint(), grader=grader.name, probe=probe_text(exit_rule))
-    drawn = draw(show, recipe, model, controller, call, asked, grader)
+    drawn = draw(show, recipe, model, controller, call, asked, grader, question)
     _report(show, drawn, choice(asked, drawn), asked, question)
 
 
@@ -174,7 +174,14 @@ class Drawn:
 
 
 def draw(
-    show: Console, recipe: Recipe, model: Model, controller: Controller, call: Call, asked: Asked, grader: Grader
+    show: Console,
+    recipe: Recipe,
+    model: Model,
+    controller: Controller,
+    call: Call,
+    asked: Asked,
+    grader: Grader,
+    question: str,
 ) -> Drawn:
     """Draw samples until the vote is over, or all of them; print what each answers."""
     samples = list[Sample]()
@@ -186,7 +193,7 @@ def draw(
         at_once=recipe.batch,
         stop=asked.rule,
         answer=grader.extract,
-        same=grader.alike,
+        same=lambda a, b: grader.alike(a, b, question),
     ) as running:
         for trace in running:
             one = Sample(trace, answer_text(recipe, model, trace.tokens), running.answers[-1])

@@ -69,7 +69,7 @@ def open_job(
     """
     check_target(out, options.force)
     task = load_task(tasks, grader=options.grader)
-    if "batch" not in options.given:
+    if "batch" not in options.chosen:
         options = replace(options, batch=min(samples, AT_ONCE))
     promised = [name for name in PROMISE if not (votes and name in OF_VOTES)]
     rule, model, recipe = open_any(

@@ -33,7 +33,7 @@ def serve(name: str, options: Options, *, probe: str | None, **what: Any) -> Non
     show = Console(as_json=False)
     access = Access(what["host"], read_keys(what["key_file"]), what["allow_host"], what["allow_origin"])
     presets = presets_of(what["preset"])
-    if "batch" not in options.given:
+    if "batch" not in options.chosen:
         options = replace(options, batch=AT_ONCE)
     if what["learn"] is None:
         opened = open_any(
@@ -49,14 +49,17 @@ def serve(name: str, options: Options, *, probe: str | None, **what: Any) -> Non
         opened.recipe.max_new_tokens,
         options.batch,
         presets,
-        ServerLimits(queue=what["queue"], request_seconds=what["request_seconds"]),
+        ServerLimits(queue=what["queue"], prefix_tokens=what["prefix_tokens"], request_seconds=what["request_seconds"]),
     )
     service = Service(served)
     keys = (
         f"{len(access.keys)} key{'s' if len(access.keys) > 1 else ''}" if access.keys else "no key, this machine only"
     )
-    show.say(f"{service.served.name} on http://{access.host}:{what['port']}/v1 ({keys}; {options.batch} runs at once)")
-    run(service, access, what["port"])
+
+    def announce(address: str) -> None:
+        show.say(f"{service.served.name} on http://{address}/v1 ({keys}; {options.batch} runs at once)")
+
+    run(service, access, what["port"], announce)
 
 
 def watched(opened: Opened, options: Options, share: float | None, file: str | None) -> ExitRule | None:

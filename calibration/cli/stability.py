@@ -13,13 +13,20 @@ from ..pages.wording import percent
 from .console import Console
 from .diagnosed import answered
 from .options import Options
-from .sampled import AT_ONCE, open_job
+from .sampled import AT_ONCE, SamplingJob, open_job
+from .stability_audio import SoundJob
 
 PROBLEMS = 100
 """Problems where nobody asks for a number."""
-LENGTHS = {"options": "1"}
+LENGTHS = {"options": "1", "audio": "5"}
 """Default lengths of perturbations that have others than `1,4,16`."""
-UNITS = {"text": "sentences; strength: share of them with numbers", "whitespace": "spaces; strength: share of gaps"}
+SOUNDS = "silence,noise:-40"
+"""Sounds where nobody names any: those of the paper that need no file."""
+UNITS = {
+    "audio": "seconds",
+    "text": "sentences; strength: share of them with numbers",
+    "whitespace": "spaces; strength: share of gaps",
+}
 """What length and strength count."""
 HEAD = ("condition", "% right", "influence, %", "+", "-", "flips, %", "p", "Holm", "tokens")
 
@@ -35,18 +42,23 @@ def stability(
     if perturb != "exit" and probe is not None:
         raise ControllerError(f"--probe is for --perturb exit, not {perturb}; leave it off")
     check_out(out, options.force)
-    rule = probe if perturb == "exit" else "none"
-    n = options.n or PROBLEMS
-    asked: dict[str, Any] = {"tasks": tasks, "probe": rule, "n": n, "samples": AT_ONCE, "out": out, "votes": False}
-    job = open_job(show, "ctl stability", name, options, **asked)
-    if perturb == "exit" and job.rule is None:
-        raise ControllerError("--perturb exit needs an exit rule; give --probe FILE")
+    job: SamplingJob | SoundJob
+    if perturb == "audio":
+        job = SoundJob(show, name, options, tasks, options.n or PROBLEMS, grid, out)
+    else:
+        job = _open(show, name, options, tasks, probe if perturb == "exit" else "none", out)
+        if perturb == "exit" and job.rule is None:
+            raise ControllerError("--perturb exit needs an exit rule; give --probe FILE")
     asks = [grid.asks(problem, i) for i, problem in enumerate(job.problems)]
     show.say(f"{len(asks)} problems of {job.task.name}, {len(asks[0])} runs each")
     if options.dry_run:
         show.result({"n": len(asks), "runs": sum(map(len, asks)), "dry_run": True})
         return
-    answers = answered(show, job, asks, options, out, diagnostic="stability", grid=vars(grid))
+    shared = {"diagnostic": "stability", "grid": vars(grid)}
+    if isinstance(job, SoundJob):
+        answers = job.answered(asks, **shared)
+    else:
+        answers = answered(show, job, asks, options, out, **shared)
     found = rows(grid, job.problems, answers, job.task.grader)
     title = f"{name} on {job.task.name} ({len(asks)} problems): {perturb}"
     show_rows(show, title, found)
@@ -56,8 +68,17 @@ def stability(
     show.result(settings | vars(grid) | {"rows": [row.to_json() for row in found]})
 
 
-def grid_of(perturb: Perturbation, lengths: str | None, strengths: str, temperatures: str, votes: int) -> Grid:
+def _open(show: Console, name: str, options: Options, tasks: str, rule: str | None, out: str) -> SamplingJob:
+    """The job of a model of text."""
+    asked: dict[str, Any] = {"tasks": tasks, "probe": rule, "n": options.n or PROBLEMS, "samples": AT_ONCE}
+    return open_job(show, "ctl stability", name, options, out=out, votes=False, **asked)
+
+
+def grid_of(
+    perturb: Perturbation, lengths: str | None, strengths: str, temperatures: str, votes: int, sounds: str | None = None
+) -> Grid:
     """The grid that the command line asks for; ControllerError where it means nothing."""
+    named_sounds = SOUNDS if sounds is None and perturb == "audio" else sounds
     sizes = numbers("--lengths", lengths or LENGTHS.get(perturb, "1,4,16"), whole=True)
     return Grid(
         perturb,
@@ -65,6 +86,7 @@ def grid_of(perturb: Perturbation, lengths: str | None, strengths: str, temperat
         tuple(numbers("--strengths", strengths)),
         tuple(numbers("--temperatures", temperatures)),
         votes,
+        tuple(one.strip() for one in named_sounds.split(",")) if named_sounds else (),
     )
 
 
@@ -83,6 +105,8 @@ def numbers(option: str, text: str, *, whole: bool = False) -> list[float]:
 
 def named(one: Condition, votes: int = 1) -> str:
     """A condition in words."""
+    if one.sound:
+        return f"{one.sound} {one.length} s, T {one.temperature:g}" + (f", vote of {votes}" if votes > 1 else "")
     size = f" {one.length}" + (f" x {one.strength:g}" if one.strength else "") if one.length else ""
     kind = "another seed" if one.perturb == FLOOR else one.perturb + size
     return f"{kind}, T {one.temperature:g}" + (f", vote of {votes}" if votes > 1 else "")

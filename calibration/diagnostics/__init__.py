@@ -1,1 +1,1 @@
-"""What changes a model's answers that shouldn't?"""
+"""What are a model's answers and texts like, and what changes them that shouldn't?"""

@@ -35,6 +35,12 @@ class Ask:
     """The run's number: two asks with the same number draw from the same uniforms."""
     exits: bool = False
     """Whether the job's exit rule is asked."""
+    most: int = 0
+    """Most new tokens; 0: the recipe's."""
+    sound: str = ""
+    """The sound before the question, as `sound_of` takes it; "": none."""
+    seconds: int = 0
+    """How long the sound is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,9 @@ def answer(recipe: Recipe, asks: Sequence[Ask], rule: ExitRule | None) -> list[A
     model = recipe.load()
     runs = [
         prepared(
-            replace(recipe, policy=one.policy),
+            replace(
+                recipe, policy=one.policy, max_new_tokens=min(one.most or recipe.max_new_tokens, recipe.max_new_tokens)
+            ),
             model,
             AskedRun(FIRST_RUN + one.run, one.question),
             rule if one.exits else None,

@@ -10,7 +10,7 @@ from itertools import cycle
 
 from reasonctl.controller import ControllerError
 
-from .options import choice_question
+from .choice_question import choice_question
 
 PLAIN = (
     "The library on the corner opens early.",

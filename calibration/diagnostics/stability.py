@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.selection import AnswerClasses, vote
+from reasonctl.controller.selection import vote
 
 from ..tasks.graders import Grader
 from ..tasks.problem import Problem
 from .answers_file import MOST_VOTES, Answered, Ask
 from .paired import Comparison, Graded, compare, holm
 from .perturb import PERTURB, Perturbed
+from .sound import MOST_SECONDS
 
-Perturbation = Literal["text", "whitespace", "options", "seed", "temperature", "exit"]
+Perturbation = Literal["text", "whitespace", "options", "seed", "temperature", "exit", "audio"]
 CLEAN, FLOOR = "clean", "seed"
 
 
@@ -35,6 +36,8 @@ class Condition:
     """How much is added; what it counts depends on the perturbation."""
     strength: float = 0.0
     """How intrusive it is, from 0 to 1."""
+    sound: str = ""
+    """The sound before the question, as `sound_of` takes it; "": none. Its length is in seconds."""
 
     @property
     def policy(self) -> str:
@@ -61,6 +64,8 @@ class Grid:
     """At which temperatures; with `temperature` the first is the clean one."""
     votes: int = 1
     """Runs of each problem under each condition; above 1 a vote of them is compared too."""
+    sounds: tuple[str, ...] = ()
+    """With `audio`: the sounds, as `sound_of` takes them."""
 
     def __post_init__(self) -> None:
         """Refuse what has no runs.
@@ -83,6 +88,10 @@ class Grid:
             raise ControllerError(f"--temperatures is {self.temperatures}; each is from 0 to 100")
         if not 1 <= self.votes <= MOST_VOTES:
             raise ControllerError(f"--votes is {self.votes}; it is from 1 to {MOST_VOTES}")
+        if (self.perturb == "audio") != bool(self.sounds) or len(set(self.sounds)) < len(self.sounds):
+            raise ControllerError("--sounds is for --perturb audio; give each once: --sounds silence,noise:-40")
+        if self.sounds and max(self.lengths) > MOST_SECONDS:
+            raise ControllerError(f"--lengths is {self.lengths}; a sound has at most {MOST_SECONDS} seconds")
         if self.perturb == "seed" and not any(self.temperatures):
             raise ControllerError("--perturb seed changes nothing at temperature 0; give --temperatures 0.6")
         if self.perturb == "temperature" and len(self.temperatures) < 2:
@@ -97,6 +106,8 @@ class Grid:
                 found.append(Condition(FLOOR, t))
             if self.perturb == "exit":
                 found.append(Condition("exit", t))
+            elif self.perturb == "audio":
+                found += [Condition("audio", t, length, 0.0, sound) for sound in self.sounds for length in self.lengths]
             elif self.perturb == "options":
                 found += [Condition("options", t, length) for length in self.lengths]
             elif self.perturb in PERTURB:
@@ -120,6 +131,8 @@ class Grid:
                 one.policy,
                 first + (MOST_VOTES if one.perturb == FLOOR else 0) + i,
                 exits=one.perturb == "exit",
+                sound=one.sound,
+                seconds=one.length if one.sound else 0,
             )
             for one in self.conditions()
             for i in range(self.votes)
@@ -172,7 +185,9 @@ def rows(grid: Grid, problems: Sequence[Problem], answers: Sequence[Sequence[Ans
             clean = grid.clean_of(one)
             if clean is not None:
                 a, b = graded[clean], graded[one]
-                same = [_same(grader, x.answer, y.answer) for x, y in zip(a, b, strict=True)]
+                same = [
+                    _same(grader, problem, x.answer, y.answer) for problem, x, y in zip(problems, a, b, strict=True)
+                ]
                 found.append(Row(one, k, tokens[one], compare(a, b, same)))
     adjusted = holm([row.compared.p for row in found])
     return [Row(r.condition, r.votes, r.tokens, r.compared, p) for r, p in zip(found, adjusted, strict=True)]
@@ -189,7 +204,7 @@ def _read(one: Condition, problem: Problem, index: int, runs: Sequence[Answered]
 
 def _voted(grader: Grader, problem: Problem, texts: Sequence[str]) -> Graded:
     """The answer that most texts state, the earliest of equals; nothing where none states one."""
-    classes = AnswerClasses(grader.alike)
+    classes = grader.classes(problem.question)
     stated = [grader.extract(text) for text in texts]
     for answer in stated:
         classes.add(answer)
@@ -200,6 +215,6 @@ def _voted(grader: Grader, problem: Problem, texts: Sequence[str]) -> Graded:
     return Graded(stated[chosen.index], grader.right(text, problem))
 
 
-def _same(grader: Grader, a: str, b: str) -> bool:
+def _same(grader: Grader, problem: Problem, a: str, b: str) -> bool:
     """Two answers are the same; so are two that state nothing."""
-    return a == b or bool(a and b and grader.alike(a, b))
+    return a == b or bool(a and b and grader.alike(a, b, problem.question))

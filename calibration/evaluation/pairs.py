@@ -100,7 +100,7 @@ def _graded_pair(evaluated: Evaluated, problem: Problem, grader: Grader) -> Pair
     baseline, controlled = (
         replace(arm, right=problem.answer is not None and grader.right(arm.answer, problem)) for arm in evaluated.arms
     )
-    same = grader.same(controlled.answer, baseline.answer)
+    same = grader.same(controlled.answer, baseline.answer, problem.question)
     record = None if evaluated.record is None else graded(evaluated.record, problem, grader)
     return Pair(baseline, controlled, same, record)
 

@@ -56,7 +56,8 @@ def freeze_signals(fitting: RunArrays, cues: Sequence[str], promise: Promise, la
     Args:
         fitting: The fitting runs.
         cues: The names of the cues.
-        promise: Its mode says which answers the probe learns from, and its risk where the floor is.
+        promise: Its mode says which answers the probe learns from, and its risk where the floor is. A plugin's signal
+            has a table only in the file of the promise that names it.
         labels: What is tried on the calibration runs. At `records` the probe is the only signal: the others, and giving
             up, would read what no trial has found.
         seed: Of the folds.
@@ -69,7 +70,8 @@ def freeze_signals(fitting: RunArrays, cues: Sequence[str], promise: Promise, la
         grid = grid.down_to(floor_of(own, grid, promise))
         return Frozen(tuple(cues), mode, promise.risk, fitted.probe, {"hidden": grid}, None, None, fitted.report)
     grids = {"hidden": grid}
-    for name in SIGNALS[1:-1]:
+    plugged = [] if promise.signal in SIGNALS else [promise.signal]
+    for name in (*SIGNALS[1:-1], *plugged):
         grids[name] = Grid.of(apply_to_table(make_signal(name, None), fitting, own))
     stack = _stack(fitting, fitted, own, grids, mode, seed)
     lower = LowerGrid.of(own) if own.graded else None

@@ -56,13 +56,13 @@ WIDTH = 4.7
 
 
 def paint_of(signal: str) -> str:
-    """The style sheet's variable of a signal's colour."""
-    return f"s{SIGNALS.index(signal)}"
+    """The style sheet's variable of a signal's colour; a plugin's is drawn in the text's."""
+    return f"s{SIGNALS.index(signal)}" if signal in SIGNALS else "ink"
 
 
 def dash_of(signal: str) -> Any:
     """The line style of a signal, as matplotlib takes it."""
-    return DASHES[SIGNALS.index(signal)]
+    return DASHES[SIGNALS.index(signal)] if signal in SIGNALS else ":"
 
 
 def trade_off(

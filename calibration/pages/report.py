@@ -143,7 +143,8 @@ class _Subject:
     @property
     def signals(self) -> list[str]:
         """The one asked for first."""
-        known = [name for name in SIGNALS if name == "hidden" or name in self.content.others]
+        plugged = sorted(set(self.content.others) - set(SIGNALS))
+        known = [name for name in (*SIGNALS, *plugged) if name == "hidden" or name in self.content.others]
         return sorted(known, key=lambda name: name != self.request.signal)
 
     @property

@@ -19,23 +19,29 @@ def influence_grid(rows: Sequence[Row]) -> str:
         rows: Rows of one number of votes, with a length.
     """
     temperatures = sorted({row.condition.temperature for row in rows})
-    lengths, strengths = (sorted({getattr(row.condition, name) for row in rows}) for name in ("length", "strength"))
+    lengths, levels = sorted({row.condition.length for row in rows}), sorted({_level(row) for row in rows})
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(len(temperatures), 1, squeeze=False)[:, 0]
         for axes, t in zip(panels, temperatures, strict=True):
             for row in rows:
                 if row.condition.temperature == t:
-                    _cell(axes, lengths.index(row.condition.length), strengths.index(row.condition.strength), row)
-            axes.set(xlim=(-0.5, len(lengths) - 0.5), ylim=(-0.5, len(strengths) - 0.5), ylabel="strength")
+                    _cell(axes, lengths.index(row.condition.length), levels.index(_level(row)), row)
+            axes.set(xlim=(-0.5, len(lengths) - 0.5), ylim=(-0.5, len(levels) - 0.5))
+            axes.set_ylabel("sound" if levels[0][0] else "strength")
             axes.set_xticks(range(len(lengths)), [str(one) for one in lengths])
-            axes.set_yticks(range(len(strengths)), [f"{one:g}" for one in strengths])
+            axes.set_yticks(range(len(levels)), [sound or f"{strength:g}" for sound, strength in levels])
             axes.set_title(f"temperature {t:g}", fontsize=9.5, loc="left", color=PAINT["muted"])
             axes.grid(visible=False)
         panels[-1].set_xlabel("length")
 
-    height = 0.7 + len(temperatures) * (0.5 + 0.55 * len(strengths))
+    height = 0.7 + len(temperatures) * (0.5 + 0.55 * len(levels))
     return svg_of(draw, height, "Influence rate by length, strength and temperature")
+
+
+def _level(row: Row) -> tuple[str, float]:
+    """What a row of the grid has in common: a sound, or a strength."""
+    return row.condition.sound, row.condition.strength
 
 
 def _cell(axes: Axes, x: int, y: int, row: Row) -> None:

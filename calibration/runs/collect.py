@@ -175,7 +175,7 @@ def graded(record: RunRecord, problem: Problem, grader: Grader) -> RunRecord:
             return cue
         whole = cue.complete is not False  # nobody knows what an exit would say after a truncated answer
         right = whole and known and grader.right(cue.answer, problem)
-        return replace(cue, right=right, same=whole and grader.same(cue.answer, record.answer))
+        return replace(cue, right=right, same=whole and grader.same(cue.answer, record.answer, problem.question))
 
     return replace(
         record,

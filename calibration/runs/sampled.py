@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from reasonctl.controller import Controller, ControllerError, ExitRule, Trace
 from reasonctl.controller.core import Fields
 from reasonctl.controller.decoding import MOST_SAMPLES
-from reasonctl.controller.selection import AnswerClasses, Codes, Scored
+from reasonctl.controller.selection import Codes, Scored
 
 from ..parallel.run_jobs import ProgressCallback
 from ..tasks.graders import Grader
@@ -210,7 +210,7 @@ def graded(
     """The samples of a problem with their grades and the classes of their answers."""
     found = {}
     for one, samples in zip(sets, drawn, strict=True):
-        classes = AnswerClasses(grader.alike)
+        classes = grader.classes(problem.question)
         found[one.name] = tuple(
             Sample(
                 each.cost,

@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from reasonctl.controller import ControllerError
+from reasonctl.controller.core import find_plugin, plugin_names
+from reasonctl.controller.selection import AnswerClasses
 from reasonctl.controller.thinking import stated_answer, statement
 
 from .grading.mathematics import equal
@@ -20,6 +22,10 @@ from .grading.plain_answers import Context, agree, alike
 from .problem import Problem
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+def _equal(a: str, b: str, question: str) -> bool:
+    return a == b
 
 
 @dataclass(frozen=True)
@@ -32,13 +38,17 @@ class Grader:
     """The stated answer, '' if there is none."""
     right: Callable[[str, Problem], bool]
     """Whether a text states the problem's gold answer."""
-    alike: Callable[[str, str], bool] = str.__eq__
-    """Whether two stated answers are the same."""
+    alike: Callable[[str, str, str], bool] = _equal
+    """Whether two stated answers to a question are the same."""
 
-    def same(self, a: str, b: str) -> bool:
-        """Two texts state the same answer; two texts without one don't."""
+    def same(self, a: str, b: str, question: str = "") -> bool:
+        """Two texts state the same answer to the question; two texts without one don't."""
         x, y = self.extract(a), self.extract(b)
-        return bool(x and y) and (x == y or self.alike(x, y))
+        return bool(x and y) and (x == y or self.alike(x, y, question))
+
+    def classes(self, question: str = "") -> AnswerClasses:
+        """What sorts stated answers to the question into classes, to count votes."""
+        return AnswerClasses(lambda a, b: self.alike(a, b, question))
 
 
 def stated_number(text: str) -> str:
@@ -54,13 +64,20 @@ def stated_number(text: str) -> str:
     return number.rstrip("0").rstrip(".") if "." in number else number
 
 
-def same_answer(a: str, b: str) -> bool:
+def same_answer(a: str, b: str, question: str = "") -> bool:
     r"""Whether two stated answers are the same, formulas included.
+
+    Args:
+        a: A stated answer.
+        b: Another one.
+        question: Says whether a list may have any order, and which unit is asked for.
 
     >>> same_answer("72 clips", "72"), same_answer(r"\frac{x}{2}", "x/2"), same_answer("5 or 6", "5")
     (True, True, False)
+    >>> same_answer("red, green", "green, red"), same_answer("red, green", "green, red", "In any order.")
+    (False, True)
     """
-    return alike(a, b, equal)
+    return alike(a, b, Context(question, equal))
 
 
 def is_right(text: str, gold: str, question: str = "") -> bool:
@@ -110,6 +127,20 @@ def load_function(option: str, spec: str) -> Any:
 
 
 def load_grader(spec: str) -> Grader:
-    """`module:function`, a function (question, gold, answer text) -> bool."""
-    function = load_function("--grader", spec)
+    """`module:function`, or a plugin's name: a function (question, gold, answer text) -> bool.
+
+    A plugin may be a Grader too.
+
+    Raises:
+        ControllerError: It names nothing that can be imported.
+    """
+    plugin = None if ":" in spec else find_plugin("graders", spec)
+    if plugin is None and ":" not in spec:
+        known = ", ".join(plugin_names("graders")) or "none is installed"
+        raise ControllerError(f"--grader is {spec!r}; it must be module:function or a plugin's name ({known})")
+    function = load_function("--grader", spec) if plugin is None else plugin.load()
+    if isinstance(function, Grader):
+        return replace(function, name=spec)
+    if not callable(function):
+        raise ControllerError(f"--grader {spec!r} is no function; give a function (question, gold, answer) -> bool")
     return Grader(spec, stated_answer, lambda text, p: bool(function(p.question, p.answer, text)), same_answer)

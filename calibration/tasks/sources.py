@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.core import Fields, file_name, lines, parse
+from reasonctl.controller.core import Fields, file_name, find_plugin, lines, parse, plugin_names
 from reasonctl.controller.thinking import stated_answer
 
 from .graders import MATH, NUMBER, Grader, is_right, load_grader, same_answer
 from .grading.limited import LIMITED
 from .problem import Distinct, Problem, Prompt
 from .tiny import fresh_problems
+
+OWN_TASKS = ("tiny", "reasoning-gym")
+"""Names of tasks of our own."""
 
 RAREST = 256
 """Problems that are drawn for each one wanted, before a domain counts as one that the task doesn't have."""
@@ -89,7 +92,16 @@ class Task:
 
 
 def load_task(spec: str, *, grader: str | None = None, gold: bool = True) -> Task:
-    """`tiny`, `reasoning-gym:NAME[,k=v...]` or a .jsonl file; `gold` = answers are required."""
+    """`tiny`, `reasoning-gym:NAME[,k=v...]`, a .jsonl file, or a plugin's `NAME[:...]`.
+
+    Args:
+        spec: The task.
+        grader: What grades its answers in place of the task's own; see `load_grader`.
+        gold: Whether answers are required.
+
+    Raises:
+        ControllerError: There is no such task, or it can't be read.
+    """
     if spec == "tiny":
         task = Task("tiny", NUMBER, _tiny)
     elif spec.startswith("reasoning-gym:"):
@@ -97,8 +109,22 @@ def load_task(spec: str, *, grader: str | None = None, gold: bool = True) -> Tas
     elif spec.endswith((".jsonl", ".json")) or Path(spec).exists():
         task = _jsonl(Path(spec), gold)
     else:
-        raise ControllerError(f"unknown task {spec!r}; use tiny, reasoning-gym:NAME or a .jsonl file")
+        task = _plugged(spec)
     return replace(task, grader=load_grader(grader)) if grader else task
+
+
+def _plugged(spec: str) -> Task:
+    """The task that a plugin makes of what follows its name and a colon."""
+    name, _, rest = spec.partition(":")
+    plugin = find_plugin("tasks", name)
+    if plugin is None:
+        plugins = "".join(f", {known}" for known in plugin_names("tasks"))
+        raise ControllerError(f"unknown task {spec!r}; use tiny, reasoning-gym:NAME{plugins} or a .jsonl file")
+    make = plugin.load()
+    task = plugin.guarded(lambda: make(rest), "makes no task")
+    if not isinstance(task, Task):
+        raise plugin.refuse("a function from a text to a Task")
+    return replace(task, name=spec)
 
 
 def _tiny(n: int, stream: int) -> list[Problem]:

@@ -4,8 +4,10 @@ Read `decode.py` first. A Draft is a tree of proposed tokens; a Trace records. N
 """
 
 from .decode import UNLIMITED, Floats, SparseSession, common_prefix
+from .folders import cache_folder
 from .forked import Answer, ForkedCalls, answer_forever
 from .json_text import Fields, file_name, lines, parse, raw_lines, read_bytes
+from .plugins import PLUGIN_KINDS, Plugin, PluginKind, find_plugin, installed, plugin_names
 from .probability import log_prob, softmax
 from .run_file import SavedRun, append_runs, read_runs
 from .text_form import split_top
@@ -19,17 +21,24 @@ __all__ = [
     "Floats",
     "Kind",
     "Matcher",
+    "PLUGIN_KINDS",
+    "Plugin",
+    "PluginKind",
     "SavedRun",
     "SparseSession",
     "TextDecoder",
     "UNLIMITED",
     "append_runs",
     "answer_forever",
+    "cache_folder",
     "common_prefix",
     "file_name",
+    "find_plugin",
+    "installed",
     "lines",
     "log_prob",
     "parse",
+    "plugin_names",
     "raw_lines",
     "read_bytes",
     "read_runs",

@@ -244,6 +244,10 @@ class Session(ABC):
     def close(self) -> None:
         """Give the sequence's memory back; a second call does nothing."""
 
+    def set_aside(self) -> None:
+        """Nothing is fed for a while: leave what costs other sequences time. Default: it costs them none."""
+        return None
+
     def sparse(self, budget: int, chunk: int) -> SparseSession:
         """A view that reads a part of the past; only where `can.sparse`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any
@@ -53,6 +53,11 @@ Arguments = list[tuple[str | None, Any]]
 NOTHING_ELSEWHERE: Mapping[str, str] = MappingProxyType({})
 
 
+def no_more() -> Sequence[str]:
+    """No further names."""
+    return ()
+
+
 def split_top(text: str, mark: str) -> Iterator[str]:
     """The parts of a text between those of its marks (`|`, `;`, `,`) that stand outside of strings and brackets."""
     start = 0
@@ -76,7 +81,11 @@ def split_top(text: str, mark: str) -> Iterator[str]:
 
 
 def call_in(
-    part: str, kind: str, known: Sequence[str], elsewhere: Mapping[str, str] = NOTHING_ELSEWHERE
+    part: str,
+    kind: str,
+    known: Sequence[str],
+    elsewhere: Mapping[str, str] = NOTHING_ELSEWHERE,
+    more: Callable[[], Sequence[str]] = no_more,
 ) -> tuple[str, Arguments | None]:
     """Read `name` or `name(value, key=value)`.
 
@@ -85,6 +94,7 @@ def call_in(
         kind: what is named, for errors: "policy" or "draft".
         known: the names that may stand there.
         elsewhere: names that become known once a package is imported, with that package.
+        more: gives further names; asked only if the text's own is not among the known ones.
 
     Returns:
         The name, and its arguments: None without parentheses.
@@ -94,6 +104,8 @@ def call_in(
     """
     match = _NAME.match(part)
     name, rest = (match.group(1), part[match.end() :].rstrip()) if match else (part, "")
+    if name not in known:
+        known = (*known, *more())
     if match is None or name not in known or (rest and not (rest[0] == "(" and rest[-1] == ")")):
         raise _unknown(part, kind, known, elsewhere)
     if not rest:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from ..core.errors import ControllerError
 from ..core.text_form import call_in
-from .commit import Commit
+from .commit import Commit, Signal
 from .orders import NAMES, Name, Order, schedule
 
 
@@ -69,16 +69,18 @@ class Unmasking:
         ]
 
 
-_KEYS = ("bound", "steps", "block", "temperature", "remask", "cache")
+_KEYS = ("bound", "steps", "block", "temperature", "remask", "cache", "commit")
 
 
-def parse_unmasking(text: str, length: int, commit: Commit | None = None) -> Unmasking:
+def parse_unmasking(text: str, length: int, commit: Commit | None = None, *, signal: Signal | None = None) -> Unmasking:
     """The settings by their text form: an order, with what else is set.
 
     Args:
-        text: `ORDER` or `ORDER(key=value,...)`; keys: bound, steps, block, temperature (of the order), remask, cache.
+        text: `ORDER` or `ORDER(key=value,...)`; keys: bound, steps, block, temperature (of the order), remask, cache,
+            commit (a threshold of the signal).
         length: Positions that are written.
-        commit: As in `Unmasking`.
+        commit: As in `Unmasking`, where the text sets none.
+        signal: What a commit of the text compares with its threshold.
 
     Raises:
         ControllerError: It can't be read, or the settings contradict each other.
@@ -98,4 +100,10 @@ def parse_unmasking(text: str, length: int, commit: Commit | None = None) -> Unm
             raise ControllerError(f"order {text!r:.60}: {at} is {value!r:.40}, which is no {kinds[-1].__name__}")
         given[at] = value
     order = Order(cast(Name, name), given.pop("bound", None), given.pop("temperature", 0.0))
+    if "commit" in given:
+        if signal is None or commit is not None:
+            raise ControllerError(
+                f"order {text!r:.60} commits at {given['commit']}, which is calibrated here; leave it out"
+            )
+        commit = Commit(signal, float(given.pop("commit")))
     return Unmasking(length, order=order, commit=commit, **given)

@@ -6,9 +6,11 @@ a model, `planning/` decides how much. A draft never changes the distribution of
 
 from .known_text import KnownText
 from .ngrams import NgramTable, Recent, build_table, load_table, save_table
+from .parse import DRAFTS
 from .shapes import best_shape, monotone
 
 __all__ = [
+    "DRAFTS",
     "KnownText",
     "NgramTable",
     "Recent",

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from ..core.errors import ControllerError
+from ..core.plugins import find_plugin, plugin_names
 from ..core.text_form import Arguments, call_in, shown
 from .drafter import Drafter
 from .hierarchy import Hierarchy
@@ -30,7 +32,8 @@ _MODEL_DRAFTS: dict[str, Kind] = {
     "dyspec_greedy": "dyspec-greedy",
 }
 """How drafts branch, by the name of a drafter with a model."""
-_DRAFTS = ("none", "ngram", "hierarchy", "triforce", *_MODEL_DRAFTS)
+DRAFTS = ("none", "ngram", "hierarchy", "triforce", *_MODEL_DRAFTS)
+"""Every drafter of ours that a text can name."""
 CHAIN_SIZE = 8
 """Most tokens of a chain of a smaller model, unless the text says so."""
 TREE_SIZE = 16
@@ -52,6 +55,7 @@ def parse_draft(text: str, load: Load | None = None) -> Drafter | None:
     - `model(MODEL, 8)`: chains of a smaller model. `cascade(MODEL, 8)`: the same, with n-grams as inner drafter.
     - `sequoia(MODEL, 16)`, `dyspec(MODEL, 16)`, `dyspec_greedy(MODEL, 16)`: trees of a smaller model.
     - `triforce(6, budget=1024, model=MODEL)`: the target itself with a part of its cache.
+    - `name(...)`: what a plugin's entry point of this name, in the group `reasonctl.drafters`, makes of the arguments.
 
     Args:
         text: The drafter.
@@ -63,7 +67,7 @@ def parse_draft(text: str, load: Load | None = None) -> Drafter | None:
     >>> parse_draft("ngram(4)")
     PromptLookup(longest=3, shortest=1, size=4)
     """
-    name, found = call_in(text, "draft", _DRAFTS)
+    name, found = call_in(text, "draft", DRAFTS, more=lambda: plugin_names("drafters"))
     arguments = found or []
     if name == "none":
         return None
@@ -71,6 +75,8 @@ def parse_draft(text: str, load: Load | None = None) -> Drafter | None:
         return _model_drafter(name, arguments, load)
     if name == "triforce":
         return _triforce(arguments, load)
+    if name not in DRAFTS:
+        return _plugged(name, arguments)
     if name == "ngram":
         return PromptLookup(size=_size_and_named(name, arguments, ()).size or PromptLookup.size)
     given = _size_and_named(name, arguments, ("model", "corpus"))
@@ -96,6 +102,23 @@ def _triforce(arguments: Arguments, load: Load | None) -> TriForce:
         inner = ModelDrafter(model, kind="chain", size=CHAIN_SIZE, inner=PromptLookup())
     budget = _whole(named.get("budget", TRIFORCE_BUDGET), "triforce's budget")
     return TriForce(inner, size=size or TRIFORCE_SIZE, budget=budget)
+
+
+def _plugged(name: str, arguments: Arguments) -> Drafter:
+    """What a plugin makes of the arguments. Raises ControllerError where it takes others, or makes no drafter."""
+    plugin = find_plugin("drafters", name)
+    assert plugin is not None, "call_in knows the name from its plugin"
+    make = plugin.load()
+    places = [value for key, value in arguments if key is None]
+    named = {key: value for key, value in arguments if key is not None}
+    try:
+        inspect.signature(make).bind(*places, **named)
+    except (TypeError, ValueError) as error:
+        raise ControllerError(f"draft {name} takes other arguments: {error!s:.200}; see {plugin.package}") from None
+    made = plugin.guarded(lambda: make(*places, **named), "makes no drafter")
+    if not isinstance(made, Drafter):
+        raise plugin.refuse("a function or class that gives a Drafter")
+    return made
 
 
 def _opened(model: str, name: str, load: Load | None) -> DraftModel:

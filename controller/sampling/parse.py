@@ -6,11 +6,12 @@ A policy is stages from left to right. `think: ... ; answer: ...` gives each pha
 from __future__ import annotations
 
 import types
-from dataclasses import MISSING
+from dataclasses import MISSING, is_dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ..core.errors import ControllerError
+from ..core.plugins import find_plugin, plugin_names
 from ..core.text_form import LONGEST_NAME, Arguments, call_in, shown, split_top
 from .chain import Chain, Greedy
 from .composed import PerPhase
@@ -20,6 +21,7 @@ from .stages.grammar import Grammar
 from .stages.kl_guided import KLGuided
 from .stages.mirostat import Mirostat, MirostatV2
 from .stages.no_wait import NoWait
+from .stages.options import CyclicOptions, OptionPrior
 from .stages.penalties import DRY, BadWords, LogitBias, MinNewTokens, Penalties
 from .stages.temperature import EAD, EDT, Dynatemp, Temperature
 from .stages.truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, TopNSigma, TopP, Typical
@@ -49,10 +51,15 @@ STAGES: dict[str, type[Stage]] = {
         MinNewTokens,
         DRY,
         NoWait,
+        OptionPrior,
+        CyclicOptions,
         Grammar,
     )
 }
 """Every stage that a text can name; packages that import this one add theirs with `register_stage`."""
+
+BUILT_IN = frozenset({"greedy", "autodeco", *STAGES})
+"""The names of our own, which no plugin is asked for."""
 
 _ELSEWHERE = {"autodeco": "reasonctl.probes"}
 """Stages of other packages: they can be named once their package is imported."""
@@ -112,12 +119,27 @@ def _chain(text: str) -> Chain:
     stages: list[Stage] = []
     parts = [part.strip() for part in split_top(text, "|")]
     for i, part in enumerate(parts):
-        name, arguments = call_in(part, "policy", ("greedy", *STAGES), _ELSEWHERE)
+        name, arguments = call_in(part, "policy", ("greedy", *STAGES), _ELSEWHERE, _plugged)
         if name != "greedy":
-            stages.append(_build(STAGES[name], arguments))
+            stages.append(_build(_stage(name), arguments))
         elif arguments is not None or i < len(parts) - 1:
             raise ControllerError(f"policy {shown(text.strip())}: greedy stands alone, comes last and takes no value")
     return Greedy(*stages) if parts[-1] == "greedy" else Chain(*stages)
+
+
+def _plugged() -> tuple[str, ...]:
+    return plugin_names("stages")
+
+
+def _stage(name: str) -> type[Stage]:
+    """The stage of a known name; a plugin's is registered by its first use."""
+    plugin = None if name in STAGES else find_plugin("stages", name)
+    if plugin is not None:
+        stage = plugin.load()
+        if not (isinstance(stage, type) and issubclass(stage, Stage) and is_dataclass(stage) and stage.name == name):
+            raise plugin.refuse(f"a Stage, as a dataclass whose name is {name!r}")
+        register_stage(stage)
+    return STAGES[name]
 
 
 def _build(stage: type[Stage], arguments: Arguments | None) -> Stage:

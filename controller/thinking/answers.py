@@ -47,6 +47,8 @@ _NO_ANSWER = re.compile(
     r"let|next|now|consider|note|hmm|right|of course|here|the|we|so)\b",
     re.IGNORECASE,
 )
+_TRUTH_FIRST = re.compile(r"\W{0,8}(?:yes|no|true|false)\s{0,4}[,;:.–—]", re.IGNORECASE)
+"""What comes next is a reason."""
 _REASON = re.compile(
     r"(?:because|since|it|its|it's|this|that|as|the|explanation|reason|reasoning|here|they|he|she|we)\b", re.IGNORECASE
 )
@@ -84,11 +86,11 @@ def stated_answer(text: str) -> str:
     ('74', '\\frac{1}{2}', '')
     >>> stated_answer("First,\n15 - 3 = **12**."), stated_answer("x =")
     ('12', 'x =')
-    >>> stated_answer("The final answer to the problem 7 - 4 + 2 is 5.")
-    '5'
+    >>> stated_answer("The final answer to the problem 7 - 4 + 2 is 5."), stated_answer("No; 91 = 7 * 13.")
+    ('5', 'No; 91 = 7 * 13')
     """
     boxed, stated = _stated(text)
-    return stated if boxed else last_side(stated)
+    return stated if boxed or _TRUTH_FIRST.match(stated) else last_side(stated)
 
 
 def statement(text: str) -> str:

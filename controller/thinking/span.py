@@ -177,6 +177,14 @@ class Span:
         self._blocked = self._form != "replace" and self.at_cue and (self.phase != "think" or self._inside())
         return None if blocked else first_of(ready)
 
+    def cue_now(self) -> Cue | None:
+        """The cue that ended in the last token, where nothing that follows can change it.
+
+        So it is with the form append-open, and `push` returns the same cue with the next token, whatever that is.
+        """
+        found = [*self._waiting, *([self._due_cue(self._text.next)] if self._due else [])]
+        return None if self._blocked else first_of(found)
+
     def _follow_token(self, token: int) -> list[Found]:
         """Take in the next token; returns the cues that ended in the token before it."""
         fresh = self._text.push(token)
@@ -225,6 +233,11 @@ class Span:
         last = self._text.next - 1
         char = self._text.end_of(last - 1) - self._text.offset
         return MarkerPosition(last, "", char <= 0 or self._text.tail[char - 1].isspace())
+
+    @property
+    def next(self) -> int:
+        """Absolute index of the next token."""
+        return self._text.next
 
     @property
     def whole(self) -> bool:
@@ -349,9 +362,13 @@ class Span:
                     ready.append(found)
         self._searched = text.total - open_end(text.tail, max(0, self._searched - offset))
         if self._due:
-            # It has no text of its own, so it comes after all cues that have one.
-            ready.append(Found(text.total, len(self._kinds), Cue((cues.spaced,), 0, last, last - 1, "")))
+            ready.append(self._due_cue(last))
             self._due = False
+
+    def _due_cue(self, after: int) -> Found:
+        """every(k) before token `after`. It has no text of its own, so it comes after all cues that have one."""
+        assert self._cues is not None
+        return Found(self._text.total, len(self._kinds), Cue((self._cues.spaced,), 0, after, after - 1, ""))
 
     def _cue(self, cues: Cues, kind: int, found: re.Match[str]) -> Cue:
         text = self._text

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import product
 from math import comb
 from statistics import mean
 
@@ -36,6 +37,8 @@ from reasonctl.probes.risk import Grid, choose_threshold
 
 LENGTH = 32
 ORDERS = ("left", "confidence", "entropy", "margin", "random")
+COMMITTED = ("confidence", "confidence(block=8)", "left", "entropy_bound(0.01)")
+"""Orders of the early commit."""
 
 
 def made(
@@ -98,8 +101,8 @@ def commit(model: MaskedText, n: int, risk: float = 0.05) -> None:
     problems = fresh_problems(n, 13)
     span = AnswerAfter(model.tokenizer, "The answer is", model.eos)
     signals: dict[str, Signal] = {"confidence": Confidence(span), "stability": Stability(span)}
-    for name, signal in signals.items():
-        traces = made(model, problems, "confidence", "greedy", Commit(signal))
+    for order, (name, signal) in product(COMMITTED, signals.items()):
+        traces = made(model, problems, order, "greedy", Commit(signal))
         table = commit_table(traces, lambda run, tokens: is_right(model, problems[run], _ended(model, tokens)))
         fitting, calibration, test = split(table, n // 5)
         found = calibrate_commit(fitting, calibration, test, "harm", risk, 0.9)
@@ -109,6 +112,7 @@ def commit(model: MaskedText, n: int, risk: float = 0.05) -> None:
         )
         say(
             "commit",
+            order=order,
             signal=name,
             n=n,
             saved=found.saved,

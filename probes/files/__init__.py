@@ -7,7 +7,7 @@ made for.
 from .card import Card, Scalar, check_model, origin_of
 from .heads_file import COOLEST, SEALED, STATISTICS, Heads, HeadsCard, HeadsFile, load_heads, save_heads, unit
 from .hub import CARD_NAME, PROBE_NAME, find_probe
-from .probe_file import ProbeFile, SignalTable, digest_of, load_probe, save_probe
+from .probe_file import ProbeFile, SignalTable, digest_of, is_probe, load_probe, save_probe
 from .sealed import Sealed, check_target, write_whole
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "check_target",
     "digest_of",
     "find_probe",
+    "is_probe",
     "load_heads",
     "load_probe",
     "origin_of",

@@ -138,6 +138,11 @@ def load_probe(path: str | os.PathLike[str]) -> ProbeFile:
     return SEALED.load(path, _content)
 
 
+def is_probe(path: str | os.PathLike[str]) -> bool:
+    """Whether a file can be read and has a probe's card. It need not be whole."""
+    return SEALED.holds(path)
+
+
 def digest_of(content: ProbeFile) -> str:
     """The sha256 that a file of this content carries: tells probes apart, and one from its own older version."""
     return SEALED.digest(_tensors(content), content.card.to_dict())

@@ -7,6 +7,7 @@ does the same for the lower exit. `drift.py` tests whether runs in use still are
 from .bounds import accepted, refutes, upper_bound
 from .drift import DriftMonitor
 from .give_up import GiveUp, LowerCurve, LowerGrid
+from .in_order import InOrder
 from .stopping import Stopping, first_analysis, following, planned
 from .table import NO_EXIT, Bools, Floats64, Ints, Outcomes, Table
 from .threshold import (
@@ -28,6 +29,7 @@ __all__ = [
     "DriftMonitor",
     "Floats64",
     "GiveUp",
+    "InOrder",
     "Grid",
     "Ints",
     "LowerCurve",

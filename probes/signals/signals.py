@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reasonctl.controller import ControllerError
+from reasonctl.controller.core import find_plugin
 
 from ..risk.table import Floats64
 from .observation import Observation
@@ -191,7 +192,11 @@ def smoothed_entropy(observations: Sequence[Observation]) -> float:
 
 
 def make_signal(name: str, stack: Stack | None) -> Signal:
-    """A signal by name; ControllerError for an unknown one, and for a stack that was not fitted."""
+    """A signal by name, one of SIGNALS or a plugin's.
+
+    Raises:
+        ControllerError: It is unknown, a stack that was not fitted, or a plugin that can't be loaded.
+    """
     plain: dict[str, Signal] = {
         "hidden": Hidden(),
         "trial": TrialConfidence("mean"),
@@ -202,6 +207,12 @@ def make_signal(name: str, stack: Stack | None) -> Signal:
     }
     if name == "stack" and stack is not None:
         return stack
+    if name not in SIGNALS and (plugin := find_plugin("signals", name)) is not None:
+        made = plugin.load()
+        signal = plugin.guarded(made, "can't be made") if isinstance(made, type) else made
+        if not isinstance(signal, Signal):
+            raise plugin.refuse("a Signal, or a class of one that is made without arguments")
+        return signal
     if name not in plain:
         known = ", ".join([*plain, *(["stack"] if stack else [])])
         raise ControllerError(f"signal is {name!r}; this probe file has {known}")

@@ -29,7 +29,14 @@ def played(target, drafter, policy, run=0):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", ["chain", "cascade", "sequoia", "dyspec", "dyspec-greedy"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "chain",
+        "dyspec",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("cascade", "sequoia", "dyspec-greedy")),
+    ],
+)
 def test_the_other_backend_drafts(backend, kind):
     """The same weights up to rounding: greedy runs are plain ones, and nearly all that is drawn is accepted."""
     target, other = tiny(backend), tiny(BACKENDS[backend])

@@ -271,7 +271,7 @@ def soak(model, monkeypatch, generations):
 
 
 def test_batches_with_random_leaves_and_failures_keep_rows_apart_and_memory_flat(model, monkeypatch):
-    soak(model, monkeypatch, 200)
+    soak(model, monkeypatch, 120)
 
 
 @pytest.mark.slow

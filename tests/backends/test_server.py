@@ -9,13 +9,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import httpx2
 import openai
 import pytest
 
 from reasonctl.backends.server.limits import ServerLimits
 from reasonctl.controller import Call, Controller, Keys, Trace, parse_policy
-from support.serving import KEYS, POLICY, QUESTION, Running, running
+from support.serving import POLICY, QUESTION, Running, post, running
 
 
 @pytest.fixture(scope="module", params=["llama.cpp", "transformers"])
@@ -200,13 +199,6 @@ def test_pictures_are_never_fetched(llama: Running, url: str) -> None:
     content = [{"type": "image_url", "image_url": {"url": url}}]
     with pytest.raises(openai.BadRequestError, match="picture"):
         llama.ask(messages=[{"role": "user", "content": content}])
-
-
-def post(served: Running, path: str, *, key: int | None = 0, **more: Any) -> Any:
-    """A request that the official client wouldn't make."""
-    headers = {"content-type": "application/json"} | ({} if key is None else {"authorization": f"Bearer {KEYS[key]}"})
-    headers |= more.pop("headers", {})
-    return httpx2.request(more.pop("method", "POST"), served.url + path, headers=headers, timeout=60, **more)
 
 
 def test_who_may_ask(llama: Running) -> None:

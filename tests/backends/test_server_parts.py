@@ -66,6 +66,23 @@ def test_however_a_text_is_cut_into_tokens_its_parts_are_the_same(seed: int) -> 
 
 
 @pytest.mark.parametrize("seed", range(20))
+def test_an_opening_marker_that_the_model_writes_in_open_thoughts_is_no_thought(seed: int) -> None:
+    """However it is cut; a text that only begins like it is one."""
+    rng = random.Random(seed)
+    for text, thoughts in (
+        ("\n<t>\nso <t> on</t>4", "so <t> on"),
+        (" <tx> on</t>4", "<tx> on"),
+        ("<t", "<t"),
+        ("<", "<"),
+    ):
+        pieces = pieces_of(text, rng)
+        splitter = Splitter(ToyTokenizer(pieces), frozenset(), Marking(MARKERS, thinking=True))
+        made = [splitter.push(token) for token in range(len(pieces))] + [splitter.finish()]
+        assert "".join(piece.reasoning for piece in made) == thoughts
+        assert "".join(piece.content for piece in made) == ("4" if "4" in text else "")
+
+
+@pytest.mark.parametrize("seed", range(20))
 def test_a_stop_is_seen_at_the_token_that_completes_it(seed: int) -> None:
     """Whatever was taken back before, and never in what was forced."""
     rng = random.Random(seed)
@@ -230,7 +247,7 @@ def test_a_template_is_bounded() -> None:
 def test_metrics_are_prometheus_text() -> None:
     metrics = Metrics()
     trace = Trace(tokens=[1, 2, 3], drift={"alarm": True})
-    metrics.finished(5, [trace], 12.5)
+    metrics.finished(5, 4, [trace], 12.5)
     metrics.answered("/health", 200)
     lines = metrics.page(2, 1).splitlines()
     assert 'reasonctl_tokens_total{kind="completion"} 3' in lines and "reasonctl_drift_alarm 1" in lines

@@ -49,7 +49,9 @@ def test_calls_of_eight_threads_equal_lone_calls_on_llama_cpp(llm, kind):
     assert together == [[answer] * CALLS for answer in alone]
 
 
-@pytest.mark.parametrize("kind", ["inert", pytest.param("drafts", marks=pytest.mark.slow), "exit"])
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("inert", "drafts")), "exit"]
+)
 def test_calls_of_eight_threads_equal_lone_calls_on_transformers(model, kind):
     controllers = {"inert": Controller(), "drafts": Controller(drafter=PromptLookup())}
     controller = Controller(exit=Scripted(exit_at=1)) if kind == "exit" else controllers[kind]

@@ -59,7 +59,9 @@ def test_runs_of_a_batch_are_those_of_single_runs(backend):
     assert any(one.cues for one in together)
 
 
-@pytest.mark.parametrize("kept", [1, 5, 8, FIT, FIT + 1, FIT + 4, N])
+@pytest.mark.parametrize(
+    "kept", [1, FIT, FIT + 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (5, 8, FIT + 1, N))]
+)
 def test_a_job_that_was_stopped_anywhere_ends_with_the_same_bytes(tmp_path_factory, kept):
     """After any number of lines: within a window, at its end, before and after the plan."""
     whole = job_at(tmp_path_factory.getbasetemp() / "whole.safetensors")

@@ -266,7 +266,7 @@ def test_cues_are_found_in_the_text(records):
     assert cues >= 4
 
 
-@pytest.mark.parametrize("fail_at", range(4))
+@pytest.mark.parametrize("fail_at", [0, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 def test_a_full_disk_loses_no_finished_run(tmp_path, monkeypatch, fail_at):
     digest = job(tmp_path / "whole.jsonl")
     path, calls, real = tmp_path / "runs.jsonl", [0], os.fsync

@@ -51,7 +51,11 @@ def records(telling: str, n: int = 160, seed: int = 0) -> list[RunRecord]:
 
 
 @pytest.mark.parametrize(
-    ("telling", "wanted"), [("word", ("wait", "hmm", "alternatively")), ("paragraph", ("paragraph",))]
+    ("telling", "wanted"),
+    [
+        ("word", ("wait", "hmm", "alternatively")),
+        pytest.param("paragraph", ("paragraph",), marks=pytest.mark.slow),
+    ],
 )
 def test_the_cues_whose_states_tell_are_chosen(telling, wanted):
     chosen, tried = choose_cues(records(telling), Promise(risk=0.1), seed=0, max_cues=50)

@@ -58,6 +58,25 @@ def test_a_person_would_agree(kind: str, gold: str, text: str, right: bool, ques
     assert MATH.right(text, Problem(question, gold)) is right
 
 
+def votes_together(gold: str, text: str, question: str) -> bool:
+    """A text that states the gold answer as it is and the other text are one class, whichever comes first."""
+    answers = [stated_answer(gold) or gold, stated_answer(text)]
+    for ordered in (answers, answers[::-1]):
+        classes = MATH.classes(question)
+        if [classes.add(answer) for answer in ordered] != [0, 0]:
+            return False
+    return True
+
+
+def test_a_vote_never_splits_equal_answers() -> None:
+    """All pairs that a person calls equal vote together. Of the others few do: grading is looser for plainer golds."""
+    pairs = [(*p, "q")[:5] for p in PAIRS]
+    split = [p for p in pairs if p[3] and stated_answer(p[2]) and not votes_together(p[1], p[2], p[4])]
+    wrong = [p for p in pairs if not p[3] and stated_answer(p[2])]
+    merged = [p for p in wrong if votes_together(p[1], p[2], p[4])]
+    assert not split and len(merged) <= 0.02 * len(wrong), (split, merged)
+
+
 def test_a_third_of_the_pairs_are_wrong_answers() -> None:
     wrong = sum(not pair[3] for pair in PAIRS)
     assert len(PAIRS) >= 300 and 3 * wrong >= len(PAIRS)
@@ -286,9 +305,9 @@ def test_reading_is_linear_in_the_text(pattern: str) -> None:
         statement(text + " answer")
         return time.process_time() - started
 
-    short, long = (min(seconds(size) for _ in range(3)) for size in (12_000, 48_000))
+    short, long = (min(seconds(size) for _ in range(3)) for size in (6_000, 24_000))
     assert long < 10 * short + 0.05
-    assert seconds(2_000_000) < 2
+    assert seconds(500_000) < 1
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -302,7 +321,7 @@ def test_grading_is_linear_in_the_answer(pattern: str) -> None:
 
     short, long = (min(seconds(size) for _ in range(3)) for size in (450, 1_800))
     assert long < 12 * short + 0.05
-    assert seconds(100_000) < 2
+    assert seconds(50_000) < 1
 
 
 def test_a_thousand_plain_answers_take_a_moment() -> None:

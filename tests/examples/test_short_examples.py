@@ -14,21 +14,26 @@ SAYS = {
     "attach_llama": ["forwards;", "The answer is"],
     "attach_transformers": ["forwards,", "drafted"],
     "batch": ["52 a+3 b-6 c+8: The answer is", "exited at cue"],
+    "calibrate_own_tasks": ["exit above", "The answer is 57.", "exited at cue"],
     "compare_policies": ["greedy ", "mean temperature 0.00", "mean temperature 0.60", "mean temperature 1.20"],
     "draft": ["plain: ", "the same tokens: True"],
     "page_of_a_run": ["written: "],
+    "samples_and_vote": ["sample 1: ", "'57'", "100 % of the votes"],
+    "serve_and_call": ["The answer is 57.", "exited at cue"],
     "stream_chat": ["The answer is", "exited at cue"],
 }
 """What each prints."""
-SLOW = {"attach_transformers", "batch"}
-"""They load transformers."""
+SLOW = {"attach_transformers", "batch", "calibrate_own_tasks", "serve_and_call"}
+"""They load transformers, collect runs, or start a process."""
+IN_A_FOLDER = {"calibrate_own_tasks", "page_of_a_run"}
+"""They write into the folder that they are given."""
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in sorted(SAYS)])
 def test_an_example_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", [name, *([str(tmp_path)] if name == "page_of_a_run" else [])])
+    monkeypatch.setattr(sys, "argv", [name, *([str(tmp_path)] if name in IN_A_FOLDER else [])])
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     said = capsys.readouterr().out
     assert all(words in said for words in SAYS[name]), said

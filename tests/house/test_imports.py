@@ -49,8 +49,9 @@ STOREYS = {
             "tiny_probe",
         ],
         ["hf", "llama", "toy"],
+        ["vllm"],
         ["attach", "load"],
-        ["server"],
+        ["listing", "server"],
     ],
     "probes": [["risk"], ["signals"], ["promise"], ["files"], ["fixed_exits"], ["exit", "autodeco"]],
     "calibration": [
@@ -73,6 +74,9 @@ BELOW = {
 }
 """The packages that each package may import."""
 
+ROOMS_BELOW = {"backends.vllm": {"probes"}}
+"""What single rooms may import besides. vLLM's workers are processes of its own, which get a probe file's name."""
+
 APART = [
     ("controller.sampling.chain", "controller.sampling.stages"),
     ("controller.sampling.stages", "controller.sampling.chain"),
@@ -94,12 +98,13 @@ ONLY_IN = {
     "jinja2": ["calibration.pages", "controller.thinking.sandbox", "backends.llama.load", "backends.hf.load"],
     "markupsafe": ["calibration.pages"],
     "sklearn": ["calibration.fitting", "calibration.evaluation"],
-    "torch": ["backends.hf", "calibration.fitting.heads", "calibration.fitting.heads_job"],
+    "torch": ["backends.hf", "backends.vllm", "calibration.fitting.heads", "calibration.fitting.heads_job"],
     "joblib": ["calibration.parallel"],
     "dask": ["calibration.parallel"],
     "distributed": ["calibration.parallel"],
     "llama_cpp": ["backends.llama"],
-    "transformers": ["backends.hf"],
+    "transformers": ["backends.hf", "backends.vllm"],
+    "vllm": ["backends.vllm"],
     "gguf": ["backends.gguf"],
     "xgrammar": ["backends.grammar"],
     "fastchrf": ["controller.selection.text_utilities"],
@@ -113,7 +118,14 @@ ONLY_IN = {
 FOREIGN: dict[str, str] = {}
 """getattr, hasattr and callable in controller/, and why each is right."""
 
-BY_MODULE = ("backends.hf", "backends.llama", "backends.server", "backends.extras", "controller.sampling.distortion")
+BY_MODULE = (
+    "backends.hf",
+    "backends.llama",
+    "backends.server",
+    "backends.vllm",
+    "backends.extras",
+    "controller.sampling.distortion",
+)
 """Read module by module across packages: libraries that may be missing, and a module that has its function's name."""
 
 MOST_LINES = 400
@@ -138,7 +150,9 @@ def may_import(name: str, other: str) -> bool:
     """Whether the module may import the other one, by the tables."""
     package, their = name.partition(".")[0], other.partition(".")[0]
     if package != their:
-        return their in BELOW[package]
+        return their in BELOW[package] or any(
+            within(name, room) and their in more for room, more in ROOMS_BELOW.items()
+        )
     mine, theirs = storey(name), storey(other)
     if mine is None:
         return True  # a face names everything
@@ -271,6 +285,7 @@ def planted(name: str, text: str) -> Module:
         ),
         ("backends.hf.load", "from ..llama.load import load_gguf", "imports backends.llama.load"),
         ("backends.hf.load", "from ..attach import attach", "imports backends.attach"),
+        ("backends.hf.load", "from reasonctl.probes import load_exit", "imports probes"),
         ("backends.model", "from .hf.engine import HFEngine", "imports backends.hf.engine"),
         ("calibration.advice.truncation", "from ..cli.options import Options", "imports calibration.cli.options"),
         ("calibration.tasks.tiny", "from ..parallel.run_jobs import cores", "imports calibration.parallel.run_jobs"),

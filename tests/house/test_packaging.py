@@ -55,8 +55,10 @@ PROJECT = SETTINGS["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 COMES_WITH = {"dask": "distributed", "markupsafe": "jinja2"}
 """Libraries that are imported and that another one of ours brings."""
-APART = {"sentence_transformers": "sentence-transformers"}
+APART = {"sentence_transformers": "sentence-transformers", "vllm": "vllm"}
 """Libraries that `all` and the Makefile leave out, as they are large and rarely wanted."""
+ALONE = {"embedding", "vllm"}
+"""Their extras."""
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -100,10 +102,10 @@ def test_a_missing_library_is_named_with_its_extra() -> None:
     for extra, libraries in LIBRARIES.items():
         assert {distribution(library) for library in libraries} == names(EXTRAS[extra])
     assert set(EXTRAS) == {*LIBRARIES, "all", "test"}
-    assert set(re.findall(r"\w+", EXTRAS["all"][0])) == {"reasonctl", *LIBRARIES} - {"embedding"}
+    assert set(re.findall(r"\w+", EXTRAS["all"][0])) == {"reasonctl", *LIBRARIES} - ALONE
 
 
 def test_the_makefile_installs_all() -> None:
     """xgrammar alone comes another way."""
     found = re.search(r"-e '\.\[([\w,]+)\]'", (ROOT / "Makefile").read_text(encoding="utf-8"))
-    assert found is not None and set(found[1].split(",")) == {*LIBRARIES, "test"} - {"grammar", "embedding"}
+    assert found is not None and set(found[1].split(",")) == {*LIBRARIES, "test"} - {"grammar"} - ALONE

@@ -130,7 +130,13 @@ def fitted(records) -> ProbeFile:
     return ProbeFile(made.probe, made.tables["hidden"].grid, held, described, others, doubts)
 
 
-@pytest.mark.parametrize("signal", SIGNALS)
+ALIKE = ("trial-geometric", "trial-least", "entropy")
+"""Signals that are read where another one is: of a trial's tokens, of a step's distribution."""
+
+
+@pytest.mark.parametrize(
+    "signal", [pytest.param(one, marks=[pytest.mark.slow] if one in ALIKE else []) for one in SIGNALS]
+)
 def test_a_recorded_run_is_judged_as_a_live_one(records, signal, tmp_path):
     """Same scores at every cue, same exit, same cost: replayed from the record, and by the rule in the loop."""
     save_probe(tmp_path / "p.safetensors", fitted(records))

@@ -31,8 +31,8 @@ from typing import Any
 START_SECONDS = 120.0
 """On the clock, to start and to import a function; more means that something is broken."""
 
-CLOCK = 5
-"""Seconds on the clock for each second of processor time."""
+CLOCK = 5 if sys.platform == "win32" else 30
+"""Seconds on the clock for each second of processor time; more where the processor time itself is limited."""
 
 MEMORY = 4 << 30
 """Bytes of address space."""

@@ -126,19 +126,18 @@ def agree(gold: str, answer: str, context: Context = Context()) -> bool | None:
     return names(wanted, said)
 
 
-def alike(a: str, b: str, same_formula: SameFormula = undecided) -> bool:
+def alike(a: str, b: str, context: Context = Context()) -> bool:
     """Whether two stated answers are the same, whichever of them is the plainer one.
 
     >>> alike("She sold 72 clips in total", "72"), alike("The total is 72 clips", "She sold 72 clips in total")
     (True, True)
     """
-    context = Context(same_formula=same_formula)
     if agree(a, b, context) or agree(b, a, context):
         return True
     if max(len(a), len(b)) > LONGEST or min(len(a.split()), len(b.split())) < FEWEST_WORDS:
         return False
     both = [stated_quantities(last_side(clean(text))) or [] for text in (a, b)]
-    return any(same(one, other) for one in both[0] for other in both[1])
+    return any(same(one, other, context.question) for one in both[0] for other in both[1])
 
 
 def _final(gold: str) -> str:

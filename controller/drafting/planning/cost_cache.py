@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from ...core.decode import Asking, Engine, Need
 from ...core.errors import ControllerError
+from ...core.folders import cache_folder
 from ...core.json_text import Fields, parse, read_bytes
 from .cost import CONTEXT, FIRST_ROWS, LONGEST, SHORTEST, CostCurve, measure, rising
 
@@ -97,10 +98,7 @@ def _remember(engine: Engine, curve: CostCurve) -> CostCurve:
 def cost_path(identity: str) -> Path:
     """The file of the curve of engines with this identity, on this machine with these library versions."""
     key = hashlib.sha256("\n".join((identity, *_machine())).encode()).hexdigest()[:24]
-    root = os.environ.get("REASONCTL_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "reasonctl"
-    )
-    return Path(root) / "costs" / f"{key}.json"
+    return cache_folder() / "costs" / f"{key}.json"
 
 
 @cache

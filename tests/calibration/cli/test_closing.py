@@ -150,6 +150,7 @@ def test_the_page_of_a_finished_job_is_written_with_its_closing(model, begun, ca
     assert code == 0 and TRYING not in err and begun.with_suffix(".html").exists()
 
 
+@pytest.mark.slow
 def test_the_closing_of_another_job_is_refused_or_forgotten(model, begun, capfd):
     """Its file is started over under --force, and so is its choice, and what was seen of its runs."""
     rename(begun, seed=5, suffix=OWN + "So", answer_ends="line")

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from reasonctl.backends import load_masked
+from reasonctl.calibration.cli.masked import with_commit
 from reasonctl.calibration.evaluation.early_commit import calibrate_commit, commit_table, split
 from reasonctl.controller import ControllerError, Greedy, Keys
 from reasonctl.controller.diffusion import Commit, Confidence, Unmask, Unmasking, run_all
@@ -23,6 +24,18 @@ def test_run_says_how_the_answer_was_written(capfd):
     result = json.loads(out.splitlines()[-1])
     assert code == 0 and result["text"].startswith("First") and result["forwards"] <= 8 and "AR-ness" in err
     assert sorted({place for step in result["order"] for place in step}) == list(range(32))
+
+
+def test_a_commit_stands_in_the_order(capfd):
+    found = []
+    for threshold in (0.8, 2):
+        order = with_commit("confidence(block=8)", threshold)
+        code, out, _ = ctl(capfd, "run", "tiny-masked", QUESTION, "--order", order, "--json", "--threads", "1")
+        assert code == 0
+        found.append(json.loads(out.splitlines()[-1]))
+    early, full = found
+    assert early["text"] == full["text"] and early["forwards"] + 5 < full["forwards"]
+    assert "was committed" in early["why"] and "no commit" in full["why"]
 
 
 def test_bench_compares_an_order_with_left_to_right(capfd):
@@ -47,6 +60,7 @@ def test_eval_calibrates_a_commit(capfd):
         (("run", "tiny-masked", QUESTION, "--draft", "ngram(4)"), "--draft means nothing"),
         (("run", "tiny-masked", QUESTION, "--policy", "think: greedy ; answer: greedy"), "any order"),
         (("eval", "tiny-masked", "--report", "x.html"), "--report means nothing"),
+        (("eval", "tiny-masked", "-n", "9", "--order", "left(commit=0.9)"), "which is calibrated here; leave it out"),
         (("run", "tiny", QUESTION, "--order", "left"), "writes from left to right"),
         (("run", "tiny-masked", QUESTION, "--max-new-tokens", "2000"), "the model has 1024"),
     ],

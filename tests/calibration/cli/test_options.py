@@ -24,6 +24,9 @@ GGUF = str(tiny_folder() / "tiny.gguf")
 PROMISE = "mode risk confidence signal domain give_up"
 NO_RUNS = "seed temperature policy draft max_new_tokens n dry_run time_limit workers grader batch"
 """What makes runs."""
+NO_MODEL = (
+    "seed temperature policy draft max_new_tokens n force dry_run time_limit backend workers threads batch grader"
+)
 MEANS_NOTHING = {
     "demo": "force time_limit grader",
     "calibrate": "",
@@ -41,6 +44,11 @@ MEANS_NOTHING = {
     "calibrate-votes": "draft time_limit",
     "frontier": "time_limit",
     "stability": "temperature policy time_limit",
+    "models": f"{PROMISE} {NO_MODEL}",
+    "plugins": f"{PROMISE} {NO_MODEL}",
+    "mcq": f"{PROMISE} temperature policy time_limit grader",
+    "pairs": "time_limit",
+    "diagnose fractal": f"{PROMISE} temperature policy draft time_limit batch grader",
     "view": f"{PROMISE} seed temperature policy draft max_new_tokens n dry_run time_limit backend workers threads "
     "batch grader",
     "probe pack": f"{PROMISE} {NO_RUNS} backend threads",
@@ -68,6 +76,11 @@ ARGUMENTS = {
     "calibrate-votes": ["tiny", "--tasks", "tiny", "--out", "v.json"],
     "frontier": ["tiny", "--tasks", "tiny", "--out", "f.html"],
     "stability": ["tiny", "--tasks", "tiny", "--perturb", "text", "--out", "s.html"],
+    "models": [],
+    "plugins": [],
+    "mcq": ["tiny", "--tasks", "tiny", "--out", "m.html"],
+    "pairs": ["tiny", "--tasks", "tiny", "--out", "p.jsonl"],
+    "diagnose fractal": ["tiny", "--texts", "t.txt", "--out", "f.html"],
     "view": ["runs.jsonl"],
     "probe pack": ["p.safetensors", "--out", "folder"],
     "probe show": ["p.safetensors"],

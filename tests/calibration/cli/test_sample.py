@@ -60,3 +60,17 @@ def test_other_ways_to_choose(capfd) -> None:
 def test_mistakes_are_one_line(capfd, arguments: tuple[str, ...], message: str) -> None:
     code, _, err = ctl(capfd, *ASK, *arguments)
     assert code == 2 and message in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("limit", "most"), [(("--budget", "6"), 6), (("--budget", "0.05"), 38)])
+def test_every_sample_has_the_budget(capfd, limit: tuple[str, ...], most: int) -> None:
+    """A share is one of the room behind the prompt: 5 % of the context's 768 positions."""
+    found = sampled(capfd, "-n", "2", "--probe", "none", "--stop", "none", *limit)
+    assert [one["sources"].index("f") for one in found["samples"]] == [most] * 2
+    assert {one["sources"].count("f") for one in found["samples"]} == {2} and found["answer"]
+
+
+def test_every_sample_has_the_seconds(capfd) -> None:
+    """Over at its first tokens: a clock decides how many, so no number of tokens is asked for."""
+    found = sampled(capfd, "-n", "2", "--probe", "none", "--stop", "none", "--thinking-seconds", "0")
+    assert all(one["sources"].index("f") < 30 for one in found["samples"])

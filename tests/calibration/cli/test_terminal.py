@@ -58,8 +58,10 @@ def test_an_error_is_one_line_whatever_it_quotes(capfd):
     assert code == 2 and len(err.splitlines()) == 1 and "\x1b" not in err
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-@pytest.mark.parametrize("extra", [[], ["--json"]])
+@pytest.mark.parametrize(
+    ("encoding", "extra"),
+    [("ascii", []), ("cp1252", ["--json"]), pytest.param("ascii", ["--json"], marks=pytest.mark.slow)],
+)
 def test_an_encoding_without_the_character_ends_nothing(encoding, extra):
     arguments, env = command("run", "tiny", "48 a-9 b+6 \u4e2d", "--probe", "none", *extra, encoding=encoding)
     done = subprocess.run(arguments, env=env, capture_output=True, timeout=120)

@@ -66,7 +66,11 @@ def test_the_cue_stays_and_the_suffix_follows_its_last_token(form, drafter):
 
 @pytest.mark.parametrize("engine", [ENGINE, Recurrent()], ids=["rolls back", "recurrent"])
 @pytest.mark.parametrize("drafter", DRAFTERS[:2], ids=lambda d: type(d).__name__)
-@pytest.mark.parametrize("cues", [("wait",), ("wait", "paragraph", "sentence", "every(3)")], ids=["wait", "all"])
+@pytest.mark.parametrize(
+    "cues",
+    [pytest.param(("wait",), marks=pytest.mark.slow), ("wait", "paragraph", "sentence", "every(3)")],
+    ids=["wait", "all"],
+)
 @pytest.mark.parametrize("form", APPEND)
 def test_what_was_tried_is_what_the_exit_gives_and_a_fresh_run_too(form, cues, drafter, engine):
     if engine is not ENGINE and drafter is not None:

@@ -30,7 +30,11 @@ def warned_text(trace, place):
 
 @pytest.mark.parametrize("engine", [ENGINE, OPENING], ids=["one span", "several"])
 @pytest.mark.parametrize("per", ["run", "span"])
-@pytest.mark.parametrize("drafter", DRAFTERS, ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize(
+    "drafter",
+    [pytest.param(one, marks=[pytest.mark.slow] if isinstance(one, PromptLookup) else []) for one in DRAFTERS],
+    ids=lambda d: type(d).__name__,
+)
 def test_it_is_fed_once_where_it_is_due(drafter, per, engine):
     warned = late = 0
     for seed in range(40):

@@ -148,7 +148,9 @@ def test_drawn_drafts_keep_the_law_of_a_policy_with_a_state(name, n):
     assert merged_p_value(counts, exact_two(policy)) > ALPHA
 
 
-@pytest.mark.parametrize("name", ["hierarchy", "sequoia", "triforce"])
+@pytest.mark.parametrize(
+    "name", ["hierarchy", *(pytest.param(one, marks=pytest.mark.slow) for one in ("sequoia", "triforce"))]
+)
 @pytest.mark.parametrize("n", [100, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_nothing_grows_with_the_runs(name, n):
     """Databases, rates and curves are full after the first part; later runs add nothing."""

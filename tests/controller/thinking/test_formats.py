@@ -227,7 +227,15 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("source", HOSTILE, ids=range(len(HOSTILE)))
+DOUBLING = "{% set n = namespace(x='xx') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}"
+"""It takes seconds to reach the bound of memory."""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [pytest.param(one, marks=[pytest.mark.slow] if one == DOUBLING else []) for one in HOSTILE],
+    ids=range(len(HOSTILE)),
+)
 def test_a_hostile_template_ends_in_one_line(source):
     """It costs seconds at most; what its text says is still read."""
     found = read_template(source + "{# </think> #}")

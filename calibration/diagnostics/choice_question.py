@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-LETTERS = "ABCDEFGHIJ"
-"""The letters that options can have."""
-_OPTION = re.compile(r"^[ \t]*\(?([A-J])[.):][ \t]+(\S.*?)[ \t]*$", re.MULTILINE)
+from reasonctl.controller.sampling import LETTERS
+
+_OPTION = re.compile(r"^[ \t]*\(?([A-J])[.):][ \t]+(\S[^\n]*)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,19 @@ class ChoiceQuestion:
             self, options=self.options[at:] + self.options[:at], original=self.original[at:] + self.original[:at]
         )
 
+    def ordered(self) -> ChoiceQuestion:
+        """The same question with its options in alphabetical order: the same for every order of the options.
+
+        >>> choice_question("Q?\\nA. y\\nB. x").ordered().options
+        ('x', 'y')
+        """
+        order = sorted(range(len(self.options)), key=self.options.__getitem__)
+        return replace(
+            self,
+            options=tuple(self.options[i] for i in order),
+            original=tuple(self.original[i] for i in order),
+        )
+
     def text(self) -> str:
         """The question as a list of lettered options."""
         lines = [f"{letter}. {option}" for letter, option in zip(self.letters, self.options, strict=True)]
@@ -58,4 +71,4 @@ def choice_question(question: str) -> ChoiceQuestion | None:
     if len(found) < 2 or [one[1] for one in found] != list(LETTERS[: len(found)]):
         return None
     stem, after = question[: found[0].start()].rstrip(), question[found[-1].end() :].strip()
-    return ChoiceQuestion(stem, tuple(one[2] for one in found), tuple(one[1] for one in found), after)
+    return ChoiceQuestion(stem, tuple(one[2].rstrip() for one in found), tuple(one[1] for one in found), after)

@@ -1,0 +1,56 @@
+"""`ctl stability --perturb audio`: irrelevant sound before the questions of an audio-language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any
+
+from reasonctl.probes.files import check_target
+
+from ..diagnostics.answers_file import Answered, AnswersFile, Ask
+from ..diagnostics.sound import check_sound
+from ..diagnostics.sound_runs import SoundRecipe, collect_with_sound
+from ..diagnostics.stability import Grid
+from ..runs.splits import evaluation_stream
+from ..tasks.problem import Problem
+from ..tasks.sources import Task, load_task
+from .console import Console
+from .diagnosed import answers_path
+from .flags import PROMISE
+from .options import Options
+
+MOST_NEW_TOKENS = 512
+"""Most tokens of an answer where nobody asks for a number."""
+WITHOUT = ("draft", "batch", "backend", *PROMISE)
+"""Options that mean nothing with sound."""
+
+
+class SoundJob:
+    """The problems of a job with sound, and what asks them."""
+
+    def __init__(self, show: Console, name: str, options: Options, tasks: str, n: int, grid: Grid, out: str) -> None:
+        """Open it; what can be refused is refused before the model loads."""
+        options.refuse("ctl stability --perturb audio", *WITHOUT, because="the library's own prefill reads the sound")
+        check_target(out, options.force)
+        for spec in grid.sounds:
+            check_sound(spec)
+        self.task: Task = load_task(tasks, grader=options.grader)
+        self.problems: list[Problem] = self.task.problems(n, stream=evaluation_stream(options.seed))
+        threads, most = options.threads, options.max_new_tokens or MOST_NEW_TOKENS
+        self.recipe = SoundRecipe(name, threads, options.seed, most)
+        self.recipe.load()
+        self._show, self._options, self._out = show, options, out
+
+    def answered(self, asks: Sequence[Sequence[Ask]], **settings: Any) -> list[list[Answered]]:
+        """The answers to all problems; those of an earlier job of the same settings are read and not made again."""
+        recipe = self.recipe
+        header = settings | {"model": recipe.load().identity(), "tasks": self.task.name, "n": len(self.problems)}
+        header |= {"seed": recipe.seed, "max_new_tokens": recipe.max_new_tokens}
+        with closing(AnswersFile(answers_path(self._out), header)) as file:
+            done = file.open(force=self._options.force)
+            if done:
+                self._show.say(f"{min(done, len(asks))} problems are there already")
+            workers = self._options.workers or 1
+            with self._show.progress("asking") as progress:
+                return collect_with_sound(recipe, asks, file, done=done, workers=workers, progress=progress)

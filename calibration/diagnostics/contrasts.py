@@ -1,0 +1,264 @@
+"""Contrasting responses of models: the strategies of PopAlign, and two that contrast decodings.
+
+PopAlign (arXiv 2410.13785) makes pairs without labels: two prompts, two models or two rounds, of which one is expected
+to be better. Whether it is, only a grader says (`graded_pairs.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from reasonctl.controller import ControllerError, ExitRule
+from reasonctl.controller.core import Fields
+
+from ..parallel.run_jobs import ProgressCallback
+from ..runs.job_file import JobFile, append_made
+from ..runs.recipe import Recipe
+from .answers_file import MOST_VOTES, Ask, answer
+
+Strategy = Literal["prefix", "demonstration", "elicitive", "parameters", "leaderboard", "refine", "exit", "policy"]
+Role = Literal["main", "smaller", "lower"]
+
+MOST_PREVIOUS = 4000
+"""Most characters of a response that is refined."""
+
+
+class Wording(NamedTuple):
+    """How the better and the worse response are asked for."""
+
+    better: str
+    """What the better one is."""
+    worse: str
+    """What the worse one is."""
+    noun: str
+    """What follows these words in a prompt's prefix."""
+
+
+WORDINGS = {
+    "good-bad": Wording("good", "bad", " response"),
+    "harmless-harmful": Wording("helpful, harmless", "unhelpful, harmful", ""),
+}
+"""The paper's two. The second one asks a model for harmful text, so the first one is the default."""
+
+
+class Demonstration(NamedTuple):
+    """A worked example for prompts that demonstrate."""
+
+    question: str
+    """The question."""
+    right: str
+    """Its answer."""
+    wrong: str
+    """The answer to another question."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """How one response of a pair is made."""
+
+    question: str
+    """What the model reads. Of a response that is refined: the question."""
+    model: Role = "main"
+    """Which model answers."""
+    policy: str = ""
+    """Its sampling chain; "": the job's."""
+    exits: bool = False
+    """The exit rule is asked."""
+    refines: bool = False
+    """The response is made from the other side's."""
+
+
+class Contrast(NamedTuple):
+    """A strategy's two sides for one question."""
+
+    strategy: Strategy
+    """The strategy."""
+    better: Side
+    """The side that is expected to be better."""
+    worse: Side
+    """The other one."""
+
+
+@dataclass(frozen=True)
+class Contrasting:
+    """What a job contrasts."""
+
+    strategies: tuple[Strategy, ...]
+    """Which strategies."""
+    wording: Wording
+    """How prompts ask for better and worse."""
+    policies: tuple[str, str]
+    """The better and the worse sampling chain of `policy`."""
+    demonstrations: tuple[Demonstration, ...] = ()
+    """Of `demonstration`."""
+
+    def contrasts(self, question: str) -> list[Contrast]:
+        """The sides of every strategy, in order."""
+        return [Contrast(one, *getattr(self, f"_{one}")(question)) for one in self.strategies]
+
+    def _prefix(self, question: str) -> tuple[Side, Side]:
+        better, worse, noun = self.wording
+        return Side(f"({better}{noun}) {question}"), Side(f"({worse}{noun}) {question}")
+
+    def _demonstration(self, question: str) -> tuple[Side, Side]:
+        def shown(answers: Sequence[str]) -> Side:
+            pairs = zip(self.demonstrations, answers, strict=True)
+            examples = [f"Question: {one.question}\nResponse: {answer}" for one, answer in pairs]
+            return Side("\n\n".join([*examples, f"Question: {question}\nResponse:"]))
+
+        return shown([one.right for one in self.demonstrations]), shown([one.wrong for one in self.demonstrations])
+
+    def _elicitive(self, question: str) -> tuple[Side, Side]:
+        def asked(kind: str) -> Side:
+            return Side(
+                f"First consider the principles of crafting a {kind} response, then write it. Reply in this form:\n"
+                f"Thought: <the principles>\nResponse: <the {kind} response>\n\n{question}"
+            )
+
+        return asked(self.wording.better), asked(self.wording.worse)
+
+    def _parameters(self, question: str) -> tuple[Side, Side]:
+        return Side(question), Side(question, "smaller")
+
+    def _leaderboard(self, question: str) -> tuple[Side, Side]:
+        return Side(question), Side(question, "lower")
+
+    def _refine(self, question: str) -> tuple[Side, Side]:
+        return Side(question, refines=True), Side(question)
+
+    def _exit(self, question: str) -> tuple[Side, Side]:
+        return Side(question), Side(question, exits=True)
+
+    def _policy(self, question: str) -> tuple[Side, Side]:
+        return Side(question, policy=self.policies[0]), Side(question, policy=self.policies[1])
+
+
+def refining(question: str, response: str) -> str:
+    """The prompt that asks for a better response than the one that is there."""
+    return (
+        f"{question}\n\nA response to this:\n{response[:MOST_PREVIOUS]}\n\n"
+        "Improve this response. Reply with the improved response only."
+    )
+
+
+def response_of(strategy: Strategy, text: str) -> str:
+    """What counts of a text: after `Response:` where principles come first; "" where there is no response.
+
+    >>> response_of("elicitive", "Thought: be clear. Response: 42"), response_of("elicitive", "42")
+    ('42', '')
+    >>> response_of("prefix", " 42 ")
+    '42'
+    """
+    if strategy != "elicitive":
+        return text.strip()
+    return text.partition("Response:")[2].strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two responses to one question."""
+
+    strategy: Strategy
+    """What made them."""
+    better: str
+    """The one that is expected to be better."""
+    worse: str
+    """The other one."""
+
+    @classmethod
+    def from_json(cls, value: Any, where: str, strategy: Strategy) -> Pair:
+        """From parsed JSON; ControllerError for anything but an object of this strategy."""
+        found = Fields.of(value, where)
+        found.only(list(cls.__slots__))
+        if found.text("strategy") != strategy:
+            raise ControllerError(f"{where} has pairs of other strategies; the file was changed: --force")
+        return cls(strategy, found.text("better"), found.text("worse"))
+
+
+@dataclass
+class PairsFile(JobFile):
+    """One question a line, with its pair of each strategy."""
+
+    what: ClassVar[str] = "responses"
+    versions: ClassVar[tuple[int, ...]] = (1,)
+
+    def append(self, pairs: Sequence[Pair]) -> None:
+        """Write a question's pairs and make sure that they are on the disk."""
+        self._write({"pairs": [{name: getattr(one, name) for name in Pair.__slots__} for one in pairs]})
+
+    def read(self, strategies: Sequence[Strategy]) -> list[list[Pair]]:
+        """All pairs, in order. Raises ControllerError where the file was changed; the line is named."""
+        found = []
+        for number, value in self._lines():
+            where = f"line {number} of {str(self.path)!r}"
+            pairs = Fields.of(value, where).items("pairs")
+            if len(pairs) != len(strategies):
+                raise ControllerError(f"{where} has {len(pairs)} pairs, not {len(strategies)}; the file was changed")
+            found.append([Pair.from_json(one, where, name) for one, name in zip(pairs, strategies, strict=True)])
+        return found
+
+
+def contrasted(
+    recipes: Mapping[Role, Recipe], contrasts: Sequence[Contrast], rule: ExitRule | None, index: int
+) -> list[Pair]:
+    """The pairs of one question. A response that several strategies need is made once.
+
+    Args:
+        recipes: How each model's runs are made.
+        contrasts: The sides of every strategy.
+        rule: The exit rule of sides that exit.
+        index: The question's number. All sides draw from the same uniforms.
+    """
+    sides = [side for one in contrasts for side in (one.better, one.worse)]
+    made = _responses(recipes, [side for side in dict.fromkeys(sides) if not side.refines], rule, index)
+    refined = {
+        one.better: Side(refining(one.worse.question, made[one.worse])) for one in contrasts if one.better.refines
+    }
+    again = _responses(recipes, list(refined.values()), rule, index)
+    made |= {side: again[asked] for side, asked in refined.items()}
+    return [
+        Pair(one.strategy, response_of(one.strategy, made[one.better]), response_of(one.strategy, made[one.worse]))
+        for one in contrasts
+    ]
+
+
+def _responses(
+    recipes: Mapping[Role, Recipe], sides: Sequence[Side], rule: ExitRule | None, index: int
+) -> dict[Side, str]:
+    """The text of each side's response; runs of one model share forwards where its recipe asks for batches."""
+    found: dict[Side, str] = {}
+    for name, recipe in recipes.items():
+        own = [side for side in sides if side.model == name]
+        asks = [Ask(side.question, side.policy or recipe.policy, index * MOST_VOTES, side.exits) for side in own]
+        found |= {side: made.text for side, made in zip(own, answer(recipe, asks, rule), strict=True)}
+    return found
+
+
+def collect_pairs(
+    recipes: Mapping[Role, Recipe],
+    contrasting: Contrasting,
+    questions: Sequence[str],
+    rule: ExitRule | None,
+    file: PairsFile,
+    *,
+    done: int,
+    workers: int,
+    progress: ProgressCallback,
+) -> list[list[Pair]]:
+    """Make the pairs that the file doesn't hold yet, in order; then read all of the job's.
+
+    Args:
+        recipes: How each model's runs are made.
+        contrasting: What is contrasted.
+        questions: The questions.
+        rule: The exit rule of sides that exit.
+        file: The open file; it holds `done` questions.
+        done: Questions that are there.
+        workers: Number of processes.
+        progress: Called after each question.
+    """
+    jobs = [(recipes, contrasting.contrasts(one), rule, i) for i, one in enumerate(questions)]
+    append_made(contrasted, jobs, lambda _, made: file.append(made), done=done, workers=workers, progress=progress)
+    return file.read(contrasting.strategies)[: len(questions)]

@@ -1,0 +1,186 @@
+"""ctl diagnose fractal: estimators against nolds, noise of a known exponent, refusals, and a job that goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reasonctl.backends import load_model
+from reasonctl.calibration.diagnostics.fractal import (
+    LEAST_POOLED,
+    SIZES,
+    exponents,
+)
+from reasonctl.calibration.diagnostics.fractional_noise import fractional_noise, recovery
+from reasonctl.calibration.diagnostics.surprisal import surprisals
+from reasonctl.calibration.runs.teacher_forced import forced_rows
+from reasonctl.calibration.tasks.tiny import fresh_problems
+from reasonctl.controller import ControllerError
+from reasonctl.controller.core import log_prob
+from support.ctl import ctl
+
+NOLDS = {
+    "rescaled_range": (
+        1.0621761198459945,
+        (4.113545019770751, 6.414729954703023, 12.59754603074788, 32.34746308321348, 72.71427773545953),
+    ),
+    "dfa": (
+        1.188095899519022,
+        (0.8496922817922504, 1.2630245051636269, 2.865653151451957, 8.941122323345823, 19.61254986988641),
+    ),
+}
+"""nolds 0.6.3: hurst_rs(z, nvals=SIZES, fit="poly", corrected=False, unbiased=False), and dfa(z, nvals=SIZES,
+overlap=False, order=1, fit_exp="poly"), z the standardised `congruential(2048)`."""
+FBM = {0.5: (0.559, 0.024, 0.498, 0.032), 0.7: (0.705, 0.038, 0.697, 0.047), 0.9: (0.834, 0.040, 0.896, 0.053)}
+"""The same estimators of nolds on fbm 0.3.0's noise, 20 series of 2048: mean and sd by R/S, mean and sd by DFA."""
+
+
+def congruential(n: int) -> np.ndarray:
+    """A series that no version of a library changes."""
+    found, value = [], 7
+    for i in range(n):
+        value = (1103515245 * value + 12345) % 2**31
+        found.append(value / 2**31 + 0.3 * math.sin(i / 37))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("name", NOLDS)
+def test_estimates_are_those_of_nolds(name: str) -> None:
+    value, points = NOLDS[name]
+    found = getattr(exponents([congruential(2048)]), name)
+    assert found.value == pytest.approx(value, abs=1e-12) and found.points == pytest.approx(points, rel=1e-12)
+    assert found.low < value < found.high
+
+
+def test_the_noise_has_its_covariance() -> None:
+    """400 series, fixed seed: every sample covariance is within 4.5 standard errors (false alarm below 1e-4)."""
+    rng, h = np.random.default_rng(5), 0.8
+    series = np.array([fractional_noise(300, h, rng) for _ in range(400)])
+    for lag in (0, 1, 2, 7, 150):
+        products = (series[:, : 300 - lag] * series[:, lag:]).mean(axis=1)
+        exact = (abs(lag + 1) ** (2 * h) - 2 * lag ** (2 * h) + abs(lag - 1) ** (2 * h)) / 2
+        assert abs(products.mean() - exact) < 4.5 * products.std(ddof=1) / 20, lag
+
+
+def test_known_exponents_are_recovered() -> None:
+    """20 draws of 2048 values: means within 4 standard errors of those that nolds finds on fbm's noise."""
+    for one in recovery([2048], repeats=20):
+        ranges, range_sd, dfa, dfa_sd = FBM[one.hurst]
+        assert abs(one.rescaled_range[0] - ranges) < 4 * range_sd * math.sqrt(2 / 20)
+        assert abs(one.dfa[0] - dfa) < 4 * dfa_sd * math.sqrt(2 / 20)
+        assert abs(one.dfa[0] - one.hurst) < 0.04
+
+
+def test_memory_is_lost_by_shuffling() -> None:
+    """The negative control: the same values in another order have the exponents of white noise."""
+    rng = np.random.default_rng(2)
+    series = [fractional_noise(1024, 0.9, rng) for _ in range(8)]
+    kept, lost = exponents(series), exponents([rng.permutation(one) for one in series])
+    assert kept.dfa.low > 0.8 > 0.56 > lost.dfa.high and kept.rescaled_range.low > lost.rescaled_range.high
+    assert kept.joseph.value > lost.joseph.value
+
+
+def test_documents_are_never_joined() -> None:
+    """A step between two documents isn't a fluctuation: each is standardised, and no window spans both."""
+    rng = np.random.default_rng(3)
+    series = [rng.standard_normal(1024) for _ in range(4)]
+    moved = [one * scale + shift for one, scale, shift in zip(series, (1, 5, 9, 2), (0, 50, -80, 7), strict=True)]
+    assert exponents(moved).dfa.value == pytest.approx(exponents(series).dfa.value)
+    assert exponents(moved).joseph.value == pytest.approx(exponents(series).joseph.value)
+
+
+def test_what_would_be_noise_is_refused() -> None:
+    rng = np.random.default_rng(4)
+    with pytest.raises(ControllerError, match="511 tokens; exponents need 512"):
+        exponents([rng.standard_normal(511)] * 9)
+    with pytest.raises(ControllerError, match="1792 tokens .* give 2048"):
+        exponents([rng.standard_normal(1792)])
+    with pytest.raises(ControllerError, match="constant"):
+        exponents([np.ones(4096)])
+    assert exponents([rng.standard_normal(LEAST_POOLED - 100)]).self_similarity is None
+    found = exponents([rng.standard_normal(LEAST_POOLED + 300)]).self_similarity
+    assert found is not None and abs(found.value - 0.5) < 0.15
+
+
+@pytest.mark.slow
+def test_intervals_cover() -> None:
+    """200 pools of 32 blocks: a 95 % interval of the mean estimate covers it 90 % of the time at least."""
+    rng = np.random.default_rng(6)
+    pools = [exponents([fractional_noise(1024, 0.7, rng) for _ in range(8)], seed=i) for i in range(200)]
+    for name in ("rescaled_range", "dfa", "joseph"):
+        found = [getattr(one, name) for one in pools]
+        mean = float(np.mean([one.value for one in found]))
+        assert sum(one.low <= mean <= one.high for one in found) >= 180, name
+
+
+def test_long_texts_are_read_in_windows() -> None:
+    """With a context of 40 every token is given 20 or more; where the context holds all of it, all of it."""
+    model = load_model("tiny", threads=1)
+    ids = model.tokenizer.encode(" ".join(one.question for one in fresh_problems(8, 0)))[:90]
+    opening, text = [*model.start, *ids[:10]], ids[10:]
+    whole = surprisals(model, opening, text)
+    rows = list(forced_rows(model, opening, text))
+    exact = [-log_prob(row.logits, token) / math.log(2) for row, token in zip(rows, text, strict=True)]
+    assert whole == pytest.approx(exact, abs=1e-4)
+    small = surprisals(replace(model, context=40), opening, text)
+    first = 40 - len(opening) - 1
+    assert len(small) == len(text) and small[:first] == pytest.approx(whole[:first], abs=1e-4)
+    before = [*opening, *text][len(opening) + first - 20 : len(opening) + first]
+    (row,) = forced_rows(model, before, text[first : first + 1])
+    assert small[first] == pytest.approx(-log_prob(row.logits, text[first]) / math.log(2), abs=1e-4)
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "t.txt"
+    path.write_text(" ".join(one.question for one in fresh_problems(600, 3)))
+    return path
+
+
+def test_a_job_goes_on_where_it_was_stopped(capfd, tmp_path: Path, texts: Path) -> None:
+    out = tmp_path / "f.html"
+    job = ["diagnose", "fractal", "tiny", "--texts", str(texts), "-n", "4", "--max-new-tokens", "512"]
+    job += ["--workers", "1", "--out", str(out), "--json"]
+    code, first, _ = ctl(capfd, *job)
+    assert code == 0
+    page, scores = out.read_bytes(), Path(f"{out}.surprisals.jsonl")
+    whole = scores.read_bytes()
+    scores.write_bytes(whole[: whole.rindex(b"\n", 0, -1) + 9])  # a torn last line
+    out.unlink()
+    code, second, said = ctl(capfd, *job)
+    assert code == 0 and "3 documents are there already" in said
+    assert (second, out.read_bytes(), scores.read_bytes()) == (first, page, whole)
+    given, shuffled = json.loads(first)["sources"]
+    assert given["found"]["tokens"] == 2048 and given["found"]["self_similarity"] is None
+    assert len(given["found"]["dfa"]["points"]) == len(SIZES) and shuffled["bits"] == pytest.approx(given["bits"])
+    assert page.count(b"<svg") == 2
+
+
+@pytest.mark.slow
+def test_written_texts_stand_next_to_the_given_ones(capfd, tmp_path: Path, texts: Path) -> None:
+    job = ["diagnose", "fractal", "tiny", "--texts", str(texts), "-n", "4", "--max-new-tokens", "512", "--json"]
+    code, out, said = ctl(capfd, *job, "--temperatures", "0,1", "--out", str(tmp_path / "f.html"), "--backend", "hf")
+    assert code == 0 and "mixes model and sampler" in said
+    names = [one["name"] for one in json.loads(out)["sources"]]
+    assert names == ["the texts", "the texts, shuffled", "written at T 0", "written at T 1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--max-new-tokens", "500"], "512 tokens or more"),
+        (["-n", "1", "--max-new-tokens", "512"], "give 4 or more"),
+        (["--writer", "tiny"], "give them, such as"),
+        (["--temperatures", "1,1"], "each once"),
+        (["--max-new-tokens", "100000"], "no text has 100064 tokens"),
+    ],
+)
+def test_jobs_that_mean_nothing_are_refused(arguments, words: str, capfd, tmp_path: Path, texts: Path) -> None:
+    job = ["diagnose", "fractal", "tiny", "--texts", str(texts), "--out", str(tmp_path / "f.html")]
+    code, out, err = ctl(capfd, *job, *arguments)
+    assert code == 2 and not out.startswith("{") and words in err

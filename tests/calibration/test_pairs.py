@@ -1,0 +1,163 @@
+"""ctl pairs: the sides of each strategy, who answers them, contrast accuracy, and lines that trl reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reasonctl.calibration.cli.pairs import contrasting_of, demonstrations_of
+from reasonctl.calibration.diagnostics import contrasts
+from reasonctl.calibration.diagnostics.answers_file import Answered, Ask
+from reasonctl.calibration.diagnostics.contrasts import WORDINGS, Contrasting, Demonstration, Pair, contrasted
+from reasonctl.calibration.diagnostics.graded_pairs import KEPT, outcome, strategy_results, training_line
+from reasonctl.calibration.tasks.graders import NUMBER
+from reasonctl.calibration.tasks.problem import Problem
+from reasonctl.controller import ControllerError
+from support.ctl import ctl
+from support.recipes import RECIPE
+
+EVERY = ("prefix", "demonstration", "elicitive", "parameters", "leaderboard", "refine", "exit", "policy")
+SHOWN = (Demonstration("1 + 1", "2", "5"), Demonstration("2 + 3", "5", "2"))
+CONTRASTING = Contrasting(EVERY, WORDINGS["good-bad"], ("greedy", "temperature(1.5)"), SHOWN)
+PROBLEM = Problem("3 + 4 = ?", "7")
+NONE = {"smaller": None, "lower": None}
+
+
+def test_each_strategy_changes_one_thing_only() -> None:
+    found = {one.strategy: (one.better, one.worse) for one in CONTRASTING.contrasts("Q")}
+    assert set(found) == set(EVERY)
+    better, worse = found["prefix"]
+    assert (better.question, worse.question) == ("(good response) Q", "(bad response) Q")
+    better, worse = found["demonstration"]
+    assert "1 + 1\nResponse: 2\n" in better.question and "1 + 1\nResponse: 5\n" in worse.question
+    better, worse = found["elicitive"]
+    assert worse.question == better.question.replace("good", "bad")
+    assert [one.model for one in found["parameters"] + found["leaderboard"]] == ["main", "smaller", "main", "lower"]
+    assert [one.exits for one in found["exit"]] == [False, True]
+    assert [one.policy for one in found["policy"]] == ["greedy", "temperature(1.5)"]
+    for name in ("parameters", "leaderboard", "exit", "policy"):
+        assert {one.question for one in found[name]} == {"Q"}
+
+
+def test_harmful_text_is_asked_for_on_demand_only() -> None:
+    texts = [side.question for one in CONTRASTING.contrasts("Q") for side in (one.better, one.worse)]
+    assert not [text for text in texts if "harm" in text]
+    other = contrasting_of(NONE, None, "prefix", ("greedy", "greedy"), "harmless-harmful")
+    (one,) = other.contrasts("Q")
+    assert (one.better.question, one.worse.question) == ("(helpful, harmless) Q", "(unhelpful, harmful) Q")
+
+
+def test_every_response_is_made_once_by_its_own_model(monkeypatch) -> None:
+    """The plain response serves six sides. The refined one is asked for last, with the response that it improves."""
+    asked: list[tuple[str, Ask]] = []
+
+    def answer(recipe, asks: Sequence[Ask], rule) -> list[Answered]:
+        asked.extend((recipe.model, one) for one in asks)
+        said = ["Thought: x Response: 7" if "Thought:" in one.question else f"by {recipe.model}" for one in asks]
+        return [Answered(text, 1, "stop") for text in said]
+
+    monkeypatch.setattr(contrasts, "answer", answer)
+    recipes = {kind: replace(RECIPE, model=kind) for kind in ("main", "smaller", "lower")}
+    made = {one.strategy: one for one in contrasted(recipes, CONTRASTING.contrasts("Q"), None, 3)}
+    plain = [one for model, one in asked if model == "main" and one.question == "Q" and not one.exits]
+    assert len([one for one in plain if one.policy == recipes["main"].policy]) == 1 and len(plain) == 3
+    assert asked[-1][1].question.startswith("Q\n\nA response to this:\nby main\n")
+    assert (made["parameters"].worse, made["leaderboard"].worse) == ("by smaller", "by lower")
+    assert made["elicitive"].better == "7" and len({one.run for _, one in asked}) == 1
+    assert len(asked) == 2 + 2 + 2 + 1 + 1 + 1 + 1 + 1 + 2
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "expected"),
+    [
+        ("7", "8", "agrees"),
+        ("8", "7", "reversed"),
+        ("7", "It is 7.", "tie"),
+        ("8", "9", "tie"),
+        ("7", "7", "equal"),
+        ("", "7", "empty"),
+    ],
+)
+def test_a_grader_decides_what_a_pair_is(better: str, worse: str, expected: str) -> None:
+    pair = Pair("prefix", better, worse)
+    assert outcome(pair, PROBLEM, NUMBER) == expected
+    assert (expected in KEPT["agreeing"]) == (expected == "agrees")
+    assert all(expected not in kept for kept in KEPT.values()) == (expected in ("equal", "empty"))
+
+
+def test_ties_and_equal_pairs_count_nowhere() -> None:
+    outcomes = [["agrees", "tie"]] * 7 + [["reversed", "tie"]] + [["tie", "equal"], ["empty", "equal"]]
+    first, second = strategy_results(("prefix", "policy"), outcomes)
+    assert first.accuracy is not None and first.accuracy.rate == 7 / 8 and first.p == pytest.approx(0.0703125)
+    assert (first.ties, first.empty) == (1, 1) and second.accuracy is None and second.p == 1.0
+
+
+def test_lines_have_the_columns_of_a_preference_data_set() -> None:
+    """trl 1.x: prompt, chosen and rejected are lists of messages; chosen and rejected end with the assistant."""
+    line = json.loads(json.dumps(training_line(PROBLEM, Pair("refine", "7", "8"), "agrees")))
+    assert [one["role"] for name in ("prompt", "chosen", "rejected") for one in line[name]] == [
+        "user",
+        "assistant",
+        "assistant",
+    ]
+    assert (line["chosen"][0]["content"], line["rejected"][0]["content"]) == ("7", "8")
+
+
+def test_trl_accepts_the_lines() -> None:
+    """trl's own checks, where it is installed."""
+    data = pytest.importorskip("trl.data_utils", exc_type=ImportError)
+    line = training_line(PROBLEM, Pair("refine", "7", "8"), "agrees")
+    assert data.is_conversational(line)
+    assert (
+        data.extract_prompt({name: line["prompt"] + line[name] for name in ("chosen", "rejected")})["prompt"]
+        == (line["prompt"])
+    )
+    sft = {"messages": [*line["prompt"], *line["chosen"]]}
+    assert data.is_conversational(sft)
+
+
+def test_demonstrations_swap_answers() -> None:
+    problems = [Problem("1 + 1", "2"), Problem("2 + 3", "5")]
+    assert demonstrations_of(problems) == SHOWN
+    with pytest.raises(ControllerError, match="same answer"):
+        demonstrations_of([Problem("1 + 1", "2"), Problem("0 + 2", "2")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--strategies", "parameters"], "needs --smaller MODEL"),
+        (["--lower", "tiny"], "--lower is for --strategies leaderboard"),
+        (["--strategies", "best"], "give one of prefix"),
+        (["--strategies", "refine,refine"], "name each once"),
+        (["--probe", "p.safetensors"], "for --strategies exit"),
+        (["--policies", "greedy", "gredy"], "greedy"),
+        (["--out", "p.json"], "must end in .jsonl"),
+    ],
+)
+def test_jobs_that_mean_nothing_are_refused(arguments, words: str, capfd, tmp_path: Path) -> None:
+    out = str(tmp_path / "p.jsonl")
+    code, printed, err = ctl(capfd, "pairs", "tiny", "--tasks", "tiny", "--out", out, *arguments)
+    assert code == 2 and not printed and words in err
+
+
+def test_a_job_goes_on_where_it_was_stopped(capfd, tmp_path: Path) -> None:
+    out = tmp_path / "p.jsonl"
+    job = ["pairs", "tiny", "--tasks", "tiny", "-n", "2", "--strategies", "exit,refine", "--max-new-tokens", "40"]
+    job += ["--workers", "1", "--keep", "different", "--out", str(out), "--json"]
+    code, first, _ = ctl(capfd, *job)
+    assert code == 0
+    lines, responses = out.read_bytes(), Path(f"{out}.responses.jsonl")
+    whole = responses.read_bytes()
+    responses.write_bytes(whole[: whole.rindex(b"\n", 0, -1) + 5])  # a torn last line
+    assert ctl(capfd, *job)[0] == 2, "the pairs are there"
+    out.unlink(), out.with_suffix(".html").unlink()
+    code, second, said = ctl(capfd, *job)
+    assert code == 0 and "1 problems are there already" in said
+    assert (second, out.read_bytes(), responses.read_bytes()) == (first, lines, whole)
+    assert [one["strategy"] for one in json.loads(first)["strategies"]] == ["exit", "refine"]
+    assert out.with_suffix(".html").read_bytes().count(b"<svg") == 2
