@@ -42,6 +42,7 @@ class Attachment:
         self.handle = Handle(controller, restore=self.detach)
         self.turns = Turns()
         """Calls run one after another."""
+        self.handle.turns = self.turns
         self.of_thread = threading.local()
         """What a call keeps for the loop that it leads to, and the library wouldn't pass on."""
         self._warned = False
@@ -61,6 +62,11 @@ class Attachment:
         found: dict[str, Any] = getattr(self.of_thread, "overrides", {})
         return found
 
+    @property
+    def in_chat(self) -> bool:
+        """Whether this thread is in a chat call."""
+        return bool(getattr(self.of_thread, "chat", False))
+
     def under(self, overrides: dict[str, Any]) -> Controller:
         """The controller of a call with these overrides. Raises ControllerError for impossible ones."""
         return for_call(self.handle.controller, self.thinking, overrides)
@@ -73,19 +79,23 @@ class Attachment:
         return tuple(tokenizer.encode(thinking.markers.open.strip()))
 
     @contextmanager
-    def calling(self, overrides: dict[str, Any]) -> Iterator[Controller]:
+    def calling(self, overrides: dict[str, Any], *, chat: bool = False) -> Iterator[Controller]:
         """Keep a call's overrides for the loop that it leads to: the library wouldn't pass them on.
+
+        Args:
+            overrides: The controller's keywords of the call.
+            chat: It is a chat call; so are the calls that it leads to.
 
         Raises:
             ControllerError: impossible overrides, before the library does any work.
         """
         controller = self.under(overrides)
-        before = self.overrides
-        self.of_thread.overrides = overrides
+        before, was_chat = self.overrides, self.in_chat
+        self.of_thread.overrides, self.of_thread.chat = overrides, chat or was_chat
         try:
             yield controller
         finally:
-            self.of_thread.overrides = before
+            self.of_thread.overrides, self.of_thread.chat = before, was_chat
 
     def without_effect(self, arguments: Sequence[str]) -> list[str]:
         """Notes for a trace: these sampling arguments gave way to the controller's policy. The first one warns."""

@@ -6,15 +6,18 @@ the library's own are here too.
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from reasonctl.controller import AnswerNow, Controller, ControllerError, Thinking, Tokenizer, Trace, Turn
+from reasonctl.controller import AnswerNow, Controller, ControllerError, Thinking, Tokenizer, Trace, Turn, drive
 from reasonctl.controller.core import SavedRun, append_runs
 from reasonctl.controller.thinking import read_templates
+
+from .turns import Turns
 
 OVERRIDES = ("risk", "effort", "thinking_budget", "thinking_seconds", "min_thinking", "continue_times")
 """Keywords of one call under a controller; None = as the controller is set. `turn` is one too, and no setting."""
@@ -40,6 +43,10 @@ class Handle:
         """Runs that the controlled loop has started since attach."""
         self.custom_generate: Callable[..., Any] | None = None
         """For `model.generate(..., custom_generate=handle.custom_generate)`; None on llama.cpp."""
+        self.turns: Turns | None = None
+        """Whose turn a call is."""
+        self.private = False
+        """Set it to keep nothing of the next calls, where the exit rule learns from its own."""
         self.tokenizer: Tokenizer | None = None
         """Reads the tokens of traces; None where the model was attached without one."""
         self._prompts: list[Sequence[int]] = []
@@ -81,6 +88,43 @@ class Handle:
             Whether any run was thinking. False: nothing was changed.
         """
         return any([now.ask() for now in self._under_way])
+
+    def learn_now(self, seconds: float | None = None) -> int:
+        """Let the exit rule label runs of its own while the model is free; other calls wait meanwhile.
+
+        Args:
+            seconds: Begin no further run after so long. None: label all that wait.
+
+        Returns:
+            The number of runs that were labelled.
+        """
+        rule, until, done = self.controller.exit, time.monotonic() + (seconds or 0.0), 0
+        while rule is not None and self.turns is not None and (seconds is None or time.monotonic() < until):
+            with self.turns.whole():
+                own = rule.idle()
+                if own is None:
+                    break
+                for _ in drive(own.loop):
+                    pass
+            done += 1
+        return done
+
+    def verdict(self, *, right: bool, row: int = -1) -> None:
+        """Say whether the answer of a run of the last call was right, for the exit rule's counts.
+
+        Verdicts are shown next to the audits. They are self-selected, so no promise and no alarm depends on them.
+
+        Args:
+            right: Whether it was right.
+            row: Which run; the last one unless it is given.
+
+        Raises:
+            ControllerError: There is no such run, or no exit rule that counts.
+        """
+        rule = self.controller.exit
+        if not -len(self.traces) <= row < len(self.traces) or rule is None:
+            raise ControllerError(f"there is no run {row} under an exit rule to speak of; call the model first")
+        rule.verdict(right=right, exited=self.traces[row].exit is not None)
 
     def save(self, path: str | Path, *, text: bool = False, model: str = "") -> None:
         """Append the runs of the last call to a file of runs, one JSON line each, for `ctl view`.

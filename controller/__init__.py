@@ -1,5 +1,7 @@
 """reasonctl's decoding loop and what it consults; knows neither torch nor llama.cpp."""
 
+from .audits.audited import Audited, AuditedAnswers
+from .audits.ledger import AuditLedger, AuditSummary
 from .controller import Controller
 from .core.decode import NO_DRAFT, ROOT, Capabilities, Decode, Draft, Engine, Need, Proposal, Session, Step
 from .core.errors import ControllerError
@@ -39,16 +41,23 @@ from .thinking.answer_now import AnswerNow
 from .thinking.cues import Cue, Cues
 from .thinking.effort import Effort, parse_efforts
 from .thinking.exit_form import ExitForm
-from .thinking.exit_rule import Boundary, ExitRule, Trial
+from .thinking.exit_rule import AdmittedRun, Boundary, ExitRule, Promised, Trial
+from .thinking.idle import IdleRun
 from .thinking.limits import ThinkingLimits
 from .thinking.markers import Markers, Thinking
+from .thinking.rule_wrapper import RuleWrapper
 from .thinking.span import MarkerPosition, Span
 from .thinking.turn import Turn
 
 __all__ = [
+    "AdmittedRun",
     "AnswerEnds",
     "AnswerNow",
     "AnswerOnly",
+    "AuditLedger",
+    "AuditSummary",
+    "Audited",
+    "AuditedAnswers",
     "BadWords",
     "Boundary",
     "Call",
@@ -80,10 +89,12 @@ __all__ = [
     "Event",
     "ExitForm",
     "ExitRule",
+    "RuleWrapper",
     "RunContext",
     "Grammar",
     "Greedy",
     "Hierarchy",
+    "IdleRun",
     "KLGuided",
     "Keys",
     "ThinkingLimits",
@@ -103,6 +114,7 @@ __all__ = [
     "Policy",
     "PolicyWrapper",
     "PromptLookup",
+    "Promised",
     "Proposal",
     "Pure",
     "QueuedRun",

@@ -28,6 +28,7 @@ from .settings import ControllerSettings
 from .thinking.answers import after_thinking, stated_answer
 from .thinking.cues import LONGEST_CUE
 from .thinking.exit_form import ExitForm
+from .thinking.exit_rule import AdmittedRun
 from .thinking.limits import ThinkingLimits
 from .thinking.span import Span
 
@@ -67,10 +68,9 @@ class Controller(ControllerSettings):
         Raises:
             ControllerError: The call can't run under this controller.
         """
-        prompt = list(call.prompt)
-        policy = call.policy if self.policy is None else self.policy
+        prompt, policy = list(call.prompt), call.policy if self.policy is None else self.policy
         context = self._checked(session, tokenizer, policy, call)
-        limits = self._describe(session, policy, call, trace)
+        limits, different = self._describe(session, policy, call, trace)
         span = self._span(tokenizer, prompt, policy)
         target = Target(session, tokenizer, call.keys, policy, trace.warnings, context, lambda: span.phase)
         drafter = None if self.drafter is None else self.drafter.start(target)
@@ -93,8 +93,15 @@ class Controller(ControllerSettings):
             now=call.now,
             turn=call.turn,
             context=context,
+            admitted=self._admitted(tokenizer, policy, call, different),
         )
         return decode_loop(settings, session, span, Start(prompt, prompt[session.length :]))
+
+    def _admitted(self, tokenizer: Tokenizer, policy: Policy, call: Call, different: list[str]) -> AdmittedRun:
+        """What the exit rule may know of a run; different: how it differs from those that the promise was made for."""
+        promised = not (different or call.repeat or call.cut or call.stop or self.shadow)
+        use = (str(policy), call.max_new_tokens, call.private, call.client)
+        return AdmittedRun(tuple(call.prompt), tokenizer, call.eos, promised, *use)
 
     def run(self, engine: Engine, tokenizer: Tokenizer, call: Call, trace: Trace) -> Decoding:
         """The run as a generator with a session of its own, for a `Scheduler`.
@@ -225,8 +232,10 @@ class Controller(ControllerSettings):
                 "Controller(thinking=Thinking(Markers('<think>', '</think>'), '</think>\\n\\n'))"
             )
 
-    def _describe(self, session: Session, policy: Policy, call: Call, trace: Trace) -> ThinkingLimits:
-        """The run's limits. The trace says what is run, and where the exit rule's promise was made for another run."""
+    def _describe(self, session: Session, policy: Policy, call: Call, trace: Trace) -> tuple[ThinkingLimits, list[str]]:
+        """The run's limits, and how it differs from the runs that the exit rule's promise was made for.
+
+        The trace says what is run."""
         limits = self.limits.within(call.max_new_tokens)
         trace.prompt_tokens = len(call.prompt)
         trace.controlled = self.exit is not None
@@ -239,22 +248,23 @@ class Controller(ControllerSettings):
         trace.budget_per, trace.seconds, trace.warn_before = limits.budget_per, limits.seconds, limits.warn_before
         trace.spent_before = 0 if call.turn is None else call.turn.thinking_tokens
         trace.stop_loops, trace.always_answer = limits.stop_loops, limits.always_answer
-        self._compare(policy, call, limits, trace)
+        different = self._compare(policy, call, limits, trace)
         if self.drafter is not None and not session.can.branches:
             takes = "takes one token at a time" if session.can.checkpoints else "can't take rejected tokens back"
             trace.warnings.append(f"nothing is drafted: this model's cache {takes}")
-        return limits
+        return limits, different
 
-    def _compare(self, policy: Policy, call: Call, limits: ThinkingLimits, trace: Trace) -> None:
+    def _compare(self, policy: Policy, call: Call, limits: ThinkingLimits, trace: Trace) -> list[str]:
         """Say where this call isn't what the exit rule's promise was made for."""
         if self.exit is None:
-            return
+            return []
         different = self.exit.in_use(str(policy), call.max_new_tokens) + limits.not_promised(self.exit.always_answer)
         if trace.spent_before:
             different.append("the call goes on with a turn in which an earlier call thought")
         if different:
             trace.not_promised(*different)
             trace.rule += f"; not promised for this call: {'; '.join(different)}"
+        return different
 
     def _check_session(self, session: Session, limits: ThinkingLimits) -> None:
         can, takes_back = session.can, self.exit is not None and self.exit.takes_back

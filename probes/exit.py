@@ -6,10 +6,12 @@ files/.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 from collections.abc import Generator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, cast
 
@@ -24,6 +26,7 @@ from reasonctl.controller import (
     Decode,
     ExitRule,
     Markers,
+    Promised,
     Step,
     Trace,
     same_policy,
@@ -31,7 +34,8 @@ from reasonctl.controller import (
 from reasonctl.controller.thinking import FORM_MEANS, after_thinking, stated_answer
 
 from .files.card import Card, LoadedModel, Scalar, check_model
-from .files.probe_file import ProbeFile, load_probe
+from .files.hub import find_probe
+from .files.probe_file import ProbeFile, digest_of, load_probe
 from .fixed_exits import decision_at
 from .promise import Promise
 from .risk.drift import DriftMonitor
@@ -226,6 +230,22 @@ class ProbeExit(ExitRule):
         )
         return [_difference(*pair) for pair in pairs if pair[1] != pair[2]]
 
+    @property
+    def promised(self) -> Promised | None:
+        """What audits can watch; None for a promise on average over calibrations, or of a part of the runs.
+
+        Both exits of a rule that gives up together harm at most the sum of their risks."""
+        if self.promise.confidence is None or self.promise.mode in ("selective", "event"):
+            return None
+        asked = json.dumps(asdict(self.promise), sort_keys=True)
+        name = f"{self._digest} {hashlib.sha256(asked.encode()).hexdigest()[:16]}"
+        return Promised(self.promise.mode, self.promise.bound, self._answer_tokens, name)
+
+    @cached_property
+    def _digest(self) -> str:
+        """Tells the file from others."""
+        return digest_of(self.content)
+
     def check(self, model: LoadedModel) -> list[str]:
         """Warnings where the model differs slightly from the card's; ControllerError for another model."""
         self._warnings = check_model(self.card, model)
@@ -306,7 +326,7 @@ def load_exit(
     A risk that the runs can't promise is no error: the rule never exits, and its `why` says how many runs are missing.
 
     Args:
-        path: A probe file, made by `ctl calibrate`.
+        path: A probe file, made by `ctl calibrate`; a packed folder, or `OWNER/NAME` on the hub.
         risk: Largest probability of a failure, per run.
         confidence: Probability, over the calibration runs drawn, that the risk holds. None: it holds on average.
         mode: Which failure the risk bounds.
@@ -318,7 +338,7 @@ def load_exit(
         ControllerError: The promise can't be asked for, or the file isn't whole.
     """
     promise = Promise(mode, risk, confidence, signal, domain, give_up)
-    return make_exit(load_probe(path), promise)
+    return make_exit(load_probe(find_probe(path)), promise)
 
 
 def make_exit(content: ProbeFile, promise: Promise) -> ProbeExit:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reasonctl.backends import Handle, Model, attach, load_drafter, load_model
+    from reasonctl.calibration.learning import audited, learn
     from reasonctl.controller import (
         Controller,
         ControllerError,
@@ -32,6 +33,7 @@ __path__ = extend_path(__path__, __name__)
 
 _HOMES = {
     "reasonctl.backends": ("Handle", "Model", "attach", "load_drafter", "load_model"),
+    "reasonctl.calibration.learning": ("audited", "learn"),
     "reasonctl.controller": (
         "Controller",
         "ControllerError",
@@ -60,6 +62,8 @@ __all__ = [
     "Trace",
     "__version__",
     "attach",
+    "audited",
+    "learn",
     "load_drafter",
     "load_exit",
     "load_model",

@@ -265,7 +265,7 @@ class HFAttachment(Attachment):
         if controller.rewrites and not stock:  # drafts alone are harmless: only rows that are walked ask, once each
             check_processors(own, "an exit or a budget")
         call = self._prepared(controller, input_ids, own, criteria, config, prepared, stock)
-        rows = Rows(self.engine, self.tokenizer, call)
+        rows = Rows(self.engine, self.tokenizer, call, private=self.handle.private)
         self.handle.begin()
         for trace, ask, prompt in zip(rows.traces, rows.asks, rows.prompts, strict=True):
             self.handle.add(trace, ask, prompt.tokens[prompt.unread :])

@@ -80,8 +80,9 @@ class PreparedCall:
 class Rows:
     """The runs of one call."""
 
-    def __init__(self, engine: HFEngine, tokenizer: Tokenizer, call: PreparedCall) -> None:
+    def __init__(self, engine: HFEngine, tokenizer: Tokenizer, call: PreparedCall, *, private: bool = False) -> None:
         """Take the call's prompts; nothing is run yet."""
+        self._private = private
         self._engine = engine
         self._tokenizer = tokenizer
         self._call = call
@@ -149,8 +150,7 @@ class Rows:
         repeat, now = self._repeats(row), self.asks[row]
         turn = turn_of(call.overrides)
         one = Call(tokens, ends.limit, ends.eos, keys, policy, ends.stop, repeat, answer_now=now, turn=turn)
-        if prompt.unread:
-            one = replace(one, unread=prompt.unread)
+        one = replace(one, unread=prompt.unread, private=self._private)
         finish = yield from controller.loop(session, self._tokenizer, one, trace)
         self.sequences[row] = padded + trace.tokens
         self._ended[row] = True

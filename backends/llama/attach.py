@@ -34,7 +34,7 @@ from .load import templates_of, wrap_llama
 from .pictures import clear_record, has_pictures
 from .record import lengthened, write_drawn
 from .sampling import call_policy, changed, check_processors
-from .stop_text import Fed, OwnText, runs_of
+from .stop_text import Fed, OwnText, own_ends, runs_of
 from .tokenizer import LlamaTokenizer, end_tokens
 from .tool_calls import sorted_answer
 
@@ -77,7 +77,7 @@ def _members(attachment: LlamaAttachment) -> dict[str, Any]:
         def call(self: Any, *args: Any, **named: Any) -> Any:
             # A chat call leads to create_completion, which must not lose what the chat call was given.
             overrides = attachment.overrides | take_overrides(named)
-            with attachment.calling(overrides):
+            with attachment.calling(overrides, chat=name == "create_chat_completion"):
                 if has_pictures(self, args, named):
                     made = attachment.with_pictures(lambda: stock(self, *args, **named))
                 else:
@@ -103,6 +103,8 @@ class _Completion:
     """The call's keywords for the controller."""
     pictures: bool = False
     """A handler has fed the prompt, and what it fed can't be read off its tokens."""
+    stops: bool = False
+    """Texts or criteria of the user's end the completion: the library stops reading there."""
 
 
 _DIRECT = _Completion()
@@ -172,7 +174,9 @@ class LlamaAttachment(Attachment):
         # A stream is read after the call that asked for it has returned, so the overrides are read now.
         turn: Turn | None = getattr(self.of_thread, "turn", None)
         self.of_thread.turn = None
-        completion = _Completion(kwargs.get("max_tokens"), self.overrides, turn is not None)
+        ends = {self.base.detokenize(self.model, [token], special=True).decode(errors="replace") for token in self._eos}
+        cut = own_ends(kwargs, ends, chat=self.in_chat)
+        completion = _Completion(kwargs.get("max_tokens"), self.overrides, turn is not None, cut)
         return self._in_turn(self._stock_completion(*args, **kwargs), completion, turn)
 
     def with_pictures(self, chat: Callable[[], Any]) -> Any:
@@ -263,7 +267,8 @@ class LlamaAttachment(Attachment):
         check_ids(prompt, self.engine.context.vocabulary, "the prompt")
         if not arguments["reset"]:
             prompt = self.model._input_ids.tolist() + prompt
-        call = replace(self._call(prompt, arguments, completion.max_tokens, controller), turn=turn_of(overrides))
+        call = self._call(prompt, arguments, completion.max_tokens, controller)
+        call = replace(call, turn=turn_of(overrides), cut=completion.stops, private=self.handle.private)
         run = self._run(controller, call, arguments, Trace(overrides=recorded(overrides)), completion.pictures)
         return self._in_turn(run, _DIRECT) if completion is _DIRECT else run
 

@@ -5,7 +5,7 @@ The library searches the completion's bytes for them, and has no other place to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
 
@@ -60,3 +60,16 @@ def runs_of(fed: Sequence[bool]) -> list[tuple[int, int]]:
     """
     edges = [i for i, (before, here) in enumerate(zip((False, *fed), (*fed, False), strict=True)) if before != here]
     return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def own_ends(arguments: Mapping[str, Any], ends: Collection[str], *, chat: bool) -> bool:
+    """Whether texts or criteria of the user's may end a completion, next to the model's own ends.
+
+    Args:
+        arguments: The completion's, by name.
+        ends: Texts of the tokens that end a run; chat handlers give them as stop strings.
+        chat: A chat call leads to it. Its handler's criteria are the model's own end, and the user can't give any.
+    """
+    given = arguments.get("stop") or ()
+    stops = {given} if isinstance(given, str) else set(given)
+    return bool(stops - set(ends)) or (not chat and arguments.get("stopping_criteria") is not None)

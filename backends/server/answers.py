@@ -44,10 +44,11 @@ class Written:
 
 
 def expected_saving(work: Work, trace: Trace) -> float:
-    """Tokens that a run's exit saved, as the calibration runs say; 0 without one."""
+    """Tokens that a run's exit saved, as the calibration runs say, less what its audit cost; 0 without either."""
+    cost = 0.0 if trace.audit is None else float(trace.audit["cost"])
     if work.rule is None or trace.exit is None or trace.exit.gave_up:
-        return 0.0
-    return work.rule.expected_saving(trace.exit.position) or 0.0
+        return -cost
+    return (work.rule.expected_saving(trace.exit.position) or 0.0) - cost
 
 
 def did(work: Work, trace: Trace) -> dict[str, Any]:
@@ -57,6 +58,7 @@ def did(work: Work, trace: Trace) -> dict[str, Any]:
         "saved": round(expected_saving(work, trace), 1),
         "warnings": trace.warnings,
         "closed_by": trace.closed_by,
+        "audited": trace.audit is not None and bool(trace.audit["drawn"]),
         "thinking_tokens": trace.thinking_tokens,
         "cost": trace.cost,
         "forwards": trace.forwards,

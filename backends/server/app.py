@@ -19,7 +19,7 @@ from .answers import Streamed, Written, expected_saving, models_of, stream_error
 from .guard import Access, App, Guard, Receive, Scope, Send
 from .metrics import Metrics
 from .refusals import Refusal
-from .requests import ChatRequest, CompletionRequest, read_request
+from .requests import ChatRequest, CompletionRequest, read_request, read_verdict
 from .service import Service, Work
 
 LOG = logging.getLogger("reasonctl.server")
@@ -61,6 +61,13 @@ class Routes:
         await self._body(request)
         closed = self.service.answer_now(request_id, request.state.owner)
         return JSONResponse({"id": request_id, "closed": closed})
+
+    async def verdict(self, request: Request, request_id: str) -> Response:
+        """POST /v1/requests/{id}/verdict: whether the answer of a finished request was right."""
+        check_json(request)
+        said = read_verdict(await self._body(request))
+        self.service.verdicts.take(request_id, request.state.owner, right=said.right, choice=said.choice)
+        return JSONResponse({"id": request_id, "right": said.right})
 
     async def health(self) -> Response:
         """GET /health."""
@@ -137,6 +144,7 @@ class Routes:
 
     def _finished(self, work: Work) -> None:
         traces = [choice.trace for choice in work.choices]
+        self.service.verdicts.add(work.id, work.key, work.rule, traces)
         saved, cached = sum(expected_saving(work, trace) for trace in traces), work.choices[0].text.cached
         self.metrics.finished(work.prompt_tokens, cached, traces, saved)
 
@@ -266,6 +274,7 @@ def make_app(service: Service, access: Access) -> App:
     app.add_api_route("/v1/completions", routes.completion, methods=["POST"], response_model=None)
     app.add_api_route("/v1/models", routes.models, methods=["GET"], response_model=None)
     app.add_api_route("/v1/requests/{request_id}/answer", routes.answer, methods=["POST"], response_model=None)
+    app.add_api_route("/v1/requests/{request_id}/verdict", routes.verdict, methods=["POST"], response_model=None)
     app.add_api_route("/health", routes.health, methods=["GET"], response_model=None)
     app.add_api_route("/metrics", routes.page, methods=["GET"], response_model=None)
 

@@ -6,16 +6,18 @@ end as fast as everybody's.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from reasonctl.controller import Decoding, Emitted, Ended, Need, Scheduler
+from reasonctl.controller import ControllerError, Decoding, Emitted, Ended, IdleRun, Need, Scheduler
 
 from .refusals import Refusal
 
+LOG = logging.getLogger("reasonctl.server")
 Output: TypeAlias = Emitted | Ended
 """What a run brings: a token, or its end."""
 
@@ -51,13 +53,17 @@ class Group:
 class Driver:
     """Owns the thread and the scheduler."""
 
-    def __init__(self, at_once: int, queue: int) -> None:
+    def __init__(self, at_once: int, queue: int, idle: Callable[[], IdleRun | None] = lambda: None) -> None:
         """No thread runs before `start`.
 
         Args:
             at_once: Most runs under way.
             queue: Most runs that wait.
+            idle: Gives a run for the rule's own sake; asked when nobody wants anything.
         """
+        self._idle = idle
+        self._rested = False
+        """`idle` had nothing, and no run has ended since."""
         self._at_once = at_once
         self._queue = queue
         self._scheduler = Scheduler()
@@ -136,6 +142,8 @@ class Driver:
 
     def _take(self) -> bool:
         """Wait until there is something to do, and take it over. False: the driver is closed."""
+        if not (self._rested or self._new or self._running or self._waiting or self._closed):
+            self._rest()
         with self._changed:
             while not (self._new or self._left or self._running or self._waiting or self._closed):
                 self._changed.wait()
@@ -150,6 +158,26 @@ class Driver:
             self._leave(group)
         return True
 
+    def _rest(self) -> None:
+        """Nobody wants anything: begin a run of the rule's own, if there is one. Clients' runs share its forwards."""
+        try:
+            own = self._idle()
+        except ControllerError:
+            LOG.warning("the exit rule learns no more", exc_info=True)
+            own, self._idle = None, lambda: None
+        if own is None:
+            self._rested = True
+            return
+        group = Group("", [ServedRun(own.loop, own.needs)], self._learnt, open={0}, queued=1)
+        self._running[id(group), 0] = group
+        self._scheduler.add((id(group), 0), own.loop, own.needs)
+
+    def _learnt(self, outputs: list[Output]) -> None:
+        """A run of the rule's own has brought something."""
+        if isinstance(outputs[-1], Ended) and outputs[-1].error is not None:
+            LOG.warning("the exit rule learns no more", exc_info=outputs[-1].error)
+            self._idle = lambda: None
+
     def _queue_up(self, group: Group, runs: int) -> None:
         """Give the first so many runs of a request a place in the queue."""
         waiting = self._waiting.setdefault(group.owner, deque())
@@ -163,6 +191,7 @@ class Driver:
             if name in self._running:
                 del self._running[name]
                 self._scheduler.cancel(name)
+                self._rested = False
         for owner, waiting in list(self._waiting.items()):
             others = deque(one for one in waiting if one[0] is not group)
             self._dropped(len(waiting) - len(others))
@@ -205,6 +234,7 @@ class Driver:
             if isinstance(outputs[-1], Ended):
                 del self._running[name]
                 group.open.discard(name[1])
+                self._rested = False
             if group.queued < len(group.runs):
                 self._queue_up(group, len(group.runs))
             group.deliver(outputs)

@@ -37,5 +37,7 @@ class ServerLimits:
     """Most characters of a stop string."""
     grammar_bytes: int = 1 << 15
     """Largest JSON schema or grammar of a request."""
+    verdicts: int = 4096
+    """Answered requests whose clients may still say whether the answer was right."""
     drain_seconds: float = 30.0
     """Seconds that running requests have when the server is asked to end."""

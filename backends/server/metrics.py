@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from reasonctl.controller import Trace
 
@@ -11,11 +12,15 @@ _HELP = {
     "requests": "Requests that were answered, by route and status.",
     "cancelled": "Requests whose clients left before the end.",
     "tokens": "Tokens: prompt, cached (of it, not fed again), completion, and thinking (of that).",
-    "saved": "Thinking tokens that exits saved, as the calibration runs say.",
+    "saved": "Thinking tokens that exits saved, as the calibration runs say, less what audits cost.",
     "closed": "Thinking spans by what closed them.",
     "running": "Runs under way.",
     "waiting": "Runs that wait for a place.",
     "drift_alarm": "1 where runs in use aren't like the calibration's.",
+    "audits": "Audited runs that are taken in.",
+    "audit_failures": "Audited runs that fail.",
+    "audit_evidence": "The audits' e-value against the promise.",
+    "audit_alarm": "1 where audits have raised the alarm: exits are decided and not made.",
 }
 _NAMES = {"requests": "requests_total", "cancelled": "cancelled_total", "tokens": "tokens_total"} | {
     "saved": "thinking_tokens_saved_total",
@@ -35,6 +40,7 @@ class Metrics:
         """Requests whose clients left before the end."""
         self._saved = 0.0
         self._alarm = False
+        self._audit: Mapping[str, Any] = {"audits": 0, "failures": 0, "evidence": 1.0, "alarm": False}
 
     def answered(self, route: str, status: int) -> None:
         """A request was answered."""
@@ -57,6 +63,12 @@ class Metrics:
             self._tokens["thinking"] += trace.thinking_tokens
             self._closed.update(span.closed_by or "nobody" for span in trace.spans)
             self._alarm |= bool(trace.drift and trace.drift["alarm"])
+            self.audited(trace.audit)
+
+    def audited(self, audit: Mapping[str, Any] | None) -> None:
+        """What a run's audits say, if it has any; the run may have been cancelled. They may come in any order."""
+        if audit is not None and (audit["audits"], audit["alarm"]) >= (self._audit["audits"], self._audit["alarm"]):
+            self._audit = audit
 
     def page(self, running: int, waiting: int) -> str:
         """All of them.
@@ -75,6 +87,10 @@ class Metrics:
             "running": {"": running},
             "waiting": {"": waiting},
             "drift_alarm": {"": int(self._alarm)},
+            "audits": {"": self._audit["audits"]},
+            "audit_failures": {"": self._audit["failures"]},
+            "audit_evidence": {"": self._audit["evidence"]},
+            "audit_alarm": {"": int(self._audit["alarm"])},
         }
         lines = []
         for key, found in values.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,6 +13,7 @@ from .limits import ServerLimits
 from .refusals import Refusal, invalid
 
 MOST_SEED = 2**64 - 1
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class Strict(BaseModel):
@@ -39,6 +40,8 @@ class ReasonctlOptions(Strict):
     """A preset's name, or sampling stages that read no file."""
     draft: str | None = Field(None, max_length=40)
     """none, ngram(K), hierarchy(K), or "server" for what the server was started with."""
+    learn: bool = True
+    """False: nothing of the request is kept, where the server learns from its traffic."""
     samples: Count | None = None
     """So many samples of which the most frequent answer is returned."""
 
@@ -269,6 +272,15 @@ class CompletionRequest(SamplingFields):
         return self.logprobs
 
 
+class Verdict(Strict):
+    """A body of /v1/requests/{id}/verdict."""
+
+    right: bool
+    """Whether the answer was right."""
+    choice: int = Field(0, ge=0, le=1 << 10)
+    """Which of the choices."""
+
+
 Asked = ChatRequest | CompletionRequest
 
 
@@ -283,6 +295,20 @@ def read_request(kind: type[ChatRequest] | type[CompletionRequest], body: bytes,
     Raises:
         Refusal: It is no JSON, or a field isn't what it should be.
     """
+    request = _validated(kind, body)
+    _check_numbers(request, limits)
+    if isinstance(request, ChatRequest):
+        _check_chat(request, limits)
+    return request
+
+
+def read_verdict(body: bytes) -> Verdict:
+    """What a client says of an answer. Raises Refusal for anything else."""
+    return _validated(Verdict, body)
+
+
+def _validated(kind: type[Body], body: bytes) -> Body:
+    """A body's fields."""
     try:
         value = parse(body, "the body")
     except ControllerError as error:
@@ -290,13 +316,9 @@ def read_request(kind: type[ChatRequest] | type[CompletionRequest], body: bytes,
     if not isinstance(value, dict):
         raise invalid('the body is no JSON object; give {"model": ..., ...}')
     try:
-        request = kind.model_validate(value)
+        return kind.model_validate(value)
     except ValidationError as error:
         raise _refusal(error) from None
-    _check_numbers(request, limits)
-    if isinstance(request, ChatRequest):
-        _check_chat(request, limits)
-    return request
 
 
 def _refusal(error: ValidationError) -> Refusal:

@@ -38,6 +38,7 @@ from .requests import Asked, ChatRequest
 from .sampling import Drafters, chosen_policy, governed, limited, wanted_schema
 from .splitting import Marking, Piece, Splitter, StopAt
 from .tools import forced_schema
+from .verdicts import Verdicts
 
 _RANDOM_BITS = 63
 
@@ -152,9 +153,11 @@ class Service:
         self._grammars = Grammars(model, served.limits)
         self._drafters = Drafters(served.controller.drafter)
         self.prefixes = Prefixes(model.engine, served.limits.prefix_tokens)
-        self.driver = Driver(served.at_once, served.limits.queue)
+        rule = served.controller.exit
+        self.driver = Driver(served.at_once, served.limits.queue, (lambda: None) if rule is None else rule.idle)
         self.open: dict[str, Work] = {}
         """Requests that aren't answered yet, by their ids."""
+        self.verdicts = Verdicts(served.limits.verdicts)
 
     def start(self) -> None:
         """Start the thread that runs the model."""
@@ -218,6 +221,7 @@ class Service:
             if request.most_alternatives is not None:
                 own = choice.recorded = Recorded(policy, request.most_alternatives)
             call = Call(prompt, most, model.eos, Keys(seed=seed, run=i), own, repeat=i > 0, answer_now=AnswerNow())
+            call = replace(call, private=not request.reasonctl.learn, client=key)
             if request.stops:
                 call = replace(call, stop=StopAt(len(prompt), choice.splitter))
             text.needs = controller.needs(model.engine, model.tokenizer, call)

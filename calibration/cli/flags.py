@@ -182,7 +182,7 @@ SAMPLED = ("json", "seed", "max_new_tokens", "n", *PROMISE, "force", "dry_run", 
 ANY_PROBE = click.option(
     "--probe",
     type=NameOrFile("none"),
-    help="Probe file [tiny: the bundled one; else none]; 'none' for no exits.",
+    help="Probe file, or OWNER/NAME on the hub [tiny: its own; else none]; or 'none'.",
 )
 """The option of commands that can do without a probe."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,12 @@ from reasonctl.backends import BUNDLED
 from reasonctl.controller import ControllerError, Effort
 from reasonctl.controller.core import Fields, lines
 from reasonctl.controller.thinking import read_template
-from reasonctl.probes import ProbeExit, Promise, make_exit
-from reasonctl.probes.files import SEALED, HeadsCard, ProbeFile, load_heads, load_probe
+from reasonctl.probes import Promise, make_exit
+from reasonctl.probes.files import SEALED, HeadsCard, ProbeFile, find_probe, load_heads, load_probe
 from reasonctl.probes.risk import DriftMonitor, Table
 
-from ..fitting.tables import outcomes_of
-from ..pages.wording import SHOWN_RISKS, exits_where, facts, missing_runs, percent
+from ..pages.probe_card import level_of, levels_of
+from ..pages.wording import facts, missing_runs, percent
 from .console import Console
 from .flags import MACHINE, PROMISE
 from .options import Options
@@ -37,18 +36,16 @@ def inspect(path: str, options: Options, *, traces: str | None) -> None:
         options.refuse(f"ctl inspect {path}", *PROMISE, "traces", because="heads promise nothing")
         _show_heads(show, load_heads(path).card)
         return
-    content = load_probe(path)
+    content = load_probe(find_probe(path))
     promise = options.promise
     table, plain = (content.signal_table(name, promise.domain).table for name in (promise.signal, "hidden"))
-    risks = sorted({*SHOWN_RISKS, promise.risk})
-    rules = [make_exit(content, replace(promise, risk=risk)) for risk in risks]
-    levels = [_level(rule, table, plain) for rule in rules]
+    levels = levels_of(content, promise)
     for label, fact in facts(content.card).items():
         show.say(f"{label:>12}: {fact}")
     _show_levels(show, levels, promise, table.runs)
     efforts = [_effort(name, one, content, promise, plain) for name, one in content.card.named_efforts.items()]
     _show_efforts(show, efforts)
-    if (lower := rules[0].lower) is not None:
+    if (lower := make_exit(content, promise).lower) is not None:
         show.say(f"{lower.why}; the exit rates and savings above include it, and its risk adds to theirs")
     show.say("Choose the risk before you look at the savings: one picked afterwards is valid for that one choice only.")
     drift = None
@@ -60,23 +57,6 @@ def inspect(path: str, options: Options, *, traces: str | None) -> None:
     show.result({"card": content.card.to_dict(), "levels": levels, "efforts": efforts, **asked, "drift": drift})
 
 
-def _level(rule: ProbeExit, table: Table, plain: Table) -> dict[str, Any]:
-    """What a rule does on its calibration runs, as JSON values.
-
-    A threshold that isn't finite is None. `exits` says whether the rule then exits never or always.
-    """
-    limit = rule.threshold
-    out = outcomes_of(table, plain, limit.value, rule.lower.curve if rule.lower else None)
-    return {
-        "risk": limit.risk,
-        "threshold": limit.value if math.isfinite(limit.value) else None,
-        "exits": exits_where(limit.value),
-        "exit_rate": float(out.exited.mean()),
-        "saved": float(1 - out.tokens.mean() / plain.full_tokens.mean()),
-        "more_runs": limit.more_runs,
-    }
-
-
 def _effort(
     name: str, effort: int | float | Effort, content: ProbeFile, promise: Promise, plain: Table
 ) -> dict[str, Any]:
@@ -86,7 +66,7 @@ def _effort(
         return {"name": name, **settings}
     table = content.signal_table(promise.signal, promise.domain).table
     rule = make_exit(content, replace(promise, risk=settings["risk"]))
-    return {"name": name, **settings, **_level(rule, table, plain)}
+    return {"name": name, **settings, **level_of(rule, table, plain)}
 
 
 def _show_efforts(show: Console, efforts: list[dict[str, Any]]) -> None:

@@ -196,6 +196,43 @@ def calibrate_votes_command(model: str, options: Options, **what: Any) -> None:
     calibrate_votes(model, options, **what)
 
 
+@cli.group("probe")
+def probe_group() -> None:
+    """Probes that travel: packed for others, shown, and compared with a model."""
+
+
+@probe_group.command("pack")
+@click.argument("probe", type=click.Path())
+@click.option("--out", required=True, type=click.Path(), help="The folder to write: a repository for the hub.")
+@common("json", "force")
+def pack_command(probe: str, options: Options, out: str) -> None:
+    """Write a folder with the probe and its card, without the runs that it was made from."""
+    from .share_probe import pack_probe
+
+    pack_probe(probe, options, out=out)
+
+
+@probe_group.command("show")
+@click.argument("probe", type=click.Path())
+@common("json")
+def show_command(probe: str, options: Options) -> None:
+    """The card in Markdown: of a file, a packed folder, or OWNER/NAME[@REVISION] on the hub."""
+    from .share_probe import show_probe
+
+    show_probe(probe, options)
+
+
+@probe_group.command("fit-check")
+@click.argument("model")
+@click.argument("probe", type=click.Path())
+@common("json", *MACHINE)
+def fit_check_command(model: str, probe: str, options: Options) -> None:
+    """Whether MODEL is the one that a probe was made for."""
+    from .share_probe import fit_check
+
+    fit_check(model, probe, options)
+
+
 @cli.command("inspect")
 @click.argument("probe", type=click.Path())
 @click.option("--traces", type=click.Path(), help="Traces of runs in use, one JSON line each: tested for drift.")

@@ -12,7 +12,7 @@ from reasonctl.backends import BUNDLED_PROBE, TINY, Model
 from reasonctl.controller import AnswerEnds, Closing, ControllerError, Cues, Thinking, parse_policy
 from reasonctl.controller.thinking import Format, default_cues, ends_in_brace, read_template, with_markers
 from reasonctl.probes import ProbeExit, make_exit
-from reasonctl.probes.files import Card, load_probe
+from reasonctl.probes.files import Card, find_probe, load_probe
 from reasonctl.probes.signals import layer_of
 
 from ..fitting.choose_suffix import boxed, lined, plain
@@ -204,7 +204,7 @@ def probe_path(name: str, probe: str | None) -> Path:
         ControllerError: Neither is there.
     """
     if probe is not None:
-        return Path(probe)
+        return find_probe(probe)
     if name == TINY:
         return BUNDLED_PROBE
     raise ControllerError("--probe is missing; make one with: ctl calibrate MODEL --tasks T --out P.safetensors")

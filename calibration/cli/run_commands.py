@@ -157,6 +157,18 @@ OF_OWN_SERVER = (
 @click.option("--preset", multiple=True, callback=utf8_each, help="NAME=POLICY that requests may name.")
 @click.option("--efforts", callback=utf8, help="What reasoning_effort's names stand for: 'low=256, high=risk(0.02)'.")
 @click.option("--budget", help="Most thinking tokens where a request says nothing; or a share, such as 0.5.")
+@click.option(
+    "--audit",
+    type=NumberRange(0, 1, min_open=True),
+    help="Share of runs that aren't exited, to compare both answers; an alarm ends all exits [off].",
+)
+@click.option(
+    "--learn",
+    type=click.Path(),
+    metavar="STORE",
+    help="Learn an exit rule from the traffic, without a probe; it exits once a promise stands. STORE is private.",
+)
+@click.option("--audits", type=click.Path(), help="With --audit: file that keeps them, for ctl status.")
 @click.option("--queue", type=click.IntRange(0, 10_000), default=64, show_default=True, help="Most runs that wait.")
 @click.option(
     "--prefix-tokens",
@@ -204,6 +216,17 @@ def chat_command(model: str, options: Options, **what: Any) -> None:
     from .chat import chat
 
     chat(model, options, **what)
+
+
+@cli.command("status")
+@click.argument("store", type=click.Path())
+@click.option("--out", type=click.Path(), help="Also write a page (.html).")
+@common("json", "force")
+def status_command(store: str, options: Options, out: str | None) -> None:
+    """What is known of a promise in use: STORE is the file of ctl serve --audits or --learn."""
+    from .status import status
+
+    status(store, options, out=out)
 
 
 @cli.command("bench")

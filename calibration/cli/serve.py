@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from reasonctl.backends import BUNDLED
 from reasonctl.backends.extras import LIBRARIES, require
-from reasonctl.controller import Controller, ControllerError, Policy, parse_efforts, parse_policy
+from reasonctl.controller import Controller, ControllerError, ExitRule, Policy, parse_efforts, parse_policy
 from reasonctl.controller.thinking import read_template
 
+from ..learning import LearnedSettings, audited, learn
+from ..tasks.graders import MATH, NUMBER
 from .console import Console
 from .flags import PROMISE
 from .options import Options
@@ -30,10 +34,16 @@ def serve(name: str, options: Options, *, probe: str | None, **what: Any) -> Non
     access = Access(what["host"], read_keys(what["key_file"]), what["allow_host"], what["allow_origin"])
     presets = presets_of(what["preset"])
     options = options.batched(AT_ONCE)
-    opened = open_any(show, "ctl serve", name, options, probe, *PROMISE, because="nothing decides about exits")
+    if what["learn"] is None:
+        opened = open_any(
+            show, "ctl serve", name, options, probe, *PROMISE, "audit", because="nothing decides on exits"
+        )
+        rule = watched(opened, options, what["audit"], what["audits"])
+    else:
+        opened, rule = learning(show, name, options, what["learn"], what["audit"])
     served = Served(
         opened.model,
-        controller_of(opened, what["budget"], what["efforts"]),
+        replace(controller_of(opened, what["budget"], what["efforts"]), exit=rule),
         opened.recipe.parsed_policy(),
         opened.recipe.max_new_tokens,
         options.batch,
@@ -49,6 +59,48 @@ def serve(name: str, options: Options, *, probe: str | None, **what: Any) -> Non
         show.say(f"{service.served.name} on http://{address}/v1 ({keys}; {options.batch} runs at once)")
 
     run(service, access, what["port"], announce)
+
+
+def watched(opened: Opened, options: Options, share: float | None, file: str | None) -> ExitRule | None:
+    """The exit rule, with audits where they are asked for.
+
+    Raises:
+        ControllerError: The promise can't be watched, or the file can't be used.
+    """
+    if share is None or opened.rule is None:
+        options.refuse("ctl serve without --audit", "audits", because="there are none")
+        return opened.rule
+    return audited(opened.rule, share=share, file=file)
+
+
+def learning(show: Console, name: str, options: Options, store: str, share: float | None) -> tuple[Opened, ExitRule]:
+    """The model without a probe, and the rule that learns from its traffic.
+
+    Raises:
+        ControllerError: The store can't be used, or an option means nothing to it.
+    """
+    nothing = ("probe", "audits", "signal", "domain", "give_up")
+    options.refuse("ctl serve --learn", *nothing, because="the rule comes from the traffic")
+    if options.confidence is None or ("mode" in options.given and options.mode != "disagree"):
+        raise ControllerError("--learn knows no right answers: it takes --mode disagree, and a --confidence")
+    opened = open_any(show, "ctl serve", name, options, "none", because="")
+    recipe, default = opened.recipe, LearnedSettings()
+    settings = LearnedSettings(
+        confidence=options.confidence,
+        share=default.share if share is None else share,
+        markers=recipe.markers,
+        cues=recipe.cues,
+        suffix=recipe.suffix,
+        answer_ends=recipe.answer_ends,
+        answer_tokens=recipe.answer_tokens,
+        layers=recipe.layers,
+    )
+    grader = NUMBER if name in BUNDLED else MATH
+    rule = learn(store, risk=options.risk, settings=settings, grader=grader)
+    for warning in rule.check(opened.model):
+        show.say(f"warning: {warning}", "yellow")
+    show.say(rule.why)
+    return opened, rule
 
 
 def controller_of(opened: Opened, budget: str | None, efforts: str | None) -> Controller:

@@ -115,11 +115,23 @@ def calibrate_and_save(
     """Fill the tables of what is frozen from the calibration runs, and write the probe file.
 
     Args:
+        plan, model, records, frozen: As in `content_of`.
+        force: Overwrite what exists.
+    """
+    content = content_of(plan, model, records, frozen)
+    check_with_mapie(content.table, content.grid, plan.promise)
+    save_probe(plan.out, content, force=force)
+    return content
+
+
+def content_of(plan: CalibrationJob, model: Model, records: list[RunRecord], frozen: Frozen) -> ProbeFile:
+    """The content of a job's probe file.
+
+    Args:
         plan: The job.
         model: The model that made the runs.
         records: All runs of the job, in order. Those after the last analysis of its design are left out.
         frozen: What the first of them decided.
-        force: Overwrite what exists.
     """
     plan = replace(plan, n=len(records), recipe=replace(plan.recipe, cues=frozen.cues))
     stopping = plan.stopping
@@ -136,7 +148,7 @@ def calibrate_and_save(
         **({SOURCE: plan.source} if plan.source else {}),
         **{f"suffix tried {i}": line for i, line in enumerate(plan.closings, start=1)},
     }
-    content = ProbeFile(
+    return ProbeFile(
         fitted.probe,
         fitted.tables["hidden"].grid,
         fitted.tables["hidden"].table,
@@ -145,9 +157,6 @@ def calibrate_and_save(
         fitted.stack,
         fitted.lower,
     )
-    check_with_mapie(content.table, content.grid, plan.promise)
-    save_probe(plan.out, content, force=force)
-    return content
 
 
 def made_by(plan: CalibrationJob, model: Model, card: Card) -> bool:

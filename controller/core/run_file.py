@@ -21,7 +21,7 @@ from .errors import ControllerError
 from .json_text import Fields, lines
 from .token_text import TextDecoder
 from .tokenizer import Tokenizer
-from .trace import BudgetPer, Closer, Decision, Finish, Source, ThinkingSpan, Trace
+from .trace import BudgetPer, Closer, Decision, Finish, Held, Source, ThinkingSpan, Trace
 
 if sys.platform != "win32":
     import fcntl
@@ -209,6 +209,7 @@ def _trace(line: Fields, length: int) -> Trace:
         note=line.text("note", MOST_TEXT),
         warnings=line.texts("warnings"),
         drift=line.optional(lambda name: _drift(line.inner(name)), "drift"),
+        audit=_audit(line.inner("audit")) if line.values.get("audit") is not None else None,
     )
 
 
@@ -258,6 +259,7 @@ def _decision(one: Fields, infinite: float) -> Decision:
         score=float("nan") if score is None else score,
         threshold=infinite if threshold is None else threshold,
         gave_up=one.flag("gave_up"),
+        held=_one_of(one, "held", get_args(Held)) if "held" in one else "",
     )
 
 
@@ -265,6 +267,20 @@ def _span(one: Fields, length: int) -> ThinkingSpan:
     start = one.whole("start", 0, length)
     closer = one.optional(lambda name: _one_of(one, name, get_args(Closer)), "closed_by")
     return ThinkingSpan(start, one.whole("end", start, length), closer, one.whole("forced", 0, MOST_TOKENS))
+
+
+def _audit(found: Fields) -> dict[str, Any]:
+    """The audits' summary, whose names `ledger.AuditSummary` explains."""
+    wholes = ("admitted", "audits", "failures", "waiting", "exits", "tokens", "cost")
+    verdicts = ("exited_right", "exited_wrong", "full_right", "full_wrong")
+    numbers = ("risk", "level", "share", "evidence", "highest", "saved", "net_saved")
+    return {
+        "mode": found.text("mode", 40),
+        **{name: found.whole(name) for name in (*wholes, *verdicts)},
+        **{name: found.number(name) for name in numbers},
+        **{name: found.flag(name) for name in ("alarm", "drawn")},
+        "failed": found.optional(found.flag, "failed"),
+    }
 
 
 def _drift(found: Fields) -> dict[str, Any]:

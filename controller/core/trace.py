@@ -13,6 +13,7 @@ Source = Literal["model", "draft", "forced"]
 Finish = Literal["stop", "length"]
 Closer = Literal["model", "exit", "budget", "time", "asked", "loop", "end"]
 BudgetPer = Literal["run", "span"]
+Held = Literal["", "audit", "alarm"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Decision:
     """The rule exits above it."""
     gave_up: bool = False
     """Thinking ended because the run seemed hopeless."""
+    held: Held = ""
+    """Why an exit that was decided isn't made: the run is audited, or audits have raised the alarm."""
 
     @property
     def at(self) -> str:
@@ -169,6 +172,9 @@ class Trace:
     """Under a `Scored` policy: the mean log-probability of the drawn tokens under the model, in nats."""
     drift: dict[str, Any] | None = None
     """What the rule's drift monitor knows after this run; None where nothing is monitored."""
+    audit: dict[str, Any] | None = None
+    """What the rule's audits know after this run, and its own part: whether it was `drawn`, whether it `failed` and its
+    `cost` in tokens. None where nothing is audited."""
 
     @property
     def closed_by(self) -> Closer | None:
@@ -251,6 +257,8 @@ class Trace:
             return f"no exit rule was set{f'; {self.note}' if self.note else ''}"
         if self.exit:
             return str(self.exit)
+        if self.would_exit and self.would_exit.held == "audit":
+            return f"audited: the exit {self.would_exit.at} was tried and not made"
         if self.would_exit and self.shadow:
             did = "given up" if self.would_exit.gave_up else "exited"
             return f"shadow: would have {did} {self.would_exit.at}; {self.would_save} thinking tokens came after it"

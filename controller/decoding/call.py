@@ -38,5 +38,11 @@ class Call:
     """Tells the time in seconds, for `thinking_seconds`."""
     unread: int = 0
     """Of the prompt's first tokens those that have no id, because embeddings stand in their places; any id does."""
+    cut: bool = False
+    """The reader may end the run at a text that the loop doesn't know, such as a stop string of the library's."""
+    private: bool = False
+    """Nothing of the run may be kept, for learning or else."""
+    client: str = ""
+    """Who asks, as a name that says nothing to others; empty where there is one user."""
     turn: Turn | None = None
     """The turn that the call belongs to: the budget counts the thinking of its earlier calls too. None = of no turn."""

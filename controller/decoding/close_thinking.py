@@ -245,10 +245,12 @@ class ThinkingControl:
             self._trials.close()
         settings.trace.decisions.append(decision)
         self.score = None if math.isnan(decision.score) else decision.score
-        acts = decision.exit and not settings.shadow
+        acts = decision.exit and not settings.shadow and not decision.held
         if not acts or self.thoughts.before(found.first) < settings.limits.min_thinking:
             if decision.exit and not self._would_exit:
                 self._would_exit, settings.trace.would_exit_at = True, found.first - self.text.start
+            if decision.held == "audit":
+                self._retire()  # without the audit it would have been the last to be asked
             return None
         return Edit(found.first, found.forced, "exit")
 

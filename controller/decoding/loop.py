@@ -28,6 +28,7 @@ def decode_loop(settings: RunSettings, session: Session, span: Span, start: Star
         span: Where the run's thinking stands at the end of `start.tokens`.
         start: The text to continue.
     """
+    settings = settings.for_run()
     state = settings.policy.start() if start.state is None else start.state
     loop = Loop(settings, Transcript(session, start, state), span, start)
     settings.begin()

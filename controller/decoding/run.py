@@ -16,7 +16,7 @@ from ..sampling.draw import RunContext
 from ..sampling.policy import Policy
 from ..thinking.answer_end import AnswerEnds
 from ..thinking.answer_now import AnswerNow
-from ..thinking.exit_rule import ExitRule
+from ..thinking.exit_rule import AdmittedRun, ExitRule
 from ..thinking.limits import NO_LIMITS, ThinkingLimits
 from ..thinking.markers import Thinking
 from ..thinking.turn import Turn
@@ -70,6 +70,8 @@ class RunSettings:
     """Counts the thinking of several calls; None = the budget is this run's alone."""
     context: RunContext = field(default_factory=RunContext)
     """What the policy knows of the run."""
+    admitted: AdmittedRun | None = None
+    """What the rule may know of the run before its first forward; None: the rule decides in all runs alike."""
 
     def ends(self, tokens: Sequence[int], own_from: int) -> Finish | None:
         """Why the run ends with the last of `tokens`, of which none from `own_from` on was fed; None if it goes on."""
@@ -95,6 +97,12 @@ class RunSettings:
     def past_limit(self) -> RunSettings:
         """The settings of a run whose reader asks for more."""
         return replace(self, limit=self.limit + self.beyond, beyond=0)
+
+    def for_run(self) -> RunSettings:
+        """The settings with the rule that decides in this run."""
+        if self.rule is None or self.admitted is None:
+            return self
+        return replace(self, rule=self.rule.for_run(self.admitted))
 
     def begin(self) -> None:
         """The run begins: the rule gives it its place among its runs."""

@@ -14,11 +14,13 @@ from typing import Any
 from ..core.decode import Decode, Floats, Session, Step
 from ..core.errors import ControllerError
 from ..core.probability import entropy
+from ..core.tokenizer import Tokenizer
 from ..core.trace import Decision, Trace
 from .answer_end import AnswerEnds, Closing
 from .cues import Cue, Cues
 from .effort import Efforts
 from .exit_form import ExitForm
+from .idle import IdleRun
 from .markers import Markers
 
 
@@ -76,6 +78,43 @@ class Boundary:
     def entropy(self) -> float:
         """Entropy in nats of the next-token distribution after the cue, at temperature 1; ask before any trial."""
         return entropy(self.row())
+
+
+@dataclass(frozen=True)
+class Promised:
+    """What a rule promises of each run, as far as a count of failing runs can contradict it."""
+
+    mode: str
+    """What is a failure: "disagree", the exit's answer isn't the full run's; "harm", it is wrong and the full run's is
+    right; "wrong", it is wrong."""
+    risk: float
+    """Largest share of runs that fail."""
+    answer_tokens: int
+    """Most tokens of a tried answer. One that a limit truncates there counts as a failure, as in calibration."""
+    name: str
+    """Tells this promise from those of other files, and of other requests to the same file."""
+
+
+@dataclass(frozen=True)
+class AdmittedRun:
+    """What a rule may know of a run before its first forward."""
+
+    prompt: Sequence[int]
+    """The prompt's tokens."""
+    tokenizer: Tokenizer
+    """The model's."""
+    eos: frozenset[int]
+    """Tokens that end the run."""
+    promised: bool
+    """The rule's promise covers the run, as far as a call shows it, and its exits are acted on."""
+    policy: str = ""
+    """The text form of the sampling policy."""
+    max_new_tokens: int = 0
+    """Most tokens of the run after its prompt."""
+    private: bool = False
+    """Nothing of the run may be kept."""
+    client: str = ""
+    """Who asked; empty where there is one user."""
 
 
 class ExitRule(ABC):
@@ -183,6 +222,31 @@ class ExitRule(ABC):
 
         Args:
             position: Tokens generated before the cue of the exit.
+        """
+        return None
+
+    @property
+    def promised(self) -> Promised | None:
+        """What audits can watch. Default: None, nothing is promised of a run."""
+        return None
+
+    def for_run(self, run: AdmittedRun) -> ExitRule:
+        """The rule that decides in one run: its `begin` follows, if the run begins at all. Default: this one."""
+        return self
+
+    def idle(self) -> IdleRun | None:
+        """What the rule would do while nobody uses the model. Default: nothing.
+
+        Call it in the thread that runs the model, while no other idle run is under way.
+        """
+        return None
+
+    def verdict(self, *, right: bool, exited: bool) -> None:
+        """A user says whether a run's answer was right. Default: nothing; nothing may be decided by it.
+
+        Args:
+            right: What the user says.
+            exited: Whether the run was exited.
         """
         return None
 

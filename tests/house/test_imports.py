@@ -35,7 +35,7 @@ STOREYS = {
     "controller": [
         ["core"],
         ["thinking"],
-        ["sampling"],
+        ["sampling", "audits"],
         ["drafting", "diffusion"],
         ["decoding", "selection", "settings"],
         ["controller"],
@@ -58,7 +58,7 @@ STOREYS = {
         ["tasks", "parallel"],
         ["runs"],
         ["fitting"],
-        ["evaluation"],
+        ["evaluation", "learning"],
         ["advice", "diagnostics"],
         ["pages"],
         ["cli"],

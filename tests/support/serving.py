@@ -25,7 +25,7 @@ from reasonctl.backends.server.limits import ServerLimits
 from reasonctl.backends.server.requests import ChatRequest
 from reasonctl.backends.server.service import Served, Service, Work
 from reasonctl.backends.server.serving import make_server
-from reasonctl.controller import Controller, parse_policy
+from reasonctl.controller import Controller, ExitRule, parse_policy
 from reasonctl.probes import load_exit
 
 QUESTION = "48 a-9 b+6 c-3"
@@ -118,6 +118,7 @@ def running(
     backend: Any = "llama.cpp",
     *,
     probe: bool = True,
+    rule: ExitRule | None = None,
     limits: ServerLimits | None = None,
     at_once: int = 4,
     before_template: str = "",
@@ -126,7 +127,7 @@ def running(
     """A server over the bundled model, for as long as the block lasts."""
     model = load_model("tiny", backend=backend, threads=1, batch=at_once)
     model = replace(model, template=before_template + (model.template or ""))
-    controller = Controller(exit=load_exit(BUNDLED_PROBE, risk=0.05) if probe else None)
+    controller = Controller(exit=rule or (load_exit(BUNDLED_PROBE, risk=0.05) if probe else None))
     limits = limits or ServerLimits(drain_seconds=5)
     presets = {"careful": parse_policy("temperature(0.3)")}
     served = Served(model, controller, parse_policy(POLICY), 768, at_once, presets, limits)

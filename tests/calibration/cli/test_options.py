@@ -22,6 +22,8 @@ from support.ctl import ctl
 
 GGUF = str(tiny_folder() / "tiny.gguf")
 PROMISE = "mode risk confidence signal domain give_up"
+NO_RUNS = "seed temperature policy draft max_new_tokens n dry_run time_limit workers grader batch"
+"""What makes runs."""
 NO_MODEL = (
     "seed temperature policy draft max_new_tokens n force dry_run time_limit backend workers threads batch grader"
 )
@@ -49,6 +51,11 @@ MEANS_NOTHING = {
     "diagnose fractal": f"{PROMISE} temperature policy draft time_limit batch grader",
     "view": f"{PROMISE} seed temperature policy draft max_new_tokens n dry_run time_limit backend workers threads "
     "batch grader",
+    "probe pack": f"{PROMISE} {NO_RUNS} backend threads",
+    "probe show": f"{PROMISE} {NO_RUNS} backend threads force",
+    "probe fit-check": f"{PROMISE} {NO_RUNS} force",
+    "status": f"{PROMISE} seed temperature policy draft max_new_tokens n dry_run time_limit backend workers "
+    "threads batch grader",
     "serve": "json seed n force dry_run time_limit workers grader",
     "chat": "json n force dry_run time_limit workers batch grader",
     "ngrams": f"{PROMISE} seed temperature policy draft max_new_tokens n dry_run time_limit workers grader batch",
@@ -75,6 +82,10 @@ ARGUMENTS = {
     "pairs": ["tiny", "--tasks", "tiny", "--out", "p.jsonl"],
     "diagnose fractal": ["tiny", "--texts", "t.txt", "--out", "f.html"],
     "view": ["runs.jsonl"],
+    "probe pack": ["p.safetensors", "--out", "folder"],
+    "probe show": ["p.safetensors"],
+    "probe fit-check": ["tiny", "p.safetensors"],
+    "status": ["s.store"],
     "serve": ["tiny"],
     "chat": ["tiny"],
     "ngrams": ["tiny", "t.txt", "--out", "n.ngrams"],
