@@ -91,12 +91,17 @@ def load_model(
 
         model = load_gguf(Path(path), context=context, threads=threads, hidden=hidden, batch=batch, drafted=drafted)
     else:
-        from .hf.load import load_transformers
-
-        model = load_transformers(path, threads=threads, fold_attention=fold_attention)
-        if batch > 1:
-            model.engine.most_sessions = 2 * batch  # each run, and a trial of each
+        model = _in_transformers(path, threads, fold_attention, batch)
     return replace(model, name=name) if name in BUNDLED else model
+
+
+def _in_transformers(path: str, threads: int | None, fold_attention: bool, batch: int) -> Model:
+    from .hf.load import load_transformers
+
+    model = load_transformers(path, threads=threads, fold_attention=fold_attention)
+    if batch > 1:
+        model.engine.most_sessions = 2 * batch  # each run, and a trial of each
+    return model
 
 
 def _check_threads(threads: int | None) -> None:
