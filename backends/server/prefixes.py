@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from reasonctl.controller import ControllerError, Decoding, Engine, Need, Session, Trace
+from reasonctl.controller import ControllerError, Decoding, Engine, IdleRun, Need, Session, Trace
 from reasonctl.controller.core import common_prefix
 
 LEAST = 32
@@ -90,6 +90,20 @@ class Prefixes:
         finally:
             self._running.remove(text)
             self._keep(text, session, whole)
+
+    def apart(self, own: IdleRun) -> IdleRun:
+        """A run of the exit rule's own, on a sequence of its own; what is kept gives way to it as to a client's run."""
+
+        def loop() -> Decoding:
+            text = Text("", (), Trace(), own.needs)
+            self._make_room(own.needs)
+            self._running.append(text)
+            try:
+                return (yield from own.loop)
+            finally:
+                self._running.remove(text)
+
+        return IdleRun(loop(), own.needs)
 
     def close(self) -> None:
         """Give the memory of all that is kept back."""

@@ -19,6 +19,7 @@ from reasonctl.controller import (
     Emitted,
     Ended,
     ExitRule,
+    IdleRun,
     Keys,
     Policy,
     Thinking,
@@ -153,11 +154,16 @@ class Service:
         self._grammars = Grammars(model, served.limits)
         self._drafters = Drafters(served.controller.drafter)
         self.prefixes = Prefixes(model.engine, served.limits.prefix_tokens)
-        rule = served.controller.exit
-        self.driver = Driver(served.at_once, served.limits.queue, (lambda: None) if rule is None else rule.idle)
+        self.driver = Driver(served.at_once, served.limits.queue, self._idle)
         self.open: dict[str, Work] = {}
         """Requests that aren't answered yet, by their ids."""
         self.verdicts = Verdicts(served.limits.verdicts)
+
+    def _idle(self) -> IdleRun | None:
+        """What the exit rule would do while nobody asks."""
+        rule = self.served.controller.exit
+        own = None if rule is None else rule.idle()
+        return None if own is None else self.prefixes.apart(own)
 
     def start(self) -> None:
         """Start the thread that runs the model."""

@@ -66,7 +66,7 @@ def test_a_server_labels_when_nobody_asks_and_keeps_nothing_of_private_requests(
             time.sleep(0.05)
         assert states(rule) == {"labelled": 3} and served.idle()
         stream = served.ask(stream=True, messages=[{"role": "user", "content": "20 a-3 b+9"}])
-        next(iter(stream))
+        next(chunk for chunk in stream if chunk.choices and not chunk.choices[0].delta.role)  # the run has begun
         stream.close()
         assert served.idle() and states(rule) == {"labelled": 3, "left": 1}
     rule.traffic.store.close()
