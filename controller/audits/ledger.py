@@ -117,7 +117,8 @@ class AuditSummary:
 class AuditLedger:
     """The runs of one promise, in memory or in a store.
 
-    >>> ledger = AuditLedger.of(Store(None, SCHEMA, version=VERSION), "my rule", Promised("disagree", 0.05), share=0.5)
+    >>> promised = Promised("disagree", 0.05, 48, "my rule")
+    >>> ledger = AuditLedger.of(Store(None, SCHEMA, version=VERSION), "my rule", promised, share=0.5)
     >>> first, second = [ledger.admit([7, 7, number]) for number in range(2)]
     >>> ledger.admit([7, 7, 1]) is None
     True
