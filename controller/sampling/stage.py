@@ -107,7 +107,7 @@ class Stage(ABC):
         for field in parameters:
             if field.default is MISSING or values[field.name] != field.default:
                 given[field.name] = values[field.name]
-        if list(given) == [parameters[0].name]:
+        if parameters and list(given) == [parameters[0].name]:
             return f"{self.name}({write_value(*given.values())})"
         inside = ",".join(f"{name}={write_value(value)}" for name, value in given.items())
         return f"{self.name}({inside})" if inside else self.name

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import torch
+from transformers.generation import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from reasonctl.backends import attach
@@ -39,6 +40,25 @@ class Asks(BaseStreamer):
 
     def end(self):
         pass
+
+
+class AsksAtALength(StoppingCriteria):
+    """Asks from another thread once a row has so many tokens; ends nothing."""
+
+    stateless = True
+
+    def __init__(self, handle, length):
+        self.handle, self.length, self.said = handle, length, None
+
+    def __call__(self, input_ids, scores, **more):
+        if input_ids.shape[1] >= self.length and self.said is None:
+            thread = threading.Thread(target=self._ask)
+            thread.start()
+            thread.join()
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+    def _ask(self):
+        self.said = self.handle.answer_now()
 
 
 def text_of(chunk):
@@ -85,10 +105,13 @@ def test_every_row_of_a_batch_that_thinks(hf):
     model, tokenizer = hf
     inputs = tokenizer([PROMPT, OTHER], return_tensors="pt", padding=True)
     with attach(model, Controller(), tokenizer=tokenizer) as handle:
-        streamer = Asks(handle, inputs["input_ids"].numel() + 6)
-        model.generate(**inputs, do_sample=False, max_new_tokens=200, streamer=streamer)
-        assert streamer.said is True and [trace.closed_by for trace in handle.traces] == ["asked", "asked"]
+        asks = AsksAtALength(handle, inputs["input_ids"].shape[1] + 6)
+        model.generate(**inputs, do_sample=False, max_new_tokens=200, stopping_criteria=[asks])
+        assert asks.said is True and [trace.closed_by for trace in handle.traces] == ["asked", "asked"]
         assert all(tokenizer.decode(trace.tokens).count("</think>") == 1 for trace in handle.traces)
+        streamer = Asks(handle, inputs["input_ids"].numel() + 6)
+        model.generate(**inputs, do_sample=False, max_new_tokens=12, streamer=streamer)
+        assert streamer.said is False and all("nobody follows" in trace.warnings[-1] for trace in handle.traces)
 
 
 def test_a_processor_that_may_keep_a_state_is_left_in_peace(llm, hf):

@@ -156,7 +156,7 @@ def test_what_a_picture_can_not_do_is_named(name, prompt, message):
     rows = torch.tensor(prompt if prompt and isinstance(prompt[0], list) else [prompt or bench.prompt])
     media = {key: torch.cat([value] * len(rows)) for key, value in bench.media(bench.prompt).items()}
     with (
-        attach(bench.model, Controller(), tokenizer=TOKENIZER),
+        attach(bench.model, Controller(drafter=PromptLookup()), tokenizer=TOKENIZER),
         pytest.raises(ControllerError, match=message) as caught,
     ):
         bench.model.generate(input_ids=rows, **media, do_sample=False, max_new_tokens=3, streamer=Sink())

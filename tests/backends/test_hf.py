@@ -258,8 +258,14 @@ def test_custom_generate_is_the_attached_call(model):
     with attach(model, Controller(), tokenizer=TOKENIZER) as handle:
         ours = model.generate(**PROMPT, **GREEDY, custom_generate=handle.custom_generate, streamer=streamer)
         assert ours.tolist() == stock.tolist() and handle.runs == 1 and "".join(streamer)
-        with pytest.raises(ControllerError, match="custom_generate"):
-            model.generate(**PROMPT, **GREEDY, custom_generate=lambda *a, **k: None)
+        with pytest.warns(UserWarning, match="custom_generate: this call is run by the library's own loop"):
+            assert model.generate(**PROMPT, **GREEDY, custom_generate=lambda *a, **k: "theirs") == "theirs"
+        assert handle.runs == 1
+    with (
+        attach(model, Controller(budget=4), tokenizer=TOKENIZER),
+        pytest.raises(ControllerError, match="custom_generate"),
+    ):
+        model.generate(**PROMPT, **GREEDY, custom_generate=lambda *a, **k: None)
     with pytest.raises(ControllerError, match="detached"):
         model.generate(**PROMPT, **GREEDY, custom_generate=handle.custom_generate)
 

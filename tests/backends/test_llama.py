@@ -10,7 +10,7 @@ from llama_cpp import LlamaRAMCache, LogitsProcessorList, StoppingCriteriaList
 from llama_cpp import llama_cpp as C
 
 from reasonctl.backends.attach import attach
-from reasonctl.backends.llama import native
+from reasonctl.backends.llama import cache_kind
 from reasonctl.controller import Controller, ControllerError, PromptLookup
 from support.llama_models import CALLS, CHAT, PROMPT, ExitAt, bare, open_llama, scripted
 
@@ -180,7 +180,7 @@ def test_detach_gives_the_llama_back(stock):
     llm = open_llama()
     expected = bare(stock(PROMPT, max_tokens=10, temperature=0.0))
     with attach(llm, scripted(llm, ExitAt(0))) as handle:
-        assert C.llama_n_seq_max(llm.ctx) == native.SEQUENCES
+        assert C.llama_n_seq_max(llm.ctx) == cache_kind.SEQUENCES
         assert bare(llm(PROMPT, max_tokens=10)) != expected
     handle.detach()
     assert C.llama_n_seq_max(llm.ctx) == 1

@@ -13,7 +13,7 @@ from reasonctl.backends.attach import attach
 from reasonctl.backends.llama.engine import LlamaEngine
 from reasonctl.backends.llama.sampling import DEFAULTS, call_policy
 from reasonctl.backends.llama.tokenizer import LlamaTokenizer
-from reasonctl.controller import ROOT, Controller, Decode, PromptLookup, Row
+from reasonctl.controller import ROOT, Controller, Decode, PromptLookup, Row, RunContext
 from support.llama_models import F32, PROMPT, ExitAt, Prophet, first, margin, open_llama, scripted
 
 
@@ -165,6 +165,7 @@ def test_the_call_s_law_is_the_library_s(llm, arguments, length):
 
         def __init__(self, uniform):
             self.tokens, self.proposal, self.given = prompt + generated, None, uniform
+            self.context = RunContext()
 
         def uniform(self, index=0):
             return self.given

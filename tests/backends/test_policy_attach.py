@@ -260,9 +260,18 @@ def test_xgrammar_s_own_processor_works_in_a_call_and_is_refused_by_name_where_t
         )
         text = TOKENIZER.decode(tokens[HF_PROMPT.input_ids.shape[1] :], skip_special_tokens=True)
         assert re.fullmatch(r"ab\d{3}\.", text) and handle.trace.finish_reason == "stop"
-    for controller in (Controller(drafter=PromptLookup()), Controller(thinking=THINKING, budget=5)):
-        with pytest.raises(ControllerError, match="logits processor LogitsProcessor may keep state"):
-            controlled(model, controller, logits_processor=LogitsProcessorList([Theirs(compiled)]), **call)
+    tokens, _ = controlled(
+        model, Controller(drafter=PromptLookup()), logits_processor=LogitsProcessorList([Theirs(compiled)]), **call
+    )
+    text = TOKENIZER.decode(tokens[HF_PROMPT.input_ids.shape[1] :], skip_special_tokens=True)
+    assert re.fullmatch(r"ab\d{3}\.", text), "drafts ask it once a row"
+    with pytest.raises(ControllerError, match="logits processor LogitsProcessor may keep state"):
+        controlled(
+            model,
+            Controller(thinking=THINKING, budget=5),
+            logits_processor=LogitsProcessorList([Theirs(compiled)]),
+            **call,
+        )
 
 
 def pieces(model):

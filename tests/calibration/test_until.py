@@ -123,7 +123,7 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path, capfd, more, says):
 def test_the_two_designs_share_no_file(made, tmp_path, capfd):
     out = tmp_path / made.name
     runs_path(out).write_bytes(runs_path(made).read_bytes())
-    code, _, err = ctl(capfd, *job(out, 40))
+    code, _, err = ctl(capfd, *job(out, 40, "--batch", "1"))
     assert code == 2 and "collected with another stopping" in err
 
 

@@ -94,7 +94,10 @@ def test_every_library_is_asked_for() -> None:
 def test_an_exit_rule_needs_no_extra() -> None:
     base = names(PROJECT["dependencies"])
     needed = {pair for pair in imported() if pair[0].startswith(("controller", "probes"))}
-    apart = ("controller.selection.text_utilities", "probes.files.hub")  # no rule compares texts; files come by hand too
+    apart = (
+        "controller.selection.text_utilities",
+        "probes.files.hub",
+    )  # no rule compares texts; files come by hand too
     needed = {pair for pair in needed if pair[0] not in apart}
     assert len(needed) > 20 and {distribution(library) for _, library in needed} <= base
 

@@ -289,6 +289,8 @@ def test_a_dry_run_writes_nothing_and_a_time_limit_leaves_a_job_to_go_on_with(tm
         "--risk",
         "0.3",
         "--json",
+        "--batch",
+        "1",
         "--workers",
         "1",
     ]

@@ -139,7 +139,7 @@ def no_cue(identity, recipe, closings, window, which):
 
 def test_the_time_limit_holds_for_the_trial_too(model, tmp_path, capfd):
     out = tmp_path / "p.safetensors"
-    code, result, err = ctl(capfd, *of(model, out, 16, "--time-limit", "0.001"))
+    code, result, err = ctl(capfd, *of(model, out, 16, "--time-limit", "0.001", "--batch", "1"))
     assert code == 0 and "time limit reached; nothing is kept of the runs that tried --suffix" in err
     assert json.loads(result.splitlines()[-1]) == {"n": 16, "complete": False} and not list(tmp_path.iterdir())
 
