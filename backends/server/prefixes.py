@@ -99,7 +99,8 @@ class Prefixes:
             self._make_room(own.needs)
             self._running.append(text)
             try:
-                return (yield from own.loop)
+                yield from own.loop
+                return None
             finally:
                 self._running.remove(text)
 
