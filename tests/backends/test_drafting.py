@@ -74,7 +74,7 @@ def count(backend: str, n: int, name: str) -> dict[str, int]:
     return {"runs": 2 * n, "splits_on_an_edge": splits, "accepted": accepted, "forwards_saved": saved}
 
 
-@pytest.mark.parametrize("name", DRAFTERS)
+@pytest.mark.parametrize("name", ["ngram", pytest.param("hierarchy", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backend", list(NOISE))
 def test_drafted_is_plain(backend, name):
     result = count(backend, 4, name)

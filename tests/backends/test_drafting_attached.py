@@ -220,6 +220,7 @@ def test_a_corpus_becomes_a_database(capfd, tmp_path):
         assert code == 2 and word in err and len(err.strip().splitlines()) == 1, arguments
 
 
+@pytest.mark.slow
 def test_calibration_s_runs_become_a_database(capfd, tmp_path):
     """Of runs just collected and of finished ones; what can't be written is refused before any run."""
     probe, out, again = (tmp_path / name for name in ("p.safetensors", "p.ngrams", "q.ngrams"))

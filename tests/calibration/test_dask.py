@@ -135,6 +135,7 @@ def test_calibrate_gives_the_same_files(tmp_path, capfd):
     assert digest(Path(f"{outs[0]}.runs.jsonl")) == digest(Path(f"{outs[1]}.runs.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_cluster_and_workers_are_one_too_many(tmp_path, capfd):
     job = ["calibrate", "tiny", "--tasks", "tiny", "--out", str(tmp_path / "p.safetensors"), "--dask"]
     for arguments, told in (["local:2", "--workers", "2"], "were both given"), (["somewhere"], "tcp://host:8786"):

@@ -76,6 +76,7 @@ def test_the_choice_stands_in_the_header_and_in_the_card(made):
     assert "ends with the box" in tried[0] and "ends with the line" in tried[1] and "ends with the model" in tried[2]
 
 
+@pytest.mark.slow
 def test_the_runs_on_which_it_chose_are_the_first_of_the_job(model, made, tmp_path, capfd, monkeypatch):
     """None of them is made twice, be it for the forecast."""
     asked = []
@@ -116,6 +117,7 @@ def test_a_torn_job_and_a_larger_one_choose_no_second_time(model, made, begun, c
     assert load_probe(begun).card.stopping.analyses == (4, 6)
 
 
+@pytest.mark.slow
 def test_a_job_whose_first_runs_meet_no_cue_goes_on_with_the_first_way(model, tmp_path, capfd, monkeypatch):
     """It says so, and the choice is frozen as any other."""
     monkeypatch.setattr("reasonctl.calibration.fitting.choose_suffix.collect_closings", no_cue)
