@@ -58,6 +58,24 @@ def test_a_person_would_agree(kind: str, gold: str, text: str, right: bool, ques
     assert MATH.right(text, Problem(question, gold)) is right
 
 
+@pytest.mark.parametrize(
+    ("text", "gold", "question", "right"),
+    [
+        ("The final answer is 22 + 44 + 78.", "144", "Work out 22 + 44 + 78 = step by step.", False),
+        (r"\boxed{22 + 44 + 78}", "144", "Work out 22 + 44 + 78 = step by step.", False),
+        ("It is 22+44+78", "144", "Work out 22 + 44 + 78 = step by step.", False),
+        ("22 + 44 + 78 = 144", "144", "Work out 22 + 44 + 78 = step by step.", True),
+        (r"\boxed{66 + 78}", "144", "Work out 22 + 44 + 78 = step by step.", True),
+        ("x + x", "2x", "Simplify x + x.", False),
+        ("x - 1", "x-1", "Is it x + 1 or x - 1?", True),
+        (r"\boxed{\frac{1}{2}}", "0.5", "Which is larger, 1/2 or 1/3?", True),
+    ],
+)
+def test_a_formula_of_the_question_is_no_answer(text: str, gold: str, question: str, right: bool) -> None:
+    """A model that only restates the problem would be right at its first cue."""
+    assert is_right(text, gold, question) is right
+
+
 def votes_together(gold: str, text: str, question: str) -> bool:
     """A text that states the gold answer as it is and the other text are one class, whichever comes first."""
     answers = [stated_answer(gold) or gold, stated_answer(text)]

@@ -36,6 +36,10 @@ _IS = re.compile(r"\b([A-Za-z]) (?:equals|is equal to) ")
 _BOTH_SIGNS = re.compile(r"((?:[a-z]\s?=\s?)?)(?:±|\+/-|\+-)\s?([^\s,;]+)", re.IGNORECASE)
 _TRUTH = {"yep": True, "yeah": True, "nope": False}
 _TRUTH |= {"yes": True, "true": True, "correct": True, "no": False, "false": False}
+_TO_WORK_OUT = re.compile(r"[\w)}]\s{0,4}(?:[-+*\u00d7\u00f7\u2212]|\\times|\\cdot|\\div)\s{0,4}[\w({\\]")
+"""Two terms with an operation between them. A fraction is a value."""
+_SUM = re.compile(r"\d[\d.]{0,40}(?:[-+*\u00d7\u00f7\u2212]\d[\d.]{0,40}){1,200}")
+_SPACING = re.compile(r"\s|\\[()\[\],;! ]|\$|\\left|\\right")
 _TRUTHS = re.compile(r"\b(?:not (?:true|correct)|untrue|incorrect|yep|yeah|nope|yes|true|no|false)\b", re.IGNORECASE)
 _OPTION = re.compile(r"[(\[]?([A-Z])[)\].:]?|[(\[]?([a-z])[)\]]")
 _CHOICE = re.compile(
@@ -122,8 +126,24 @@ def agree(gold: str, answer: str, context: Context = Context()) -> bool | None:
         if verdict is not None:
             return verdict
     if is_mathematical(gold):
-        return context.same_formula(gold, answer if "=" in gold else last_side(answer))
+        answer = answer if "=" in gold else last_side(answer)
+        return not _restates(gold, answer, context.question) and context.same_formula(gold, answer)
     return names(wanted, said)
+
+
+def _restates(gold: str, answer: str, question: str) -> bool:
+    """The answer is a formula of the question, still to be worked out to a gold value.
+
+    >>> _restates("66", "22 + 44.", "What is 22 + 44?"), _restates("66", "60 + 6", "What is 22 + 44?")
+    (True, False)
+    """
+    if _TO_WORK_OUT.search(gold) or not _TO_WORK_OUT.search(answer):
+        return False
+    said, asked = (_SPACING.sub("", text).rstrip(".") for text in (answer, question))
+    sums = _SUM.findall(said)
+    if len(sums) == 1 and not any(map(str.isdigit, said.replace(sums[0], ""))):
+        said = sums[0]
+    return said in asked
 
 
 def alike(a: str, b: str, context: Context = Context()) -> bool:
