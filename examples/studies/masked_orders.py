@@ -88,7 +88,7 @@ def temperature(model: MaskedText, n: int, samples: int = 8) -> None:
     """AR-ness and pass@k against the tokens' temperature, one token a forward."""
     problems = fresh_problems(n, 12)
     for degree in (0.2, 0.6, 1.0, 1.5):
-        traces = made(model, problems, "confidence(steps=16)", f"temperature({degree})", samples=samples)
+        traces = made(model, problems, "confidence", f"temperature({degree})", samples=samples)
         each = [problem for problem in problems for _ in range(samples)]
         right = [is_right(model, one, trace.tokens) for one, trace in zip(each, traces, strict=True)]
         counts = np.array(right).reshape(n, samples).sum(1)
