@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from llama_cpp import LLAMA_DEFAULT_SEED, Llama
+from llama_cpp import LLAMA_DEFAULT_SEED
 from llama_cpp import llama_cpp as C
+from llama_cpp.llama import Llama
 
 from reasonctl.controller import AnswerNow, Call, Controller, ControllerError, Keys, Policy, Trace
 from reasonctl.controller.core import common_prefix
