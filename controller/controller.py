@@ -93,7 +93,7 @@ class Controller(ControllerSettings):
             now=call.now,
             turn=call.turn,
             context=context,
-            admitted=self._admitted(tokenizer, policy, call, different),
+            admitted=None if self.exit is None else self._admitted(tokenizer, policy, call, different),
         )
         return decode_loop(settings, session, span, Start(prompt, prompt[session.length :]))
 
