@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -116,6 +116,16 @@ class Console:
         for row in rows:
             table.add_row(*map(visible, row))
         self.console.print(table)
+
+    def findings(self, title: str, rows: list[list[str]], head: Sequence[str], said: Sequence[str], note: str) -> None:
+        """Print a titled table, what it says in words (the first line in bold), and what its columns mean."""
+        self.title(title)
+        self.table(rows, *head)
+        first, *rest = said
+        self.say(first, "bold")
+        for line in rest:
+            self.say(line)
+        self.say(note, "dim")
 
     def elapsed(self) -> float:
         """Seconds since the command began."""

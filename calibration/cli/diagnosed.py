@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..diagnostics.answers_file import Answered, AnswersFile, Ask, collect_answers
+from ..diagnostics.answers_file import Answered, AnswersFile, Ask, answer, collect_answers
 from ..runs.collect import identity_of
 from .console import Console
 from .options import Options
@@ -44,10 +45,34 @@ def answered(
         "batch": recipe.batch,
         "probe": probe_text(rule) or None,
     }
+    work = partial(answer, recipe, rule=rule)
+    return kept(show, work, asks, header, out, force=options.force, workers=options.machine(recipe.model)[0])
+
+
+def kept(
+    show: Console,
+    work: Callable[[Sequence[Ask]], list[Answered]],
+    asks: Sequence[Sequence[Ask]],
+    header: dict[str, Any],
+    out: str,
+    *,
+    force: bool,
+    workers: int,
+) -> list[list[Answered]]:
+    """The answers of the file next to a page, and those that it lacks.
+
+    Args:
+        show: Where progress is shown.
+        work: Gives the answers to one problem.
+        asks: What is asked of each problem.
+        header: The file's: two jobs must share it to share the file.
+        out: The page.
+        force: Begin anew.
+        workers: Number of processes.
+    """
     with closing(AnswersFile(answers_path(out), header)) as file:
-        done = file.open(force=options.force)
+        done = file.open(force=force)
         if done:
             show.say(f"{min(done, len(asks))} problems are there already")
-        workers = options.machine(recipe.model)[0]
         with show.progress("asking") as progress:
-            return collect_answers(recipe, asks, rule, file, done=done, workers=workers, progress=progress)
+            return collect_answers(work, asks, file, done=done, workers=workers, progress=progress)

@@ -218,14 +218,9 @@ def _plain(found: Sequence[CellResult], one: CellResult) -> CellResult | None:
 
 def show_results(show: Console, title: str, found: Sequence[CellResult]) -> None:
     """The table and its meaning."""
-    show.title(title)
-    show.table([cells_of(one) for one in found], *HEAD)
-    first, *rest = in_words(found)
-    show.say(first, "bold")
-    for line in rest:
-        show.say(line)
     gold = " ".join(map(str, found[0].bias.gold))
-    show.say(f"chosen: times A, B, ... was chosen (right: {gold}); bias: total variation between the two", "dim")
+    note = f"chosen: times A, B, ... was chosen (right: {gold}); bias: total variation between the two"
+    show.findings(title, [cells_of(one) for one in found], HEAD, in_words(found), note)
 
 
 def write(path: Path, title: str, found: Sequence[CellResult]) -> None:

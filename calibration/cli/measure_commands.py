@@ -167,7 +167,7 @@ def stability_command(model: str, options: Options, **what: Any) -> None:
 
 
 @cli.command("mcq")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--tasks", required=True, help="Questions with lettered options, or whose answers are whole numbers.")
 @click.option("--shots", default="0", show_default=True, help="Worked examples, from the same task.")
 @click.option("--orders", default="answer,explanation", show_default=True, help="What comes first.")
@@ -200,7 +200,7 @@ def mcq_command(model: str, options: Options, **what: Any) -> None:
 
 
 @cli.command("pairs")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--tasks", required=True, help="Where problems come from.")
 @click.option(
     "--strategies",
@@ -248,7 +248,7 @@ def diagnose_group() -> None:
 
 
 @diagnose_group.command("fractal")
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--texts", required=True, multiple=True, type=click.Path(), help="A person's texts: text files, .jsonl.")
 @click.option("--writer", help="The model that writes on after the texts' openings [MODEL].")
 @click.option("--temperatures", metavar="T,T,...", help="Write at these temperatures, too; 0 is greedy.")

@@ -180,13 +180,8 @@ def in_words(found: Sequence[StrategyResult]) -> list[str]:
 
 def show_results(show: Console, title: str, found: Sequence[StrategyResult]) -> None:
     """The table and its meaning."""
-    show.title(title)
-    show.table([cells(one) for one in found], *HEAD)
-    first, *rest = in_words(found)
-    show.say(first, "bold")
-    for line in rest:
-        show.say(line)
-    show.say("+: the better side is right and the worse one wrong; -: the other way round", "dim")
+    note = "+: the better side is right and the worse one wrong; -: the other way round"
+    show.findings(title, [cells(one) for one in found], HEAD, in_words(found), note)
 
 
 def write(path: Path, title: str, found: Sequence[StrategyResult]) -> None:

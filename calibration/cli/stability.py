@@ -160,13 +160,8 @@ def _votes_in_words(found: Sequence[Row]) -> list[str]:
 
 def show_rows(show: Console, title: str, found: Sequence[Row]) -> None:
     """The table and its meaning."""
-    show.title(title)
-    show.table([cells(row) for row in found], *HEAD)
-    first, *rest = in_words(found)
-    show.say(first, "bold")
-    for line in rest:
-        show.say(line)
-    show.say("+: wrong, then right; -: right, then wrong; flips: another answer; p: exact McNemar", "dim")
+    note = "+: wrong, then right; -: right, then wrong; flips: another answer; p: exact McNemar"
+    show.findings(title, [cells(row) for row in found], HEAD, in_words(found), note)
 
 
 def write(path: Path, title: str, grid: Grid, found: Sequence[Row]) -> None:

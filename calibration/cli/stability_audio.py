@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
+from functools import partial
 from typing import Any
 
 from reasonctl.probes.files import check_target
 
-from ..diagnostics.answers_file import Answered, AnswersFile, Ask
+from ..diagnostics.answers_file import Answered, Ask
 from ..diagnostics.sound import check_sound
-from ..diagnostics.sound_runs import SoundRecipe, collect_with_sound
+from ..diagnostics.sound_runs import SoundRecipe, answer_with_sound
 from ..diagnostics.stability import Grid
 from ..runs.splits import evaluation_stream
 from ..tasks.problem import Problem
 from ..tasks.sources import Task, load_task
 from .console import Console
-from .diagnosed import answers_path
+from .diagnosed import kept
 from .flags import PROMISE
 from .options import Options
 
@@ -47,10 +47,5 @@ class SoundJob:
         recipe = self.recipe
         header = settings | {"model": recipe.load().identity(), "tasks": self.task.name, "n": len(self.problems)}
         header |= {"seed": recipe.seed, "max_new_tokens": recipe.max_new_tokens}
-        with closing(AnswersFile(answers_path(self._out), header)) as file:
-            done = file.open(force=self._options.force)
-            if done:
-                self._show.say(f"{min(done, len(asks))} problems are there already")
-            workers = self._options.workers or 1
-            with self._show.progress("asking") as progress:
-                return collect_with_sound(recipe, asks, file, done=done, workers=workers, progress=progress)
+        work, workers = partial(answer_with_sound, recipe), self._options.workers or 1
+        return kept(self._show, work, asks, header, self._out, force=self._options.force, workers=workers)

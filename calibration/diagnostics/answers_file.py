@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -121,9 +121,8 @@ def answer(recipe: Recipe, asks: Sequence[Ask], rule: ExitRule | None) -> list[A
 
 
 def collect_answers(
-    recipe: Recipe,
+    work: Callable[[Sequence[Ask]], list[Answered]],
     problems: Sequence[Sequence[Ask]],
-    rule: ExitRule | None,
     file: AnswersFile,
     *,
     done: int,
@@ -133,14 +132,13 @@ def collect_answers(
     """Append the problems that the file doesn't hold yet, in order; then read all of the job's.
 
     Args:
-        recipe: How runs are made.
+        work: Gives the answers to one problem; it may run in another process.
         problems: What is asked of each problem; equally many runs of each.
-        rule: The exit rule of the asks that want one.
         file: The open file; it holds `done` problems.
         done: Problems that are there.
         workers: Number of processes.
         progress: Called after each problem.
     """
-    jobs = [(recipe, asks, rule) for asks in problems]
-    append_made(answer, jobs, lambda _, made: file.append(made), done=done, workers=workers, progress=progress)
+    jobs = [(asks,) for asks in problems]
+    append_made(work, jobs, lambda _, made: file.append(made), done=done, workers=workers, progress=progress)
     return file.read(len(problems[0]))[: len(problems)]

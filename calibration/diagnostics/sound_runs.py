@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 
 from reasonctl.controller import Keys, parse_policy
 
-from ..parallel.run_jobs import ProgressCallback
-from ..runs.job_file import append_made
-from .answers_file import FIRST_RUN, MOST_VOTES, Answered, AnswersFile, Ask
+from .answers_file import FIRST_RUN, MOST_VOTES, Answered, Ask
 from .sound import sound_of
 
 if TYPE_CHECKING:
@@ -58,29 +56,3 @@ def answer_with_sound(recipe: SoundRecipe, asks: Sequence[Ask]) -> list[Answered
         )
         found.append(Answered(made.text, made.tokens, made.finish))
     return found
-
-
-def collect_with_sound(
-    recipe: SoundRecipe,
-    problems: Sequence[Sequence[Ask]],
-    file: AnswersFile,
-    *,
-    done: int,
-    workers: int,
-    progress: ProgressCallback,
-) -> list[list[Answered]]:
-    """Append the problems that the file doesn't hold yet, in order; then read all of the job's.
-
-    Args:
-        recipe: How the runs are made.
-        problems: What is asked of each problem; equally many runs of each.
-        file: The open file; it holds `done` problems.
-        done: Problems that are there.
-        workers: Number of processes.
-        progress: Called after each problem.
-    """
-    jobs = [(recipe, asks) for asks in problems]
-    append_made(
-        answer_with_sound, jobs, lambda _, made: file.append(made), done=done, workers=workers, progress=progress
-    )
-    return file.read(len(problems[0]))[: len(problems)]

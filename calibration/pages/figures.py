@@ -152,6 +152,20 @@ def percent_axis(axis: Axis) -> None:
     axis.set_major_formatter(_percent())
 
 
+def rate_row(axes: Axes, y: int, rate: float, low: float, high: float, paint: str) -> None:
+    """A share as a dot on its interval, in row `y`."""
+    axes.plot([low, high], [y, y], color=paint, linewidth=2, alpha=0.6, solid_capstyle="round")
+    axes.plot(rate, y, marker="o", markersize=6, color=paint)
+
+
+def name_rows(axes: Axes, names: Sequence[str], label: str) -> None:
+    """Name the rows from above, and write the shares below as percent of what `label` says."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set(ylim=(len(names) - 0.4, -0.6), xlabel=label, xlim=(-0.02, 1.02))
+    percent_axis(axes.xaxis)
+    axes.grid(visible=False, axis="y")
+
+
 def _mark(axes: Axes, point: tuple[float, float] | None, marker: str) -> None:
     """A large dot, if there is one."""
     if point is not None:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ..diagnostics.mcq import CellResult
-from .figures import PAINT, percent_axis, svg_of
+from .figures import PAINT, name_rows, rate_row, svg_of
 
 _PAINTS = {"none": "s0", "prior": "s1", "cyclic": "s4"}
 
@@ -24,17 +24,11 @@ def accuracy_rows(found: Sequence[CellResult], names: Sequence[str]) -> str:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for y, one in enumerate(found):
-            rate, low, high = one.accuracy
-            paint = PAINT[_PAINTS[one.cell.debias]]
-            axes.plot([low, high], [y, y], color=paint, linewidth=2, alpha=0.6, solid_capstyle="round")
-            axes.plot(rate, y, marker="o", markersize=6, color=paint)
+            rate_row(axes, y, *one.accuracy, PAINT[_PAINTS[one.cell.debias]])
             axes.barh(y, one.unparsed.rate, height=0.5, left=0, color=PAINT["bad"], alpha=0.35, linewidth=0)
         chance = 1 / len(found[0].bias.gold)
         axes.axvline(chance, color=PAINT["muted"], linewidth=1, linestyle=(0, (1, 2)))
-        axes.set_yticks(range(len(found)), names)
-        axes.set(ylim=(len(found) - 0.4, -0.6), xlabel="share of questions", xlim=(-0.02, 1.02))
-        percent_axis(axes.xaxis)
-        axes.grid(visible=False, axis="y")
+        name_rows(axes, names, "share of questions")
 
     return svg_of(draw, 0.8 + 0.27 * len(found), "Share of right answers of each way of asking, with its interval")
 

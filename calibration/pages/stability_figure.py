@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ..diagnostics.stability import FLOOR, Row
-from .figures import PAINT, percent_axis, svg_of
+from .figures import PAINT, name_rows, rate_row, svg_of
 
 
 def influence_grid(rows: Sequence[Row]) -> str:
@@ -70,13 +70,8 @@ def influence_rows(rows: Sequence[Row], names: Sequence[str]) -> str:
         axes = figure.subplots()
         for y, row in enumerate(rows):
             paint = PAINT["muted"] if row.condition.perturb == FLOOR else PAINT["s0"]
-            _, low, high = row.compared.influence
-            axes.plot([low, high], [y, y], color=paint, linewidth=2, alpha=0.6, solid_capstyle="round")
-            axes.plot(row.compared.influence.rate, y, marker="o", markersize=6, color=paint)
+            rate_row(axes, y, *row.compared.influence, paint)
             axes.plot(row.compared.flips.rate, y, marker="|", markersize=9, color=PAINT["exit"], markeredgewidth=1.6)
-        axes.set_yticks(range(len(rows)), names)
-        axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel="share of problems", xlim=(-0.02, 1.02))
-        percent_axis(axes.xaxis)
-        axes.grid(visible=False, axis="y")
+        name_rows(axes, names, "share of problems")
 
     return svg_of(draw, 0.8 + 0.27 * len(rows), "Influence rate of each condition, with its interval")

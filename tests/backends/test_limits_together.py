@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.generation.streamers import BaseStreamer
 
 from reasonctl.backends import attach
 from reasonctl.backends.hf.tokenizer import HFTokenizer
@@ -27,6 +26,7 @@ from reasonctl.controller import (
     Trace,
     drive,
 )
+from support.hf_models import Shown
 from support.llama_models import PROMPT, Scripted, open_llama
 
 LINE = "52 a+3 55\nWait, b-6 49\nWait, c+8 57\n"
@@ -56,19 +56,6 @@ def controller(case, tokenizer, drafter):
     script, settings = CASES[case]
     policy = Scripted(tokenizer, script, ANSWER)
     return Controller(policy=policy, drafter=DRAFTERS[drafter], **settings)
-
-
-class Shown(BaseStreamer):
-    """What a streamer sees."""
-
-    def __init__(self):
-        self.tokens = []
-
-    def put(self, value):
-        self.tokens += value.flatten().tolist()
-
-    def end(self):
-        pass
 
 
 @pytest.mark.parametrize("drafter", DRAFTERS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers.generation.streamers import BaseStreamer
 
 from reasonctl.backends import attach
 from reasonctl.backends.hf.tokenizer import HFTokenizer
@@ -26,6 +25,7 @@ from reasonctl.controller import (
     Turn,
 )
 from reasonctl.controller.decoding.drivers import drive
+from support.hf_models import Shown
 from support.llama_models import CALLS, PROMPT, open_llama
 
 DRAFTERS = {"plain": None, "drafted": PromptLookup(size=4)}
@@ -62,19 +62,6 @@ def token_state(row, place, spans):
 @pytest.fixture(scope="module")
 def llm():
     return open_llama(n_ctx=512)
-
-
-class Shown(BaseStreamer):
-    """What a streamer sees."""
-
-    def __init__(self):
-        self.tokens = []
-
-    def put(self, value):
-        self.tokens += value.flatten().tolist()
-
-    def end(self):
-        pass
 
 
 def check(text, trace, budget, per):

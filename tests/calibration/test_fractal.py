@@ -22,7 +22,7 @@ from reasonctl.calibration.runs.teacher_forced import forced_rows
 from reasonctl.calibration.tasks.tiny import fresh_problems
 from reasonctl.controller import ControllerError
 from reasonctl.controller.core import log_prob
-from support.ctl import ctl
+from support.ctl import ctl, goes_on
 
 NOLDS = {
     "rescaled_range": (
@@ -149,15 +149,7 @@ def test_a_job_goes_on_where_it_was_stopped(capfd, tmp_path: Path, texts: Path) 
     out = tmp_path / "f.html"
     job = ["diagnose", "fractal", "tiny", "--texts", str(texts), "-n", "4", "--max-new-tokens", "512"]
     job += ["--workers", "1", "--out", str(out), "--json"]
-    code, first, _ = ctl(capfd, *job)
-    assert code == 0
-    page, scores = out.read_bytes(), Path(f"{out}.surprisals.jsonl")
-    whole = scores.read_bytes()
-    scores.write_bytes(whole[: whole.rindex(b"\n", 0, -1) + 9])  # a torn last line
-    out.unlink()
-    code, second, said = ctl(capfd, *job)
-    assert code == 0 and "3 documents are there already" in said
-    assert (second, out.read_bytes(), scores.read_bytes()) == (first, page, whole)
+    first, page = goes_on(capfd, job, out, Path(f"{out}.surprisals.jsonl"), "3 documents are there already")
     given, shuffled = json.loads(first)["sources"]
     assert given["found"]["tokens"] == 2048 and given["found"]["self_similarity"] is None
     assert len(given["found"]["dfa"]["points"]) == len(SIZES) and shuffled["bits"] == pytest.approx(given["bits"])

@@ -18,7 +18,7 @@ from reasonctl.calibration.diagnostics.option_bias import letter_prior, selectio
 from reasonctl.calibration.tasks.problem import Problem
 from reasonctl.controller import ControllerError, parse_policy
 from reasonctl.controller.sampling import option_spans
-from support.ctl import ctl
+from support.ctl import ctl, goes_on
 
 FREEZES = Worked(choice_question("Which freezes?\nA. sand\nB. water\nC. fire"), "B")
 BURNS = Worked(choice_question("Which burns?\nA. wood\nB. stone\nC. salt"), "A")
@@ -169,15 +169,7 @@ def test_a_job_goes_on_where_it_was_stopped(capfd, tmp_path: Path) -> None:
     out = tmp_path / "m.html"
     job = ["mcq", "tiny", "--tasks", "tiny", "-n", "2", "--formats", "list", "--debias", "none,cyclic", "--workers"]
     job += ["1", "--max-new-tokens", "4", "--out", str(out), "--json"]
-    code, first, _ = ctl(capfd, *job)
-    assert code == 0
-    page, answers = out.read_bytes(), Path(f"{out}.answers.jsonl")
-    whole = answers.read_bytes()
-    answers.write_bytes(whole[: whole.rindex(b"\n", 0, -1) + 5])  # a torn last line
-    out.unlink()
-    code, second, said_ = ctl(capfd, *job)
-    assert code == 0 and "1 problems are there already" in said_
-    assert (second, out.read_bytes(), answers.read_bytes()) == (first, page, whole)
+    first, page = goes_on(capfd, job, out, Path(f"{out}.answers.jsonl"), "1 problems are there already")
     assert [one["debias"] for one in json.loads(first)["cells"]] == ["none", "cyclic"] * 2 and page.count(b"<svg") == 2
 
 

@@ -17,7 +17,7 @@ from reasonctl.calibration.diagnostics.graded_pairs import KEPT, outcome, strate
 from reasonctl.calibration.tasks.graders import NUMBER
 from reasonctl.calibration.tasks.problem import Problem
 from reasonctl.controller import ControllerError
-from support.ctl import ctl
+from support.ctl import ctl, goes_on
 from support.recipes import RECIPE
 
 EVERY = ("prefix", "demonstration", "elicitive", "parameters", "leaderboard", "refine", "exit", "policy")
@@ -149,15 +149,7 @@ def test_a_job_goes_on_where_it_was_stopped(capfd, tmp_path: Path) -> None:
     out = tmp_path / "p.jsonl"
     job = ["pairs", "tiny", "--tasks", "tiny", "-n", "2", "--strategies", "exit,refine", "--max-new-tokens", "40"]
     job += ["--workers", "1", "--keep", "different", "--out", str(out), "--json"]
-    code, first, _ = ctl(capfd, *job)
-    assert code == 0
-    lines, responses = out.read_bytes(), Path(f"{out}.responses.jsonl")
-    whole = responses.read_bytes()
-    responses.write_bytes(whole[: whole.rindex(b"\n", 0, -1) + 5])  # a torn last line
-    assert ctl(capfd, *job)[0] == 2, "the pairs are there"
-    out.unlink(), out.with_suffix(".html").unlink()
-    code, second, said = ctl(capfd, *job)
-    assert code == 0 and "1 problems are there already" in said
-    assert (second, out.read_bytes(), responses.read_bytes()) == (first, lines, whole)
+    responses, page = Path(f"{out}.responses.jsonl"), out.with_suffix(".html")
+    first, _ = goes_on(capfd, job, out, responses, "1 problems are there already", page=page)
     assert [one["strategy"] for one in json.loads(first)["strategies"]] == ["exit", "refine"]
-    assert out.with_suffix(".html").read_bytes().count(b"<svg") == 2
+    assert page.read_bytes().count(b"<svg") == 2

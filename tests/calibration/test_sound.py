@@ -14,7 +14,7 @@ from reasonctl.calibration.diagnostics.sound_runs import SoundRecipe, answer_wit
 from reasonctl.calibration.diagnostics.stability import Grid
 from reasonctl.calibration.tasks.problem import Problem
 from reasonctl.controller import ControllerError
-from support.ctl import ctl
+from support.ctl import ctl, goes_on
 
 GRID = Grid("audio", (1, 3), (0.0,), (0.0, 0.8), 1, ("silence", "noise:-40"))
 
@@ -105,15 +105,7 @@ def test_a_job_goes_on_where_it_was_stopped(folder: Path, capfd, tmp_path: Path)
     out = tmp_path / "a.html"
     job = ["stability", str(folder), "--tasks", "tiny", "--perturb", "audio", "--lengths", "1,2", "--temperatures", "0"]
     job += ["-n", "2", "--max-new-tokens", "6", "--out", str(out), "--json"]
-    code, first, _ = ctl(capfd, *job)
-    assert code == 0
-    page, answers = out.read_bytes(), Path(f"{out}.answers.jsonl")
-    whole = answers.read_bytes()
-    answers.write_bytes(whole[: whole.rindex(b"\n", 0, -1) + 5])  # a torn last line
-    out.unlink()
-    code, second, said = ctl(capfd, *job)
-    assert code == 0 and "1 problems are there already" in said
-    assert (second, out.read_bytes(), answers.read_bytes()) == (first, page, whole)
+    first, page = goes_on(capfd, job, out, Path(f"{out}.answers.jsonl"), "1 problems are there already")
     assert [one["sound"] for one in json.loads(first)["rows"]] == ["silence"] * 2 + ["noise:-40"] * 2
     assert b"noise:-40" in page
 

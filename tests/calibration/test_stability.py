@@ -14,7 +14,7 @@ from reasonctl.calibration.diagnostics.stability import CLEAN, FLOOR, Condition,
 from reasonctl.calibration.tasks.graders import MATH, NUMBER
 from reasonctl.calibration.tasks.problem import Problem
 from reasonctl.controller import ControllerError
-from support.ctl import ctl
+from support.ctl import goes_on
 
 CHOICE = "Which freezes?\nA. fire\nB. water\nC. sand"
 
@@ -101,17 +101,7 @@ def test_a_job_goes_on_where_it_was_stopped(capfd, tmp_path: Path) -> None:
     out = tmp_path / "s.html"
     job = ["stability", "tiny", "--tasks", "tiny", "--perturb", "exit", "--temperatures", "0", "-n", "2"]
     job += ["--max-new-tokens", "160", "--workers", "1", "--out", str(out), "--json"]
-    code, first, _ = ctl(capfd, *job)
-    assert code == 0
-    page, answers = out.read_bytes(), Path(f"{out}.answers.jsonl")
-    whole = answers.read_bytes()
-    answers.write_bytes(whole[: whole.rindex(b"\n", 0, -1) + 5])  # a torn last line
-    code, _, _ = ctl(capfd, *job)
-    assert code == 2, "the page is there"
-    out.unlink()
-    code, second, said = ctl(capfd, *job)
-    assert code == 0 and "1 problems are there already" in said
-    assert (second, out.read_bytes(), answers.read_bytes()) == (first, page, whole)
+    first, page = goes_on(capfd, job, out, Path(f"{out}.answers.jsonl"), "1 problems are there already")
     (row,) = json.loads(first)["rows"]
     assert row["perturb"] == "exit" and 0 <= row["influence"]["rate"] <= row["flips"]["rate"] <= 1
     assert row["tokens"] < 160 and b"<svg" in page

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.generation.streamers import BaseStreamer
 
 from reasonctl.backends.attach import attach
 from reasonctl.controller import ROOT, Controller, Cues, Decision, Draft, ExitRule, Markers, Stateless
@@ -128,3 +129,16 @@ SAMPLED = dict(
     bad_words_ids=[[PAD], [EOS], [TOKENIZER.convert_tokens_to_ids("</think>")]],
     sequence_bias=BIAS,
 )
+
+
+class Shown(BaseStreamer):
+    """Keeps the tokens that a streamer sees."""
+
+    def __init__(self):
+        self.tokens = []
+
+    def put(self, value):
+        self.tokens += value.flatten().tolist()
+
+    def end(self):
+        pass
