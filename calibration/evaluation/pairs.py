@@ -72,7 +72,7 @@ def evaluate_pairs(
         rule: The rule of the controlled arm.
         workers: Number of processes.
         with_baselines: Also collect what the baselines need.
-        progress: Called after every pair.
+        progress: Called after every window.
         each: Called with every pair, in order, as soon as it is graded.
     """
     asked = [AskedRun(EVALUATION_OFFSET + i, problem.question) for i, problem in enumerate(problems)]
@@ -84,7 +84,7 @@ def evaluate_pairs(
             problem = problems[len(pairs)]
             pairs.append(_graded_pair(evaluated, problem, grader))
             each(problem, pairs[-1])
-            progress(len(pairs), len(problems))
+        progress(len(pairs), len(problems))
     return pairs
 
 
