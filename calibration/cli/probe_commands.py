@@ -131,7 +131,7 @@ IN_VLLM = {
 def calibrate_command(
     model: str, options: Options, heads: bool, unweighted: bool, engine: str, **overrides: Any
 ) -> None:
-    """Collect runs [--batch 4], fit a probe, calibrate it. Resumable: run the same command again."""
+    """Collect runs, fit a probe, calibrate it. Resumable: run the same command again."""
     if engine == "vllm":
         refuse("ctl calibrate --engine vllm", given(), IN_VLLM)
         from .vllm import vllm_options

@@ -186,7 +186,7 @@ OF_OWN_SERVER = (
 )
 @common(*(name for name in SAMPLING if name != "seed"), *PROMISE, *MACHINE, "batch")
 def serve_command(model: str, options: Options, engine: str, others: tuple[str, ...], **what: Any) -> None:
-    """An OpenAI-compatible endpoint; clients share forwards [--batch 8].
+    """An OpenAI-compatible endpoint; clients share forwards.
 
     SIGTERM and Ctrl-C let running requests end, for at most 30 seconds.
     """
