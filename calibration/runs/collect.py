@@ -95,7 +95,6 @@ def collect(
         for records in windows:
             for held in _append(file, records, problems, grader, done):
                 if enough is not None and enough(held):
-                    progress(held, len(problems))
                     return True
             progress(records[-1].run + 1, len(problems))
             if deadline is not None and time.monotonic() > deadline and records[-1].run + 1 < len(problems):
