@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console as RichConsole
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
@@ -80,6 +81,8 @@ def span(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
+_WIDEST = 10_000
+"""Columns of a table in a file or a pipe, at most."""
 SECONDS_BETWEEN_LINES = 10
 """Seconds between two lines of progress where there is no terminal."""
 
@@ -109,13 +112,16 @@ class Console:
         self.console.print(visible(text), end="", style=style)
 
     def table(self, rows: list[list[str]], *head: str) -> None:
-        """Print a table. The first column is aligned left, the others right."""
+        """Print a table. The first column is aligned left, the others right; only a terminal's width folds its cells."""
         table = Table(box=None, pad_edge=False, header_style="dim")
         for i, name in enumerate(head):
             table.add_column(visible(name), justify="left" if i == 0 else "right")
         for row in rows:
             table.add_row(*map(visible, row))
-        self.console.print(table)
+        if not self.console.is_terminal:
+            wide = self.console.options.update(max_width=_WIDEST)
+            table.width = Measurement.get(self.console, wide, table).maximum
+        self.console.print(table, crop=False)
 
     def findings(self, title: str, rows: list[list[str]], head: Sequence[str], said: Sequence[str], note: str) -> None:
         """Print a titled table, what it says in words (the first line in bold), and what its columns mean."""

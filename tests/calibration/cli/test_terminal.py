@@ -100,3 +100,10 @@ def test_a_reader_that_has_gone_ends_the_command_quietly():
         running.stdout.close()
         said = running.stderr.read()
         assert running.wait(120) == 1 and said == b""
+
+
+def test_a_wide_table_in_a_pipe_keeps_one_line_a_row(capfd):
+    """Without a terminal there is no width to fold cells to; a row is a line for whoever reads the file."""
+    row = [f"cell {i} of some width" for i in range(9)]
+    Console(as_json=False).table([row], *row)
+    assert [line.split("  ") for line in map(str.strip, capfd.readouterr().out.splitlines())] == [row, row]
