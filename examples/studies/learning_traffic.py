@@ -1,7 +1,7 @@
 """A rule that learns from simulated traffic whose questions change half way.
 
-Prints when each promise came, what was saved net of audits and trials, and when the alarm rang. A run that was exited is
-made again without a rule, with the same keys, so what it saved and whether its answer differs are measured too.
+Prints when each promise came, what was saved net of audits and trials, and when the alarm rang. A run that was exited
+is made again without a rule, with the same keys, so what it saved and whether its answer differs are measured too.
 
     python -m examples.studies.learning_traffic [requests] [llama.cpp|transformers] [fitting runs] [risk]
 """
@@ -79,7 +79,9 @@ class LearningStudy:
         if trace.exit is None:
             return
         full = self._run(self.plain, number, question)
-        texts = [self.model.tokenizer.decode([t for t in one.tokens if t not in self.model.eos]) for one in (trace, full)]
+        texts = [
+            self.model.tokenizer.decode([t for t in one.tokens if t not in self.model.eos]) for one in (trace, full)
+        ]
         answers = [after_thinking(text, self.rule.markers) for text in texts]
         sums["exits"] += 1
         sums["saved"] += len(full.tokens) - len(trace.tokens)
