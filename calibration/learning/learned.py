@@ -96,7 +96,8 @@ class Learned(ExitRule):
         if self.live is not None:
             return self.live.why
         stage = self.traffic.stage()
-        return f"learning: promise {stage.promise} has {stage.admitted} runs, {stage.fit} fit; exits aren't made"
+        after = f" (an alarm ended promise {stage.promise - 1})" if stage.promise > 1 else ""
+        return f"learning: promise {stage.promise}{after} has {stage.admitted} runs, {stage.fit} fit; exits aren't made"
 
     def at(self, *, risk: float) -> ExitRule:
         """At another risk its runs don't count; in shadow it promises nothing at any risk."""

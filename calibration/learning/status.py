@@ -60,11 +60,8 @@ class StoreStatus:
         for one in self.audits:
             found += [one.why, f"{one.admitted} runs, {one.waiting} audits under way, {one.exits} exits, "]
             found[-1] += f"{one.saved:.0f} tokens saved as the calibration runs say, {one.tokens} spent on audits"
-            if said := one.exited_right + one.exited_wrong + one.full_right + one.full_wrong:
-                found.append(
-                    f"of {said} runs that users spoke of, {one.exited_wrong} with an exit and {one.full_wrong} others "
-                    "were called wrong; their choice of runs proves nothing"
-                )
+            if one.said:
+                found.append(one.said)
         return found
 
     def to_dict(self) -> dict[str, Any]:
