@@ -85,20 +85,6 @@ def run_of(rule):
     return rule.for_run(AdmittedRun((1, 2, 3, 4), MODEL.tokenizer, MODEL.eos, *given))
 
 
-class Reusing(Traffic):
-    """Planted: after an alarm the old calibration runs go on counting."""
-
-    def begin_again(self, stage, fit):
-        super().begin_again(stage, fit)
-        with self.store.transaction() as connection:
-            connection.execute("UPDATE learned SET plan = ?, fit = 0 WHERE id = ?", [stage.plan, stage.promise + 1])
-            connection.execute(
-                "INSERT INTO own_run SELECT ?, number - ?, state, client, born, prompt, tokens, record "
-                "FROM old WHERE number >= ?",
-                [stage.promise + 1, stage.fit, stage.fit],
-            )
-
-
 def test_after_an_alarm_only_new_runs_count_and_the_next_promise_spends_less(tmp_path):
     rule = promised(tmp_path / "s")
     alarm(rule)
@@ -118,15 +104,30 @@ def test_after_an_alarm_only_new_runs_count_and_the_next_promise_spends_less(tmp
     assert (found.alarms, len(found.stages), found.promised.alarm) == (1, 2, False)
 
 
-def test_reused_calibration_runs_would_be_seen(tmp_path):
-    """Negative control of the test before: with the old runs back, the next promise stands at once."""
+class Reusing(Traffic):
+    """Planted: after an alarm the old calibration runs go on counting."""
+
+    def begin_again(self, stage, fit):
+        query = "SELECT number - ?, state, client, born, record FROM own_run WHERE promise = ? AND number >= ?"
+        old = self.store.read(query, [stage.fit, stage.promise, stage.fit])
+        super().begin_again(stage, fit)
+        new = stage.promise + 1
+        with self.store.transaction() as connection:
+            query = "UPDATE learned SET plan = ?, fit = 0, admitted = ? WHERE id = ?"
+            connection.execute(query, [stage.plan, len(old), new])
+            query = f"INSERT INTO own_run VALUES ({new}, ?, ?, ?, ?, NULL, NULL, ?)"
+            connection.executemany(query, old)
+
+
+@pytest.mark.parametrize(("kind", "stands"), [(Traffic, False), (Reusing, True)])
+def test_runs_from_before_an_alarm_promise_nothing_again(tmp_path, kind, stands):
+    """With them the next promise would stand as soon as its first look has its 44 runs, 8 of which are new."""
     rule = promised(tmp_path / "s")
-    with rule.traffic.store.transaction() as connection:
-        connection.execute("CREATE TEMP TABLE old AS SELECT * FROM own_run")
-    rule.traffic.__class__ = Reusing
+    rule.traffic.__class__ = kind
     alarm(rule)
     run_of(rule)
-    assert rule.traffic.store.read("SELECT COUNT(*) FROM own_run") != [(0,)]
+    add(rule, 44 - FIRST, seed=24)
+    assert rule.idle() is None and (rule.live is not None) == stands
 
 
 def test_what_all_promises_spend_stays_within_what_was_asked():
