@@ -83,7 +83,7 @@ def share_of_clients(show: Console, options: Options, asked: float | None, keys:
     """
     if keys < 2:
         options.refuse("ctl serve --learn without several keys", "client_share", because="its clients are all one")
-        show.say("one client: without several keys nobody tells its clients apart, and any of them may teach the rule")
+        show.say("one client: without several keys nobody knows its clients apart, and any of them may teach the rule")
         return 1.0
     return share_of_keys(keys, CLIENT_SHARE if asked is None else asked)
 

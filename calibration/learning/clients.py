@@ -1,8 +1,8 @@
 """No client has more than its share of the runs that a promise stands on, so that none can steer its threshold.
 
-Runs are looked at together: the fitting runs, and the calibration runs up to each analysis. Of every such group a
+Runs are used together: the fitting runs, and the calibration runs up to each analysis. Of every such group a
 client may have a share. One that has it waits until the next group; one that asks most often can't keep others out.
-Clients are told apart by names. Where nobody has one there is one client, and no limit.
+Clients are known by names. Where nobody has one there is one client, and no limit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CLIENT_SHARE = 0.25
 
 
 def runs_with(number: int, fit: int, first: int) -> tuple[int, int]:
-    """The numbers of the runs that are first looked at together with a run: from the first one, up to the second.
+    """The numbers of the runs that are first used together with a run: from the first one, up to the second.
 
     Args:
         number: The run's number in its promise.
@@ -42,13 +42,13 @@ def most_of(share: float, runs: int) -> int:
 
 
 def has_its_share(name: str, counts: Mapping[str, int], share: float, runs: int) -> bool:
-    """Whether a client may have no further run of those that are looked at together.
+    """Whether a client may have no further run of those that are used together.
 
     Args:
         name: The client.
         counts: Each client's runs by its name; "" has those of nobody in particular.
         share: The largest share.
-        runs: Runs that are looked at together.
+        runs: Runs that are used together.
 
     >>> has_its_share("a", {"a": 25}, 0.25, 100), has_its_share("b", {"a": 25}, 0.25, 100)
     (True, False)
@@ -62,21 +62,21 @@ def one_has_too_many(counts: Mapping[str, int], share: float, runs: int) -> bool
     Args:
         counts: As above.
         share: The largest share.
-        runs: Runs that are looked at together.
+        runs: Runs that are used together.
 
     >>> one_has_too_many({"a": 25, "b": 11}, 0.25, 100), one_has_too_many({"a": 26}, 0.25, 100)
     (False, True)
-    >>> one_has_too_many({"": 100}, 0.25, 100)  # clients aren't told apart
+    >>> one_has_too_many({"": 100}, 0.25, 100)  # clients have no names
     False
     """
     return any(counts) and max(counts.values()) > most_of(share, runs)
 
 
 def share_of_keys(keys: int, share: float) -> float:
-    """The largest share of one client where so many are told apart.
+    """The largest share of one client where so many have names.
 
     Args:
-        keys: Clients that are told apart.
+        keys: Clients that have names.
         share: The share that is asked for.
 
     Raises:

@@ -48,7 +48,7 @@ def learn(
         settings: What else is fixed; its risk gives way to `risk`. None: the usual.
         grader: Says which answers are the same.
         limits: What the store may keep. None: the usual.
-        client_share: Largest share of a promise's runs that one client may have, where a server tells its clients
+        client_share: Largest share of a promise's runs that one client may have, where a server knows its clients
             apart; in (0, 1]. 1: they are all the same, so that one of them may choose the runs that a promise
             stands on.
 

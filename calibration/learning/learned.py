@@ -202,7 +202,7 @@ class Learned(ExitRule):
             return False
         self._analysed = wanted
         if self.traffic.one_steers(stage, stage.fit, stage.fit + wanted):
-            return True  # nobody looks at these runs: the next analysis has more of the others
+            return True  # these runs are analysed by nobody: the next analysis has more of the others
         if stands(job, plan_of(stage.plan), calibration_runs(records, stage.fit, self.settings.cues[0])):
             self.traffic.promise(stage, wanted)
         return True

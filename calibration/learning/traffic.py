@@ -156,13 +156,13 @@ class Traffic:
     def admit(self, stage: Stage, prompt: Sequence[int], stem: int, client: str, first: int) -> int | None:
         """Give a run its number, and with it its role; None for one that doesn't count.
 
-        A client that has its share of the runs that this one would be looked at with waits for others.
+        A client that has its share of the runs that this one would be used with waits for others.
 
         Args:
             stage: The newest promise, which has none yet.
             prompt: The prompt's tokens.
             stem: How many of them the next turn of the conversation would begin with.
-            client: Who asks; empty where clients aren't told apart.
+            client: Who asks; empty where clients have no names.
             first: Calibration runs at the promise's first analysis.
         """
         with self.store.mutex, self.store.transaction() as connection:

@@ -20,7 +20,7 @@ from ..thinking.exit_rule import Promised
 from .evidence import LEVEL, Evidence
 from .prompts import PROMPTS, Prompts
 from .store import Store
-from .verdicts import exits_look_worse
+from .verdicts import exits_fare_worse
 
 LOG = logging.getLogger("reasonctl.audits")
 SHARE = 0.1
@@ -268,7 +268,7 @@ class AuditLedger:
         with self.store.mutex, self.store.transaction() as connection:
             query = f"UPDATE audit_promise SET {kind} = {kind} + 1 WHERE id = ? RETURNING {', '.join(_VERDICTS)}"
             (counts,) = connection.execute(query, [self.promise]).fetchall()
-            if self.users_warn or not exits_look_worse(*counts):
+            if self.users_warn or not exits_fare_worse(*counts):
                 return
             connection.execute("UPDATE audit_promise SET users_warn = 1 WHERE id = ?", [self.promise])
             self.users_warn = True

@@ -25,7 +25,7 @@ def turn_of(verdicts: int) -> int:
     return doublings.bit_length() if rest == 0 and doublings and doublings & (doublings - 1) == 0 else 0
 
 
-def exits_look_worse(exited_right: int, exited_wrong: int, full_right: int, full_wrong: int) -> bool:
+def exits_fare_worse(exited_right: int, exited_wrong: int, full_right: int, full_wrong: int) -> bool:
     """Whether the test that is made now, if there is one, finds exited runs called wrong more often.
 
     Args:
@@ -34,7 +34,7 @@ def exits_look_worse(exited_right: int, exited_wrong: int, full_right: int, full
         full_right: Other runs that they called right.
         full_wrong: Other runs that they called wrong.
 
-    >>> exits_look_worse(3, 7, 10, 0), exits_look_worse(8, 2, 9, 1)
+    >>> exits_fare_worse(3, 7, 10, 0), exits_fare_worse(8, 2, 9, 1)
     (True, False)
     """
     exited, wrong = exited_right + exited_wrong, exited_wrong + full_wrong

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, fisher_exact
 
-from reasonctl.controller.audits.verdicts import FIRST, LEVEL, exits_look_worse, turn_of
+from reasonctl.controller.audits.verdicts import FIRST, LEVEL, exits_fare_worse, turn_of
 
 
 def warned(rng: np.random.Generator, wrong: tuple[float, float], exited: float, verdicts: int) -> bool:
@@ -14,7 +14,7 @@ def warned(rng: np.random.Generator, wrong: tuple[float, float], exited: float, 
     made = rng.random(verdicts) < exited
     bad = rng.random(verdicts) < np.where(made, wrong[1], wrong[0])
     kinds = (made & ~bad, made & bad, ~made & ~bad, ~made & bad)
-    return any(exits_look_worse(*(int(kind[:n].sum()) for kind in kinds)) for n in range(FIRST, verdicts + 1, FIRST))
+    return any(exits_fare_worse(*(int(kind[:n].sum()) for kind in kinds)) for n in range(FIRST, verdicts + 1, FIRST))
 
 
 @pytest.mark.parametrize(("share", "exited"), [(0.5, 0.5), (0.1, 0.8), (0.9, 0.3)])
@@ -36,6 +36,6 @@ def test_it_is_fishers_test_at_the_level_of_its_turn():
         exited_right, exited_wrong, full_right, full_wrong = table
         test = turn_of(sum(table))
         p = fisher_exact([[exited_wrong, exited_right], [full_wrong, full_right]], "greater").pvalue
-        assert test and exits_look_worse(*table) == (p <= LEVEL / 2**test)
+        assert test and exits_fare_worse(*table) == (p <= LEVEL / 2**test)
     assert [n for n in range(200) if turn_of(n)] == [FIRST, 2 * FIRST, 4 * FIRST, 8 * FIRST]
-    assert not exits_look_worse(0, 10, 10, 1)  # no test is made at 21
+    assert not exits_fare_worse(0, 10, 10, 1)  # no test is made at 21
