@@ -12,6 +12,7 @@ from scipy.stats import binom
 from reasonctl.calibration.learning import learn, share_of_keys
 from reasonctl.calibration.learning.clients import CLIENT_SHARE, most_of, runs_with
 from reasonctl.calibration.learning.learned import Learned
+from reasonctl.calibration.learning.status import status_of
 from reasonctl.controller import ControllerError
 from reasonctl.probes.risk import Stopping, first_analysis, following, planned
 from support.ctl import ctl
@@ -46,6 +47,8 @@ def test_a_client_that_floods_has_its_share_and_waits_for_the_others(store, tmp_
     rule = fitted(store, tmp_path)
     assert add(rule, 100, seed=7, client="flood") == 9
     assert rule.idle() is None and rule.live is None  # its runs alone never promise anything
+    said = status_of(rule.traffic.store, learns=True)
+    assert said.by_client == (19, 10, 10, 10) and "by client: 19, 10, 10, 10; one that has" in "\n".join(said.lines())
     for number, client in enumerate(OTHERS):
         assert rule.live is None
         assert add(rule, 9, seed=8 + number, client=client) == 9
