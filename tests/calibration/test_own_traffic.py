@@ -108,13 +108,12 @@ class Reusing(Traffic):
     """Planted: after an alarm the old calibration runs go on counting."""
 
     def begin_again(self, stage, fit):
-        query = "SELECT number - ?, state, client, born, record FROM own_run WHERE promise = ? AND number >= ?"
-        old = self.store.read(query, [stage.fit, stage.promise, stage.fit])
+        query = "SELECT number, state, client, born, record FROM own_run WHERE promise = ?"
+        old, new = self.store.read(query, [stage.promise]), stage.promise + 1
         super().begin_again(stage, fit)
-        new = stage.promise + 1
         with self.store.transaction() as connection:
-            query = "UPDATE learned SET plan = ?, fit = 0, admitted = ? WHERE id = ?"
-            connection.execute(query, [stage.plan, len(old), new])
+            query = "UPDATE learned SET plan = ?, fit = ?, admitted = ? WHERE id = ?"
+            connection.execute(query, [stage.plan, stage.fit, stage.admitted, new])
             query = f"INSERT INTO own_run VALUES ({new}, ?, ?, ?, ?, NULL, NULL, ?)"
             connection.executemany(query, old)
 
