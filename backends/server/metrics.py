@@ -21,12 +21,16 @@ _HELP = {
     "audit_failures": "Audited runs that fail.",
     "audit_evidence": "The audits' e-value against the promise.",
     "audit_alarm": "1 where audits have raised the alarm: exits are decided and not made.",
+    "verdict_warning": "1 where users call runs with an exit wrong more often than others; nothing depends on it.",
 }
 _NAMES = {"requests": "requests_total", "cancelled": "cancelled_total", "tokens": "tokens_total"} | {
     "saved": "thinking_tokens_saved_total",
     "closed": "thinking_closed_total",
 }
 """Names that differ from the keys; the rest are gauges."""
+
+_NEWEST = ("promise", "audits", "alarm", "users_warn")
+"""What of a run's audits only rises."""
 
 
 class Metrics:
@@ -40,7 +44,7 @@ class Metrics:
         """Requests whose clients left before the end."""
         self._saved = 0.0
         self._alarm = False
-        self._audit: Mapping[str, Any] = {"audits": 0, "failures": 0, "evidence": 1.0, "alarm": False}
+        self._audit: Mapping[str, Any] = {**dict.fromkeys(_NEWEST, 0), "failures": 0, "evidence": 1.0}
 
     def answered(self, route: str, status: int) -> None:
         """A request was answered."""
@@ -66,8 +70,11 @@ class Metrics:
             self.audited(trace.audit)
 
     def audited(self, audit: Mapping[str, Any] | None) -> None:
-        """What a run's audits say, if it has any; the run may have been cancelled. They may come in any order."""
-        if audit is not None and (audit["audits"], audit["alarm"]) >= (self._audit["audits"], self._audit["alarm"]):
+        """What a run's audits say, if it has any; the run may have been cancelled. They may come in any order.
+
+        A rule that learns has a new promise after an alarm, and what counts is the newest one's.
+        """
+        if audit is not None and [audit[name] for name in _NEWEST] >= [self._audit[name] for name in _NEWEST]:
             self._audit = audit
 
     def page(self, running: int, waiting: int) -> str:
@@ -91,6 +98,7 @@ class Metrics:
             "audit_failures": {"": self._audit["failures"]},
             "audit_evidence": {"": self._audit["evidence"]},
             "audit_alarm": {"": int(self._audit["alarm"])},
+            "verdict_warning": {"": int(self._audit["users_warn"])},
         }
         lines = []
         for key, found in values.items():

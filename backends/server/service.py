@@ -30,6 +30,7 @@ from reasonctl.controller.thinking import read_template
 from ..model import Model
 from .driving import Driver, Group, Output, ServedRun
 from .grammars import Grammars
+from .guard import LOCAL
 from .limits import ServerLimits
 from .messages import Prompts, ends_open
 from .prefixes import Prefixes, Text
@@ -227,7 +228,7 @@ class Service:
             if request.most_alternatives is not None:
                 own = choice.recorded = Recorded(policy, request.most_alternatives)
             call = Call(prompt, most, model.eos, Keys(seed=seed, run=i), own, repeat=i > 0, answer_now=AnswerNow())
-            call = replace(call, private=not request.reasonctl.learn, client=key)
+            call = replace(call, private=not request.reasonctl.learn, client="" if key == LOCAL else key)
             if request.stops:
                 call = replace(call, stop=StopAt(len(prompt), choice.splitter))
             text.needs = controller.needs(model.engine, model.tokenizer, call)

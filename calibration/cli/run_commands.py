@@ -132,7 +132,8 @@ def sample_command(model: str, prompt: str | None, options: Options, **what: Any
 
 
 OF_OWN_SERVER = (
-    *("preset", "efforts", "budget", "allow_host", "allow_origin", "queue", "request_seconds"),
+    *("preset", "efforts", "budget", "allow_host", "allow_origin", "queue", "request_seconds", "prefix_tokens"),
+    *("audit", "audits", "learn", "client_share"),
     *("temperature", "policy", "draft", "max_new_tokens", "signal", "backend", "threads", "batch"),
 )
 """Options of `ctl serve` that mean nothing where vLLM serves."""
@@ -167,6 +168,11 @@ OF_OWN_SERVER = (
     type=click.Path(),
     metavar="STORE",
     help="Learn an exit rule from the traffic, without a probe; it exits once a promise stands. STORE is private.",
+)
+@click.option(
+    "--client-share",
+    type=NumberRange(0, 1, min_open=True),
+    help="With --learn and several keys: most of a promise's runs that one may have [0.25]; 1: all are one person's.",
 )
 @click.option("--audits", type=click.Path(), help="With --audit: file that keeps them, for ctl status.")
 @click.option("--queue", type=click.IntRange(0, 10_000), default=64, show_default=True, help="Most runs that wait.")

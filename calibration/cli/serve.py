@@ -10,7 +10,7 @@ from reasonctl.backends.extras import LIBRARIES, require
 from reasonctl.controller import Controller, ControllerError, ExitRule, Policy, parse_efforts, parse_policy
 from reasonctl.controller.thinking import read_template
 
-from ..learning import LearnedSettings, audited, learn
+from ..learning import CLIENT_SHARE, LearnedSettings, audited, learn, share_of_keys
 from ..tasks.graders import MATH, NUMBER
 from .console import Console
 from .flags import PROMISE
@@ -38,9 +38,11 @@ def serve(name: str, options: Options, *, probe: str | None, **what: Any) -> Non
         opened = open_any(
             show, "ctl serve", name, options, probe, *PROMISE, "audit", because="nothing decides on exits"
         )
+        options.refuse("ctl serve without --learn", "client_share", because="nothing is learned from clients")
         rule = watched(opened, options, what["audit"], what["audits"])
     else:
-        opened, rule = learning(show, name, options, what["learn"], what["audit"])
+        share = share_of_clients(show, options, what["client_share"], len(access.keys))
+        opened, rule = learning(show, name, options, what["learn"], what["audit"], share)
     served = Served(
         opened.model,
         replace(controller_of(opened, what["budget"], what["efforts"]), exit=rule),
@@ -73,7 +75,22 @@ def watched(opened: Opened, options: Options, share: float | None, file: str | N
     return audited(opened.rule, share=share, file=file)
 
 
-def learning(show: Console, name: str, options: Options, store: str, share: float | None) -> tuple[Opened, ExitRule]:
+def share_of_clients(show: Console, options: Options, asked: float | None, keys: int) -> float:
+    """Largest share of a promise's runs that one client may have. Without several keys all clients are one.
+
+    Raises:
+        ControllerError: So few keys never come to a promise.
+    """
+    if keys < 2:
+        options.refuse("ctl serve --learn without several keys", "client_share", because="its clients are all one")
+        show.say("one client: without several keys nobody knows its clients apart, and any of them may teach the rule")
+        return 1.0
+    return share_of_keys(keys, CLIENT_SHARE if asked is None else asked)
+
+
+def learning(
+    show: Console, name: str, options: Options, store: str, share: float | None, client_share: float
+) -> tuple[Opened, ExitRule]:
     """The model without a probe, and the rule that learns from its traffic.
 
     Raises:
@@ -96,7 +113,7 @@ def learning(show: Console, name: str, options: Options, store: str, share: floa
         layers=recipe.layers,
     )
     grader = NUMBER if name in BUNDLED else MATH
-    rule = learn(store, risk=options.risk, settings=settings, grader=grader)
+    rule = learn(store, risk=options.risk, settings=settings, grader=grader, client_share=client_share)
     for warning in rule.check(opened.model):
         show.say(f"warning: {warning}", "yellow")
     show.say(rule.why)

@@ -10,6 +10,7 @@ from reasonctl.backends.extras import LIBRARIES, require
 from reasonctl.controller import ControllerError
 
 from ..tasks.graders import MATH, Grader
+from .clients import CLIENT_SHARE
 from .learned import Learned
 from .settings import LearnedSettings
 from .traffic import MOST_BYTES, MOST_SECONDS, Traffic, open_store
@@ -34,6 +35,7 @@ def learn(
     settings: LearnedSettings | None = None,
     grader: Grader = MATH,
     limits: StoreLimits | None = None,
+    client_share: float = CLIENT_SHARE,
 ) -> Learned:
     """An exit rule that comes from the runs that it watches; it exits once a promise stands.
 
@@ -46,6 +48,9 @@ def learn(
         settings: What else is fixed; its risk gives way to `risk`. None: the usual.
         grader: Says which answers are the same.
         limits: What the store may keep. None: the usual.
+        client_share: Largest share of a promise's runs that one client may have, where a server knows its clients
+            apart; in (0, 1]. 1: they are all the same, so that one of them may choose the runs that a promise
+            stands on.
 
     Raises:
         ControllerError: A value is out of its range, the store was begun with others, or the file can't be used.
@@ -53,9 +58,11 @@ def learn(
     require("calibrate", *LIBRARIES["calibrate"])
     asked, limits = replace(settings or LearnedSettings(), risk=risk), limits or StoreLimits()
     asked.check()
+    if not 0 < client_share <= 1:
+        raise ControllerError(f"the share of one client is {client_share!r:.40}; it must be above 0 and at most 1")
     store = open_store(path, most_bytes=limits.most_bytes)
     try:
-        traffic = Traffic(store, fit=asked.fit)
+        traffic = Traffic(store, fit=asked.fit, client_share=client_share)
         _check_fixed(path, asked, traffic)
         return Learned(traffic, asked, grader, limits.keep, limits.most_seconds)
     except BaseException:

@@ -40,6 +40,7 @@ from ..tasks.graders import Grader
 from .labelling import labelling, packed
 from .promises import (
     calibration_runs,
+    first_of,
     job_of,
     next_analysis,
     plan_from,
@@ -95,7 +96,8 @@ class Learned(ExitRule):
         if self.live is not None:
             return self.live.why
         stage = self.traffic.stage()
-        return f"learning: promise {stage.promise} has {stage.admitted} runs, {stage.fit} fit; exits aren't made"
+        after = f" (an alarm ended promise {stage.promise - 1})" if stage.promise > 1 else ""
+        return f"learning: promise {stage.promise}{after} has {stage.admitted} runs, {stage.fit} fit; exits aren't made"
 
     def at(self, *, risk: float) -> ExitRule:
         """At another risk its runs don't count; in shadow it promises nothing at any risk."""
@@ -199,6 +201,8 @@ class Learned(ExitRule):
         if records is None:
             return False
         self._analysed = wanted
+        if self.traffic.one_steers(stage, stage.fit, stage.fit + wanted):
+            return True  # these runs are analysed by nobody: the next analysis has more of the others
         if stands(job, plan_of(stage.plan), calibration_runs(records, stage.fit, self.settings.cues[0])):
             self.traffic.promise(stage, wanted)
         return True
@@ -273,12 +277,13 @@ class ShadowRun(RuleWrapper):
         """Take the run's number, and with it its role."""
         trace.shadow = True
         trace.note = "the rule still learns"
-        run, traffic = self._run, self._rule.traffic
+        run, traffic, settings = self._run, self._rule.traffic, self._rule.settings
         if run.promised and not run.private and not traffic.full and self._fits(run):
             markers = self._rule.markers
             stem = stem_of(run.prompt, run.tokenizer, None if markers is None else markers.open)
             self._stage = traffic.stage()
-            self._number = traffic.admit(self._stage, run.prompt, stem, run.client)
+            first = first_of(settings.risk, settings.confidence, self._stage.promise)
+            self._number = traffic.admit(self._stage, run.prompt, stem, run.client, first)
 
     def _fits(self, run: AdmittedRun) -> bool:
         """Whether the run is sampled as the store's runs are; the first one fixes that."""

@@ -39,6 +39,11 @@ def share_of(total: float, promise: int) -> float:
     return float(total * 2.0**-promise)
 
 
+def first_of(risk: float, confidence: float, promise: int) -> int:
+    """Calibration runs at the first analysis of the k-th promise."""
+    return first_analysis(risk, 1 - share_of(1 - confidence, promise))
+
+
 def job_of(recipe: Recipe, grader: Grader, risk: float, confidence: float, stage: Stage) -> CalibrationJob:
     """The job whose runs are the calibration runs of a promise.
 
@@ -51,7 +56,7 @@ def job_of(recipe: Recipe, grader: Grader, risk: float, confidence: float, stage
     """
     promise = Promise("disagree", risk, 1 - share_of(1 - confidence, stage.promise))
     task = Task(TASK, grader, lambda n, stream: [])
-    first = first_analysis(risk, 1 - share_of(1 - confidence, stage.promise))
+    first = first_of(risk, confidence, stage.promise)
     return CalibrationJob(recipe, task, promise, n=0, out=Path("unused"), fit=0, first_analysis=first)
 
 

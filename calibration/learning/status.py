@@ -23,6 +23,8 @@ class StoreStatus:
     """Runs of the newest promise that are labelled."""
     waiting: int = 0
     """Runs of the newest promise that wait for their labels."""
+    by_client: tuple[int, ...] = ()
+    """Runs of the newest promise by client, where clients have names; the most first."""
 
     @property
     def seen(self) -> int:
@@ -57,14 +59,14 @@ class StoreStatus:
             line = f"promise {stage.promise}: {stage.admitted} runs, {stage.fit} fit; it {made}; "
             line += f"{stage.trial_tokens} tokens of trials"
             found.append(f"{line}; {self.labelled} labelled, {self.waiting} wait" if last else line)
+            if last and self.by_client and stage.promised is None:
+                most = ", ".join(map(str, self.by_client[:8]))
+                found.append(f"its runs by client: {most}; one that has its share waits for the others")
         for one in self.audits:
             found += [one.why, f"{one.admitted} runs, {one.waiting} audits under way, {one.exits} exits, "]
             found[-1] += f"{one.saved:.0f} tokens saved as the calibration runs say, {one.tokens} spent on audits"
-            if said := one.exited_right + one.exited_wrong + one.full_right + one.full_wrong:
-                found.append(
-                    f"of {said} runs that users spoke of, {one.exited_wrong} with an exit and {one.full_wrong} others "
-                    "were called wrong; their choice of runs proves nothing"
-                )
+            if one.said:
+                found.append(one.said)
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,6 +80,7 @@ class StoreStatus:
             "learned": [{**asdict(stage), "plan": stage.plan is not None} for stage in self.stages],
             "labelled": self.labelled,
             "waiting": self.waiting,
+            "by_client": list(self.by_client),
         }
 
 
@@ -91,4 +94,7 @@ def status_of(store: Store, *, learns: bool) -> StoreStatus:
     newest = stages[-1].promise if stages else 0
     query = "SELECT state, COUNT(*) FROM own_run WHERE promise = ? GROUP BY state"
     counts = {str(state): int(str(n)) for state, n in store.read(query, [newest])}
-    return StoreStatus(audits, stages, counts.get("labelled", 0), counts.get("ended", 0))
+    query = "SELECT client, COUNT(*) FROM own_run WHERE promise = ? GROUP BY client ORDER BY COUNT(*) DESC"
+    clients = [(str(name), int(str(n))) for name, n in store.read(query, [newest])]
+    by_client = tuple(n for _, n in clients) if any(name for name, _ in clients) else ()
+    return StoreStatus(audits, stages, counts.get("labelled", 0), counts.get("ended", 0), by_client)

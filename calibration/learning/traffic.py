@@ -7,7 +7,6 @@ its end can't be labelled. It counts as one that fails at any threshold, or long
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,8 @@ from reasonctl.controller import ControllerError
 from reasonctl.controller.audits import SCHEMA as AUDITS
 from reasonctl.controller.audits import Prompts, Store
 from reasonctl.controller.core import Fields, parse
+
+from .clients import CLIENT_SHARE, has_its_share, one_has_too_many, runs_with
 
 VERSION = 2
 """The kind of a store that learns."""
@@ -38,10 +39,6 @@ MOST_BYTES = 1 << 28
 """Largest store by default."""
 MOST_SECONDS = 14 * 24 * 3600.0
 """A run that isn't labelled after so long is left out by default."""
-CLIENT_SHARE = 0.25
-"""Largest share of a promise's runs that one of six clients or more may have."""
-FREE_RUNS = 8
-"""Runs that a client may have in any case."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +76,19 @@ class Stage:
 class Traffic:
     """The runs of a store."""
 
-    def __init__(self, store: Store, *, fit: int, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, store: Store, *, fit: int, client_share: float = CLIENT_SHARE, now: Callable[[], float] = time.time
+    ) -> None:
         """Go on with a store. Runs that an ended process left open are left.
 
         Args:
             store: Holds the tables of `SCHEMA`.
             fit: The first so many runs of a promise fit.
+            client_share: Largest share of a promise's runs that one client may have; 1: no limit.
             now: Tells the time, in seconds since 1970.
         """
         self.store = store
+        self.client_share = client_share
         self._now = now
         self.prompts = Prompts(store)
         with store.transaction() as connection:
@@ -152,24 +153,25 @@ class Traffic:
 
     # Runs
 
-    def admit(self, stage: Stage, prompt: Sequence[int], stem: int, client: str) -> int | None:
+    def admit(self, stage: Stage, prompt: Sequence[int], stem: int, client: str, first: int) -> int | None:
         """Give a run its number, and with it its role; None for one that doesn't count.
+
+        A client that has its share of the runs that this one would be used with waits for others.
 
         Args:
             stage: The newest promise, which has none yet.
             prompt: The prompt's tokens.
             stem: How many of them the next turn of the conversation would begin with.
-            client: Who asks; empty where there is one user.
+            client: Who asks; empty where clients have no names.
+            first: Calibration runs at the promise's first analysis.
         """
         with self.store.mutex, self.store.transaction() as connection:
-            name = hashlib.sha256(client.encode()).hexdigest()[:16] if client else ""
-            query = "SELECT COUNT(*) FROM own_run WHERE promise = ? AND client = ?"
-            own = connection.execute(query, [stage.promise, name]).fetchone()[0] if client else 0
-            many = "SELECT COUNT(DISTINCT client) FROM own_run WHERE promise = ? AND client <> ?"
-            others = connection.execute(many, [stage.promise, name]).fetchone()[0]
-            admitted = connection.execute("SELECT admitted FROM learned WHERE id = ?", [stage.promise]).fetchone()[0]
-            share = max(CLIENT_SHARE, 1.5 / (others + 1))  # of few clients each has more
-            if own >= max(FREE_RUNS, share * admitted) or not self.prompts.add(connection, prompt, stem):
+            query = "SELECT admitted, fit FROM learned WHERE id = ?"
+            admitted, fit = connection.execute(query, [stage.promise]).fetchone()
+            start, end = runs_with(admitted, fit, first)
+            name = self.prompts.keyed(client) if client else ""
+            full = has_its_share(name, self.by_client(stage, start, end), self.client_share, end - start)
+            if full or not self.prompts.add(connection, prompt, stem):
                 return None
             connection.execute("UPDATE learned SET admitted = admitted + 1 WHERE id = ?", [stage.promise])
             values = [stage.promise, admitted, name, self._now()]
@@ -222,11 +224,21 @@ class Traffic:
 
         None in place of the list: some of them run, wait for their labels or aren't admitted yet.
         """
-        query = "SELECT state, record FROM own_run WHERE promise = ? AND number >= ? AND number < ? ORDER BY number"
-        rows = self.store.read(query, [stage.promise, first, last])
-        if len(rows) < last - first or any(state in ("open", "ended") for state, _ in rows):
+        which, values = "FROM own_run WHERE promise = ? AND number >= ? AND number < ?", [stage.promise, first, last]
+        done = f"SELECT COUNT(*) {which} AND state IN ('left', 'labelled')"  # records are large, so they are read once
+        if int(str(self.store.read(done, values)[0][0])) < last - first:
             return None
+        rows = self.store.read(f"SELECT state, record {which} ORDER BY number", values)
         return [None if state == "left" else str(record) for state, record in rows]
+
+    def by_client(self, stage: Stage, first: int, last: int) -> dict[str, int]:
+        """How many of the runs from one number up to another each client has; "" has those of nobody in particular."""
+        query = "SELECT client, COUNT(*) FROM own_run WHERE promise = ? AND number >= ? AND number < ? GROUP BY client"
+        return {str(name): int(str(n)) for name, n in self.store.read(query, [stage.promise, first, last])}
+
+    def one_steers(self, stage: Stage, first: int, last: int) -> bool:
+        """Whether one client has more than its share of the runs from one number up to another."""
+        return one_has_too_many(self.by_client(stage, first, last), self.client_share, last - first)
 
     def forget_old(self, seconds: float) -> None:
         """Leave out runs that wait for their labels for so long."""

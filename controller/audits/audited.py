@@ -103,7 +103,7 @@ class Audited(RuleWrapper):
 
     def verdict(self, *, right: bool, exited: bool) -> None:
         """Count what a user says."""
-        self.ledger.count(**{f"{'exited' if exited else 'full'}_{'right' if right else 'wrong'}": 1})
+        self.ledger.verdict(right=right, exited=exited)
         super().verdict(right=right, exited=exited)
 
 
@@ -130,6 +130,8 @@ class AuditedRun(RuleWrapper):
         ledger, run = self._rule.ledger, self._run
         super().begin(trace)
         self._shadow = ledger.alarm
+        if ledger.users_warn:
+            trace.warnings.append(ledger.summary().said)
         if self._shadow:
             trace.shadow = True
             trace.warnings.append(f"{ledger.summary().why}: exits are decided and not made")

@@ -20,6 +20,7 @@ from ..thinking.exit_rule import Promised
 from .evidence import LEVEL, Evidence
 from .prompts import PROMPTS, Prompts
 from .store import Store
+from .verdicts import exits_fare_worse
 
 LOG = logging.getLogger("reasonctl.audits")
 SHARE = 0.1
@@ -30,7 +31,8 @@ MOST_WAITING = 64
 """So many later audits may end before one that still runs counts as a failure, as if it had been left."""
 _COIN = 65
 """Purpose of the coin's uniforms."""
-_COUNTS = "admitted, exits, saved, tokens, exited_right, exited_wrong, full_right, full_wrong"
+_VERDICTS = ("exited_right", "exited_wrong", "full_right", "full_wrong")
+_COUNTS = f"admitted, exits, saved, tokens, {', '.join(_VERDICTS)}, users_warn"
 
 SCHEMA = (
     *PROMPTS,
@@ -38,7 +40,8 @@ SCHEMA = (
     "level REAL NOT NULL, share REAL NOT NULL, seed TEXT NOT NULL, admitted INTEGER NOT NULL DEFAULT 0, "
     "exits INTEGER NOT NULL DEFAULT 0, saved REAL NOT NULL DEFAULT 0, tokens INTEGER NOT NULL DEFAULT 0, "
     "exited_right INTEGER NOT NULL DEFAULT 0, exited_wrong INTEGER NOT NULL DEFAULT 0, "
-    "full_right INTEGER NOT NULL DEFAULT 0, full_wrong INTEGER NOT NULL DEFAULT 0)",
+    "full_right INTEGER NOT NULL DEFAULT 0, full_wrong INTEGER NOT NULL DEFAULT 0, "
+    "users_warn INTEGER NOT NULL DEFAULT 0)",
     "CREATE TABLE audit (promise INTEGER NOT NULL, run INTEGER NOT NULL, failed INTEGER, "
     "PRIMARY KEY (promise, run)) WITHOUT ROWID",
 )
@@ -58,6 +61,8 @@ class Place(NamedTuple):
 class AuditSummary:
     """What is known of one promise now."""
 
+    promise: int
+    """Its number in the store, from 1."""
     mode: str
     """Which failure is watched."""
     risk: float
@@ -94,6 +99,8 @@ class AuditSummary:
     """Other runs that users called right."""
     full_wrong: int
     """Other runs that users called wrong."""
+    users_warn: bool
+    """Users called exited runs wrong more often than others (`verdicts.py`). Nothing depends on it."""
 
     @property
     def net_saved(self) -> float:
@@ -107,6 +114,18 @@ class AuditSummary:
         return (
             f"audits: {said}; {self.failures} of {self.audits} audited runs fail, {self.mode} <= {self.risk} was "
             f"promised; highest e-value {self.highest:.3g}, alarm at {1 / self.level:g}"
+        )
+
+    @property
+    def said(self) -> str:
+        """What users say, as one line for people; "" where nobody has said anything."""
+        exited, full = self.exited_right + self.exited_wrong, self.full_right + self.full_wrong
+        if not exited + full:
+            return ""
+        warns = "WARNING, users call runs with an exit wrong more often than others; " if self.users_warn else ""
+        return (
+            f"verdicts: {warns}{self.exited_wrong} of {exited} runs with an exit and {self.full_wrong} of {full} "
+            "others were called wrong; users choose of which runs they speak, so nothing depends on it"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,6 +159,8 @@ class AuditLedger:
         self.mode, self.share = str(mode), float(str(share))
         self.evidence = Evidence(float(str(risk)), float(str(level)))
         self._keys = Keys(seed=int(str(seed)), run=promise)
+        self.users_warn = bool(store.read("SELECT users_warn FROM audit_promise WHERE id = ?", [promise])[0][0])
+        """Users called exited runs wrong more often than others."""
         self._open: deque[int] = deque()
         """Audits that aren't taken in, from the first on."""
         self._ended: dict[int, bool] = {}
@@ -236,10 +257,22 @@ class AuditLedger:
         self._ended[run] = True
 
     def count(self, **more: float) -> None:
-        """Add to the counts of a run or a verdict, by the names of `AuditSummary`; no statistic reads them."""
+        """Add to the counts of a run, by the names of `AuditSummary`; no statistic reads them."""
         sets = ", ".join(f"{name} = {name} + ?" for name in more)
         with self.store.transaction() as connection:
             connection.execute(f"UPDATE audit_promise SET {sets} WHERE id = ?", [*more.values(), self.promise])
+
+    def verdict(self, *, right: bool, exited: bool) -> None:
+        """Count what a user says of a run; it may raise the users' warning, and nothing else."""
+        kind = f"{'exited' if exited else 'full'}_{'right' if right else 'wrong'}"
+        with self.store.mutex, self.store.transaction() as connection:
+            query = f"UPDATE audit_promise SET {kind} = {kind} + 1 WHERE id = ? RETURNING {', '.join(_VERDICTS)}"
+            (counts,) = connection.execute(query, [self.promise]).fetchall()
+            if self.users_warn or not exits_fare_worse(*counts):
+                return
+            connection.execute("UPDATE audit_promise SET users_warn = 1 WHERE id = ?", [self.promise])
+            self.users_warn = True
+        LOG.warning("%s", self.summary().said)
 
     @property
     def alarm(self) -> bool:
@@ -251,7 +284,7 @@ class AuditLedger:
         with self.store.mutex:
             query = f"SELECT {_COUNTS} FROM audit_promise WHERE id = ?"
             (counts,) = self.store.read(query, [self.promise])
-            return _summary(self.mode, self.share, self.evidence, len(self._open), counts)
+            return _summary(self.promise, self.mode, self.share, self.evidence, len(self._open), counts)
 
 
 def _insert(store: Store, values: Sequence[Any]) -> int:
@@ -273,11 +306,12 @@ def summaries(store: Store) -> list[AuditSummary]:
             waiting += failed is None or waiting > 0
             if not waiting:
                 evidence.update(bool(failed))
-        found.append(_summary(str(mode), float(str(share)), evidence, waiting, counts))
+        found.append(_summary(int(str(number)), str(mode), float(str(share)), evidence, waiting, counts))
     return found
 
 
-def _summary(mode: str, share: float, now: Evidence, waiting: int, counts: Sequence[Any]) -> AuditSummary:
+def _summary(promise: int, mode: str, share: float, now: Evidence, waiting: int, counts: Sequence[Any]) -> AuditSummary:
     """What is known, from the evidence and the row of counts."""
     said = (now.audits, now.failures, waiting, now.wealth, now.highest, now.alarm)
-    return AuditSummary(mode, now.risk, now.level, share, counts[0], *said, *counts[1:])
+    row = (*counts[1:-1], bool(counts[-1]))
+    return AuditSummary(promise, mode, now.risk, now.level, share, counts[0], *said, *row)

@@ -34,6 +34,10 @@ class Prompts:
         self._key: bytes = key[0]
         self._lengths = {int(str(n)) for (n,) in store.read("SELECT DISTINCT length FROM prompt")}
 
+    def keyed(self, name: str) -> str:
+        """A keyed hash of a name, which is the same as long as the store lives."""
+        return hashlib.blake2b(name.encode(), key=self._key, digest_size=8).hexdigest()
+
     def add(self, connection: sqlite3.Connection, prompt: Sequence[int], stem: int) -> bool:
         """Note a prompt, within a transaction; False, and nothing is noted, for one that came before.
 

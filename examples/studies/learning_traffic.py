@@ -1,6 +1,7 @@
-"""A rule that learns from simulated traffic of the bundled model, whose questions change half way.
+"""A rule that learns from simulated traffic whose questions change half way.
 
-Prints when each promise came, what was saved net of audits and trials, and when the alarm rang.
+Prints when each promise came, what was saved net of audits and trials, and when the alarm rang. A run that was exited
+is made again without a rule, with the same keys, so what it saved and whether its answer differs are measured too.
 
     python -m examples.studies.learning_traffic [requests] [llama.cpp|transformers] [fitting runs] [risk]
 """
@@ -11,19 +12,89 @@ import json
 import random
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
-from reasonctl.backends import load_model
+from reasonctl.backends import Model, load_model
 from reasonctl.calibration.learning import LearnedSettings, learn
 from reasonctl.calibration.learning.learned import Learned
 from reasonctl.calibration.learning.status import status_of
-from reasonctl.calibration.tasks.graders import NUMBER
+from reasonctl.calibration.tasks.graders import NUMBER, Grader
 from reasonctl.calibration.tasks.tiny import fresh_problems
-from reasonctl.controller import Call, Controller, Keys, Trace, drive, parse_policy
+from reasonctl.controller import Call, Controller, Keys, Policy, Trace, drive, parse_policy
 from reasonctl.controller.thinking import read_template
+from reasonctl.controller.thinking.answers import after_thinking
 
-POLICY, MOST = parse_policy("temperature(0.6)"), 768
 CUES = ("wait", "hmm", "alternatively")
+EVERY = 20
+"""After so many requests a line says how things stand."""
+
+
+class LearningStudy:
+    """One rule under one stream of requests."""
+
+    def __init__(self, model: Model, rule: Learned, grader: Grader, policy: Policy, most: int) -> None:
+        self.model, self.rule, self.grader, self.policy, self.most = model, rule, grader, policy, most
+        thinking = read_template(model.template).thinking
+        self.learning, self.plain = Controller(exit=rule).knowing(thinking), Controller().knowing(thinking)
+        self.sums = {"tokens": 0, "exits": 0, "differ": 0, "saved": 0, "audited": 0}
+        self.seconds = {"requests": 0.0, "labels": 0.0}
+
+    def ask(self, number: int, question: str) -> None:
+        """One request, the labels that it allows, and a line for each thing that happened."""
+        rule, was, before = self.rule, self.rule.live, self.rule.why.partition(":")[0]
+        start = time.perf_counter()
+        trace = self._run(self.learning, number, question)
+        self.seconds["requests"] += time.perf_counter() - start
+        self._count(number, question, trace)
+        if was is not None and rule.live is not None and rule.live.ledger.alarm:
+            self.say(number, "alarm")
+        start = time.perf_counter()
+        while (own := rule.idle()) is not None:  # what a server does while nobody asks
+            for _ in drive(own.loop):
+                pass
+        self.seconds["labels"] += time.perf_counter() - start
+        if was is None and rule.live is not None:
+            self.say(number, "promise")
+        elif before != rule.why.partition(":")[0]:
+            self.say(number, "change")
+        elif number % EVERY == EVERY - 1:
+            self.say(number, "so far")
+
+    def _run(self, controller: Controller, number: int, question: str) -> Trace:
+        model, trace = self.model, Trace()
+        call = Call(model.prompt(question), self.most, model.eos, Keys(seed=5, run=number), self.policy)
+        session = model.engine.session()
+        for _ in controller.stream(session, model.tokenizer, call, trace):
+            pass
+        session.close()
+        return trace
+
+    def _count(self, number: int, question: str, trace: Trace) -> None:
+        """Add a run to the sums; an exited one is made again without a rule."""
+        sums = self.sums
+        sums["tokens"] += len(trace.tokens)
+        sums["audited"] += bool(trace.audit and trace.audit["drawn"])
+        if trace.exit is None:
+            return
+        full = self._run(self.plain, number, question)
+        texts = [
+            self.model.tokenizer.decode([t for t in one.tokens if t not in self.model.eos]) for one in (trace, full)
+        ]
+        answers = [after_thinking(text, self.rule.markers) for text in texts]
+        sums["exits"] += 1
+        sums["saved"] += len(full.tokens) - len(trace.tokens)
+        sums["differ"] += not self.grader.same(*answers)
+
+    def say(self, number: int, what: str) -> None:
+        """One line about what happened after a request."""
+        status = status_of(self.rule.traffic.store, learns=True)
+        spent = sum(stage.trial_tokens for stage in status.stages) + sum(one.tokens for one in status.audits)
+        line: dict[str, Any] = {"request": number, "what": what, **self.sums, "spent": spent}
+        line |= {"net_estimated": round(status.net_saved), "net_measured": self.sums["saved"] - spent}
+        line |= {f"seconds_{name}": round(value, 1) for name, value in self.seconds.items()}
+        print(json.dumps({**line, "why": self.rule.why[:240]}), flush=True)
 
 
 def other_questions(n: int) -> list[str]:
@@ -50,43 +121,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rule = learn(Path(folder) / "my.store", risk=risk, settings=settings, grader=NUMBER)
         rule.check(model)
-        controller = Controller(exit=rule).knowing(found.thinking)
+        study = LearningStudy(model, rule, NUMBER, parse_policy("temperature(0.6)"), 768)
         questions = [one.question for one in fresh_problems(n // 2, 3)] + other_questions(n - n // 2)
-        tokens = 0
         for number, question in enumerate(questions):
-            trace, session = Trace(), model.engine.session()
-            call = Call(model.prompt(question), MOST, model.eos, Keys(seed=5, run=number), POLICY)
-            before, was = rule.why.partition(":")[0], rule.live
-            for _ in controller.stream(session, model.tokenizer, call, trace):
-                pass
-            session.close()
-            tokens += len(trace.tokens)
-            if was is not None and rule.live is not None and rule.live.ledger.alarm:
-                say(number, "alarm", rule, tokens)
-            label(rule)
-            if rule.live is not None and was is None:
-                say(number, "promise", rule, tokens)
-            elif before != rule.why.partition(":")[0]:
-                say(number, "change", rule, tokens)
-        print(json.dumps({"requests": n, "tokens": tokens, **status_of(rule.traffic.store, learns=True).to_dict()}))
-
-
-def label(rule: Learned) -> None:
-    """What a server does while nobody asks."""
-    while (own := rule.idle()) is not None:
-        for _ in drive(own.loop):
-            pass
-
-
-def say(number: int, what: str, rule: Learned, tokens: int) -> None:
-    """One line about what happened after a request."""
-    status = status_of(rule.traffic.store, learns=True)
-    print(
-        json.dumps(
-            {"request": number, "what": what, "tokens": tokens, "net saved": status.net_saved, "why": rule.why[:160]}
-        ),
-        flush=True,
-    )
+            study.ask(number, question)
+        study.say(n - 1, "end")
+        print(json.dumps({"requests": n, **status_of(rule.traffic.store, learns=True).to_dict()}))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def _download(repository: str, revision: str | None) -> Path:
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         reason = (
             f"there is no file {repository!r}, the hub can't be reached, and nothing is kept of a repository of that "
-            "name; give a file, or ask once with a network"
+            "name; give a file, or ask once with a network (HF_HUB_OFFLINE=1 asks no network)"
         )
     except errors.GatedRepoError:
         reason = f"the repository {repository!r} is gated; log in with: hf auth login"

@@ -57,8 +57,9 @@ def test_a_server_labels_when_nobody_asks_and_keeps_nothing_of_private_requests(
     rule = learn(tmp_path / "s", settings=SETTINGS, grader=NUMBER)
     rule.check(load_model("tiny", threads=1, batch=4))
     with running(rule=rule) as served:
-        for question in QUESTIONS:
-            served.ask(messages=[{"role": "user", "content": question}])
+        for number, question in enumerate(QUESTIONS):
+            served.ask(key=number % 2, messages=[{"role": "user", "content": question}])
+        assert sorted(rule.traffic.by_client(rule.traffic.stage(), 0, 40).values()) == [1, 2]
         private = {"extra_body": {"reasonctl": {"learn": False}}}
         served.ask(messages=[{"role": "user", "content": "7 a+1 b-2 c+5"}], **private)
         until = time.monotonic() + 60

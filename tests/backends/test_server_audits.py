@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from reasonctl.backends import BUNDLED_PROBE
+from reasonctl.backends.server.metrics import Metrics
 from reasonctl.calibration.learning import audited
 from reasonctl.probes import load_exit
 from support.serving import KEYS, Running, running
@@ -41,7 +42,7 @@ def test_an_audited_answer_is_the_full_runs_and_its_cost_is_taken_off_savings(se
     assert after.admitted == before.admitted + 1 and after.audits == before.audits + 1 and after.tokens > 0
     page = httpx2.get(f"{served.url}/metrics", headers={"authorization": f"Bearer {KEYS[0]}"}).text
     found = dict(re.findall(r"^reasonctl_(\S+) (\S+)$", page, re.MULTILINE))
-    assert float(found["audits"]) == after.audits and found["audit_alarm"] == "0"
+    assert float(found["audits"]) == after.audits and found["audit_alarm"] == found["verdict_warning"] == "0"
     assert float(found["thinking_tokens_saved_total"]) < 0
 
 
@@ -64,6 +65,19 @@ def test_a_client_that_leaves_is_a_failure(served: Running) -> None:
         time.sleep(0.01)
     after = summary(served)
     assert (after.audits - before.audits, after.failures - before.failures) == (1, 1)
+
+
+def test_metrics_show_the_newest_promise_and_the_users_warning() -> None:
+    """After an alarm a rule that learns makes a new promise, whose audits begin at 0."""
+    metrics, first = Metrics(), {"promise": 1, "audits": 39, "failures": 11, "evidence": 300.0, "alarm": True}
+    for audit in (
+        {**first, "users_warn": False},
+        {**first, "promise": 2, "audits": 0, "failures": 0, "evidence": 1.0, "alarm": False, "users_warn": True},
+        {**first, "audits": 40, "users_warn": False},  # a run of the old promise ends late
+    ):
+        metrics.audited(audit)
+    found = dict(re.findall(r"^reasonctl_(\S+) (\S+)$", metrics.page(0, 0), re.MULTILINE))
+    assert (found["audits"], found["audit_alarm"], found["verdict_warning"]) == ("0", "0", "1")
 
 
 def test_a_verdict_is_taken_once_from_who_asked(served: Running) -> None:

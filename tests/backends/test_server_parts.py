@@ -134,7 +134,11 @@ def test_every_key_is_compared_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.hmac, "compare_digest", lambda a, b: compared.append((a, b)) or real(a, b))
     keys = tuple(f"key-number-{i}-of-a-test" for i in range(3))
     guard = Guard(lambda *_: asyncio.sleep(0), Access(keys=keys), lambda *_: None)  # type: ignore[arg-type, return-value]
-    assert guard.owner_of([f"Bearer {keys[0]}".encode()]) == "key-0" and len(compared) == 3
+    owner = guard.owner_of([f"Bearer {keys[0]}".encode()])
+    assert len(compared) == 3 and keys[0] not in owner
+    fewer = Guard(lambda *_: asyncio.sleep(0), Access(keys=keys[::-1]), lambda *_: None)  # type: ignore[arg-type, return-value]
+    assert fewer.owner_of([f"Bearer {keys[0]}".encode()]) == owner  # a client's name stays when keys are reordered
+    compared.clear()
     for wrong in ([], [b"Bearer x"], [f"Basic {keys[0]}".encode()], [f"Bearer {keys[0]}".encode()] * 2):
         with pytest.raises(Refusal):
             guard.owner_of(wrong)

@@ -21,6 +21,7 @@ from reasonctl.controller import (
     Trace,
     Trial,
 )
+from reasonctl.controller.audits import summaries
 from reasonctl.controller.audits.audited import stem_of
 from reasonctl.controller.thinking import after_thinking
 from support.scheduled import Breaking, call, reasoner
@@ -229,13 +230,21 @@ def test_what_promises_nothing_of_each_run_is_refused():
         Audited(Promising("selective"), ledger(RISK, 1))
 
 
-def test_a_verdict_is_counted_and_proves_nothing():
+def test_verdicts_may_warn_and_enter_neither_promise_nor_alarm(caplog):
     rule = audits()
-    for _ in range(500):
-        rule.verdict(right=False, exited=True)
-    rule.verdict(right=True, exited=False)
+    with caplog.at_level(logging.WARNING, "reasonctl.audits"):
+        for _ in range(500):
+            rule.verdict(right=False, exited=True)
+        assert not caplog.records and not rule.ledger.users_warn  # all are called wrong, and none is compared with it
+        for _ in range(140):
+            rule.verdict(right=True, exited=False)
     found = rule.ledger.summary()
-    assert (found.exited_wrong, found.full_right, found.evidence, found.alarm) == (500, 1, 1.0, False)
+    assert (found.exited_wrong, found.full_right, found.evidence, found.alarm) == (500, 140, 1.0, False)
+    assert found.users_warn and [record.message.count("WARNING, users") for record in caplog.records] == [1]
+    trace = run(rule, EXITING[0])
+    assert trace.warnings == [found.said] and trace.audit["users_warn"] and not trace.shadow
+    rule.ledger.__init__(rule.ledger.store, 1)
+    assert rule.ledger.users_warn and summaries(rule.ledger.store)[0].said == found.said  # it stays
 
 
 def test_a_prompts_stem_ends_before_the_marker_that_opens_thinking():
