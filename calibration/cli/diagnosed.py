@@ -15,6 +15,15 @@ from .options import Options
 from .sampled import SamplingJob, probe_text
 
 
+def short(name: str) -> str:
+    """A model's name for a title: of a path, the last part.
+
+    >>> short("/models/small.gguf"), short("tiny")
+    ('small.gguf', 'tiny')
+    """
+    return Path(name).name or name
+
+
 def answers_path(out: str) -> Path:
     """The file of the answers, next to the page made of them: P.html has P.html.answers.jsonl."""
     return Path(out + ".answers.jsonl")
@@ -34,9 +43,9 @@ def answered(
         settings: What changes the answers besides: two jobs must share it to share the file.
     """
     recipe, rule = job.recipe, job.rule
-    header = settings | {
+    header = settings | job.task.identity()
+    header |= {
         "model": identity_of(recipe.load()),
-        "tasks": job.task.name,
         "n": len(job.problems),
         "seed": recipe.seed,
         "max_new_tokens": recipe.max_new_tokens,

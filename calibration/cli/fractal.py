@@ -30,6 +30,7 @@ from ..diagnostics.surprisal import (
 from ..runs.collect import identity_of
 from ..tasks.texts import read
 from .console import Console
+from .diagnosed import short
 from .options import Options
 from .recipes import open_model
 from .stability import numbers
@@ -86,7 +87,7 @@ def fractal(
     scores = _scores(show, name, writer if sweep else None, documents, tokens, options, out)
     sources = sources_of(scores, len(given), sweep, options.seed)
     noise = recovery([tokens] * len(given), seed=options.seed) if sources[0].found is not None else []
-    title = f"Fractal structure of surprisal under {name}"
+    title = f"Fractal structure of surprisal under {short(name)}"
     show_sources(show, title, sources, noise)
     write(Path(out), title, sources, noise)
     show.say(f"written: {out}")

@@ -27,6 +27,7 @@ from ..runs.collect import identity_of
 from ..runs.recipe import Recipe
 from ..tasks.problem import Problem
 from .console import Console
+from .diagnosed import short
 from .mcq import words
 from .options import Options
 from .recipes import new_recipe, open_model
@@ -68,7 +69,7 @@ def pairs(name: str, options: Options, *, tasks: str, probe: str | None, out: st
     made = _made(show, job, contrasting, others, options, out)
     found, lines = graded(job, contrasting.strategies, made, keep)
     write_whole(Path(out), "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in lines).encode())
-    title = f"Contrast pairs of {name} on {job.task.name} ({len(job.problems)} problems)"
+    title = f"Contrast pairs of {short(name)} on {job.task.name} ({len(job.problems)} problems)"
     show_results(show, title, found)
     write(Path(page), title, found)
     show.say(f"{len(lines)} pairs written: {out}; {page}")
@@ -126,9 +127,9 @@ def _made(
         if name is not None:
             own = new_recipe(name, open_model(name, options), options)
             recipes[cast(Role, kind)] = replace(own, batch=job.recipe.batch)
-    header = vars(contrasting) | {
+    header = vars(contrasting) | job.task.identity()
+    header |= {
         "models": {kind: identity_of(recipe.load()) for kind, recipe in recipes.items()},
-        "tasks": job.task.name,
         "n": len(job.problems),
         "seed": job.recipe.seed,
         "policy": job.recipe.policy,

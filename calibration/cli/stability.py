@@ -11,7 +11,7 @@ from reasonctl.controller import ControllerError
 from ..diagnostics.stability import FLOOR, Condition, Grid, Perturbation, Row, rows
 from ..pages.wording import percent
 from .console import Console
-from .diagnosed import answered
+from .diagnosed import answered, short
 from .options import Options
 from .sampled import AT_ONCE, SamplingJob, open_job
 from .stability_audio import SoundJob
@@ -60,7 +60,7 @@ def stability(
     else:
         answers = answered(show, job, asks, options, out, **shared)
     found = rows(grid, job.problems, answers, job.task.grader)
-    title = f"{name} on {job.task.name} ({len(asks)} problems): {perturb}"
+    title = f"{short(name)} on {job.task.name} ({len(asks)} problems): {perturb}"
     show_rows(show, title, found)
     write(Path(out), title, grid, found)
     show.say(f"written: {out}")
@@ -142,9 +142,12 @@ def in_words(found: Sequence[Row]) -> list[str]:
     first = f"Largest influence rate: {rate} of problems change their grade ({named(worst.condition)})."
     if floor and floor[0] is not worst:
         first += f" Another seed alone changes {percent(floor[0].compared.influence.rate)}."
+    flipped = max(changed, key=lambda row: row.compared.flips.rate)
+    rate = percent(flipped.compared.flips.rate)
+    flips = f"Largest share of answers that change, right or wrong: {rate} ({named(flipped.condition)})."
     differ = sum(row.adjusted < 0.05 for row in found)
     second = f"Accuracy differs in {differ} of {len(found)} comparisons (exact McNemar tests, Holm-adjusted p < 0.05)."
-    return [first, second, *_votes_in_words(found)]
+    return [first, flips, second, *_votes_in_words(found)]
 
 
 def _votes_in_words(found: Sequence[Row]) -> list[str]:

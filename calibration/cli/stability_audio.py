@@ -45,7 +45,7 @@ class SoundJob:
     def answered(self, asks: Sequence[Sequence[Ask]], **settings: Any) -> list[list[Answered]]:
         """The answers to all problems; those of an earlier job of the same settings are read and not made again."""
         recipe = self.recipe
-        header = settings | {"model": recipe.load().identity(), "tasks": self.task.name, "n": len(self.problems)}
+        header = settings | self.task.identity() | {"model": recipe.load().identity(), "n": len(self.problems)}
         header |= {"seed": recipe.seed, "max_new_tokens": recipe.max_new_tokens}
         work, workers = partial(answer_with_sound, recipe), self._options.workers or 1
         return kept(self._show, work, asks, header, self._out, force=self._options.force, workers=workers)
