@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reasonctl.calibration.cli.mcq import training_lines
+from reasonctl.calibration.cli.diagnostics.mcq import training_lines
 from reasonctl.calibration.diagnostics.answers_file import Answered
 from reasonctl.calibration.diagnostics.choice_question import choice_question
 from reasonctl.calibration.diagnostics.mcq import McqGrid, results

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reasonctl.calibration.cli.stability import in_words, numbers
+from reasonctl.calibration.cli.diagnostics.stability import in_words, numbers
 from reasonctl.calibration.diagnostics.answers_file import Answered
 from reasonctl.calibration.diagnostics.perturb import options, text, whitespace
 from reasonctl.calibration.diagnostics.stability import CLEAN, FLOOR, Condition, Grid, rows

@@ -8,12 +8,12 @@ from typing import Any
 
 from reasonctl.controller import ControllerError
 
-from ..diagnostics.stability import FLOOR, Condition, Grid, Perturbation, Row, rows
-from ..pages.wording import percent
-from .console import Console
+from ...diagnostics.stability import FLOOR, Condition, Grid, Perturbation, Row, rows
+from ...pages.wording import percent
+from ..console import Console
+from ..options import Options
+from ..sampled import AT_ONCE, SamplingJob, open_job
 from .diagnosed import answered, short
-from .options import Options
-from .sampled import AT_ONCE, SamplingJob, open_job
 from .stability_audio import SoundJob
 
 PROBLEMS = 100
@@ -35,7 +35,7 @@ def stability(
     name: str, options: Options, *, tasks: str, perturb: Perturbation, probe: str | None, out: str, **sizes: Any
 ) -> None:
     """Ask every problem under every condition, print what changes, and write the page. sizes: those of the grid."""
-    from ..pages.diagnostic import check_out  # reads jinja2
+    from ...pages.diagnostic import check_out  # reads jinja2
 
     show = Console(as_json=options.json)
     grid = grid_of(perturb, **sizes)
@@ -169,8 +169,8 @@ def show_rows(show: Console, title: str, found: Sequence[Row]) -> None:
 
 def write(path: Path, title: str, grid: Grid, found: Sequence[Row]) -> None:
     """The page: the grid where there is one, every condition next to the noise floor, and the table."""
-    from ..pages.diagnostic import PageFigure, PageTable, write_diagnostic
-    from ..pages.stability_figure import influence_grid, influence_rows
+    from ...pages.diagnostic import PageFigure, PageTable, write_diagnostic
+    from ...pages.stability_figure import influence_grid, influence_rows
 
     figures: list[PageFigure] = []
     sized: list[Any] = [row for row in found if row.condition.length and row.votes == 1]

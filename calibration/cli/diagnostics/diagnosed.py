@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..diagnostics.answers_file import Answered, AnswersFile, Ask, answer, collect_answers
-from ..runs.collect import identity_of
-from .console import Console
-from .options import Options
-from .sampled import SamplingJob, probe_text
+from ...diagnostics.answers_file import Answered, AnswersFile, Ask, answer, collect_answers
+from ...runs.collect import identity_of
+from ..console import Console
+from ..options import Options
+from ..sampled import SamplingJob, probe_text
 
 
 def short(name: str) -> str:

@@ -13,18 +13,18 @@ from typing import Any, NamedTuple, cast, get_args
 from reasonctl.controller import ControllerError
 from reasonctl.probes.files import check_target, write_whole
 
-from ..diagnostics.answers_file import Answered
-from ..diagnostics.mcq import Cell, CellResult, Debias, McqGrid, results
-from ..diagnostics.mcq_prompts import Format, Order, Style, Worked
-from ..diagnostics.mcq_questions import questions_of
-from ..diagnostics.option_bias import PriorFile, letter_prior, rotated_shares
-from ..runs.collect import identity_of
-from ..runs.job_file import append_made
-from ..runs.recipe import Recipe
-from .console import Console
+from ...diagnostics.answers_file import Answered
+from ...diagnostics.mcq import Cell, CellResult, Debias, McqGrid, results
+from ...diagnostics.mcq_prompts import Format, Order, Style, Worked
+from ...diagnostics.mcq_questions import questions_of
+from ...diagnostics.option_bias import PriorFile, letter_prior, rotated_shares
+from ...runs.collect import identity_of
+from ...runs.job_file import append_made
+from ...runs.recipe import Recipe
+from ..console import Console
+from ..options import Options
+from ..sampled import AT_ONCE, SamplingJob, open_job
 from .diagnosed import answered, short
-from .options import Options
-from .sampled import AT_ONCE, SamplingJob, open_job
 from .stability import numbers
 
 QUESTIONS = 100
@@ -39,7 +39,7 @@ def mcq(name: str, options: Options, *, tasks: str, sft: str | None, out: str, *
 
     ways: those of the grid.
     """
-    from ..pages.diagnostic import check_out  # reads jinja2
+    from ...pages.diagnostic import check_out  # reads jinja2
 
     show = Console(as_json=options.json)
     grid = grid_of(**ways, whole=sft is not None)
@@ -228,8 +228,8 @@ def show_results(show: Console, title: str, found: Sequence[CellResult]) -> None
 
 def write(path: Path, title: str, found: Sequence[CellResult]) -> None:
     """The page: accuracy and unread answers of each cell, the letters that were chosen, and the table."""
-    from ..pages.diagnostic import PageFigure, PageTable, write_diagnostic
-    from ..pages.mcq_figure import accuracy_rows, chosen_letters
+    from ...pages.diagnostic import PageFigure, PageTable, write_diagnostic
+    from ...pages.mcq_figure import accuracy_rows, chosen_letters
 
     names = [named(one.cell) for one in found]
     figures = [

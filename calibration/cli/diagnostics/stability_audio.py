@@ -8,17 +8,17 @@ from typing import Any
 
 from reasonctl.probes.files import check_target
 
-from ..diagnostics.answers_file import Answered, Ask
-from ..diagnostics.sound import check_sound
-from ..diagnostics.sound_runs import SoundRecipe, answer_with_sound
-from ..diagnostics.stability import Grid
-from ..runs.splits import evaluation_stream
-from ..tasks.problem import Problem
-from ..tasks.sources import Task, load_task
-from .console import Console
+from ...diagnostics.answers_file import Answered, Ask
+from ...diagnostics.sound import check_sound
+from ...diagnostics.sound_runs import SoundRecipe, answer_with_sound
+from ...diagnostics.stability import Grid
+from ...runs.splits import evaluation_stream
+from ...tasks.problem import Problem
+from ...tasks.sources import Task, load_task
+from ..console import Console
+from ..flags import PROMISE
+from ..options import Options
 from .diagnosed import kept
-from .flags import PROMISE
-from .options import Options
 
 MOST_NEW_TOKENS = 512
 """Most tokens of an answer where nobody asks for a number."""

@@ -15,10 +15,10 @@ import numpy as np
 from reasonctl.backends import Model
 from reasonctl.controller import ControllerError
 
-from ..advice.prefix_trie import check_files
-from ..diagnostics.fractal import BLOCK, LEAST_BLOCKS, LEAST_DOCUMENT, LEAST_POOLED, Exponent, Exponents, exponents
-from ..diagnostics.fractional_noise import Recovered, recovery
-from ..diagnostics.surprisal import (
+from ...advice.prefix_trie import check_files
+from ...diagnostics.fractal import BLOCK, LEAST_BLOCKS, LEAST_DOCUMENT, LEAST_POOLED, Exponent, Exponents, exponents
+from ...diagnostics.fractional_noise import Recovered, recovery
+from ...diagnostics.surprisal import (
     OPENING,
     Document,
     ModelName,
@@ -27,12 +27,12 @@ from ..diagnostics.surprisal import (
     collect_surprisals,
     documents_of,
 )
-from ..runs.collect import identity_of
-from ..tasks.texts import read
-from .console import Console
+from ...runs.collect import identity_of
+from ...tasks.texts import read
+from ..console import Console
+from ..options import Options
+from ..recipes import open_model
 from .diagnosed import short
-from .options import Options
-from .recipes import open_model
 from .stability import numbers
 
 DOCUMENTS = 16
@@ -68,7 +68,7 @@ def fractal(
     name: str, options: Options, *, texts: tuple[str, ...], writer: str | None, temperatures: str | None, out: str
 ) -> None:
     """Score the documents, print their exponents, and write the page."""
-    from ..pages.diagnostic import check_out  # reads jinja2
+    from ...pages.diagnostic import check_out  # reads jinja2
 
     show = Console(as_json=options.json)
     check_out(out, options.force)
@@ -255,8 +255,8 @@ def noise_cells(noise: Sequence[Recovered]) -> list[list[str]]:
 
 def write(path: Path, title: str, sources: Sequence[Source], noise: Sequence[Recovered]) -> None:
     """The page: exponents with intervals, the straight lines that they are slopes of, and the tables."""
-    from ..pages.diagnostic import PageFigure, PageTable, write_diagnostic
-    from ..pages.fractal_figure import hurst_rows, scaling
+    from ...pages.diagnostic import PageFigure, PageTable, write_diagnostic
+    from ...pages.fractal_figure import hurst_rows, scaling
 
     shown = [(one.name, one.found) for one in sources if one.found is not None]
     figures = []
