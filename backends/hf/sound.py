@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import wave
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,14 +124,19 @@ def load_sound_model(name: str, *, threads: int | None = None) -> SoundModel:
         )
     if threads is not None:
         torch.set_num_threads(threads)
+    processor = _read(name, lambda: AutoProcessor.from_pretrained(name))
+    _check_processor(name, processor)
+    library = _read(name, lambda: _class_of(name).from_pretrained(name, dtype="auto").eval())
+    return SoundModel(getattr(library, "thinker", library), processor)
+
+
+def _read(name: str, read: Callable[[], Any]) -> Any:
+    """What the library reads of a folder; ControllerError for one that it can't read."""
     try:
-        processor = AutoProcessor.from_pretrained(name)
-        _check_processor(name, processor)
-        library = _class_of(name).from_pretrained(name, dtype="auto").eval()
+        return read()
     except BROKEN as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ControllerError(f"can't load {name!r} as an audio-language model: {reason}") from error
-    return SoundModel(getattr(library, "thinker", library), processor)
 
 
 def _check_processor(name: str, processor: Any) -> None:
@@ -148,5 +154,5 @@ def _check_processor(name: str, processor: Any) -> None:
 def _class_of(name: str) -> Any:
     """The library's class for a folder: the one that its configuration names, else that of its type."""
     named = (getattr(AutoConfig.from_pretrained(name), "architectures", None) or [""])[0]
-    found = getattr(transformers, named, None)
+    found = getattr(transformers, str(named), None)
     return found if hasattr(found, "generate") else AutoModelForMultimodalLM

@@ -65,6 +65,7 @@ class Cell:
 
 
 _ANYTHING = r"[^\x00]*"
+"""Any text, as a grammar."""
 
 
 def _quoted(text: str) -> str:

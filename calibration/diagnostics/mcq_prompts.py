@@ -94,8 +94,8 @@ class Style:
     def letter(self, text: str, options: int) -> str:
         """The letter that an answer states; "" where none can be read.
 
-        Where the answer comes first its first statement counts, and so does a letter that begins the answer as it began
-        its option; else the last statement counts.
+        Where the answer comes first its first statement counts; a letter that begins the answer as it began its option
+        is one. Else the last statement counts.
 
         >>> Style("list", "answer").letter("Answer: (B) since", 4), Style("json", "answer").letter('{"answer": "B"', 4)
         ('B', 'B')
@@ -108,8 +108,8 @@ class Style:
         """
         pattern = _MEMBER if self.format == "json" else _WORDED
         found = [one[1].upper() for one in pattern.finditer(text)]
-        if not found and self.order == "answer" and self.format != "json" and (bare := _BARE.match(text)):
-            found = [bare[1]]
+        if self.order == "answer" and self.format != "json" and (bare := _BARE.match(text)):
+            found.insert(0, bare[1])
         letter = "" if not found else found[0] if self.order == "answer" else found[-1]
         return letter if letter and ord(letter) - ord("A") < options else ""
 

@@ -55,7 +55,7 @@ def test_a_worked_answer_is_read_and_the_asked_options_are_the_last(style: Style
         (Style("list", "answer"), "Answer: Because", ""),
         (Style("json", "answer"), "Answer: B", ""),
         (Style("list", "answer"), "B", "B"),
-        (Style("list", "answer"), "C. fire\nExplanation: the answer is hot.", "C"),
+        (Style("list", "answer"), "C. fire\nExplanation: answer A is cold.", "C"),
         (Style("markdown", "answer"), "**C.** fire", "C"),
         (Style("list", "answer"), "(b) water", ""),
         (Style("list", "answer"), "A thing of water", ""),

@@ -129,7 +129,9 @@ def test_voxtral_without_mistral_common_is_refused_by_name(folder: Path, tmp_pat
     from support.sound_models import tekken_file
 
     copied = tekken_file(Path(shutil.copytree(folder, tmp_path / "v")))
-    with pytest.raises(ControllerError, match=r"mistral-common, .* pip install 'mistral-common\[audio\]'"):
+    with pytest.raises(
+        ControllerError, match=r"^the prompts of .* mistral-common, .* pip install 'mistral-common\[audio\]'"
+    ):
         load_sound_model(str(copied))
 
 
