@@ -68,7 +68,7 @@ class SoundModel:
             seed: Of the run.
             most: Most new tokens.
         """
-        content: list[dict[str, Any]] = [] if sound is None else [self._heard(sound)]
+        content: list[dict[str, Any]] = [] if sound is None else [self._sound_part(sound)]
         content.append({"type": "text", "text": question})
         inputs = self.processor.apply_chat_template(
             [{"role": "user", "content": content}],
@@ -88,7 +88,7 @@ class SoundModel:
         text = self.processor.tokenizer.decode(new, skip_special_tokens=True)
         return Spoken(text, len(new), str(finish))
 
-    def _heard(self, sound: npt.NDArray[np.float32]) -> dict[str, Any]:
+    def _sound_part(self, sound: npt.NDArray[np.float32]) -> dict[str, Any]:
         """The sound as a part of a message: samples, or a file where mistral-common makes the prompt."""
         if isinstance(self.processor.tokenizer, MistralCommonBackend):
             return {"type": "audio", "base64": base64.b64encode(wave_bytes(sound, self.rate)).decode()}
