@@ -161,7 +161,7 @@ PAGE = click.option(
 )
 def stability_command(model: str, options: Options, **what: Any) -> None:
     """Do answers survive what shouldn't change them? Influence rate, flips and the noise floor. Resumable."""
-    from .stability import stability
+    from .diagnostics.stability import stability
 
     stability(model, options, **what)
 
@@ -194,7 +194,7 @@ def stability_command(model: str, options: Options, **what: Any) -> None:
 )
 def mcq_command(model: str, options: Options, **what: Any) -> None:
     """Multiple choice: prompts, orders, formats, temperatures, selection bias and its removal. Resumable."""
-    from .mcq import mcq
+    from .diagnostics.mcq import mcq
 
     mcq(model, options, **what)
 
@@ -237,7 +237,7 @@ def mcq_command(model: str, options: Options, **what: Any) -> None:
 @common(*SAMPLED, "temperature", "policy", "draft")
 def pairs_command(model: str, options: Options, **what: Any) -> None:
     """Contrasting responses (PopAlign) as JSONL for DPO, graded: how often is the better one better? Resumable."""
-    from .pairs import pairs
+    from .diagnostics.pairs import pairs
 
     pairs(model, options, **what)
 
@@ -267,6 +267,6 @@ def diagnose_group() -> None:
 )
 def fractal_command(model: str, options: Options, **what: Any) -> None:
     """Hurst, Joseph and self-similarity exponents of surprisal under MODEL; -n documents of each source. Resumable."""
-    from .fractal import fractal
+    from .diagnostics.fractal import fractal
 
     fractal(model, options, **what)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from reasonctl.controller import ControllerError
 
 from .answers_file import MOST_VOTES, Answered, Ask
 from .choice_question import ChoiceQuestion
-from .mcq_prompts import Format, Order, Style, Worked
+from .mcq_prompts import OPENINGS, Format, Order, Style, Worked
 from .option_bias import SelectionBias, selection_bias
 from .paired import Share, share
 
@@ -41,14 +42,30 @@ class Cell:
     debias: Debias
     """What is done about the preference for letters."""
 
-    def policy(self, cue: str, prior: Prior) -> str:
-        """The sampling chain."""
+    def policy(self, cue: str, prior: Prior, opening: str = "") -> str:
+        """The sampling chain.
+
+        Args:
+            cue: The text that the letter follows.
+            prior: The model's prior for the letters, where a cell divides by it.
+            opening: What every answer begins with, where the answer comes first; "": what the model likes.
+        """
+        chain = self._chain(cue, prior)
+        if not opening or self.order != "answer":
+            return chain
+        return f'grammar("{_quoted(f"root ::= {json.dumps(opening)} {_ANYTHING}")}") | {chain}'
+
+    def _chain(self, cue: str, prior: Prior) -> str:
         after = f'after="{_quoted(cue)}"'
         chain = "greedy" if self.temperature == 0 else f"temperature({self.temperature:g})"
         if self.debias == "prior":
             values = ",".join(f"{value:.8g}" for value in prior[self.shots, self.format])
             return f"option_prior(prior=[{values}],{after}) | {chain}"
         return f"cyclic_options({after}) | {chain}" if self.debias == "cyclic" and self.order == "answer" else chain
+
+
+_ANYTHING = r"[^\x00]*"
+"""Any text, as a grammar."""
 
 
 def _quoted(text: str) -> str:
@@ -97,6 +114,11 @@ class McqGrid:
         cells = [Cell(*one) for one in every]
         return [one for one in cells if one.debias != "prior" or one.order == "answer"]
 
+    @property
+    def opened(self) -> bool:
+        """Whether answers that come first begin with their format's opening: letters are corrected only behind it."""
+        return any(one != "none" for one in self.debias)
+
     def style(self, cell: Cell) -> Style:
         """How a cell puts its questions."""
         return Style(cell.format, cell.order, self.irac)
@@ -120,7 +142,7 @@ class McqGrid:
         found = []
         for cell in self.cells():
             style = self.style(cell)
-            policy = cell.policy(style.cue, prior)
+            policy = cell.policy(style.cue, prior, OPENINGS[cell.format] if self.opened else "")
             most = ANSWER_TOKENS if cell.order == "answer" and not self.whole else 0
             for i, variant in enumerate(self.variants(cell, asked.question)):
                 text = style.prompt(variant, shots[: cell.shots])

@@ -26,6 +26,7 @@ WHY = "why it is right"
 IRAC = "the issue, the rule, its application and the conclusion (Issue: ... Rule: ... Application: ... Conclusion: ...)"
 """What an explanation holds: in a sentence, or as lawyers write it (issue, rule, application, conclusion)."""
 _WORDED = re.compile(r"answer[\W_]{0,12}([A-J])(?![A-Za-z])", re.IGNORECASE)
+_BARE = re.compile(r"[\s*_(]{0,8}([A-J])(?:[.):*_]|\s*(?:\n|$))")
 _MEMBER = re.compile(r'"answer"\s{0,4}:\s{0,4}"\(?([A-J])(?![A-Za-z])')
 
 
@@ -93,17 +94,22 @@ class Style:
     def letter(self, text: str, options: int) -> str:
         """The letter that an answer states; "" where none can be read.
 
-        Where the answer comes first its first statement counts, else the last one.
+        Where the answer comes first its first statement counts; a letter that begins the answer as it began its option
+        is one. Else the last statement counts.
 
         >>> Style("list", "answer").letter("Answer: (B) since", 4), Style("json", "answer").letter('{"answer": "B"', 4)
         ('B', 'B')
         >>> Style("list", "explanation").letter("The answer: A? No. **Answer:** C", 4)
         'C'
+        >>> Style("list", "answer").letter("C. red", 4), Style("list", "answer").letter("A red one", 4)
+        ('C', '')
         >>> Style("list", "answer").letter("It is B.", 4), Style("list", "answer").letter("Answer: F", 4)
         ('', '')
         """
         pattern = _MEMBER if self.format == "json" else _WORDED
         found = [one[1].upper() for one in pattern.finditer(text)]
+        if self.order == "answer" and self.format != "json" and (bare := _BARE.match(text)):
+            found.insert(0, bare[1])
         letter = "" if not found else found[0] if self.order == "answer" else found[-1]
         return letter if letter and ord(letter) - ord("A") < options else ""
 

@@ -11,7 +11,7 @@ from .figures import PAINT, percent_axis, svg_of
 
 
 def contrast_rows(found: Sequence[StrategyResult]) -> str:
-    """A line for each strategy: its contrast accuracy with the interval. Those without a graded pair are empty.
+    """A line for each strategy: its contrast accuracy with the interval, or that there is none.
 
     Args:
         found: The strategies, in order from above.
@@ -21,7 +21,9 @@ def contrast_rows(found: Sequence[StrategyResult]) -> str:
         axes = figure.subplots()
         axes.axvline(0.5, color=PAINT["muted"], linewidth=1, linestyle=(0, (1, 2)))
         for y, one in enumerate(found):
-            if one.accuracy is not None:
+            if one.accuracy is None:
+                axes.annotate("no pair has one right side", (0.5, y), (8, 0), textcoords="offset points", va="center")
+            else:
                 rate, low, high = one.accuracy
                 paint = PAINT["s0"] if low > 0.5 else PAINT["bad"] if high < 0.5 else PAINT["muted"]
                 axes.plot([low, high], [y, y], color=paint, linewidth=2, alpha=0.6, solid_capstyle="round")

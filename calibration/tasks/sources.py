@@ -48,6 +48,12 @@ class Task:
     """
     where: Callable[[Problem], str] = lambda problem: repr(problem.question)
     """Names a problem in an error: its line in a file."""
+    digest: str = ""
+    """Tells contents of one name apart, such as a file's before and after a change; "": the name says all."""
+
+    def identity(self) -> dict[str, str]:
+        """What two jobs must share to share a file that holds no questions."""
+        return {"tasks": self.name} | ({"tasks_digest": self.digest} if self.digest else {})
 
     def problems(
         self,
@@ -222,7 +228,9 @@ def _jsonl(path: Path, gold: bool) -> Task:
         shuffled = random.Random(0).sample(everything, len(everything))
         return shuffled[:n]
 
-    return Task(file_name(path), MATH, draw, lambda problem: where.get(problem.id, repr(problem.question)))
+    content = json.dumps([[one.question, one.answer] for one in everything])
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return Task(file_name(path), MATH, draw, lambda problem: where.get(problem.id, repr(problem.question)), digest)
 
 
 def _problem(record: Fields, gold: bool) -> Problem:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reasonctl.calibration.cli.mcq import training_lines
+from reasonctl.backends.toy import ToyEngine, ToyTokenizer
+from reasonctl.calibration.cli.diagnostics.mcq import training_lines
 from reasonctl.calibration.diagnostics.answers_file import Answered
 from reasonctl.calibration.diagnostics.choice_question import choice_question
 from reasonctl.calibration.diagnostics.mcq import McqGrid, results
@@ -16,7 +17,7 @@ from reasonctl.calibration.diagnostics.mcq_prompts import OPENINGS, Style, Worke
 from reasonctl.calibration.diagnostics.mcq_questions import questions_of
 from reasonctl.calibration.diagnostics.option_bias import letter_prior, selection_bias
 from reasonctl.calibration.tasks.problem import Problem
-from reasonctl.controller import ControllerError, parse_policy
+from reasonctl.controller import Call, Controller, ControllerError, Keys, Trace, parse_policy
 from reasonctl.controller.sampling import option_spans
 from support.ctl import ctl, goes_on
 
@@ -53,7 +54,14 @@ def test_a_worked_answer_is_read_and_the_asked_options_are_the_last(style: Style
         (Style("list", "answer"), "Answer: D", ""),
         (Style("list", "answer"), "Answer: Because", ""),
         (Style("json", "answer"), "Answer: B", ""),
-        (Style("list", "answer"), "B", ""),
+        (Style("list", "answer"), "B", "B"),
+        (Style("list", "answer"), "C. fire\nExplanation: answer A is cold.", "C"),
+        (Style("markdown", "answer"), "**C.** fire", "C"),
+        (Style("list", "answer"), "(b) water", ""),
+        (Style("list", "answer"), "A thing of water", ""),
+        (Style("list", "answer"), "D. steel", ""),
+        (Style("list", "explanation"), "A. sand is out.", ""),
+        (Style("json", "answer"), "C. fire", ""),
     ],
 )
 def test_letters_are_read_and_others_are_not(style: Style, text: str, letter: str) -> None:
@@ -111,8 +119,25 @@ def test_policies_of_all_cells_are_read() -> None:
     prior = {(shots, kind): (0.5, 0.3, 0.2) for shots in (0, 1) for kind in ("list", "markdown", "json")}
     cells = every.cells()
     assert len(cells) == 60 and not [one for one in cells if one.debias == "prior" and one.order == "explanation"]
-    texts = {one.policy(every.style(one).cue, prior) for one in cells}
-    assert all(str(parse_policy(text)) for text in texts) and len(texts) == 2 * (1 + 3 + 3)
+    texts = {one.policy(every.style(one).cue, prior, OPENINGS[one.format]) for one in cells}
+    assert all(str(parse_policy(text)) for text in texts) and len(texts) == 2 * (3 + 3 + 3 + 1)
+
+
+@pytest.mark.parametrize("kind", ["list", "markdown", "json"])
+def test_where_letters_are_corrected_an_answer_begins_with_its_opening(kind: str) -> None:
+    """A model that would begin otherwise is held to it, and then writes on freely; without debiasing it is free."""
+    engine = ToyEngine(vocabulary=12, seed=6)
+    tokenizer = ToyTokenizer([*(f"{text} " for text in "abcdefgh"), *OPENINGS.values(), "<eos>"])
+    opening = tokenizer.encode(OPENINGS[kind])
+    start = next(token for token in range(8) if 0 < engine.probs([token])[opening[0]] < 0.2)
+    for debias, opened in ((("none",), False), (("none", "prior"), True)):
+        grid = McqGrid((0,), ("answer", "explanation"), (kind,), (0.0,), debias)
+        ask, *_, explained = grid.asks(FREEZES, [], {(0, kind): (0.5, 0.3, 0.2)}, 0)
+        trace = Trace()
+        call = Call([start], 4, frozenset({11}), Keys(seed=0), parse_policy(ask.policy))
+        for _ in Controller().stream(engine.session(), tokenizer, call, trace):
+            pass
+        assert (trace.tokens[0] == opening[0]) == opened and "grammar" not in explained.policy
 
 
 def test_options_are_made_for_numbers_and_read_for_questions() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reasonctl.calibration.cli.pairs import contrasting_of, demonstrations_of
+from reasonctl.calibration.cli.diagnostics.pairs import contrasting_of, demonstrations_of
 from reasonctl.calibration.diagnostics import contrasts
 from reasonctl.calibration.diagnostics.answers_file import Answered, Ask
 from reasonctl.calibration.diagnostics.contrasts import WORDINGS, Contrasting, Demonstration, Pair, contrasted

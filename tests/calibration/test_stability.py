@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from reasonctl.calibration.cli.stability import numbers
+from reasonctl.calibration.cli.diagnostics.stability import in_words, numbers
 from reasonctl.calibration.diagnostics.answers_file import Answered
 from reasonctl.calibration.diagnostics.perturb import options, text, whitespace
 from reasonctl.calibration.diagnostics.stability import CLEAN, FLOOR, Condition, Grid, rows
 from reasonctl.calibration.tasks.graders import MATH, NUMBER
 from reasonctl.calibration.tasks.problem import Problem
 from reasonctl.controller import ControllerError
-from support.ctl import goes_on
+from support.ctl import ctl, goes_on
 
 CHOICE = "Which freezes?\nA. fire\nB. water\nC. sand"
 
@@ -105,3 +105,23 @@ def test_a_job_goes_on_where_it_was_stopped(capfd, tmp_path: Path) -> None:
     (row,) = json.loads(first)["rows"]
     assert row["perturb"] == "exit" and 0 <= row["influence"]["rate"] <= row["flips"]["rate"] <= 1
     assert row["tokens"] < 160 and b"<svg" in page
+
+
+def test_answers_to_a_task_file_that_was_changed_are_not_graded(capfd, tmp_path: Path) -> None:
+    """The file's name is the same, and the answers that are there answer other questions."""
+    tasks, out = tmp_path / "t.jsonl", tmp_path / "s.html"
+    job = ["stability", "tiny", "--tasks", str(tasks), "--perturb", "whitespace", "--lengths", "1", "--strengths", "1"]
+    job += ["--temperatures", "0", "-n", "1", "--max-new-tokens", "4", "--workers", "1", "--out", str(out)]
+    tasks.write_text(json.dumps({"question": "48 a-9", "answer": "39"}) + "\n")
+    assert ctl(capfd, *job)[0] == 0
+    out.unlink()
+    tasks.write_text(json.dumps({"question": "48 a-8", "answer": "40"}) + "\n")
+    code, _, err = ctl(capfd, *job)
+    assert code == 2 and "another tasks_digest" in err
+
+
+def test_flips_are_told_where_no_grade_changes() -> None:
+    """A wrong answer becomes another wrong one: the influence rate is 0, and every answer flips."""
+    grid = Grid("whitespace", (1,), (1.0,), (0.0,))
+    first, flips, *_ = in_words(rows(grid, [Problem("1 + 1 = ?", "2")], [said("3", "4")], NUMBER))
+    assert "0.0 % of problems" in first and "100.0 % (whitespace 1 x 1, T 0)" in flips

@@ -8,12 +8,12 @@ from typing import Any
 
 from reasonctl.controller import ControllerError
 
-from ..diagnostics.stability import FLOOR, Condition, Grid, Perturbation, Row, rows
-from ..pages.wording import percent
-from .console import Console
-from .diagnosed import answered
-from .options import Options
-from .sampled import AT_ONCE, SamplingJob, open_job
+from ...diagnostics.stability import FLOOR, Condition, Grid, Perturbation, Row, rows
+from ...pages.wording import percent
+from ..console import Console
+from ..options import Options
+from ..sampled import AT_ONCE, SamplingJob, open_job
+from .diagnosed import answered, short
 from .stability_audio import SoundJob
 
 PROBLEMS = 100
@@ -35,7 +35,7 @@ def stability(
     name: str, options: Options, *, tasks: str, perturb: Perturbation, probe: str | None, out: str, **sizes: Any
 ) -> None:
     """Ask every problem under every condition, print what changes, and write the page. sizes: those of the grid."""
-    from ..pages.diagnostic import check_out  # reads jinja2
+    from ...pages.diagnostic import check_out  # reads jinja2
 
     show = Console(as_json=options.json)
     grid = grid_of(perturb, **sizes)
@@ -60,7 +60,7 @@ def stability(
     else:
         answers = answered(show, job, asks, options, out, **shared)
     found = rows(grid, job.problems, answers, job.task.grader)
-    title = f"{name} on {job.task.name} ({len(asks)} problems): {perturb}"
+    title = f"{short(name)} on {job.task.name} ({len(asks)} problems): {perturb}"
     show_rows(show, title, found)
     write(Path(out), title, grid, found)
     show.say(f"written: {out}")
@@ -142,9 +142,12 @@ def in_words(found: Sequence[Row]) -> list[str]:
     first = f"Largest influence rate: {rate} of problems change their grade ({named(worst.condition)})."
     if floor and floor[0] is not worst:
         first += f" Another seed alone changes {percent(floor[0].compared.influence.rate)}."
+    flipped = max(changed, key=lambda row: row.compared.flips.rate)
+    rate = percent(flipped.compared.flips.rate)
+    flips = f"Largest share of answers that change, right or wrong: {rate} ({named(flipped.condition)})."
     differ = sum(row.adjusted < 0.05 for row in found)
     second = f"Accuracy differs in {differ} of {len(found)} comparisons (exact McNemar tests, Holm-adjusted p < 0.05)."
-    return [first, second, *_votes_in_words(found)]
+    return [first, flips, second, *_votes_in_words(found)]
 
 
 def _votes_in_words(found: Sequence[Row]) -> list[str]:
@@ -166,8 +169,8 @@ def show_rows(show: Console, title: str, found: Sequence[Row]) -> None:
 
 def write(path: Path, title: str, grid: Grid, found: Sequence[Row]) -> None:
     """The page: the grid where there is one, every condition next to the noise floor, and the table."""
-    from ..pages.diagnostic import PageFigure, PageTable, write_diagnostic
-    from ..pages.stability_figure import influence_grid, influence_rows
+    from ...pages.diagnostic import PageFigure, PageTable, write_diagnostic
+    from ...pages.stability_figure import influence_grid, influence_rows
 
     figures: list[PageFigure] = []
     sized: list[Any] = [row for row in found if row.condition.length and row.votes == 1]

@@ -8,11 +8,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..diagnostics.answers_file import Answered, AnswersFile, Ask, answer, collect_answers
-from ..runs.collect import identity_of
-from .console import Console
-from .options import Options
-from .sampled import SamplingJob, probe_text
+from ...diagnostics.answers_file import Answered, AnswersFile, Ask, answer, collect_answers
+from ...runs.collect import identity_of
+from ..console import Console
+from ..options import Options
+from ..sampled import SamplingJob, probe_text
+
+
+def short(name: str) -> str:
+    """A model's name for a title: of a path, the last part.
+
+    >>> short("/models/small.gguf"), short("tiny")
+    ('small.gguf', 'tiny')
+    """
+    return Path(name).name or name
 
 
 def answers_path(out: str) -> Path:
@@ -34,9 +43,9 @@ def answered(
         settings: What changes the answers besides: two jobs must share it to share the file.
     """
     recipe, rule = job.recipe, job.rule
-    header = settings | {
+    header = settings | job.task.identity()
+    header |= {
         "model": identity_of(recipe.load()),
-        "tasks": job.task.name,
         "n": len(job.problems),
         "seed": recipe.seed,
         "max_new_tokens": recipe.max_new_tokens,

@@ -12,7 +12,7 @@ from typing import Any, cast, get_args
 from reasonctl.controller import ControllerError, parse_policy
 from reasonctl.probes.files import check_target, write_whole
 
-from ..diagnostics.contrasts import (
+from ...diagnostics.contrasts import (
     WORDINGS,
     Contrasting,
     Demonstration,
@@ -22,15 +22,16 @@ from ..diagnostics.contrasts import (
     Strategy,
     collect_pairs,
 )
-from ..diagnostics.graded_pairs import KEPT, Keep, StrategyResult, outcome, strategy_results, training_line
-from ..runs.collect import identity_of
-from ..runs.recipe import Recipe
-from ..tasks.problem import Problem
-from .console import Console
+from ...diagnostics.graded_pairs import KEPT, Keep, StrategyResult, outcome, strategy_results, training_line
+from ...runs.collect import identity_of
+from ...runs.recipe import Recipe
+from ...tasks.problem import Problem
+from ..console import Console
+from ..options import Options
+from ..recipes import new_recipe, open_model
+from ..sampled import AT_ONCE, SamplingJob, open_job, probe_text
+from .diagnosed import short
 from .mcq import words
-from .options import Options
-from .recipes import new_recipe, open_model
-from .sampled import AT_ONCE, SamplingJob, open_job, probe_text
 
 QUESTIONS = 100
 """Questions where nobody asks for a number."""
@@ -43,7 +44,7 @@ OTHERS: dict[Strategy, Role] = {"parameters": "smaller", "leaderboard": "lower"}
 
 def pairs(name: str, options: Options, *, tasks: str, probe: str | None, out: str, keep: Keep, **what: Any) -> None:
     """Make the pairs, print the contrast accuracy of each strategy, and write the pairs and the page."""
-    from ..pages.diagnostic import check_out  # reads jinja2
+    from ...pages.diagnostic import check_out  # reads jinja2
 
     show = Console(as_json=options.json)
     page = str(Path(out).with_suffix(".html"))
@@ -68,7 +69,7 @@ def pairs(name: str, options: Options, *, tasks: str, probe: str | None, out: st
     made = _made(show, job, contrasting, others, options, out)
     found, lines = graded(job, contrasting.strategies, made, keep)
     write_whole(Path(out), "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in lines).encode())
-    title = f"Contrast pairs of {name} on {job.task.name} ({len(job.problems)} problems)"
+    title = f"Contrast pairs of {short(name)} on {job.task.name} ({len(job.problems)} problems)"
     show_results(show, title, found)
     write(Path(page), title, found)
     show.say(f"{len(lines)} pairs written: {out}; {page}")
@@ -126,9 +127,9 @@ def _made(
         if name is not None:
             own = new_recipe(name, open_model(name, options), options)
             recipes[cast(Role, kind)] = replace(own, batch=job.recipe.batch)
-    header = vars(contrasting) | {
+    header = vars(contrasting) | job.task.identity()
+    header |= {
         "models": {kind: identity_of(recipe.load()) for kind, recipe in recipes.items()},
-        "tasks": job.task.name,
         "n": len(job.problems),
         "seed": job.recipe.seed,
         "policy": job.recipe.policy,
@@ -186,8 +187,8 @@ def show_results(show: Console, title: str, found: Sequence[StrategyResult]) -> 
 
 def write(path: Path, title: str, found: Sequence[StrategyResult]) -> None:
     """The page: what came of each strategy's pairs, contrast accuracies with intervals, and the table."""
-    from ..pages.diagnostic import PageFigure, PageTable, write_diagnostic
-    from ..pages.pairs_figure import contrast_rows, outcome_bars
+    from ...pages.diagnostic import PageFigure, PageTable, write_diagnostic
+    from ...pages.pairs_figure import contrast_rows, outcome_bars
 
     figures = [
         PageFigure(contrast_rows(found), "Contrast accuracy with 95 % intervals; dotted: a coin."),

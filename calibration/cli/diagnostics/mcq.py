@@ -13,18 +13,18 @@ from typing import Any, NamedTuple, cast, get_args
 from reasonctl.controller import ControllerError
 from reasonctl.probes.files import check_target, write_whole
 
-from ..diagnostics.answers_file import Answered
-from ..diagnostics.mcq import Cell, CellResult, Debias, McqGrid, results
-from ..diagnostics.mcq_prompts import Format, Order, Style, Worked
-from ..diagnostics.mcq_questions import questions_of
-from ..diagnostics.option_bias import PriorFile, letter_prior, rotated_shares
-from ..runs.collect import identity_of
-from ..runs.job_file import append_made
-from ..runs.recipe import Recipe
-from .console import Console
-from .diagnosed import answered
-from .options import Options
-from .sampled import AT_ONCE, SamplingJob, open_job
+from ...diagnostics.answers_file import Answered
+from ...diagnostics.mcq import Cell, CellResult, Debias, McqGrid, results
+from ...diagnostics.mcq_prompts import Format, Order, Style, Worked
+from ...diagnostics.mcq_questions import questions_of
+from ...diagnostics.option_bias import PriorFile, letter_prior, rotated_shares
+from ...runs.collect import identity_of
+from ...runs.job_file import append_made
+from ...runs.recipe import Recipe
+from ..console import Console
+from ..options import Options
+from ..sampled import AT_ONCE, SamplingJob, open_job
+from .diagnosed import answered, short
 from .stability import numbers
 
 QUESTIONS = 100
@@ -39,7 +39,7 @@ def mcq(name: str, options: Options, *, tasks: str, sft: str | None, out: str, *
 
     ways: those of the grid.
     """
-    from ..pages.diagnostic import check_out  # reads jinja2
+    from ...pages.diagnostic import check_out  # reads jinja2
 
     show = Console(as_json=options.json)
     grid = grid_of(**ways, whole=sft is not None)
@@ -58,7 +58,7 @@ def mcq(name: str, options: Options, *, tasks: str, sft: str | None, out: str, *
     shown = {"letters": [[*values] for values in prior.values()], "grid": vars(grid), "apart": len(parts.apart)}
     answers = answered(show, job, asks, options, out, diagnostic="mcq", **shown)
     found = results(grid, asked, answers)
-    title = f"{name} on {job.task.name} ({len(asked)} multiple-choice questions)"
+    title = f"{short(name)} on {job.task.name} ({len(asked)} multiple-choice questions)"
     show_results(show, title, found)
     write(Path(out), title, found)
     show.say(f"written: {out}")
@@ -145,7 +145,8 @@ def _priors(
         for shots, kind in keys
         for one in parts.estimated
     ]
-    header = {"model": identity_of(job.recipe.load()), "tasks": job.task.name, "seed": options.seed, "grid": vars(grid)}
+    header: dict[str, Any] = {"model": identity_of(job.recipe.load()), "seed": options.seed, "grid": vars(grid)}
+    header |= job.task.identity()
     with closing(PriorFile(Path(out + ".priors.jsonl"), header)) as file:
         done = file.open(force=options.force)
         with show.progress("estimating the prior") as progress:
@@ -191,20 +192,22 @@ def in_words(found: Sequence[CellResult]) -> list[str]:
     rates = [one.accuracy.rate for one in found]
     best = max(found, key=lambda one: one.accuracy.rate)
     worst = max(found, key=lambda one: one.unparsed.rate)
-    lines = [
-        f"Accuracy is {100 * min(rates):.0f} to {100 * max(rates):.0f} % by the way of asking; "
-        f"the best cell is {named(best.cell)}.",
-        f"Most answers that can't be read: {100 * worst.unparsed.rate:.0f} % ({named(worst.cell)}). "
-        "They count as wrong.",
-    ]
+    first = f"Accuracy is {100 * min(rates):.0f} to {100 * max(rates):.0f} % by the way of asking; "
+    first += f"the best cell is {named(best.cell)}."
+    if min(rates) == max(rates):
+        first = f"Accuracy is {100 * rates[0]:.0f} % in every way of asking."
+    unread = f"Most answers that can't be read: {100 * worst.unparsed.rate:.0f} % ({named(worst.cell)}). "
+    unread = unread + "They count as wrong." if worst.unparsed.rate else "All answers can be read."
+    lines = [first, unread]
     for way in ("prior", "cyclic"):
         pairs = [(_plain(found, one), one) for one in found if one.cell.debias == way]
         both = [(a, b) for a, b in pairs if a is not None]
         if both:
             gain = sum(b.accuracy.rate - a.accuracy.rate for a, b in both) / len(both)
             before, after = (sum(pair[i].bias.recall_sd for pair in both) / len(both) for i in (0, 1))
+            size = f"{len(both)} cell{'s' * (len(both) > 1)}"
             lines.append(
-                f"Debiasing by {way}: accuracy {100 * gain:+.1f} points on average over {len(both)} cells, "
+                f"Debiasing by {way}: accuracy {100 * gain:+.1f} points on average over {size}, "
                 f"RStd {before:.2f} to {after:.2f}. It removes the preference for letters and places only."
             )
     return lines
@@ -225,8 +228,8 @@ def show_results(show: Console, title: str, found: Sequence[CellResult]) -> None
 
 def write(path: Path, title: str, found: Sequence[CellResult]) -> None:
     """The page: accuracy and unread answers of each cell, the letters that were chosen, and the table."""
-    from ..pages.diagnostic import PageFigure, PageTable, write_diagnostic
-    from ..pages.mcq_figure import accuracy_rows, chosen_letters
+    from ...pages.diagnostic import PageFigure, PageTable, write_diagnostic
+    from ...pages.mcq_figure import accuracy_rows, chosen_letters
 
     names = [named(one.cell) for one in found]
     figures = [

@@ -8,17 +8,17 @@ from typing import Any
 
 from reasonctl.probes.files import check_target
 
-from ..diagnostics.answers_file import Answered, Ask
-from ..diagnostics.sound import check_sound
-from ..diagnostics.sound_runs import SoundRecipe, answer_with_sound
-from ..diagnostics.stability import Grid
-from ..runs.splits import evaluation_stream
-from ..tasks.problem import Problem
-from ..tasks.sources import Task, load_task
-from .console import Console
+from ...diagnostics.answers_file import Answered, Ask
+from ...diagnostics.sound import check_sound
+from ...diagnostics.sound_runs import SoundRecipe, answer_with_sound
+from ...diagnostics.stability import Grid
+from ...runs.splits import evaluation_stream
+from ...tasks.problem import Problem
+from ...tasks.sources import Task, load_task
+from ..console import Console
+from ..flags import PROMISE
+from ..options import Options
 from .diagnosed import kept
-from .flags import PROMISE
-from .options import Options
 
 MOST_NEW_TOKENS = 512
 """Most tokens of an answer where nobody asks for a number."""
@@ -45,7 +45,7 @@ class SoundJob:
     def answered(self, asks: Sequence[Sequence[Ask]], **settings: Any) -> list[list[Answered]]:
         """The answers to all problems; those of an earlier job of the same settings are read and not made again."""
         recipe = self.recipe
-        header = settings | {"model": recipe.load().identity(), "tasks": self.task.name, "n": len(self.problems)}
+        header = settings | self.task.identity() | {"model": recipe.load().identity(), "n": len(self.problems)}
         header |= {"seed": recipe.seed, "max_new_tokens": recipe.max_new_tokens}
         work, workers = partial(answer_with_sound, recipe), self._options.workers or 1
         return kept(self._show, work, asks, header, self._out, force=self._options.force, workers=workers)

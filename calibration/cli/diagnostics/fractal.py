@@ -15,10 +15,10 @@ import numpy as np
 from reasonctl.backends import Model
 from reasonctl.controller import ControllerError
 
-from ..advice.prefix_trie import check_files
-from ..diagnostics.fractal import BLOCK, LEAST_BLOCKS, LEAST_DOCUMENT, LEAST_POOLED, Exponent, Exponents, exponents
-from ..diagnostics.fractional_noise import Recovered, recovery
-from ..diagnostics.surprisal import (
+from ...advice.prefix_trie import check_files
+from ...diagnostics.fractal import BLOCK, LEAST_BLOCKS, LEAST_DOCUMENT, LEAST_POOLED, Exponent, Exponents, exponents
+from ...diagnostics.fractional_noise import Recovered, recovery
+from ...diagnostics.surprisal import (
     OPENING,
     Document,
     ModelName,
@@ -27,11 +27,12 @@ from ..diagnostics.surprisal import (
     collect_surprisals,
     documents_of,
 )
-from ..runs.collect import identity_of
-from ..tasks.texts import read
-from .console import Console
-from .options import Options
-from .recipes import open_model
+from ...runs.collect import identity_of
+from ...tasks.texts import read
+from ..console import Console
+from ..options import Options
+from ..recipes import open_model
+from .diagnosed import short
 from .stability import numbers
 
 DOCUMENTS = 16
@@ -67,7 +68,7 @@ def fractal(
     name: str, options: Options, *, texts: tuple[str, ...], writer: str | None, temperatures: str | None, out: str
 ) -> None:
     """Score the documents, print their exponents, and write the page."""
-    from ..pages.diagnostic import check_out  # reads jinja2
+    from ...pages.diagnostic import check_out  # reads jinja2
 
     show = Console(as_json=options.json)
     check_out(out, options.force)
@@ -86,7 +87,7 @@ def fractal(
     scores = _scores(show, name, writer if sweep else None, documents, tokens, options, out)
     sources = sources_of(scores, len(given), sweep, options.seed)
     noise = recovery([tokens] * len(given), seed=options.seed) if sources[0].found is not None else []
-    title = f"Fractal structure of surprisal under {name}"
+    title = f"Fractal structure of surprisal under {short(name)}"
     show_sources(show, title, sources, noise)
     write(Path(out), title, sources, noise)
     show.say(f"written: {out}")
@@ -254,8 +255,8 @@ def noise_cells(noise: Sequence[Recovered]) -> list[list[str]]:
 
 def write(path: Path, title: str, sources: Sequence[Source], noise: Sequence[Recovered]) -> None:
     """The page: exponents with intervals, the straight lines that they are slopes of, and the tables."""
-    from ..pages.diagnostic import PageFigure, PageTable, write_diagnostic
-    from ..pages.fractal_figure import hurst_rows, scaling
+    from ...pages.diagnostic import PageFigure, PageTable, write_diagnostic
+    from ...pages.fractal_figure import hurst_rows, scaling
 
     shown = [(one.name, one.found) for one in sources if one.found is not None]
     figures = []

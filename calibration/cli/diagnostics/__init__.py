@@ -1,0 +1,1 @@
+"""Commands that ask what changes answers that shouldn't: one file a command, and what they share."""
