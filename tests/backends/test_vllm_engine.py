@@ -87,11 +87,22 @@ def test_exits_whose_cue_stays_are_ours(form: str) -> None:
     check_same(job(n=60, form=form), 60)
 
 
+def check_alike_in_two_processes(found: dict[str, Any], n: int) -> None:
+    """Both processes of an engine decide the same, and the runs are ours."""
+    arm = found["exit"]
+    assert arm["same"] == n, arm["first_difference"]
+    assert arm["ranks_alike"] and arm["same_decisions"] and arm["decisions"] >= arm["exits"] > n / 4
+
+
 def test_two_processes_that_share_the_tensors_give_the_same() -> None:
-    found = job(n=30, ours=True, engine={"tensor_parallel_size": 2})
-    for arm in ("full", "exit"):
-        assert found[arm]["same"] == 30, found[arm]["first_difference"]
-    assert found["exit"]["exits"] > 15
+    check_alike_in_two_processes(job(n=30, engine={"tensor_parallel_size": 2}, arms=["exit"]), 30)
+
+
+def test_scores_at_the_threshold_are_the_first_processs() -> None:
+    """Scores are planted at the threshold and next to it; the second process has each on the other side."""
+    found = job(n=30, engine={"tensor_parallel_size": 2}, arms=["exit"], planted="shared")
+    check_alike_in_two_processes(found, 30)
+    assert found["exit"]["decisions"] > found["exit"]["exits"] + 10
 
 
 def test_the_second_model_runner_gives_the_same() -> None:
