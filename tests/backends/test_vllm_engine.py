@@ -111,6 +111,15 @@ def test_the_second_model_runner_gives_the_same() -> None:
     check_same(found, 10)
 
 
+def test_the_second_runner_keeps_the_state_of_requests_that_must_wait() -> None:
+    """Prompts in parts, and blocks for some of the requests only; every cue is decided, and no run ends early."""
+    engine = {"max_num_batched_tokens": 40, "enable_chunked_prefill": True, "num_gpu_blocks_override": 34}
+    one = job(n=14, arms=["shadow"], ours=False)["shadow"]
+    found = job({"TRITON_INTERPRET": "1"}, n=14, arms=["shadow"], ours=False, engine=engine, runner="v2")
+    assert found["shadow"]["digest"] == one["digest"] and found["shadow"]["scores"] == one["scores"]
+    assert found["counts"]["resumed"] > 3 and found["shadow"]["unread"] == 0
+
+
 def test_collecting_gives_the_same_records_and_the_same_probe() -> None:
     found = _run("support.vllm_collecting", "16")
     assert found["same_texts"] == found["same_cues"] == 16 and found["cues"] > 100

@@ -42,6 +42,8 @@ class Job:
     """Of the problems."""
     form: str = "replace"
     """Of the exits; the bundled probe is used as if it had been calibrated in it."""
+    probe: str | None = None
+    """A probe file that was calibrated in that form. None: the bundled one."""
     engine: dict[str, Any] = field(default_factory=dict)
     """Arguments of vllm.LLM."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -239,7 +241,7 @@ def run(job: Job) -> dict[str, Any]:
     """Run a job; counts and differences as plain values."""
     work = Path(tempfile.mkdtemp())
     torch.set_num_threads(1)
-    probe = probe_in(job.form, work)
+    probe = probe_in(job.form, work) if job.probe is None else Path(job.probe)
     rule = load_exit(probe, risk=job.options.get("risk", 0.05))
     decided, ranks = Decided(), ranks_of(job, work)
     llm = engine_of(job, model_folder(work / "model"), probe)
