@@ -77,7 +77,6 @@ class VLLMEngine(Engine):
     def _wanted(self, rule: ExitRule) -> RecordOptions:
         depth, markers = self._folder.served.depth, rule.markers
         return RecordOptions(
-            folder="" if self._work is None else self._work.name,
             blocks=tuple(rule.layers(depth)),
             cues=rule.cues.names,
             markers=None if markers is None else (markers.open, markers.close),
@@ -91,7 +90,7 @@ class VLLMEngine(Engine):
         additional: dict[str, Any] = {}
         if wanted is not None:
             self._work = tempfile.TemporaryDirectory(prefix="reasonctl-vllm-")
-            self._recording = wanted = replace(wanted, folder=self._work.name)
+            self._recording = wanted
             self._records = Records(Path(self._work.name), len(wanted.blocks) * self._folder.served.width)
             additional = {KEY: {RECORD: {**vars(wanted)}}}
         self._llm = LLM(
@@ -103,6 +102,8 @@ class VLLMEngine(Engine):
             logits_processors=[PROCESSOR],
             additional_config=additional,
         )
+        if self._work is not None:
+            self._llm.collective_rpc("record_into", args=(self._work.name,))
 
 
 def _covers(recording: RecordOptions | None, wanted: RecordOptions) -> bool:

@@ -113,11 +113,26 @@ def test_the_second_model_runner_gives_the_same() -> None:
 
 def test_the_second_runner_keeps_the_state_of_requests_that_must_wait() -> None:
     """Prompts in parts, and blocks for some of the requests only; every cue is decided, and no run ends early."""
-    engine = {"max_num_batched_tokens": 40, "enable_chunked_prefill": True, "num_gpu_blocks_override": 34}
+    engine = {
+        "max_num_batched_tokens": 40,
+        "max_num_seqs": 32,
+        "enable_chunked_prefill": True,
+        "num_gpu_blocks_override": 34,
+    }
     one = job(n=14, arms=["shadow"], ours=False)["shadow"]
     found = job({"TRITON_INTERPRET": "1"}, n=14, arms=["shadow"], ours=False, engine=engine, runner="v2")
     assert found["shadow"]["digest"] == one["digest"] and found["shadow"]["scores"] == one["scores"]
     assert found["counts"]["resumed"] > 3 and found["shadow"]["unread"] == 0
+
+
+@pytest.mark.parametrize("runner", ["v1", "v2"])
+def test_a_step_reads_the_device_a_fixed_number_of_times(runner: str) -> None:
+    """However many requests are at a cue: their states in one transfer; in V2 also the tokens, and new texts."""
+    small = {"n": 6, "runner": runner, "engine": {"max_num_seqs": 8}}
+    asked = {"n": 80} if runner == "v1" else small
+    variables = (("TRITON_INTERPRET", "1"),) if runner == "v2" else ()
+    found = _run("support.vllm_overhead", json.dumps(asked), variables)
+    assert found["same_texts"] and 1 <= found["reads_per_step"] <= (1 if runner == "v1" else 3)
 
 
 def test_collecting_gives_the_same_records_and_the_same_probe() -> None:

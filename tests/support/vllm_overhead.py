@@ -23,22 +23,38 @@ from reasonctl.probes import load_exit
 from support.vllm_jobs import Job, arm, client_of, engine_of, model_folder, probe_in, problems_of
 
 
+READS = ("cpu", "item", "tolist", "__bool__", "__int__", "__float__")
+"""What waits for a device that isn't the host. Of a tensor on the host `numpy` copies nothing and waits for nothing."""
+
+
 class Stopwatch:
-    """Processor time inside the processor's own methods, and the steps in which it had something to do."""
+    """Processor time inside the processor's own methods, their calls, and how often one has read the device."""
 
     def __init__(self) -> None:
-        self.seconds, self.steps = 0.0, 0
+        self.seconds, self.steps, self.transfers, self.most = 0.0, 0, 0, 0
+        for name in READS:
+            self._count(name)
         for name in ("apply", "update_state"):
             self._time(name)
+
+    def _count(self, name: str) -> None:
+        method = getattr(torch.Tensor, name)
+
+        def counted(tensor: torch.Tensor, *args: Any) -> Any:
+            self.transfers += 1
+            return method(tensor, *args)
+
+        setattr(torch.Tensor, name, counted)
 
     def _time(self, name: str) -> None:
         method = getattr(ExitProcessor, name)
 
         def timed(processor: ExitProcessor, *args: Any) -> Any:
-            begin = time.thread_time()
+            begin, self.transfers = time.thread_time(), 0
             result = method(processor, *args)
             self.seconds += time.thread_time() - begin
             self.steps += name == "apply"
+            self.most = max(self.most, self.transfers)
             return result
 
         setattr(ExitProcessor, name, timed)
@@ -90,11 +106,12 @@ def main(job: Job, pairs: int) -> dict[str, Any]:
         "seconds": {name: statistics.median(times) for name, times in seconds.items()},
         "speed": statistics.median(ratios),
         "interval": interval(ratios),
+        "reads_per_step": watch.most,
         "own_ms_per_step": statistics.median(inside),
     }
 
 
 if __name__ == "__main__":
-    found = main(Job(**json.loads(sys.argv[1])), int(sys.argv[2]))
+    found = main(Job(**json.loads(sys.argv[1])), int(*sys.argv[2:] or ["1"]))
     sys.stdout.flush()
     print(json.dumps(found))
