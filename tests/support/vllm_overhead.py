@@ -22,7 +22,6 @@ from reasonctl.backends.vllm.processor import ExitProcessor
 from reasonctl.probes import load_exit
 from support.vllm_jobs import Job, arm, client_of, engine_of, model_folder, probe_in, problems_of
 
-
 READS = ("cpu", "item", "tolist", "__bool__", "__int__", "__float__")
 """What waits for a device that isn't the host. Of a tensor on the host `numpy` copies nothing and waits for nothing."""
 
