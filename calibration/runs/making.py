@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 RUNS_AT_ONCE = 4
 """Runs that calibration decodes together by default. Four pay on both libraries, and a window of them isn't long."""
+RUNS_IN_VLLM = 64
+"""The same where vLLM makes the runs; it is asked for a window of them at once."""
 WINDOW = 4
 """Batches in a window."""
 
