@@ -30,6 +30,10 @@ from .start import PROCESSOR, WORKER
 AT_ONCE = 128
 """Most runs that vLLM has under way at a time, where nobody asks for more."""
 
+ON_A_CPU = {"enable_chunked_prefill": False, "enforce_eager": True}
+"""vLLM 0.32 ends on a CPU if a prompt comes in parts and its request has a seed, as sampled runs have here. And there
+it compiles a model at every start, which takes a minute or more: it can't read what it keeps of an earlier one."""
+
 
 class VLLMEngine(Engine):
     """Makes whole runs (`runs.make_runs`); it has no forwards to give away."""
@@ -86,6 +90,7 @@ class VLLMEngine(Engine):
     def _start(self, wanted: RecordOptions | None) -> None:
         check_installed()
         from vllm import LLM
+        from vllm.platforms import current_platform
 
         additional: dict[str, Any] = {}
         if wanted is not None:
@@ -101,6 +106,7 @@ class VLLMEngine(Engine):
             worker_cls=WORKER,
             logits_processors=[PROCESSOR],
             additional_config=additional,
+            **(ON_A_CPU if current_platform.is_cpu() else {}),
         )
         if self._work is not None:
             self._llm.collective_rpc("record_into", args=(self._work.name,))
