@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,10 +30,6 @@ from .start import PROCESSOR, WORKER
 
 AT_ONCE = 128
 """Most runs that vLLM has under way at a time, where nobody asks for more."""
-
-ON_A_CPU = {"enable_chunked_prefill": False, "enforce_eager": True}
-"""vLLM 0.32 ends on a CPU if a prompt comes in parts and its request has a seed, as sampled runs have here. And there
-it compiles a model at every start, which takes a minute or more: it can't read what it keeps of an earlier one."""
 
 
 class VLLMEngine(Engine):
@@ -106,10 +103,21 @@ class VLLMEngine(Engine):
             worker_cls=WORKER,
             logits_processors=[PROCESSOR],
             additional_config=additional,
-            **(ON_A_CPU if current_platform.is_cpu() else {}),
+            **(_on_a_cpu() if current_platform.is_cpu() else {}),
         )
         if self._work is not None:
             self._llm.collective_rpc("record_into", args=(self._work.name,))
+
+
+def _on_a_cpu() -> dict[str, Any]:
+    """Further arguments of vLLM's LLM on a CPU. The engine stays in this process there, unless the user says otherwise.
+
+    vLLM 0.32 ends on a CPU if a prompt comes in parts and its request has a seed, as sampled runs have here. And there
+    it compiles a model at every start, for a minute or more, since it can't read what it keeps of an earlier one.
+    Processes that wait for each other at every token lose most of a busy machine's time.
+    """
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    return {"enable_chunked_prefill": False, "enforce_eager": True}
 
 
 def _covers(recording: RecordOptions | None, wanted: RecordOptions) -> bool:
