@@ -14,7 +14,7 @@ import pytest
 
 from reasonctl.backends import BUNDLED_PROBE, load_model, tiny_folder
 from reasonctl.calibration.tasks.tiny import fresh_problems
-from reasonctl.controller import ControllerError
+from reasonctl.controller import ControllerError, Effort
 from reasonctl.probes import load_exit
 
 pytestmark = pytest.mark.vllm
@@ -94,10 +94,11 @@ def test_impossible_arguments_are_answered_with_400(replacing, arguments, said) 
 
 
 def test_our_client_says_what_the_server_refuses(replacing) -> None:
+    """vLLM answers a stream's impossible argument inside the stream."""
     client = replacing.client()
     run = client.run(QUESTION, max_tokens=64)
     run.arguments["reasonctl_risk"] = 7
-    with pytest.raises(ControllerError, match="the server answers 400: .*reasonctl_risk is 7; it must lie between"):
+    with pytest.raises(ControllerError, match="the server .*reasonctl_risk is 7; it must lie between"):
         list(client.follow(run, {}))
     client.key = "wrong"
     with pytest.raises(ControllerError, match="the server answers 401"):
@@ -132,23 +133,24 @@ def test_a_budget_is_vllms_own(form, request) -> None:
 
 def test_an_effort_is_a_budget_or_a_risk(replacing) -> None:
     client = replacing.client()
-    client.client.rule.efforts = {"short": 20, "sure": 0.0001}
-    names = client.client.rule.efforts
-    assert client.budget_of("short", None, 768) == 20 and list(names) == ["short", "sure"]
+    client.client.rule.efforts = {"short": 20, "sure": Effort(risk=0.0001)}
     texts = {
-        name: "".join(client.stream(QUESTION, max_tokens=768, effort=name, **GREEDY)) for name in ("none", "short")
+        name: "".join(client.stream(QUESTION, max_tokens=768, effort=name, **GREEDY))
+        for name in ("none", "short", "sure")
     }
-    assert texts["none"].lstrip().startswith("</think>") and len(texts["none"]) < len(texts["short"])
+    assert texts["none"].startswith("</think>") and not texts["short"].startswith("</think>")
+    thoughts = {name: len(text.split("</think>")[0]) for name, text in texts.items()}
+    assert 0 < thoughts["short"] < thoughts["sure"]
 
 
 def test_a_plain_client_exits_where_the_engine_makes_exits(appending) -> None:
-    """Streamed, and not."""
+    """Streamed, and not. vLLM shows no special tokens, so that the closing marker is missing from what is shown."""
     asked = {"messages": QUESTION, "max_tokens": 768, **GREEDY}
     whole = appending.post("/v1/chat/completions", **asked, vllm_xargs={"reasonctl_off": 1})[1]
     code, text = appending.post("/v1/chat/completions", **asked)
-    used = [json.loads(one)["usage"]["completion_tokens"] for one in (text, whole)]
-    message = json.loads(text)["choices"][0]["message"]
-    assert code == 200 and "The answer is" in message["content"] and used[0] < used[1] / 2
+    message, full = (json.loads(one)["choices"][0]["message"] for one in (text, whole))
+    before, exited, _ = message["content"].partition("Wait\n")
+    assert code == 200 and exited and full["content"].startswith(before + "Wait ")
     streamed = appending.post("/v1/chat/completions", **asked, stream=True)[1]
     events = [json.loads(line[5:]) for line in streamed.splitlines() if line.startswith("data: {")]
     parts = [event["choices"][0]["delta"].get("content") or "" for event in events if event["choices"]]
@@ -171,7 +173,10 @@ def test_a_probe_of_another_model_is_refused_before_the_start(tmp_path: Path) ->
     (tmp_path / "next").mkdir()
     shutil.copytree(tiny_folder(), tmp_path / "next", dirs_exist_ok=True)
     shutil.copy(BUNDLED_PROBE, tmp_path / "next" / "my.probe.safetensors")
-    for folder, said in ((other, "another model"), (tmp_path / "next", "which vLLM would read as weights")):
+    for folder, said in (
+        (other, "probe was fitted on a 4-layer model of width 128; this model has 3 layers"),
+        (tmp_path / "next", "which vLLM would read as weights"),
+    ):
         command = [*CTL, "serve", str(folder), "--engine", "vllm", "--probe", str(BUNDLED_PROBE), "--port", "9"]
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
         assert done.returncode == 2 or done.returncode == 1
