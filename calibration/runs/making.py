@@ -41,6 +41,18 @@ class FinishedRun(NamedTuple):
     """Wall-clock, prefill included. Of a batch every run has an equal share of the window's."""
 
 
+def runs_at_once(backend: str, *, logged: bool) -> int:
+    """How many runs calibration decodes together where nobody says.
+
+    Args:
+        backend: What makes the runs.
+        logged: They are read from a log: of such a run one forward reads many tokens already.
+    """
+    if logged:
+        return 1
+    return RUNS_IN_VLLM if backend == "vllm" else RUNS_AT_ONCE
+
+
 def windows_of(asked: Sequence[T], batch: int) -> list[tuple[T, ...]]:
     """Runs in windows of a fixed size. Which runs share forwards follows from their indices, not from what was done.
 
