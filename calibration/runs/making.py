@@ -41,11 +41,11 @@ class FinishedRun(NamedTuple):
     """Wall-clock, prefill included. Of a batch every run has an equal share of the window's."""
 
 
-def runs_at_once(backend: str, *, logged: bool) -> int:
+def runs_at_once(backend: str | None, *, logged: bool) -> int:
     """How many runs calibration decodes together where nobody says.
 
     Args:
-        backend: What makes the runs.
+        backend: What makes the runs. None: what the model file says.
         logged: They are read from a log: of such a run one forward reads many tokens already.
     """
     if logged:
