@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from reasonctl.controller import ControllerError
+
 from .client_run import Asked, ClientRun
 
 SEED_STEP = 0x9E3779B97F4A7C15
@@ -20,6 +22,9 @@ def run_all(llm: Any, runs: Sequence[ClientRun], params: Sequence[Mapping[str, A
         runs: The runs; they hold their results.
         params: Entries of each run's SamplingParams, such as its temperature and its seed. Limits, stop tokens and
             arguments are set here.
+
+    Raises:
+        ControllerError: vLLM's engine has ended.
     """
     left = [(run, own) for run, own in zip(runs, params, strict=True) if run.finish is None]
     while left:
@@ -28,10 +33,22 @@ def run_all(llm: Any, runs: Sequence[ClientRun], params: Sequence[Mapping[str, A
         if not open_:
             return
         prompts = [{"prompt_token_ids": one.prompt} for _, _, one in open_]
-        outputs = llm.generate(prompts, [_params(own, one) for _, own, one in open_], use_tqdm=False)
+        outputs = _generated(llm, prompts, [_params(own, one) for _, own, one in open_])
         for (run, _, _), output in zip(open_, outputs, strict=True):
             _feed(run, output.outputs[0])
         left = [(run, own) for run, own, _ in open_]
+
+
+def _generated(llm: Any, prompts: list[Any], params: list[Any]) -> Any:
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        return llm.generate(prompts, params, use_tqdm=False)
+    except EngineDeadError as error:
+        raise ControllerError(
+            "vLLM's engine has ended amid the runs; the first error above is its own, and runs of earlier batches are "
+            "kept"
+        ) from error
 
 
 def _feed(run: ClientRun, completion: Any) -> None:

@@ -22,6 +22,8 @@ class Captured:
         """By block: a tensor of shape (tokens of the step, width). They are valid during the step only."""
         self.batch: Any = None
         """The step's batch, as runner V2 describes it; None with runner V1."""
+        self.records = ""
+        """The folder into which this process writes what a recorder sees. Empty: it doesn't write."""
         self._finished: list[str] = []
 
     def begin(self, state: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -77,7 +78,6 @@ class VLLMEngine(Engine):
     def _wanted(self, rule: ExitRule) -> RecordOptions:
         depth, markers = self._folder.served.depth, rule.markers
         return RecordOptions(
-            folder="" if self._work is None else self._work.name,
             blocks=tuple(rule.layers(depth)),
             cues=rule.cues.names,
             markers=None if markers is None else (markers.open, markers.close),
@@ -87,11 +87,12 @@ class VLLMEngine(Engine):
     def _start(self, wanted: RecordOptions | None) -> None:
         check_installed()
         from vllm import LLM
+        from vllm.platforms import current_platform
 
         additional: dict[str, Any] = {}
         if wanted is not None:
             self._work = tempfile.TemporaryDirectory(prefix="reasonctl-vllm-")
-            self._recording = wanted = replace(wanted, folder=self._work.name)
+            self._recording = wanted
             self._records = Records(Path(self._work.name), len(wanted.blocks) * self._folder.served.width)
             additional = {KEY: {RECORD: {**vars(wanted)}}}
         self._llm = LLM(
@@ -102,7 +103,21 @@ class VLLMEngine(Engine):
             worker_cls=WORKER,
             logits_processors=[PROCESSOR],
             additional_config=additional,
+            **(_on_a_cpu() if current_platform.is_cpu() else {}),
         )
+        if self._work is not None:
+            self._llm.collective_rpc("record_into", args=(self._work.name,))
+
+
+def _on_a_cpu() -> dict[str, Any]:
+    """Further arguments of vLLM's LLM on a CPU. The engine stays in this process there, unless the user says otherwise.
+
+    vLLM 0.32 ends on a CPU if a prompt comes in parts and its request has a seed, as sampled runs have here. And there
+    it compiles a model at every start, for a minute or more, since it can't read what it keeps of an earlier one.
+    Processes that wait for each other at every token lose most of a busy machine's time.
+    """
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    return {"enable_chunked_prefill": False, "enforce_eager": True}
 
 
 def _covers(recording: RecordOptions | None, wanted: RecordOptions) -> bool:

@@ -93,10 +93,11 @@ def check_rule(rule: ProbeExit) -> None:
 
 @dataclass(frozen=True)
 class RecordOptions:
-    """What is recorded of runs that are collected: nothing exits. We write these options ourselves."""
+    """What is recorded of runs that are collected: nothing exits. We write these options ourselves.
 
-    folder: str
-    """Where records go; the engine's first process writes them."""
+    They hold nothing that differs from job to job, since vLLM compiles a model anew for other options.
+    """
+
     blocks: tuple[int, ...]
     """The blocks whose outputs are recorded, in this order."""
     cues: tuple[str, ...]
@@ -122,7 +123,6 @@ class RecordOptions:
             raise ControllerError(f"--additional-config has {KEY}.{RECORD}; it needs {', '.join(sorted(names))}")
         markers = record["markers"]
         return cls(
-            str(record["folder"]),
             tuple(int(block) for block in record["blocks"]),
             tuple(record["cues"]),
             None if markers is None else (markers[0], markers[1]),

@@ -22,7 +22,6 @@ from vllm.v1.sample.logits_processor import MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as RunnerV2Processor
 
 from reasonctl.controller import ControllerError
-from reasonctl.probes.signals import features_at
 
 from .captured import CAPTURED, shared_scores
 from .configured import engine_options, exits_of, record_options
@@ -81,15 +80,15 @@ class ExitProcessor(RunnerV1Processor, RunnerV2Processor):  # type: ignore[misc]
             _log.warning("reasonctl: %s", warning)
         self.requests = Requests(exits, _shared)
         self._layers = rule.layers(int(vllm_config.model_config.hf_text_config.num_hidden_layers))
-        self._monitored: Monitored | None = Monitored(rule, options.replicas, _log.warning)
+        first = get_tp_group().is_first_rank
+        self._monitored: Monitored | None = Monitored(rule, options.replicas, _log.warning) if first else None
         _log.info("reasonctl: %s", rule.why)
 
     def _record(self, record: RecordOptions, vllm_config: Any) -> None:
         """Record at cues, in place of control."""
         tokenizer = cached_tokenizer_from_config(model_config=vllm_config.model_config)
         exits, _ = exits_of(record.rule(), vllm_config, tokenizer)
-        first = get_tp_group().is_first_rank
-        self.requests = Recorder(exits, folder=record.folder if first else "")
+        self.requests = Recorder(exits)
         self._layers, self._monitored = record.blocks, None
 
     @classmethod
@@ -154,22 +153,30 @@ class ExitProcessor(RunnerV1Processor, RunnerV2Processor):  # type: ignore[misc]
         return True
 
     def _rows_of_v2(self, ctx: Any) -> Iterator[Row]:
-        """The step's tokens are read in one transfer; the history of a request once, when it comes."""
+        """The step's tokens are read in one transfer, and in another one the histories of requests that have come."""
         ids, positions = torch.stack((ctx.input_ids.long(), ctx.pos.long())).cpu().numpy()
-        for row, slot in enumerate(ctx.idx_mapping_np.tolist()):
-            total = int(positions[row]) + 1
-            if total < int(self._states.prefill_len.np[slot]):
-                continue  # a part of a prompt
-            if slot in self._new:
-                tokens = self._states.all_token_ids.gpu[slot, :total].cpu().tolist()
-                prompt = int(self._states.prompt_len.np[slot])
-                held = self._held[slot] = _Held(self._new.pop(slot), tokens[:prompt], tokens[prompt:])
-                self._begin(held, CAPTURED.batch.req_ids[row])
+        totals = (positions + 1).tolist()
+        whole = self._states.prefill_len.np  # a shorter one is a part of a prompt
+        ready = [(row, slot) for row, slot in enumerate(ctx.idx_mapping_np.tolist()) if totals[row] >= int(whole[slot])]
+        self._take_over([(row, slot) for row, slot in ready if slot in self._new], totals)
+        for row, slot in ready:
             held = self._held[slot]
-            if total - len(held.prompt) == len(held.output) + 1:
+            if totals[row] - len(held.prompt) == len(held.output) + 1:
                 held.output.append(int(ids[row]))
             if held.request is not None and not held.request.over:
                 yield Row(row, held.request, held.output[held.request.seen :])
+
+    def _take_over(self, new: list[tuple[int, int]], totals: list[int]) -> None:
+        """Follow requests, given by row and slot, whose tokens are there now; totals: tokens so far, by row."""
+        if not new:
+            return
+        slots = torch.tensor([slot for _, slot in new], device=self._states.all_token_ids.gpu.device)
+        longest = max(totals[row] for row, _ in new)
+        texts = self._states.all_token_ids.gpu[slots, :longest].cpu().numpy()
+        for (row, slot), text in zip(new, texts, strict=True):
+            tokens, prompt = text[: totals[row]].tolist(), int(self._states.prompt_len.np[slot])
+            held = self._held[slot] = _Held(self._new.pop(slot), tokens[:prompt], tokens[prompt:])
+            self._begin(held, CAPTURED.batch.req_ids[row])
 
     # Both
 
@@ -228,16 +235,17 @@ class ExitProcessor(RunnerV1Processor, RunnerV2Processor):  # type: ignore[misc]
                 self._monitored.end(name, request)
 
     def _read(self, logits: torch.Tensor, asked: list[int], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """The features of some rows; a recorder gets their entropies too."""
+        """The features of some rows, in one transfer; a recorder gets their entropies too."""
         if isinstance(self.requests, Recorder):
             picked = logits[asked].double().log_softmax(-1)
+            self.requests.folder = CAPTURED.records
             self.requests.entropies = -(picked.exp() * picked).nansum(-1).cpu().numpy()
         return self._features(rows)
 
     def _features(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Shape (rows, size): what the probe reads at each."""
         hidden = CAPTURED.hidden(rows)
-        return np.stack([features_at({k: v[i] for k, v in hidden.items()}, self._layers) for i in range(len(rows))])
+        return np.concatenate([hidden[layer] for layer in self._layers], axis=1, dtype=np.float64)
 
 
 def _forbid(logits: torch.Tensor, pairs: list[tuple[int, int]]) -> None:

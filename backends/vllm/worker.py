@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm.distributed.parallel_state import get_tp_group
 from vllm.model_executor.models.interfaces import supports_eagle3
 from vllm.platforms import current_platform
 
@@ -45,6 +46,10 @@ class Worker(PlatformWorker):  # type: ignore[misc]
         model.set_aux_hidden_state_layers(tuple(block + 1 for block in blocks))  # vLLM counts the embedding as 0
         self.model_runner.use_aux_hidden_state_outputs = True
         return result
+
+    def record_into(self, folder: str) -> None:
+        """Have the engine's first process write what is recorded into a folder; called once, after the start."""
+        CAPTURED.records = folder if get_tp_group().is_first_rank else ""
 
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         """Run a forward; requests that have ended since the last one are noted."""

@@ -24,7 +24,7 @@ from ..fitting.job import CalibrationJob, calibrate_and_save, made_by
 from ..fitting.saved_runs import halves
 from ..pages.wording import exits_where, stopping_of, truncation_of
 from ..parallel.run_jobs import check_cluster
-from ..runs.making import RUNS_AT_ONCE
+from ..runs.making import runs_at_once
 from ..runs.records import RunRecord
 from ..runs.room import Asked
 from ..runs.run_file import RunFile
@@ -78,7 +78,7 @@ def calibrate(
 ) -> None:
     """Collect, fit and calibrate. Whatever can be refused is refused before any work."""
     show = Console(as_json=options.json)
-    options = options.batched(1 if runs else RUNS_AT_ONCE)  # of a log's run one forward reads many tokens already
+    options = options.batched(runs_at_once(options.backend, logged=bool(runs)))
     workers = where(name, options, dask)
     targets = check_targets(Path(out), report, ngrams, options.force)
     task = task_of(tasks, runs, options)

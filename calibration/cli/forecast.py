@@ -74,8 +74,10 @@ def estimate(show: Console, chosen: ClosedJob, problem: Problem, runs: int, work
     if chosen.first:
         record, seconds = chosen.first[-1], chosen.seconds
     else:
-        start = time.monotonic()
         logged = None if plan.logged is None else plan.logged[problem.id]
+        if plan.recipe.backend == "vllm":
+            collect_run(plan.recipe, 0, problem.question, fitting_trials(plan), logged)  # its engine starts with it
+        start = time.monotonic()
         record = collect_run(plan.recipe, 0, problem.question, fitting_trials(plan), logged)
         seconds = time.monotonic() - start
     processes, tried = 1 if isinstance(workers, str) else workers, sum(cue.labelled for cue in record.cues)

@@ -26,10 +26,6 @@ KEY_VARIABLE = "VLLM_API_KEY"
 """Where vLLM's server reads its key."""
 
 
-BATCH = 64
-"""Runs of a batch where nobody asks for a number; four batches make a window, which is asked for at once."""
-
-
 def vllm_options(options: Options) -> Options:
     """The options of a job whose runs vLLM makes.
 
@@ -38,7 +34,7 @@ def vllm_options(options: Options) -> Options:
     """
     check_installed()
     sampling_of(parse_policy(options.policy_text()))
-    return replace(options, backend="vllm", batch=options.batch if "batch" in options.given else BATCH)
+    return replace(options, backend="vllm")
 
 
 def serve_vllm(name: str, options: Options, *, probe: str | None, others: Sequence[str], **what: Any) -> NoReturn:

@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 RUNS_AT_ONCE = 4
 """Runs that calibration decodes together by default. Four pay on both libraries, and a window of them isn't long."""
+RUNS_IN_VLLM = 64
+"""The same where vLLM makes the runs; it is asked for a window of them at once."""
 WINDOW = 4
 """Batches in a window."""
 
@@ -37,6 +39,18 @@ class FinishedRun(NamedTuple):
     """What the loop recorded of it."""
     seconds: float
     """Wall-clock, prefill included. Of a batch every run has an equal share of the window's."""
+
+
+def runs_at_once(backend: str | None, *, logged: bool) -> int:
+    """How many runs calibration decodes together where nobody says.
+
+    Args:
+        backend: What makes the runs. None: what the model file says.
+        logged: They are read from a log: of such a run one forward reads many tokens already.
+    """
+    if logged:
+        return 1
+    return RUNS_IN_VLLM if backend == "vllm" else RUNS_AT_ONCE
 
 
 def windows_of(asked: Sequence[T], batch: int) -> list[tuple[T, ...]]:

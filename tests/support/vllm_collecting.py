@@ -1,6 +1,7 @@
 """Collects the same greedy runs of `tiny` in vLLM and in our own loop, and fits a probe on each.
 
-python -m support.vllm_collecting 60; the last line of stdout is the comparison. It runs in vLLM's environment.
+python -m support.vllm_collecting 200 40: so many in vLLM, and of these so many in our own loop. The last line of stdout
+is the comparison. It runs in vLLM's environment.
 """
 
 from __future__ import annotations
@@ -65,17 +66,19 @@ def same_cues(one: RunRecord, two: RunRecord) -> bool:
     )
 
 
-def main(n: int) -> None:
-    """Print how the records, and the probes that are fitted on them, differ."""
+def main(n: int, both: int) -> None:
+    """Print how the records, and the probes that are fitted on them, differ; `both`: runs that are made twice."""
     torch.set_num_threads(1)
     task = load_task("tiny")
     problems = task.problems(n, stream=4321)
     questions = [problem.question for problem in problems]
-    (vllms, vllm_seconds), (ours, our_seconds) = (collected(name, questions) for name in ("vllm", "transformers"))
-    pairs = list(zip(ours, vllms, strict=True))
+    vllms, vllm_seconds = collected("vllm", questions)
+    ours, our_seconds = collected("transformers", questions[:both])
+    pairs = list(zip(ours, vllms, strict=False))
+    vllms, problems = vllms[:both], problems[:both]
     cues = [(a, b) for one, two in pairs for a, b in zip(one.cues, two.cues, strict=False)]
     found = {
-        "runs": n,
+        "runs": both,
         "same_texts": sum(
             (a.text, a.answer, a.tokens, a.finish) == (b.text, b.answer, b.tokens, b.finish) for a, b in pairs
         ),
@@ -87,6 +90,7 @@ def main(n: int) -> None:
         "logprob_apart": max(abs(x - y) for a, b in cues for x, y in zip(a.logprobs, b.logprobs, strict=False)),
         "logprob_counts": sum(len(a.logprobs) == len(b.logprobs) for a, b in cues),
         "seconds": [vllm_seconds, our_seconds],
+        "per_second": [n / vllm_seconds, both / our_seconds],
     }
     print(json.dumps(found), flush=True)
     probes = []
@@ -100,4 +104,4 @@ def main(n: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[-1]))

@@ -42,6 +42,8 @@ class Job:
     """Of the problems."""
     form: str = "replace"
     """Of the exits; the bundled probe is used as if it had been calibrated in it."""
+    probe: str | None = None
+    """A probe file that was calibrated in that form. None: the bundled one."""
     engine: dict[str, Any] = field(default_factory=dict)
     """Arguments of vllm.LLM."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -54,8 +56,15 @@ class Job:
     """The same runs in our own loop on transformers, for comparison; greedy."""
     at_once: int = 1 << 20
     """Runs that are asked for at the same time."""
+    planted: str | None = None
+    """In an engine of several processes: scores are at the threshold, "shared" or each process "alone"."""
     runner: str = "v1"
     """vLLM's model runner. "v2" on a CPU is a trick for tests: Triton interprets its kernels."""
+
+    @property
+    def processes(self) -> int:
+        """Of the engine."""
+        return int(self.engine.get("tensor_parallel_size", 1))
 
 
 def model_folder(folder: Path, **config: Any) -> Path:
@@ -102,6 +111,11 @@ class Decided:
             made(requests)
 
         Requests.__post_init__ = post_init  # type: ignore[method-assign]
+
+    @property
+    def decisions(self) -> list[tuple[int, float, bool]]:
+        """Position, score, and whether thinking ended; sorted."""
+        return sorted((d.position, d.score, d.exit) for request in self.seen for d in request.decisions)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -158,6 +172,8 @@ def use_runner_v2() -> None:
 def engine_of(job: Job, folder: Path, probe: Path) -> Any:
     if job.runner == "v2":
         use_runner_v2()
+    if job.processes > 1:  # one core for each; by itself vLLM wants a memory node for each
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "|".join(map(str, range(job.processes))))
     from vllm import LLM
 
     own = {
@@ -171,10 +187,24 @@ def engine_of(job: Job, folder: Path, probe: Path) -> Any:
     return LLM(
         str(folder),
         worker_cls="reasonctl.backends.vllm.Worker",
-        logits_processors=["reasonctl.backends.vllm:ExitProcessor"],
+        logits_processors=[RANKED if job.processes > 1 else "reasonctl.backends.vllm:ExitProcessor"],
         additional_config={"reasonctl": {"probe": str(probe), **job.options}},
         **own,
     )
+
+
+RANKED = "support.vllm_ranks:RankedProcessor"
+"""The processor that writes down what each process decides."""
+
+
+def ranks_of(job: Job, work: Path) -> Path:
+    """Where the processes of an engine write their decisions."""
+    folder = work / "ranks"
+    folder.mkdir()
+    os.environ["REASONCTL_TEST_RANKS"] = str(folder)
+    if job.planted is not None:
+        os.environ["REASONCTL_TEST_PLANTED"] = job.planted
+    return folder
 
 
 MOST = 768
@@ -211,12 +241,16 @@ def run(job: Job) -> dict[str, Any]:
     """Run a job; counts and differences as plain values."""
     work = Path(tempfile.mkdtemp())
     torch.set_num_threads(1)
-    probe = probe_in(job.form, work)
+    probe = probe_in(job.form, work) if job.probe is None else Path(job.probe)
     rule = load_exit(probe, risk=job.options.get("risk", 0.05))
-    decided = Decided()
+    decided, ranks = Decided(), ranks_of(job, work)
     llm = engine_of(job, model_folder(work / "model"), probe)
     model = load_model(str(tiny_folder()), backend="transformers")
     rule.check(model)
+    from support.vllm_ranks import decided_by_rank, plant  # imports vLLM, which the job has set up by now
+
+    if job.planted is not None:
+        plant(rule)
     problems = problems_of(job)
     prompts = [model.prompt(problem.question) for problem in problems]
     client, result = client_of(model, rule), dict[str, Any]()
@@ -225,24 +259,26 @@ def run(job: Job) -> dict[str, Any]:
         decided.seen.clear()
         arms[name], seconds = arm(job, llm, client, prompts, name)
         settle(llm, prompts[0])
+        decisions = [decided.decisions] if job.processes == 1 else decided_by_rank(ranks)
         result[name] = {
             "tokens": sum(len(run.written) for run in arms[name]),
             "cost": sum(run.cost for run in arms[name]),
             "right": sum(right(model, run.written, p.answer) for run, p in zip(arms[name], problems, strict=True)),
             "exits": sum(run.exit is not None for run in arms[name]),
             "repaired": sum(run.repaired for run in arms[name]),
-            "decisions": sum(len(request.decisions) for request in decided.seen),
+            "decisions": len(decisions[0]),
+            "ranks_alike": all(one == decisions[0] for one in decisions),
             "unread": sum(request.unread for request in decided.seen),
             "seconds": seconds,
             "lengths": [len(run.written) for run in arms[name]],
             "digest": hashlib.sha256(json.dumps([run.written for run in arms[name]]).encode()).hexdigest(),
-            "scores": digest_of(decided.seen),
+            "scores": digest_of(decisions[0]),
             "texts": [model.tokenizer.decode(run.written) for run in arms[name][:3]],
             "answers": [right(model, run.written, p.answer) for run, p in zip(arms[name], problems, strict=True)],
         }
         if job.ours and name in ("full", "exit"):
             ours = our_runs(model, rule if name == "exit" else None, prompts, MOST)
-            result[name] |= compared(ours, arms[name], list(decided.seen), prompts)
+            result[name] |= compared(ours, arms[name], decisions[0])
     if {"full", "exit"} <= set(job.arms):
         result["harm"] = sum(
             f and not e for f, e in zip(result["full"]["answers"], result["exit"]["answers"], strict=True)
@@ -253,9 +289,9 @@ def run(job: Job) -> dict[str, Any]:
     return result
 
 
-def digest_of(seen: list[Any]) -> str:
+def digest_of(decisions: list[tuple[int, float, bool]]) -> str:
     """Of all decisions, without the last digits of their scores."""
-    found = sorted((d.position, round(d.score, 3), d.exit) for request in seen for d in request.decisions)
+    found = sorted((position, round(score, 3), leave) for position, score, leave in decisions)
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
@@ -293,11 +329,10 @@ def settle(llm: Any, prompt: list[int]) -> None:
     llm.generate([{"prompt_token_ids": prompt}], SamplingParams(max_tokens=1, extra_args={"reasonctl_off": 1}))
 
 
-def compared(ours: list[Trace], theirs: list[ClientRun], seen: list[Any], prompts: list[list[int]]) -> dict[str, Any]:
+def compared(ours: list[Trace], theirs: list[ClientRun], vllms: list[tuple[int, float, bool]]) -> dict[str, Any]:
     """How many runs differ, and how far scores are apart at the same cues."""
     same = [trace.tokens == run.written for trace, run in zip(ours, theirs, strict=True)]
     mine = sorted((d.position, d.score, d.exit) for trace in ours for d in trace.decisions)
-    vllms = sorted((d.position, d.score, d.exit) for request in seen for d in request.decisions)
     apart = [abs(one[1] - two[1]) for one, two in zip(mine, vllms, strict=False)]
     return {
         "same": sum(same),

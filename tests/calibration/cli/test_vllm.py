@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from reasonctl.backends.vllm import installed, start
 from reasonctl.backends.vllm.folder import ModelFolder
 from reasonctl.backends.vllm.options import EngineOptions
-from reasonctl.calibration.cli import vllm
+from reasonctl.calibration.cli import calibrate, vllm
 from reasonctl.calibration.cli.main import cli
 from reasonctl.controller import ControllerError
 from support.vllm_simulated import rule_of
@@ -51,6 +51,22 @@ def test_options_of_vllm_are_refused_where_it_doesnt_serve():
 def test_what_vllm_cant_do_while_collecting_is_refused(option):
     given = ("calibrate", "m", "--engine", "vllm", "--tasks", "tiny", "--out", "p.safetensors", option)
     assert f"{option.partition('=')[0]} means nothing to ctl calibrate --engine vllm" in said(*given)
+
+
+def test_vllm_is_asked_for_many_runs_at_once(monkeypatch, tmp_path):
+    """64 where nobody says, which four-fold make a window; without vLLM it is four."""
+    asked = []
+
+    def opened(name, options, *_):
+        asked.append(options.batch)
+        raise ControllerError("that was all")
+
+    monkeypatch.setattr(vllm, "check_installed", lambda: "0.32.0")
+    monkeypatch.setattr(calibrate, "open_model", opened)
+    given = ("calibrate", "m", "--tasks", "tiny", "--out", str(tmp_path / "p.safetensors"))
+    for more in (["--engine", "vllm"], ["--engine", "vllm", "--batch", "7"], []):
+        assert "that was all" in said(*given, *more)
+    assert asked == [64, 7, 4]
 
 
 def test_a_policy_that_vllm_hasnt_is_refused(monkeypatch):
