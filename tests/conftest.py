@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,17 @@ def no_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("REASONCTL_CACHE", str(tmp_path_factory.mktemp("cache")))
         patched.setenv("REASONCTL_CONFIG", "")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Files that must outlast a power cut are synced line by line. No test cuts the power; a sync takes milliseconds.
+
+    Tests of what is written when a sync fails bring a sync of their own.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda handle: None)
         yield
 
 

@@ -89,7 +89,9 @@ def page(rows: list[dict[str, Any]]) -> str:
     counts, notes, apart = Counter[str](), Counter[str](), list[str]()
     for row in rows:
         cells = [Cell(*row["cells"].get(name, ("absent", ""))) for name in CELLS]
-        table.append(f"| {row['name']} | " + " | ".join(SHOWN.get(one.result, f"**{one.result}**") for one in cells) + " |")
+        table.append(
+            f"| {row['name']} | " + " | ".join(SHOWN.get(one.result, f"**{one.result}**") for one in cells) + " |"
+        )
         counts.update(one.result for one in cells)
         notes.update(f"{one.result}: {one.why}" for one in cells if one.why and one.result != "equal")
         apart += [row["name"]] if APART in (one.why for one in cells) else []

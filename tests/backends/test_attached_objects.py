@@ -138,7 +138,7 @@ def test_attaching_and_detaching_keeps_no_context():
 
     cycle()
     before = contexts()
-    for _ in range(50):
+    for _ in range(10):  # one that is kept in any of them is counted
         cycle()
     assert contexts() == before
     assert llm(TEXT, max_tokens=2)["usage"]["completion_tokens"] == 2
