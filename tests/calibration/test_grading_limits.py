@@ -254,11 +254,11 @@ def test_reading_is_linear_in_the_text(pattern: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "golds", "most"),
-    [(pattern, GOLDS[i % 3 :: 3], 0.4) for i, pattern in enumerate(PATTERNS)]
-    + [pytest.param(pattern, GOLDS, 1, marks=pytest.mark.slow) for pattern in PATTERNS],
+    ("pattern", "golds"),
+    [(pattern, GOLDS[i % 3 :: 3]) for i, pattern in enumerate(PATTERNS)]
+    + [pytest.param(pattern, GOLDS, marks=pytest.mark.slow) for pattern in PATTERNS],
 )
-def test_grading_is_linear_in_the_answer(pattern: str, golds: tuple[str, ...], most: float) -> None:
+def test_grading_is_linear_in_the_answer(pattern: str, golds: tuple[str, ...]) -> None:
     def seconds(size: int) -> float:
         text = (pattern * size)[:size]
         started = time.process_time()
@@ -268,7 +268,7 @@ def test_grading_is_linear_in_the_answer(pattern: str, golds: tuple[str, ...], m
 
     short, long = (min(seconds(size) for _ in range(3)) for size in (450, 1_800))
     assert long < 12 * short + 0.05
-    assert seconds(50_000) < most
+    assert seconds(50_000) < 1
 
 
 def test_a_thousand_plain_answers_take_a_moment() -> None:
