@@ -1,7 +1,7 @@
 """Every internal of another library that this project relies on, in one table.
 
-Libraries may change these without notice. Each has a test in tests/backends/test_hooks.py, which fails with the hook's
-line of this table. Add a line here before you touch another internal.
+Libraries may change these without notice. Each has a test in tests/backends/test_hooks_*.py, which fails with the
+hook's line of this table. Add a line here before you touch another internal.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,12 @@ import pytest
 if TYPE_CHECKING:
     from llama_cpp import Llama
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end, so the garbage collector needn't look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,6 +29,17 @@ def no_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("REASONCTL_CACHE", str(tmp_path_factory.mktemp("cache")))
         patched.setenv("REASONCTL_CONFIG", "")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Files that must outlast a power cut are synced line by line. No test cuts the power; a sync takes milliseconds.
+
+    Tests of what is written when a sync fails bring a sync of their own.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda handle: None)
         yield
 
 

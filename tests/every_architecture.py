@@ -3,9 +3,11 @@
     python tests/every_architecture.py [NAME ...] [--jsonl FILE] [--page FILE] [--limit 300] [--jobs 1]
 
 A cell compares the attached model with the library's own loop, greedy, float32. `inert`, `chain` and `tree` give
-stock's text. `batch` gives each row the text of a call of its own. Where the controller has put tokens in (`replace`,
-`append`, `every(k)`, `budget`, `re-open`), the rest equals a fresh stock call over the text before it. `hidden`
-compares rows with the library's own hidden states. Rows with a picture or a sound have random ones in their prompt.
+stock's text. `batch` gives stock's batch where the controller has nothing to do; the page names the models whose padded
+rows aren't what they are alone. `rows` is a batch in the controller's loop: each row has the text of a call of its own.
+Where the controller has put tokens in (`replace`, `append`, `every(k)`, `budget`, `re-open`), the rest equals a fresh
+stock call over the text before it. `hidden` compares rows with the library's own hidden states. Rows with a picture or
+a sound have random ones in their prompt.
 
 Every architecture runs in a process of its own with a time limit, so that a crash or a hang is one row. --jsonl keeps
 the results, one line an architecture; names that are in the file already are not run again. --page writes the table.
@@ -20,6 +22,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import textwrap
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -29,11 +32,12 @@ from typing import Any
 import torch
 import transformers
 
-from support.architecture_cells import CELLS, Bench, Cell, check
+from support.architecture_cells import APART, CELLS, Bench, Cell, check
 from support.architectures import NAMES, NO_TEXTS, VARIANTS, causal
 from support.pictures import KINDS, seeing
 
 SHOWN = {"equal": "=", "near tie": "≈", "refused": "refused", "idle": "idle", "absent": "–"}
+_NOT_RUN = ", ".join(f"{name} ({why})" for name, why in NO_TEXTS.items())
 PICTURED = [f"{name} + {kind.medium}" for name, kind in KINDS.items()]
 
 
@@ -49,7 +53,7 @@ def run(name: str, results: Any) -> None:
         results.send(("build", ("crash", f"{type(error).__name__}: {str(error)[:200]}")))
         return
     for cell in CELLS:
-        if name not in PICTURED or cell not in ("batch", "hidden"):
+        if name not in PICTURED or cell not in ("batch", "rows", "hidden"):
             found = check(bench, cell)
             results.send((cell, (found.result, found.why)))
     results.close()
@@ -81,19 +85,27 @@ def result_of(name: str, limit: float) -> dict[str, Any]:
 
 def page(rows: list[dict[str, Any]]) -> str:
     """The table and what its words mean, in markdown."""
-    lines = ["| architecture | " + " | ".join(CELLS) + " |", "|---" * (len(CELLS) + 1) + "|"]
-    notes: Counter[str] = Counter()
+    table = ["| architecture | " + " | ".join(CELLS) + " |", "|---" * (len(CELLS) + 1) + "|"]
+    counts, notes, apart = Counter[str](), Counter[str](), list[str]()
     for row in rows:
-        cells = {name: Cell(*found) for name, found in row["cells"].items()}
-        words = []
-        for name in CELLS:
-            cell = cells.get(name, Cell("absent"))
-            words.append(SHOWN.get(cell.result, f"**{cell.result}**"))
-            if cell.why and cell.result != "equal":
-                notes[f"{cell.result}: {cell.why}"] += 1
-        lines.append(f"| {row['name']} | " + " | ".join(words) + " |")
-    lines += ["", "| cells | result and reason |", "|---:|---|"]
-    return "\n".join(lines + [f"| {count} | {note} |" for note, count in notes.most_common()]) + "\n"
+        cells = [Cell(*row["cells"].get(name, ("absent", ""))) for name in CELLS]
+        table.append(
+            f"| {row['name']} | " + " | ".join(SHOWN.get(one.result, f"**{one.result}**") for one in cells) + " |"
+        )
+        counts.update(one.result for one in cells)
+        notes.update(f"{one.result}: {one.why}" for one in cells if one.why and one.result != "equal")
+        apart += [row["name"]] if APART in (one.why for one in cells) else []
+    found = ", ".join(f"{count} {result}" for result, count in counts.most_common())
+    lines = [f"{len(rows)} architectures and forms, {counts.total()} cells: {found}.", "", *table, ""]
+    lines += _wrapped(f"{APART} ({len(apart)}): {', '.join(apart)}.") if apart else []
+    lines += ["", "Why, by the number of cells:", ""]
+    for note, count in notes.most_common():
+        lines += _wrapped(f"- {count} {note}")
+    return "\n".join([*lines, "", *_wrapped(f"Not run: {_NOT_RUN}.")]) + "\n"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 120, subsequent_indent="  " if text.startswith("- ") else "", break_long_words=False)
 
 
 def failures(rows: list[dict[str, Any]]) -> list[str]:
@@ -132,7 +144,7 @@ def main() -> None:
     rows = [known[name] for name in names if name in known]
     if args.page:
         args.page.write_text(page(rows))
-    print(f"{len(rows)} architectures; not run: {', '.join(f'{name} ({why})' for name, why in NO_TEXTS.items())}")
+    print(f"{len(rows)} architectures; not run: {_NOT_RUN}")
     failed = failures(rows)
     print(*failed, sep="\n")
     sys.exit(bool(failed))

@@ -130,7 +130,7 @@ def test_attaching_and_detaching_keeps_no_context():
 
     def contexts():
         gc.collect()
-        return sum(isinstance(found, _internals.LlamaContext) for found in gc.get_objects())
+        return sum(type(found) is _internals.LlamaContext for found in gc.get_objects())
 
     def cycle():
         with attach(llm, Controller()):

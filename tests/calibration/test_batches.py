@@ -44,6 +44,20 @@ def collect(job: CalibrationJob) -> bytes:
     return runs_path(job.out).read_bytes()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> bytes:
+    """The runs of a job that nothing disturbed."""
+    return collect(job_at(tmp_path_factory.mktemp("whole") / "p.safetensors"))
+
+
+@pytest.fixture
+def done(whole, tmp_path) -> CalibrationJob:
+    """A job with all its runs."""
+    job = job_at(tmp_path / "p.safetensors")
+    runs_path(job.out).write_bytes(whole)
+    return job
+
+
 @pytest.mark.parametrize("backend", ["llama.cpp", pytest.param("transformers", marks=pytest.mark.slow)])
 def test_runs_of_a_batch_are_those_of_single_runs(backend):
     """Up to rounding: tokens and answers are equal where no two logits of `tiny` nearly tie, as in these runs."""
@@ -62,36 +76,30 @@ def test_runs_of_a_batch_are_those_of_single_runs(backend):
 @pytest.mark.parametrize(
     "kept", [1, FIT, FIT + 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (5, 8, FIT + 1, N))]
 )
-def test_a_job_that_was_stopped_anywhere_ends_with_the_same_bytes(tmp_path_factory, kept):
+def test_a_job_that_was_stopped_anywhere_ends_with_the_same_bytes(whole, tmp_path, kept):
     """After any number of lines: within a window, at its end, before and after the plan."""
-    whole = job_at(tmp_path_factory.getbasetemp() / "whole.safetensors")
-    wanted = collect(whole)
-    job = job_at(tmp_path_factory.mktemp("stopped") / "p.safetensors")
-    lines = wanted.splitlines(keepends=True)
-    runs_path(job.out).write_bytes(b"".join(lines[: 1 + kept]) + lines[1 + kept][: len(lines[1 + kept]) // 2])
-    assert collect(job) == wanted
-
-
-def test_another_batch_does_not_go_on_in_the_same_file(tmp_path):
     job = job_at(tmp_path / "p.safetensors")
-    collect(job)
-    other = replace(job, recipe=replace(job.recipe, batch=4))
+    lines = whole.splitlines(keepends=True)
+    runs_path(job.out).write_bytes(b"".join(lines[: 1 + kept]) + lines[1 + kept][: len(lines[1 + kept]) // 2])
+    assert collect(job) == whole
+
+
+def test_another_batch_does_not_go_on_in_the_same_file(done):
+    other = replace(done, recipe=replace(done.recipe, batch=4))
     with pytest.raises(ControllerError, match="collected with another batch"):
         collect(other)
 
 
-def test_a_job_that_was_begun_keeps_its_batch_where_none_is_asked_for(tmp_path):
+def test_a_job_that_was_begun_keeps_its_batch_where_none_is_asked_for(done):
     """So the same command without --batch ends with the bytes of the one that had it; files without one are of 1."""
-    job = job_at(tmp_path / "p.safetensors")
-    collect(job)
-    single, model = replace(job, recipe=replace(job.recipe, batch=1)), job.recipe.load()
+    single, model = replace(done, recipe=replace(done.recipe, batch=1)), done.recipe.load()
     assert as_begun(single, model, choosing=False, batch_given=False).recipe.batch == BATCH
     assert as_begun(single, model, choosing=False).recipe.batch == 1
     other = replace(single, recipe=replace(single.recipe, seed=99))
     assert as_begun(other, model, choosing=False, batch_given=False).recipe.batch == 1  # another job's file
-    header, _, runs = runs_path(job.out).read_bytes().partition(b"\n")
+    header, _, runs = runs_path(done.out).read_bytes().partition(b"\n")
     old = json.loads(header)
     del old["settings"]["batch"]
-    runs_path(job.out).write_bytes(line_of(old) + runs)
+    runs_path(done.out).write_bytes(line_of(old) + runs)
     single.run_file(model).check()
     assert as_begun(single, model, choosing=False, batch_given=False).recipe.batch == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import random
@@ -71,24 +70,28 @@ def test_a_run_depends_on_nothing_that_ran_before_it(records):
         assert collect_run(RECIPE, i, PROBLEMS[i].question) == records[i]
 
 
-def job(path, settings=None, **more):
+def job(path, settings=None, **more) -> bytes:
+    """A small job's file, gone on with if there is a part of it."""
     with closing(RunFile(path, settings or {"seed": 3})) as file:
         done = file.open(force=False)
         assert collect(RECIPE, PROBLEMS, NUMBER, file, done=done, workers=1, progress=lambda a, b: None, **more)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return path.read_bytes()
 
 
-def test_resuming_gives_the_same_bytes_wherever_it_was_cut(tmp_path):
-    whole = tmp_path / "whole.jsonl"
-    digest = job(whole)
-    data = whole.read_bytes()
-    assert len(RunFile(whole, {"seed": 3}).read()) == len(PROBLEMS)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> bytes:
+    """The file of a job that nothing disturbed."""
+    return job(tmp_path_factory.mktemp("whole") / "runs.jsonl")
+
+
+def test_resuming_gives_the_same_bytes_wherever_it_was_cut(whole, tmp_path):
+    assert len(whole.splitlines()) == 1 + len(PROBLEMS)
     rng = random.Random(1)
-    header = data.index(b"\n") + 1
-    for at in [header, header + 1, len(data) - 1, *(rng.randrange(header, len(data)) for _ in range(3))]:
+    header = whole.index(b"\n") + 1
+    for at in [header, header + 1, len(whole) - 1, *(rng.randrange(header, len(whole)) for _ in range(3))]:
         torn = tmp_path / f"torn{at}.jsonl"
-        torn.write_bytes(data[:at])
-        assert job(torn) == digest
+        torn.write_bytes(whole[:at])
+        assert job(torn) == whole
 
 
 def test_two_workers_write_what_one_writes(tmp_path):
@@ -101,13 +104,12 @@ def test_two_workers_write_what_one_writes(tmp_path):
     assert alone.read_bytes() == pair.read_bytes()
 
 
-def test_another_jobs_file_is_refused_and_left_alone(tmp_path):
+def test_another_jobs_file_is_refused_and_left_alone(whole, tmp_path):
     path = tmp_path / "runs.jsonl"
-    job(path)
-    before = path.read_bytes()
+    path.write_bytes(whole)
     with pytest.raises(ControllerError, match="another seed"):
         RunFile(path, {"seed": 4}).open(force=False)
-    assert path.read_bytes() == before
+    assert path.read_bytes() == whole
     for foreign in (b"hello\nworld", b"\x00\x01"):
         other = tmp_path / "foreign"
         other.write_bytes(foreign)
@@ -132,9 +134,8 @@ def test_only_a_job_is_advised_to_start_over(tmp_path):
             assert "--force" not in str(refused.value)
 
 
-def test_clocks_that_jump_change_nothing(tmp_path, monkeypatch):
+def test_clocks_that_jump_change_nothing(whole, tmp_path, monkeypatch):
     """The wall clock goes back by a year at every look; the deadline lies ten minutes ahead on the monotonic one."""
-    digest = job(tmp_path / "whole.jsonl")
     for year in (3.2e7, -3.2e7):
         now = [time.time()]
 
@@ -144,7 +145,7 @@ def test_clocks_that_jump_change_nothing(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(time, "time", jumping)
-            assert job(tmp_path / f"jumped{year}.jsonl", deadline=time.monotonic() + 600) == digest
+            assert job(tmp_path / f"jumped{year}.jsonl", deadline=time.monotonic() + 600) == whole
 
 
 def test_another_model_under_the_same_name_is_refused(tmp_path):
@@ -201,11 +202,11 @@ def test_the_documented_format_is_the_written_one(tmp_path):
     assert [run["run"] for run in runs] == list(range(len(runs)))
 
 
-def test_a_record_is_its_line_and_the_line_its_record(tmp_path):
+def test_a_record_is_its_line_and_the_line_its_record(whole, tmp_path):
     """Byte for byte, on a real job's file and on values at their limits."""
     path = tmp_path / "runs.jsonl"
-    job(path)
-    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(whole)
+    lines = whole.splitlines(keepends=True)
     odd = run(
         run=len(lines) - 1,
         gold=None,
@@ -218,7 +219,7 @@ def test_a_record_is_its_line_and_the_line_its_record(tmp_path):
         copy.open(force=False)
         for line in lines[1:]:
             copy.append(RunRecord.from_json(json.loads(line)))
-        assert copy.path.read_bytes() == path.read_bytes()
+        assert copy.path.read_bytes() == whole
         copy.append(odd)
     assert copy.read()[-1] == odd and copy.read()[:-1] == RunFile(path, {}).read()
     for part, kind in (("Run", RunRecord), ("Cue", CueRecord)):
@@ -242,10 +243,9 @@ def test_a_record_is_its_line_and_the_line_its_record(tmp_path):
         (lambda run: run.update(run=7), "run 7 stands where run 1 belongs"),
     ],
 )
-def test_a_line_that_is_no_run_is_named_by_its_number(tmp_path, change, message):
+def test_a_line_that_is_no_run_is_named_by_its_number(whole, tmp_path, change, message):
     path = tmp_path / "runs.jsonl"
-    job(path)
-    header, first, second, *rest = path.read_text().splitlines()
+    header, first, second, *rest = whole.decode().splitlines()
     broken = json.loads(second)
     change(broken)
     for bad in (json.dumps(broken), "[]", "no JSON"):
@@ -267,8 +267,7 @@ def test_cues_are_found_in_the_text(records):
 
 
 @pytest.mark.parametrize("fail_at", [0, 2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
-def test_a_full_disk_loses_no_finished_run(tmp_path, monkeypatch, fail_at):
-    digest = job(tmp_path / "whole.jsonl")
+def test_a_full_disk_loses_no_finished_run(whole, tmp_path, monkeypatch, fail_at):
     path, calls, real = tmp_path / "runs.jsonl", [0], os.fsync
 
     def fsync(handle):
@@ -281,7 +280,7 @@ def test_a_full_disk_loses_no_finished_run(tmp_path, monkeypatch, fail_at):
     with pytest.raises(ControllerError, match="No space left on device; finished runs are safe"):
         job(path)
     monkeypatch.setattr(os, "fsync", real)
-    assert job(path) == digest
+    assert job(path) == whole
 
 
 def test_grading_and_arrays(records):

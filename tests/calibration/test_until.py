@@ -64,7 +64,7 @@ def test_a_job_that_is_stopped_again_and_again_leaves_the_same_files(made, tmp_p
     assert len(lines_of(out)) == 1 + 4 and not out.exists()
     held = lines_of(made)[: FIT + FIRST]  # two runs before the first analysis
     runs_path(out).write_bytes(b"".join(held) + lines_of(made)[FIT + FIRST][:50])
-    code, _, err = ctl(capfd, *job(out, 40, *UNTIL))
+    code, _, err = ctl(capfd, *job(out, 40, *UNTIL, "--no-report"))
     assert code == 0 and f"resuming: {FIT + FIRST - 2} of 40 runs" in err and "so this is enough" in err
     assert out.read_bytes() == made.read_bytes() and lines_of(out) == lines_of(made)
 
@@ -75,12 +75,12 @@ def test_runs_after_the_analysis_change_nothing(made, tmp_path, capfd):
     with closing(RunFile(runs_path(out), json.loads(lines_of(made)[0])["settings"])) as file:
         file.open(force=False)
     runs_path(out).write_bytes(b"".join(lines_of(made)))
-    code, _, err = ctl(capfd, *job(out, 40, *UNTIL, "--risk", "0.12"))
+    code, _, err = ctl(capfd, *job(out, 40, *UNTIL, "--risk", "0.12", "--no-report"))
     assert code == 0, err
     more = load_probe(out).card.stopping
     assert more is not None and more.runs >= 24 and set(load_probe(made).card.stopping.analyses) < set(more.analyses)
     assert b"".join(lines_of(out)).startswith(b"".join(lines_of(made)))
-    code, _, err = ctl(capfd, *job(out, 40, *UNTIL, "--force"))
+    code, _, err = ctl(capfd, *job(out, 40, *UNTIL, "--force", "--no-report"))
     assert code == 0 and "collecting: " not in err and out.read_bytes() == made.read_bytes()
 
 

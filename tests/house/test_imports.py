@@ -166,7 +166,7 @@ def may_import(name: str, other: str) -> bool:
 
 def library_breaches(module: Module) -> set[str]:
     found = set()
-    for imported in module.imports():
+    for imported in module.imports:
         library = imported.name.partition(".")[0]
         rooms = ONLY_IN.get(library)
         if rooms is not None and not any(within(module.name, room) for room in rooms):
@@ -178,7 +178,7 @@ def library_breaches(module: Module) -> set[str]:
 
 def room_breaches(module: Module) -> set[str]:
     found = set()
-    for imported in module.imports():
+    for imported in module.imports:
         other = ours(imported, MODULES)
         if other is None:
             continue
@@ -215,7 +215,7 @@ def reflections(module: Module) -> set[str]:
 
 def groups() -> set[str]:
     edges = {
-        name: {other for imported in module.imports() if (other := ours(imported, MODULES)) is not None}
+        name: {other for imported in module.imports if (other := ours(imported, MODULES)) is not None}
         for name, module in MODULES.items()
     }
     return {" and ".join(group) + " import one another" for group in circles(edges)}
@@ -234,7 +234,7 @@ def test_packages_meet_at_the_rooms_faces() -> None:
     """Across packages a room is read by its `__init__.py`; what only one library's code has is read where it is."""
     deep = set()
     for name, module in MODULES.items():
-        for imported in module.imports():
+        for imported in module.imports:
             other = ours(imported, MODULES)
             if other is None or other.partition(".")[0] == name.partition(".")[0]:
                 continue

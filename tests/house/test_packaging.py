@@ -80,7 +80,7 @@ def imported() -> set[tuple[str, str]]:
     """(module of ours, library) for every import of another library."""
     found = set()
     for module in modules().values():
-        found |= {(module.name, one.name.partition(".")[0]) for one in module.imports()}
+        found |= {(module.name, one.name.partition(".")[0]) for one in module.imports}
     return {pair for pair in found if pair[1] not in sys.stdlib_module_names and pair[1] != "reasonctl"}
 
 

@@ -90,7 +90,7 @@ def test_a_probe_of_another_model_is_refused_and_the_model_left_as_it_was(tmp_pa
     where = data.index(b"Alternatively")
     data[where : where + 3] = b"Olt"
     (tmp_path / "other.gguf").write_bytes(data)
-    llm = Llama(str(other), n_ctx=512, n_threads=1, verbose=False)
+    llm = Llama(str(other), n_ctx=512, n_threads=1, n_threads_batch=1, verbose=False)
     with pytest.raises(ControllerError, match="another vocabulary"):
         attach(llm, Controller(exit=rule()))
     assert "generate" not in vars(llm)

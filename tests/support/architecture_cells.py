@@ -35,6 +35,9 @@ _PROMPT = TOKENIZER("so the cat 12 in a hat<think>")["input_ids"]
 _PROMPTS = [_PROMPT, TOKENIZER("the answer<think>")["input_ids"], TOKENIZER("a")["input_ids"]]
 _WAIT, _THE, _CLOSE = TOKENIZER.convert_tokens_to_ids([" Wait", " the", "</think>"])
 
+APART = "Stock's padded rows aren't what they are in calls of their own"
+"""What a batch cell notes: on such a model `batch` and `rows` are equal to different texts."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -141,7 +144,7 @@ class Bench:
         gap, noise = self.gap(theirs[:at], ours[at], theirs[at])
         if gap <= NEAR_TIE * noise and noise < TOLERANCE or gap <= noise < COARSE:
             raise NearTie(f"logits {gap:.1e} apart, the library's own two ways {noise:.1e}")
-        raise Differs(f"token {at - self.start} of {len(ours) - self.start}: logits {gap:.1e} apart, noise {noise:.1e}")
+        raise Differs(f"token {at} of {len(ours)}: logits {gap:.1e} apart, noise {noise:.1e}")
 
     @torch.no_grad()
     def whole(self, tokens: list[int]) -> Any:
@@ -171,18 +174,43 @@ def inert(bench: Bench) -> str:
     return ""
 
 
-def batch(bench: Bench) -> str:
+def _batch(bench: Bench, controller: Controller | None, tokenizer: Any = TOKENIZER) -> tuple[list[list[int]], Any]:
+    """By row, the prompt without its padding and what one greedy call over all prompts wrote; and the call's traces."""
     width = max(map(len, _PROMPTS))
     padded = [[TOKENIZER.pad_token_id] * (width - len(p)) + p for p in _PROMPTS]
     mask = [[0] * (width - len(p)) + [1] * len(p) for p in _PROMPTS]
-    named = dict(max_new_tokens=LENGTH, do_sample=False, no_repeat_ngram_size=2, logits_processor=[Forcing({})])
-    with attach(bench.model, Controller(), tokenizer=TOKENIZER) as handle:
-        out = bench.model.generate(
-            input_ids=torch.tensor(padded), attention_mask=torch.tensor(mask), streamer=Sink(), **named
-        )
-    for row, prompt in zip(out.tolist(), _PROMPTS, strict=True):
-        bench.compare(row[width - len(prompt) :], bench.call(None, prompt, {}, LENGTH)[0])
-    notes = [note for trace in handle.traces for note in trace.warnings]
+    named = dict(input_ids=torch.tensor(padded), attention_mask=torch.tensor(mask))
+    named |= dict(max_new_tokens=LENGTH, do_sample=False, no_repeat_ngram_size=2, logits_processor=[Forcing({})])
+    if controller is None:
+        out, traces = bench.model.generate(**named), []
+    else:
+        with attach(bench.model, controller, tokenizer=tokenizer) as handle:
+            out, traces = bench.model.generate(**named), handle.traces
+    return [row[width - len(p) :] for row, p in zip(out.tolist(), _PROMPTS, strict=True)], traces
+
+
+def batch(bench: Bench) -> str:
+    """Nothing to do, and nobody follows the thinking: stock's own batch, whether or not that is its rows alone."""
+    stock, _ = _batch(bench, None)
+    ours, traces = _batch(bench, Controller(), tokenizer=None)
+    if ours != stock or [len(trace.tokens) for trace in traces] != [LENGTH] * len(_PROMPTS):
+        raise Differs("a batch with nothing to do isn't stock's")
+    try:
+        for row, prompt in zip(stock, _PROMPTS, strict=True):
+            bench.compare(row, bench.call(None, prompt, {}, LENGTH)[0])
+    except NearTie:
+        return ""
+    except Differs:
+        return APART
+    return ""
+
+
+def rows(bench: Bench) -> str:
+    """A budget that is never up: our loop runs the batch, and each row is a call of its own."""
+    ours, traces = _batch(bench, Controller(budget=500))
+    for row, prompt in zip(ours, _PROMPTS, strict=True):
+        bench.compare(row, bench.call(None, prompt, {}, LENGTH)[0])
+    notes = [note for trace in traces for note in trace.warnings]
     return notes[0].removeprefix("rows run in turn: ") if notes else "shared"
 
 
@@ -292,6 +320,7 @@ def _apart(row: torch.Tensor, states: torch.Tensor, place: int) -> float:
 CELLS: dict[str, Callable[[Bench], Cell | str]] = {
     "inert": inert,
     "batch": batch,
+    "rows": rows,
     "replace": replace,
     "append": append,
     "every(k)": every,

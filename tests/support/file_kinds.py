@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import warnings
@@ -53,7 +54,7 @@ from reasonctl.probes.risk.give_up import LowerGrid
 from reasonctl.probes.risk.threshold import Grid
 from reasonctl.probes.signals.probe import Probe
 from reasonctl.probes.signals.signals import Stack
-from support.fuzz import ODD_TEXTS, broken_bytes, broken_json
+from support.fuzz import ODD_TEXTS, broken_bytes, broken_json, write_anew
 from support.heads_files import heads_file as write_heads
 from support.probe_files import content
 from support.report_files import evaluation
@@ -82,7 +83,7 @@ def costs(folder: Path, n: int, seed: int) -> Iterator[Read]:
         best_part(tree, [0.9, 0.8, 0.3], curve, 200, leaves=3, size=48)
 
     for data in _json_or_bytes(whole, n, seed):
-        path.write_bytes(data)
+        write_anew(path, data)
         yield read
 
 
@@ -101,7 +102,7 @@ def ngrams(folder: Path, n: int, seed: int) -> Iterator[Read]:
             assert all(0 <= token < 12 for chain in found.continuations(pair) for token in chain)
 
     for data in broken_bytes(whole, n // 2, seed):
-        path.write_bytes(data)
+        write_anew(path, data)
         yield read
     for _ in range(n - n // 2):
         save_table(path, replace(table, keys=_broken(table.keys, rng), rest=_broken(table.rest, rng)), force=True)
@@ -137,7 +138,7 @@ def runs(folder: Path, n: int, seed: int) -> Iterator[Read]:
             Promise("wrong", 0.3).threshold(table.one_per_problem(), frozen.grids["hidden"])
 
     for data in _lines_or_bytes(whole, n, seed):
-        path.write_bytes(data)
+        write_anew(path, data)
         yield read
 
 
@@ -155,7 +156,7 @@ def tasks(folder: Path, n: int, seed: int) -> Iterator[Read]:
     path = folder / "t.jsonl"
     whole = [{"question": f"{i} + 1\u2028?", "answer": i + 1, "domain": "d"} for i in range(4)]
     for data in _lines_or_bytes(whole, n, seed):
-        path.write_bytes(data)
+        write_anew(path, data)
         yield lambda: load_task(str(path)).problems(1, stream=0)
 
 
@@ -163,7 +164,7 @@ def texts(folder: Path, n: int, seed: int) -> Iterator[Read]:
     """Texts for an n-gram database."""
     path = folder / "t.jsonl"
     for data in _lines_or_bytes([{"text": f"{i} é\u2029"} for i in range(4)], n, seed):
-        path.write_bytes(data)
+        write_anew(path, data)
         yield lambda: list(read_texts([str(path)]))
 
 
@@ -172,7 +173,7 @@ def traces(folder: Path, n: int, seed: int) -> Iterator[Read]:
     path = folder / "traces.jsonl"
     whole = [{"decisions": [{"score": 0.5 + i / 9}], "repeat": i == 2, "why": "x"} for i in range(4)]
     for data in _lines_or_bytes(whole, n, seed):
-        path.write_bytes(data)
+        write_anew(path, data)
         yield lambda: _monitored(DriftMonitor([0.1, 0.5, 0.9]), path)
 
 
@@ -186,7 +187,7 @@ def evaluations(folder: Path, n: int, seed: int) -> Iterator[Read]:
         measured(found, Promise(**{name: found[name] for name in names}))
 
     for data in _json_or_bytes(evaluation(), n, seed):
-        path.write_bytes(b"a line before\n" + data + b"\n")
+        write_anew(path, b"a line before\n" + data + b"\n")
         yield read
 
 
@@ -195,9 +196,8 @@ def ggufs(folder: Path, n: int, seed: int) -> Iterator[Read]:
     path, whole = folder / "m.gguf", (tiny_folder() / "tiny.gguf").read_bytes()
     header = whole[: whole.index(b"token_embd.weight") + 4000]
     for data in broken_bytes(header, n, seed):
-        with path.open("wb") as file:
-            file.write(data)
-            file.truncate(len(whole))
+        write_anew(path, data)
+        os.truncate(path, len(whole))
         yield lambda: read_header(path)
 
 
@@ -261,7 +261,7 @@ KINDS = (costs, ngrams, runs, tasks, texts, traces, evaluations, ggufs, policies
 def _sealed(path: Path, sealed: Any, n: int, seed: int, read: Read) -> Iterator[Read]:
     kind, tensors, card = sealed
     for data in broken_bytes(path.read_bytes(), n // 3, seed):
-        path.write_bytes(data)
+        write_anew(path, data)
         yield read
     for broken in broken_json(card, n // 3, seed + 1):
         kind.save(path, tensors, broken)

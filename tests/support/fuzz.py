@@ -7,6 +7,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from reasonctl.controller import ControllerError
@@ -40,6 +41,12 @@ ODD_VALUES: tuple[Any, ...] = (
     [[[[[[1]]]]]],
 )
 ODD_TEXTS = (b"NaN", b"Infinity", b"1e999", b"9" * 5000, b"[" * 3000, b'"\\ud83d"', b"\xff\xfe", b"\x00", b"{}}", b"\n")
+
+
+def write_anew(path: Path, data: bytes) -> None:
+    """Write a file that may be there. It is removed first: to overwrite one takes the disk milliseconds."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
 
 
 def broken_bytes(whole: bytes, n: int, seed: int) -> Iterator[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
@@ -44,8 +44,12 @@ class Module:
         """Its path in the repository."""
         return self.name.replace(".", "/") + ("/__init__.py" if self.is_package else ".py")
 
-    def imports(self) -> Iterator[Import]:
+    @cached_property
+    def imports(self) -> tuple[Import, ...]:
         """Everything imported; `from a import b` gives a.b, for b may be a module."""
+        return tuple(self._imported())
+
+    def _imported(self) -> Iterator[Import]:
         here = [OURS, *self.name.split(".")]
         package = here if self.is_package else here[:-1]
         for node in ast.walk(self.tree):
@@ -63,8 +67,9 @@ class Module:
                 yield node.name, (node.end_lineno or node.lineno) - node.lineno + 1
 
 
+@cache
 def modules() -> dict[str, Module]:
-    """Every file of the product, by its dotted name."""
+    """Every file of the product, by its dotted name. They are read and parsed once."""
     found = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):

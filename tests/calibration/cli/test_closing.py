@@ -33,8 +33,11 @@ def model(tmp_path_factory) -> Path:
 
 
 def of(model: Path, out: Path, n: int = 16, *more: str) -> list[str]:
-    """A small job of that model, with short answers."""
-    command, _, *rest = job(out, n, "--no-report", "--answer-tokens", "8", *more)
+    """A small job of that model, with short answers.
+
+    On one thread, as a bundled name would be: threads of a forward spin while they wait for one that has no core.
+    """
+    command, _, *rest = job(out, n, "--no-report", "--answer-tokens", "8", "--threads", "1", *more)
     return [command, str(model), *rest]
 
 

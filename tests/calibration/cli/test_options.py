@@ -210,17 +210,30 @@ def test_tiny_says_what_it_understands(capfd):
     assert all(understands(problem.question) for problem in fresh_problems(200, 0))
 
 
+TWO_GRADERS = """
+import sys
+sys.path[0] = "/nowhere"
+from reasonctl.calibration.cli.main import main
+for name in ("mine:right", "yours:right"):
+    print("--", file=sys.stderr)
+    try:
+        main([*sys.argv[1:], name])
+    except SystemExit as end:
+        print(name, end.code or 0)
+"""
+
+
 def test_a_grader_lies_in_the_current_folder(tmp_path):
     (tmp_path / "mine.py").write_text("def right(question, gold, answer):\n    return True\n")
     (tmp_path / "json.py").write_text("raise SystemExit('the installed json comes first')\n")
     out = tmp_path / "p.safetensors"
-    code = "import sys; sys.path[0] = '/nowhere'; from reasonctl.calibration.cli.main import main; main()"
     job = ["calibrate", "tiny", "--tasks", "tiny", "--out", str(out), "--dry-run", "--grader"]
-    for name, expected in (("mine:right", 0), ("yours:right", 2)):
-        arguments = [sys.executable, "-c", code, *job, name]
-        done = subprocess.run(arguments, cwd=tmp_path, env=os.environ, capture_output=True, text=True)
-        assert done.returncode == expected, done.stderr
-    assert "yours:right' can't be imported" in done.stderr and len(done.stderr.splitlines()) == 1
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_GRADERS, *job], cwd=tmp_path, env=os.environ, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.splitlines()[-2:] == ["mine:right 0", "yours:right 2"], done.stderr
+    said = done.stderr.rpartition("--\n")[2]
+    assert "yours:right' can't be imported" in said and len(said.splitlines()) == 1
 
 
 def test_ngrams_are_made_from_collected_runs(tmp_path, capfd):

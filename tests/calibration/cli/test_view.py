@@ -47,7 +47,7 @@ def test_mistakes_are_one_line(
 
 
 def test_a_handle_saves_its_last_call(tmp_path: Path) -> None:
-    llm = Llama(str(tiny_folder() / "tiny.gguf"), n_ctx=512, verbose=False)
+    llm = Llama(str(tiny_folder() / "tiny.gguf"), n_ctx=512, n_threads=1, n_threads_batch=1, verbose=False)
     with attach(llm, Controller(drafter=PromptLookup(), record=True)) as handle:
         with pytest.raises(ControllerError, match="no run to save"):
             handle.save(tmp_path / "a.jsonl")
