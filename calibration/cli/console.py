@@ -112,7 +112,7 @@ class Console:
         self.console.print(visible(text), end="", style=style)
 
     def table(self, rows: list[list[str]], *head: str) -> None:
-        """Print a table. The first column is aligned left, the others right; only a terminal's width folds its cells."""
+        """Print a table: its first column aligned left, the others right. Only a terminal's width folds cells."""
         table = Table(box=None, pad_edge=False, header_style="dim")
         for i, name in enumerate(head):
             table.add_column(visible(name), justify="left" if i == 0 else "right")

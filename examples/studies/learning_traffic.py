@@ -4,13 +4,16 @@ Prints when each promise came, what was saved net of audits and trials, and when
 is made again without a rule, with the same keys, so what it saved and whether its answer differs are measured too.
 
     python -m examples.studies.learning_traffic [requests] [llama.cpp|transformers] [fitting runs] [risk]
+    python -m examples.studies.learning_traffic 160 llama.cpp 24 0.2 --model M.gguf --tasks first.jsonl --then second.jsonl
+
+`tiny` has its own questions and its own closing; another model has those of the files, and closes with a box.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,13 +23,16 @@ from reasonctl.backends import Model, load_model
 from reasonctl.calibration.learning import LearnedSettings, learn
 from reasonctl.calibration.learning.learned import Learned
 from reasonctl.calibration.learning.status import status_of
-from reasonctl.calibration.tasks.graders import NUMBER, Grader
+from reasonctl.calibration.tasks.graders import MATH, NUMBER, Grader
+from reasonctl.calibration.tasks.sources import load_task
 from reasonctl.calibration.tasks.tiny import fresh_problems
 from reasonctl.controller import Call, Controller, Keys, Policy, Trace, drive, parse_policy
-from reasonctl.controller.thinking import read_template
+from reasonctl.controller.thinking import default_cues, read_template
 from reasonctl.controller.thinking.answers import after_thinking
 
 CUES = ("wait", "hmm", "alternatively")
+BOXED = "\n\nThe final answer is \\boxed{"
+"""How a model that isn't `tiny` is asked for its answer."""
 EVERY = 20
 """After so many requests a line says how things stand."""
 
@@ -107,26 +113,52 @@ def other_questions(n: int) -> list[str]:
     return list(found)
 
 
+def parsed() -> argparse.Namespace:
+    """The arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("requests", type=int, nargs="?", default=2000)
+    parser.add_argument("backend", choices=("llama.cpp", "transformers"), nargs="?", default="llama.cpp")
+    parser.add_argument("fit", type=int, nargs="?", default=100)
+    parser.add_argument("risk", type=float, nargs="?", default=0.05)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--tasks", help="questions of the first half, for a model that isn't tiny")
+    parser.add_argument("--then", help="questions of the second half")
+    parser.add_argument("--most", type=int, default=768, help="most tokens of a run")
+    return parser.parse_args()
+
+
+def questions_of(args: argparse.Namespace) -> list[str]:
+    """The questions of all requests, in order."""
+    half, rest = args.requests // 2, args.requests - args.requests // 2
+    if args.model == "tiny":
+        return [one.question for one in fresh_problems(half, 3)] + other_questions(rest)
+    first, second = load_task(args.tasks), load_task(args.then)
+    return [one.question for one in [*first.problems(half, stream=0), *second.problems(rest, stream=0)]]
+
+
+def settings_of(args: argparse.Namespace, model: Model) -> LearnedSettings:
+    """What is fixed for the store's life."""
+    found = read_template(model.template)
+    markers = None if found.markers is None else (found.markers.open, found.markers.close)
+    if args.model == "tiny":
+        return LearnedSettings(fit=args.fit, markers=markers, suffix=found.suffix, cues=CUES)
+    cues = default_cues(found.markers)
+    return LearnedSettings(fit=args.fit, markers=markers, suffix=BOXED, answer_ends="box", cues=cues)
+
+
 def main() -> None:
     """One JSON line for each thing that happens, and the store's own status last."""
-    n = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
-    backend = sys.argv[2] if len(sys.argv) > 2 else "llama.cpp"
-    fit = int(sys.argv[3]) if len(sys.argv) > 3 else 100
-    risk = float(sys.argv[4]) if len(sys.argv) > 4 else 0.05
-    model = load_model("tiny", backend=backend, threads=1)  # type: ignore[arg-type]  # one of the two names
-    found = read_template(model.template)
-    assert found.markers is not None
-    markers = (found.markers.open, found.markers.close)
-    settings = LearnedSettings(fit=fit, markers=markers, suffix=found.suffix, cues=CUES)
+    args = parsed()
+    model = load_model(args.model, backend=args.backend if args.model == "tiny" else None, threads=1)
+    grader = NUMBER if args.model == "tiny" else MATH
     with tempfile.TemporaryDirectory() as folder:
-        rule = learn(Path(folder) / "my.store", risk=risk, settings=settings, grader=NUMBER)
+        rule = learn(Path(folder) / "my.store", risk=args.risk, settings=settings_of(args, model), grader=grader)
         rule.check(model)
-        study = LearningStudy(model, rule, NUMBER, parse_policy("temperature(0.6)"), 768)
-        questions = [one.question for one in fresh_problems(n // 2, 3)] + other_questions(n - n // 2)
-        for number, question in enumerate(questions):
+        study = LearningStudy(model, rule, grader, parse_policy("temperature(0.6)"), args.most)
+        for number, question in enumerate(questions_of(args)):
             study.ask(number, question)
-        study.say(n - 1, "end")
-        print(json.dumps({"requests": n, **status_of(rule.traffic.store, learns=True).to_dict()}))
+        study.say(args.requests - 1, "end")
+        print(json.dumps({"requests": args.requests, **status_of(rule.traffic.store, learns=True).to_dict()}))
 
 
 if __name__ == "__main__":
