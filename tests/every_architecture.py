@@ -36,7 +36,7 @@ from support.architecture_cells import APART, CELLS, Bench, Cell, check
 from support.architectures import NAMES, NO_TEXTS, VARIANTS, causal
 from support.pictures import KINDS, seeing
 
-SHOWN = {"equal": "=", "near tie": "≈", "refused": "refused", "idle": "idle", "absent": "–"}
+SHOWN = {"equal": "=", "near tie": "≈", "refused": "×", "idle": "idle", "absent": "–"}
 _NOT_RUN = ", ".join(f"{name} ({why})" for name, why in NO_TEXTS.items())
 PICTURED = [f"{name} + {kind.medium}" for name, kind in KINDS.items()]
 
