@@ -36,7 +36,7 @@ from support.architecture_cells import APART, CELLS, Bench, Cell, check
 from support.architectures import NAMES, NO_TEXTS, VARIANTS, causal
 from support.pictures import KINDS, seeing
 
-SHOWN = {"equal": "=", "near tie": "≈", "refused": "refused", "idle": "idle", "absent": "–"}
+SHOWN = {"equal": "=", "near tie": "≈", "refused": "×", "idle": "idle", "absent": "–"}
 _NOT_RUN = ", ".join(f"{name} ({why})" for name, why in NO_TEXTS.items())
 PICTURED = [f"{name} + {kind.medium}" for name, kind in KINDS.items()]
 
@@ -105,7 +105,8 @@ def page(rows: list[dict[str, Any]]) -> str:
 
 
 def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, 120, subsequent_indent="  " if text.startswith("- ") else "", break_long_words=False)
+    indent = "  " if text.startswith("- ") else ""
+    return textwrap.wrap(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def failures(rows: list[dict[str, Any]]) -> list[str]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -13,16 +14,19 @@ import torch
 from transformers import DynamicCache
 
 from reasonctl.backends.attach import attach
+from reasonctl.backends.hf import attach as attach_module
+from reasonctl.backends.hf import prompts
 from reasonctl.backends.hf.engine import HFEngine
 from reasonctl.controller import Controller, ControllerError, PromptLookup
-from support.architecture_cells import LENGTH, Bench, Cell, Forcing, Sink, check
-from support.architectures import causal
+from support.architecture_cells import APART, CELLS, LENGTH, Bench, Cell, Forcing, Sink, check
+from support.architectures import NAMES, VARIANTS, causal
 from support.hf_models import TOKENIZER, Scripted, unpadded
-from support.pictures import MEDIA, seeing
+from support.pictures import KINDS, MEDIA, seeing
 from support.source import ROOT
 
 ONCE_WRONG = [
-    ("afmoe", "batch"),
+    ("afmoe", "rows"),
+    ("bart", "rows"),
     ("deepseek_v4", "hidden"),
     ("falcon (ALiBi)", "tree"),
     ("gemma3n_text", "hidden"),
@@ -31,7 +35,7 @@ ONCE_WRONG = [
     ("hrm_text", "hidden"),
     ("longcat_flash", "hidden"),
     ("modernbert-decoder", "hidden"),
-    ("phimoe", "batch"),
+    ("phimoe", "rows"),
 ]
 OTHERS = [
     ("bloom", "chain"),
@@ -56,6 +60,27 @@ def test_a_wrong_text_is_seen(monkeypatch):
 
     monkeypatch.setattr(HFSession, "_gather", lambda self, path: None)
     assert check(Bench(causal("llama")), "tree").result == "wrong"
+
+
+def test_a_batch_with_nothing_to_do_is_stock_s_also_where_its_rows_are_others_alone(monkeypatch):
+    """And as a negative control: rows without padding, which are no such batch."""
+    bench = Bench(causal("bart"))
+    assert check(bench, "batch") == Cell("equal", APART) and check(Bench(causal("llama")), "batch") == Cell("equal")
+    monkeypatch.setattr(attach_module, "nothing_to_do", lambda *given: False)
+    assert check(bench, "batch").result == "wrong"
+
+
+def test_rows_that_read_their_padding_are_seen(monkeypatch):
+    monkeypatch.setattr(prompts, "_shown", lambda mask, recurrent: list(range(len(mask))))
+    assert check(Bench(causal("llama")), "rows").result == "wrong"
+
+
+def test_the_page_has_every_architecture_and_every_column():
+    table = re.findall(r"^\| (.*) \|$", (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8"), re.M)
+    head, *rows = [line.split(" | ") for line in table]
+    pictured = [f"{name} + {kind.medium}" for name, kind in KINDS.items()]
+    assert head == ["architecture", *CELLS] and sorted(row[0] for row in rows) == sorted([*NAMES, *VARIANTS, *pictured])
+    assert {cell for row in rows for cell in row[1:]} <= {"=", "≈", "×", "idle", "–"}
 
 
 def test_trees_are_asked_of_a_model_once():
