@@ -4,7 +4,7 @@ Prints when each promise came, what was saved net of audits and trials, and when
 is made again without a rule, with the same keys, so what it saved and whether its answer differs are measured too.
 
     python -m examples.studies.learning_traffic [requests] [llama.cpp|transformers] [fitting runs] [risk]
-    python -m examples.studies.learning_traffic 160 llama.cpp 24 0.2 --model M.gguf --tasks first.jsonl --then second.jsonl
+    python -m examples.studies.learning_traffic 160 llama.cpp 24 0.2 --model M.gguf --tasks A.jsonl --then B.jsonl
 
 `tiny` has its own questions and its own closing; another model has those of the files, and closes with a box.
 """
