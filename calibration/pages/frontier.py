@@ -7,7 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter, ScalarFormatter
+from matplotlib.ticker import LogFormatter, PercentFormatter, ScalarFormatter
 
 from ..evaluation.frontier import Point
 from .plotted import error_bars, write_figure
@@ -41,6 +41,7 @@ def draw(points: Sequence[Point]) -> Figure:
         )
     axes.set(xscale="log", xlabel="all tokens for a problem", ylabel="right answers")
     axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))  # 40 and not 4 x 10^1
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %", decimals=0))
     axes.grid(alpha=0.3, which="both")
     figure.legend(fontsize=8, loc="outside right upper")
