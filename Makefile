@@ -30,7 +30,7 @@ slow: setup ## the heavy tests; hours
 
 vllm: $(VLLM)/.installed ## exits inside vLLM: an environment of its own (3.5 GB), and its tests
 	$(MAKE) links
-	PYTHONPATH=$(TREE) OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m vllm tests/backends
+	PYTHONPATH=$(TREE) OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m vllm tests/backends/test_vllm_*.py
 
 format: setup ## write the format
 	$(BIN)/ruff format $(SOURCES)

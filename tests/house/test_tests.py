@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,3 +59,14 @@ def test_an_imported_test_is_seen(text: str) -> None:
 def test_measured_costs_go_to_a_folder_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> None:
     assert cost_path("any engine").is_relative_to(tmp_path_factory.getbasetemp())
     assert not cost_path("any engine").is_relative_to(Path.home() / ".cache")
+
+
+def test_make_vllm_calls_its_tests_only() -> None:
+    """Its environment has no llama.cpp, without which other tests of backends can't even be imported."""
+    rule = re.search(r"-m vllm (tests/\S+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert rule is not None
+    called = set(ROOT.glob(rule[1]))
+    marked = {file for file in (ROOT / "tests").rglob("test_*.py") if "pytest.mark.vllm" in file.read_text("utf-8")}
+    marked.discard(Path(__file__))
+    assert marked and marked <= called
+    assert not [(file.name, name) for file in called for name in imported(file.read_text("utf-8")) if "llama" in name]
