@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from reasonctl.backends import load_model, tiny_folder
-from reasonctl.backends.vllm.processor import ExitProcessor
 from reasonctl.probes import load_exit
 from support.vllm_jobs import Job, arm, client_of, engine_of, model_folder, probe_in, problems_of
 
@@ -30,11 +29,14 @@ class Stopwatch:
     """Processor time inside the processor's own methods, their calls, and how often one has read the device."""
 
     def __init__(self) -> None:
+        # Imports vLLM, which looks for Triton then and only then: the second runner's must be set up by now.
+        from reasonctl.backends.vllm.processor import ExitProcessor
+
         self.seconds, self.steps, self.transfers, self.most = 0.0, 0, 0, 0
         for name in READS:
             self._count(name)
         for name in ("apply", "update_state"):
-            self._time(name)
+            self._time(ExitProcessor, name)
 
     def _count(self, name: str) -> None:
         method = getattr(torch.Tensor, name)
@@ -45,10 +47,10 @@ class Stopwatch:
 
         setattr(torch.Tensor, name, counted)
 
-    def _time(self, name: str) -> None:
-        method = getattr(ExitProcessor, name)
+    def _time(self, kind: Any, name: str) -> None:
+        method = getattr(kind, name)
 
-        def timed(processor: ExitProcessor, *args: Any) -> Any:
+        def timed(processor: Any, *args: Any) -> Any:
             begin, self.transfers = time.thread_time(), 0
             result = method(processor, *args)
             self.seconds += time.thread_time() - begin
@@ -56,7 +58,7 @@ class Stopwatch:
             self.most = max(self.most, self.transfers)
             return result
 
-        setattr(ExitProcessor, name, timed)
+        setattr(kind, name, timed)
 
     def take(self) -> tuple[float, int]:
         """What was measured since this was asked last."""
@@ -75,10 +77,10 @@ def interval(values: list[float], level: float = 0.95) -> tuple[float, float]:
 
 def main(job: Job, pairs: int) -> dict[str, Any]:
     """Pairs of batches; which of a pair comes first alternates."""
-    work, watch = Path(tempfile.mkdtemp()), Stopwatch()
+    work = Path(tempfile.mkdtemp())
     torch.set_num_threads(1)
     probe = probe_in(job.form, work)
-    llm = engine_of(job, model_folder(work / "model"), probe)
+    llm, watch = engine_of(job, model_folder(work / "model"), probe), Stopwatch()
     model = load_model(str(tiny_folder()), backend="transformers")
     client = client_of(model, load_exit(probe, risk=0.05))
     prompts = [model.prompt(problem.question) for problem in problems_of(job)]
