@@ -158,7 +158,7 @@ _OPTIONS = {
         "--batch",
         type=click.IntRange(1, MOST_BATCH),
         default=1,
-        help="Runs decoded together, in forwards that they share [calibrate: 4; samples, serve: up to 8; else 1].",
+        help="Runs decoded together, in forwards that they share [calibrate: 4, vLLM: 64; samples, serve: 8; else 1].",
     ),
     "grader": _option(
         "--grader", help="module:function (question, gold, answer) -> bool, or a plugin [the task's own]."

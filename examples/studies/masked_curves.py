@@ -42,8 +42,8 @@ def main(path: str) -> None:
     left.set(xlabel="forwards", ylabel="accuracy")
     left.legend(fontsize=7)
     heat = [one["temperature"] for one in degrees]
-    for name, word in (("local", "local"), ("global", "global")):
-        middle.plot(heat, [one[name] for one in degrees], marker="o", label=word)
+    for name in ("local", "global"):
+        middle.plot(heat, [one[name] for one in degrees], marker="o", label=name)
     middle.set(xlabel="temperature of tokens", ylabel="AR-ness (1 = left to right)", ylim=(0, 0.5))
     middle.legend(fontsize=7)
     for k in (1, 4, 8):

@@ -97,9 +97,9 @@ def fractal(
 
 def _given(show: Console, model: Model, texts: Sequence[str], tokens: int, most: int) -> list[Document]:
     """The documents of the given texts; what is left out is printed."""
-    given, short = documents_of(model, read(texts), tokens, most)
-    if short:
-        show.say(f"{short} texts have fewer than {OPENING + tokens} tokens and are left out", "yellow")
+    given, left_out = documents_of(model, read(texts), tokens, most)
+    if left_out:
+        show.say(f"{left_out} texts have fewer than {OPENING + tokens} tokens and are left out", "yellow")
     if not given:
         raise ControllerError(f"no text has {OPENING + tokens} tokens; give longer ones, or a lower --max-new-tokens")
     return given
