@@ -11,7 +11,7 @@ from reasonctl.backends import Model
 from reasonctl.controller.thinking import FORM_MEANS
 from reasonctl.probes.risk import Stopping, planned, runs_needed
 
-from ..fitting.analyses import Analysis
+from ..fitting.analyses import SAVING_CONFIDENCE, Analysis, Saving
 from ..fitting.collecting import fitting_trials
 from ..fitting.job import CalibrationJob
 from ..pages.wording import SHOWN_RISKS, ends_of, percent
@@ -97,6 +97,13 @@ def _soonest(runs: int, minutes: float) -> str:
     return f"the first count comes after roughly {runs * minutes:.1f} minutes, and all " if runs > 0 else ""
 
 
+def _too_little(saving: Saving) -> str:
+    """Why a promise that stands is not enough yet."""
+    if saving.share <= 0:
+        return "it saves no tokens"
+    return f"it saves {percent(saving.share)} of the tokens, which may be chance"
+
+
 def counted(show: Console, plan: CalibrationJob, done: int) -> Callable[[Analysis], None]:
     """What says each analysis of a job that has `done` runs now, and when the next one comes, by the pace since now."""
     started = time.monotonic()
@@ -105,11 +112,13 @@ def counted(show: Console, plan: CalibrationJob, done: int) -> Callable[[Analysi
         runs, later = found.stopping.runs, plan.analysis_after(found.stopping.runs)
         text = f"counted at {runs} calibration runs: {found.threshold.why}"
         if found.is_enough:
-            show.say(f"{text}; it saves {percent(found.saved)} of the tokens, so this is enough")
+            saves = f"it saves {percent(found.saving.share)} of the tokens"
+            sure = f"more than {percent(found.saving.low)} with confidence {SAVING_CONFIDENCE}"
+            show.say(f"{text}; {saves}, {sure}, so this is enough")
         elif plan.fit + later > plan.n:
             show.say(f"{text}; the next count would be at {later}, beyond -n {plan.n}")
         else:
-            saves = "" if found.threshold.value == math.inf else ", which saves no tokens"
+            saves = "" if found.threshold.value == math.inf else f"; {_too_little(found.saving)}"
             new = plan.fit + runs - done
             minutes = (time.monotonic() - started) / 60 * (later - runs) / max(new, 1)
             when = f", in about {minutes:.1f} minutes" if new > 0 else ""

@@ -98,7 +98,7 @@ def sampled(
 ) -> list[SampledProblem]:
     """The samples of all problems; those of an earlier job of the same settings are read and not made again."""
     rule, recipe, task = job.rule, job.recipe, job.task
-    settings = settings_of(recipe, task.name, task.grader, sets, probe_text(rule) or None) | {"n": len(job.problems)}
+    settings = settings_of(recipe, task, sets, probe_text(rule) or None) | {"n": len(job.problems)}
     with closing(SamplesFile(samples_path(out), settings)) as file:
         done = file.open(force=options.force)
         if done:

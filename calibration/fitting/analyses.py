@@ -8,8 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from reasonctl.probes.risk import Stopping, Threshold
+import numpy as np
+import scipy.stats
+
+from reasonctl.probes.risk import Floats64, Stopping, Threshold
 
 from ..runs.arrays import to_arrays
 from ..runs.cue_sets import with_cues
@@ -20,6 +24,33 @@ from .frozen import Frozen
 from .job import CalibrationJob
 from .tables import outcomes_of
 
+SAVING_CONFIDENCE = 0.95
+"""Confidence of the lower bound on the saving. The promise doesn't rest on it: that holds at any analysis."""
+
+
+class Saving(NamedTuple):
+    """The share of their tokens that some runs save, net of trials."""
+
+    share: float
+    """What these runs save."""
+    low: float
+    """One-sided lower bound on what such runs save on average, at SAVING_CONFIDENCE; -inf for a single run."""
+
+    @classmethod
+    def of(cls, saved: Floats64, full: Floats64) -> Saving:
+        """The saving of runs, with Student's bound on the mean of a run's saved tokens.
+
+        Args:
+            saved: Tokens that each run saves; negative where its trials cost more. Shape (runs,).
+            full: Tokens of each run without control. Shape (runs,).
+        """
+        if not (whole := float(full.sum())):
+            return cls(0.0, 0.0)
+        runs = len(saved)
+        error = float(saved.std(ddof=1)) / math.sqrt(runs) if runs > 1 else math.inf
+        low = float(saved.mean()) - float(scipy.stats.t.ppf(SAVING_CONFIDENCE, max(runs - 1, 1))) * error
+        return cls(float(saved.sum()) / whole, low * runs / whole)
+
 
 @dataclass(frozen=True)
 class Analysis:
@@ -29,13 +60,16 @@ class Analysis:
     """The design up to this analysis."""
     threshold: Threshold
     """The threshold that they allow for the job's promise."""
-    saved: float
-    """Share of their tokens that it saves, net of trials."""
+    saving: Saving
+    """What it saves on them."""
 
     @property
     def is_enough(self) -> bool:
-        """The promise stands, and it saves something."""
-        return self.threshold.value < math.inf and self.saved > 0
+        """The promise stands, and it saves tokens, told from none.
+
+        One exit in thirty runs is no sign of more: a probe that stopped there saved nothing on fresh runs.
+        """
+        return self.threshold.value < math.inf and self.saving.low > 0
 
 
 def analyse(job: CalibrationJob, frozen: Frozen, records: list[RunRecord]) -> Analysis:
@@ -55,8 +89,8 @@ def analyse(job: CalibrationJob, frozen: Frozen, records: list[RunRecord]) -> An
         index = domains.index(job.promise.domain) if job.promise.domain in domains else len(domains)
         table, plain = table.in_domain(index), plain.in_domain(index)
     threshold = job.promise.threshold(table, found[job.promise.signal].grid)
-    tokens = int(outcomes_of(table, plain, threshold.value).tokens.sum())
-    return Analysis(stopping, threshold, 1 - tokens / max(int(plain.full_tokens.sum()), 1))
+    full = plain.full_tokens.astype(np.float64)
+    return Analysis(stopping, threshold, Saving.of(full - outcomes_of(table, plain, threshold.value).tokens, full))
 
 
 class Analyses:

@@ -83,7 +83,7 @@ def collect(
         grader: What grades the answers.
         file: The open file; it holds `done` runs.
         workers: As in `run_jobs`, like `warn`.
-        progress: Called after every window: its runs end together, so a pace of single runs would mislead.
+        progress: Called after every window, as its runs end together, and where enough is known within one.
         deadline: The time, of `time.monotonic`, after which no further window of runs is written. None: no limit.
         which: At which cues exits are tried.
         asked: Which runs. Windows begin where it begins, whatever was done before. None: all runs of the job.
@@ -95,6 +95,7 @@ def collect(
         for records in windows:
             for held in _append(file, records, problems, grader, done):
                 if enough is not None and enough(held):
+                    progress(held, len(problems))
                     return True
             progress(records[-1].run + 1, len(problems))
             if deadline is not None and time.monotonic() > deadline and records[-1].run + 1 < len(problems):

@@ -18,6 +18,7 @@ from reasonctl.controller.selection import Codes, Scored
 from ..parallel.run_jobs import ProgressCallback
 from ..tasks.graders import Grader
 from ..tasks.problem import Problem
+from ..tasks.sources import Task
 from .collect import identity_of
 from .job_file import JobFile, append_made
 from .recipe import Recipe
@@ -115,6 +116,10 @@ class SamplesFile(JobFile):
     what: ClassVar[str] = "samples"
     versions: ClassVar[tuple[int, ...]] = (FORMAT,)
 
+    def _compare(self, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+        """As for any job; a file from before tasks had digests goes on with whatever its task holds now."""
+        super()._compare({"tasks_digest": wanted.get("tasks_digest")} | stored, wanted)
+
     def append(self, one: SampledProblem) -> None:
         """Write one problem and make sure that it is on the disk."""
         self._write(asdict(one))
@@ -141,22 +146,19 @@ def _set_of(value: Any) -> Fields:
     return Fields.of(value, "a set of the header")
 
 
-def settings_of(
-    recipe: Recipe, task: str, grader: Grader, sets: Sequence[SampleSet], probe: str | None
-) -> dict[str, Any]:
+def settings_of(recipe: Recipe, task: Task, sets: Sequence[SampleSet], probe: str | None) -> dict[str, Any]:
     """What two jobs must share to share a file of samples: everything that changes a sample, and no path of a machine.
 
     Args:
         recipe: How runs are made.
-        task: The task's name.
-        grader: What grades the answers.
+        task: Where the problems come from, and what grades the answers.
         sets: What is drawn of each problem.
         probe: The digest of the exit rule's probe and its promise. None: there is no rule.
     """
     return {
         "model": identity_of(recipe.load()),
-        "tasks": task,
-        "grader": grader.name,
+        **task.identity(),
+        "grader": task.grader.name,
         "seed": recipe.seed,
         "max_new_tokens": recipe.max_new_tokens,
         "markers": recipe.markers,

@@ -94,6 +94,18 @@ def test_a_votes_file_is_read_back_and_checked(tmp_path) -> None:
         SamplesFile(path, SETTINGS).read()
 
 
+def test_samples_of_a_task_that_was_changed_are_refused(tmp_path) -> None:
+    """A file holds grades, not gold answers. One from before tasks had digests can't tell, and is gone on with."""
+    with closing(SamplesFile(tmp_path / "new", SETTINGS | {"tasks_digest": "a"})) as file:
+        file.open(force=False)
+    with pytest.raises(ControllerError, match="samples collected with another tasks_digest"):
+        SamplesFile(tmp_path / "new", SETTINGS | {"tasks_digest": "b"}).open(force=False)
+    with closing(SamplesFile(tmp_path / "old", SETTINGS)) as file:
+        file.open(force=False)
+    with closing(SamplesFile(tmp_path / "old", SETTINGS | {"tasks_digest": "b"})) as file:
+        assert file.open(force=False) == 0
+
+
 def test_advice_prefers_what_a_vote_wins_with() -> None:
     """A policy that is right in 3 of 4 samples, against one whose problems are all right or all wrong."""
     rng = np.random.default_rng(1)

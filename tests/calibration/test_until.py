@@ -7,10 +7,12 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
 
 from reasonctl.calibration.fitting import analyses
-from reasonctl.calibration.fitting.analyses import Analyses, Analysis
+from reasonctl.calibration.fitting.analyses import Analyses, Analysis, Saving
 from reasonctl.calibration.fitting.begun import as_begun
 from reasonctl.calibration.fitting.collecting import collect_job, plan_of
 from reasonctl.calibration.fitting.job import CalibrationJob
@@ -155,7 +157,7 @@ def job_at(out: Path, **changes: object) -> CalibrationJob:
     return replace(made, **changes)
 
 
-def stand_in(job: CalibrationJob, enough_at: int, saved: float = 0.5):
+def stand_in(job: CalibrationJob, enough_at: int, low: float = 0.4):
     """An `analyse` that finds enough from so many calibration runs on."""
 
     def found(job, frozen, records) -> Analysis:
@@ -164,7 +166,7 @@ def stand_in(job: CalibrationJob, enough_at: int, saved: float = 0.5):
         limit = Threshold(
             value=value, mode="harm", risk=0.3, confidence=0.9, runs=runs, failures=0, more_runs=0, why="why"
         )
-        return Analysis(replace(job, n=len(records)).stopping, limit, saved)
+        return Analysis(replace(job, n=len(records)).stopping, limit, Saving(0.5, low))
 
     return found
 
@@ -189,10 +191,29 @@ def test_the_earliest_analysis_that_is_enough_is_the_last(tmp_path, monkeypatch,
     assert found.runs == (stops or planned(FIRST, 28)[-1]) and ended == (max(start, FIT + stops) if stops else 40)
 
 
-def test_a_promise_that_saves_nothing_is_not_enough(tmp_path, monkeypatch):
+@pytest.mark.parametrize("low", [0.0, -0.1])
+def test_a_promise_whose_saving_may_be_chance_is_not_enough(tmp_path, monkeypatch, low):
     wanted = job_at(tmp_path / "p")
-    monkeypatch.setattr(analyses, "analyse", stand_in(wanted, 0, saved=0.0))
+    monkeypatch.setattr(analyses, "analyse", stand_in(wanted, 0, low))
     assert not Analyses(wanted, Runs(), lambda: None, lambda one: None).enough(40)
+
+
+def test_one_exit_in_thirty_runs_is_no_saving():
+    """Two are none either, three alike are one. The bound is Student's: scipy's own interval is the oracle."""
+    full = np.full(30, 100.0)
+    for exits, told in ((0, False), (1, False), (2, False), (3, True), (30, True)):
+        saved = np.where(np.arange(30) < exits, 60.0, 0.0)
+        found = Saving.of(saved, full)
+        assert found.share == pytest.approx(0.6 * exits / 30) and (found.low > 0) is told
+    assert found == (0.6, 0.6)
+    saved = np.random.default_rng(3).normal(5, 20, 40)
+    bound = scipy.stats.ttest_1samp(saved, 0, alternative="greater").confidence_interval(0.95).low
+    assert Saving.of(saved, np.full(40, 80.0)).low == pytest.approx(bound / 80)
+
+
+def test_runs_without_tokens_and_a_single_run_tell_nothing():
+    assert Saving.of(np.zeros(3), np.zeros(3)) == (0.0, 0.0)
+    assert Saving.of(np.array([50.0]), np.array([100.0])) == (0.5, -np.inf)
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
