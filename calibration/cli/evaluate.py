@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from reasonctl.probes import ProbeExit
 from reasonctl.probes.files import digest_of
 
 from ..evaluation.baseline_comparison import compare_with_baselines
+from ..evaluation.evaluation_file import EvaluationFile
 from ..evaluation.pairs import Pair, evaluate_pairs, fresh, summary
 from ..fitting.saved_runs import saved_runs
+from ..runs.collect import settings_of
+from ..runs.making import windows_of
 from ..runs.recipe import Recipe
 from ..runs.records import RunRecord
 from ..runs.room import LEFT_OUT, with_room
@@ -50,6 +54,8 @@ class EvaluationJob:
     """The problems; the probe saw none of them."""
     options: Options
     """The shared options."""
+    out: str | None = None
+    """Where its runs are kept. None: nowhere."""
 
     def measured(self, pairs: list[Pair]) -> dict[str, Any]:
         """The JSON of `ctl eval` without the baselines: what was asked for, measured and promised."""
@@ -71,6 +77,27 @@ class EvaluationJob:
             **summary(pairs, rule.promise.mode, graded=graded),
             "guarantee": promise,
         }
+
+    @contextmanager
+    def file(self, show: Console, baselines: bool) -> Iterator[EvaluationFile | None]:
+        """The job's file of runs, open; None where none is kept.
+
+        Args:
+            show: Says how many windows are there already.
+            baselines: Whether what the cheap rules need is collected too.
+        """
+        if self.out is None:
+            yield None
+            return
+        settings = settings_of(self.recipe, self.task, self.model, len(self.problems)) | self.task.identity()
+        settings |= {"probe": digest_of(self.rule.content), "promise": asdict(self.rule.promise)}
+        settings |= {"baselines": baselines, "seed": self.options.seed}
+        with closing(EvaluationFile(Path(self.out), settings)) as file:
+            if done := file.open(force=self.options.force):
+                show.say(
+                    f"{self.out} has {done} of {len(windows_of(self.problems, self.recipe.batch))} windows of runs"
+                )
+            yield file
 
     def keeping(self, trace: str | None, trace_text: bool) -> Callable[[Problem, Pair], None]:
         """What appends a controlled run to the file `trace`, with its text where that was asked for."""
@@ -103,12 +130,13 @@ def evaluate(
     probe: str | None,
     baselines: bool,
     report: str | None,
+    out: str | None,
     **tracing: Any,
 ) -> None:
     """Print what control does to problems that the probe never saw. tracing: as `EvaluationJob.keeping` takes it."""
     show = Console(as_json=options.json)
     check_trace("ctl eval", options, tracing["trace"])
-    _check_report(options, report, probe_path(name, probe))
+    _check_written(options, report, out, probe_path(name, probe))
     rule, model = open_rule(show, name, options, probe)
     content = rule.content
     task = load_task(tasks or content.card.tasks, grader=options.grader, gold=options.mode != "disagree")
@@ -124,7 +152,7 @@ def evaluate(
     if options.dry_run:
         show.result({"n": len(problems), "dry_run": True})
         return
-    job = EvaluationJob(rule, model, recipe, task, problems, options)
+    job = EvaluationJob(rule, model, recipe, task, problems, options, out)
     result = compare(show, job, runs=runs, baselines=baselines, keep=job.keeping(**tracing))
     result |= {LEFT_OUT: len(asked.left_out)} if asked.left_out else {}
     show.result(result)
@@ -135,13 +163,14 @@ def evaluate(
         show.say(f"written: {report}")
 
 
-def _check_report(options: Options, report: str | None, probe: Path) -> None:
-    """Before any work: refuse a page that can't be written, and --force without one."""
-    if report is None:
-        return options.refuse("ctl eval without --report", "force", because="nothing is written")
-    from ..pages.report import check_page
+def _check_written(options: Options, report: str | None, out: str | None, probe: Path) -> None:
+    """Before any work: refuse a page that can't be written, and --force with nothing to start over."""
+    if report is None and out is None:
+        options.refuse("ctl eval without --report or --out", "force", because="nothing is written")
+    if report is not None:
+        from ..pages.report import check_page
 
-    check_page(Path(report), probe, options.force)
+        check_page(Path(report), probe, options.force)
 
 
 def compare(
@@ -159,12 +188,12 @@ def compare(
         job: What is evaluated.
         runs: The runs that the probe was made from, if they are at hand.
         baselines: Whether the cheap rules are compared too.
-        keep: Called with every pair as soon as it is graded.
+        keep: Called with every pair that is made, as soon as it is graded.
 
     Returns:
         The JSON of `ctl eval`.
     """
-    with show.progress("evaluating") as progress:
+    with job.file(show, baselines) as file, show.progress("evaluating") as progress:
         pairs = evaluate_pairs(
             job.recipe,
             job.problems,
@@ -174,6 +203,7 @@ def compare(
             with_baselines=baselines,
             progress=progress,
             each=keep,
+            file=file,
         )
     result = job.measured(pairs)
     show_comparison(show, result)

@@ -131,7 +131,11 @@ def bench_masked(show: Console, name: str, options: Options, order: str | None) 
 def eval_masked(show: Console, name: str, options: Options, order: str | None, tasks: str | None) -> None:
     """Record runs, calibrate an early commit on some, and print what it does on the others."""
     because = "its early commit is calibrated on runs of this command"
-    refuse("ctl eval with a masked model", given(), dict.fromkeys(("probe", "report", "baselines", "trace"), because))
+    refuse(
+        "ctl eval with a masked model",
+        given(),
+        dict.fromkeys(("probe", "report", "baselines", "trace", "out"), because),
+    )
     model, text = open_masked(name, options, "ctl eval", order)
     if tasks is None and name != TINY_MASKED:
         raise ControllerError("--tasks is missing; give tiny, reasoning-gym:NAME, or a .jsonl file")

@@ -159,6 +159,7 @@ def calibrate_command(
 @click.option("--probe", help="Probe file [tiny: the bundled one].")
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="Also what cheap rules would do.")
 @click.option("--report", type=click.Path(), help="Write a page about it (.html).")
+@click.option("--out", type=click.Path(), help="Keep the runs (.jsonl); the same command goes on with them.")
 @TRACE
 @TRACE_TEXT
 @common(*(name for name in SHARED if name != "time_limit"))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +21,11 @@ from ..runs.recipe import Recipe
 from ..runs.records import RunRecord
 from ..runs.room import LEFT_OUT
 from ..runs.splits import calibration_stream, evaluation_stream
-from ..runs.worker import ArmRecord, Arms, AskedRun, collect_runs, compare_runs
+from ..runs.worker import ArmRecord, AskedRun, collect_runs, compare_runs
 from ..tasks.graders import Grader
 from ..tasks.problem import Problem, Prompt
 from ..tasks.sources import Task
+from .evaluation_file import Evaluated, EvaluationFile
 
 EVALUATION_OFFSET = 1 << 32
 """Run numbers of evaluations start here: no uniform is shared with a run of the calibration."""
@@ -43,15 +45,6 @@ class Pair:
     """The run without control, with an exit tried at every cue. None: it wasn't collected."""
 
 
-class Evaluated(NamedTuple):
-    """One problem's runs, before they are graded."""
-
-    arms: Arms
-    """Both arms."""
-    record: RunRecord | None
-    """The collected run. None: it wasn't asked for."""
-
-
 def evaluate_pairs(
     recipe: Recipe,
     problems: Sequence[Problem],
@@ -62,6 +55,7 @@ def evaluate_pairs(
     with_baselines: bool,
     progress: ProgressCallback,
     each: Callable[[Problem, Pair], None] = lambda problem, pair: None,
+    file: EvaluationFile | None = None,
 ) -> list[Pair]:
     """Both arms of every problem, interleaved: window by window, in index order.
 
@@ -73,19 +67,32 @@ def evaluate_pairs(
         workers: Number of processes.
         with_baselines: Also collect what the baselines need.
         progress: Called after every window.
-        each: Called with every pair, in order, as soon as it is graded.
+        each: Called with every pair that is made, in order, as soon as it is graded.
+        file: The job's, open; what it holds isn't made again. None: nothing is kept.
     """
     asked = [AskedRun(EVALUATION_OFFSET + i, problem.question) for i, problem in enumerate(problems)]
     windows = windows_of(asked, recipe.batch)
     jobs = [(recipe, window, rule, with_baselines, k % 2 == 0) for k, window in enumerate(windows)]
-    pairs: list[Pair] = []
-    for window in run_jobs(evaluate_window, jobs, workers=min(workers, len(jobs))):
+    held = [] if file is None else file.read(windows)
+    known = [evaluated for window in held for evaluated in window]
+    pairs = [_graded_pair(one, problem, grader) for one, problem in zip(known, problems, strict=False)]
+    progress(len(pairs), len(problems))
+    for window in _made(jobs[len(held) :], workers, file):
         for evaluated in window:
             problem = problems[len(pairs)]
             pairs.append(_graded_pair(evaluated, problem, grader))
             each(problem, pairs[-1])
         progress(len(pairs), len(problems))
     return pairs
+
+
+def _made(jobs: Sequence[tuple[Any, ...]], workers: int, file: EvaluationFile | None) -> Iterator[list[Evaluated]]:
+    """The windows of these jobs, in order, each in the file before it is handed on."""
+    with closing(run_jobs(evaluate_window, jobs, workers=min(workers, len(jobs)))) as made:
+        for (_, asked, *_), window in zip(jobs, made, strict=True):
+            if file is not None:
+                file.append([one.question for one in asked], window)
+            yield window
 
 
 def evaluate_window(

@@ -65,7 +65,7 @@ class Analysis:
 
     @property
     def is_enough(self) -> bool:
-        """The promise stands, and it saves tokens, told from none.
+        """The promise stands, and its saving is above zero with SAVING_CONFIDENCE.
 
         One exit in thirty runs is no sign of more: a probe that stopped there saved nothing on fresh runs.
         """

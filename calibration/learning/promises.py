@@ -90,7 +90,7 @@ def calibration_runs(records: Sequence[str | None], first: int, cue: str) -> lis
 
 
 def stands(job: CalibrationJob, frozen: Frozen, runs: list[RunRecord]) -> bool:
-    """Whether the promise stands on these calibration runs, up to an analysis, and saves tokens, told from none."""
+    """Whether the promise stands on these calibration runs, and its saving is more than chance."""
     return analyse(job, frozen, runs).is_enough
 
 

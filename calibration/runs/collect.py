@@ -83,7 +83,7 @@ def collect(
         grader: What grades the answers.
         file: The open file; it holds `done` runs.
         workers: As in `run_jobs`, like `warn`.
-        progress: Called after every window, as its runs end together, and where enough is known within one.
+        progress: Called after every window.
         deadline: The time, of `time.monotonic`, after which no further window of runs is written. None: no limit.
         which: At which cues exits are tried.
         asked: Which runs. Windows begin where it begins, whatever was done before. None: all runs of the job.
@@ -93,11 +93,10 @@ def collect(
     left = asked_runs(problems) if asked is None else asked
     with _running(file, recipe, left, done, which, workers, warn) as windows:
         for records in windows:
-            for held in _append(file, records, problems, grader, done):
-                if enough is not None and enough(held):
-                    progress(held, len(problems))
-                    return True
-            progress(records[-1].run + 1, len(problems))
+            last = next((n for n in _append(file, records, problems, grader, done) if enough and enough(n)), 0)
+            progress(last or records[-1].run + 1, len(problems))
+            if last:
+                return True
             if deadline is not None and time.monotonic() > deadline and records[-1].run + 1 < len(problems):
                 return False
     return True
