@@ -89,7 +89,7 @@ class McqGrid:
     irac: bool = False
     """Explanations have the structure of IRAC."""
     whole: bool = False
-    """Runs whose answer comes first are written to their end."""
+    """Runs whose answer comes first are written to their end; needed for models that think before they answer."""
 
     def __post_init__(self) -> None:
         """Refuse what has no runs.

@@ -190,6 +190,14 @@ def test_jobs_that_mean_nothing_are_refused(arguments, words: str, capfd, tmp_pa
     assert code == 2 and not out and words in err
 
 
+def test_a_model_that_thinks_may_write_on_to_its_answer(capfd, tmp_path: Path) -> None:
+    """Sixteen tokens are enough for a letter that comes first, and hold nothing but thoughts here."""
+    job = ["mcq", "tiny", "--tasks", "tiny", "-n", "1", "--formats", "list", "--orders", "answer", "--workers", "1"]
+    job += ["--debias", "none", "--max-new-tokens", "24", "--out", str(tmp_path / "m.html"), "--json"]
+    code, out, _ = ctl(capfd, *job)
+    assert code == 0 and json.loads(out)["cells"][0]["tokens"] == 24
+
+
 def test_a_job_goes_on_where_it_was_stopped(capfd, tmp_path: Path) -> None:
     out = tmp_path / "m.html"
     job = ["mcq", "tiny", "--tasks", "tiny", "-n", "2", "--formats", "list", "--debias", "none,cyclic", "--workers"]

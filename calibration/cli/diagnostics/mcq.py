@@ -47,6 +47,7 @@ def mcq(name: str, options: Options, *, tasks: str, sft: str | None, out: str, *
     if sft is not None:
         check_target(sft, options.force)
     job, parts = _open(show, name, options, tasks, grid, out)
+    grid = replace(grid, whole=grid.whole or job.recipe.markers is not None)
     asked, cells = parts.asked, grid.cells()
     runs = sum(len(grid.variants(cell, asked[0].question)) for cell in cells)
     show.say(f"{len(asked)} questions of {job.task.name}, {len(cells)} ways of asking, {runs} runs of each")
