@@ -14,7 +14,7 @@ from reasonctl.probes.risk import Floats64, Grid, Mode, Table, failing_cues
 from reasonctl.probes.signals import SIGNALS, Probe, Stack, make_signal
 
 from ..runs.arrays import RunArrays
-from ..runs.trials import Labels, few
+from ..runs.trials import Labels, few, often
 from .frozen import Frozen
 from .probe import Fitted, fit_probe
 from .stack import fit_stack
@@ -104,7 +104,8 @@ def floor_of(own: Table, grid: Grid, promise: Promise) -> float:
         promise: Its mode and risk count.
     """
     bound = max(FLOOR_FACTOR * promise.risk, LEAST_FLOOR)
-    weights = np.ones(own.cues) if own.all_labelled else np.array([1 / few(int(k)) for k in own.cue_index])
+    share = often(own.runs)
+    weights = np.ones(own.cues) if own.all_labelled else np.array([1 / few(int(k), share) for k in own.cue_index])
     everywhere = own.with_labels(np.ones(own.cues, dtype=bool))
     failed = everywhere.sum_at_exits(grid.thresholds, failing_cues(own, promise.mode) * weights)
     exited = everywhere.sum_at_exits(grid.thresholds, np.ones(own.cues))

@@ -18,7 +18,7 @@ from ..runs.collect import asked_runs, collect
 from ..runs.cue_sets import with_cues
 from ..runs.records import RunRecord
 from ..runs.run_file import RunFile
-from ..runs.trials import Trials
+from ..runs.trials import EVERYWHERE, Trials, often
 from ..tasks.problem import Problem
 from .all_signals import freeze_signals
 from .choose_cues import choose_cues
@@ -71,7 +71,9 @@ def collect_job(
 
 def fitting_trials(job: CalibrationJob) -> Trials:
     """Where exits are tried on fitting runs: at every cue if cues are chosen, or everything is wanted; else at few."""
-    return Trials("all" if job.labels == "all" or job.choose_cues or not job.fit else "few")
+    if job.labels == "all" or job.choose_cues or not job.fit:
+        return EVERYWHERE
+    return Trials("few", often=often(job.fit))
 
 
 def plan_of(job: CalibrationJob, file: RunFile) -> Frozen:

@@ -35,7 +35,7 @@ from reasonctl.probes.signals import layer_of
 
 from ..runs.recipe import Recipe
 from ..runs.records import RunRecord
-from ..runs.trials import Trials
+from ..runs.trials import Trials, often
 from ..tasks.graders import Grader
 from .labelling import labelling, packed
 from .promises import (
@@ -167,7 +167,7 @@ class Learned(ExitRule):
         run = self.traffic.to_label(stage, before=stage.fit if stage.plan is None else None)
         if run is None:
             return None
-        which = Trials("few")
+        which = Trials("few", often=often(stage.fit))
         if stage.plan is not None:
             frozen = plan_of(stage.plan)
             which = Trials("records", frozen.probe, -float("inf") if frozen.floor is None else frozen.floor)
