@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -129,9 +129,15 @@ class ChosenClosing:
         return not any(one.tried for one in self.counts)
 
 
-def count(closing: Closing, runs: Sequence[RunRecord]) -> ClosingCounts:
-    """What a closing gave on runs that were collected under it, and graded."""
-    tried = [(cue, run) for run in runs for cue in (*run.cues, *run.others) if cue.labelled]
+def tried_at(runs: Sequence[RunRecord]) -> set[tuple[int, int]]:
+    """The cues at which exits were tried: run and position of each."""
+    return {(run.run, cue.position) for run in runs for cue in (*run.cues, *run.others) if cue.labelled}
+
+
+def count(closing: Closing, runs: Sequence[RunRecord], at: Set[tuple[int, int]]) -> ClosingCounts:
+    """What a closing gave on runs that were collected under it, and graded. at: the cues that are counted."""
+    found = [(cue, run) for run in runs for cue in (*run.cues, *run.others) if cue.labelled]
+    tried = [(cue, run) for cue, run in found if (run.run, cue.position) in at]
     return ClosingCounts(
         closing,
         len(tried),
@@ -211,12 +217,14 @@ def choose_suffix(
     asked = [AskedRun(index, problem.question, (logged or {}).get(problem.id)) for index, problem in runs]
     made: dict[Closing, list[RunRecord]] = {}
     for stage in stages(closings):
-        jobs = [(identity, recipe, stage, window, which) for window in windows_of(asked, recipe.batch)]
+        at = which if not made else replace(which, often=1.0)
+        jobs = [(identity, recipe, stage, window, at) for window in windows_of(asked, recipe.batch)]
         if (found := _collected(jobs, len(runs), workers, deadline)) is None:
             return None
         for i, closing in enumerate(stage):
             made[closing] = [graded(one[i], problem, grader) for one, (_, problem) in zip(found, runs, strict=True)]
-        counts = [count(closing, records) for closing, records in made.items()]
+        common = set.intersection(*map(tried_at, made.values()))
+        counts = [count(closing, records, common) for closing, records in made.items()]
         if suffices(counts, made[stage[0]]):
             break
     return replace(choose(counts), runs=tuple(made[choose(counts).closing]))

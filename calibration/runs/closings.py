@@ -58,12 +58,14 @@ def collect_closings(
         recipe: How the runs are made; its own closing isn't used.
         closings: What is tried.
         window: The runs. They share forwards where the recipe asks for batches.
-        which: At which cues exits are tried.
+        which: At which cues exits are tried under the first of them. The others, which are there to be compared, are
+            tried at the fewest of these that `Trials` knows.
     """
     check_identity(identity, recipe)
     model = recipe.load()
     recipes = [replace(recipe, suffix=one.suffix, answer_ends=one.answer_ends) for one in closings]
-    rules = [CollectEach([Collect(one, model, asked.run, which) for one in recipes]) for asked in window]
+    tried = [(one, which if i == 0 else replace(which, often=1.0)) for i, one in enumerate(recipes)]
+    rules = [CollectEach([Collect(one, model, asked.run, at) for one, at in tried]) for asked in window]
     runs = [prepared(recipes[0], model, asked, rule) for asked, rule in zip(window, rules, strict=True)]
     made = run_window(model, runs, recipe.batch)
     return [

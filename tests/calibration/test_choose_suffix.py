@@ -20,11 +20,13 @@ from reasonctl.calibration.fitting.choose_suffix import (
     plain,
     stages,
     suffices,
+    tried_at,
 )
+from reasonctl.calibration.runs.closings import collect_closings
 from reasonctl.calibration.runs.collect import graded
 from reasonctl.calibration.runs.records import CueRecord, RunRecord
 from reasonctl.calibration.runs.trials import Trials
-from reasonctl.calibration.runs.worker import collect_run, one_run
+from reasonctl.calibration.runs.worker import AskedRun, collect_run, one_run
 from reasonctl.calibration.tasks.graders import NUMBER
 from reasonctl.calibration.tasks.problem import Problem
 from reasonctl.calibration.tasks.sources import load_task
@@ -142,15 +144,17 @@ def test_answers_are_counted_and_without_gold_by_the_full_run():
     found = collect_run(replace(RECIPE, max_new_tokens=60), 0, load_task("tiny").problems(1, stream=6)[0].question)
     cue = found.cues[0]
     tried = (
-        replace(cue, answer="5", complete=True, trial=4),
-        replace(cue, answer="6", complete=False, trial=9),
-        replace(cue, answer="6", complete=True, trial=3),
+        replace(cue, position=1, answer="5", complete=True, trial=4),
+        replace(cue, position=2, answer="6", complete=False, trial=9),
+        replace(cue, position=3, answer="6", complete=True, trial=3),
         replace(cue, answer=None, tokens=None, trial=0, logprobs=(), complete=None),
     )
     run = replace(found, answer="It is 5.", cues=tried)
     for answer, right in (("6", 1), (None, 1), ("7", 0)):
         graded_run = graded(run, Problem("?", answer), NUMBER)
-        assert count(A, [graded_run]) == ClosingCounts(A, 3, 2, right, 16)
+        at = tried_at([graded_run])
+        assert at == {(0, 1), (0, 2), (0, 3)} and count(A, [graded_run], at) == ClosingCounts(A, 3, 2, right, 16)
+        assert count(A, [graded_run], {(0, 2)}).tried == 1
 
 
 def test_the_bundled_model_keeps_its_own_suffix():
@@ -190,6 +194,20 @@ def test_the_runs_of_the_choice_are_the_fitting_runs_that_the_job_would_collect(
         assert chosen.closing == own
         for one, other in zip(chosen.runs, alone, strict=True):
             check_equal(one, other)
+
+
+def test_the_first_way_has_all_labels_and_ways_are_compared_at_the_same_cues():
+    """Of twelve fitting runs more cues are tried; the second way needs no more of them than a comparison does."""
+    first, second = Closing("</think>\n{", "box"), Closing("</think>\n[", "line")
+    window = [AskedRun(i, one.question) for i, one in enumerate(load_task("tiny").problems(3, stream=8))]
+    often = replace(FEW, often=8.0)
+    found = collect_closings(None, RECIPE, (first, second), window, often)
+    of = [tried_at([records[i] for records in found]) for i in (0, 1)]
+    alone = [collect_run(RECIPE, one.run, one.question, which) for which in (often, FEW) for one in window]
+    assert of == [tried_at(alone[:3]), tried_at(alone[3:])] and of[1] < of[0]
+    problems = list(enumerate(load_task("tiny").problems(3, stream=8)))
+    chosen = choose_suffix(RECIPE, (first, second), problems, NUMBER, which=often)
+    assert [one.tried for one in chosen.counts] == [len(of[1])] * 2
 
 
 def check_equal(run: RunRecord, other: RunRecord) -> None:
