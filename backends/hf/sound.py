@@ -7,6 +7,7 @@ call is under a controller, so a run's numbers are keyed as everywhere.
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import wave
 from collections.abc import Callable
@@ -24,6 +25,9 @@ from reasonctl.controller import Controller, ControllerError, Policy
 
 from .attach import attach_transformers
 from .load import BROKEN
+
+WEIGHTS_READ = 64
+"""Values of each parameter that tell a model from another one of its shape."""
 
 
 class Spoken(NamedTuple):
@@ -53,8 +57,12 @@ class SoundModel:
 
     def identity(self) -> dict[str, str]:
         """What distinguishes it from models whose runs differ."""
-        size = sum(one.numel() for one in self.library.parameters())
-        return {"class": type(self.library).__name__, "parameters": str(size), "dtype": str(self.library.dtype)}
+        digest, size = hashlib.sha256(), 0
+        for one in self.library.parameters():
+            size += one.numel()
+            digest.update(one.detach().flatten()[:WEIGHTS_READ].float().cpu().numpy().tobytes())
+        found = {"class": type(self.library).__name__, "parameters": str(size), "dtype": str(self.library.dtype)}
+        return found | {"weights": digest.hexdigest()}
 
     def answer(
         self, question: str, sound: npt.NDArray[np.float32] | None, policy: Policy, *, seed: int, most: int

@@ -82,6 +82,21 @@ def mcnemar(gained: int, lost: int) -> float:
     return float(binomtest(gained, changed).pvalue) if changed else 1.0
 
 
+def exceeds(changed: Sequence[bool], floor: Sequence[bool]) -> float:
+    """One-sided exact McNemar test: more problems change than do by chance alone. 1 where both change the same ones.
+
+    Args:
+        changed: Whether each problem's grade changes.
+        floor: Whether it changes by chance alone.
+
+    >>> exceeds([True] * 5 + [False] * 5, [False] * 10), exceeds([True, False], [False, True])
+    (0.03125, 0.75)
+    """
+    only = sum(a and not b for a, b in zip(changed, floor, strict=True))
+    other = sum(b and not a for a, b in zip(changed, floor, strict=True))
+    return float(binomtest(only, only + other, alternative="greater").pvalue) if only + other else 1.0
+
+
 def compare(clean: Sequence[Graded], other: Sequence[Graded], same: Sequence[bool]) -> Comparison:
     """Compare a condition with the clean runs.
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import cycle
 
 from reasonctl.controller import ControllerError
 
-from .choice_question import choice_question
+from .choice_question import ChoiceQuestion, choice_question
 
 PLAIN = (
     "The library on the corner opens early.",
@@ -40,17 +39,7 @@ NUMBERED = (
 """Sentences with numbers, which a model may take for part of the question."""
 
 
-@dataclass(frozen=True)
-class Perturbed:
-    """A changed question."""
-
-    question: str
-    """Its text."""
-    letters: dict[str, str] | None = None
-    """Where options moved: the original letter of each letter shown. None: answers mean what they say."""
-
-
-def text(question: str, key: str, length: int, strength: float) -> Perturbed:
+def text(question: str, key: str, length: int, strength: float) -> str:
     """Irrelevant sentences in front of the question.
 
     Args:
@@ -62,10 +51,10 @@ def text(question: str, key: str, length: int, strength: float) -> Perturbed:
     rng = random.Random(f"irrelevant text {key}")
     plain, numbered = (cycle(rng.sample(pool, len(pool))) for pool in (PLAIN, NUMBERED))
     with_numbers = [int((i + 1) * strength) > int(i * strength) for i in range(length)]
-    return Perturbed(" ".join(next(numbered if one else plain) for one in with_numbers) + "\n\n" + question)
+    return " ".join(next(numbered if one else plain) for one in with_numbers) + "\n\n" + question
 
 
-def whitespace(question: str, key: str, length: int, strength: float) -> Perturbed:
+def whitespace(question: str, key: str, length: int, strength: float) -> str:
     """More spaces between words.
 
     Args:
@@ -76,21 +65,17 @@ def whitespace(question: str, key: str, length: int, strength: float) -> Perturb
     """
     gaps = [found.end() for found in re.finditer(r"(?<=\S) (?=\S)", question)]
     if not gaps:
-        return Perturbed(question + " " * length)
+        return question + " " * length
     chosen = random.Random(f"white space {key}").sample(gaps, max(1, round(strength * len(gaps))))
     for end in sorted(chosen, reverse=True):
         question = question[:end] + " " * length + question[end:]
-    return Perturbed(question)
+    return question
 
 
-def options(question: str, key: str, length: int, strength: float) -> Perturbed:
-    """The options of a multiple-choice question in another order: moved on by so many places.
+def moved(question: str, length: int) -> ChoiceQuestion:
+    """A multiple-choice question whose options have moved on by so many places.
 
-    Args:
-        question: The question, with a line for each option.
-        key: Not used: the order is the same for every question.
-        length: Places by which each option moves on. A move by a multiple of the number of options is one by 1.
-        strength: Not used.
+    A move by a multiple of the number of options would change nothing, and is one by 1.
 
     Raises:
         ControllerError: The question has no options.
@@ -100,11 +85,25 @@ def options(question: str, key: str, length: int, strength: float) -> Perturbed:
         raise ControllerError(
             f"--perturb options moves options, and {question[:60]!r} has none; write each in a line, 'A. text'"
         )
-    moved = found.rotated(length % len(found.options) or 1)
-    return Perturbed(moved.text(), dict(zip(moved.letters, moved.original, strict=True)))
+    return found.rotated(length % len(found.options) or 1)
 
 
-PERTURB: dict[str, Callable[[str, str, int, float], Perturbed]] = {
+def options(question: str, key: str, length: int, strength: float) -> str:
+    """The options of a multiple-choice question in another order.
+
+    Args:
+        question: The question, with a line for each option.
+        key: Not used: the order is the same for every question.
+        length: Places by which each option moves on, see `moved`.
+        strength: Not used.
+
+    Raises:
+        ControllerError: The question has no options.
+    """
+    return moved(question, length).text()
+
+
+PERTURB: dict[str, Callable[[str, str, int, float], str]] = {
     "text": text,
     "whitespace": whitespace,
     "options": options,

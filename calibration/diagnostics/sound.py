@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import math
 import wave
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import scipy.signal
 
 from reasonctl.controller import ControllerError
 from reasonctl.controller.core import read_bytes
@@ -18,8 +22,8 @@ MOST_SECONDS = 30
 """Longest sound: what audio encoders of Whisper's kind take."""
 MOST_BYTES = 64 << 20
 """Largest file."""
-QUIETEST = -120.0
-"""Lowest level of noise, in dBFS."""
+QUIETEST, LOUDEST = -120.0, -10.0
+"""Levels of noise, in dBFS. Louder Gaussian noise would be clipped, and so have another level than it says."""
 
 
 def check_sound(spec: str) -> None:
@@ -60,9 +64,17 @@ def sound_of(spec: str, seconds: int, rate: int, key: int) -> Samples:
         noise: Samples = np.clip(scaled, -1.0, 1.0).astype(np.float32)
         return noise
     samples, own = read_wave(spec)
-    at = np.arange(size) * (own / rate)
-    found: Samples = np.interp(at % len(samples), np.arange(len(samples)), samples).astype(np.float32)
+    common = math.gcd(rate, own)
+    at_rate = scipy.signal.resample_poly(samples.astype(np.float64), rate // common, own // common)
+    found: Samples = np.clip(np.resize(at_rate, size), -1.0, 1.0).astype(np.float32)
     return found
+
+
+def sounds_digest(specs: Sequence[str]) -> str:
+    """Tells sounds of the same names apart: SHA-256 of the files' bytes; "" where none is a file."""
+    files = [spec for spec in specs if spec != "silence" and not spec.startswith("noise:")]
+    digest = hashlib.sha256(b"".join(read_bytes(Path(one), "a sound", MOST_BYTES) for one in files))
+    return digest.hexdigest() if files else ""
 
 
 def _level(spec: str) -> float:
@@ -71,8 +83,10 @@ def _level(spec: str) -> float:
         level = float(text)
     except ValueError:
         level = np.nan
-    if not QUIETEST <= level <= 0:
-        raise ControllerError(f"noise has the level {text[:40]!r}; give dBFS from {QUIETEST:g} to 0, such as noise:-40")
+    if not QUIETEST <= level <= LOUDEST:
+        raise ControllerError(
+            f"noise has the level {text[:40]!r}; give dBFS from {QUIETEST:g} to {LOUDEST:g}, such as noise:-40"
+        )
     return level
 
 

@@ -1,24 +1,27 @@
 """Does an answer survive what shouldn't change it? Paired runs of clean and perturbed questions, and the noise floor.
 
-After "When Silence Matters" (arXiv 2510.00626). A perturbed run has the keys of its clean run. At a temperature above 0
-two seeds of the clean question disagree too: that is the noise floor, and a perturbation below it shows nothing.
+After "When Silence Matters" (arXiv 2510.00626). At a temperature above 0 two seeds of the clean question disagree too:
+that is the noise floor. A perturbed run has the keys of its clean run, and a key belongs to a place in the whole
+sequence. So runs of prompts of one length share their uniforms, as an exit's do, and those of longer prompts don't.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from reasonctl.controller import ControllerError
-from reasonctl.controller.selection import vote
+from reasonctl.controller.selection import answer_classes, vote
 
 from ..tasks.graders import Grader
 from ..tasks.problem import Problem
 from .answers_file import MOST_VOTES, Answered, Ask
-from .paired import Comparison, Graded, compare, holm
-from .perturb import PERTURB, Perturbed
+from .choice_question import choice_question
+from .paired import Comparison, Graded, compare, exceeds, holm
+from .perturb import PERTURB, moved
 from .sound import MOST_SECONDS
+from .stated_option import stated_option
 
 Perturbation = Literal["text", "whitespace", "options", "seed", "temperature", "exit", "audio"]
 CLEAN, FLOOR = "clean", "seed"
@@ -44,10 +47,15 @@ class Condition:
         """The sampling chain."""
         return "greedy" if self.temperature == 0 else f"temperature({self.temperature:g})"
 
-    def changed(self, question: str, key: str) -> Perturbed:
+    def changed(self, question: str, key: str) -> str:
         """The question as this condition asks it."""
         change = PERTURB.get(self.perturb)
-        return Perturbed(question) if change is None else change(question, key, self.length, self.strength)
+        return question if change is None else change(question, key, self.length, self.strength)
+
+    @property
+    def is_coupled(self) -> bool:
+        """Its runs share their uniforms with the clean ones, so that another seed's are no measure for them."""
+        return self.perturb in ("exit", CLEAN)
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,7 @@ class Grid:
         first = 2 * index * MOST_VOTES
         return [
             Ask(
-                one.changed(problem.question, str(index)).question,
+                one.changed(problem.question, str(index)),
                 one.policy,
                 first + (MOST_VOTES if one.perturb == FLOOR else 0) + i,
                 exits=one.perturb == "exit",
@@ -147,17 +155,43 @@ class Row:
     """The condition."""
     votes: int
     """Runs of a problem that voted; 1: the first run alone."""
+    clean_tokens: float
+    """Mean tokens of a problem's answer in the clean runs: of all runs that voted."""
     tokens: float
-    """Mean tokens of a problem's answer: of all runs that voted."""
+    """The same under the condition."""
+    truncated: float
+    """Share of the condition's runs that the limit of new tokens ended."""
+    unread: float
+    """Share of problems for which the condition's runs state no answer."""
     compared: Comparison
     """What changed."""
+    above_floor: float | None = None
+    """One-sided exact p-value for more changed grades than another seed makes. None: another seed is no measure."""
     adjusted: float = 1.0
-    """The p-value after Holm's method over all rows."""
+    """The p-value of equal accuracy after Holm's method over all rows."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        found = {"votes": self.votes, "tokens": self.tokens, "p_holm": self.adjusted}
+        names = ("votes", "clean_tokens", "tokens", "truncated", "unread", "above_floor")
+        found = {name: getattr(self, name) for name in names} | {"p_holm": self.adjusted}
         return vars(self.condition) | found | self.compared.to_json()
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """What the runs of a condition gave."""
+
+    graded: list[Graded]
+    tokens: float
+    truncated: float
+
+    @property
+    def unread(self) -> float:
+        return sum(not one.answer for one in self.graded) / len(self.graded)
+
+    def changed(self, other: _Cell) -> list[bool]:
+        """Whether the grade of each problem is another one."""
+        return [a.right != b.right for a, b in zip(self.graded, other.graded, strict=True)]
 
 
 def rows(grid: Grid, problems: Sequence[Problem], answers: Sequence[Sequence[Answered]], grader: Grader) -> list[Row]:
@@ -172,34 +206,67 @@ def rows(grid: Grid, problems: Sequence[Problem], answers: Sequence[Sequence[Ans
     conditions = grid.conditions()
     found: list[Row] = []
     for k in dict.fromkeys((1, grid.votes)):
-        graded: dict[Condition, list[Graded]] = {}
-        tokens: dict[Condition, float] = {}
+        cells: dict[Condition, _Cell] = {}
         for c, one in enumerate(conditions):
             runs = [each[c * grid.votes : c * grid.votes + k] for each in answers]
-            graded[one] = [
-                _voted(grader, problem, _read(one, problem, i, texts, grader))
-                for i, (problem, texts) in enumerate(zip(problems, runs, strict=True))
-            ]
-            tokens[one] = sum(run.tokens for each in runs for run in each) / len(problems)
-        for one in conditions:
-            clean = grid.clean_of(one)
-            if clean is not None:
-                a, b = graded[clean], graded[one]
-                same = [
-                    _same(grader, problem, x.answer, y.answer) for problem, x, y in zip(problems, a, b, strict=True)
-                ]
-                found.append(Row(one, k, tokens[one], compare(a, b, same)))
+            graded = [_graded(grid, one, problem, made, grader) for problem, made in zip(problems, runs, strict=True)]
+            every = [run for made in runs for run in made]
+            cut = sum(run.finish == "length" for run in every) / len(every)
+            cells[one] = _Cell(graded, sum(run.tokens for run in every) / len(problems), cut)
+        found += [_row(grid, one, k, cells, problems, grader) for one in conditions if grid.clean_of(one) is not None]
     adjusted = holm([row.compared.p for row in found])
-    return [Row(r.condition, r.votes, r.tokens, r.compared, p) for r, p in zip(found, adjusted, strict=True)]
+    return [replace(row, adjusted=p) for row, p in zip(found, adjusted, strict=True)]
 
 
-def _read(one: Condition, problem: Problem, index: int, runs: Sequence[Answered], grader: Grader) -> list[str]:
-    """The texts of the answers; where options moved, the original letters in place of those that were shown."""
-    letters = one.changed(problem.question, str(index)).letters
-    if letters is None:
-        return [run.text for run in runs]
-    stated = [grader.extract(run.text).strip("().: ")[:1].upper() for run in runs]
-    return [letters.get(letter, "") for letter in stated]
+def _row(
+    grid: Grid, one: Condition, k: int, cells: dict[Condition, _Cell], problems: Sequence[Problem], grader: Grader
+) -> Row:
+    clean, own = cells[grid.clean_of(one) or one], cells[one]
+    pairs = zip(problems, clean.graded, own.graded, strict=True)
+    same = [_same(grader, problem, x.answer, y.answer) for problem, x, y in pairs]
+    above, floor = None, cells.get(Condition(FLOOR, one.temperature))
+    if floor is not None and floor is not own and not one.is_coupled:
+        above = exceeds(clean.changed(own), clean.changed(floor))
+    compared = compare(clean.graded, own.graded, same)
+    return Row(one, k, clean.tokens, own.tokens, own.truncated, own.unread, compared, above)
+
+
+def check_options(problems: Sequence[Problem], lengths: Sequence[int]) -> None:
+    """Refuse what moved options can't tell.
+
+    Args:
+        problems: The problems.
+        lengths: Places by which options move.
+
+    Raises:
+        ControllerError: A right answer is none of its options, so that nothing can be graded; or two lengths move the
+            options of a question to the same places.
+    """
+    for problem in problems:
+        question = moved(problem.question, 1)
+        size, answer = len(question.options), stated_option(question.rotated(-1), problem.answer or "")
+        if not answer:
+            raise ControllerError(
+                f"the answer of {problem.question[:60]!r} is {problem.answer!r}, which is none of its options; "
+                "--perturb options needs a letter, or an option's text"
+            )
+        if len({length % size or 1 for length in lengths}) < len(lengths):
+            raise ControllerError(
+                f"--lengths is {','.join(map(str, lengths))}; among {size} options some of these moves are the same; "
+                f"give each once, from 1 to {size - 1}"
+            )
+
+
+def _graded(grid: Grid, one: Condition, problem: Problem, runs: Sequence[Answered], grader: Grader) -> Graded:
+    """The voted answer of some runs. Where options move, clean runs are read as the moved ones are."""
+    asked = choice_question(problem.question) if grid.perturb == "options" else None
+    if asked is None:
+        return _voted(grader, problem, [run.text for run in runs])
+    shown = moved(problem.question, one.length) if one.perturb == "options" else asked
+    stated = [stated_option(shown, grader.extract(run.text)) for run in runs]
+    chosen = vote(answer_classes(stated, str.__eq__))
+    letter = "" if chosen is None else stated[chosen.index]
+    return Graded(letter, letter != "" and letter == stated_option(asked, problem.answer or ""))
 
 
 def _voted(grader: Grader, problem: Problem, texts: Sequence[str]) -> Graded:

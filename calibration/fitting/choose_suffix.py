@@ -147,6 +147,12 @@ def count(closing: Closing, runs: Sequence[RunRecord], at: Set[tuple[int, int]])
     )
 
 
+def counts_of(made: Mapping[Closing, Sequence[RunRecord]]) -> list[ClosingCounts]:
+    """What each closing gave on its runs, at the cues at which all were tried."""
+    common = set.intersection(*map(tried_at, made.values()))
+    return [count(closing, records, common) for closing, records in made.items()]
+
+
 def choose(counts: Sequence[ClosingCounts]) -> ChosenClosing:
     """The candidate with the most complete answers; among those nearly as good the most right ones, then the cheapest.
 
@@ -211,22 +217,20 @@ def choose_suffix(
         workers: As in `run_jobs`.
         deadline: The time, of `time.monotonic`, after which no further run is tried. None: no limit.
 
-    Returns:
-        None if the deadline came first: a choice on fewer runs would depend on the machine's speed.
+    Returns None if the deadline came first: a choice on fewer runs would depend on the machine's speed.
     """
     asked = [AskedRun(index, problem.question, (logged or {}).get(problem.id)) for index, problem in runs]
-    made: dict[Closing, list[RunRecord]] = {}
+    windows, made = windows_of(asked, recipe.batch), dict[Closing, list[RunRecord]]()
     for stage in stages(closings):
-        at = which if not made else replace(which, often=1.0)
-        jobs = [(identity, recipe, stage, window, at) for window in windows_of(asked, recipe.batch)]
+        jobs = [(identity, recipe, stage, window, which) for window in windows]
         if (found := _collected(jobs, len(runs), workers, deadline)) is None:
             return None
         for i, closing in enumerate(stage):
             made[closing] = [graded(one[i], problem, grader) for one, (_, problem) in zip(found, runs, strict=True)]
-        common = set.intersection(*map(tried_at, made.values()))
-        counts = [count(closing, records, common) for closing, records in made.items()]
+        counts = counts_of(made)
         if suffices(counts, made[stage[0]]):
             break
+        which = replace(which, often=1.0)  # a later stage is there to be compared
     return replace(choose(counts), runs=tuple(made[choose(counts).closing]))
 
 

@@ -10,7 +10,7 @@ import pytest
 from reasonctl.calibration.cli.diagnostics.stability import in_words, numbers
 from reasonctl.calibration.diagnostics.answers_file import Answered
 from reasonctl.calibration.diagnostics.perturb import options, text, whitespace
-from reasonctl.calibration.diagnostics.stability import CLEAN, FLOOR, Condition, Grid, rows
+from reasonctl.calibration.diagnostics.stability import CLEAN, FLOOR, Condition, Grid, check_options, rows
 from reasonctl.calibration.tasks.graders import MATH, NUMBER
 from reasonctl.calibration.tasks.problem import Problem
 from reasonctl.controller import ControllerError
@@ -25,29 +25,87 @@ def said(*texts: str) -> list[Answered]:
 
 def test_white_space_keeps_the_problem_and_text_keeps_the_question() -> None:
     question = "48 a-9 b+6 c-3"
-    spaced = whitespace(question, "0", 3, 1.0).question
+    spaced = whitespace(question, "0", 3, 1.0)
     assert spaced == "48    a-9    b+6    c-3"
     assert Problem(spaced, None).id == Problem(question, None).id
-    padded = text(question, "0", 4, 0.5).question
+    padded = text(question, "0", 4, 0.5)
     assert padded.endswith("\n\n" + question)
     assert sum(any(c.isdigit() for c in one) for one in padded.split("\n")[0].split(". ")) == 2
-    assert not any(c.isdigit() for c in text(question, "0", 4, 0.0).question.split("\n")[0])
+    assert not any(c.isdigit() for c in text(question, "0", 4, 0.0).split("\n")[0])
 
 
 def test_moved_options_are_graded_by_their_original_letter() -> None:
     """`water` is B, and C after a move by one: the letter C is right there, and B (now `fire`) isn't."""
-    moved = options(CHOICE, "0", 1, 0.0)
-    assert moved.question == "Which freezes?\nA. sand\nB. fire\nC. water" and moved.letters == {
-        "A": "C",
-        "B": "A",
-        "C": "B",
-    }
+    assert options(CHOICE, "0", 1, 0.0) == "Which freezes?\nA. sand\nB. fire\nC. water"
     grid = Grid("options", (1,), (0.0,), (0.0,))
     problems = [Problem(CHOICE, "B"), Problem(CHOICE + " ", "B")]
     (row,) = rows(grid, problems, [said("B", "C"), said("B", "B")], MATH)
     assert (row.compared.gained, row.compared.lost, row.compared.flips.rate) == (0, 1, 0.5)
     with pytest.raises(ControllerError, match="has none"):
         options("1 + 1 = ?", "0", 1, 0.0)
+
+
+@pytest.mark.parametrize("gold", ["B", "water"])
+@pytest.mark.parametrize(
+    ("clean", "after"),
+    [
+        ("The answer is water.", "The answer is water."),
+        ("Option B", "Option C"),
+        ("The answer is **B. water**.", "The answer is **C. water**."),
+        ("It is (B).", "water"),
+    ],
+)
+def test_an_answer_that_stays_is_no_influence_however_it_is_worded(gold, clean, after) -> None:
+    """Clean answers are read as moved ones are: a text in place of a letter isn't a change."""
+    (row,) = rows(Grid("options", (1,), (0.0,), (0.0,)), [Problem(CHOICE, gold)], [said(clean, after)], MATH)
+    assert row.compared.clean_accuracy.rate == row.compared.accuracy.rate == 1
+    assert row.compared.flips.rate == row.unread == 0
+
+
+def test_options_that_move_alike_and_answers_that_are_none_are_refused() -> None:
+    check_options([Problem(CHOICE, "B"), Problem(CHOICE, "sand")], (1, 2))
+    with pytest.raises(ControllerError, match="among 3 options some of these moves are the same; .* from 1 to 2"):
+        check_options([Problem(CHOICE, "B")], (1, 4))
+    with pytest.raises(ControllerError, match="'ice', which is none of its options"):
+        check_options([Problem(CHOICE, "ice")], (1,))
+
+
+def test_cut_and_unread_answers_are_told() -> None:
+    """Nothing differs, and that says nothing: half of the runs were cut, and no answer can be read."""
+    answers = [[Answered("Let me", 8, finish) for finish in ("length", "stop")] for _ in range(2)]
+    found = rows(Grid("whitespace", (1,), (1.0,), (0.0,)), [Problem("1 + 1 = ?", "2")] * 2, answers, NUMBER)
+    assert (found[0].truncated, found[0].unread) == (0.0, 1.0)
+    assert "100.0 % of the answers to a condition state nothing" in in_words(found)[-1]
+    answers = [[Answered("2", 8, finish) for finish in ("stop", "length")] for _ in range(2)]
+    found = rows(Grid("whitespace", (1,), (1.0,), (0.0,)), [Problem("1 + 1 = ?", "2")] * 2, answers, NUMBER)
+    assert "100.0 % of the runs of a condition were cut: raise --max-new-tokens" in in_words(found)[-1]
+    assert found[0].unread == 0 and len(in_words(found)) == 4
+
+
+def test_influence_is_tested_against_another_seeds_problem_by_problem() -> None:
+    """Six of eight grades change under the perturbation, and none with another seed; then the two change places."""
+    grid, problems = Grid("text", (1,), (0.0,), (0.6,)), [Problem("1 + 1 = ?", "2")] * 8
+    right, wrong = "2", "3"
+    answers = [said(right, right, wrong if i < 6 else right) for i in range(8)]  # clean, seed, text
+    seed, text_row = rows(grid, problems, answers, NUMBER)
+    assert seed.above_floor is None and text_row.above_floor == 0.5**6
+    assert "changes 0.0 %; that the perturbation changes more has p = 0.016" in in_words([seed, text_row])[0]
+    _, other = rows(grid, problems, [said(a.text, c.text, b.text) for a, b, c in answers], NUMBER)
+    assert other.above_floor == 1.0
+    exits = rows(Grid("exit", (1,), (0.0,), (0.6,)), problems, answers, NUMBER)
+    assert [row.above_floor for row in exits] == [None, None]  # an exit shares the clean run's uniforms
+    assert "Another seed" not in in_words(exits)[0]
+
+
+def test_votes_are_judged_where_they_can_act() -> None:
+    """At temperature 0 all runs of a vote are the same, and another seed is no perturbation."""
+    grid = Grid("text", (1,), (0.0,), (0.0, 0.6), votes=3)
+    same, lost = said("2", "2", "2"), said("3", "2", "2")
+    answers = [[*same, *lost, *same, *lost, *lost]]  # clean, text; clean, seed, text
+    words = in_words(rows(grid, [Problem("1 + 1 = ?", "2")], answers, NUMBER))
+    assert any("100.0 % for one run, 0.0 % for a vote of 3; right 0.0 % and 100.0 %" in one for one in words)
+    cold = Grid("text", (1,), (0.0,), (0.0,), votes=3)
+    assert not any("vote" in one for one in in_words(rows(cold, [Problem("1 + 1 = ?", "2")], [same + lost], NUMBER)))
 
 
 def test_a_vote_needs_no_single_run_to_be_right() -> None:
@@ -94,6 +152,16 @@ def test_numbers_that_are_none_are_refused() -> None:
     assert numbers("--lengths", "1,4", whole=True) == [1, 4]
     with pytest.raises(ControllerError, match="--lengths is '1;4'"):
         numbers("--lengths", "1;4", whole=True)
+
+
+@pytest.mark.parametrize(
+    ("perturb", "option"),
+    [("seed", "--lengths"), ("exit", "--strengths"), ("temperature", "--lengths"), ("options", "--strengths")],
+)
+def test_sizes_that_a_perturbation_doesnt_have_are_refused(capfd, tmp_path: Path, perturb, option) -> None:
+    job = ["stability", "tiny", "--tasks", "tiny", "--perturb", perturb, option, "1", "--out", str(tmp_path / "s.html")]
+    code, _, err = ctl(capfd, *job)
+    assert code == 2 and f"{option} means nothing to --perturb {perturb}" in err
 
 
 def test_a_job_goes_on_where_it_was_stopped(capfd, tmp_path: Path) -> None:

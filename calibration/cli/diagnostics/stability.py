@@ -8,10 +8,11 @@ from typing import Any
 
 from reasonctl.controller import ControllerError
 
-from ...diagnostics.stability import FLOOR, Condition, Grid, Perturbation, Row, rows
+from ...diagnostics.stability import CLEAN, FLOOR, Condition, Grid, Perturbation, Row, check_options, rows
 from ...pages.wording import percent
 from ..console import Console
 from ..options import Options
+from ..refusal import given, refuse
 from ..sampled import AT_ONCE, SamplingJob, open_job
 from .diagnosed import answered, short
 from .stability_audio import SoundJob
@@ -28,7 +29,18 @@ UNITS = {
     "whitespace": "spaces; strength: share of gaps",
 }
 """What length and strength count."""
-HEAD = ("condition", "% right", "influence, %", "+", "-", "flips, %", "p", "Holm", "tokens")
+HEAD = ("condition", "% right", "influence, %", "+", "-", "flips, %", "p", "p, seed", "cut, %", "tokens")
+NOTE = (
+    "+: wrong, then right; -: right, then wrong; flips: another answer; p: exact McNemar, after Holm; p, seed: more "
+    "grades change than with another seed; cut: runs that --max-new-tokens ended"
+)
+UNUSED = {
+    **dict.fromkeys(("seed", "temperature", "exit"), ("lengths", "strengths")),
+    **dict.fromkeys(("options", "audio"), ("strengths",)),
+}
+"""Options that mean nothing to a perturbation."""
+MUCH = 0.05
+"""Share of cut or unread answers above which the words say so."""
 
 
 def stability(
@@ -38,6 +50,7 @@ def stability(
     from ...pages.diagnostic import check_out  # reads jinja2
 
     show = Console(as_json=options.json)
+    refuse(f"--perturb {perturb}", given(), dict.fromkeys(UNUSED.get(perturb, ()), ""))
     grid = grid_of(perturb, **sizes)
     if perturb != "exit" and probe is not None:
         raise ControllerError(f"--probe is for --perturb exit, not {perturb}; leave it off")
@@ -49,6 +62,8 @@ def stability(
         job = _open(show, name, options, tasks, probe if perturb == "exit" else "none", out)
         if perturb == "exit" and job.rule is None:
             raise ControllerError("--perturb exit needs an exit rule; give --probe FILE")
+    if perturb == "options":
+        check_options(job.problems, grid.lengths)
     asks = [grid.asks(problem, i) for i, problem in enumerate(job.problems)]
     show.say(f"{len(asks)} problems of {job.task.name}, {len(asks[0])} runs each")
     if options.dry_run:
@@ -108,8 +123,8 @@ def named(one: Condition, votes: int = 1) -> str:
     if one.sound:
         return f"{one.sound} {one.length} s, T {one.temperature:g}" + (f", vote of {votes}" if votes > 1 else "")
     size = f" {one.length}" + (f" x {one.strength:g}" if one.strength else "") if one.length else ""
-    kind = "another seed" if one.perturb == FLOOR else one.perturb + size
-    return f"{kind}, T {one.temperature:g}" + (f", vote of {votes}" if votes > 1 else "")
+    kind = {FLOOR: "another seed, ", CLEAN: ""}.get(one.perturb, f"{one.perturb}{size}, ")
+    return f"{kind}T {one.temperature:g}" + (f", vote of {votes}" if votes > 1 else "")
 
 
 def cells(row: Row) -> list[str]:
@@ -122,49 +137,66 @@ def cells(row: Row) -> list[str]:
         str(c.gained),
         str(c.lost),
         f"{100 * c.flips.rate:.0f}",
-        f"{c.p:.2g}",
         f"{row.adjusted:.2g}",
-        f"{row.tokens:.0f}",
+        "" if row.above_floor is None else f"{row.above_floor:.2g}",
+        f"{100 * row.truncated:.0f}",
+        f"{row.clean_tokens:.0f} to {row.tokens:.0f}",
     ]
 
 
 def in_words(found: Sequence[Row]) -> list[str]:
-    """What the rows say: the strongest influence next to the noise floor, and what the tests can tell."""
+    """What the rows say: the strongest influence next to the noise floor, the tests, and what they can't see."""
     single = [row for row in found if row.votes == 1]
     changed = [row for row in single if row.condition.perturb != FLOOR] or single
     worst = max(changed, key=lambda row: row.compared.influence.rate)
-    floor = [
-        row
-        for row in single
-        if row.condition.perturb == FLOOR and row.condition.temperature == worst.condition.temperature
-    ]
     rate = percent(worst.compared.influence.rate)
     first = f"Largest influence rate: {rate} of problems change their grade ({named(worst.condition)})."
-    if floor and floor[0] is not worst:
-        first += f" Another seed alone changes {percent(floor[0].compared.influence.rate)}."
     flipped = max(changed, key=lambda row: row.compared.flips.rate)
     rate = percent(flipped.compared.flips.rate)
     flips = f"Largest share of answers that change, right or wrong: {rate} ({named(flipped.condition)})."
     differ = sum(row.adjusted < 0.05 for row in found)
     second = f"Accuracy differs in {differ} of {len(found)} comparisons (exact McNemar tests, Holm-adjusted p < 0.05)."
-    return [first, flips, second, *_votes_in_words(found)]
+    return [first + _floor_in_words(worst, single), flips, second, *_votes_in_words(found), *_hidden_in_words(found)]
+
+
+def _floor_in_words(worst: Row, single: Sequence[Row]) -> str:
+    """What another seed changes, next to the largest influence, if it is a measure for it."""
+    floor = [row for row in single if row.condition == Condition(FLOOR, worst.condition.temperature)]
+    if worst.above_floor is None or not floor:
+        return ""
+    rate = percent(floor[0].compared.influence.rate)
+    return f" Another seed alone changes {rate}; that the perturbation changes more has p = {worst.above_floor:.2g}."
 
 
 def _votes_in_words(found: Sequence[Row]) -> list[str]:
+    """Single runs and votes, where a vote can act: at a temperature above 0, and not of the noise floor."""
     k = max(row.votes for row in found)
-    if k == 1:
+    able = [row for row in found if row.condition.temperature > 0 and row.condition.perturb != FLOOR]
+    if k == 1 or not able:
         return []
-    one, many = ([row for row in found if row.votes == votes] for votes in (1, k))
+    one, many = ([row for row in able if row.votes == votes] for votes in (1, k))
     a, b = (sum(row.compared.influence.rate for row in some) / len(some) for some in (one, many))
+    right = [sum(row.compared.accuracy.rate for row in some) / len(some) for some in (one, many)]
     return [
-        f"Self-consistency, a vote of {k}: mean influence rate {percent(a)} for one run, {percent(b)} for the vote."
+        f"Self-consistency above temperature 0: mean influence rate {percent(a)} for one run, {percent(b)} for a vote "
+        f"of {k}; right {percent(right[0])} and {percent(right[1])}. This is not tested."
     ]
+
+
+def _hidden_in_words(found: Sequence[Row]) -> list[str]:
+    """What makes the comparison blind: answers that were cut, or that state nothing."""
+    cut, unread = max(row.truncated for row in found), max(row.unread for row in found)
+    said = []
+    if cut > MUCH:
+        said.append(f"Up to {percent(cut)} of the runs of a condition were cut: raise --max-new-tokens.")
+    if unread > MUCH:
+        said.append(f"Up to {percent(unread)} of the answers to a condition state nothing that the grader reads.")
+    return said
 
 
 def show_rows(show: Console, title: str, found: Sequence[Row]) -> None:
     """The table and its meaning."""
-    note = "+: wrong, then right; -: right, then wrong; flips: another answer; p: exact McNemar"
-    show.findings(title, [cells(row) for row in found], HEAD, in_words(found), note)
+    show.findings(title, [cells(row) for row in found], HEAD, in_words(found), NOTE)
 
 
 def write(path: Path, title: str, grid: Grid, found: Sequence[Row]) -> None:

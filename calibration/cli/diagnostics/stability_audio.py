@@ -9,7 +9,7 @@ from typing import Any
 from reasonctl.probes.files import check_target
 
 from ...diagnostics.answers_file import Answered, Ask
-from ...diagnostics.sound import check_sound
+from ...diagnostics.sound import check_sound, sounds_digest
 from ...diagnostics.sound_runs import SoundRecipe, answer_with_sound
 from ...diagnostics.stability import Grid
 from ...runs.splits import evaluation_stream
@@ -35,6 +35,7 @@ class SoundJob:
         check_target(out, options.force)
         for spec in grid.sounds:
             check_sound(spec)
+        self._sounds = sounds_digest(grid.sounds)
         self.task: Task = load_task(tasks, grader=options.grader)
         self.problems: list[Problem] = self.task.problems(n, stream=evaluation_stream(options.seed))
         threads, most = options.threads, options.max_new_tokens or MOST_NEW_TOKENS
@@ -46,6 +47,6 @@ class SoundJob:
         """The answers to all problems; those of an earlier job of the same settings are read and not made again."""
         recipe = self.recipe
         header = settings | self.task.identity() | {"model": recipe.load().identity(), "n": len(self.problems)}
-        header |= {"seed": recipe.seed, "max_new_tokens": recipe.max_new_tokens}
+        header |= {"seed": recipe.seed, "max_new_tokens": recipe.max_new_tokens, "sounds_digest": self._sounds}
         work, workers = partial(answer_with_sound, recipe), self._options.workers or 1
         return kept(self._show, work, asks, header, self._out, force=self._options.force, workers=workers)
