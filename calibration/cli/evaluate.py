@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonctl.backends import Model, is_masked
+from reasonctl.controller import ControllerError
 from reasonctl.controller.core import append_runs
 from reasonctl.probes import ProbeExit
 from reasonctl.probes.files import digest_of
@@ -22,6 +23,7 @@ from ..runs.making import windows_of
 from ..runs.recipe import Recipe
 from ..runs.records import RunRecord
 from ..runs.room import LEFT_OUT, with_room
+from ..runs.splits import runs_path
 from ..runs.worker import check_recipe
 from ..tasks.problem import Problem
 from ..tasks.sources import Task, load_task
@@ -135,8 +137,8 @@ def evaluate(
 ) -> None:
     """Print what control does to problems that the probe never saw. tracing: as `EvaluationJob.keeping` takes it."""
     show = Console(as_json=options.json)
+    _check_written(options, report, out, tracing["trace"], probe_path(name, probe))
     check_trace("ctl eval", options, tracing["trace"])
-    _check_written(options, report, out, probe_path(name, probe))
     rule, model = open_rule(show, name, options, probe)
     content = rule.content
     task = load_task(tasks or content.card.tasks, grader=options.grader, gold=options.mode != "disagree")
@@ -163,14 +165,19 @@ def evaluate(
         show.say(f"written: {report}")
 
 
-def _check_written(options: Options, report: str | None, out: str | None, probe: Path) -> None:
-    """Before any work: refuse a page that can't be written, and --force with nothing to start over."""
+def _check_written(options: Options, report: str | None, out: str | None, trace: str | None, probe: Path) -> None:
+    """Before any work: refuse files that can't be written or are each other's, and --force with none to start over."""
     if report is None and out is None:
         options.refuse("ctl eval without --report or --out", "force", because="nothing is written")
+    others = [Path(one) for one in (out, trace) if one is not None]
+    if out is not None:
+        taken = [probe, runs_path(probe), *others[1:]]
+        if same := next((one for one in taken if one.resolve() == Path(out).resolve()), None):
+            raise ControllerError(f"--out is {str(same)!r}, which is another file of this command; give a new one")
     if report is not None:
         from ..pages.report import check_page
 
-        check_page(Path(report), probe, options.force)
+        check_page(Path(report), probe, options.force, *others)
 
 
 def compare(

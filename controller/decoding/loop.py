@@ -31,8 +31,8 @@ def decode_loop(settings: RunSettings, session: Session, span: Span, start: Star
     settings = settings.for_run()
     state = settings.policy.start() if start.state is None else start.state
     loop = Loop(settings, Transcript(session, start, state), span, start)
-    settings.begin()
     try:
+        settings.begin()  # one that breaks half-way may have taken its place
         return (yield from loop.run())
     except GeneratorExit:
         loop.finish()  # stopped by the reader: over, with what was shown

@@ -116,9 +116,18 @@ class RunSettings:
             self.rule.abandon(self.trace)
 
     def finish(self, state: Any) -> None:
-        """End the run: the policy, with its last state, and the rule may add to its record."""
+        """End the run: the policy, with its last state, and the rule may add to its record.
+
+        Where the policy fails the rule takes its place back, or the runs after it would wait for ever.
+        """
         self._leave()
-        self.policy.finish(state, self.trace)
+        ended = False
+        try:
+            self.policy.finish(state, self.trace)
+            ended = True
+        finally:
+            if self.rule is not None and not ended:
+                self.rule.abandon(self.trace)
         if self.rule is not None:
             self.rule.finish(self.trace)
 

@@ -48,13 +48,15 @@ def test_a_stopped_job_says_what_an_undisturbed_one_does(made, tmp_path, capfd, 
     sizes = counted(monkeypatch)
     code, whole, err = run(capfd, "--out", made)
     assert code == 0, err
-    assert sizes == [8, 4] and whole["n"] == 12 and whole["baselines"] and "windows" not in err
+    assert sizes == [8, 4] and whole["n"] == 12 and whole["baselines"] and "problems are in" not in err
     lines = made.read_bytes().splitlines(keepends=True)
     assert len(lines) == 3
     out, traces = tmp_path / "e.jsonl", tmp_path / "t.jsonl"
     out.write_bytes(b"".join(lines[:2]) + lines[2][:300])  # killed while it wrote the second window
     code, again, err = run(capfd, "--out", out, "--trace", traces)
-    assert code == 0 and "has 1 of 2 windows of runs" in err and "evaluating: 8 of 12" in err
+    assert (
+        code == 0 and "has 8 of 12 problems; --trace gets none of these again" in err and "evaluating: 8 of 12" in err
+    )
     assert sizes == [8, 4, 4] and again == whole and len(traces.read_text().splitlines()) == 4
     code, third, err = run(capfd, "--out", out)
     assert code == 0 and sizes == [8, 4, 4] and third == whole  # nothing is left to make
@@ -117,6 +119,19 @@ def test_force_starts_another_jobs_file_over(made, tmp_path, capfd, monkeypatch)
     out, sizes = tmp_path / "e.jsonl", counted(monkeypatch)
     out.write_bytes(made.read_bytes())
     code, _, err = run(capfd, "--out", out, "-n", 3, "--force")
-    assert code == 0 and sizes == [3] and "windows of runs" not in err
+    assert code == 0 and sizes == [3] and "problems are in" not in err
     code, _, err = run(capfd, "--force")
     assert code == 2 and "--force" in err and "nothing is written" in err
+
+
+def test_files_of_one_command_are_several_files(made, tmp_path, capfd):
+    """Two writers of one file would wait for each other for ever, and a page would take the runs' place."""
+    for option in ("--trace", "--report"):
+        code, _, err = run(capfd, "--out", tmp_path / "x.html", option, tmp_path / "x.html")
+        assert code == 2 and not (tmp_path / "x.html").exists(), option
+        assert "another file of this command" in err or "which it is made from" in err
+
+
+def test_a_page_needs_no_baselines(tmp_path, capfd):
+    code, _, err = run(capfd, "-n", 2, "--no-baselines", "--report", tmp_path / "r.html")
+    assert code == 0 and (tmp_path / "r.html").stat().st_size > 10_000, err

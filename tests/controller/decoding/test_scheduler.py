@@ -16,12 +16,14 @@ from reasonctl.controller import (
     Decode,
     Emitted,
     Ended,
+    Greedy,
     Need,
     PromptLookup,
     Scheduler,
     Trace,
 )
 from reasonctl.controller.core.decode import Clock
+from reasonctl.controller.decoding.drivers import drive
 from support.scheduled import KINDS, alone, call, reasoner
 from support.scripted import Scripted
 from support.toy_thinking import TOKENIZER
@@ -111,6 +113,34 @@ def test_a_failed_run_has_no_end_and_a_cancelled_one_has():
     list(scheduler)
     assert heard[:4] == [("begin", 0), ("begin", 1), ("begin", 2), ("finish", 2)]
     assert sorted(heard[4:]) == [("abandon", 1), ("finish", 0)]
+
+
+@pytest.mark.parametrize("breaks", ["begin", "policy"])
+def test_a_run_whose_begin_or_whose_policys_end_breaks_is_abandoned(breaks):
+    """It may have its place among the rule's runs, for which the later ones would wait for ever."""
+    heard = []
+
+    class Hearing(Scripted):
+        def begin(self, trace):
+            heard.append("begin")
+            if breaks == "begin":
+                raise OSError("no space left")
+
+        def finish(self, trace):
+            heard.append("finish")
+
+        def abandon(self, trace):
+            heard.append("abandon")
+
+    class Ends(Greedy):
+        def finish(self, state, trace):
+            raise OSError("no space left")
+
+    engine = reasoner()
+    controller = Controller(exit=Hearing(lambda at: False), policy=Ends() if breaks == "policy" else Greedy())
+    with pytest.raises(OSError, match="no space left"):
+        list(drive(controller.run(engine, TOKENIZER, call(0, 10), Trace())))
+    assert heard == ["begin", "abandon"]
 
 
 def test_a_cancelled_run_gives_its_room_to_the_next():
