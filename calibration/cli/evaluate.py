@@ -96,8 +96,9 @@ class EvaluationJob:
         settings |= {"baselines": baselines, "seed": self.options.seed}
         with closing(EvaluationFile(Path(self.out), settings)) as file:
             if done := file.open(force=self.options.force):
+                there = sum(map(len, windows_of(self.problems, self.recipe.batch)[:done]))
                 show.say(
-                    f"{self.out} has {done} of {len(windows_of(self.problems, self.recipe.batch))} windows of runs"
+                    f"{there} of {len(self.problems)} problems are in {self.out}; --trace gets none of these again"
                 )
             yield file
 
