@@ -54,7 +54,8 @@ class ChoiceQuestion:
     def refers(self) -> bool:
         """Whether an option names other options or their places, so that another order changes what it says.
 
-        >>> [choice_question(f"Q?\\nA. x\\nB. {text}").refers for text in ("None of the above", "Both A and C", "A cat")]
+        >>> options = ("None of the above", "Both A and C", "A cat")
+        >>> [choice_question(f"Q?\\nA. x\\nB. {text}").refers for text in options]
         [True, True, False]
         """
         return any(_REFERRING.search(one) for one in self.options)
@@ -111,8 +112,8 @@ def choice_question(question: str) -> ChoiceQuestion | None:
     """The stem and the options of a question; None where it has not two options or more.
 
     Options are labelled A, a or 1 and so on, each at the start of a line: `A. x`, `(a) x`, `1) x`. The last such list
-    counts, and letters before numbers; numbers with text behind the list are no options. Lines up to the next label go on an option; behind the last one those that are
-    indented.
+    counts, and letters before numbers; numbers with text behind the list are no options. Lines up to the next label go
+    on an option; behind the last one those that are indented.
 
     Raises:
         ControllerError: A label is missing or is there twice, an option is empty, there are more than ten, or it can't

@@ -34,8 +34,8 @@ _CHOSEN = re.compile(
 )
 _BOXED = re.compile(r"\\boxed\s{0,2}\{")
 _CORRECT = re.compile(
-    r"(?<![A-Za-z0-9'\u2019-])([A-J])[*_)\]\"'.]{0,3}\s{1,3}(?:is|must be|would be)\s{1,3}(?:the\s{1,3})?(?:only\s{1,3})?"
-    r"(?:correct|right|best\s{1,3}(?:answer|option|choice))(?![A-Za-z])"
+    r"(?<![A-Za-z0-9'\u2019-])([A-J])[*_)\]\"'.]{0,3}\s{1,3}(?:is|must be|would be)\s{1,3}"
+    r"(?:the\s{1,3})?(?:only\s{1,3})?(?:correct|right|best\s{1,3}(?:answer|option|choice))(?![A-Za-z])"
 )
 _MEMBER = re.compile(r"(?<!\\)[\"']answer[\"']\s{0,4}:\s{0,4}", re.IGNORECASE)
 """The member of a JSON object."""
@@ -147,9 +147,8 @@ def _stated(text: str, at: int, options: Sequence[str], rank: int, place: int) -
         return
     if _UNDECIDED.match(text[found.end(1) : found.end() + 48]) or _UNDECIDED.match(rest):
         yield Statement(rank, place, "")
-    elif closed or _is_letter(found[1], rest, options):
-        if rank < 2 or not _SAYS_MORE.match(rest):
-            yield Statement(rank, place, letter)
+    elif (closed or _is_letter(found[1], rest, options)) and (rank < 2 or not _SAYS_MORE.match(rest)):
+        yield Statement(rank, place, letter)
 
 
 def _is_letter(seen: str, rest: str, options: Sequence[str]) -> bool:
@@ -168,5 +167,7 @@ def _content(text: str, at: int, options: Sequence[str]) -> str:
     line = text[at : at + 400].split("\n", 1)[0].strip(_EDGES).casefold()
     if len(line) < 2 and line in "abcdefghij":
         return ""
-    same = [i for i, one in enumerate(options) if line[:1] in one[:16].casefold() and one.strip(_EDGES).casefold() == line]
+    same = [
+        i for i, one in enumerate(options) if line[:1] in one[:16].casefold() and one.strip(_EDGES).casefold() == line
+    ]
     return chr(ord("A") + same[0]) if len(same) == 1 else ""

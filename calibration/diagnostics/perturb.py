@@ -98,7 +98,8 @@ def options(question: str, key: str, length: int, strength: float) -> Perturbed:
     found = choice_question(question)
     if found is None or found.original != found.letters:
         raise ControllerError(
-            f"--perturb options moves options, and {question[:60]!r} has none with capital letters; write each in a line, 'A. text'"
+            f"--perturb options moves options, and {question[:60]!r} has none with capital letters; write each in a "
+            "line, 'A. text'"
         )
     moved = found.rotated(length % len(found.options) or 1)
     return Perturbed(moved.text(), dict(zip(moved.letters, moved.original, strict=True)))
