@@ -53,9 +53,12 @@ def mcq(name: str, options: Options, *, tasks: str, sft: str | None, out: str, *
     job, parts = _open(show, name, options, tasks, grid, out)
     if job.recipe.markers is not None:
         grid = grid.for_thinking()
-        show.say("this model thinks before it answers: its answers are written to their end, and none is opened")
     _check_examples(grid, parts)
     _check_options(job, grid, parts)
+    if grid.thinks:
+        show.say(
+            "this model thinks before it answers: runs are written to their end, no answer is opened, cyclic votes"
+        )
     asked, cells, notes = parts.asked, grid.cells(), notes_of(parts.asked, grid)
     runs = sum(len(grid.variants(cell, asked[0].question)) for cell in cells)
     show.say(f"{len(asked)} questions of {job.task.name}, {len(cells)} ways of asking, {runs} runs of each")

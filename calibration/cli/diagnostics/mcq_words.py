@@ -124,7 +124,8 @@ def _best(found: Sequence[CellResult]) -> list[str]:
     apart = "differs" if test.p <= LEVEL else "doesn't differ"
     return [
         f"Accuracy is {100 * low:.0f} to {100 * high:.0f} % by the way of asking. "
-        f"The highest, {named(ranked[0].cell)}, is picked from {len(found)} cells, so its number is too high for new questions. It {apart} from the next one, "
+        f"The highest, {named(ranked[0].cell)}, is picked from {len(found)} cells, so its number is "
+        f"too high for new questions. It {apart} from the next one, "
         f"{named(ranked[1].cell)}, on the same questions ({test.gained} gained, {test.lost} lost, exact McNemar "
         f"p = {test.p:.3f}, not adjusted for the picking)."
     ]
@@ -140,7 +141,8 @@ def _biased(found: Sequence[CellResult], references: Sequence[Unbiased]) -> str:
     first, count = references[0], len(found)
     text = (
         f"A chooser that prefers no letter has a bias of {first.distance[0]:.2f} and an RStd of "
-        f"{first.recall_sd[0]:.2f} on so few questions too, in one of 20 jobs above {first.distance[1]:.2f} and {first.recall_sd[1]:.2f} "
+        f"{first.recall_sd[0]:.2f} on so few questions too, "
+        f"in one of 20 jobs above {first.distance[1]:.2f} and {first.recall_sd[1]:.2f} "
         f"({named(found[0].cell)}; the table has every cell's 95 %). "
     )
     if not over:
@@ -161,7 +163,8 @@ def _gain(found: Sequence[CellResult], way: str, tests: Sequence[tuple[CellResul
         f"Debiasing by {way}: accuracy {100 * gain:+.1f} points on average over {size}, "
         f"RStd {before:.2f} to {after:.2f}. "
         f"By the exact McNemar test against the same cell without it, after Holm, {better} are better, "
-        f"{worse} worse, and {len(both) - better - worse} can't be told apart. It removes the preference for letters and places only."
+        f"{worse} worse, and {len(both) - better - worse} can't be told apart. "
+        "It removes the preference for letters and places only."
     )
 
 
