@@ -183,7 +183,7 @@ def test_an_opening_is_followed_by_a_letter_and_its_spellings_count_together() -
     found = Chain(stage).distribution(Chain(stage).start(), row).dense(15)
     best = 0 if probs[0] > probs[4] else 4
     assert found[[best, 1, 2, 3]] == pytest.approx(letters / letters.sum()) and np.count_nonzero(found) == 4
-    assert 1 < len({answers(Chain(stage, Temperature(1.0)), WORDS, seed) for seed in range(40)})
+    assert len({answers(Chain(stage, Temperature(1.0)), WORDS, seed) for seed in range(40)}) > 1
     drafter = parse_draft("ngram(4)", lambda name: None)
     cyclic = Chain(stage, CyclicOptions(), Temperature(1.0))
     for seed in range(8):
