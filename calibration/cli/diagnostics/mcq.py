@@ -45,20 +45,9 @@ def mcq(name: str, options: Options, *, tasks: str, sft: str | None, out: str, *
     grid = grid_of(**ways, whole=sft is not None)
     check_out(out, options.force)
     if sft is not None:
-        if "none" not in grid.debias:
-            raise ControllerError(
-                "--sft writes answers of cells without debiasing, and there are none; add --debias none"
-            )
-        check_target(sft, options.force)
+        _check_training(grid, sft, options)
     job, parts = _open(show, name, options, tasks, grid, out)
-    if job.recipe.markers is not None:
-        grid = grid.for_thinking()
-    _check_examples(grid, parts)
-    _check_options(job, grid, parts)
-    if grid.thinks:
-        show.say(
-            "this model thinks before it answers: runs are written to their end, no answer is opened, cyclic votes"
-        )
+    grid = _checked(show, job, grid, parts)
     asked, cells, notes = parts.asked, grid.cells(), notes_of(parts.asked, grid)
     runs = sum(len(grid.variants(cell, asked[0].question)) for cell in cells)
     show.say(f"{len(asked)} questions of {job.task.name}, {len(cells)} ways of asking, {runs} runs of each")
@@ -71,14 +60,13 @@ def mcq(name: str, options: Options, *, tasks: str, sft: str | None, out: str, *
     asks = [grid.asks(one, parts.worked, prior, i) for i, one in enumerate(asked)]
     shown = {"letters": [[*values] for values in prior.values()], "grid": grid.header(), "apart": len(parts.apart)}
     answers = answered(show, job, asks, options, out, diagnostic="mcq", **shown)
-    cell_results = results(grid, asked, answers)
-    found = Findings(cell_results, notes)
+    found = Findings(results(grid, asked, answers), notes)
     title = f"{short(name)} on {job.task.name} ({len(asked)} multiple-choice questions)"
     show_results(show, title, found)
     write(Path(out), title, found)
     show.say(f"written: {out}")
     if sft is not None:
-        kept = training_lines(grid, asked, answers, cell_results)
+        kept = training_lines(grid, asked, answers, found.cells)
         write_whole(Path(sft), "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in kept).encode())
         show.say(f"{len(kept)} right answers written: {sft}")
     settings = {"model": name, "tasks": job.task.name, "seed": options.seed, "n": len(asked)}
@@ -114,6 +102,26 @@ def _open(show: Console, name: str, options: Options, tasks: str, grid: McqGrid,
         raise ControllerError(f"{len(questions)} questions are too few: {apart} are examples or for the prior")
     parts = Parts(questions[:shots], questions[shots:apart], questions[apart:])
     return replace(job, problems=job.problems[apart:]), parts
+
+
+def _check_training(grid: McqGrid, sft: str, options: Options) -> None:
+    """Refuse a file for training that would have no line."""
+    if "none" not in grid.debias:
+        raise ControllerError("--sft writes answers of cells without debiasing, and there is none; add --debias none")
+    check_target(sft, options.force)
+
+
+def _checked(show: Console, job: SamplingJob, grid: McqGrid, parts: Parts) -> McqGrid:
+    """The grid as this model can be asked; ControllerError for questions that it can't be asked with."""
+    if job.recipe.markers is not None:
+        grid = grid.for_thinking()
+    _check_examples(grid, parts)
+    _check_options(job, grid, parts)
+    if grid.thinks:
+        show.say(
+            "this model thinks before it answers: runs are written to their end, no answer is opened, cyclic votes"
+        )
+    return grid
 
 
 def _check_examples(grid: McqGrid, parts: Parts) -> None:
