@@ -112,12 +112,12 @@ def choice_question(question: str) -> ChoiceQuestion | None:
     """The stem and the options of a question; None where it has not two options or more.
 
     Options are labelled A, a or 1 and so on, each at the start of a line: `A. x`, `(a) x`, `1) x`. The last such list
-    counts, and letters before numbers; numbers with text behind the list are no options. Lines up to the next label go
-    on an option; behind the last one those that are indented.
+    counts, and letters before numbers; numbers with text after the list are no options. Lines up to the next label go
+    on an option; after the last one those that are indented.
 
     Raises:
         ControllerError: A label is missing or is there twice, an option is empty, there are more than ten, or it can't
-            be told where the last one ends. The question is named.
+            be known where the last one ends. The question is named.
 
     >>> choice_question("What is ice?\\nA. water\\nB) stone\\n").options
     ('water', 'stone')
@@ -153,7 +153,7 @@ def _last_run(heads: Sequence[re.Match[str]], place: Callable[[str], int]) -> li
 def _check_labels(
     question: str, run: Sequence[re.Match[str]], own: Sequence[re.Match[str]], heads: Sequence[re.Match[str]]
 ) -> None:
-    """Refuse labels of the list's own kind that aren't in their place, and another list behind the last one."""
+    """Refuse labels of the list's own kind that aren't in their place, and another list after the last one."""
     first, last = run[0].start(), run[-1].start()
     placed, kind = {head.start() for head in run}, {head.start() for head in own}
     for head in heads:
@@ -173,7 +173,7 @@ def _parts(question: str, run: Sequence[re.Match[str]]) -> ChoiceQuestion:
     own, after = _last_option(raw[-1], len(run[-1][0]) - len(run[-1][0].lstrip(" \t")))
     loose = any(line and not line[0].isspace() for one in raw[:-1] for line in one.split("\n")[1:])
     if loose and after and not (after.startswith("\n\n") and not any("\n\n" in one for one in raw)):
-        raise _refused(question, "whether the text at the end belongs to the last one can't be told", run)
+        raise _refused(question, "whether the text at the end belongs to the last one is unclear", run)
     options = tuple(_dedented(one, width) for one, width in zip([*raw[:-1], own], widths, strict=True))
     if not all(options):
         raise _refused(question, "an option is empty", run)

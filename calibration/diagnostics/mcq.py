@@ -119,7 +119,7 @@ class McqGrid:
 
     @property
     def opened(self) -> bool:
-        """Whether answers that come first begin with their format's opening: letters are corrected only behind it."""
+        """Whether answers that come first begin with their format's opening: letters are corrected only after it."""
         return "answer" in self.orders and any(one != "none" for one in self.debias) and not self.thinks
 
     def for_thinking(self) -> McqGrid:

@@ -122,7 +122,7 @@ def bare(text: str) -> str:
 
 
 def _supposed(text: str, at: int) -> bool:
-    """Whether what begins here is supposed or denied, not stated: behind `if the`, `one might think that`."""
+    """Whether what begins here is supposed or denied, not stated: after `if the`, `one might think that`."""
     words = text[max(0, at - 48) : at].lower().split()
     while words and words[-1] in _FILLS:
         words.pop()
@@ -131,7 +131,7 @@ def _supposed(text: str, at: int) -> bool:
 
 
 def _stated(text: str, at: int, options: Sequence[str], rank: int, place: int) -> Iterator[Statement]:
-    """What stands behind a cue: a letter, or an option's content as a whole."""
+    """What stands after a cue: a letter, or an option's content as a whole."""
     lead = _LEAD.match(text, at)
     start = lead.end() if lead else at
     whole = _content(text, at, options) if rank < 2 else ""
@@ -152,7 +152,7 @@ def _stated(text: str, at: int, options: Sequence[str], rank: int, place: int) -
 
 
 def _is_letter(seen: str, rest: str, options: Sequence[str]) -> bool:
-    """Whether a letter with a word behind it is one, and not an article or a pronoun."""
+    """Whether a letter with a word after it is one, and not an article or a pronoun."""
     if seen.upper() not in "AI":
         return True
     if not seen.isupper():

@@ -27,7 +27,7 @@ _MEMBER = r'"([A-J])":[ \t]*"((?:[^"\\\n]|\\.)*)"'
 _OPTION = re.compile(f"{_LINE}|{_MEMBER}", re.MULTILINE)
 """A line of a list or of Markdown with its further lines, or a member of a JSON object."""
 _TEMPLATE = re.compile(r"<[|\uff5c][^<>\n]{1,40}>|<(?:end_of_turn|/s|eos)>|\[/INST\]")
-"""What a chat template writes behind a message, in the last option's line: no part of the option."""
+"""What a chat template writes after a message, in the last option's line: no part of the option."""
 
 
 class OptionSpan(NamedTuple):

@@ -297,7 +297,7 @@ def test_no_line_of_an_option_is_lost(text: str, options: tuple[str, ...], after
         ("Q?\nA. x\nB. y\nD. z", "'D. z' begins as an option"),
         ("Q?\nA. x\nB. y\n1. p\n2. q", "'1. p' begins as an option"),
         ("Q?\nA.\nB. y", "an option is empty"),
-        ("Q?\nA. x\nmore\nB. y\nmore", "can't be told"),
+        ("Q?\nA. x\nmore\nB. y\nmore", "is unclear"),
         ("Q?\n" + "\n".join(f"{letter}. x{letter}" for letter in "ABCDEFGHIJKL"), "give 10 at most"),
     ],
 )
