@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Literal
 
@@ -20,6 +19,8 @@ from .paired import Share, share
 Debias = Literal["none", "prior", "cyclic"]
 ANSWER_TOKENS = 16
 """Most tokens of a run whose answer comes first: the explanation after it isn't graded."""
+ASKING = 2
+"""Version of how openings and worked examples are written: answers of another one aren't gone on with."""
 MOST_SHOTS = 16
 """Most worked examples."""
 
@@ -42,30 +43,25 @@ class Cell:
     debias: Debias
     """What is done about the preference for letters."""
 
-    def policy(self, cue: str, prior: Prior, opening: str = "") -> str:
+    def policy(self, cue: str, prior: Prior, opening: str = "", options: int = 0) -> str:
         """The sampling chain.
 
         Args:
             cue: The text that the letter follows.
             prior: The model's prior for the letters, where a cell divides by it.
-            opening: What every answer begins with, where the answer comes first; "": what the model likes.
+            opening: What an answer that comes first begins with, then one of its letters; "": what the model likes.
+            options: How many letters, where there is an opening.
         """
-        chain = self._chain(cue, prior)
+        chain = "greedy" if self.temperature == 0 else f"temperature({self.temperature:g})"
         if not opening or self.order != "answer":
             return chain
-        return f'grammar("{_quoted(f"root ::= {json.dumps(opening)} {_ANYTHING}")}") | {chain}'
-
-    def _chain(self, cue: str, prior: Prior) -> str:
         after = f'after="{_quoted(cue)}"'
-        chain = "greedy" if self.temperature == 0 else f"temperature({self.temperature:g})"
         if self.debias == "prior":
             values = ",".join(f"{value:.8g}" for value in prior[self.shots, self.format])
-            return f"option_prior(prior=[{values}],{after}) | {chain}"
-        return f"cyclic_options({after}) | {chain}" if self.debias == "cyclic" and self.order == "answer" else chain
-
-
-_ANYTHING = r"[^\x00]*"
-"""Any text, as a grammar."""
+            chain = f"option_prior(prior=[{values}],{after}) | {chain}"
+        elif self.debias == "cyclic":
+            chain = f"cyclic_options({after}) | {chain}"
+        return f'option_letter(options={options},opening="{_quoted(opening)}") | {chain}'
 
 
 def _quoted(text: str) -> str:
@@ -89,7 +85,9 @@ class McqGrid:
     irac: bool = False
     """Explanations have the structure of IRAC."""
     whole: bool = False
-    """Runs whose answer comes first are written to their end; needed for models that think before they answer."""
+    """Runs whose answer comes first are written to their end."""
+    thinks: bool = False
+    """The model thinks before it answers: no letter comes first, whatever is asked for."""
 
     def __post_init__(self) -> None:
         """Refuse what has no runs.
@@ -107,6 +105,11 @@ class McqGrid:
             raise ControllerError(f"--temperatures is {self.temperatures}; each is from 0 to 100")
         if self.debias == ("prior",) and self.orders == ("explanation",):
             raise ControllerError("--debias prior corrects a letter that comes first; add --orders answer, or cyclic")
+        if self.thinks and "prior" in self.debias:
+            raise ControllerError(
+                "--debias prior corrects a letter that comes first, and this model thinks before it answers; "
+                "leave prior out: --debias none,cyclic lets whole runs over the rotated questions vote"
+            )
 
     def cells(self) -> list[Cell]:
         """All of them; a prior is for answers that come first."""
@@ -116,8 +119,25 @@ class McqGrid:
 
     @property
     def opened(self) -> bool:
-        """Whether answers that come first begin with their format's opening: letters are corrected only behind it."""
-        return any(one != "none" for one in self.debias)
+        """Whether answers that come first begin with their format's opening: letters are corrected only after it."""
+        return "answer" in self.orders and any(one != "none" for one in self.debias) and not self.thinks
+
+    def for_thinking(self) -> McqGrid:
+        """The same for a model that thinks first: runs are whole, and `cyclic` is a vote in every order.
+
+        Raises:
+            ControllerError: A prior is asked for.
+        """
+        return replace(self, whole=True, thinks=True)
+
+    def header(self) -> dict[str, Any]:
+        """What changes the answers, for the header of their file; how they are read isn't part of it."""
+        found = {name: value for name, value in vars(self).items() if name != "thinks"}
+        return found | ({"asking": ASKING} if self.opened or max(self.shots) or self._votes_thinking else {})
+
+    @property
+    def _votes_thinking(self) -> bool:
+        return self.thinks and "cyclic" in self.debias
 
     def style(self, cell: Cell) -> Style:
         """How a cell puts its questions."""
@@ -125,7 +145,7 @@ class McqGrid:
 
     def variants(self, cell: Cell, question: ChoiceQuestion) -> list[ChoiceQuestion]:
         """The orders of options that a cell asks: one; to let explanations vote, all rotations of one fixed order."""
-        if cell.debias != "cyclic" or cell.order == "answer":
+        if cell.debias != "cyclic" or (cell.order == "answer" and not self.thinks):
             return [question]
         ordered = question.ordered()
         return [ordered.rotated(places) for places in range(len(question.options))]
@@ -142,7 +162,8 @@ class McqGrid:
         found = []
         for cell in self.cells():
             style = self.style(cell)
-            policy = cell.policy(style.cue, prior, OPENINGS[cell.format] if self.opened else "")
+            opening = OPENINGS[cell.format] if self.opened else ""
+            policy = cell.policy(style.cue, prior, opening, len(asked.question.options))
             most = ANSWER_TOKENS if cell.order == "answer" and not self.whole else 0
             for i, variant in enumerate(self.variants(cell, asked.question)):
                 text = style.prompt(variant, shots[: cell.shots])
@@ -168,6 +189,13 @@ class CellResult:
     """Mean tokens of a question: of all its runs."""
     letters: tuple[str, ...] = field(repr=False)
     """The letter chosen for each question; "" where none can be read."""
+    gold: tuple[str, ...] = field(repr=False)
+    """The right letters."""
+
+    @property
+    def right(self) -> list[bool]:
+        """Whether each question is answered rightly."""
+        return [a == b for a, b in zip(self.letters, self.gold, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -195,7 +223,7 @@ def results(grid: McqGrid, questions: Sequence[Worked], answers: Sequence[Sequen
         tokens = sum(run.tokens for each in runs for run in each) / n
         bias = selection_bias(chosen, gold, questions[0].question.letters)
         unparsed = share(sum(not one for one in chosen), n)
-        found.append(CellResult(cell, n, share(right, n), unparsed, bias, tokens, tuple(chosen)))
+        found.append(CellResult(cell, n, share(right, n), unparsed, bias, tokens, tuple(chosen), tuple(gold)))
     return found
 
 
@@ -206,13 +234,13 @@ def _chosen(grid: McqGrid, cell: Cell, question: ChoiceQuestion, runs: Sequence[
     """
     style, votes = grid.style(cell), Counter[str]()
     for variant, run in zip(grid.variants(cell, question), runs, strict=True):
-        letter = style.letter(run.text, len(variant.options))
+        letter = style.letter(run.text, variant.options)
         if letter:
             votes[variant.options[variant.letters.index(letter)]] += 1
     if not votes:
         return ""
     if len(runs) == 1:
-        return style.letter(runs[0].text, len(question.options))
+        return style.letter(runs[0].text, question.options)
     best = max(votes.values())
     first = next(one for one in question.ordered().options if votes[one] == best)
     return question.letters[question.options.index(first)]

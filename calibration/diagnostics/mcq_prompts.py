@@ -7,12 +7,12 @@ answer or its explanation comes first, and the number of worked examples.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
 
-from .choice_question import ChoiceQuestion
+from .choice_question import ChoiceQuestion, indented
+from .mcq_reading import bare, members, statements
 
 Format = Literal["list", "markdown", "json"]
 Order = Literal["answer", "explanation"]
@@ -25,18 +25,19 @@ OPENINGS: dict[Format, str] = {"list": "Answer:", "markdown": "**Answer:**", "js
 WHY = "why it is right"
 IRAC = "the issue, the rule, its application and the conclusion (Issue: ... Rule: ... Application: ... Conclusion: ...)"
 """What an explanation holds: in a sentence, or as lawyers write it (issue, rule, application, conclusion)."""
-_WORDED = re.compile(r"answer[\W_]{0,12}([A-J])(?![A-Za-z])", re.IGNORECASE)
-_BARE = re.compile(r"[\s*_(]{0,8}([A-J])(?:[.):*_]|\s*(?:\n|$))")
-_MEMBER = re.compile(r'"answer"\s{0,4}:\s{0,4}"\(?([A-J])(?![A-Za-z])')
 
 
 class Worked(NamedTuple):
-    """A worked example."""
+    """A question with its right option; a worked example where it stands before another."""
 
     question: ChoiceQuestion
     """The question."""
     gold: str
     """The letter of its right option."""
+    explanation: str = ""
+    """Why it is right, as the task says; "": the task doesn't."""
+    made: bool = False
+    """Its wrong options were made up from its number."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,13 @@ class Style:
             options = dict(zip(question.letters, question.options, strict=True))
             return json.dumps({"question": _stem(question), "options": options}, ensure_ascii=False)
         if self.format == "markdown":
-            lines = [f"- **{a}.** {b}" for a, b in zip(question.letters, question.options, strict=True)]
+            lines = question.lines(lambda a: f"- **{a}.**")
             return "\n".join(["### Question", _stem(question), "", "### Options", *lines])
-        lines = [f"{a}. {b}" for a, b in zip(question.letters, question.options, strict=True)]
-        return "\n".join([_stem(question), *lines])
+        return "\n".join([_stem(question), *question.lines(lambda a: f"{a}.")])
+
+    def shown(self, option: str) -> str:
+        """An option's content as it stands in a prompt."""
+        return json.dumps(option, ensure_ascii=False)[1:-1] if self.format == "json" else indented(option)
 
     def instruction(self) -> str:
         """What is asked for."""
@@ -76,42 +80,46 @@ class Style:
         return f"Choose one option. Reply with two lines:\n{first}\n{second}"
 
     def answer(self, worked: Worked) -> str:
-        """The answer of a worked example."""
-        content = worked.question.options[worked.question.letters.index(worked.gold)]
-        why = f"The right option is: {content}"
+        """The answer of a worked example; without an explanation where the task has none."""
+        why = worked.explanation
         if self.format == "json":
-            parts = [("answer", worked.gold), ("explanation", why)]
+            parts = [("answer", worked.gold), *([("explanation", why)] if why else [])]
             return json.dumps(dict(self._ordered(parts)), ensure_ascii=False)
-        return "\n".join(
-            self._ordered([f"{self.cue} {worked.gold}", f"{self.cue.replace('Answer', 'Explanation')} {why}"])
-        )
+        explained = [f"{self.cue.replace('Answer', 'Explanation')} {why}"] if why else []
+        return "\n".join(self._ordered([f"{self.cue} {worked.gold}", *explained]))
 
     def prompt(self, question: ChoiceQuestion, shots: Sequence[Worked] = ()) -> str:
         """The text of a prompt: the instruction, worked examples, the question."""
         examples = [f"{self.question(one.question)}\n\n{self.answer(one)}" for one in shots]
         return "\n\n".join([self.instruction(), *examples, self.question(question)])
 
-    def letter(self, text: str, options: int) -> str:
-        """The letter that an answer states; "" where none can be read.
+    def letter(self, text: str, options: Sequence[str]) -> str:
+        """The letter that an answer states; "" where none can be read, or several are named.
 
-        Where the answer comes first its first statement counts; a letter that begins the answer as it began its option
-        is one. Else the last statement counts.
+        What is labelled counts before what a sentence says. Where the answer comes first its first statement counts,
+        and a letter that begins the answer as it began its option is one; else the last.
 
-        >>> Style("list", "answer").letter("Answer: (B) since", 4), Style("json", "answer").letter('{"answer": "B"', 4)
-        ('B', 'B')
-        >>> Style("list", "explanation").letter("The answer: A? No. **Answer:** C", 4)
-        'C'
-        >>> Style("list", "answer").letter("C. red", 4), Style("list", "answer").letter("A red one", 4)
+        Args:
+            text: The answer.
+            options: The options' contents as they were asked.
+
+        >>> options = ["sand", "water", "fire"]
+        >>> Style("list", "answer").letter("Answer: (B) since", options)
+        'B'
+        >>> Style("list", "explanation").letter("Sand is dry. So the correct answer is B.", options)
+        'B'
+        >>> Style("json", "answer").letter('{"answer": "Option B"', options)
+        'B'
+        >>> Style("list", "answer").letter("C. fire", options), Style("list", "answer").letter("A fire", options)
         ('C', '')
-        >>> Style("list", "answer").letter("It is B.", 4), Style("list", "answer").letter("Answer: F", 4)
-        ('', '')
         """
-        pattern = _MEMBER if self.format == "json" else _WORDED
-        found = [one[1].upper() for one in pattern.finditer(text)]
-        if self.order == "answer" and self.format != "json" and (bare := _BARE.match(text)):
-            found.insert(0, bare[1])
-        letter = "" if not found else found[0] if self.order == "answer" else found[-1]
-        return letter if letter and ord(letter) - ord("A") < options else ""
+        letter = bare(text) if self.order == "answer" and self.format != "json" else ""
+        if not letter:
+            found = list((members if self.format == "json" else statements)(text, options))
+            best = min((one.rank for one in found), default=0)
+            stated = sorted((one.place, one.letter) for one in found if one.rank == best)
+            letter = "" if not stated else stated[0 if self.order == "answer" else -1][1]
+        return letter if letter and ord(letter) - ord("A") < len(options) else ""
 
     def _ordered(self, parts: list[T]) -> list[T]:
         return parts if self.order == "answer" else parts[::-1]

@@ -81,9 +81,10 @@ def moved(question: str, length: int) -> ChoiceQuestion:
         ControllerError: The question has no options.
     """
     found = choice_question(question)
-    if found is None:
+    if found is None or found.original != found.letters:
         raise ControllerError(
-            f"--perturb options moves options, and {question[:60]!r} has none; write each in a line, 'A. text'"
+            f"--perturb options moves options, and {question[:60]!r} has none with capital letters; write each in a "
+            "line, 'A. text'"
         )
     return found.rotated(length % len(found.options) or 1)
 

@@ -23,6 +23,8 @@ class Problem:
     question: str
     answer: str | None
     domain: str = ""
+    explanation: str = ""
+    """Why the answer is right, for worked examples; "": the task doesn't say."""
 
     @property
     def id(self) -> int:

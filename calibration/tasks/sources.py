@@ -228,7 +228,7 @@ def _jsonl(path: Path, gold: bool) -> Task:
         shuffled = random.Random(0).sample(everything, len(everything))
         return shuffled[:n]
 
-    content = json.dumps([[one.question, one.answer] for one in everything])
+    content = json.dumps([[one.question, one.answer, *filter(None, [one.explanation])] for one in everything])
     digest = hashlib.sha256(content.encode()).hexdigest()
     return Task(file_name(path), MATH, draw, lambda problem: where.get(problem.id, repr(problem.question)), digest)
 
@@ -241,7 +241,8 @@ def _problem(record: Fields, gold: bool) -> Problem:
     answer = None if record.values.get("answer") is None else _answer(record)
     if answer is None and gold:
         raise ControllerError(f'{record.where} has no "answer"; add it, or use --mode disagree, which needs none')
-    return Problem(question, answer, record.optional(record.text, "domain") or "")
+    domain, why = (record.optional(record.text, name) or "" for name in ("domain", "explanation"))
+    return Problem(question, answer, domain, why.strip())
 
 
 def _answer(record: Fields) -> str:

@@ -19,10 +19,15 @@ LETTERS = "ABCDEFGHIJ"
 AROUND = " \t\n\"'(*`"
 """What may stand between the cue and the letter, and in the letter's token."""
 _AFTER = AROUND + ".):,"
-_LINE = r"^[ \t]*(?:[-*][ \t]+)?(?:\*\*)?\(?([A-J])[.):](?:\*\*)?[ \t]+(\S[^\n]*)"
+_HEAD = r"(?:[-*][ \t]+)?(?:\*\*)?\(?[A-J][.):]"
+_MORE = rf"(?:\n(?:[ \t]*\n)*[ \t]+(?!{_HEAD})\S[^\n]*)*"
+"""Further lines of an option: indented ones, also after empty ones, that begin no option."""
+_LINE = rf"^[ \t]*(?:[-*][ \t]+)?(?:\*\*)?\(?([A-J])[.):](?:\*\*)?[ \t]+(\S[^\n]*{_MORE})"
 _MEMBER = r'"([A-J])":[ \t]*"((?:[^"\\\n]|\\.)*)"'
 _OPTION = re.compile(f"{_LINE}|{_MEMBER}", re.MULTILINE)
-"""A line of a list or of Markdown, or a member of a JSON object."""
+"""A line of a list or of Markdown with its further lines, or a member of a JSON object."""
+_TEMPLATE = re.compile(r"<[|\uff5c][^<>\n]{1,40}>|<(?:end_of_turn|/s|eos)>|\[/INST\]")
+"""What a chat template writes after a message, in the last option's line: no part of the option."""
 
 
 class OptionSpan(NamedTuple):
@@ -36,6 +41,8 @@ class OptionSpan(NamedTuple):
 
 def option_spans(text: str) -> list[OptionSpan]:
     """Where the contents of the last list of options stand: lettered from A on, two or more. Empty: there is none.
+
+    Indented lines go on an option. A chat template's marker ends it.
 
     >>> [text[a:b] for text in ("Q?\\nA. x\\nB. y",) for a, b in option_spans(text)]
     ['x', 'y']
@@ -52,7 +59,8 @@ def option_spans(text: str) -> list[OptionSpan]:
             run = []
         if len(run) < len(LETTERS) and found[group] == LETTERS[len(run)]:
             first = found.start(group + 1)
-            run.append(OptionSpan(first, first + len(found[group + 1].rstrip())))
+            content = _TEMPLATE.split(found[group + 1], maxsplit=1)[0]
+            run.append(OptionSpan(first, first + len(content.rstrip())))
             last = run if len(run) > 1 else last
         else:
             run = []

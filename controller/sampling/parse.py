@@ -22,7 +22,7 @@ from .stages.grammar import Grammar
 from .stages.kl_guided import KLGuided
 from .stages.mirostat import Mirostat, MirostatV2
 from .stages.no_wait import NoWait
-from .stages.options import CyclicOptions, OptionPrior
+from .stages.options import CyclicOptions, OptionLetter, OptionPrior
 from .stages.penalties import DRY, BadWords, LogitBias, MinNewTokens, Penalties
 from .stages.temperature import EAD, EDT, Dynatemp, Temperature
 from .stages.truncation import XTC, Epsilon, Eta, MinP, TopH, TopK, TopNSigma, TopP, Typical
@@ -52,6 +52,7 @@ STAGES: dict[str, type[Stage]] = {
         MinNewTokens,
         DRY,
         NoWait,
+        OptionLetter,
         OptionPrior,
         CyclicOptions,
         Grammar,

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import json
+import string
+import time
+from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from reasonctl.backends.toy import ToyEngine, ToyTokenizer
+from reasonctl.calibration.cli.diagnostics import mcq as mcq_command
 from reasonctl.calibration.cli.diagnostics.mcq import training_lines
 from reasonctl.calibration.diagnostics.answers_file import Answered
-from reasonctl.calibration.diagnostics.choice_question import choice_question
+from reasonctl.calibration.diagnostics.choice_question import ChoiceQuestion, choice_question
 from reasonctl.calibration.diagnostics.mcq import McqGrid, results
 from reasonctl.calibration.diagnostics.mcq_prompts import OPENINGS, Style, Worked
 from reasonctl.calibration.diagnostics.mcq_questions import questions_of
 from reasonctl.calibration.diagnostics.option_bias import letter_prior, selection_bias
 from reasonctl.calibration.tasks.problem import Problem
-from reasonctl.controller import Call, Controller, ControllerError, Keys, Trace, parse_policy
+from reasonctl.controller import (
+    ROOT,
+    Call,
+    Controller,
+    ControllerError,
+    Decode,
+    Keys,
+    Row,
+    RunContext,
+    Trace,
+    parse_policy,
+)
 from reasonctl.controller.sampling import option_spans
+from reasonctl.controller.sampling.draw import CopiedStep
 from support.ctl import ctl, goes_on
 
 FREEZES = Worked(choice_question("Which freezes?\nA. sand\nB. water\nC. fire"), "B")
@@ -37,7 +54,7 @@ def test_a_worked_answer_is_read_and_the_asked_options_are_the_last(style: Style
     text = style.prompt(FREEZES.question, [BURNS])
     assert [text[a:b] for a, b in option_spans(text)] == ["sand", "water", "fire"]
     answer = style.answer(BURNS)
-    assert style.letter(answer, 3) == "A" and answer in text
+    assert style.letter(answer, BURNS.question.options) == "A" and answer in text
     if style.order == "answer":
         assert answer.startswith(OPENINGS[style.format])
     if style.format == "json":
@@ -47,6 +64,45 @@ def test_a_worked_answer_is_read_and_the_asked_options_are_the_last(style: Style
 @pytest.mark.parametrize(
     ("style", "text", "letter"),
     [
+        (Style("list", "explanation"), "Answer: C. Note: answer A is a distractor.", "C"),
+        (Style("list", "explanation"), "The answer is B.", "B"),
+        (Style("list", "explanation"), "So the correct answer is C.", "C"),
+        (Style("list", "explanation"), r"Answer: \boxed{B}", "B"),
+        (Style("list", "explanation"), r"$\boxed{\text{C}}$", "C"),
+        (Style("list", "explanation"), "Answer: Option B", "B"),
+        (Style("list", "explanation"), "Option C is correct.", "C"),
+        (Style("list", "explanation"), "I'd go with B.", "B"),
+        (Style("list", "explanation"), "The right choice is (B).", "B"),
+        (Style("list", "explanation"), "### Answer\nC", "C"),
+        (Style("list", "explanation"), "It burns.\n**C**", "C"),
+        (Style("list", "explanation"), "**Answer**: C", "C"),
+        (Style("list", "explanation"), "Answer: water", "B"),
+        (Style("list", "explanation"), "Final answer -> B", "B"),
+        (Style("list", "explanation"), "answer: b", "B"),
+        (Style("list", "explanation"), "The answer to this question is B.", "B"),
+        (Style("list", "explanation"), "So, answer B", "B"),
+        (Style("list", "explanation"), "Answer: B, A is too dry", "B"),
+        (Style("list", "explanation"), "Answer: B\nExplanation: One might think the answer is A.", "B"),
+        (Style("list", "explanation"), "If the answer is A, then it burns. Answer: C", "C"),
+        (Style("list", "answer"), "Answer: A sand", "A"),
+        (Style("list", "answer"), "Answer: A since it is dry", "A"),
+        (Style("list", "answer"), "Answer: a banana", ""),
+        (Style("list", "answer"), "Answer: A bit of each", ""),
+        (Style("list", "explanation"), "the answer is a fire", ""),
+        (Style("list", "explanation"), "Answer: A or B", ""),
+        (Style("list", "explanation"), "Answer: both A and B", ""),
+        (Style("list", "explanation"), "Answer: A, B", ""),
+        (Style("list", "explanation"), "Answer: C?", ""),
+        (Style("list", "explanation"), "Answer: B is wrong", ""),
+        (Style("list", "explanation"), "The answer isn't A.", ""),
+        (Style("list", "explanation"), "A is not correct.", ""),
+        (Style("list", "explanation"), "Answer: B-cells", ""),
+        (Style("list", "explanation"), "None of the answers fit.", ""),
+        (Style("json", "explanation"), '{"Answer": "B"}', "B"),
+        (Style("json", "answer"), '{"answer": "Option B"}', "B"),
+        (Style("json", "answer"), '{"answer": "water"}', "B"),
+        (Style("json", "explanation"), '{"explanation": "answer: \\"A\\" no", "answer": "C. fire"}', "C"),
+        (Style("json", "explanation"), '{"answer": null}', ""),
         (Style("list", "answer"), "Answer: B\nExplanation: the answer is not A.", "B"),
         (Style("list", "explanation"), "The answer A is tempting.\nAnswer: C", "C"),
         (Style("markdown", "answer"), "**Answer:** **C**", "C"),
@@ -65,7 +121,17 @@ def test_a_worked_answer_is_read_and_the_asked_options_are_the_last(style: Style
     ],
 )
 def test_letters_are_read_and_others_are_not(style: Style, text: str, letter: str) -> None:
-    assert style.letter(text, 3) == letter
+    assert style.letter(text, FREEZES.question.options) == letter
+
+
+def test_reading_takes_linear_time() -> None:
+    """Texts that begin many matches and end none."""
+    options, begun = FREEZES.question.options, time.process_time()
+    for part in ("answer:", "answer: (", "\\boxed{", "A is ", "if the ", "\n", " ", '"answer": "', "(", "I choose "):
+        text = part * (20_000 // len(part)) + "answer"
+        for style in (Style("list", "explanation"), Style("json", "answer")):
+            assert style.letter(text, options) in ("", "A")
+    assert time.process_time() - begun < 5
 
 
 def test_irac_asks_for_its_four_parts() -> None:
@@ -119,7 +185,7 @@ def test_policies_of_all_cells_are_read() -> None:
     prior = {(shots, kind): (0.5, 0.3, 0.2) for shots in (0, 1) for kind in ("list", "markdown", "json")}
     cells = every.cells()
     assert len(cells) == 60 and not [one for one in cells if one.debias == "prior" and one.order == "explanation"]
-    texts = {one.policy(every.style(one).cue, prior, OPENINGS[one.format]) for one in cells}
+    texts = {one.policy(every.style(one).cue, prior, OPENINGS[one.format], 3) for one in cells}
     assert all(str(parse_policy(text)) for text in texts) and len(texts) == 2 * (3 + 3 + 3 + 1)
 
 
@@ -127,17 +193,153 @@ def test_policies_of_all_cells_are_read() -> None:
 def test_where_letters_are_corrected_an_answer_begins_with_its_opening(kind: str) -> None:
     """A model that would begin otherwise is held to it, and then writes on freely; without debiasing it is free."""
     engine = ToyEngine(vocabulary=12, seed=6)
-    tokenizer = ToyTokenizer([*(f"{text} " for text in "abcdefgh"), *OPENINGS.values(), "<eos>"])
+    tokenizer = ToyTokenizer([*(f"{text} " for text in "abcde"), "A", "B", "C", *OPENINGS.values(), "<eos>"])
     opening = tokenizer.encode(OPENINGS[kind])
     start = next(token for token in range(8) if 0 < engine.probs([token])[opening[0]] < 0.2)
     for debias, opened in ((("none",), False), (("none", "prior"), True)):
         grid = McqGrid((0,), ("answer", "explanation"), (kind,), (0.0,), debias)
         ask, *_, explained = grid.asks(FREEZES, [], {(0, kind): (0.5, 0.3, 0.2)}, 0)
         trace = Trace()
-        call = Call([start], 4, frozenset({11}), Keys(seed=0), parse_policy(ask.policy))
+        call = Call([start], 8, frozenset({11}), Keys(seed=0), parse_policy(ask.policy))
         for _ in Controller().stream(engine.session(), tokenizer, call, trace):
             pass
-        assert (trace.tokens[0] == opening[0]) == opened and "grammar" not in explained.policy
+        assert (trace.tokens[:1] == opening) == opened and "option_letter" not in explained.policy
+        assert not opened or tokenizer.text(trace.tokens[1]) in "ABC"
+
+
+class Reader(ToyEngine):
+    """A toy model whose next token depends on every token before it."""
+
+    def probs(self, tokens):
+        return np.random.default_rng([7, *tokens]).dirichlet([0.7] * self.vocabulary)
+
+
+PIECES = [*sorted(set(string.printable) - set("\x0b\x0c\r")), *OPENINGS.values(), " A", " B", " C", "A.", "Be", "<eos>"]
+LETTER_TOKENS = ToyTokenizer(PIECES)
+READER = Reader(vocabulary=len(PIECES))
+
+
+def option_law(grid: McqGrid, question: ChoiceQuestion) -> tuple[dict[str, float], str]:
+    """What the policy of the grid's last cell gives each option where the letter is drawn, and what a run writes."""
+    ask = grid.asks(Worked(question, "A"), [], {}, 0)[-1]
+    prompt, policy = LETTER_TOKENS.encode(ask.question), parse_policy(ask.policy)
+    tokens = [*prompt, *LETTER_TOKENS.encode(OPENINGS[grid.formats[0]])]
+    (step,) = READER.forward((Decode(READER.session(), tokens),))
+    context = RunContext(len(prompt), frozenset({len(PIECES) - 1}), LETTER_TOKENS, READER)
+    row = Row(CopiedStep(step, 0, ()), ROOT, tokens, "after", Keys(seed=0), context)
+    asking, reply = policy.prepare(policy.start(), row), None
+    try:
+        while True:
+            (reply,) = READER.forward((asking.send(reply),))
+    except StopIteration as ended:
+        probs = policy.distribution(ended.value, row).dense(len(PIECES))
+    law = dict.fromkeys(question.options, 0.0)
+    for token in np.flatnonzero(probs):
+        law[question.options["ABC".index(LETTER_TOKENS.text(int(token)).strip(" ."))]] += probs[token]
+    trace = Trace()
+    call = Call(prompt, len(tokens) - len(prompt) + 1, context.eos, Keys(seed=0), parse_policy(ask.policy))
+    for _ in Controller().stream(READER.session(), LETTER_TOKENS, call, trace):
+        pass
+    return law, LETTER_TOKENS.decode(trace.tokens)
+
+
+@pytest.mark.parametrize("kind", ["list", "markdown", "json"])
+def test_no_order_of_the_options_changes_what_a_cyclic_cell_gives(kind: str) -> None:
+    """All orders of three options, one of two lines; nothing but letters comes behind the opening, in a none cell too.
+
+    The negative control is the same cell without the stage.
+    """
+    laws: dict[str, list[dict[str, float]]] = {}
+    for debias, temperature in (("cyclic", 1.0), ("cyclic", 0.0), ("none", 1.0)):
+        grid = McqGrid((0,), ("answer",), (kind,), (temperature,), (debias,))
+        if debias == "none":
+            grid = replace(grid, debias=("cyclic", "none"))
+        found = laws[f"{debias} {temperature}"] = []
+        for order in permutations(("x = 1\ny = 2", "sand", "water")):
+            law, text = option_law(grid, ChoiceQuestion("Q?", order, tuple("ABC")))
+            assert text.startswith(OPENINGS[kind]) and text[len(OPENINGS[kind]) :].strip(" .") in tuple("ABC")
+            assert sum(law.values()) == pytest.approx(1.0)
+            found.append(law)
+    for name in ("cyclic 1.0", "cyclic 0.0"):
+        assert all(one == pytest.approx(laws[name][0], abs=1e-12) for one in laws[name])
+    sand = [one["sand"] for one in laws["none 1.0"]]
+    assert max(sand) - min(sand) > 0.1 and max(laws["cyclic 0.0"][0].values()) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "after"),
+    [
+        ("Q?\nA. x = 1\n   y = 2\nB. z", ("x = 1\ny = 2", "z"), ""),
+        ("Q?\nI. one\nII. two\nA. I only\nB. II only", ("I only", "II only"), ""),
+        ("Q?\na) x\nb) y", ("x", "y"), ""),
+        ("Q?\n(a) x\n(b) y", ("x", "y"), ""),
+        ("Q?\n1. x\n2. y", ("x", "y"), ""),
+        ("Q?\n1. one\n2. two\nA. 1 only\nB. 2 only", ("1 only", "2 only"), ""),
+        ("Q?\nA. x\n\nB. y\n\nExplain.", ("x", "y"), "Explain."),
+        ("Q?\nA. def f():\n       return 1\nB.\n  x\n\n  y\nC. d", ("def f():\n    return 1", "x\n\ny", "d"), ""),
+        ("Q?\nA. x\nand more\nB. y", ("x\nand more", "y"), ""),
+    ],
+)
+def test_no_line_of_an_option_is_lost(text: str, options: tuple[str, ...], after: str) -> None:
+    """Every format shows whole options, and `cyclic_options` moves whole options, whatever the chat template adds."""
+    found = choice_question(text)
+    assert found is not None and (found.options, found.after) == (options, after)
+    assert choice_question(found.text()).options == options
+    for style in STYLES:
+        for end in ("", "<|im_end|>\n<|im_start|>assistant\n", "</s>", " [/INST]", "<\uff5cAssistant\uff5c>"):
+            shown = style.prompt(found) + end
+            assert [shown[a:b] for a, b in option_spans(shown)] == [style.shown(one) for one in options]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("Q?\nA. x\nB. y\nD. z", "'D. z' begins as an option"),
+        ("Q?\nA. x\nB. y\n1. p\n2. q", "'1. p' begins as an option"),
+        ("Q?\nA.\nB. y", "an option is empty"),
+        ("Q?\nA. x\nmore\nB. y\nmore", "is unclear"),
+        ("Q?\n" + "\n".join(f"{letter}. x{letter}" for letter in "ABCDEFGHIJKL"), "give 10 at most"),
+    ],
+)
+def test_options_that_cannot_be_told_are_refused_by_name(text: str, why: str) -> None:
+    with pytest.raises(ControllerError, match=why) as refused:
+        choice_question(text)
+    assert "Q?" in str(refused.value)
+
+
+def test_numbers_are_options_only_where_the_answer_is_one_of_them() -> None:
+    numbered = "Steps:\n1. Take 5\n2. Add 30"
+    assert questions_of([Problem(numbered, "35")])[0].made and choice_question(numbered + "\nHow many?") is None
+    assert questions_of([Problem("Q?\n1. red\n2. blue", "2")])[0].gold == "B"
+    with pytest.raises(ControllerError, match="is another's text"):
+        questions_of([Problem("Q?\n1. 2\n2. 3", "2")])
+
+
+def test_a_model_that_thinks_votes_over_rotations_and_has_no_prior() -> None:
+    """An opening would stand within the thoughts, and thoughts name letters: whole runs vote, and nothing is opened."""
+    grid = McqGrid((0,), ("answer",), ("list",), (0.0,), ("none", "cyclic")).for_thinking()
+    asks = grid.asks(FREEZES, [], {}, 0)
+    assert len(asks) == 4 and {one.policy for one in asks} == {"greedy"} and {one.most for one in asks} == {0}
+    (_, voted) = results(grid, [FREEZES], [said("Answer: A", "Answer: C", "Answer: A", "Answer: A")])
+    assert voted.letters == ("B",)
+    with pytest.raises(ControllerError, match="--debias none,cyclic"):
+        McqGrid((0,), ("answer",), ("list",), (0.0,), ("none", "prior")).for_thinking()
+
+
+def test_what_is_read_is_no_part_of_the_header() -> None:
+    """Plain jobs go on with the answers that they had; opened ones and those with examples are asked otherwise now."""
+    assert GREEDY.header() == {name: value for name, value in vars(GREEDY).items() if name != "thinks"}
+    assert (
+        replace(GREEDY, debias=("none", "cyclic")).header()["asking"] == replace(GREEDY, shots=(1,)).header()["asking"]
+    )
+
+
+def test_worked_examples_say_what_the_task_says() -> None:
+    explained = Worked(*BURNS[:2], explanation="Stone and salt don't burn.")
+    for style in STYLES:
+        assert "don't burn" in style.answer(explained) and "xplanation" not in style.answer(BURNS)
+    (read,) = questions_of([Problem("Q?\nA. x\nB. y", "B", explanation="Because.")])
+    assert read.explanation == "Because."
 
 
 def test_options_are_made_for_numbers_and_read_for_questions() -> None:
@@ -155,7 +357,7 @@ def test_options_are_made_for_numbers_and_read_for_questions() -> None:
     for problems, why in (
         ([Problem("Who?", "Ada")], "no whole number"),
         ([Problem(text, "green")], "names no option"),
-        ([Problem(text, "A"), Problem(text + "\nC. red", "C")], "2 to 3 options"),
+        ([Problem(text, "A"), Problem(text + "\nC. red", "C")], "red' has 3 options, and most questions have 2"),
     ):
         with pytest.raises(ControllerError, match=why):
             questions_of(problems)
@@ -182,6 +384,9 @@ def test_lines_for_training_are_right_answers_only() -> None:
         (["--shots", "99"], "from 0 to 16"),
         (["--debias", "prior", "--orders", "explanation"], "a letter that comes first"),
         (["--temperatures", "-1"], "from 0 to 100"),
+        (["--sft", "s.jsonl", "--debias", "cyclic"], "add --debias none"),
+        (["--shots", "1"], "needs examples that explain"),
+        (["--debias", "none,prior"], "this model thinks"),
         (["--grader", "m:f"], "answers are letters"),
     ],
 )
@@ -207,9 +412,30 @@ def test_a_job_goes_on_where_it_was_stopped(capfd, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_prior_is_estimated_and_kept(capfd, tmp_path: Path) -> None:
+def test_a_prior_is_estimated_and_kept(capfd, tmp_path: Path, monkeypatch) -> None:
+    """Of a model that doesn't think: the bundled one's markers are taken away."""
+
+    def plain(*arguments):
+        job, parts = opened(*arguments)
+        return replace(job, recipe=replace(job.recipe, markers=None)), parts
+
+    opened = mcq_command._open
+    monkeypatch.setattr(mcq_command, "_open", plain)
     out, sft = tmp_path / "m.html", tmp_path / "s.jsonl"
-    job = ["mcq", "tiny", "--tasks", "tiny", "-n", "1", "--formats", "list", "--debias", "prior", "--orders", "answer"]
+    job = [
+        "mcq",
+        "tiny",
+        "--tasks",
+        "tiny",
+        "-n",
+        "1",
+        "--formats",
+        "list",
+        "--debias",
+        "none,prior",
+        "--orders",
+        "answer",
+    ]
     job += ["--max-new-tokens", "4", "--out", str(out), "--json", "--workers", "1", "--sft", str(sft)]
     code, first, _ = ctl(capfd, *job)
     assert code == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -11,10 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
 from reasonctl.controller import ControllerError
+from reasonctl.controller.sampling import option_spans
 from reasonctl.probes.files import check_target, write_whole
 
 from ...diagnostics.answers_file import Answered
-from ...diagnostics.mcq import Cell, CellResult, Debias, McqGrid, results
+from ...diagnostics.mcq import CellResult, Debias, McqGrid, results
 from ...diagnostics.mcq_prompts import Format, Order, Style, Worked
 from ...diagnostics.mcq_questions import questions_of
 from ...diagnostics.option_bias import PriorFile, letter_prior, rotated_shares
@@ -25,13 +25,13 @@ from ..console import Console
 from ..options import Options
 from ..sampled import AT_ONCE, SamplingJob, open_job
 from .diagnosed import answered, short
+from .mcq_words import Findings, notes_of, show_results, write
 from .stability import numbers
 
 QUESTIONS = 100
 """Questions where nobody asks for a number."""
 ESTIMATION = 16
 """Questions that a prior is estimated on; they aren't asked."""
-HEAD = ("cell", "% right", "% unparsed", "chosen", "bias", "RStd", "tokens")
 
 
 def mcq(name: str, options: Options, *, tasks: str, sft: str | None, out: str, **ways: Any) -> None:
@@ -45,31 +45,34 @@ def mcq(name: str, options: Options, *, tasks: str, sft: str | None, out: str, *
     grid = grid_of(**ways, whole=sft is not None)
     check_out(out, options.force)
     if sft is not None:
-        check_target(sft, options.force)
+        _check_training(grid, sft, options)
     job, parts = _open(show, name, options, tasks, grid, out)
-    grid = replace(grid, whole=grid.whole or job.recipe.markers is not None)
-    asked, cells = parts.asked, grid.cells()
+    grid = _checked(show, job, grid, parts)
+    asked, cells, notes = parts.asked, grid.cells(), notes_of(parts.asked, grid)
     runs = sum(len(grid.variants(cell, asked[0].question)) for cell in cells)
     show.say(f"{len(asked)} questions of {job.task.name}, {len(cells)} ways of asking, {runs} runs of each")
+    for note in notes:
+        show.say(note)
     if options.dry_run:
         show.result({"n": len(asked), "runs": runs * len(asked), "dry_run": True})
         return
     prior = _priors(show, job, grid, parts, options, out)
     asks = [grid.asks(one, parts.worked, prior, i) for i, one in enumerate(asked)]
-    shown = {"letters": [[*values] for values in prior.values()], "grid": vars(grid), "apart": len(parts.apart)}
+    shown = {"letters": [[*values] for values in prior.values()], "grid": grid.header(), "apart": len(parts.apart)}
     answers = answered(show, job, asks, options, out, diagnostic="mcq", **shown)
-    found = results(grid, asked, answers)
+    found = Findings(results(grid, asked, answers), notes)
     title = f"{short(name)} on {job.task.name} ({len(asked)} multiple-choice questions)"
     show_results(show, title, found)
     write(Path(out), title, found)
     show.say(f"written: {out}")
     if sft is not None:
-        kept = training_lines(grid, asked, answers, found)
+        kept = training_lines(grid, asked, answers, found.cells)
         write_whole(Path(sft), "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in kept).encode())
         show.say(f"{len(kept)} right answers written: {sft}")
     settings = {"model": name, "tasks": job.task.name, "seed": options.seed, "n": len(asked)}
     priors = [{"shots": key[0], "format": key[1], "prior": [*value]} for key, value in prior.items()]
-    show.result(settings | {"priors": priors, "cells": [one.to_json() for one in found]})
+    counts = {"made_up": sum(one.made for one in asked), "referring": sum(one.question.refers for one in asked)}
+    show.result(settings | counts | {"priors": priors, "cells": found.to_json(), "words": found.in_words()})
 
 
 class Parts(NamedTuple):
@@ -99,6 +102,53 @@ def _open(show: Console, name: str, options: Options, tasks: str, grid: McqGrid,
         raise ControllerError(f"{len(questions)} questions are too few: {apart} are examples or for the prior")
     parts = Parts(questions[:shots], questions[shots:apart], questions[apart:])
     return replace(job, problems=job.problems[apart:]), parts
+
+
+def _check_training(grid: McqGrid, sft: str, options: Options) -> None:
+    """Refuse a file for training that would have no line."""
+    if "none" not in grid.debias:
+        raise ControllerError("--sft writes answers of cells without debiasing, and there is none; add --debias none")
+    check_target(sft, options.force)
+
+
+def _checked(show: Console, job: SamplingJob, grid: McqGrid, parts: Parts) -> McqGrid:
+    """The grid as this model can be asked; ControllerError for questions that it can't be asked with."""
+    if job.recipe.markers is not None:
+        grid = grid.for_thinking()
+    _check_examples(grid, parts)
+    _check_options(job, grid, parts)
+    if grid.thinks:
+        show.say(
+            "this model thinks before it answers: runs are written to their end, no answer is opened, cyclic votes"
+        )
+    return grid
+
+
+def _check_examples(grid: McqGrid, parts: Parts) -> None:
+    """Refuse worked examples that would teach to leave out the explanation that is asked for first."""
+    lacking = [one for one in parts.worked if not one.explanation]
+    if "explanation" in grid.orders and lacking:
+        raise ControllerError(
+            f"--shots {max(grid.shots)} with --orders explanation needs examples that explain, and "
+            f'{lacking[0].question.stem[:60]!r} has no explanation; add "explanation" to the task file\'s lines, or '
+            "give --shots 0 or --orders answer"
+        )
+
+
+def _check_options(job: SamplingJob, grid: McqGrid, parts: Parts) -> None:
+    """Refuse a question whose options the stage `cyclic_options` wouldn't find in its prompt as they are."""
+    if not grid.opened or "cyclic" not in grid.debias:
+        return
+    for kind in grid.formats:
+        style = Style(kind, "answer", grid.irac)
+        for one in parts.asked:
+            text = job.model.tokenizer.decode(job.model.prompt(style.prompt(one.question, parts.worked)))
+            found = [text[first:end] for first, end in option_spans(text)]
+            if found != [style.shown(option) for option in one.question.options]:
+                raise ControllerError(
+                    f"--debias cyclic finds other options in the prompt of {one.question.stem[:60]!r} than the "
+                    f"question's ({kind}): {found[-1:]!r:.60} is the last; leave the question out, or cyclic"
+                )
 
 
 def grid_of(shots: str, orders: str, formats: str, temperatures: str, debias: str, irac: bool, whole: bool) -> McqGrid:
@@ -146,7 +196,7 @@ def _priors(
         for shots, kind in keys
         for one in parts.estimated
     ]
-    header: dict[str, Any] = {"model": identity_of(job.recipe.load()), "seed": options.seed, "grid": vars(grid)}
+    header: dict[str, Any] = {"model": identity_of(job.recipe.load()), "seed": options.seed, "grid": grid.header()}
     header |= job.task.identity()
     with closing(PriorFile(Path(out + ".priors.jsonl"), header)) as file:
         done = file.open(force=options.force)
@@ -166,84 +216,6 @@ def _priors(
 def shares_of(recipe: Recipe, style: Style, asked: Worked, shots: Sequence[Worked]) -> Any:
     """`rotated_shares` under a recipe's model; runs in a worker."""
     return rotated_shares(recipe.load(), style, asked, shots)
-
-
-def named(cell: Cell) -> str:
-    """A cell in words."""
-    parts = [cell.format, f"{cell.order} first", f"{cell.shots} shots", f"T {cell.temperature:g}"]
-    return ", ".join([*parts, *([cell.debias] if cell.debias != "none" else [])])
-
-
-def cells_of(result: CellResult) -> list[str]:
-    """A row of the table."""
-    right, unread = result.accuracy, result.unparsed
-    return [
-        named(result.cell),
-        f"{100 * right.rate:.0f} ({100 * right.low:.0f}-{100 * right.high:.0f})",
-        f"{100 * unread.rate:.0f}",
-        " ".join(map(str, result.bias.chosen)),
-        "-" if math.isnan(result.bias.distance) else f"{result.bias.distance:.2f}",
-        f"{result.bias.recall_sd:.2f}",
-        f"{result.tokens:.0f}",
-    ]
-
-
-def in_words(found: Sequence[CellResult]) -> list[str]:
-    """What the cells say: the range of accuracies, unread answers, and what debiasing gives."""
-    rates = [one.accuracy.rate for one in found]
-    best = max(found, key=lambda one: one.accuracy.rate)
-    worst = max(found, key=lambda one: one.unparsed.rate)
-    first = f"Accuracy is {100 * min(rates):.0f} to {100 * max(rates):.0f} % by the way of asking; "
-    first += f"the best cell is {named(best.cell)}."
-    if min(rates) == max(rates):
-        first = f"Accuracy is {100 * rates[0]:.0f} % in every way of asking."
-    unread = f"Most answers that can't be read: {100 * worst.unparsed.rate:.0f} % ({named(worst.cell)}). "
-    unread = unread + "They count as wrong." if worst.unparsed.rate else "All answers can be read."
-    lines = [first, unread]
-    for way in ("prior", "cyclic"):
-        pairs = [(_plain(found, one), one) for one in found if one.cell.debias == way]
-        both = [(a, b) for a, b in pairs if a is not None]
-        if both:
-            gain = sum(b.accuracy.rate - a.accuracy.rate for a, b in both) / len(both)
-            before, after = (sum(pair[i].bias.recall_sd for pair in both) / len(both) for i in (0, 1))
-            size = f"{len(both)} cell{'s' * (len(both) > 1)}"
-            lines.append(
-                f"Debiasing by {way}: accuracy {100 * gain:+.1f} points on average over {size}, "
-                f"RStd {before:.2f} to {after:.2f}. It removes the preference for letters and places only."
-            )
-    return lines
-
-
-def _plain(found: Sequence[CellResult], one: CellResult) -> CellResult | None:
-    """The same cell without debiasing."""
-    wanted = vars(one.cell) | {"debias": "none"}
-    return next((other for other in found if vars(other.cell) == wanted), None)
-
-
-def show_results(show: Console, title: str, found: Sequence[CellResult]) -> None:
-    """The table and its meaning."""
-    gold = " ".join(map(str, found[0].bias.gold))
-    note = f"chosen: times A, B, ... was chosen (right: {gold}); bias: total variation between the two"
-    show.findings(title, [cells_of(one) for one in found], HEAD, in_words(found), note)
-
-
-def write(path: Path, title: str, found: Sequence[CellResult]) -> None:
-    """The page: accuracy and unread answers of each cell, the letters that were chosen, and the table."""
-    from ...pages.diagnostic import PageFigure, PageTable, write_diagnostic
-    from ...pages.mcq_figure import accuracy_rows, chosen_letters
-
-    names = [named(one.cell) for one in found]
-    figures = [
-        PageFigure(
-            accuracy_rows(found, names), "Share right, with 95 % intervals; dotted: by chance. Red: can't be read."
-        ),
-        PageFigure(
-            chosen_letters(found, names),
-            "Share of answers that choose each letter, less the share of questions whose right letter it is.",
-        ),
-    ]
-    table = PageTable("All ways of asking", HEAD, [cells_of(one) for one in found])
-    write_diagnostic(path, title, in_words(found), figures, [table])
 
 
 def training_lines(

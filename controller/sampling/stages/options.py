@@ -3,7 +3,8 @@
 A model prefers some letters and places whatever stands there (Zheng et al., "Large Language Models Are Not Robust
 Multiple Choice Selectors", arXiv 2309.03882). `option_prior` divides by a known preference, as that paper's PriDe does.
 `cyclic_options` averages over rotations of the options. Both leave the mass of the letters together as it is, and all
-other tokens, so that they work under any decoding.
+other tokens, so that they work under any decoding. `option_letter` begins a run with the opening and a letter, so that
+there is a place to correct, and nothing but letters at it.
 """
 
 from __future__ import annotations
@@ -21,10 +22,49 @@ from ...core.tokenizer import Tokenizer
 from ..candidates import Candidates, Indices
 from ..draw import Row, RunContext
 from ..option_text import AROUND, LETTERS, letter_logits, letter_tokens, option_spans, with_contents
-from ..stage import Stage, require
+from ..stage import Pure, Stage, require
 
 _MOST_BETWEEN = 6
 """Tokens between the cue and the letter, at most."""
+
+
+@dataclass(frozen=True)
+class OptionLetter(Pure):
+    """Begins a run with an opening, in the tokenizer's own tokens, and one letter; what follows is free.
+
+    A letter's mass stands on its most probable token (`B`, ` B`), so that greedy, temperature and truncation act on
+    letters and not on ways to write them. For models that think first it belongs to no run: the opening would stand
+    within the thoughts.
+    """
+
+    name = "option_letter"
+    kind = "constraint"
+    reads_text = True
+    options: int = 4
+    """Number of letters, from 2 to 10."""
+    opening: str = "Answer:"
+    """What the run begins with."""
+
+    def __post_init__(self) -> None:
+        require(2 <= self.options <= len(LETTERS), "option_letter's options", self.options, "from 2 to 10")
+        require(bool(self.opening.strip(AROUND)), "option_letter's opening", repr(self.opening), "a text")
+
+    def apply(self, candidates: Candidates, row: Row) -> Candidates:
+        place = len(row.tokens) - row.context.start
+        if place > len(self.opening.encode()) + 1:  # no token is shorter than a byte; one may be sentencepiece's space
+            return candidates
+        tokenizer = row.context.read(self.name)
+        opening = tokenizer.encode(self.opening)
+        if place > len(opening):
+            return candidates
+        logits = np.full(candidates.logits.shape, -np.inf)
+        if place < len(opening):
+            logits[opening[place]] = 0.0
+            return Candidates(logits)
+        for ids in letter_tokens(tokenizer, self.options):
+            own = candidates.logits[ids].astype(np.float64)
+            logits[ids[np.argmax(own)]] = np.logaddexp.reduce(own)
+        return Candidates(logits)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from reasonctl.controller import (
 )
 from reasonctl.controller.sampling import letter_tokens, option_spans, with_contents
 from reasonctl.controller.sampling.draw import CopiedStep
-from reasonctl.controller.sampling.stages.options import CyclicOptions, OptionPrior, rotations
+from reasonctl.controller.sampling.stages.options import CyclicOptions, OptionLetter, OptionPrior, rotations
 
 WORDS = ("cat", "dog", "eel", "fox")
 TOKENIZER = ToyTokenizer(["A", "B", "C", "D", " A", ". ", "\n", "Q?\n", "So ", "Answer:", *WORDS, "<eos>"])
@@ -174,6 +174,32 @@ def test_only_the_place_of_the_letter_is_corrected() -> None:
         assert OptionPrior((0.7, 0.3)).at_answer(row, "Answer:") is expected
 
 
+def test_an_opening_is_followed_by_a_letter_and_its_spellings_count_together() -> None:
+    """`A` and ` A` are one candidate with the mass of both; what comes before is the opening's own tokens."""
+    stage = OptionLetter(4)
+    row = letter_row(WORDS)
+    probs = ENGINE.probs([*prompt_of(WORDS), ANSWER])
+    letters = np.array([probs[0] + probs[4], *probs[1:4]])
+    found = Chain(stage).distribution(Chain(stage).start(), row).dense(15)
+    best = 0 if probs[0] > probs[4] else 4
+    assert found[[best, 1, 2, 3]] == pytest.approx(letters / letters.sum()) and np.count_nonzero(found) == 4
+    assert len({answers(Chain(stage, Temperature(1.0)), WORDS, seed) for seed in range(40)}) > 1
+    drafter = parse_draft("ngram(4)", lambda name: None)
+    cyclic = Chain(stage, CyclicOptions(), Temperature(1.0))
+    for seed in range(8):
+        assert answers(cyclic, WORDS, seed, drafter=drafter) == answers(cyclic, WORDS, seed)
+
+
+def test_a_template_behind_the_last_option_stays_where_it_is() -> None:
+    """Chat templates write their marker into the last option's line; an option's further lines move with it."""
+    text = "A. x\n   y\nB. z<|im_end|>\n<|im_start|>assistant\n"
+    spans = option_spans(text)
+    moved = with_contents(text, spans, [text[a:b] for a, b in reversed(spans)])
+    assert moved == "A. z\nB. x\n   y<|im_end|>\n<|im_start|>assistant\n"
+    assert len(option_spans("  A. x\n  B. y\n  C. z")) == 3
+    assert option_spans("A. x\n" + "\n" * 100_000 + " " * 100_000 + "\nC. y") == []
+
+
 def test_drafted_and_plain_runs_agree() -> None:
     policy = Chain(Opening(), OptionPrior((0.4, 0.3, 0.2, 0.1)), Temperature(1.0))
     cyclic = Chain(Opening(), CyclicOptions(), Temperature(1.0))
@@ -195,10 +221,13 @@ def test_options_are_found_in_each_form_and_the_last_list_counts() -> None:
 
 
 def test_policies_are_read_and_what_means_nothing_is_refused() -> None:
-    text = 'option_prior(prior=[0.5,0.5],after="\\"answer\\":") | cyclic_options | greedy'
+    text = 'option_letter(options=2,opening="Answer:") | '
+    text += 'option_prior(prior=[0.5,0.5],after="\\"answer\\":") | cyclic_options | greedy'
     policy = parse_policy(text)
     assert parse_policy(str(policy)) == policy
     for wrong, why in (
+        ("option_letter(options=1)", "from 2 to 10"),
+        ('option_letter(opening=" ")', "a text"),
         ("option_prior(prior=[1])", "2 to 10 positive"),
         ("option_prior(prior=[0.5,0])", "2 to 10 positive"),
         ('cyclic_options(after=" ")', "the text before the letter"),
