@@ -79,3 +79,9 @@ def test_made_up_options_and_those_that_name_others_are_announced() -> None:
     )
     plain = McqGrid((0,), ("answer",), ("list",), (0.0,), ("none",))
     assert notes_of([refers], plain) == []
+
+
+def test_where_no_letter_was_chosen_nothing_is_said_of_a_preference() -> None:
+    found = Findings(cells([[""] * 4] * 4, "ABCD"), [])
+    text = " ".join(found.in_words())
+    assert "No letter was chosen, so nothing can be said" in text and "nan" not in text

@@ -138,12 +138,15 @@ def _biased(found: Sequence[CellResult], references: Sequence[Unbiased]) -> str:
         for one, by in zip(found, references, strict=True)
         if one.bias.distance > by.distance[1] or one.bias.recall_sd > by.recall_sd[1]
     ]
-    first, count = references[0], len(found)
+    known = [one for one in zip(found, references, strict=True) if not math.isnan(one[1].distance[0])]
+    if not known:
+        return "No letter was chosen, so nothing can be said of a preference for one."
+    (shown, first), count = known[0], len(found)
     text = (
         f"A chooser that prefers no letter has a bias of {first.distance[0]:.2f} and an RStd of "
         f"{first.recall_sd[0]:.2f} on so few questions too, "
         f"in one of 20 jobs above {first.distance[1]:.2f} and {first.recall_sd[1]:.2f} "
-        f"({named(found[0].cell)}; the table has every cell's 95 %). "
+        f"({named(shown.cell)}; the table has every cell's 95 %). "
     )
     if not over:
         return text + "No cell is above."
