@@ -160,7 +160,7 @@ def refining(question: str, response: str) -> str:
 def response_of(strategy: Strategy, text: str) -> str:
     """What counts of a text: where principles come first, what follows the label `Response:`; "" where there is none.
 
-    The last label that begins a line counts, in Markdown's emphasis or not; without one the last that begins a sentence.
+    The last label that begins a line counts, in Markdown's emphasis or not; else the last that begins a sentence.
 
     >>> response_of("elicitive", "**Thought:** be clear.\\n\\n**Response:** 42"), response_of("elicitive", "42")
     ('42', '')
