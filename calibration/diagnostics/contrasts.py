@@ -193,7 +193,7 @@ class Pair:
 
     @property
     def cut(self) -> bool:
-        """Whether a side is cut: what it lacks may be what a grader looks for, so the pair says nothing."""
+        """Whether a side is cut: what it lacks may be what a grader reads, so the pair says nothing."""
         return self.better_cut or self.worse_cut
 
     @classmethod

@@ -217,7 +217,7 @@ def write(path: Path, title: str, found: Sequence[StrategyResult]) -> None:
     figures = [
         PageFigure(
             contrast_rows(found),
-            "Contrast accuracy with 95 % intervals; dotted: a coin; grey: not told from it after Holm.",
+            "Contrast accuracy with 95 % intervals; dotted: a coin; grey: no difference from it after Holm.",
         ),
         PageFigure(outcome_bars(found), "What the grader says of all pairs."),
     ]
