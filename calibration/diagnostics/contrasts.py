@@ -254,8 +254,8 @@ def contrasted(
 
 
 def _pair(strategy: Strategy, better: Answered, worse: Answered) -> Pair:
-    texts = [response_of(strategy, one.text) for one in (better, worse)]
-    return Pair(strategy, *texts, *(one.finish != "stop" for one in (better, worse)))
+    texts = response_of(strategy, better.text), response_of(strategy, worse.text)
+    return Pair(strategy, *texts, better.finish != "stop", worse.finish != "stop")
 
 
 def _responses(
