@@ -1,6 +1,7 @@
 """Computes the constants of test_fractal.py and test_paired.py anew, in the libraries that they come from.
 
-Not run by the tests. In an environment of its own with Python 3.12 or later (nolds 0.6.3 needs it), from the folder tests/:
+Not run by the tests. In an environment of its own with Python 3.12 or later, which nolds 0.6.3 needs, from the folder
+tests/:
 
     pip install numpy nolds==0.6.3 fbm==0.3.0 statsmodels==0.15.0
     python -m support.reference_values
