@@ -213,16 +213,14 @@ def mcq_command(model: str, options: Options, **what: Any) -> None:
 @click.option(
     "--policies",
     nargs=2,
-    default=("greedy", "temperature(1.5)"),
-    show_default=True,
+    show_default="greedy temperature(1.5)",
     metavar="BETTER WORSE",
     help="With policy: the two that are contrasted.",
 )
 @click.option(
     "--wording",
     type=click.Choice(("good-bad", "harmless-harmful")),
-    default="good-bad",
-    show_default=True,
+    show_default="good-bad",
     help="How prompts ask for better and worse; the second one asks for harmful text.",
 )
 @click.option(

@@ -32,7 +32,8 @@ class Ask:
     policy: str
     """The sampling chain's text form."""
     run: int
-    """The run's number: two asks with the same number draw from the same uniforms."""
+    """The run's number. Two asks with the same number draw from the same uniforms at the same position of the whole
+    sequence, so runs share them where their prompts have equal length."""
     exits: bool = False
     """Whether the job's exit rule is asked."""
     most: int = 0

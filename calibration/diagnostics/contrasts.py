@@ -6,6 +6,7 @@ to be better. Whether it is, only a grader says (`graded_pairs.py`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -16,13 +17,26 @@ from reasonctl.controller.core import Fields
 from ..parallel.run_jobs import ProgressCallback
 from ..runs.job_file import JobFile, append_made
 from ..runs.recipe import Recipe
-from .answers_file import MOST_VOTES, Ask, answer
+from .answers_file import MOST_VOTES, Answered, Ask, answer
 
 Strategy = Literal["prefix", "demonstration", "elicitive", "parameters", "leaderboard", "refine", "exit", "policy"]
 Role = Literal["main", "smaller", "lower"]
 
 MOST_PREVIOUS = 4000
 """Most characters of a response that is refined."""
+_LABEL = re.compile(
+    r"""^[ \t]{0,8}(?:
+        \#{1,6}[ \t]{1,4}Response[ \t\r]{0,8}$                                   # a heading without a colon
+      | (?:(?:\#{1,6}|[>+*-])[ \t]{1,4}){0,2}(?:                                # a heading, a quotation, a list
+            (?P<mark>\*{1,3}|_{1,3})Response
+                (?:[ \t]?:[ \t]?(?P=mark)|(?P=mark)[ \t]?:|(?P=mark)[ \t\r]{0,8}$)  # emphasis around the label
+          | (?P<open>\*{1,3}|_{1,3})?Response[ \t]?:                            # or around the response, too
+        ))""",
+    re.MULTILINE | re.IGNORECASE | re.VERBOSE,
+)
+"""A label that begins a line. Every repeat is bounded, so a text is read in linear time."""
+_INLINE = re.compile(r"(?<=[.!?])[ \t]{1,4}Response:")
+"""A label that begins a sentence within a line."""
 
 
 class Wording(NamedTuple):
@@ -144,16 +158,22 @@ def refining(question: str, response: str) -> str:
 
 
 def response_of(strategy: Strategy, text: str) -> str:
-    """What counts of a text: after `Response:` where principles come first; "" where there is no response.
+    """What counts of a text: where principles come first, what follows the label `Response:`; "" where there is none.
 
-    >>> response_of("elicitive", "Thought: be clear. Response: 42"), response_of("elicitive", "42")
+    The last label that begins a line counts, in Markdown's emphasis or not; else the last that begins a sentence.
+
+    >>> response_of("elicitive", "**Thought:** be clear.\\n\\n**Response:** 42"), response_of("elicitive", "42")
     ('42', '')
     >>> response_of("prefix", " 42 ")
     '42'
     """
     if strategy != "elicitive":
         return text.strip()
-    return text.partition("Response:")[2].strip()
+    label = next(reversed([*(_LABEL.finditer(text) if _LABEL.search(text) else _INLINE.finditer(text))]), None)
+    if label is None:
+        return ""
+    rest, mark = text[label.end() :], label.groupdict().get("open")
+    return (rest.replace(mark, "", 1) if mark else rest).strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +186,15 @@ class Pair:
     """The one that is expected to be better."""
     worse: str
     """The other one."""
+    better_cut: bool = False
+    """Whether the better one had not ended where tokens ran out."""
+    worse_cut: bool = False
+    """The same of the other one."""
+
+    @property
+    def cut(self) -> bool:
+        """Whether a side is cut: what it lacks may be what a grader reads, so the pair says nothing."""
+        return self.better_cut or self.worse_cut
 
     @classmethod
     def from_json(cls, value: Any, where: str, strategy: Strategy) -> Pair:
@@ -174,7 +203,8 @@ class Pair:
         found.only(list(cls.__slots__))
         if found.text("strategy") != strategy:
             raise ControllerError(f"{where} has pairs of other strategies; the file was changed: --force")
-        return cls(strategy, found.text("better"), found.text("worse"))
+        cut = found.flag("better_cut"), found.flag("worse_cut")
+        return cls(strategy, found.text("better"), found.text("worse"), *cut)
 
 
 @dataclass
@@ -182,7 +212,8 @@ class PairsFile(JobFile):
     """One question a line, with its pair of each strategy."""
 
     what: ClassVar[str] = "responses"
-    versions: ClassVar[tuple[int, ...]] = (1,)
+    versions: ClassVar[tuple[int, ...]] = (2,)
+    # Version 1 didn't say which responses are cut, so it can't be gone on with.
 
     def append(self, pairs: Sequence[Pair]) -> None:
         """Write a question's pairs and make sure that they are on the disk."""
@@ -209,30 +240,33 @@ def contrasted(
         recipes: How each model's runs are made.
         contrasts: The sides of every strategy.
         rule: The exit rule of sides that exit.
-        index: The question's number. All sides draw from the same uniforms.
+        index: The question's number. All sides draw from the same keyed uniforms: those of a token's position, prompt
+            included, so that only sides with prompts of equal length meet the same ones.
     """
     sides = [side for one in contrasts for side in (one.better, one.worse)]
     made = _responses(recipes, [side for side in dict.fromkeys(sides) if not side.refines], rule, index)
     refined = {
-        one.better: Side(refining(one.worse.question, made[one.worse])) for one in contrasts if one.better.refines
+        one.better: Side(refining(one.worse.question, made[one.worse].text)) for one in contrasts if one.better.refines
     }
     again = _responses(recipes, list(refined.values()), rule, index)
     made |= {side: again[asked] for side, asked in refined.items()}
-    return [
-        Pair(one.strategy, response_of(one.strategy, made[one.better]), response_of(one.strategy, made[one.worse]))
-        for one in contrasts
-    ]
+    return [_pair(one.strategy, made[one.better], made[one.worse]) for one in contrasts]
+
+
+def _pair(strategy: Strategy, better: Answered, worse: Answered) -> Pair:
+    texts = response_of(strategy, better.text), response_of(strategy, worse.text)
+    return Pair(strategy, *texts, better.finish != "stop", worse.finish != "stop")
 
 
 def _responses(
     recipes: Mapping[Role, Recipe], sides: Sequence[Side], rule: ExitRule | None, index: int
-) -> dict[Side, str]:
-    """The text of each side's response; runs of one model share forwards where its recipe asks for batches."""
-    found: dict[Side, str] = {}
+) -> dict[Side, Answered]:
+    """Each side's response; runs of one model share forwards where its recipe asks for batches."""
+    found: dict[Side, Answered] = {}
     for name, recipe in recipes.items():
         own = [side for side in sides if side.model == name]
         asks = [Ask(side.question, side.policy or recipe.policy, index * MOST_VOTES, side.exits) for side in own]
-        found |= {side: made.text for side, made in zip(own, answer(recipe, asks, rule), strict=True)}
+        found |= dict(zip(own, answer(recipe, asks, rule), strict=True))
     return found
 
 

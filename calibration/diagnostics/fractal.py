@@ -43,7 +43,10 @@ RESAMPLES = 1000
 
 
 class Exponent(NamedTuple):
-    """An exponent with its 95 % interval by the block bootstrap (percentiles)."""
+    """An exponent with its interval by the block bootstrap (percentiles 2.5 and 97.5 of the samples).
+
+    It covers the mean of the estimates less often than 95 of 100 times: docs/fractal.md has the measured coverage.
+    """
 
     value: float
     """The estimate."""
@@ -140,6 +143,27 @@ def standardised(series: Array) -> Array:
     return found
 
 
+def range_sums(documents: Sequence[Array]) -> tuple[Array, Array]:
+    """Rescaled ranges of each document: their sums over windows, and how many; each of shape (documents, sizes)."""
+    each = [_rescaled_range(np.cumsum(standardised(one))) for one in documents]
+    return np.stack([one.total.sum(axis=0) for one in each]), np.stack([one.windows.sum(axis=0) for one in each])
+
+
+def slopes(total: Array, windows: Array) -> Array:
+    """The slopes of log mean statistic against log size. Shape (n,).
+
+    Args:
+        total: Sums of the statistic, of shape (n, sizes).
+        windows: How many windows each sum has; the same shape.
+    """
+    x = np.log(SIZES)
+    x = x - x.mean()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        y = np.log(total) - np.log(windows)
+    found: Array = (y @ x) / (x @ x)
+    return found
+
+
 def _windows(series: Array, size: int) -> Array:
     """The windows of each whole block. Shape (blocks, windows, size)."""
     blocks = len(series) // BLOCK
@@ -204,17 +228,9 @@ def _returns(walk: Array) -> _Sums:
 
 def _exponent(sums: _Sums, draws: Array, factor: float) -> Exponent:
     """The slope times `factor`, and the percentiles of the slopes of resampled blocks."""
-    x = np.log(SIZES)
-    x = x - x.mean()
-
-    def slopes(weights: Array) -> Array:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            y = np.log(weights @ sums.total) - np.log(weights @ sums.windows)
-        found: Array = factor * (y @ x) / (x @ x)
-        return found
-
     whole = np.ones((1, len(sums.total)))
-    resampled = slopes(draws)
+    resampled = factor * slopes(draws @ sums.total, draws @ sums.windows)
     low, high = np.nanpercentile(np.where(np.isfinite(resampled), resampled, np.nan), [2.5, 97.5])
     points = (whole @ sums.total / (whole @ sums.windows))[0] ** abs(factor)
-    return Exponent(float(slopes(whole)[0]), float(low), float(high), tuple(map(float, points)))
+    value = factor * float(slopes(whole @ sums.total, whole @ sums.windows)[0])
+    return Exponent(value, float(low), float(high), tuple(map(float, points)))

@@ -151,7 +151,7 @@ class McqGrid:
         return [ordered.rotated(places) for places in range(len(question.options))]
 
     def asks(self, asked: Worked, shots: Sequence[Worked], prior: Prior, index: int) -> list[Ask]:
-        """The runs of one question, cell by cell. Equal run numbers: cells share their uniforms.
+        """The runs of one question, cell by cell. Cells whose prompts have equal length share uniforms.
 
         Args:
             asked: The question.

@@ -1,7 +1,7 @@
 """Surprisal of documents under a fixed scoring model: a person's texts, and what a model wrote after their openings.
 
 A document begins with an opening, which isn't counted. Texts of a person and of a model share their openings and have
-the same number of tokens, so that they differ in nothing but who went on.
+the same number of the scoring model's tokens, so that they differ in nothing but who went on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from reasonctl.backends import Model
-from reasonctl.controller import Call, Controller, ControllerError, Keys, parse_policy
+from reasonctl.controller import Call, Controller, ControllerError, Keys, Tokenizer, parse_policy
 from reasonctl.controller.core import Fields, log_prob
 
 from ..parallel.run_jobs import ProgressCallback
@@ -24,6 +24,8 @@ from .answers_file import FIRST_RUN
 
 OPENING = 64
 """Tokens of a document's opening, under the scoring model."""
+SURPLUS = 4
+"""Most tokens of the writer, of those that are scored. More than this many to one are no text of a known language."""
 DIGITS = 5
 """Decimal places, in bits, that are kept of a surprisal."""
 
@@ -64,7 +66,7 @@ class Scored:
     text: str
     """The document after its opening."""
     surprisals: tuple[float, ...]
-    """-log2 of each token's probability, in bits."""
+    """-log2 of each token's probability, in bits; none where the document ended before it was full."""
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> Scored:
@@ -147,25 +149,41 @@ def scored(scorer: ModelName, writer: ModelName, document: Document, tokens: int
         scorer: The scoring model.
         writer: The model that writes where there is no text.
         document: What is scored.
-        tokens: Most tokens that are scored.
+        tokens: The scoring model's tokens that are scored. A document with fewer isn't.
         seed: Of the writer's sampling.
     """
     model = scorer.load()
-    text = document.text if document.text is not None else _written(writer.load(), document, tokens, seed)
+    text = document.text
+    if text is None:
+        text = _written(writer.load(), model.tokenizer, document, tokens, seed)
     start, opening = list(model.start), model.tokenizer.encode(document.opening)
     ids = model.tokenizer.encode(text)[:tokens]
+    if len(ids) < tokens:
+        return Scored(text, ())
     return Scored(text, tuple(surprisals(model, [*start, *opening], ids)))
 
 
-def _written(model: Model, document: Document, tokens: int, seed: int) -> str:
-    """What the model writes after the opening: as many tokens as its context has room for, and no end before them."""
+def _written(model: Model, counts: Tokenizer, document: Document, tokens: int, seed: int) -> str:
+    """What the model writes after the opening, with no end before it is full; less where its context has no room.
+
+    It writes on until the scoring model counts one token more than is scored: the last one may be a part of a token.
+    Randomness is keyed by position, so pieces are what one long run would be.
+    """
     prompt = [*model.start, *model.tokenizer.encode(document.opening)]
-    most = min(tokens, model.context - len(prompt))
     sampling = "greedy" if document.temperature == 0 else f"temperature({document.temperature:g})"
-    policy = parse_policy(f"min_new_tokens({most}) | {sampling}")
-    call = Call(prompt, most, model.eos, Keys(seed=seed, run=FIRST_RUN + document.run), policy)
-    trace, _ = run_once(model, Controller(), call)
-    return model.tokenizer.decode(trace.tokens)
+    keys = Keys(seed=seed, run=FIRST_RUN + document.run)
+    room = min(SURPLUS * tokens, model.context - len(prompt))
+    written, counted = list[int](), 0
+    while counted <= tokens and len(written) < room:
+        each = max(1.0, len(written) / max(1, counted))
+        most = min(math.ceil((tokens + 1 - counted) * each), room - len(written))
+        policy = parse_policy(f"min_new_tokens({most}) | {sampling}")
+        trace, _ = run_once(model, Controller(), Call([*prompt, *written], most, model.eos, keys, policy))
+        if not trace.tokens:
+            break
+        written += trace.tokens
+        counted = len(counts.encode(model.tokenizer.decode(written)))
+    return model.tokenizer.decode(written)
 
 
 def collect_surprisals(

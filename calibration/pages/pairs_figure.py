@@ -25,7 +25,7 @@ def contrast_rows(found: Sequence[StrategyResult]) -> str:
                 axes.annotate("no pair has one right side", (0.5, y), (8, 0), textcoords="offset points", va="center")
             else:
                 rate, low, high = one.accuracy
-                paint = PAINT["s0"] if low > 0.5 else PAINT["bad"] if high < 0.5 else PAINT["muted"]
+                paint = PAINT["muted"] if one.adjusted >= 0.05 else PAINT["s0"] if rate > 0.5 else PAINT["bad"]
                 axes.plot([low, high], [y, y], color=paint, linewidth=2, alpha=0.6, solid_capstyle="round")
                 axes.plot(rate, y, marker="o", markersize=6, color=paint)
         axes.set_yticks(range(len(found)), [one.strategy for one in found])
@@ -37,12 +37,12 @@ def contrast_rows(found: Sequence[StrategyResult]) -> str:
 
 
 def outcome_bars(found: Sequence[StrategyResult]) -> str:
-    """A bar for each strategy, in parts: agrees, reversed, ties, equal, empty.
+    """A bar for each strategy, in parts: agrees, reversed, ties, equal, empty, cut.
 
     Args:
         found: The strategies, in order from above.
     """
-    paints = {"agrees": "good", "reversed": "bad", "ties": "s2", "equal": "muted", "empty": "line"}
+    paints = {"agrees": "good", "reversed": "bad", "ties": "s2", "equal": "muted", "empty": "line", "cut": "s3"}
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -54,6 +54,6 @@ def outcome_bars(found: Sequence[StrategyResult]) -> str:
         axes.set_yticks(range(len(found)), [one.strategy for one in found])
         axes.set(ylim=(len(found) - 0.4, -0.6), xlabel="pairs")
         axes.grid(visible=False, axis="y")
-        figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize=8.5)
+        figure.legend(loc="outside upper center", ncols=6, frameon=False, fontsize=8.5)
 
     return svg_of(draw, 1.1 + 0.3 * len(found), "What the grader says of each strategy's pairs")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -14,16 +16,16 @@ WORDS = [" Wait", " Hmm", "\n\n", "<think>", "</think>", " so", " the", " answer
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<think>{% endif %}"
 
 
-def byte_level() -> PreTrainedTokenizerFast:
+def byte_level(
+    letters: str = "abcdefghijklmnopqrstuvwxyz .\n0123456789é", words: Sequence[str] = WORDS
+) -> PreTrainedTokenizerFast:
     """A byte-level vocabulary of single characters, with whole words as added tokens."""
-    characters = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(
-        "abcdefghijklmnopqrstuvwxyz .\n0123456789é"
-    )
+    characters = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(letters)
     alphabet = dict.fromkeys(character for piece, _ in characters for character in piece)
     inner = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     inner.decoder = decoders.ByteLevel()
-    inner.add_tokens([AddedToken(word, normalized=False, special=False) for word in WORDS])
+    inner.add_tokens([AddedToken(word, normalized=False, special=False) for word in words])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token="<eos>", pad_token="<pad>", padding_side="left"
     )

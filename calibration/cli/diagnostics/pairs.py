@@ -37,7 +37,11 @@ QUESTIONS = 100
 """Questions where nobody asks for a number."""
 SHOWN = 2
 """Demonstrations in a prompt; their questions aren't asked."""
-HEAD = ("strategy", "% contrast accuracy", "+", "-", "ties", "equal", "empty", "p")
+HEAD = ("strategy", "% contrast accuracy", "+", "-", "ties", "equal", "empty", "cut", "p", "Holm")
+POLICIES = ("greedy", "temperature(1.5)")
+"""What `policy` contrasts where nobody says."""
+WORDED = ("prefix", "elicitive")
+"""Strategies whose prompts ask for better and worse."""
 OTHERS: dict[Strategy, Role] = {"parameters": "smaller", "leaderboard": "lower"}
 """Strategies that need another model, and the option that names it."""
 
@@ -78,7 +82,11 @@ def pairs(name: str, options: Options, *, tasks: str, probe: str | None, out: st
 
 
 def contrasting_of(
-    others: dict[str, str | None], probe: str | None, strategies: str, policies: tuple[str, str], wording: str
+    others: dict[str, str | None],
+    probe: str | None,
+    strategies: str,
+    policies: tuple[str, str] | None,
+    wording: str | None,
 ) -> Contrasting:
     """What the command line asks for; ControllerError where something is missing or means nothing."""
     chosen = cast("tuple[Strategy, ...]", words("--strategies", strategies, get_args(Strategy)))
@@ -90,9 +98,13 @@ def contrasting_of(
             raise ControllerError(need if strategy in chosen else f"--{other} is for --strategies {strategy}")
     if probe is not None and "exit" not in chosen:
         raise ControllerError("--probe is for --strategies exit; leave it off")
-    for text in policies:
+    if policies is not None and "policy" not in chosen:
+        raise ControllerError("--policies is for --strategies policy; leave it off")
+    if wording is not None and not set(chosen) & set(WORDED):
+        raise ControllerError(f"--wording is for --strategies {' and '.join(WORDED)}; leave it off")
+    for text in policies or ():
         parse_policy(text)
-    return Contrasting(chosen, WORDINGS[wording], policies)
+    return Contrasting(chosen, WORDINGS[wording or "good-bad"], policies or POLICIES)
 
 
 def demonstrations_of(problems: Sequence[Problem]) -> tuple[Demonstration, ...]:
@@ -166,22 +178,34 @@ def cells(one: StrategyResult) -> list[str]:
     """A row of the table."""
     a = one.accuracy
     shown = "-" if a is None else f"{100 * a.rate:.0f} ({100 * a.low:.0f}-{100 * a.high:.0f})"
-    counts = (one.agrees, one.reversed, one.ties, one.equal, one.empty)
-    return [one.strategy, shown, *map(str, counts), f"{one.p:.2g}"]
+    counts = (one.agrees, one.reversed, one.ties, one.equal, one.empty, one.cut)
+    return [one.strategy, shown, *map(str, counts), f"{one.p:.2g}", f"{one.adjusted:.2g}"]
 
 
 def in_words(found: Sequence[StrategyResult]) -> list[str]:
     """What the strategies are worth here."""
-    better = [one.strategy for one in found if one.p < 0.05 and one.agrees > one.reversed]
-    worse = [one.strategy for one in found if one.p < 0.05 and one.agrees < one.reversed]
-    first = f"Better than a coin (exact p < 0.05): {', '.join(better) or 'none'}."
+    better = [one.strategy for one in found if one.adjusted < 0.05 and one.agrees > one.reversed]
+    worse = [one.strategy for one in found if one.adjusted < 0.05 and one.agrees < one.reversed]
+    first = f"Better than a coin (exact tests, Holm-adjusted p < 0.05): {', '.join(better) or 'none'}."
     second = f"Worse than a coin: {', '.join(worse)}." if worse else "None is worse than a coin."
-    return [first, second, "No pair is called preferred unless the grader says so; ties and equal texts count nowhere."]
+    on = sum(one.decided for one in found)
+    third = (
+        f"Contrast accuracy is of {on} of {sum(one.pairs for one in found)} pairs: both sides ended, exactly one is "
+    )
+    third += "right. No other pair is called preferred."
+    return [first, second, third, *_cut_in_words(found)]
+
+
+def _cut_in_words(found: Sequence[StrategyResult]) -> list[str]:
+    cut = [f"{one.strategy} {one.cut} of {one.pairs}" for one in found if one.cut]
+    if not cut:
+        return []
+    return [f"Pairs with a cut side, never written: {', '.join(cut)}. A higher --max-new-tokens lets them end."]
 
 
 def show_results(show: Console, title: str, found: Sequence[StrategyResult]) -> None:
     """The table and its meaning."""
-    note = "+: the better side is right and the worse one wrong; -: the other way round"
+    note = "+: the better side is right and the worse one wrong; -: the other way round; cut: a side ran out of tokens"
     show.findings(title, [cells(one) for one in found], HEAD, in_words(found), note)
 
 
@@ -191,7 +215,10 @@ def write(path: Path, title: str, found: Sequence[StrategyResult]) -> None:
     from ...pages.pairs_figure import contrast_rows, outcome_bars
 
     figures = [
-        PageFigure(contrast_rows(found), "Contrast accuracy with 95 % intervals; dotted: a coin."),
+        PageFigure(
+            contrast_rows(found),
+            "Contrast accuracy with 95 % intervals; dotted: a coin; grey: no difference from it after Holm.",
+        ),
         PageFigure(outcome_bars(found), "What the grader says of all pairs."),
     ]
     write_diagnostic(path, title, in_words(found), figures, [PageTable("All strategies", HEAD, [*map(cells, found)])])
