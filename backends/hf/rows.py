@@ -216,8 +216,10 @@ class Rows:
             self._feed(left)
 
     def _feed(self, requests: Sequence[Decode]) -> None:
-        for i in range(0, len(requests), self._engine.batch):
-            self._engine.forward(requests[i : i + self._engine.batch])
+        while requests:
+            most = self._engine.together(requests)
+            self._engine.forward(requests[:most])
+            requests = requests[most:]
 
     def _given(self) -> HFSession | None:
         """The sequence in a cache that the user passed."""

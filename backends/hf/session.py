@@ -23,7 +23,7 @@ from .packed import ancestors
 from .prompts import Prompt
 from .slab import Slab, Slot
 from .sparse import choose, keep_columns
-from .states import copied, crop
+from .states import copied, crop, undo
 
 
 class HFSession(Session):
@@ -109,11 +109,15 @@ class HFSession(Session):
         """Move to a slot of the slab, unless the sequence is there already."""
         if self.slot is None:
             slot = slab.open()
-            slot.columns = self.length
-            if self.length:
-                slab.reserve(self.length)
-                for number, layer in enumerate(self.cache.layers):
-                    slot.fill(number, layer.keys, layer.values)
+            try:
+                slot.columns = self.length
+                if self.length:
+                    slab.reserve(self.length)
+                    for number, layer in enumerate(self.cache.layers):
+                        slot.fill(number, layer.keys, layer.values)
+            except BaseException:
+                slot.close()
+                raise
             self._take(slot)
             self.cache = None
             return slot
@@ -142,6 +146,19 @@ class HFSession(Session):
         self.slot.columns += len(request.pending) + len(request.draft.tokens)
         self.length += len(request.pending)
         self._draft = request.draft
+
+    def undo(self, length: int) -> None:
+        """Go back to the first `length` tokens after a forward that failed, here or in the rows of another sequence.
+
+        A model that fails has added its rows to some layers and not to others.
+        """
+        self._draft, self.length = NO_DRAFT, length
+        if self.slot is not None:
+            self.slot.columns = length
+            return
+        with torch.inference_mode():
+            for layer in self._cache.layers if self._cache is not None else ():
+                undo(layer, length - self.left_out)
 
     def _check_draft(self, draft: Draft) -> None:
         check_ids(draft.tokens, self.can.vocabulary, "a draft")
@@ -373,3 +390,10 @@ class HFSparseSession(HFSession, SparseSession):
         made = copy.copy(self)
         made.cache = self._copied_cache()
         return made
+
+    def undo(self, length: int) -> None:
+        """As for every session. What the rows chose stays chosen, of the tokens before them."""
+        if self._chosen:
+            super().undo(length)
+        else:
+            self.renew()  # nothing was fed since it took over what the whole sequence holds

@@ -358,8 +358,10 @@ class Engine(ABC):
             A Step for each request, in order.
 
         Raises:
-            ControllerError: a request can't be met. Every session is as it was before, so that the requests can be
-                made again one by one, and only the loop at fault ends.
+            ControllerError: a request can't be met.
+
+        Whatever a forward of several requests fails with, every session is as it was before. So the requests can be
+        made again one by one, and only the loop at fault ends.
         """
 
 
