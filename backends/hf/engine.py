@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from reasonctl.controller import NO_DRAFT, Capabilities, ControllerError, Decode, Engine
+from reasonctl.controller.core import UNLIMITED
 
 from ..memory import check_cache, free_memory
 from .checkpointed import HFCheckpointedSession
@@ -36,13 +37,16 @@ class HFEngine(Engine):
 
     batch = MOST_SEQUENCES
 
-    def __init__(self, model: Any, fold_attention: bool = False, *, trees: bool = True) -> None:
+    def __init__(
+        self, model: Any, fold_attention: bool = False, *, trees: bool = True, longest: int = UNLIMITED
+    ) -> None:
         """Raises ControllerError for a model that keeps no DynamicCache.
 
         Args:
             model: a causal language model of transformers.
             fold_attention: as in `attach`.
             trees: drafts may be trees, where the model honours them. It is asked once, which takes four forwards.
+            longest: most tokens of one sequence. Default: no limit, as the library has none.
         """
         self.model_forward = ModelForward(model, fold_attention)
         if self.model_forward.recurrent:
@@ -55,6 +59,7 @@ class HFEngine(Engine):
             self.no_trees = why_no_trees(self, model) if trees else "the model wasn't asked whether it honours trees"
             if self.no_trees:
                 self.model_forward.can = replace(self.can, branches=1, sparse=False)
+        self.longest = longest
 
     @property
     def can(self) -> Capabilities:

@@ -18,10 +18,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from reasonctl.controller import NO_DRAFT, ROOT, Draft
+from reasonctl.controller import NO_DRAFT, Draft
 
 from .attention import switched
 from .slab import LayerSlab, Slab, Slot
+from .tree_masks import ancestors
 
 _NAME = "reasonctl_packed"
 """Has no mask function, so that the library makes no masks for it."""
@@ -221,15 +222,6 @@ class Group:
         if self.padded:
             given = given.new_zeros(self.slots * self.height).index_copy_(0, self._place(given.device), given)
         return given.view(self.slots, self.height, 1)
-
-
-def ancestors(draft: Draft) -> torch.Tensor:
-    """Shape (nodes, nodes): which nodes each node sees, itself included."""
-    below = torch.eye(len(draft.tokens), dtype=torch.bool)
-    for node, parent in enumerate(draft.parents):
-        if parent != ROOT:
-            below[node] |= below[parent]
-    return below
 
 
 def _attend(

@@ -313,6 +313,8 @@ class Engine(ABC):
     """Most requests that one `forward` takes."""
     room: int = UNLIMITED
     """Tokens that its cache holds over all sessions; the same for as long as the engine is open."""
+    longest: int = UNLIMITED
+    """Tokens of one session, a draft's included, whatever room there is; the same for as long as the engine is open."""
     most_sessions: int = UNLIMITED
     """Sessions that can be open at once, forks included; the same for as long as the engine is open."""
     cuts: int = UNLIMITED
