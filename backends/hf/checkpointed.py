@@ -117,6 +117,13 @@ class HFCheckpointedSession(HFSession):
             self._restore(self._saved, fed - self.least)
         self.length -= n
 
+    def undo(self, length: int) -> None:
+        """Nothing: what a failed forward left of a state can't be told, so its sequence can't go on.
+
+        Such sequences share no forward, so it is the sequence of the run that ends with the failure.
+        """
+        return
+
     def fork(self) -> HFCheckpointedSession:
         """An independent sequence with the same checkpoint."""
         made = super().fork()

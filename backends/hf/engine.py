@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from reasonctl.controller import Capabilities, ControllerError, Decode, Engine
+from reasonctl.controller import NO_DRAFT, Capabilities, ControllerError, Decode, Engine
+from reasonctl.controller.core import UNLIMITED
 
 from ..memory import check_cache, free_memory
 from .checkpointed import HFCheckpointedSession
@@ -25,7 +26,7 @@ from .slab import Slab
 from .trees import why_no_trees
 
 MOST_ROWS = 2048
-"""Rows of one call of the model: prompts are fed together up to so many; a longer one has its own call."""
+"""Rows of one call of the model: prompts are fed together up to so many, and a longer one in several calls."""
 
 MOST_SEQUENCES = 64
 """Sequences that share a forward."""
@@ -36,13 +37,16 @@ class HFEngine(Engine):
 
     batch = MOST_SEQUENCES
 
-    def __init__(self, model: Any, fold_attention: bool = False, *, trees: bool = True) -> None:
+    def __init__(
+        self, model: Any, fold_attention: bool = False, *, trees: bool = True, longest: int = UNLIMITED
+    ) -> None:
         """Raises ControllerError for a model that keeps no DynamicCache.
 
         Args:
             model: a causal language model of transformers.
             fold_attention: as in `attach`.
             trees: drafts may be trees, where the model honours them. It is asked once, which takes four forwards.
+            longest: most tokens of one sequence. Default: no limit, as the library has none.
         """
         self.model_forward = ModelForward(model, fold_attention)
         if self.model_forward.recurrent:
@@ -55,6 +59,7 @@ class HFEngine(Engine):
             self.no_trees = why_no_trees(self, model) if trees else "the model wasn't asked whether it honours trees"
             if self.no_trees:
                 self.model_forward.can = replace(self.can, branches=1, sparse=False)
+        self.longest = longest
 
     @property
     def can(self) -> Capabilities:
@@ -112,17 +117,30 @@ class HFEngine(Engine):
 
         A sequence that has never shared a forward runs alone as the library runs it, bit for bit.
 
+        Whatever it fails with, every session holds what it held before; see `HFSession.undo`.
+
         Raises:
-            ControllerError: a session is another engine's, or a request can't be run.
+            ControllerError: a session is another engine's, or has two of the requests, or a request can't be run.
         """
         members = [Member(self._own(request), request) for request in requests]
+        if len(members) > 1 and len({id(session) for session, _ in members}) < len(members):
+            raise ControllerError("one forward takes one request per session")
+        lengths = [session.length for session, _ in members]
         self.model_forward.begin()
+        try:
+            return self._steps(members)
+        except BaseException:  # of an interrupted call too: rows that were fed would be fed again
+            for (session, _), length in zip(members, lengths, strict=True):
+                session.undo(length)
+            raise
+
+    def _steps(self, members: Sequence[Member]) -> list[HFStep]:
         if len(members) > 1:
             joined = [member for member in members if member.session.packs]
         else:
             joined = [member for member in members if member.session.slot is not None]
         for session, request in joined:
-            session.check(request)  # all before the first grows: an error leaves every session as it was
+            session.check(request)
         steps: dict[int, HFStep] = {}
         for part in _by_rows(joined):
             steps |= self._together(part)
@@ -139,8 +157,9 @@ class HFEngine(Engine):
         for session, _ in members:
             session.join(self.slab)
         self.slab.reserve(max(session.length + rows_of(request) for session, request in members))
-        packing = Packing(self.slab, [member.part() for member in members], self.model_forward.windowed)
         try:
+            parts = [self._last_part(member) for member in members]
+            packing = Packing(self.slab, parts, self.model_forward.windowed)
             rows = self._call(packing, [request.layers for _, request in members])
         except CantPack as reason:
             self.model_forward.in_turn = str(reason)
@@ -154,6 +173,15 @@ class HFEngine(Engine):
             steps[id(session)] = HFStep(self.model_forward, rows, request.layers, first)
             session.grown(request)
         return steps
+
+    def _last_part(self, member: Member) -> Part:
+        """The rows of a request; of a prompt with more than `MOST_ROWS` the last ones, and the others are fed here."""
+        part = member.part()
+        while len(part.tokens) > MOST_ROWS and (most := min(MOST_ROWS, len(part.tokens) - len(part.draft.tokens) - 1)):
+            first = Part(part.slot, part.past, part.tokens[:most], NO_DRAFT)
+            self._call(Packing(self.slab, [first], self.model_forward.windowed), ())
+            part = Part(part.slot, part.past + most, part.tokens[most:], part.draft)
+        return part
 
     def _call(self, packing: Packing, layers: Sequence[tuple[int, ...]]) -> Rows:
         forward = self.model_forward

@@ -67,7 +67,7 @@ def load_transformers(
         name = f"hf:{Path(source) / gguf_file}"
         # transformers doesn't read a GGUF's chat template.
         tokenizer.chat_template = tokenizer.chat_template or header.get("tokenizer.chat_template")
-    engine = HFEngine(library, fold_attention)
+    engine = HFEngine(library, fold_attention, longest=_context(library))
     return wrap_transformers(name, library, tokenizer, engine, gguf=gguf_file is not None)
 
 
@@ -131,7 +131,7 @@ def wrap_transformers(
     name: str, library: Any, tokenizer: Any, engine: HFEngine | None = None, *, gguf: bool = False
 ) -> Model:
     """A loaded transformers model and its tokenizer as a `Model`; engine: what runs it, None for a new one."""
-    engine = engine or HFEngine(library)
+    engine = engine or HFEngine(library, longest=_context(library))
     config = library.config.get_text_config(decoder=True)
     return Model(
         name=name,
@@ -142,7 +142,7 @@ def wrap_transformers(
         eos=_eos(library, tokenizer),
         depth=engine.can.layers or int(config.num_hidden_layers),
         width=int(config.hidden_size),
-        context=int(getattr(config, "max_position_embeddings", None) or 1 << 30),
+        context=_context(library),
         template=chosen_template(templates_of(tokenizer)),
         settings={
             "dtype": str(library.dtype).removeprefix("torch."),
@@ -156,6 +156,12 @@ def wrap_transformers(
         chat=partial(_conversation, tokenizer) if tokenizer.chat_template else None,
         special={name: text for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)},
     )
+
+
+def _context(library: Any) -> int:
+    """Most tokens of a sequence, as the model's configuration says."""
+    config = library.config.get_text_config(decoder=True)
+    return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
 
 
 def templates_of(tokenizer: Any) -> str | dict[str, str] | None:

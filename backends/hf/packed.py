@@ -18,10 +18,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from reasonctl.controller import ROOT, Draft
+from reasonctl.controller import NO_DRAFT, Draft
 
 from .attention import switched
 from .slab import LayerSlab, Slab, Slot
+from .tree_masks import ancestors
 
 _NAME = "reasonctl_packed"
 """Has no mask function, so that the library makes no masks for it."""
@@ -31,6 +32,9 @@ FEW = 32
 
 _WASTE = 2
 """A padded attention call has at most so many times the rows that are wanted."""
+
+MOST_SEEN = 1 << 23
+"""Most entries of a mask, 32 MB in float32; rows that need a larger one are attended to in several calls."""
 
 _NO_MATTER = {
     "position_ids",
@@ -89,7 +93,9 @@ class Group:
     parts: list[Part]
     """By slot."""
     first: int
-    """Row of the packed sequence at which the group begins."""
+    """Row of the packed sequence, or of the group that it is a half of, at which the group begins."""
+    half: bool = False
+    """It is a part of a group; those make their masks in every layer anew, as all of them take too much memory."""
     low: int = field(init=False)
     """Its first slot."""
     slots: int = field(init=False)
@@ -141,6 +147,9 @@ class Group:
                 enable_gqa=heads != kinds,
             )
             return out[0].transpose(0, 1)
+        if (halves := self._halves(heads // kinds)) is not None:
+            rows_of = (query[half.first : half.first + half.rows] for half in halves)
+            return torch.cat([half.attend(own, layer, scoring) for half, own in zip(halves, rows_of, strict=True)])
         if self.padded:
             given = query
             query = given.new_zeros((self.slots * self.height, heads, width))
@@ -151,6 +160,23 @@ class Group:
         out = out.reshape(self.slots, kinds, heads // kinds, self.height, -1)
         out = out.permute(0, 3, 1, 2, 4).reshape(self.slots * self.height, heads, -1)
         return out.index_select(0, self._place(out.device)) if self.padded else out
+
+    def _halves(self, fold: int) -> tuple[Group, Group] | None:
+        """Two groups with the rows of this one, where its mask would be too large; None where it isn't."""
+        if self.slots * self.height * fold * self.end <= MOST_SEEN:
+            return None
+        if len(self.parts) > 1:
+            middle = len(self.parts) // 2
+            first, last = self.parts[:middle], self.parts[middle:]
+        else:
+            (part,) = self.parts
+            middle = min(self.rows // 2, self.rows - len(part.draft.tokens))  # a draft stays whole
+            if not middle:
+                return None
+            first = [Part(part.slot, part.past, part.tokens[:middle], NO_DRAFT)]
+            last = [Part(part.slot, part.past + middle, part.tokens[middle:], part.draft)]
+        begin = sum(len(part.tokens) for part in first)
+        return Group(first, 0, half=True), Group(last, begin, half=True)
 
     def _place(self, device: torch.device) -> torch.Tensor:
         """Where each row is among the padded ones."""
@@ -168,7 +194,10 @@ class Group:
             seen = self._seen(window)
             mask = torch.zeros(seen.shape, dtype=like.dtype).masked_fill_(~seen, torch.finfo(like.dtype).min)
             mask = mask.repeat(1, fold, 1) if self.height > 1 else mask
-            self._masks[key] = mask[:, None].to(like.device)
+            mask = mask[:, None].to(like.device)
+            if self.half:
+                return mask
+            self._masks[key] = mask
         return self._masks[key]
 
     def _seen(self, window: int | None) -> torch.Tensor:
@@ -179,9 +208,12 @@ class Group:
             seen &= every > self._padded([part.positions for part in self.parts]) - window
         for part in self.parts:
             if part.draft.tokens:
-                count, end = len(part.draft.tokens), part.columns.stop
-                rows = len(part.tokens)
-                seen[part.slot.index - self.low, rows - count : rows, end - count : end] = ancestors(part.draft)
+                count, end, rows = len(part.draft.tokens), part.columns.stop, len(part.tokens)
+                above = ancestors(part.draft)
+                if window is not None:  # by positions: a node's column isn't its position
+                    positions = torch.tensor(part.positions[rows - count :])
+                    above &= positions > positions[:, None] - window
+                seen[part.slot.index - self.low, rows - count : rows, end - count : end] = above
         return seen
 
     def _padded(self, numbers: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -190,15 +222,6 @@ class Group:
         if self.padded:
             given = given.new_zeros(self.slots * self.height).index_copy_(0, self._place(given.device), given)
         return given.view(self.slots, self.height, 1)
-
-
-def ancestors(draft: Draft) -> torch.Tensor:
-    """Shape (nodes, nodes): which nodes each node sees, itself included."""
-    below = torch.eye(len(draft.tokens), dtype=torch.bool)
-    for node, parent in enumerate(draft.parents):
-        if parent != ROOT:
-            below[node] |= below[parent]
-    return below
 
 
 def _attend(
@@ -227,8 +250,9 @@ class Places:
         self.slab = slab
         self.cache: Any = DynamicCache()
         self.cache.update = self.store
-        self._places = [part.slot.index * slab.columns + column for part in parts for column in part.columns]
-        self._on: dict[torch.device, torch.Tensor] = {}
+        self._places = [(part.slot.index, column) for part in parts for column in part.columns]
+        self._on: dict[tuple[torch.device, int], torch.Tensor] = {}
+        """By the device and the columns of a layer's tensors."""
         self._last: tuple[torch.Tensor, LayerSlab] | None = None
         self.layer = 0
         """The layer that stored last."""
@@ -239,9 +263,11 @@ class Places:
         """Store the rows of all sequences, shape (1, key heads, rows, width)."""
         self.check_used()
         layer = self.slab.layer(layer_idx, key_states, value_states)
-        places = self._on.get(key_states.device)
+        kind = key_states.device, layer.keys.shape[2]
+        places = self._on.get(kind)
         if places is None:
-            places = self._on[key_states.device] = torch.tensor(self._places, device=key_states.device)
+            found = [slot * kind[1] + column for slot, column in self._places]
+            places = self._on[kind] = torch.tensor(found, device=key_states.device)
         for mine, given in zip(layer, (key_states, value_states), strict=True):
             mine.view(len(mine), -1, mine.shape[3]).index_copy_(1, places, given[0])
         self._last, self.layer = (key_states, layer), layer_idx

@@ -136,9 +136,9 @@ class Rows:
             if len(sessions) > 1:
                 for session in sessions:
                     session.close()
-        if len(runs) > 1 and self._engine.model_forward.in_turn:
-            for trace in self.traces:
-                trace.warnings.append(f"rows run in turn: {self._engine.model_forward.in_turn}")
+        for session, trace in zip(sessions, self.traces, strict=True):
+            if len(runs) > 1 and (reason := session.in_turn):
+                trace.warnings.append(f"rows run in turn: {reason}")
 
     def _row(self, row: int, session: HFSession, controller: Controller) -> Decoding:
         """The run of one row; its sequence is there when it has ended."""
@@ -193,7 +193,7 @@ class Rows:
             for first, count in Counter(self._first).items()
             if count > 1 and len(self.prompts[first].tokens) > 1
         }
-        self._feed([Decode(session, self.prompts[first].tokens[:-1]) for first, session in shared.items()])
+        self._feed_all([(session, self.prompts[first].tokens[:-1]) for first, session in shared.items()])
         sessions = [
             shared[first].fork() if first in shared else self._engine.session().feeds(prompt)
             for first, prompt in zip(self._first, self.prompts, strict=True)
@@ -205,19 +205,26 @@ class Rows:
     def _prefill(self, sessions: Sequence[HFSession]) -> None:
         """Feed all whole chunks of the prompts before the last one, where the call asks for chunks."""
         size = self._call.config.prefill_chunk_size
-        while size:
-            left = [
-                Decode(session, prompt.tokens[session.length : session.length + size])
-                for session, prompt in zip(sessions, self.prompts, strict=True)
-                if len(prompt.tokens) - session.length > size
-            ]
-            if not left:
-                return
+        if not size:
+            return
+        texts = [(session, prompt.tokens) for session, prompt in zip(sessions, self.prompts, strict=True)]
+        self._feed_all([(one, text[: len(text) - ((len(text) - one.length - 1) % size + 1)]) for one, text in texts])
+
+    def _feed_all(self, texts: Sequence[tuple[HFSession, Sequence[int]]]) -> None:
+        """Feed what each sequence lacks of its text, in chunks where the call asks for them."""
+        size = self._call.config.prefill_chunk_size or max((len(text) for _, text in texts), default=0)
+        while left := [
+            Decode(session, text[session.length : session.length + size])
+            for session, text in texts
+            if session.length < len(text)
+        ]:
             self._feed(left)
 
     def _feed(self, requests: Sequence[Decode]) -> None:
-        for i in range(0, len(requests), self._engine.batch):
-            self._engine.forward(requests[i : i + self._engine.batch])
+        while requests:
+            most = self._engine.together(requests)
+            self._engine.forward(requests[:most])
+            requests = requests[most:]
 
     def _given(self) -> HFSession | None:
         """The sequence in a cache that the user passed."""

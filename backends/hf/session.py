@@ -9,21 +9,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from reasonctl.controller import NO_DRAFT, Capabilities, ControllerError, Decode, Draft, Engine, Session
-from reasonctl.controller.core import SparseSession
+from reasonctl.controller.core import UNLIMITED, SparseSession
 
 from ..token_ids import check_ids
 from .attention import MOST_ROWS, folded
-from .forward import HFStep, ModelForward
-from .packed import ancestors
+from .forward import HFStep, ModelForward, check_fits
 from .prompts import Prompt
 from .slab import Slab, Slot
 from .sparse import choose, keep_columns
-from .states import copied, crop
+from .states import copied, crop, undo
+from .tree_masks import tree_mask
 
 
 class HFSession(Session):
@@ -67,7 +68,8 @@ class HFSession(Session):
 
     @property
     def can(self) -> Capabilities:
-        return self.model_forward.can
+        can, longest = self.model_forward.can, self.engine.longest
+        return can if longest == UNLIMITED else replace(can, free=longest - self.length)
 
     def feed(self, request: Decode) -> HFStep:
         """Run one forward of this sequence alone; see `Decode`."""
@@ -85,7 +87,9 @@ class HFSession(Session):
             raise ControllerError("a Decode needs at least one pending token")
         if request.draft.tokens:
             self._check_draft(request.draft)
-        check_ids(request.pending, self.can.vocabulary, "what is to be decoded")
+        check_ids(request.pending, self.model_forward.can.vocabulary, "what is to be decoded")
+        wanted = len(request.pending) + len(request.draft.tokens)
+        check_fits(self.length, wanted, self.engine.longest)
         self.model_forward.check_layers(request.layers)
         if self._draft.tokens:
             self.keep(())
@@ -93,7 +97,12 @@ class HFSession(Session):
     @property
     def packs(self) -> bool:
         """Whether the sequence can share a forward: its columns are its tokens."""
-        return not self.model_forward.in_turn and self.lead is None and self._given == 0
+        return not self.in_turn and self._given == 0
+
+    @property
+    def in_turn(self) -> str:
+        """Why the sequence shares no forward once its embeddings are fed; "" where it does."""
+        return self.model_forward.in_turn or ("" if self.lead is None else "this row has positions of its own")
 
     @property
     def _given(self) -> int:
@@ -109,11 +118,15 @@ class HFSession(Session):
         """Move to a slot of the slab, unless the sequence is there already."""
         if self.slot is None:
             slot = slab.open()
-            slot.columns = self.length
-            if self.length:
-                slab.reserve(self.length)
-                for number, layer in enumerate(self.cache.layers):
-                    slot.fill(number, layer.keys, layer.values)
+            try:
+                slot.columns = self.length
+                if self.length:
+                    slab.reserve(self.length)
+                    for number, layer in enumerate(self.cache.layers):
+                        slot.fill(number, layer.keys, layer.values)
+            except BaseException:
+                slot.close()
+                raise
             self._take(slot)
             self.cache = None
             return slot
@@ -142,6 +155,16 @@ class HFSession(Session):
         self.slot.columns += len(request.pending) + len(request.draft.tokens)
         self.length += len(request.pending)
         self._draft = request.draft
+
+    def undo(self, length: int) -> None:
+        """Go back to the first `length` tokens after a forward that failed, here or in the rows of another sequence."""
+        self._draft, self.length = NO_DRAFT, length
+        if self.slot is not None:
+            self.slot.columns = length
+            return
+        with torch.inference_mode():
+            for layer in self._cache.layers if self._cache is not None else ():
+                undo(layer, length - self.left_out)
 
     def _check_draft(self, draft: Draft) -> None:
         check_ids(draft.tokens, self.can.vocabulary, "a draft")
@@ -213,15 +236,8 @@ class HFSession(Session):
         return self._led(torch.tensor((positions,), device=self.device))
 
     def _tree_mask(self, draft: Draft, size: int) -> torch.Tensor:
-        """Additive mask in which a node sees its ancestors only.
-
-        Its shape is (1, 1, size, columns + size), its rows once for every group where heads are folded.
-        """
-        count, dtype = len(draft.tokens), self.model_forward.model.dtype
-        past = self.length - self.left_out
-        seen = torch.ones(size, past + size, dtype=torch.bool).tril_(past)
-        seen[size - count :, past + size - count :] = ancestors(draft)
-        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+        """Shape (1, 1, size, columns + size), its rows once for every group where heads are folded."""
+        mask = tree_mask(draft, size, self.length - self.left_out, self.model_forward.model.dtype)
         if self._folds(draft, size):
             mask = mask.repeat(self.model_forward.groups, 1)
         return mask[None, None].to(self.device)
@@ -373,3 +389,10 @@ class HFSparseSession(HFSession, SparseSession):
         made = copy.copy(self)
         made.cache = self._copied_cache()
         return made
+
+    def undo(self, length: int) -> None:
+        """As for every session. What the rows chose stays chosen, of the tokens before them."""
+        if self._chosen:
+            super().undo(length)
+        else:
+            self.renew()  # nothing was fed since it took over what the whole sequence holds

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -87,9 +88,9 @@ class Slab:
         self.layers: dict[int, LayerSlab] = {}
         self.slots: list[Slot] = []
         self.room = 0
-        """Slots that the tensors have."""
+        """Slots that all tensors have at least; more where one was resized and another could not be."""
         self.columns = 0
-        """Columns that the tensors have."""
+        """Columns that all tensors have at least."""
 
     @property
     def bytes(self) -> int:
@@ -99,10 +100,11 @@ class Slab:
     def open(self) -> Slot:
         """An empty slot."""
         self._sweep()
-        slot = Slot(self, len(self.slots))
+        slots = len(self.slots) + 1
+        if slots > self.room:
+            self._resize(self.room_for(slots) if self.layers else slots, self.columns)
+        slot = Slot(self, slots - 1)
         self.slots.append(slot)
-        if len(self.slots) > self.room:
-            self._resize(self.room_for(len(self.slots)) if self.layers else len(self.slots), self.columns)
         return slot
 
     def own(self, slot: Slot, owner: object) -> weakref.finalize[..., Any]:
@@ -163,12 +165,21 @@ class Slab:
         if not self.slots:
             self.layers, self.room, self.columns = {}, 0, 0
         elif 4 * len(self.slots) <= self.room:
-            self._resize(self.room // 2, self.columns)
+            with suppress(RuntimeError):  # there is no memory for smaller ones: the large ones stay
+                self._resize(self.room // 2, self.columns)
 
     @torch.inference_mode()
     def _resize(self, room: int, columns: int) -> None:
+        """Resize layer by layer, so that old and new tensors of one layer only are there at once.
+
+        A failure leaves layers of two sizes, which is no harm: each is read by its own strides, and `room` and
+        `columns` are those of the smallest.
+        """
         slots, used = min(room, self.room), min(columns, self.columns)
+        self.room, self.columns = slots, used
         for number, layer in self.layers.items():
+            if layer.keys.shape[1:3] == (room, columns):
+                continue
             made: list[Any] = []
             for states in layer:
                 heads, _, _, width = states.shape

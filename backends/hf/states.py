@@ -78,6 +78,22 @@ def crop(layer: Any, n: int) -> None:
         layer.crop(-n)
 
 
+def undo(layer: Any, length: int) -> None:
+    """Bring a layer without a state back to its first `length` tokens, after a forward that failed.
+
+    It may have failed between the layer's keys and its values, so these needn't be equally long.
+    """
+    if type(layer) not in _SHARED:
+        crop(layer, max(0, layer.get_seq_length() - length))
+    elif layer.is_initialized:
+        # Before its first token a layer holds tensors of one dimension.
+        layer.keys, layer.values = (
+            states[..., :length, :] if states.ndim > 1 else states for states in (layer.keys, layer.values)
+        )
+        if type(layer) is DynamicSlidingWindowLayer:
+            layer.cumulative_length = length
+
+
 def record_windows(cache: Any) -> None:
     """Let windows keep what has left them, because a rollback may need it again."""
     for layer in cache.layers:

@@ -29,7 +29,15 @@ from .steps import GivenStep, LlamaStep
 class LlamaEngine(Engine):
     """The forward pass over a Llama, whose one context is rebuilt and given back by `close`."""
 
-    def __init__(self, llm: Llama, hidden: bool, batch: int = 1, checkpoints: bool = True, drafted: int = 0) -> None:
+    def __init__(
+        self,
+        llm: Llama,
+        hidden: bool,
+        batch: int = 1,
+        checkpoints: bool = True,
+        drafted: int = 0,
+        longest: int = 0,
+    ) -> None:
         """Rebuild the Llama's context.
 
         Args:
@@ -40,6 +48,7 @@ class LlamaEngine(Engine):
                 state or window of each. Other models need none.
             drafted: most drafted tokens a step. A recurrent model's sessions keep so many states more, where llama.cpp
                 can go back to them. Elsewhere, and in a batch, a rejected draft is taken back by its checkpoint.
+            longest: most tokens of one sequence. 0: as many as the context has cells, which all of them share.
 
         Raises:
             ControllerError: the Llama writes no text, or there is no room for the context or for so many runs.
@@ -60,6 +69,7 @@ class LlamaEngine(Engine):
         self.sequences = Sequences(self.context, kept)
         self.batch = batch
         self.room = self.context.size
+        self.longest = min(longest or self.room, self.room)
         self.cuts = self.context.most_cut
         self.most_sessions = kept or self.context.sequences // self.context.ids_each - 1
         self._session_type = RecurrentSession if kind.recurrent else WindowedSession if kind.window else LlamaSession
@@ -200,7 +210,7 @@ class LlamaEngine(Engine):
         for session, request in zip(sessions, requests, strict=True):
             if not 0 <= request.pending[0] < context.vocabulary:
                 check_ids(request.pending, context.vocabulary, _FED)
-            if session.length >= context.size:
+            if session.length >= self.longest:
                 self._overflow(session, 1)
         if len(sessions) == 1:
             batch, session = self._one, sessions[0]
@@ -328,7 +338,7 @@ class LlamaEngine(Engine):
         check_ids(request.pending, context.vocabulary, _FED)
         check_ids(request.draft.tokens, context.vocabulary, "a draft")
         wanted = len(request.pending) + drafted
-        if session.length + wanted > context.size:
+        if session.length + wanted > self.longest:
             self._overflow(session, wanted)
         if drafted and context.fixed:
             raise ControllerError(f"no drafts: {context.fixed}")
@@ -353,7 +363,7 @@ class LlamaEngine(Engine):
 
     def _overflow(self, session: LlamaSession, wanted: int) -> NoReturn:
         raise ControllerError(
-            f"{session.length} tokens and {wanted} more don't fit the context of {self.context.size}; "
+            f"{session.length} tokens and {wanted} more don't fit the context of {self.longest}; "
             "shorten the prompt, lower max_tokens, or load the model with a larger n_ctx"
         )
 

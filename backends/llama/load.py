@@ -65,7 +65,7 @@ def load_gguf(
         check_cache(room.cells * _cell_bytes(header), free_memory(), what)
     llm = _opened(path, str(header.get("general.architecture", "?")), room.cells, threads)
     with unlogged():
-        engine = LlamaEngine(llm, hidden=hidden, batch=batch, drafted=drafted)
+        engine = LlamaEngine(llm, hidden=hidden, batch=batch, drafted=drafted, longest=room.run)
     model = wrap_llama(path.name, llm, engine, LlamaTokenizer(llm))
     return model if batch == 1 else replace(model, context=room.run)
 

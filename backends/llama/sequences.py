@@ -104,10 +104,10 @@ class Sequences:
         for holder in self._holders.values():
             holder.trim()
 
-    def capabilities(self, holder: Holder) -> Capabilities:
+    def capabilities(self, holder: Holder, most: int) -> Capabilities:
         """What a session can do now where every token has a cell in every layer.
 
-        A tree's leaves need free ids, and all sequences share the cells.
+        A tree's leaves need free ids, and all sequences share the cells; `most` tokens more are the session's limit.
         """
         context = self.context
         others = 0
@@ -122,7 +122,7 @@ class Sequences:
             layers=context.depth,
             vocabulary=context.vocabulary,
             rows=context.batch,
-            free=context.size - used,
+            free=min(context.size - used, most),
         )
 
     def tokens_in(self, sequence: int) -> int:

@@ -65,7 +65,7 @@ class LlamaSession(Session):
 
     @property
     def can(self) -> Capabilities:
-        can = self.sequences.capabilities(self)
+        can = self.sequences.capabilities(self, self.engine.longest - self.length)
         if self.given is not None:
             return replace(can, rows=1)  # a draft's rows would come with one that is not computed again
         # `Llama.scores` has one row for each position, so no two nodes of a draft may share one.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import closing
 from typing import NamedTuple, TypeVar
 
 from reasonctl.backends import Model
@@ -77,13 +78,13 @@ def run_once(
         each: Called with every token as it comes.
     """
     controller = _knowing(controller, model)
-    session, trace = model.engine.session(), Trace()
-    start = time.perf_counter()
-    for event in controller.stream(session, model.tokenizer, call, trace):
-        if each is not None:
-            each(event)
-    seconds = time.perf_counter() - start
-    session.close()
+    trace = Trace()
+    with closing(model.engine.session()) as session:
+        start = time.perf_counter()
+        for event in controller.stream(session, model.tokenizer, call, trace):
+            if each is not None:
+                each(event)
+        seconds = time.perf_counter() - start
     return FinishedRun(trace, seconds)
 
 

@@ -313,6 +313,8 @@ class Engine(ABC):
     """Most requests that one `forward` takes."""
     room: int = UNLIMITED
     """Tokens that its cache holds over all sessions; the same for as long as the engine is open."""
+    longest: int = UNLIMITED
+    """Tokens of one session, a draft's included, whatever room there is; the same for as long as the engine is open."""
     most_sessions: int = UNLIMITED
     """Sessions that can be open at once, forks included; the same for as long as the engine is open."""
     cuts: int = UNLIMITED
@@ -358,8 +360,10 @@ class Engine(ABC):
             A Step for each request, in order.
 
         Raises:
-            ControllerError: a request can't be met. Every session is as it was before, so that the requests can be
-                made again one by one, and only the loop at fault ends.
+            ControllerError: a request can't be met.
+
+        Whatever a forward of several requests fails with, every session is as it was before. So the requests can be
+        made again one by one, and only the loop at fault ends.
         """
 
 

@@ -161,7 +161,7 @@ def test_requests_share_one_call_of_the_model_up_to_the_most_rows():
         engine.forward([Decode(session, [1] * 600) for session in sessions])
         engine.forward([Decode(session, [2]) for session in sessions])
         engine.forward([Decode(sessions[0], [1] * 3000), Decode(sessions[1], [3])])
-    assert calls == [1800, 600, 4, 3000, 1]
+    assert calls == [1800, 600, 4, 2048, 952, 1]
 
 
 def test_an_older_step_is_stale_and_another_layer_is_refused():
