@@ -218,6 +218,8 @@ def test_a_job_goes_on_where_it_was_stopped(capfd, tmp_path: Path, texts: Path) 
     job += ["--workers", "1", "--out", str(out), "--json"]
     first, page = goes_on(capfd, job, out, Path(f"{out}.surprisals.jsonl"), "3 documents are there already")
     given, shuffled = json.loads(first)["sources"]
+    values = [given["bits"], *(given["found"][name]["value"] for name in ("rescaled_range", "dfa", "joseph"))]
+    assert values == pytest.approx([18.7105, 0.5361, 0.4655, 0.5178], abs=2e-3)  # tiny's, when this was written
     assert given["found"]["tokens"] == 2048 and given["found"]["self_similarity"] is None
     assert len(given["found"]["dfa"]["points"]) == len(SIZES) and shuffled["bits"] == pytest.approx(given["bits"])
     assert page.count(b"<svg") == 2
