@@ -118,7 +118,7 @@ class HFCheckpointedSession(HFSession):
         self.length -= n
 
     def undo(self, length: int) -> None:
-        """Nothing: what a failed forward left of a state can't be told, so its sequence can't go on.
+        """Do nothing: nobody knows what a failed forward left of a state, and its sequence can't go on.
 
         Such sequences share no forward, so it is the sequence of the run that ends with the failure.
         """

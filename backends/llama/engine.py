@@ -29,15 +29,7 @@ from .steps import GivenStep, LlamaStep
 class LlamaEngine(Engine):
     """The forward pass over a Llama, whose one context is rebuilt and given back by `close`."""
 
-    def __init__(
-        self,
-        llm: Llama,
-        hidden: bool,
-        batch: int = 1,
-        checkpoints: bool = True,
-        drafted: int = 0,
-        longest: int = 0,
-    ) -> None:
+    def __init__(self, llm: Llama, hidden: bool, batch: int = 1, checkpoints: bool = True, drafted: int = 0) -> None:
         """Rebuild the Llama's context.
 
         Args:
@@ -48,7 +40,6 @@ class LlamaEngine(Engine):
                 state or window of each. Other models need none.
             drafted: most drafted tokens a step. A recurrent model's sessions keep so many states more, where llama.cpp
                 can go back to them. Elsewhere, and in a batch, a rejected draft is taken back by its checkpoint.
-            longest: most tokens of one sequence. 0: as many as the context has cells, which all of them share.
 
         Raises:
             ControllerError: the Llama writes no text, or there is no room for the context or for so many runs.
@@ -69,7 +60,7 @@ class LlamaEngine(Engine):
         self.sequences = Sequences(self.context, kept)
         self.batch = batch
         self.room = self.context.size
-        self.longest = min(longest or self.room, self.room)
+        self.longest = self.room
         self.cuts = self.context.most_cut
         self.most_sessions = kept or self.context.sequences // self.context.ids_each - 1
         self._session_type = RecurrentSession if kind.recurrent else WindowedSession if kind.window else LlamaSession

@@ -65,7 +65,8 @@ def load_gguf(
         check_cache(room.cells * _cell_bytes(header), free_memory(), what)
     llm = _opened(path, str(header.get("general.architecture", "?")), room.cells, threads)
     with unlogged():
-        engine = LlamaEngine(llm, hidden=hidden, batch=batch, drafted=drafted, longest=room.run)
+        engine = LlamaEngine(llm, hidden=hidden, batch=batch, drafted=drafted)
+        engine.longest = min(room.run, engine.room)  # the runs of a batch share more cells
     model = wrap_llama(path.name, llm, engine, LlamaTokenizer(llm))
     return model if batch == 1 else replace(model, context=room.run)
 
