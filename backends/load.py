@@ -115,12 +115,19 @@ def _in_vllm(name: str, batch: int) -> Model:
     return load_vllm(name, str(tiny_folder(name)) if name in BUNDLED else name, batch=batch)
 
 
+def backend_of(name: str, backend: Choice | None = None) -> Choice:
+    """The library that a name is run in where nobody names another; both arguments are those of `load_model`."""
+    if backend is not None:
+        return backend
+    return "llama.cpp" if name in BUNDLED or (name.endswith(".gguf") and not name.startswith("hf:")) else "transformers"
+
+
 def _path(name: str, backend: Choice | None) -> str:
     """What to load for a name. Raises ControllerError where the name means another backend."""
     if name in BUNDLED:
         folder = tiny_folder(name)
         return str(folder if backend == "transformers" else folder / f"{name}.gguf")
-    wanted: Choice = "llama.cpp" if name.endswith(".gguf") and not name.startswith("hf:") else "transformers"
+    wanted = backend_of(name)
     if backend not in (None, wanted):
         hint = "prefix it with hf: to run it in transformers" if wanted == "llama.cpp" else "give a .gguf file"
         raise ControllerError(f"{name!r} runs in {wanted}, not in {backend}; {hint}")

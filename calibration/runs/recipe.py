@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
-from reasonctl.backends import Model, load_drafter, load_model
+from reasonctl.backends import Model, backend_of, load_drafter, load_model
 from reasonctl.controller import AnswerEnds, Call, Drafter, ExitForm, Keys, Markers, Policy, Thinking, parse_policy
 from reasonctl.controller.thinking import read_template
 from reasonctl.probes.files import Scalar
@@ -78,12 +78,12 @@ class Recipe:
         """The model, loaded and compared with the policy once per process.
 
         Args:
-            hidden: Whether hidden states are wanted too.
+            hidden: Whether hidden states are wanted too. In transformers they come with the same weights.
 
         Raises:
             ControllerError: The policy was made for another model, or the model can't be loaded.
         """
-        return _suiting(self, hidden or self.backend == "transformers")
+        return _suiting(self, hidden or backend_of(self.model, self.backend) == "transformers")
 
     def drafter(self) -> Drafter | None:
         """The drafter, loaded once per process. None: no drafts."""

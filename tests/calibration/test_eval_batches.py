@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from reasonctl.backends.load import BUNDLED_PROBE, load_model
+from reasonctl.backends.load import BUNDLED_PROBE, load_model, tiny_folder
 from reasonctl.backends.model import Model
 from reasonctl.calibration.advice.truncation import SamplePlan, sample
 from reasonctl.calibration.evaluation.pairs import Pair, evaluate_pairs
@@ -179,3 +179,9 @@ def test_the_command_says_its_batch_and_draft_advice_takes_none(capfd):
     assert (
         code == 2 and "--batch means nothing to ctl advise draft: its speed-ups are those of one run at a time" in err
     )
+
+
+def test_an_evaluation_on_transformers_holds_its_weights_once():
+    """Hidden states come with the same model there; a second one would take its memory again."""
+    recipe = replace(RECIPE, model=str(tiny_folder()), backend=None)
+    assert recipe.load(hidden=False) is recipe.load(hidden=True)
