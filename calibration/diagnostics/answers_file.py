@@ -11,7 +11,7 @@ from reasonctl.controller.core import Fields
 
 from ..parallel.run_jobs import ProgressCallback
 from ..runs.job_file import JobFile, append_made
-from ..runs.making import run_window
+from ..runs.making import PreparedRun, check_batch, run_window
 from ..runs.recipe import Recipe
 from ..runs.worker import AskedRun, answer_text, prepared
 
@@ -19,6 +19,8 @@ FORMAT = 1
 """Version of the format that is written."""
 FIRST_RUN = 1 << 34
 """Run numbers of diagnostics start here: no uniform is shared with a calibration, an evaluation or a sample."""
+CHECKED = 64
+"""Asks, those with the longest questions, of which the longest run must fit."""
 MOST_VOTES = 64
 """Most runs of a problem under one condition."""
 
@@ -102,23 +104,32 @@ def answer(recipe: Recipe, asks: Sequence[Ask], rule: ExitRule | None) -> list[A
         rule: The exit rule of those asks that want one.
     """
     model = recipe.load()
-    runs = [
-        prepared(
-            replace(
-                recipe, policy=one.policy, max_new_tokens=min(one.most or recipe.max_new_tokens, recipe.max_new_tokens)
-            ),
-            model,
-            AskedRun(FIRST_RUN + one.run, one.question),
-            rule if one.exits else None,
-        )
-        for one in asks
-    ]
     made = []
-    for run in run_window(model, runs, recipe.batch):
+    for run in run_window(model, [_prepared(recipe, one, rule) for one in asks], recipe.batch):
         trace = run.trace
         written = trace.tokens[trace.forced[0] :] if trace.forced else trace.tokens
         made.append(Answered(answer_text(recipe, model, written), trace.cost, str(trace.finish_reason)))
     return made
+
+
+def check_asks(recipe: Recipe, problems: Sequence[Sequence[Ask]], rule: ExitRule | None) -> None:
+    """Raise ControllerError, before any work, if the longest runs don't fit in the recipe's batches.
+
+    Args:
+        recipe: How runs are made.
+        problems: What is asked of each problem.
+        rule: The exit rule of those asks that want one.
+    """
+    if recipe.batch > 1:
+        longest = sorted((one for asks in problems for one in asks), key=lambda one: -len(one.question))[:CHECKED]
+        check_batch(recipe.load(), [_prepared(recipe, one, rule) for one in longest], recipe.batch)
+
+
+def _prepared(recipe: Recipe, one: Ask, rule: ExitRule | None) -> PreparedRun:
+    most = min(one.most or recipe.max_new_tokens, recipe.max_new_tokens)
+    asked = AskedRun(FIRST_RUN + one.run, one.question)
+    own = replace(recipe, policy=one.policy, max_new_tokens=most)
+    return prepared(own, recipe.load(), asked, rule if one.exits else None)
 
 
 def collect_answers(

@@ -194,3 +194,16 @@ def test_flips_are_told_where_no_grade_changes() -> None:
     grid = Grid("whitespace", (1,), (1.0,), (0.0,))
     first, flips, *_ = in_words(rows(grid, [Problem("1 + 1 = ?", "2")], [said("3", "4")], NUMBER))
     assert "0.0 % of problems" in first and "100.0 % (whitespace 1 x 1, T 0)" in flips
+
+
+@pytest.mark.parametrize("backend", ["llama", "hf"])
+def test_a_batch_that_does_not_fit_is_refused_before_any_run(capfd, tmp_path: Path, monkeypatch, backend) -> None:
+    """By the longest question as it is asked, not as the task has it. A single run isn't asked about."""
+    place = {"llama": "llama.load", "hf": "hf.engine"}[backend]
+    out = tmp_path / "s.html"
+    job = ["stability", "tiny", "--tasks", "tiny", "--perturb", "text", "--lengths", "1", "--strengths", "0", "-n", "1"]
+    job += ["--temperatures", "0", "--max-new-tokens", "4", "--workers", "1", "--backend", backend, "--out", str(out)]
+    monkeypatch.setattr(f"reasonctl.backends.{place}.free_memory", lambda: 1000)
+    code, _, err = ctl(capfd, *job, "--batch", "3")
+    assert code == 2 and "memory" in err and not Path(f"{out}.answers.jsonl").exists()
+    assert ctl(capfd, *job, "--batch", "1")[0] == 0

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...diagnostics.answers_file import Answered, AnswersFile, Ask, answer, collect_answers
+from ...diagnostics.answers_file import Answered, AnswersFile, Ask, answer, check_asks, collect_answers
 from ...runs.collect import identity_of
 from ..console import Console
 from ..options import Options
@@ -43,6 +43,7 @@ def answered(
         settings: What changes the answers besides: two jobs must share it to share the file.
     """
     recipe, rule = job.recipe, job.rule
+    check_asks(recipe, asks, rule)
     header = settings | job.task.identity()
     header |= {
         "model": identity_of(recipe.load()),
