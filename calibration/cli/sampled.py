@@ -15,7 +15,7 @@ from ..evaluation.intervals import Interval
 from ..evaluation.pairs import fresh
 from ..runs.recipe import Recipe
 from ..runs.room import with_room
-from ..runs.sampled import SampledProblem, SampleSet, SamplesFile, collect_samples, settings_of
+from ..runs.sampled import SampledProblem, SampleSet, SamplesFile, check_samples, collect_samples, settings_of
 from ..runs.splits import evaluation_stream
 from ..tasks.problem import Problem
 from ..tasks.sources import Task, load_task
@@ -98,6 +98,7 @@ def sampled(
 ) -> list[SampledProblem]:
     """The samples of all problems; those of an earlier job of the same settings are read and not made again."""
     rule, recipe, task = job.rule, job.recipe, job.task
+    check_samples(recipe, job.problems, sets)
     settings = settings_of(recipe, task, sets, probe_text(rule) or None) | {"n": len(job.problems)}
     with closing(SamplesFile(samples_path(out), settings)) as file:
         done = file.open(force=options.force)

@@ -21,9 +21,10 @@ from ..tasks.problem import Problem
 from ..tasks.sources import Task
 from .collect import identity_of
 from .job_file import JobFile, append_made
+from .making import check_batch
 from .recipe import Recipe
 from .records import MOST
-from .worker import answer_text
+from .worker import AskedRun, answer_text, prepared
 
 FORMAT = 1
 """Version of the format that is written."""
@@ -225,6 +226,16 @@ def graded(
             for each in samples
         )
     return SampledProblem(problem.question, found)
+
+
+def check_samples(recipe: Recipe, problems: Sequence[Problem], sets: Sequence[SampleSet]) -> None:
+    """Raise ControllerError, before any work, if the longest prompt's samples don't fit in the recipe's batches."""
+    if recipe.batch > 1:
+        model = recipe.load()
+        for one in sets:
+            own = replace(recipe, policy=one.policy)
+            asked = [AskedRun(FIRST_RUN + i, problem.question) for i, problem in enumerate(problems)]
+            check_batch(model, [prepared(own, model, each, one.rule) for each in asked], min(recipe.batch, one.n))
 
 
 def collect_samples(

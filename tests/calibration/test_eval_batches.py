@@ -185,3 +185,13 @@ def test_an_evaluation_on_transformers_holds_its_weights_once():
     """Hidden states come with the same model there; a second one would take its memory again."""
     recipe = replace(RECIPE, model=str(tiny_folder()), backend=None)
     assert recipe.load(hidden=False) is recipe.load(hidden=True)
+
+
+@pytest.mark.parametrize("backend", ["llama", "hf"])
+def test_samples_without_memory_are_refused_before_any(backend, tmp_path, capfd, monkeypatch):
+    place = {"llama": "llama.load", "hf": "hf.engine"}[backend]
+    job = ["frontier", "tiny", "--tasks", "tiny", "-n", "1", "--max-new-tokens", "4", "--workers", "1"]
+    job += ["--backend", backend, "--batch", "6", "--probe", "none", "--out", str(tmp_path / "f.html")]
+    monkeypatch.setattr(f"reasonctl.backends.{place}.free_memory", lambda: 1000)
+    code, _, err = ctl(capfd, *job)
+    assert code == 2 and "memory" in err and not list(tmp_path.iterdir())
