@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .mcq import CellResult
-from .paired import holm, mcnemar
+from .paired import discordant, holm, mcnemar
 
 SIMULATIONS = 1000
 """Draws of a chooser without bias."""
@@ -33,8 +33,7 @@ class Paired:
 
 def paired(one: CellResult, other: CellResult) -> Paired:
     """A cell against another one; nothing is adjusted."""
-    gained = sum(a and not b for a, b in zip(one.right, other.right, strict=True))
-    lost = sum(b and not a for a, b in zip(one.right, other.right, strict=True))
+    gained, lost = discordant(one.right, other.right)
     p = mcnemar(gained, lost)
     return Paired(gained, lost, p, p)
 

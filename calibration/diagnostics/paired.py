@@ -72,6 +72,16 @@ def share(count: int, n: int) -> Share:
     return Share(count / n, float(found.low), float(found.high))
 
 
+def discordant(one: Sequence[bool], other: Sequence[bool]) -> tuple[int, int]:
+    """On how many problems only the one holds, and only the other.
+
+    >>> discordant([True, True, False], [True, False, True])
+    (1, 1)
+    """
+    pairs = list(zip(one, other, strict=True))
+    return sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+
+
 def mcnemar(gained: int, lost: int) -> float:
     """The exact two-sided McNemar test (McNemar 1947): a fair coin decides every grade that changes.
 
@@ -92,8 +102,7 @@ def exceeds(changed: Sequence[bool], floor: Sequence[bool]) -> float:
     >>> exceeds([True] * 5 + [False] * 5, [False] * 10), exceeds([True, False], [False, True])
     (0.03125, 0.75)
     """
-    only = sum(a and not b for a, b in zip(changed, floor, strict=True))
-    other = sum(b and not a for a, b in zip(changed, floor, strict=True))
+    only, other = discordant(changed, floor)
     return float(binomtest(only, only + other, alternative="greater").pvalue) if only + other else 1.0
 
 
@@ -106,8 +115,7 @@ def compare(clean: Sequence[Graded], other: Sequence[Graded], same: Sequence[boo
         same: Whether the two state the same answer.
     """
     n = len(clean)
-    gained = sum(b.right and not a.right for a, b in zip(clean, other, strict=True))
-    lost = sum(a.right and not b.right for a, b in zip(clean, other, strict=True))
+    gained, lost = discordant([b.right for b in other], [a.right for a in clean])
     flips = sum(not equal or a.right != b.right for a, b, equal in zip(clean, other, same, strict=True))
     return Comparison(
         n=n,

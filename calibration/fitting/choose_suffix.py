@@ -21,7 +21,7 @@ from ..runs.collect import graded
 from ..runs.logged import LoggedRun
 from ..runs.making import windows_of
 from ..runs.recipe import Recipe
-from ..runs.records import RunRecord
+from ..runs.records import CueRecord, RunRecord
 from ..runs.trials import Trials
 from ..runs.worker import AskedRun
 from ..tasks.graders import Grader
@@ -129,15 +129,19 @@ class ChosenClosing:
         return not any(one.tried for one in self.counts)
 
 
+def _tried(runs: Sequence[RunRecord]) -> list[tuple[CueRecord, RunRecord]]:
+    """The cues at which exits were tried, with their runs."""
+    return [(cue, run) for run in runs for cue in (*run.cues, *run.others) if cue.labelled]
+
+
 def tried_at(runs: Sequence[RunRecord]) -> set[tuple[int, int]]:
     """The cues at which exits were tried: run and position of each."""
-    return {(run.run, cue.position) for run in runs for cue in (*run.cues, *run.others) if cue.labelled}
+    return {(run.run, cue.position) for cue, run in _tried(runs)}
 
 
 def count(closing: Closing, runs: Sequence[RunRecord], at: Set[tuple[int, int]]) -> ClosingCounts:
     """What a closing gave on runs that were collected under it, and graded. at: the cues that are counted."""
-    found = [(cue, run) for run in runs for cue in (*run.cues, *run.others) if cue.labelled]
-    tried = [(cue, run) for cue, run in found if (run.run, cue.position) in at]
+    tried = [(cue, run) for cue, run in _tried(runs) if (run.run, cue.position) in at]
     return ClosingCounts(
         closing,
         len(tried),

@@ -232,9 +232,9 @@ def check_samples(recipe: Recipe, problems: Sequence[Problem], sets: Sequence[Sa
     """Raise ControllerError, before any work, if the longest prompt's samples don't fit in the recipe's batches."""
     if recipe.batch > 1:
         model = recipe.load()
+        asked = [AskedRun(FIRST_RUN + i, problem.question) for i, problem in enumerate(problems)]
         for one in sets:
             own = replace(recipe, policy=one.policy)
-            asked = [AskedRun(FIRST_RUN + i, problem.question) for i, problem in enumerate(problems)]
             check_batch(model, [prepared(own, model, each, one.rule) for each in asked], min(recipe.batch, one.n))
 
 

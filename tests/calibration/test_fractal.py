@@ -28,6 +28,7 @@ from reasonctl.controller import ControllerError
 from reasonctl.controller.core import log_prob
 from support.ctl import ctl, goes_on
 from support.hf_models import byte_level, small
+from support.reference_values import congruential
 
 NOLDS = {
     "rescaled_range": (
@@ -46,15 +47,6 @@ FBM = {0.5: (0.559, 0.024, 0.498, 0.032), 0.7: (0.705, 0.038, 0.697, 0.047), 0.9
 
 All of them are computed anew by `python -m support.reference_values`.
 """
-
-
-def congruential(n: int) -> np.ndarray:
-    """A series that no version of a library changes."""
-    found, value = [], 7
-    for i in range(n):
-        value = (1103515245 * value + 12345) % 2**31
-        found.append(value / 2**31 + 0.3 * math.sin(i / 37))
-    return np.array(found)
 
 
 @pytest.mark.parametrize("name", NOLDS)

@@ -19,7 +19,7 @@ COUNTS = ((1, 7), (0, 5), (12, 3), (4, 4), (20, 35))
 
 
 def congruential(n: int) -> np.ndarray:
-    """The series of test_fractal.py."""
+    """A series that no version of a library changes."""
     found, value = [], 7
     for i in range(n):
         value = (1103515245 * value + 12345) % 2**31
