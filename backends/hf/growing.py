@@ -33,7 +33,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         end = self.get_seq_length() + key_states.shape[-2]
-        if end < LONG:
+        if end < LONG or end == key_states.shape[-2]:  # the first tokens are followed by none in many calls
             return super().update(key_states, value_states)  # type: ignore[no-any-return]
         self.keys = self._extended(0, self.keys, key_states, end)
         self.values = self._extended(1, self.values, value_states, end)
@@ -45,8 +45,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         if room is None or room.shape[-2] < end or room.data_ptr() != held.data_ptr():
             rows, heads, _, width = added.shape
             room = self._rooms[number] = added.new_empty((rows, heads, end + end // _SPARE, width))
-            if start:
-                room[:, :, :start] = held
+            room[:, :, :start] = held
         room[:, :, start:end] = added
         return room[:, :, :end]
 

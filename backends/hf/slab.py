@@ -26,10 +26,10 @@ class Slot:
     def __init__(self, slab: Slab, index: int) -> None:
         self.slab = slab
         self.index = index
-        """Row of the slab's tensors; it changes when another sequence leaves."""
+        """Row of the slab's tensors; it changes after another sequence has left."""
         self.columns = 0
         """Tokens that the slot holds, with those of a draft that isn't kept yet."""
-        self.abandoned = False
+        self.left = False
         """Nobody has the sequence any more; the slab takes the slot back at its next change."""
 
     @torch.inference_mode()
@@ -71,7 +71,8 @@ class Slot:
 
     def close(self) -> None:
         """Give the slot back; a second call does nothing."""
-        self.slab.close(self)
+        self.left = True
+        self.slab.closed()
 
 
 class LayerSlab(NamedTuple):
@@ -82,7 +83,7 @@ class LayerSlab(NamedTuple):
 
 
 class Slab:
-    """The slots of one engine, without gaps: a sequence that leaves is replaced by the last one."""
+    """The slots of one engine. In a forward they have no gaps: a sequence that has left is replaced by the last one."""
 
     def __init__(self) -> None:
         self.layers: dict[int, LayerSlab] = {}
@@ -138,11 +139,25 @@ class Slab:
             )
         return self.layers[number]
 
+    def closed(self) -> None:
+        """A slot was given back. It is taken back at the next change, or now where most of the memory is idle."""
+        if 4 * sum(not slot.left for slot in self.slots) <= self.room:
+            self._sweep()
+
     @torch.inference_mode()
-    def close(self, slot: Slot) -> None:
-        """Take a slot back: the last sequence moves to its place."""
-        if slot.index >= len(self.slots) or self.slots[slot.index] is not slot:
+    def _sweep(self) -> None:
+        """Take back the slots that were left, and give memory back once most of it is idle."""
+        if all(slot.left for slot in self.slots):
+            self.layers, self.slots, self.room, self.columns = {}, [], 0, 0
             return
+        for slot in [slot for slot in reversed(self.slots) if slot.left]:
+            self._take_back(slot)
+        if 4 * len(self.slots) <= self.room:
+            with suppress(RuntimeError):  # there is no memory for smaller ones: the large ones stay
+                self._resize(self.room // 2, self.columns)
+
+    def _take_back(self, slot: Slot) -> None:
+        """Take a slot back: the last sequence moves to its place."""
         last = self.slots.pop()
         for layer in self.layers.values():
             for states in layer:
@@ -152,21 +167,9 @@ class Slab:
                 states[:, last.index, : last.columns] = 0
                 if slot.columns > last.columns and last is not slot:
                     states[:, slot.index, last.columns : slot.columns] = 0
-        last.index = slot.index
-        self.slots[slot.index : slot.index + 1] = [last] if last is not slot else []
-        self._shrink()
-
-    def _sweep(self) -> None:
-        for slot in [slot for slot in self.slots if slot.abandoned]:
-            self.close(slot)
-
-    def _shrink(self) -> None:
-        """Give memory back once most of it is idle."""
-        if not self.slots:
-            self.layers, self.room, self.columns = {}, 0, 0
-        elif 4 * len(self.slots) <= self.room:
-            with suppress(RuntimeError):  # there is no memory for smaller ones: the large ones stay
-                self._resize(self.room // 2, self.columns)
+        if last is not slot:
+            last.index = slot.index
+            self.slots[slot.index] = last
 
     @torch.inference_mode()
     def _resize(self, room: int, columns: int) -> None:
@@ -192,4 +195,4 @@ class Slab:
 
 def _abandon(slot: Slot) -> None:
     # A collector runs anywhere, even inside a forward: the slab's tensors must not move here.
-    slot.abandoned = True
+    slot.left = True

@@ -20,6 +20,10 @@ from ..grammar import Compiler
 _SPACE = "\u2581"
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _ANCHOR = "\n"
+_SHORT = 200
+"""Most characters of a text whose tokens are kept: what closes thinking is encoded again at every cue."""
+_MOST_KEPT = 512
+"""Texts whose tokens are kept."""
 
 
 @cache
@@ -42,6 +46,8 @@ class HFTokenizer(Tokenizer):
         self._added = {token: entry.content for token, entry in tokenizer.added_tokens_decoder.items()}
         self._special = {token for token, entry in tokenizer.added_tokens_decoder.items() if entry.special}
         self._bytes: dict[int, bytes] = {}
+        self._encoded: dict[tuple[str, int], list[int]] = {}
+        """Tokens of short texts, by text and size of the vocabulary, which a user may add to."""
         self._lock = threading.Lock()
         self._grammars = Compiler(lambda: ((i, piece) for i, piece in self.pieces() if i not in self._special))
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -63,6 +69,17 @@ class HFTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a text inside a sequence; the space that sentencepiece puts before a text is left out."""
+        if len(text) > _SHORT:
+            return self._encode(text)
+        key = text, len(self.tokenizer)
+        tokens = self._encoded.get(key)
+        if tokens is None:
+            if len(self._encoded) >= _MOST_KEPT:
+                self._encoded = {}
+            tokens = self._encoded[key] = self._encode(text)
+        return list(tokens)
+
+    def _encode(self, text: str) -> list[int]:
         if self._anchor:
             tokens = self._plain(_ANCHOR + text)
             rest = tokens[len(self._anchor) :]

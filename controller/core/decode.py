@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -286,8 +286,7 @@ class Clock:
     """The forward must serve this request only, so that its time is known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decode:
+class Decode(NamedTuple):
     """A request for one forward: feed `pending`, verify `draft` after it, and give the rows."""
 
     session: Session
@@ -298,7 +297,7 @@ class Decode:
     """Proposed tokens after the pending ones; `Session.keep` commits a path of them."""
     layers: tuple[int, ...] = ()
     """Blocks whose output will be read from the Step."""
-    clock: Clock | None = field(default=None, compare=False)
+    clock: Clock | None = None
     """Set by whoever runs the forward."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from .notebook import html_table
 
@@ -16,8 +16,7 @@ BudgetPer = Literal["run", "span"]
 Held = Literal["", "audit", "alarm"]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One token that can no longer be taken back."""
 
     token: int

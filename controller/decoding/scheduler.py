@@ -9,9 +9,8 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from ..core.decode import UNLIMITED, Decode, Engine, Need
 from ..core.errors import ControllerError
@@ -39,6 +38,7 @@ class Ended(NamedTuple):
 
 
 Output: TypeAlias = Emitted | Ended
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -169,7 +169,7 @@ class Scheduler:
         resumed = [run for run in self._paused if len(run.unread) < self.most_unread]
         for run in resumed:
             del self._paused[run]
-            self._go_on(run, partial(next, run.loop))
+            self._go_on(run, run.loop.send, None)
         admitted = self._admit()
         requests = self._next_forward()
         if requests:
@@ -182,7 +182,7 @@ class Scheduler:
         while self._waiting and self._fits(self._waiting[0]):
             run = self._waiting.popleft()
             self._running[run] = None
-            self._go_on(run, partial(next, run.loop))
+            self._go_on(run, run.loop.send, None)
         return len(self._waiting) < before
 
     def _fits(self, run: ScheduledRun) -> bool:
@@ -216,15 +216,15 @@ class Scheduler:
                     self._forward({run: request})
                 return
             (run,) = requests
-            self._go_on(run, partial(run.loop.throw, error))
+            self._go_on(run, run.loop.throw, error)
             return
         for run, step in zip(requests, steps, strict=True):
-            self._go_on(run, partial(run.loop.send, step))
+            self._go_on(run, run.loop.send, step)
 
-    def _go_on(self, run: ScheduledRun, resume: Callable[[], Decode | Event]) -> None:
-        """Run a loop until it asks for a forward, ends, or has to be read first."""
+    def _go_on(self, run: ScheduledRun, resume: Callable[[T], Decode | Event], given: T) -> None:
+        """Resume a loop with what it is given, until it asks for a forward, ends, or has to be read first."""
         try:
-            item = resume()
+            item = resume(given)
             while not isinstance(item, Decode):
                 run.unread.append(Emitted(run.key, item))
                 if len(run.unread) >= self.most_unread:

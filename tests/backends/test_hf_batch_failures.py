@@ -199,7 +199,7 @@ def test_a_sequence_that_cant_join_keeps_its_own_cache(engine, monkeypatch, at):
         NoMemory(patch, {at})
         with pytest.raises(RuntimeError, match="allocate"):
             engine.forward([Decode(a, [7]), Decode(c, [7])])
-    assert c.slot is None and len(engine.slab.slots) == 2
+    assert c.slot is None and sum(not slot.left for slot in engine.slab.slots) == 2
     check_row(engine, a, [1, 2])
     check_row(engine, c, [5] * 90)
 

@@ -25,6 +25,7 @@ from support.hf_models import (
     Scripted,
     Twigs,
     both,
+    byte_level,
     controlled,
     small,
     unpadded,
@@ -111,6 +112,17 @@ def test_byte_level_tokens_are_spelled_exactly():
     pieces = dict(port.pieces())
     assert list(pieces) == sorted(pieces) and len(pieces) == len(TOKENIZER) and pieces[EOS] == b"<eos>"
     assert pieces[TOKENIZER.convert_tokens_to_ids("\u0120")] == b" " and port.text(len(TOKENIZER) + 1) == ""
+
+
+def test_a_texts_tokens_are_the_callers_own_and_follow_a_vocabulary_that_grows():
+    library = byte_level()
+    port = HFTokenizer(library)
+    tokens = port.encode("so cat")
+    before = list(tokens)
+    tokens.append(0)
+    assert port.encode("so cat") == before
+    library.add_tokens(["cat"])
+    assert port.encode("so cat") == [*before[:-3], library.convert_tokens_to_ids("cat")]
 
 
 def test_sentencepiece_tokens_are_spelled_exactly():

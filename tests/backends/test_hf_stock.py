@@ -112,12 +112,14 @@ class Records(LogitsProcessor):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_long_batch_is_the_librarys_bit_for_bit_in_a_cache_that_grows_in_place(dtype):
-    model, arguments, found = small().to(dtype), GREEDY | {"max_new_tokens": 170}, []
+@pytest.mark.parametrize("times", [1, 20])
+def test_a_long_batch_is_the_librarys_bit_for_bit_in_a_cache_that_grows_in_place(dtype, times):
+    model, arguments, found = small().to(dtype), GREEDY | {"max_new_tokens": 170 if times == 1 else 50}, []
+    batch = {name: given.repeat(1, times) for name, given in BATCH.items()}
     for controller in (None, Controller()):
         records = Records()
         handle = controller and attach(model, controller)
-        model.generate(**BATCH, **arguments, logits_processor=LogitsProcessorList([records]))
+        model.generate(**batch, **arguments, logits_processor=LogitsProcessorList([records]))
         found.append(torch.stack(records.seen))
         if handle:
             handle.detach()
