@@ -219,3 +219,20 @@ def test_memory_that_cant_be_given_back_does_not_fail_the_row_that_leaves(engine
     for session in (*more, *sessions[6:]):
         session.close()
     assert type(engine.slab) is Slab and not engine.slab.bytes
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_a_sequence_that_is_not_a_number_leaves_nothing_to_those_in_its_slot(engine, at):
+    """Columns of a slot that its sequence doesn't hold are read and masked: not a number stays so under any mask."""
+    with torch.inference_mode():
+        engine.model_forward.model.get_input_embeddings().weight[8] = torch.nan
+    rows = [[3, 4] * 20, [5, 6] * 20, [7]]
+    rows[at] = [8] * 40
+    sessions = [engine.session() for _ in rows]
+    engine.forward([Decode(session, row) for session, row in zip(sessions, rows, strict=True)])
+    sessions.pop(at).close()
+    rows.pop(at)
+    sessions.append(engine.session())
+    found = engine.forward([Decode(session, [2]) for session in sessions])
+    for step, tokens in zip([step.logits(ROOT).copy() for step in found], [*rows, []], strict=True):
+        assert np.abs(step - logits_of(engine, [*tokens, 2])).max() < TOLERANCE
