@@ -2,10 +2,11 @@
 
     python examples/benchmarks/batch_speed.py MODEL [--batch 1 4 16] [--prompt 30 600] [--dtype bfloat16] [--sampled]
 
-MODEL is what `ctl` takes, run on transformers: `tiny`, a folder, or `hf:FILE.gguf`. "inert" has nothing to do; "acts"
-(--acts) has an exit rule that reads hidden states at cues and never fires. A cell is a batch size and a length of
-prompts. Its arms are measured in turn, in random order, --pairs times after one turn that warms up: CPU time of this
-process, one thread. --seconds ends a cell early, after 10 turns at least.
+MODEL is what `ctl` takes, run on transformers: `tiny`, a folder, or `hf:FILE.gguf`. "inert" has nothing to do;
+"follows" (--follows) knows where the model thinks, so that thinking can be closed on request; "acts" (--acts) has an
+exit rule that reads hidden states at cues and never fires. A cell is a batch size and a length of prompts. Its arms are
+measured in turn, in random order, --pairs times after one turn that warms up: CPU time of this process, one thread.
+--seconds ends a cell early, after 10 turns at least.
 
 Each cell is one line of JSON: geometric means of stock / ours, with 95 % bootstrap intervals over the turns, and
 medians. The table at the end is made of the same numbers; --table FILE prints it from lines that were saved.
@@ -27,7 +28,7 @@ import torch
 from overhead import ReadsAndStays
 
 from reasonctl.backends import attach, load_model
-from reasonctl.controller import Controller, Cues
+from reasonctl.controller import Controller, Cues, Markers, Thinking
 
 WORDS = "Explain step by step how to add 48 and 37, then check the result twice. Wait, is it so?\n\n"
 CUES = ["paragraph", "sentence", "wait", "hmm", "alternatively"]
@@ -77,7 +78,7 @@ def table(cells: list[dict[str, Any]]) -> str:
     by = {(c["model"], c["dtype"], "sampled" if c["sampled"] else "greedy", c["prompt"], c["batch"]): c for c in cells}
     lines = ["| stock / ours | " + " | ".join(f"{batch} of {prompt}" for prompt, batch in shapes) + " |"]
     lines.append("|---" * (len(shapes) + 1) + "|")
-    for arm in ("inert", "acts"):
+    for arm in ("inert", "follows", "acts"):
         for kind in kinds:
             found = [by.get((*kind, *shape), {}).get(arm) for shape in shapes]
             if any(found):
@@ -96,6 +97,8 @@ def main() -> None:
     model, tokenizer = loaded.library.to(getattr(torch, options.dtype)), loaded.tokenizer.library
     model.generation_config.eos_token_id = None  # all of the tokens, whatever the model says
     arms: dict[str, Any] = {"stock": (None, None), "inert": (Controller(), None)}
+    if options.follows:
+        arms["follows"] = (Controller(thinking=Thinking(Markers("<think>", "</think>"), "</think>\n\n")), tokenizer)
     if options.acts:
         arms["acts"] = (Controller(exit=ReadsAndStays(cues=Cues(CUES), suffix="\n\nAnswer:")), tokenizer)
     cells = []
@@ -125,6 +128,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1e9, help="of a cell; 10 turns at least")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--sampled", action="store_true")
+    parser.add_argument("--follows", action="store_true")
     parser.add_argument("--acts", action="store_true")
     parser.add_argument("--table", action="store_true", help="MODEL is a file of lines that were saved")
     return parser.parse_args()
