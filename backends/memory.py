@@ -1,12 +1,11 @@
-"""Refuses caches for which there is no memory, before anything is computed: a process that runs out of it is killed."""
+"""How much memory is free for this process, and how much it has taken."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from reasonctl.controller import ControllerError
-
 _SYSTEM = Path("/proc/meminfo")
+_PROCESS = Path("/proc/self/status")
 _GROUP = Path("/sys/fs/cgroup")
 _KIB = 1024
 
@@ -17,19 +16,16 @@ def free_memory() -> int | None:
     return min(found, default=None)
 
 
-def check_cache(bytes_needed: int, free: int | None, what: str) -> None:
-    """Raise ControllerError if a cache is larger than the memory that is free.
+def own_memory() -> int:
+    """Bytes that this process holds and shares with no file and no other process; 0 where the system doesn't say.
 
-    Args:
-        bytes_needed: The most that the cache may take.
-        free: Free bytes. None: unknown, and nothing is refused.
-        what: What the cache is for.
+    Weights that are read from their file where they lie aren't among them: all processes share those.
     """
-    if free is not None and bytes_needed > free:
-        raise ControllerError(
-            f"{what} may take {bytes_needed / 1e9:.1f} GB of cache, and {free / 1e9:.1f} GB of memory are free; give a "
-            "smaller batch, or lower max_new_tokens"
-        )
+    try:
+        lines = _PROCESS.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * _KIB for line in lines if line.startswith("RssAnon:")), 0)
 
 
 def _of_system() -> int | None:

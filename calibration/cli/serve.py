@@ -11,6 +11,7 @@ from reasonctl.controller import Controller, ControllerError, ExitRule, Policy, 
 from reasonctl.controller.thinking import read_template
 
 from ..learning import CLIENT_SHARE, LearnedSettings, audited, learn, share_of_keys
+from ..runs.making import PreparedRun, check_batch
 from ..tasks.graders import MATH, NUMBER
 from .console import Console
 from .flags import PROMISE
@@ -43,9 +44,12 @@ def serve(name: str, options: Options, *, probe: str | None, **what: Any) -> Non
     else:
         share = share_of_clients(show, options, what["client_share"], len(access.keys))
         opened, rule = learning(show, name, options, what["learn"], what["audit"], share)
+    controller = replace(controller_of(opened, what["budget"], what["efforts"]), exit=rule)
+    # Nobody knows the prompts; runs of the default length must fit in every place.
+    check_batch(opened.model, [PreparedRun(controller, opened.recipe.call(opened.model, ""))], options.batch)
     served = Served(
         opened.model,
-        replace(controller_of(opened, what["budget"], what["efforts"]), exit=rule),
+        controller,
         opened.recipe.parsed_policy(),
         opened.recipe.max_new_tokens,
         options.batch,
