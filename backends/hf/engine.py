@@ -110,11 +110,14 @@ class HFEngine(Engine):
             return int(torch.cuda.mem_get_info(device)[0]) + idle  # what torch has taken and nobody holds is reused
         return free_memory() if device.type in ("cpu", "mps") else None
 
-    def cache_bytes(self, lengths: Sequence[int]) -> int:
-        """Bytes that further sequences of these lengths take at once, beyond what the slab holds already."""
+    def cache_bytes(self, lengths: Sequence[int], *, together: bool = True) -> int:
+        """Bytes that further sequences of these lengths take at once, beyond what the slab holds already.
+
+        together: they share forwards where the model allows it; else each has a cache of its own.
+        """
         if not lengths:
             return 0
-        if self.model_forward.in_turn:  # each has a cache of its own
+        if self.model_forward.in_turn or not together:
             return sum(lengths) * self.token_bytes + len(lengths) * self.checkpoint_bytes
         slots, columns = len(self.slab.slots) + len(lengths), self.slab.columns_for(max(lengths))
         places = self.slab.room_for(slots) * max(columns, self.slab.columns)

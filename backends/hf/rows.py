@@ -159,8 +159,9 @@ class Rows:
         longest = [length + new for length in lengths for _ in range(each)]
         if len(lengths) == 1 or engine.has_plenty(longest):
             return
-        free = engine.free()
-        taken, most = (engine.cache_bytes(texts) for texts in ([length + 1 for length in lengths], longest))
+        free, together = engine.free(), all(prompt.lead is None for prompt in self.prompts)
+        certain = [length + 1 for length in lengths]
+        taken, most = (engine.cache_bytes(texts, together=together) for texts in (certain, longest))
         what = f"{len(lengths)} rows with prompts of up to {max(lengths)} tokens"
         check_cache(taken, free, what, "call it with fewer rows, or shorten the prompts")
         if free is not None and most > free:

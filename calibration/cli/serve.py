@@ -45,8 +45,7 @@ def serve(name: str, options: Options, *, probe: str | None, **what: Any) -> Non
         share = share_of_clients(show, options, what["client_share"], len(access.keys))
         opened, rule = learning(show, name, options, what["learn"], what["audit"], share)
     controller = replace(controller_of(opened, what["budget"], what["efforts"]), exit=rule)
-    # Nobody knows the prompts; runs of the default length must fit in every place.
-    check_batch(opened.model, [PreparedRun(controller, opened.recipe.call(opened.model, ""))], options.batch)
+    check_places(opened, controller, options.batch)
     served = Served(
         opened.model,
         controller,
@@ -136,6 +135,11 @@ def controller_of(opened: Opened, budget: str | None, efforts: str | None) -> Co
     marked = read_template(model.template).markers is not None
     thinking = recipe.thinking(model) if opened.rule is None and (marked or number is not None) else None
     return Controller(exit=opened.rule, drafter=recipe.drafter(), thinking=thinking, budget=number, efforts=named)
+
+
+def check_places(opened: Opened, controller: Controller, at_once: int) -> None:
+    """Raise ControllerError if runs of the default length don't fit in all places together; prompts aren't known."""
+    check_batch(opened.model, [PreparedRun(controller, opened.recipe.call(opened.model, ""))], at_once)
 
 
 def presets_of(texts: tuple[str, ...]) -> dict[str, Policy]:
