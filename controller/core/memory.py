@@ -13,7 +13,7 @@ def check_cache(
     bytes_needed: int,
     free: int | None,
     what: str,
-    remedy: str = "give a smaller batch, or lower max_new_tokens",
+    remedy: str = "run fewer at once (a smaller batch, a lower at_once), or lower max_new_tokens",
 ) -> None:
     """Raise ControllerError if a cache is larger than the memory that is free.
 

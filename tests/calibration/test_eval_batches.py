@@ -134,7 +134,7 @@ def test_a_batch_without_memory_is_refused(backend, monkeypatch):
         monkeypatch.setattr(f"reasonctl.backends.{place}.free_memory", lambda: 1000)
     load_model("tiny", backend=backend, threads=1)
     with pytest.raises(
-        ControllerError, match=r"a batch of \d+ .* GB of cache, and 0.0 GB of memory are free; give a s"
+        ControllerError, match=r"a batch of \d+ .* GB of cache, and 0.0 GB of memory are free; run fewer at once"
     ):
         check_recipe(recipe, load_model("tiny", backend=backend, threads=1, batch=5), PROBLEMS, workers=1)
 

@@ -134,9 +134,10 @@ def test_every_job_counts_its_workers(command: str, limit, tmp_path: Path, capfd
 def test_runs_that_share_forwards_are_refused_before_any(job, backend, limit, tmp_path, capfd, monkeypatch) -> None:
     limit(1000)
     monkeypatch.setattr("reasonctl.backends.llama.load.free_memory", lambda: 1000)
+    monkeypatch.setattr("reasonctl.backends.server.serving.serve", lambda *_: pytest.fail("it serves"))
     served = ["--out", str(tmp_path / "p.jsonl")] if job[0] == "pairs" else []
     code, _, err = ctl(capfd, *job, "--backend", backend, *served)
-    assert code == 2 and "a batch of " in err and "memory are free; give a smaller batch" in err
+    assert code == 2 and "a batch of " in err and "memory are free; run fewer at once" in err
     assert not list(tmp_path.iterdir())
 
 

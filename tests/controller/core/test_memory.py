@@ -24,7 +24,7 @@ def fits(needs: list[Need], at_once: int, **more: int) -> bool:
     try:
         check_memory(needs, at_once, **more)
     except ControllerError as error:
-        assert "of memory are free; give " in str(error)
+        assert "of memory are free; " in str(error)
         return False
     return True
 
