@@ -56,14 +56,17 @@ def serve(name: str, options: Options, *, probe: str | None, **what: Any) -> Non
         ServerLimits(queue=what["queue"], prefix_tokens=what["prefix_tokens"], request_seconds=what["request_seconds"]),
     )
     service = Service(served)
-    keys = (
-        f"{len(access.keys)} key{'s' if len(access.keys) > 1 else ''}" if access.keys else "no key, this machine only"
-    )
 
     def announce(address: str) -> None:
+        keys = keys_in_words(len(access.keys))
         show.say(f"{service.served.name} on http://{address}/v1 ({keys}; {options.batch} runs at once)")
 
     run(service, access, what["port"], announce)
+
+
+def keys_in_words(keys: int) -> str:
+    """Who may ask."""
+    return f"{keys} key{'s' if keys > 1 else ''}" if keys else "no key, this machine only"
 
 
 def watched(opened: Opened, options: Options, share: float | None, file: str | None) -> ExitRule | None:
