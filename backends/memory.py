@@ -21,19 +21,12 @@ def own_memory() -> int:
 
     Weights that are read from their file where they lie aren't among them: all processes share those.
     """
-    try:
-        lines = _PROCESS.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * _KIB for line in lines if line.startswith("RssAnon:")), 0)
+    return _KIB * _numbers(_PROCESS).get("RssAnon:", 0)
 
 
 def _of_system() -> int | None:
-    try:
-        lines = _SYSTEM.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * _KIB for line in lines if line.startswith("MemAvailable:")), None)
+    found = _numbers(_SYSTEM).get("MemAvailable:")
+    return None if found is None else _KIB * found
 
 
 def _of_group() -> int | None:
@@ -41,4 +34,17 @@ def _of_group() -> int | None:
         most, used = ((_GROUP / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
     except OSError:
         return None
-    return None if most == "max" else max(0, int(most) - int(used))
+    if most == "max":
+        return None
+    # As in MemAvailable: pages of files, such as weights that were read, give way.
+    held = _numbers(_GROUP / "memory.stat")
+    return max(0, int(most) - int(used) + held.get("active_file", 0) + held.get("inactive_file", 0))
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """The lines of a name and a number in one of the system's files; none where there is no such file."""
+    try:
+        lines = [line.split() for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+    except OSError:
+        return {}
+    return {line[0]: int(line[1]) for line in lines if len(line) > 1 and line[1].isdecimal()}
