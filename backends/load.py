@@ -11,6 +11,7 @@ from reasonctl.controller import ControllerError, Drafter, parse_draft
 from reasonctl.controller.core import parse, read_bytes
 
 from .masked import MaskedText
+from .memory import own_memory
 from .model import Model
 
 Choice = Literal["llama.cpp", "transformers", "vllm"]
@@ -85,13 +86,14 @@ def load_model(
     _check_threads(threads)
     if backend == "vllm":
         return _in_vllm(name, batch)
-    path = _path(name, backend)
+    path, before = _path(name, backend), own_memory()
     if path.endswith(".gguf") and not path.startswith("hf:"):
         from .llama.load import load_gguf
 
         model = load_gguf(Path(path), context=context, threads=threads, hidden=hidden, batch=batch, drafted=drafted)
     else:
         model = _in_transformers(path, threads, fold_attention, batch)
+    model.engine.loaded_bytes = max(0, own_memory() - before)
     return replace(model, name=name) if name in BUNDLED else model
 
 

@@ -1,12 +1,11 @@
-"""Refuses caches for which there is no memory, before anything is computed: a process that runs out of it is killed."""
+"""How much memory is free for this process, and how much it has taken."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from reasonctl.controller import ControllerError
-
 _SYSTEM = Path("/proc/meminfo")
+_PROCESS = Path("/proc/self/status")
 _GROUP = Path("/sys/fs/cgroup")
 _KIB = 1024
 
@@ -17,27 +16,17 @@ def free_memory() -> int | None:
     return min(found, default=None)
 
 
-def check_cache(bytes_needed: int, free: int | None, what: str) -> None:
-    """Raise ControllerError if a cache is larger than the memory that is free.
+def own_memory() -> int:
+    """Bytes that this process holds and shares with no file and no other process; 0 where the system doesn't say.
 
-    Args:
-        bytes_needed: The most that the cache may take.
-        free: Free bytes. None: unknown, and nothing is refused.
-        what: What the cache is for.
+    Weights that are read from their file where they lie aren't among them: all processes share those.
     """
-    if free is not None and bytes_needed > free:
-        raise ControllerError(
-            f"{what} may take {bytes_needed / 1e9:.1f} GB of cache, and {free / 1e9:.1f} GB of memory are free; give a "
-            "smaller batch, or lower max_new_tokens"
-        )
+    return _KIB * _numbers(_PROCESS).get("RssAnon:", 0)
 
 
 def _of_system() -> int | None:
-    try:
-        lines = _SYSTEM.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * _KIB for line in lines if line.startswith("MemAvailable:")), None)
+    found = _numbers(_SYSTEM).get("MemAvailable:")
+    return None if found is None else _KIB * found
 
 
 def _of_group() -> int | None:
@@ -45,4 +34,17 @@ def _of_group() -> int | None:
         most, used = ((_GROUP / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
     except OSError:
         return None
-    return None if most == "max" else max(0, int(most) - int(used))
+    if most == "max":
+        return None
+    # As in MemAvailable: pages of files, such as weights that were read, give way.
+    held = _numbers(_GROUP / "memory.stat")
+    return max(0, int(most) - int(used) + held.get("active_file", 0) + held.get("inactive_file", 0))
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """The lines of a name and a number in one of the system's files; none where there is no such file."""
+    try:
+        lines = [line.split() for line in file.read_text(encoding="utf-8", errors="replace").splitlines()]
+    except OSError:
+        return {}
+    return {line[0]: int(line[1]) for line in lines if len(line) > 1 and line[1].isdecimal()}

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 
 from reasonctl.controller import NO_DRAFT, Capabilities, ControllerError, Decode, Engine
-from reasonctl.controller.core import UNLIMITED
+from reasonctl.controller.core import UNLIMITED, Memory
 
-from ..memory import check_cache, free_memory
+from ..memory import free_memory
 from .checkpointed import HFCheckpointedSession
 from .forward import HFStep, ModelForward, Rows
 from .packed import CantPack, Packing, Part, packed
@@ -30,6 +30,9 @@ MOST_ROWS = 2048
 
 MOST_SEQUENCES = 64
 """Sequences that share a forward."""
+
+_WIDEST = 4
+"""A token's keys, or values, of a layer are hardly ever more than so many times as wide as its hidden state."""
 
 
 class HFEngine(Engine):
@@ -95,22 +98,48 @@ class HFEngine(Engine):
         rows = accumulate(rows_of(request) for request in requests[: self.batch])
         return max(1, sum(so_far <= MOST_ROWS for so_far in rows))
 
-    def check_memory(self, sessions: int, tokens: int) -> None:
-        """Refuse what the slab could grow to beyond the memory of the model's device."""
+    def memory(self, sessions: int, tokens: int) -> Memory:
+        """What the sequences' slab may grow by, on the model's device; it is measured by one forward."""
+        return Memory(str(self.model_forward.device), self.free(), self.cache_bytes([tokens] * sessions))
+
+    def free(self) -> int | None:
+        """Bytes that caches may take on the model's device. None: unknown."""
         device = self.model_forward.device
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-        what = f"a batch of {sessions} sequences of up to {tokens} tokens"
-        places = self.slab.room_for(sessions) * self.slab.columns_for(tokens)
-        check_cache(places * self.token_bytes, free, what)
+        if device.type == "cuda":
+            idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+            return int(torch.cuda.mem_get_info(device)[0]) + idle  # what torch has taken and nobody holds is reused
+        return free_memory() if device.type in ("cpu", "mps") else None
+
+    def cache_bytes(self, lengths: Sequence[int], *, together: bool = True) -> int:
+        """Bytes that further sequences of these lengths take at once, beyond what the slab holds already.
+
+        together: they share forwards where the model allows it; else each has a cache of its own.
+        """
+        if not lengths:
+            return 0
+        if self.model_forward.in_turn or not together:
+            return sum(lengths) * self.token_bytes + len(lengths) * self.checkpoint_bytes
+        slots, columns = len(self.slab.slots) + len(lengths), self.slab.columns_for(max(lengths))
+        places = self.slab.room_for(slots) * max(columns, self.slab.columns)
+        return max(0, places * self.token_bytes - self.slab.bytes)
 
     @cached_property
     def token_bytes(self) -> int:
-        """Bytes of keys and values of one token; 0 where sequences share no slab."""
-        if self.model_forward.in_turn:
-            return 0
+        """Bytes of keys and values of one token."""
         session = self.session()
         session.feed(Decode(session, [0]))
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in session.cache.layers)
+        held = [getattr(layer, name, None) for layer in session.cache.layers for name in ("keys", "values")]
+        return sum(states.nbytes for states in held if torch.is_tensor(states))
+
+    def has_plenty(self, lengths: Sequence[int]) -> bool:
+        """Whether so much memory is free that caches of these lengths needn't be measured: it costs no forward."""
+        model, free = self.model_forward.model, self.free()
+        width = getattr(model.config.get_text_config(decoder=True), "hidden_size", None)
+        if free is None or width is None:
+            return free is None
+        token = _WIDEST * 2 * self.can.layers * width * model.dtype.itemsize
+        places = len(lengths) * self.slab.columns_for(max(lengths))
+        return bool(places * token + len(lengths) * self.checkpoint_bytes <= free)
 
     def forward(self, requests: Sequence[Decode]) -> list[HFStep]:
         """Run requests together where the model allows it, and in turn elsewhere.

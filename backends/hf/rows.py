@@ -32,6 +32,7 @@ from reasonctl.controller import (
     Tokenizer,
     Trace,
 )
+from reasonctl.controller.core import check_cache
 from reasonctl.controller.sampling import Shown
 from reasonctl.controller.selection import Codes, policies_of
 
@@ -110,7 +111,12 @@ class Rows:
         self._ended = [False] * len(self._padded)
 
     def run(self, controller: Controller) -> Generator[int, None, None]:
-        """Run all rows; yields their new tokens, row after row."""
+        """Run all rows; yields their new tokens, row after row.
+
+        Raises:
+            ControllerError: there is no memory for the prompts of all rows, or a row can't be run.
+        """
+        self._check_memory(controller)
         sessions = self._sessions()
         self._prefill(sessions)
         runs = [self._row(row, session, controller) for row, session in enumerate(sessions)]
@@ -139,6 +145,30 @@ class Rows:
         for session, trace in zip(sessions, self.traces, strict=True):
             if len(runs) > 1 and (reason := session.in_turn):
                 trace.warnings.append(f"rows run in turn: {reason}")
+
+    def _check_memory(self, controller: Controller) -> None:
+        """Refuse prompts that don't fit in the device's memory together, before any forward; warn of rows that may not.
+
+        Rows end where their text does, mostly long before max_new_tokens, and the library would run such a call. So it
+        is refused for what it takes in any case, and the traces say what its longest rows may take. Of a small call
+        nothing is measured.
+        """
+        engine, lengths = self._engine, [len(prompt.tokens) for prompt in self.prompts]
+        new = self._call.config.max_length - self._call.input_ids.shape[1]
+        each = 2 if controller.exit is not None and controller.exit.trials else 1
+        longest = [length + new for length in lengths for _ in range(each)]
+        if len(lengths) == 1 or engine.has_plenty(longest):
+            return
+        free, together = engine.free(), all(prompt.lead is None for prompt in self.prompts)
+        certain = [length + 1 for length in lengths]
+        taken, most = (engine.cache_bytes(texts, together=together) for texts in (certain, longest))
+        what = f"{len(lengths)} rows with prompts of up to {max(lengths)} tokens"
+        check_cache(taken, free, what, "call it with fewer rows, or shorten the prompts")
+        if free is not None and most > free:
+            note = f"if all {len(lengths)} rows run to their limit, they take {most / 1e9:.1f} GB of cache, and "
+            note += f"{free / 1e9:.1f} GB of memory are free"
+            for trace in self.traces:
+                trace.warnings.append(note)
 
     def _row(self, row: int, session: HFSession, controller: Controller) -> Decoding:
         """The run of one row; its sequence is there when it has ended."""

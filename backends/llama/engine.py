@@ -15,8 +15,9 @@ from llama_cpp import Llama
 from llama_cpp import llama_cpp as C
 
 from reasonctl.controller import ControllerError, Decode, Engine, Step
-from reasonctl.controller.core import Floats
+from reasonctl.controller.core import Floats, Memory
 
+from ..memory import free_memory
 from ..token_ids import check_ids
 from .cache_kind import MOST_SEQUENCES, PER_RUN, CacheKind, most_rows
 from .checkpointed import CheckpointSession, RecurrentSession, WindowedSession
@@ -130,6 +131,10 @@ class LlamaEngine(Engine):
         threads = f"threads {llm.n_threads} {llm.n_threads_batch}"
         cache = f"cache {params.type_k} {params.type_v} {params.flash_attn_type}"
         return f"llama.cpp {weights} {threads} {cache} ubatch {self.context.ubatch}"
+
+    def memory(self, sessions: int, tokens: int) -> Memory:
+        """Nothing more: the context has all of its cells from the start, which is when they are checked."""
+        return Memory("cpu", free_memory(), 0)
 
     def together(self, requests: Sequence[Decode]) -> int:
         """As many of the first requests as `batch`, n_batch, the free cells and the free sequences allow."""

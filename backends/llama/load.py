@@ -14,10 +14,11 @@ from llama_cpp import llama_cpp as C
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from reasonctl.controller import ControllerError
+from reasonctl.controller.core import check_cache
 from reasonctl.controller.thinking import LONGEST_CUE, chosen_template
 
 from ..gguf import read_header
-from ..memory import check_cache, free_memory
+from ..memory import free_memory
 from ..model import Message, Model
 from .engine import LlamaEngine
 from .native import unlogged
@@ -61,7 +62,7 @@ def load_gguf(
     header = read_header(path)
     room = _room(header, context, batch)
     if batch > 1:
-        what = f"a batch of {batch} runs, with {room.cells} cells that they share,"
+        what = f"a batch of {batch} runs, with {room.cells} cells that they share, may"
         check_cache(room.cells * _cell_bytes(header), free_memory(), what)
     llm = _opened(path, str(header.get("general.architecture", "?")), room.cells, threads)
     with unlogged():

@@ -25,7 +25,7 @@ from reasonctl.controller import (
 from reasonctl.controller.thinking import after_thinking, read_template
 
 from ..parallel.run_jobs import ProgressCallback
-from ..runs.making import PreparedRun, check_batch, run_all
+from ..runs.making import PreparedRun, run_all
 from ..tasks.problem import Problem
 from ..tasks.sources import Task
 from .equal_risk import Curve, Measured, Place, families, recommended
@@ -156,7 +156,6 @@ def sample(
         ControllerError: There is no room for such a batch.
     """
     runs = plan.runs(model, prompts, policy, samples)
-    check_batch(model, runs, plan.batch)
     made = run_all(model, runs, plan.batch, lambda done: progress(done // samples, len(prompts)))
     traces = [run.trace for run in made]
     return [traces[i : i + samples] for i in range(0, len(traces), samples)]

@@ -87,7 +87,7 @@ def calibrate(
     plan, problems = asked(show, with_log(show, plan, model, format_of(model, overrides), runs, options), model)
     check_domain(options, problems)
     plan, model = begun(plan, model, options, overrides)
-    check_recipe(plan.recipe, model, problems)
+    check_recipe(plan.recipe, model, problems, workers)
     if options.dry_run:
         dry_run(show, plan, model, options, closings_of(plan, model, overrides, problems))
         return

@@ -24,7 +24,7 @@ from ..runs.recipe import Recipe
 from ..runs.records import RunRecord
 from ..runs.room import LEFT_OUT, with_room
 from ..runs.splits import runs_path
-from ..runs.worker import check_recipe
+from ..runs.worker import check_arms
 from ..tasks.problem import Problem
 from ..tasks.sources import Task, load_task
 from .baselines import show_baselines
@@ -150,7 +150,7 @@ def evaluate(
     asked = with_room(model, drawn, recipe.max_new_tokens)
     show_left_out(show, asked, task)
     problems = asked.problems
-    check_recipe(recipe, model, problems)
+    check_arms(recipe, model, problems, options.machine(recipe.model)[0])
     show.say(f"{len(problems)} problems of {task.name} that the probe never saw; {rule.why}")
     if options.dry_run:
         show.result({"n": len(problems), "dry_run": True})

@@ -46,7 +46,7 @@ def calibrate_heads(
     plan = CalibrationJob(recipe, task, Promise(), options.n or HEADS_RUNS, target, fit=0, labels="all")
     training = Training(seed=options.seed, weighted=weighted)
     plan, problems = asked(show, plan, model)
-    check_recipe(recipe, model, problems)
+    check_recipe(recipe, model, problems, workers)
     show.say(f"model {name} on {model.backend}: {model.depth} layers of width {model.width}")
     show.say(f"{plan.n} runs on {task.name}, {recipe.policy}; heads of {training.hidden} units on the right ones")
     if options.dry_run:

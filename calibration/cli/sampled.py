@@ -98,7 +98,8 @@ def sampled(
 ) -> list[SampledProblem]:
     """The samples of all problems; those of an earlier job of the same settings are read and not made again."""
     rule, recipe, task = job.rule, job.recipe, job.task
-    check_samples(recipe, job.problems, sets)
+    workers = options.machine(name)[0]
+    check_samples(recipe, job.problems, sets, workers)
     settings = settings_of(recipe, task, sets, probe_text(rule) or None) | {"n": len(job.problems)}
     with closing(SamplesFile(samples_path(out), settings)) as file:
         done = file.open(force=options.force)
@@ -112,7 +113,7 @@ def sampled(
                 sets,
                 file,
                 done=done,
-                workers=options.machine(name)[0],
+                workers=workers,
                 progress=progress,
             )
 

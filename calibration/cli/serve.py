@@ -11,6 +11,7 @@ from reasonctl.controller import Controller, ControllerError, ExitRule, Policy, 
 from reasonctl.controller.thinking import read_template
 
 from ..learning import CLIENT_SHARE, LearnedSettings, audited, learn, share_of_keys
+from ..runs.making import PreparedRun, check_batch
 from ..tasks.graders import MATH, NUMBER
 from .console import Console
 from .flags import PROMISE
@@ -43,9 +44,11 @@ def serve(name: str, options: Options, *, probe: str | None, **what: Any) -> Non
     else:
         share = share_of_clients(show, options, what["client_share"], len(access.keys))
         opened, rule = learning(show, name, options, what["learn"], what["audit"], share)
+    controller = replace(controller_of(opened, what["budget"], what["efforts"]), exit=rule)
+    check_places(opened, controller, options.batch)
     served = Served(
         opened.model,
-        replace(controller_of(opened, what["budget"], what["efforts"]), exit=rule),
+        controller,
         opened.recipe.parsed_policy(),
         opened.recipe.max_new_tokens,
         options.batch,
@@ -53,14 +56,17 @@ def serve(name: str, options: Options, *, probe: str | None, **what: Any) -> Non
         ServerLimits(queue=what["queue"], prefix_tokens=what["prefix_tokens"], request_seconds=what["request_seconds"]),
     )
     service = Service(served)
-    keys = (
-        f"{len(access.keys)} key{'s' if len(access.keys) > 1 else ''}" if access.keys else "no key, this machine only"
-    )
 
     def announce(address: str) -> None:
+        keys = keys_in_words(len(access.keys))
         show.say(f"{service.served.name} on http://{address}/v1 ({keys}; {options.batch} runs at once)")
 
     run(service, access, what["port"], announce)
+
+
+def keys_in_words(keys: int) -> str:
+    """Who may ask."""
+    return f"{keys} key{'s' if keys > 1 else ''}" if keys else "no key, this machine only"
 
 
 def watched(opened: Opened, options: Options, share: float | None, file: str | None) -> ExitRule | None:
@@ -132,6 +138,11 @@ def controller_of(opened: Opened, budget: str | None, efforts: str | None) -> Co
     marked = read_template(model.template).markers is not None
     thinking = recipe.thinking(model) if opened.rule is None and (marked or number is not None) else None
     return Controller(exit=opened.rule, drafter=recipe.drafter(), thinking=thinking, budget=number, efforts=named)
+
+
+def check_places(opened: Opened, controller: Controller, at_once: int) -> None:
+    """Raise ControllerError if runs of the default length don't fit in all places together; prompts aren't known."""
+    check_batch(opened.model, [PreparedRun(controller, opened.recipe.call(opened.model, ""))], at_once)
 
 
 def presets_of(texts: tuple[str, ...]) -> dict[str, Policy]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from reasonctl.controller import ControllerError, ExitRule
 from reasonctl.controller.core import Fields
 
-from ..parallel.run_jobs import ProgressCallback
+from ..parallel.run_jobs import ProgressCallback, processes_of
 from ..runs.job_file import JobFile, append_made
 from ..runs.making import PreparedRun, check_batch, run_window
 from ..runs.recipe import Recipe
@@ -112,17 +112,23 @@ def answer(recipe: Recipe, asks: Sequence[Ask], rule: ExitRule | None) -> list[A
     return made
 
 
-def check_asks(recipe: Recipe, problems: Sequence[Sequence[Ask]], rule: ExitRule | None) -> None:
+def check_asks(
+    recipe: Recipe, problems: Sequence[Sequence[Ask]], rule: ExitRule | None, workers: int, *, besides: int = 0
+) -> None:
     """Raise ControllerError, before any work, if the longest runs don't fit in the recipe's batches.
 
     Args:
         recipe: How runs are made.
-        problems: What is asked of each problem.
+        problems: What is asked of each problem; the asks of one share forwards.
         rule: The exit rule of those asks that want one.
+        workers: Number of processes.
+        besides: As in `check_batch`.
     """
-    if recipe.batch > 1:
+    processes, batch = processes_of(workers, len(problems)), min(recipe.batch, max(map(len, problems), default=0))
+    if batch > 1 or processes:
         longest = sorted((one for asks in problems for one in asks), key=lambda one: -len(one.question))[:CHECKED]
-        check_batch(recipe.load(), [_prepared(recipe, one, rule) for one in longest], recipe.batch)
+        runs = [_prepared(recipe, one, rule) for one in longest]
+        check_batch(recipe.load(), runs, batch, processes=processes, besides=besides)
 
 
 def _prepared(recipe: Recipe, one: Ask, rule: ExitRule | None) -> PreparedRun:

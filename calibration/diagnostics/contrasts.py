@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from reasonctl.controller import ControllerError, ExitRule
 from reasonctl.controller.core import Fields
 
-from ..parallel.run_jobs import ProgressCallback
+from ..parallel.run_jobs import ProgressCallback, processes_of
 from ..runs.job_file import JobFile, append_made
 from ..runs.recipe import Recipe
-from .answers_file import MOST_VOTES, Answered, Ask, answer
+from .answers_file import MOST_VOTES, Answered, Ask, answer, check_asks
 
 Strategy = Literal["prefix", "demonstration", "elicitive", "parameters", "leaderboard", "refine", "exit", "policy"]
 Role = Literal["main", "smaller", "lower"]
@@ -243,14 +243,43 @@ def contrasted(
         index: The question's number. All sides draw from the same keyed uniforms: those of a token's position, prompt
             included, so that only sides with prompts of equal length meet the same ones.
     """
-    sides = [side for one in contrasts for side in (one.better, one.worse)]
-    made = _responses(recipes, [side for side in dict.fromkeys(sides) if not side.refines], rule, index)
+    made = _responses(recipes, _sides(contrasts), rule, index)
     refined = {
         one.better: Side(refining(one.worse.question, made[one.worse].text)) for one in contrasts if one.better.refines
     }
     again = _responses(recipes, list(refined.values()), rule, index)
     made |= {side: again[asked] for side, asked in refined.items()}
     return [_pair(one.strategy, made[one.better], made[one.worse]) for one in contrasts]
+
+
+def check_pairs(
+    recipes: Mapping[Role, Recipe],
+    contrasting: Contrasting,
+    questions: Sequence[str],
+    rule: ExitRule | None,
+    workers: int,
+) -> None:
+    """Raise ControllerError, before any work, if the sides of a question don't fit in batches.
+
+    A side that refines runs alone. The arguments are those of `collect_pairs`.
+    """
+    sides = [_sides(contrasting.contrasts(one)) for one in questions]
+    loaded = {name: recipe.load().engine.loaded_bytes for name, recipe in recipes.items()}
+    for name, recipe in recipes.items():
+        asks = [_asks(recipe, name, own, i) for i, own in enumerate(sides)]
+        others = sum(loaded.values()) - loaded[name] if processes_of(workers, len(questions)) else 0
+        check_asks(recipe, asks, rule, workers, besides=others)
+
+
+def _sides(contrasts: Sequence[Contrast]) -> list[Side]:
+    """The sides that need no other response, each once."""
+    return [side for side in dict.fromkeys(s for one in contrasts for s in (one.better, one.worse)) if not side.refines]
+
+
+def _asks(recipe: Recipe, name: Role, sides: Sequence[Side], index: int) -> list[Ask]:
+    """The runs of a question that one model makes."""
+    own = [side for side in sides if side.model == name]
+    return [Ask(side.question, side.policy or recipe.policy, index * MOST_VOTES, side.exits) for side in own]
 
 
 def _pair(strategy: Strategy, better: Answered, worse: Answered) -> Pair:
@@ -265,8 +294,7 @@ def _responses(
     found: dict[Side, Answered] = {}
     for name, recipe in recipes.items():
         own = [side for side in sides if side.model == name]
-        asks = [Ask(side.question, side.policy or recipe.policy, index * MOST_VOTES, side.exits) for side in own]
-        found |= dict(zip(own, answer(recipe, asks, rule), strict=True))
+        found |= dict(zip(own, answer(recipe, _asks(recipe, name, own, index), rule), strict=True))
     return found
 
 

@@ -39,13 +39,28 @@ def run_jobs(
         from .dask import over_machines  # needs the extra
 
         yield from over_machines(function, jobs, workers)
-    elif min(workers, len(jobs)) <= 1:
-        for job in jobs:
-            yield function(*job)
-    else:
+    elif processes := processes_of(workers, len(jobs)):
         from .processes import over_processes  # reads joblib
 
-        yield from over_processes(function, jobs, min(workers, len(jobs)), warn)
+        yield from over_processes(function, jobs, processes, warn)
+    else:
+        for job in jobs:
+            yield function(*job)
+
+
+def processes_of(workers: int | str, jobs: int) -> int:
+    """How many further processes of this machine make so many jobs, each with a model of its own.
+
+    0: this process makes them, or other machines do. `workers` is as in `run_jobs`.
+
+    >>> processes_of(4, 100), processes_of(4, 3), processes_of(1, 100), processes_of("local:2", 100)
+    (4, 3, 0, 2)
+    """
+    if isinstance(workers, str):
+        kind, _, count = workers.partition(":")
+        return min(int(count), jobs) if kind == "local" else 0
+    most = min(workers, jobs)
+    return most if most > 1 else 0
 
 
 def check_cluster(address: str) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from reasonctl.backends import Model
 from reasonctl.controller import Call, Controller, Ended, Event, QueuedRun, Scheduler, Trace, ends_of
+from reasonctl.controller.core import check_memory
 from reasonctl.controller.thinking import read_template
 
 T = TypeVar("T")
@@ -136,7 +137,12 @@ def _queued(key: Hashable, model: Model, run: PreparedRun, trace: Trace) -> Queu
 def run_all(
     model: Model, runs: Sequence[PreparedRun], batch: int, done: Callable[[int], None] = lambda runs: None
 ) -> list[FinishedRun]:
-    """Make runs in windows, in order; `done` is called after each window with the number of runs made."""
+    """Make runs in windows, in order; `done` is called after each window with the number of runs made.
+
+    Raises:
+        ControllerError: There is no room for such a batch.
+    """
+    check_batch(model, runs, batch)
     made: list[FinishedRun] = []
     for window in windows_of(runs, batch):
         made += run_window(model, window, batch)
@@ -144,19 +150,33 @@ def run_all(
     return made
 
 
-def check_batch(model: Model, runs: Sequence[PreparedRun], batch: int) -> None:
-    """Raise ControllerError, before any work, if runs don't fit in batches: for want of sessions, cells or memory."""
-    if batch == 1 or not runs or model.backend == "vllm":
+def check_batch(model: Model, runs: Sequence[PreparedRun], batch: int, *, processes: int = 0, besides: int = 0) -> None:
+    """Raise ControllerError, before any work, if runs don't fit in batches: for want of sessions, cells or memory.
+
+    Args:
+        model: The model, loaded for so large a batch.
+        runs: The runs.
+        batch: Most runs that are under way at a time. A single run is only asked about where processes make it.
+        processes: As `processes_of` counts them; each loads the model anew.
+        besides: Bytes that each process takes besides, such as for another model.
+    """
+    if not runs or model.backend == "vllm":
         return  # vLLM lets runs wait for room
     longest = max(runs, key=lambda run: len(run.call.prompt) + run.call.max_new_tokens)
-    scheduler, run = Scheduler(), _queued("with the longest prompt", model, longest, Trace())
+    run = _queued("with the longest prompt", model, longest, Trace())
+    if batch > 1:
+        _check_room(run)
+    check_memory(run.needs, batch, processes=processes, besides=besides)
+
+
+def _check_room(run: QueuedRun) -> None:
+    """Raise ControllerError if there is no room for a run even alone."""
+    scheduler = Scheduler()
     scheduler.add(*run)
-    for output in scheduler.read(run.key):  # a run for which there is no room ends at once
+    for output in scheduler.read(run.key):  # such a run ends at once
         if isinstance(output, Ended) and output.error is not None:
             raise output.error
     scheduler.close()
-    own = run.needs[0]
-    model.engine.check_memory(batch * own.sessions, own.tokens)
 
 
 def _knowing(controller: Controller, model: Model) -> Controller:

@@ -126,7 +126,9 @@ def loaded(
 ) -> Model:
     """A model, loaded once per process; see `load_model`. `draft` is the text of the drafter that proposes to it."""
     drafter = None if draft == "none" else _drafter(draft, threads)
-    return _load(name, backend, threads, hidden, batch, 0 if drafter is None else drafter.size)
+    # Only a context of llama.cpp makes room for drafts: in transformers all arms share one model.
+    drafted = 0 if drafter is None or backend_of(name, backend) == "transformers" else drafter.size
+    return _load(name, backend, threads, hidden, batch, drafted)
 
 
 @cache

@@ -15,7 +15,7 @@ from reasonctl.controller.core import Fields
 from reasonctl.controller.decoding import MOST_SAMPLES
 from reasonctl.controller.selection import Codes, Scored
 
-from ..parallel.run_jobs import ProgressCallback
+from ..parallel.run_jobs import ProgressCallback, processes_of
 from ..tasks.graders import Grader
 from ..tasks.problem import Problem
 from ..tasks.sources import Task
@@ -228,14 +228,22 @@ def graded(
     return SampledProblem(problem.question, found)
 
 
-def check_samples(recipe: Recipe, problems: Sequence[Problem], sets: Sequence[SampleSet]) -> None:
-    """Raise ControllerError, before any work, if the longest prompt's samples don't fit in the recipe's batches."""
-    if recipe.batch > 1:
-        model = recipe.load()
+def check_samples(recipe: Recipe, problems: Sequence[Problem], sets: Sequence[SampleSet], workers: int) -> None:
+    """Raise ControllerError, before any work, if the longest prompt's samples don't fit in the recipe's batches.
+
+    Args:
+        recipe: How runs are made.
+        problems: All problems of the job.
+        sets: What is drawn of each.
+        workers: Number of processes.
+    """
+    model, processes = recipe.load(), processes_of(workers, len(problems))
+    if recipe.batch > 1 or processes:
         asked = [AskedRun(FIRST_RUN + i, problem.question) for i, problem in enumerate(problems)]
         for one in sets:
             own = replace(recipe, policy=one.policy)
-            check_batch(model, [prepared(own, model, each, one.rule) for each in asked], min(recipe.batch, one.n))
+            runs = [prepared(own, model, each, one.rule) for each in asked]
+            check_batch(model, runs, min(recipe.batch, one.n), processes=processes)
 
 
 def collect_samples(

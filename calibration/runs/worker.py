@@ -31,9 +31,10 @@ from reasonctl.controller import (
 from reasonctl.controller.thinking import after_thinking
 from reasonctl.probes.signals import features_at, layer_of
 
+from ..parallel.run_jobs import processes_of
 from ..tasks.problem import Problem
 from .logged import LoggedRun
-from .making import FinishedRun, PreparedRun, check_batch, run_window
+from .making import FinishedRun, PreparedRun, check_batch, run_window, windows_of
 from .recipe import Recipe
 from .records import CueRecord, RunRecord, pack
 from .trials import EVERYWHERE, Trials
@@ -200,18 +201,30 @@ def collect_runs(recipe: Recipe, window: Sequence[AskedRun], which: Trials = EVE
     ]
 
 
-def check_recipe(recipe: Recipe, model: Model, problems: Sequence[Problem]) -> None:
+def check_recipe(
+    recipe: Recipe, model: Model, problems: Sequence[Problem], workers: int | str, *, besides: int = 0
+) -> None:
     """Raise ControllerError, before any work, if the runs of a job, with their trials, don't fit in its batches.
 
     Args:
         recipe: How the runs are made.
         model: The job's model, loaded for its batch.
         problems: Run i is on problem i.
+        workers: As in `run_jobs`.
+        besides: As in `check_batch`.
     """
-    if recipe.batch > 1:
+    processes = processes_of(workers, len(windows_of(problems, recipe.batch)))
+    if recipe.batch > 1 or processes:
         rule = _collecting(recipe, model, 0, EVERYWHERE)
         asked = (AskedRun(i, problem.question) for i, problem in enumerate(problems))
-        check_batch(model, [prepared(recipe, model, one, rule) for one in asked], recipe.batch)
+        runs = [prepared(recipe, model, one, rule) for one in asked]
+        check_batch(model, runs, recipe.batch, processes=processes, besides=besides)
+
+
+def check_arms(recipe: Recipe, model: Model, problems: Sequence[Problem], workers: int) -> None:
+    """`check_recipe` for `compare_runs`, whose plain arm on llama.cpp may have a context of its own."""
+    apart = model.backend == "llama.cpp" and (recipe.draft != "none" or not _reads_hidden(recipe))
+    check_recipe(recipe, model, problems, workers, besides=model.engine.loaded_bytes if apart else 0)
 
 
 def _collecting(recipe: Recipe, model: Model, index: int, which: Trials) -> Collect | None:
@@ -281,8 +294,7 @@ def compare_runs(
         rule: The rule of the controlled arm.
         baseline_first: Whether the plain arm comes first; alternate, so that no arm profits from its place.
     """
-    reads_hidden = bool(recipe.parsed_policy().layers(recipe.load().depth))
-    plain = replace(recipe, draft="none")
+    reads_hidden, plain = _reads_hidden(recipe), replace(recipe, draft="none")
 
     def baseline() -> list[ArmRecord]:
         return _arm(plain, plain.load(hidden=reads_hidden), window, None)
@@ -294,6 +306,11 @@ def compare_runs(
         return list(map(Arms, baseline(), controlled()))
     first = controlled()
     return list(map(Arms, baseline(), first))
+
+
+def _reads_hidden(recipe: Recipe) -> bool:
+    """Whether plain runs need hidden states."""
+    return bool(recipe.parsed_policy().layers(recipe.load().depth))
 
 
 def _arm(recipe: Recipe, model: Model, window: Sequence[AskedRun], rule: ExitRule | None) -> list[ArmRecord]:

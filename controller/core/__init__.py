@@ -3,10 +3,11 @@
 Read `decode.py` first. A Draft is a tree of proposed tokens; a Trace records. Nothing here imports another room.
 """
 
-from .decode import UNLIMITED, Floats, SparseSession, common_prefix
+from .decode import UNLIMITED, Floats, Memory, SparseSession, common_prefix
 from .folders import cache_folder
 from .forked import Answer, ForkedCalls, answer_forever
 from .json_text import Fields, file_name, lines, parse, raw_lines, read_bytes
+from .memory import check_cache, check_memory
 from .plugins import PLUGIN_KINDS, Plugin, PluginKind, find_plugin, installed, plugin_names
 from .probability import log_prob, softmax
 from .run_file import SavedRun, append_runs, read_runs
@@ -21,6 +22,7 @@ __all__ = [
     "Floats",
     "Kind",
     "Matcher",
+    "Memory",
     "PLUGIN_KINDS",
     "Plugin",
     "PluginKind",
@@ -31,6 +33,8 @@ __all__ = [
     "append_runs",
     "answer_forever",
     "cache_folder",
+    "check_cache",
+    "check_memory",
     "common_prefix",
     "file_name",
     "find_plugin",

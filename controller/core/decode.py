@@ -305,6 +305,17 @@ Asking: TypeAlias = Generator[Decode, Step, T]
 """What asks for forwards and has a result: it yields Decodes, is sent their Steps and returns a T."""
 
 
+class Memory(NamedTuple):
+    """Memory that sessions may take on one engine."""
+
+    place: str
+    """The device. Engines of one place share its memory."""
+    free: int | None
+    """Bytes that are free there. None: unknown."""
+    caches: int
+    """Most bytes that the sessions' caches take beyond what the engine holds; 0 where it has all of it already."""
+
+
 class Engine(ABC):
     """A model's weights and its forward pass."""
 
@@ -316,6 +327,8 @@ class Engine(ABC):
     """Tokens of one session, a draft's included, whatever room there is; the same for as long as the engine is open."""
     most_sessions: int = UNLIMITED
     """Sessions that can be open at once, forks included; the same for as long as the engine is open."""
+    loaded_bytes: int = 0
+    """Bytes that loading the model took of this process's own memory; as many in each other process. 0 = unknown."""
     cuts: int = UNLIMITED
     """Most drafted tokens of which any number can be rejected, and nothing is fed again for it; 0 on most states."""
 
@@ -341,12 +354,9 @@ class Engine(ABC):
         """How many of the first requests one forward takes; at least 1. Default: as many as `batch`."""
         return min(len(requests), self.batch)
 
-    def check_memory(self, sessions: int, tokens: int) -> None:
-        """Raise ControllerError where there is no memory for so many sessions of so many tokens each.
-
-        Default: nothing is refused, since the cache has all of its memory from the start.
-        """
-        return
+    def memory(self, sessions: int, tokens: int) -> Memory:
+        """What so many further sessions of so many tokens each may take. Default: nobody knows how much is free."""
+        return Memory("", None, 0)
 
     @abstractmethod
     def forward(self, requests: Sequence[Decode]) -> Sequence[Step]:

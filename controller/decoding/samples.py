@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from ..core.decode import Decode, Engine, Need, Session
 from ..core.errors import ControllerError
+from ..core.memory import check_memory
 from ..core.randomness import Keys
 from .call import Call
 from .drivers import answer
@@ -57,16 +58,19 @@ def run_samples(
         cancels those that are running, and starts no more.
 
     Raises:
+        ControllerError: there is no memory for so many at the same time.
         Exception: what the first sample that failed has failed with.
     """
     if at_once is not None and at_once < 1:
         raise ControllerError(f"at_once is {at_once}; at least 1 sample runs at a time")
+    together = min(len(runs), at_once or engine.batch)
+    check_memory(runs[0].needs, together)
     shared = _prefilled(engine, prompt)
     scheduler = Scheduler(held=() if shared is None else (Need(engine, shared.length),))
     queue = (_queued(i, run, engine, shared) for i, run in enumerate(runs))
     following, ended = 0, dict[object, Exception | None]()
     try:
-        for output in ends_of(scheduler, queue, min(len(runs), at_once or engine.batch)):
+        for output in ends_of(scheduler, queue, together):
             ended[output.key] = output.error
             while following in ended:
                 if (error := ended.pop(following)) is not None:

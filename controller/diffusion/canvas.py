@@ -52,6 +52,10 @@ class MaskedEngine(ABC):
     context: int = 1 << 30
     """Most positions of a sequence."""
 
+    def free(self) -> int | None:
+        """Bytes of memory that a forward may take. None, the default: unknown."""
+        return None
+
     @abstractmethod
     def forward(self, requests: Sequence[Denoise]) -> list[Floats]:
         """Answer several runs' requests at once.

@@ -14,6 +14,9 @@ from .canvas import Denoise, MaskedEngine
 from .loop import UnmaskingTrace, unmask
 from .settings import Unmasking
 
+_LOGIT_BYTES = 4
+"""Of a number in float32."""
+
 
 @dataclass(frozen=True)
 class Unmask:
@@ -62,7 +65,11 @@ def run_all(engine: MaskedEngine, asked: Sequence[Unmask]) -> list[UnmaskingTrac
     """Run all to their ends in shared forwards; a run that ends early leaves the others the room.
 
     Each run's tokens are the same as alone, up to the rounding of a forward of another size.
+
+    Raises:
+        ControllerError: There is no memory for the first forward, or a run can't be made.
     """
+    _check_memory(engine, asked)
     traces = [UnmaskingTrace() for _ in asked]
     live: dict[int, tuple[Generator[Denoise, Floats, list[int]], Denoise]] = {}
     for number, (one, trace) in enumerate(zip(asked, traces, strict=True)):
@@ -76,3 +83,15 @@ def run_all(engine: MaskedEngine, asked: Sequence[Unmask]) -> list[UnmaskingTrac
             except StopIteration:
                 del live[number]
     return traces
+
+
+def _check_memory(engine: MaskedEngine, asked: Sequence[Unmask]) -> None:
+    """Refuse several runs whose first forward has no room for its logits: it gives a row for each position, padded."""
+    free, widest = engine.free(), max((len(one.prompt) + one.settings.length for one in asked), default=0)
+    bytes_needed = len(asked) * widest * engine.vocabulary * _LOGIT_BYTES
+    if len(asked) > 1 and free is not None and bytes_needed > free:
+        raise ControllerError(
+            f"the logits of {len(asked)} answers, each of up to {widest} positions with its prompt, take "
+            f"{bytes_needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free; give a smaller batch, or lower "
+            "max_new_tokens"
+        )

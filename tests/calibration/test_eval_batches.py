@@ -129,14 +129,14 @@ def test_a_batch_without_memory_is_refused(backend, monkeypatch):
     """Of `tiny` 1000 bytes are enough for no batch; a single run isn't asked about."""
     recipe = replace(RECIPE, backend=backend, batch=5)
     model = load_model("tiny", backend=backend, threads=1, batch=5)
-    check_recipe(recipe, model, PROBLEMS)
+    check_recipe(recipe, model, PROBLEMS, workers=1)
     for place in ("llama.load", "hf.engine"):
         monkeypatch.setattr(f"reasonctl.backends.{place}.free_memory", lambda: 1000)
     load_model("tiny", backend=backend, threads=1)
     with pytest.raises(
-        ControllerError, match=r"a batch of \d+ .* GB of cache, and 0.0 GB of memory are free; give a s"
+        ControllerError, match=r"a batch of \d+ .* GB of cache, and 0.0 GB of memory are free; run fewer at once"
     ):
-        check_recipe(recipe, load_model("tiny", backend=backend, threads=1, batch=5), PROBLEMS)
+        check_recipe(recipe, load_model("tiny", backend=backend, threads=1, batch=5), PROBLEMS, workers=1)
 
 
 def counted(model: Model, batch: int) -> list[int]:

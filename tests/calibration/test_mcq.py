@@ -337,9 +337,9 @@ def test_a_job_goes_on_where_it_was_stopped(capfd, tmp_path: Path) -> None:
     assert [one["debias"] for one in json.loads(first)["cells"]] == ["none", "cyclic"] * 2 and page.count(b"<svg") == 2
 
 
-@pytest.mark.slow
-def test_a_prior_is_estimated_and_kept(capfd, tmp_path: Path, monkeypatch) -> None:
-    """Of a model that doesn't think: the bundled one's markers are taken away."""
+@pytest.fixture
+def thoughtless(monkeypatch) -> None:
+    """A model that doesn't think: the bundled one's markers are taken away."""
 
     def plain(*arguments):
         job, parts = opened(*arguments)
@@ -347,6 +347,18 @@ def test_a_prior_is_estimated_and_kept(capfd, tmp_path: Path, monkeypatch) -> No
 
     opened = mcq_command._open
     monkeypatch.setattr(mcq_command, "_open", plain)
+
+
+def test_memory_is_checked_before_a_prior_is_estimated(capfd, tmp_path: Path, monkeypatch, thoughtless) -> None:
+    job = ["mcq", "tiny", "--tasks", "tiny", "-n", "1", "--formats", "list", "--debias", "none,prior", "--orders"]
+    job += ["answer", "--workers", "1", "--backend", "hf", "--batch", "2", "--out", str(tmp_path / "m.html")]
+    monkeypatch.setattr("reasonctl.backends.hf.engine.free_memory", lambda: 1000)
+    code, _, err = ctl(capfd, *job)
+    assert code == 2 and "of memory are free" in err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_prior_is_estimated_and_kept(capfd, tmp_path: Path, thoughtless) -> None:
     out, sft = tmp_path / "m.html", tmp_path / "s.jsonl"
     job = [
         "mcq",

@@ -11,6 +11,7 @@ from torch import Tensor
 from reasonctl.controller.core import Floats
 from reasonctl.controller.diffusion import Denoise, MaskedEngine
 
+from ...memory import free_memory
 from .module import KeysValues, MaskedModel
 
 
@@ -31,6 +32,10 @@ class TorchMaskedEngine(MaskedEngine):
         self.mask = model.config.mask
         self.vocabulary = model.config.vocabulary
         self.context = model.config.context
+
+    def free(self) -> int | None:
+        """Bytes that are free on the CPU, where these models run."""
+        return free_memory()
 
     @torch.inference_mode()
     def forward(self, requests: Sequence[Denoise]) -> list[Floats]:

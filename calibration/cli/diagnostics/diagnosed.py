@@ -43,7 +43,8 @@ def answered(
         settings: What changes the answers besides: two jobs must share it to share the file.
     """
     recipe, rule = job.recipe, job.rule
-    check_asks(recipe, asks, rule)
+    workers = options.machine(recipe.model)[0]
+    check_asks(recipe, asks, rule, workers)
     header = settings | job.task.identity()
     header |= {
         "model": identity_of(recipe.load()),
@@ -56,7 +57,7 @@ def answered(
         "probe": probe_text(rule) or None,
     }
     work = partial(answer, recipe, rule=rule)
-    return kept(show, work, asks, header, out, force=options.force, workers=options.machine(recipe.model)[0])
+    return kept(show, work, asks, header, out, force=options.force, workers=workers)
 
 
 def kept(

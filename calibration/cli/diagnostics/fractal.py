@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from reasonctl.backends import Model
-from reasonctl.controller import ControllerError
+from reasonctl.controller import ControllerError, Need
+from reasonctl.controller.core import check_memory
 
 from ...advice.prefix_trie import check_files
 from ...diagnostics.fractal import LEAST_DOCUMENT, LEAST_POOLED, Exponent
@@ -27,6 +28,7 @@ from ...diagnostics.surprisal import (
     collect_surprisals,
     documents_of,
 )
+from ...parallel.run_jobs import processes_of
 from ...runs.collect import identity_of
 from ...tasks.texts import read
 from ..console import Console
@@ -111,6 +113,8 @@ def _scores(
     header |= {"documents": _digest(documents), "writer": identity_of(author.load())}
     if writer is not None:
         header["lengths"] = "in the scoring model's tokens"  # once they were the writer's; given texts always were so
+    needs = [Need(engine, OPENING + tokens) for engine in {scorer.load().engine, author.load().engine}]
+    check_memory(needs, 1, processes=processes_of(workers, len(documents)))
     with closing(SurprisalFile(Path(out + ".surprisals.jsonl"), header)) as file:
         done = file.open(force=options.force)
         if done:

@@ -13,7 +13,7 @@ from reasonctl.controller import ControllerError
 from reasonctl.controller.sampling import option_spans
 from reasonctl.probes.files import check_target, write_whole
 
-from ...diagnostics.answers_file import Answered
+from ...diagnostics.answers_file import Answered, check_asks
 from ...diagnostics.mcq import CellResult, Debias, McqGrid, results
 from ...diagnostics.mcq_prompts import Format, Order, Style, Worked
 from ...diagnostics.mcq_questions import questions_of
@@ -191,6 +191,9 @@ def _priors(
     if "prior" not in grid.debias or "answer" not in grid.orders:
         return {}
     keys = [(shots, kind) for shots in grid.shots for kind in grid.formats]
+    workers, flat = options.machine(job.recipe.model)[0], dict.fromkeys(keys, (1.0, 1.0))
+    asks = [grid.asks(one, parts.worked, flat, i) for i, one in enumerate(parts.asked)]
+    check_asks(job.recipe, asks, job.rule, workers)  # of what is asked once the prior is known
     jobs = [
         (job.recipe, Style(kind, "answer", grid.irac), one, tuple(parts.worked[:shots]))
         for shots, kind in keys
@@ -206,7 +209,7 @@ def _priors(
                 jobs,
                 lambda _, made: file.append(made),
                 done=done,
-                workers=options.machine(job.recipe.model)[0],
+                workers=workers,
                 progress=progress,
             )
         shares, size = file.read(), len(parts.estimated)

@@ -20,6 +20,7 @@ from ...diagnostics.contrasts import (
     PairsFile,
     Role,
     Strategy,
+    check_pairs,
     collect_pairs,
 )
 from ...diagnostics.graded_pairs import KEPT, Keep, StrategyResult, outcome, strategy_results, training_line
@@ -139,6 +140,8 @@ def _made(
         if name is not None:
             own = new_recipe(name, open_model(name, options), options)
             recipes[cast(Role, kind)] = replace(own, batch=job.recipe.batch)
+    workers, questions = options.machine(job.recipe.model)[0], [problem.question for problem in job.problems]
+    check_pairs(recipes, contrasting, questions, job.rule, workers)
     header = vars(contrasting) | job.task.identity()
     header |= {
         "models": {kind: identity_of(recipe.load()) for kind, recipe in recipes.items()},
@@ -153,8 +156,6 @@ def _made(
         done = file.open(force=options.force)
         if done:
             show.say(f"{min(done, len(job.problems))} problems are there already")
-        workers = options.machine(job.recipe.model)[0]
-        questions = [problem.question for problem in job.problems]
         with show.progress("asking") as progress:
             return collect_pairs(
                 recipes, contrasting, questions, job.rule, file, done=done, workers=workers, progress=progress

@@ -102,3 +102,9 @@ def test_the_bundled_model_fits_its_limit_and_runs_alone_as_in_a_batch():
     runs = [Unmask(one, Unmasking(32, steps=8), Greedy(), Keys(seed=0), model.eos) for one in prompts]
     together = run_all(model.engine, runs)
     assert [trace.tokens for trace in together] == [run_all(model.engine, [one])[0].tokens for one in runs]
+
+
+def test_a_batch_without_memory_is_refused(capfd, monkeypatch) -> None:
+    monkeypatch.setattr("reasonctl.backends.hf.masked.engine.free_memory", lambda: 1000)
+    code, _, err = ctl(capfd, "bench", "tiny-masked", "--batch", "4", "-n", "1", "--threads", "1")
+    assert code == 2 and "the logits of 4 answers" in err

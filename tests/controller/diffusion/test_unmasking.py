@@ -263,3 +263,18 @@ def test_a_cache_is_asked_for_when_a_block_begins():
     engine = Watched(2, 6)
     run_one(engine, asked("left", engine=engine, block=2, cache=True))
     assert [request.keep for request in seen] == [1, 0, 3, 0, 5, 0]
+
+
+def test_runs_whose_logits_do_not_fit_are_refused_before_a_forward():
+    """The first forward gives a row of float32 for each position of each run; one run isn't asked about."""
+    engine = JointEngine()
+    runs = [asked("left", engine=engine, run=run) for run in range(5)]
+    needed = 5 * (1 + engine.length) * engine.vocabulary * 4
+    engine.free = lambda: needed - 1
+    with pytest.raises(ControllerError, match="the logits of 5 answers, each of up to 4 positions .* smaller batch"):
+        run_all(engine, runs)
+    assert not engine.batches
+    engine.free = lambda: needed
+    assert len(run_all(engine, runs)) == 5
+    engine.free = lambda: 0
+    assert len(run_all(engine, runs[:1])) == 1
