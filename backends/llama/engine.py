@@ -6,7 +6,6 @@ The engine runs forwards over a Llama that somebody else has loaded; it samples 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
@@ -198,7 +197,7 @@ class LlamaEngine(Engine):
                 "what came before it (a picture, or a state that can't be cut); detach, or use neither"
             )
         row = session.begin()
-        return self.forward((replace(request, pending=later),)) if later else (GivenStep(self._rows, row),)
+        return self.forward((request._replace(pending=later),)) if later else (GivenStep(self._rows, row),)
 
     def _plain(self, sessions: list[LlamaSession], requests: Sequence[Decode]) -> tuple[LlamaStep, ...]:
         """One token of each session, and nothing read but logits."""
