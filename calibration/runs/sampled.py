@@ -230,12 +230,13 @@ def graded(
 
 def check_samples(recipe: Recipe, problems: Sequence[Problem], sets: Sequence[SampleSet]) -> None:
     """Raise ControllerError, before any work, if the longest prompt's samples don't fit in the recipe's batches."""
-    if recipe.batch > 1:
+    if recipe.batch > 1 and problems:
         model = recipe.load()
-        asked = [AskedRun(FIRST_RUN + i, problem.question) for i, problem in enumerate(problems)]
+        longest = max((problem.question for problem in problems), key=lambda question: len(model.prompt(question)))
         for one in sets:
             own = replace(recipe, policy=one.policy)
-            check_batch(model, [prepared(own, model, each, one.rule) for each in asked], min(recipe.batch, one.n))
+            run = prepared(own, model, AskedRun(FIRST_RUN, longest), one.rule)
+            check_batch(model, [run], min(recipe.batch, one.n))
 
 
 def collect_samples(
