@@ -171,7 +171,7 @@ class CyclicOptions(Options):
         return None, self.corrected(candidates, tokens, state)
 
     def check(self, model: Any) -> list[str]:
-        """ControllerError for a model in whose prompts the last option isn't told from what its template adds."""
+        """ControllerError for a model whose template hides where the last option ends."""
         text = model.tokenizer.decode(model.prompt(_QUESTION))
         if (found := [text[first:end] for first, end in option_spans(text)]) != _FOUND:
             raise ControllerError(
