@@ -208,7 +208,8 @@ class LlamaEngine(Engine):
         try:
             return self.forward((replace(request, pending=later),))
         except BaseException:
-            session.give(row)
+            if session.length:  # else nothing brings it back
+                session.give(row)
             raise
 
     def _plain(self, sessions: list[LlamaSession], requests: Sequence[Decode]) -> tuple[LlamaStep, ...]:
@@ -317,7 +318,7 @@ class LlamaEngine(Engine):
         return self._capture.reading(layers, outputs, self._many.rows <= self.context.ubatch, decode)
 
     def _check_plain(self, sessions: list[LlamaSession], requests: Sequence[Decode]) -> None:
-        """The same for one token of each session, where no token may cost much."""
+        """The same for one token of each session; every token of a run comes by here, so it is short."""
         for session, request in zip(sessions, requests, strict=True):
             if not 0 <= request.pending[0] < self.context.vocabulary:
                 check_ids(request.pending, self.context.vocabulary, _FED)

@@ -255,8 +255,8 @@ def contrasted(
     refined = {
         one.better: Side(refining(one.worse.question, made[one.worse].text)) for one in contrasts if one.better.refines
     }
-    asked = [side for side in refined.values() if has_room(recipes[side.model], side.question)]
-    again = _responses(recipes, asked, rule, index)
+    fitting = [side for side in refined.values() if has_room(recipes[side.model], side.question)]
+    again = _responses(recipes, fitting, rule, index)
     made |= {side: again.get(asked, _NO_ROOM) for side, asked in refined.items()}
     return [_pair(one.strategy, made[one.better], made[one.worse]) for one in contrasts]
 

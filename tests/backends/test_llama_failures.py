@@ -119,18 +119,19 @@ def test_a_token_that_the_library_fed_stays_until_a_forward_has_worked(opened, k
     engine.close()
 
 
-def test_a_sequence_that_nothing_brings_back_is_refused_until_it_is_taken_over_anew(opened) -> None:
+@pytest.mark.parametrize("given", [False, True])
+def test_a_sequence_that_nothing_brings_back_is_refused_until_it_is_taken_over_anew(opened, given: bool) -> None:
     """Without checkpoints a recurrent sequence is fed again from its start; what the library has fed isn't known."""
     engine = opened("lfm2", checkpoints=False)
     own, users = engine.session(), engine.user_session()
     for session in (own, users):
         row_of(session, *TEXT[:10])
-    users.adopt(10)
-    for session, length in ((own, 10), (users, 0)):
+    users.adopt_given(10, np.zeros(engine.context.vocabulary, np.float32)) if given else users.adopt(10)
+    for session, length, pending in ((own, 10, TEXT[10:11]), (users, 0, TEXT[9:11] if given else TEXT[10:11])):
         with pytest.MonkeyPatch.context() as patch:
             fail_at(patch, LlamaEngine, "_record", 0)
             with pytest.raises(Injected):
-                row_of(session, TEXT[10])
+                row_of(session, *pending)
         assert session.length == length
     check(opened, "lfm2", row_of(own, TEXT[10]), TEXT[:11])
     with pytest.raises(RuntimeError, match="can't be brought back"):
