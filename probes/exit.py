@@ -38,9 +38,9 @@ from .files.probe_file import ProbeFile, digest_of, load_probe
 from .fixed_exits import decision_at
 from .promise import Promise
 from .risk.drift import DriftMonitor
+from .risk.exit_savings import ExitSavings
 from .risk.give_up import GiveUp, choose_lower
 from .risk.in_order import InOrder
-from .risk.saving_line import SavingLine
 from .risk.table import NO_EXIT, Table
 from .risk.threshold import MEANS, Mode, Threshold
 from .signals.observation import Observation
@@ -150,17 +150,14 @@ class ProbeExit(ExitRule):
         return decision
 
     def expected_saving(self, position: int) -> float | None:
-        """What the calibration runs' own exits, at this threshold, saved where they were as late as this one.
+        """The mean over the calibration runs' own exits, at this threshold, that are about as late as this one.
 
-        It is the line of least squares through them. A mean over those nearest would count exits at the ends too little
-        and say too much; the line's mean over all of them is what they saved. So over many runs it adds up to what an
-        evaluation measures, as the exits of both have one distribution.
+        Over many runs it adds up to what an evaluation measures, as the exits of both have one distribution.
         """
-        line = self._savings
-        return None if line is None else line.at(position)
+        return None if self._savings is None else self._savings.at(position)
 
     @cached_property
-    def _savings(self) -> SavingLine | None:
+    def _savings(self) -> ExitSavings | None:
         table = self._table
         first = table.first_exit(self.threshold.value)
         runs = np.flatnonzero(first != NO_EXIT)
@@ -168,7 +165,7 @@ class ProbeExit(ExitRule):
         runs, cues = runs[table.labelled[cues]], cues[table.labelled[cues]]
         if not len(runs):
             return None
-        return SavingLine.through(table.positions[cues], table.full_tokens[runs] - table.exit_tokens[cues])
+        return ExitSavings.of(table.positions[cues], table.full_tokens[runs] - table.exit_tokens[cues])
 
     def begin(self, trace: Trace) -> None:
         """Give the run its place: the drift monitor takes runs in in the order in which they began."""

@@ -8,7 +8,7 @@ import pytest
 from reasonctl.backends import BUNDLED_PROBE
 from reasonctl.probes import load_exit
 from reasonctl.probes.exit import ProbeExit
-from reasonctl.probes.risk.saving_line import SavingLine
+from reasonctl.probes.risk.exit_savings import GROUP, ExitSavings
 from reasonctl.probes.risk.table import NO_EXIT, Table
 
 REDRAWS, RUNS, USES = 100, 72, 200
@@ -75,11 +75,19 @@ def test_over_many_uses_it_is_the_truth() -> None:
     assert abs(bias[0]) <= within[0] and bias[1] > 2 * within[1]
 
 
-def test_a_line_needs_no_second_exit_and_ends_at_the_last() -> None:
-    assert SavingLine.through(np.array([30]), np.array([50])).at(1000) == 50
-    assert SavingLine.through(np.array([30, 30]), np.array([50, 60])).at(0) == 55
-    line = SavingLine.through(np.array([10, 20, 30]), np.array([50, 40, 30]))
-    assert [line.at(position) for position in (0, 10, 25, 30, 90)] == pytest.approx([50, 50, 35, 30, 30])
+def test_every_exit_is_in_one_group_of_its_neighbours() -> None:
+    few = ExitSavings.of(np.array([30, 10]), np.array([50, 60]))
+    assert few.at(0) == few.at(1000) == 55
+    random = np.random.default_rng(2)
+    for n in (1, GROUP, GROUP + 1, 2 * GROUP, 200):
+        positions, saved = random.integers(0, n, n), random.integers(-5, 300, n)
+        found = ExitSavings.of(positions, saved)
+        said = np.array([found.at(int(position)) for position in positions])
+        assert said.sum() == pytest.approx(saved.sum())
+        group = np.searchsorted(found.ends, positions)
+        assert (np.bincount(group) >= min(n, GROUP)).all()
+    apart = ExitSavings.of(np.repeat([5, 9, 20], [GROUP, GROUP, 3]), np.repeat([70, 50, 30], [GROUP, GROUP, 3]))
+    assert apart.at(0) == apart.at(7) == 70 and apart.at(8) == apart.at(99) == pytest.approx((15 * 50 + 3 * 30) / 18)
 
 
 def test_a_rule_that_never_exits_says_nothing() -> None:
