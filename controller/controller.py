@@ -249,6 +249,11 @@ class Controller(ControllerSettings):
         trace.spent_before = 0 if call.turn is None else call.turn.thinking_tokens
         trace.stop_loops, trace.always_answer = limits.stop_loops, limits.always_answer
         different = self._compare(policy, call, limits, trace)
+        if call.wanted > call.max_new_tokens:
+            trace.warnings.append(
+                f"at most {call.max_new_tokens} new tokens and not {call.wanted}: the context has no room for more; "
+                "shorten the prompt, or load the model with a larger context"
+            )
         if self.drafter is not None and not session.can.branches:
             takes = "takes one token at a time" if session.can.checkpoints else "can't take rejected tokens back"
             trace.warnings.append(f"nothing is drafted: this model's cache {takes}")

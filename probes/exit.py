@@ -13,10 +13,9 @@ import os
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from reasonctl.controller import (
     Boundary,
@@ -39,24 +38,13 @@ from .files.probe_file import ProbeFile, digest_of, load_probe
 from .fixed_exits import decision_at
 from .promise import Promise
 from .risk.drift import DriftMonitor
+from .risk.exit_savings import ExitSavings
 from .risk.give_up import GiveUp, choose_lower
 from .risk.in_order import InOrder
 from .risk.table import NO_EXIT, Table
 from .risk.threshold import MEANS, Mode, Threshold
 from .signals.observation import Observation
 from .signals.probe import features_at, layer_of
-
-NEAREST_EXITS = 25
-"""Calibration runs that say what one exit saves."""
-
-
-class ExitSavings(NamedTuple):
-    """What the calibration runs' own exits saved; shape (exits,) each."""
-
-    positions: npt.NDArray[np.int64]
-    """Tokens generated before the cue."""
-    saved: npt.NDArray[np.int64]
-    """Cost in tokens of the full run, less that of the run with the exit."""
 
 
 class ProbeExit(ExitRule):
@@ -162,24 +150,22 @@ class ProbeExit(ExitRule):
         return decision
 
     def expected_saving(self, position: int) -> float | None:
-        """The mean over the calibration runs whose own exits, at this threshold, are nearest to this one.
+        """The mean over the calibration runs' own exits, at this threshold, that are about as late as this one.
 
         Over many runs it adds up to what an evaluation measures, as the exits of both have one distribution.
         """
-        exits, saved = self._savings
-        if not len(exits):
-            return None
-        nearest = np.argsort(np.abs(exits - position), kind="stable")[:NEAREST_EXITS]
-        return float(saved[nearest].mean())
+        return None if self._savings is None else self._savings.at(position)
 
     @cached_property
-    def _savings(self) -> ExitSavings:
+    def _savings(self) -> ExitSavings | None:
         table = self._table
         first = table.first_exit(self.threshold.value)
         runs = np.flatnonzero(first != NO_EXIT)
         cues = table.offsets[:-1][runs] + first[runs]
         runs, cues = runs[table.labelled[cues]], cues[table.labelled[cues]]
-        return ExitSavings(table.positions[cues], table.full_tokens[runs] - table.exit_tokens[cues])
+        if not len(runs):
+            return None
+        return ExitSavings.of(table.positions[cues], table.full_tokens[runs] - table.exit_tokens[cues])
 
     def begin(self, trace: Trace) -> None:
         """Give the run its place: the drift monitor takes runs in in the order in which they began."""

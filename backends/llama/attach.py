@@ -302,15 +302,9 @@ class LlamaAttachment(Attachment):
                 "shorten it or raise n_ctx"
             )
         limit = min(max_tokens, room.tokens) if max_tokens is not None and max_tokens > 0 else room.tokens
-        return Call(
-            prompt=prompt,
-            max_new_tokens=limit,
-            eos=self._eos,
-            keys=Keys(seed=self._seed()),
-            policy=policy,
-            beyond=room.tokens - limit,  # the library asks on where its budget ends inside a character
-            answer_now=AnswerNow() if askable else None,
-        )
+        call = Call(prompt, limit, self._eos, Keys(seed=self._seed()), policy, wanted=max_tokens or 0)
+        # The library asks on where its budget ends inside a character.
+        return replace(call, beyond=room.tokens - limit, answer_now=AnswerNow() if askable else None)
 
     def _run(
         self, controller: Controller, call: Call, arguments: dict[str, Any], trace: Trace, pictures: bool

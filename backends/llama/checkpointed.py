@@ -47,6 +47,8 @@ class CheckpointSession(LlamaSession):
         """The checkpoint; None: it is the empty sequence."""
         self._asked = False
         """A checkpoint was asked for, so it stays until the next one is."""
+        self._lost = False
+        """A forward failed, and nothing can bring back what the sequence held."""
 
     @abstractmethod
     def _put(self, copy: int) -> None:
@@ -109,8 +111,9 @@ class CheckpointSession(LlamaSession):
             self._book.wanted = False  # nothing was fed since
             return
         if self._copy is None or self._copy.users > 1:
+            copy = _Copy(self.sequences)
             self._release_copy()
-            self._copy = _Copy(self.sequences)
+            self._copy = copy
         self._put(self._copy.id)
         self._book.taken(self.length)
 
@@ -131,9 +134,10 @@ class CheckpointSession(LlamaSession):
             self.sequences.remove(self.id, taken)
             self._stale = False
             self.reach = taken
-        self._book = Checkpoint(at=0)
-        self._asked = False
-        if not self.sequences.context.fixed:
+        fixed = bool(self.sequences.context.fixed)
+        self._book = Checkpoint(at=None if fixed and taken else 0)
+        self._asked = self._lost = False
+        if not fixed:
             self._take()
         return taken
 
@@ -145,7 +149,7 @@ class CheckpointSession(LlamaSession):
         if self._stale and not self.draft.tokens:
             self._restore()
             self._stale = False
-            self.reach = self.length - self.owed
+            self.reach = self.held - self.owed
             self._limit_shared(self.reach)
 
     def advance(self, pending: Sequence[int], draft: Draft = NO_DRAFT, below: list[list[int]] = ONE_LEAF) -> None:
@@ -193,6 +197,25 @@ class CheckpointSession(LlamaSession):
         """Forget whatever is not committed."""
         super().drop()
         self._book.reject(self._book.since, ())
+
+    def settle(self) -> None:
+        """Bring the cache to exactly the committed tokens."""
+        if self._lost:
+            raise RuntimeError("a forward of this session failed, and its cache can't be brought back; open another")
+        super().settle()
+
+    def undo(self, length: int) -> None:
+        """As for any session: the checkpoint is restored, and what was committed after it is fed again.
+
+        Where there is neither, as the library fed the tokens, the sequence is emptied, and its next forward is refused.
+        """
+        at = self._book.at
+        if at is None:
+            self.sequences.remove(self.id)
+            self._lost, length = True, 0
+        else:
+            del self._book.since[length - at :]
+        super().undo(length)
 
     def close(self) -> None:
         """Give the sequence's ids back; nothing happens where the context is gone."""

@@ -155,6 +155,8 @@ class LlamaEngine(Engine):
     def forward(self, requests: Sequence[Decode]) -> tuple[Step, ...]:
         """One llama_decode for all requests (several where their prompts are longer than n_batch).
 
+        Whatever it fails with, every session holds what it held before; see `LlamaSession.undo`.
+
         Raises:
             ControllerError: more requests than `batch`, no room in the context, or a draft or layer that can't be had.
             RuntimeError: the context or the session is closed, or llama_decode failed.
@@ -177,8 +179,16 @@ class LlamaEngine(Engine):
         self._rows.serial += 1
         if sessions[0].given is not None:
             return self._given(sessions[0], requests)
-        if not plain:
-            self._check(sessions, requests)
+        (self._check_plain if plain else self._check)(sessions, requests)
+        lengths = [session.length for session in sessions]
+        try:
+            return self._steps(sessions, requests, plain)
+        except BaseException:  # of an interrupted call too: rows that were fed would be fed again
+            for session, length in zip(sessions, lengths, strict=True):
+                session.undo(length)
+            raise
+
+    def _steps(self, sessions: list[LlamaSession], requests: Sequence[Decode], plain: bool) -> tuple[LlamaStep, ...]:
         if not self.context.cache.whole:
             self._make_checkpoints(sessions, requests)
             plain = plain and not any(session.lacking for session in sessions)
@@ -197,16 +207,17 @@ class LlamaEngine(Engine):
                 "what came before it (a picture, or a state that can't be cut); detach, or use neither"
             )
         row = session.begin()
-        return self.forward((request._replace(pending=later),)) if later else (GivenStep(self._rows, row),)
+        if not later:
+            return (GivenStep(self._rows, row),)
+        try:
+            return self.forward((request._replace(pending=later),))
+        except BaseException:
+            if session.length:  # else nothing brings it back
+                session.give(row)
+            raise
 
     def _plain(self, sessions: list[LlamaSession], requests: Sequence[Decode]) -> tuple[LlamaStep, ...]:
         """One token of each session, and nothing read but logits."""
-        context = self.context
-        for session, request in zip(sessions, requests, strict=True):
-            if not 0 <= request.pending[0] < context.vocabulary:
-                check_ids(request.pending, context.vocabulary, _FED)
-            if session.length >= self.longest:
-                self._overflow(session, 1)
         if len(sessions) == 1:
             batch, session = self._one, sessions[0]
             batch.token[0] = requests[0].pending[0]
@@ -216,7 +227,7 @@ class LlamaEngine(Engine):
             batch = self._many
             tokens = [request.pending[0] for request in requests]
             batch.plain(tokens, [session.length for session in sessions], [session.id for session in sessions])
-        self._decode(batch, sessions, len(sessions))
+        self._decode(batch, len(sessions))
         self._record(batch, sessions)
         for session, request in zip(sessions, requests, strict=True):
             session.advance(request.pending)
@@ -239,13 +250,13 @@ class LlamaEngine(Engine):
             session.share(start)
             self._feed(session, tokens[:-1], start, sessions, wanted)
         if batch.rows + outputs > context.batch:
-            self._decode(batch, sessions, wanted)
+            self._decode(batch, wanted)
             self._record(batch, sessions)
             batch.clear()
         first = batch.rows
         for session, tokens, start, request, leaves in zip(sessions, fed, starts, requests, below, strict=True):
             batch.tree(tokens[-1], start + len(tokens) - 1, request.draft, leaves, session.ids)
-        hidden = self._decode_reading(requests, outputs, lambda: self._decode(batch, sessions, wanted))
+        hidden = self._decode_reading(requests, outputs, lambda: self._decode(batch, wanted))
         self._record(batch, sessions)  # a recorded session's draft is a chain; what is rejected is written over
         steps: list[LlamaStep] = []
         begin = 0
@@ -270,7 +281,7 @@ class LlamaEngine(Engine):
             self._many.clear()
             for session in late:
                 self._feed(session, session.lacking, session.length - session.owed, sessions, wanted)
-            self._decode(self._many, sessions, wanted)
+            self._decode(self._many, wanted)
             self._record(self._many, sessions)
             for session in late:
                 session.caught_up()
@@ -285,7 +296,7 @@ class LlamaEngine(Engine):
         done = 0
         while done < len(tokens):
             if batch.rows == most:
-                self._decode(batch, sessions, wanted)
+                self._decode(batch, wanted)
                 self._record(batch, sessions)
                 batch.clear()
             chunk = tokens[done : done + most - batch.rows]
@@ -309,6 +320,14 @@ class LlamaEngine(Engine):
             return {}
         assert self._capture is not None
         return self._capture.reading(layers, outputs, self._many.rows <= self.context.ubatch, decode)
+
+    def _check_plain(self, sessions: list[LlamaSession], requests: Sequence[Decode]) -> None:
+        """The same for one token of each session; every token of a run comes by here, so it is short."""
+        for session, request in zip(sessions, requests, strict=True):
+            if not 0 <= request.pending[0] < self.context.vocabulary:
+                check_ids(request.pending, self.context.vocabulary, _FED)
+            if session.length >= self.longest:
+                self._overflow(session, 1)
 
     def _check(self, sessions: list[LlamaSession], requests: Sequence[Decode]) -> None:
         """Raises ControllerError, before any work, for requests that can't be met."""
@@ -348,13 +367,13 @@ class LlamaEngine(Engine):
         if any(not 0 <= layer < context.depth for layer in request.layers):
             raise ControllerError(f"layers {request.layers} were asked for; this model has 0 to {context.depth - 1}")
 
-    def _decode(self, batch: Batch, sessions: list[LlamaSession], wanted: int) -> None:
+    def _decode(self, batch: Batch, wanted: int) -> None:
         code = C.llama_decode(self.context.address, batch.struct)
         if code == 1:
             self.sequences.trim()  # what other sessions have forgotten may make room
             code = C.llama_decode(self.context.address, batch.struct)
         if code:
-            self._fail(code, sessions, wanted)
+            self._fail(code, wanted)
 
     def _overflow(self, session: LlamaSession, wanted: int) -> NoReturn:
         raise ControllerError(
@@ -362,10 +381,8 @@ class LlamaEngine(Engine):
             "shorten the prompt, lower max_tokens, or load the model with a larger n_ctx"
         )
 
-    def _fail(self, code: int, sessions: list[LlamaSession], wanted: int) -> NoReturn:
-        """Raise what a return code of llama_decode means; the sessions stay as they were before the requests."""
-        for session in sessions:
-            session.drop()
+    def _fail(self, code: int, wanted: int) -> NoReturn:
+        """Raise what a return code of llama_decode means."""
         if code == 1:
             raise ControllerError(
                 f"no room for {wanted} more tokens in the context of {self.context.size}, "

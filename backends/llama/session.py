@@ -82,6 +82,11 @@ class LlamaSession(Session):
         return len(self.lacking)
 
     @property
+    def held(self) -> int:
+        """Tokens that the cache is to hold: those that are committed, and one that the library has fed."""
+        return self.length + (self.given is not None)
+
+    @property
     def cells(self) -> int:
         """Cells of the context that hold its tokens, forgotten ones too; those it shares with its origin left out."""
         return max(self.reach, self.length) - self.shared
@@ -125,6 +130,11 @@ class LlamaSession(Session):
         self.length += 1
         return row
 
+    def give(self, row: Floats) -> None:
+        """Undo `begin`: the last committed token is again one that the library has fed, with this row."""
+        self.length -= 1
+        self.given = row
+
     def cuts(self, length: int) -> bool:
         """Whether `adopt` takes over `length` tokens of those that stand in the sequence."""
         present = self.sequences.tokens_in(self.id)
@@ -145,10 +155,10 @@ class LlamaSession(Session):
     def trim(self) -> None:
         """Remove forgotten tokens from the cache; a draft that may still be kept stays."""
         if self._stale and not self.draft.tokens:
-            if not self.sequences.remove(self.id, self.length):
-                raise RuntimeError(f"llama.cpp can't remove the tokens from {self.length} on of sequence {self.id}")
+            if not self.sequences.remove(self.id, self.held):
+                raise RuntimeError(f"llama.cpp can't remove the tokens from {self.held} on of sequence {self.id}")
             self._stale = False
-            self.reach = self.length
+            self.reach = self.held
 
     def branch(self, leaves: int) -> None:
         """Take a sequence id for each leaf."""
@@ -219,6 +229,11 @@ class LlamaSession(Session):
         self.ids = [self.id]
         self.draft = NO_DRAFT
         self._stale = True
+
+    def undo(self, length: int) -> None:
+        """Go back to the first `length` tokens after a forward that failed, here or in the rows of another sequence."""
+        self.length = length
+        self.drop()
 
     def close(self) -> None:
         """Give the sequence id back; nothing happens where the context is gone."""

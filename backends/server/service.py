@@ -229,8 +229,8 @@ class Service:
                 own = choice.recorded = Recorded(policy, request.most_alternatives)
             call = Call(prompt, most, model.eos, Keys(seed=seed, run=i), own, repeat=i > 0, answer_now=AnswerNow())
             call = replace(call, private=not request.reasonctl.learn, client="" if key == LOCAL else key)
-            if request.stops:
-                call = replace(call, stop=StopAt(len(prompt), choice.splitter))
+            stop = StopAt(len(prompt), choice.splitter) if request.stops else None
+            call = replace(call, stop=stop, wanted=request.most_new_tokens or 0)
             text.needs = controller.needs(model.engine, model.tokenizer, call)
             loop = partial(controller.loop, tokenizer=model.tokenizer, call=call, trace=text.trace)
             work.choices.append(choice)

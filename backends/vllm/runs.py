@@ -75,6 +75,15 @@ Replay = Generator[Tried, Trial, None]
 """A run that is read; it asks for trials."""
 
 
+def start(model: Model, rules: Sequence[ExitRule | None]) -> Any:
+    """Start the engine of runs under these rules, unless it runs; returns vLLM's LLM.
+
+    Raises:
+        ControllerError: It runs, and records something else.
+    """
+    return cast(Any, model.engine).started(next((rule for rule in rules if rule is not None), None))
+
+
 def make_runs(model: Model, runs: Sequence[tuple[Controller, Call]]) -> list[Trace]:
     """Make runs under rules that never exit.
 
@@ -87,9 +96,7 @@ def make_runs(model: Model, runs: Sequence[tuple[Controller, Call]]) -> list[Tra
     """
     if not runs:
         return []
-    rules = [controller.exit for controller, _ in runs]
-    engine = model.engine
-    llm = cast(Any, engine).started(next((rule for rule in rules if rule is not None), None))
+    engine, llm = model.engine, start(model, [controller.exit for controller, _ in runs])
     made = [_full_run(model, i, controller, call) for i, (controller, call) in enumerate(runs)]
     run_all(llm, made, [{**sampling_of(call.policy), "seed": _seed(call, 0)} for _, call in runs])
     seen = cast(Any, engine).recorded()

@@ -44,7 +44,8 @@ def advise_samples(
     write_samples(Path(out), f"{name} on {job.task.name}", found, len(job.problems))
     show.say(f"written: {out}")
     result = {str(size): [one.to_json() for one in rows] for size, rows in found.items()}
-    show.result({"model": name, "tasks": job.task.name, "n": len(job.problems), "unit": "problem", "at": result})
+    asked = {"model": name, "tasks": job.task.name, "n": len(job.problems), **job.room}
+    show.result(asked | {"unit": "problem", "at": result})
 
 
 def _show(show: Console, found: dict[int, list[Measured]], problems: int, policies: int) -> None:

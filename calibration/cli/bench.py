@@ -13,6 +13,7 @@ from reasonctl.probes import ProbeExit
 
 from ..evaluation.speed import ROUNDS, Arm, cost_curve, interleaved, same_tokens
 from ..runs.making import PreparedRun, check_batch
+from ..runs.recipe import Recipe
 from ..tasks.draft_prompts import DRAFT_PROMPTS
 from ..tasks.sources import load_task
 from .console import Console
@@ -21,6 +22,9 @@ from .masked import bench_masked, refuse_order
 from .options import Options
 from .recipes import open_any
 from .refusal import given, refuse
+
+LENGTH = 128
+"""Most tokens of a timed run where nobody asks for a number."""
 
 
 def bench(name: str, options: Options, *, probe: str | None, order: str | None = None) -> None:
@@ -32,7 +36,7 @@ def bench(name: str, options: Options, *, probe: str | None, order: str | None =
         return
     refuse_order(order)
     rule, model, recipe = open_any(show, "ctl bench", name, options, probe, *PROMISE, because="nothing is promised")
-    short = replace(recipe, max_new_tokens=min(recipe.max_new_tokens, 128))
+    short = timed(recipe, options.max_new_tokens)
     draft = options.draft if options.draft != "none" else "hierarchy"
     kinds = {"plain": Controller(), "drafted": Controller(drafter=load_drafter(draft, threads=short.threads))}
     if rule is not None:
@@ -55,6 +59,11 @@ def bench(name: str, options: Options, *, probe: str | None, order: str | None =
         **show_arms(show, arms),
     }
     show.result(measured | {"cost_curve": {str(context): dict(rows) for context, rows in curve.seconds.items()}})
+
+
+def timed(recipe: Recipe, asked: int | None) -> Recipe:
+    """The recipe of the runs that are timed: as long as was asked for; without a number short ones tell as much."""
+    return replace(recipe, max_new_tokens=asked or min(recipe.max_new_tokens, LENGTH))
 
 
 def show_arms(show: Console, arms: Mapping[str, Arm]) -> dict[str, Any]:

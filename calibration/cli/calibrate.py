@@ -210,8 +210,8 @@ def asked(show: Console, plan: CalibrationJob, model: Model) -> tuple[Calibratio
 
 
 def show_left_out(show: Console, asked: Asked, task: Task) -> None:
-    """Print which questions are left out, if any is."""
-    if (message := asked.message(task.where)) is not None:
+    """Print which questions are left out, and how many runs end early, if any."""
+    for message in asked.messages(task.where):
         show.say(message, "yellow")
 
 

@@ -41,7 +41,7 @@ def calibrate_votes(
     lossless = tried(LosslessStop(), votes)
     _report(show, stop, found, lossless)
     show.say(f"written: {out}; use it with ctl sample --stop {out}")
-    show.result({"out": out, **stop.to_json(), "saved": found.saved, "lossless_saved": lossless.saved})
+    show.result({"out": out, **stop.to_json(), "saved": found.saved, "lossless_saved": lossless.saved, **job.room})
 
 
 def calibrated(

@@ -19,6 +19,7 @@ from ..fitting.collecting import fitting_trials
 from ..fitting.job import CalibrationJob
 from ..runs.collect import identity_of
 from ..runs.records import RunRecord
+from ..runs.worker import start_engine
 from ..tasks.problem import Problem
 from .console import Console
 
@@ -31,7 +32,7 @@ class ClosedJob(NamedTuple):
     first: tuple[RunRecord, ...] = ()
     """Its first runs, if the closing was chosen on them just now."""
     seconds: float = 0.0
-    """Wall-clock of each of them."""
+    """Wall-clock of all of them, divided by their number."""
 
 
 def format_of(model: Model, overrides: Mapping[str, Any]) -> Format:
@@ -104,6 +105,7 @@ def _chosen(
 ) -> ClosedJob | None:
     """The job with one of several closings, chosen on runs of its first problems; None if the deadline came first."""
     show.say(f"trying {len(closings)} ways to ask for the answer on {len(tried)} of the fitting runs")
+    start_engine(plan.recipe)
     start = time.monotonic()
     chosen = choose_suffix(
         plan.recipe,

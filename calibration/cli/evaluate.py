@@ -22,7 +22,7 @@ from ..runs.collect import settings_of
 from ..runs.making import windows_of
 from ..runs.recipe import Recipe
 from ..runs.records import RunRecord
-from ..runs.room import LEFT_OUT, with_room
+from ..runs.room import with_room
 from ..runs.splits import runs_path
 from ..runs.worker import check_arms
 from ..tasks.problem import Problem
@@ -147,7 +147,7 @@ def evaluate(
     runs = saved_runs(probe_path(name, probe), content)
     n = options.n or EVALUATION_RUNS
     drawn = fresh(task, content, n, options.seed, options.domain, prompt=model.prompt, runs=runs)
-    asked = with_room(model, drawn, recipe.max_new_tokens)
+    asked = with_room(model, drawn, recipe.max_new_tokens, recipe.suffix)
     show_left_out(show, asked, task)
     problems = asked.problems
     check_arms(recipe, model, problems, options.machine(recipe.model)[0])
@@ -157,7 +157,7 @@ def evaluate(
         return
     job = EvaluationJob(rule, model, recipe, task, problems, options, out)
     result = compare(show, job, runs=runs, baselines=baselines, keep=job.keeping(**tracing))
-    result |= {LEFT_OUT: len(asked.left_out)} if asked.left_out else {}
+    result |= asked.report()
     show.result(result)
     if report is not None:
         from ..pages.report import write_report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from reasonctl.backends import Model
@@ -15,7 +15,9 @@ from ..fitting.analyses import SAVING_CONFIDENCE, Analysis, Saving
 from ..fitting.collecting import fitting_trials
 from ..fitting.job import CalibrationJob
 from ..pages.wording import SHOWN_RISKS, ends_of, percent
-from ..runs.worker import collect_run
+from ..runs.making import windows_of
+from ..runs.records import RunRecord
+from ..runs.worker import collect_run, start_engine
 from ..tasks.problem import Problem
 from .closing import ClosedJob
 from .console import Console
@@ -70,26 +72,29 @@ def _clean_runs(stopping: Stopping, confidence: float) -> str:
 
 def estimate(show: Console, chosen: ClosedJob, problem: Problem, runs: int, workers: int | str) -> None:
     """Print how long the job will take, by the runs on which it chose; else by one that is made and not kept."""
-    plan = chosen.plan
-    if chosen.first:
-        record, seconds = chosen.first[-1], chosen.seconds
-    else:
-        logged = None if plan.logged is None else plan.logged[problem.id]
-        if plan.recipe.backend == "vllm":
-            collect_run(plan.recipe, 0, problem.question, fitting_trials(plan), logged)  # its engine starts with it
-        start = time.monotonic()
-        record = collect_run(plan.recipe, 0, problem.question, fitting_trials(plan), logged)
-        seconds = time.monotonic() - start
-    processes, tried = 1 if isinstance(workers, str) else workers, sum(cue.labelled for cue in record.cues)
-    minutes = seconds / processes / 60
+    plan, batch = chosen.plan, chosen.plan.recipe.batch
+    made, seconds = (chosen.first, chosen.seconds) if chosen.first else _timed(plan, problem)
+    record, tried = made[-1], sum(cue.labelled for cue in made[-1].cues)
+    processes = 1 if isinstance(workers, str) else workers
+    minutes = seconds * min(processes, len(windows_of(made, batch))) / processes / 60
+    fewest = minutes * min(batch, len(made)) / batch  # where a batch takes no longer than those that were timed
     done = plan.n - runs
     soonest = "" if plan.first_analysis is None else _soonest(plan.fit + plan.first_analysis - done, minutes)
     show.say(
         f"one run took {seconds:.1f} s with {tried} of {len(record.cues)} cues tried, so {soonest}{runs} runs take "
         f"roughly {minutes * runs:.1f} minutes"
         + (", divided by the cluster's workers" if isinstance(workers, str) else "")
-        + (f", or less in batches of {plan.recipe.batch}" if plan.recipe.batch > 1 else "")
+        + (f", or as little as {fewest * runs:.1f} with {batch} at a time" if fewest < minutes else "")
     )
+
+
+def _timed(plan: CalibrationJob, problem: Problem) -> tuple[Sequence[RunRecord], float]:
+    """A run that isn't kept, and its seconds."""
+    logged = None if plan.logged is None else plan.logged[problem.id]
+    start_engine(plan.recipe)
+    start = time.monotonic()
+    record = collect_run(plan.recipe, 0, problem.question, fitting_trials(plan), logged)
+    return (record,), time.monotonic() - start
 
 
 def _soonest(runs: int, minutes: float) -> str:

@@ -46,7 +46,7 @@ def show_frontier(name: str, options: Options, *, tasks: str, probe: str | None,
     write_frontier(Path(out), title, points, len(problems))
     show.say(f"written: {out}")
     settings = {"model": name, "tasks": job.task.name, "policy": job.recipe.policy, "draft": job.recipe.draft}
-    asked = {"n": len(problems), "samples": samples, "risk": options.risk, "confidence": confidence}
+    asked = {"n": len(problems), "samples": samples, "risk": options.risk, "confidence": confidence, **job.room}
     show.result(settings | asked | {"unit": "problem", "points": [point.to_json() for point in points]})
 
 

@@ -47,6 +47,8 @@ class SamplingJob:
     """Where the problems come from."""
     problems: list[Problem]
     """The problems; a probe saw none of them."""
+    room: dict[str, int]
+    """What the command's JSON says of questions and runs that were too long for the context."""
 
 
 def open_job(
@@ -78,9 +80,9 @@ def open_job(
         drawn = task.problems(n, stream=evaluation_stream(options.seed), prompt=model.prompt)
     else:
         drawn = fresh(task, rule.content, n, options.seed, options.domain, prompt=model.prompt)
-    asked = with_room(model, drawn, recipe.max_new_tokens)
+    asked = with_room(model, drawn, recipe.max_new_tokens, recipe.suffix)
     show_left_out(show, asked, task)
-    return SamplingJob(rule, model, recipe, task, asked.problems)
+    return SamplingJob(rule, model, recipe, task, asked.problems, asked.report())
 
 
 def probe_text(rule: ProbeExit | None) -> str:

@@ -12,7 +12,7 @@ from reasonctl.controller.core import Fields
 from ..parallel.run_jobs import ProgressCallback, processes_of
 from ..runs.job_file import JobFile, append_made
 from ..runs.making import PreparedRun, check_batch, run_window
-from ..runs.recipe import Recipe
+from ..runs.recipe import Recipe, room_after
 from ..runs.worker import AskedRun, answer_text, prepared
 
 FORMAT = 1
@@ -110,6 +110,12 @@ def answer(recipe: Recipe, asks: Sequence[Ask], rule: ExitRule | None) -> list[A
         written = trace.tokens[trace.forced[0] :] if trace.forced else trace.tokens
         made.append(Answered(answer_text(recipe, model, written), trace.cost, str(trace.finish_reason)))
     return made
+
+
+def has_room(recipe: Recipe, question: str) -> bool:
+    """Whether a question leaves room for an answer in the model's context."""
+    model = recipe.load()
+    return room_after(model, len(model.prompt(question)), recipe.suffix) > 0
 
 
 def check_asks(

@@ -17,13 +17,11 @@ from reasonctl.controller.core import Fields
 from ..parallel.run_jobs import ProgressCallback, processes_of
 from ..runs.job_file import JobFile, append_made
 from ..runs.recipe import Recipe
-from .answers_file import MOST_VOTES, Answered, Ask, answer, check_asks
+from .answers_file import MOST_VOTES, Answered, Ask, answer, check_asks, has_room
 
 Strategy = Literal["prefix", "demonstration", "elicitive", "parameters", "leaderboard", "refine", "exit", "policy"]
 Role = Literal["main", "smaller", "lower"]
 
-MOST_PREVIOUS = 4000
-"""Most characters of a response that is refined."""
 _LABEL = re.compile(
     r"""^[ \t]{0,8}(?:
         \#{1,6}[ \t]{1,4}Response[ \t\r]{0,8}$                                   # a heading without a colon
@@ -37,6 +35,9 @@ _LABEL = re.compile(
 """A label that begins a line. Every repeat is bounded, so a text is read in linear time."""
 _INLINE = re.compile(r"(?<=[.!?])[ \t]{1,4}Response:")
 """A label that begins a sentence within a line."""
+
+_NO_ROOM = Answered("", 0, "length")
+"""What a response that fills the context is refined to: nothing, cut."""
 
 
 class Wording(NamedTuple):
@@ -152,7 +153,7 @@ class Contrasting:
 def refining(question: str, response: str) -> str:
     """The prompt that asks for a better response than the one that is there."""
     return (
-        f"{question}\n\nA response to this:\n{response[:MOST_PREVIOUS]}\n\n"
+        f"{question}\n\nA response to this:\n{response}\n\n"
         "Improve this response. Reply with the improved response only."
     )
 
@@ -161,17 +162,23 @@ def response_of(strategy: Strategy, text: str) -> str:
     """What counts of a text: where principles come first, what follows the label `Response:`; "" where there is none.
 
     The last label that begins a line counts, in Markdown's emphasis or not; else the last that begins a sentence.
+    Demonstrations end with the label, so there one that begins the text is only repeated.
 
     >>> response_of("elicitive", "**Thought:** be clear.\\n\\n**Response:** 42"), response_of("elicitive", "42")
     ('42', '')
-    >>> response_of("prefix", " 42 ")
-    '42'
+    >>> response_of("demonstration", "Response: 42"), response_of("prefix", " Response: 42 ")
+    ('42', 'Response: 42')
     """
-    if strategy != "elicitive":
-        return text.strip()
-    label = next(reversed([*(_LABEL.finditer(text) if _LABEL.search(text) else _INLINE.finditer(text))]), None)
-    if label is None:
-        return ""
+    text = text.strip()
+    if strategy == "elicitive":
+        label = next(reversed([*(_LABEL.finditer(text) if _LABEL.search(text) else _INLINE.finditer(text))]), None)
+        return "" if label is None else _after(label, text)
+    label = _LABEL.match(text) if strategy == "demonstration" else None
+    return text if label is None else _after(label, text)
+
+
+def _after(label: re.Match[str], text: str) -> str:
+    """What follows a label, without the emphasis that began before it."""
     rest, mark = text[label.end() :], label.groupdict().get("open")
     return (rest.replace(mark, "", 1) if mark else rest).strip()
 
@@ -247,8 +254,9 @@ def contrasted(
     refined = {
         one.better: Side(refining(one.worse.question, made[one.worse].text)) for one in contrasts if one.better.refines
     }
-    again = _responses(recipes, list(refined.values()), rule, index)
-    made |= {side: again[asked] for side, asked in refined.items()}
+    fitting = [side for side in refined.values() if has_room(recipes[side.model], side.question)]
+    again = _responses(recipes, fitting, rule, index)
+    made |= {side: again.get(asked, _NO_ROOM) for side, asked in refined.items()}
     return [_pair(one.strategy, made[one.better], made[one.worse]) for one in contrasts]
 
 

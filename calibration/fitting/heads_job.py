@@ -15,7 +15,6 @@ from reasonctl.probes.files import Heads, HeadsCard, HeadsFile, origin_of, save_
 
 from ..runs.collect import identity_of
 from ..runs.records import RunRecord
-from ..runs.room import LEFT_OUT
 from ..runs.teacher_forced import Written
 from .heads import Measures, Training, evaluate_heads, train
 from .job import CalibrationJob
@@ -73,8 +72,7 @@ def fit_heads(
     heads = train(model, learn, training, checkpoint, identity=identity, progress=progress, deadline=deadline)
     if heads is None:
         return None
-    counts = {"collected": len(records), "right": len(runs), "trained": len(learn)}
-    counts |= {LEFT_OUT: job.left_out} if job.left_out else {}
+    counts = {"collected": len(records), "right": len(runs), "trained": len(learn), **job.room}
     return FittedHeads(heads, counts, evaluate_heads(heads, model, runs[::HELD_OUT]))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ..runs.cue_sets import with_cues
 from ..runs.logged import SOURCE, LoggedRun
 from ..runs.recipe import Recipe
 from ..runs.records import RunRecord
-from ..runs.room import LEFT_OUT, Asked, with_room
+from ..runs.room import Asked, with_room
 from ..runs.run_file import RunFile, digest_of
 from ..runs.splits import FITTING_RUNS, calibration_stream, runs_path
 from ..runs.trials import Labels
@@ -57,8 +57,8 @@ class CalibrationJob:
     """Where they were logged, in words for the card."""
     log_sha256: str = ""
     """Of the log's lines: a job goes on with the same log only."""
-    left_out: int = 0
-    """Questions that were left out, beyond the n: they are too long for the model's context."""
+    room: Mapping[str, int] = field(default_factory=dict)
+    """What the card says of questions, beyond the n, and runs that were too long for the context: `Asked.report`."""
     first_analysis: int | None = None
     """Calibration runs at the first analysis of a job that stops when its promise stands. None: it makes all n runs."""
     earlier: tuple[int, ...] = ()
@@ -69,11 +69,11 @@ class CalibrationJob:
     def asked(self, model: Model) -> Asked:
         """The problems of the job's runs, in order, and those too long for one; no two have the same prompt."""
         drawn = self.task.problems(self.n, stream=calibration_stream(self.recipe.seed), prompt=model.prompt)
-        return with_room(model, drawn, self.recipe.max_new_tokens)
+        return with_room(model, drawn, self.recipe.max_new_tokens, self.recipe.suffix)
 
     def of(self, asked: Asked) -> CalibrationJob:
         """The job with a run for each problem that isn't left out; ControllerError if none of them calibrates."""
-        job = replace(self, n=len(asked.problems), left_out=len(asked.left_out))
+        job = replace(self, n=len(asked.problems), room=asked.report())
         if job.n <= job.fit and job.fit:
             raise ControllerError(
                 f"-n is {job.n}, and the first {job.fit} runs fit, so that none would calibrate; give an -n above "
@@ -144,7 +144,7 @@ def content_of(plan: CalibrationJob, model: Model, records: list[RunRecord], fro
     report: dict[str, Scalar] = {
         **fitted.report,
         ANSWERS_TRUNCATED: share_truncated(records, plan.recipe.answer_tokens),
-        **({LEFT_OUT: plan.left_out} if plan.left_out else {}),
+        **plan.room,
         **({SOURCE: plan.source} if plan.source else {}),
         **{f"suffix tried {i}": line for i, line in enumerate(plan.closings, start=1)},
     }

@@ -13,7 +13,7 @@ from reasonctl.probes.files import Card
 
 from ..runs.arrays import ANSWERS_TRUNCATED, truncation_note
 from ..runs.logged import SOURCE
-from ..runs.room import LEFT_OUT
+from ..runs.room import LEFT_OUT, SHORTENED
 
 SHOWN_RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Risks that a table shows, next to the one that is asked for."""
@@ -95,10 +95,11 @@ def ends_of(answer_ends: AnswerEnds) -> str:
     }[answer_ends]
 
 
-def left_out_of(card: Card) -> str:
-    """What the card says of questions that were too long for the context; empty if there were none."""
-    n = card.report.get(LEFT_OUT)
-    return f"; {n} question{'' if n == 1 else 's'} too long for the context left out" if n else ""
+def room_of(card: Card) -> str:
+    """What the card says of questions and runs that were too long for the context; empty if there were none."""
+    out, ended = card.report.get(LEFT_OUT), card.report.get(SHORTENED)
+    text = f"; {out} question{'' if out == 1 else 's'} too long for the context left out" if out else ""
+    return text + (f"; the context had room for fewer new tokens in {ended} of all" if ended else "")
 
 
 def source_of(card: Card) -> str:
@@ -142,13 +143,13 @@ def facts(card: Card) -> dict[str, str]:
         "tasks": f"{card.tasks}, graded by {card.grader}, at most {card.max_new_tokens} new tokens",
         "runs": ", ".join(f"{value} {key}" for key, value in card.runs.items())
         + source_of(card)
-        + left_out_of(card)
+        + room_of(card)
         + ways_of(card),
         "stopping": stopping_of(card),
         "fit": ", ".join(
             f"{key} {value:.3f}" if isinstance(value, float) else f"{key} {value}"
             for key, value in card.report.items()
-            if key not in (ANSWERS_TRUNCATED, LEFT_OUT, SOURCE)
+            if key not in (ANSWERS_TRUNCATED, LEFT_OUT, SHORTENED, SOURCE)
         ),
         "answers": truncation_of(card) or "none of the tried ones was truncated",
         "settings": ", ".join(f"{key} {value}" for key, value in card.settings.items()),

@@ -92,7 +92,7 @@ class Recipe:
     def call(self, model: Model, question: str, run: int = 0, prompt: Sequence[int] = ()) -> Call:
         """The question as the model's prompt, with the recipe's policy and the keys of that run.
 
-        The run ends early where the context would leave no room for an exit's text.
+        The run ends early where the context would leave no room for an exit's text, and its trace says so.
 
         Args:
             model: The model.
@@ -101,13 +101,18 @@ class Recipe:
             prompt: The prompt's tokens, where they are more than the question. (): those of the question.
         """
         keys, prompt = Keys(seed=self.seed, run=run), prompt or model.prompt(question)
-        room = model.context - len(prompt) - len(model.tokenizer.encode(self.suffix))
-        most = min(self.max_new_tokens, room) if room > 0 else self.max_new_tokens  # the engine names what doesn't fit
-        return Call(prompt, most, model.eos, keys, self.parsed_policy())
+        wanted, room = self.max_new_tokens, room_after(model, len(prompt), self.suffix)
+        most = min(wanted, room) if room > 0 else wanted  # the engine names what doesn't fit
+        return Call(prompt, most, model.eos, keys, self.parsed_policy(), wanted=wanted)
 
     def parsed_policy(self) -> Policy:
         """The policy, read once per process: it may name files."""
         return _policy(self.policy)
+
+
+def room_after(model: Model, prompt: int, suffix: str) -> int:
+    """Most tokens of a run after so many of its prompt, so that an exit's text has room in the context."""
+    return model.context - prompt - len(model.tokenizer.encode(suffix))
 
 
 def usual_room(model: Model) -> int:

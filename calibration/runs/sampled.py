@@ -237,13 +237,14 @@ def check_samples(recipe: Recipe, problems: Sequence[Problem], sets: Sequence[Sa
         sets: What is drawn of each.
         workers: Number of processes.
     """
-    model, processes = recipe.load(), processes_of(workers, len(problems))
-    if recipe.batch > 1 or processes:
-        asked = [AskedRun(FIRST_RUN + i, problem.question) for i, problem in enumerate(problems)]
+    processes = processes_of(workers, len(problems))
+    if problems and (recipe.batch > 1 or processes):
+        model = recipe.load()
+        longest = max((problem.question for problem in problems), key=lambda question: len(model.prompt(question)))
         for one in sets:
             own = replace(recipe, policy=one.policy)
-            runs = [prepared(own, model, each, one.rule) for each in asked]
-            check_batch(model, runs, min(recipe.batch, one.n), processes=processes)
+            run = prepared(own, model, AskedRun(FIRST_RUN, longest), one.rule)
+            check_batch(model, [run], min(recipe.batch, one.n), processes=processes)
 
 
 def collect_samples(

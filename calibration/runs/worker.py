@@ -201,6 +201,15 @@ def collect_runs(recipe: Recipe, window: Sequence[AskedRun], which: Trials = EVE
     ]
 
 
+def start_engine(recipe: Recipe) -> None:
+    """Start what a process starts with its first run, vLLM's engine, so that runs can be timed without."""
+    model = recipe.load()
+    if model.backend == "vllm":
+        from reasonctl.backends.vllm.runs import start
+
+        start(model, [_collecting(recipe, model, 0, EVERYWHERE)])
+
+
 def check_recipe(
     recipe: Recipe, model: Model, problems: Sequence[Problem], workers: int | str, *, besides: int = 0
 ) -> None:

@@ -46,3 +46,5 @@ class Call:
     """Who asks, as a name that says nothing to others; empty where there is one user."""
     turn: Turn | None = None
     """The turn that the call belongs to: the budget counts the thinking of its earlier calls too. None = of no turn."""
+    wanted: int = 0
+    """What was asked for as `max_new_tokens`, where the context has no room for so many; 0 = no more than it has."""

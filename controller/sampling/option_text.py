@@ -28,6 +28,10 @@ _OPTION = re.compile(f"{_LINE}|{_MEMBER}", re.MULTILINE)
 """A line of a list or of Markdown with its further lines, or a member of a JSON object."""
 _TEMPLATE = re.compile(r"<[|\uff5c][^<>\n]{1,40}>|<(?:end_of_turn|/s|eos)>|\[/INST\]")
 """What a chat template writes after a message, in the last option's line: no part of the option."""
+_ROLE = re.compile(r"[ \t]{1,4}(?:#{1,3}[ \t]{1,4})?[A-Z][A-Za-z]{0,19}[:\uff1a]\s{0,8}\Z")
+"""The same in plain text, at the end of the prompt: Vicuna's ` ASSISTANT:`. One word, as more could be the option's."""
+_LONGEST_ROLE = 48
+"""Most characters of such a role, with what stands around it."""
 
 
 class OptionSpan(NamedTuple):
@@ -42,17 +46,20 @@ class OptionSpan(NamedTuple):
 def option_spans(text: str) -> list[OptionSpan]:
     """Where the contents of the last list of options stand: lettered from A on, two or more. Empty: there is none.
 
-    Indented lines go on an option. A chat template's marker ends it.
+    Indented lines go on an option. A chat template's marker ends it, and so does a role at the end of the text.
 
     >>> [text[a:b] for text in ("Q?\\nA. x\\nB. y",) for a, b in option_spans(text)]
     ['x', 'y']
     >>> [text[a:b] for text in ('{"A": "x", "B": "y"}',) for a, b in option_spans(text)]
     ['x', 'y']
+    >>> [text[a:b] for text in ("A. x\\nB. New York ASSISTANT:",) for a, b in option_spans(text)]
+    ['x', 'New York']
     >>> option_spans("B. y"), option_spans("")
     ([], [])
     """
     last: list[OptionSpan] = []
     run: list[OptionSpan] = []
+    written = len(text.rstrip())
     for found in _OPTION.finditer(text):
         group = 1 if found[1] else 3
         if found[group] == "A":
@@ -60,6 +67,8 @@ def option_spans(text: str) -> list[OptionSpan]:
         if len(run) < len(LETTERS) and found[group] == LETTERS[len(run)]:
             first = found.start(group + 1)
             content = _TEMPLATE.split(found[group + 1], maxsplit=1)[0]
+            if found.end() >= written and (role := _ROLE.search(content, max(0, len(content) - _LONGEST_ROLE))):
+                content = content[: role.start()]
             run.append(OptionSpan(first, first + len(content.rstrip())))
             last = run if len(run) > 1 else last
         else:

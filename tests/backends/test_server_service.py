@@ -33,6 +33,16 @@ def serving() -> Iterator[Serving]:
         service.close()
 
 
+def test_an_answer_says_that_the_context_had_room_for_fewer_tokens(serving: Serving) -> None:
+    service = serving([b"<think>", b"so ", b"on ", b"</think>", b"\n", b"Four", b"."])
+    model, (_, work) = service.served.model, answered(service)
+    room = model.context - work.prompt_tokens - len(model.tokenizer.encode(THINKING.suffix))
+    for asked, warnings in ((room, 0), (room + 1, 1)):
+        _, work = answered(service, max_completion_tokens=asked)
+        assert len(work.choices[0].trace.warnings) == warnings
+    assert f"at most {room} new tokens and not {room + 1}" in work.choices[0].trace.warnings[0]
+
+
 def test_thinking_that_the_model_opens_itself_is_closed_where_none_is_wanted(serving: Serving) -> None:
     """The template opens none, the model does: its budget is 0 all the same."""
     service = serving([b"<think>", b"so ", b"on ", b"</think>", b"\n", b"Four", b"."])

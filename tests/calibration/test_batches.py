@@ -12,10 +12,12 @@ import pytest
 from reasonctl.calibration.fitting.begun import as_begun
 from reasonctl.calibration.fitting.collecting import collect_job
 from reasonctl.calibration.fitting.job import CalibrationJob
+from reasonctl.calibration.runs import sampled
 from reasonctl.calibration.runs.collect import asked_runs
 from reasonctl.calibration.runs.job_file import line_of
 from reasonctl.calibration.runs.recipe import Recipe
 from reasonctl.calibration.runs.records import RunRecord
+from reasonctl.calibration.runs.sampled import SampleSet
 from reasonctl.calibration.runs.splits import runs_path
 from reasonctl.calibration.runs.worker import collect_run, collect_runs
 from reasonctl.calibration.tasks.sources import load_task
@@ -103,3 +105,25 @@ def test_a_job_that_was_begun_keeps_its_batch_where_none_is_asked_for(done):
     runs_path(done.out).write_bytes(line_of(old) + runs)
     single.run_file(model).check()
     assert as_begun(single, model, choosing=False, batch_given=False).recipe.batch == 1
+
+
+def test_a_job_of_samples_renders_each_prompt_once_before_its_work(monkeypatch):
+    """However many sets are drawn; each set's longest runs are checked all the same."""
+    asked, checked = list[str](), list[tuple[str, int, int]]()
+    model = RECIPE.load()
+
+    def prompt(question: str) -> list[int]:
+        asked.append(question)
+        return model.prompt(question)
+
+    def check(_, runs, batch):
+        checked.append((str(runs[0].call.policy), max(len(run.call.prompt) for run in runs), batch))
+
+    monkeypatch.setattr(Recipe, "load", lambda recipe: replace(model, prompt=prompt))
+    monkeypatch.setattr(sampled, "check_batch", check)
+    problems = load_task("tiny").problems(5, stream=3)
+    sets = [SampleSet(policy, 6, policy) for policy in ("greedy", "temperature(0.6)", "temperature(2)")]
+    sampled.check_samples(replace(RECIPE, batch=4), problems, sets, workers=1)
+    longest = max(len(model.prompt(problem.question)) for problem in problems)
+    assert checked == [(one.policy, longest, 4) for one in sets]
+    assert len(asked) == len(problems) + len(sets)

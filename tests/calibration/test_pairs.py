@@ -69,6 +69,7 @@ def test_every_response_is_made_once_by_its_own_model(monkeypatch) -> None:
         return [Answered(text, 1, "stop") for text in said]
 
     monkeypatch.setattr(contrasts, "answer", answer)
+    monkeypatch.setattr(contrasts, "has_room", lambda recipe, question: True)
     recipes = {kind: replace(RECIPE, model=kind) for kind in ("main", "smaller", "lower")}
     made = {one.strategy: one for one in contrasted(recipes, CONTRASTING.contrasts("Q"), None, 3)}
     plain = [one for model, one in asked if model == "main" and one.question == "Q" and not one.exits]
@@ -129,6 +130,13 @@ def test_a_response_is_read_as_a_person_reads_it(text: str, response: str) -> No
     assert response_of("elicitive", text) == response
 
 
+@pytest.mark.parametrize("text", ["Response: 42", " **Response:** 42\n", "**Response: 42**", "### Response\n42", "42"])
+def test_a_demonstration_that_repeats_its_label_counts_without(text: str) -> None:
+    assert response_of("demonstration", text).strip("*") == "42"
+    assert response_of("demonstration", f"It is 1.\n{text}") == f"It is 1.\n{text}".strip()
+    assert response_of("refine", text) == text.strip()
+
+
 @pytest.mark.parametrize("part", ["Response:\n", "**Response", "*", " ", "# ", "> ", ". ", "**Response:** \n", "__"])
 def test_a_hostile_response_is_read_in_linear_time(part: str) -> None:
     """200,000 characters: half a second, where time that grows with the square would take minutes."""
@@ -136,6 +144,23 @@ def test_a_hostile_response_is_read_in_linear_time(part: str) -> None:
     start = time.process_time()
     response_of("elicitive", text)
     assert time.process_time() - start < 0.5
+
+
+def test_a_response_is_refined_whole_or_not_at_all(monkeypatch) -> None:
+    """What fills the context can't be refined: the pair is cut, and the job goes on."""
+    asked: list[str] = []
+
+    def answer(recipe, asks: Sequence[Ask], rule) -> list[Answered]:
+        asked.extend(one.question for one in asks)
+        return [Answered("7" if "response" in one.question else long, 1, "stop") for one in asks]
+
+    monkeypatch.setattr(contrasts, "answer", answer)
+    refine = replace(CONTRASTING, strategies=("refine",)).contrasts("Q")
+    context = RECIPE.load().context
+    for long, cut in (("4 " * (context // 4), False), ("4 " * context, True)):
+        (pair,) = contrasted({"main": RECIPE}, refine, None, 0)
+        assert (pair.better, pair.better_cut, pair.worse) == ("" if cut else "7", cut, long.strip())
+        assert any(long in question for question in asked) is not cut
 
 
 def test_a_pair_with_a_cut_side_says_nothing(monkeypatch) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from reasonctl.calibration.pages.wording import facts
-from reasonctl.calibration.runs.room import LEFT_OUT, with_room
+from reasonctl.calibration.runs.making import PreparedRun, run_window
+from reasonctl.calibration.runs.room import LEFT_OUT, SHORTENED, with_room
 from reasonctl.calibration.tasks.problem import Problem
 from reasonctl.calibration.tasks.tiny import fresh_problems
-from reasonctl.controller import ControllerError
+from reasonctl.controller import Controller, ControllerError
 from support.ctl import ctl
 from support.probe_files import card
 from support.recipes import RECIPE
@@ -52,6 +53,26 @@ def test_three_quarters_of_the_context_are_enough_for_any_run():
     recipe = replace(RECIPE, suffix="4", policy="greedy", max_new_tokens=5000)
     assert recipe.call(MODEL, "?" * 25).max_new_tokens == 100 - 25 - 1
     assert replace(recipe, max_new_tokens=74).call(MODEL, "?" * 25).max_new_tokens == 74
+
+
+def test_a_job_says_which_runs_the_context_ends_before_their_limit():
+    asked = with_room(MODEL, questions(25, 10, 26), 90, suffix="4")
+    assert asked.report() == {LEFT_OUT: 1, SHORTENED: 2}
+    left_out, shortened = asked.messages(repr)
+    assert "1 of 3 questions is left out" in left_out
+    assert "2 of 2 runs end before --max-new-tokens 90: the context of 100 leaves them 74 to 89; lower it" in shortened
+    assert "to 74" in shortened
+    exact = with_room(MODEL, questions(25, 10), 74, suffix="4")
+    assert exact.report() == {} and exact.messages(repr) == []
+    assert with_room(MODEL, questions(25, 10), 75, suffix="4").report() == {SHORTENED: 1}  # the suffix takes one
+
+
+def test_a_run_says_that_the_context_ends_it_before_its_limit():
+    recipe = replace(RECIPE, suffix="4", policy="greedy")
+    for most, said in ((74, []), (75, ["at most 74 new tokens and not 75: the context has no room for more"])):
+        call = replace(recipe, max_new_tokens=most).call(MODEL, "?" * 25)
+        trace = run_window(MODEL, [PreparedRun(Controller(), call)], 1)[0].trace
+        assert [one.partition(";")[0] for one in trace.warnings] == said
 
 
 def task(path: Path, long: int) -> Path:
@@ -98,3 +119,6 @@ def test_a_card_says_what_its_population_lacks():
     assert "left out" not in "".join(facts(whole).values())
     assert facts(part)["runs"] == f"{facts(whole)['runs']}; 3 questions too long for the context left out"
     assert facts(part)["fit"] == facts(whole)["fit"]
+    ended = facts(card(report={"auc": 0.9, SHORTENED: 4}))
+    assert ended["runs"] == f"{facts(whole)['runs']}; the context had room for fewer new tokens in 4 of all"
+    assert ended["fit"] == facts(whole)["fit"]

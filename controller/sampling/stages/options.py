@@ -24,6 +24,8 @@ from ..draw import Row, RunContext
 from ..option_text import AROUND, LETTERS, letter_logits, letter_tokens, option_spans, with_contents
 from ..stage import Pure, Stage, require
 
+_QUESTION, _FOUND = "Which?\nA. first\nB. second", ["first", "second"]
+"""A question that a chat template is tried on, and its options."""
 _MOST_BETWEEN = 6
 """Tokens between the cue and the letter, at most."""
 
@@ -167,6 +169,16 @@ class CyclicOptions(Options):
             return None, candidates
         tokens = letter_tokens(row.context.read(self.name), len(state))
         return None, self.corrected(candidates, tokens, state)
+
+    def check(self, model: Any) -> list[str]:
+        """ControllerError for a model whose template hides where the last option ends."""
+        text = model.tokenizer.decode(model.prompt(_QUESTION))
+        if (found := [text[first:end] for first, end in option_spans(text)]) != _FOUND:
+            raise ControllerError(
+                f"cyclic_options can't tell the last option from what this model's chat template writes: of {_FOUND} "
+                f"it reads {found!r:.80}; use option_prior, or another template"
+            )
+        return []
 
     def check_run(self, context: RunContext) -> None:
         context.read(self.name)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from reasonctl.backends.load import load_model
-from reasonctl.calibration.cli.bench import questions
+from reasonctl.calibration.cli.bench import LENGTH, questions, timed
 from reasonctl.calibration.evaluation.speed import CONTEXTS, ROUNDS, cost_curve, interleaved
 from reasonctl.calibration.tasks.draft_prompts import DRAFT_PROMPTS
 from reasonctl.controller import Call, Controller, Greedy, Hierarchy, Keys, ModelDrafter, TriForce
 from reasonctl.controller.drafting.planning.cost import CostCurve
 from reasonctl.controller.drafting.planning.cost_cache import cost_path, load_curve
+from support.recipes import RECIPE
 
 FLAT = CostCurve({0: {1: 1.0, 32: 1.0}})
 
@@ -22,6 +25,12 @@ def test_rounds_of_the_same_question_are_alike():
     forwards = [trace.forwards for trace, _ in arms["drafted"].runs]
     assert len(set(forwards)) == 1 and forwards[0] < arms["plain"].runs[0][0].forwards
     assert len(drafter.recent) > 0
+
+
+def test_timed_runs_are_as_long_as_was_asked_for():
+    recipe = replace(RECIPE, max_new_tokens=700)
+    assert [timed(recipe, asked).max_new_tokens for asked in (None, 20, 700)] == [LENGTH, 20, 700]
+    assert timed(replace(recipe, max_new_tokens=50), None).max_new_tokens == 50
 
 
 def test_forgetting_reaches_the_inner_drafter():

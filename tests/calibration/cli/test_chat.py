@@ -20,7 +20,7 @@ def test_a_conversation() -> None:
     assert done.exit_code == 0, done.output
     assert done.output.count("The answer is") == 3
     assert "exited at cue" in done.output and "budget of 3 thinking tokens used up" in done.output
-    assert "/budget much: give a number, or none" in done.output and "about 110 saved" in done.output
+    assert "/budget much: give a number, or none" in done.output and "about 107 saved" in done.output
     hidden, _, shown = done.output.partition("thoughts are hidden")[2].partition("a second")
     assert "First a-9" not in hidden and "thinking ... " in hidden
     assert "First a-9" in shown.partition("thoughts are shown")[0], "the last answer's, which were hidden"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import permutations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -198,6 +200,31 @@ def test_a_template_behind_the_last_option_stays_where_it_is() -> None:
     assert moved == "A. z\nB. x\n   y<|im_end|>\n<|im_start|>assistant\n"
     assert len(option_spans("  A. x\n  B. y\n  C. z")) == 3
     assert option_spans("A. x\n" + "\n" * 100_000 + " " * 100_000 + "\nC. y") == []
+
+
+@pytest.mark.parametrize(
+    "role", [" ASSISTANT:", " GPT: ", "\n### Response:\n", " ### Assistant:", "\n\nAssistant:", "</s>"]
+)
+def test_a_role_in_plain_text_is_no_part_of_the_last_option(role: str) -> None:
+    text = f"A chat. USER: Which? Note:\nA. Rome\nB. New York{role}"
+    spans = option_spans(text)
+    assert [text[a:b] for a, b in spans] == ["Rome", "New York"]
+    assert with_contents(text, spans, ["New York", "Rome"]).endswith(f"A. New York\nB. Rome{role}")
+
+
+def test_what_only_looks_like_a_role_stays() -> None:
+    for last in ("he said:", "Thus:", "a Note: x", "x:", "a: b"):
+        text = f"A. x\nB. {last}"
+        assert [text[a:b] for a, b in option_spans(text)] == ["x", last]
+
+
+@pytest.mark.parametrize(("ends", "refused"), [(" ASSISTANT:", False), ("<|im_end|>\n", False), (" [END]", True)])
+def test_a_template_that_hides_where_the_last_option_ends_is_refused(ends: str, refused: bool) -> None:
+    tokenizer = ToyTokenizer(list(map(chr, range(32, 127))) + ["\n"])
+    model = SimpleNamespace(tokenizer=tokenizer, prompt=lambda text: tokenizer.encode(f"USER: {text}{ends}"))
+    policy = parse_policy("cyclic_options | greedy")
+    with pytest.raises(ControllerError, match="template writes") if refused else nullcontext():
+        assert policy.check(model) == []
 
 
 def test_drafted_and_plain_runs_agree() -> None:
