@@ -26,7 +26,10 @@ _LINE = rf"^[ \t]*(?:[-*][ \t]+)?(?:\*\*)?\(?([A-J])[.):](?:\*\*)?[ \t]+(\S[^\n]
 _MEMBER = r'"([A-J])":[ \t]*"((?:[^"\\\n]|\\.)*)"'
 _OPTION = re.compile(f"{_LINE}|{_MEMBER}", re.MULTILINE)
 """A line of a list or of Markdown with its further lines, or a member of a JSON object."""
-_TEMPLATE = re.compile(r"<[|\uff5c][^<>\n]{1,40}>|<(?:end_of_turn|/s|eos)>|\[/INST\]")
+_TEMPLATE = re.compile(
+    r"<[|\uff5c][^<>\n]{1,40}>|<[^<>|\n]{1,40}[|\uff5c]>|<(?:[a-z]{1,12}:)?(?:end_of_[a-z]{1,20}|/s|eos|sep)>"
+    r"|\[/INST\]|\[e~\["
+)
 """What a chat template writes after a message, in the last option's line: no part of the option."""
 _ROLE = re.compile(r"[ \t]{1,4}(?:#{1,3}[ \t]{1,4})?[A-Z][A-Za-z]{0,19}[:\uff1a]\s{0,8}\Z")
 """The same in plain text, at the end of the prompt: Vicuna's ` ASSISTANT:`. One word, as more could be the option's."""

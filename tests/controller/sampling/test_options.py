@@ -212,6 +212,17 @@ def test_a_role_in_plain_text_is_no_part_of_the_last_option(role: str) -> None:
     assert with_contents(text, spans, ["New York", "Rome"]).endswith(f"A. New York\nB. Rome{role}")
 
 
+@pytest.mark.parametrize(
+    "ends",
+    ["<turn|>\n<|turn>model\n", "<seed:eos><seed:bos>assistant\n", "<end_of_sentence>\n<beginning_of_sentence>ai\n"]
+    + ["[e~[\n]~b]ai\n<think>\n", "<sep>assistant:", "<end_of_turn>\n", "<\uff5cAssistant\uff5c><think>\n", "[/INST]"],
+)
+def test_what_templates_write_is_no_part_of_the_last_option(ends: str) -> None:
+    """The ends of messages of Gemma 4, Seed, MiniMax 1 and 2, Reka, Gemma 3, DeepSeek and Mistral."""
+    text = f"Which?\nA. <b>Rome</b>\nB. a<b or <div>{ends}"
+    assert [text[a:b] for a, b in option_spans(text)] == ["<b>Rome</b>", "a<b or <div>"]
+
+
 def test_what_only_looks_like_a_role_stays() -> None:
     for last in ("he said:", "Thus:", "a Note: x", "x:", "a: b"):
         text = f"A. x\nB. {last}"
