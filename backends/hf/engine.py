@@ -100,9 +100,9 @@ class HFEngine(Engine):
 
     def memory(self, sessions: int, tokens: int) -> Memory:
         """What the sequences' slab may grow by, on the model's device; it is measured by one forward."""
-        return Memory(str(self.model_forward.device), self.free(), self.cache_bytes([tokens] * sessions))
+        return Memory(str(self.model_forward.device), self.free_bytes(), self.cache_bytes([tokens] * sessions))
 
-    def free(self) -> int | None:
+    def free_bytes(self) -> int | None:
         """Bytes that caches may take on the model's device. None: unknown."""
         device = self.model_forward.device
         if device.type == "cuda":
@@ -133,7 +133,7 @@ class HFEngine(Engine):
 
     def has_plenty(self, lengths: Sequence[int]) -> bool:
         """Whether so much memory is free that caches of these lengths needn't be measured: it costs no forward."""
-        model, free = self.model_forward.model, self.free()
+        model, free = self.model_forward.model, self.free_bytes()
         width = getattr(model.config.get_text_config(decoder=True), "hidden_size", None)
         if free is None or width is None:
             return free is None

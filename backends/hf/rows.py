@@ -159,7 +159,7 @@ class Rows:
         longest = [length + new for length in lengths for _ in range(each)]
         if len(lengths) == 1 or engine.has_plenty(longest):
             return
-        free, together = engine.free(), all(prompt.lead is None for prompt in self.prompts)
+        free, together = engine.free_bytes(), all(prompt.lead is None for prompt in self.prompts)
         certain = [length + 1 for length in lengths]
         taken, most = (engine.cache_bytes(texts, together=together) for texts in (certain, longest))
         what = f"{len(lengths)} rows with prompts of up to {max(lengths)} tokens"

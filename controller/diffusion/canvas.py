@@ -52,7 +52,7 @@ class MaskedEngine(ABC):
     context: int = 1 << 30
     """Most positions of a sequence."""
 
-    def free(self) -> int | None:
+    def free_bytes(self) -> int | None:
         """Bytes of memory that a forward may take. None, the default: unknown."""
         return None
 

@@ -87,7 +87,7 @@ def run_all(engine: MaskedEngine, asked: Sequence[Unmask]) -> list[UnmaskingTrac
 
 def _check_memory(engine: MaskedEngine, asked: Sequence[Unmask]) -> None:
     """Refuse several runs whose first forward has no room for its logits: it gives a row for each position, padded."""
-    free, widest = engine.free(), max((len(one.prompt) + one.settings.length for one in asked), default=0)
+    free, widest = engine.free_bytes(), max((len(one.prompt) + one.settings.length for one in asked), default=0)
     bytes_needed = len(asked) * widest * engine.vocabulary * _LOGIT_BYTES
     if len(asked) > 1 and free is not None and bytes_needed > free:
         raise ControllerError(

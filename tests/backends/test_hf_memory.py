@@ -96,4 +96,4 @@ def test_what_torch_has_taken_on_a_device_and_nobody_holds_is_free(model, monkey
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     for kind, free in (("cuda", 130), ("meta", None)):
         monkeypatch.setattr(type(engine.model_forward), "device", torch.device(kind))
-        assert engine.free() == free
+        assert engine.free_bytes() == free

@@ -116,7 +116,7 @@ def test_a_job_of_samples_renders_each_prompt_once_before_its_work(monkeypatch):
         asked.append(question)
         return model.prompt(question)
 
-    def check(_, runs, batch):
+    def check(_, runs, batch, **_named):
         checked.append((str(runs[0].call.policy), max(len(run.call.prompt) for run in runs), batch))
 
     monkeypatch.setattr(Recipe, "load", lambda recipe: replace(model, prompt=prompt))

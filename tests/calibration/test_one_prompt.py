@@ -27,7 +27,7 @@ def folded(question: str) -> list[int]:
     return [ord(character) for character in question.casefold()]
 
 
-MODEL: Model = replace(writing([b"4"]), prompt=folded)
+MODEL: Model = replace(writing([b"4", RECIPE.suffix.encode()]), prompt=folded)
 
 
 def tasks(path: Path, *questions: str) -> str:

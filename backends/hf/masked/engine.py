@@ -33,7 +33,7 @@ class TorchMaskedEngine(MaskedEngine):
         self.vocabulary = model.config.vocabulary
         self.context = model.config.context
 
-    def free(self) -> int | None:
+    def free_bytes(self) -> int | None:
         """Bytes that are free on the CPU, where these models run."""
         return free_memory()
 
