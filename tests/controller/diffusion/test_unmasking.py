@@ -270,11 +270,11 @@ def test_runs_whose_logits_do_not_fit_are_refused_before_a_forward():
     engine = JointEngine()
     runs = [asked("left", engine=engine, run=run) for run in range(5)]
     needed = 5 * (1 + engine.length) * engine.vocabulary * 4
-    engine.free = lambda: needed - 1
+    engine.free_bytes = lambda: needed - 1
     with pytest.raises(ControllerError, match="the logits of 5 answers, each of up to 4 positions .* smaller batch"):
         run_all(engine, runs)
     assert not engine.batches
-    engine.free = lambda: needed
+    engine.free_bytes = lambda: needed
     assert len(run_all(engine, runs)) == 5
-    engine.free = lambda: 0
+    engine.free_bytes = lambda: 0
     assert len(run_all(engine, runs[:1])) == 1
