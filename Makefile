@@ -17,7 +17,7 @@ VLLM := .venv-vllm
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## install everything into .venv; compiles llama-cpp-python once, about 10 minutes
+setup: $(STAMP) ## install everything into .venv; about 15 minutes, as llama-cpp-python is compiled once
 
 demo: setup ## the main job end to end on the bundled model, about 2 minutes; ARGS="--seed 3" for other problems
 	$(BIN)/ctl demo $(ARGS)

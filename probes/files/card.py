@@ -325,7 +325,6 @@ def check_model(
     """
     own = origin_of(model)
     depth, width = own["depth"], own["width"]
-    settings = own["settings"]
     if own["fingerprint"] != card.fingerprint:
         same_shape = (depth, width) == (card.depth, card.width)
         this = "the same shape but another vocabulary" if same_shape else f"{depth} layers of width {width}"
@@ -335,8 +334,12 @@ def check_model(
     warnings = []
     if own["template"] != card.template:
         warnings.append(f"the chat template differs from the one of the calibration; check {again}")
-    for name in sorted(set(card.settings) | set(settings)):
-        ours, theirs = settings.get(name, "not set"), card.settings.get(name, "not set")
-        if ours != theirs:
-            warnings.append(f"{name} is {ours!r}, calibrated with {theirs!r}; check {again}")
+    if differ := _differences(own["settings"], card.settings):
+        warnings.append(f"{'; '.join(differ)}: check {again}")
     return warnings
+
+
+def _differences(used: Mapping[str, str], was: Mapping[str, str]) -> list[str]:
+    """Where the settings of a model in use aren't those of the calibration."""
+    pairs = [(name, used.get(name, "not set"), was.get(name, "not set")) for name in sorted({*used, *was})]
+    return [f"{name} is {ours!r}, calibrated with {theirs!r}" for name, ours, theirs in pairs if ours != theirs]

@@ -234,7 +234,8 @@ def test_another_model_is_an_error_and_a_setting_a_warning(path: Path) -> None:
     assert "another vocabulary" in one_line(lambda: rule.check(Loaded(hash="cd" * 32)))
     (warning,) = rule.check(Loaded(settings={"quantisation": "Q4_K"}))
     assert "'Q4_K', calibrated with 'Q8_0'" in warning and "ctl eval" in warning
-    assert len(rule.check(Loaded(settings={"flash_attn": "on"}, template=None))) == 3
+    template, settings = rule.check(Loaded(settings={"flash_attn": "on"}, template=None))
+    assert "template" in template and settings.count("calibrated with") == 2
     assert rule.layers(DEPTH) == (2, 3)
     assert "5 layers" in one_line(lambda: rule.layers(5))
 
