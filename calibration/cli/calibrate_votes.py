@@ -75,14 +75,15 @@ def _report(
     if stop.threshold >= 1:
         show.say(
             f"too few problems, or too many that change: nothing can be promised ({asked}, confidence "
-            f"{stop.confidence:g}), so no vote stops early; give more problems, or a larger --risk",
+            f"{stop.confidence:g}), so a vote stops once its leader can't be overtaken; give more problems or a larger "
+            "--risk",
             "yellow",
         )
     else:
         show.say(f"promised: {asked}, with confidence {stop.confidence:g}", "bold")
     show.say(
-        f"stops once the leader has more than {percent(stop.threshold)} of the samples, after {stop.least} or more: "
-        f"{stop.samples:.1f} of {stop.n} samples drawn ({percent(found.saved)} saved; lossless "
+        f"stops once the leader has more than {percent(stop.threshold)} of {stop.least} samples or more, or can't be "
+        f"overtaken: {stop.samples:.1f} of {stop.n} samples drawn ({percent(found.saved)} saved; lossless "
         f"{percent(lossless.saved)}), {stop.failures} of {stop.problems} votes differ"
     )
     show.say(VOTE_UNIT, "dim")

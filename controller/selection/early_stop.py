@@ -83,22 +83,24 @@ class BetaStop(StopRule):
 
 @dataclass(frozen=True)
 class ShareStop(StopRule):
-    """Stops once the leader's share of the samples is above a threshold; calibrate the threshold on recorded samples.
+    """Stops once the leader's share of the samples is above a threshold, or once it can't be overtaken.
 
-    The share is of all samples drawn so far, those without an answer included.
+    The share is of all samples drawn so far, those without an answer included. Calibrate the threshold on recorded
+    samples. The second condition changes no vote, so failures are those of the threshold alone.
     """
 
     threshold: float
-    """Share above which it stops; 1 or more: never before the last sample."""
+    """Share above which it stops; 1 or more: only once the leader can't be overtaken."""
     least: int = 2
-    """Fewest samples."""
+    """Fewest samples of a vote that the share stops."""
 
     def __post_init__(self) -> None:
         if self.least < 1:
             raise ControllerError(f"least is {self.least}; at least 1 sample is drawn")
 
     def stops(self, classes: Sequence[int | None], n: int) -> bool:
-        return len(classes) >= n or (len(classes) >= self.least and share(classes) > max(0.0, self.threshold))
+        by_share = len(classes) >= self.least and share(classes) > max(0.0, self.threshold)
+        return by_share or LosslessStop().stops(classes, n)
 
 
 def share(classes: Sequence[int | None]) -> float:

@@ -28,10 +28,10 @@ _WHAT = "the file that ctl calibrate-votes wrote"
 
 @dataclass(frozen=True)
 class CalibratedStop(StopRule):
-    """Stops once the leader's share of the samples is above a calibrated threshold."""
+    """Stops once the leader's share of the samples is above a calibrated threshold, or once it can't be overtaken."""
 
     threshold: float
-    """Share above which a vote stops; 1 or more: never before its last sample."""
+    """Share above which a vote stops; 1 or more: only once its leader can't be overtaken."""
     least: int
     """Fewest samples."""
     n: int
