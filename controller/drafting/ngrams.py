@@ -253,6 +253,8 @@ def load_table(path: Path) -> NgramTable:
         ControllerError: There is no such file, or it is damaged, changed, or of another kind.
     """
     again = "make it again with ctl ngrams"
+    if path.is_dir():
+        raise ControllerError(f"{path} is a folder; give a file that ctl ngrams made")
     if not path.is_file():
         raise ControllerError(f"{path} does not exist; make it with ctl ngrams")
     try:
