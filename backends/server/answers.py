@@ -55,7 +55,7 @@ def did(work: Work, trace: Trace) -> dict[str, Any]:
     """What the controller did in a run."""
     return {
         "why": trace.why,
-        "saved": round(expected_saving(work, trace), 1),
+        "saved": round(expected_saving(work, trace), 1) + 0,  # no negative zero
         "warnings": trace.warnings,
         "closed_by": trace.closed_by,
         "audited": trace.audit is not None and bool(trace.audit["drawn"]),

@@ -104,5 +104,5 @@ class Metrics:
         for key, found in values.items():
             name = f"reasonctl_{_NAMES.get(key, key)}"
             lines += [f"# HELP {name} {_HELP[key]}", f"# TYPE {name} {'counter' if key in _NAMES else 'gauge'}"]
-            lines += [f"{name}{labels} {round(value, 1)}" for labels, value in found.items()]
+            lines += [f"{name}{labels} {round(value, 1) + 0}" for labels, value in found.items()]
         return "\n".join(lines) + "\n"

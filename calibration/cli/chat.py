@@ -57,7 +57,7 @@ class Totals:
         """One line for people."""
         parts = [f"{self.tokens} tokens", f"{self.thinking} of them thoughts"]
         parts += [f"{self.tokens / max(self.seconds, 1e-6):.1f} a second"]
-        return ", ".join(parts + ([f"about {self.saved:.0f} saved"] if self.saved else []))
+        return ", ".join(parts + ([f"about {self.saved:z.0f} saved"] if self.saved else []))
 
 
 class Reader(Protocol):

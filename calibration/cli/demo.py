@@ -80,6 +80,7 @@ def _calibrated(
     workers = options.machine("tiny")[0]
     unlimited = replace(options, time_limit=None)
     file = plan.run_file(model)
+    file.temporary = True
     records = collected(show, ClosedJob(plan), file, unlimited, plan.asked(model).problems, workers)
     assert records is not None
     content = calibrate_and_save(plan, model, records, plan_of(plan, file), force=False)

@@ -98,9 +98,9 @@ def voting_in_words(points: list[Point]) -> str:
     """Whether the largest vote beats one run, in one line."""
     largest = max((one for one in points if one.way == "vote"), key=lambda one: one.samples)
     gain: Interval = largest.gain
-    range_ = f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f} points"
+    range_ = f"{100 * gain.low:+z.1f} to {100 * gain.high:+z.1f} points"
     if gain.low > 0:
-        return f"voting helps here: {100 * gain.mean:+.1f} points with {largest.samples} samples ({range_})"
+        return f"voting helps here: {100 * gain.mean:+z.1f} points with {largest.samples} samples ({range_})"
     if gain.high < 0:
-        return f"voting hurts here: {100 * gain.mean:+.1f} points with {largest.samples} samples ({range_})"
+        return f"voting hurts here: {100 * gain.mean:+z.1f} points with {largest.samples} samples ({range_})"
     return f"no gain of voting shows here: {range_} with {largest.samples} samples"

@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..kept import told
+from .terminal import one_line
+
 if TYPE_CHECKING:
     from reasonctl.controller import AnswerNow
 
@@ -22,7 +25,7 @@ CODE = 130
 
 
 def stop_at_once(*_: Any) -> NoReturn:
-    os.write(2, b"\nStopped at once. What was collected is kept: run the same command again to go on.\n")
+    os.write(2, f"\nStopped at once.{one_line(told())}\n".encode())
     os._exit(CODE)
 
 

@@ -1,6 +1,6 @@
 """The entry point of `ctl`.
 
-A mistake is one line and exit code 2. Ctrl-C leaves a job that can be resumed, and exit code 130.
+A mistake is one line and exit code 2. After Ctrl-C a line says what can be gone on with, and the exit code is 130.
 
 Commands import their work when they are called, so that `ctl --help` imports click and nothing else.
 """
@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import click
 
+from ..kept import told
 from . import measure_commands, probe_commands, run_commands
 from .config import configured, set_elsewhere
 from .group import cli
@@ -47,5 +48,5 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         click.echo(f"Error: {one_line(error.format_message() + elsewhere)}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted. What was collected is kept: run the same command again to go on.", err=True)
+        click.echo(f"Interrupted.{one_line(told())}", err=True)
         sys.exit(CODE)

@@ -198,11 +198,13 @@ def open_any(
 
 
 def probe_path(name: str, probe: str | None) -> Path:
-    """The file that `--probe` names, or the bundled model's own.
+    """The file that `--probe` names, or the bundled model's own, for a command that needs one.
 
     Raises:
         ControllerError: Neither is there.
     """
+    if probe == "none":
+        raise ControllerError("--probe is none, and this command needs an exit rule; give a probe file")
     if probe is not None:
         return find_probe(probe)
     if name == TINY:

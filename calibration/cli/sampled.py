@@ -127,4 +127,4 @@ def share_cell(share: Interval) -> str:
 
 def points_cell(difference: Interval) -> str:
     """A difference of shares and its interval in points, for a table."""
-    return f"{100 * difference.mean:+.1f} ({100 * difference.low:+.0f} {100 * difference.high:+.0f})"
+    return f"{100 * difference.mean:+z.1f} ({100 * difference.low:+z.0f} {100 * difference.high:+z.0f})"

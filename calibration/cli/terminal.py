@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 import click
 
@@ -18,7 +19,7 @@ _UNSEEN = re.compile(
     "\ud800-\udfff]"  # bytes that were no UTF-8
 )
 CLOSED = 1
-"""Exit code where the reader of the output has gone."""
+"""Exit code where the reader of the output has gone, or where it can't be written."""
 
 
 def visible(text: str) -> str:
@@ -42,7 +43,10 @@ def one_line(text: str) -> str:
 
 @contextmanager
 def lenient_output() -> Iterator[None]:
-    """Print characters that the terminal's encoding lacks as escapes, and end quietly if nobody reads the output."""
+    """Print characters that the terminal's encoding lacks as escapes, and end where the output can't be written.
+
+    Quietly if nobody reads it; otherwise, as on a full disk, with a line that says why.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -50,14 +54,31 @@ def lenient_output() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        _drop_output()
+        _drop(sys.stdout, sys.stderr)
+        sys.exit(CLOSED)
+    except OSError:
+        reason = _unwritten()
+        if reason is None:
+            raise
+        _drop(sys.stdout)
+        click.echo(f"Error: the output can't be written: {reason}", err=True)
         sys.exit(CLOSED)
 
 
-def _drop_output() -> None:
-    """Send to nowhere what Python still writes when it ends."""
+def _unwritten() -> str | None:
+    """Why stdout can't be written, which an empty line tells; None where it can."""
+    try:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    except OSError as error:
+        return error.strerror
+    return None
+
+
+def _drop(*streams: TextIO) -> None:
+    """Send to nowhere what Python still writes there when it ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in streams:
         os.dup2(nowhere, stream.fileno())
 
 

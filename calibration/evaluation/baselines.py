@@ -251,13 +251,13 @@ def verdict(results: Sequence[Result]) -> str:
     best = max((r for r in results[1:-1] if r.name != EQUAL_COST), key=lambda result: result.saved)
     who = "the probe" if probe.name == "probe" else f"the signal {probe.name!r}"
     if probe.saved <= 0.0:
-        return f"no savings here: {who} saves {probe.saved:.1f} tokens per run"
+        return f"no savings here: {who} saves {probe.saved:z.1f} tokens per run"
     gain = best.tokens.astype(np.float64) - probe.tokens
     error = float(gain.std(ddof=1)) / len(gain) ** 0.5 if len(gain) > 1 else float("inf")
-    mean, much = float(gain.mean()), f"{probe.saved:.1f} tokens per run, {best.name!r} {best.saved:.1f}"
+    mean, much = float(gain.mean()), f"{probe.saved:z.1f} tokens per run, {best.name!r} {best.saved:z.1f}"
     if mean > 1.645 * error:
         return f"{who} saves more than every cheap rule: {much}"
-    return f"{who} does not clearly beat a cheap rule ({mean:+.1f} +- {error:.1f}): it saves {much}"
+    return f"{who} does not clearly beat a cheap rule ({mean:+z.1f} +- {error:.1f}): it saves {much}"
 
 
 def right_exits(table: Table, mode: Mode) -> Bools:

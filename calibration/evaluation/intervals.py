@@ -62,4 +62,5 @@ def share_interval(shares: Sequence[float], most: int = 1) -> Interval:
         size = count
     centre, spread = mean + Z**2 / (2 * size), Z * math.sqrt(single / size + Z**2 / (4 * size**2))
     scale = 1 + Z**2 / size
-    return Interval(mean, max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
+    low, high = max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    return Interval(mean, min(mean, low), max(mean, high))  # rounding puts an end past a mean of 0 or 1

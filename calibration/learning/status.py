@@ -52,7 +52,7 @@ class StoreStatus:
         """What there is to say."""
         now = self.promised
         first = "no promise stands" if now is None else f"promised: {now.mode} in at most {now.risk} of the runs"
-        found = [f"{first}; {self.seen} runs seen, {self.alarms} alarms, {self.net_saved:.0f} tokens saved"]
+        found = [f"{first}; {self.seen} runs seen, {self.alarms} alarms, {self.net_saved:z.0f} tokens saved"]
         for number, stage in enumerate(self.stages, start=1):
             last = number == len(self.stages)
             made = "isn't made yet" if stage.promised is None else f"stood on {stage.promised} calibration runs"
@@ -64,7 +64,7 @@ class StoreStatus:
                 found.append(f"its runs by client: {most}; one that has its share waits for the others")
         for one in self.audits:
             found += [one.why, f"{one.admitted} runs, {one.waiting} audits under way, {one.exits} exits, "]
-            found[-1] += f"{one.saved:.0f} tokens saved as the calibration runs say, {one.tokens} spent on audits"
+            found[-1] += f"{one.saved:z.0f} tokens saved as the calibration runs say, {one.tokens} spent on audits"
             if one.said:
                 found.append(one.said)
         return found

@@ -54,7 +54,7 @@ def chosen_letters(found: Sequence[CellResult], names: Sequence[str]) -> str:
                 paint = PAINT["s1"] if gap > 0 else PAINT["s0"]
                 corner = (x - 0.48, y - 0.46)
                 axes.add_patch(Rectangle(corner, 0.96, 0.92, color=paint, alpha=min(0.75, 1.5 * abs(gap)), linewidth=0))
-                axes.annotate(f"{100 * gap:+.0f}", (x, y), ha="center", va="center", fontsize=8.5)
+                axes.annotate(f"{100 * gap:+z.0f}", (x, y), ha="center", va="center", fontsize=8.5)
         axes.set_xticks(range(letters), list("ABCDEFGHIJ"[:letters]))
         axes.set_yticks(range(len(found)), names)
         axes.set(xlim=(-0.5, letters - 0.5), ylim=(len(found) - 0.5, -0.5))

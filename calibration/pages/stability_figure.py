@@ -54,7 +54,7 @@ def _cell(axes: Axes, x: int, y: int, row: Row) -> None:
     )
     change = 100 * (compared.gained - compared.lost) / compared.n
     axes.annotate(
-        f"{100 * compared.influence.rate:.0f} %  ({change:+.0f})", (x, y), ha="center", va="center", fontsize=8.5
+        f"{100 * compared.influence.rate:.0f} %  ({change:+z.0f})", (x, y), ha="center", va="center", fontsize=8.5
     )
 
 

@@ -157,10 +157,14 @@ def facts(card: Card) -> dict[str, str]:
 
 
 def percent(value: float | None, signed: bool = False) -> str:
-    """None: not known, for want of gold answers."""
+    """None: not known, for want of gold answers.
+
+    >>> percent(-0.0001, signed=True)
+    '+0.0 %'
+    """
     if value is None:
         return "not known"
-    return f"{100 * value:+.1f} %" if signed else f"{100 * value:.1f} %"
+    return f"{100 * value:+z.1f} %" if signed else f"{100 * value:z.1f} %"
 
 
 def exits_where(threshold: float) -> str:

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from reasonctl.controller import ControllerError
 from reasonctl.controller.core import Fields, lines, parse
 
+from ..kept import OPENED
 from ..parallel.run_jobs import ProgressCallback, run_jobs
 
 if sys.platform != "win32":
@@ -57,6 +58,8 @@ class JobFile:
     """The file."""
     settings: dict[str, Any]
     """The header's settings: those that two jobs must share to share the file."""
+    temporary: bool = field(default=False, init=False, repr=False)
+    """The file goes with the command, which starts anew."""
     _file: FileIO | None = field(default=None, init=False, repr=False)
 
     def open(self, *, force: bool) -> int:
@@ -74,6 +77,8 @@ class JobFile:
         if self.path.is_dir():
             raise ControllerError(f"{str(self.path)!r} is a folder; the collected {self.what} need a file there")
         self._lock()
+        if not self.temporary:
+            OPENED.add(self.path)
         try:
             whole = self._cut_torn_tail()
             if whole:

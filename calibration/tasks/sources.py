@@ -208,6 +208,8 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _jsonl(path: Path, gold: bool) -> Task:
+    if path.is_dir():
+        raise ControllerError(f"{str(path)!r} is a folder; give --tasks a .jsonl file in it")
     if not path.is_file():
         raise ControllerError(f"task file {str(path)!r} does not exist; give its path with --tasks")
     seen, where = Distinct(agree=same_answer), {}

@@ -276,7 +276,7 @@ class Trace:
     def not_promised(self, *reasons: str) -> None:
         """Note why the exit rule's promise doesn't cover this run; each reason becomes a warning too."""
         self.why_not += reasons
-        self.warnings += [f"{reason}: the exit rule's promise was made without" for reason in reasons]
+        self.warnings += [f"{reason}: the exit rule's promise doesn't cover this run" for reason in reasons]
 
     def charge(self, trial: Trace, forced: int, rows: int) -> None:
         """Count a trial as a part of this run.

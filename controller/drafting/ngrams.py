@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -240,7 +241,8 @@ def save_table(path: Path, table: NgramTable, *, force: bool = False) -> None:
         save_file(arrays, part, metadata={"card": json.dumps(card, sort_keys=True)})
         part.replace(path)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # on a read-only file system even a file that isn't there can't be removed
+            part.unlink()
         raise ControllerError(f"can't write {path}: {error}; give a name in a folder with room") from None
 
 
@@ -251,6 +253,8 @@ def load_table(path: Path) -> NgramTable:
         ControllerError: There is no such file, or it is damaged, changed, or of another kind.
     """
     again = "make it again with ctl ngrams"
+    if path.is_dir():
+        raise ControllerError(f"{path} is a folder; give a file that ctl ngrams made")
     if not path.is_file():
         raise ControllerError(f"{path} does not exist; make it with ctl ngrams")
     try:

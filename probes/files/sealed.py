@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -182,4 +183,5 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
         reason = error.strerror or error
         raise ControllerError(f"{target} can't be written ({reason}); free space or give another place") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # on a read-only file system even a file that isn't there can't be removed
+            temporary.unlink()

@@ -235,7 +235,8 @@ class Asked(LogitsProcessor):
 
 def test_a_draft_model_drafts_under_the_call_s_law_and_is_never_shown_to_the_user_s_processors(model):
     """It is the target here, under temperature, top-k and bans of the call: nothing is rejected."""
-    drafts = SimpleNamespace(name="same", engine=HFEngine(model), tokenizer=HFTokenizer(TOKENIZER), context=512)
+    engine, tokens = HFEngine(model), HFTokenizer(TOKENIZER)
+    drafts = SimpleNamespace(name="same", engine=engine, tokenizer=tokens, context=512, can=engine.can)
     drafter = ModelDrafter(drafts, kind="chain", size=3, adaptive=False)
     asked = Asked()
     call = {"do_sample": True, "temperature": 0.7, "top_k": 9, "bad_words_ids": [[EOS]], "max_new_tokens": 30}

@@ -6,12 +6,14 @@ import asyncio
 import random
 import threading
 import typing
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 
+from reasonctl.backends.server.answers import did
 from reasonctl.backends.server.driving import Driver, Group, ServedRun
 from reasonctl.backends.server.guard import LEAST_KEY, Access, Guard, host_name, read_keys
 from reasonctl.backends.server.limits import ServerLimits
@@ -257,3 +259,10 @@ def test_metrics_are_prometheus_text() -> None:
     assert 'reasonctl_tokens_total{kind="completion"} 3' in lines and "reasonctl_drift_alarm 1" in lines
     assert "reasonctl_thinking_tokens_saved_total 12.5" in lines and "reasonctl_running 2" in lines
     assert all(line.startswith("# ") or np.isfinite(float(line.rpartition(" ")[2])) for line in lines)
+
+
+def test_nothing_saved_is_no_negative_zero() -> None:
+    assert str(did(SimpleNamespace(rule=None), Trace())["saved"]) == "0.0"
+    metrics = Metrics()
+    metrics.finished(5, 4, [], -0.04)
+    assert "reasonctl_thinking_tokens_saved_total 0.0" in metrics.page(0, 0).splitlines()

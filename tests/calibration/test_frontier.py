@@ -72,6 +72,13 @@ def test_intervals_cover() -> None:
     assert mean_interval([5.0]).high == float("inf")
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_an_interval_holds_its_mean_where_every_answer_is_alike(share):
+    for problems in range(1, 501):
+        found = share_interval([share] * problems)
+        assert 0 <= found.low <= found.mean <= found.high <= 1, problems
+
+
 def test_a_votes_file_is_read_back_and_checked(tmp_path) -> None:
     path, one = (
         tmp_path / "s.jsonl",

@@ -170,6 +170,15 @@ def test_a_really_full_place(path: Path) -> None:
     assert "can't be written" in said and (sorted(path.parent.iterdir()), path.read_bytes()) == before
 
 
+def test_a_read_only_place_is_an_error_of_one_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)  # as the system does, whether the file is there or not
+    assert "Read-only file system" in one_line(lambda: save_probe(path, content(), force=True))
+
+
 def test_places_that_are_refused(path: Path, tmp_path: Path) -> None:
     assert "exists already" in one_line(lambda: save_probe(path, content()))
     assert "is a folder" in one_line(lambda: save_probe(tmp_path, content(), force=True))

@@ -25,7 +25,7 @@ SAME = {**LAW, "temperature": 0.6}
 
 def with_run(handle) -> list[str]:
     trace = handle.trace
-    different = [warning for warning in trace.warnings if "promise was made without" in warning]
+    different = [warning for warning in trace.warnings if "promise doesn't cover this run" in warning]
     assert ("not promised for this call" in trace.rule) == bool(different)
     assert all(warning.split(":")[0] in trace.rule for warning in different)
     return different
@@ -108,8 +108,8 @@ def why_not(rule, trace):
     use = {"sampler": CARD.sampler, "max_new_tokens": CARD.max_new_tokens, "tasks": CARD.tasks, "grader": CARD.grader}
     known, with_run = rule.guarantee(**use)["why_not"], rule.guarantee(**use, trace=trace)["why_not"]
     assert with_run[: len(known)] == known
-    assert [f"{reason}: the exit rule's promise was made without" for reason in trace.why_not] == [
-        warning for warning in trace.warnings if "promise was made without" in warning
+    assert [f"{reason}: the exit rule's promise doesn't cover this run" for reason in trace.why_not] == [
+        warning for warning in trace.warnings if "promise doesn't cover this run" in warning
     ]
     return with_run[len(known) :]
 

@@ -32,6 +32,10 @@ class DraftModel:
     tokenizer: object = field(default=TOKENIZER)
     context: int = 1000
 
+    @property
+    def can(self):
+        return ToyEngine.session(self.engine).can
+
 
 class Breaking(Greedy):
     """A policy that fails at a token."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -49,9 +50,10 @@ TARGET.table, SMALL.table = (rng.dirichlet(np.ones(5) * 0.7, size=5) for _ in ra
 TARGET.table[0], SMALL.table[0] = [0.40, 0.30, 0.15, 0.10, 0.05], [0.10, 0.50, 0.25, 0.05, 0.10]
 
 
-def small(engine=SMALL, tokenizer=TOKENS):
+def small(engine=SMALL, tokenizer=TOKENS, **lacks):
     """A draft model over a toy engine."""
-    return SimpleNamespace(name="small", engine=engine, tokenizer=tokenizer, context=1 << 20)
+    can = replace(ToyEngine.session(engine).can, **lacks)
+    return SimpleNamespace(name="small", engine=engine, tokenizer=tokenizer, context=1 << 20, can=can)
 
 
 def drafter(kind, *, engine=SMALL, curves=(FLAT, CHEAP), **more):

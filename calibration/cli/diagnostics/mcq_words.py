@@ -163,7 +163,7 @@ def _gain(found: Sequence[CellResult], way: str, tests: Sequence[tuple[CellResul
     worse = sum(test.adjusted <= LEVEL and test.gained < test.lost for _, test in tests)
     size = f"{len(both)} cell{'s' * (len(both) > 1)}"
     return (
-        f"Debiasing by {way}: accuracy {100 * gain:+.1f} points on average over {size}, "
+        f"Debiasing by {way}: accuracy {100 * gain:+z.1f} points on average over {size}, "
         f"RStd {before:.2f} to {after:.2f}. "
         f"By the exact McNemar test against the same cell without it, after Holm, {better} are better, "
         f"{worse} worse, and {len(both) - better - worse} are undecided. "

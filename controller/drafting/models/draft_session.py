@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ...core.decode import NO_DRAFT, Asking, Clock, Decode, Draft, Floats, Session, Step, common_prefix
-from ...core.errors import ControllerError
 from ..planning.meter import StepMeter
 
 
@@ -47,19 +46,9 @@ class DraftSession:
 
     @property
     def session(self) -> Session:
-        """The sequence itself. A run that never drafts opens none.
-
-        Raises:
-            ControllerError: The draft model can't take tokens back.
-        """
+        """The sequence itself. A run that never drafts opens none."""
         if self._session is None:
-            session = self._open_session()
-            can = session.can
-            # A checkpoint would have to follow every drafted token: the next text may end at any of them.
-            if not can.rollback or not can.branches or can.checkpoints:
-                session.close()
-                raise ControllerError(f"{self.name!r} can't take rejected tokens back, so it can't draft")
-            self._session = session
+            self._session = self._open_session()
         return self._session
 
     @property

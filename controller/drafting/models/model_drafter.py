@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ...core.decode import Engine, Need
+from ...core.decode import Capabilities, Engine, Need
 from ...core.errors import ControllerError
 from ...core.tokenizer import Tokenizer, vocabulary_of
 from ..drafter import Drafter, Target
@@ -38,6 +38,10 @@ class DraftModel(Protocol):
     @property
     def context(self) -> int:
         """Most tokens that the model was made for."""
+
+    @property
+    def can(self) -> Capabilities:
+        """What its sessions can do."""
 
 
 class ModelDrafter(Drafter):
@@ -88,12 +92,18 @@ class ModelDrafter(Drafter):
         """The drafts of one run.
 
         Raises:
-            ControllerError: The vocabularies differ.
+            ControllerError: The vocabularies differ, or the draft model can't take tokens back.
         """
         model = self.model
         if vocabulary_of(model.tokenizer) != vocabulary_of(target.tokenizer):
             raise ControllerError(
                 f"{model.name!r} has other token ids than the target; draft with a model of the same family"
+            )
+        can = model.can
+        # A checkpoint would have to follow every drafted token: the next text may end at any of them.
+        if not can.rollback or not can.branches or can.checkpoints:
+            raise ControllerError(
+                f"{model.name!r} can't take rejected tokens back, so it can't draft; give another draft model"
             )
         session = DraftSession(
             model.engine.session,

@@ -234,6 +234,8 @@ def mistakes(folder: Path, probe: Path) -> dict[str, tuple[list[str], str]]:
         ),
         "empty task": (["calibrate", "tiny", "--tasks", str(folder / "empty.jsonl"), "--out", new], "no problems"),
         "missing task": (["calibrate", "tiny", "--tasks", str(folder / "no.jsonl"), "--out", new], "does not exist"),
+        "task is a folder": (["calibrate", "tiny", "--tasks", str(folder), "--out", new], "is a folder"),
+        "eval without a rule": (["eval", "tiny", "--probe", "none"], "needs an exit rule"),
         "unknown task": (["calibrate", "tiny", "--tasks", "gsm9k", "--out", new], "unknown task"),
         "unknown gym task": (["calibrate", "tiny", "--tasks", "reasoning-gym:nope", "--out", new], "nope"),
         "gym option": (["calibrate", "tiny", "--tasks", "reasoning-gym:chain_sum,foo=1", "--out", new], "foo"),

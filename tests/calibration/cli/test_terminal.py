@@ -102,6 +102,15 @@ def test_a_reader_that_has_gone_ends_the_command_quietly():
         assert running.wait(120) == 1 and said == b""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a place that is always full")
+@pytest.mark.parametrize("extra", [["--help"], ["tiny", "48 a-9 b+6 c-3", "--probe", "none"]])
+def test_a_full_disk_under_the_output_is_one_line(extra):
+    arguments, env = command("run", *extra)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(arguments, env=env, stdout=full, stderr=subprocess.PIPE, timeout=120)
+    assert (done.returncode, done.stderr) == (1, b"Error: the output can't be written: No space left on device\n")
+
+
 def test_a_wide_table_in_a_pipe_keeps_one_line_a_row(capfd):
     """Without a terminal there is no width to fold cells to; a row is a line for whoever reads the file."""
     row = [f"cell {i} of some width" for i in range(9)]

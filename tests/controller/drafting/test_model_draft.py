@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,18 +127,10 @@ def test_other_vocabularies_and_models_without_rollback_are_refused():
     with pytest.raises(ControllerError, match="'small' has other token ids"):
         run(other)
 
+    call = Call([0], 9, frozenset(), Keys(seed=1), Sampling())
     for lacks in ({"rollback": False}, {"checkpoints": True}, {"branches": 0}):
-
-        class Recurrent(ToyEngine):
-            can = lacks
-
-            def session(self):
-                session = super().session()
-                session.can = replace(session.can, **self.can)
-                return session
-
-        with pytest.raises(ControllerError, match="can't take rejected tokens back"):
-            run(drafter("chain", engine=Recurrent(vocabulary=5)))
+        with pytest.raises(ControllerError, match="can't take rejected tokens back"):  # before the first token
+            Controller(drafter=ModelDrafter(small(**lacks))).stream(TARGET.session(), TOKENS, call)
     with pytest.raises(ControllerError, match="depth 0"):
         drafter("chain", depth=0)
 

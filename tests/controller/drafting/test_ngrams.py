@@ -132,6 +132,8 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     save_file({"keys": table.keys, "rest": table.rest}, path)
     with pytest.raises(ControllerError, match="no n-gram database"):
         load_table(path)
+    with pytest.raises(ControllerError, match="is a folder"):
+        load_table(tmp_path)
     with pytest.raises(ControllerError, match="does not exist"):
         load_table(tmp_path / "nothing")
 
