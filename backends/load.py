@@ -10,6 +10,7 @@ from typing import Literal
 from reasonctl.controller import ControllerError, Drafter, parse_draft
 from reasonctl.controller.core import parse, read_bytes
 
+from .machine import check_cores
 from .masked import MaskedText
 from .memory import own_memory
 from .model import Model
@@ -27,9 +28,6 @@ TINY_MASKED = "tiny-masked"
 
 MASKED_KINDS = ("llada", "dream")
 """What a masked model's config.json says as its model_type; DiffuCoder's is Dream's."""
-
-MOST_THREADS = 1024
-"""Far more of them end the process: the libraries allocate for each."""
 
 BUNDLED_PROBE = Path(str(files("reasonctl.backends.tiny_probe"))) / "tiny.probe.safetensors"
 """The probe of `tiny`; it lies apart from the weights, since other engines would read it as one of them."""
@@ -53,6 +51,7 @@ def load_masked(name: str, *, threads: int | None = None) -> MaskedText:
     """Load a masked model by the CLI's MODEL argument; see `is_masked`. Raises ControllerError where it can't be."""
     from .hf.masked.load import load_masked_folder
 
+    check_cores("threads", threads)
     folder = tiny_folder(name) if name == TINY_MASKED else Path(name).expanduser()
     return load_masked_folder(name, folder, threads)
 
@@ -74,7 +73,7 @@ def load_model(
         name: `tiny`, `tiny-hybrid`, a .gguf file, `hf:FILE.gguf`, a transformers folder or a hub id.
         backend: only bundled models come in both formats; elsewhere the name decides, and a contradiction is an error.
         context: tokens of context of one run on llama.cpp; 0 = the model's own.
-        threads: from 1 to MOST_THREADS; None = the library's choice.
+        threads: as many as `check_cores` takes; None = the library's choice.
         hidden: the engine can give hidden states (llama.cpp installs a callback for that only if asked).
         fold_attention: on transformers, as in `attach`; llama.cpp has kernels of its own.
         batch: runs that a job decodes together. On llama.cpp the context is made for so many.
@@ -83,7 +82,7 @@ def load_model(
     Raises:
         ControllerError: the model can't be loaded, or its library isn't installed.
     """
-    _check_threads(threads)
+    check_cores("threads", threads)
     if backend == "vllm":
         return _in_vllm(name, batch)
     path, before = _path(name, backend), own_memory()
@@ -104,11 +103,6 @@ def _in_transformers(path: str, threads: int | None, fold_attention: bool, batch
     if batch > 1:
         model.engine.most_sessions = 2 * batch  # each run, and a trial of each
     return model
-
-
-def _check_threads(threads: int | None) -> None:
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise ControllerError(f"threads is {threads}; it must be from 1 to {MOST_THREADS}, at best the number of cores")
 
 
 def _in_vllm(name: str, batch: int) -> Model:
