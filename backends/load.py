@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -83,6 +84,8 @@ def load_model(
         ControllerError: the model can't be loaded, or its library isn't installed.
     """
     check_cores("threads", threads)
+    if is_masked(name):
+        raise ControllerError(f"{name!r} is a masked model, and only ctl run, eval and bench take those; give another")
     if backend == "vllm":
         return _in_vllm(name, batch)
     path, before = _path(name, backend), own_memory()
@@ -99,7 +102,11 @@ def load_model(
 def _in_transformers(path: str, threads: int | None, fold_attention: bool, batch: int) -> Model:
     from .hf.load import load_transformers
 
-    model = load_transformers(path, threads=threads, fold_attention=fold_attention)
+    try:
+        model = load_transformers(path, threads=threads, fold_attention=fold_attention)
+    except ControllerError as error:
+        near = [] if Path(path).expanduser().exists() else get_close_matches(path[:64], (*BUNDLED, TINY_MASKED), n=1)
+        raise ControllerError(f"{error}; did you mean {near[0]}?" if near else str(error)) from error
     if batch > 1:
         model.engine.most_sessions = 2 * batch  # each run, and a trial of each
     return model
