@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from . import measure_commands, probe_commands, run_commands
-from .config import configured, set_elsewhere
+from .config import check_variables, configured, set_elsewhere
 from .group import cli
 from .interrupt import CODE, interruptible
 from .terminal import lenient_output, one_line
@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of `ctl`."""
     try:
         with interruptible(), lenient_output():
+            check_variables(cli)
             defaults = configured(cli)
             code = cli.main(
                 args=arguments,
