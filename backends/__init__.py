@@ -18,6 +18,7 @@ from .load import (
     load_model,
     tiny_folder,
 )
+from .machine import check_cores, cores
 from .masked import MaskedText
 from .model import Message, Model
 
@@ -34,6 +35,8 @@ __all__ = [
     "TINY_MASKED",
     "attach",
     "backend_of",
+    "check_cores",
+    "cores",
     "hub_problem",
     "is_masked",
     "load_drafter",

@@ -24,8 +24,13 @@ def attach(model_or_llm: Any, controller: Controller, *, tokenizer: Any = None, 
         The way to read traces and to detach.
 
     Raises:
-        ControllerError: the model is of another kind, or can't run under this controller.
+        ControllerError: an argument is of another kind, or the model can't run under this controller.
     """
+    if not isinstance(controller, Controller):
+        raise ControllerError(
+            f"controller is a {type(controller).__name__}; give a Controller, such as Controller(exit=rule) "
+            "with rule = load_exit('my.probe.safetensors')"
+        )
     libraries = {base.__module__.partition(".")[0] for base in type(model_or_llm).__mro__}
     if "llama_cpp" in libraries:
         from .llama.attach import attach_llama
@@ -38,6 +43,7 @@ def attach(model_or_llm: Any, controller: Controller, *, tokenizer: Any = None, 
 
         return attach_transformers(model_or_llm, controller, tokenizer=tokenizer, fold_attention=fold_attention)
     kind = type(model_or_llm)
+    home = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
     raise ControllerError(
-        f"can't attach to a {kind.__module__}.{kind.__qualname__}; give a transformers model or a llama_cpp.Llama"
+        f"can't attach to an object of type {home}{kind.__qualname__}; give a transformers model or a llama_cpp.Llama"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from typing import Literal
 from reasonctl.controller import ControllerError, Drafter, parse_draft
 from reasonctl.controller.core import parse, read_bytes
 
+from .machine import check_cores
 from .masked import MaskedText
 from .memory import own_memory
 from .model import Model
@@ -27,9 +29,6 @@ TINY_MASKED = "tiny-masked"
 
 MASKED_KINDS = ("llada", "dream")
 """What a masked model's config.json says as its model_type; DiffuCoder's is Dream's."""
-
-MOST_THREADS = 1024
-"""Far more of them end the process: the libraries allocate for each."""
 
 BUNDLED_PROBE = Path(str(files("reasonctl.backends.tiny_probe"))) / "tiny.probe.safetensors"
 """The probe of `tiny`; it lies apart from the weights, since other engines would read it as one of them."""
@@ -53,6 +52,7 @@ def load_masked(name: str, *, threads: int | None = None) -> MaskedText:
     """Load a masked model by the CLI's MODEL argument; see `is_masked`. Raises ControllerError where it can't be."""
     from .hf.masked.load import load_masked_folder
 
+    check_cores("threads", threads)
     folder = tiny_folder(name) if name == TINY_MASKED else Path(name).expanduser()
     return load_masked_folder(name, folder, threads)
 
@@ -74,7 +74,7 @@ def load_model(
         name: `tiny`, `tiny-hybrid`, a .gguf file, `hf:FILE.gguf`, a transformers folder or a hub id.
         backend: only bundled models come in both formats; elsewhere the name decides, and a contradiction is an error.
         context: tokens of context of one run on llama.cpp; 0 = the model's own.
-        threads: from 1 to MOST_THREADS; None = the library's choice.
+        threads: as many as `check_cores` takes; None = the library's choice.
         hidden: the engine can give hidden states (llama.cpp installs a callback for that only if asked).
         fold_attention: on transformers, as in `attach`; llama.cpp has kernels of its own.
         batch: runs that a job decodes together. On llama.cpp the context is made for so many.
@@ -83,7 +83,9 @@ def load_model(
     Raises:
         ControllerError: the model can't be loaded, or its library isn't installed.
     """
-    _check_threads(threads)
+    check_cores("threads", threads)
+    if is_masked(name):
+        raise ControllerError(f"{name!r} is a masked model, and only ctl run, eval and bench take those; give another")
     if backend == "vllm":
         return _in_vllm(name, batch)
     path, before = _path(name, backend), own_memory()
@@ -100,15 +102,14 @@ def load_model(
 def _in_transformers(path: str, threads: int | None, fold_attention: bool, batch: int) -> Model:
     from .hf.load import load_transformers
 
-    model = load_transformers(path, threads=threads, fold_attention=fold_attention)
+    try:
+        model = load_transformers(path, threads=threads, fold_attention=fold_attention)
+    except ControllerError as error:
+        near = [] if Path(path).expanduser().exists() else get_close_matches(path[:64], (*BUNDLED, TINY_MASKED), n=1)
+        raise ControllerError(f"{error}; did you mean {near[0]}?" if near else str(error)) from error
     if batch > 1:
         model.engine.most_sessions = 2 * batch  # each run, and a trial of each
     return model
-
-
-def _check_threads(threads: int | None) -> None:
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise ControllerError(f"threads is {threads}; it must be from 1 to {MOST_THREADS}, at best the number of cores")
 
 
 def _in_vllm(name: str, batch: int) -> Model:

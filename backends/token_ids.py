@@ -65,3 +65,13 @@ def check_ids(tokens: Sequence[int], vocabulary: int, what: str) -> None:
         return
     first = next(token for token in tokens if not 0 <= token < vocabulary)
     raise ControllerError(f"{what} has the token id {first}; this model's are 0 to {vocabulary - 1}")
+
+
+def check_fits(length: int, wanted: int, longest: int) -> None:
+    """Check that a sequence of so many tokens can take the wanted ones. Raises ControllerError where it can't."""
+    if length + wanted > longest:
+        tokens = f"{length} tokens and {wanted} more" if length else f"{wanted} tokens"
+        raise ControllerError(
+            f"{tokens} don't fit the model's context of {longest}; shorten the prompt, ask for fewer new tokens, or "
+            "load the model with a larger context"
+        )

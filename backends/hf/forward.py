@@ -241,15 +241,6 @@ class HFStep(Step):
         return row
 
 
-def check_fits(length: int, wanted: int, longest: int) -> None:
-    """Raises ControllerError where a sequence of so many tokens can't take the wanted ones."""
-    if length + wanted > longest:
-        raise ControllerError(
-            f"{length} tokens and {wanted} more don't fit the model's context of {longest}; "
-            "shorten the prompt, or lower the most new tokens"
-        )
-
-
 def as_numpy(tensor: torch.Tensor) -> Any:
     """float32 numpy; a view where the tensor already is that."""
     return tensor.float().cpu().numpy()

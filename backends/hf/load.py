@@ -107,7 +107,7 @@ def _why(name: str, error: Exception, offline: bool) -> str:
     if offline:
         return (
             f"there is no folder {name!r}, and without the network no model of that name but a cached one; "
-            "download it elsewhere and give its folder's path"
+            "ctl models lists those that are here, or download it elsewhere and give its folder's path"
         )
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return f"can't load {name!r} with transformers: {reason}"

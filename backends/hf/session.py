@@ -17,9 +17,9 @@ import torch
 from reasonctl.controller import NO_DRAFT, Capabilities, ControllerError, Decode, Draft, Engine, Session
 from reasonctl.controller.core import UNLIMITED, SparseSession
 
-from ..token_ids import check_ids
+from ..token_ids import check_fits, check_ids
 from .attention import MOST_ROWS, folded
-from .forward import HFStep, ModelForward, check_fits
+from .forward import HFStep, ModelForward
 from .prompts import Prompt
 from .slab import Slab, Slot
 from .sparse import choose, keep_columns

@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor, Mi
 
 from reasonctl.controller import Controller, ControllerError, Policy
 
+from ..machine import check_cores
 from .attach import attach_transformers
 from .load import BROKEN
 
@@ -130,6 +131,7 @@ def load_sound_model(name: str, *, threads: int | None = None) -> SoundModel:
         raise ControllerError(
             f"{name!r} is no folder; sound needs a folder of an audio-language model and its processor"
         )
+    check_cores("threads", threads)
     if threads is not None:
         torch.set_num_threads(threads)
     processor = _read(name, lambda: AutoProcessor.from_pretrained(name))

@@ -39,9 +39,17 @@ class HFTokenizer(Tokenizer):
     """Wraps any transformers tokenizer.
 
     decode(a + b) = decode(a) + decode(b), wherever a character is not split: no space is stripped or cleaned up.
+
+    Raises:
+        ControllerError: It is given something else, such as a processor or a name.
     """
 
     def __init__(self, tokenizer: Any) -> None:
+        if not hasattr(tokenizer, "added_tokens_decoder"):
+            raise ControllerError(
+                f"tokenizer is a {type(tokenizer).__name__}; give the model's transformers tokenizer, such as "
+                "AutoTokenizer.from_pretrained(…), or a processor's own: processor.tokenizer"
+            )
         self.tokenizer = tokenizer
         self._added = {token: entry.content for token, entry in tokenizer.added_tokens_decoder.items()}
         self._special = {token for token, entry in tokenizer.added_tokens_decoder.items() if entry.special}

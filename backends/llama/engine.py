@@ -17,7 +17,7 @@ from reasonctl.controller import ControllerError, Decode, Engine, Step
 from reasonctl.controller.core import Floats, Memory
 
 from ..memory import free_memory
-from ..token_ids import check_ids
+from ..token_ids import check_fits, check_ids
 from .cache_kind import MOST_SEQUENCES, PER_RUN, CacheKind, most_rows
 from .checkpointed import CheckpointSession, RecurrentSession, WindowedSession
 from .native import Batch, Capture, Context, LogitRows
@@ -326,8 +326,7 @@ class LlamaEngine(Engine):
         for session, request in zip(sessions, requests, strict=True):
             if not 0 <= request.pending[0] < self.context.vocabulary:
                 check_ids(request.pending, self.context.vocabulary, _FED)
-            if session.length >= self.longest:
-                self._overflow(session, 1)
+            check_fits(session.length, 1, self.longest)
 
     def _check(self, sessions: list[LlamaSession], requests: Sequence[Decode]) -> None:
         """Raises ControllerError, before any work, for requests that can't be met."""
@@ -352,8 +351,7 @@ class LlamaEngine(Engine):
         check_ids(request.pending, context.vocabulary, _FED)
         check_ids(request.draft.tokens, context.vocabulary, "a draft")
         wanted = len(request.pending) + drafted
-        if session.length + wanted > self.longest:
-            self._overflow(session, wanted)
+        check_fits(session.length, wanted, self.longest)
         if drafted and context.fixed:
             raise ControllerError(f"no drafts: {context.fixed}")
         if not request.draft.is_chain() and session.can.branches == 1:
@@ -375,19 +373,13 @@ class LlamaEngine(Engine):
         if code:
             self._fail(code, wanted)
 
-    def _overflow(self, session: LlamaSession, wanted: int) -> NoReturn:
-        raise ControllerError(
-            f"{session.length} tokens and {wanted} more don't fit the context of {self.longest}; "
-            "shorten the prompt, lower max_tokens, or load the model with a larger n_ctx"
-        )
-
     def _fail(self, code: int, wanted: int) -> NoReturn:
         """Raise what a return code of llama_decode means."""
         if code == 1:
             raise ControllerError(
                 f"no room for {wanted} more tokens in the context of {self.context.size}, "
                 f"shared by {self.sequences.in_use} sequences; "
-                "close other sessions, or load the model with a larger n_ctx"
+                "close other sessions, or load the model with a larger context"
             )
         reason = {2: "was aborted", -1: "refused the batch (is every token below n_vocab?)"}.get(code, "failed")
         raise RuntimeError(f"llama_decode {reason}: code {code}")

@@ -25,10 +25,14 @@ from typing import Any, NamedTuple
 import click
 from click.core import ParameterSource
 
+from .group import ENVIRONMENT
+
 PROJECT = "reasonctl.toml"
 """The project's file, in the current folder only: a folder above it may be somebody else's."""
 VARIABLE = "REASONCTL_CONFIG"
 """The variable that names the user's file in place of the platform's; empty: there is none."""
+OTHER_VARIABLES = (VARIABLE, "REASONCTL_CACHE", "REASONCTL_API_KEY")
+"""Variables that set no option."""
 MOST_BYTES = 1 << 14
 """Largest file."""
 MOST_LINE = 2000
@@ -93,6 +97,41 @@ def configured(group: click.Group) -> Defaults:
             place.update(values)
             found.origin.update({(command, name): str(source.path) for name in values})
     return found
+
+
+def check_variables(group: click.Group) -> None:
+    """Check that environment variables of ours are options of some command, as keys of files are.
+
+    A name that begins as a command's must be one of its options. Any other one must not be nearly a known name.
+
+    Raises:
+        click.UsageError: One of them isn't, so it would set nothing.
+    """
+    known = [*_variables(group, ENVIRONMENT), *OTHER_VARIABLES]
+    commands = tuple(f"{_variable(ENVIRONMENT, name)}_" for name in group.commands)
+    for name in sorted(os.environ.keys() - set(known)):
+        if not name.startswith(f"{ENVIRONMENT}_"):
+            continue
+        of_command = name.startswith(commands)
+        bare = {one.removeprefix(ENVIRONMENT): one for one in known}
+        near = get_close_matches(name.removeprefix(ENVIRONMENT)[:64], bare, n=1, cutoff=0.6 if of_command else 0.8)
+        if near or of_command:
+            remedy = f"did you mean {bare[near[0]]}?" if near else "see COMMAND --help for its variables"
+            raise click.UsageError(f"the environment variable {name:.80} sets no option; {remedy}")
+
+
+def _variables(group: click.Group, prefix: str) -> Iterator[str]:
+    """The variables that set options of the commands below a group, as click names them."""
+    for name, command in group.commands.items():
+        inner = _variable(prefix, name)
+        if isinstance(command, click.Group):
+            yield from _variables(command, inner)
+        else:
+            yield from (_variable(inner, one.name or "") for one in _options(command).values())
+
+
+def _variable(prefix: str, name: str) -> str:
+    return f"{prefix}_{name.replace('-', '_').upper()}"
 
 
 def set_elsewhere(context: click.Context, only: click.Parameter | None = None) -> str:

@@ -42,8 +42,6 @@ def _confidence(_: click.Context, __: click.Parameter, value: str) -> float | No
         raise click.BadParameter(f"{value!r} is neither a number nor 'marginal'") from None
 
 
-MOST_THREADS = 1024
-"""The most threads that a loader takes, and the most processes."""
 MOST_SEED = 2**64 - 1
 MOST_PROBLEMS = 1_000_000
 """Problems of a command; all of them are drawn before the first is asked."""
@@ -150,10 +148,8 @@ _OPTIONS = {
         callback=_backend,
         help="For the bundled models: llama [default] or hf.",
     ),
-    "workers": _option(
-        "--workers", type=click.IntRange(1, MOST_THREADS), help="Processes; the bundled models use one per core."
-    ),
-    "threads": _option("--threads", type=click.IntRange(1, MOST_THREADS), help="Threads per process."),
+    "workers": _option("--workers", type=click.IntRange(1), help="Processes; the bundled models use one per core."),
+    "threads": _option("--threads", type=click.IntRange(1), help="Threads per process."),
     "batch": _option(
         "--batch",
         type=click.IntRange(1, MOST_BATCH),

@@ -14,7 +14,7 @@ import click
 
 from ..kept import told
 from . import measure_commands, probe_commands, run_commands
-from .config import configured, set_elsewhere
+from .config import check_variables, configured, set_elsewhere
 from .group import cli
 from .interrupt import CODE, interruptible
 from .terminal import lenient_output, one_line
@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of `ctl`."""
     try:
         with interruptible(), lenient_output():
+            check_variables(cli)
             defaults = configured(cli)
             code = cli.main(
                 args=arguments,

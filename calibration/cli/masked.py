@@ -86,8 +86,8 @@ def run_masked(show: Console, name: str, question: str, options: Options, order:
     """Print one answer and how it was written."""
     options.refuse("ctl run with a masked model", "mode", "risk", "confidence", "signal", because=_NEVER)
     model, text = open_masked(name, options, "ctl run", order)
-    show.say(question, "cyan")
     trace = run_one(model.engine, masked_runs(model, name, options, text, [question])[0])
+    show.say(question, "cyan")
     answer = text_of(model, trace.tokens)
     show.say(answer)
     found = ar_ness(trace.first_writes, (1,))[1]

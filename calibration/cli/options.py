@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import cast
 
-from reasonctl.backends import BUNDLED
+from reasonctl.backends import BUNDLED, check_cores, cores
 from reasonctl.controller import ControllerError, parse_draft, parse_policy
 from reasonctl.controller.drafting.models import DraftModel
 from reasonctl.probes import Promise
 from reasonctl.probes.risk import Mode
 
-from ..parallel.run_jobs import cores
 from ..runs.recipe import Backend
 from .refusal import refuse
 
@@ -52,8 +51,10 @@ class Options:
         """Check the options that need no model.
 
         Raises:
-            ControllerError: The promise, the policy or the draft is impossible.
+            ControllerError: The promise, the policy or the draft is impossible, or the machine has too few cores.
         """
+        check_cores("threads", self.threads)
+        check_cores("workers", self.workers)
         _ = self.promise
         self.policy_text()
         parse_draft(self.draft, lambda name: cast(DraftModel, None))  # opened when the model is

@@ -130,6 +130,7 @@ def budget_of(text: str | None) -> int | float | None:
 
 def stream_run(show: Console, model: Model, recipe: Recipe, question: str, controller: Controller) -> Trace:
     """Print a run as it comes, with forced tokens in colour, then the scores at its cues."""
+    call = recipe.call(model, question)
     show.say(question, "cyan")
     decoder = TextDecoder(model.tokenizer)  # a character may be split over tokens
 
@@ -139,7 +140,7 @@ def stream_run(show: Console, model: Model, recipe: Recipe, question: str, contr
 
     now = AnswerNow()
     with answering(now):
-        trace, _ = run_once(model, controller, replace(recipe.call(model, question), answer_now=now), each)
+        trace, _ = run_once(model, controller, replace(call, answer_now=now), each)
     show.stream(decoder.finish())
     show.say()
     for decision in trace.decisions:

@@ -92,8 +92,8 @@ def sample(
     )
     grader = load_grader(options.grader) if options.grader else NUMBER if name in BUNDLED else MATH
     question = fresh_question(options) if prompt is None else prompt
-    show.say(question, "cyan")
     call = recipe.call(model, question)
+    show.say(question, "cyan")
     if choose == "best":
         call = replace(call, policy=Scored(call.policy))
     _warn(show, asked, model=model.fingerprint(), grader=grader.name, probe=probe_text(exit_rule))

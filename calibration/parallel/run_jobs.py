@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -12,11 +11,6 @@ from reasonctl.controller import ControllerError
 
 ProgressCallback = Callable[[int, int], None]
 """Called with (jobs done, jobs wanted)."""
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_jobs(

@@ -8,7 +8,18 @@ from functools import cache
 from typing import Literal
 
 from reasonctl.backends import Model, backend_of, load_drafter, load_model
-from reasonctl.controller import AnswerEnds, Call, Drafter, ExitForm, Keys, Markers, Policy, Thinking, parse_policy
+from reasonctl.controller import (
+    AnswerEnds,
+    Call,
+    ControllerError,
+    Drafter,
+    ExitForm,
+    Keys,
+    Markers,
+    Policy,
+    Thinking,
+    parse_policy,
+)
 from reasonctl.controller.thinking import read_template
 from reasonctl.probes.files import Scalar
 
@@ -99,8 +110,16 @@ class Recipe:
             question: The question.
             run: The run's number.
             prompt: The prompt's tokens, where they are more than the question. (): those of the question.
+
+        Raises:
+            ControllerError: The prompt alone fills the context.
         """
         keys, prompt = Keys(seed=self.seed, run=run), prompt or model.prompt(question)
+        if len(prompt) >= model.context:
+            raise ControllerError(
+                f"the prompt has {len(prompt)} tokens and the context {model.context}; shorten it, or take a model "
+                "with a longer context"
+            )
         wanted, room = self.max_new_tokens, room_after(model, len(prompt), self.suffix)
         most = min(wanted, room) if room > 0 else wanted  # the engine names what doesn't fit
         return Call(prompt, most, model.eos, keys, self.parsed_policy(), wanted=wanted)

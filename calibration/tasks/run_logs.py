@@ -6,7 +6,8 @@
 - OpenAI's, which vLLM writes too: a request and its response in one line, `messages` with `choices`, or the two files
   of a batch, joined by `custom_id`.
 
-A line that can't be used is counted by reason and named by its number. Only a file that can't be read is an error.
+A line that can't be used is counted by reason and named by its number. A file that can't be read is an error, and so is
+a run that a controller steered by how it went.
 """
 
 from __future__ import annotations
@@ -104,6 +105,10 @@ class _UnusableError(Exception):
     """A line can't be used; its text says why."""
 
 
+class _SteeredError(Exception):
+    """A controller steered a run by how it went: without such runs, the others are no sample."""
+
+
 def read_log(paths: Sequence[str]) -> RunLog:
     """Read one log.
 
@@ -111,7 +116,7 @@ def read_log(paths: Sequence[str]) -> RunLog:
         paths: Its files, such as the two of a batch.
 
     Raises:
-        ControllerError: A file can't be read, or there are too many lines.
+        ControllerError: A file can't be read, there are too many lines, or a controller steered some of the runs.
     """
     unusable, digest = Unusable(), hashlib.sha256()
     requests: dict[str, Fields] = {}
@@ -123,14 +128,22 @@ def read_log(paths: Sequence[str]) -> RunLog:
             runs.append(found)
         if len(runs) + len(requests) + unusable.total > MOST_LINES:
             raise ControllerError(f"the log has more than {MOST_LINES:,} lines; give a part of it")
-    lines = []
+    lines, steered = [], Unusable()
     for found in runs:
         try:
             lines.append(_run(found, requests, unusable))
         except _UnusableError as error:
             unusable.count(str(error), found.where)
+        except _SteeredError as error:
+            steered.count(str(error), found.where)
         except ControllerError:
             unusable.count("a field of another type", found.where)
+    if steered.total:
+        raise ControllerError(
+            f"{'; '.join(steered.messages())}: which runs are left would depend on how they went, so no promise could "
+            "be made from them; log runs in shadow mode (--shadow), or without an exit rule (--probe none) and limits "
+            "of thinking"
+        )
     return RunLog(", ".join(map(file_name, paths)), lines, unusable, digest.hexdigest())
 
 
@@ -184,12 +197,7 @@ def _line(found: Fields, asked: Fields, said: Fields, ended: Fields) -> LogLine:
 
 def _trace(found: Fields) -> LogLine:
     """A trace of ours, which has tokens."""
-    if (
-        _optional(found, "closed_by") in ("exit", "budget")
-        or found.values.get("forced")
-        or found.values.get("reopened")
-    ):
-        _unusable("the controller changed this run")
+    _check_own(found)
     tokens = [token for token in found.items("tokens") if type(token) is int and token >= 0]
     if len(tokens) != len(found.items("tokens")):
         _unusable("tokens that are no token ids")
@@ -197,6 +205,23 @@ def _trace(found: Fields) -> LogLine:
     if prompt is None or not prompt.strip():
         _unusable("no prompt")
     return LogLine(found.where, prompt, _optional(found, "text") or "", _finish(found), tokens=tuple(tokens))
+
+
+def _check_own(found: Fields) -> None:
+    """Check that no controller steered a run of ours by how it went.
+
+    An exit rule that could act counts where it didn't: in a log without the runs that it ended, only those stand that
+    it let go on.
+    """
+    spans = [Fields.of(one, found.where) for one in found.items("spans")] if found.values.get("spans") else []
+    closers = [_optional(one, "closed_by") for one in (found, *spans)]
+    changes = [name for name in ("forced", "reopened", "warned", "repeated") if found.values.get(name)]
+    if changes or any(closer not in (None, "model") for closer in closers):
+        raise _SteeredError("the controller changed this run")
+    if found.values.get("controlled") and not found.values.get("shadow") and found.values.get("decisions"):
+        decisions = [Fields.of(one, found.where) for one in found.items("decisions")]
+        if any(one.values.get("threshold") is not None for one in decisions):  # null: infinite
+            raise _SteeredError("an exit rule decided about this run")
 
 
 def _response(found: Fields, requests: dict[str, Fields], unusable: Unusable) -> LogLine:
@@ -213,6 +238,9 @@ def _response(found: Fields, requests: dict[str, Fields], unusable: Unusable) ->
         answered = answered.inner(name) if name in answered and answered.values[name] is not None else answered
     if not answered.values.get("choices"):
         _unusable("a response without choices (an error?)")
+    if answered.values.get("reasonctl"):  # ours: what the controller did, choice by choice
+        for one in answered.inner("reasonctl").items("choices"):
+            _check_own(Fields.of(one, found.where))
     choices = answered.items("choices")
     choice = Fields.of(choices[0], f"the first choice in {found.where}")
     line = _line(found, asked, choice.inner("message") if "message" in choice else choice, choice)

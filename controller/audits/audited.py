@@ -201,12 +201,13 @@ class AuditedRun(RuleWrapper):
 
 def promised_of(rule: ExitRule) -> Promised:
     """What a rule promises of each run. Raises ControllerError where that is nothing."""
-    if rule.promised is None:
+    promised = rule.promised if isinstance(rule, ExitRule) else None  # a path, where load_exit was forgotten
+    if promised is None:
         raise ControllerError(
             f"audits watch a promise of each run, and this {type(rule).__name__} makes none; use load_exit with a "
             "confidence and mode 'disagree', 'harm' or 'wrong'"
         )
-    return rule.promised
+    return promised
 
 
 def stem_of(prompt: Sequence[int], tokenizer: Tokenizer, opening: str | None) -> int:

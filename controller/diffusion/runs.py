@@ -42,7 +42,7 @@ class Unmask:
         wanted = len(self.prompt) + self.settings.length
         if wanted > engine.context:
             raise ControllerError(
-                f"prompt and answer take {wanted} positions, and the model has {engine.context}; shorten the answer"
+                f"prompt and answer take {wanted} positions, and the model has {engine.context}; shorten one of them"
             )
         return unmask(
             self.prompt,

@@ -63,8 +63,8 @@ def effort_named(name: object, efforts: Efforts, of_rule: Efforts) -> Effort:
         return found if isinstance(found, Effort) else Effort(budget=found)
     known = ", ".join(map(repr, dict.fromkeys([*efforts, *of_rule, NONE])))
     raise ControllerError(
-        f"effort is {shown(name)}, and the names that are defined are {known}; define it, for example "
-        "Controller(efforts={'low': 256, 'high': Effort(risk=0.02)})"
+        f"effort is {shown(name)}, and the names that are defined are {known}; give one of them, or define it among "
+        "the efforts, such as low=256"
     )
 
 

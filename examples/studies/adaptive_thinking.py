@@ -26,9 +26,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from reasonctl.backends import BUNDLED_PROBE, TINY
+from reasonctl.backends import BUNDLED_PROBE, TINY, cores
 from reasonctl.calibration.cli.console import Console
-from reasonctl.calibration.parallel.run_jobs import cores, run_jobs
+from reasonctl.calibration.parallel.run_jobs import run_jobs
 from reasonctl.calibration.runs.collect import asked_runs
 from reasonctl.calibration.runs.making import PreparedRun, run_window, windows_of
 from reasonctl.calibration.runs.recipe import Recipe

@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from reasonctl.backends import cores
 from reasonctl.calibration.evaluation.pairs import paired_difference
 from reasonctl.calibration.fitting.heads_job import OWN_DISTRIBUTION, right_runs
-from reasonctl.calibration.parallel.run_jobs import cores, run_jobs
+from reasonctl.calibration.parallel.run_jobs import run_jobs
 from reasonctl.calibration.runs.collect import asked_runs, graded
 from reasonctl.calibration.runs.making import windows_of
 from reasonctl.calibration.runs.recipe import Recipe

@@ -43,7 +43,7 @@ def check_target(path: str | os.PathLike[str], force: bool) -> None:
     if target.is_dir():
         raise ControllerError(f"{target} is a folder; give a file name such as {target / 'my.probe.safetensors'}")
     if target.exists() and not force:
-        raise ControllerError(f"{target} exists already; overwrite it with --force (force=True) or give another name")
+        raise ControllerError(f"{target} exists already; overwrite it with --force or give another name")
     if not target.parent.is_dir():
         raise ControllerError(f"{target.parent} is no folder; make it first")
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from reasonctl.backends.attach import attach
+from reasonctl.calibration.learning.watched import audited
 from reasonctl.controller import Controller, ControllerError
 from support.hf_models import PROMPT, TOKENIZER, Scripted, small
 from support.llama_models import CHAT, open_llama
@@ -40,3 +41,23 @@ def test_an_empty_prompt_says_so():
     with attach(model, Controller()), pytest.raises(ControllerError, match="the prompt has no tokens"):
         model.generate(torch.zeros((1, 0), dtype=torch.long), max_new_tokens=2)
     llm.close()
+
+
+@pytest.mark.parametrize("wrong", [Scripted(exit_at=0), "my.probe.safetensors", None])
+def test_what_is_no_controller_is_refused_by_its_kind(wrong):
+    llm = open_llama()
+    for model in (small(), llm):
+        with pytest.raises(ControllerError, match=f"controller is a {type(wrong).__name__}; give a Controller"):
+            attach(model, wrong, tokenizer=TOKENIZER)
+    llm.close()
+
+
+def test_audits_of_what_is_no_rule_are_refused():
+    with pytest.raises(ControllerError, match="this str makes none; use load_exit"):
+        audited("my.probe.safetensors")
+
+
+@pytest.mark.parametrize("controller", [Controller(), Controller(exit=Scripted(exit_at=0))])
+def test_what_is_no_tokenizer_is_refused_by_its_kind(controller):
+    with pytest.raises(ControllerError, match="tokenizer is a str; give the model's transformers tokenizer"):
+        attach(small(), controller, tokenizer="tok")

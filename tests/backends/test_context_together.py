@@ -6,6 +6,7 @@ import pytest
 
 from reasonctl.backends.hf.engine import HFEngine
 from reasonctl.backends.load import load_model
+from reasonctl.backends.token_ids import check_fits
 from reasonctl.calibration.runs.making import PreparedRun, run_once, run_window
 from reasonctl.controller import Call, Controller, ControllerError, Decode, Greedy, Keys, PromptLookup
 from support.hf_models import small
@@ -55,6 +56,8 @@ def test_a_transformers_model_is_loaded_with_its_own_context():
     assert session.can.free == 2
     with pytest.raises(ControllerError, match="6 tokens and 3 more don't fit the model's context of 8"):
         session.engine.forward([Decode(session, [1] * 3)])
+    with pytest.raises(ControllerError, match="^9 tokens don't fit the model's context of 8"):
+        check_fits(0, 9, 8)
     assert session.length == 6
 
 

@@ -12,9 +12,9 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from reasonctl.backends import cores
 from reasonctl.calibration.evaluation.redraws import check, check_all
 from reasonctl.calibration.fitting.all_signals import FittedSignals, fit_signals
-from reasonctl.calibration.parallel.run_jobs import cores
 from reasonctl.calibration.runs.arrays import to_arrays
 from reasonctl.calibration.runs.collect import collect
 from reasonctl.calibration.runs.recipe import Recipe

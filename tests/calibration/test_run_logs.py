@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
@@ -15,6 +16,7 @@ from reasonctl.calibration.runs.own_runs import STRIPPED, own_runs
 from reasonctl.calibration.runs.worker import AskedRun, collect_run, prepared
 from reasonctl.calibration.tasks.run_logs import LogLine, read_log
 from reasonctl.controller import ControllerError
+from reasonctl.controller.core.trace import Closer
 from reasonctl.controller.thinking import read_template
 from support.recipes import RECIPE
 
@@ -113,7 +115,6 @@ UNUSABLE = {
     "the finish reason 'word'": [{"prompt": QUESTION, "content": TEXT, "stop_type": "word"}],
     "a response without choices (an error?)": [{"custom_id": "b", "response": {"body": {}}, "messages": USER}],
     "no request with this custom_id": [{"custom_id": "c", "response": {"body": ANSWERED}}],
-    "the controller changed this run": [{**TRACE, "closed_by": "exit"}, {**TRACE, "reopened": [3]}],
     "tokens that are no token ids": [{**TRACE, "tokens": [-1]}, {**TRACE, "tokens": ["1"]}],
     "tokens that the model doesn't have": [{**TRACE, "tokens": [1 << 40]}],
     "tokens that don't give the text back": [TRACE],
@@ -133,6 +134,32 @@ def test_every_other_line_is_counted_by_reason_and_number(tmp_path):
         wanted.setdefault(reason, []).append(f"log.jsonl:{number}")
     assert found.unusable.lines == wanted
     assert "4 lines unusable: no JSON object (log.jsonl:2, log.jsonl:3" in found.unusable.messages()[0]
+
+
+DECIDED = {"controlled": True, "decisions": [{"exit": False, "score": 0.1, "threshold": 0.5}]}
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ({**TRACE, "reopened": [3]}, "changed"),
+        ({**TRACE, "warned": [3]}, "changed"),
+        *(({**TRACE, "closed_by": closer}, "changed") for closer in get_args(Closer) if closer != "model"),
+        ({**TRACE, "spans": [{"closed_by": "budget"}, {"closed_by": "model"}]}, "changed"),
+        ({**TRACE, **DECIDED}, "decided"),
+        ({"messages": USER, **ANSWERED, "reasonctl": {"choices": [{"closed_by": "exit"}]}}, "changed"),
+    ],
+)
+def test_a_log_of_runs_that_a_controller_steered_is_refused_whole(tmp_path, line, why):
+    with pytest.raises(ControllerError, match=rf"{why}.*log\.jsonl:2.*--shadow"):
+        read_log([written(tmp_path, PLAIN, line)])
+
+
+def test_a_rule_that_could_not_act_steers_nothing(tmp_path):
+    never = {"controlled": True, "decisions": [{"exit": False, "score": 0.1, "threshold": None}]}
+    served = {"messages": USER, **ANSWERED, "reasonctl": {"choices": [{"closed_by": "model"}]}}
+    log = read_log([written(tmp_path, {**TRACE, **DECIDED, "shadow": True}, {**TRACE, **never}, served)])
+    assert len(log.lines) == 3 and not log.unusable.total
 
 
 SYSTEM = {"role": "system", "content": "Answer in a number."}

@@ -22,6 +22,7 @@ ONE_STOREY = (
     "processors",
     "grammar",
     "gguf",
+    "machine",
     "memory",
     "class_swap",
     "token_ids",
@@ -288,7 +289,7 @@ def planted(name: str, text: str) -> Module:
         ("backends.hf.load", "from reasonctl.probes import load_exit", "imports probes"),
         ("backends.model", "from .hf.engine import HFEngine", "imports backends.hf.engine"),
         ("calibration.advice.truncation", "from ..cli.options import Options", "imports calibration.cli.options"),
-        ("calibration.tasks.tiny", "from ..parallel.run_jobs import cores", "imports calibration.parallel.run_jobs"),
+        ("calibration.tasks.tiny", "from ..parallel.run_jobs import run_jobs", "imports calibration.parallel.run_jobs"),
     ],
 )
 def test_a_wrong_import_of_ours_is_seen(name: str, text: str, breach: str) -> None:

@@ -223,3 +223,31 @@ def test_each_shell_has_its_script(here: Path) -> None:
         env = {**os.environ, "_CTL_COMPLETE": f"{shell}_source"}
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
         assert words in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("REASONCTL_RUN_RIKS", "REASONCTL_RUN_RISK?"),
+        ("REASONCTL_RUN_WORKERS", ""),  # an option of other commands
+        ("REASONCTL_ADVISE_DRAFT_SED", "REASONCTL_ADVISE_DRAFT_SEED?"),
+        ("REASONCTL_RUN_XYZZY123", "--help"),
+        ("REASONCTL_RNU_RISK", "REASONCTL_RUN_RISK?"),
+        ("REASONCTL_CAHCE", "REASONCTL_CACHE?"),
+    ],
+)
+def test_a_variable_that_sets_nothing_is_refused(name: str, nearest: str, monkeypatch, capfd) -> None:
+    monkeypatch.setenv(name, "9")
+    code, out, err = ctl(capfd, "models", "--help")
+    assert code == 2 and not out and len(err.splitlines()) == 1
+    assert f"the environment variable {name} sets no option" in err and nearest in err
+
+
+def test_variables_of_options_and_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    context = click.Context(cli, info_name="ctl", auto_envvar_prefix="REASONCTL")
+    for command, one in (("run", "risk"), ("serve", "allow-host"), ("calibrate", "max-new-tokens")):
+        inner = click.Context(cli.commands[command], info_name=command, parent=context)
+        monkeypatch.setenv(f"{inner.auto_envvar_prefix}_{_options(cli.commands[command])[one].name}".upper(), "1")
+    for name in ("REASONCTL_CACHE", "REASONCTL_API_KEY", "REASONCTL_HOME_OF_MINE", "REASONCTL", "XREASONCTL_RUN_RIKS"):
+        monkeypatch.setenv(name, "1")
+    assert ctl(capfd, "models", "--help")[0] == 0

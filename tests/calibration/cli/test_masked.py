@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from reasonctl.backends import load_masked
+from reasonctl.backends import load_masked, tiny_folder
 from reasonctl.calibration.cli.masked import with_commit
 from reasonctl.calibration.evaluation.early_commit import calibrate_commit, commit_table, split
 from reasonctl.controller import ControllerError, Greedy, Keys
@@ -108,3 +108,15 @@ def test_a_batch_without_memory_is_refused(capfd, monkeypatch) -> None:
     monkeypatch.setattr("reasonctl.backends.hf.masked.engine.free_memory", lambda: 1000)
     code, _, err = ctl(capfd, "bench", "tiny-masked", "--batch", "4", "-n", "1", "--threads", "1")
     assert code == 2 and "the logits of 4 answers" in err
+
+
+@pytest.mark.parametrize("name", ["tiny-masked", str(tiny_folder("tiny-masked"))])
+def test_commands_that_take_no_masked_model_say_which_do(name, tmp_path, capfd):
+    code, _, err = ctl(capfd, "calibrate", name, "--tasks", "tiny", "--out", str(tmp_path / "p.safetensors"))
+    assert code == 2 and f"{name!r} is a masked model, and only ctl run, eval and bench take those" in err
+
+
+def test_a_mistyped_model_is_met_with_the_nearest_one(capfd, monkeypatch):
+    monkeypatch.setattr("reasonctl.backends.hf.load.hub_answers", lambda: False)
+    code, _, err = ctl(capfd, "run", "tinny", QUESTION)
+    assert code == 2 and "ctl models lists" in err and err.rstrip().endswith("did you mean tiny?")

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from reasonctl.backends.load import BUNDLED_PROBE, MOST_THREADS, load_model, tiny_folder
-from reasonctl.calibration.cli import flags
+from reasonctl.backends.load import BUNDLED_PROBE, TINY_MASKED, load_masked, load_model, tiny_folder
+from reasonctl.backends.machine import PER_CORE, check_cores, cores
 from reasonctl.calibration.cli.flags import SHARED
 from reasonctl.calibration.cli.main import cli
 from reasonctl.calibration.tasks.tiny import fresh_problems, understands
@@ -164,8 +164,6 @@ def test_an_option_that_means_nothing_here_is_refused(arguments, words, capfd):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["run", "tiny", "48 a-9", "--threads", "99999999999"],
-        ["eval", "tiny", "--workers", "99999999999"],
         ["eval", "tiny", "-n", "999999999999"],
         ["run", "tiny", "48 a-9", "--seed", str(2**64)],
         ["replay", "p.runs.jsonl", "--splits", "999999999999"],
@@ -188,11 +186,19 @@ def test_four_runs_are_calibrated_together_unless_a_batch_is_named(named, batch,
     assert json.loads(out.splitlines()[-1])["recipe"]["batch"] == batch
 
 
-@pytest.mark.parametrize("threads", [0, -1, MOST_THREADS + 1])
-def test_a_loader_takes_a_possible_number_of_threads(threads):
-    with pytest.raises(ControllerError, match=f"threads is {threads}; it must be from 1 to {MOST_THREADS}"):
-        load_model("tiny", threads=threads)
-    assert flags.MOST_THREADS == MOST_THREADS
+@pytest.mark.parametrize("threads", [0, -1, PER_CORE * cores() + 1])
+def test_loaders_take_as_many_threads_as_there_are_cores_for(threads):
+    for load, name in ((load_model, "tiny"), (load_masked, TINY_MASKED)):
+        with pytest.raises(ControllerError, match=f"threads is {threads}; with {cores()} cores? it must be from 1 to"):
+            load(name, threads=threads)
+    check_cores("threads", PER_CORE * cores())
+
+
+@pytest.mark.parametrize("command", [["run", "tiny", "48 a-9", "--threads"], ["eval", "tiny", "--workers"]])
+def test_threads_and_processes_beyond_the_cores_are_refused_before_any_work(command, capfd):
+    code, out, err = ctl(capfd, *command, "1000")
+    assert code == 2 and not out and len(err.splitlines()) == 1
+    assert f"{command[-1][2:]} is 1000; with {cores()} core" in err
 
 
 def test_a_model_without_a_probe_runs_plainly_and_says_so(capfd):

@@ -11,6 +11,7 @@ import pytest
 from reasonctl.calibration.cli.console import Console
 from reasonctl.calibration.cli.run import stream_run
 from reasonctl.controller import Controller, Thinking
+from support.ctl import ctl
 from support.toy_models import PLAIN, writing
 
 
@@ -43,3 +44,10 @@ def test_ctrl_backslash_asks_for_the_answer(capfd):
     assert trace.closed_by == "asked" and out.splitlines()[1].startswith("abcd?abc")
     assert "isn't thinking" in err
     assert signal.getsignal(signal.SIGQUIT) is before
+
+
+@pytest.mark.parametrize(("command", "model"), [("run", "tiny"), ("sample", "tiny"), ("run", "tiny-masked")])
+def test_a_prompt_beyond_the_context_is_refused_before_it_is_printed(command, model, capfd):
+    code, out, err = ctl(capfd, command, model, "52 a+3 " * 800, "--threads", "1")
+    assert code == 2 and "a+3" not in out + err
+    assert "and the context 1024; shorten it" in err or "and the model has 1024" in err

@@ -116,7 +116,7 @@ def test_names_stand_for_budgets_times_and_risks():
         ({"thinking_seconds": -1}, "thinking_seconds is -1; it must be a number of seconds"),
         ({"thinking_seconds": float("inf")}, "thinking_seconds is inf"),
         ({"thinking_seconds": True}, "thinking_seconds is True"),
-        ({"effort": "huge"}, "effort is 'huge', and the names that are defined are 'none'; define it"),
+        ({"effort": "huge"}, "effort is 'huge', and the names that are defined are 'none'; give one"),
         ({"effort": "low", "efforts": {"low": 3}, "budget": 4}, "effort 'low' sets budget, which was given too"),
         ({"effort": "low", "efforts": {"low": Effort(risk=0.1)}}, "no exit rule to hold it"),
         ({"effort": "low", "efforts": {"low": -3}}, "budget is -3"),
