@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ..kept import told
+from ..runs.kept import what_is_left
 from .terminal import one_line
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ CODE = 130
 
 
 def stop_at_once(*_: Any) -> NoReturn:
-    os.write(2, f"\nStopped at once.{one_line(told())}\n".encode())
+    os.write(2, f"\nStopped at once.{one_line(what_is_left())}\n".encode())
     os._exit(CODE)
 
 

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from ..kept import told
+from ..runs.kept import what_is_left
 from . import measure_commands, probe_commands, run_commands
 from .config import check_variables, configured, set_elsewhere
 from .group import cli
@@ -49,5 +49,5 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         click.echo(f"Error: {one_line(error.format_message() + elsewhere)}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
-        click.echo(f"Interrupted.{one_line(told())}", err=True)
+        click.echo(f"Interrupted.{one_line(what_is_left())}", err=True)
         sys.exit(CODE)

@@ -19,8 +19,8 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from reasonctl.controller import ControllerError
 from reasonctl.controller.core import Fields, lines, parse
 
-from ..kept import OPENED
 from ..parallel.run_jobs import ProgressCallback, run_jobs
+from .kept import OPENED
 
 if sys.platform != "win32":
     import fcntl

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from reasonctl.calibration import kept
+from reasonctl.calibration.runs import kept
 from reasonctl.calibration.runs.sampled import SamplesFile
 from support.ctl import ctl
 

@@ -8,12 +8,8 @@ OPENED: set[Path] = set()
 """The files, from when they are opened."""
 
 
-def told() -> str:
-    """What is left, for people; "" where nothing is.
-
-    >>> told()
-    ''
-    """
+def what_is_left() -> str:
+    """What is left, for people; "" where nothing is."""
     if not OPENED:
         return ""
     return f" What was collected is kept in {', '.join(sorted(map(str, OPENED)))}: run the same command again to go on."
