@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterator
 import click
 
 from .flags import SHARED, common
-from .group import ENVIRONMENT, Command
+from .config import ENVIRONMENT
+from .group import Command
 from .main import cli
 
 WIDTH = 100
