@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator
 
 import click
 
-from .flags import SHARED, common
 from .config import ENVIRONMENT
+from .flags import SHARED, common
 from .group import Command
 from .main import cli
 
