@@ -13,7 +13,7 @@ from reasonctl.controller.core import parse
 from reasonctl.controller.thinking import TemplateRenderer
 
 from ..model import Model
-from .refusals import Refusal, invalid
+from .refusals import invalid
 from .requests import ChatRequest, Message
 
 _TEXT = ("text", "input_text", "output_text")
@@ -120,20 +120,11 @@ def _text(content: str | list[dict[str, Any]] | None, place: str) -> str:
     for part in content:
         kind, text = part.get("type"), part.get("text")
         if kind == "image_url":
-            raise _no_picture(part, place)
+            raise invalid("this model reads no pictures, and no URL is opened; leave them out", place)
         if kind not in _TEXT or not isinstance(text, str) or set(part) - {"type", "text", "annotations"}:
             raise invalid(f"{place} has a part of type {str(kind)!r:.40}; this model reads text only", place)
         texts.append(text)
     return "".join(texts)
-
-
-def _no_picture(part: dict[str, Any], place: str) -> Refusal:
-    """Why a picture isn't read. Its URL is never opened."""
-    holder = part.get("image_url")
-    url = holder.get("url") if isinstance(holder, dict) else holder
-    if isinstance(url, str) and url.startswith("data:"):
-        return invalid("this model reads no pictures; leave them out", place)
-    return invalid("a picture must be a data: URL; files and other URLs are never opened", place)
 
 
 def _call(call: dict[str, Any], place: str) -> dict[str, Any]:

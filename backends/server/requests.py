@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -318,19 +320,39 @@ def _validated(kind: type[Body], body: bytes) -> Body:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        raise _refusal(error) from None
+        raise _refusal(kind, error) from None
 
 
-def _refusal(error: ValidationError) -> Refusal:
-    """The first thing that is wrong, in one line."""
+def _refusal(kind: type[BaseModel], error: ValidationError) -> Refusal:
+    """The first thing that is wrong with a body of this kind, in one line."""
     found = error.errors(include_url=False, include_context=False)[0]
     place = ".".join(str(part) for part in found["loc"][:6])[:120]
     if found["type"] == "extra_forbidden":
-        return Refusal(400, f"unknown field {place!r}; leave it out", param=place, code="unknown_parameter")
+        near = get_close_matches(str(found["loc"][-1])[:64], _fields(kind, found["loc"][:-1]), n=1)
+        remedy = f"did you mean {near[0]!r}? Else leave it out" if near else "leave it out"
+        return Refusal(400, f"unknown field {place!r}; {remedy}", param=place, code="unknown_parameter")
     if found["type"] == "missing":
         return Refusal(400, f"the field {place!r} is missing", param=place, code="missing_required_parameter")
     given = f"; it is {found['input']!r:.60}" if not isinstance(found["input"], dict | list) else ""
     return invalid(f"{place}: {found['msg']}{given}", place)
+
+
+def _fields(kind: Any, where: Sequence[int | str]) -> list[str]:
+    """Names of the fields of the object at this place of a body; [] where its type isn't one alone."""
+    for step in where:
+        if isinstance(step, str) and step in kind.model_fields:
+            kind = _object(kind.model_fields[step].annotation)
+        if kind is None:
+            return []
+    return [field.alias or name for name, field in kind.model_fields.items()]
+
+
+def _object(annotation: Any) -> type[BaseModel] | None:
+    """The kind of object that a type holds, alone, in a list or next to other types; None: none, or one of several."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = [one for one in map(_object, get_args(annotation)) if one is not None]
+    return found[0] if len(found) == 1 else None
 
 
 def _check_numbers(request: Asked, limits: ServerLimits) -> None:

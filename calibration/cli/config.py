@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 import click
 from click.core import ParameterSource
 
-from .group import ENVIRONMENT
-
 PROJECT = "reasonctl.toml"
 """The project's file, in the current folder only: a folder above it may be somebody else's."""
+ENVIRONMENT = "REASONCTL"
+"""What the names of environment variables begin with."""
 VARIABLE = "REASONCTL_CONFIG"
 """The variable that names the user's file in place of the platform's; empty: there is none."""
 OTHER_VARIABLES = (VARIABLE, "REASONCTL_CACHE", "REASONCTL_API_KEY")

@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterator
 
 import click
 
+from .config import ENVIRONMENT
 from .flags import SHARED, common
-from .group import ENVIRONMENT, Command
+from .group import Command
 from .main import cli
 
 WIDTH = 100

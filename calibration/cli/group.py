@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-ENVIRONMENT = "REASONCTL"
-"""What the names of environment variables begin with."""
+from .config import ENVIRONMENT
 
 
 class Command(click.Command):

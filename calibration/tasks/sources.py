@@ -6,7 +6,8 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,7 @@ def _reasoning_gym(spec: str) -> Task:
         try:
             return reasoning_gym.create_dataset(name, size=size, seed=seed, **settings)
         except (ValueError, TypeError, AssertionError) as error:
+            _check_names(spec, name, settings)
             raise ControllerError(f"task {spec!r} can't be made: {error}") from None
 
     def draw(n: int, stream: int) -> list[Problem]:
@@ -195,6 +197,24 @@ def _is_digits(gold: str) -> bool:
 def _far_apart(stream: int) -> int:
     """31 bits, which every generator takes: of two streams of 10,000 entries none are shared but with chance 1e-5."""
     return int.from_bytes(hashlib.sha256(f"stream {stream}".encode()).digest()[:4], "big") >> 1
+
+
+def _check_names(spec: str, name: str, settings: Collection[str]) -> None:
+    """Raise ControllerError where reasoning-gym has no such task, or the task no such setting, with the names there."""
+    from reasoning_gym.factory import DATASETS
+
+    if name not in DATASETS:
+        raise ControllerError(f"task {spec!r}: reasoning-gym has no {name!r:.60}{_hint(name, DATASETS)}")
+    known = [one.name for one in fields(DATASETS[name][1]) if one.name not in ("seed", "size")]
+    for key in settings:
+        if key not in known:
+            raise ControllerError(f"task {spec!r}: {name} has no setting {key!r:.60}; known: {', '.join(known)}")
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    """The nearest name, or where all of them are."""
+    near = get_close_matches(name[:64], known, n=1)
+    return f"; did you mean {near[0]}?" if near else "; its gallery names them all"
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -172,7 +172,7 @@ def test_samples_vote(llama: Running) -> None:
         ({"model": "gpt-4"}, "there is no model 'gpt-4'"),
         ({"temperature": -1}, "temperature"),
         ({"extra_body": {"thoughts": 3}}, "unknown field 'thoughts'"),
-        ({"extra_body": {"reasonctl": {"budgets": 3}}}, "unknown field 'reasonctl.budgets'"),
+        ({"extra_body": {"reasonctl": {"budgets": 3}}}, "unknown field 'reasonctl.budgets'; did you mean 'budget'?"),
         ({"extra_body": {"reasonctl": {"policy": "autodeco(/etc/passwd)"}}}, "names 'autodeco'"),
         ({"extra_body": {"reasonctl": {"policy": "grammar(/etc/passwd)"}}}, "names 'grammar'"),
         ({"extra_body": {"reasonctl": {"policy": "think: greedy; answer: grammar(x)"}}}, "names 'grammar'"),

@@ -156,6 +156,26 @@ def test_every_field_of_openais_client_is_known_or_refused_by_name() -> None:
             read_request(ChatRequest, body.encode(), ServerLimits())
 
 
+@pytest.mark.parametrize(
+    ("fields", "nearest"),
+    [
+        ('"temprature": 1', "'temprature'; did you mean 'temperature'"),
+        ('"reasonctl": {"bugdet": 3}', "'reasonctl.bugdet'; did you mean 'budget'"),
+        ('"messages": [{"role": "user", "contnet": "x"}]', "'messages.0.contnet'; did you mean 'content'"),
+        (
+            '"tools": [{"type": "function", "function": {"name": "f", "paramters": {}}}]',
+            "'tools.0.function.paramters'; did you mean 'parameters'",
+        ),
+        ('"thoughts": 1', "'thoughts'; leave it out"),
+    ],
+)
+def test_an_unknown_field_is_met_with_the_nearest_of_its_own_object(fields: str, nearest: str) -> None:
+    asked = '{"model": "tiny", "messages": [{"role": "user", "content": "x"}], '
+    with pytest.raises(Refusal) as caught:
+        read_request(ChatRequest, f"{asked}{fields}}}".encode(), ServerLimits())
+    assert f"unknown field {nearest}" in str(caught.value)
+
+
 class Slow:
     """A toy server: greedy runs of a model whose forwards wait for each other."""
 

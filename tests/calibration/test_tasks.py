@@ -129,6 +129,20 @@ def test_mathematics(text, gold, right):
     assert MATH.right(text, Problem("q", gold)) is right
 
 
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("chain_sum,k=x", "chain_sum has no setting 'k'; known: .*min_terms, max_terms"),
+        ("chain_sum,size=4", "chain_sum has no setting 'size'; known:"),
+        ("chain_sun", "has no 'chain_sun'; did you mean chain_sum"),
+        ("chain_sum,min_terms=x", "can't be made"),
+    ],
+)
+def test_a_task_of_reasoning_gym_that_is_not_there_is_refused_with_the_names(spec, words):
+    with pytest.raises(ControllerError, match=words):
+        load_task(f"reasoning-gym:{spec}").problems(1, stream=0)
+
+
 def test_reasoning_gym_scores_with_its_own_scorer():
     task = load_task("reasoning-gym:chain_sum")
     problem = task.problems(1, stream=0)[0]
