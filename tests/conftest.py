@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,12 @@ import pytest
 if TYPE_CHECKING:
     from llama_cpp import Llama
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+
+
+def pytest_configure() -> None:
+    """A job that runs in the background ignores interrupts; tests interrupt themselves."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

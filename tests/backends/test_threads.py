@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _thread
-import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -96,15 +95,6 @@ def test_turns_are_given_in_the_order_of_the_calls():
     assert given == list(range(6))
 
 
-@pytest.fixture
-def interruptible():
-    """A job that runs in the background ignores interrupts."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
 def test_a_waiting_call_can_be_interrupted():
     found = turns.Turns()
     running, over = threading.Event(), threading.Event()
