@@ -32,7 +32,7 @@ from reasonctl.controller import (
 )
 from reasonctl.controller.thinking import FORM_MEANS, after_thinking, stated_answer
 
-from .files.card import Card, LoadedModel, Scalar, check_model
+from .files.card import Card, LoadedModel, Scalar, check_model, difference, setting_pairs
 from .files.hub import find_probe
 from .files.probe_file import ProbeFile, digest_of, load_probe
 from .fixed_exits import decision_at
@@ -214,7 +214,7 @@ class ProbeExit(ExitRule):
             ("always_answer", self.always_answer, card.always_answer),
             ("later_spans", self.later_spans, card.later_spans),
         )
-        return [_difference(*pair) for pair in pairs if pair[1] != pair[2]]
+        return [difference(*pair) for pair in pairs if pair[1] != pair[2]]
 
     @property
     def promised(self) -> Promised | None:
@@ -279,7 +279,7 @@ class ProbeExit(ExitRule):
         pairs: list[tuple[str, Any, Any]] = [("tasks", tasks, card.tasks)]
         if grader is not None and limit.mode != "disagree":
             pairs.append(("grader", grader, card.grader))
-        why_not = [_difference(*pair) for pair in pairs if pair[1] != pair[2]]
+        why_not = [difference(*pair) for pair in pairs if pair[1] != pair[2]]
         why_not += self._changed() + differences(card, sampler, max_new_tokens)
         if self._warnings is None:
             why_not.append("the model in use was not compared with the card")
@@ -355,17 +355,12 @@ def _lower(content: ProbeFile, table: Table, promise: Promise) -> GiveUp | None:
 def differences(card: Card, sampler: Mapping[str, Scalar], max_new_tokens: int) -> list[str]:
     """How a use's sampling and limit differ from the card's, for which the promise was made."""
     pairs: list[tuple[str, Any, Any]] = [("max_new_tokens", max_new_tokens, card.max_new_tokens)]
-    for name in sorted(set(sampler) | set(card.sampler)):
-        pairs.append((f"sampler {name}", sampler.get(name, "not set"), card.sampler.get(name, "not set")))
+    pairs += [(f"sampler {name}", used, was) for name, used, was in setting_pairs(sampler, card.sampler)]
     return [
-        _difference(name, used, was)
+        difference(name, used, was)
         for name, used, was in pairs
         if used != was and not (name == "sampler policy" and same_policy(str(used), str(was)))
     ]
-
-
-def _difference(name: str, used: Any, was: Any) -> str:
-    return f"{name} is {used!r}, calibrated with {was!r}"
 
 
 def answer_tokens(card: Card) -> int:

@@ -107,13 +107,14 @@ def check_variables(group: click.Group) -> None:
     Raises:
         click.UsageError: One of them isn't, so it would set nothing.
     """
+    given = [name for name in os.environ if name.startswith(f"{ENVIRONMENT}_") and name not in OTHER_VARIABLES]
+    if not given:
+        return
     known = [*_variables(group, ENVIRONMENT), *OTHER_VARIABLES]
     commands = tuple(f"{_variable(ENVIRONMENT, name)}_" for name in group.commands)
-    for name in sorted(os.environ.keys() - set(known)):
-        if not name.startswith(f"{ENVIRONMENT}_"):
-            continue
+    bare = {one.removeprefix(ENVIRONMENT): one for one in known}
+    for name in sorted(set(given) - set(known)):
         of_command = name.startswith(commands)
-        bare = {one.removeprefix(ENVIRONMENT): one for one in known}
         near = get_close_matches(name.removeprefix(ENVIRONMENT)[:64], bare, n=1, cutoff=0.6 if of_command else 0.8)
         if near or of_command:
             remedy = f"did you mean {bare[near[0]]}?" if near else "see COMMAND --help for its variables"

@@ -15,6 +15,8 @@ from reasonctl.controller import Call, Controller, Ended, Event, QueuedRun, Sche
 from reasonctl.controller.core import check_memory
 from reasonctl.controller.thinking import read_template
 
+from ..tasks.problem import Problem
+
 T = TypeVar("T")
 
 RUNS_AT_ONCE = 4
@@ -167,6 +169,11 @@ def check_batch(model: Model, runs: Sequence[PreparedRun], batch: int, *, proces
     if batch > 1:
         _check_room(run)
     check_memory(run.needs, batch, processes=processes, besides=besides)
+
+
+def longest_of(model: Model, problems: Sequence[Problem]) -> str:
+    """The question of the problem with the longest prompt; there is at least one."""
+    return max((problem.question for problem in problems), key=lambda question: len(model.prompt(question)))
 
 
 def _check_room(run: QueuedRun) -> None:

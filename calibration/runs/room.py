@@ -105,5 +105,6 @@ def with_room(model: Model, problems: Sequence[Problem], wanted: int, suffix: st
             f"none of {len(sizes)} questions fits the context of {model.context} tokens: the shortest prompt has "
             f"{min(sizes)} and a run needs {tokens} more; lower --max-new-tokens, or give shorter questions"
         )
-    rooms = [room_after(model, size, suffix) for size, fit in zip(sizes, fits, strict=True) if fit]
+    most = room_after(model, 0, suffix)
+    rooms = [most - size for size, fit in zip(sizes, fits, strict=True) if fit]
     return Asked(kept, left_out, model.context, tokens, wanted, tuple(room for room in rooms if 0 < room < wanted))

@@ -21,7 +21,7 @@ from ..tasks.problem import Problem
 from ..tasks.sources import Task
 from .collect import identity_of
 from .job_file import JobFile, append_made
-from .making import check_batch
+from .making import check_batch, longest_of
 from .recipe import Recipe
 from .records import MOST
 from .worker import AskedRun, answer_text, prepared
@@ -240,11 +240,10 @@ def check_samples(recipe: Recipe, problems: Sequence[Problem], sets: Sequence[Sa
     processes = processes_of(workers, len(problems))
     if problems and (recipe.batch > 1 or processes):
         model = recipe.load()
-        longest = max((problem.question for problem in problems), key=lambda question: len(model.prompt(question)))
+        longest = AskedRun(FIRST_RUN, longest_of(model, problems))
         for one in sets:
             own = replace(recipe, policy=one.policy)
-            run = prepared(own, model, AskedRun(FIRST_RUN, longest), one.rule)
-            check_batch(model, [run], min(recipe.batch, one.n), processes=processes)
+            check_batch(model, [prepared(own, model, longest, one.rule)], min(recipe.batch, one.n), processes=processes)
 
 
 def collect_samples(

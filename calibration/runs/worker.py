@@ -34,7 +34,7 @@ from reasonctl.probes.signals import features_at, layer_of
 from ..parallel.run_jobs import processes_of
 from ..tasks.problem import Problem
 from .logged import LoggedRun
-from .making import FinishedRun, PreparedRun, check_batch, run_window, windows_of
+from .making import FinishedRun, PreparedRun, check_batch, longest_of, run_window, windows_of
 from .recipe import Recipe
 from .records import CueRecord, RunRecord, pack
 from .trials import EVERYWHERE, Trials
@@ -223,11 +223,10 @@ def check_recipe(
         besides: As in `check_batch`.
     """
     processes = processes_of(workers, len(windows_of(problems, recipe.batch)))
-    if recipe.batch > 1 or processes:
-        rule = _collecting(recipe, model, 0, EVERYWHERE)
-        asked = (AskedRun(i, problem.question) for i, problem in enumerate(problems))
-        runs = [prepared(recipe, model, one, rule) for one in asked]
-        check_batch(model, runs, recipe.batch, processes=processes, besides=besides)
+    if problems and (recipe.batch > 1 or processes):
+        longest = AskedRun(0, longest_of(model, problems))
+        run = prepared(recipe, model, longest, _collecting(recipe, model, 0, EVERYWHERE))
+        check_batch(model, [run], recipe.batch, processes=processes, besides=besides)
 
 
 def check_arms(recipe: Recipe, model: Model, problems: Sequence[Problem], workers: int) -> None:

@@ -334,12 +334,17 @@ def check_model(
     warnings = []
     if own["template"] != card.template:
         warnings.append(f"the chat template differs from the one of the calibration; check {again}")
-    if differ := _differences(own["settings"], card.settings):
+    pairs = setting_pairs(own["settings"], card.settings)
+    if differ := [difference(*pair) for pair in pairs if pair[1] != pair[2]]:
         warnings.append(f"{'; '.join(differ)}: check {again}")
     return warnings
 
 
-def _differences(used: Mapping[str, str], was: Mapping[str, str]) -> list[str]:
-    """Where the settings of a model in use aren't those of the calibration."""
-    pairs = [(name, used.get(name, "not set"), was.get(name, "not set")) for name in sorted({*used, *was})]
-    return [f"{name} is {ours!r}, calibrated with {theirs!r}" for name, ours, theirs in pairs if ours != theirs]
+def setting_pairs(used: Mapping[str, Scalar], was: Mapping[str, Scalar]) -> list[tuple[str, Scalar, Scalar]]:
+    """By name: a setting in use, and the calibration's."""
+    return [(name, used.get(name, "not set"), was.get(name, "not set")) for name in sorted({*used, *was})]
+
+
+def difference(name: str, used: Any, was: Any) -> str:
+    """How a setting in use differs from the calibration's, in words."""
+    return f"{name} is {used!r}, calibrated with {was!r}"
