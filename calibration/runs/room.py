@@ -50,7 +50,7 @@ class Asked:
         return {name: count for name, count in counts.items() if count}
 
     def messages(self, where: Callable[[Problem], str]) -> list[str]:
-        """What a user is told before any work; where: as in `message`."""
+        """What a user reads before any work; where: as in `message`."""
         return [text for text in (self.message(where), self.shortened()) if text is not None]
 
     def shortened(self) -> str | None:

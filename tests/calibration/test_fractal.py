@@ -91,7 +91,7 @@ def _noise(documents: int, hurst: float, seed: int, tokens: int = 512) -> list[A
 
 
 def test_memory_is_told_by_shuffles() -> None:
-    """H 0.7 is told from chance, and the same values shuffled aren't; p is the rank among the shuffles."""
+    """H 0.7 is detected, and the same values shuffled aren't; p is the rank among the shuffles."""
     series = _noise(5, 0.7, 1)
     found = shuffle_test(series, seed=3)
     assert (found.p, found.shuffles) == (0.01, 99) and found == shuffle_test(series, seed=3)
@@ -138,10 +138,10 @@ def test_false_alarms_are_as_rare_as_the_level_says() -> None:
 
 @pytest.mark.slow
 def test_memory_is_told_at_short_lengths() -> None:
-    """H 0.6 in 5 documents of 512: 100 draws. Two intervals that don't overlap told 41 of 100 (docs/log)."""
-    told = sum(shuffle_test(_noise(5, 0.6, i), seed=i).p <= LEVEL for i in range(100))
-    print(f"told of 100: {told}")
-    assert told >= 60
+    """H 0.6 in 5 documents of 512: 100 draws. Two intervals that don't overlap detected 41 of 100 (docs/log)."""
+    detected = sum(shuffle_test(_noise(5, 0.6, i), seed=i).p <= LEVEL for i in range(100))
+    print(f"detected of 100: {detected}")
+    assert detected >= 60
 
 
 def test_documents_are_never_joined() -> None:

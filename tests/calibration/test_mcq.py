@@ -145,7 +145,7 @@ LETTER_TOKENS = ToyTokenizer(PIECES)
 READER = Reader(vocabulary=len(PIECES))
 
 
-def option_law(grid: McqGrid, question: ChoiceQuestion) -> tuple[dict[str, float], str]:
+def option_chances(grid: McqGrid, question: ChoiceQuestion) -> tuple[dict[str, float], str]:
     """What the policy of the grid's last cell gives each option where the letter is drawn, and what a run writes."""
     ask = grid.asks(Worked(question, "A"), [], {}, 0)[-1]
     prompt, policy = LETTER_TOKENS.encode(ask.question), parse_policy(ask.policy)
@@ -159,14 +159,14 @@ def option_law(grid: McqGrid, question: ChoiceQuestion) -> tuple[dict[str, float
             (reply,) = READER.forward((asking.send(reply),))
     except StopIteration as ended:
         probs = policy.distribution(ended.value, row).dense(len(PIECES))
-    law = dict.fromkeys(question.options, 0.0)
+    chances = dict.fromkeys(question.options, 0.0)
     for token in np.flatnonzero(probs):
-        law[question.options["ABC".index(LETTER_TOKENS.text(int(token)).strip(" ."))]] += probs[token]
+        chances[question.options["ABC".index(LETTER_TOKENS.text(int(token)).strip(" ."))]] += probs[token]
     trace = Trace()
     call = Call(prompt, len(tokens) - len(prompt) + 1, context.eos, Keys(seed=0), parse_policy(ask.policy))
     for _ in Controller().stream(READER.session(), LETTER_TOKENS, call, trace):
         pass
-    return law, LETTER_TOKENS.decode(trace.tokens)
+    return chances, LETTER_TOKENS.decode(trace.tokens)
 
 
 @pytest.mark.parametrize("kind", ["list", "markdown", "json"])
@@ -175,21 +175,21 @@ def test_no_order_of_the_options_changes_what_a_cyclic_cell_gives(kind: str) -> 
 
     The negative control is the same cell without the stage.
     """
-    laws: dict[str, list[dict[str, float]]] = {}
+    by_cell: dict[str, list[dict[str, float]]] = {}
     for debias, temperature in (("cyclic", 1.0), ("cyclic", 0.0), ("none", 1.0)):
         grid = McqGrid((0,), ("answer",), (kind,), (temperature,), (debias,))
         if debias == "none":
             grid = replace(grid, debias=("cyclic", "none"))
-        found = laws[f"{debias} {temperature}"] = []
+        found = by_cell[f"{debias} {temperature}"] = []
         for order in permutations(("x = 1\ny = 2", "sand", "water")):
-            law, text = option_law(grid, ChoiceQuestion("Q?", order, tuple("ABC")))
+            chances, text = option_chances(grid, ChoiceQuestion("Q?", order, tuple("ABC")))
             assert text.startswith(OPENINGS[kind]) and text[len(OPENINGS[kind]) :].strip(" .") in tuple("ABC")
-            assert sum(law.values()) == pytest.approx(1.0)
-            found.append(law)
+            assert sum(chances.values()) == pytest.approx(1.0)
+            found.append(chances)
     for name in ("cyclic 1.0", "cyclic 0.0"):
-        assert all(one == pytest.approx(laws[name][0], abs=1e-12) for one in laws[name])
-    sand = [one["sand"] for one in laws["none 1.0"]]
-    assert max(sand) - min(sand) > 0.1 and max(laws["cyclic 0.0"][0].values()) == 1.0
+        assert all(one == pytest.approx(by_cell[name][0], abs=1e-12) for one in by_cell[name])
+    sand = [one["sand"] for one in by_cell["none 1.0"]]
+    assert max(sand) - min(sand) > 0.1 and max(by_cell["cyclic 0.0"][0].values()) == 1.0
 
 
 @pytest.mark.parametrize(
